@@ -1,0 +1,90 @@
+"""What can go wrong, as exceptions whose text is one sentence for the user: what, which file, what to do next.
+
+    VfindexError
+    ├── VideoError          one file or one stretch of it; never stops a run
+    ├── ModelError          weights, tokenizers, ONNX graphs
+    ├── LibraryError        the library folder
+    │   ├── LibraryNotFound
+    │   ├── LibraryVersion  written by a newer vfindex, or for other models
+    │   ├── LibraryLocked   another writer is at work
+    │   ├── LibraryDamaged  a checksum or a bijection does not hold
+    │   └── DimensionError  vectors of another length
+    ├── QueryError          the question
+    └── UsageError          options that contradict each other or the library; exit code 2
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["discover", "open", "probe", "decode", "transcribe", "encode", "commit"]
+
+
+class VfindexError(Exception):
+    """One sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a file could not be indexed, or not all of it.
+
+    code: a short stable word for programs (`empty`, `not_a_video`, `playlist`, `truncated`, `killed`, ...).
+    reason: what is wrong, in words. next: what the user can do about it.
+    """
+
+    path: bytes
+    stage: Stage
+    code: str
+    reason: str
+    next: str
+
+    def sentence(self) -> str:
+        """Return the problem as one line; the path is not escaped for a terminal."""
+        return f"{os.fsdecode(self.path)}: {self.reason}; {self.next}"
+
+
+class VideoError(VfindexError):
+    """A file that cannot be indexed; `problem` says why. `quarantine`: it killed or outlasted its decoder."""
+
+    def __init__(self, problem: Problem, *, quarantine: bool = False) -> None:
+        super().__init__(problem.sentence())
+        self.problem = problem
+        self.quarantine = quarantine
+
+
+class ModelError(VfindexError):
+    """Weights, a tokenizer or a graph are missing, damaged or of the wrong shape."""
+
+
+class LibraryError(VfindexError):
+    """The library folder cannot be used as asked."""
+
+
+class LibraryNotFound(LibraryError):
+    """There is no library in this folder."""
+
+
+class LibraryVersion(LibraryError):
+    """The library was written by a newer vfindex, or its models are not those asked for."""
+
+
+class LibraryLocked(LibraryError):
+    """Another process is writing to the library."""
+
+
+class LibraryDamaged(LibraryError):
+    """A checksum or a bijection inside the library does not hold."""
+
+
+class DimensionError(LibraryError):
+    """Vectors whose length, or number, is not the one expected."""
+
+
+class QueryError(VfindexError):
+    """A question that cannot be asked."""
+
+
+class UsageError(VfindexError):
+    """Options that contradict each other, or the library they are used on."""

@@ -1,0 +1,96 @@
+"""What the packages hand to one another: frozen records, validated, free of databases and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+Modality = Literal["visual", "speech", "text"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+SegmentSource = Literal["sidecar", "embedded", "asr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of transcript: what is said in [start_s, end_s).
+
+    language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for recognised speech, None for subtitles.
+    Raises ValueError on an empty text or a span that runs backwards.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    source: SegmentSource
+    language: str = ""
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("a segment needs text")
+        if not 0 <= self.start_s <= self.end_s:
+            raise ValueError(f"segment runs from {self.start_s} to {self.end_s}")
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A source file's content. Its identity is `fingerprint`; where it lies is an attribute, kept apart.
+
+    Times are presentation times of the container (PTS x time_base), not rebased to 0.
+    width_px, height_px: as shown, after rotation and pixel aspect. rotation_deg: counter-clockwise, as stored in the
+    display matrix. frames: coded frames of the chosen stream, None while unknown.
+    """
+
+    fingerprint: str
+    size_bytes: int
+    container: str
+    codec: str
+    width_px: int
+    height_px: int
+    rotation_deg: int
+    start_s: float
+    end_s: float
+    frames: int | None
+    has_audio: bool
+    title: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a copy of a video lies: absolute path as bytes, and the stat that says whether it changed."""
+
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The unit indexed and returned: [start_s, end_s) inside one shot.
+
+    start_uncertainty_s: the sampling gap before a shot boundary, 0 where the start is exact.
+    embeddings: modality -> (dim,) float32 of length 1; a missing key means the clip has none.
+    frame_vectors: (n_frames, dim) float32 of length 1 with `frame_times_s` (n_frames,), increasing.
+    thumbnail: WebP bytes or None.
+    """
+
+    start_s: float
+    end_s: float
+    start_uncertainty_s: float
+    embeddings: Mapping[Modality, FloatArray]
+    frame_vectors: FloatArray
+    frame_times_s: NDArray[np.float64]
+    thumbnail: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if not self.start_s < self.end_s:
+            raise ValueError(f"clip runs from {self.start_s} to {self.end_s}")
+        if len(self.frame_vectors) != len(self.frame_times_s):
+            raise ValueError("one time per frame vector")
