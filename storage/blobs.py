@@ -1,0 +1,61 @@
+"""How vectors and times lie in SQLite: float16 blobs, each row with a CRC-32 that tells a torn or zeroed page.
+
+float16 costs a cosine of about 1e-4 at most on unit vectors of 384 dimensions, and halves the file.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.records import FloatArray
+
+_COUNT = struct.Struct("<I")
+
+
+def pack_vector(vector: FloatArray) -> bytes:
+    """Return a vector as little-endian float16 bytes."""
+    return np.asarray(vector, dtype="<f2").tobytes()
+
+
+def unpack_vector(blob: bytes) -> FloatArray:
+    """Return the float32 vector of `pack_vector`'s bytes."""
+    return np.frombuffer(blob, dtype="<f2").astype(np.float32)
+
+
+def pack_frames(vectors: FloatArray, times_s: NDArray[np.float64]) -> bytes:
+    """Return frame vectors (n, dim) and their times (n,) as one blob: count, float64 times, float16 vectors."""
+    return (
+        _COUNT.pack(len(times_s))
+        + np.asarray(times_s, dtype="<f8").tobytes()
+        + np.asarray(vectors, dtype="<f2").tobytes()
+    )
+
+
+def unpack_frames(blob: bytes) -> tuple[FloatArray, NDArray[np.float64]]:
+    """Return (vectors (n, dim) float32, times (n,) float64) of `pack_frames`'s blob.
+
+    Raises LibraryDamaged if the lengths do not fit.
+    """
+    if len(blob) < _COUNT.size:
+        raise LibraryDamaged("a row of frame vectors is cut short; run: vfindex verify")
+    (count,) = _COUNT.unpack_from(blob)
+    body = len(blob) - _COUNT.size - 8 * count
+    if count == 0 or body <= 0 or body % (2 * count):
+        raise LibraryDamaged("a row of frame vectors has a length that cannot be; run: vfindex verify")
+    times_s = np.frombuffer(blob, dtype="<f8", count=count, offset=_COUNT.size).astype(np.float64)
+    vectors = np.frombuffer(blob, dtype="<f2", offset=_COUNT.size + 8 * count).astype(np.float32)
+    return vectors.reshape(count, -1), times_s
+
+
+def checksum(*parts: bytes | str | float | int | None) -> int:
+    """Return the CRC-32 of a row's parts, each told apart from its neighbours by its length."""
+    crc = 0
+    for part in parts:
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        crc = zlib.crc32(data, zlib.crc32(len(data).to_bytes(8, "little"), crc))
+    return crc

@@ -1,0 +1,71 @@
+"""How a library.db of any age becomes one of today: named functions, run in order, each recorded by its name.
+
+A function is never edited once released; a change of the tables is a new function at the end of `MIGRATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, insert, inspect, select, text
+
+from vfindex.storage import schema
+from vfindex.storage.errors import LibraryVersion
+
+
+def create_tables(connection: Connection) -> None:
+    """Create every table of the first release."""
+    schema.metadata.create_all(connection)
+
+
+def create_full_text_index(connection: Connection) -> None:
+    """Create `document_fts` over `document`, and the triggers that keep the two equal.
+
+    Porter's stemmer lets "dogs" find "dog"; unicode61 folds case and accents.
+    """
+    for statement in (
+        "CREATE VIRTUAL TABLE document_fts USING fts5(text, content='document', content_rowid='id',"
+        " tokenize='porter unicode61 remove_diacritics 2')",
+        "CREATE TRIGGER document_added AFTER INSERT ON document BEGIN"
+        " INSERT INTO document_fts(rowid, text) VALUES (new.id, new.text); END",
+        "CREATE TRIGGER document_removed AFTER DELETE ON document BEGIN"
+        " INSERT INTO document_fts(document_fts, rowid, text) VALUES ('delete', old.id, old.text); END",
+    ):
+        connection.execute(text(statement))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database up to date inside the caller's transaction.
+
+    Raises LibraryVersion if it holds migrations that this vfindex does not know.
+    """
+    known = [function.__name__ for function in MIGRATIONS]
+    applied = applied_migrations(connection)
+    newer = sorted(set(applied) - set(known))
+    if newer:
+        raise LibraryVersion(
+            f"this library was written by a newer vfindex (it has the migration '{newer[0]}'); "
+            "upgrade with: pip install --upgrade vfindex"
+        )
+    schema.migration.create(connection, checkfirst=True)
+    for function in MIGRATIONS:
+        if function.__name__ not in applied:
+            function(connection)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            connection.execute(insert(schema.migration).values(name=function.__name__, applied_at=now))
+
+
+def applied_migrations(connection: Connection) -> list[str]:
+    """Return the names of the migrations that this database has had."""
+    if not inspect(connection).has_table("migration"):
+        return []
+    return list(connection.scalars(select(schema.migration.c.name)))
+
+
+def is_current(connection: Connection) -> bool:
+    """Return whether the database has had exactly today's migrations."""
+    return set(applied_migrations(connection)) == {function.__name__ for function in MIGRATIONS}

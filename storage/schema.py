@@ -1,0 +1,185 @@
+"""The tables of library.db, private to storage.
+
+SQLAlchemy Core rather than mapped classes: the frozen records of `records.py` are the typed face, and importing the ORM
+costs a cold search an eighth of its time (docs/decisions.md). Column names are the field's words; times are seconds.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+
+def _owner(target: str, **options: bool) -> Column[int]:
+    """Return a foreign key column whose rows go with their owner."""
+    name = target.split(".")[0] + "_id"
+    return Column(name, Integer, ForeignKey(target, ondelete="CASCADE"), nullable=False, **options)
+
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# One row a content; `state` says how far it got. `problem` is JSON of a records-level Problem without its path.
+video = Table(
+    "video",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("fingerprint", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("container", Text, nullable=False),
+    Column("codec", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("rotation_deg", Integer, nullable=False),
+    Column("start_s", Float, nullable=False),
+    Column("end_s", Float, nullable=False),
+    Column("frames", Integer),
+    Column("has_audio", Integer, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("problem", Text),
+    Column("recognised", Integer, nullable=False),
+    CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
+    sqlite_autoincrement=True,
+)
+
+# Several rows for one video are copies of one content.
+location = Table(
+    "location",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),
+    _owner("video.id"),
+    Column("size_bytes", Integer, nullable=False),
+    Column("mtime_ns", Integer, nullable=False),
+    Column("inode", Integer, nullable=False),
+    Index("location_by_video", "video_id"),
+)
+
+# A work unit: a video, or [start_s, end_s) of a long one; end_s is NULL where it runs to the end.
+unit = Table(
+    "unit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner("video.id"),
+    Column("number", Integer, nullable=False),
+    Column("start_s", Float),
+    Column("end_s", Float),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text),
+    Column("coverage", Text, nullable=False),
+    UniqueConstraint("video_id", "number"),
+    CheckConstraint("state IN ('pending', 'done')"),
+)
+
+# Ids only grow (AUTOINCREMENT): the watermark of a generation is the last id that it holds.
+clip = Table(
+    "clip",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner("video.id"),
+    Column("unit_id", Integer, ForeignKey("unit.id", ondelete="CASCADE"), nullable=False),
+    Column("start_ms", Integer, nullable=False),
+    Column("start_s", Float, nullable=False),
+    Column("end_s", Float, nullable=False),
+    Column("start_uncertainty_s", Float, nullable=False),
+    Column("thumbnail", Text),
+    Column("crc32", Integer, nullable=False),
+    UniqueConstraint("video_id", "start_ms"),
+    Index("clip_by_unit", "unit_id"),
+    sqlite_autoincrement=True,
+)
+
+# vector: float16, row-major. frames: for visual, float64 times then float16 vectors, as `blobs.pack_frames` writes them.
+embedding = Table(
+    "embedding",
+    metadata,
+    Column("clip_id", Integer, ForeignKey("clip.id", ondelete="CASCADE"), primary_key=True),
+    Column("modality", Text, primary_key=True),
+    Column("vector", LargeBinary, nullable=False),
+    Column("frames", LargeBinary),
+    Column("crc32", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+segment = Table(
+    "segment",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner("video.id"),
+    Column("unit_id", Integer, ForeignKey("unit.id", ondelete="CASCADE"), nullable=False),
+    Column("start_s", Float, nullable=False),
+    Column("end_s", Float, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("language", Text, nullable=False),
+    Column("confidence", Float),
+    Column("source", Text, nullable=False),
+    Column("crc32", Integer, nullable=False),
+    Index("segment_by_video", "video_id", "start_s"),
+    Index("segment_by_unit", "unit_id"),
+)
+
+# The words of full text search: a segment (kind speech), a title or tags of a video (kind title, tag).
+# `document` is the content table of `document_fts`, which triggers keep equal (see migrations.py).
+document = Table(
+    "document",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner("video.id"),
+    Column("segment_id", Integer, ForeignKey("segment.id", ondelete="CASCADE")),
+    Column("kind", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Index("document_by_video", "video_id"),
+    Index("document_by_segment", "segment_id"),
+    sqlite_autoincrement=True,
+)
+
+generation = Table(
+    "generation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("file", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("watermark", Integer, nullable=False),
+    Column("clips", Integer, nullable=False),
+    Column("created_at", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("command", Text, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("finished_at", Text),
+    Column("report", Text),
+    sqlite_autoincrement=True,
+)
+
+migration = Table(
+    "migration",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("applied_at", Text, nullable=False),
+)
