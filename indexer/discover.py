@@ -1,0 +1,346 @@
+"""Which files a run is about: folders walked, names sorted into videos, near misses and the rest; content identity."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import hashlib
+import logging
+import os
+import re
+import stat
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from vfindex.storage.errors import Problem, Stage, VideoError
+from vfindex.storage.records import Location
+
+logger = logging.getLogger(__name__)
+
+# Generous on purpose: the decoder has the last word, and a file left out silently is worse than one refused aloud.
+# Not .dat and .mod (Video CDs, some camcorders): nearly every file of these names is something else.
+VIDEO_EXTENSIONS = frozenset(
+    b"3g2 3gp 3gp2 3gpp 264 265 amv asf av1 avc avi divx dv evo f4v flv gif gxf h261 h263 h264 h265 hevc ivf "
+    b"m1v m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mp4v mpe mpeg mpg mpv mts mxf nsv nut obu ogm ogv ogx qt rm "
+    b"rmvb tod tp trp ts tts vc1 vob vro webm wm wmv wtv xvid y4m".split()
+)
+SIDECAR_EXTENSIONS = (b".srt", b".vtt", b".ass", b".ssa")
+
+_PICTURES = (
+    b"apng arw avif bmp cr2 cr3 dng emf eps exr heic heif ico j2k jfif jp2 jpe jpeg jpg jxl nef orf pbm pgm png pnm "
+    b"ppm psd raf raw rw2 svg tga tif tiff webp xcf"
+)
+_SOUNDS = (
+    b"aac ac3 aif aifc aiff amr ape au caf dsf dts eac3 flac m4a m4b m4p mid midi mka mp1 mp2 mp3 mpc mpga oga ogg "
+    b"opus ra snd spx tta voc w64 wav wma wv"
+)
+_PLAYLISTS = b"asx concat cue f4m ffcat ffconcat ism ismc m3u m3u8 mpd pls ram sdp smil strm wpl wvx xspf"
+_NEAR_MISS_CODE = {
+    extension: code
+    for code, extensions in (("picture", _PICTURES), ("sound", _SOUNDS), ("playlist", _PLAYLISTS), ("flash", b"swf"))
+    for extension in extensions.split()
+}
+_NEAR_MISS_WORDS = {
+    "picture": ("a still picture", "nothing to do: only videos are indexed"),
+    "sound": ("a sound file, without pictures", "nothing to do: only videos are indexed"),
+    "playlist": ("a playlist: it only names other files, and these are not opened", "index the files that it names"),
+    "flash": ("a Flash programme, not a video", "convert it to .mp4"),
+    "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
+}
+
+FINGERPRINT_VERSION = "a"  # changes whenever what is hashed changes, so that old and new can never be taken for equal
+FINGERPRINT_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file to be indexed.
+
+    named: given on the command line itself, so that a refusal is a failure whatever the extension.
+    sidecar_candidates: base names in the same folder that begin with the video's stem and a dot, and end as
+        subtitles do.
+    """
+
+    location: Location
+    named: bool
+    sidecar_candidates: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that is media, or may be, yet no video."""
+
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A path that was asked for, or a video's name, behind which nothing can be read."""
+
+    problem: Problem
+
+
+Discovered = Found | Skipped | Failed
+
+
+@dataclass
+class _Walk:
+    """What one call of `discover` remembers: folders entered, files given by name, folders closed to it."""
+
+    is_excluded: Callable[[bytes, bytes, bool], bool] | None
+    avoid: frozenset[bytes]
+    named_files: set[bytes] = field(default_factory=set)
+    entered: set[bytes] = field(default_factory=set)
+    siblings: dict[bytes, list[bytes]] = field(default_factory=dict)
+    links: int = 0
+
+
+def discover(
+    paths: Sequence[bytes], *, exclude: Sequence[str] = (), avoid: Sequence[bytes] = ()
+) -> Iterator[Discovered]:
+    """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
+
+    A named file is `Found` whatever its extension; a named link is resolved. Inside folders, symbolic links and hidden
+    names are passed over, near misses are pictures, sounds, playlists, Flash and names without extension, and anything
+    else yields nothing. Order: as named; in a folder first its files, then its folders, each sorted by bytes. No file
+    comes twice, however the named paths overlap. All paths are absolute bytes and need not be UTF-8.
+
+    exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, upper and lower case told
+    apart. A file or folder is left out if a glob matches its base name or its path relative to the named folder; a glob
+    ending in `/` matches folders only. Of a named file only the base name is tried; a named folder is always entered.
+    avoid: folders that are never entered (the library itself).
+    """
+    walk = _Walk(_excluder(exclude), frozenset(os.path.realpath(path) for path in avoid))
+    roots = [_resolve(path) for path in paths]
+    walk.named_files.update(root for root in roots if isinstance(root, bytes) and not os.path.isdir(root))
+    seen: set[bytes] = set()
+    for root in roots:
+        path = root if isinstance(root, bytes) else root.problem.path
+        if path in seen:
+            continue
+        seen.add(path)
+        if isinstance(root, Failed):
+            yield root
+        elif _is_avoided(root, walk.avoid):
+            yield _failed(root, "library", "it lies inside the library", "name the folder that holds your videos")
+        elif root in walk.named_files:
+            name = os.path.basename(root)
+            if walk.is_excluded is None or not walk.is_excluded(name, name, False):
+                yield _named_file(root, walk)
+        else:
+            yield from _folder(root, walk)
+    if walk.links:
+        logger.info("%d symbolic links were not followed; name them on the command line to index them", walk.links)
+
+
+def fingerprint(path: bytes) -> str:
+    """Return the content identity of a regular file: a version letter and 64 hex digits.
+
+    SHA-256 over the size and the whole file up to 3 MiB, else over the size and the first, middle and last MiB: copies
+    agree wherever they lie, and a file of any size costs three reads.
+    Raises VideoError (missing, unreadable, not_regular, changing) at stage `open`; links are not followed.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise VideoError(_os_problem(path, "open", exc)) from exc
+    try:
+        before = os.fstat(handle)
+        if not stat.S_ISREG(before.st_mode):
+            raise VideoError(_not_regular(path, "open", before.st_mode))
+        digest = hashlib.sha256(b"%d:" % before.st_size)
+        for start, length in _hashed_ranges(before.st_size):
+            digest.update(_read_range(handle, start, length))
+        after = os.fstat(handle)
+    except OSError as exc:
+        raise VideoError(_os_problem(path, "open", exc)) from exc
+    finally:
+        os.close(handle)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        words = ("the file is still being written", "index it again when it is complete")
+        raise VideoError(Problem(path, "open", "changing", *words))
+    return FINGERPRINT_VERSION + digest.hexdigest()
+
+
+def _resolve(path: bytes) -> bytes | Failed:
+    """Return where a named path leads, a file or a folder, or why it leads nowhere."""
+    resolved = os.path.realpath(path)
+    try:
+        mode = os.stat(resolved).st_mode
+    except OSError as exc:
+        return Failed(_os_problem(os.path.abspath(path), "discover", exc))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return Failed(_not_regular(resolved, "discover", mode))
+    if not os.access(resolved, os.R_OK):
+        return Failed(_os_problem(resolved, "discover", PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
+    return resolved
+
+
+def _is_avoided(path: bytes, avoid: frozenset[bytes]) -> bool:
+    return any(path == folder or path.startswith(folder.rstrip(b"/") + b"/") for folder in avoid)
+
+
+def _named_file(path: bytes, walk: _Walk) -> Discovered:
+    folder, name = os.path.split(path)
+    try:
+        found = os.stat(path, follow_symlinks=False)
+        if folder not in walk.siblings:  # once a folder: a shell's glob may name its every file
+            walk.siblings[folder] = sorted(n for n in os.listdir(folder) if n.lower().endswith(SIDECAR_EXTENSIONS))
+    except PermissionError:
+        walk.siblings[folder] = []  # a folder may be passable and yet not list its names
+    except OSError as exc:
+        return Failed(_os_problem(path, "discover", exc))
+    return Found(_location(path, found), True, _sidecars(name, walk.siblings[folder]))
+
+
+def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
+    """Yield what lies below one named folder, without recursion: a tree may be deeper than Python's stack."""
+    pending = [root]
+    prefix = len(root.rstrip(b"/")) + 1
+    is_excluded = walk.is_excluded
+    while pending:
+        folder = pending.pop()
+        if folder in walk.entered or folder in walk.avoid:
+            continue
+        walk.entered.add(folder)
+        files: list[tuple[bytes, os.DirEntry[bytes]]] = []
+        folders: list[bytes] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name[0] == 46:  # a dot: hidden
+                        continue
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if is_excluded is not None and is_excluded(entry.name, entry.path[prefix:], is_folder):
+                        continue
+                    if is_folder:
+                        folders.append(entry.path)
+                    elif entry.is_symlink():
+                        walk.links += 1
+                    else:
+                        files.append((entry.name, entry))
+        except OSError as exc:
+            yield Failed(_os_problem(folder, "discover", exc))
+        pending.extend(sorted(folders, reverse=True))
+        yield from _files(files, walk)
+
+
+def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterator[Discovered]:
+    """Yield what the (name, entry) pairs of one folder are, sorted by name."""
+    files.sort()  # names differ, so entries are never compared
+    sidecars = [name for name, _ in files if name.lower().endswith(SIDECAR_EXTENSIONS)]
+    for name, entry in files:
+        extension = _extension(name)
+        if entry.path in walk.named_files:
+            continue
+        if extension not in VIDEO_EXTENSIONS:
+            code = _NEAR_MISS_CODE.get(extension) if extension else "no_extension"
+            if code is not None and entry.is_file(follow_symlinks=False):
+                yield Skipped(Problem(entry.path, "discover", code, *_NEAR_MISS_WORDS[code]))
+            continue
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except OSError as exc:
+            yield Failed(_os_problem(entry.path, "discover", exc))
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield Found(_location(entry.path, found), False, _sidecars(name, sidecars))
+        else:
+            yield Failed(_not_regular(entry.path, "discover", found.st_mode))
+
+
+def _extension(name: bytes) -> bytes:
+    """Return what follows the last dot in lower case; nothing where that holds a blank ("Talk. Part 2")."""
+    _, dot, extension = name.rpartition(b".")
+    return extension.lower() if dot and b" " not in extension else b""
+
+
+def _sidecars(name: bytes, sidecars: list[bytes]) -> tuple[bytes, ...]:
+    """Return the names in the sorted list that begin with the stem of `name`, found by bisection."""
+    if not sidecars:
+        return ()
+    stem, dot, _ = name.rpartition(b".")
+    prefix = (stem if dot else name) + b"."
+    first = bisect_left(sidecars, prefix)
+    last = first
+    while last < len(sidecars) and sidecars[last].startswith(prefix):
+        last += 1
+    return tuple(sidecars[first:last])
+
+
+def _location(path: bytes, found: os.stat_result) -> Location:
+    return Location(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def _excluder(globs: Sequence[str]) -> Callable[[bytes, bytes, bool], bool] | None:
+    """Return a test of (base name, relative path, is a folder) against the globs, None where there are none.
+
+    The rule stands in `discover`.
+    """
+    anything = [glob for glob in globs if glob and not glob.endswith("/")]
+    for_folders = anything + [glob.rstrip("/") for glob in globs if glob.endswith("/")]
+    if not for_folders:
+        return None
+    patterns = {False: _pattern(anything), True: _pattern(for_folders)}
+
+    def is_excluded(name: bytes, relative: bytes, is_folder: bool) -> bool:
+        matches = patterns[is_folder].match
+        return bool(matches(os.fsdecode(name)) or matches(os.fsdecode(relative)))
+
+    return is_excluded
+
+
+def _pattern(globs: Sequence[str]) -> re.Pattern[str]:
+    nothing = r"(?!)"
+    return re.compile("|".join(fnmatch.translate(glob) for glob in globs) or nothing)
+
+
+def _hashed_ranges(size: int) -> list[tuple[int, int]]:
+    block = FINGERPRINT_BLOCK_BYTES
+    if size <= 3 * block:
+        return [(0, size)]
+    return [(0, block), ((size - block) // 2, block), (size - block, block)]
+
+
+def _read_range(handle: int, start: int, length: int) -> bytes:
+    """Return `length` bytes from `start`, or fewer where the file ends earlier than it did."""
+    pieces = []
+    while length > 0:
+        piece = os.pread(handle, length, start)
+        if not piece:
+            break
+        pieces.append(piece)
+        start += len(piece)
+        length -= len(piece)
+    return b"".join(pieces)
+
+
+def _failed(path: bytes, code: str, reason: str, next_step: str) -> Failed:
+    return Failed(Problem(path, "discover", code, reason, next_step))
+
+
+def _not_regular(path: bytes, stage: Stage, mode: int) -> Problem:
+    kinds = (
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    kind = next((words for test, words in kinds if test(mode)), "a device")
+    return Problem(path, stage, "not_regular", f"it is {kind}, not a file", "name a video file or a folder of them")
+
+
+def _os_problem(path: bytes, stage: Stage, exc: OSError) -> Problem:
+    """Put an error of the operating system into words."""
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Problem(path, stage, "missing", "there is no such file or folder", "check the spelling and the mount")
+    if exc.errno == errno.ELOOP:
+        return Problem(path, stage, "not_regular", "it is a symbolic link, or a loop of them", "name what it points to")
+    if exc.errno == errno.ENXIO:
+        return _not_regular(path, stage, stat.S_IFSOCK)
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        return Problem(path, stage, "unreadable", "you may not read it", "change its permissions, or exclude it")
+    reason = f"it cannot be read ({exc.strerror or type(exc).__name__})"
+    return Problem(path, stage, "unreadable", reason, "check the disk or the mount, then try again")
