@@ -1,0 +1,251 @@
+"""The text modality: what a video's name, folders, tags and chapters say about what it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+# Tags that people fill in, most telling first. Not encoder, handler_name, creation_time: programs fill in those.
+TEXT_TAGS = (
+    "title",
+    "show",
+    "subtitle",
+    "description",
+    "synopsis",
+    "summary",
+    "comment",
+    "keywords",
+    "subject",
+    "genre",
+    "artist",
+    "album_artist",
+    "performer",
+    "author",
+    "album",
+    "location",
+)
+MAX_TITLE_CHARS = 255  # a file name's length
+MAX_TEXT_CHARS = 1_000  # the text encoder reads 256 tokens, some 1,000 characters
+MAX_DOCUMENT_CHARS = 10_000  # a description of any honest length; a tag may hold megabytes
+MAX_FOLDERS = 2
+_FOLDER_LEVELS = 4  # how far up names are looked for: DCIM/100CANON stands between a clip and the folder a person named
+
+# Words that cameras, phones, editors and habit put into names: on their own they say nothing of the content.
+_HABIT_WORDS = """
+    img image images photo photos pic pics picture vid video videos mov movie movies film films mvi clip clips dsc dscn
+    dscf imag gopr gopro pxl dji mah cam camera cameras rec record recorded recording recordings capture captures screen
+    screenshot untitled unnamed unknown none output input export exported final copy new old edit edited trim trimmed
+    sequence timeline render rendered master draft temp tmp file files part take shot scene chapter episode track title
+    default main test sample example version whatsapp telegram snapchat null undefined the and for from with auto save
+    saved avi mpg mpeg mkv webm raw original originals converted monday tuesday wednesday thursday friday saturday
+    sunday january february march april may june july august september october november december
+"""
+_GENERIC_WORDS = frozenset(_HABIT_WORDS.split())
+_FOLDER_HABIT_WORDS = """
+    media library footage upload uploads download downloads desktop document documents data public private shared share
+    home user users backup backups archive archives content misc other others folder directory storage emulated sdcard
+    external internal drive disk volume volumes dcim avchd bdmv stream private work workspace project projects assets
+    static resources incoming inbox root var srv opt usr etc mnt run nas import imports collection collections mobile
+    phone iphone android dropbox onedrive icloud google roll my all usb signal messenger zoom
+"""
+_GENERIC_FOLDER_WORDS = _GENERIC_WORDS.union(_FOLDER_HABIT_WORDS.split())
+_OWNER_FOLDERS = re.compile(rb"/(?:home|users|volumes|run/media)/[^/]+", re.IGNORECASE)
+_CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON: Design rule for Camera File system, CIPA DC-009
+
+# Resolution, codec, source and packaging marks of file names; the split into words comes after.
+_RELEASE_MARKS = re.compile(
+    r"(?<![^\W_])(?:\d{3,4}[pi](?:\d{2,3})?(?:fps)?|\d{3,4}\s?x\s?\d{3,4}|[248]k|u?hd|uhdtv|fhd|\d{2,3}fps"
+    r"|(?:8|10|12)[ -]?bit|hdr(?:10)?|[xh][ .]?26[345]|hevc|avc|av1|vp[89]|xvid|divx"
+    r"|aac(?:2[ .]0|5[ .]1)?|e?ac3|ddp?[257][ .][01]|dts(?:-hd)?|flac|opus"
+    r"|web[ .-]?(?:dl|rip)|blu-?ray|b[dr]rip|dvd(?:rip|scr)?|hdtv|hdrip|remux|repack|proper|mp4|m4v)(?![^\W_])",
+    re.IGNORECASE,
+)
+_PROGRAM_NOISE = re.compile(
+    r"lav[fc]\d|core media|iso media|gpac|bento4|handbrake|mencoder|mainconcept|libx?26[45]|x26[45] - "
+    r"|isom\b|mp4[12]\b|.*\b(?:video|sound|audio|media|subtitle|text|data|metadata) ?handler\b"
+    r"|(?:avc|aac|hevc|h\.26[45]) ?coding"
+    r"|(?:created|encoded|made|produced|generated|rendered|processed|transcoded|converted|packed|muxed|edited|recorded)"
+    r" (?:with|using|by (?:lav|ffmpeg|handbrake|google|adobe|apple|bilibili|vimeo|youtube))\b"
+    r"|packed by |vid:|https?:|www\.",
+    re.IGNORECASE,
+)
+_URL = re.compile(r"(?:https?://|ftp://|www\.)\S+", re.IGNORECASE)
+_UUID = re.compile(r"(?<![^\W_])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![^\W_])", re.IGNORECASE)
+_HEX = re.compile(r"(?<![^\W_])(?=[0-9a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}(?![^\W_])", re.IGNORECASE)
+# The 11 characters by which YouTube names a video, as download tools append them: "[id]", "(id)" or "-id" at the end.
+_BRACKETED_ID = re.compile(r"[\[(]([A-Za-z0-9_-]{11})[\])]")
+_TRAILING_ID = re.compile(r"-([A-Za-z0-9_-]{11})$")
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_VOWELS = frozenset("aeiouyæœø\u0131əɛɔ")  # \u0131: Turkish dotless i
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known about a video in words.
+
+    title: for people, never empty. text: what is embedded, "" where the video has no text modality.
+    documents: (kind, text) for full text search, kind `title` or `tag`.
+    """
+
+    title: str
+    text: str
+    documents: tuple[tuple[str, str], ...]
+
+
+def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> Description:
+    """Return the words of a video from its absolute path, its raw tags and its chapter titles.
+
+    A part counts for `text` if it holds a dictionary-like word of any language: in Latin script 3 or more letters with
+    a vowel, in other scripts 2 or more letters (1 in Chinese, Japanese, Korean or Thai), not one of the words that
+    cameras, editors and habit put into names (IMG, GoPro, untitled, months), and not part of a machine's id. "v001",
+    "IMG_1234", "GX010123" and "00012" have none. Folder names (the nearest two that are not generic) only join such a
+    text, for alone they would give every clip of a folder the same vector; full text search has them always.
+    Names are split at punctuation and camelCase; control characters, ids, encoder names, web addresses and release
+    marks (1080p, x264) are dropped. Full text search has the raw file stem too, so that IMG_1234 is found by name.
+    """
+    parents, _, name = path.rpartition(b"/")
+    stem = _plain(os.path.splitext(name)[0].decode(errors="replace"))
+    title_tag, *other_tags = _tag_texts(tags)
+    file_words = _name_words(stem)
+    folders = _folder_words(parents)
+    chapter_text = ", ".join(_bounded(filter(_says_something, map(_tag_words, chapters)), MAX_DOCUMENT_CHARS))
+
+    told = [part for part in (title_tag, file_words) if _says_something(part)]
+    told_tags = [part for part in (*other_tags, chapter_text) if part]
+    parts = _distinct([*told, *folders, *told_tags]) if told or told_tags else []
+    text = ". ".join(part.rstrip(".") for part in _bounded(parts, MAX_TEXT_CHARS))
+    titles = _distinct([stem, file_words, title_tag])
+    documents = [("title", title) for title in titles]
+    documents += [("tag", tag) for tag in _distinct([*folders, *told_tags]) if tag not in titles]
+    title = told[0] if told else stem or "untitled"
+    return Description(title[:MAX_TITLE_CHARS], text, tuple(documents))
+
+
+def _tag_texts(tags: Mapping[str, str]) -> list[str]:
+    """Return the cleaned title ("" without one), then the other allowed tags that say something."""
+    known: dict[str, str] = {}
+    for raw_key, value in tags.items():
+        # Keys come as TITLE, title-eng (language of a MOV atom), com.apple.quicktime.title.
+        key = raw_key.lower().rpartition(".")[2].split("-")[0].replace(" ", "_")
+        words = _tag_words(value)
+        if key in TEXT_TAGS and key not in known and _says_something(words):
+            known[key] = words
+    return [known.get("title", ""), *(known[key] for key in TEXT_TAGS[1:] if key in known)]
+
+
+def _tag_words(value: str) -> str:
+    """Return a tag's text without what programs leave in tags; a name in disguise ("my_trip.mp4") is split like one."""
+    plain = _plain(value[: 4 * MAX_DOCUMENT_CHARS])
+    if _PROGRAM_NOISE.match(plain):
+        return ""
+    plain = _URL.sub(" ", plain)
+    if " " not in plain.strip():
+        return _name_words(os.path.splitext(plain.strip())[0] if plain.isascii() else plain)
+    return " ".join(_HEX.sub(" ", _UUID.sub(" ", plain)).split())[:MAX_DOCUMENT_CHARS]
+
+
+def _name_words(name: str) -> str:
+    """Return a file's or folder's name as words: "BigBuckBunny_1080p-x264" gives "Big Buck Bunny"."""
+    name = _BRACKETED_ID.sub(lambda found: " " if _looks_random(found[1]) else found[0], name)
+    name = _TRAILING_ID.sub(lambda found: " " if _looks_random(found[1]) else found[0], name)
+    for noise in (_UUID, _URL, _RELEASE_MARKS, _HEX):
+        name = noise.sub(" ", name)
+    name = "".join(c if c in "'\u2019&" or _is_wordlike(c) else " " for c in name)
+    words: list[str] = []
+    for token in name.split():
+        if not _looks_random(token):
+            pieces = [token] if token.lower() in _GENERIC_WORDS else _split_case(token).split()
+            words.extend(word for word in pieces if not _is_counter(word))
+    return " ".join(words)[:MAX_DOCUMENT_CHARS]
+
+
+def _folder_words(parents: bytes) -> list[str]:
+    """Return up to two names from the folders above a file, the nearest first."""
+    owner = _OWNER_FOLDERS.match(parents)
+    names = [name.decode(errors="replace") for name in parents[owner.end() if owner else 0 :].split(b"/") if name]
+    found: list[str] = []
+    for name in reversed(names[-_FOLDER_LEVELS:]):
+        words = _name_words(_plain(name))
+        if not _CAMERA_FOLDER.fullmatch(name) and _says_something(words, _GENERIC_FOLDER_WORDS):
+            found.append(words)
+    return found[:MAX_FOLDERS]
+
+
+def _says_something(text: str, generic: frozenset[str] = _GENERIC_WORDS) -> bool:
+    """Return whether one word of the text is dictionary-like, as `describe` defines it, and not generic."""
+    letters = "".join(c if unicodedata.category(c)[0] in "LM" else " " for c in unicodedata.normalize("NFC", text))
+    return any(_is_dictionary_like(run) for run in letters.split() if run.lower() not in generic)
+
+
+def _is_dictionary_like(run: str) -> bool:
+    base = [c for c in unicodedata.normalize("NFKD", run.lower()) if unicodedata.category(c)[0] == "L"]
+    if not base:
+        return False
+    script = unicodedata.name(base[0], "").split(" ")[0]
+    if script == "LATIN":
+        return len(base) >= 3 and not _VOWELS.isdisjoint(base) and len(set(base)) > 1
+    return len(base) >= (1 if script in {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"} else 2)
+
+
+def _looks_random(token: str) -> bool:
+    """Return whether a token reads like a machine's id: letters, digits and cases in quick turns ("dQw4w9WgXcQ")."""
+    kinds = [("d" if c.isdigit() else "u" if c.isupper() else "l") if c.isalnum() else "-" for c in token]
+    turns = sum(a != b and not (a == "u" and b == "l") for a, b in pairwise(kinds))
+    return "d" in kinds and len(token) >= 8 and turns >= 3 and turns * 3 >= len(token)
+
+
+def _is_counter(word: str) -> bool:
+    """Return whether a word is a date, a time or a running number; a year and a small number stay."""
+    is_year = len(word) == 4 and word[:2] in ("19", "20")
+    return word.isdigit() and not is_year and (len(word) > 2 or word[0] == "0")
+
+
+def _split_case(token: str) -> str:
+    """Return a token with blanks at camelCase humps, and between longer runs of letters and digits."""
+    pieces: list[str] = []
+    for at, char in enumerate(token):
+        before, after = token[max(at - 3, 0) : at], token[at : at + 3]
+        hump = len(before) > 1 and before[-1].islower() and char.isupper()
+        acronym_ends = len(after) > 2 and before[-1:].isupper() and char.isupper() and after[1:].islower()
+        number = (before[-1:].isdigit() and len(after) > 2 and after.isalpha()) or (
+            len(before) > 2 and before.isalpha() and char.isdigit()
+        )
+        pieces.append(f" {char}" if at and (hump or acronym_ends or number) else char)
+    return "".join(pieces)
+
+
+def _plain(text: str) -> str:
+    """Return text in NFC without control, format, surrogate and unassigned characters, blanks made one."""
+    text = _TERMINAL_CODE.sub(" ", unicodedata.normalize("NFC", text))
+    kept = (" " if _is_dropped(c) else c for c in text)
+    return " ".join("".join(kept).split())
+
+
+def _is_dropped(char: str) -> bool:
+    # The joiners are letters' neighbours in Persian, Hindi and emoji; other format characters reorder or hide text.
+    return char == "\ufffd" or (unicodedata.category(char)[0] == "C" and char not in "\u200c\u200d")
+
+
+def _is_wordlike(char: str) -> bool:
+    return unicodedata.category(char)[0] in "LMN" or char in "\u200c\u200d"
+
+
+def _distinct(parts: Iterable[str]) -> list[str]:
+    """Return the parts that are not empty, each once, upper and lower case taken as one."""
+    first = {part.casefold(): part for part in reversed([part for part in parts if part])}
+    return list(reversed(first.values()))
+
+
+def _bounded(parts: Iterable[str], limit: int) -> list[str]:
+    """Return the leading parts, the last one cut, that hold `limit` characters together."""
+    kept: list[str] = []
+    for part in parts:
+        kept.append(part[:limit])
+        limit -= len(part)
+        if limit <= 0:
+            break
+    return kept
