@@ -15,6 +15,7 @@ from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.records import FloatArray
 
 _COUNT = struct.Struct("<I")
+_NUMBER = struct.Struct("<d")
 
 
 def pack_vector(vector: FloatArray) -> bytes:
@@ -52,10 +53,13 @@ def unpack_frames(blob: bytes) -> tuple[FloatArray, NDArray[np.float64]]:
     return vectors.reshape(count, -1), times_s
 
 
-def checksum(*parts: bytes | str | float | int | None) -> int:
-    """Return the CRC-32 of a row's parts, each told apart from its neighbours by its length."""
+def checksum(*parts: bytes | str | float | None) -> int:
+    """Return the CRC-32 of a row's parts, each told apart from its neighbours by its length. Numbers count as float64."""
     crc = 0
     for part in parts:
-        data = part if isinstance(part, bytes) else repr(part).encode()
+        if isinstance(part, int | float):
+            data = _NUMBER.pack(part)
+        else:
+            data = part if isinstance(part, bytes) else repr(part).encode()
         crc = zlib.crc32(data, zlib.crc32(len(data).to_bytes(8, "little"), crc))
     return crc

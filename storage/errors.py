@@ -1,16 +1,16 @@
 """What can go wrong, as exceptions whose text is one sentence for the user: what, which file, what to do next.
 
-    VfindexError
-    ├── VideoError          one file or one stretch of it; never stops a run
-    ├── ModelError          weights, tokenizers, ONNX graphs
-    ├── LibraryError        the library folder
-    │   ├── LibraryNotFound
-    │   ├── LibraryVersion  written by a newer vfindex, or for other models
-    │   ├── LibraryLocked   another writer is at work
-    │   ├── LibraryDamaged  a checksum or a bijection does not hold
-    │   └── DimensionError  vectors of another length
-    ├── QueryError          the question
-    └── UsageError          options that contradict each other or the library; exit code 2
+VfindexError
+├── VideoError          one file or one stretch of it; never stops a run
+├── ModelError          weights, tokenizers, ONNX graphs
+├── LibraryError        the library folder
+│   ├── LibraryNotFound
+│   ├── LibraryVersion  written by a newer vfindex, or for other models
+│   ├── LibraryLocked   another writer is at work
+│   ├── LibraryDamaged  a checksum or a bijection does not hold
+│   └── DimensionError  vectors of another length
+├── QueryError          the question
+└── UsageError          options that contradict each other or the library; exit code 2
 """
 
 from __future__ import annotations

@@ -157,7 +157,8 @@ def estimate_spec(
 
     batches: modality -> (n, dim) float32, zero rows where absent; read once. mu = (n * mean + k * mu0) / (n + k) and
     the variance of unrelated scores likewise, with k = PRIOR_CLIPS: a conjugate prior worth k observations, so that a
-    library of one clip (whose own e - mean would be 0) still ranks. s = 1 / spread, within MAX_SCALE_RATIO of the prior's.
+    library of one clip (whose own e - mean would be 0) still ranks. s = 1 / spread, within MAX_SCALE_RATIO of the
+    prior's.
     """
     stats = {m: _Moments(prior) for m, prior in priors.items()}
     for batch in batches:

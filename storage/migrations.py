@@ -20,19 +20,17 @@ def create_tables(connection: Connection) -> None:
 
 
 def create_full_text_index(connection: Connection) -> None:
-    """Create `document_fts` over `document`, and the triggers that keep the two equal.
+    """Create `document_fts` over `document`. The catalogue keeps the two equal, not triggers: `trusted_schema=OFF`
+    forbids triggers that write to virtual tables.
 
     Porter's stemmer lets "dogs" find "dog"; unicode61 folds case and accents.
     """
-    for statement in (
-        "CREATE VIRTUAL TABLE document_fts USING fts5(text, content='document', content_rowid='id',"
-        " tokenize='porter unicode61 remove_diacritics 2')",
-        "CREATE TRIGGER document_added AFTER INSERT ON document BEGIN"
-        " INSERT INTO document_fts(rowid, text) VALUES (new.id, new.text); END",
-        "CREATE TRIGGER document_removed AFTER DELETE ON document BEGIN"
-        " INSERT INTO document_fts(document_fts, rowid, text) VALUES ('delete', old.id, old.text); END",
-    ):
-        connection.execute(text(statement))
+    connection.execute(
+        text(
+            "CREATE VIRTUAL TABLE document_fts USING fts5(text, content='document', content_rowid='id',"
+            " tokenize='porter unicode61 remove_diacritics 2')"
+        )
+    )
 
 
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index)

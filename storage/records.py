@@ -94,3 +94,79 @@ class Clip:
             raise ValueError(f"clip runs from {self.start_s} to {self.end_s}")
         if len(self.frame_vectors) != len(self.frame_times_s):
             raise ValueError("one time per frame vector")
+
+
+VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined"]
+# What a search may return: a video that is wholly committed. Half a video is never shown.
+SEARCHABLE: tuple[VideoState, ...] = ("indexed", "partial")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPlan:
+    """A work unit: [start_s, end_s) of a video; None means from its beginning, or to its end."""
+
+    number: int
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """All that one unit adds to the library, committed whole or not at all.
+
+    coverage: what each modality covers and why not more, for `show` (modality -> sentence).
+    error: "" or what was lost on the way.
+    """
+
+    clips: tuple[Clip, ...]
+    segments: tuple[Segment, ...]
+    coverage: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Words for full text search that belong to a whole video. kind: title or tag."""
+
+    kind: Literal["title", "tag"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """What the library remembers of a path."""
+
+    video_id: int
+    fingerprint: str
+    location: Location
+    state: VideoState
+    recognised: bool
+    problem: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryModel:
+    """How a question becomes a modality's query vector.
+
+    folder: name below the library's `query/`. template: the question stands at `{}`.
+    """
+
+    folder: str
+    template: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What decides the meaning of a library's vectors and scores; fixed when the library is created.
+
+    models: modality -> model, tag and weights hash. sampling: as typed (`auto`, `keyframes`, frames a second).
+    frame_weight: share of the best frame in the visual term, the rest is the clip's own vector.
+    word_weight: score of a perfect match of words, in units of the joint score.
+    """
+
+    preset: str
+    models: Mapping[Modality, str]
+    query: Mapping[Modality, QueryModel]
+    sampling: str
+    frame_weight: float
+    word_weight: float

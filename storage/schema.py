@@ -23,10 +23,10 @@ from sqlalchemy import (
 metadata = MetaData()
 
 
-def _owner(target: str, **options: bool) -> Column[int]:
+def _owner(target: str) -> Column[int]:
     """Return a foreign key column whose rows go with their owner."""
     name = target.split(".")[0] + "_id"
-    return Column(name, Integer, ForeignKey(target, ondelete="CASCADE"), nullable=False, **options)
+    return Column(name, Integer, ForeignKey(target, ondelete="CASCADE"), nullable=False)
 
 
 meta = Table(
@@ -108,7 +108,7 @@ clip = Table(
     sqlite_autoincrement=True,
 )
 
-# vector: float16, row-major. frames: for visual, float64 times then float16 vectors, as `blobs.pack_frames` writes them.
+# vector: float16. frames: for visual, times and vectors of the clip's frames, as `blobs.pack_frames` writes them.
 embedding = Table(
     "embedding",
     metadata,
@@ -138,7 +138,7 @@ segment = Table(
 )
 
 # The words of full text search: a segment (kind speech), a title or tags of a video (kind title, tag).
-# `document` is the content table of `document_fts`, which triggers keep equal (see migrations.py).
+# `document` is the content table of `document_fts`, which catalog.py keeps equal.
 document = Table(
     "document",
     metadata,

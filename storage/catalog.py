@@ -1,0 +1,397 @@
+"""Records into SQLite: what the one writer of a library does, each method one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DBAPIError
+
+from vfindex.storage import schema
+from vfindex.storage.blobs import checksum, pack_frames, pack_vector
+from vfindex.storage.database import connect, damaged
+from vfindex.storage.documents import set_documents, unindex_documents
+from vfindex.storage.errors import LibraryError, Problem
+from vfindex.storage.migrations import migrate
+from vfindex.storage.records import (
+    Clip,
+    Document,
+    FloatArray,
+    KnownFile,
+    Location,
+    Segment,
+    UnitPlan,
+    UnitResult,
+    Video,
+    VideoState,
+)
+
+
+class Catalog:
+    """The writing side of library.db. `Catalog.open(None)` is a whole catalogue in memory, for tests.
+
+    Every change sets the flag that `change` returns, until a published generation clears it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(cls, path: Path | None) -> Catalog:
+        """Open or create the database at `path` and bring it up to date. Raises LibraryVersion, LibraryDamaged."""
+        catalog = cls(connect(path, write=True))
+        with catalog.transaction() as connection:
+            migrate(connection)
+        return catalog
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Commit all or nothing. Raises LibraryDamaged, or LibraryError when the disk is full."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except DBAPIError as exc:
+            if "full" in str(exc.orig) or "disk I/O" in str(exc.orig):
+                raise LibraryError(
+                    f"the library could not be written ({exc.orig}); free some space and run the same command again: "
+                    "nothing that was committed is lost"
+                ) from exc
+            raise damaged(exc) from exc
+
+    # --- settings -----------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """Return a setting, or None."""
+        with self.transaction() as connection:
+            return connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == key))
+
+    def put(self, key: str, value: str) -> None:
+        """Store a setting."""
+        with self.transaction() as connection:
+            _put(connection, key, value)
+
+    def change(self) -> str | None:
+        """Return what happened since the last published generation: None, `added`, or `stale` (removed, retitled)."""
+        return self.get("changed")
+
+    # --- what is known ------------------------------------------------------------------------------------------
+
+    def known_files(self) -> dict[bytes, KnownFile]:
+        """Return everything the library remembers of paths."""
+        v, loc = schema.video.c, schema.location.c
+        query = select(
+            loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, v.id, v.fingerprint, v.state, v.recognised, v.problem
+        ).join_from(schema.location, schema.video)
+        with self.transaction() as connection:
+            rows = connection.execute(query).all()
+        return {
+            row.path: KnownFile(
+                video_id=row.id,
+                fingerprint=row.fingerprint,
+                location=Location(row.path, row.size_bytes, row.mtime_ns, row.inode),
+                state=row.state,
+                recognised=bool(row.recognised),
+                problem=json.loads(row.problem) if row.problem else None,
+            )
+            for row in rows
+        }
+
+    def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
+        """Return (video id, state, speech recognised) of the content, or None."""
+        v = schema.video.c
+        with self.transaction() as connection:
+            row = connection.execute(select(v.id, v.state, v.recognised).where(v.fingerprint == fingerprint)).first()
+        return None if row is None else (row.id, row.state, bool(row.recognised))
+
+    def pending_units(self, video_id: int) -> list[tuple[int, UnitPlan]]:
+        """Return (unit id, plan) of the units that are not committed yet, in order."""
+        u = schema.unit.c
+        query = select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id, u.state == "pending")
+        with self.transaction() as connection:
+            rows = connection.execute(query.order_by(u.number)).all()
+        return [(row.id, UnitPlan(row.number, row.start_s, row.end_s)) for row in rows]
+
+    # --- indexing -----------------------------------------------------------------------------------------------
+
+    def begin_video(self, video: Video, units: Sequence[UnitPlan], *, recognised: bool) -> int:
+        """Enter a video whose units are still to come, and return its id. Searches do not see it yet.
+
+        Whatever stood under the same fingerprint, such as an earlier failure, is replaced.
+        """
+        values = _video_values(video) | {"state": "indexing", "recognised": int(recognised)}
+        with self.transaction() as connection:
+            _delete_videos(connection, schema.video.c.fingerprint == video.fingerprint)
+            video_id = _inserted(connection, insert(schema.video).values(**values))
+            connection.execute(
+                insert(schema.unit),
+                [
+                    {
+                        "video_id": video_id,
+                        "number": u.number,
+                        "start_s": u.start_s,
+                        "end_s": u.end_s,
+                        "state": "pending",
+                        "attempts": 0,
+                        "coverage": "{}",
+                    }
+                    for u in units
+                ],
+            )
+        return video_id
+
+    def commit_unit(
+        self, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None] = ()
+    ) -> None:
+        """Commit one unit: clips, embeddings, transcript and status, or nothing.
+
+        thumbnails: file names below `thumbs/`, one a clip.
+        """
+        with self.transaction() as connection:
+            for number, item in enumerate(result.clips):
+                name = thumbnails[number] if thumbnails else None
+                _insert_clip(connection, video_id, unit_id, item, name)
+            for segment in result.segments:
+                _insert_segment(connection, video_id, unit_id, segment)
+            connection.execute(
+                update(schema.unit)
+                .where(schema.unit.c.id == unit_id)
+                .values(
+                    state="done",
+                    attempts=schema.unit.c.attempts + 1,
+                    error=result.error or None,
+                    coverage=json.dumps(dict(result.coverage)),
+                )
+            )
+
+    def finish_video(
+        self, video_id: int, location: Location, documents: Sequence[Document], *, problem: Problem | None = None
+    ) -> list[str]:
+        """Make a video whose units are all committed searchable, at `location`; return thumbnails no longer needed.
+
+        problem: what was lost of it (state `partial`). What stood at the same path before is forgotten, unless it has
+        another location.
+        """
+        state: VideoState = "partial" if problem else "indexed"
+        with self.transaction() as connection:
+            connection.execute(
+                update(schema.video)
+                .where(schema.video.c.id == video_id)
+                .values(state=state, problem=_problem_json(problem))
+            )
+            set_documents(connection, video_id, documents)
+            return _move_location(connection, video_id, location)
+
+    def measure_video(self, video_id: int, *, start_s: float, end_s: float, frames: int | None) -> None:
+        """Correct what the header said by what the frames said."""
+        with self.transaction() as connection:
+            connection.execute(
+                update(schema.video)
+                .where(schema.video.c.id == video_id)
+                .values(start_s=start_s, end_s=end_s, frames=frames)
+            )
+
+    def fail_video(
+        self, fingerprint: str, location: Location, problem: Problem, *, quarantine: bool = False
+    ) -> list[str]:
+        """Remember that this content cannot be indexed, and why; return thumbnails no longer needed."""
+        values = _video_values(
+            Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, None, has_audio=False)
+        )
+        values |= {
+            "state": "quarantined" if quarantine else "failed",
+            "recognised": 0,
+            "problem": _problem_json(problem),
+        }
+        with self.transaction() as connection:
+            _delete_videos(connection, schema.video.c.fingerprint == fingerprint)
+            video_id = _inserted(connection, insert(schema.video).values(**values))
+            return _move_location(connection, video_id, location)
+
+    def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
+        """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""
+        with self.transaction() as connection:
+            if moved_from is not None:
+                connection.execute(delete(schema.location).where(schema.location.c.path == moved_from))
+            return _move_location(connection, video_id, location)
+
+    def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> None:
+        """Give a video that was moved the words of its new name; vector: (dim,) of the text modality, or None."""
+        clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
+        with self.transaction() as connection:
+            connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(title=title))
+            connection.execute(
+                delete(schema.embedding).where(
+                    schema.embedding.c.modality == "text", schema.embedding.c.clip_id.in_(clips)
+                )
+            )
+            if vector is not None:
+                for clip_id in connection.scalars(clips).all():
+                    _insert_embedding(connection, clip_id, "text", pack_vector(vector), None)
+            set_documents(connection, video_id, documents)
+            _put(connection, "changed", "stale")
+
+    def remove(self, path: bytes) -> tuple[int, int, list[str]]:
+        """Forget the file at `path`, or every file below the folder `path`.
+
+        Returns (locations, videos) forgotten and the thumbnails no longer needed; a video that lies
+        elsewhere too stays.
+        """
+        loc = schema.location.c
+        prefix = path.rstrip(b"/") + b"/"
+        below = func.substr(loc.path, 1, len(prefix)) == prefix
+        with self.transaction() as connection:
+            paths = connection.scalars(select(loc.path).where((loc.path == path) | below)).all()
+            for each in paths:
+                connection.execute(delete(schema.location).where(loc.path == each))
+            videos, thumbnails = _forget_homeless(connection)
+        return len(paths), videos, thumbnails
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def begin_run(self, command: str) -> int:
+        """Enter a run and return its id."""
+        with self.transaction() as connection:
+            return _inserted(connection, insert(schema.run).values(command=command, started_at=now()))
+
+    def end_run(self, run_id: int, report: Mapping[str, Any]) -> None:
+        """Keep the report of a run."""
+        with self.transaction() as connection:
+            connection.execute(
+                update(schema.run).where(schema.run.c.id == run_id).values(finished_at=now(), report=json.dumps(report))
+            )
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _put(connection: Connection, key: str, value: str) -> None:
+    statement = upsert(schema.meta).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+
+
+def _inserted(connection: Connection, statement: Any) -> int:
+    (key,) = connection.execute(statement).inserted_primary_key or (0,)
+    return int(key)
+
+
+def _video_values(video: Video) -> dict[str, Any]:
+    return {
+        "fingerprint": video.fingerprint,
+        "size_bytes": video.size_bytes,
+        "container": video.container,
+        "codec": video.codec,
+        "width_px": video.width_px,
+        "height_px": video.height_px,
+        "rotation_deg": video.rotation_deg,
+        "start_s": video.start_s,
+        "end_s": video.end_s,
+        "frames": video.frames,
+        "has_audio": int(video.has_audio),
+        "title": video.title,
+        "tags": json.dumps(dict(video.tags)),
+    }
+
+
+def _problem_json(problem: Problem | None) -> str | None:
+    if problem is None:
+        return None
+    return json.dumps({"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next})
+
+
+def _insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip, thumbnail: str | None) -> None:
+    start_ms = round(item.start_s * 1000)
+    clip_id = _inserted(
+        connection,
+        insert(schema.clip).values(
+            video_id=video_id,
+            unit_id=unit_id,
+            start_ms=start_ms,
+            start_s=item.start_s,
+            end_s=item.end_s,
+            start_uncertainty_s=item.start_uncertainty_s,
+            thumbnail=thumbnail,
+            crc32=clip_checksum(start_ms, item.start_s, item.end_s),
+        ),
+    )
+    for modality, vector in item.embeddings.items():
+        frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == "visual" else None
+        _insert_embedding(connection, clip_id, modality, pack_vector(vector), frames)
+    connection.execute(upsert(schema.meta).values(key="changed", value="added").on_conflict_do_nothing())
+
+
+def clip_checksum(start_ms: int, start_s: float, end_s: float) -> int:
+    """Return the CRC-32 that a clip's row carries."""
+    return checksum(start_ms, start_s, end_s)
+
+
+def _insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:
+    connection.execute(
+        insert(schema.embedding).values(
+            clip_id=clip_id, modality=modality, vector=vector, frames=frames, crc32=checksum(vector, frames)
+        )
+    )
+
+
+def _insert_segment(connection: Connection, video_id: int, unit_id: int, segment: Segment) -> None:
+    segment_id = _inserted(
+        connection,
+        insert(schema.segment).values(
+            video_id=video_id,
+            unit_id=unit_id,
+            language=segment.language,
+            confidence=segment.confidence,
+            source=segment.source,
+            start_s=segment.start_s,
+            end_s=segment.end_s,
+            text=segment.text,
+            crc32=checksum(segment.start_s, segment.end_s, segment.text),
+        ),
+    )
+    _insert_document(
+        connection, {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
+    )
+
+
+def _delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
+    """Delete videos and all that belongs to them; return how many."""
+    chosen = select(schema.video.c.id).where(condition)
+    unindex_documents(connection, schema.document.c.video_id.in_(chosen))
+    count = connection.execute(delete(schema.video).where(condition)).rowcount
+    if count:
+        _put(connection, "changed", "stale")
+    return count
+
+
+def _move_location(connection: Connection, video_id: int, location: Location) -> list[str]:
+    """Let `location` belong to this video, and forget the videos that then lie nowhere."""
+    values = {
+        "video_id": video_id,
+        "size_bytes": location.size_bytes,
+        "mtime_ns": location.mtime_ns,
+        "inode": location.inode,
+    }
+    statement = upsert(schema.location).values(path=location.path, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
+    return _forget_homeless(connection)[1]
+
+
+def _forget_homeless(connection: Connection) -> tuple[int, list[str]]:
+    """Delete videos without a location, but for those still being indexed; return their number and thumbnails."""
+    v = schema.video.c
+    homeless = select(v.id).where(
+        v.state != "indexing", ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
+    )
+    thumbnails = connection.scalars(select(schema.clip.c.thumbnail).where(schema.clip.c.video_id.in_(homeless))).all()
+    count = _delete_videos(connection, v.id.in_(homeless))
+    return count, [name for name in thumbnails if name]

@@ -1,0 +1,113 @@
+"""Connections to library.db: WAL, foreign keys, one explicit transaction at a time."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from vfindex.storage.errors import LibraryDamaged, LibraryError
+
+# A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
+BUSY_TIMEOUT_S = 20
+# File systems on which SQLite's write-ahead log is not safe: it shares memory between processes (sqlite.org/wal.html).
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "lustre", "ceph", "glusterfs", "beegfs"}
+    | {"fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "fuse.ceph", "afpfs", "webdav"}
+)
+
+
+def connect(path: Path | None, *, write: bool) -> Engine:
+    """Return an engine for the database at `path` (None: in memory), its transactions explicit.
+
+    write: transactions begin by taking the write lock. A reader's transaction is one snapshot from its first read on.
+    """
+
+    def creator() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            ":memory:" if path is None else _uri(path, write),
+            uri=path is not None,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        for pragma in _pragmas(write):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    engine = create_engine("sqlite://", creator=creator, poolclass=StaticPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _uri(path: Path, write: bool) -> str:
+    name = quote(os.fsencode(path.absolute()))
+    if write:
+        return f"file:{name}?mode=rwc"
+    # A library on a read-only medium has no log to share; `immutable` lets SQLite open it without one.
+    frozen = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    return f"file:{name}?mode=ro" + ("&immutable=1" if frozen else "")
+
+
+def _pragmas(write: bool) -> list[str]:
+    # trusted_schema: the schema of a library that came from elsewhere must not call functions with side effects.
+    pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=268435456"]
+    if write:
+        # FULL: a commit is on the disk before the next unit starts, so a power cut costs at most the open unit.
+        pragmas += ["journal_mode=WAL", "synchronous=FULL"]
+    return pragmas
+
+
+def check_integrity(engine: Engine) -> list[str]:
+    """Return what SQLite's own checks find wrong: an empty list for a sound database."""
+    try:
+        with engine.connect() as connection:
+            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
+            broken = [
+                f"{row[0]} row {row[1]} has no {row[2]}" for row in connection.execute(text("PRAGMA foreign_key_check"))
+            ]
+    except DBAPIError as exc:
+        return [str(exc.orig)]
+    return [line for line in found if line != "ok"] + broken
+
+
+def refuse_network_folder(folder: Path) -> None:
+    """Raise LibraryError if `folder` lies on a network file system, where two machines would damage the log."""
+    kind = file_system(folder)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise LibraryError(
+            f"{folder} is on a network file system ({kind}), where SQLite's write-ahead log is not safe; "
+            "keep the library on a local disk with --library DIR (the videos may stay where they are)"
+        )
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that holds `folder`, "" where the platform does not say."""
+    try:
+        mounts = Path("/proc/mounts").read_bytes().splitlines()
+    except OSError:
+        return ""
+    real = os.fsencode(os.path.realpath(folder))
+    best, kind = b"", ""
+    for line in mounts:
+        _, point, name, *_ = line.split(b" ")
+        point = point.decode("unicode_escape").encode("latin-1")
+        inside = real == point or real.startswith(point.rstrip(b"/") + b"/")
+        if inside and len(point) >= len(best):
+            best, kind = point, name.decode()
+    return kind
+
+
+def damaged(exc: DBAPIError) -> LibraryDamaged:
+    """Return SQLite's complaint as a sentence."""
+    return LibraryDamaged(f"the library's database cannot be read ({exc.orig}); run: vfindex verify")

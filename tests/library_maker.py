@@ -1,0 +1,95 @@
+"""Libraries with vectors that one can write by hand, for the tests of storage and search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vfindex.storage.joint import ModalityPrior
+from vfindex.storage.library import Library, Writer
+from vfindex.storage.records import (
+    Clip,
+    Document,
+    FloatArray,
+    Location,
+    Modality,
+    QueryModel,
+    Segment,
+    Setup,
+    UnitPlan,
+    UnitResult,
+    Video,
+)
+
+DIM = 8
+
+
+def axis(number: int, dim: int = DIM) -> FloatArray:
+    """Return the unit vector along one axis."""
+    vector = np.zeros(dim, np.float32)
+    vector[number] = 1.0
+    return vector
+
+
+def prior(dim: int = DIM, weight: float = 1.0) -> ModalityPrior:
+    """Return a prior with mean 0 and background queries along the axes."""
+    zero = np.zeros(dim, np.float32)
+    return ModalityPrior(
+        mean=zero, query_mean=zero, spread=1.0, background=np.eye(dim, dtype=np.float32), weight=weight
+    )
+
+
+SETUP = Setup(
+    preset="lite",
+    models={"visual": "by hand", "speech": "by hand", "text": "by hand"},
+    query={m: QueryModel("by-hand") for m in ("visual", "speech", "text")},
+    sampling="auto",
+    frame_weight=0.6,
+    word_weight=0.5,
+)
+
+
+def video(fingerprint: str) -> Video:
+    """Return a video of 10 s."""
+    return Video(fingerprint, 100, "mp4", "h264", 320, 240, 0, 0.0, 10.0, 250, has_audio=True, title=fingerprint)
+
+
+def clip(start_s: float = 0.0, end_s: float = 5.0, **embeddings: FloatArray) -> Clip:
+    """Return a clip with the embeddings named; its one frame is its visual vector."""
+    vectors: dict[Modality, FloatArray] = {m: embeddings[m] for m in ("visual", "speech", "text") if m in embeddings}
+    visual = vectors.get("visual")
+    frames = np.zeros((0, DIM), np.float32) if visual is None else visual[None]
+    return Clip(start_s, end_s, 0.0, vectors, frames, np.full(len(frames), start_s))
+
+
+def install(writer: Writer, query_models: dict[str, Path] | None = None) -> None:
+    """Give a new library a setup and priors."""
+    writer.install(
+        SETUP, {"visual": prior(), "speech": prior(weight=0.5), "text": prior(weight=0.5)}, query_models or {}
+    )
+
+
+def add_video(
+    writer: Writer,
+    name: str,
+    clips: list[Clip],
+    segments: list[Segment] | None = None,
+    documents: list[Document] | None = None,
+) -> int:
+    """Commit one video of one unit whose path is /videos/NAME and whose fingerprint is NAME."""
+    video_id = writer.catalog.begin_video(video(name), [UnitPlan(0)], recognised=True)
+    [(unit_id, _)] = writer.catalog.pending_units(video_id)
+    writer.commit_unit(video_id, name, unit_id, UnitResult(tuple(clips), tuple(segments or ())))
+    writer.catalog.finish_video(video_id, place(name), documents or [])
+    return video_id
+
+
+def place(name: str) -> Location:
+    """Return a location below /videos."""
+    return Location(f"/videos/{name}".encode(), 100, 1, 1)
+
+
+def all_clip_ids(library: Library) -> list[int]:
+    with library.snapshot() as snapshot:
+        return snapshot.clip_ids()

@@ -1,0 +1,242 @@
+"""A library folder: what is committed is found, what is damaged is told, and only one writes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from library_maker import DIM, SETUP, add_video, all_clip_ids, axis, clip, install, place, video
+
+from vfindex.storage.blobs import pack_frames, unpack_frames
+from vfindex.storage.catalog import Catalog
+from vfindex.storage.database import NETWORK_FILE_SYSTEMS, refuse_network_folder
+from vfindex.storage.errors import (
+    LibraryDamaged,
+    LibraryError,
+    LibraryLocked,
+    LibraryNotFound,
+    LibraryVersion,
+    Problem,
+)
+from vfindex.storage.library import Library, reading_spec
+from vfindex.storage.records import Document, Location, Segment, UnitPlan, UnitResult
+from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.verify import verify
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a library of three videos with a published generation."""
+    with Library.writing(tmp_path / "lib") as writer:
+        install(writer)
+        for number, name in enumerate(("a", "b", "c")):
+            said = [Segment(0.5, 2.0, f"the word {name}{name}", "sidecar")]
+            add_video(writer, name, [clip(visual=axis(number)), clip(5, 10, text=axis(number + 3))], said)
+        writer.publish()
+    return tmp_path / "lib"
+
+
+def test_what_is_committed_is_read_back(folder: Path) -> None:
+    with Library.open(folder).snapshot() as snapshot:
+        ids = snapshot.clip_ids()
+        vectors = snapshot.vectors(ids)
+        assert len(ids) == 6
+        assert np.allclose(vectors[ids[0]].embeddings["visual"], axis(0))
+        assert vectors[ids[0]].frame_times_s.tolist() == [0.0]
+        assert snapshot.segments(1)[0].text == "the word aa"
+        assert snapshot.counts()["indexed"] == 3
+        assert [m.video_id for m in snapshot.match_words(["bb"], 5)] == [2]
+
+
+def test_a_clean_library_verifies(folder: Path) -> None:
+    result = verify(Library.open(folder))
+    assert (result.problems, result.clips, result.embeddings, result.recall_at_10) == ([], 6, 6, 1.0)
+
+
+def test_the_setup_is_kept(folder: Path) -> None:
+    with Library.writing(folder) as writer:
+        assert writer.setup() == SETUP
+        assert set(writer.priors()) == {"visual", "speech", "text"}
+
+
+def test_a_tail_is_found_before_it_is_published(folder: Path) -> None:
+    with Library.writing(folder) as writer:
+        add_video(writer, "d", [clip(visual=axis(7))])
+        with Library.open(folder).snapshot() as snapshot:
+            _, generation = reading_spec(snapshot)
+            assert generation is not None
+            assert len(snapshot.clip_ids(after=generation.watermark)) == 1
+    assert verify(Library.open(folder)).clean
+
+
+def test_a_video_without_all_its_units_is_not_searchable(folder: Path) -> None:
+    before = all_clip_ids(Library.open(folder))
+    with Library.writing(folder) as writer:
+        video_id = writer.catalog.begin_video(
+            video("long"), [UnitPlan(0, None, 5), UnitPlan(1, 5, None)], recognised=True
+        )
+        unit_id, plan = writer.catalog.pending_units(video_id)[0]
+        assert plan == UnitPlan(0, None, 5)
+        writer.commit_unit(video_id, "long", unit_id, UnitResult((clip(visual=axis(1)),), ()))
+        assert [plan.number for _, plan in writer.catalog.pending_units(video_id)] == [1]
+    assert all_clip_ids(Library.open(folder)) == before
+
+
+def test_a_changed_file_replaces_what_stood_at_its_path(folder: Path) -> None:
+    with Library.writing(folder) as writer:
+        new = writer.catalog.begin_video(video("new"), [UnitPlan(0)], recognised=True)
+        writer.catalog.finish_video(new, place("a"), [])
+        known = writer.catalog.known_files()
+        assert known[b"/videos/a"].fingerprint == "new"
+        assert writer.catalog.find("a") is None
+        assert writer.catalog.change() == "stale"
+        writer.publish()
+    with Library.open(folder).snapshot() as snapshot:
+        assert snapshot.match_words(["aa"], 5) == []
+    assert verify(Library.open(folder)).clean
+
+
+def test_a_copy_keeps_the_video_when_the_first_is_removed(folder: Path) -> None:
+    with Library.writing(folder) as writer:
+        writer.catalog.place(1, Location(b"/elsewhere/copy of a", 100, 2, 2))
+        assert writer.catalog.remove(b"/videos") == (3, 2, [])
+        assert [known.fingerprint for known in writer.catalog.known_files().values()] == ["a"]
+
+
+def test_remove_takes_a_folder_not_its_neighbour(folder: Path) -> None:
+    with Library.writing(folder) as writer:
+        writer.catalog.place(1, Location(b"/videos2/a", 100, 2, 2))
+        writer.catalog.place(1, Location(b"/videos_/a", 100, 2, 2))
+        assert writer.catalog.remove(b"/videos/")[0] == 3
+        assert sorted(writer.catalog.known_files()) == [b"/videos2/a", b"/videos_/a"]
+
+
+def test_a_failure_is_remembered_with_its_reason(folder: Path) -> None:
+    problem = Problem(b"/videos/x", "open", "empty", "the file is empty", "copy it again")
+    with Library.writing(folder) as writer:
+        writer.catalog.fail_video("x", place("x"), problem)
+        known = writer.catalog.known_files()[b"/videos/x"]
+        assert known.state == "failed"
+        assert known.problem is not None and known.problem["code"] == "empty"
+
+
+def test_a_second_writer_is_refused_with_a_sentence(folder: Path) -> None:
+    code = (
+        "import sys, pathlib; from vfindex.storage.library import Library;"
+        "Library.writing(pathlib.Path(sys.argv[1])).__enter__()"
+    )
+    with Library.writing(folder):
+        done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert LibraryLocked.__name__ in done.stderr
+    assert "another vfindex is writing" in done.stderr
+
+
+def test_readers_do_not_wait_for_the_writer(folder: Path) -> None:
+    with Library.writing(folder) as writer, writer.catalog.transaction():
+        assert len(all_clip_ids(Library.open(folder))) == 6
+
+
+def test_there_is_a_sentence_where_there_is_no_library(tmp_path: Path) -> None:
+    with pytest.raises(LibraryNotFound, match="vfindex ingest"):
+        Library.open(tmp_path)
+
+
+def test_a_newer_library_is_refused(folder: Path) -> None:
+    with sqlite3.connect(folder / "library.db") as connection:
+        connection.execute("INSERT INTO migration VALUES ('add_hologram_table', '2031')")
+    with pytest.raises(LibraryVersion):
+        Library.open(folder).snapshot()
+    with pytest.raises(LibraryVersion, match="add_hologram_table"), Library.writing(folder):
+        pass
+
+
+def test_old_generations_are_dropped(folder: Path) -> None:
+    with Library.writing(folder) as writer:
+        for name in ("d", "e", "f"):
+            add_video(writer, name, [clip(visual=axis(2))])
+            writer.publish()
+    assert len(list((folder / "index").iterdir())) == 2
+    assert verify(Library.open(folder)).clean
+
+
+@pytest.mark.parametrize("harm", ["cut", "zero", "gone"])
+def test_a_damaged_index_is_not_read_but_reported(folder: Path, harm: str) -> None:
+    [path] = (folder / "index").iterdir()
+    data = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[: len(data) // 2] if harm == "cut" else bytes(len(data)))
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        generation = snapshot.generation()
+        assert generation is not None and library.load_index(generation) is None
+    assert "missing or damaged" in verify(library).problems[0]
+
+
+def test_a_zeroed_vector_is_seen_by_its_checksum(folder: Path) -> None:
+    with sqlite3.connect(folder / "library.db") as connection:
+        connection.execute("UPDATE embedding SET vector = zeroblob(length(vector)) WHERE clip_id = 1")
+    problems = verify(Library.open(folder)).problems
+    assert any("vector of clip 1" in line for line in problems)
+
+
+def test_a_vector_missing_from_the_index_is_seen(folder: Path) -> None:
+    with sqlite3.connect(folder / "library.db") as connection:
+        connection.execute("UPDATE generation SET watermark = watermark + 1")
+        connection.execute("UPDATE clip SET id = 7 WHERE id = 6")
+    assert any("lacks 1 clips" in line for line in verify(Library.open(folder)).problems)
+
+
+def test_a_torn_database_is_reported_not_raised(folder: Path) -> None:
+    data = bytearray((folder / "library.db").read_bytes())
+    data[4096 * 3 : 4096 * 9] = bytes(4096 * 6)
+    (folder / "library.db").write_bytes(bytes(data))
+    (folder / "library.db-wal").unlink(missing_ok=True)
+    assert not verify(Library.open(folder)).clean
+
+
+def test_network_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_network_folder(tmp_path)
+    monkeypatch.setattr("vfindex.storage.database.file_system", lambda folder: "nfs4")
+    assert "nfs4" in NETWORK_FILE_SYSTEMS
+    with pytest.raises(LibraryError, match="--library"):
+        refuse_network_folder(tmp_path)
+
+
+def test_frame_blobs_round_trip_and_refuse_nonsense() -> None:
+    vectors = np.stack([axis(0), axis(3)])
+    again, times_s = unpack_frames(pack_frames(vectors, np.array([1.5, 2.5])))
+    assert np.array_equal(again, vectors) and times_s.tolist() == [1.5, 2.5]
+    for blob in (b"", b"\1", b"\xff" * 20, pack_frames(vectors, np.array([1.5, 2.5]))[:-3]):
+        with pytest.raises(LibraryDamaged):
+            unpack_frames(blob)
+
+
+def test_words_with_quotes_are_words() -> None:
+    catalog = Catalog.open(None)
+    video_id = catalog.begin_video(video("a"), [UnitPlan(0)], recognised=True)
+    catalog.finish_video(video_id, place("a"), [Document("title", 'the "big" one AND 5" disk')])
+    snapshot = Snapshot(catalog.engine)
+    for word in ('"', "AND", "big", '5"', "NEAR(", "*", "title:"):
+        assert isinstance(snapshot.match_words([word], 5), list)
+    assert len(snapshot.match_words(["AND"], 5)) == 1
+
+
+def test_a_path_is_kept_byte_for_byte(folder: Path) -> None:
+    odd = b"/videos/\xff\n[bold]-x.mp4"
+    with Library.writing(folder) as writer:
+        writer.catalog.place(1, Location(odd, 1, 1, 1))
+    with Library.open(folder).snapshot() as snapshot:
+        found = snapshot.video_at(odd)
+        assert found is not None and found.fingerprint == "a"
+        assert os.fsdecode(odd) in [os.fsdecode(place.path) for place in found.locations]
+
+
+def test_dimension_of_the_hand_made_vectors() -> None:
+    assert len(axis(0)) == DIM
