@@ -54,7 +54,7 @@ def unpack_frames(blob: bytes) -> tuple[FloatArray, NDArray[np.float64]]:
 
 
 def checksum(*parts: bytes | str | float | None) -> int:
-    """Return the CRC-32 of a row's parts, each told apart from its neighbours by its length. Numbers count as float64."""
+    """Return the CRC-32 of a row's parts, told apart by their lengths. Numbers count as float64."""
     crc = 0
     for part in parts:
         if isinstance(part, int | float):

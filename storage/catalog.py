@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum, pack_frames, pack_vector
 from vfindex.storage.database import connect, damaged
-from vfindex.storage.documents import set_documents, unindex_documents
+from vfindex.storage.documents import insert_document, set_documents, unindex_documents
 from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.migrations import migrate
 from vfindex.storage.records import (
@@ -358,9 +358,8 @@ def _insert_segment(connection: Connection, video_id: int, unit_id: int, segment
             crc32=checksum(segment.start_s, segment.end_s, segment.text),
         ),
     )
-    _insert_document(
-        connection, {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
-    )
+    words = {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
+    insert_document(connection, words)
 
 
 def _delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
