@@ -6,43 +6,37 @@ Nothing here parses media. The child (`decode_child`) does, under limits; its an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.errors import UsageError
+from vfindex.indexer import wire
+from vfindex.indexer.child import Child, Limits
+from vfindex.indexer.sampling import Mode
+from vfindex.storage.errors import Stage, UsageError, VideoError
+
+Answer = TypeVar("Answer")
+
+__all__ = ["AudioBlock", "Decoder", "Frame", "Limits", "Probe", "ReadEnd", "Sampling", "SubtitleTrack"]
 
 SAMPLE_RATE_HZ = 16_000  # what speech recognition and voice activity detection take
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a file may cost before its decoder is killed.
-
-    memory_bytes: address space of the child. 8K 10-bit HEVC with 16 reference frames needs about 2 GiB; Python, numpy and
-        FFmpeg reserve 0.5 GiB.
-    idle_s: silence of the child; decoding one GOP of 4K on a busy machine takes seconds.
-    cpu_base_s, cpu_per_mb_s: processor time of one request. The slowest ordinary material (4K AV1 in software) takes
-        about 6 s per megabyte of file; ten seconds leave room for a busy machine.
-    wall_factor: wall clock over processor time, for slow disks and machines that do other work.
-    """
-
-    memory_bytes: int = 4 << 30
-    idle_s: float = 60.0
-    cpu_base_s: float = 60.0
-    cpu_per_mb_s: float = 10.0
-    wall_factor: float = 5.0
+MIN_FPS = 0.01  # one frame in 100 s; fewer finds nothing
+MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames show the same
+MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
+MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
+MAX_BLOCK_SAMPLES = 1 << 20
+MAX_EVENTS = 1 << 18  # subtitles of one file
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Which frames are read: `auto`, `keyframes`, or a fixed number a second (`fps`)."""
 
-    mode: Literal["auto", "keyframes", "fps"] = "auto"
+    mode: Mode = "auto"
     fps: float = 0.0
 
     @classmethod
@@ -65,10 +59,6 @@ class Sampling:
 
     def __str__(self) -> str:
         return f"{self.fps!r}".removesuffix(".0") if self.mode == "fps" else self.mode
-
-
-MIN_FPS = 0.01  # one frame in 100 s; fewer finds nothing
-MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames show the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +126,143 @@ class ReadEnd:
     error: str
 
 
+class _Doubt(Exception):
+    """A field of an answer that cannot be."""
+
+
+class _Fields:
+    """A header from the child, read field by field; raises _Doubt. The child may be in the hands of a hostile file."""
+
+    def __init__(self, header: Any) -> None:
+        if not isinstance(header, dict):
+            raise _Doubt("no object")
+        self._header = header
+
+    def number(self, name: str) -> float:
+        return _number(self._header.get(name), name)
+
+    def maybe_number(self, name: str) -> float | None:
+        return None if self._header.get(name) is None else self.number(name)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self._header.get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise _Doubt(f"{name} is {value!r:.40}")
+        return value
+
+    def text(self, name: str) -> str:
+        return _text(self._header.get(name), name)
+
+    def flag(self, name: str) -> bool:
+        value = self._header.get(name)
+        if type(value) is not bool:
+            raise _Doubt(f"{name} is {value!r:.40}")
+        return value
+
+    def items(self, name: str, most: int = MAX_ITEMS) -> list[Any]:
+        value = self._header.get(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise _Doubt(f"{name} is no list of at most {most}")
+        return value
+
+    def texts(self, name: str) -> dict[str, str]:
+        value = self._header.get(name)
+        if not isinstance(value, dict) or len(value) > MAX_ITEMS:
+            raise _Doubt(f"{name} is no object of at most {MAX_ITEMS}")
+        return {_text(key, name): _text(item, name) for key, item in value.items()}
+
+
+def _number(value: object, name: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise _Doubt(f"{name} is {value!r:.40}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
+        raise _Doubt(f"{name} is no text of at most {MAX_TEXT_CHARS} characters")
+    return value
+
+
+def _track(fields: _Fields) -> SubtitleTrack:
+    return SubtitleTrack(fields.integer("index", 0, 1 << 16), fields.text("language"), fields.text("codec"))
+
+
+def _probe(fields: _Fields) -> Probe:
+    frames = None if fields.maybe_number("frames") is None else fields.integer("frames", 0, 1 << 40)
+    return Probe(
+        container=fields.text("container"),
+        codec=fields.text("codec"),
+        width_px=fields.integer("width_px", 1, 1 << 20),
+        height_px=fields.integer("height_px", 1, 1 << 20),
+        rotation_deg=fields.integer("rotation_deg", -360, 360),
+        start_s=fields.number("start_s"),
+        end_s=fields.number("end_s"),
+        has_audio=fields.flag("has_audio"),
+        frames=frames,
+        subtitles=tuple(_track(_Fields(track)) for track in fields.items("subtitles")),
+        tags=fields.texts("tags"),
+        chapters=tuple(_text(title, "chapters") for title in fields.items("chapters")),
+    )
+
+
+def _frame(fields: _Fields, payload: bytes, size_px: int) -> Frame:
+    longest = wire.LONG_SIDE * size_px
+    height, width = fields.integer("height", 1, longest), fields.integer("width", 1, longest)
+    if len(payload) != height * width * 3:
+        raise _Doubt(f"{len(payload)} bytes for {width}x{height} pixels")
+    return Frame(fields.number("time_s"), np.frombuffer(payload, np.uint8).reshape(height, width, 3).copy())
+
+
+def _audio(fields: _Fields, payload: bytes) -> AudioBlock:
+    samples = fields.integer("samples", 0, MAX_BLOCK_SAMPLES)
+    if len(payload) != samples * 2:
+        raise _Doubt(f"{len(payload)} bytes for {samples} samples")
+    return AudioBlock(fields.number("time_s"), np.frombuffer(payload, np.int16).copy())
+
+
+def _events(fields: _Fields) -> list[tuple[float, float, str]]:
+    events = []
+    for item in fields.items("events", MAX_EVENTS):
+        if not isinstance(item, list) or len(item) != 3:
+            raise _Doubt("a subtitle is no triple")
+        events.append((_number(item[0], "start"), _number(item[1], "end"), _text(item[2], "subtitle")))
+    return events
+
+
+def _end(fields: _Fields) -> ReadEnd:
+    return ReadEnd(
+        frames=fields.integer("frames", 0, 1 << 40),
+        first_s=fields.maybe_number("first_s"),
+        last_s=fields.maybe_number("last_s"),
+        rotation_deg=fields.integer("rotation_deg", -360, 360),
+        damaged=fields.integer("damaged", 0, 1 << 40),
+        error=fields.text("error"),
+    )
+
+
 class Decoder:
     """One decode child, started when first needed and again after it was killed. One request at a time."""
 
     def __init__(self, limits: Limits | None = None, command: Sequence[str] | None = None) -> None:
-        """command: argv of the child instead of the real one."""
-        raise NotImplementedError
+        """command: argv of the child, instead of the real one."""
+        self._limits = limits if limits is not None else Limits()
+        self._command = command
+        self._child: Child | None = None
+        self._busy = False
 
     def probe(self, path: bytes) -> Probe:
         """Return what the file holds; raises VideoError."""
-        raise NotImplementedError
+        return next(self._ask(path, "probe", {"kind": "probe"}, _read_probe))
 
     def subtitles(self, path: bytes, track: int) -> list[tuple[float, float, str]]:
-        """Return (start_s, end_s, text as stored) of the events of the subtitle stream with index `track`."""
-        raise NotImplementedError
+        """Return (start_s, end_s, text as stored) of the events of the text subtitle stream with index `track`.
+
+        The text is the packet's: an ASS event is `ReadOrder,Layer,Style,Name,MarginL,MarginR,MarginV,Effect,Text`.
+        At most 10 MB of it. Raises VideoError.
+        """
+        batches = self._ask(path, "probe", {"kind": "subtitles", "track": track}, _read_subtitles)
+        return [event for batch in batches for event in batch]
 
     def read(
         self,
@@ -163,17 +276,37 @@ class Decoder:
     ) -> Iterator[Frame | AudioBlock | ReadEnd]:
         """Yield the sampled frames and the sound with start_s <= time < end_s, interleaved, then one ReadEnd.
 
-        size_px: the short side of the frames. Raises VideoError, with `quarantine` where the child had to be killed.
+        size_px: the short side of the frames; the long side is at most wire.LONG_SIDE times that. Frames come in order
+        of time, and a stretch gives exactly the frames that the whole file gives there. What the pipe holds is all that
+        is read ahead. Raises VideoError, with `quarantine` where the child had to be killed.
         """
-        raise NotImplementedError
+        if not 1 <= size_px <= wire.MAX_SIZE_PX:
+            raise ValueError(f"frames of {size_px} px are not between 1 and {wire.MAX_SIZE_PX}")
+        order = {"mode": sampling.mode, "fps": sampling.fps, "size_px": size_px, "audio": audio}
+        request = {"kind": "read", "order": {**order, "start_s": start_s, "end_s": end_s}}
+
+        def parse(kind: str, fields: _Fields, payload: bytes) -> tuple[Frame | AudioBlock | ReadEnd, bool]:
+            if kind == "frame":
+                return _frame(fields, payload, size_px), False
+            if kind == "audio":
+                return _audio(fields, payload), False
+            if kind == "end":
+                return _end(fields), True
+            raise _Doubt(f"{kind} while reading")
+
+        return self._ask(path, "decode", request, parse)
 
     def kill(self) -> None:
-        """Kill the child, from any thread; a read that waits for it raises VideoError."""
-        raise NotImplementedError
+        """Kill the child, from any thread; a request that waits for it raises VideoError with code `killed`."""
+        child = self._child
+        if child is not None:
+            child.kill()
 
     def close(self) -> None:
         """End the child."""
-        raise NotImplementedError
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,3 +315,54 @@ class Decoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _ask(
+        self,
+        path: bytes,
+        stage: Stage,
+        request: dict[str, Any],
+        parse: Callable[[str, _Fields, bytes], tuple[Answer, bool]],
+    ) -> Iterator[Answer]:
+        """Yield the parsed answers up to the one that `parse` calls the last.
+
+        A child that is not heard to the end, or raises anything but a plain refusal, is ended.
+        """
+        if self._busy:
+            raise RuntimeError("a decoder does one request at a time")
+        self._busy, reusable = True, False
+        child = self._start()
+        try:
+            for header, payload in child.ask(path, stage, request):
+                item, last = parse(str(header.get("kind")), _Fields(header), payload)
+                reusable = last
+                yield item
+                if last:
+                    return
+        except _Doubt as exc:
+            raise child.nonsense(path, stage, str(exc)) from exc
+        except VideoError as exc:
+            reusable = not exc.quarantine and exc.problem.code != "killed"
+            raise
+        finally:
+            self._busy = False
+            if not reusable:
+                self.close()
+
+    def _start(self) -> Child:
+        if self._child is not None and not self._child.running():
+            self.close()
+        if self._child is None:
+            self._child = Child(self._limits, self._command)
+        return self._child
+
+
+def _read_probe(kind: str, fields: _Fields, payload: bytes) -> tuple[Probe, bool]:
+    if kind != "probe":
+        raise _Doubt(f"{kind} as answer to a probe")
+    return _probe(fields), True
+
+
+def _read_subtitles(kind: str, fields: _Fields, payload: bytes) -> tuple[list[tuple[float, float, str]], bool]:
+    if kind != "subtitles":
+        raise _Doubt(f"{kind} as answer to subtitles")
+    return _events(fields), fields.flag("last")

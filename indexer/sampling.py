@@ -1,0 +1,145 @@
+"""Which coded frames are decoded, and which decoded frames are taken. Pure: knows times and key flags, no codec.
+
+Every rule depends on the file alone, and looks back no further than the grid cell it is in: so a stretch read after
+seeking gives exactly the frames that reading the whole file gives for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+Packet = TypeVar("Packet")
+Mode = Literal["auto", "keyframes", "fps"]
+
+AUTO_GAP_S = 4.0  # keyframes further apart than this miss whole shots, so everything between them is decoded
+AUTO_FPS = 1.0  # between far keyframes: the clips are 2 s or longer, so each gets two frames
+AUTO_KEY_FPS = 2.0  # close keyframes (all-intra cameras) are thinned to this; scene-cut keyframes 0.5 s apart stay
+AUTO_OPENING_S = 8.0  # short videos deserve more than their one or two keyframes, and the opening is cheap
+AUTO_OPENING_FPS = 2.0
+HELD_BYTES = 64 << 20  # coded data kept while a GOP's length is unknown: 4 s at 128 Mbit/s; then it is decoded
+_TOUCH_S = 1e-6  # 3 / 30 * 30 is 2.9999...: times this close below a grid line are on it
+
+
+def cell(time_s: float, fps: float) -> int:
+    """Return the index of the grid cell that the time lies in; cells are 1/fps long and start at 0 s."""
+    return math.floor((time_s + _TOUCH_S) * fps)
+
+
+@dataclass(frozen=True, slots=True)
+class Coded(Generic[Packet]):
+    """A coded frame. time_s: presentation time, decoding time where the container has none."""
+
+    time_s: float
+    key: bool
+    size_bytes: int
+    packet: Packet
+
+
+class Step(NamedTuple, Generic[Packet]):
+    """Decode `packet`; first forget all state if `fresh`; drain the decoder afterwards if `alone`.
+
+    from_s: frames before it are unusable, as what they refer to was not decoded.
+    """
+
+    packet: Packet
+    fresh: bool
+    alone: bool
+    from_s: float = -math.inf
+
+
+@dataclass
+class Sampler(Generic[Packet]):
+    """The rules for one reading of one file.
+
+    opening_s: presentation time of the file's first keyframe; None: that of the first keyframe pushed.
+    """
+
+    mode: Mode
+    fps: float
+    opening_s: float | None = None
+    _taken_s: float | None = None
+    _before_s: float | None = None
+    _held: list[Coded[Packet]] = field(default_factory=list)
+    _held_bytes: int = 0
+    _dense: bool = False  # the GOP at hand is decoded whole
+    _dense_before: bool = False  # so was the one before it
+    _gop_s: float = -math.inf
+
+    def anchor_s(self, start_s: float) -> float:
+        """Return the time from which frames must be seen so that those from `start_s` on are chosen right."""
+        if self.mode == "keyframes":
+            return start_s
+        fps = self.fps if self.mode == "fps" else AUTO_FPS
+        return min(cell(start_s, fps) / fps, start_s)
+
+    def takes(self, time_s: float, *, key: bool) -> bool:
+        """Return whether the next frame, in order of time, is taken; remembers it."""
+        if not self._would_take(time_s, key=key):
+            self._before_s = time_s
+            return False
+        self._before_s = self._taken_s = time_s
+        return True
+
+    def _would_take(self, time_s: float, *, key: bool) -> bool:
+        if self.mode == "keyframes":
+            return True
+        if self.mode == "fps":
+            return self._before_s is None or cell(self._before_s, self.fps) != cell(time_s, self.fps)
+        if self._taken_s is None:
+            return True
+        opening = time_s < self._opening_end_s()
+        fps = AUTO_KEY_FPS if key else AUTO_OPENING_FPS if opening else AUTO_FPS
+        return cell(self._taken_s, fps) != cell(time_s, fps)
+
+    def push(self, coded: Coded[Packet]) -> list[Step[Packet]]:
+        """Return what to decode now that this coded frame, the next in file order, has come."""
+        if self.mode == "fps":
+            return [Step(coded.packet, False, False)]
+        if self.mode == "keyframes":
+            return [Step(coded.packet, True, True)] if coded.key else []
+        if coded.key:
+            steps = self._close(coded.time_s)
+            self._dense_before, self._dense = self._dense, False
+            self._gop_s, self._held, self._held_bytes = coded.time_s, [coded], coded.size_bytes
+            if self.opening_s is None:
+                self.opening_s = coded.time_s
+            return steps + (self._open() if coded.time_s < self._opening_end_s() else [])
+        if self._dense:
+            return [self._whole(coded)]
+        if not self._held:
+            return []  # before the first keyframe nothing can be decoded
+        self._held.append(coded)
+        self._held_bytes += coded.size_bytes
+        far = coded.time_s - self._gop_s > AUTO_GAP_S
+        return self._open() if far or self._held_bytes > HELD_BYTES else []
+
+    def _opening_end_s(self) -> float:
+        return -math.inf if self.opening_s is None else self.opening_s + AUTO_OPENING_S
+
+    def finish(self) -> list[Step[Packet]]:
+        """Return what is left to decode at the end of the file."""
+        return [] if self.mode != "auto" else self._close(-math.inf)
+
+    def _open(self) -> list[Step[Packet]]:
+        """Turn to decoding the GOP at hand whole, beginning with what was held."""
+        self._dense = True
+        first, *rest = self._held
+        self._held = []
+        fresh = not self._dense_before
+        from_s = self._gop_s if fresh else -math.inf
+        return [Step(first.packet, fresh, False, from_s), *(self._whole(coded) for coded in rest)]
+
+    def _whole(self, coded: Coded[Packet]) -> Step[Packet]:
+        return Step(coded.packet, False, False, -math.inf if self._dense_before else self._gop_s)
+
+    def _close(self, next_s: float) -> list[Step[Packet]]:
+        """Settle the GOP at hand; its successor begins at `next_s`."""
+        if not self._held:
+            return []
+        if next_s - self._gop_s > AUTO_GAP_S:
+            return self._open()
+        if not self._would_take(self._gop_s, key=True):
+            return []
+        return [Step(self._held[0].packet, True, True)]
