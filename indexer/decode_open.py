@@ -29,7 +29,7 @@ ALLOWED_FORMATS = (
 MAX_PIXELS = 1 << 26  # 8192 x 8192; 17 reference frames of it at 8 bit 4:2:0 are 1.7 GB
 MAX_SIDE_PX = 1 << 15
 MAX_PIXEL_ASPECT = 16  # real ones are between 1:4 and 4:1; a lie of 1:60000 must not become a picture of that shape
-TEXT_CODECS = frozenset({"subrip", "srt", "text", "mov_text", "webvtt", "ass", "ssa"})
+TEXT_CODECS = frozenset({"subrip", "text", "mov_text", "webvtt", "ass", "ssa"})
 MAX_SUBTITLE_BYTES = 10 << 20  # the same limit as for a sidecar
 MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 64, 64, 2000  # the last two in characters; longer is no title
 MAX_CHAPTERS, MAX_CHAPTER_TITLE, MAX_TRACKS = 500, 200, 100
@@ -280,7 +280,7 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
         container = source.container
         found = {
             "container": container.format.name,
-            "codec": source.video.codec_context.codec.name,
+            "codec": source.video.codec_context.codec.canonical_name,
             "width_px": width_px,
             "height_px": height_px,
             "rotation_deg": frame.rotation,
@@ -311,7 +311,7 @@ def subtitle_tracks(container: InputContainer) -> list[dict[str, int | str]]:
 
 def subtitle_codec(stream: Stream) -> str:
     """Return the stream's codec name, "" where this FFmpeg does not know it."""
-    return stream.codec_context.name if stream.codec_context is not None else ""
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
 
 
 def subtitles(path: bytes, track: int, beat: Beat) -> list[tuple[float, float, str]]:
