@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from vfindex.indexer.discover import Discovered, Failed, Found, Skipped, discover, fingerprint
 from vfindex.storage.errors import VideoError
 
@@ -212,16 +215,23 @@ def test_sidecar_candidates_share_the_stem(root: Path) -> None:
     assert isinstance(named, Found) and named.sidecar_candidates == expected
 
 
-def test_deep_trees_need_no_recursion(root: Path) -> None:
+@pytest.fixture
+def deep(root: Path) -> Iterator[Path]:
+    """A tree deeper than Python's stack, removed here since pytest's own clearing of old folders is recursive."""
     here = os.open(root, os.O_RDONLY)
-    for _ in range(1500):  # by handles: the full path grows, but stays below the limit of the system
+    for _ in range(sys.getrecursionlimit() + 100):
         os.mkdir("d", dir_fd=here)
         deeper = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = deeper
     os.close(os.open("a.mp4", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     os.close(here)
-    assert len(names(walk(root), root)) == 1
+    yield root
+    subprocess.run(["rm", "-rf", "--", str(root)], check=True)
+
+
+def test_deep_trees_need_no_recursion(deep: Path) -> None:
+    assert len(names(walk(deep), deep)) == 1
 
 
 def test_nothing_below_a_folder_is_read_before_it_is_asked_for(root: Path) -> None:
