@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from types import TracebackType
 
 from vfindex.indexer.media import AudioBlock
+from vfindex.indexer.speech_pool import Recognition, SpeechPool, Word
+from vfindex.indexer.voice import Utterance, VoiceFinder
 from vfindex.storage.records import Segment
+
+LANGUAGE = "en"  # of PocketSphinx's model
+PENDING_S = 120.0  # sound that may wait for recognisers: 4 MB a video, and work for a dozen of them
+PAUSE_S = 0.5  # a segment ends at a pause as long as this: the end of a phrase
+MAX_SEGMENT_S = 8.0  # and at the next word after this: what one reads in a line of subtitles
+MIN_CONFIDENCE = 0.2
+COMPLETE_SHARE = 1 / 3  # talk is subtitled for some 60 to 90 % of its time, a few translated signs for 5 %
+COVERED_SHARE = 0.5  # an utterance is covered where subtitles take this much of it
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was recognised; heard_s, recognised_s, dropped_s: seconds of speech found, kept, and dropped as unsure."""
+    """What was recognised, in order of time.
+
+    heard_s: seconds in which the sound may be speech, and which no subtitle covers. recognised_s, dropped_s: seconds of
+    the segments kept, and of those dropped because their confidence is below MIN_CONFIDENCE. problems: in words.
+    """
 
     segments: list[Segment]
     heard_s: float
@@ -21,36 +38,104 @@ class Transcript:
     problems: list[str]
 
 
-class SpeechPool:
-    """Recognisers in child processes, started on the first utterance."""
-
-    def __init__(self, workers: int) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Let running utterances end, then stop the children."""
-
-    def kill(self) -> None:
-        """Stop the children at once; every pending utterance gives an empty result."""
-
-    def __enter__(self) -> SpeechPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 class Transcriber:
-    """The recognition of one video's sound: feed its blocks in order, then finish."""
+    """The recognition of one video's sound: feed its blocks in order, then finish.
 
-    def __init__(self, pool: SpeechPool, covered: Sequence[tuple[float, float]]) -> None:
-        raise NotImplementedError
+    covered: spans (start_s, end_s) of its subtitles. Where these are a whole transcript (they fill COMPLETE_SHARE of
+    the time from the first to the last), all of that time counts as covered, for the gaps in it are pauses and music;
+    else (signs, foreign passages) each for itself. What is covered is not recognised.
+    """
+
+    def __init__(self, pool: SpeechPool, covered: Sequence[tuple[float, float]] = ()) -> None:
+        self._pool = pool
+        self._covered = covered_spans(covered)
+        self._finder = VoiceFinder()
+        self._pending: deque[tuple[Utterance, Future[Recognition]]] = deque()
+        self._pending_s = 0.0
+        self._heard_s = self._recognised_s = self._dropped_s = 0.0
+        self._segments: list[Segment] = []
+        self._problems: dict[str, None] = {}  # an ordered set: each is told once
 
     def feed(self, block: AudioBlock) -> None:
-        """Take the next block; waits while too much speech is pending."""
+        """Take the next block; waits while more than PENDING_S of sound are in work."""
+        for utterance in self._finder.feed(block):
+            self._submit(utterance)
 
     def finish(self) -> Transcript:
-        """Return the transcript once every utterance is recognised."""
-        raise NotImplementedError
+        """Return the transcript, once every utterance is recognised."""
+        for utterance in self._finder.finish():
+            self._submit(utterance)
+        while self._pending:
+            self._collect()
+        segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
+        return Transcript(segments, self._heard_s, self._recognised_s, self._dropped_s, list(self._problems))
+
+    def _submit(self, utterance: Utterance) -> None:
+        start_s, end_s = utterance.start_s, utterance.start_s + utterance.length_s
+        if overlap_s(self._covered, start_s, end_s) >= COVERED_SHARE * utterance.length_s:
+            return
+        while self._pending and self._pending_s + utterance.length_s > PENDING_S:
+            self._collect()
+        self._heard_s += utterance.length_s
+        self._pending_s += utterance.length_s
+        self._pending.append((utterance, self._pool.submit(utterance.samples)))
+
+    def _collect(self) -> None:
+        """Wait for the oldest utterance and take its segments."""
+        utterance, future = self._pending.popleft()
+        self._pending_s -= utterance.length_s
+        try:
+            recognition = future.result()
+        except CancelledError:
+            recognition = Recognition((), "speech recognition was stopped")
+        if recognition.problem:
+            self._problems[recognition.problem] = None
+        for segment in segments(recognition.words, utterance.start_s, utterance.length_s):
+            if (segment.confidence or 0.0) < MIN_CONFIDENCE:
+                self._dropped_s += segment.end_s - segment.start_s
+            else:
+                self._recognised_s += segment.end_s - segment.start_s
+                self._segments.append(segment)
+
+
+def segments(words: Sequence[Word], start_s: float, length_s: float) -> Iterator[Segment]:
+    """Yield the segments of an utterance that begins at start_s and lasts length_s."""
+    for run in _phrases(words):
+        begin_s = max(0.0, start_s + run[0].start_s)
+        end_s = max(begin_s, start_s + run[-1].end_s)
+        yield Segment(begin_s, end_s, " ".join(w.text for w in run), "asr", LANGUAGE, confidence(run))
+
+
+def confidence(words: Sequence[Word]) -> float:
+    """Return the geometric mean of the words' posterior probabilities, 0 to 1."""
+    return math.exp(sum(math.log(max(w.probability, 1e-6)) for w in words) / len(words))
+
+
+def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:
+    run: list[Word] = []
+    for word in words:
+        if run and (word.start_s - run[-1].end_s >= PAUSE_S or word.end_s - run[0].start_s > MAX_SEGMENT_S):
+            yield run
+            run = []
+        run.append(word)
+    if run:
+        yield run
+
+
+def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the time that subtitles answer for as disjoint spans in order; the rule stands at `Transcriber`."""
+    merged: list[tuple[float, float]] = []
+    for start_s, end_s in sorted(spans):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
+        else:
+            merged.append((start_s, end_s))
+    if merged and sum(end - start for start, end in merged) >= COMPLETE_SHARE * (merged[-1][1] - merged[0][0]):
+        return [(merged[0][0], merged[-1][1])]
+    return merged
+
+
+def overlap_s(spans: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
+    """Return how many seconds of [start_s, end_s) the disjoint spans take."""
+    parts = (min(end, end_s) - max(start, start_s) for start, end in spans)
+    return sum(itertools.filterfalse(lambda part: part <= 0, parts))

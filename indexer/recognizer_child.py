@@ -1,0 +1,85 @@
+"""The recogniser's child: native code over the sound of strangers, in a process that may die.
+
+Run as `python -m vfindex.indexer.recognizer_child MEMORY_BYTES`. On stdin come utterances, on stdout go their words
+(`wire`); it ends when stdin closes. The only importer of pocketsphinx's decoder.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import resource
+import sys
+from typing import Any
+
+from pocketsphinx import Decoder
+
+from vfindex.indexer import wire
+
+FRAME_S = 0.01  # PocketSphinx analyses 100 frames a second, and gives times in them
+# One pass with a bounded search; the table of speed against quality is in docs/decisions.md.
+SEARCH = {"fwdflat": False, "maxhmmpf": 3000, "maxwpf": 5}
+
+_PRONUNCIATION = re.compile(r"\(\d+\)$")  # "and(2)": the dictionary's second pronunciation of "and"
+
+
+def limit_process(memory_bytes: int) -> None:
+    """Bound memory; forbid core dumps and files."""
+    for kind, bound in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_AS, memory_bytes)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard),) * 2)
+
+
+def limit_cpu(budget_s: float) -> None:
+    """Have the kernel end the process when it has used `budget_s` more of processor time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = int(used.ru_utime + used.ru_stime + budget_s) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]:
+    """Return (word, start_s, end_s, posterior probability) of one utterance of int16 mono sound at 16 kHz.
+
+    Fillers (silence, noise, sentence marks) are left out. The front end is set up anew, because PocketSphinx carries
+    its noise and channel estimates over, and the words would depend on what was heard before.
+    """
+    decoder.reinit_feat()
+    decoder.start_utt()
+    decoder.process_raw(pcm, full_utt=True)  # the whole utterance at once: cepstral means over all of it
+    decoder.end_utt()
+    words = []
+    for part in decoder.seg() or ():
+        if part.word[:1] not in "<[+":
+            word = _PRONUNCIATION.sub("", part.word)
+            probability = part.prob if math.isfinite(part.prob) else 0.0
+            words.append((word, part.start_frame * FRAME_S, (part.end_frame + 1) * FRAME_S, probability))
+    return words
+
+
+def read_exactly(size: int) -> bytes:
+    """Return `size` bytes from stdin; raises EOFError."""
+    data = sys.stdin.buffer.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def main() -> None:
+    """Answer utterances until stdin closes."""
+    limit_process(int(sys.argv[1]))
+    out = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot spoil the framing
+    decoder = Decoder(loglevel="FATAL", **SEARCH)
+    while True:
+        try:
+            request, pcm = wire.unpack(read_exactly)
+            limit_cpu(request["cpu_s"])
+            wire.write_all(out, wire.pack({"words": recognize(decoder, pcm)}))
+        except (EOFError, BrokenPipeError):
+            os._exit(0)  # the parent is gone or done; nothing is left to tidy
+
+
+if __name__ == "__main__":
+    main()
