@@ -1,0 +1,137 @@
+"""The house rules that a machine can check: arrows between packages, homes of libraries, packaging, sizes, versions."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("cli", "indexer", "search", "storage")
+MAY_IMPORT = {
+    "cli": {"cli", "indexer", "search", "storage"},
+    "indexer": {"indexer", "storage"},
+    "search": {"search", "storage"},
+    "storage": {"storage"},
+}
+# Heavy or delicate libraries, and the only files that may import them.
+HOMES = {
+    "av": ("indexer/decode_*.py", "indexer/demo_media.py"),
+    "faiss": ("storage/vectors.py",),
+    "onnx": ("indexer/export.py",),
+    "onnxruntime": ("storage/text_encoder.py", "indexer/encoders.py", "indexer/export.py"),
+    "onnxscript": ("indexer/export.py",),
+    "pocketsphinx": ("indexer/recognizer_child.py", "indexer/voice.py"),
+    "ray": ("indexer/on_ray.py",),
+    "rich": ("cli/*.py",),
+    "sentence_transformers": (),
+    "skimage": (),
+    "sqlalchemy": ("storage/*.py",),
+    "timm": ("indexer/export.py",),
+    "tokenizers": ("storage/text_encoder.py", "indexer/export.py"),
+    "torch": ("indexer/export.py",),
+    "torchvision": (),
+    "transformers": ("indexer/export.py",),
+    "typer": ("cli/*.py",),
+}
+UNKNOWN_TO_SEARCH = {"av", "ray", "sentence_transformers", "skimage", "timm", "torch", "torchvision", "transformers"}
+MAX_LINES = 450
+
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield the dotted names of all imports of a file, inside functions too, relative ones made absolute."""
+    package = ["vfindex", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_arrows_between_the_packages(path: Path) -> None:
+    siblings = {name.split(".")[1] for name in imported_modules(path) if name.startswith("vfindex.")}
+    assert siblings <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_libraries_are_imported_only_in_their_own_files(path: Path) -> None:
+    strays = {
+        library
+        for library in {name.split(".")[0] for name in imported_modules(path)} & HOMES.keys()
+        if not any(fnmatch(relative(path), home) for home in HOMES[library])
+    }
+    assert not strays
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=relative)
+def test_no_bare_import_makes_a_second_class(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported_modules(path)} & set(PACKAGES)
+
+
+def test_search_starts_without_the_indexer_s_libraries() -> None:
+    modules = [f"vfindex.search.{path.stem}" for path in SOURCES if path.parent.name == "search"]
+    code = f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    loaded = set(done.stdout.split())
+    assert set(modules) <= loaded
+    assert not {name.split(".")[0] for name in loaded} & UNKNOWN_TO_SEARCH
+    assert not {name for name in loaded if name.startswith(("vfindex.indexer", "vfindex.cli"))}
+
+
+def test_every_folder_with_python_files_is_packaged() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        setuptools = tomllib.load(file)["tool"]["setuptools"]
+    folders = {relative(path.parent) for path in SOURCES}
+    assert set(setuptools["packages"]) == {f"vfindex.{folder.replace('/', '.')}" for folder in folders}
+    for package, folder in setuptools["package-dir"].items():
+        assert package == f"vfindex.{folder.replace('/', '.')}"
+        assert (ROOT / folder / "py.typed").exists()
+
+
+def test_the_changelog_knows_the_version() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert version == headings[0] or headings[:2] == ["Unreleased", version]
+
+
+def test_the_readme_holds_the_two_set_up_commands() -> None:
+    fences = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    first, second = (fence.strip() for fence in fences if fence.startswith("python3 -m venv "))
+    assert first == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/vfindex demo"
+    assert second == "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/python -m pytest"
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=relative)
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_no_path_of_a_developer_s_machine() -> None:
+    texts = [
+        *SOURCES,
+        *TESTS,
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*.toml"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / ".ci" / "run",
+    ]
+    own_path = re.compile(r"(?<![\w.~*])/(?:root|work)/[\w.]")
+    assert not [relative(path) for path in texts if own_path.search(path.read_text(encoding="utf-8"))]
