@@ -190,13 +190,13 @@ class Catalog:
             set_documents(connection, video_id, documents)
             return _move_location(connection, video_id, location)
 
-    def measure_video(self, video_id: int, *, start_s: float, end_s: float, frames: int | None) -> None:
+    def measure_video(self, video_id: int, *, start_s: float, last_s: float, end_s: float, frames: int | None) -> None:
         """Correct what the header said by what the frames said."""
         with self.transaction() as connection:
             connection.execute(
                 update(schema.video)
                 .where(schema.video.c.id == video_id)
-                .values(start_s=start_s, end_s=end_s, frames=frames)
+                .values(start_s=start_s, last_s=last_s, end_s=end_s, frames=frames)
             )
 
     def fail_video(
@@ -204,7 +204,7 @@ class Catalog:
     ) -> list[str]:
         """Remember that this content cannot be indexed, and why; return thumbnails no longer needed."""
         values = _video_values(
-            Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, None, has_audio=False)
+            Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
         )
         values |= {
             "state": "quarantined" if quarantine else "failed",
@@ -295,6 +295,7 @@ def _video_values(video: Video) -> dict[str, Any]:
         "height_px": video.height_px,
         "rotation_deg": video.rotation_deg,
         "start_s": video.start_s,
+        "last_s": video.last_s,
         "end_s": video.end_s,
         "frames": video.frames,
         "has_audio": int(video.has_audio),

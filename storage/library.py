@@ -237,7 +237,7 @@ def setup_from_json(stored: str) -> Setup:
     """Return the Setup stored in a library. Raises LibraryDamaged."""
     try:
         data: dict[str, Any] = json.loads(stored)
-        query = {m: QueryModel(**model) for m, model in data.pop("query").items()}
+        query = {m: QueryModel(q["folder"], tuple(q["templates"])) for m, q in data.pop("query").items()}
         return Setup(query=query, **data)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise LibraryDamaged("the library's setup is damaged; run: vfindex verify") from exc

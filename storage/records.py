@@ -41,7 +41,8 @@ class Segment:
 class Video:
     """A source file's content. Its identity is `fingerprint`; where it lies is an attribute, kept apart.
 
-    Times are presentation times of the container (PTS x time_base), not rebased to 0.
+    Times are presentation times of the container (PTS x time_base), not rebased to 0: start_s of the first frame,
+    last_s of the last, end_s when the last has been shown.
     width_px, height_px: as shown, after rotation and pixel aspect. rotation_deg: counter-clockwise, as stored in the
     display matrix. frames: coded frames of the chosen stream, None while unknown.
     """
@@ -54,6 +55,7 @@ class Video:
     height_px: int
     rotation_deg: int
     start_s: float
+    last_s: float
     end_s: float
     frames: int | None
     has_audio: bool
@@ -148,11 +150,11 @@ class KnownFile:
 class QueryModel:
     """How a question becomes a modality's query vector.
 
-    folder: name below the library's `query/`. template: the question stands at `{}`.
+    folder: name below the library's `query/`. templates: the question stands at `{}`; their vectors are averaged.
     """
 
     folder: str
-    template: str = "{}"
+    templates: tuple[str, ...] = ("{}",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ video = Table(
     Column("height_px", Integer, nullable=False),
     Column("rotation_deg", Integer, nullable=False),
     Column("start_s", Float, nullable=False),
+    Column("last_s", Float, nullable=False),
     Column("end_s", Float, nullable=False),
     Column("frames", Integer),
     Column("has_audio", Integer, nullable=False),

@@ -63,6 +63,7 @@ class StoredVectors:
 class WordMatch:
     """A document that holds words of the question. bm25: Okapi BM25, higher is better. Spans only for speech."""
 
+    document_id: int
     video_id: int
     kind: str
     text: str
@@ -84,6 +85,7 @@ class StoredVideo:
     height_px: int
     rotation_deg: int
     start_s: float
+    last_s: float
     end_s: float
     frames: int | None
     has_audio: bool
@@ -220,15 +222,29 @@ class Snapshot:
 
         Every word is quoted, so that no character of a question is syntax.
         """
-        expression = " OR ".join('"' + word.replace('"', '""') + '"' for word in words)
+        expression = " OR ".join(map(quoted, words))
         query = text(
-            "SELECT d.video_id, d.kind, d.text, -bm25(document_fts) AS bm25, s.start_s, s.end_s"
+            "SELECT d.id, d.video_id, d.kind, d.text, -bm25(document_fts) AS bm25, s.start_s, s.end_s"
             " FROM document_fts JOIN document d ON d.id = document_fts.rowid"
             " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
             " WHERE document_fts MATCH :expression AND v.state IN ('indexed', 'partial')"
             " ORDER BY bm25 DESC, d.id LIMIT :limit"
         )
         return [WordMatch(*row) for row in self._rows(query, {"expression": expression, "limit": limit})]
+
+    def documents_with(self, word: str, among: Sequence[int]) -> set[int]:
+        """Return which of the documents `among` hold the word, or another form of it."""
+        query = text(
+            "SELECT rowid FROM document_fts WHERE document_fts MATCH :word"
+            " AND rowid IN (SELECT value FROM json_each(:among))"
+        )
+        return {row.rowid for row in self._rows(query, {"word": quoted(word), "among": json.dumps(list(among))})}
+
+    def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
+        """Return (documents in all, for each word the number of documents that hold it)."""
+        total = int(self._rows(select(func.count().label("n")).select_from(schema.document))[0].n)
+        query = text("SELECT count(*) AS n FROM document_fts WHERE document_fts MATCH :word")
+        return total, [int(self._rows(query, {"word": quoted(word)})[0].n) for word in words]
 
     def clips_between(self, video_id: int, start_s: float, end_s: float) -> list[int]:
         """Return the ids of a video's clips that overlap [start_s, end_s]."""
@@ -299,6 +315,11 @@ class Snapshot:
         }
 
 
+def quoted(word: str) -> str:
+    """Return a word as an FTS5 string, in which nothing is syntax."""
+    return '"' + word.replace('"', '""').replace("\0", " ") + '"'
+
+
 def _stored_video(row: Any, places: list[Location]) -> StoredVideo:
     return StoredVideo(
         id=row.id,
@@ -310,6 +331,7 @@ def _stored_video(row: Any, places: list[Location]) -> StoredVideo:
         height_px=row.height_px,
         rotation_deg=row.rotation_deg,
         start_s=row.start_s,
+        last_s=row.last_s,
         end_s=row.end_s,
         frames=row.frames,
         has_audio=bool(row.has_audio),

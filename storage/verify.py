@@ -125,9 +125,7 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
     held, stored = set(index.ids().tolist()), set(snapshot.clip_ids(searchable=False))
     below = {id_ for id_ in stored if id_ <= generation.watermark}
     if below - held:
-        result.problems.append(
-            f"{len(below - held)} clips below the watermark have no vector in index/{generation.file}"
-        )
+        result.problems.append(f"index/{generation.file} lacks {len(below - held)} clips that it should hold")
     if held - stored and change != "stale":
         result.problems.append(f"index/{generation.file} holds {len(held - stored)} vectors of clips that are gone")
     if change:

@@ -52,7 +52,7 @@ SETUP = Setup(
 
 def video(fingerprint: str) -> Video:
     """Return a video of 10 s."""
-    return Video(fingerprint, 100, "mp4", "h264", 320, 240, 0, 0.0, 10.0, 250, has_audio=True, title=fingerprint)
+    return Video(fingerprint, 100, "mp4", "h264", 320, 240, 0, 0.0, 9.96, 10.0, 250, has_audio=True, title=fingerprint)
 
 
 def clip(start_s: float = 0.0, end_s: float = 5.0, **embeddings: FloatArray) -> Clip:
