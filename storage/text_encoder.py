@@ -1,0 +1,177 @@
+"""Text to unit vectors by ONNX Runtime: the query side of search, and the indexer's transcripts and titles.
+
+A model is a folder: model.onnx and model.onnx.data (optimised when it was exported, the weights apart so that they are
+memory-mapped), tokenizer.json (truncates by itself), meta.json. Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+from tokenizers import Tokenizer
+
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray
+
+META_FORMAT = 1
+# Texts are cut to this many characters before they are split into tokens: the models read 256 tokens, some 1,300
+# characters of prose, and splitting megabytes to throw them away takes seconds.
+MAX_CHARACTERS = 8192
+# Tokens of one batch, padding included: beyond some 1,000 the products no longer get faster, only larger.
+BATCH_TOKENS = 1024
+_WEIGHTS = "model.onnx.data"
+_HASH_BLOCK_BYTES = 1 << 20
+_REMEDY = "remove this folder and run the command again, and it is made anew"
+# ONNX Runtime's exceptions have no common parent below Exception.
+_ORT_ERRORS = (
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoModel,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+)
+
+
+class TextEncoder:
+    """An open text model. `encode` may be called from several threads at once."""
+
+    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self.model: str = str(meta["model"])
+        self.dim: int = int(meta["dimensions"])
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int = 1) -> TextEncoder:
+        """Return the encoder in a folder; checks the length of every file, and the hash of all but the weights.
+
+        Raises ModelError if a file is missing, damaged or of another version.
+        """
+        meta = read_meta(folder)
+        check_files(folder, meta, weights=False)
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_padding()
+            return cls(open_session(folder, threads=threads), tokenizer, meta)
+        except (KeyError, ValueError, TypeError) as exc:
+            raise ModelError(f"{folder}: the text model's description is incomplete; {_REMEDY}") from exc
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`.
+
+        A text longer than the model reads is cut at its end; an empty one has the vector of a sentence without words.
+        """
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        # Names of files and arguments may hold lone surrogates, which are no text.
+        clean = [t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
+        tokens = [e.ids for e in self._tokenizer.encode_batch(clean)]
+        for rows in _batches([len(t) for t in tokens]):
+            ids, mask = _pad([tokens[row] for row in rows])
+            vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
+        return vectors
+
+
+def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:
+    """Return an ONNX Runtime session on folder/model.onnx. Raises ModelError if the graph cannot be opened.
+
+    prepack: copy the weights into the layout of the processor's kernels, which pays from some hundred runs on. Without
+    it they stay in the file's pages, and opening takes 20 ms instead of 150.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Threads that spin while they wait take the processor from the decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    except (RuntimeError, ValueError, *_ORT_ERRORS) as exc:
+        raise ModelError(f"{folder}: the model cannot be opened; {_REMEDY}") from exc
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return a model folder's meta.json. Raises ModelError if it is missing, damaged or of another version."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ModelError(f"{folder}: there is no model in this folder; {_REMEDY}") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{folder}: the model's meta.json cannot be read; {_REMEDY}") from exc
+    if not isinstance(meta, dict) or meta.get("format") != META_FORMAT or not isinstance(meta.get("files"), dict):
+        raise ModelError(f"{folder}: the model was written by another version of vfindex; {_REMEDY}")
+    return meta
+
+
+def check_files(folder: Path, meta: Mapping[str, Any], *, weights: bool = True) -> None:
+    """Raise ModelError unless every file of the model is there with its length and sha256.
+
+    weights: hash the weights too (0.1 s per 100 MB); their length is always checked.
+    """
+    for name, known in meta["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except OSError as exc:
+            raise ModelError(f"{path}: this file of the model is missing; {_REMEDY}") from exc
+        if size != known["bytes"] or ((weights or name != _WEIGHTS) and file_sha256(path) != known["sha256"]):
+            raise ModelError(f"{path}: this file of the model is damaged; {_REMEDY}")
+
+
+def write_meta(folder: Path, **facts: Any) -> None:
+    """Write meta.json: the facts given (`model`, `dimensions`, ...), and length and sha256 of every file there."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != "meta.json"
+    }
+    meta = {"format": META_FORMAT, **facts, "files": files}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's sha256, in hexadecimal. Raises ModelError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_REMEDY}") from exc
+    return digest.hexdigest()
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield row numbers, texts of similar length together, at most BATCH_TOKENS a batch."""
+    rows: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if rows and lengths[row] * (len(rows) + 1) > BATCH_TOKENS:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows
+
+
+def _pad(tokens: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return ids and mask, both (n, longest); the mask is 1 at tokens and 0 at padding."""
+    longest = max(len(t) for t in tokens)
+    ids = np.zeros((len(tokens), longest), dtype=np.int64)
+    mask = np.zeros((len(tokens), longest), dtype=np.float32)
+    for row, text in enumerate(tokens):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1.0
+    return ids, mask
