@@ -17,6 +17,7 @@ from pocketsphinx import Decoder
 
 from vfindex.indexer import wire
 
+MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx refuses what is too short for its windows, and nobody says a word in it
 FRAME_S = 0.01  # PocketSphinx analyses 100 frames a second, and gives times in them
 # One pass with a bounded search; the table of speed against quality is in docs/decisions.md.
 SEARCH = {"fwdflat": False, "maxhmmpf": 3000, "maxwpf": 5}
@@ -45,6 +46,8 @@ def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]
     Fillers (silence, noise, sentence marks) are left out. The front end is set up anew, because PocketSphinx carries
     its noise and channel estimates over, and the words would depend on what was heard before.
     """
+    if len(pcm) < MIN_PCM_BYTES:
+        return []
     decoder.reinit_feat()
     decoder.start_utt()
     decoder.process_raw(pcm, full_utt=True)  # the whole utterance at once: cepstral means over all of it

@@ -82,9 +82,12 @@ class SpeechPool:
 
     def _recognize(self, samples: NDArray[np.int16]) -> Recognition:
         length_s = len(samples) / SAMPLE_RATE_HZ
-        child = self._take()
+        try:
+            child = self._take()
+        except OSError as error:
+            return Recognition((), f"speech recognition cannot start its process ({error.strerror})")
         if child is None:
-            return Recognition((), "speech recognition is off: its process ended again and again")
+            return Recognition((), "speech recognition is off: its process ended again and again, or was stopped")
         late = threading.Event()
         wall_s = self._limits.base_s + self._limits.factor * length_s
 

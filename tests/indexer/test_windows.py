@@ -1,0 +1,85 @@
+"""Speech windows, and which clip each describes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfindex.indexer.windows import MAX_GAP_S, Window, clip_windows, windows
+from vfindex.storage.records import Segment
+
+
+def numbered(first: int, count: int) -> str:
+    return " ".join(f"{n:03}" for n in range(first, first + count))
+
+
+def test_windows_are_of_equal_length_and_hold_each_word_once() -> None:
+    segments = [Segment(10.0, 20.0, numbered(0, 20), "asr"), Segment(20.0, 40.0, numbered(20, 40), "asr")]
+    found = windows(segments, 25)
+    assert [len(w.text.split()) for w in found] == [20, 20, 20]
+    assert " ".join(w.text for w in found) == numbered(0, 60)
+    assert [(w.start_s, w.end_s) for w in found] == [(10.0, 20.0), (20.0, 30.0), (30.0, 40.0)]
+
+
+def test_no_window_spans_a_pause_or_two_sources() -> None:
+    parts = [
+        Segment(0.0, 2.0, "one two", "asr"),
+        Segment(3.0, 4.0, "three", "asr"),
+        Segment(4.0 + MAX_GAP_S + 0.1, 20.0, "four", "asr"),
+        Segment(20.0, 21.0, "five", "embedded"),
+        Segment(21.0, 22.0, "six", "embedded", "fr"),
+    ]
+    assert [w.text for w in windows(reversed(parts))] == ["one two three", "four", "five", "six"]
+
+
+def test_no_words_no_windows() -> None:
+    assert windows([]) == []
+    assert clip_windows([(0.0, 5.0)], []) == [[]]
+
+
+def test_a_clip_has_the_windows_of_which_it_holds_half_else_the_one_it_shares_most() -> None:
+    spans = [Window(0.0, 4.0, "a"), Window(4.0, 8.0, "b"), Window(20.0, 60.0, "c"), Window(60.0, 70.0, "d")]
+    clips = [(0.0, 6.0), (6.0, 9.0), (9.0, 20.0), (30.0, 35.0), (56.0, 63.0), (70.0, 75.0)]
+    assert clip_windows(clips, spans) == [[0, 1], [1], [], [2], [2], []]
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=12).map(
+    lambda pairs: sorted((float(start), float(start + length)) for start, length in pairs)
+)
+
+
+@given(SPANS, SPANS)
+def test_clip_windows_as_defined(clips: list[tuple[float, float]], spans: list[tuple[float, float]]) -> None:
+    found = clip_windows(clips, [Window(start, end, "x") for start, end in spans])
+    for (start_s, end_s), positions in zip(clips, found, strict=True):
+        shared = [max(0.0, min(end_s, end) - max(start_s, start)) for start, end in spans]
+        half = [i for i, (start, end) in enumerate(spans) if shared[i] > 0 and shared[i] >= (end - start) / 2]
+        if half:
+            assert positions == half
+        elif max(shared, default=0.0) > 0:
+            assert [shared[i] for i in positions] == [max(shared)]
+        else:
+            assert positions == []
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 9), st.text("ab ", min_size=1).filter(str.strip)), max_size=8),
+    st.integers(1, 9),
+)
+def test_windows_keep_to_the_time_of_their_segments(parts: list[tuple[float, float, str]], words: int) -> None:
+    segments = [Segment(start, start + length, text, "sidecar") for start, length, text in parts]
+    found = windows(segments, words)
+    assert sum(len(w.text.split()) for w in found) == sum(len(s.text.split()) for s in segments)
+    for window in found:
+        assert len(window.text.split()) <= words
+        assert min(s.start_s for s in segments) <= window.start_s <= window.end_s
+        assert window.end_s <= max(s.end_s for s in segments) + 1e-9
+    assert [w.start_s for w in found] == sorted(w.start_s for w in found)
+
+
+@pytest.mark.timeout(20)
+def test_many_clips_and_windows_are_matched_in_linear_time() -> None:
+    spans = [Window(float(n), n + 1.5, "x") for n in range(20_000)]
+    clips = [(float(n), n + 2.0) for n in range(20_000)]
+    assert len(clip_windows(clips, spans)) == 20_000
