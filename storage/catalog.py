@@ -85,12 +85,14 @@ class Catalog:
 
     # --- what is known ------------------------------------------------------------------------------------------
 
-    def known_files(self) -> dict[bytes, KnownFile]:
-        """Return everything the library remembers of paths."""
+    def known_files(self, video_id: int | None = None) -> dict[bytes, KnownFile]:
+        """Return everything the library remembers of paths, or of one video's."""
         v, loc = schema.video.c, schema.location.c
         query = select(
             loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, v.id, v.fingerprint, v.state, v.recognised, v.problem
         ).join_from(schema.location, schema.video)
+        if video_id is not None:
+            query = query.where(v.id == video_id)
         with self.transaction() as connection:
             rows = connection.execute(query).all()
         return {
@@ -111,6 +113,21 @@ class Catalog:
         with self.transaction() as connection:
             row = connection.execute(select(v.id, v.state, v.recognised).where(v.fingerprint == fingerprint)).first()
         return None if row is None else (row.id, row.state, bool(row.recognised))
+
+    def names(self, video_id: int) -> tuple[list[bytes], dict[str, str], list[str]]:
+        """Return what a video is called by: (paths in order, tags, chapter titles)."""
+        v, loc = schema.video.c, schema.location.c
+        with self.transaction() as connection:
+            row = connection.execute(select(v.tags, v.chapters).where(v.id == video_id)).one()
+            paths = connection.scalars(select(loc.path).where(loc.video_id == video_id).order_by(loc.path)).all()
+        return list(paths), json.loads(row.tags), json.loads(row.chapters)
+
+    def unit_errors(self, video_id: int) -> list[str]:
+        """Return what was lost in a video's units, in order."""
+        u = schema.unit.c
+        query = select(u.error).where(u.video_id == video_id, u.error.is_not(None)).order_by(u.number)
+        with self.transaction() as connection:
+            return [str(error) for error in connection.scalars(query)]
 
     def pending_units(self, video_id: int) -> list[tuple[int, UnitPlan]]:
         """Return (unit id, plan) of the units that are not committed yet, in order."""
@@ -301,6 +318,7 @@ def _video_values(video: Video) -> dict[str, Any]:
         "has_audio": int(video.has_audio),
         "title": video.title,
         "tags": json.dumps(dict(video.tags)),
+        "chapters": json.dumps(list(video.chapters)),
     }
 
 

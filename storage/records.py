@@ -61,6 +61,7 @@ class Video:
     has_audio: bool
     title: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    chapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

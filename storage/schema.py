@@ -56,6 +56,7 @@ video = Table(
     Column("has_audio", Integer, nullable=False),
     Column("title", Text, nullable=False),
     Column("tags", Text, nullable=False),
+    Column("chapters", Text, nullable=False),
     Column("problem", Text),
     Column("recognised", Integer, nullable=False),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),

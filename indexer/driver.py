@@ -1,0 +1,255 @@
+"""The driver of a run: hands files and units to the runner, and commits what comes back. The only writer."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vfindex.indexer.discover import Found, fingerprint
+from vfindex.indexer.local import LocalRunner
+from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, documents_of, text_vector
+from vfindex.indexer.report import Progress
+from vfindex.indexer.titles import describe
+from vfindex.indexer.triage import Ending, Triage, remembered
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.library import MAX_TAIL_CLIPS
+from vfindex.storage.records import SEARCHABLE, UnitPlan, UnitResult
+
+# How long the driver waits before it looks whether it shall stop.
+POLL_S = 0.2
+
+
+@dataclass(slots=True)
+class _Active:
+    """A video in work. copies: further files of the same content, found meanwhile."""
+
+    prepared: Prepared
+    video_id: int
+    waiting: deque[tuple[int, UnitPlan]]
+    resumed: bool
+    open_units: int = 0
+    done: list[Indexed] = field(default_factory=list)
+    copies: list[Found] = field(default_factory=list)
+    failure: VideoError | None = None
+
+
+class Driver:
+    """Hands files and units to the runner and commits what comes back."""
+
+    def __init__(self, run: Triage, runner: LocalRunner, encoders: Encoders, workers: int) -> None:
+        self.run = run
+        self.writer = run.writer
+        self.runner = runner
+        self.encoders = encoders
+        self.workers = workers
+        self.preparing: dict[Future[Prepared], tuple[Found, str]] = {}
+        self.indexing: dict[Future[Indexed], tuple[_Active, int, UnitPlan]] = {}
+        self.active: dict[str, _Active] = {}
+        self.early_copies: dict[str, list[Found]] = {}
+        self.total_files = len(run.todo)
+        self.done_files = 0
+        self.done_s = self.total_s = 0.0
+        self.unpublished = 0
+
+    def work(self) -> None:
+        """Work until every file has ended, or the watcher says stop."""
+        while True:
+            stopping = self.run.report.interrupted or self.run.watcher.stop()
+            self.run.report.interrupted = stopping
+            if not stopping:
+                self._fill()
+            futures: list[Future[Any]] = [*self.preparing, *self.indexing]
+            if not futures:
+                return
+            done, _ = wait(futures, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                if future in self.preparing:
+                    self._prepared(future)
+                else:
+                    self._indexed(future)
+
+    def _fill(self) -> None:
+        """Give the runner work: units of videos begun first, then the next files. One task waits ready in the queue."""
+        while len(self.preparing) + len(self.indexing) <= self.workers:
+            active = next((a for a in self.active.values() if a.waiting), None)
+            if active is not None:
+                unit_id, plan = active.waiting.popleft()
+                active.open_units += 1
+                self.indexing[self.runner.index(active.prepared, plan)] = (active, unit_id, plan)
+            elif self.run.todo:
+                self._identify(self.run.todo.popleft())
+            else:
+                return
+
+    # --- what a file is -----------------------------------------------------------------------------------------
+
+    def _identify(self, found: Found) -> None:
+        """Tell new content from content that is known under another name, by its fingerprint."""
+        try:
+            print_ = fingerprint(found.location.path)
+        except VideoError as exc:
+            self._end_file("failed", exc.problem)
+            return
+        if print_ in self.active:
+            self.active[print_].copies.append(found)
+            return
+        if any(print_ == other for _, other in self.preparing.values()):
+            self.early_copies.setdefault(print_, []).append(found)
+            return
+        hit = self.writer.catalog.find(print_)
+        if hit is not None:
+            video_id, state, recognised = hit
+            if state in SEARCHABLE and (recognised or not self.run.options.asr):
+                self._place(video_id, found)
+                return
+            if state in ("failed", "quarantined") and (print_ in self.run.failed_now or not found.named):
+                self._fail_again(video_id, found)
+                return
+        self.preparing[self.runner.prepare(found, print_)] = (found, print_)
+
+    def _place(self, video_id: int, found: Found) -> None:
+        """Give known content the place where it was found: moved if a former place is gone, else a further copy."""
+        paths, _, _ = self.writer.catalog.names(video_id)
+        here = found.location.path
+        gone = [path for path in paths if path != here and not os.path.lexists(path)]
+        moved_from = gone[0] if gone and here not in paths else None
+        stale = self.writer.catalog.place(video_id, found.location, moved_from=moved_from)
+        self.writer.discard_thumbnails(stale)
+        if here not in paths:
+            self._retitle(video_id)
+        self._end_file("moved" if moved_from else "unchanged")
+
+    def _retitle(self, video_id: int) -> None:
+        """Let a video's words be those of all its names; the first in order of bytes gives title and vector."""
+        paths, tags, chapters = self.writer.catalog.names(video_id)
+        description = describe(paths[0], tags, chapters)
+        documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, tags, chapters)))
+        vector = text_vector(description.text, self.encoders.text)
+        self.writer.catalog.retitle(video_id, description.title, documents, vector)
+
+    def _fail_again(self, video_id: int, found: Found) -> None:
+        self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location))
+        known = self.writer.catalog.known_files(video_id)[found.location.path]
+        self._end_file("failed", remembered(found.location.path, known))
+
+    # --- what comes back ----------------------------------------------------------------------------------------
+
+    def _prepared(self, future: Future[Prepared]) -> None:
+        found, print_ = self.preparing.pop(future)
+        copies = self.early_copies.pop(print_, [])
+        try:
+            prepared = future.result()
+        except VideoError as exc:
+            self._fail(print_, found, exc, copies)
+            return
+        hit = self.writer.catalog.find(print_)
+        if hit is not None and hit[1] == "indexing" and (hit[2] or not self.run.options.asr):
+            video_id, resumed = hit[0], True
+        else:
+            video_id = self.writer.catalog.begin_video(prepared.video, prepared.units, recognised=self.run.options.asr)
+            resumed = False
+        units = deque(self.writer.catalog.pending_units(video_id))
+        active = _Active(prepared, video_id, units, resumed, copies=copies)
+        self.active[print_] = active
+        self.total_s += sum(_length_s(prepared, plan) for _, plan in units)
+        if not units:
+            self._finish(active)
+
+    def _indexed(self, future: Future[Indexed]) -> None:
+        active, unit_id, plan = self.indexing.pop(future)
+        active.open_units -= 1
+        length_s = _length_s(active.prepared, plan)
+        try:
+            indexed = future.result()
+            active.done.append(indexed)
+            result = indexed.result
+            self.run.report.video_seconds += length_s
+        except VideoError as exc:
+            active.failure = exc
+            result = UnitResult((), (), error=exc.problem.reason)
+            if exc.quarantine:
+                active.waiting.clear()
+        if result.clips or len(active.prepared.units) > 1:
+            self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
+        self.run.report.clips += len(result.clips)
+        self.unpublished += len(result.clips)
+        self.done_s += length_s
+        if not active.waiting and not active.open_units:
+            self._finish(active)
+        self._tell(active.prepared.found.location.path)
+
+    def _finish(self, active: _Active) -> None:
+        """Make a video searchable now that its units are committed, or record why it is not."""
+        found, video = active.prepared.found, active.prepared.video
+        del self.active[video.fingerprint]
+        failure = active.failure
+        if failure is not None and (failure.quarantine or not (active.done or active.resumed)):
+            self._fail(video.fingerprint, found, failure, active.copies)
+            return
+        self._measure(active)
+        problem = self._partial(active)
+        stale = self.writer.catalog.finish_video(
+            active.video_id, found.location, active.prepared.documents, problem=problem
+        )
+        self.writer.discard_thumbnails(stale)
+        self._end_file("partial" if problem else "indexed", problem)
+        for copy in active.copies:
+            self._place(active.video_id, copy)
+        if self.unpublished > MAX_TAIL_CLIPS:
+            self.writer.publish()
+            self.unpublished = 0
+
+    def _measure(self, active: _Active) -> None:
+        """Replace what the header said by what reading found, where a whole reading was had."""
+        ends = [indexed.end for indexed in active.done]
+        firsts = [end.first_s for end in ends if end.first_s is not None]
+        lasts = [end.last_s for end in ends if end.last_s is not None]
+        if active.resumed or not firsts or not lasts:
+            return
+        broken = any(end.error for end in ends)
+        video = active.prepared.video
+        self.writer.catalog.measure_video(
+            active.video_id,
+            start_s=min(firsts),
+            last_s=max(lasts),
+            end_s=max(lasts) if broken else max(video.end_s, *lasts),
+            frames=sum(end.frames for end in ends),
+        )
+
+    def _partial(self, active: _Active) -> Problem | None:
+        path = active.prepared.found.location.path
+        lost = self.writer.catalog.unit_errors(active.video_id)
+        if lost:
+            words = "; ".join(dict.fromkeys(lost))
+            step = "what could be read is searchable; copy the file again if you have a better one"
+            return Problem(path, "decode", "damaged", words, step)
+        if active.prepared.problems:
+            first = active.prepared.problems[0]
+            name = os.fsdecode(os.path.basename(first.path))
+            return replace(first, path=path, reason=f"{name}: {first.reason}")
+        return None
+
+    def _fail(self, print_: str, found: Found, exc: VideoError, copies: Sequence[Found]) -> None:
+        stale = self.writer.catalog.fail_video(print_, found.location, exc.problem, quarantine=exc.quarantine)
+        self.writer.discard_thumbnails(stale)
+        self.run.failed_now.add(print_)
+        self._end_file("failed", exc.problem)
+        for copy in copies:
+            self._identify(copy)
+
+    def _end_file(self, how: Ending, problem: Problem | None = None) -> None:
+        self.run.end(how, problem)
+        self.done_files += 1
+        self._tell(problem.path if problem else b"")
+
+    def _tell(self, path: bytes) -> None:
+        self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s, path))
+
+
+def _length_s(prepared: Prepared, plan: UnitPlan) -> float:
+    start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
+    return (plan.end_s if plan.end_s is not None else prepared.video.end_s) - start_s

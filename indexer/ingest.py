@@ -1,0 +1,104 @@
+"""One run: paths in, a library that holds their videos out. The driver: the only writer, and the only one that decides.
+
+Every file ends in exactly one way (see report.Report), every unit is committed by itself, and a run that is broken off
+anywhere is continued by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfindex.indexer.discover import discover
+from vfindex.indexer.driver import Driver
+from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
+from vfindex.indexer.media import Sampling
+from vfindex.indexer.models import install, open_encoders
+from vfindex.indexer.pipeline import Options
+from vfindex.indexer.report import Report
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage.errors import UsageError
+from vfindex.storage.library import Library, Writer
+from vfindex.storage.records import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """What the user asked for; None: what the library has, or the default for a new one.
+
+    workers: units read at once. exclude: globs, see discover. cache: where exported models are kept.
+    """
+
+    cache: Path
+    preset: str | None = None
+    sampling: Sampling | None = None
+    asr: bool | None = None
+    workers: int | None = None
+    exclude: tuple[str, ...] = ()
+    command: str = "ingest"
+
+
+def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watcher: Watcher | None = None) -> Report:
+    """Index the videos at and below `paths` into the library in `folder`, and return what became of every file.
+
+    Raises LibraryLocked, LibraryVersion, LibraryError, UsageError (a preset or sampling that is not the library's),
+    ModelError. A file that cannot be indexed never raises: it is in the report.
+    """
+    watcher = watcher or Watcher()
+    began = time.monotonic()
+    with Library.writing(folder) as writer:
+        setup = _setup(writer, settings, watcher)
+        asr = _asr(writer, settings.asr)
+        run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
+        run.report.run_id = writer.catalog.begin_run(settings.command)
+        run.sort(discover(paths, exclude=settings.exclude, avoid=[os.fsencode(folder)]))
+        if run.todo:
+            workers = settings.workers or default_workers()
+            threads = max(1, usable_cores() // min(workers, len(run.todo)))
+            encoders = open_encoders(setup, settings.cache, threads=threads, say=watcher.say)
+            with LocalRunner(workers, encoders, run.options) as runner:
+                Driver(run, runner, encoders, workers).work()
+        if not run.report.interrupted and _is_due(writer):
+            writer.publish()
+        run.report.wall_s = time.monotonic() - began
+        run.report.sort()
+        writer.catalog.end_run(run.report.run_id, run.report.to_dict(os.fsdecode))
+    return run.report
+
+
+def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
+    """Return the library's setup, made now if it is new. Raises UsageError if another was asked for."""
+    setup = writer.setup()
+    if setup is None:
+        sampling = str(settings.sampling or Sampling())
+        return install(writer, settings.preset, sampling, settings.cache, say=watcher.say)
+    for name, asked, has in (
+        ("preset", settings.preset, setup.preset),
+        ("sampling", settings.sampling and str(settings.sampling), setup.sampling),
+    ):
+        if asked and asked != has:
+            raise UsageError(
+                f"this library was made with --{name} {has}, not {asked}: vectors of the two cannot be compared; "
+                f"leave --{name} out, or make another library with --library DIR"
+            )
+    return setup
+
+
+def _asr(writer: Writer, asked: bool | None) -> bool:
+    """Return whether speech is recognised, and remember it for the next run if it was asked for."""
+    if asked is None:
+        return writer.catalog.get("asr") != "0"
+    writer.catalog.put("asr", str(int(asked)))
+    return asked
+
+
+def _is_due(writer: Writer) -> bool:
+    """Return whether a new generation must be published: clips have changed, or the current file is no good."""
+    if writer.catalog.change():
+        return True
+    with writer.library.snapshot() as snapshot:
+        generation = snapshot.generation()
+    return generation is not None and writer.library.load_index(generation) is None

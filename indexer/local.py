@@ -1,0 +1,86 @@
+"""The in-process runner: worker threads, each with a decode child of its own; recognisers shared by all.
+
+ONNX Runtime and the children do the work outside Python's lock, so threads fill the cores. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from vfindex.indexer.discover import Found
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.pipeline import Encoders, Indexed, Options, Prepared, index_unit, prepare
+from vfindex.indexer.speech_pool import SpeechPool
+from vfindex.storage.records import UnitPlan
+
+T = TypeVar("T")
+
+
+def default_workers() -> int:
+    """Return how many units are read at once by default: the cores that this process may use, and one more.
+
+    A worker often waits for its recognisers or its disk; the one more keeps the cores busy meanwhile.
+    """
+    return usable_cores() + 1
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalRunner:
+    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it."""
+
+    def __init__(self, workers: int, encoders: Encoders, options: Options) -> None:
+        self._encoders = encoders
+        self._options = options
+        self._pool = SpeechPool(usable_cores()) if options.asr else None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
+        self._decoders = [Decoder() for _ in range(workers)]
+        self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        for decoder in self._decoders:
+            self._free.put(decoder)
+
+    def prepare(self, found: Found, fingerprint: str) -> Future[Prepared]:
+        """Return the future of `pipeline.prepare`."""
+        return self._submit(lambda decoder: prepare(found, fingerprint, decoder, self._encoders))
+
+    def index(self, prepared: Prepared, plan: UnitPlan) -> Future[Indexed]:
+        """Return the future of `pipeline.index_unit`."""
+        return self._submit(
+            lambda decoder: index_unit(prepared, plan, self._options, decoder, self._encoders, self._pool)
+        )
+
+    def _submit(self, work: Callable[[Decoder], T]) -> Future[T]:
+        def run() -> T:
+            decoder = self._free.get()
+            try:
+                return work(decoder)
+            finally:
+                self._free.put(decoder)
+
+        return self._threads.submit(run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the children: at once if the run was broken off, else when their work is done."""
+        if kind is not None:
+            if self._pool is not None:
+                self._pool.kill()
+            for decoder in self._decoders:
+                decoder.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.close()
+        for decoder in self._decoders:
+            decoder.close()

@@ -1,0 +1,340 @@
+"""The stages, as plain Python: units -> decode -> encode frames -> transcribe -> encode text -> a unit's result.
+
+Runners decide where and when; they all call `prepare` once a video and `index_unit` once a unit. What comes out depends
+on the file and the models alone, never on the runner, the order or the number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from vfindex.indexer.discover import Found
+from vfindex.indexer.encoders import LiteImageEncoder
+from vfindex.indexer.media import Decoder, Frame, Probe, ReadEnd, Sampling
+from vfindex.indexer.read_ahead import read_ahead
+from vfindex.indexer.shots import Span, cut_clips, unit
+from vfindex.indexer.speech_pool import SpeechPool
+from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
+from vfindex.indexer.thumbnails import ThumbnailPicker
+from vfindex.indexer.titles import describe
+from vfindex.indexer.transcribe import Transcriber, Transcript
+from vfindex.indexer.windows import clip_windows, windows
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.records import (
+    Clip,
+    Document,
+    FloatArray,
+    Modality,
+    Segment,
+    UnitPlan,
+    UnitResult,
+    Video,
+)
+from vfindex.storage.text_encoder import TextEncoder
+
+# A longer video is cut into units, so that a crash costs minutes and memory is bounded by a unit: 10 minutes of frames
+# at 1 a second are 600 vectors, and their thumbnails 52 MB.
+UNIT_S = 600.0
+# A last unit shorter than half a unit joins the one before it.
+MIN_LAST_UNIT_S = UNIT_S / 2
+# Frames encoded together.
+BATCH_FRAMES = 16
+# Frames and blocks of sound that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
+READ_AHEAD = 64
+# More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
+MAX_UNIT_FRAMES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides how a file is read. asr: recognise speech where no subtitle covers it."""
+
+    sampling: Sampling
+    asr: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """The models of a run, shared by its workers."""
+
+    image: LiteImageEncoder
+    text: TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A video before its units: what it is, what it is called, what subtitles say, and its plan.
+
+    text_vector: (dim,) of the text modality, or None. problems: subtitles that could not be read.
+    """
+
+    found: Found
+    video: Video
+    units: tuple[UnitPlan, ...]
+    subtitles: tuple[Segment, ...]
+    documents: tuple[Document, ...]
+    text_vector: FloatArray | None
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """One unit's result and what its reading measured. lost: what could not be read, in words, or ""."""
+
+    result: UnitResult
+    end: ReadEnd
+    lost: str
+
+
+def plan_units(start_s: float, end_s: float) -> tuple[UnitPlan, ...]:
+    """Return the units of a video, cut at multiples of UNIT_S if it is longer than one and a half."""
+    cuts = [float(cut) for cut in np.arange(math.ceil(start_s / UNIT_S + 1e-9) * UNIT_S, end_s, UNIT_S)]
+    while cuts and end_s - cuts[-1] < MIN_LAST_UNIT_S:
+        cuts.pop()
+    edges: list[float | None] = [None, *cuts, None]
+    return tuple(UnitPlan(n, a, b) for n, (a, b) in enumerate(pairwise(edges)))
+
+
+def prepare(found: Found, fingerprint: str, decoder: Decoder, encoders: Encoders) -> Prepared:
+    """Return what a file is, before any frame is decoded. Raises VideoError."""
+    path = found.location.path
+    probe = decoder.probe(path)
+    description = describe(path, probe.tags, probe.chapters)
+    subtitles, problems = _subtitles(found, probe, decoder)
+    video = Video(
+        fingerprint=fingerprint,
+        size_bytes=found.location.size_bytes,
+        container=probe.container,
+        codec=probe.codec,
+        width_px=probe.width_px,
+        height_px=probe.height_px,
+        rotation_deg=probe.rotation_deg,
+        start_s=probe.start_s,
+        last_s=probe.end_s,
+        end_s=probe.end_s,
+        frames=probe.frames,
+        has_audio=probe.has_audio,
+        title=description.title,
+        tags=probe.tags,
+        chapters=probe.chapters,
+    )
+    return Prepared(
+        found=found,
+        video=video,
+        units=plan_units(probe.start_s, probe.end_s),
+        subtitles=tuple(subtitles),
+        documents=documents_of(found.location.path, probe.tags, probe.chapters),
+        text_vector=text_vector(description.text, encoders.text),
+        problems=tuple(problems),
+    )
+
+
+def documents_of(path: bytes, tags: Mapping[str, str], chapters: Sequence[str] = ()) -> tuple[Document, ...]:
+    """Return the words of a video's name, folders and tags for full text search."""
+    return tuple(
+        Document("title" if kind == "title" else "tag", text) for kind, text in describe(path, tags, chapters).documents
+    )
+
+
+def text_vector(text: str, encoder: TextEncoder) -> FloatArray | None:
+    """Return the text modality's vector (dim,), or None for a video whose name says nothing."""
+    return encoder.encode([text])[0] if text else None
+
+
+def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> tuple[list[Segment], list[Problem]]:
+    """Return a video's subtitles: those beside it, else the first embedded track that holds any."""
+    segments, problems = sidecar_transcript(found.location.path, found.sidecar_candidates)
+    if segments:
+        return segments, problems
+    for position in preferred([track.language for track in probe.subtitles]):
+        track = probe.subtitles[position]
+        packets = decoder.subtitles(found.location.path, track.index)
+        segments = from_packets(packets, track.codec, track.language)
+        if segments:
+            break
+    return segments, problems
+
+
+def index_unit(
+    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders, pool: SpeechPool | None
+) -> Indexed:
+    """Return all that one unit adds to the library. Raises VideoError if not one frame of it can be read."""
+    said = [s for s in prepared.subtitles if _begins_in(s, plan)]
+    listening = options.asr and pool is not None and prepared.video.has_audio
+    transcriber = Transcriber(pool, [(s.start_s, s.end_s) for s in prepared.subtitles]) if listening and pool else None
+    reading = _read(prepared, plan, options, decoder, encoders, transcriber)
+    heard = transcriber.finish() if transcriber else None
+    segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
+    spans = _spans(prepared.video, plan, reading)
+    speech = _speech_vectors(spans, segments, encoders.text)
+    clips = []
+    for span, spoken in zip(spans, speech, strict=True):
+        clips.append(_clip(span, reading, spoken, prepared.text_vector))
+    lost = _lost(reading.end, heard)
+    coverage = _coverage(prepared, plan, options, reading, segments, heard)
+    result = UnitResult(tuple(clips), tuple(segments), coverage, lost)
+    return Indexed(result, reading.end, lost)
+
+
+class _Reading:
+    """The frames of a unit, encoded as they come; afterwards their vectors, times and candidates for thumbnails."""
+
+    def __init__(self, encoder: LiteImageEncoder) -> None:
+        self._encoder = encoder
+        self._batch: list[Frame] = []
+        self._vectors: list[FloatArray] = []
+        self.times_s: list[float] = []
+        self.thumbnails = ThumbnailPicker()
+        self.end = ReadEnd(0, None, None, 0, 0, "")
+
+    @property
+    def vectors(self) -> FloatArray:
+        return np.concatenate(self._vectors)  # (n_frames, dim)
+
+    def add(self, frame: Frame) -> None:
+        self.thumbnails.offer(frame.time_s, frame.pixels)
+        self._batch.append(frame)
+        if len(self._batch) == BATCH_FRAMES:
+            self.encode()
+
+    def encode(self) -> None:
+        """Encode what is left of the last batch."""
+        if self._batch:
+            self._vectors.append(self._encoder.encode_images([frame.pixels for frame in self._batch]))
+            self.times_s += [frame.time_s for frame in self._batch]
+            self._batch.clear()
+
+
+def _read(
+    prepared: Prepared,
+    plan: UnitPlan,
+    options: Options,
+    decoder: Decoder,
+    encoders: Encoders,
+    transcriber: Transcriber | None,
+) -> _Reading:
+    """Decode a unit, encode its frames in batches and let its sound be recognised, all at once."""
+    path = prepared.found.location.path
+    reading = _Reading(encoders.image)
+    items = decoder.read(
+        path,
+        sampling=options.sampling,
+        size_px=encoders.image.size_px,
+        audio=transcriber is not None,
+        start_s=plan.start_s,
+        end_s=plan.end_s,
+    )
+    for item in read_ahead(items, READ_AHEAD):
+        if isinstance(item, Frame):
+            reading.add(item)
+        elif isinstance(item, ReadEnd):
+            reading.end = item
+        elif transcriber is not None:
+            transcriber.feed(item)
+        if len(reading.times_s) >= MAX_UNIT_FRAMES:
+            reading.end = replace(reading.end, error=f"more than {MAX_UNIT_FRAMES} frames; the rest was not read")
+            break
+    reading.encode()
+    if not reading.times_s:
+        words = reading.end.error or "no frame of it could be decoded"
+        raise VideoError(Problem(path, "decode", "no_frames", words, "check that it plays, or copy it again"))
+    return reading
+
+
+def _begins_in(segment: Segment, plan: UnitPlan) -> bool:
+    return (plan.start_s is None or segment.start_s >= plan.start_s) and (
+        plan.end_s is None or segment.start_s < plan.end_s
+    )
+
+
+def _spans(video: Video, plan: UnitPlan, reading: _Reading) -> list[Span]:
+    times_s = np.asarray(reading.times_s)
+    start_s = plan.start_s if plan.start_s is not None else min(video.start_s, reading.times_s[0])
+    end_s = plan.end_s if plan.end_s is not None else _end_s(video, reading)
+    return cut_clips(reading.vectors, times_s, start_s=start_s, end_s=end_s)
+
+
+def _end_s(video: Video, reading: _Reading) -> float:
+    """Return where the pictures end: as the header says, unless reading broke off before."""
+    last_s = reading.end.last_s if reading.end.last_s is not None else reading.times_s[-1]
+    return max(last_s, reading.times_s[-1]) if reading.end.error else max(video.end_s, last_s)
+
+
+def _speech_vectors(
+    spans: Sequence[Span], segments: Sequence[Segment], encoder: TextEncoder
+) -> list[FloatArray | None]:
+    """Return for each clip the mean of its windows' embeddings, of length 1, or None where nothing is said."""
+    spoken = windows(segments)
+    if not spoken:
+        return [None] * len(spans)
+    vectors = encoder.encode([window.text for window in spoken])
+    chosen = clip_windows([(span.start_s, span.end_s) for span in spans], spoken)
+    return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in chosen]
+
+
+def _clip(span: Span, reading: _Reading, speech: FloatArray | None, text: FloatArray | None) -> Clip:
+    frames = reading.vectors[span.first : span.last]
+    times_s = np.asarray(reading.times_s[span.first : span.last])
+    visual = unit(frames.mean(axis=0))
+    embeddings: dict[Modality, FloatArray] = {"visual": visual}
+    if speech is not None:
+        embeddings["speech"] = speech
+    if text is not None:
+        embeddings["text"] = text
+    middle_s = float(times_s[int(np.argmax(frames @ visual))])
+    return Clip(
+        start_s=span.start_s,
+        end_s=span.end_s,
+        start_uncertainty_s=span.start_uncertainty_s,
+        embeddings=embeddings,
+        frame_vectors=frames,
+        frame_times_s=times_s,
+        thumbnail=reading.thumbnails.pick(span.start_s, span.end_s, middle_s),
+    )
+
+
+def _lost(end: ReadEnd, heard: Transcript | None) -> str:
+    parts = []
+    if end.error:
+        parts.append(end.error)
+    elif end.damaged:
+        parts.append(f"{end.damaged} damaged packets or frames were left out")
+    if heard is not None:
+        parts += heard.problems
+    return "; ".join(parts)
+
+
+def _coverage(
+    prepared: Prepared,
+    plan: UnitPlan,
+    options: Options,
+    reading: _Reading,
+    segments: Sequence[Segment],
+    heard: Transcript | None,
+) -> dict[str, str]:
+    """Return what each modality covers in this unit and why not more, in words."""
+    return {
+        "visual": f"{len(reading.times_s)} frames, sampling {options.sampling}",
+        "speech": _speech_coverage(prepared.video.has_audio, options.asr, segments, heard),
+        "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
+    }
+
+
+def _speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
+    sources = sorted({segment.source for segment in segments if segment.source != "asr"})
+    parts = [f"{sum(s.source == source for s in segments)} segments from {source} subtitles" for source in sources]
+    if heard is not None:
+        parts.append(
+            f"{heard.heard_s:.0f} s of possible speech, {heard.recognised_s:.0f} s recognised, "
+            f"{heard.dropped_s:.0f} s dropped as unsure"
+        )
+    elif not has_audio:
+        parts.append("no sound")
+    elif not asr:
+        parts.append("speech recognition was off")
+    return "; ".join(parts)

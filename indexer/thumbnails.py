@@ -1,0 +1,56 @@
+"""One small picture a clip: chosen among its frames to show something, stored as WebP."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+LONG_SIDE_PX = 320
+WEBP_QUALITY = 70
+# One candidate is kept for every stretch of this length: a clip is rarely shorter, and a unit of 10 minutes keeps 300
+# of at most 307 kB.
+STRETCH_S = 2.0
+# Standard deviation of the luma below which a picture is black, white or a fade.
+MIN_CONTRAST = 12.0
+
+
+class ThumbnailPicker:
+    """Keeps, of the frames of a unit, the candidate with most contrast in every STRETCH_S."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[float, float, NDArray[np.uint8]]] = {}  # stretch -> contrast, time_s, pixels
+
+    def offer(self, time_s: float, pixels: NDArray[np.uint8]) -> None:
+        """Consider a frame, (height, width, 3) uint8 RGB."""
+        contrast = float(pixels[::8, ::8].mean(axis=2).std())
+        stretch = int(time_s // STRETCH_S)
+        if stretch not in self._kept or contrast > self._kept[stretch][0]:
+            step = -(-max(pixels.shape[:2]) // (2 * LONG_SIDE_PX))
+            self._kept[stretch] = (contrast, time_s, np.ascontiguousarray(pixels[::step, ::step]))
+
+    def pick(self, start_s: float, end_s: float, middle_s: float) -> bytes | None:
+        """Return the WebP of a frame in [start_s, end_s): the nearest to `middle_s` that shows something.
+
+        None if the frames of that stretch were all given to its neighbour.
+        """
+        inside = [kept for kept in self._kept.values() if start_s <= kept[1] < end_s]
+        if not inside:
+            return None
+        telling = [kept for kept in inside if kept[0] >= MIN_CONTRAST]
+        if telling:
+            best = min(telling, key=lambda kept: (abs(kept[1] - middle_s), kept[1]))
+        else:
+            best = max(inside, key=lambda kept: (kept[0], -kept[1]))
+        return to_webp(best[2])
+
+
+def to_webp(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a picture, (height, width, 3) uint8 RGB, as WebP of at most LONG_SIDE_PX."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
+    return buffer.getvalue()
