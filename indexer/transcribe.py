@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections import deque
@@ -154,6 +155,7 @@ def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def overlap_s(spans: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
-    """Return how many seconds of [start_s, end_s) the disjoint spans take."""
-    parts = (min(end, end_s) - max(start, start_s) for start, end in spans)
-    return sum(itertools.filterfalse(lambda part: part <= 0, parts))
+    """Return how many seconds of [start_s, end_s) the spans take, which are disjoint and in order."""
+    first = bisect.bisect_right(spans, start_s, key=lambda span: span[1])
+    inside = itertools.takewhile(lambda span: span[0] < end_s, (spans[at] for at in range(first, len(spans))))
+    return sum(min(end, end_s) - max(start, start_s) for start, end in inside)

@@ -172,9 +172,7 @@ def test_segments_come_in_order_whatever_worker_is_first() -> None:
 
 
 class SlowPool(SpeechPool):
-    """Counts the sound that waits."""
-
-    most_s = 0.0
+    """Takes its time, and hears nothing."""
 
     def _recognize(self, samples: Sound) -> Recognition:
         time.sleep(0.01)
@@ -185,15 +183,18 @@ def test_sound_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcribe, "PENDING_S", 5.0)
     with SlowPool(1) as pool:
         transcriber = Transcriber(pool, ())
-        for _ in range(30):
-            for block in blocks(
-                np.concatenate([voiced(0.6), silent(0.6)]),
-                size=19200,
-                start_s=transcriber._finder._fed / SAMPLE_RATE_HZ,
-            ):
-                transcriber.feed(block)
-                assert transcriber._pending_s <= 5.0
+        for block in blocks(np.tile(np.concatenate([voiced(0.6), silent(0.6)]), 30), size=4096):
+            transcriber.feed(block)
+            assert transcriber._pending_s <= 5.0
         assert transcriber.finish().heard_s > 15
+
+
+def test_time_that_subtitles_take() -> None:
+    spans = transcribe.covered_spans([(70.0, 71.0), (0.0, 2.0), (1.0, 3.0), (500.0, 501.0)])
+    assert spans == [(0.0, 3.0), (70.0, 71.0), (500.0, 501.0)]
+    assert transcribe.overlap_s(spans, 2.5, 70.5) == 1.0
+    assert transcribe.overlap_s(spans, 3.0, 70.0) == transcribe.overlap_s([], 0.0, 9.0) == 0
+    assert transcribe.covered_spans([(0.0, 3.0), (5.0, 9.0)]) == [(0.0, 9.0)]
 
 
 @pytest.mark.parametrize(
