@@ -1,0 +1,88 @@
+"""The `vfindex` command: its subcommands, exit codes, and the one place where exceptions become messages.
+
+Nothing heavy is imported here: `vfindex --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from vfindex.cli import demo, ingest, remove, search, show, status, verify
+from vfindex.cli.output import print_json, say
+from vfindex.storage.errors import UsageError, VfindexError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
+
+app = typer.Typer(
+    name="vfindex",
+    help="Find the moment you remember: index video libraries, and ask for clips in words.",
+    epilog='Example:  vfindex ingest ~/Videos  &&  vfindex search "dog running in park"',
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (ingest, search, status, show, remove, verify, demo):
+    app.command(
+        name=_command.NAME,
+        epilog=f"Example:  {_command.EXAMPLE}",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )(_command.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"vfindex {version('vfindex')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    level = logging.DEBUG if os.environ.get("VFINDEX_DEBUG") else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+def main() -> None:
+    """Run the command line and exit: 0 well, 1 something failed, 2 wrong usage, 70 a bug, 130 interrupted."""
+    code: int | str | None = EXIT_BUG
+    try:
+        code = _run()
+    finally:
+        if code == EXIT_BUG:
+            traceback.print_exc()
+            say("this is a bug of vfindex: please report it with the lines above")
+        sys.exit(code)
+
+
+def _run() -> int | str | None:
+    try:
+        app()
+    except SystemExit as exc:
+        return exc.code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as in `vfindex search ... | head`. Python's own flush must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except VfindexError as exc:
+        if os.environ.get("VFINDEX_DEBUG"):
+            traceback.print_exc()
+        if "--json" in sys.argv:
+            print_json({"error": {"kind": type(exc).__name__, "message": str(exc)}})
+        say(f"vfindex: {exc}")
+        return EXIT_USAGE if isinstance(exc, UsageError) else EXIT_FAILED
+    return 0

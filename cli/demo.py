@@ -1,0 +1,84 @@
+"""vfindex demo"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.ingest import print_report, run_ingest
+from vfindex.cli.options import JsonOption, cache_folder
+from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.search import hit_to_dict
+
+if TYPE_CHECKING:
+    from vfindex.cli.contact_sheet import Row
+    from vfindex.search.engine import Hit
+
+NAME = "demo"
+EXAMPLE = "vfindex demo --library /tmp/vfindex-demo"
+_HITS = 4
+
+
+def command(
+    library: Annotated[
+        Path | None,
+        typer.Option("--library", metavar="DIR", help="Folder of the demo's own library.  [default: in the cache]"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a few small videos, index them, ask four questions, and draw the answers as a picture.
+
+    The demo has a library of its own; yours is never touched.
+    """
+    from vfindex.cli.contact_sheet import contact_sheet
+    from vfindex.indexer.demo_media import QUESTIONS, make_demo_videos
+    from vfindex.indexer.ingest import IngestSettings
+    from vfindex.search.engine import SearchEngine
+
+    base = cache_folder() / "demo"
+    folder = library.expanduser().absolute() if library else base / "library"
+    say(f"making videos in {base / 'videos'}")
+    paths = make_demo_videos(base / "videos")
+    settings = IngestSettings(cache=cache_folder(), command="demo")
+    report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
+    if not json:
+        print_report(report)
+    engine = SearchEngine.open(folder)
+    answers = [(question, engine.search(question.text, top_k=_HITS)) for question in QUESTIONS]
+    sheet = folder / "demo.png"
+    contact_sheet([_row(question.text, hits) for question, hits in answers], sheet, "vfindex demo")
+    if json:
+        print_json({"library": str(folder), "contact_sheet": str(sheet), "answers": [_answer(*a) for a in answers]})
+        return
+    for question, hits in answers:
+        print(f'\n"{question.text}" ({question.modality})')
+        for hit in hits[:2]:
+            name = plain(os.path.basename(path_text(hit.video) or "?"))
+            span = f"{clock(hit.start_s)}-{clock(hit.end_s)}"
+            snippet = f"  {plain(hit.snippet)}" if hit.snippet and question.modality == "speech" else ""
+            print(f"  {hit.rank}. {name} {span}  {hit.score:.2f}{snippet}")
+    print(f"\nthe answers as a picture: {sheet}")
+    print(f'ask it yourself: vfindex search "a cat" --library {folder}')
+
+
+def _answer(question: Any, hits: list[Hit]) -> dict[str, Any]:
+    return {
+        "query": question.text,
+        "modality": question.modality,
+        "expected": question.expected,
+        "hits": [hit_to_dict(hit) for hit in hits],
+    }
+
+
+def _row(question: str, hits: list[Hit]) -> Row:
+    from vfindex.cli.contact_sheet import Row, Tile
+
+    tiles = []
+    for hit in hits:
+        picture = hit.thumbnail.read_bytes() if hit.thumbnail else None
+        name = plain(os.path.basename(path_text(hit.video) or "?"))
+        tiles.append(Tile(picture, (name, f"{clock(hit.start_s)}-{clock(hit.end_s)}   score {hit.score:.2f}")))
+    return Row(question, tuple(tiles))

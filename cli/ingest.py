@@ -1,0 +1,159 @@
+"""vfindex ingest"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.storage.errors import Problem
+
+if TYPE_CHECKING:
+    from vfindex.indexer.ingest import IngestSettings
+    from vfindex.indexer.report import ProgressCallback, Report
+
+NAME = "ingest"
+EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
+
+
+def command(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Videos, and folders of videos.")],
+    preset: Annotated[str | None, typer.Option(help="Models of a new library.  [default: lite]")] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="Frames read: auto, keyframes, or a number a second.  [default: auto]"),
+    ] = None,
+    asr: Annotated[
+        bool | None,
+        typer.Option(
+            "--asr/--no-asr", help="Recognise speech without subtitles.  [default: as last time, at first on]"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave out matching names; may be given again.")
+    ] = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Index videos, or bring their index up to date.
+
+    Only new and changed files are read. Ctrl-C ends after the units in work; again, at once. Nothing is lost.
+    """
+    from vfindex.indexer.ingest import IngestSettings
+    from vfindex.indexer.media import Sampling
+
+    settings = IngestSettings(
+        cache=cache_folder(),
+        preset=preset,
+        sampling=Sampling.parse(sampling) if sampling else None,
+        asr=asr,
+        workers=workers,
+        exclude=tuple(exclude or ()),
+    )
+    report = run_ingest(library_folder(library), [os.fsencode(path) for path in paths], settings)
+    if json:
+        print_json(report.to_dict(os.fsdecode))
+    else:
+        print_report(report)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def run_ingest(folder: Path, paths: list[bytes], settings: IngestSettings) -> Report:
+    """Ingest with progress on a terminal and Ctrl-C that ends cleanly. Raises what `ingest` raises."""
+    from vfindex.indexer.ingest import ingest
+    from vfindex.indexer.triage import Watcher
+
+    with _stopping() as stop, _progress() as progress:
+        return ingest(folder, paths, settings, Watcher(progress, stop, say))
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed or the process was asked to end; a second one raises."""
+    asked: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        say("stopping after the videos in work; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress() -> Iterator[ProgressCallback]:
+    """Yield a callback that draws files, seconds of video, rate and time left; quiet where no terminal looks on."""
+    from vfindex.indexer.report import Progress
+
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} files", markup=False),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rate="", left="", visible=False)
+
+        def tell(progress: Progress) -> None:
+            elapsed_s = bar.tasks[0].elapsed or 0.0
+            rate = f"{clock(progress.done_s)} of video, {progress.done_s / elapsed_s:.1f}x" if elapsed_s else ""
+            files_left = progress.total_files - progress.done_files
+            left_s = elapsed_s / progress.done_files * files_left if progress.done_files else None
+            bar.update(
+                task,
+                visible=True,
+                completed=progress.done_files,
+                total=progress.total_files,
+                rate=rate,
+                left="" if left_s is None else f"{clock(left_s)} left",
+            )
+
+        yield tell
+
+
+def print_report(report: Report) -> None:
+    """Print what became of the files, one line a problem on standard error, the counts on standard output."""
+    for word, problems in (("failed", report.failed), ("partial", report.partial), ("skipped", report.skipped)):
+        for problem in problems:
+            say(f"{word}: {_line(problem)}")
+    counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
+    counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
+    print(counts)
+    if report.clips:
+        speed = report.video_seconds / report.wall_s if report.wall_s else 0.0
+        took = f"{clock(report.video_seconds)} of video in {clock(report.wall_s)} ({speed:.1f} times real time)"
+        print(f"{report.clips} clips from {took}")
+    if report.interrupted:
+        print("interrupted: run the same command again to go on")
+
+
+def _line(problem: Problem) -> str:
+    return plain(f"{path_text(problem.path)}: [{problem.stage}] {problem.reason}; {problem.next}")

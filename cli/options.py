@@ -1,0 +1,38 @@
+"""Options that several commands share; each is described once, here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LibraryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--library",
+        metavar="DIR",
+        envvar="VFINDEX_LIBRARY",
+        show_envvar=True,
+        help="The library's folder.  [default: in the user's data folder]",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+
+def library_folder(chosen: Path | None) -> Path:
+    """Return the library's folder, the platform's place for data if none was chosen."""
+    if chosen is not None:
+        return chosen.expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("vfindex", appauthor=False)) / "library"
+
+
+def cache_folder() -> Path:
+    """Return where exported models are kept: the platform's place for what can be made again."""
+    import os
+
+    import platformdirs
+
+    return Path(os.environ.get("VFINDEX_CACHE") or platformdirs.user_cache_dir("vfindex", appauthor=False))

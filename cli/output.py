@@ -1,0 +1,54 @@
+"""What reaches the user's eyes: text made harmless, JSON made whole, times made readable."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from typing import Any
+
+# Characters that order text or hide in it: with them a name can show what it is not (Unicode TR 36, section 2.4).
+_HIDDEN = frozenset("\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
+
+
+def plain(text: str) -> str:
+    """Return text that a terminal shows and never obeys: control, bidirectional and stray bytes as escapes.
+
+    The one function that file names, titles and transcripts pass on their way to a terminal; no markup is read in what
+    it returns, because the caller prints it as plain text.
+    """
+    return "".join(c if c.isprintable() and c not in _HIDDEN else _escape(c) for c in text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8, as os.fsdecode carries it
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(char) == "Zs":
+        return " "
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def path_text(path: bytes | None) -> str | None:
+    """Return a path for JSON: bytes that are not UTF-8 as lone surrogates, which os.fsencode turns back."""
+    return None if path is None else os.fsdecode(path)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document in ASCII, which every reader takes and no terminal obeys."""
+    print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def say(line: str) -> None:
+    """Print a line for people on standard error."""
+    print(plain(line), file=sys.stderr, flush=True)
+
+
+def clock(time_s: float, *, tenths: bool = False) -> str:
+    """Return seconds as m:ss or h:mm:ss, with tenths if asked."""
+    total = max(0.0, round(time_s, 1) if tenths else float(round(time_s)))
+    minutes, seconds = divmod(total, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    tail = f"{seconds:04.1f}" if tenths else f"{int(seconds):02d}"
+    return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"

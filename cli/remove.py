@@ -1,0 +1,41 @@
+"""vfindex remove"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.output import plain, print_json
+from vfindex.storage.errors import LibraryError
+
+NAME = "remove"
+EXAMPLE = "vfindex remove ~/Videos/old"
+
+
+def command(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A video, or a folder of videos.")],
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Forget a video, or all videos of a folder. The files themselves are not touched."""
+    from vfindex.storage.library import Library
+
+    folder = library_folder(library)
+    Library.open(folder)
+    with Library.writing(folder) as writer:
+        for candidate in dict.fromkeys((os.path.realpath(os.fsencode(path)), os.path.abspath(os.fsencode(path)))):
+            locations, videos, thumbnails = writer.catalog.remove(candidate)
+            if locations:
+                break
+        else:
+            raise LibraryError(f"{plain(path)} is not in this library; `vfindex status` tells what is")
+        writer.discard_thumbnails(thumbnails)
+        if writer.catalog.change():
+            writer.publish()
+    if json:
+        print_json({"path": os.fsdecode(candidate), "locations": locations, "videos": videos})
+    else:
+        print(f"forgot {locations} files, {videos} videos")

@@ -1,0 +1,130 @@
+"""vfindex search"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.storage.errors import UsageError
+from vfindex.storage.records import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    from vfindex.search.engine import Hit
+
+NAME = "search"
+EXAMPLE = 'vfindex search "dog running in park" -k 5 --weight speech=0'
+# Below this width a table has no room for words: hits are shown as short paragraphs.
+_TABLE_WIDTH = 90
+
+
+def command(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The question, in words.")],
+    top_k: Annotated[int, typer.Option("-k", "--top-k", min=1, max=1000, help="Hits wanted.", show_default=True)] = 10,
+    per_video: Annotated[int, typer.Option(min=1, help="Hits of one video at most.", show_default=True)] = 1,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=W,...",
+            help=f"Weights of {', '.join(MODALITIES)}.  [default: the preset's]",
+        ),
+    ] = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find clips for a question, best first.
+
+    A question that begins with a dash goes after "--", as in: vfindex search -- -5 degrees
+    """
+    from vfindex.search.engine import SearchEngine
+
+    weights = parse_weights(weight) if weight else None
+    hits = SearchEngine.open(library_folder(library)).search(text, top_k=top_k, per_video=per_video, weights=weights)
+    if json:
+        print_json({"query": text, "hits": [hit_to_dict(hit) for hit in hits]})
+    elif not hits:
+        print("nothing is indexed yet; add videos with: vfindex ingest VIDEOS")
+    elif sys.stdout.isatty():
+        _print_table(hits)
+    else:
+        for hit in hits:
+            print(f"{hit.rank}\t{hit.score:.3f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
+
+
+def parse_weights(text: str) -> dict[Modality, float]:
+    """Return modality -> weight from `speech=0.5,text=0`. Raises UsageError."""
+    weights: dict[Modality, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        modality = next((m for m in MODALITIES if m == name.strip()), None)
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if modality is None or not 0 <= number < float("inf"):
+            raise UsageError(f"--weight takes names and numbers from 0, as in visual=1,speech=0.5,text=0; not {part!r}")
+        weights[modality] = number
+    return weights
+
+
+def hit_to_dict(hit: Hit) -> dict[str, Any]:
+    """Return a hit for JSON."""
+    return {
+        "rank": hit.rank,
+        "video": path_text(hit.video),
+        "start_s": round(hit.start_s, 3),
+        "end_s": round(hit.end_s, 3),
+        "frame_s": None if hit.frame_s is None else round(hit.frame_s, 3),
+        "score": hit.score,
+        "modalities": dict(hit.modalities),
+        "words": list(hit.words),
+        "snippet": hit.snippet,
+        "thumbnail": None if hit.thumbnail is None else str(hit.thumbnail),
+    }
+
+
+def _span(hit: Hit) -> str:
+    return f"{clock(hit.start_s)}-{clock(hit.end_s)}"
+
+
+def _because(hit: Hit) -> str:
+    parts = [f"{m} {value:+.2f}" for m, value in hit.modalities.items() if value is not None]
+    return ", ".join(parts)
+
+
+def _print_table(hits: list[Hit]) -> None:
+    """Print hits for people; every piece of text from a file is plain text, never markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if console.width < _TABLE_WIDTH:
+        for hit in hits:
+            name = plain(os.path.basename(path_text(hit.video) or "?"))
+            console.print(Text(f"{hit.rank}. {name}  {_span(hit)}", style="bold"))
+            console.print(Text(f"   {hit.score:.2f} = {_because(hit)}", style="dim"))
+            if hit.snippet:
+                console.print(Text(f"   {plain(hit.snippet)}"))
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (
+        ("#", "right"),
+        ("score", "right"),
+        ("time", "right"),
+        ("video", "left"),
+        ("because", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for hit in hits:
+        folder, name = os.path.split(path_text(hit.video) or "?")
+        place = Text.assemble((plain(name), "bold"), "\n", (plain(folder), "dim"))
+        because = Text(_because(hit))
+        if hit.snippet:
+            because.append(f"\n{plain(hit.snippet)}", style="italic")
+        table.add_row(Text(str(hit.rank)), Text(f"{hit.score:.2f}"), Text(_span(hit)), place, because)
+    console.print(table)

@@ -1,0 +1,122 @@
+"""vfindex show"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.storage.errors import LibraryError
+
+if TYPE_CHECKING:
+    from vfindex.storage.library import Library
+    from vfindex.storage.snapshot import Snapshot, StoredVideo
+
+NAME = "show"
+EXAMPLE = "vfindex show ~/Videos/beach.mp4"
+
+
+def command(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path of an indexed video.")],
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what is known of a video: clips, transcript with its sources, what each modality covers."""
+    from vfindex.storage.library import Library
+
+    opened = Library.open(library_folder(library))
+    with opened.snapshot() as snapshot:
+        found = _find(snapshot, os.fsencode(video))
+        document = _document(opened, snapshot, found)
+    if json:
+        print_json(document)
+    else:
+        _print(document)
+
+
+def _find(snapshot: Snapshot, path: bytes) -> StoredVideo:
+    for candidate in (os.path.realpath(path), os.path.abspath(path)):
+        found = snapshot.video_at(candidate)
+        if found is not None:
+            return found
+    name = plain(os.fsdecode(path))
+    raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {name}")
+
+
+def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:
+    clips = snapshot.clips_of(video.id)
+    vectors = snapshot.vectors([clip.id for clip in clips])
+    return {
+        "video": path_text(video.locations[0].path),
+        "locations": [path_text(place.path) for place in video.locations],
+        "fingerprint": video.fingerprint,
+        "state": video.state,
+        "problem": video.problem,
+        "title": video.title,
+        "tags": dict(video.tags),
+        "container": video.container,
+        "codec": video.codec,
+        "width_px": video.width_px,
+        "height_px": video.height_px,
+        "rotation_deg": video.rotation_deg,
+        "start_s": video.start_s,
+        "first_pts_s": video.start_s,
+        "last_pts_s": video.last_s,
+        "end_s": video.end_s,
+        "duration_s": video.end_s - video.start_s,
+        "frames": video.frames,
+        "has_audio": video.has_audio,
+        "coverage": [dict(unit) for unit in snapshot.coverage(video.id)],
+        "clips": [
+            {
+                "start_s": clip.start_s,
+                "end_s": clip.end_s,
+                "modalities": sorted(vectors[clip.id].embeddings),
+                "frames": len(vectors[clip.id].frame_times_s),
+                "thumbnail": _text(library.thumbnail(clip.thumbnail)),
+            }
+            for clip in clips
+        ],
+        "transcript": [
+            {
+                "start_s": segment.start_s,
+                "end_s": segment.end_s,
+                "text": segment.text,
+                "source": segment.source,
+                "language": segment.language,
+                "confidence": segment.confidence,
+            }
+            for segment in snapshot.segments(video.id)
+        ],
+    }
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)
+
+
+def _print(document: dict[str, Any]) -> None:
+    for place in document["locations"]:
+        print(plain(place))
+    shape = f"{document['width_px']}x{document['height_px']}, {document['codec']} in {document['container']}"
+    print(plain(f"{document['state']}: {clock(document['duration_s'])}, {shape}, {document['frames']} frames"))
+    if document["title"]:
+        print(plain(f"title: {document['title']}"))
+    if document["problem"]:
+        print(plain(f"problem: {document['problem']['reason']}; {document['problem']['next']}"))
+    for unit in document["coverage"]:
+        for modality, words in unit.items():
+            print(plain(f"{modality}: {words}"))
+    print(f"\n{len(document['clips'])} clips")
+    for clip in document["clips"]:
+        span = f"{clock(clip['start_s'], tenths=True):>9} - {clock(clip['end_s'], tenths=True):<9}"
+        print(f"  {span} {clip['frames']:4} frames  {', '.join(clip['modalities'])}")
+    if document["transcript"]:
+        print(f"\n{len(document['transcript'])} segments of transcript")
+    for segment in document["transcript"]:
+        sure = "" if segment["confidence"] is None else f" {segment['confidence']:.2f}"
+        where = f"{clock(segment['start_s'], tenths=True):>9} [{segment['source']}{sure}]"
+        print(plain(f"  {where} {segment['text']}"))
