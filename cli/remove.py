@@ -22,10 +22,11 @@ def command(
 ) -> None:
     """Forget a video, or all videos of a folder. The files themselves are not touched."""
     from vfindex.storage.library import Library
+    from vfindex.storage.writer import writing
 
     folder = library_folder(library)
     Library.open(folder)
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         for candidate in dict.fromkeys((os.path.realpath(os.fsencode(path)), os.path.abspath(os.fsencode(path)))):
             locations, videos, thumbnails = writer.catalog.remove(candidate)
             if locations:

@@ -16,8 +16,8 @@ from vfindex.indexer.report import Progress
 from vfindex.indexer.titles import describe
 from vfindex.indexer.triage import Ending, Triage, remembered
 from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.library import MAX_TAIL_CLIPS
 from vfindex.storage.records import SEARCHABLE, UnitPlan, UnitResult
+from vfindex.storage.writer import MAX_TAIL_CLIPS
 
 # How long the driver waits before it looks whether it shall stop.
 POLL_S = 0.2

@@ -21,8 +21,8 @@ from vfindex.indexer.pipeline import Options
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import UsageError
-from vfindex.storage.library import Library, Writer
 from vfindex.storage.records import Setup
+from vfindex.storage.writer import Writer, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
     """
     watcher = watcher or Watcher()
     began = time.monotonic()
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         setup = _setup(writer, settings, watcher)
         asr = _asr(writer, settings.asr)
         run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)

@@ -10,9 +10,9 @@ from vfindex.indexer.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, e
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS, PresetName
 from vfindex.storage.errors import LibraryVersion, UsageError
-from vfindex.storage.library import Writer
 from vfindex.storage.records import MODALITIES, Modality, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder
+from vfindex.storage.writer import Writer
 
 
 def install(writer: Writer, preset: str | None, sampling: str, cache: Path, *, say: Callable[[str], None]) -> Setup:

@@ -11,8 +11,8 @@ from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.pipeline import Options
 from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import Problem
-from vfindex.storage.library import Writer
 from vfindex.storage.records import SEARCHABLE, KnownFile, Location
+from vfindex.storage.writer import Writer
 
 Ending = Literal["indexed", "unchanged", "moved", "partial", "failed", "skipped"]
 

@@ -23,7 +23,7 @@ from vfindex.storage.errors import QueryError
 from vfindex.storage.joint import JointSpec, fuse_query
 from vfindex.storage.library import Library, exact_scan, reading_spec, setup_from_json
 from vfindex.storage.records import MODALITIES, FloatArray, Modality, Setup
-from vfindex.storage.snapshot import Generation, Snapshot
+from vfindex.storage.snapshot import Generation, Snapshot, StoredVideo
 from vfindex.storage.vectors import JointIndex
 
 # Candidates from the joint index for one hit wanted: the rerank by best frame and words moves clips by some places, and
@@ -99,7 +99,11 @@ class SearchEngine:
         self, view: _View, query: Query, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
     ) -> list[Hit]:
         chosen = _rank(view, self._setup, query, vectors, wanted)
-        return [self._hit(view.snapshot, rank, each) for rank, each in enumerate(chosen, start=1)]
+        videos = {video.id: video for video in view.snapshot.videos([each.clip.video_id for each in chosen])}
+        return [
+            self._hit(view.snapshot, rank, each, videos[each.clip.video_id])
+            for rank, each in enumerate(chosen, start=1)
+        ]
 
     def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> _View:
         spec, generation = reading_spec(snapshot)
@@ -118,8 +122,7 @@ class SearchEngine:
             self._loaded = (generation.id, index)
         return self._loaded[1]
 
-    def _hit(self, snapshot: Snapshot, rank: int, scored: Scored) -> Hit:
-        [video] = snapshot.videos([scored.clip.video_id])
+    def _hit(self, snapshot: Snapshot, rank: int, scored: Scored, video: StoredVideo) -> Hit:
         paths = [place.path for place in video.locations]
         return Hit(
             rank=rank,

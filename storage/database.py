@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 
@@ -41,7 +41,9 @@ def connect(path: Path | None, *, write: bool) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
-    engine = create_engine("sqlite://", creator=creator, poolclass=StaticPool)
+    # A reader's every snapshot is a connection of its own; a database in memory lives as long as its one connection.
+    kind = NullPool if path is not None and not write else StaticPool
+    engine = create_engine("sqlite://", creator=creator, poolclass=kind)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select
-
-from vfindex.storage import schema
-from vfindex.storage.blobs import pack_vector, unpack_vector
-from vfindex.storage.catalog import Catalog, now
-from vfindex.storage.database import connect, refuse_network_folder
-from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
+from vfindex.storage.blobs import unpack_vector
+from vfindex.storage.database import connect
+from vfindex.storage.errors import LibraryDamaged, LibraryNotFound
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
-from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup, UnitResult
+from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
-from vfindex.storage.vectors import JointIndex, sync_folder
-
-# Committed clips that readers scan exactly before a new generation is published in the middle of a run.
-MAX_TAIL_CLIPS = 50_000
-# The current generation and the one before it: a reader that has just read the pointer still finds its file.
-KEPT_GENERATIONS = 2
+from vfindex.storage.vectors import JointIndex
 
 
 class Library:
-    """A library folder, for readers. `Library.writing` gives the one writer."""
+    """A library folder, for readers; `writer.writing` gives the one writer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.thumbs = folder / "thumbs"
         self.index = folder / "index"
+        self._engine = connect(folder / "library.db", write=False)
 
     @classmethod
     def open(cls, folder: Path) -> Library:
@@ -48,7 +37,7 @@ class Library:
 
     def snapshot(self) -> Snapshot:
         """Return a view of the library as of now; readers never wait for the writer."""
-        return Snapshot(connect(self.folder / "library.db", write=False))
+        return Snapshot(self._engine)
 
     def query_folder(self, model: QueryModel) -> Path:
         """Return the folder of a query encoder. Raises LibraryDamaged for a name that leaves the library."""
@@ -74,164 +63,6 @@ class Library:
         except (FileNotFoundError, LibraryDamaged):
             return None
 
-    @staticmethod
-    @contextmanager
-    def writing(folder: Path) -> Iterator[Writer]:
-        """Hold the one writer of the library in `folder`, which is made if need be.
-
-        Raises LibraryLocked at once if another process holds it, LibraryError on a network folder.
-        """
-        # Imported here: a search never locks.
-        from filelock import FileLock, Timeout
-
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise LibraryError(
-                f"the library folder {folder} cannot be made ({exc.strerror}); use --library DIR"
-            ) from exc
-        refuse_network_folder(folder)
-        lock = FileLock(folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as exc:
-            raise LibraryLocked(
-                f"another vfindex is writing to the library {folder}; wait until it ends, or use another --library"
-            ) from exc
-        except OSError as exc:
-            raise LibraryError(f"the library {folder} cannot be written ({exc.strerror})") from exc
-        try:
-            writer = Writer(folder)
-            try:
-                yield writer
-            finally:
-                writer.close()
-        finally:
-            lock.release()
-
-
-class Writer:
-    """The writing side of a library; made by `Library.writing`, which holds the lock."""
-
-    def __init__(self, folder: Path) -> None:
-        for name in ("index", "query", "thumbs"):
-            (folder / name).mkdir(exist_ok=True)
-        self.folder = folder
-        self.catalog = Catalog.open(folder / "library.db")
-        self.library = Library(folder)
-
-    def close(self) -> None:
-        self.catalog.close()
-
-    # --- settings -----------------------------------------------------------------------------------------------
-
-    def setup(self) -> Setup | None:
-        """Return the library's setup, or None if it has just been made."""
-        stored = self.catalog.get("setup")
-        return None if stored is None else setup_from_json(stored)
-
-    def install(self, setup: Setup, priors: Mapping[Modality, ModalityPrior], query_models: Mapping[str, Path]) -> None:
-        """Give a new library its setup, its priors and copies of its query encoders (name -> folder).
-
-        The setup is stored last: a library that was interrupted here is installed again.
-        """
-        for name, source in query_models.items():
-            _copy_folder(source, self.folder / "query" / name)
-        self.catalog.put("priors", priors_to_json(priors))
-        self.catalog.put("setup", json.dumps(asdict(setup)))
-
-    def priors(self) -> dict[Modality, ModalityPrior]:
-        """Return the priors of the library's models. Raises LibraryDamaged."""
-        return priors_from_json(self.catalog.get("priors"))
-
-    # --- units --------------------------------------------------------------------------------------------------
-
-    def commit_unit(self, video_id: int, fingerprint: str, unit_id: int, result: UnitResult) -> None:
-        """Write the thumbnails of a unit, then commit it."""
-        names: list[str | None] = []
-        for clip in result.clips:
-            name = None
-            if clip.thumbnail is not None:
-                name = f"{fingerprint[1:33]}-{round(clip.start_s * 1000)}.webp"
-                folder = self.library.thumbs / name[:2]
-                folder.mkdir(exist_ok=True)
-                _write_file(folder / name, clip.thumbnail)
-            names.append(name)
-        self.catalog.commit_unit(video_id, unit_id, result, names)
-
-    def discard_thumbnails(self, names: Sequence[str]) -> None:
-        """Delete the files of thumbnails whose clips are gone."""
-        for name in names:
-            path = self.library.thumbnail(name)
-            if path is not None:
-                path.unlink(missing_ok=True)
-
-    # --- generations --------------------------------------------------------------------------------------------
-
-    def tail_is_long(self) -> bool:
-        """Return whether so many clips stand above the watermark that readers deserve a new generation."""
-        with self.library.snapshot() as snapshot:
-            generation = snapshot.generation()
-            return len(snapshot.clip_ids(after=generation.watermark if generation else 0)) > MAX_TAIL_CLIPS
-
-    def publish(self) -> Generation:
-        """Build a generation of all committed clips and make it the current one.
-
-        The file is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept.
-        """
-        priors = self.priors()
-        dims = {m: len(p.mean) for m, p in priors.items()}
-        with self.library.snapshot() as snapshot:
-            ids = snapshot.clip_ids(searchable=False)
-            spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)))
-            index = JointIndex.build(spec.dim)
-            for part, rows in snapshot.batches(ids, dims):
-                index.add(part, fuse(rows, spec))
-            newest = snapshot.generation()
-        name = f"{(newest.id if newest else 0) + 1:08d}.faiss"
-        try:
-            size_bytes, sha256 = index.save(self.library.index / name)
-        except (OSError, RuntimeError) as exc:
-            raise LibraryError(
-                f"the joint index could not be written ({exc}); free some space and run the same command again: "
-                "searches go on with the index before it"
-            ) from exc
-        self._point_to(name, size_bytes, sha256, spec, ids)
-        self._drop_old_files()
-        with self.library.snapshot() as snapshot:
-            generation = snapshot.generation()
-        if generation is None:
-            raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
-        return generation
-
-    def _point_to(self, name: str, size_bytes: int, sha256: str, spec: JointSpec, ids: Sequence[int]) -> None:
-        with self.catalog.transaction() as connection:
-            connection.execute(
-                insert(schema.generation).values(
-                    file=name,
-                    size_bytes=size_bytes,
-                    sha256=sha256,
-                    spec=spec.to_json(),
-                    watermark=max(ids, default=0),
-                    clips=len(ids),
-                    created_at=now(),
-                )
-            )
-            connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
-
-    def _drop_old_files(self) -> None:
-        g = schema.generation.c
-        with self.catalog.transaction() as connection:
-            kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(KEPT_GENERATIONS)).all()
-            oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(KEPT_GENERATIONS)).all()[-1]
-            connection.execute(schema.generation.delete().where(g.id < oldest))
-        for path in self.library.index.iterdir():
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
-
-
-# --- settings as text ---------------------------------------------------------------------------------------------
-
 
 def setup_from_json(stored: str) -> Setup:
     """Return the Setup stored in a library. Raises LibraryDamaged."""
@@ -241,22 +72,6 @@ def setup_from_json(stored: str) -> Setup:
         return Setup(query=query, **data)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise LibraryDamaged("the library's setup is damaged; run: vfindex verify") from exc
-
-
-def priors_to_json(priors: Mapping[Modality, ModalityPrior]) -> str:
-    """Return priors as text; vectors as float16, like every stored vector."""
-    return json.dumps(
-        {
-            m: {
-                "mean": pack_vector(p.mean).hex(),
-                "query_mean": pack_vector(p.query_mean).hex(),
-                "background": pack_vector(p.background.reshape(-1)).hex(),
-                "spread": p.spread,
-                "weight": p.weight,
-            }
-            for m, p in priors.items()
-        }
-    )
 
 
 def priors_from_json(stored: str | None) -> dict[Modality, ModalityPrior]:
@@ -302,30 +117,3 @@ def exact_scan(snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequ
         scores = fuse(rows, spec) @ query
         found += zip(part.tolist(), scores.tolist(), strict=True)
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a model's files, as hard links where the file system allows; whole or not at all."""
-    if target.is_dir():
-        return
-    temporary = target.with_name(target.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for path in sorted(source.iterdir()):
-        try:
-            os.link(path, temporary / path.name)
-        except OSError:
-            shutil.copyfile(path, temporary / path.name)
-    temporary.rename(target)
-    sync_folder(target.parent)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    """Write a derived file so that no reader sees half of it."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as exc:
-        temporary.unlink(missing_ok=True)
-        raise LibraryError(f"a thumbnail could not be written ({exc.strerror}); free some space and run again") from exc

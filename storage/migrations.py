@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import Connection, insert, select, text
 
 from vfindex.storage import schema
 from vfindex.storage.errors import LibraryVersion
@@ -59,7 +59,8 @@ def migrate(connection: Connection) -> None:
 
 def applied_migrations(connection: Connection) -> list[str]:
     """Return the names of the migrations that this database has had."""
-    if not inspect(connection).has_table("migration"):
+    known = text("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'migration'")
+    if not connection.scalar(known):
         return []
     return list(connection.scalars(select(schema.migration.c.name)))
 

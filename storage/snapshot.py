@@ -99,7 +99,6 @@ class Snapshot:
     """One read transaction. Raises LibraryVersion, on opening, for a database that is not of today's form."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
         self._connection: Connection = engine.connect()
         try:
             current = is_current(self._connection)
@@ -115,7 +114,6 @@ class Snapshot:
 
     def close(self) -> None:
         self._connection.close()
-        self._engine.dispose()
 
     def __enter__(self) -> Snapshot:
         return self

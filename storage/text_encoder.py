@@ -29,6 +29,7 @@ MAX_CHARACTERS = 8192
 BATCH_TOKENS = 1024
 _WEIGHTS = "model.onnx.data"
 _HASH_BLOCK_BYTES = 1 << 20
+QUERY, WORD = "{}", "{word}"  # what stands for the query, and for each of its words, in a template
 _REMEDY = "remove this folder and run the command again, and it is made anew"
 # ONNX Runtime's exceptions have no common parent below Exception.
 _ORT_ERRORS = (
@@ -80,6 +81,20 @@ class TextEncoder:
             ids, mask = _pad([tokens[row] for row in rows])
             vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
         return vectors
+
+    def encode_query(self, text: str, words: Sequence[str], templates: Sequence[str]) -> FloatArray:
+        """Return a query's vector (dim,) float32 of length 1: the mean over the templates.
+
+        words: the query's content words. templates: `{}` stands for the query; a template with `{word}` instead gives
+        the mean over the words, and is left out where there are none. Raises ValueError without any template to fill.
+        """
+        groups = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in templates]
+        groups = [group for group in groups if group]
+        if not groups:
+            raise ValueError("a query needs a template to fill")
+        vectors = iter(self.encode([prompt for group in groups for prompt in group]))
+        mean = np.mean([np.mean([next(vectors) for _ in group], axis=0) for group in groups], axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
 
 def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:

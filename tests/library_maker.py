@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.storage.joint import ModalityPrior
-from vfindex.storage.library import Library, Writer
+from vfindex.storage.library import Library
 from vfindex.storage.records import (
     Clip,
     Document,
@@ -21,6 +21,7 @@ from vfindex.storage.records import (
     UnitResult,
     Video,
 )
+from vfindex.storage.writer import Writer
 
 DIM = 8
 

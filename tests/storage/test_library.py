@@ -27,12 +27,13 @@ from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.records import Document, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.verify import verify
+from vfindex.storage.writer import writing
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a library of three videos with a published generation."""
-    with Library.writing(tmp_path / "lib") as writer:
+    with writing(tmp_path / "lib") as writer:
         install(writer)
         for number, name in enumerate(("a", "b", "c")):
             said = [Segment(0.5, 2.0, f"the word {name}{name}", "sidecar")]
@@ -59,13 +60,13 @@ def test_a_clean_library_verifies(folder: Path) -> None:
 
 
 def test_the_setup_is_kept(folder: Path) -> None:
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         assert writer.setup() == SETUP
         assert set(writer.priors()) == {"visual", "speech", "text"}
 
 
 def test_a_tail_is_found_before_it_is_published(folder: Path) -> None:
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         add_video(writer, "d", [clip(visual=axis(7))])
         with Library.open(folder).snapshot() as snapshot:
             _, generation = reading_spec(snapshot)
@@ -76,7 +77,7 @@ def test_a_tail_is_found_before_it_is_published(folder: Path) -> None:
 
 def test_a_video_without_all_its_units_is_not_searchable(folder: Path) -> None:
     before = all_clip_ids(Library.open(folder))
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         video_id = writer.catalog.begin_video(
             video("long"), [UnitPlan(0, None, 5), UnitPlan(1, 5, None)], recognised=True
         )
@@ -88,7 +89,7 @@ def test_a_video_without_all_its_units_is_not_searchable(folder: Path) -> None:
 
 
 def test_a_changed_file_replaces_what_stood_at_its_path(folder: Path) -> None:
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         new = writer.catalog.begin_video(video("new"), [UnitPlan(0)], recognised=True)
         writer.catalog.finish_video(new, place("a"), [])
         known = writer.catalog.known_files()
@@ -102,14 +103,14 @@ def test_a_changed_file_replaces_what_stood_at_its_path(folder: Path) -> None:
 
 
 def test_a_copy_keeps_the_video_when_the_first_is_removed(folder: Path) -> None:
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         writer.catalog.place(1, Location(b"/elsewhere/copy of a", 100, 2, 2))
         assert writer.catalog.remove(b"/videos") == (3, 2, [])
         assert [known.fingerprint for known in writer.catalog.known_files().values()] == ["a"]
 
 
 def test_remove_takes_a_folder_not_its_neighbour(folder: Path) -> None:
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         writer.catalog.place(1, Location(b"/videos2/a", 100, 2, 2))
         writer.catalog.place(1, Location(b"/videos_/a", 100, 2, 2))
         assert writer.catalog.remove(b"/videos/")[0] == 3
@@ -118,7 +119,7 @@ def test_remove_takes_a_folder_not_its_neighbour(folder: Path) -> None:
 
 def test_a_failure_is_remembered_with_its_reason(folder: Path) -> None:
     problem = Problem(b"/videos/x", "open", "empty", "the file is empty", "copy it again")
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         writer.catalog.fail_video("x", place("x"), problem)
         known = writer.catalog.known_files()[b"/videos/x"]
         assert known.state == "failed"
@@ -127,17 +128,16 @@ def test_a_failure_is_remembered_with_its_reason(folder: Path) -> None:
 
 def test_a_second_writer_is_refused_with_a_sentence(folder: Path) -> None:
     code = (
-        "import sys, pathlib; from vfindex.storage.library import Library;"
-        "Library.writing(pathlib.Path(sys.argv[1])).__enter__()"
+        "import sys, pathlib; from vfindex.storage.writer import writing;writing(pathlib.Path(sys.argv[1])).__enter__()"
     )
-    with Library.writing(folder):
+    with writing(folder):
         done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
     assert LibraryLocked.__name__ in done.stderr
     assert "another vfindex is writing" in done.stderr
 
 
 def test_readers_do_not_wait_for_the_writer(folder: Path) -> None:
-    with Library.writing(folder) as writer, writer.catalog.transaction():
+    with writing(folder) as writer, writer.catalog.transaction():
         assert len(all_clip_ids(Library.open(folder))) == 6
 
 
@@ -151,12 +151,12 @@ def test_a_newer_library_is_refused(folder: Path) -> None:
         connection.execute("INSERT INTO migration VALUES ('add_hologram_table', '2031')")
     with pytest.raises(LibraryVersion):
         Library.open(folder).snapshot()
-    with pytest.raises(LibraryVersion, match="add_hologram_table"), Library.writing(folder):
+    with pytest.raises(LibraryVersion, match="add_hologram_table"), writing(folder):
         pass
 
 
 def test_old_generations_are_dropped(folder: Path) -> None:
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         for name in ("d", "e", "f"):
             add_video(writer, name, [clip(visual=axis(2))])
             writer.publish()
@@ -230,7 +230,7 @@ def test_words_with_quotes_are_words() -> None:
 
 def test_a_path_is_kept_byte_for_byte(folder: Path) -> None:
     odd = b"/videos/\xff\n[bold]-x.mp4"
-    with Library.writing(folder) as writer:
+    with writing(folder) as writer:
         writer.catalog.place(1, Location(odd, 1, 1, 1))
     with Library.open(folder).snapshot() as snapshot:
         found = snapshot.video_at(odd)
