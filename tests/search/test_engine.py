@@ -1,0 +1,194 @@
+"""Ranking over vectors that one can write by hand: weights, best frame, words, tail, caps, missing modalities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from library_maker import DIM, add_video, axis, clip, install
+
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.query import MAX_QUERY_CHARS, parse
+from vfindex.storage.errors import LibraryNotFound, QueryError
+from vfindex.storage.records import Clip, Document, FloatArray, Segment
+from vfindex.storage.writer import Writer, writing
+
+# Questions in these tests are numbers: "3" asks for axis 3 in every modality.
+
+
+@pytest.fixture(autouse=True)
+def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(self: QueryEncoder, text: str) -> dict[str, FloatArray]:
+        digits = [c for c in text if c.isdigit()]
+        vector = axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
+        return {m: vector for m in ("visual", "speech", "text")}
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+
+
+def make(folder: Path, videos: dict[str, list[Clip]], **extra: Any) -> SearchEngine:
+    with writing(folder) as writer:
+        install(writer)
+        for name, clips in videos.items():
+            add_video(writer, name, clips, **extra.get(name, {}))
+        writer.publish()
+    return SearchEngine.open(folder)
+
+
+def names(hits: list[Hit]) -> list[str]:
+    return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_library_of_one_clip_and_one_of_three_rank_rightly(tmp_path: Path, n: int) -> None:
+    engine = make(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(n)})
+    for i in range(n):
+        hits = engine.search(str(i))
+        assert names(hits)[0] == f"v{i}"
+        assert hits[0].score > 0
+        assert len(hits) == n
+    unrelated = engine.search("7")
+    assert unrelated[0].score < hits[0].score / 2
+
+
+def test_the_contributions_sum_to_the_score_and_missing_ones_are_none(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"a": [clip(visual=axis(0), speech=axis(1))], "b": [clip(text=axis(2))]})
+    for hit in engine.search("1"):
+        present = [value for value in hit.modalities.values() if value is not None]
+        assert sum(present) == pytest.approx(hit.score)
+        assert set(hit.modalities) == {"visual", "speech", "text"}
+    [first, second] = engine.search("1")
+    assert names([first, second]) == ["a", "b"]
+    assert first.modalities["text"] is None and second.modalities["visual"] is None
+    assert first.modalities["speech"] is not None and first.modalities["speech"] > 0
+
+
+def test_weights_change_the_order_without_a_new_index(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"seen": [clip(visual=axis(1))], "said": [clip(speech=axis(1))]})
+    assert names(engine.search("1", weights={"visual": 1, "speech": 0.1}))[0] == "seen"
+    assert names(engine.search("1", weights={"visual": 0.1, "speech": 1}))[0] == "said"
+    without = engine.search("1", weights={"speech": 0})
+    assert all(hit.modalities["speech"] is None for hit in without)
+
+
+def test_the_best_frame_counts_and_is_named(tmp_path: Path) -> None:
+    steady = Clip(0, 9, 0.0, {"visual": axis(0)}, np.stack([axis(0)] * 3), np.array([0.0, 3.0, 6.0]))
+    mean = (axis(0) * 2 + axis(1)) / np.sqrt(5)
+    brief = Clip(0, 9, 0.0, {"visual": mean}, np.stack([axis(0), axis(0), axis(1)]), np.array([0.0, 3.0, 6.5]))
+    engine = make(tmp_path, {"steady": [steady], "brief": [brief]})
+    hits = engine.search("1")
+    assert names(hits) == ["brief", "steady"]
+    assert hits[0].frame_s == 6.5
+    part = 0.4 * float(mean @ axis(1)) + 0.6
+    assert hits[0].score > part / 2, "the best frame has its share of the score"
+
+
+def test_one_hit_a_video_unless_more_are_asked_for(tmp_path: Path) -> None:
+    many = [clip(10.0 * i, 10.0 * i + 5, visual=axis(1)) for i in range(4)]
+    engine = make(tmp_path, {"long": many, "other": [clip(visual=axis(2))]})
+    assert names(engine.search("1")) == ["long", "other"]
+    assert names(engine.search("1", per_video=3)) == ["long", "long", "long", "other"]
+    assert [hit.rank for hit in engine.search("1", per_video=3)] == [1, 2, 3, 4]
+    assert len(engine.search("1", top_k=2, per_video=9)) == 2
+
+
+def test_a_long_video_does_not_hide_the_others(tmp_path: Path) -> None:
+    many = [clip(10.0 * i, 10.0 * i + 5, visual=axis(1)) for i in range(700)]
+    engine = make(tmp_path, {"long": many} | {f"v{i}": [clip(visual=axis(2))] for i in range(9)})
+    assert len(engine.search("1", top_k=10)) == 10
+
+
+def test_spoken_words_lift_their_clip(tmp_path: Path) -> None:
+    said = {"segments": [Segment(6, 8, "The Zeppelin's hangar", "asr", confidence=0.5)]}
+    engine = make(
+        tmp_path,
+        {"a": [clip(0, 5, visual=axis(0)), clip(5, 10, visual=axis(0))], "b": [clip(visual=axis(0))]},
+        a=said,
+    )
+    hits = engine.search("a zeppelin hangar", per_video=2)
+    assert (names(hits)[0], hits[0].start_s) == ("a", 5.0)
+    assert hits[0].words == ("zeppelin", "hangar")
+    assert hits[0].snippet == "The Zeppelin's hangar"
+    assert hits[0].modalities["speech"] == pytest.approx(0.5), "SETUP.word_weight for all words of the question"
+    assert hits[1].words == ()
+
+
+def test_words_of_the_title_count_as_text(tmp_path: Path) -> None:
+    named = {"documents": [Document("title", "holiday_IMG_1234")]}
+    engine = make(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(0))]}, b=named)
+    [first, _] = engine.search("IMG_1234")
+    assert names([first]) == ["b"]
+    assert first.modalities["text"] is not None and first.modalities["text"] > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["it's", "C++", "-foo", "a AND", '"', "NEAR(", "100%", "*", "日本", "a" * 500, "\x00x"]
+)
+def test_no_character_is_syntax(tmp_path: Path, text: str) -> None:
+    said = {"segments": [Segment(0, 2, "it's C++ and foo", "sidecar")]}
+    assert make(tmp_path, {"a": [clip(visual=axis(0))]}, a=said).search(text)
+
+
+def test_clips_behind_the_watermark_are_found(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"a": [clip(visual=axis(0))]})
+    with writing(tmp_path) as writer:
+        add_video(writer, "b", [clip(visual=axis(1))])
+        assert names(engine.search("1")) == ["b", "a"]
+        writer.publish()
+    assert names(engine.search("1")) == ["b", "a"]
+
+
+def test_a_removed_video_is_not_found_though_the_index_still_holds_it(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(1))]})
+    with writing(tmp_path) as writer:
+        writer.catalog.remove(b"/videos/b")
+        assert names(engine.search("1")) == ["a"]
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut"])
+def test_without_its_index_a_library_is_scanned_exactly(tmp_path: Path, harm: str) -> None:
+    expected = names(make(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(5)}).search("3"))
+    [path] = (tmp_path / "index").iterdir()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert names(SearchEngine.open(tmp_path).search("3")) == expected
+
+
+def test_before_the_first_generation_the_tail_answers(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_some(writer)
+    assert names(SearchEngine.open(tmp_path).search("1"))[0] == "v1"
+
+
+def add_some(writer: Writer) -> None:
+    for i in range(3):
+        add_video(writer, f"v{i}", [clip(visual=axis(i))])
+
+
+def test_wrong_questions_are_sentences(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"a": [clip(visual=axis(0))]})
+    for text in ("", "  \n"):
+        with pytest.raises(QueryError, match="empty"):
+            engine.search(text)
+    with pytest.raises(QueryError, match="shorten"):
+        engine.search("x" * (MAX_QUERY_CHARS + 1))
+    with pytest.raises(QueryError, match="weight"):
+        engine.search("1", weights={"visual": float("nan")})
+    with pytest.raises(QueryError, match="weight"):
+        engine.search("1", weights={"visual": 0, "speech": 0, "text": 0})
+    with pytest.raises(LibraryNotFound):
+        SearchEngine.open(tmp_path / "nothing")
+
+
+def test_the_words_of_a_question() -> None:
+    assert parse("A dog,  running\tin the Park (dog)").words == ("dog", "running", "Park")
+    assert parse("to be or not to be").words == ("to", "be", "or", "not")
+    assert parse("C++ & it's").words == ("C",)
+    assert parse("???").words == ()
+    assert parse("na\ud800me").text == "na?me"
