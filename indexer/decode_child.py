@@ -1,7 +1,7 @@
 """The decode child: the process in which media are parsed, so that what breaks it breaks nothing else.
 
 Run as `python -m vfindex.indexer.decode_child MEMORY_BYTES`. Requests come on stdin, answers go to stdout (`wire`); it
-ends when stdin closes. With `decode_open` and `decode_read` the only importer of av.
+ends when stdin closes. The `decode_*` files are the only importers of av.
 """
 
 from __future__ import annotations

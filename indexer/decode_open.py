@@ -125,11 +125,7 @@ def open_container(fd: int) -> InputContainer:
     if not head or sniff.still_picture(head):
         raise Refusal("open", *sniff.verdict(head))
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
-    options = {
-        "protocol_whitelist": "file",
-        "format_whitelist": ",".join(ALLOWED_FORMATS),
-        "max_pixels": str(MAX_PIXELS),
-    }
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(ALLOWED_FORMATS)}
     try:
         return av.open(f"file:{folder}/{fd}", "r", options=options, metadata_errors="replace")
     except MemoryError as exc:
@@ -148,12 +144,19 @@ def choose_video(container: InputContainer) -> VideoStream:
     context = chosen.codec_context
     if context is None:
         raise Refusal("probe", "no_decoder", "this FFmpeg has no decoder for its video", "convert it, say to H.264")
-    width, height = context.width, context.height
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-        reason = f"its pictures of {width}x{height} are over the limit of {MAX_PIXELS >> 20} million pixels"
-        raise Refusal("probe", "too_large", reason, "scale it down")
+    check_size(context.width, context.height)
+    context.options = {"max_pixels": str(MAX_PIXELS)}  # for a size that changes on the way
     context.thread_count = 1  # one request is one core: the pipeline spreads files, and memory stays small
     return chosen
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise Refusal where pictures are too large to be decoded in bounded memory."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
+        limits = f"{MAX_PIXELS / 1e6:.0f} million pixels and {MAX_SIDE_PX} a side"
+        raise Refusal(
+            "probe", "too_large", f"pictures of {width}x{height}, over the limit of {limits}", "scale it down"
+        )
 
 
 def open_source(path: bytes) -> Source:
@@ -197,6 +200,7 @@ def first_frame(source: Source, beat: Beat) -> VideoFrame:
             except av.FFmpegError:
                 frames = []  # damaged; a later packet may do
             if frames:
+                check_size(frames[0].width, frames[0].height)
                 return frames[0]
             if tried > PROBE_PACKETS:
                 break
@@ -252,7 +256,7 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
 def coded_frames(video: VideoStream) -> int | None:
     """Return the number of shown frames where the container's index lists them all, else None."""
     entries = video.index_entries
-    if not video.frames or len(entries) != video.frames:
+    if not video.frames or len(entries) != video.frames or not any(entry.size for entry in entries):
         return None
     return sum(1 for entry in entries if entry.size and not entry.is_discard)
 

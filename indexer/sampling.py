@@ -75,7 +75,9 @@ class Sampler(Generic[Packet]):
         return min(cell(start_s, fps) / fps, start_s)
 
     def takes(self, time_s: float, *, key: bool) -> bool:
-        """Return whether the next frame, in order of time, is taken; remembers it."""
+        """Return whether the next frame is taken; remembers it. A frame before its predecessor (jitter) never is."""
+        if self._before_s is not None and time_s <= self._before_s:
+            return False
         if not self._would_take(time_s, key=key):
             self._before_s = time_s
             return False

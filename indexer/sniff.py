@@ -129,6 +129,4 @@ def _decodes(head: bytes) -> bool:
 def _raw(head: bytes) -> Verdict | None:
     if head.startswith((b"\0\0\0\1", b"\0\0\1")):
         return Verdict("not_a_video", "a raw video stream without a container and without times", _RAW_NEXT)
-    if head[0] == 0xFF and head[1:2] and head[1] & 0xE0 == 0xE0:
-        return _SOUND
     return None

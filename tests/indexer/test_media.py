@@ -1,0 +1,427 @@
+"""Reading videos: what is sampled, what is refused, and what becomes of a decoder that misbehaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from media import Shot, make_video, media_folder, truncate
+
+from vfindex.indexer import decode_open
+from vfindex.indexer.media import AudioBlock, Decoder, Frame, Limits, ReadEnd, Sampling
+from vfindex.storage.errors import UsageError, VideoError
+
+SIZE_PX = 32
+QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("clip") / "clip.mp4", tone_hz=440, tags={"title": "A red day"})
+
+
+def read(
+    decoder: Decoder, path: Path, sampling: str, start_s: float | None = None, end_s: float | None = None
+) -> tuple[list[Frame], ReadEnd]:
+    how = Sampling.parse(sampling)
+    items = decoder.read(os.fsencode(path), sampling=how, size_px=SIZE_PX, audio=False, start_s=start_s, end_s=end_s)
+    found = list(items)
+    end = found.pop()
+    assert isinstance(end, ReadEnd)
+    return [item for item in found if isinstance(item, Frame)], end
+
+
+def sound(decoder: Decoder, path: Path, start_s: float | None = None, end_s: float | None = None) -> list[AudioBlock]:
+    sampling = Sampling.parse("keyframes")
+    items = decoder.read(
+        os.fsencode(path), sampling=sampling, size_px=SIZE_PX, audio=True, start_s=start_s, end_s=end_s
+    )
+    return [item for item in items if isinstance(item, AudioBlock)]
+
+
+def refusal(decoder: Decoder, path: Path | bytes) -> VideoError:
+    with pytest.raises(VideoError) as caught:
+        decoder.probe(path if isinstance(path, bytes) else os.fsencode(path))
+    return caught.value
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("text", ["auto", "keyframes", "2.5", "1", "0.1"])
+def test_sampling_reads_back_what_it_writes(text: str) -> None:
+    assert str(Sampling.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1000", "", "often", "1e-9"])
+def test_sampling_refuses_nonsense(text: str) -> None:
+    with pytest.raises(UsageError, match="--sampling"):
+        Sampling.parse(text)
+
+
+def test_fixed_rate_takes_the_first_frame_of_each_cell(decoder: Decoder, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "odd.mp4", times_s=[0.0, 0.04, 0.4, 0.6, 0.9, 2.3, 2.4, 3.1], shots=[Shot("red", 4.0)])
+    frames, end = read(decoder, path, "1")
+    assert [frame.time_s for frame in frames] == pytest.approx([0.0, 2.3, 3.1])
+    assert (end.frames, end.first_s, end.last_s) == (8, 0.0, pytest.approx(3.1))
+
+
+def test_auto_reads_keyframes_where_they_are_close_and_decodes_where_they_are_far(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    close = make_video(tmp_path / "close.mp4", shots=[Shot("red", 20.0)], fps=10.0, keyframe_s=3.0)
+    times_s = [frame.time_s for frame in read(decoder, close, "auto")[0]]
+    assert [time_s for time_s in times_s if time_s < 8.0] == pytest.approx(np.arange(0, 8, 0.5))
+    assert [time_s for time_s in times_s if time_s > 9.0] == pytest.approx([12.0, 15.0, 18.0])
+    far = make_video(tmp_path / "far.mp4", shots=[Shot("red", 20.0)], fps=10.0, keyframe_s=6.0)
+    assert [frame.time_s for frame in read(decoder, far, "auto")[0]] == pytest.approx(
+        [*np.arange(0, 8, 0.5), *np.arange(8, 18), 18.0]
+    )
+
+
+def test_auto_thins_keyframes_that_crowd(decoder: Decoder, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "intra.mp4", shots=[Shot("red", 12.0)], fps=20.0, keyframe_s=0.05)
+    assert [frame.time_s for frame in read(decoder, path, "auto")[0]] == pytest.approx(np.arange(0, 12, 0.5))
+    assert len(read(decoder, path, "keyframes")[0]) == 240
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gop.mp4", {"codec": "libx264", "b_frames": 3, "keyframe_s": 6.0}),
+        (
+            "open.mkv",
+            {"codec": "libx264", "b_frames": 3, "keyframe_s": 3.0, "codec_options": {"x264-params": "open-gop=1"}},
+        ),
+        ("vp9.webm", {"codec": "libvpx-vp9", "keyframe_s": 5.0, "codec_options": {"cpu-used": "8"}}),
+        ("stream.ts", {"codec": "mpeg2video", "b_frames": 2, "start_s": 7.0, "fps": 25.0}),
+        ("old.avi", {}),
+    ],
+)
+@pytest.mark.parametrize("sampling", ["auto", "keyframes", "2"])
+def test_a_stretch_gives_the_frames_of_the_whole(
+    decoder: Decoder, tmp_path: Path, name: str, options: dict[str, object], sampling: str
+) -> None:
+    shots = [Shot("red", 9.0, "blue"), Shot("green", 6.0, "white"), Shot("yellow", 5.0)]
+    path = make_video(tmp_path / name, **{"shots": shots, "fps": 12.5, "width": 64, "height": 48, **options})
+    whole, end = read(decoder, path, sampling)
+    assert len(whole) > 2 and end.error == ""
+    start_s = whole[0].time_s
+    cuts_s: list[float | None] = [None, start_s + 2.34, whole[len(whole) // 2].time_s, start_s + 15.0, None]
+    joined = []
+    for first_s, last_s in pairwise(cuts_s):
+        joined += read(decoder, path, sampling, start_s=first_s, end_s=last_s)[0]
+    assert [frame.time_s for frame in joined] == [frame.time_s for frame in whole]
+    assert all((one.pixels == other.pixels).all() for one, other in zip(joined, whole, strict=True))
+
+
+@pytest.mark.parametrize("name", ["v005.mp4", "v008.mp4", "v027.avi", "v037.mkv"])
+def test_a_stretch_of_a_real_video_gives_the_frames_of_the_whole(decoder: Decoder, name: str) -> None:
+    path = media_folder("public") / "videos" / name
+    whole, end = read(decoder, path, "auto")
+    assert end.last_s is not None
+    middle_s = end.last_s * 0.53
+    joined = read(decoder, path, "auto", end_s=middle_s)[0] + read(decoder, path, "auto", start_s=middle_s)[0]
+    assert [frame.time_s for frame in joined] == [frame.time_s for frame in whole]
+    assert all((one.pixels == other.pixels).all() for one, other in zip(joined, whole, strict=True))
+
+
+# Pictures
+
+
+def test_frames_have_the_colours_of_their_shots(decoder: Decoder, clip: Path) -> None:
+    frames, _ = read(decoder, clip, "2")
+    for frame in frames:
+        wanted = (220, 30, 30) if frame.time_s < 2.0 else (30, 60, 220)
+        assert np.abs(np.median(frame.pixels[10:], axis=(0, 1)) - wanted).max() < 16
+        assert frame.pixels.dtype == np.uint8 and frame.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("turn", "quarters"), [(90, 1), (-90, -1), (180, 2)])
+def test_rotated_videos_come_upright(decoder: Decoder, tmp_path: Path, turn: int, quarters: int) -> None:
+    plain = make_video(tmp_path / "plain.mp4", shots=[Shot("red", 0.4, "blue")])
+    turned = make_video(tmp_path / "turned.mp4", shots=[Shot("red", 0.4, "blue")], rotation_deg=turn)
+    found = decoder.probe(os.fsencode(turned))
+    assert found.rotation_deg % 360 == turn % 360
+    assert (found.width_px, found.height_px) == ((160, 96) if quarters == 2 else (96, 160))
+    upright = read(decoder, turned, "auto")[0][0].pixels
+    assert (upright == np.rot90(read(decoder, plain, "auto")[0][0].pixels, quarters)).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(2, 2), (2560, 16), (16, 1080), (33, 47)])
+def test_any_shape_is_fitted(decoder: Decoder, tmp_path: Path, width: int, height: int) -> None:
+    options = {"codec": "libx264", "pix_fmt": "yuv444p"}
+    path = make_video(tmp_path / "shape.mkv", shots=[Shot("green", 0.4)], width=width, height=height, **options)
+    pixels = read(decoder, path, "auto")[0][0].pixels
+    assert min(pixels.shape[:2]) == SIZE_PX and max(pixels.shape[:2]) <= 3 * SIZE_PX
+    assert np.abs(np.median(pixels, axis=(0, 1)) - (30, 180, 60)).max() < 16
+
+
+@pytest.mark.parametrize("height", [16, 1700])
+def test_too_many_pixels_are_refused(decoder: Decoder, tmp_path: Path, height: int) -> None:
+    options = {"codec": "png", "pix_fmt": "gray", "shots": [Shot("red", 0.01)]}
+    error = refusal(decoder, make_video(tmp_path / "huge.mov", width=40_000, height=height, **options))
+    assert error.problem.code == "too_large" and "67 million pixels" in error.problem.reason
+
+
+# Sound
+
+
+def test_sound_is_mono_of_all_channels(decoder: Decoder, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "right.mkv", tone_hz=(0.0, 440.0), shots=[Shot("red", 3.0)])
+    samples = np.concatenate([block.samples for block in sound(decoder, path)])
+    assert len(samples) == pytest.approx(3 * 16_000, abs=2_000)
+    spectrum = np.abs(np.fft.rfft(samples[:32_000].astype(np.float64)))
+    assert np.argmax(spectrum) * 16_000 / 32_000 == pytest.approx(440, abs=2)
+    assert np.abs(samples).max() > 3_000
+
+
+def test_sound_of_a_stretch_begins_and_ends_with_it(decoder: Decoder, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "tone.mp4", tone_hz=440.0, shots=[Shot("red", 12.0)])
+    blocks = sound(decoder, path, 3.25, 7.5)
+    assert blocks[0].time_s == pytest.approx(3.25, abs=0.001)
+    assert blocks[-1].time_s + len(blocks[-1].samples) / 16_000 == pytest.approx(7.5, abs=0.001)
+    assert sum(len(block.samples) for block in blocks) == pytest.approx(4.25 * 16_000, abs=20)
+
+
+def test_sound_longer_than_the_picture_is_read_and_does_not_stretch_it(decoder: Decoder, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "long.mp4", tone_hz=440.0, tone_s=5.0, shots=[Shot("red", 1.0)])
+    assert decoder.probe(os.fsencode(path)).end_s == pytest.approx(1.0, abs=0.01)
+    assert sum(len(block.samples) for block in sound(decoder, path)) == pytest.approx(5 * 16_000, abs=2_500)
+
+
+# What the container says
+
+
+def test_probe_tells_what_is_there(decoder: Decoder, clip: Path) -> None:
+    found = decoder.probe(os.fsencode(clip))
+    assert (found.codec, found.width_px, found.height_px, found.has_audio) == ("mpeg4", 160, 96, True)
+    assert (found.start_s, found.end_s, found.frames) == (0.0, pytest.approx(4.0), 100)
+    assert found.tags["title"] == "A red day"
+
+
+@pytest.mark.parametrize(("name", "codec"), [("text.mp4", "mov_text"), ("text.mkv", "subrip")])
+def test_subtitles_are_read_with_their_times(decoder: Decoder, tmp_path: Path, name: str, codec: str) -> None:
+    text = [(0.5, 1.5, "[red]Grüße[/red]"), (2.0, 3.0, "two\nlines")]
+    path = make_video(tmp_path / name, text=text, text_codec=codec)
+    (track,) = decoder.probe(os.fsencode(path)).subtitles
+    assert track.codec == codec
+    events = decoder.subtitles(os.fsencode(path), track.index)
+    assert [(round(start_s, 3), round(end_s, 3), words) for start_s, end_s, words in events] == text
+    with pytest.raises(VideoError, match="no text subtitles"):
+        decoder.subtitles(os.fsencode(path), 0)
+
+
+def test_every_allowed_format_exists() -> None:
+    known = {part for name in av.formats_available for part in name.split(",")}
+    assert not set(decode_open.ALLOWED_FORMATS) - known
+    assert not {"hls", "dash", "concat", "sdp", "rtsp", "image2", "tty", "lavfi"} & set(decode_open.ALLOWED_FORMATS)
+
+
+# Files that are no videos, or want something opened
+
+
+PLAYLISTS = {
+    "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{url}\n#EXTINF:5,\n{file}\n#EXT-X-ENDLIST\n",
+    "ffconcat": "ffconcat version 1.0\nfile '{file}'\nfile '{url}'\n",
+    "mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
+    '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{url}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("suffix", ["mp4", None])
+def test_playlists_are_refused_and_nothing_in_them_is_opened(
+    decoder: Decoder, tmp_path: Path, clip: Path, kind: str, suffix: str | None
+) -> None:
+    canary = tmp_path / "canary.mp4"
+    canary.write_bytes(clip.read_bytes())
+    os.utime(canary, ns=(0, time.time_ns()))  # reading would renew the time of access, as it is older than the change
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        text = PLAYLISTS[kind].format(url=f"http://127.0.0.1:{port}/a.mp4", file=canary, port=port)
+        path = tmp_path / f"list.{suffix or kind}"
+        path.write_text(text)
+        error = refusal(decoder, path)
+        server.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert error.problem.code == "playlist" and not error.quarantine
+    assert canary.stat().st_atime_ns == 0
+
+
+def test_what_is_no_regular_file_is_refused_at_once(decoder: Decoder, tmp_path: Path, clip: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "link.mp4").symlink_to(clip)
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "socket.mp4"))
+        for name in ("pipe.mp4", "folder.mp4", "link.mp4", "socket.mp4"):
+            assert refusal(decoder, tmp_path / name).problem.code == "not_regular"
+    assert refusal(decoder, b"/dev/zero").problem.code == "not_regular"
+    assert refusal(decoder, tmp_path / "missing.mp4").problem.code == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "name", [b"-i.mp4", b"a\nb.mp4", b"[bold]x[red].mp4", b"\x1b[31mred.mp4", b"caf\xe9 \xff.mp4", b"concat:x|y.mp4"]
+)
+def test_any_name_is_read(decoder: Decoder, tmp_path: Path, clip: Path, name: bytes) -> None:
+    path = os.fsencode(tmp_path) + b"/" + name
+    with open(path, "wb") as file:
+        file.write(clip.read_bytes())
+    assert decoder.probe(path).codec == "mpeg4"
+    with open(path, "wb") as file:
+        file.write(b"nothing to see, only words\n" * 9)
+    assert refusal(decoder, path).problem.path == path
+
+
+def test_truncated_files_are_said_to_be(decoder: Decoder, tmp_path: Path, clip: Path) -> None:
+    assert refusal(decoder, truncate(clip, tmp_path / "half.mp4", 0.5)).problem.code == "incomplete"
+    long = make_video(tmp_path / "long.mkv", shots=[Shot("red", 12.0, "blue")])
+    cut = truncate(long, tmp_path / "cut.mkv", 0.5)
+    frames, end = read(decoder, cut, "1")
+    assert 3 <= len(frames) <= 9 and "cut off" in end.error
+    assert decoder.probe(os.fsencode(cut)).end_s < 9.0
+
+
+# A child that misbehaves
+
+
+PATCHED = """
+import sys, time, os, signal
+from vfindex.indexer import decode_child, decode_open
+def spin(path, beat):
+    while True: pass
+def hang(path, beat): time.sleep(1000)
+def beats(path, beat):
+    while True: decode_child.Outlet(1).send({"kind": "beat"}); time.sleep(0.01)
+def hoard(path, beat): return len(bytearray(1 << 36))
+def crash(path, beat): os.kill(os.getpid(), signal.SIGSEGV)
+def bug(path, beat): raise KeyError("a bug")
+decode_child.BEAT_S = 0.0
+decode_open.probe = globals()[sys.argv.pop(1)]
+decode_child.main()
+"""
+
+
+def patched(name: str, limits: Limits = QUICK) -> Decoder:
+    return Decoder(limits, [sys.executable, "-c", PATCHED, name, str(limits.memory_bytes)])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "word"),
+    [
+        ("hang", "timeout", "no sign of life"),
+        ("spin", "cpu", "processor time"),
+        ("hoard", "memory", "memory"),
+        ("crash", "crashed", "SIGSEGV"),
+        ("bug", "crashed", "status 1"),
+    ],
+)
+def test_a_child_that_misbehaves_costs_one_file(clip: Path, behaviour: str, code: str, word: str) -> None:
+    limits = Limits(idle_s=20.0 if behaviour != "hang" else 2.0, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=100.0)
+    with patched(behaviour, limits) as decoder:
+        for _ in range(2):  # the second request meets a fresh child
+            error = refusal(decoder, clip)
+            assert error.problem.code == code and word in error.problem.reason
+            assert error.quarantine
+
+
+def message(header: str) -> bytes:
+    return len(header).to_bytes(4, "big") + header.encode()
+
+
+def test_signs_of_life_do_not_buy_time_for_ever(clip: Path) -> None:
+    limits = Limits(idle_s=20.0, cpu_base_s=1.0, cpu_per_mb_s=0.0, wall_factor=2.0)
+    beat = message('{"kind": "beat", "bytes": 0}')
+    stall = f"import time, sys\nwhile True: sys.stdout.buffer.write({beat!r}); sys.stdout.flush(); time.sleep(0.01)"
+    with Decoder(limits, [sys.executable, "-c", stall]) as decoder:
+        error = refusal(decoder, clip)
+    assert error.problem.code == "timeout" and "longer than the limit of 2 s" in error.problem.reason
+
+
+NONSENSE = [
+    b"\xff\xff\xff\xff",
+    message("no"),
+    message("[]"),
+    message('{"kind": "probe", "bytes": 99999999999}'),
+    message('{"kind": "probe", "bytes": 0}'),
+    message('{"kind": "end", "bytes": 0, "frames": -1, "error": NaN}'),
+    message('{"kind": "error", "bytes": 0}'),
+    message("[" * 40_000),
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
+def test_answers_that_cannot_be_are_not_believed(clip: Path, answer: bytes) -> None:
+    script = f"import sys, time; sys.stdout.buffer.write({answer!r}); sys.stdout.flush(); time.sleep(60)"
+    with Decoder(QUICK, [sys.executable, "-c", script]) as decoder:
+        error = refusal(decoder, clip)
+    assert error.problem.code == "crashed" and "nonsense" in error.problem.reason and error.quarantine
+
+
+def test_memory_limit_stops_a_real_decoder(tmp_path: Path) -> None:
+    options = {"codec": "png", "pix_fmt": "rgb24", "shots": [Shot("red", 0.01)]}
+    path = make_video(tmp_path / "big.mov", width=20_000, height=2_000, **options)
+    with Decoder(Limits(memory_bytes=300 << 20)) as decoder:
+        error = refusal(decoder, path)
+    assert error.quarantine and error.problem.code == "memory"
+
+
+def test_kill_from_another_thread_ends_a_read(clip: Path) -> None:
+    with patched("hang", Limits()) as decoder:
+        threading.Timer(1.0, decoder.kill).start()
+        began_s = time.monotonic()
+        error = refusal(decoder, clip)
+    assert error.problem.code == "killed" and not error.quarantine
+    assert time.monotonic() - began_s < 20.0
+
+
+def test_a_read_given_up_leaves_the_decoder_usable(decoder: Decoder, clip: Path) -> None:
+    items = decoder.read(os.fsencode(clip), sampling=Sampling.parse("25"), size_px=SIZE_PX, audio=True)
+    next(items)
+    with pytest.raises(RuntimeError, match="one request"):
+        decoder.probe(os.fsencode(clip))
+    items.close()
+    assert len(read(decoder, clip, "1")[0]) == 4
+
+
+PARENT = """
+import os, sys, threading
+from vfindex.indexer.media import Decoder
+decoder = Decoder(command=[sys.executable, "-c", sys.argv[1], "spin", str(4 << 30)])
+threading.Timer(1.0, lambda: print(decoder._child._process.pid, flush=True)).start()
+decoder.probe(os.fsencode(sys.argv[2]))
+"""
+
+
+def test_child_ends_with_its_parent(clip: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, PATCHED, str(clip)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.send_signal(signal.SIGKILL)
+    deadline_s = time.monotonic() + 15.0
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text():
+        assert time.monotonic() < deadline_s, "the child outlived its parent"
+        time.sleep(0.1)
