@@ -197,6 +197,8 @@ def first_frame(source: Source, beat: Beat) -> VideoFrame:
             tried += 1
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise  # PyAV's is an FFmpegError too, but no damage
             except av.FFmpegError:
                 frames = []  # damaged; a later packet may do
             if frames:
@@ -225,6 +227,8 @@ def last_end(source: Source, beat: Beat) -> float | None:
                 continue
             packet_end_s = start_s + (seconds(packet.duration, packet.time_base) or frame_s)
             end_s = packet_end_s if end_s is None else max(end_s, packet_end_s)
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return end_s  # the readable part ends here
     return end_s
@@ -244,6 +248,8 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
         try:
             source.container.seek(int((start_s + header_s - TAIL_S) / video.time_base), stream=video)
             end_s = last_end(source, beat)
+        except MemoryError:
+            raise
         except av.FFmpegError:
             end_s = None  # this container cannot seek
         if end_s is not None and end_s > start_s:
@@ -349,6 +355,8 @@ def _events(container: InputContainer, stream: Stream, beat: Beat) -> list[tuple
                 break
             length_s = seconds(packet.duration, packet.time_base) or 0.0
             events.append((start_s, start_s + max(0.0, length_s), data.decode("utf-8", "replace")[:MAX_EVENT_CHARS]))
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return events  # the readable part ends here
     return events

@@ -173,6 +173,8 @@ class Pictures:
             frames = self.source.video.codec_context.decode(packet)
             self._undrained = True
             self.failures = 0
+        except MemoryError:
+            raise  # PyAV's is an FFmpegError too, but no damage
         except av.FFmpegError:
             self.damaged += 1
             self.failures += 1
@@ -224,6 +226,8 @@ def prime(source: Source) -> float | None:
                 video.codec_context.decode(packet)
                 video.codec_context.decode(None)
                 return packet_time(packet)
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return None  # damaged at its beginning; the stretch asked for may be sound
     return None
@@ -271,6 +275,8 @@ def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packe
                 if packet.size or packet.dts is not None:  # else it is PyAV's sign to drain the decoder
                     yield packet
             return
+        except MemoryError:
+            raise
         except av.FFmpegError as exc:
             failures += 1
             if failures > MAX_DEMUX_FAILURES:
