@@ -1,0 +1,205 @@
+"""Pictures meet the words for what they show; the models are exported once, from the weights pinned."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vfindex.indexer import lite
+from vfindex.indexer.encoders import TOP_LABELS, LiteImageEncoder, Pixels, conse, crops
+from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
+from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import MODALITIES, FloatArray
+from vfindex.storage.text_encoder import TextEncoder
+
+
+@pytest.fixture(scope="module")
+def encoder(models_cache: Path) -> LiteImageEncoder:
+    return LiteImageEncoder.open(ensure_lite(models_cache).visual)
+
+
+def photograph(name: str, size_px: int) -> Pixels:
+    """Return a photograph of the installed scikit-image package, the short side `size_px`."""
+    import skimage
+
+    with Image.open(Path(skimage.__file__).parent / "data" / name) as image:
+        factor = size_px / min(image.size)
+        sides = [round(side * factor) for side in image.size]
+        return np.asarray(image.convert("RGB").resize((sides[0], sides[1]), Image.Resampling.BICUBIC))
+
+
+def one_hot_logits(*likely: int, n: int = 200) -> FloatArray:
+    logits = np.zeros((1, n), dtype=np.float32)
+    logits[0, list(likely)] = 100.0
+    return logits
+
+
+def test_conse_of_a_certain_picture_is_its_label() -> None:
+    labels = np.eye(200, dtype=np.float32)
+    assert np.allclose(conse(one_hot_logits(7), labels), labels[7], atol=1e-6)
+
+
+def test_conse_mixes_labels_and_crops_by_probability() -> None:
+    labels = np.eye(200, dtype=np.float32)
+    wanted = (labels[3] + labels[4]) / np.sqrt(2)
+    assert np.allclose(conse(one_hot_logits(3, 4), labels), wanted, atol=1e-6)
+    two_crops = np.concatenate([one_hot_logits(3), one_hot_logits(4)])
+    assert np.allclose(conse(two_crops, labels), wanted, atol=1e-6)
+
+
+def test_conse_keeps_the_likeliest_labels() -> None:
+    logits = np.linspace(0, 1, 200, dtype=np.float32)[None]
+    vector = conse(logits, np.eye(200, dtype=np.float32))
+    assert np.flatnonzero(vector).tolist() == list(range(200 - TOP_LABELS, 200))
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+
+
+def test_crops_cover_both_ends_and_the_middle() -> None:
+    wide = np.arange(60, dtype=np.uint8)[None, :, None] * np.ones((20, 1, 3), dtype=np.uint8)
+    assert [crop[0, 0, 0] for crop in crops(wide, 20)] == [0, 20, 40]
+    assert [crop[0, 0, 0] for crop in crops(wide.transpose(1, 0, 2), 20)] == [0, 20, 40]
+    assert all(crop.shape == (20, 20, 3) for crop in crops(wide, 20))
+    assert len(crops(wide[:, :20], 20)) == 1
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 4), (19, 30, 3), (21, 30, 3), (0, 30, 3)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="short side"):
+        crops(np.zeros(shape, dtype=np.uint8), 20)
+
+
+def test_pictures_meet_the_words_for_what_they_show(encoder: LiteImageEncoder, models_cache: Path) -> None:
+    words = ["a cat", "a cup of coffee", "a rocket on its launch pad"]
+    names = ["chelsea.png", "coffee.png", "rocket.jpg"]
+    pictures = encoder.encode_images([photograph(name, encoder.size_px) for name in names])
+    queries = TextEncoder.open(ensure_lite(models_cache).text).encode(words)
+    prior = load_priors(ensure_lite(models_cache).prior)["visual"]
+    scores = queries @ (pictures - prior.mean).T
+    assert scores.argmax(axis=1).tolist() == [0, 1, 2]
+    assert scores.argmax(axis=0).tolist() == [0, 1, 2]
+
+
+def test_rows_are_unit_vectors_whoever_asks_at_once(encoder: LiteImageEncoder) -> None:
+    rng = np.random.default_rng(1)
+    frames = [rng.integers(0, 256, (260, 260 + 40 * i, 3), dtype=np.uint8) for i in range(4)]
+    wanted = encoder.encode_images(frames)
+    assert wanted.shape == (4, encoder.dim)
+    assert wanted.dtype == np.float32
+    assert np.linalg.norm(wanted, axis=1) == pytest.approx(1, abs=1e-5)
+    with ThreadPoolExecutor(4) as pool:
+        for row, found in enumerate(pool.map(lambda frame: encoder.encode_images([frame])[0], frames)):
+            assert found @ wanted[row] > 0.99999
+    assert encoder.encode_images([]).shape == (0, encoder.dim)
+
+
+def test_a_damaged_visual_model_is_named(models_cache: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "visual"
+    shutil.copytree(ensure_lite(models_cache).visual, copy)
+    (copy / "labels.npy").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"labels\.npy.*damaged"):
+        LiteImageEncoder.open(copy)
+
+
+def test_labels_read_as_sentences() -> None:
+    assert label_texts("tench, Tinca tinca", "tench, Tinca tinca: a fish") == [
+        "a photo of a tench",
+        "tench, Tinca tinca: a fish",
+    ]
+
+
+def test_priors_are_whole(models_cache: Path) -> None:
+    priors = load_priors(ensure_lite(models_cache).prior)
+    assert set(priors) == set(MODALITIES)
+    for modality, prior in priors.items():
+        assert prior.weight == PRESETS[DEFAULT_PRESET].weights[modality]
+        assert prior.mean.shape == prior.query_mean.shape == prior.background.shape[1:]
+        assert len(prior.background) >= 150
+        assert 0.01 < prior.spread < 0.2
+
+
+def test_unknown_weights_are_refused() -> None:
+    assert locate(TEXT_WEIGHTS).is_file()
+    with pytest.raises(ModelError, match=r"is not the file.*force-reinstall"):
+        locate(dataclasses.replace(TEXT_WEIGHTS, sha256="0" * 64))
+    with pytest.raises(ModelError, match="is not the file"):
+        locate(dataclasses.replace(TEXT_WEIGHTS, file="model/absent.safetensors"))
+    with pytest.raises(ModelError, match="is not installed"):
+        locate(dataclasses.replace(TEXT_WEIGHTS, package="absent_weights"))
+
+
+def test_a_full_cache_is_only_looked_at(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lite, "_build", lambda work: pytest.fail("exported again"))
+    paths = ensure_lite(models_cache)
+    assert paths.text.is_dir() and paths.visual.is_dir() and paths.prior.is_file()
+    assert not list(models_cache.glob(".lite-*"))
+
+
+class TestCache:
+    """The cache's own behaviour, with the export replaced by a copy of what the session's export gave."""
+
+    @pytest.fixture
+    def builds(self, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        source = ensure_lite(models_cache).text.parent
+        calls: list[int] = []
+
+        def build(work: Path) -> None:
+            calls.append(threading.get_ident())
+            for path in source.rglob("*"):
+                target = work / path.relative_to(source)
+                if path.is_dir():
+                    target.mkdir()
+                else:
+                    target.symlink_to(path)
+
+        monkeypatch.setattr(lite, "_build", build)
+        return calls
+
+    def test_one_of_many_exports(self, tmp_path: Path, builds: list[int]) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            paths = list(pool.map(lambda _: ensure_lite(tmp_path), range(4)))
+        assert len(builds) == 1
+        assert len(set(paths)) == 1
+
+    def test_a_damaged_export_is_made_anew(self, tmp_path: Path, builds: list[int]) -> None:
+        said: list[str] = []
+        paths = ensure_lite(tmp_path, progress=said.append)
+        (paths.text / "tokenizer.json").unlink()
+        assert ensure_lite(tmp_path, progress=said.append) == paths
+        assert len(builds) == len(said) == 2
+        assert (paths.text / "tokenizer.json").is_file()
+
+    def test_what_a_killed_export_left_goes(self, tmp_path: Path, builds: list[int]) -> None:
+        name = ensure_lite(tmp_path).text.parent.name
+        shutil.rmtree(tmp_path / name)
+        (tmp_path / f".{name}-killed").mkdir()
+        ensure_lite(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [name]
+
+    def test_a_failed_export_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(work: Path) -> None:
+            (work / "text").mkdir()
+            raise ModelError("the weights are gone")
+
+        monkeypatch.setattr(lite, "_build", fail)
+        with pytest.raises(ModelError):
+            ensure_lite(tmp_path)
+        assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_failing_child_is_quoted_in_one_line(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"")
+    with (
+        pytest.raises(ModelError, match=r"visual model.*could not be exported") as error,
+        lite._export("visual", weights, tmp_path / "visual"),
+    ):
+        pass
+    assert "\n" not in str(error.value)

@@ -1,0 +1,137 @@
+"""Sentences become unit vectors as transformers computes them; a damaged model is named, not used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, locate
+from vfindex.storage.errors import ModelError
+from vfindex.storage.text_encoder import MAX_CHARACTERS, TextEncoder, check_files, read_meta
+
+TEXTS = ["a dog in the snow", "", "Häuser, C++ & -foo?", "word " * 600, "犬", "the price of oil rose by 3 % on Tuesday"]
+
+
+@pytest.fixture(scope="module")
+def folder(models_cache: Path) -> Path:
+    return ensure_lite(models_cache).text
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> TextEncoder:
+    return TextEncoder.open(folder)
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of the model to damage; the weights are a link until a test replaces them."""
+    for path in folder.iterdir():
+        if path.name == "model.onnx.data":
+            (tmp_path / path.name).symlink_to(path)
+        else:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_rows_are_unit_vectors_in_the_order_asked(encoder: TextEncoder) -> None:
+    together = encoder.encode(TEXTS)
+    assert together.shape == (len(TEXTS), encoder.dim)
+    assert together.dtype == np.float32
+    assert np.linalg.norm(together, axis=1) == pytest.approx(1, abs=1e-5)
+    for text, row in zip(TEXTS, together, strict=True):
+        assert encoder.encode([text])[0] @ row > 0.9999
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_it_is_the_model_that_transformers_runs(encoder: TextEncoder, folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer
+
+    source = locate(TEXT_WEIGHTS).parent
+    model = transformers.BertModel.from_pretrained(source, add_pooling_layer=False).eval()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text, row in zip(TEXTS, encoder.encode(TEXTS), strict=True):
+        ids = torch.tensor([tokenizer.encode(text).ids])
+        with torch.inference_mode():
+            wanted = model(ids).last_hidden_state[0].mean(0).numpy()
+        assert row @ wanted / np.linalg.norm(wanted) > 0.9999
+
+
+def test_meaning_shows(encoder: TextEncoder) -> None:
+    dog, puppy, tax = encoder.encode(["a dog runs", "the puppy is running", "income tax law"])
+    assert dog @ puppy > 0.5 > 0.2 > dog @ tax
+
+
+def test_long_and_odd_texts(encoder: TextEncoder) -> None:
+    long, longer = encoder.encode(["word " * 400, "word " * 100_000])
+    assert long @ longer > 0.9999
+    assert np.isfinite(encoder.encode(["\udc80 lone surrogate", "\0\x1b[31m", "x" * (MAX_CHARACTERS + 9)])).all()
+
+
+def test_a_query_is_the_mean_of_its_templates(encoder: TextEncoder) -> None:
+    sentence, red, car = encoder.encode(["the red car", "red", "car"])
+    wanted = sentence + (red + car) / 2
+    found = encoder.encode_query("the red car", ["red", "car"], ["{}", "{word}"])
+    assert np.allclose(found, wanted / np.linalg.norm(wanted), atol=1e-5)
+    assert np.allclose(encoder.encode_query("the red car", [], ["{}", "{word}"]), sentence, atol=1e-5)
+    with pytest.raises(ValueError, match="template"):
+        encoder.encode_query("the red car", [], ["{word}"])
+
+
+def test_braces_in_a_query_stay_what_they_are(encoder: TextEncoder) -> None:
+    [wanted] = encoder.encode(["what is {word} or {}"])
+    assert np.allclose(encoder.encode_query("what is {word} or {}", ["word"], ["{}"]), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "model.onnx", "model.onnx.data", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "other bytes"])
+def test_damage_is_named(copy: Path, name: str, damage: str) -> None:
+    path = copy / name
+    data = b"" if name == "model.onnx.data" else path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[: len(data) // 2] if damage == "cut" else bytes(len(data)))
+    with pytest.raises(ModelError) as error:
+        TextEncoder.open(copy)
+    assert str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_weights_of_the_same_length_are_found(copy: Path) -> None:
+    weights = copy / "model.onnx.data"
+    size = weights.stat().st_size
+    weights.unlink()
+    with weights.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(ModelError, match=r"model\.onnx\.data.*damaged"):
+        check_files(copy, read_meta(copy))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99, "files": {}}', '{"format": 1, "files": {}}', "\xff"])
+def test_a_foreign_description_is_refused(copy: Path, text: str) -> None:
+    (copy / "meta.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ModelError):
+        TextEncoder.open(copy)
+
+
+def test_a_graph_that_cannot_be_opened(copy: Path) -> None:
+    (copy / "model.onnx").write_bytes(b"no graph")
+    meta = json.loads((copy / "meta.json").read_text())
+    del meta["files"]["model.onnx"]
+    (copy / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ModelError, match="cannot be opened"):
+        TextEncoder.open(copy)
+
+
+def test_it_needs_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, vfindex.storage.text_encoder; print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
