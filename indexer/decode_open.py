@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -89,6 +89,22 @@ def is_shown(packet: Packet[Any], codec: str) -> bool:
         return False
     # RFC 6386, 9.1: bit 4 of a VP8 frame's first byte is show_frame.
     return codec != "vp8" or bool(memoryview(packet)[0] & 0x10)
+
+
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """Yield the packets of the streams, without PyAV's signs to drain decoders; raises FFmpegError where damaged."""
+    try:
+        for packet in container.demux(*streams):
+            if packet.size or packet.dts is not None:
+                yield packet
+    except IndexError:
+        return  # PyAV 18, at the end of a transport stream in which further streams appeared on the way
+
+
+def rotation(frame: VideoFrame) -> int:
+    """Return by how many degrees, counter-clockwise, the frame must be turned; 0 for a matrix that is no rotation."""
+    turn_deg = frame.rotation
+    return turn_deg if -180 <= turn_deg <= 180 else 0
 
 
 def out_of_memory(stage: str) -> Refusal:
@@ -182,7 +198,7 @@ def shape_px(video: VideoStream, rotation_deg: int) -> tuple[int, int]:
     if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         aspect = Fraction(1)
     width, height = max(1, round(context.width * aspect)), max(1, context.height)
-    return (height, width) if rotation_deg % 180 == 90 else (width, height)
+    return (height, width) if round(rotation_deg / 90) % 2 else (width, height)
 
 
 def first_frame(source: Source, beat: Beat) -> VideoFrame:
@@ -190,9 +206,9 @@ def first_frame(source: Source, beat: Beat) -> VideoFrame:
     source.only(source.video)
     tried = 0
     try:
-        for packet in source.container.demux(source.video):
+        for packet in demux(source.container, source.video):
             beat()
-            if not packet.size and packet.dts is not None:
+            if not packet.size:
                 continue
             tried += 1
             try:
@@ -220,7 +236,7 @@ def last_end(source: Source, beat: Beat) -> float | None:
     rate = source.video.average_rate
     frame_s = float(1 / rate) if rate else 0.0
     try:
-        for packet in source.container.demux(source.video):
+        for packet in demux(source.container, source.video):
             beat()
             start_s = packet_time(packet)
             if start_s is None or not is_shown(packet, source.video.codec_context.name):
@@ -286,14 +302,14 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
         if start_s is None:
             reason = "its frames carry no times"
             raise Refusal("probe", "no_times", reason, "remux it, for example `ffmpeg -i FILE -c copy FILE.mkv`")
-        width_px, height_px = shape_px(source.video, frame.rotation)
+        width_px, height_px = shape_px(source.video, rotation(frame))
         container = source.container
         found = {
             "container": container.format.name,
             "codec": source.video.codec_context.codec.canonical_name,
             "width_px": width_px,
             "height_px": height_px,
-            "rotation_deg": frame.rotation,
+            "rotation_deg": rotation(frame),
             "start_s": start_s,
             "has_audio": bool(container.streams.audio),
             "frames": coded_frames(source.video),
@@ -342,7 +358,7 @@ def _events(container: InputContainer, stream: Stream, beat: Beat) -> list[tuple
     events: list[tuple[float, float, str]] = []
     total_bytes = 0
     try:
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             beat()
             start_s = packet_time(packet)
             data = bytes(packet)

@@ -21,9 +21,11 @@ from vfindex.indexer.decode_open import (
     Refusal,
     Source,
     check_size,
+    demux,
     is_shown,
     open_source,
     packet_time,
+    rotation,
     seconds,
     shape_px,
 )
@@ -81,7 +83,7 @@ class Painter:
             dst_color_range="JPEG",
             threads=1,
         )
-        turns = round(frame.rotation / 90)  # both count counter-clockwise
+        turns = round(rotation(frame) / 90)  # both count counter-clockwise
         return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns), dtype=np.uint8)
 
 
@@ -192,7 +194,7 @@ class Pictures:
             return
         if self.inside(time_s):
             self.decoded += 1
-            self.rotation_deg = frame.rotation
+            self.rotation_deg = rotation(frame)
             if self.order.mode == "fps":
                 self._span(time_s)
         self.backwards += self._latest_s - time_s > BACKWARDS_S
@@ -221,7 +223,7 @@ def prime(source: Source) -> float | None:
     """
     video = source.video
     try:
-        for packet in source.container.demux(video):
+        for packet in demux(source.container, video):
             if packet.is_keyframe and packet.size:
                 video.codec_context.decode(packet)
                 video.codec_context.decode(None)
@@ -269,11 +271,10 @@ def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packe
     failures = 0
     while True:
         try:
-            for packet in source.container.demux(*streams):
+            for packet in demux(source.container, *streams):
                 beat()
                 failures = 0
-                if packet.size or packet.dts is not None:  # else it is PyAV's sign to drain the decoder
-                    yield packet
+                yield packet
             return
         except MemoryError:
             raise

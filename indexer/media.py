@@ -253,7 +253,8 @@ class Decoder:
 
     def probe(self, path: bytes) -> Probe:
         """Return what the file holds; raises VideoError."""
-        return next(self._ask(path, "probe", {"kind": "probe"}, _read_probe))
+        (found,) = self._ask(path, "probe", {"kind": "probe"}, _read_probe)
+        return found
 
     def subtitles(self, path: bytes, track: int) -> list[tuple[float, float, str]]:
         """Return (start_s, end_s, text as stored) of the events of the text subtitle stream with index `track`.

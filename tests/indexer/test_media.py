@@ -384,7 +384,7 @@ def test_answers_that_cannot_be_are_not_believed(clip: Path, answer: bytes) -> N
 
 def test_memory_limit_stops_a_real_decoder(tmp_path: Path) -> None:
     options = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "shots": [Shot("red", 0.01)]}
-    path = make_video(tmp_path / "big.mov", width=6_000, height=3_000, **options)
+    path = make_video(tmp_path / "big.mov", width=10_000, height=4_000, **options)
     with Decoder(Limits(memory_bytes=300 << 20)) as decoder:
         error = refusal(decoder, path)
     assert error.quarantine and error.problem.code == "memory"
