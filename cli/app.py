@@ -5,6 +5,7 @@ Nothing heavy is imported here: `vfindex --help` answers at once.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -57,6 +58,8 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: 0 well, 1 something failed, 2 wrong usage, 70 a bug, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets escapes, not a traceback
     code: int | str | None = EXIT_BUG
     try:
         code = _run()
@@ -69,20 +72,39 @@ def main() -> None:
 
 def _run() -> int | str | None:
     try:
-        app()
-    except SystemExit as exc:
-        return exc.code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        code = _run_app()
+        sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `vfindex search ... | head`. Python's own flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return code
+
+
+def _run_app() -> int | str | None:
+    try:
+        app()
+    except SystemExit as exc:
+        if exc.code == EXIT_USAGE and _wants_json():
+            _print_error("UsageError", "the command line is wrong; standard error says how")
+        return exc.code
     except VfindexError as exc:
         if os.environ.get("VFINDEX_DEBUG"):
             traceback.print_exc()
-        if "--json" in sys.argv:
-            print_json({"error": {"kind": type(exc).__name__, "message": str(exc)}})
+        if _wants_json():
+            _print_error(type(exc).__name__, str(exc))
         say(f"vfindex: {exc}")
         return EXIT_USAGE if isinstance(exc, UsageError) else EXIT_FAILED
     return 0
+
+
+def _wants_json() -> bool:
+    """Return whether --json was given; what follows "--" is no option."""
+    options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    return "--json" in options
+
+
+def _print_error(kind: str, message: str) -> None:
+    print_json({"error": {"kind": kind, "message": message}})

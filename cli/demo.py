@@ -29,9 +29,10 @@ def command(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a few small videos, index them, ask four questions, and draw the answers as a picture.
+    """Try vfindex on a few videos that it makes itself.
 
-    The demo has a library of its own; yours is never touched.
+    They are indexed, four questions are asked, and the answers are drawn as a picture. The demo has a library of its
+    own; yours is never touched.
     """
     from vfindex.cli.contact_sheet import contact_sheet
     from vfindex.indexer.demo_media import QUESTIONS, make_demo_videos
@@ -46,6 +47,8 @@ def command(
     report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
     if not json:
         print_report(report)
+    if report.interrupted:
+        raise typer.Exit(130)
     engine = SearchEngine.open(folder)
     answers = [(question, engine.search(question.text, top_k=_HITS)) for question in QUESTIONS]
     sheet = folder / "demo.png"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
-from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.storage.errors import Problem
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
 
 
 def command(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Videos, and folders of videos.")],
-    preset: Annotated[str | None, typer.Option(help="Models of a new library.  [default: lite]")] = None,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Videos, and folders of videos.")],
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Models of a new library.  [default: lite]")
+    ] = None,
     sampling: Annotated[
         str | None,
-        typer.Option(help="Frames read: auto, keyframes, or a number a second.  [default: auto]"),
+        typer.Option(metavar="MODE", help="Frames read: auto, keyframes, or a number a second.  [default: auto]"),
     ] = None,
     asr: Annotated[
         bool | None,
@@ -147,10 +149,12 @@ def print_report(report: Report) -> None:
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
     counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
     print(counts)
+    if not report.found and not report.interrupted:
+        say("no videos there; name a folder that holds some, or the files themselves")
     if report.clips:
         speed = report.video_seconds / report.wall_s if report.wall_s else 0.0
         took = f"{clock(report.video_seconds)} of video in {clock(report.wall_s)} ({speed:.1f} times real time)"
-        print(f"{report.clips} clips from {took}")
+        print(f"{counted(report.clips, 'clip')} from {took}")
     if report.interrupted:
         print("interrupted: run the same command again to go on")
 

@@ -9,6 +9,8 @@ import unicodedata
 from typing import Any
 
 # Characters that order text or hide in it: with them a name can show what it is not (Unicode TR 36, section 2.4).
+# The joiners U+200C and U+200D stay: Persian, Hindi and emoji are not themselves without them.
+_JOINERS = frozenset("\u200c\u200d")
 _HIDDEN = frozenset("\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
 
 
@@ -18,7 +20,7 @@ def plain(text: str) -> str:
     The one function that file names, titles and transcripts pass on their way to a terminal; no markup is read in what
     it returns, because the caller prints it as plain text.
     """
-    return "".join(c if c.isprintable() and c not in _HIDDEN else _escape(c) for c in text)
+    return "".join(c if (c.isprintable() and c not in _HIDDEN) or c in _JOINERS else _escape(c) for c in text)
 
 
 def _escape(char: str) -> str:
@@ -43,6 +45,11 @@ def print_json(document: dict[str, Any]) -> None:
 def say(line: str) -> None:
     """Print a line for people on standard error."""
     print(plain(line), file=sys.stderr, flush=True)
+
+
+def counted(n: int, noun: str) -> str:
+    """Return `1 clip`, `2 clips`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def clock(time_s: float, *, tenths: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import plain, print_json
+from vfindex.cli.output import counted, plain, print_json
 from vfindex.storage.errors import LibraryError
 
 NAME = "remove"
@@ -39,4 +39,4 @@ def command(
     if json:
         print_json({"path": os.fsdecode(candidate), "locations": locations, "videos": videos})
     else:
-        print(f"forgot {locations} files, {videos} videos")
+        print(f"forgot {counted(locations, 'file')}, {counted(videos, 'video')}")

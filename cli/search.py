@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import MODALITIES, Modality
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 NAME = "search"
 EXAMPLE = 'vfindex search "dog running in park" -k 5 --weight speech=0'
 # Below this width a table has no room for words: hits are shown as short paragraphs.
-_TABLE_WIDTH = 90
+_TABLE_WIDTH = 110
+# What the other columns want: "1000", "12.34", "1:00:00-1:00:12", "visual +0.98, speech +12.34, text +0.00" and gaps.
+_BESIDE_VIDEO = 75
+# Of what is said, as much as fills two or three lines of a terminal; --json has it whole.
+_SNIPPET_CHARS = 120
 
 
 def command(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The question, in words.")],
-    top_k: Annotated[int, typer.Option("-k", "--top-k", min=1, max=1000, help="Hits wanted.", show_default=True)] = 10,
-    per_video: Annotated[int, typer.Option(min=1, help="Hits of one video at most.", show_default=True)] = 1,
+    top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Hits wanted.")] = 10,
+    per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits of one video at most.")] = 1,
     weight: Annotated[
         str | None,
         typer.Option(
@@ -38,7 +42,7 @@ def command(
 ) -> None:
     """Find clips for a question, best first.
 
-    A question that begins with a dash goes after "--", as in: vfindex search -- -5 degrees
+    A question that begins with a dash goes last, behind two dashes of their own.
     """
     from vfindex.search.engine import SearchEngine
 
@@ -47,7 +51,7 @@ def command(
     if json:
         print_json({"query": text, "hits": [hit_to_dict(hit) for hit in hits]})
     elif not hits:
-        print("nothing is indexed yet; add videos with: vfindex ingest VIDEOS")
+        say("nothing is indexed yet; add videos with: vfindex ingest VIDEOS")
     elif sys.stdout.isatty():
         _print_table(hits)
     else:
@@ -103,28 +107,29 @@ def _print_table(hits: list[Hit]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    if console.width < _TABLE_WIDTH:
-        for hit in hits:
-            name = plain(os.path.basename(path_text(hit.video) or "?"))
-            console.print(Text(f"{hit.rank}. {name}  {_span(hit)}", style="bold"))
-            console.print(Text(f"   {hit.score:.2f} = {_because(hit)}", style="dim"))
-            if hit.snippet:
-                console.print(Text(f"   {plain(hit.snippet)}"))
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (
-        ("#", "right"),
-        ("score", "right"),
-        ("time", "right"),
-        ("video", "left"),
-        ("because", "left"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    wide = console.width >= _TABLE_WIDTH
+    table = Table(box=None, pad_edge=False, header_style="dim", show_header=wide, padding=(0, 2, 0 if wide else 1, 0))
+    table.add_column("#", justify="right")
+    if wide:
+        table.add_column("score", justify="right")
+        table.add_column("time", justify="right")
+        table.add_column("video", overflow="fold", max_width=console.width - _BESIDE_VIDEO)
+        table.add_column("because", overflow="fold")
+    else:
+        table.add_column("hit", overflow="fold")
     for hit in hits:
         folder, name = os.path.split(path_text(hit.video) or "?")
         place = Text.assemble((plain(name), "bold"), "\n", (plain(folder), "dim"))
         because = Text(_because(hit))
         if hit.snippet:
-            because.append(f"\n{plain(hit.snippet)}", style="italic")
-        table.add_row(Text(str(hit.rank)), Text(f"{hit.score:.2f}"), Text(_span(hit)), place, because)
+            because.append(f"\n{_shortened(plain(hit.snippet))}", style="italic")
+        rank, score = Text(str(hit.rank)), Text(f"{hit.score:.2f}")
+        if wide:
+            table.add_row(rank, score, Text(_span(hit)), place, because)
+        else:
+            table.add_row(rank, Text("\n").join([Text(f"{_span(hit)}  score {score}"), place, because]))
     console.print(table)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SNIPPET_CHARS else text[: _SNIPPET_CHARS - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.cli.output import clock, counted, path_text, plain, print_json
 from vfindex.storage.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what is known of a video: clips, transcript with its sources, what each modality covers."""
+    """Show what is known of a video.
+
+    Its clips, its transcript with the sources, and what each modality covers.
+    """
     from vfindex.storage.library import Library
 
     opened = Library.open(library_folder(library))
@@ -98,11 +101,18 @@ def _text(path: object) -> str | None:
     return None if path is None else str(path)
 
 
+def _summary(document: dict[str, Any]) -> str:
+    if not document["codec"]:  # a file that failed: nothing of it was measured
+        return str(document["state"])
+    shape = f"{document['width_px']}x{document['height_px']}, {document['codec']} in {document['container']}"
+    frames = "" if document["frames"] is None else f", {counted(document['frames'], 'frame')}"
+    return f"{document['state']}: {clock(document['duration_s'])}, {shape}{frames}"
+
+
 def _print(document: dict[str, Any]) -> None:
     for place in document["locations"]:
         print(plain(place))
-    shape = f"{document['width_px']}x{document['height_px']}, {document['codec']} in {document['container']}"
-    print(plain(f"{document['state']}: {clock(document['duration_s'])}, {shape}, {document['frames']} frames"))
+    print(plain(_summary(document)))
     if document["title"]:
         print(plain(f"title: {document['title']}"))
     if document["problem"]:
@@ -110,12 +120,12 @@ def _print(document: dict[str, Any]) -> None:
     for unit in document["coverage"]:
         for modality, words in unit.items():
             print(plain(f"{modality}: {words}"))
-    print(f"\n{len(document['clips'])} clips")
+    print(f"\n{counted(len(document['clips']), 'clip')}")
     for clip in document["clips"]:
         span = f"{clock(clip['start_s'], tenths=True):>9} - {clock(clip['end_s'], tenths=True):<9}"
-        print(f"  {span} {clip['frames']:4} frames  {', '.join(clip['modalities'])}")
+        print(f"  {span} {counted(clip['frames'], 'frame'):>11}  {', '.join(clip['modalities'])}")
     if document["transcript"]:
-        print(f"\n{len(document['transcript'])} segments of transcript")
+        print(f"\n{counted(len(document['transcript']), 'segment')} of transcript")
     for segment in document["transcript"]:
         sure = "" if segment["confidence"] is None else f" {segment['confidence']:.2f}"
         where = f"{clock(segment['start_s'], tenths=True):>9} [{segment['source']}{sure}]"

@@ -12,7 +12,10 @@ EXAMPLE = "vfindex verify --library /srv/videos/library"
 
 
 def command(library: LibraryOption = None, json: JsonOption = False) -> None:
-    """Check the library: database, row checksums, that every clip has its vector, the index against an exact scan."""
+    """Check that the library is sound.
+
+    The database, the checksums of its rows, that every clip has its vector, the index against an exact scan.
+    """
     from vfindex.storage.library import Library
     from vfindex.storage.verify import verify
 
