@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from vfindex.indexer.presets import PRESETS
 from vfindex.storage.errors import ModelError
@@ -80,16 +80,37 @@ def ensure_lite(cache_dir: Path, *, progress: Callable[[str], None] | None = Non
     """Return the exported models, made first where the cache has none: some 50 s of processor time, once.
 
     progress: called with a line of text when there is something to wait for. Several processes may call this at once:
-    one exports, the others wait for it. Raises ModelError if the weights are missing or not those pinned, or if the
-    export fails.
+    one exports, the others wait for it. Raises ModelError if the weights are missing or not those pinned, if the
+    export fails, or if the cache cannot be written.
     """
     folder = cache_dir / f"lite-{_key()}"
     if not _complete(folder):
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir / f"{folder.name}.lock"):
-            if not _complete(folder):
-                _make(folder, progress or logger.info)
+        say = progress or logger.info
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with _locked(cache_dir / f"{folder.name}.lock", say):
+                if not _complete(folder):
+                    _make(folder, say)
+        except OSError as exc:
+            reason = exc.strerror or exc
+            raise ModelError(
+                f"{cache_dir}: the models cannot be stored here ({reason}); free 200 MB, or name another VFINDEX_CACHE"
+            ) from exc
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
+
+
+@contextmanager
+def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("another process prepares the models; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def load_priors(path: Path) -> dict[Modality, ModalityPrior]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from vfindex.indexer import lite
@@ -62,12 +63,15 @@ def test_conse_keeps_the_likeliest_labels() -> None:
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
-def test_crops_cover_both_ends_and_the_middle() -> None:
-    wide = np.arange(60, dtype=np.uint8)[None, :, None] * np.ones((20, 1, 3), dtype=np.uint8)
-    assert [crop[0, 0, 0] for crop in crops(wide, 20)] == [0, 20, 40]
-    assert [crop[0, 0, 0] for crop in crops(wide.transpose(1, 0, 2), 20)] == [0, 20, 40]
-    assert all(crop.shape == (20, 20, 3) for crop in crops(wide, 20))
-    assert len(crops(wide[:, :20], 20)) == 1
+@pytest.mark.parametrize(
+    ("long_px", "starts"), [(20, [0]), (21, [0]), (27, [0, 7]), (30, [0, 10]), (36, [0, 8, 16]), (60, [0, 20, 40])]
+)
+def test_crops_reach_both_ends(long_px: int, starts: list[int]) -> None:
+    wide = np.arange(long_px, dtype=np.uint8)[None, :, None] * np.ones((20, 1, 3), dtype=np.uint8)
+    for frame in (wide, wide.transpose(1, 0, 2)):
+        found = crops(frame, 20)
+        assert [crop[0, 0, 0] for crop in found] == starts
+        assert all(crop.shape == (20, 20, 3) for crop in found)
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 4), (19, 30, 3), (21, 30, 3), (0, 30, 3)])
@@ -182,6 +186,26 @@ class TestCache:
         (tmp_path / f".{name}-killed").mkdir()
         ensure_lite(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [name]
+
+    def test_a_cache_that_cannot_be_written_is_named(self, tmp_path: Path, builds: list[int]) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(ModelError, match="cannot be stored here"):
+            ensure_lite(tmp_path / "file" / "cache")
+        assert not builds
+
+    def test_waiting_for_another_process_is_said(self, tmp_path: Path, builds: list[int]) -> None:
+        said: list[str] = []
+        lock = FileLock(tmp_path / f"{ensure_lite(tmp_path).text.parent.name}.lock")
+        shutil.rmtree(ensure_lite(tmp_path).text)
+
+        def say(line: str) -> None:
+            said.append(line)
+            lock.release()
+
+        lock.acquire()
+        ensure_lite(tmp_path, progress=say)
+        assert "waiting" in said[0]
+        assert len(builds) == 2
 
     def test_a_failed_export_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(work: Path) -> None:
