@@ -85,7 +85,7 @@ def _run() -> int | str | None:
 
 def _run_app() -> int | str | None:
     try:
-        app()
+        app(prog_name="vfindex")
     except SystemExit as exc:
         if exc.code == EXIT_USAGE and _wants_json():
             _print_error("UsageError", "the command line is wrong; standard error says how")

@@ -1,0 +1,162 @@
+"""What reaches the user's eyes: nothing is interpreted, nothing is lost, at any width."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from typing import Any
+
+import pytest
+
+from vfindex.cli.output import clock, counted, path_text, plain, print_json
+from vfindex.cli.search import parse_weights
+from vfindex.storage.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31m", "\\x1b[31m"),
+        ("\x9b31m\x85", "\\x9b31m\\x85"),
+        ("a\nb\rc\td\x00\x7f", "a\\x0ab\\x0dc\\x09d\\x00\\x7f"),
+        ("a\u202eb\u2066c\u200fd\u061ce", "a\\u202eb\\u2066c\\u200fd\\u061ce"),
+        ("a\u2028b\u200bc\ufeffd", "a\\u2028b\\u200bc\\ufeffd"),
+        (os.fsdecode(b"caf\xe9\xff"), "caf\\xe9\\xff"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        ("[bold]x[/] :smile:", "[bold]x[/] :smile:"),
+        ("a\u00a0b\u3000c", "a b c"),
+    ],
+)
+def test_plain_escapes_what_a_terminal_would_obey(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+@pytest.mark.parametrize("text", ["日本語 한국어", "naïve Ångström e\u0301", "👩‍👩‍👧 🎬", "می‌خواهم", "C:\\x"])
+def test_plain_keeps_every_language(text: str) -> None:
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize(
+    ("time_s", "tenths", "shown"),
+    [
+        (0, False, "0:00"),
+        (59.4, False, "0:59"),
+        (59.6, False, "1:00"),
+        (59.96, True, "1:00.0"),
+        (3599.9, False, "1:00:00"),
+        (3599.94, True, "59:59.9"),
+        (36_061.25, True, "10:01:01.2"),
+        (-1, False, "0:00"),
+    ],
+)
+def test_clock(time_s: float, tenths: bool, shown: str) -> None:
+    assert clock(time_s, tenths=tenths) == shown
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(n, "clip") for n in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+
+
+def test_weights_are_read() -> None:
+    assert parse_weights("speech=0.5, text=0") == {"speech": 0.5, "text": 0.0}
+
+
+@pytest.mark.parametrize(
+    "text", ["speech", "speech=", "sound=1", "speech=-1", "speech=nan", "text=inf", "text=1,,", "="]
+)
+def test_wrong_weights_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape("visual=1,speech=0.5,text=0")):
+        parse_weights(text)
+
+
+def test_json_gives_back_every_byte_of_a_path(capsys: pytest.CaptureFixture[str]) -> None:
+    path = bytes(range(1, 256)).replace(b"/", b"") + "日本".encode()
+    print_json({"path": path_text(path), "none": path_text(None)})
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert os.fsencode(json.loads(out)["path"]) == path
+    assert json.loads(out)["none"] is None
+
+
+def test_json_has_no_numbers_that_json_lacks() -> None:
+    with pytest.raises(ValueError):
+        print_json({"score": float("nan")})
+
+
+# In a process of its own, for Rich looks at the real terminal.
+SEARCH = """
+import numpy as np
+from vfindex.cli.app import main
+from vfindex.search.encoder import QueryEncoder
+QueryEncoder.encode = lambda *_: dict.fromkeys(("visual", "speech", "text"), np.eye(8, dtype=np.float32)[1])
+main()
+"""
+
+
+def in_terminal(width: int, *arguments: str) -> str:
+    """Return what `vfindex ARGUMENTS` writes to a terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    env["TERM"] = "xterm-256color"
+    command = [sys.executable, "-c", SEARCH, *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=env) as process:
+        os.close(theirs)
+        written = b""
+        while chunk := read_terminal(ours):
+            written += chunk
+        errors = process.stderr.read() if process.stderr else b""
+    os.close(ours)
+    assert process.returncode == 0, errors.decode()
+    return written.decode().replace("\r\n", "\n")
+
+
+def read_terminal(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except OSError:  # Linux says EIO where the other end is closed
+        return b""
+
+
+def columns(lines: list[str]) -> list[str]:
+    """Return the text of the columns "video" and "because" below their heading, without spaces."""
+    video, because = lines[0].index("video"), lines[0].index("because")
+    parts = [[line[video:because] for line in lines[1:]], [line[because:] for line in lines[1:]]]
+    return [squeezed("".join(part)) for part in parts]
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@pytest.mark.parametrize("width", [200, 120, 110, 90, 60, 40])
+def test_a_table_of_hostile_names_shows_them_whole_and_obeys_none(hostile: Any, width: int) -> None:
+    written = in_terminal(width, "search", "hello", "--library", str(hostile.folder), "--per-video", "1")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert "\x1b" not in shown
+    assert not [c for c in shown if not c.isprintable() and c != "\n"]
+    assert "\x1b[31m" not in written, "Rich is asked for bold, dim and italic only"
+    lines = shown.split("\n")
+    assert max(map(len, lines)) <= width
+    places, reasons = columns(lines) if lines[0].startswith("#") else (squeezed(shown),) * 2
+    for name in hostile.names:
+        assert squeezed(plain(os.fsdecode(name))) in places
+    assert places.count(squeezed(os.fsdecode(hostile.above))) == len(hostile.names)
+    assert reasons.count(squeezed(r"\x1b]0;owned\x07 she said [red]hello[end]")) == len(hostile.names)
+
+
+def test_show_and_status_obey_nothing_either(hostile: Any) -> None:
+    for path in hostile.paths():
+        if b"\xff" in path:  # one of each kind is enough
+            break
+    for arguments in (("status",), ("show", os.fsdecode(path))):
+        written = in_terminal(80, *arguments, "--library", str(hostile.folder))
+        assert not [c for c in written if not c.isprintable() and c != "\n"]
