@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from typing import Any
 
 import av
@@ -204,29 +205,25 @@ def shape_px(video: VideoStream, rotation_deg: int) -> tuple[int, int]:
 def first_frame(source: Source, beat: Beat) -> VideoFrame:
     """Return the first frame that decodes and is shown; raises Refusal."""
     source.only(source.video)
-    tried = 0
+    context = source.video.codec_context
+    tried = (packet for packet in demux(source.container, source.video) if packet.size)
     try:
-        for packet in demux(source.container, source.video):
+        for packet in chain(islice(tried, PROBE_PACKETS), (None,)):  # None: what the decoder holds back
             beat()
-            if not packet.size:
-                continue
-            tried += 1
             try:
-                frames = packet.decode()
+                frames = context.decode(packet)
             except MemoryError:
                 raise  # PyAV's is an FFmpegError too, but no damage
             except av.FFmpegError:
-                frames = []  # damaged; a later packet may do
+                continue  # damaged; a later packet may do
             if frames:
                 check_size(frames[0].width, frames[0].height)
                 return frames[0]
-            if tried > PROBE_PACKETS:
-                break
     except MemoryError as exc:
         raise out_of_memory("probe") from exc
     except av.FFmpegError:
         pass  # the container ends in damage before any frame: the same refusal
-    reason = f"not one frame of its {source.video.codec_context.name} video can be decoded"
+    reason = f"not one frame of its {context.name} video can be decoded"
     raise Refusal("probe", "no_frames", reason, "check that it plays; copy it again")
 
 
@@ -298,7 +295,7 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
     source = open_source(path)
     try:
         frame = first_frame(source, beat)
-        start_s = seconds(frame.pts, frame.time_base)
+        start_s = seconds(frame.pts, source.video.time_base)
         if start_s is None:
             reason = "its frames carry no times"
             raise Refusal("probe", "no_times", reason, "remux it, for example `ffmpeg -i FILE -c copy FILE.mkv`")

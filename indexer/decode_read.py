@@ -299,13 +299,15 @@ def read(path: bytes, order: Order, send: Send, beat: Beat) -> dict[str, Any]:
             preroll_s = AUDIO_PREROLL_S if order.audio else 0.0
             source, feed = sought(source, sampler.anchor_s(order.start_s) - preroll_s, order, beat)
         pictures = Pictures(source, order, sampler, send, Painter(source, order.size_px))
-        error = _pump(feed, pictures, Sound(order.start_s, order.end_s, send))
+        sound = Sound(order.start_s, order.end_s, send)
+        error = _pump(feed, pictures, sound)
         return {
             "frames": pictures.decoded if order.mode == "fps" else pictures.coded,
             "first_s": pictures.first_s,
             "last_s": pictures.last_s,
             "rotation_deg": pictures.rotation_deg,
             "damaged": pictures.damaged,
+            "damaged_audio": sound.damaged,
             "error": error or cut_off(source, pictures) or out_of_order(pictures),
         }
     finally:

@@ -115,7 +115,7 @@ class ReadEnd:
 
     frames: video frames decoded where all were decoded, else coded frames that would be shown. first_s, last_s: their
     presentation times, None where there were none. damaged: packets that could not be decoded. error: why reading ended
-    before the end of the file, "" where it did not.
+    before the end of the file, "" where it did not. damaged_audio: packets of sound that could not be decoded.
     """
 
     frames: int
@@ -124,6 +124,7 @@ class ReadEnd:
     rotation_deg: int
     damaged: int
     error: str
+    damaged_audio: int = 0
 
 
 class _Doubt(Exception):
@@ -238,6 +239,7 @@ def _end(fields: _Fields) -> ReadEnd:
         rotation_deg=fields.integer("rotation_deg", -360, 360),
         damaged=fields.integer("damaged", 0, 1 << 40),
         error=fields.text("error"),
+        damaged_audio=fields.integer("damaged_audio", 0, 1 << 40),
     )
 
 

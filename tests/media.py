@@ -89,8 +89,9 @@ class Spec:
     """What `make_video` makes; times in seconds, sizes in pixels.
 
     keyframe_s: distance of keyframes. times_s: presentation times instead of a constant rate. start_s: added to all
-    times. tone_hz: one tone a channel, 0 is silence; None no sound. aspect: of a pixel. rotation_deg: counter-clockwise
-    turn that a player must make (MP4 and MOV). text: subtitles as (start_s, end_s, text).
+    times. tone_hz: one tone a channel, 0 is silence; None no sound. tone_s: how long the sound is, None: as the video.
+    tone_gap_s: from when to when nothing is stored. aspect: of a pixel. rotation_deg: counter-clockwise turn that a
+    player must make (MP4 and MOV). text: subtitles as (start_s, end_s, text).
     """
 
     shots: Sequence[Shot] = (Shot("red"), Shot("blue"))
@@ -105,6 +106,7 @@ class Spec:
     start_s: float = 0.0
     tone_hz: float | Sequence[float] | None = None
     tone_s: float | None = None
+    tone_gap_s: tuple[float, float] | None = None
     aspect: Fraction = Fraction(1)
     rotation_deg: int = 0
     text: Sequence[tuple[float, float, str]] = ()
@@ -178,6 +180,8 @@ def _encode_audio(container: Any, audio: Any, spec: Spec, end_s: float) -> None:
     times_s = np.arange(int((end_s - spec.start_s) * rate)) / rate
     samples = (0.4 * np.sin(2 * np.pi * tones[:, None] * times_s) * 32767).astype(np.int16)  # (channels, n)
     for begin in range(0, samples.shape[1], rate // 4):
+        if spec.tone_gap_s is not None and spec.tone_gap_s[0] <= begin / rate < spec.tone_gap_s[1]:
+            continue
         block = np.ascontiguousarray(samples[:, begin : begin + rate // 4].T).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono" if len(tones) == 1 else "stereo")
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
