@@ -1,0 +1,83 @@
+"""docs/cli.md says what the program says: help texts word for word, fields, exit codes, environment variables."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfindex.cli import app as entry
+from vfindex.cli import demo, ingest, remove, search, show, status, verify
+from vfindex.cli.search import _TABLE_WIDTH
+from vfindex.indexer.report import Report
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+COMMANDS = tuple(module.NAME for module in (ingest, search, status, show, remove, verify, demo))
+
+
+def section(name: str) -> str:
+    """Return the text below the heading of a command."""
+    match = re.search(rf"^## vfindex {name}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    assert match, f"docs/cli.md has no section for {name}"
+    return match[1]
+
+
+def documented_fields(name: str) -> set[str]:
+    """Return the names in the first column of the section's field tables."""
+    rows = re.findall(r"^\| (`[^|]*`) \|", section(name), re.M)
+    return {field for row in rows for field in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)])
+def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -> None:
+    help_ = run(*arguments, "--help").out
+    command = " ".join(("vfindex", *arguments, "--help"))
+    where = section(arguments[0]) if arguments else PAGE
+    assert f"```text\n$ {command}\n{help_}```\n" in where
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("show", "/videos/a.mp4"), ("remove", "/videos/a.mp4"), ("verify",), ("search", "x")]
+)
+def test_every_field_is_explained_and_no_other(run: Any, library: Path, arguments: tuple[str, ...]) -> None:
+    document = json.loads(run(*arguments, "--library", library, "--json").out)
+    fields = set(document)
+    for hit in document.get("hits", []):
+        fields |= set(hit)
+    assert documented_fields(arguments[0]) == fields
+
+
+def test_the_fields_of_a_report_are_explained() -> None:
+    assert documented_fields("ingest") == set(Report().to_dict(str))
+
+
+def test_the_ways_a_file_can_end_are_explained() -> None:
+    words = set(re.findall(r"^\| (\w+) \|", section("ingest"), re.M)) - {"word", "field"}
+    assert words == {"found", "indexed", "unchanged", "moved", "partial", "failed", "skipped"}
+
+
+def test_nested_fields_are_those_of_the_program(run: Any, library: Path) -> None:
+    shown = json.loads(run("show", "/videos/a.mp4", "--library", library, "--json").out)
+    told = section("show")
+    assert f"| `clips` | list of `{{{', '.join(shown['clips'][0])}}}`" in told
+    assert f"| `transcript` | list of `{{{', '.join(shown['transcript'][0])}}}`" in told
+    states = json.loads(run("status", "--library", library, "--json").out)["states"]
+    assert f"`{{{', '.join(states)}}}`" in section("status")
+
+
+def test_the_exit_codes_are_the_program_s() -> None:
+    codes = [int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.M)]
+    assert codes == [0, entry.EXIT_FAILED, entry.EXIT_USAGE, entry.EXIT_BUG, entry.EXIT_INTERRUPTED]
+
+
+def test_every_environment_variable_is_named() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cli").glob("*.py"))
+    assert set(re.findall(r"VFINDEX_[A-Z]+", PAGE)) == set(re.findall(r"VFINDEX_[A-Z]+", sources))
+
+
+def test_the_width_at_which_tables_begin_is_the_program_s() -> None:
+    assert f"(below {_TABLE_WIDTH} columns: paragraphs)" in " ".join(PAGE.split())
