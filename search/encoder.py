@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from vfindex.search.query import Query
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder
@@ -17,15 +16,13 @@ class QueryEncoder:
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
 
-    def encode(self, text: str) -> dict[Modality, FloatArray]:
+    def encode(self, query: Query) -> dict[Modality, FloatArray]:
         """Return modality -> (dim,) float32 of length 1. Raises ModelError."""
         models = dict.fromkeys(self._setup.query.values())
-        vectors = {model: self._encode(model, text) for model in models}
+        vectors = {model: self._encode(model, query) for model in models}
         return {modality: vectors[model] for modality, model in self._setup.query.items()}
 
-    def _encode(self, model: QueryModel, text: str) -> FloatArray:
+    def _encode(self, model: QueryModel, query: Query) -> FloatArray:
         if model.folder not in self._open:
             self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
-        prompts = [template.replace("{}", text) for template in model.templates]
-        mean = self._open[model.folder].encode(prompts).mean(axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+        return self._open[model.folder].encode_query(query.text, query.words, model.templates)

@@ -85,7 +85,7 @@ class SearchEngine:
         checked = _check_weights(weights or {})
         if top_k < 1 or per_video < 1:
             raise QueryError(f"at least one hit must be asked for, not {min(top_k, per_video)}")
-        vectors = self._encoder.encode(query.text)
+        vectors = self._encoder.encode(query)
         # A generation's file may be superseded between reading its pointer and opening it: the pointer is read once
         # more. A file that is gone for good is done without, by an exact scan.
         with self._library.snapshot() as snapshot:

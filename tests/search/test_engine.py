@@ -11,7 +11,7 @@ from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.query import MAX_QUERY_CHARS, parse
+from vfindex.search.query import MAX_QUERY_CHARS, Query, parse
 from vfindex.storage.errors import LibraryNotFound, QueryError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
 from vfindex.storage.writer import Writer, writing
@@ -21,8 +21,8 @@ from vfindex.storage.writer import Writer, writing
 
 @pytest.fixture(autouse=True)
 def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, text: str) -> dict[str, FloatArray]:
-        digits = [c for c in text if c.isdigit()]
+    def encode(self: QueryEncoder, query: Query) -> dict[str, FloatArray]:
+        digits = [c for c in query.text if c.isdigit()]
         vector = axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
         return {m: vector for m in ("visual", "speech", "text")}
 
