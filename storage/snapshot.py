@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import unpack_frames, unpack_vector
 from vfindex.storage.database import damaged
-from vfindex.storage.errors import LibraryVersion
+from vfindex.storage.errors import LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
-from vfindex.storage.migrations import is_current
+from vfindex.storage.migrations import applied_migrations, is_current
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, VideoState
 
 # Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
@@ -96,15 +96,21 @@ class StoredVideo:
 
 
 class Snapshot:
-    """One read transaction. Raises LibraryVersion, on opening, for a database that is not of today's form."""
+    """One read transaction.
+
+    Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one not of today's form.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._connection: Connection = engine.connect()
         try:
-            current = is_current(self._connection)
+            applied, current = applied_migrations(self._connection), is_current(self._connection)
         except DBAPIError as exc:
             self.close()
             raise damaged(exc) from exc
+        if not applied:
+            self.close()
+            raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
         if not current:
             self.close()
             raise LibraryVersion(

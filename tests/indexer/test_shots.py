@@ -1,0 +1,101 @@
+"""Shots and clips: boundaries where pictures change, clips of 2 to 12 s that cover their stretch."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfindex.indexer.shots import MAX_CLIP_S, MIN_CLIP_S, cut_clips, detect_shots
+from vfindex.storage.records import FloatArray
+
+DIM = 16
+
+
+def takes(*lengths: int, noise: float = 0.02, seed: int = 0) -> FloatArray:
+    """Return frames of several takes, each around a direction of its own."""
+    random = np.random.default_rng(seed)
+    rows = [np.eye(DIM)[i % DIM] + noise * random.standard_normal(DIM) for i, n in enumerate(lengths) for _ in range(n)]
+    vectors = np.stack(rows).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def seconds(n: int, fps: float = 1.0) -> np.ndarray:
+    return np.arange(n) / fps
+
+
+def test_a_boundary_is_the_first_frame_of_the_next_take() -> None:
+    assert detect_shots(takes(8, 5, 9), seconds(22)) == [0, 8, 13]
+
+
+def test_one_take_has_no_boundary_however_restless() -> None:
+    assert detect_shots(takes(40, noise=0.05), seconds(40)) == [0]
+    drift = np.stack([np.cos(np.linspace(0, 1.5, 60)), np.sin(np.linspace(0, 1.5, 60))], axis=1).astype(np.float32)
+    assert detect_shots(drift, seconds(60)) == [0]
+
+
+def test_the_bits_of_another_machine_do_not_move_a_boundary() -> None:
+    vectors = takes(8, 5, 9)
+    jitter = vectors + np.float32(1e-6) * np.random.default_rng(1).standard_normal(vectors.shape).astype(np.float32)
+    assert detect_shots(jitter, seconds(22)) == detect_shots(vectors, seconds(22))
+
+
+def test_clips_lie_inside_shots() -> None:
+    spans = cut_clips(takes(8, 5, 9), seconds(22), start_s=0.0, end_s=22.0)
+    assert [(span.start_s, span.end_s) for span in spans] == [(0.0, 8.0), (8.0, 13.0), (13.0, 22.0)]
+    assert [span.start_uncertainty_s for span in spans] == [0.0, 1.0, 1.0]
+
+
+def test_a_long_take_is_cut_into_equal_parts() -> None:
+    spans = cut_clips(takes(40), seconds(40), start_s=0.0, end_s=40.0)
+    assert [span.end_s - span.start_s for span in spans] == [10.0, 10.0, 10.0, 10.0]
+
+
+def test_a_short_shot_joins_its_more_similar_neighbour() -> None:
+    a, b = np.eye(DIM, dtype=np.float32)[:2]
+    flash = (0.3 * a + 0.95 * b).astype(np.float32)
+    vectors = np.stack([*[a] * 6, flash / np.linalg.norm(flash), *[b] * 6])
+    spans = cut_clips(vectors, seconds(13), start_s=0.0, end_s=13.0)
+    assert [(span.first, span.last) for span in spans] == [(0, 6), (6, 13)]
+
+
+def test_a_video_under_two_seconds_is_one_clip() -> None:
+    spans = cut_clips(takes(2, 2), seconds(4, fps=2.5), start_s=0.0, end_s=1.6)
+    assert [(span.start_s, span.end_s, span.first, span.last) for span in spans] == [(0.0, 1.6, 0, 4)]
+
+
+def test_one_frame_is_one_clip_and_none_is_none() -> None:
+    [span] = cut_clips(takes(1), np.array([8.3]), start_s=8.3, end_s=8.3)
+    assert span.start_s < span.end_s
+    assert cut_clips(np.zeros((0, DIM), np.float32), np.zeros(0), start_s=0.0, end_s=1.0) == []
+
+
+def test_sparse_frames_make_long_clips_rather_than_empty_ones() -> None:
+    spans = cut_clips(takes(6), np.arange(6) * 30.0, start_s=0.0, end_s=180.0)
+    assert all(span.last > span.first for span in spans)
+    assert spans[-1].end_s == 180.0
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    st.floats(0.2, 4.0),
+    st.floats(0, 50),
+    st.integers(0, 99),
+)
+def test_clips_cover_their_stretch(lengths: list[int], gap_s: float, start_s: float, seed: int) -> None:
+    vectors = takes(*lengths, seed=seed)
+    times_s = start_s + np.arange(len(vectors)) * gap_s
+    end_s = float(times_s[-1] + gap_s)
+    spans = cut_clips(vectors, times_s, start_s=start_s, end_s=end_s)
+    assert spans[0].start_s == start_s
+    assert spans[-1].end_s == pytest.approx(end_s, abs=2e-3)
+    for one, other in pairwise(spans):
+        assert (one.end_s, one.last) == (other.start_s, other.first)
+    for span in spans:
+        assert span.last > span.first
+        length_s = span.end_s - span.start_s
+        assert length_s <= MAX_CLIP_S + 2 * gap_s
+        assert length_s >= MIN_CLIP_S - 1e-6 or len(spans) == 1 or gap_s * 2 > MIN_CLIP_S
