@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import path_text, plain, print_json
+from vfindex.cli.output import clock, counted, path_text, plain, print_json
 from vfindex.storage.records import MODALITIES
 
 NAME = "status"
@@ -53,9 +53,8 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         return
     print(f"library     {plain(document['library'])}")
     print(f"preset      {document['preset']}, sampling {document['sampling']}")
-    print(
-        f"videos      {document['videos']} ({document['video_seconds'] / 3600:.2f} h) in {document['locations']} files"
-    )
+    length = clock(document["video_seconds"])
+    print(f"videos      {document['videos']}, {length} long in all; {counted(document['locations'], 'file')} known")
     with_words = ", ".join(f"{n} with {m}" for m, n in document["clips_with"].items())
     print(f"clips       {document['clips']}: {with_words}")
     print(f"transcript  {document['segments']} segments")

@@ -16,7 +16,7 @@ from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.media import Sampling
-from vfindex.indexer.models import install, open_encoders
+from vfindex.indexer.models import install, open_encoders, preset_name
 from vfindex.indexer.pipeline import Options
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
@@ -71,6 +71,8 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
 
 def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
     """Return the library's setup, made now if it is new. Raises UsageError if another was asked for."""
+    if settings.preset is not None:
+        preset_name(settings.preset)
     setup = writer.setup()
     if setup is None:
         sampling = str(settings.sampling or Sampling())
