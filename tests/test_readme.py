@@ -1,0 +1,120 @@
+"""README and docs say what the code says: the Python in it runs, every file has its line, every number its constant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_maker import add_video, axis, clip, install
+
+from vfindex.indexer.child import Limits
+from vfindex.indexer.decode_child import STDERR_BYTES
+from vfindex.indexer.decode_open import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
+from vfindex.indexer.demo_media import QUESTIONS
+from vfindex.indexer.lite import TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS
+from vfindex.indexer.pipeline import MAX_UNIT_FRAMES, MIN_LAST_UNIT_S, UNIT_S
+from vfindex.indexer.speech_pool import SpeechLimits
+from vfindex.indexer.subtitles import MAX_SIDECAR_BYTES
+from vfindex.search.encoder import QueryEncoder
+from vfindex.storage import schema
+from vfindex.storage.joint import PRIOR_CLIPS
+from vfindex.storage.writer import MAX_TAIL_CLIPS, writing
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+PACKAGES = ("indexer", "search", "storage", "cli")
+
+
+def file_tree() -> dict[str, str]:
+    """Return path -> purpose of the README's file tree."""
+    [block] = re.findall(r"^## Files\n+```text\n(.*?)^```", README, re.M | re.S)
+    tree, folder = {}, ""
+    for line in block.splitlines():
+        name, purpose = re.split(r" {2,}", line.strip(), maxsplit=1)
+        if not line.startswith(" "):
+            folder = name if name.endswith("/") else ""
+        tree[name if name.endswith("/") else folder + name] = purpose
+    return tree
+
+
+def test_every_file_of_the_tree_exists_and_has_a_purpose() -> None:
+    for name, purpose in file_tree().items():
+        assert (ROOT / name).exists(), name
+        assert purpose.strip()
+
+
+def test_every_module_is_in_the_tree() -> None:
+    files = {
+        f"{package}/{path.name}"
+        for package in PACKAGES
+        for path in (ROOT / package).iterdir()
+        if path.suffix in (".py", ".txt") and path.name != "__init__.py"
+    }
+    assert files <= set(file_tree()), "README.md, Files: give every module a line"
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def encode(*_: Any) -> dict[str, Any]:
+        return {m: axis(1) for m in ("visual", "speech", "text")}
+
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+        add_video(writer, "dog.mp4", [clip(visual=axis(1))])
+        writer.publish()
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    monkeypatch.chdir(tmp_path)
+    [block] = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    assert len([line for line in block.splitlines() if line]) <= 6
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("1 b'/videos/dog.mp4' 0.0 5.0 ")
+
+
+def test_the_run_of_the_readme_asks_the_demo_s_questions() -> None:
+    for question in QUESTIONS:
+        shown = re.search(rf'^"{re.escape(question.text)}" \({question.modality}\)\n  1\. (\S+) ', README, re.M)
+        assert shown, f"README.md does not show the answer to {question.text!r}"
+        assert shown[1] == question.expected
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_architecture_names_every_table() -> None:
+    for table in schema.metadata.tables:
+        assert f"`{table}`" in ARCHITECTURE
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (ARCHITECTURE, f"multiples of {UNIT_S:.0f} s"),
+        (ARCHITECTURE, f"last stretch below {MIN_LAST_UNIT_S:.0f} s"),
+        (ARCHITECTURE, f"as much as {PRIOR_CLIPS} clips"),
+        (ARCHITECTURE, f"past {MAX_TAIL_CLIPS:,} clips"),
+        (SECURITY, f"(`RLIMIT_AS`) | {Limits().memory_bytes >> 30} GiB |"),
+        (SECURITY, f"(`RLIMIT_CPU`) | {Limits().cpu_base_s:g} s + {Limits().cpu_per_mb_s:g} s per MiB of file |"),
+        (SECURITY, f"silence, by the parent's clock | {Limits().idle_s:g} s |"),
+        (SECURITY, f"one request | {Limits().wall_factor:g} times the processor time |"),
+        (SECURITY, f"(`RLIMIT_FSIZE`) | {STDERR_BYTES >> 10} KiB,"),
+        (SECURITY, f"2^{MAX_PIXELS.bit_length() - 1} pixels, {MAX_SIDE_PX:,} on a side"),
+        (SECURITY, f"recogniser's child has {SpeechLimits().memory_bytes >> 30} GiB"),
+        (SECURITY, f"at most {MAX_SIDECAR_BYTES // 10**6} MB"),
+        (SECURITY, f"at most {MAX_UNIT_FRAMES:,} frames"),
+        (SECURITY, f"Allowed formats: {', '.join(ALLOWED_FORMATS)}."),
+        *(
+            (SECURITY, f"| `{each.distribution}` | `{each.file}` |")
+            for each in (TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS)
+        ),
+    ],
+)
+def test_numbers_and_names_are_those_of_the_code(page: str, words: str) -> None:
+    assert words in " ".join(page.split())
