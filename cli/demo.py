@@ -10,7 +10,7 @@ import typer
 
 from vfindex.cli.ingest import print_report, run_ingest
 from vfindex.cli.options import JsonOption, cache_folder
-from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.cli.search import hit_to_dict
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAME = "demo"
 EXAMPLE = "vfindex demo --library /tmp/vfindex-demo"
 _HITS = 4
+_SNIPPET_CHARS = 70
 
 
 def command(
@@ -61,7 +62,8 @@ def command(
         for hit in hits[:2]:
             name = plain(os.path.basename(path_text(hit.video) or "?"))
             span = f"{clock(hit.start_s)}-{clock(hit.end_s)}"
-            snippet = f"  {plain(hit.snippet)}" if hit.snippet and question.modality == "speech" else ""
+            said = hit.snippet if question.modality == "speech" else None
+            snippet = f"  {shortened(plain(said), _SNIPPET_CHARS)}" if said else ""
             print(f"  {hit.rank}. {name} {span}  {hit.score:.2f}{snippet}")
     print(f"\nthe answers as a picture: {sheet}")
     print(f'ask it yourself: vfindex search "a cat" --library {folder}')

@@ -52,6 +52,11 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def shortened(text: str, chars: int) -> str:
+    """Return text of at most `chars` characters, an ellipsis where some are left out."""
+    return text if len(text) <= chars else text[: chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def clock(time_s: float, *, tenths: bool = False) -> str:
     """Return seconds as m:ss or h:mm:ss, with tenths if asked."""
     total = max(0.0, round(time_s, 1) if tenths else float(round(time_s)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import MODALITIES, Modality
 
@@ -122,14 +122,10 @@ def _print_table(hits: list[Hit]) -> None:
         place = Text.assemble((plain(name), "bold"), "\n", (plain(folder), "dim"))
         because = Text(_because(hit))
         if hit.snippet:
-            because.append(f"\n{_shortened(plain(hit.snippet))}", style="italic")
+            because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")
         rank, score = Text(str(hit.rank)), Text(f"{hit.score:.2f}")
         if wide:
             table.add_row(rank, score, Text(_span(hit)), place, because)
         else:
             table.add_row(rank, Text("\n").join([Text(f"{_span(hit)}  score {score}"), place, because]))
     console.print(table)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SNIPPET_CHARS else text[: _SNIPPET_CHARS - 1] + "\N{HORIZONTAL ELLIPSIS}"
