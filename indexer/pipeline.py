@@ -17,7 +17,7 @@ from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import LiteImageEncoder
 from vfindex.indexer.media import Decoder, Frame, Probe, ReadEnd, Sampling
 from vfindex.indexer.read_ahead import read_ahead
-from vfindex.indexer.shots import Span, cut_clips, unit
+from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
 from vfindex.indexer.speech_pool import SpeechPool
 from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
 from vfindex.indexer.thumbnails import ThumbnailPicker
@@ -188,6 +188,7 @@ class _Reading:
         self._encoder = encoder
         self._batch: list[Frame] = []
         self._vectors: list[FloatArray] = []
+        self._histograms: list[FloatArray] = []
         self.times_s: list[float] = []
         self.thumbnails = ThumbnailPicker()
         self.end = ReadEnd(0, None, None, 0, 0, "")
@@ -196,8 +197,13 @@ class _Reading:
     def vectors(self) -> FloatArray:
         return np.concatenate(self._vectors)  # (n_frames, dim)
 
+    @property
+    def histograms(self) -> FloatArray:
+        return np.stack(self._histograms)  # (n_frames, 512)
+
     def add(self, frame: Frame) -> None:
         self.thumbnails.offer(frame.time_s, frame.pixels)
+        self._histograms.append(colour_histogram(frame.pixels))
         self._batch.append(frame)
         if len(self._batch) == BATCH_FRAMES:
             self.encode()
@@ -256,7 +262,7 @@ def _spans(video: Video, plan: UnitPlan, reading: _Reading) -> list[Span]:
     times_s = np.asarray(reading.times_s)
     start_s = plan.start_s if plan.start_s is not None else min(video.start_s, reading.times_s[0])
     end_s = plan.end_s if plan.end_s is not None else _end_s(video, reading)
-    return cut_clips(reading.vectors, times_s, start_s=start_s, end_s=end_s)
+    return cut_clips(reading.vectors, reading.histograms, times_s, start_s=start_s, end_s=end_s)
 
 
 def _end_s(video: Video, reading: _Reading) -> float:
