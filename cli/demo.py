@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,8 +66,8 @@ def command(
             said = hit.snippet if question.modality == "speech" else None
             snippet = f"  {shortened(plain(said), _SNIPPET_CHARS)}" if said else ""
             print(f"  {hit.rank}. {name} {span}  {hit.score:.2f}{snippet}")
-    print(f"\nthe answers as a picture: {sheet}")
-    print(f'ask it yourself: vfindex search "a cat" --library {folder}')
+    print(f"\nthe answers as a picture: {plain(str(sheet))}")
+    print(f'ask it yourself: vfindex search "a cat" --library {plain(shlex.quote(str(folder)))}')
 
 
 def _answer(question: Any, hits: list[Hit]) -> dict[str, Any]:

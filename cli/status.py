@@ -52,14 +52,17 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         print_json(document)
         return
     print(f"library     {plain(document['library'])}")
-    print(f"preset      {document['preset']}, sampling {document['sampling']}")
+    print(
+        f"preset      {f'{setup.preset}, sampling {setup.sampling}' if setup else 'none yet; the first ingest takes one'}"
+    )
     length = clock(document["video_seconds"])
     print(f"videos      {document['videos']}, {length} long in all; {counted(document['locations'], 'file')} known")
     with_words = ", ".join(f"{n} with {m}" for m, n in document["clips_with"].items())
     print(f"clips       {document['clips']}: {with_words}")
-    print(f"transcript  {document['segments']} segments")
-    print(f"index       generation {document['generation']}, {document['clips_in_generation']} clips")
+    print(f"transcript  {counted(document['segments'], 'segment')}")
+    held = counted(document["clips_in_generation"], "clip")
+    print(f"index       {f'generation {generation.id}, {held}' if generation else 'none yet; searches scan the clips'}")
     if counts.get("indexing"):
-        print(f"unfinished  {counts['indexing']} videos; `vfindex ingest` goes on with them")
+        print(f"unfinished  {counted(counts['indexing'], 'video')}; the next `vfindex ingest` goes on")
     for row in failed:
         print(plain(f"{row['state']:11} {row['path']}: {row.get('reason', '')}; {row.get('next', '')}"))

@@ -246,6 +246,17 @@ def test_paths_that_are_not_utf8_come_through_json(run: Any, hostile: Any) -> No
         assert os.fsencode(json.loads(ran.out)["video"]) == path
 
 
+def test_status_tells_of_a_library_that_is_still_empty(run: Any, tmp_path: Path) -> None:
+    with writing(tmp_path):
+        pass
+    ran = run("status", "--library", tmp_path)
+    assert ran.code == 0
+    assert "None" not in ran.out
+    document = json.loads(run("status", "--library", tmp_path, "--json").out)
+    assert (document["preset"], document["generation"], document["videos"]) == (None, None, 0)
+    assert "holds no videos yet" in run("search", "x", "--library", tmp_path).err
+
+
 def test_into_a_pipe_goes_one_line_a_hit(run: Any, hostile: Any) -> None:
     ran = run("search", "hello", "--library", hostile.folder)
     rows = [line.split("\t") for line in ran.out.splitlines()]
