@@ -60,7 +60,9 @@ class Driver:
         while True:
             stopping = self.run.report.interrupted or self.run.watcher.stop()
             self.run.report.interrupted = stopping
-            if not stopping:
+            if stopping:
+                self._drop_unstarted()
+            else:
                 self._fill()
             futures: list[Future[Any]] = [*self.preparing, *self.indexing]
             if not futures:
@@ -71,6 +73,11 @@ class Driver:
                     self._prepared(future)
                 else:
                     self._indexed(future)
+
+    def _drop_unstarted(self) -> None:
+        """Take back what no worker has begun; the next run finds it again."""
+        self.preparing = {future: value for future, value in self.preparing.items() if not future.cancel()}
+        self.indexing = {future: value for future, value in self.indexing.items() if not future.cancel()}
 
     def _fill(self) -> None:
         """Give the runner work: units of videos begun first, then the next files. One task waits ready in the queue."""
