@@ -1,0 +1,294 @@
+"""Speed of ingest on real videos: python tests/bench/ingest.py [FOLDER] [--files N] [--workers N]
+
+FOLDER: $VFINDEX_TEST_MEDIA/public/videos unless named. --files: N of them, evenly spaced.
+
+First every stage of the pipeline runs alone, on one thread, and its processor time is taken, that of its children
+included. Their sum over the cores is T_limit: no run is faster. Then `vfindex ingest` puts the same files into a fresh
+library; efficiency is T_limit over its wall time. Opening the models is told apart in both. Where other processes have
+used the processors meanwhile, the table says how much, and what the efficiency is on what they left. Memory is the
+largest sum of the proportional set sizes (PSS) of the run's processes. Writes into a temporary folder only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vfindex.cli.options import cache_folder
+from vfindex.indexer.discover import Found, discover, fingerprint
+from vfindex.indexer.encoders import LiteImageEncoder
+from vfindex.indexer.lite import ensure_lite
+from vfindex.indexer.local import usable_cores
+from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd, Sampling
+from vfindex.indexer.models import install
+from vfindex.indexer.pipeline import Encoders, Options, Prepared, index_unit, prepare
+from vfindex.indexer.speech_pool import SpeechPool
+from vfindex.indexer.transcribe import Transcriber
+from vfindex.storage.records import FloatArray, Segment
+from vfindex.storage.text_encoder import TextEncoder
+from vfindex.storage.writer import Writer, writing
+
+Item = Frame | AudioBlock | ReadEnd
+OPTIONS = Options(Sampling(), asr=True)
+OPENING = "opening the models"
+DECODING = "probing, decoding, scaling, sound"
+VOICE = "voice activity"
+RECOGNITION = "recognition"
+IMAGES = "image encoding"
+TEXTS = "text encoding"
+CLIPS = "shots, clips, thumbnails"
+COMMIT = "commit and publish"
+STAGES = (DECODING, VOICE, RECOGNITION, IMAGES, TEXTS, CLIPS, COMMIT)
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+LOOK_S = 0.5  # how often memory is looked at
+
+
+def cpu_s(who: int | None = None) -> float:
+    """Return the processor time of this process (RUSAGE_SELF), of its ended children (RUSAGE_CHILDREN), or of both."""
+    used = [
+        resource.getrusage(w) for w in ([who] if who is not None else [resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN])
+    ]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+class Clock:
+    """Processor seconds by stage."""
+
+    def __init__(self) -> None:
+        self.spent_s: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add what the body uses, children that end in it included; a stage inside counts for itself alone."""
+        began_s, inside_s = cpu_s(), sum(self.spent_s.values())
+        try:
+            yield
+        finally:
+            self.spent_s[name] += cpu_s() - began_s - (sum(self.spent_s.values()) - inside_s)
+
+
+class TimedText(TextEncoder):
+    """A text encoder whose encoding is a stage."""
+
+    clock: Clock
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return what the encoder returns."""
+        with self.clock.stage(TEXTS):
+            return super().encode(texts)
+
+
+class Replay:
+    """Stands for decoder and image encoder: gives again what was read and encoded of a unit."""
+
+    def __init__(self, items: Sequence[Item], vectors: FloatArray, size_px: int) -> None:
+        self._items = items
+        self._vectors = iter(vectors)
+        self.size_px = size_px
+
+    def read(self, *_: object, **__: object) -> Iterator[Item]:
+        """Yield the items of the unit."""
+        return iter(self._items)
+
+    def encode_images(self, frames: Sequence[object]) -> FloatArray:
+        """Return the next vectors."""
+        return np.stack([next(self._vectors) for _ in frames])
+
+
+@dataclass
+class Alone:
+    """The stages, each run alone. Children count for their stage when they end, in `close`."""
+
+    clock: Clock
+    image: LiteImageEncoder
+    text: TimedText
+    writer: Writer
+    decoder: Decoder
+    pool: SpeechPool
+
+    def index(self, found: Found) -> float:
+        """Put one video through all stages; return its seconds."""
+        encoders = Encoders(self.image, self.text)
+        with self.clock.stage(DECODING):
+            prepared = prepare(found, fingerprint(found.location.path), self.decoder, encoders)
+        with self.clock.stage(COMMIT):
+            video_id = self.writer.catalog.begin_video(prepared.video, prepared.units, recognised=True)
+            plans = self.writer.catalog.pending_units(video_id)
+        for unit_id, plan in plans:
+            with self.clock.stage(DECODING):
+                items = self._read(prepared, plan.start_s, plan.end_s)
+            with self.clock.stage(IMAGES):
+                vectors = self.image.encode_images([item.pixels for item in items if isinstance(item, Frame)])
+            with self.clock.stage(VOICE):
+                said = self._hear(prepared, items)
+            replay: Any = Replay(items, vectors, self.image.size_px)
+            known = replace(prepared, subtitles=(*prepared.subtitles, *said))
+            with self.clock.stage(CLIPS):
+                indexed = index_unit(known, plan, OPTIONS, replay, Encoders(replay, self.text), None)
+            with self.clock.stage(COMMIT):
+                self.writer.commit_unit(video_id, prepared.video.fingerprint, unit_id, indexed.result)
+        with self.clock.stage(COMMIT):
+            self.writer.catalog.finish_video(video_id, found.location, prepared.documents, problem=None)
+        return prepared.video.end_s - prepared.video.start_s
+
+    def close(self) -> None:
+        """End the children and publish."""
+        with self.clock.stage(DECODING):
+            self.decoder.close()
+        with self.clock.stage(RECOGNITION):
+            self.pool.close()
+        with self.clock.stage(COMMIT):
+            self.writer.publish()
+
+    def _read(self, prepared: Prepared, start_s: float | None, end_s: float | None) -> list[Item]:
+        return list(
+            self.decoder.read(
+                prepared.found.location.path,
+                sampling=OPTIONS.sampling,
+                size_px=self.image.size_px,
+                audio=prepared.video.has_audio,
+                start_s=start_s,
+                end_s=end_s,
+            )
+        )
+
+    def _hear(self, prepared: Prepared, items: Sequence[Item]) -> list[Segment]:
+        transcriber = Transcriber(self.pool, [(s.start_s, s.end_s) for s in prepared.subtitles])
+        for item in items:
+            if isinstance(item, AudioBlock):
+                transcriber.feed(item)
+        return transcriber.finish().segments
+
+
+def run_alone(files: Sequence[Found], library: Path) -> tuple[dict[str, float], float, float]:
+    """Return stage -> processor seconds, the seconds of video, and the wall seconds of opening the encoders."""
+    clock = Clock()
+    cache = cache_folder()
+    with writing(library) as writer:
+        install(writer, None, str(OPTIONS.sampling), cache, say=print)
+        with clock.stage(OPENING):
+            began = time.monotonic()
+            paths = ensure_lite(cache)
+            image, text = LiteImageEncoder.open(paths.visual), TimedText.open(paths.text)
+            opening_wall_s = time.monotonic() - began
+            text.clock = clock
+            with SpeechPool(1) as pool:
+                pool.submit(np.zeros(8000, np.int16)).result()
+        recogniser_s = clock.spent_s[OPENING] - opening_wall_s  # opening is processor time alone
+        alone = Alone(clock, image, text, writer, Decoder(), SpeechPool(1))
+        try:
+            video_s = sum(alone.index(found) for found in files)
+        finally:
+            alone.close()
+    clock.spent_s[RECOGNITION] = max(0.0, clock.spent_s[RECOGNITION] - recogniser_s)
+    return clock.spent_s, video_s, opening_wall_s
+
+
+@dataclass(frozen=True)
+class Run:
+    """A real ingest. wall_s: without the start of Python. others_s: processor time of all other processes meanwhile."""
+
+    wall_s: float
+    cpu_s: float
+    others_s: float
+    memory_mb: float
+    report: dict[str, Any]
+
+
+def run_ingest(files: Sequence[Found], library: Path, workers: int | None) -> Run:
+    """Ingest the files with the command itself."""
+    command = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()", "ingest", "--json"]
+    command += ["--library", str(library), *(["--workers", str(workers)] if workers else []), "--"]
+    command += [os.fsdecode(found.location.path) for found in files]
+    before_s, machine_before_s = cpu_s(resource.RUSAGE_CHILDREN), machine_s()
+    memory_mb = 0.0
+    with tempfile.TemporaryFile() as answer:
+        process = subprocess.Popen(command, stdout=answer)
+        while process.poll() is None:
+            memory_mb = max(memory_mb, tree_pss_mb(process.pid))
+            time.sleep(LOOK_S)
+        answer.seek(0)
+        report = json.loads(answer.read())
+    used_s = cpu_s(resource.RUSAGE_CHILDREN) - before_s
+    return Run(report["wall_s"], used_s, max(0.0, machine_s() - machine_before_s - used_s), memory_mb, report)
+
+
+def machine_s() -> float:
+    """Return the processor time that all processes of the machine have used."""
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / TICKS_PER_S
+
+
+def tree_pss_mb(root: int) -> float:
+    """Return the proportional set size of a process and all below it; what has ended meanwhile counts 0."""
+    total_kb, todo = 0, [root]
+    while todo:
+        pid = todo.pop()
+        with suppress(OSError, ProcessLookupError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                todo += map(int, (task / "children").read_text(encoding="ascii").split())
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            total_kb += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total_kb / 1024
+
+
+def show(stages: dict[str, float], video_s: float, opening_wall_s: float, run: Run) -> None:
+    """Print the table."""
+    cores = usable_cores()
+    sum_s = sum(stages[name] for name in STAGES)
+    limit_s, wall_s = sum_s / cores, run.wall_s - opening_wall_s
+    left = 1 - run.others_s / (cores * run.wall_s)
+    for name in STAGES:
+        print(f"{name:34} {stages[name]:8.1f} CPU s {stages[name] / sum_s:6.0%}")
+    print(f"{'sum of the stages alone':34} {sum_s:8.1f} CPU s")
+    print(f"{OPENING:34} {stages[OPENING]:8.1f} CPU s   (apart)")
+    print(f"{f'T_limit on {cores} cores':34} {limit_s:8.1f} s")
+    print(f"{'wall time of ingest':34} {wall_s:8.1f} s       ({run.cpu_s:.1f} CPU s)")
+    print(f"{'efficiency':34} {limit_s / wall_s:8.2f}")
+    print(f"{'used by other processes':34} {run.others_s:8.1f} CPU s")
+    print(f"{'efficiency on what they left':34} {limit_s / wall_s / left:8.2f}")
+    print(
+        f"{'video':34} {video_s:8.1f} s       {video_s / wall_s:.1f} s a second, {sum_s / video_s:.2f} CPU s a second"
+    )
+    print(f"{'largest memory (PSS)':34} {run.memory_mb:8.0f} MB")
+    counts = {name: run.report[name] for name in ("found", "indexed", "clips")}
+    print(f"{'report':34} {counts}, {len(run.report['failed'])} failed")
+
+
+def main() -> None:
+    """Run the bench."""
+    media = os.environ.get("VFINDEX_TEST_MEDIA")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(media) / "public" / "videos" if media else None)
+    parser.add_argument("--files", type=int, metavar="N", help="only N of the files")
+    parser.add_argument("--workers", type=int, metavar="N", help="as of vfindex ingest")
+    asked = parser.parse_args()
+    if asked.folder is None:
+        parser.error("name a folder of videos, or set VFINDEX_TEST_MEDIA")
+    files = [found for found in discover([os.fsencode(asked.folder)]) if isinstance(found, Found)]
+    if asked.files and asked.files < len(files):
+        files = [files[n * len(files) // asked.files] for n in range(asked.files)]
+    with tempfile.TemporaryDirectory() as scratch:
+        stages, video_s, opening_wall_s = run_alone(files, Path(scratch) / "alone")
+        run = run_ingest(files, Path(scratch) / "run", asked.workers)
+    show(stages, video_s, opening_wall_s, run)
+
+
+if __name__ == "__main__":
+    main()
