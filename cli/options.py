@@ -7,10 +7,19 @@ from typing import Annotated
 
 import typer
 
+
+def _folder(text: str) -> Path:
+    """Return the folder named; `--library "$UNSET"` arrives as "", which a Path takes for the folder one stands in."""
+    if not text:
+        raise typer.BadParameter("it is empty; name a folder")
+    return Path(text)
+
+
 LibraryOption = Annotated[
     Path | None,
     typer.Option(
         "--library",
+        parser=_folder,
         metavar="DIR",
         envvar="VFINDEX_LIBRARY",
         show_envvar=True,

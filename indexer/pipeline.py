@@ -309,7 +309,11 @@ def _lost(end: ReadEnd, heard: Transcript | None) -> str:
     if end.error:
         parts.append(end.error)
     elif end.damaged:
-        parts.append(f"{end.damaged} damaged packets or frames were left out")
+        parts.append(
+            f"{end.damaged} damaged packets or frames were left out"
+            if end.damaged > 1
+            else "a damaged packet or frame was left out"
+        )
     if heard is not None:
         parts += heard.problems
     return "; ".join(parts)
@@ -337,7 +341,7 @@ def _speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], he
     if heard is not None:
         parts.append(
             f"{heard.heard_s:.0f} s of possible speech, {heard.recognised_s:.0f} s recognised, "
-            f"{heard.dropped_s:.0f} s dropped as unsure"
+            f"{heard.dropped_s:.0f} s dropped as unsure, {heard.skipped_s:.0f} s too steady to be talk"
         )
     elif not has_audio:
         parts.append("no sound")

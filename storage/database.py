@@ -16,6 +16,8 @@ from vfindex.storage.errors import LibraryDamaged, LibraryError
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
+# How most sentences about damage end; `verify` itself leaves it out.
+RUN_VERIFY = "; run: vfindex verify"
 # File systems on which SQLite's write-ahead log is not safe: it shares memory between processes (sqlite.org/wal.html).
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "lustre", "ceph", "glusterfs", "beegfs"}
@@ -112,4 +114,9 @@ def file_system(folder: Path) -> str:
 
 def damaged(exc: DBAPIError) -> LibraryDamaged:
     """Return SQLite's complaint as a sentence."""
-    return LibraryDamaged(f"the library's database cannot be read ({exc.orig}); run: vfindex verify")
+    if "not a database" in str(exc.orig):
+        return LibraryDamaged(
+            "the file library.db in the library's folder is no library of vfindex; "
+            "put back the one that was there, or name another folder with --library DIR"
+        )
+    return LibraryDamaged(f"the library's database cannot be read ({exc.orig}){RUN_VERIFY}")

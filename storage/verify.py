@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.catalog import clip_checksum
-from vfindex.storage.database import check_integrity, connect
-from vfindex.storage.errors import LibraryError
+from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
+from vfindex.storage.errors import LibraryError, LibraryNotFound
 from vfindex.storage.joint import JointSpec, fuse
 from vfindex.storage.library import Library
 from vfindex.storage.records import Modality
@@ -62,7 +62,9 @@ def verify(library: Library) -> Verification:
             _check_generation(library, snapshot, result)
     except (LibraryError, DBAPIError, ValueError) as exc:
         # A damaged page shows itself as any of these; SQLite's check above has usually named it already.
-        result.problems.append(str(exc))
+        result.problems.append(str(exc).removesuffix(RUN_VERIFY))
+        if not isinstance(exc, LibraryNotFound):
+            result.notes.append("what cannot be read must come from a copy, or be indexed again into another library")
     return result
 
 

@@ -64,9 +64,12 @@ class Writer:
     """The writing side of a library; made by `writing`, which holds the lock."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("index", "query", "thumbs"):
-            (folder / name).mkdir(exist_ok=True)
+        with _on_disk("a folder"):
+            for name in ("index", "query", "thumbs"):
+                (folder / name).mkdir(exist_ok=True)
         self.folder = folder
+        if (folder / "library.db").is_dir():
+            raise LibraryError(f"{folder / 'library.db'} is a folder; move it away, or use another --library")
         self.catalog = Catalog.open(folder / "library.db")
         self.library = Library(folder)
 
@@ -85,8 +88,9 @@ class Writer:
 
         The setup is stored last: a library that was interrupted here is installed again.
         """
-        for name, source in query_models.items():
-            _copy_folder(source, self.folder / "query" / name)
+        with _on_disk("a query encoder"):
+            for name, source in query_models.items():
+                _copy_folder(source, self.folder / "query" / name)
         self.catalog.put("priors", priors_to_json(priors))
         self.catalog.put("setup", json.dumps(asdict(setup)))
 
@@ -103,9 +107,8 @@ class Writer:
             name = None
             if clip.thumbnail is not None:
                 name = f"{fingerprint[1:33]}-{round(clip.start_s * 1000)}.webp"
-                folder = self.library.thumbs / name[:2]
-                folder.mkdir(exist_ok=True)
-                _write_file(folder / name, clip.thumbnail)
+                with _on_disk("a thumbnail"):
+                    _write_file(self.library.thumbs / name[:2] / name, clip.thumbnail)
             names.append(name)
         self.catalog.commit_unit(video_id, unit_id, result, names)
 
@@ -114,7 +117,8 @@ class Writer:
         for name in names:
             path = self.library.thumbnail(name)
             if path is not None:
-                path.unlink(missing_ok=True)
+                with _on_disk("the thumbnails"):
+                    path.unlink(missing_ok=True)
 
     # --- generations --------------------------------------------------------------------------------------------
 
@@ -169,9 +173,10 @@ class Writer:
             kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(KEPT_GENERATIONS)).all()
             oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(KEPT_GENERATIONS)).all()[-1]
             connection.execute(schema.generation.delete().where(g.id < oldest))
-        for path in self.library.index.iterdir():
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+        with _on_disk("the joint index"):
+            for path in self.library.index.iterdir():
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
 
 
 def priors_to_json(priors: Mapping[Modality, ModalityPrior]) -> str:
@@ -190,6 +195,18 @@ def priors_to_json(priors: Mapping[Modality, ModalityPrior]) -> str:
     )
 
 
+@contextmanager
+def _on_disk(what: str) -> Iterator[None]:
+    """Raise LibraryError where the disk is full, read-only or broken. what: what is written, in words."""
+    try:
+        yield
+    except OSError as exc:
+        raise LibraryError(
+            f"{what} of the library could not be written ({exc.strerror}); make room for it or see to the disk, and "
+            "run the same command again: nothing that was committed is lost"
+        ) from exc
+
+
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a model's files, as hard links where the file system allows; whole or not at all."""
     if target.is_dir():
@@ -197,21 +214,26 @@ def _copy_folder(source: Path, target: Path) -> None:
     temporary = target.with_name(target.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    for path in sorted(source.iterdir()):
-        try:
-            os.link(path, temporary / path.name)
-        except OSError:
-            shutil.copyfile(path, temporary / path.name)
-    temporary.rename(target)
+    try:
+        for path in sorted(source.iterdir()):
+            try:
+                os.link(path, temporary / path.name)
+            except OSError:
+                shutil.copyfile(path, temporary / path.name)
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a model on a full disk is in the way of its owner
+        raise
     sync_folder(target.parent)
 
 
 def _write_file(path: Path, data: bytes) -> None:
     """Write a derived file so that no reader sees half of it."""
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
-    except OSError as exc:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        raise LibraryError(f"a thumbnail could not be written ({exc.strerror}); free some space and run again") from exc
+        raise
