@@ -1,0 +1,216 @@
+"""The collection of odd and broken files, ingested as a user would: what each becomes, and what a second run does.
+
+One library for all tests. Frames are those that the library keeps: counted by packets where only keyframes were
+decoded, which gives the same numbers on every file of the collection that decodes whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media import media_folder
+
+from vfindex.indexer.discover import VIDEO_EXTENSIONS
+
+COMMAND = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
+TIMEOUT_S = 400  # a machine that does five other things
+TIME_SLACK_S = 0.001  # the table rounds to milliseconds
+LISTS = ("partial", "failed", "skipped")
+NUMBERS = ("indexed", "unchanged", "moved")
+NAMED = "no_extension"  # a whole video that no folder's walk can tell from other files
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The collection's folder, the library made of it, and the report of the run that made it."""
+
+    folder: Path
+    library: Path
+    cache: Path
+    first: Ran
+
+    def vfindex(self, *arguments: str) -> Ran:
+        return vfindex(self.cache, *arguments, "--library", str(self.library))
+
+    def of(self, report: Mapping[str, Any], name: str) -> dict[str, str]:
+        """Return what a report says of a file: `how` it ended and, for lists, its row; {} if it is in no list."""
+        path = str(self.folder / name)
+        found = [{"how": how, **row} for how in LISTS for row in report[how] if row["path"] == path]
+        assert len(found) <= 1, "a file ends in one way"
+        return found[0] if found else {}
+
+
+def vfindex(cache: Path, *arguments: str) -> Ran:
+    environment = os.environ | {"VFINDEX_CACHE": str(cache)}
+    done = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def rows(*classes: str) -> list[dict[str, str]]:
+    """Return the table's rows of these classes, none where the collection is missing."""
+    table = Path(os.environ.get("VFINDEX_TEST_MEDIA", "missing")) / "edge" / "edge.csv"
+    if not table.is_file():
+        return []
+    with table.open(newline="") as lines:
+        return [row for row in csv.DictReader(lines) if row["expected_class"] in classes]
+
+
+def is_video_name(name: str) -> bool:
+    return os.fsencode(Path(name).suffix[1:].lower()) in VIDEO_EXTENSIONS
+
+
+def counts_add_up(report: Mapping[str, Any]) -> bool:
+    return bool(report["found"] == sum(report[n] for n in NUMBERS) + sum(len(report[n]) for n in LISTS))
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Collection:
+    folder = media_folder("edge").resolve()
+    library = tmp_path_factory.mktemp("edge") / "library"
+    paths = (str(folder), str(folder / NAMED))
+    first = vfindex(models_cache, "ingest", *paths, "--workers", "3", "--json", "--library", str(library))
+    return Collection(folder, library, models_cache, first)
+
+
+@pytest.fixture(scope="module")
+def videos(edge: Collection) -> dict[str, dict[str, Any]]:
+    """Return name -> what `show` tells of it; read in this process, as 80 processes would take a minute."""
+    from vfindex.cli import show
+    from vfindex.storage.library import Library
+
+    library = Library.open(edge.library)
+    with library.snapshot() as snapshot:
+        return {
+            os.path.basename(os.fsdecode(place.path)): show._document(library, snapshot, video)
+            for video in snapshot.videos()
+            for place in video.locations
+        }
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_every_file_ends_in_one_way(edge: Collection) -> None:
+    report = edge.first.document()
+    assert edge.first.code == 1, "what failed is told by the exit code"
+    assert "Traceback" not in edge.first.err
+    assert counts_add_up(report)
+    # The table itself and nothing else is passed over without a word: it is neither a video nor nearly one.
+    assert report["found"] == len([p for p in edge.folder.iterdir() if p.name != "edge.csv"])
+    for how in LISTS:
+        for row in report[how]:
+            assert set(row) == {"path", "stage", "code", "reason", "next"}
+            assert all(row.values())
+            assert len(row["reason"].split()) >= 3
+
+
+@pytest.mark.parametrize("row", rows("decode"), ids=lambda row: row["file"])
+def test_what_decodes_is_indexed_as_measured(
+    edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
+) -> None:
+    assert edge.of(edge.first.document(), row["file"]) == {}
+    found = videos[row["file"]]
+    assert (found["state"], found["problem"]) == ("indexed", None)
+    assert found["clips"] and all(clip["thumbnail"] for clip in found["clips"])
+    assert found["frames"] == int(row["measured_frames_decoded"])
+    assert found["first_pts_s"] == pytest.approx(float(row["measured_first_pts"]), abs=TIME_SLACK_S)
+    assert found["last_pts_s"] == pytest.approx(float(row["measured_last_pts"]), abs=TIME_SLACK_S)
+    assert found["rotation_deg"] == int(row["measured_rotation"])
+    assert found["has_audio"] == (row["measured_has_audio"] == "1")
+    assert found["clips"][0]["start_s"] == pytest.approx(found["first_pts_s"], abs=TIME_SLACK_S)
+    assert found["clips"][-1]["end_s"] >= found["last_pts_s"]
+
+
+@pytest.mark.parametrize("row", rows("reject"), ids=lambda row: row["file"])
+def test_what_is_no_video_is_not_indexed(
+    edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
+) -> None:
+    told = edge.of(edge.first.document(), row["file"])
+    assert told["how"] == ("failed" if is_video_name(row["file"]) else "skipped")
+    if told["how"] == "failed":
+        assert told["stage"] in ("open", "probe", "decode")
+        assert videos[row["file"]]["state"] == "failed" and not videos[row["file"]]["clips"]
+    else:
+        assert (told["stage"], row["file"] in videos) == ("discover", False)
+
+
+@pytest.mark.parametrize("row", rows("decode_or_reject", "partial_or_reject"), ids=lambda row: row["file"])
+def test_what_may_go_either_way_goes_one(
+    edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
+) -> None:
+    how = edge.of(edge.first.document(), row["file"]).get("how", "indexed")
+    if not is_video_name(row["file"]):
+        assert how == "skipped"
+        return
+    assert videos[row["file"]]["state"] == how, "never quarantined: nothing here may crash or hang a decoder"
+    assert bool(videos[row["file"]]["clips"]) == (how != "failed")
+    if row["expected_class"] == "partial_or_reject":
+        assert how != "indexed", "damage is told"
+
+
+# --- afterwards -----------------------------------------------------------------------------------------------------
+
+
+def test_the_library_is_sound(edge: Collection) -> None:
+    ran = edge.vfindex("verify", "--json")
+    document = ran.document()
+    assert (ran.code, document["clean"], document["problems"], document["notes"]) == (0, True, [], [])
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_second_run_opens_nothing_again(edge: Collection) -> None:
+    first = edge.first.document()
+    ran = edge.vfindex("ingest", str(edge.folder), str(edge.folder / NAMED))
+    assert ran.code == 1
+    searchable = first["indexed"] + first["unchanged"] + len(first["partial"])
+    counts = f"0 indexed, {searchable} unchanged, 0 moved, 0 partial"
+    lost = f"{len(first['failed'])} failed, {len(first['skipped'])} skipped"
+    assert ran.out == f"{first['found']} found: {counts}, {lost}\n"
+    lines = ran.err.splitlines()
+    assert len(lines) == len(first["failed"]) + len(first["skipped"]), "a line a problem"
+    for how in ("failed", "skipped"):
+        for row in first[how]:
+            assert f"{how}: {row['path']}: [{row['stage']}] {row['reason']}; {row['next']}" in lines
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_what_is_named_and_no_video_has_failed(edge: Collection, tmp_path: Path) -> None:
+    names = [row["file"] for row in rows("reject")]
+    library = str(tmp_path / "library")
+    paths = [str(edge.folder / name) for name in names]
+    ran = vfindex(edge.cache, "ingest", "--json", "--no-asr", "--library", library, *paths)
+    report = ran.document()
+    assert (ran.code, report["found"], len(report["failed"])) == (1, len(names), len(names))
+    for name in names:
+        told = edge.of(report, name)
+        assert told["how"] == "failed" and told["stage"] in ("open", "probe", "decode")
+    assert vfindex(edge.cache, "search", "anything", "--library", library).code == 0, "an empty library is no error"
+
+
+def test_the_collection_answers_questions(edge: Collection) -> None:
+    hits = edge.vfindex("search", "theora skeleton", "--json").document()["hits"]
+    assert os.path.basename(hits[0]["video"]) == "theora_skeleton.ogv"
+    assert {"theora", "skeleton"} <= {word.lower() for word in hits[0]["words"]}
