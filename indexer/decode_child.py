@@ -7,7 +7,6 @@ ends when stdin closes. The `decode_*` files are the only importers of av.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import av
 
 from vfindex.indexer import decode_open, decode_read, wire
+from vfindex.indexer.confined import limit_cpu, limit_process, read_exactly
 
 STDERR_BYTES = 1 << 16  # what a crash may leave to read; the child can write no file longer than this
 BEAT_S = 5.0  # sign of life while nothing is to be sent
@@ -41,27 +41,6 @@ class Outlet:
             self.send({"kind": "beat"})
 
 
-def limit_process(memory_bytes: int) -> None:
-    """Bound memory; forbid core dumps, long files and many open ones."""
-    bounds = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: STDERR_BYTES,
-        resource.RLIMIT_NOFILE: 64,
-        resource.RLIMIT_AS: memory_bytes,
-    }
-    for kind, bound in bounds.items():
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard),) * 2)
-
-
-def limit_cpu(budget_s: float) -> None:
-    """Have the kernel end the process when it has used `budget_s` more of processor time."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = int(used.ru_utime + used.ru_stime + budget_s) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-
-
 def follow_parent(parent: int) -> None:
     """End the process when the parent is gone, also in the middle of decoding (which releases Python's lock)."""
     poll = select.poll()
@@ -69,14 +48,6 @@ def follow_parent(parent: int) -> None:
     while not poll.poll(PARENT_POLL_MS) and os.getppid() == parent:
         pass
     os._exit(0)
-
-
-def read_exactly(size: int) -> bytes:
-    """Return `size` bytes from stdin; raises EOFError."""
-    data = sys.stdin.buffer.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
 
 
 def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
@@ -112,7 +83,7 @@ def send_subtitles(events: list[tuple[float, float, str]], out: Outlet) -> None:
 def main() -> None:
     """Answer requests until stdin closes."""
     threading.Thread(target=follow_parent, args=(os.getppid(),), daemon=True).start()
-    limit_process(int(sys.argv[1]))
+    limit_process(int(sys.argv[1]), file_bytes=STDERR_BYTES)
     av.logging.set_level(av.logging.PANIC)  # FFmpeg's remarks on broken files help nobody here
     out = Outlet(os.dup(sys.stdout.fileno()))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot spoil the framing

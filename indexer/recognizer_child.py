@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import resource
 import sys
 from typing import Any
 
 from pocketsphinx import Decoder
 
 from vfindex.indexer import wire
+from vfindex.indexer.confined import limit_cpu, limit_process, read_exactly
 
 MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx refuses what is too short for its windows, and nobody says a word in it
 WARM_UP = bytes((n * n * 7919 >> 5) % 251 for n in range(6400))  # 0.2 s of a fixed noise
@@ -27,21 +27,6 @@ FRAME_S = 0.01  # PocketSphinx analyses 100 frames a second, and gives times in 
 SEARCH = {"fwdflat": False, "maxhmmpf": 3000, "maxwpf": 10}
 
 _PRONUNCIATION = re.compile(r"\(\d+\)$")  # "and(2)": the dictionary's second pronunciation of "and"
-
-
-def limit_process(memory_bytes: int) -> None:
-    """Bound memory; forbid core dumps and files."""
-    for kind, bound in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_AS, memory_bytes)):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard),) * 2)
-
-
-def limit_cpu(budget_s: float) -> None:
-    """Have the kernel end the process when it has used `budget_s` more of processor time."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = int(used.ru_utime + used.ru_stime + budget_s) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]:
@@ -65,14 +50,6 @@ def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]
             probability = part.prob if math.isfinite(part.prob) else 0.0
             words.append((word, part.start_frame * FRAME_S, (part.end_frame + 1) * FRAME_S, probability))
     return words
-
-
-def read_exactly(size: int) -> bytes:
-    """Return `size` bytes from stdin; raises EOFError."""
-    data = sys.stdin.buffer.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
 
 
 def main() -> None:

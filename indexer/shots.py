@@ -58,7 +58,7 @@ def frame_distances(vectors: FloatArray, histograms: FloatArray) -> NDArray[np.f
     """
     meaning = np.clip(1.0 - np.einsum("ij,ij->i", vectors[1:], vectors[:-1]), 0.0, 1.0)
     colour = np.clip(1.0 - np.minimum(histograms[1:], histograms[:-1]).sum(axis=1), 0.0, 1.0)
-    return np.round(np.sqrt(meaning * colour).astype(np.float64), 3)
+    return np.asarray(np.sqrt(meaning * colour), dtype=np.float64).round(3)
 
 
 def detect_shots(distances: NDArray[np.float64]) -> list[int]:
