@@ -14,6 +14,9 @@ from vfindex.indexer.media import SAMPLE_RATE_HZ, AudioBlock
 MAX_UTTERANCE_S = 15.0  # bounds memory and what one failure loses; readers pause for breath about every 5 s
 CUT_FROM = 2 / 3  # a longer utterance is cut at the quietest moment of the last third of the 15 s
 CUT_SMOOTHING_FRAMES = 5  # quiet for 0.15 s, not for one frame inside a consonant
+FRAME_HZ, FFT_BINS, WINDOW_SAMPLES = 100, 512, 400  # 25 ms of sound every 10 ms
+BAND_EDGES_HZ = np.geomspace(125.0, 7500.0, 21)
+SYLLABLES_HZ = (2.0, 8.0)  # people say 2 to 8 syllables a second, in every language
 GAP_S = 0.1  # jitter of times below this is rounding of containers; above it, sound is missing or repeated
 
 
@@ -90,3 +93,24 @@ class VoiceFinder:
         first = int(len(smooth) * CUT_FROM)
         last = len(smooth) - CUT_SMOOTHING_FRAMES  # beyond it the smoothing sees zeros that are not there
         return (first + int(smooth[first:last].argmin())) * frame
+
+
+def syllable_depth(samples: NDArray[np.int16]) -> float:
+    """Return how deeply a sound is modulated at the rate of syllables: 0 for a steady one, about 1 for talk.
+
+    samples: (n,) int16 at SAMPLE_RATE_HZ, a second or more. In 20 bands from 125 Hz to 7.5 kHz the amplitude is
+    followed over time, and its root mean square between 2 and 8 Hz taken as a share of its mean. Returned is the mean
+    over the half of the bands where this is largest: noise hides the others. Modulation near 4 Hz makes speech
+    intelligible (Houtgast and Steeneken 1985, J. Acoust. Soc. Am. 77, 1069) and tells it from music (Scheirer and
+    Slaney 1997, ICASSP).
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW_SAMPLES)[:: SAMPLE_RATE_HZ // FRAME_HZ]
+    spectrum = np.fft.rfft(windows * np.hanning(WINDOW_SAMPLES), FFT_BINS, axis=1)
+    edges = np.round(BAND_EDGES_HZ * FFT_BINS / SAMPLE_RATE_HZ).astype(int)
+    power = np.square(np.abs(spectrum)) + 1.0  # digital silence has no mean to divide by
+    bands = np.sqrt(np.add.reduceat(power[:, : edges[-1]], np.unique(edges[:-1]), axis=1))
+    modulation = np.fft.rfft(bands / bands.mean(axis=0), axis=0) / len(bands)
+    rates_hz = np.fft.rfftfreq(len(bands), 1 / FRAME_HZ)
+    inside = (rates_hz > SYLLABLES_HZ[0]) & (rates_hz < SYLLABLES_HZ[1])
+    depths = np.sqrt(2 * np.square(np.abs(modulation[inside])).sum(axis=0))
+    return float(np.sort(depths)[len(depths) // 2 :].mean())

@@ -20,7 +20,7 @@ from vfindex.indexer import transcribe
 from vfindex.indexer.media import SAMPLE_RATE_HZ, AudioBlock
 from vfindex.indexer.speech_pool import Recognition, SpeechLimits, SpeechPool, Word
 from vfindex.indexer.transcribe import Transcriber, Transcript
-from vfindex.indexer.voice import GAP_S, MAX_UTTERANCE_S, VoiceFinder
+from vfindex.indexer.voice import GAP_S, MAX_UTTERANCE_S, VoiceFinder, syllable_depth
 
 Sound = NDArray[np.int16]
 MEDIA = os.environ.get("VFINDEX_TEST_MEDIA")
@@ -149,6 +149,32 @@ def test_music_is_poor_in_words() -> None:
     assert transcribe.talk_share(5, 7.0) == 0
     assert 0 < transcribe.talk_share(10, 7.0) < transcribe.talk_share(12, 7.0) < 1
     assert transcribe.talk_share(1, 0.8) == transcribe.talk_share(40, 12.0) == 1  # "banana" and a lecture
+
+
+def steady(length_s: float) -> Sound:
+    """The buzz of `voiced` without its syllables, in a little noise: voice to the detector."""
+    t = np.arange(int(length_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    buzz = 2400 * sum(np.sin(2 * np.pi * 120 * k * t) / k for k in range(1, 20))
+    return (buzz + np.random.default_rng(3).normal(0, 300, len(t))).astype(np.int16)
+
+
+def test_syllables_have_depth() -> None:
+    t = np.arange(6 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    noise = np.random.default_rng(2).normal(0, 3000, len(t))
+    for rate_hz, wanted in ((4.0, 0.5 / 2**0.5), (1.0, 0.1), (12.0, 0.1)):
+        depth = syllable_depth((noise * (1 + 0.5 * np.sin(2 * np.pi * rate_hz * t))).astype(np.int16))
+        assert depth == pytest.approx(wanted, abs=0.1)  # noise itself wavers
+    assert syllable_depth(silent(3)) == pytest.approx(0)
+
+
+def test_steady_sound_is_not_recognised() -> None:
+    with SpeechPool(1, command=fake(COUNTING)) as pool:
+        music = transcript(pool, blocks(np.concatenate([silent(1), steady(9), silent(2)])))
+        short = transcript(pool, blocks(np.concatenate([silent(1), steady(1), silent(2)])))
+    assert music.segments == []
+    assert music.skipped_s == music.heard_s > 8
+    assert len(short.segments) == 1  # too short to tell
+    assert short.skipped_s == 0
 
 
 def test_what_subtitles_cover_is_not_recognised() -> None:
