@@ -18,11 +18,17 @@ class QueryEncoder:
 
     def encode(self, query: Query) -> dict[Modality, FloatArray]:
         """Return modality -> (dim,) float32 of length 1. Raises ModelError."""
-        models = dict.fromkeys(self._setup.query.values())
-        vectors = {model: self._encode(model, query) for model in models}
+        wanted: dict[str, list[QueryModel]] = {}
+        for model in dict.fromkeys(self._setup.query.values()):
+            wanted.setdefault(model.folder, []).append(model)
+        vectors: dict[QueryModel, FloatArray] = {}
+        for models in wanted.values():
+            templates = [model.templates for model in models]
+            rows = self._encoder(models[0]).encode_query(query.text, query.words, templates)
+            vectors.update(zip(models, rows, strict=True))
         return {modality: vectors[model] for modality, model in self._setup.query.items()}
 
-    def _encode(self, model: QueryModel, query: Query) -> FloatArray:
+    def _encoder(self, model: QueryModel) -> TextEncoder:
         if model.folder not in self._open:
             self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
-        return self._open[model.folder].encode_query(query.text, query.words, model.templates)
+        return self._open[model.folder]

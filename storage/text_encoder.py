@@ -83,19 +83,20 @@ class TextEncoder:
             vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
         return vectors
 
-    def encode_query(self, text: str, words: Sequence[str], templates: Sequence[str]) -> FloatArray:
-        """Return a query's vector (dim,) float32 of length 1: the mean over the templates.
+    def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
+        """Return a query's vectors (n_sets, dim) float32 of length 1, one a set of templates: the mean over the set.
 
         words: the query's content words. templates: `{}` stands for the query; a template with `{word}` instead gives
-        the mean over the words, and is left out where there are none. Raises ValueError without any template to fill.
+        the mean over the words, and is left out where there are none. Raises ValueError for a set without any template
+        to fill. What several templates come to is encoded once, all in one run where it fits.
         """
-        groups = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in templates]
-        groups = [group for group in groups if group]
-        if not groups:
-            raise ValueError("a query needs a template to fill")
-        vectors = iter(self.encode([prompt for group in groups for prompt in group]))
-        mean = np.mean([np.mean([next(vectors) for _ in group], axis=0) for group in groups], axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+        sets = [_fill(text, words, templates) for templates in template_sets]
+        prompts = list(dict.fromkeys(prompt for groups in sets for group in groups for prompt in group))
+        vectors = dict(zip(prompts, self.encode(prompts), strict=True))
+        means = np.stack(
+            [np.mean([np.mean([vectors[p] for p in g], axis=0) for g in groups], axis=0) for groups in sets]
+        )
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
 
 
 def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:
@@ -170,6 +171,15 @@ def file_sha256(path: Path) -> str:
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_REMEDY}") from exc
     return digest.hexdigest()
+
+
+def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Return each template's prompts; a template without any is left out. Raises ValueError if none is left."""
+    filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in templates]
+    groups = [group for group in filled if group]
+    if not groups:
+        raise ValueError("a query needs a template to fill")
+    return groups
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -77,16 +77,16 @@ def test_long_and_odd_texts(encoder: TextEncoder) -> None:
 def test_a_query_is_the_mean_of_its_templates(encoder: TextEncoder) -> None:
     sentence, red, car = encoder.encode(["the red car", "red", "car"])
     wanted = sentence + (red + car) / 2
-    found = encoder.encode_query("the red car", ["red", "car"], ["{}", "{word}"])
-    assert np.allclose(found, wanted / np.linalg.norm(wanted), atol=1e-5)
-    assert np.allclose(encoder.encode_query("the red car", [], ["{}", "{word}"]), sentence, atol=1e-5)
+    found = encoder.encode_query("the red car", ["red", "car"], [["{}", "{word}"], ["{}"]])
+    assert np.allclose(found, [wanted / np.linalg.norm(wanted), sentence], atol=1e-5)
+    assert np.allclose(encoder.encode_query("the red car", [], [["{}", "{word}"]]), [sentence], atol=1e-5)
     with pytest.raises(ValueError, match="template"):
-        encoder.encode_query("the red car", [], ["{word}"])
+        encoder.encode_query("the red car", [], [["{}"], ["{word}"]])
 
 
 def test_braces_in_a_query_stay_what_they_are(encoder: TextEncoder) -> None:
     [wanted] = encoder.encode(["what is {word} or {}"])
-    assert np.allclose(encoder.encode_query("what is {word} or {}", ["word"], ["{}"]), wanted, atol=1e-5)
+    assert np.allclose(encoder.encode_query("what is {word} or {}", ["word"], [["{}"]]), [wanted], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["meta.json", "model.onnx", "model.onnx.data", "tokenizer.json"])
