@@ -1,15 +1,19 @@
-"""What the packages hand to one another: frozen records, validated, free of databases and models."""
+"""What the packages hand to one another: frozen records, validated, free of databases and models.
+
+NumPy is not imported here: the command line names modalities in its help, which must answer at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+FloatArray: TypeAlias = "NDArray[np.float32]"
 Modality = Literal["visual", "speech", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SegmentSource = Literal["sidecar", "embedded", "asr"]
