@@ -100,8 +100,9 @@ class SearchEngine:
     ) -> list[Hit]:
         chosen = _rank(view, self._setup, query, vectors, wanted)
         videos = {video.id: video for video in view.snapshot.videos([each.clip.video_id for each in chosen])}
+        said = view.snapshot.said([each.clip.id for each in chosen if not each.snippet])
         return [
-            self._hit(view.snapshot, rank, each, videos[each.clip.video_id])
+            self._hit(rank, each, videos[each.clip.video_id], said.get(each.clip.id))
             for rank, each in enumerate(chosen, start=1)
         ]
 
@@ -122,7 +123,7 @@ class SearchEngine:
             self._loaded = (generation.id, index)
         return self._loaded[1]
 
-    def _hit(self, snapshot: Snapshot, rank: int, scored: Scored, video: StoredVideo) -> Hit:
+    def _hit(self, rank: int, scored: Scored, video: StoredVideo, said: str | None) -> Hit:
         paths = [place.path for place in video.locations]
         return Hit(
             rank=rank,
@@ -133,7 +134,7 @@ class SearchEngine:
             score=scored.score,
             modalities={m: scored.modalities.get(m) for m in MODALITIES},
             words=scored.words,
-            snippet=scored.snippet or _said(snapshot, scored),
+            snippet=scored.snippet or (said[:SNIPPET_CHARS] if said else None),
             thumbnail=self._library.thumbnail(scored.clip.thumbnail),
         )
 
@@ -179,13 +180,6 @@ def _at_most(scored: Sequence[Scored], per_video: int) -> list[Scored]:
         if taken[each.clip.video_id] <= per_video:
             kept.append(each)
     return kept
-
-
-def _said(snapshot: Snapshot, scored: Scored) -> str | None:
-    """Return the beginning of what is said during a clip, or None."""
-    clip = scored.clip
-    lines = [s.text for s in snapshot.segments(clip.video_id) if s.start_s < clip.end_s and s.end_s > clip.start_s]
-    return " ".join(lines)[:SNIPPET_CHARS] or None
 
 
 def _check_weights(weights: Mapping[Modality, float]) -> Mapping[Modality, float]:

@@ -5,7 +5,7 @@ A function is never edited once released; a change of the tables is a new functi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, insert, select, text
@@ -65,6 +65,6 @@ def applied_migrations(connection: Connection) -> list[str]:
     return list(connection.scalars(select(schema.migration.c.name)))
 
 
-def is_current(connection: Connection) -> bool:
-    """Return whether the database has had exactly today's migrations."""
-    return set(applied_migrations(connection)) == {function.__name__ for function in MIGRATIONS}
+def is_current(applied: Collection[str]) -> bool:
+    """Return whether a database that has had the migrations `applied` has had exactly today's."""
+    return set(applied) == {function.__name__ for function in MIGRATIONS}

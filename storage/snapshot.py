@@ -104,14 +104,14 @@ class Snapshot:
     def __init__(self, engine: Engine) -> None:
         self._connection: Connection = engine.connect()
         try:
-            applied, current = applied_migrations(self._connection), is_current(self._connection)
+            applied = applied_migrations(self._connection)
         except DBAPIError as exc:
             self.close()
             raise damaged(exc) from exc
         if not applied:
             self.close()
             raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
-        if not current:
+        if not is_current(applied):
             self.close()
             raise LibraryVersion(
                 "this library was written by another version of vfindex; "
@@ -281,6 +281,18 @@ class Snapshot:
         s = schema.segment.c
         query = select(s.start_s, s.end_s, s.text, s.source, s.language, s.confidence).where(s.video_id == video_id)
         return [Segment(*row) for row in self._rows(query.order_by(s.start_s, s.id))]
+
+    def said(self, clip_ids: Sequence[int]) -> dict[int, str]:
+        """Return clip id -> what is said during the clip, a space between segments; silent clips are left out."""
+        query = text(
+            "SELECT c.id, s.text FROM clip c JOIN segment s"
+            " ON s.video_id = c.video_id AND s.start_s < c.end_s AND s.end_s > c.start_s"
+            " WHERE c.id IN (SELECT value FROM json_each(:clips)) ORDER BY c.id, s.start_s, s.id"
+        )
+        lines: dict[int, list[str]] = {}
+        for row in self._rows(query, {"clips": json.dumps(list(clip_ids))}):
+            lines.setdefault(row.id, []).append(row.text)
+        return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
 
     def coverage(self, video_id: int) -> list[Mapping[str, str]]:
         """Return what each modality covers, a mapping per unit in order."""

@@ -10,7 +10,7 @@ import pytest
 from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.search.encoder import QueryEncoder
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import SNIPPET_CHARS, Hit, SearchEngine
 from vfindex.search.query import MAX_QUERY_CHARS, Query, parse
 from vfindex.storage.errors import LibraryNotFound, QueryError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
@@ -192,3 +192,13 @@ def test_the_words_of_a_question() -> None:
     assert parse("C++ & it's").words == ("C",)
     assert parse("???").words == ()
     assert parse("na\ud800me").text == "na?me"
+
+
+def test_a_hit_without_matched_words_shows_what_is_said_during_it(tmp_path: Path) -> None:
+    said = [Segment(0, 2, "first", "asr"), Segment(4, 6, "second", "asr"), Segment(7, 9, "third " * 40, "asr")]
+    clips = [clip(0, 5, visual=axis(0)), clip(5, 10, visual=axis(1)), clip(10, 12, visual=axis(2))]
+    engine = make(tmp_path, {"a": clips, "b": [clip(visual=axis(3))]}, a={"segments": said})
+    shown = {(names([hit])[0], hit.start_s): hit.snippet for hit in engine.search("0", per_video=3)}
+    assert shown["a", 0.0] == "first second"
+    assert shown["a", 5.0] == ("second " + "third " * 40)[:SNIPPET_CHARS]
+    assert shown["a", 10.0] is None and shown["b", 0.0] is None
