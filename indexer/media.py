@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vfindex.indexer import wire
 from vfindex.indexer.child import Child, Limits
 from vfindex.indexer.sampling import Mode
-from vfindex.storage.errors import Stage, UsageError, VideoError
+from vfindex.storage.errors import Problem, Stage, UsageError, VideoError
 
 Answer = TypeVar("Answer")
 
@@ -251,7 +251,7 @@ class Decoder:
         self._limits = limits if limits is not None else Limits()
         self._command = command
         self._child: Child | None = None
-        self._busy = False
+        self._busy = self._killed = False
 
     def probe(self, path: bytes) -> Probe:
         """Return what the file holds; raises VideoError."""
@@ -300,10 +300,16 @@ class Decoder:
         return self._ask(path, "decode", request, parse)
 
     def kill(self) -> None:
-        """Kill the child, from any thread; a request that waits for it raises VideoError with code `killed`."""
+        """Kill the child for good, from any thread; a request under way or to come raises VideoError, code `killed`."""
+        self._killed = True
         child = self._child
         if child is not None:
             child.kill()
+
+    def refuse_if_killed(self, path: bytes) -> None:
+        """Raise VideoError, code `killed`, after `kill`: who works on frames read before may stop as well."""
+        if self._killed:
+            raise VideoError(Problem(path, "decode", "killed", "reading it was interrupted", "index it again"))
 
     def close(self) -> None:
         """End the child."""
@@ -330,6 +336,7 @@ class Decoder:
 
         A child that is not heard to the end, or raises anything but a plain refusal, is ended.
         """
+        self.refuse_if_killed(path)
         if self._busy:
             raise RuntimeError("a decoder does one request at a time")
         self._busy, reusable = True, False

@@ -236,6 +236,7 @@ def _read(
         end_s=plan.end_s,
     )
     for item in read_ahead(items, READ_AHEAD):
+        decoder.refuse_if_killed(path)
         if isinstance(item, Frame):
             reading.add(item)
         elif isinstance(item, ReadEnd):

@@ -7,39 +7,22 @@ decoded, which gives the same numbers on every file of the collection that decod
 from __future__ import annotations
 
 import csv
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Ran, vfindex
 from media import media_folder
 
 from vfindex.indexer.discover import VIDEO_EXTENSIONS
 
-COMMAND = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
-TIMEOUT_S = 400  # a machine that does five other things
 TIME_SLACK_S = 0.001  # the table rounds to milliseconds
 LISTS = ("partial", "failed", "skipped")
 NUMBERS = ("indexed", "unchanged", "moved")
 NAMED = "no_extension"  # a whole video that no folder's walk can tell from other files
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
 
 
 @dataclass(frozen=True)
@@ -60,12 +43,6 @@ class Collection:
         found = [{"how": how, **row} for how in LISTS for row in report[how] if row["path"] == path]
         assert len(found) <= 1, "a file ends in one way"
         return found[0] if found else {}
-
-
-def vfindex(cache: Path, *arguments: str) -> Ran:
-    environment = os.environ | {"VFINDEX_CACHE": str(cache)}
-    done = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
-    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 def rows(*classes: str) -> list[dict[str, str]]:
@@ -112,7 +89,6 @@ def videos(edge: Collection) -> dict[str, dict[str, Any]]:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(TIMEOUT_S)
 def test_every_file_ends_in_one_way(edge: Collection) -> None:
     report = edge.first.document()
     assert edge.first.code == 1, "what failed is told by the exit code"
@@ -180,7 +156,6 @@ def test_the_library_is_sound(edge: Collection) -> None:
     assert (ran.code, document["clean"], document["problems"], document["notes"]) == (0, True, [], [])
 
 
-@pytest.mark.timeout(TIMEOUT_S)
 def test_a_second_run_opens_nothing_again(edge: Collection) -> None:
     first = edge.first.document()
     ran = edge.vfindex("ingest", str(edge.folder), str(edge.folder / NAMED))
@@ -196,7 +171,6 @@ def test_a_second_run_opens_nothing_again(edge: Collection) -> None:
             assert f"{how}: {row['path']}: [{row['stage']}] {row['reason']}; {row['next']}" in lines
 
 
-@pytest.mark.timeout(TIMEOUT_S)
 def test_what_is_named_and_no_video_has_failed(edge: Collection, tmp_path: Path) -> None:
     names = [row["file"] for row in rows("reject")]
     library = str(tmp_path / "library")
