@@ -1,0 +1,24 @@
+"""A search does without Python's collector of cycles; every command that may work for hours has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASK = """
+import gc, sys
+from vfindex.cli.app import main
+from vfindex.storage.library import Library
+Library.open = lambda folder: sys.exit(f"collector: {gc.isenabled()}")
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "collects"), [(["search", "a dog"], False), (["verify"], True), (["status"], True)])
+def test_only_a_search_does_without_the_collector(tmp_path: Path, words: list[str], collects: bool) -> None:
+    command = [sys.executable, "-c", ASK, *words, "--library", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert f"collector: {collects}" in done.stderr
