@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,17 @@ class LiteImageEncoder:
     """The `lite` preset's open visual model. `encode_images` may be called from several threads at once.
 
     size_px: the short side of the frames it takes. dim: the length of its vectors. model: its name.
+
+    Its threads run one crop each, whoever asked for it: so a lone video keeps all cores busy, many videos do not start
+    more threads than there are cores, and a vector does not depend on their number.
     """
 
-    def __init__(self, session: ort.InferenceSession, labels: FloatArray, *, model: str, size_px: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, labels: FloatArray, *, model: str, size_px: int, threads: int = 1
+    ) -> None:
         self._session = session
         self._labels = labels
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="image")
         self.model = model
         self.size_px = size_px
         self.dim = labels.shape[1]
@@ -42,8 +50,8 @@ class LiteImageEncoder:
         check_files(folder, meta)
         try:
             labels = np.load(folder / "labels.npy", allow_pickle=False)
-            session = open_session(folder, threads=threads, prepack=True)
-            return cls(session, labels, model=str(meta["model"]), size_px=int(meta["size_px"]))
+            session = open_session(folder, threads=1, prepack=True)
+            return cls(session, labels, model=str(meta["model"]), size_px=int(meta["size_px"]), threads=threads)
         except (KeyError, ValueError, TypeError) as exc:
             raise ModelError(f"{folder}: the visual model's description is incomplete") from exc
 
@@ -54,10 +62,15 @@ class LiteImageEncoder:
         Raises ValueError on any other shape.
         """
         vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
-        for row, frame in enumerate(frames):
-            logits = [self._session.run(None, {"pixels": crop[None]})[0][0] for crop in crops(frame, self.size_px)]
-            vectors[row] = conse(np.stack(logits), self._labels)
+        cut = [crops(frame, self.size_px) for frame in frames]
+        logits = self._threads.map(self._logits, itertools.chain.from_iterable(cut))
+        for row, parts in enumerate(cut):
+            vectors[row] = conse(np.stack([next(logits) for _ in parts]), self._labels)
         return vectors
+
+    def _logits(self, crop: Pixels) -> FloatArray:
+        logits: FloatArray = self._session.run(None, {"pixels": crop[None]})[0][0]
+        return logits
 
 
 def crops(frame: Pixels, size_px: int) -> list[Pixels]:
