@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NAME = "ingest"
 EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
+# Widths in characters. Room for "1000/2000 files 1:00:00 of video, 10.0x 0:00:00 1:00:00 left" beside the bar, and for
+# the ^C that a terminal writes behind it: one that wraps would leave a second bar on the screen.
+_SHORTEST_BAR, _LONGEST_BAR, _BESIDE_BAR = 4, 40, 66
 
 
 def command(
@@ -114,21 +117,24 @@ def _progress() -> Iterator[ProgressCallback]:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
+    console = Console(stderr=True)
     columns = (
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=max(_SHORTEST_BAR, min(_LONGEST_BAR, console.width - _BESIDE_BAR))),
         TextColumn("{task.completed:.0f}/{task.total:.0f} files", markup=False),
         TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}", markup=False),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, rate="", left="", visible=False)
 
         def tell(progress: Progress) -> None:
             elapsed_s = bar.tasks[0].elapsed or 0.0
-            rate = f"{clock(progress.done_s)} of video, {progress.done_s / elapsed_s:.1f}x" if elapsed_s else ""
+            # Files that failed at once, before the first video is done, tell nothing of the time that the rest takes.
+            telling = elapsed_s > 0 and progress.done_s > 0 and progress.done_files > 0
+            rate = f"{clock(progress.done_s)} of video, {progress.done_s / elapsed_s:.1f}x" if telling else ""
             files_left = progress.total_files - progress.done_files
-            left_s = elapsed_s / progress.done_files * files_left if progress.done_files else None
+            left_s = elapsed_s / progress.done_files * files_left if telling else None
             bar.update(
                 task,
                 visible=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,7 +47,9 @@ def _find(snapshot: Snapshot, path: bytes) -> StoredVideo:
         if found is not None:
             return found
     name = plain(os.fsdecode(path))
-    raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {name}")
+    if os.path.isdir(path):
+        raise LibraryError(f"{name} is a folder; name one of its videos")
+    raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")
 
 
 def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:

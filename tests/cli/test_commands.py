@@ -119,6 +119,8 @@ def test_no_library_is_a_sentence_and_1(run: Any, tmp_path: Path, arguments: tup
     ("arguments", "words"),
     [
         (("show", "/videos/\x1b[31mc.mp4"), "/videos/\\x1b[31mc.mp4 is not in this library"),
+        (("show", "/videos/two words.mp4"), "vfindex ingest '/videos/two words.mp4'"),
+        (("show", "/"), "/ is a folder; name one of its videos"),
         (("remove", "/videos/c.mp4"), "/videos/c.mp4 is not in this library"),
         (("search", " "), "the question is empty"),
     ],
@@ -352,16 +354,27 @@ def test_progress_is_quiet_where_no_terminal_looks_on(capsys: pytest.CaptureFixt
 
 
 def test_progress_is_drawn_on_standard_error_alone() -> None:
+    drawn = drawn_by("tell(Progress(1, 4, 90.0, 360.0))")
+    assert "1/4 files" in drawn and "1:30 of video" in drawn and "left" in drawn
+
+
+def test_files_that_failed_at_once_tell_nothing_of_the_time_left() -> None:
+    drawn = drawn_by("tell(Progress(1, 4, 0.0, 360.0))")
+    assert "1/4 files" in drawn and "left" not in drawn and "0.0x" not in drawn
+
+
+def drawn_by(code: str) -> str:
+    """Return what a terminal of 80 columns gets while `code` tells of progress."""
     code = (
         "import time; from vfindex.cli.ingest import _progress; from vfindex.indexer.report import Progress\n"
-        "with _progress() as tell: time.sleep(0.3); tell(Progress(1, 4, 90.0, 360.0)); time.sleep(0.3)"
+        f"with _progress() as tell: time.sleep(0.3); {code}; time.sleep(0.3)"
     )
     ours, theirs = os.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=env, timeout=60)
     os.close(theirs)
     drawn = os.read(ours, 65536).decode()
     os.close(ours)
     assert (done.returncode, done.stdout) == (0, b"")
-    assert "1/4 files" in drawn and "1:30 of video" in drawn and "left" in drawn
+    return drawn
