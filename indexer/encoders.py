@@ -22,6 +22,10 @@ TEMPERATURE = 1.75
 TOP_LABELS = 50
 # A long side longer by less than this share has a twentieth cut off at either end, which no one misses.
 NEARLY_SQUARE = 0.1
+# Differences of 8-bit values up to which a picture shows what another shows: of the whole, and of each square of
+# STILL_BLOCK_PX. Coding noise of a still picture lies below. Measured on 202 such frames of the public collection: the
+# cosine of the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.
+STILL_MEAN, STILL_BLOCK, STILL_BLOCK_PX = 1, 8, 20
 
 
 class LiteImageEncoder:
@@ -90,6 +94,18 @@ def crops(frame: Pixels, size_px: int) -> list[Pixels]:
     if frame.shape[0] < frame.shape[1]:
         return [frame[:, start : start + size_px] for start in starts]
     return [frame[start : start + size_px] for start in starts]
+
+
+def is_still(before: Pixels, frame: Pixels) -> bool:
+    """Return whether a frame shows what another one shows, so that its vector will do: slides, screens, empty rooms."""
+    if before.shape != frame.shape:
+        return False
+    change = np.abs(before.astype(np.int16) - frame)
+    if change.sum(dtype=np.int64) >= STILL_MEAN * change.size:
+        return False
+    rows, columns = (np.arange(0, side, STILL_BLOCK_PX) for side in frame.shape[:2])
+    blocks = np.add.reduceat(np.add.reduceat(change.sum(axis=2, dtype=np.int64), rows, axis=0), columns, axis=1)
+    return bool(blocks.max() < STILL_BLOCK * STILL_BLOCK_PX**2 * frame.shape[2])
 
 
 def conse(logits: FloatArray, labels: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from vfindex.indexer.discover import Found
-from vfindex.indexer.encoders import LiteImageEncoder
+from vfindex.indexer.encoders import LiteImageEncoder, Pixels, is_still
 from vfindex.indexer.media import Decoder, Frame, Probe, ReadEnd, Sampling
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
@@ -182,12 +182,19 @@ def index_unit(
 
 
 class _Reading:
-    """The frames of a unit, encoded as they come; afterwards their vectors, times and candidates for thumbnails."""
+    """The frames of a unit, encoded as they come; afterwards their vectors, times and candidates for thumbnails.
+
+    A frame that shows what the last encoded one shows (`is_still`) shares its vector; the comparison is never with a
+    frame that was passed over, so that slow changes add up until they count.
+    """
 
     def __init__(self, encoder: LiteImageEncoder) -> None:
         self._encoder = encoder
-        self._batch: list[Frame] = []
+        self._batch: list[Pixels] = []
+        self._last: Pixels | None = None  # of the frames encoded, or waiting for it
         self._vectors: list[FloatArray] = []
+        self._rows: list[int] = []  # of every frame, among those encoded
+        self._n_rows = 0
         self._histograms: list[FloatArray] = []
         self.times_s: list[float] = []
         self.thumbnails = ThumbnailPicker()
@@ -195,7 +202,7 @@ class _Reading:
 
     @property
     def vectors(self) -> FloatArray:
-        return np.concatenate(self._vectors)  # (n_frames, dim)
+        return np.concatenate(self._vectors)[self._rows]  # (n_frames, dim)
 
     @property
     def histograms(self) -> FloatArray:
@@ -203,16 +210,20 @@ class _Reading:
 
     def add(self, frame: Frame) -> None:
         self.thumbnails.offer(frame.time_s, frame.pixels)
+        if self._last is None or not is_still(self._last, frame.pixels):
+            self._last = frame.pixels
+            self._batch.append(frame.pixels)
+            self._n_rows += 1
+        self._rows.append(self._n_rows - 1)
         self._histograms.append(colour_histogram(frame.pixels))
-        self._batch.append(frame)
+        self.times_s.append(frame.time_s)
         if len(self._batch) == BATCH_FRAMES:
             self.encode()
 
     def encode(self) -> None:
         """Encode what is left of the last batch."""
         if self._batch:
-            self._vectors.append(self._encoder.encode_images([frame.pixels for frame in self._batch]))
-            self.times_s += [frame.time_s for frame in self._batch]
+            self._vectors.append(self._encoder.encode_images(self._batch))
             self._batch.clear()
 
 

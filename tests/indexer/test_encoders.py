@@ -14,7 +14,7 @@ from filelock import FileLock
 from PIL import Image
 
 from vfindex.indexer import lite
-from vfindex.indexer.encoders import TOP_LABELS, LiteImageEncoder, Pixels, conse, crops
+from vfindex.indexer.encoders import TOP_LABELS, LiteImageEncoder, Pixels, conse, crops, is_still
 from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
 from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS
 from vfindex.storage.errors import ModelError
@@ -78,6 +78,19 @@ def test_crops_reach_both_ends(long_px: int, starts: list[int]) -> None:
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="short side"):
         crops(np.zeros(shape, dtype=np.uint8), 20)
+
+
+def test_a_still_picture_is_told_from_a_change() -> None:
+    picture = photograph("chelsea.png", 260)
+    noise = np.random.default_rng(0).integers(-1, 2, picture.shape)
+    assert is_still(picture, picture)
+    assert is_still(picture, np.clip(picture + noise, 0, 255).astype(np.uint8))
+    assert is_still(np.zeros_like(picture), np.full_like(picture, 0))
+    assert not is_still(np.zeros_like(picture), np.ones_like(picture))  # a fade goes by as much a frame
+    assert not is_still(picture, picture[:, :-1])
+    changed = picture.copy()
+    changed[-20:, -20:] = 255 - changed[-20:, -20:]  # a corner: a thousandth of the picture
+    assert not is_still(picture, changed) and not is_still(changed, picture)
 
 
 def test_pictures_meet_the_words_for_what_they_show(encoder: LiteImageEncoder, models_cache: Path) -> None:
