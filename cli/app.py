@@ -55,7 +55,9 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand != search.NAME:
+    if context.invoked_subcommand == search.NAME:
+        atexit.register(gc.freeze)
+    else:
         gc.enable()
     level = logging.DEBUG if os.environ.get("VFINDEX_DEBUG") else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
@@ -69,7 +71,6 @@ def main() -> None:
     # they come and at the exit, find nothing and were a quarter of its time. Commands that may work for hours turn the
     # collector on again.
     gc.disable()
-    atexit.register(gc.freeze)
     code: int | str | None = EXIT_BUG
     try:
         code = _run()
