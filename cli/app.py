@@ -6,6 +6,7 @@ Nothing heavy is imported here: `vfindex --help` answers at once.
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import io
 import logging
@@ -21,6 +22,8 @@ from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import UsageError, VfindexError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
+# What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="vfindex",
@@ -65,6 +68,9 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: 0 well, 1 something failed, 2 wrong usage, 70 a bug, 130 interrupted."""
+    # A program started without standard output or error (`>&-`) has None in their place, which nothing can print to.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets escapes, not a traceback
     # A search makes some 80,000 objects, imports mostly, which stay until the end. The collector's passes over them, as
@@ -90,6 +96,13 @@ def _run() -> int | str | None:
         # Whoever read our output has had enough, as in `vfindex search ... | head`. Python's own flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f"{exc.filename}: " if exc.filename else ""
+        say(f"vfindex: {where}{exc.strerror}; make room on that disk and run the same command again")
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
@@ -97,6 +110,7 @@ def _run() -> int | str | None:
 
 def _run_app() -> int | str | None:
     try:
+        _stand_somewhere()
         app(prog_name="vfindex")
     except SystemExit as exc:
         if exc.code == EXIT_USAGE and _wants_json():
@@ -110,6 +124,14 @@ def _run_app() -> int | str | None:
         say(f"vfindex: {exc}")
         return EXIT_USAGE if isinstance(exc, UsageError) else EXIT_FAILED
     return 0
+
+
+def _stand_somewhere() -> None:
+    """Raise VfindexError if the folder one stands in is gone, so that no relative path leads anywhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as exc:
+        raise VfindexError("the folder that you stand in is gone; change to another one") from exc
 
 
 def _wants_json() -> bool:
