@@ -153,7 +153,13 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> tuple[list[Segme
         return segments, problems
     for position in preferred([track.language for track in probe.subtitles]):
         track = probe.subtitles[position]
-        packets = decoder.subtitles(found.location.path, track.index)
+        try:
+            packets = decoder.subtitles(found.location.path, track.index)
+        except VideoError as exc:
+            if exc.quarantine or exc.problem.code == "killed":
+                raise
+            problems.append(replace(exc.problem, stage="transcribe"))  # pictures and sound may be whole
+            continue
         segments = from_packets(packets, track.codec, track.language)
         if segments:
             break

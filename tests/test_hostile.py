@@ -19,6 +19,7 @@ from vfindex.indexer import local
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.media import Decoder, Limits
 from vfindex.search.engine import SearchEngine
+from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
@@ -259,3 +260,18 @@ def test_bad_decoders_cost_one_file_each(tmp_path: Path, models_cache: Path, mon
     monkeypatch.setattr(Decoder, "probe", lambda *_: 1 / 0)
     again = ingest(tmp_path / "library", videos, settings)
     assert (again.unchanged, len(again.failed)) == (2, len(ENDS)), "what is quarantined is not opened again"
+
+
+def test_subtitles_that_cannot_be_read_cost_only_themselves(
+    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Decoder, path: bytes, __: int) -> list[tuple[float, float, str]]:
+        raise VideoError(Problem(path, "probe", "damaged", "the subtitles are damaged", "copy it again"))
+
+    monkeypatch.setattr(Decoder, "subtitles", refuse)
+    made(tmp_path / "said.mp4", 1, text=[(0.1, 0.8, "words")])
+    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    report = ingest(tmp_path / "library", [os.fsencode(tmp_path / "said.mp4")], settings)
+    [problem] = report.partial
+    assert (problem.stage, problem.code) == ("transcribe", "damaged")
+    assert "said.mp4: the subtitles are damaged" in problem.reason
