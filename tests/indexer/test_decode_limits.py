@@ -1,0 +1,151 @@
+"""A decode child that hangs, spins, hoards, crashes or lies costs one file and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from media import Shot, make_video
+from reading import SIZE_PX, read, refusal
+
+from vfindex.indexer.media import Decoder, Limits, Sampling
+
+QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("clip") / "clip.mp4", tone_hz=440, tags={"title": "A red day"})
+
+
+PATCHED = """
+import sys, time, os, signal
+from vfindex.indexer import decode_child, decode_open
+def spin(path, beat):
+    while True: pass
+def hang(path, beat): time.sleep(1000)
+def beats(path, beat):
+    while True: decode_child.Outlet(1).send({"kind": "beat"}); time.sleep(0.01)
+def hoard(path, beat): return len(bytearray(1 << 36))
+def crash(path, beat): os.kill(os.getpid(), signal.SIGSEGV)
+def bug(path, beat): raise KeyError("a bug")
+decode_child.BEAT_S = 0.0
+decode_open.probe = globals()[sys.argv.pop(1)]
+decode_child.main()
+"""
+
+
+def patched(name: str, limits: Limits = QUICK) -> Decoder:
+    return Decoder(limits, [sys.executable, "-c", PATCHED, name, str(limits.memory_bytes)])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "word"),
+    [
+        ("hang", "timeout", "no sign of life"),
+        ("spin", "cpu", "processor time"),
+        ("hoard", "memory", "memory"),
+        ("crash", "crashed", "SIGSEGV"),
+        ("bug", "crashed", "status 1"),
+    ],
+)
+def test_a_child_that_misbehaves_costs_one_file(clip: Path, behaviour: str, code: str, word: str) -> None:
+    limits = Limits(idle_s=20.0 if behaviour != "hang" else 1.5, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=100.0)
+    with patched(behaviour, limits) as decoder:
+        for _ in range(2 if behaviour == "crash" else 1):  # the second request meets a fresh child
+            error = refusal(decoder, clip)
+            assert error.problem.code == code and word in error.problem.reason
+            assert error.quarantine
+
+
+def message(header: str) -> bytes:
+    return len(header).to_bytes(4, "big") + header.encode()
+
+
+def test_signs_of_life_do_not_buy_time_for_ever(clip: Path) -> None:
+    limits = Limits(idle_s=20.0, cpu_base_s=1.0, cpu_per_mb_s=0.0, wall_factor=2.0)
+    beat = message('{"kind": "beat", "bytes": 0}')
+    stall = f"import time, sys\nwhile True: sys.stdout.buffer.write({beat!r}); sys.stdout.flush(); time.sleep(0.01)"
+    with Decoder(limits, [sys.executable, "-c", stall]) as decoder:
+        error = refusal(decoder, clip)
+    assert error.problem.code == "timeout" and "longer than the limit of 2 s" in error.problem.reason
+
+
+NONSENSE = [
+    b"\xff\xff\xff\xff",
+    message("no"),
+    message("[]"),
+    message('{"kind": "probe", "bytes": 99999999999}'),
+    message('{"kind": "probe", "bytes": 0}'),
+    message('{"kind": "end", "bytes": 0, "frames": -1, "error": NaN}'),
+    message('{"kind": "error", "bytes": 0}'),
+    message("[" * 40_000),
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
+def test_answers_that_cannot_be_are_not_believed(clip: Path, answer: bytes) -> None:
+    script = f"import sys, time; sys.stdout.buffer.write({answer!r}); sys.stdout.flush(); time.sleep(60)"
+    with Decoder(QUICK, [sys.executable, "-c", script]) as decoder:
+        error = refusal(decoder, clip)
+    assert error.problem.code == "crashed" and "nonsense" in error.problem.reason and error.quarantine
+
+
+def test_memory_limit_stops_a_real_decoder(tmp_path: Path) -> None:
+    options = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "shots": [Shot("red", 0.01)]}
+    path = make_video(tmp_path / "big.mov", width=10_000, height=4_000, **options)
+    with Decoder(Limits(memory_bytes=300 << 20)) as decoder:
+        error = refusal(decoder, path)
+    assert error.quarantine and error.problem.code == "memory"
+
+
+def test_kill_from_another_thread_ends_a_read(clip: Path) -> None:
+    with patched("hang", Limits()) as decoder:
+        threading.Timer(1.0, decoder.kill).start()
+        began_s = time.monotonic()
+        error = refusal(decoder, clip)
+    assert error.problem.code == "killed" and not error.quarantine
+    assert time.monotonic() - began_s < 20.0
+
+
+def test_a_read_given_up_leaves_the_decoder_usable(decoder: Decoder, clip: Path) -> None:
+    items = decoder.read(os.fsencode(clip), sampling=Sampling.parse("25"), size_px=SIZE_PX, audio=True)
+    next(items)
+    with pytest.raises(RuntimeError, match="one request"):
+        decoder.probe(os.fsencode(clip))
+    items.close()
+    assert len(read(decoder, clip, "1")[0]) == 4
+
+
+PARENT = """
+import os, sys, threading
+from vfindex.indexer.media import Decoder
+decoder = Decoder(command=[sys.executable, "-c", sys.argv[1], "spin", str(4 << 30)])
+threading.Timer(1.0, lambda: print(decoder._child._process.pid, flush=True)).start()
+decoder.probe(os.fsencode(sys.argv[2]))
+"""
+
+
+def test_child_ends_with_its_parent(clip: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, PATCHED, str(clip)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.send_signal(signal.SIGKILL)
+    deadline_s = time.monotonic() + 15.0
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text():
+        assert time.monotonic() < deadline_s, "the child outlived its parent"
+        time.sleep(0.1)

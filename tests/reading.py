@@ -1,0 +1,30 @@
+"""What tests ask of a Decoder: all that a reading gives, or the refusal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vfindex.indexer.media import Decoder, Frame, ReadEnd, Sampling
+from vfindex.storage.errors import VideoError
+
+SIZE_PX = 32
+
+
+def read(
+    decoder: Decoder, path: Path, sampling: str, start_s: float | None = None, end_s: float | None = None
+) -> tuple[list[Frame], ReadEnd]:
+    how = Sampling.parse(sampling)
+    items = decoder.read(os.fsencode(path), sampling=how, size_px=SIZE_PX, audio=False, start_s=start_s, end_s=end_s)
+    found = list(items)
+    end = found.pop()
+    assert isinstance(end, ReadEnd)
+    return [item for item in found if isinstance(item, Frame)], end
+
+
+def refusal(decoder: Decoder, path: Path | bytes) -> VideoError:
+    with pytest.raises(VideoError) as caught:
+        decoder.probe(path if isinstance(path, bytes) else os.fsencode(path))
+    return caught.value
