@@ -227,7 +227,7 @@ def test_a_long_video_is_committed_unit_by_unit(tmp_path: Path, run: Ingest, mon
 
     monkeypatch.setattr(driver.Driver, "_indexed", fail_late)
     with pytest.raises(KeyboardInterrupt):
-        run()
+        run(workers=1)
     assert SearchEngine.open(tmp_path / "lib").search("red") == [], "half a video is never shown"
     monkeypatch.setattr(driver.Driver, "_indexed", real)
     report = run()
