@@ -30,7 +30,7 @@ import numpy as np
 
 from vfindex.cli.options import cache_folder
 from vfindex.indexer.discover import Found, discover, fingerprint
-from vfindex.indexer.encoders import LiteImageEncoder
+from vfindex.indexer.encoders import LiteImageEncoder, Pixels, is_still
 from vfindex.indexer.lite import ensure_lite
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd, Sampling
@@ -92,17 +92,24 @@ class TimedText(TextEncoder):
             return super().encode(texts)
 
 
-class Replay:
-    """Stands for decoder and image encoder: gives again what was read and encoded of a unit."""
+class ReplayDecoder(Decoder):
+    """Gives again what was read of a unit; starts no child."""
 
-    def __init__(self, items: Sequence[Item], vectors: FloatArray, size_px: int) -> None:
+    def __init__(self, items: Sequence[Item]) -> None:
+        super().__init__()
         self._items = items
-        self._vectors = iter(vectors)
-        self.size_px = size_px
 
     def read(self, *_: object, **__: object) -> Iterator[Item]:
         """Yield the items of the unit."""
         return iter(self._items)
+
+
+class ReplayEncoder:
+    """Gives again the vectors of a unit's frames, in their order."""
+
+    def __init__(self, vectors: FloatArray, size_px: int) -> None:
+        self._vectors = iter(vectors)
+        self.size_px = size_px
 
     def encode_images(self, frames: Sequence[object]) -> FloatArray:
         """Return the next vectors."""
@@ -132,13 +139,13 @@ class Alone:
             with self.clock.stage(DECODING):
                 items = self._read(prepared, plan.start_s, plan.end_s)
             with self.clock.stage(IMAGES):
-                vectors = self.image.encode_images([item.pixels for item in items if isinstance(item, Frame)])
+                vectors = self.image.encode_images(_moving([item.pixels for item in items if isinstance(item, Frame)]))
             with self.clock.stage(VOICE):
                 said = self._hear(prepared, items)
-            replay: Any = Replay(items, vectors, self.image.size_px)
+            replay: Any = ReplayEncoder(vectors, self.image.size_px)
             known = replace(prepared, subtitles=(*prepared.subtitles, *said))
             with self.clock.stage(CLIPS):
-                indexed = index_unit(known, plan, OPTIONS, replay, Encoders(replay, self.text), None)
+                indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), Encoders(replay, self.text), None)
             with self.clock.stage(COMMIT):
                 self.writer.commit_unit(video_id, prepared.video.fingerprint, unit_id, indexed.result)
         with self.clock.stage(COMMIT):
@@ -172,6 +179,15 @@ class Alone:
             if isinstance(item, AudioBlock):
                 transcriber.feed(item)
         return transcriber.finish().segments
+
+
+def _moving(frames: Sequence[Pixels]) -> list[Pixels]:
+    """Return the frames that the pipeline encodes: all but those that show what the last encoded one shows."""
+    moving: list[Pixels] = []
+    for frame in frames:
+        if not moving or not is_still(moving[-1], frame):
+            moving.append(frame)
+    return moving
 
 
 def run_alone(files: Sequence[Found], library: Path) -> tuple[dict[str, float], float, float]:
