@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -303,23 +304,8 @@ def _inserted(connection: Connection, statement: Any) -> int:
 
 
 def _video_values(video: Video) -> dict[str, Any]:
-    return {
-        "fingerprint": video.fingerprint,
-        "size_bytes": video.size_bytes,
-        "container": video.container,
-        "codec": video.codec,
-        "width_px": video.width_px,
-        "height_px": video.height_px,
-        "rotation_deg": video.rotation_deg,
-        "start_s": video.start_s,
-        "last_s": video.last_s,
-        "end_s": video.end_s,
-        "frames": video.frames,
-        "has_audio": int(video.has_audio),
-        "title": video.title,
-        "tags": json.dumps(dict(video.tags)),
-        "chapters": json.dumps(list(video.chapters)),
-    }
+    values = {field.name: getattr(video, field.name) for field in fields(Video)}
+    return values | {"tags": json.dumps(dict(video.tags)), "chapters": json.dumps(list(video.chapters))}
 
 
 def _problem_json(problem: Problem | None) -> str | None:

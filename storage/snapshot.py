@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from vfindex.storage.database import damaged
 from vfindex.storage.errors import LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import applied_migrations, is_current
-from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, VideoState
+from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
 
 # Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
@@ -72,25 +72,12 @@ class WordMatch:
     end_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredVideo:
-    """A video as `status` and `show` tell of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVideo(Video):
+    """A video as stored: its id, how far it got and why no further, and where its copies lie."""
 
     id: int
-    fingerprint: str
     state: VideoState
-    container: str
-    codec: str
-    width_px: int
-    height_px: int
-    rotation_deg: int
-    start_s: float
-    last_s: float
-    end_s: float
-    frames: int | None
-    has_audio: bool
-    title: str
-    tags: Mapping[str, str]
     problem: Mapping[str, str] | None
     locations: tuple[Location, ...]
 
@@ -337,22 +324,16 @@ def quoted(word: str) -> str:
 
 
 def _stored_video(row: Any, places: list[Location]) -> StoredVideo:
+    values = {field.name: getattr(row, field.name) for field in fields(Video)}
+    values |= {
+        "has_audio": bool(row.has_audio),
+        "tags": json.loads(row.tags),
+        "chapters": tuple(json.loads(row.chapters)),
+    }
     return StoredVideo(
+        **values,
         id=row.id,
-        fingerprint=row.fingerprint,
         state=row.state,
-        container=row.container,
-        codec=row.codec,
-        width_px=row.width_px,
-        height_px=row.height_px,
-        rotation_deg=row.rotation_deg,
-        start_s=row.start_s,
-        last_s=row.last_s,
-        end_s=row.end_s,
-        frames=row.frames,
-        has_audio=bool(row.has_audio),
-        title=row.title,
-        tags=json.loads(row.tags),
         problem=json.loads(row.problem) if row.problem else None,
         locations=tuple(sorted(places, key=lambda place: place.path)),
     )
