@@ -17,7 +17,7 @@ AUTO_GAP_S = 4.0  # keyframes further apart than this miss whole shots, so every
 AUTO_FPS = 1.0  # between far keyframes: the clips are 2 s or longer, so each gets two frames
 AUTO_KEY_FPS = 2.0  # close keyframes (all-intra cameras) are thinned to this; scene-cut keyframes 0.5 s apart stay
 AUTO_OPENING_S = 8.0  # short videos deserve more than their one or two keyframes, and the opening is cheap
-AUTO_OPENING_FPS = 2.0
+AUTO_OPENING_FPS = 2.0  # with 1.0 pictures ranked worse: nDCG@10 -0.014 [-0.028, -0.001], paired
 HELD_BYTES = 64 << 20  # coded data kept while a GOP's length is unknown: 4 s at 128 Mbit/s; then it is decoded
 _TOUCH_S = 1e-6  # 3 / 30 * 30 is 2.9999...: times this close below a grid line are on it
 
