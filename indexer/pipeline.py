@@ -176,11 +176,13 @@ def index_unit(
     reading = _read(prepared, plan, options, decoder, encoders, transcriber)
     heard = transcriber.finish() if transcriber else None
     segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
-    spans = _spans(prepared.video, plan, reading)
+    vectors = reading.vectors
+    spans = _spans(prepared.video, plan, reading, vectors)
     speech = _speech_vectors(spans, segments, encoders.text)
     clips = []
     for span, spoken in zip(spans, speech, strict=True):
-        clips.append(_clip(span, reading, spoken, prepared.text_vector))
+        frames = vectors[span.first : span.last]
+        clips.append(_clip(span, reading, frames, spoken, prepared.text_vector))
     lost = _lost(reading.end, heard)
     coverage = _coverage(prepared, plan, options, reading, segments, heard)
     result = UnitResult(tuple(clips), tuple(segments), coverage, lost)
@@ -276,11 +278,11 @@ def _begins_in(segment: Segment, plan: UnitPlan) -> bool:
     )
 
 
-def _spans(video: Video, plan: UnitPlan, reading: _Reading) -> list[Span]:
+def _spans(video: Video, plan: UnitPlan, reading: _Reading, vectors: FloatArray) -> list[Span]:
     times_s = np.asarray(reading.times_s)
     start_s = plan.start_s if plan.start_s is not None else min(video.start_s, reading.times_s[0])
     end_s = plan.end_s if plan.end_s is not None else _end_s(video, reading)
-    return cut_clips(reading.vectors, reading.histograms, times_s, start_s=start_s, end_s=end_s)
+    return cut_clips(vectors, reading.histograms, times_s, start_s=start_s, end_s=end_s)
 
 
 def _end_s(video: Video, reading: _Reading) -> float:
@@ -301,8 +303,9 @@ def _speech_vectors(
     return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in chosen]
 
 
-def _clip(span: Span, reading: _Reading, speech: FloatArray | None, text: FloatArray | None) -> Clip:
-    frames = reading.vectors[span.first : span.last]
+def _clip(
+    span: Span, reading: _Reading, frames: FloatArray, speech: FloatArray | None, text: FloatArray | None
+) -> Clip:
     times_s = np.asarray(reading.times_s[span.first : span.last])
     visual = unit(frames.mean(axis=0))
     embeddings: dict[Modality, FloatArray] = {"visual": visual}
