@@ -32,11 +32,16 @@ class Ran:
         return self.code == 1 and self.err.startswith("vfindex: ") and self.err.count("\n") == 1
 
 
+def _environment(cache: Path) -> dict[str, str]:
+    """Return this process's environment with a cache; modules may keep their bytecode, as they do for users."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"VFINDEX_CACHE": str(cache)}
+
+
 def start(cache: Path, *arguments: object) -> subprocess.Popen[bytes]:
     """Start `vfindex ARGUMENTS`; paths may be bytes."""
     command = [*COMMAND, *(a if isinstance(a, bytes) else os.fsencode(str(a)) for a in arguments)]
-    environment = os.environ | {"VFINDEX_CACHE": str(cache)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=_environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def vfindex(cache: Path, *arguments: object, cwd: Path | None = None, prepare: Callable[[], None] | None = None) -> Ran:
@@ -44,7 +49,7 @@ def vfindex(cache: Path, *arguments: object, cwd: Path | None = None, prepare: C
     command = [*COMMAND, *(a if isinstance(a, bytes) else os.fsencode(str(a)) for a in arguments)]
     done = subprocess.run(
         command,
-        env=os.environ | {"VFINDEX_CACHE": str(cache)},
+        env=_environment(cache),
         cwd=cwd,
         preexec_fn=prepare,
         capture_output=True,

@@ -19,6 +19,9 @@ settings.load_profile("vfindex")
 def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cache that holds the lite models, exported once a session, or once for all if VFINDEX_CACHE is set."""
     chosen = os.environ.get("VFINDEX_CACHE")
-    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the workers of one session share it
+    folder = Path(chosen) if chosen else base / "cache"
     ensure_lite(folder)
     return folder

@@ -67,7 +67,9 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Collec
     folder = media_folder("edge").resolve()
     library = tmp_path_factory.mktemp("edge") / "library"
     paths = (str(folder), str(folder / NAMED))
-    first = vfindex(models_cache, "ingest", *paths, "--workers", "3", "--json", "--library", str(library))
+    # Without recognition, which would hear the same thirteen seconds in seven of the files: see the last test.
+    options = ("--no-asr", "--workers", "3", "--json", "--library", str(library))
+    first = vfindex(models_cache, "ingest", *paths, *options)
     return Collection(folder, library, models_cache, first)
 
 
@@ -182,6 +184,15 @@ def test_what_is_named_and_no_video_has_failed(edge: Collection, tmp_path: Path)
         told = edge.of(report, name)
         assert told["how"] == "failed" and told["stage"] in ("open", "probe", "decode")
     assert vfindex(edge.cache, "search", "anything", "--library", library).code == 0, "an empty library is no error"
+
+
+def test_speech_without_subtitles_is_heard(edge: Collection, tmp_path: Path) -> None:
+    path, library = str(edge.folder / "moov_at_end.mp4"), str(tmp_path / "library")
+    assert vfindex(edge.cache, "ingest", path, "--library", library).code == 0
+    shown = vfindex(edge.cache, "show", path, "--json", "--library", library).document()
+    assert {segment["source"] for segment in shown["transcript"]} == {"asr"}
+    assert all(0 < segment["confidence"] <= 1 for segment in shown["transcript"])
+    assert "space" in " ".join(segment["text"] for segment in shown["transcript"])
 
 
 def test_the_collection_answers_questions(edge: Collection) -> None:
