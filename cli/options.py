@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +39,17 @@ def library_folder(chosen: Path | None) -> Path:
     return Path(platformdirs.user_data_dir("vfindex", appauthor=False)) / "library"
 
 
+def known_as(path: str) -> list[bytes]:
+    """Return the absolute paths under which a library may know what the user calls `path`, the likeliest first.
+
+    Runs resolve the links that they are given by name; a file that is gone has only the path as it stood.
+    """
+    typed = os.fsencode(path)
+    return list(dict.fromkeys((os.path.realpath(typed), os.path.abspath(typed))))
+
+
 def cache_folder() -> Path:
     """Return where exported models are kept: the platform's place for what can be made again."""
-    import os
-
     import platformdirs
 
     return Path(os.environ.get("VFINDEX_CACHE") or platformdirs.user_cache_dir("vfindex", appauthor=False))

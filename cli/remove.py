@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
 from vfindex.cli.output import counted, plain, print_json
 from vfindex.storage.errors import LibraryError
 
@@ -27,7 +27,7 @@ def command(
     folder = library_folder(library)
     Library.open(folder)
     with writing(folder) as writer:
-        for candidate in dict.fromkeys((os.path.realpath(os.fsencode(path)), os.path.abspath(os.fsencode(path)))):
+        for candidate in known_as(path):
             locations, videos, thumbnails = writer.catalog.remove(candidate)
             if locations:
                 break

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
 from vfindex.cli.output import clock, counted, path_text, plain, print_json
 from vfindex.storage.errors import LibraryError
 
@@ -33,7 +33,7 @@ def command(
 
     opened = Library.open(library_folder(library))
     with opened.snapshot() as snapshot:
-        found = _find(snapshot, os.fsencode(video))
+        found = _find(snapshot, video)
         document = _document(opened, snapshot, found)
     if json:
         print_json(document)
@@ -41,12 +41,12 @@ def command(
         _print(document)
 
 
-def _find(snapshot: Snapshot, path: bytes) -> StoredVideo:
-    for candidate in (os.path.realpath(path), os.path.abspath(path)):
+def _find(snapshot: Snapshot, path: str) -> StoredVideo:
+    for candidate in known_as(path):
         found = snapshot.video_at(candidate)
         if found is not None:
             return found
-    name = plain(os.fsdecode(path))
+    name = plain(path)
     if os.path.isdir(path):
         raise LibraryError(f"{name} is a folder; name one of its videos")
     raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")

@@ -187,7 +187,7 @@ class Driver:
         self.done_s += length_s
         if not active.waiting and not active.open_units:
             self._finish(active)
-        self._tell(active.prepared.found.location.path)
+        self._tell()
 
     def _finish(self, active: _Active) -> None:
         """Make a video searchable now that its units are committed, or record why it is not."""
@@ -251,10 +251,10 @@ class Driver:
     def _end_file(self, how: Ending, problem: Problem | None = None) -> None:
         self.run.end(how, problem)
         self.done_files += 1
-        self._tell(problem.path if problem else b"")
+        self._tell()
 
-    def _tell(self, path: bytes) -> None:
-        self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s, path))
+    def _tell(self) -> None:
+        self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
 
 
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:

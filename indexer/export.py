@@ -26,7 +26,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vfindex.storage.text_encoder import TextEncoder, open_session, write_meta
 
 TEXT_MODEL = "all-MiniLM-L6-v2"
-VISUAL_MODEL = "efficientnet-lite2"
 TEXT_DIM = 384
 MAX_TOKENS = 256
 VISUAL_SIZE_PX = 260

@@ -68,14 +68,13 @@ class Report:
 class Progress:
     """How far a run is. total_files, total_s: what is known so far, growing while folders are still being read.
 
-    done_s, total_s: seconds of video. current: the file that was finished last, or b"".
+    done_s, total_s: seconds of video.
     """
 
     done_files: int
     total_files: int
     done_s: float
     total_s: float
-    current: bytes = b""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -38,8 +38,9 @@ def parse(text: str) -> Query:
         raise QueryError('the question is empty; ask for something, as in: vfindex search "dog running in park"')
     if len(cleaned) > MAX_QUERY_CHARS:
         raise QueryError(f"the question has {len(cleaned)} characters; at most {MAX_QUERY_CHARS} are read, shorten it")
-    words = {word.casefold(): word for word in reversed(_WORD.findall(cleaned))}
-    ordered = [word for word in _WORD.findall(cleaned) if words.get(word.casefold()) == word]
-    unique = list(dict.fromkeys(ordered))
+    first: dict[str, str] = {}  # in whatever case -> as typed first
+    for word in _WORD.findall(cleaned):
+        first.setdefault(word.casefold(), word)
+    unique = list(first.values())
     content = [word for word in unique if word.casefold() not in STOP_WORDS]
     return Query(cleaned, tuple((content or unique)[:MAX_WORDS]))

@@ -61,26 +61,34 @@ def find_words(snapshot: Snapshot, words: Sequence[str]) -> WordEvidence:
     evidence = WordEvidence(weight={w: value / sum(worth.values()) for w, value in worth.items()})
     ids = [match.document_id for match in matches]
     holders = {word: snapshot.documents_with(word, ids) for word in words}
+    named = {match.video_id for match in matches if match.start_s is None}  # a video has several titles and tags
+    clips_of = {id_: [clip.id for clip in snapshot.clips_of(id_)][:MAX_CLIPS_PER_TITLE] for id_ in named}
     for match in matches:
         held = {word for word in words if match.document_id in holders[word]}
-        _note(snapshot, evidence, match, held)
+        if match.start_s is None or match.end_s is None:
+            _note_title(evidence, match, held, clips_of[match.video_id])
+        else:
+            _note_speech(evidence, match, held, snapshot.clips_between(match.video_id, match.start_s, match.end_s))
     evidence.clip_ids = list(dict.fromkeys(evidence.clip_ids))
     return evidence
 
 
-def _note(snapshot: Snapshot, evidence: WordEvidence, match: WordMatch, held: set[str]) -> None:
-    weight = sum(evidence.weight[word] for word in held)
-    if match.start_s is None or match.end_s is None:
-        evidence.text.setdefault(match.video_id, set()).update(held)
-        clips = [clip.id for clip in snapshot.clips_of(match.video_id)][:MAX_CLIPS_PER_TITLE]
-        weight /= 2  # what is said at that very moment is the better line to show
-    else:
-        clips = snapshot.clips_between(match.video_id, match.start_s, match.end_s)
-        for clip_id in clips:
-            evidence.speech.setdefault(clip_id, set()).update(held)
+def _note_title(evidence: WordEvidence, match: WordMatch, held: set[str], clips: Sequence[int]) -> None:
+    evidence.text.setdefault(match.video_id, set()).update(held)
+    # Half: what is said at that very moment is the better line to show.
+    _offer_snippet(evidence, match.text, sum(evidence.weight[word] for word in held) / 2, clips)
+
+
+def _note_speech(evidence: WordEvidence, match: WordMatch, held: set[str], clips: Sequence[int]) -> None:
+    for clip_id in clips:
+        evidence.speech.setdefault(clip_id, set()).update(held)
+    _offer_snippet(evidence, match.text, sum(evidence.weight[word] for word in held), clips)
+
+
+def _offer_snippet(evidence: WordEvidence, text: str, weight: float, clips: Sequence[int]) -> None:
     for clip_id in clips:
         if weight > evidence.snippets.get(clip_id, (0.0, ""))[0]:
-            evidence.snippets[clip_id] = (weight, match.text)
+            evidence.snippets[clip_id] = (weight, text)
     evidence.clip_ids += clips
 
 

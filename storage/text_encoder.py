@@ -29,7 +29,6 @@ MAX_CHARACTERS = 8192
 # 1024, 83 with 2048, which leave the cache; single sentences 70.
 BATCH_TOKENS = 384
 _WEIGHTS = "model.onnx.data"
-_HASH_BLOCK_BYTES = 1 << 20
 QUERY, WORD = "{}", "{word}"  # what stands for the query, and for each of its words, in a template
 _REMEDY = "remove this folder and run the command again, and it is made anew"
 # ONNX Runtime's exceptions have no common parent below Exception.
@@ -163,14 +162,11 @@ def write_meta(folder: Path, **facts: Any) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return a file's sha256, in hexadecimal. Raises ModelError if it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_REMEDY}") from exc
-    return digest.hexdigest()
 
 
 def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:

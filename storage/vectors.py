@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from vfindex.storage.errors import DimensionError, LibraryDamaged
 from vfindex.storage.records import FloatArray
 
-_HASH_BLOCK = 1 << 20
-
 
 class JointIndex:
     """Joint vectors of clips, searched by inner product."""
@@ -77,11 +75,8 @@ class JointIndex:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

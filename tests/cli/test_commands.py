@@ -348,7 +348,7 @@ def test_ctrl_c_ends_after_the_units_in_work(
 
 def test_progress_is_quiet_where_no_terminal_looks_on(capsys: pytest.CaptureFixture[str]) -> None:
     with _progress() as tell:
-        tell(Progress(1, 2, 30.0, 60.0, b"a.mp4"))
+        tell(Progress(1, 2, 30.0, 60.0))
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 

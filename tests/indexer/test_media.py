@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,17 +17,6 @@ from reading import SIZE_PX, read, refusal
 from vfindex.indexer import decode_open
 from vfindex.indexer.media import AudioBlock, Decoder, Sampling
 from vfindex.storage.errors import UsageError, VideoError
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    with Decoder() as decoder:
-        yield decoder
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_video(tmp_path_factory.mktemp("clip") / "clip.mp4", tone_hz=440, tags={"title": "A red day"})
 
 
 def sound(decoder: Decoder, path: Path, start_s: float | None = None, end_s: float | None = None) -> list[AudioBlock]:
