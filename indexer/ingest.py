@@ -57,7 +57,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         run.sort(discover(paths, exclude=settings.exclude, avoid=[os.fsencode(folder)]))
         if run.todo:
             workers = settings.workers or default_workers()
-            encoders = open_encoders(setup, settings.cache, threads=usable_cores(), say=watcher.say)
+            encoders = open_encoders(setup, settings.cache, threads=usable_cores(), asr=asr, say=watcher.say)
             with LocalRunner(workers, encoders, run.options) as runner:
                 Driver(run, runner, encoders, workers).work()
         if not run.report.interrupted and _is_due(writer):

@@ -15,7 +15,6 @@ from typing import Self, TypeVar
 from vfindex.indexer.discover import Found
 from vfindex.indexer.media import Decoder
 from vfindex.indexer.pipeline import Encoders, Indexed, Options, Prepared, index_unit, prepare
-from vfindex.indexer.speech_pool import SpeechPool
 from vfindex.storage.records import UnitPlan
 
 T = TypeVar("T")
@@ -35,12 +34,11 @@ def usable_cores() -> int:
 
 
 class LocalRunner:
-    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it."""
+    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
 
     def __init__(self, workers: int, encoders: Encoders, options: Options) -> None:
         self._encoders = encoders
         self._options = options
-        self._pool = SpeechPool(usable_cores()) if options.asr else None
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
         self._decoders = [Decoder() for _ in range(workers)]
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
@@ -53,9 +51,7 @@ class LocalRunner:
 
     def index(self, prepared: Prepared, plan: UnitPlan) -> Future[Indexed]:
         """Return the future of `pipeline.index_unit`."""
-        return self._submit(
-            lambda decoder: index_unit(prepared, plan, self._options, decoder, self._encoders, self._pool)
-        )
+        return self._submit(lambda decoder: index_unit(prepared, plan, self._options, decoder, self._encoders))
 
     def _submit(self, work: Callable[[Decoder], T]) -> Future[T]:
         def run() -> T:
@@ -74,13 +70,14 @@ class LocalRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the children: at once if the run was broken off, else when their work is done."""
+        speech = self._encoders.speech
         if kind is not None:
-            if self._pool is not None:
-                self._pool.kill()
+            if speech is not None:
+                speech.kill()
             for decoder in self._decoders:
                 decoder.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        if self._pool is not None:
-            self._pool.close()
+        if speech is not None:
+            speech.close()
         for decoder in self._decoders:
             decoder.close()

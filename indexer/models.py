@@ -9,6 +9,7 @@ from vfindex.indexer.encoders import LiteImageEncoder
 from vfindex.indexer.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, ensure_lite, load_priors
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS, PresetName
+from vfindex.indexer.transcribe import PocketSphinx
 from vfindex.storage.errors import LibraryVersion, UsageError
 from vfindex.storage.records import MODALITIES, Modality, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder
@@ -33,8 +34,11 @@ def install(writer: Writer, preset: str | None, sampling: str, cache: Path, *, s
     return setup
 
 
-def open_encoders(setup: Setup, cache: Path, *, threads: int, say: Callable[[str], None]) -> Encoders:
-    """Open the models that a library was made with. Raises LibraryVersion if this vfindex has others, ModelError."""
+def open_encoders(setup: Setup, cache: Path, *, threads: int, asr: bool, say: Callable[[str], None]) -> Encoders:
+    """Open the models that a library was made with; asr: the one of speech too.
+
+    Raises LibraryVersion if this vfindex has others, ModelError.
+    """
     preset_name(setup.preset)
     paths = ensure_lite(cache, progress=say)
     if _models() != dict(setup.models):
@@ -43,7 +47,9 @@ def open_encoders(setup: Setup, cache: Path, *, threads: int, say: Callable[[str
             "make a new library with --library DIR, or install the vfindex that made this one"
         )
     return Encoders(
-        image=LiteImageEncoder.open(paths.visual, threads=threads), text=TextEncoder.open(paths.text, threads=threads)
+        image=LiteImageEncoder.open(paths.visual, threads=threads),
+        text=TextEncoder.open(paths.text, threads=threads),
+        speech=PocketSphinx(threads) if asr else None,
     )
 
 

@@ -14,15 +14,14 @@ from itertools import pairwise
 import numpy as np
 
 from vfindex.indexer.discover import Found
-from vfindex.indexer.encoders import LiteImageEncoder, Pixels, is_still
+from vfindex.indexer.encoders import ImageEncoder, Pixels, is_still
 from vfindex.indexer.media import Decoder, Frame, Probe, ReadEnd, Sampling
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
-from vfindex.indexer.speech_pool import SpeechPool
 from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
 from vfindex.indexer.thumbnails import ThumbnailPicker
 from vfindex.indexer.titles import describe
-from vfindex.indexer.transcribe import Transcriber, Transcript
+from vfindex.indexer.transcribe import Listener, Speech, Transcript
 from vfindex.indexer.windows import clip_windows, windows
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import (
@@ -42,8 +41,6 @@ from vfindex.storage.text_encoder import TextEncoder
 UNIT_S = 600.0
 # A last unit shorter than half a unit joins the one before it.
 MIN_LAST_UNIT_S = UNIT_S / 2
-# Frames encoded together.
-BATCH_FRAMES = 16
 # Frames and blocks of sound that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
 READ_AHEAD = 64
 # More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
@@ -60,10 +57,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The models of a run, shared by its workers."""
+    """The models of a run, shared by its workers. speech: None where none is recognised."""
 
-    image: LiteImageEncoder
+    image: ImageEncoder
     text: TextEncoder
+    speech: Speech | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,21 +164,19 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> tuple[list[Segme
     return segments, problems
 
 
-def index_unit(
-    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders, pool: SpeechPool | None
-) -> Indexed:
+def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders) -> Indexed:
     """Return all that one unit adds to the library. Raises VideoError if not one frame of it can be read."""
     said = [s for s in prepared.subtitles if _begins_in(s, plan)]
-    listening = options.asr and pool is not None and prepared.video.has_audio
-    transcriber = Transcriber(pool, [(s.start_s, s.end_s) for s in prepared.subtitles]) if listening and pool else None
-    reading = _read(prepared, plan, options, decoder, encoders, transcriber)
-    heard = transcriber.finish() if transcriber else None
+    speech = encoders.speech if options.asr and prepared.video.has_audio else None
+    listener = speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles]) if speech else None
+    reading = _read(prepared, plan, options, decoder, encoders, listener)
+    heard = listener.finish() if listener else None
     segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
     vectors = reading.vectors
     spans = _spans(prepared.video, plan, reading, vectors)
-    speech = _speech_vectors(spans, segments, encoders.text)
+    said_vectors = _speech_vectors(spans, segments, encoders.text)
     clips = []
-    for span, spoken in zip(spans, speech, strict=True):
+    for span, spoken in zip(spans, said_vectors, strict=True):
         frames = vectors[span.first : span.last]
         clips.append(_clip(span, reading, frames, spoken, prepared.text_vector))
     lost = _lost(reading.end, heard)
@@ -196,7 +192,7 @@ class _Reading:
     frame that was passed over, so that slow changes add up until they count.
     """
 
-    def __init__(self, encoder: LiteImageEncoder) -> None:
+    def __init__(self, encoder: ImageEncoder) -> None:
         self._encoder = encoder
         self._batch: list[Pixels] = []
         self._last: Pixels | None = None  # of the frames encoded, or waiting for it
@@ -225,7 +221,7 @@ class _Reading:
         self._rows.append(self._n_rows - 1)
         self._histograms.append(colour_histogram(frame.pixels))
         self.times_s.append(frame.time_s)
-        if len(self._batch) == BATCH_FRAMES:
+        if len(self._batch) >= self._encoder.batch_frames:
             self.encode()
 
     def encode(self) -> None:
@@ -241,7 +237,7 @@ def _read(
     options: Options,
     decoder: Decoder,
     encoders: Encoders,
-    transcriber: Transcriber | None,
+    listener: Listener | None,
 ) -> _Reading:
     """Decode a unit, encode its frames in batches and let its sound be recognised, all at once."""
     path = prepared.found.location.path
@@ -250,7 +246,7 @@ def _read(
         path,
         sampling=options.sampling,
         size_px=encoders.image.size_px,
-        audio=transcriber is not None,
+        audio=listener is not None,
         start_s=plan.start_s,
         end_s=plan.end_s,
     )
@@ -260,8 +256,8 @@ def _read(
             reading.add(item)
         elif isinstance(item, ReadEnd):
             reading.end = item
-        elif transcriber is not None:
-            transcriber.feed(item)
+        elif listener is not None:
+            listener.feed(item)
         if len(reading.times_s) >= MAX_UNIT_FRAMES:
             reading.end = replace(reading.end, error=f"more than {MAX_UNIT_FRAMES} frames; the rest was not read")
             break

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from typing import Protocol
 
 from vfindex.indexer.media import AudioBlock
 from vfindex.indexer.speech_pool import Recognition, SpeechPool, Word
@@ -51,6 +52,51 @@ class Transcript:
     dropped_s: float
     problems: list[str]
     skipped_s: float = 0.0
+
+
+class Listener(Protocol):
+    """Recognises one unit's sound: feed its blocks in order, then finish."""
+
+    def feed(self, block: AudioBlock) -> None:
+        """Take the next block; may wait while much is in work."""
+        ...
+
+    def finish(self) -> Transcript:
+        """Return the transcript, once all is recognised."""
+        ...
+
+
+class Speech(Protocol):
+    """A speech model that the units in work share, each through a listener of its own."""
+
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> Listener:
+        """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""
+        ...
+
+    def kill(self) -> None:
+        """Give up at once, from any thread; what is in work comes back with a problem."""
+        ...
+
+    def close(self) -> None:
+        """Wait for what is in work, then free the model."""
+        ...
+
+
+class PocketSphinx:
+    """The `lite` preset's recognisers, in child processes of their own; a `Speech`."""
+
+    def __init__(self, workers: int) -> None:
+        """workers: children at most."""
+        self._pool = SpeechPool(workers)
+
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> Transcriber:
+        return Transcriber(self._pool, covered)
+
+    def kill(self) -> None:
+        self._pool.kill()
+
+    def close(self) -> None:
+        self._pool.close()
 
 
 class Transcriber:

@@ -30,7 +30,7 @@ import numpy as np
 
 from vfindex.cli.options import cache_folder
 from vfindex.indexer.discover import Found, discover, fingerprint
-from vfindex.indexer.encoders import LiteImageEncoder, Pixels, is_still
+from vfindex.indexer.encoders import BATCH_FRAMES, LiteImageEncoder, Pixels, is_still
 from vfindex.indexer.lite import ensure_lite
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd, Sampling
@@ -110,6 +110,7 @@ class ReplayEncoder:
     def __init__(self, vectors: FloatArray, size_px: int) -> None:
         self._vectors = iter(vectors)
         self.size_px = size_px
+        self.batch_frames = BATCH_FRAMES
 
     def encode_images(self, frames: Sequence[object]) -> FloatArray:
         """Return the next vectors."""
@@ -145,7 +146,7 @@ class Alone:
             replay: Any = ReplayEncoder(vectors, self.image.size_px)
             known = replace(prepared, subtitles=(*prepared.subtitles, *said))
             with self.clock.stage(CLIPS):
-                indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), Encoders(replay, self.text), None)
+                indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), Encoders(replay, self.text))
             with self.clock.stage(COMMIT):
                 self.writer.commit_unit(video_id, prepared.video.fingerprint, unit_id, indexed.result)
         with self.clock.stage(COMMIT):

@@ -17,6 +17,8 @@ from vfindex.storage.records import FloatArray
 class GreyEncoder:
     """Gives a picture's grey value for a vector, and remembers what it was asked."""
 
+    batch_frames = 16
+
     def __init__(self) -> None:
         self.asked: list[float] = []
 
@@ -43,7 +45,7 @@ def read(greys: Sequence[float]) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 16])
 def test_stills_share_a_vector_whatever_the_batch(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "BATCH_FRAMES", batch)
+    monkeypatch.setattr(GreyEncoder, "batch_frames", batch)
     encoded, vectors = read([10, 10, 10, 50, 50, 10, 10, 90])
     assert encoded == [10, 50, 10, 90]
     assert vectors == [10, 10, 10, 50, 50, 10, 10, 90]
