@@ -10,6 +10,7 @@ from typing import Any
 
 from vfindex.storage.blobs import unpack_vector
 from vfindex.storage.database import connect
+from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryNotFound
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
@@ -20,20 +21,27 @@ from vfindex.storage.vectors import JointIndex
 class Library:
     """A library folder, for readers; `writer.writing` gives the one writer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        """folder: of one edition. root: the library's own, which says whether that edition is in use."""
         self.folder = folder
+        self.root = root or folder
         self.thumbs = folder / "thumbs"
         self.index = folder / "index"
         self._engine = connect(folder / "library.db", write=False)
 
     @classmethod
     def open(cls, folder: Path) -> Library:
-        """Open the library in `folder`. Raises LibraryNotFound."""
-        if not (folder / "library.db").is_file():
+        """Open the edition in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
+        place = in_use(folder)
+        if not (place / "library.db").is_file():
             raise LibraryNotFound(
                 f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"
             )
-        return cls(folder)
+        return cls(place, folder)
+
+    def is_in_use(self) -> bool:
+        """Return whether this is still the edition in use; an upgrade or the way back changes that."""
+        return in_use(self.root) == self.folder
 
     def snapshot(self) -> Snapshot:
         """Return a view of the library as of now; readers never wait for the writer."""

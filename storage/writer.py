@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from vfindex.storage import schema
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.catalog import Catalog, now
 from vfindex.storage.database import refuse_network_folder
+from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.library import Library, priors_from_json, setup_from_json
@@ -32,10 +33,23 @@ KEPT_GENERATIONS = 2
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Writer]:
-    """Hold the one writer of the library in `folder`, which is made if need be.
+    """Hold the one writer of the library in `folder`, which is made if need be: of its edition in use.
 
     Raises LibraryLocked at once if another process holds it, LibraryError on a network folder.
     """
+    with ExitStack() as held:
+        held.enter_context(locked(folder))
+        place = in_use(folder)
+        if place != folder:
+            held.enter_context(locked(place))  # who names the edition's own folder is kept out too
+        writer = Writer(place)
+        held.callback(writer.close)
+        yield writer
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a library or of one of its editions; the folder is made if need be. Raises as `writing` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -51,11 +65,7 @@ def writing(folder: Path) -> Iterator[Writer]:
     except OSError as exc:
         raise LibraryError(f"the library {folder} cannot be written ({exc.strerror})") from exc
     try:
-        writer = Writer(folder)
-        try:
-            yield writer
-        finally:
-            writer.close()
+        yield
     finally:
         lock.release()
 
