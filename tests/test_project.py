@@ -28,6 +28,7 @@ HOMES = {
     "onnx": ("indexer/export.py",),
     "onnxruntime": ("storage/text_encoder.py", "indexer/encoders.py", "indexer/export.py"),
     "onnxscript": ("indexer/export.py",),
+    "open_clip": ("indexer/export*.py", "indexer/open_clip_encoder.py"),
     "pocketsphinx": ("indexer/recognizer_child.py", "indexer/voice.py"),
     "ray": ("indexer/on_ray.py",),
     "rich": ("cli/*.py",),
@@ -36,12 +37,22 @@ HOMES = {
     "sqlalchemy": ("storage/*.py",),
     "timm": ("indexer/export.py",),
     "tokenizers": ("storage/text_encoder.py", "indexer/export.py"),
-    "torch": ("indexer/export.py",),
+    "torch": ("indexer/export*.py", "indexer/open_clip_encoder.py"),
     "torchvision": (),
     "transformers": ("indexer/export.py",),
     "typer": ("cli/*.py",),
 }
-UNKNOWN_TO_SEARCH = {"av", "ray", "sentence_transformers", "skimage", "timm", "torch", "torchvision", "transformers"}
+UNKNOWN_TO_SEARCH = {
+    "av",
+    "open_clip",
+    "ray",
+    "sentence_transformers",
+    "skimage",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+}
 MAX_LINES = 450
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

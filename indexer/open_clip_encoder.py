@@ -1,0 +1,351 @@
+"""Pictures to unit vectors by the image tower of an open_clip model, on CUDA or the processor.
+
+Only this file and the exports import open_clip. A model is a folder as open_clip's `local-dir:` reads it:
+open_clip_config.json and open_clip_model.safetensors. Nothing here touches the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vfindex.indexer.encoders import Pixels
+from vfindex.storage.errors import ModelError, UsageError
+from vfindex.storage.records import FloatArray
+
+CONFIG = "open_clip_config.json"
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Two batches a device: while one is computed, the next is copied there.
+LANES = 2
+# The batch is searched for by doubling, for at most so long; the gain below which doubling is not worth its memory.
+SEARCH_S = {"cuda": 10.0, "cpu": 2.0}
+LARGEST_BATCH = {"cuda": 256, "cpu": 32}
+WORTH = 1.05
+# What allocators other than CUDA's own, which has an exception for it, say when they have nothing left.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What open_clip, torch and safetensors raise for a folder whose files do not fit each other, or are no such files.
+_LOADING_ERRORS = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What open_clip does to a picture before its tower sees it, less the normalisation.
+
+    size_px: the square's side. resize_mode: what becomes of a long side: cut off at both ends, or squeezed.
+    interpolation: the filter that squeezes it. mean, std: of each channel, in units of 255.
+    """
+
+    size_px: int
+    resize_mode: Literal["shortest", "squash"]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def square(self, frame: Pixels) -> Pixels:
+        """Return (size_px, size_px, 3) uint8. frame: uint8 RGB with the short side size_px; else raises ValueError."""
+        size = self.size_px
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape[:2]) != size:
+            raise ValueError(f"a frame of {frame.shape} {frame.dtype}: its short side must be {size}, in uint8 RGB")
+        if self.resize_mode == "squash":
+            if frame.shape[0] == frame.shape[1]:
+                return frame
+            image = Image.fromarray(frame).resize((size, size), _RESAMPLING[self.interpolation])
+            return np.asarray(image)
+        top, left = (round((side - size) / 2) for side in frame.shape[:2])  # as torchvision rounds
+        return frame[top : top + size, left : left + size]
+
+
+class ImageTower(nn.Module):
+    """An open_clip image tower on pixels: normalisation of colours and of vectors included.
+
+    preparation: what the pixels must have been through.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, visual: nn.Module, preparation: Preparation) -> None:
+        super().__init__()
+        self.visual = visual
+        self.preparation = preparation
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preparation.mean, preparation.std))
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (n, dim) float32, rows of length 1, of pixels (n, size, size, 3), uint8 RGB."""
+        dtype = next(self.visual.parameters()).dtype
+        colours = pixels.permute(0, 3, 1, 2).float()
+        features = self.visual((colours * self.scale + self.shift).to(dtype))
+        return functional.normalize(features.float(), dim=1)
+
+
+class OpenClipEncoder:
+    """An open image tower, one replica a device; the `ImageEncoder` of the presets beyond `lite`.
+
+    size_px, dim, batch_frames: as `ImageEncoder` says. batch_frames was found by trying, and shrinks for good when
+    memory runs out. What several threads ask for is computed batch by batch, by whichever lane is free.
+    """
+
+    def __init__(self, towers: Sequence[tuple[ImageTower, torch.device]], *, batch_frames: int) -> None:
+        tower, _ = towers[0]
+        self._preparation = tower.preparation
+        self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        for tower, device in towers:
+            for _ in range(LANES if device.type == "cuda" else 1):
+                self._free.put(_Lane(tower, device))
+        self._shrinking = threading.Lock()
+        self.size_px = self._preparation.size_px
+        self.batch_frames = batch_frames
+        self.dim = self._encode(np.zeros((1, self.size_px, self.size_px, 3), dtype=np.uint8)).shape[1]
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, threads: int, devices: Sequence[str] | None = None, compiled: bool = False
+    ) -> OpenClipEncoder:
+        """Return the encoder of a model's folder.
+
+        threads: of the processor, where there is no GPU. devices: torch's names of them; all CUDA devices by default,
+        else the processor. compiled: through torch.compile, some minutes the first time.
+        Raises UsageError for a device that is not there, ModelError if a file is missing, damaged or unfit, or if the
+        memory does not suffice for one picture.
+        """
+        torch.set_num_threads(threads)
+        chosen = _devices(devices)
+        tower = load_tower(folder)
+        towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
+        placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
+        encoder = cls(placed, batch_frames=1)
+        kind = chosen[0].type
+        encoder.batch_frames = best_batch(encoder._seconds, largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind])
+        return encoder
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, as `ImageEncoder` says."""
+        vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
+        done = 0
+        while done < len(frames):
+            n = min(self.batch_frames, len(frames) - done)
+            pixels = np.stack([self._preparation.square(frame) for frame in frames[done : done + n]])
+            try:
+                vectors[done : done + n] = self._encode(pixels)
+            except _OutOfMemory as exc:
+                if n == 1:
+                    raise ModelError(
+                        "there is not enough memory to encode even one picture with this model; close other programs, "
+                        "or take a smaller one with --preset"
+                    ) from exc
+                self._shrink(n // 2)
+                continue
+            done += n
+        return vectors
+
+    def _shrink(self, batch_frames: int) -> None:
+        with self._shrinking:
+            self.batch_frames = min(self.batch_frames, batch_frames)
+
+    def _encode(self, pixels: Pixels) -> FloatArray:
+        """Return the vectors of one batch (n, size, size, 3). Raises _OutOfMemory."""
+        lane = self._free.get()
+        try:
+            return lane.encode(pixels)
+        finally:
+            self._free.put(lane)
+
+    def _seconds(self, n: int) -> float:
+        """Return how long a batch of n takes, the second time. Raises _OutOfMemory."""
+        pixels = np.zeros((n, self.size_px, self.size_px, 3), dtype=np.uint8)
+        if n == 1:
+            self._encode(pixels)
+        began = time.perf_counter()
+        self._encode(pixels)
+        return time.perf_counter() - began
+
+
+class _OutOfMemory(Exception):
+    """A batch did not fit."""
+
+
+class _Lane:
+    """A tower on its device, one batch at a time, on a stream or a thread of its own."""
+
+    def __init__(self, tower: ImageTower, device: torch.device) -> None:
+        self._tower = tower
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        # One thread for all callers: OpenMP would give each of them a team of threads.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="image")
+
+    def encode(self, pixels: Pixels) -> FloatArray:
+        """Return (n, dim) float32 of a batch (n, size, size, 3). Raises _OutOfMemory."""
+        try:
+            return self._thread.submit(self._run, pixels).result()
+        except (RuntimeError, MemoryError) as exc:
+            if not _is_out_of_memory(exc):
+                raise
+        if self._stream is not None:
+            torch.cuda.empty_cache()
+        raise _OutOfMemory
+
+    @torch.inference_mode()
+    def _run(self, pixels: Pixels) -> FloatArray:
+        batch = torch.from_numpy(pixels)
+        found: FloatArray
+        if self._stream is None:
+            found = self._tower(batch.to(self._device)).cpu().numpy()
+            return found
+        with torch.cuda.stream(self._stream):
+            vectors = self._tower(batch.pin_memory().to(self._device, non_blocking=True))
+            host = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
+        self._stream.synchronize()
+        found = host.numpy()
+        return found
+
+
+def load_tower(folder: Path) -> ImageTower:
+    """Return the image tower of a model's folder, float32 on the processor; the text tower is let go.
+
+    Raises ModelError if a file is missing, damaged or unfit, or if this is a kind of model that vfindex cannot ask.
+    """
+    _check_config(folder)
+    try:
+        # Pickled weights, where there are no others, are read with weights_only=True by default.
+        visual = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).visual
+        settings = visual.preprocess_cfg
+        sides = {int(side) for side in np.atleast_1d(settings["size"])}
+        (size_px,) = sides
+        preparation = Preparation(
+            size_px, settings["resize_mode"], settings["interpolation"], tuple(settings["mean"]), tuple(settings["std"])
+        )
+        tower = ImageTower(visual, preparation)
+    except _LOADING_ERRORS as exc:
+        if _is_out_of_memory(exc):
+            raise ModelError(f"{folder}: there is not enough memory to load this model; take a smaller one") from exc
+        reason = " ".join(str(exc).split())[:300] or type(exc).__name__
+        raise ModelError(
+            f"{folder}: this open_clip model cannot be loaded ({reason}); pull it again with `vfindex models pull`, or "
+            "replace its files"
+        ) from exc
+    return tower.eval().requires_grad_(False)
+
+
+def best_batch(seconds: Callable[[int], float], *, largest: int, budget_s: float) -> int:
+    """Return how many pictures to encode at a time, found by doubling until it no longer pays.
+
+    seconds(n): how long n pictures take; may raise _OutOfMemory. The search ends before the time it has taken would
+    exceed `budget_s`. Raises ModelError if not even one picture fits.
+    """
+    began = time.perf_counter()
+    best, n = 0, 1
+    best_rate = 0.0
+    while n <= largest:
+        try:
+            taken_s = seconds(n)
+        except _OutOfMemory as exc:
+            if best:
+                return best
+            raise ModelError("there is not enough memory for this model; take a smaller one with --preset") from exc
+        if n / taken_s > best_rate * WORTH:
+            best, best_rate = n, n / taken_s
+        elif n >= 4 * best:
+            break
+        if time.perf_counter() - began + 2 * taken_s > budget_s:
+            break
+        n *= 2
+    return best
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 faster than float32: in hardware, not by emulation."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False  # not Linux, where float32 is never wrong
+    return device.type == "cpu" and ("amx_bf16" in flags or "avx512_bf16" in flags)
+
+
+def _check_config(folder: Path) -> None:
+    """Raise ModelError unless the folder's configuration is one that can be loaded without a network."""
+    path = folder / CONFIG
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        model, pixels = config["model_cfg"], config.get("preprocess_cfg") or {}
+        text = model["text_cfg"]
+    except FileNotFoundError as exc:
+        raise ModelError(
+            f"{path}: this file of the model is missing; run `vfindex models pull`, or put an open_clip model there"
+        ) from exc
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ModelError(f"{path}: this is no description of an open_clip model; pull the model again") from exc
+    reason = ""
+    if "hf_model_name" in text:
+        reason = f"its text tower is the hub's {text['hf_model_name']}, not open_clip's own"
+    elif "multimodal_cfg" in model:
+        reason = "it also writes captions (CoCa)"
+    elif pixels.get("resize_mode", "shortest") not in ("shortest", "squash"):
+        reason = f"it wants its pictures resized by the rule {pixels['resize_mode']!r}"
+    elif pixels.get("interpolation", "bicubic") not in _RESAMPLING:
+        reason = f"it wants its pictures resized with the filter {pixels['interpolation']!r}"
+    if reason:
+        raise ModelError(f"{folder}: vfindex cannot use this model: {reason}; choose another one")
+
+
+def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
+    """Return the tower on its device, in the number format that is fastest there."""
+    if has_bfloat16(device):
+        tower.visual.to(torch.bfloat16)
+    try:
+        tower.to(device)
+    except RuntimeError as exc:
+        if _is_out_of_memory(exc):
+            raise ModelError(f"{device}: there is not enough memory for this model; take a smaller one") from exc
+        raise
+    if compiled:
+        tower.compile(dynamic=True)
+    return tower
+
+
+def _devices(names: Sequence[str] | None) -> list[torch.device]:
+    """Return the devices of these names, or all that there are. Raises UsageError."""
+    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    chosen = list(names or present or ["cpu"])
+    for name in chosen:
+        if name not in ("cpu", *present):
+            raise UsageError(f"there is no device {name!r} here; choose from: {', '.join(['cpu', *present])}")
+    return [torch.device(name) for name in chosen]
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(exc, RuntimeError) and any(words in str(exc) for words in _OUT_OF_MEMORY)
