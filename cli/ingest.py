@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.options import (
+    JsonOption,
+    LibraryOption,
+    PresetOption,
+    SpeechOption,
+    TextOption,
+    VisualOption,
+    cache_folder,
+    library_folder,
+)
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.storage.errors import Problem
 
@@ -29,9 +38,10 @@ _SHORTEST_BAR, _LONGEST_BAR, _BESIDE_BAR = 4, 40, 66
 
 def command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Videos, and folders of videos.")],
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Models of a new library.  [default: lite]")
-    ] = None,
+    preset: PresetOption = None,
+    visual: VisualOption = None,
+    text: TextOption = None,
+    speech: SpeechOption = None,
     sampling: Annotated[
         str | None,
         typer.Option(metavar="MODE", help="Frames read: auto, keyframes, or a number a second.  [default: auto]"),
@@ -57,10 +67,11 @@ def command(
     """
     from vfindex.indexer.ingest import IngestSettings
     from vfindex.indexer.media import Sampling
+    from vfindex.indexer.presets import Choice
 
     settings = IngestSettings(
         cache=cache_folder(),
-        preset=preset,
+        choice=Choice(preset, visual, text, speech),
         sampling=Sampling.parse(sampling) if sampling else None,
         asr=asr,
         workers=workers,

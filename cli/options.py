@@ -27,6 +27,21 @@ LibraryOption = Annotated[
         help="The library's folder.  [default: in the user's data folder]",
     ),
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Models: lite, small, base, large, multilingual.  [default: base if here, or lite]"
+    ),
+]
+VisualOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Model of pictures: NAME:TAG of open_clip, or local-dir:PATH.")
+]
+TextOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Model of texts: a name on the hub, or local-dir:PATH.")
+]
+SpeechOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Model of speech: whisper-base and others, or local-dir:PATH.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.media import Sampling
-from vfindex.indexer.models import install, open_encoders, preset_name
+from vfindex.indexer.models import install, open_encoders, preset_name, references_of
 from vfindex.indexer.pipeline import Options
+from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import UsageError
@@ -29,11 +30,12 @@ from vfindex.storage.writer import Writer, writing
 class IngestSettings:
     """What the user asked for; None: what the library has, or the default for a new one.
 
-    workers: units read at once. exclude: globs, see discover. cache: where exported models are kept.
+    choice: the models of a new library. workers: units read at once. exclude: globs, see discover. cache: where models
+    are kept.
     """
 
     cache: Path
-    preset: str | None = None
+    choice: Choice = field(default_factory=Choice)
     sampling: Sampling | None = None
     asr: bool | None = None
     workers: int | None = None
@@ -70,20 +72,26 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
 
 def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
     """Return the library's setup, made now if it is new. Raises UsageError if another was asked for."""
-    if settings.preset is not None:
-        preset_name(settings.preset)
+    choice = settings.choice
+    if choice.preset is not None:
+        preset_name(choice.preset)
     setup = writer.setup()
     if setup is None:
         sampling = str(settings.sampling or Sampling())
-        return install(writer, settings.preset, sampling, settings.cache, say=watcher.say)
+        return install(writer, choice, sampling, settings.cache, say=watcher.say)
+    references = references_of(setup)
     for name, asked, has in (
-        ("preset", settings.preset, setup.preset),
+        ("preset", choice.preset, setup.preset),
+        ("visual", choice.visual, references["visual"]),
+        ("text", choice.text, references["text"]),
+        ("speech", choice.speech, references["speech"]),
         ("sampling", settings.sampling and str(settings.sampling), setup.sampling),
     ):
         if asked and asked != has:
             raise UsageError(
                 f"this library was made with --{name} {has}, not {asked}: vectors of the two cannot be compared; "
-                f"leave --{name} out, or make another library with --library DIR"
+                f"leave --{name} out, change the library with: vfindex upgrade --{name} {asked}, "
+                "or make another one with --library DIR"
             )
     return setup
 

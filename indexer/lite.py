@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from vfindex.indexer.presets import PRESETS
+from vfindex.indexer.presets import LITE_VISUAL, PRESETS
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint import ModalityPrior
 from vfindex.storage.records import FloatArray, Modality
@@ -226,7 +226,7 @@ def _write_labels(work: Path) -> None:
     rows = encoder.encode([text for group in groups for text in group]).reshape(len(groups), -1, encoder.dim)
     vectors = _unit(rows.mean(axis=1))
     np.save(visual / "labels.npy", vectors)
-    write_meta(visual, model=PRESETS["lite"].visual_model, dimensions=encoder.dim, size_px=SIZE_PX)
+    write_meta(visual, model=LITE_VISUAL, dimensions=encoder.dim, size_px=SIZE_PX)
     np.savez(work / "prior.npz", **_priors(encoder, vectors))  # type: ignore[arg-type]  # numpy's stub takes bools alone
 
 

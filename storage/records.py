@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FloatArray: TypeAlias = "NDArray[np.float32]"
 Modality = Literal["visual", "speech", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+ModelKind = Literal["visual", "text", "speech"]
 SegmentSource = Literal["sidecar", "embedded", "asr"]
 
 
@@ -169,6 +170,7 @@ class Setup:
     models: modality -> model, tag and weights hash. sampling: as typed (`auto`, `keyframes`, frames a second).
     frame_weight: share of the best frame in the visual term, the rest is the clip's own vector.
     word_weight: score of a perfect match of words, in units of the joint score.
+    references: the models by the names they are found by; empty: those of the preset.
     """
 
     preset: str
@@ -177,3 +179,4 @@ class Setup:
     sampling: str
     frame_weight: float
     word_weight: float
+    references: Mapping[ModelKind, str] = field(default_factory=dict)

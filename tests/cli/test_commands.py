@@ -21,7 +21,7 @@ from vfindex.cli.ingest import _progress
 from vfindex.indexer import ingest as indexer_ingest
 from vfindex.indexer.local import default_workers, usable_cores
 from vfindex.indexer.media import Sampling
-from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS
+from vfindex.indexer.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
 from vfindex.indexer.report import Progress, Report
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.library import Library
@@ -64,11 +64,10 @@ def test_every_example_is_one_that_its_command_takes(name: str) -> None:
 
 def test_defaults_in_the_help_are_the_code_s(run: Any) -> None:
     options = " ".join(run("ingest", "--help").out.split())
-    assert f"Models of a new library. [default: {DEFAULT_PRESET}]" in options
+    assert f"Models: {', '.join(PRESETS)}. [default: {BEST_DEFAULT} if here, or {DEFAULT_PRESET}]" in options
     assert f"or a number a second. [default: {Sampling()}]" in options
     assert "[default: cores + 1]" in options
     assert default_workers() == usable_cores() + 1
-    assert DEFAULT_PRESET in PRESETS
     options = run("search", "--help").out
     engine = inspect.signature(SearchEngine.search).parameters
     assert f"[default: {engine['top_k'].default};" in options

@@ -17,6 +17,7 @@ from vfindex.indexer import driver, pipeline, triage
 from vfindex.indexer import ingest as ingest_module
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.media import Decoder, Sampling
+from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Watcher
 from vfindex.search.engine import SearchEngine
@@ -262,8 +263,8 @@ def test_a_library_keeps_its_setup(videos: Path, run: Ingest) -> None:
     with pytest.raises(UsageError, match="sampling auto"):
         run(sampling=Sampling.parse("2"))
     with pytest.raises(UsageError, match="no preset"):
-        run(preset="gigantic")
-    assert counts(run(sampling=Sampling.parse("auto"), preset="lite")) == (0, 3, 0, 0, 0, 0)
+        run(choice=Choice("gigantic"))
+    assert counts(run(sampling=Sampling.parse("auto"), choice=Choice("lite"))) == (0, 3, 0, 0, 0, 0)
 
 
 def test_a_damaged_index_is_built_again(tmp_path: Path, videos: Path, run: Ingest) -> None:
