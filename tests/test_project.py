@@ -25,6 +25,7 @@ MAY_IMPORT = {
 HOMES = {
     "av": ("indexer/decode_*.py", "indexer/demo_media.py"),
     "faiss": ("storage/vectors.py",),
+    "ir_measures": ("search/metrics.py",),
     "onnx": ("indexer/export.py",),
     "onnxruntime": ("storage/text_encoder.py", "indexer/encoders.py", "indexer/export.py"),
     "onnxscript": ("indexer/export.py",),
