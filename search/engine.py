@@ -55,7 +55,7 @@ class Hit:
 
 
 class SearchEngine:
-    """A library opened for questions; it follows new generations by itself. Not for several threads at once."""
+    """A library opened for questions; it follows new generations and editions. Not for several threads at once."""
 
     def __init__(self, library: Library, setup: Setup) -> None:
         self._library = library
@@ -81,6 +81,7 @@ class SearchEngine:
         weights: replaces the default weight of the modalities named; 0 leaves one out. Raises QueryError, ModelError,
         LibraryDamaged.
         """
+        self._follow()
         query = parse(text)
         checked = _check_weights(weights or {})
         if top_k < 1 or per_video < 1:
@@ -94,6 +95,13 @@ class SearchEngine:
                 return self._answer(view, query, vectors, (top_k, per_video))
         with self._library.snapshot() as snapshot:
             return self._answer(self._view(snapshot, checked), query, vectors, (top_k, per_video))
+
+    def _follow(self) -> None:
+        """Go over to the edition in use, where an upgrade or the way back has changed it since the last question."""
+        if not self._library.is_in_use():
+            now = SearchEngine.open(self._library.root)
+            self._library, self._setup, self._encoder = now._library, now._setup, now._encoder
+            self._loaded = None
 
     def _answer(
         self, view: _View, query: Query, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
