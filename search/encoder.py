@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfindex.search.query import Query
+from vfindex.search.query import Moment
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder
@@ -16,7 +16,7 @@ class QueryEncoder:
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
 
-    def encode(self, query: Query) -> dict[Modality, FloatArray]:
+    def encode(self, query: Moment) -> dict[Modality, FloatArray]:
         """Return modality -> (dim,) float32 of length 1. Raises ModelError."""
         wanted: dict[str, list[QueryModel]] = {}
         for model in dict.fromkeys(self._setup.query.values()):

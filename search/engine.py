@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfindex.search.encoder import QueryEncoder
-from vfindex.search.query import Query, parse
+from vfindex.search.grammar import parse
+from vfindex.search.query import Moment
 from vfindex.search.ranking import Scored, find_words, score_clips
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint import JointSpec, fuse_query
@@ -82,7 +83,7 @@ class SearchEngine:
         LibraryDamaged.
         """
         self._follow()
-        query = parse(text)
+        query = parse(text).moments[0]
         checked = _check_weights(weights or {})
         if top_k < 1 or per_video < 1:
             raise QueryError(f"at least one hit must be asked for, not {min(top_k, per_video)}")
@@ -104,7 +105,7 @@ class SearchEngine:
             self._loaded = None
 
     def _answer(
-        self, view: _View, query: Query, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
+        self, view: _View, query: Moment, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
     ) -> list[Hit]:
         chosen = _rank(view, self._setup, query, vectors, wanted)
         videos = {video.id: video for video in view.snapshot.videos([each.clip.video_id for each in chosen])}
@@ -159,7 +160,7 @@ class _View:
 
 
 def _rank(
-    view: _View, setup: Setup, query: Query, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
+    view: _View, setup: Setup, query: Moment, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
 ) -> list[Scored]:
     """Return the best clips: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
     top_k, per_video = wanted

@@ -83,7 +83,11 @@ class DimensionError(LibraryError):
 
 
 class QueryError(VfindexError):
-    """A question that cannot be asked."""
+    """A question that cannot be asked. position: of the character that is wrong, from 0; None for none of them."""
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class UsageError(VfindexError):
