@@ -174,7 +174,7 @@ def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: De
     segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
     vectors = reading.vectors
     spans = _spans(prepared.video, plan, reading, vectors)
-    said_vectors = _speech_vectors(spans, segments, encoders.text)
+    said_vectors = speech_vectors([(span.start_s, span.end_s) for span in spans], segments, encoders.text)
     clips = []
     for span, spoken in zip(spans, said_vectors, strict=True):
         frames = vectors[span.first : span.last]
@@ -287,15 +287,15 @@ def _end_s(video: Video, reading: _Reading) -> float:
     return max(last_s, reading.times_s[-1]) if reading.end.error else max(video.end_s, last_s)
 
 
-def _speech_vectors(
-    spans: Sequence[Span], segments: Sequence[Segment], encoder: TextEncoder
+def speech_vectors(
+    clips: Sequence[tuple[float, float]], segments: Sequence[Segment], encoder: TextEncoder
 ) -> list[FloatArray | None]:
-    """Return for each clip the mean of its windows' embeddings, of length 1, or None where nothing is said."""
+    """Return for each clip (start_s, end_s) the mean of its windows' vectors, of length 1; None where it is silent."""
     spoken = windows(segments)
     if not spoken:
-        return [None] * len(spans)
+        return [None] * len(clips)
     vectors = encoder.encode([window.text for window in spoken])
-    chosen = clip_windows([(span.start_s, span.end_s) for span in spans], spoken)
+    chosen = clip_windows(clips, spoken)
     return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in chosen]
 
 
