@@ -39,13 +39,14 @@ def command(
     from vfindex.cli.contact_sheet import contact_sheet
     from vfindex.indexer.demo_media import QUESTIONS, make_demo_videos
     from vfindex.indexer.ingest import IngestSettings
+    from vfindex.indexer.presets import Choice
     from vfindex.search.engine import SearchEngine
 
     base = cache_folder() / "demo"
     folder = library.expanduser().absolute() if library else base / "library"
     say(f"making videos in {base / 'videos'}")
     paths = make_demo_videos(base / "videos")
-    settings = IngestSettings(cache=cache_folder(), command="demo")
+    settings = IngestSettings(cache=cache_folder(), choice=Choice("lite"), command="demo")
     report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
     if not json:
         print_report(report)

@@ -55,6 +55,17 @@ class ImageEncoder(Protocol):
         ...
 
 
+class PassageEncoder(Protocol):
+    """Texts that are searched to unit vectors. May be called from several threads at once. dim: their length."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`. Raises ModelError."""
+        ...
+
+
 class LiteImageEncoder:
     """The `lite` preset's open visual model. `encode_images` may be called from several threads at once.
 

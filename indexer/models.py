@@ -10,6 +10,7 @@ from vfindex.indexer.encoders import ImageEncoder, LiteImageEncoder
 from vfindex.indexer.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, ensure_lite, load_priors
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.presets import (
+    BEST_DEFAULT,
     DEFAULT_PRESET,
     LITE_TEXT,
     LITE_VISUAL,
@@ -18,6 +19,7 @@ from vfindex.indexer.presets import (
     Choice,
     PresetName,
 )
+from vfindex.indexer.store import is_cached
 from vfindex.indexer.transcribe import PocketSphinx
 from vfindex.storage.errors import LibraryVersion, UsageError
 from vfindex.storage.joint import ModalityPrior
@@ -64,7 +66,7 @@ class _Text:
 
 def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: Say) -> Setup:
     """Give a new library its setup, priors and query encoders. Raises UsageError for an unknown preset, ModelError."""
-    name = preset_name(choice.preset or DEFAULT_PRESET)
+    name = preset_name(choice.preset) if choice.preset else _default_preset(choice, cache, say)
     references = chosen_references(choice, name)
     visual, text = _visual(references["visual"], cache, say), _text(references["text"], cache, say)
     setup = Setup(
@@ -98,6 +100,17 @@ def open_encoders(setup: Setup, cache: Path, *, threads: int, asr: bool, say: Sa
         text=text.open(threads),
         speech=PocketSphinx(threads) if asr else None,
     )
+
+
+def _default_preset(choice: Choice, cache: Path, say: Say) -> PresetName:
+    """Return the best preset whose models are all here; say how to get better ones where that is the embedded one."""
+    if is_cached(chosen_references(choice, BEST_DEFAULT), cache):
+        return BEST_DEFAULT
+    say(
+        f"this library is made with the preset {DEFAULT_PRESET}, which needs no download; to find more, run: "
+        f"vfindex models pull {BEST_DEFAULT}, then: vfindex upgrade --preset {BEST_DEFAULT}"
+    )
+    return DEFAULT_PRESET
 
 
 def references_of(setup: Setup) -> Mapping[ModelKind, str]:
