@@ -40,6 +40,10 @@ LARGEST_BATCH = {"cuda": 256, "cpu": 32}
 WORTH = 1.05
 # What allocators other than CUDA's own, which has an exception for it, say when they have nothing left.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_TOO_LARGE = (
+    "there is not enough memory to encode even one picture with this model; close other programs, or take a smaller "
+    "model with --preset"
+)
 # What open_clip, torch and safetensors raise for a folder whose files do not fit each other, or are no such files.
 _LOADING_ERRORS = (
     AssertionError,
@@ -125,7 +129,10 @@ class OpenClipEncoder:
         self._shrinking = threading.Lock()
         self.size_px = self._preparation.size_px
         self.batch_frames = batch_frames
-        self.dim = self._encode(np.zeros((1, self.size_px, self.size_px, 3), dtype=np.uint8)).shape[1]
+        try:
+            self.dim = self._encode(np.zeros((1, self.size_px, self.size_px, 3), dtype=np.uint8)).shape[1]
+        except OutOfMemory as exc:
+            raise ModelError(_TOO_LARGE) from exc
 
     @classmethod
     def open(
@@ -134,7 +141,7 @@ class OpenClipEncoder:
         """Return the encoder of a model's folder.
 
         threads: of the processor, where there is no GPU. devices: torch's names of them; all CUDA devices by default,
-        else the processor. compiled: through torch.compile, some minutes the first time.
+        else the processor. compiled: by torch.compile, which wants a C++ compiler and takes some time.
         Raises UsageError for a device that is not there, ModelError if a file is missing, damaged or unfit, or if the
         memory does not suffice for one picture.
         """
@@ -157,12 +164,9 @@ class OpenClipEncoder:
             pixels = np.stack([self._preparation.square(frame) for frame in frames[done : done + n]])
             try:
                 vectors[done : done + n] = self._encode(pixels)
-            except _OutOfMemory as exc:
+            except OutOfMemory as exc:
                 if n == 1:
-                    raise ModelError(
-                        "there is not enough memory to encode even one picture with this model; close other programs, "
-                        "or take a smaller one with --preset"
-                    ) from exc
+                    raise ModelError(_TOO_LARGE) from exc
                 self._shrink(n // 2)
                 continue
             done += n
@@ -173,7 +177,7 @@ class OpenClipEncoder:
             self.batch_frames = min(self.batch_frames, batch_frames)
 
     def _encode(self, pixels: Pixels) -> FloatArray:
-        """Return the vectors of one batch (n, size, size, 3). Raises _OutOfMemory."""
+        """Return the vectors of one batch (n, size, size, 3). Raises OutOfMemory."""
         lane = self._free.get()
         try:
             return lane.encode(pixels)
@@ -181,7 +185,7 @@ class OpenClipEncoder:
             self._free.put(lane)
 
     def _seconds(self, n: int) -> float:
-        """Return how long a batch of n takes, the second time. Raises _OutOfMemory."""
+        """Return how long a batch of n takes, the second time. Raises OutOfMemory."""
         pixels = np.zeros((n, self.size_px, self.size_px, 3), dtype=np.uint8)
         if n == 1:
             self._encode(pixels)
@@ -190,7 +194,7 @@ class OpenClipEncoder:
         return time.perf_counter() - began
 
 
-class _OutOfMemory(Exception):
+class OutOfMemory(Exception):
     """A batch did not fit."""
 
 
@@ -205,7 +209,7 @@ class _Lane:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="image")
 
     def encode(self, pixels: Pixels) -> FloatArray:
-        """Return (n, dim) float32 of a batch (n, size, size, 3). Raises _OutOfMemory."""
+        """Return (n, dim) float32 of a batch (n, size, size, 3). Raises OutOfMemory."""
         try:
             return self._thread.submit(self._run, pixels).result()
         except (RuntimeError, MemoryError) as exc:
@@ -213,7 +217,7 @@ class _Lane:
                 raise
         if self._stream is not None:
             torch.cuda.empty_cache()
-        raise _OutOfMemory
+        raise OutOfMemory
 
     @torch.inference_mode()
     def _run(self, pixels: Pixels) -> FloatArray:
@@ -260,19 +264,17 @@ def load_tower(folder: Path) -> ImageTower:
 def best_batch(seconds: Callable[[int], float], *, largest: int, budget_s: float) -> int:
     """Return how many pictures to encode at a time, found by doubling until it no longer pays.
 
-    seconds(n): how long n pictures take; may raise _OutOfMemory. The search ends before the time it has taken would
-    exceed `budget_s`. Raises ModelError if not even one picture fits.
+    seconds(n): how long n pictures take; may raise OutOfMemory, but for n = 1. The search ends before the time it has
+    taken would exceed `budget_s`.
     """
     began = time.perf_counter()
-    best, n = 0, 1
+    best, n = 1, 1
     best_rate = 0.0
     while n <= largest:
         try:
             taken_s = seconds(n)
-        except _OutOfMemory as exc:
-            if best:
-                return best
-            raise ModelError("there is not enough memory for this model; take a smaller one with --preset") from exc
+        except OutOfMemory:
+            break
         if n / taken_s > best_rate * WORTH:
             best, best_rate = n, n / taken_s
         elif n >= 4 * best:

@@ -1,0 +1,345 @@
+"""open_clip's image towers: the very vectors that open_clip gives, no frame lost to a full memory, errors in words.
+
+torch is imported by the tests, not by the file: whoever only collects it does not wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_models import CLIP, CLIP_PIXELS, CLIP_SIZE_PX, SIGLIP_SIZE_PX, make_clip, make_open_clip, make_siglip
+
+from vfindex.indexer.encoders import ImageEncoder, Pixels
+from vfindex.storage.errors import ModelError, UsageError
+from vfindex.storage.records import FloatArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder, Preparation
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("open_clip")
+    return {"clip": make_clip(base / "clip"), "siglip": make_siglip(base / "siglip")}
+
+
+@pytest.fixture(scope="module")
+def clip(folders: dict[str, Path]) -> OpenClipEncoder:
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+
+    return OpenClipEncoder.open(folders["clip"], threads=1)
+
+
+def pictures(size_px: int, n: int = 7) -> list[Pixels]:
+    """Return smooth noise with the short side `size_px`, of several shapes, wide and tall."""
+    rng = np.random.default_rng(0)
+    shapes = [(size_px + 13 * i, size_px) if i % 2 else (size_px, size_px + 13 * i) for i in range(n)]
+    coarse = [Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)) for _ in shapes]
+    return [
+        np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        for image, (height, width) in zip(coarse, shapes, strict=True)
+    ]
+
+
+def open_clip_s_own(folder: Path, frames: list[Pixels]) -> FloatArray:
+    import open_clip
+    import torch
+
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    with torch.inference_mode():
+        batch = torch.stack([transform(Image.fromarray(frame)) for frame in frames])
+        vectors: FloatArray = model.eval().encode_image(batch, normalize=True).numpy()
+    return vectors
+
+
+@pytest.mark.parametrize(("name", "size_px", "dim"), [("clip", CLIP_SIZE_PX, 32), ("siglip", SIGLIP_SIZE_PX, 96)])
+def test_vectors_are_those_of_open_clip(folders: dict[str, Path], name: str, size_px: int, dim: int) -> None:
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+
+    encoder: ImageEncoder = OpenClipEncoder.open(folders[name], threads=1)
+    assert (encoder.size_px, encoder.dim) == (size_px, dim)
+    frames = pictures(size_px)
+    found = encoder.encode_images(frames)
+    assert found.dtype == np.float32
+    assert np.allclose(found, open_clip_s_own(folders[name], frames), atol=1e-5)
+    assert encoder.encode_images([]).shape == (0, dim)
+
+
+def test_pickled_weights_are_read_without_running_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from vfindex.indexer.open_clip_encoder import load_tower
+
+    folder = shutil.copytree(folders["clip"], tmp_path / "model")
+    weights = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    torch.save(weights, folder / "open_clip_pytorch_model.bin")
+    tower = load_tower(folder)
+    assert torch.equal(tower.visual.state_dict()["conv1.weight"], weights["visual.conv1.weight"])
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    torch.save({"visual.conv1.weight": Hostile()}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tower(folder)
+    assert not (tmp_path / "run").exists()
+
+
+def preparation(resize_mode: str, interpolation: str) -> Preparation:
+    from vfindex.indexer.open_clip_encoder import Preparation
+
+    return Preparation(64, resize_mode, interpolation, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_squares_are_those_of_open_clip(resize_mode: str, interpolation: str) -> None:
+    from open_clip.transform import image_transform
+
+    transform = image_transform(64, False, resize_mode=resize_mode, interpolation=interpolation)
+    transform.transforms = transform.transforms[:-2]  # all before it becomes a tensor
+    prepare = preparation(resize_mode, interpolation)
+    for frame in pictures(64):
+        assert np.array_equal(prepare.square(frame), np.asarray(transform(Image.fromarray(frame))))
+
+
+@pytest.mark.parametrize("shape", [(64, 90), (64, 90, 4), (63, 90, 3), (65, 90, 3), (0, 64, 3)])
+def test_other_shapes_are_refused(clip: OpenClipEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="short side"):
+        clip.encode_images([np.zeros(shape, dtype=np.uint8)])
+    with pytest.raises(ValueError, match="short side"):
+        clip.encode_images([np.zeros((64, 64, 3), dtype=np.float32)])  # type: ignore[list-item]
+
+
+def test_a_vector_does_not_depend_on_who_else_asks(clip: OpenClipEncoder) -> None:
+    frames = pictures(CLIP_SIZE_PX, 12)
+    wanted = clip.encode_images(frames)
+    with ThreadPoolExecutor(4) as pool:
+        for row, found in enumerate(pool.map(lambda frame: clip.encode_images([frame])[0], frames)):
+            assert np.allclose(found, wanted[row], atol=1e-5)
+
+
+class TestMemory:
+    """Towers that fit no more than some pictures at a time."""
+
+    def encoder(self, folder: Path, fits: list[int], error: Exception) -> tuple[OpenClipEncoder, list[int]]:
+        """Return an encoder whose tower raises `error` above fits[0] pictures, and the sizes of the batches it saw."""
+        import torch
+        from torch import nn
+
+        from vfindex.indexer.open_clip_encoder import ImageTower, OpenClipEncoder, load_tower
+
+        tower = load_tower(folder)
+        sizes: list[int] = []
+
+        class Narrow(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = tower.visual
+
+            def forward(self, pixels: Tensor) -> Tensor:
+                sizes.append(len(pixels))
+                if len(pixels) > fits[0]:
+                    raise error
+                found: Tensor = self.inner(pixels)
+                return found
+
+        narrow = ImageTower(Narrow(), tower.preparation)
+        encoder = OpenClipEncoder([(narrow, torch.device("cpu"))], batch_frames=16)
+        sizes.clear()
+        return encoder, sizes
+
+    @pytest.mark.parametrize("kind", ["cuda", "cpu", "python"])
+    def test_a_batch_that_does_not_fit_is_halved_without_losing_a_frame(
+        self, clip: OpenClipEncoder, folders: dict[str, Path], kind: str
+    ) -> None:
+        import torch
+
+        errors = {
+            "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+            "python": MemoryError(),
+        }
+        encoder, sizes = self.encoder(folders["clip"], [5], errors[kind])
+        frames = pictures(CLIP_SIZE_PX, 23)
+        found = encoder.encode_images(frames)
+        assert sizes == [16, 8, 4, 4, 4, 4, 4, 3]
+        assert encoder.batch_frames == 4
+        for frame, vector in zip(frames, found, strict=True):
+            assert np.allclose(vector, clip.encode_images([frame])[0], atol=1e-5)
+        sizes.clear()
+        encoder.encode_images(frames[:9])
+        assert sizes == [4, 4, 1]
+
+    def test_threads_that_run_out_together_lose_nothing_either(
+        self, clip: OpenClipEncoder, folders: dict[str, Path]
+    ) -> None:
+        import torch
+
+        encoder, _ = self.encoder(folders["clip"], [2], torch.OutOfMemoryError())
+        frames = pictures(CLIP_SIZE_PX, 10)
+        wanted = clip.encode_images(frames)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(encoder.encode_images, [frames] * 4):
+                assert np.allclose(found, wanted, atol=1e-5)
+        assert encoder.batch_frames == 2
+
+    def test_a_picture_that_does_not_fit_is_an_error(self, folders: dict[str, Path]) -> None:
+        fits = [3]
+        encoder, _ = self.encoder(folders["clip"], fits, MemoryError())
+        frames = pictures(CLIP_SIZE_PX, 3)
+        fits[0] = 0
+        with pytest.raises(ModelError, match="not enough memory"):
+            encoder.encode_images(frames)
+        fits[0] = 3
+        assert encoder.encode_images(frames).shape == (3, 32)
+        with pytest.raises(ModelError, match="not enough memory"):
+            self.encoder(folders["clip"], [0], MemoryError())
+
+    def test_other_failures_are_not_taken_for_it(self, folders: dict[str, Path]) -> None:
+        encoder, _ = self.encoder(folders["clip"], [3], RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        with pytest.raises(RuntimeError, match="mat1"):
+            encoder.encode_images(pictures(CLIP_SIZE_PX, 4))
+
+
+@pytest.mark.parametrize(
+    ("rates", "fits", "wanted"),
+    [
+        ({1: 10, 2: 20, 4: 40, 8: 80, 16: 160, 32: 320}, 99, 32),
+        ({1: 10, 2: 20, 4: 30, 8: 30.5, 16: 31, 32: 99}, 99, 4),  # two doublings without gain end it
+        ({1: 10, 2: 9, 4: 15, 8: 15, 16: 9}, 99, 4),  # one does not
+        ({1: 10, 2: 20, 4: 40}, 4, 4),
+        ({1: 10}, 1, 1),
+    ],
+)
+def test_batches_are_doubled_while_it_pays(rates: dict[int, float], fits: int, wanted: int) -> None:
+    from vfindex.indexer.open_clip_encoder import OutOfMemory, best_batch
+
+    def seconds(n: int) -> float:
+        if n > fits:
+            raise OutOfMemory
+        return n / rates[n]
+
+    assert best_batch(seconds, largest=32, budget_s=1e9) == wanted
+
+
+def test_the_search_for_a_batch_is_bounded() -> None:
+    from vfindex.indexer.open_clip_encoder import best_batch
+
+    asked: list[int] = []
+
+    def slow(n: int) -> float:
+        asked.append(n)
+        return n * 0.3
+
+    assert best_batch(slow, largest=32, budget_s=1.0) == 1
+    assert asked == [1, 2]
+
+
+def test_bfloat16_hardly_turns_a_vector(
+    folders: dict[str, Path], clip: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vfindex.indexer import open_clip_encoder
+
+    monkeypatch.setattr(open_clip_encoder, "has_bfloat16", lambda device: True)
+    half = open_clip_encoder.OpenClipEncoder.open(folders["clip"], threads=1)
+    frames = pictures(CLIP_SIZE_PX)
+    cosines = (half.encode_images(frames) * clip.encode_images(frames)).sum(axis=1)
+    assert 0.999 < cosines.min() < cosines.max() < 1 - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [("fpu avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("avx512f avx512_vnni", False)]
+)
+def test_processors_tell_their_number_formats(flags: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from vfindex.indexer.open_clip_encoder import has_bfloat16
+
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor : 0\nflags\t\t: {flags}\n")
+    assert has_bfloat16(torch.device("cpu")) is wanted
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    change(config)
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: shutil.rmtree(folder), r"open_clip_config\.json.*missing.*models pull"),
+        (lambda folder: (folder / "open_clip_config.json").unlink(), r"open_clip_config\.json.*missing.*models pull"),
+        (lambda folder: (folder / "open_clip_config.json").write_text("{"), "no description"),
+        (lambda folder: (folder / "open_clip_config.json").write_text("[]"), "no description"),
+        (lambda folder: rewrite(folder, lambda c: c.pop("model_cfg")), "no description"),
+        (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(vision_cfg={"layers": "two"})), "be loaded"),
+        (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(embed_dim=48)), "be loaded.*size mismatch"),
+        (lambda folder: rewrite(folder, lambda c: c["model_cfg"]["text_cfg"].update(hf_model_name="x/y")), "x/y"),
+        (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(multimodal_cfg={})), "captions"),
+        (lambda folder: rewrite(folder, lambda c: c["preprocess_cfg"].update(resize_mode="longest")), "'longest'"),
+        (lambda folder: rewrite(folder, lambda c: c["preprocess_cfg"].update(interpolation="random")), "'random'"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "be loaded"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b""), "be loaded"),
+        (lambda folder: os.truncate(folder / WEIGHTS, 100_000), "be loaded"),
+    ],
+)
+def test_unfit_folders_are_named(
+    folders: dict[str, Path], tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+
+    folder = shutil.copytree(folders["clip"], tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ModelError, match=words) as caught:
+        OpenClipEncoder.open(folder, threads=1)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_oblong_model_is_refused(tmp_path: Path) -> None:
+    from vfindex.indexer.open_clip_encoder import load_tower
+
+    oblong = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "image_size": [64, 96]}}
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tower(make_open_clip(tmp_path / "model", oblong, CLIP_PIXELS))
+
+
+def test_devices_that_are_not_there_are_named(folders: dict[str, Path]) -> None:
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+
+    with pytest.raises(UsageError, match="no device 'cuda:99' here; choose from: cpu"):
+        OpenClipEncoder.open(folders["clip"], threads=1, devices=["cuda:99"])
+
+
+@pytest.mark.skipif(os.environ.get("VFINDEX_REQUIRE_GPU") != "1", reason="wants a GPU: VFINDEX_REQUIRE_GPU=1")
+def test_a_gpu_gives_the_vectors_of_the_processor(folders: dict[str, Path]) -> None:
+    import torch
+
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+
+    assert torch.cuda.is_available()
+    for name, size_px in (("clip", CLIP_SIZE_PX), ("siglip", SIGLIP_SIZE_PX)):
+        frames = pictures(size_px, 40)
+        wanted = OpenClipEncoder.open(folders[name], threads=1, devices=["cpu"]).encode_images(frames)
+        encoder = OpenClipEncoder.open(folders[name], threads=1)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(encoder.encode_images, [frames] * 4):
+                assert (found * wanted).sum(axis=1).min() > 0.999
