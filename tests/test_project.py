@@ -24,7 +24,9 @@ MAY_IMPORT = {
 # Heavy or delicate libraries, and the only files that may import them.
 HOMES = {
     "av": ("indexer/decode_*.py", "indexer/demo_media.py"),
+    "ctranslate2": ("indexer/whisper_backends.py",),
     "faiss": ("storage/vectors.py",),
+    "faster_whisper": ("indexer/whisper_backends.py",),
     "ir_measures": ("search/metrics.py",),
     "onnx": ("indexer/export.py",),
     "onnxruntime": ("storage/text_encoder.py", "indexer/encoders.py", "indexer/export.py"),
@@ -38,10 +40,11 @@ HOMES = {
     "sqlalchemy": ("storage/*.py",),
     "timm": ("indexer/export.py",),
     "tokenizers": ("storage/text_encoder.py", "indexer/export.py"),
-    "torch": ("indexer/export*.py", "indexer/open_clip_encoder.py"),
+    "torch": ("indexer/export*.py", "indexer/open_clip_encoder.py", "indexer/whisper_backends.py"),
     "torchvision": (),
     "transformers": ("indexer/export.py",),
     "typer": ("cli/*.py",),
+    "whisper": ("indexer/whisper_backends.py",),
 }
 UNKNOWN_TO_SEARCH = {
     "av",

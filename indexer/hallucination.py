@@ -1,0 +1,136 @@
+"""What of Whisper's text is to be believed: it writes fluent words over music and silence, and repeats itself."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# Above and below these Whisper itself takes a window for silence, and a text for failed (Radford et al. 2022, arXiv
+# 2212.04356, section 4.5).
+MAX_NO_SPEECH = 0.6
+MIN_LOGPROB = -1.0
+MAX_COMPRESSION = 2.4
+# A loop: up to LOOP_UNITS words (or letters, where a script has no spaces) said LOOP_TIMES or more without a break, and
+# these are half of the text or more.
+LOOP_UNITS, LOOP_TIMES, LOOP_SHARE = 10, 4, 0.5
+SAME_TEXTS = 3  # the same text in so many segments one after the other is a loop as well; the first of them is kept
+# People say 5 to 8 syllables a second, in every language (Pellegrino, Coupé and Marsico 2011, Language 87, 539), of
+# some 3 letters each: 15 to 24 letters. Twice as many is no talk, and a tenth is a word drawn over music.
+MAX_LETTERS_PER_S, MIN_LETTERS_PER_S = 48.0, 1.5
+SLOW_FROM_S = 5.0  # a single word in less may stand alone
+FAST_FROM_LETTERS = 24  # Whisper's times are rounded: shorter texts may get no time at all
+VOICED_SHARE = 0.1  # a segment with less voice in it is text for a silence
+
+Flaw = Literal["", "empty", "unvoiced", "no speech", "compressible", "loop", "too fast", "too slow"]
+
+
+@dataclass(frozen=True, slots=True)
+class RawSegment:
+    """What Whisper says of a piece of a sound, times from the sound's beginning.
+
+    no_speech_prob: that the sound around it holds no speech. avg_logprob: mean log probability of the tokens around it.
+    compression_ratio: bytes of the text over bytes when compressed by zlib.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    no_speech_prob: float
+    avg_logprob: float
+    compression_ratio: float
+
+
+def flaw(raw: RawSegment, voiced_s: float) -> Flaw:
+    """Return why a segment cannot be believed, "" where nothing speaks against it.
+
+    voiced_s: how many seconds of it hold voice.
+    """
+    text = cleaned(raw.text)
+    if not any(character.isalnum() for character in text):
+        return "empty"
+    if voiced_s <= VOICED_SHARE * (raw.end_s - raw.start_s):
+        return "unvoiced"
+    if raw.no_speech_prob > MAX_NO_SPEECH and raw.avg_logprob < MIN_LOGPROB:
+        return "no speech"
+    if raw.compression_ratio > MAX_COMPRESSION:
+        return "compressible"
+    if is_loop(text):
+        return "loop"
+    return _pace(text, raw.end_s - raw.start_s, voiced_s)
+
+
+def _pace(text: str, length_s: float, voiced_s: float) -> Flaw:
+    letters = count_letters(text)
+    if letters >= FAST_FROM_LETTERS and letters > MAX_LETTERS_PER_S * length_s:
+        return "too fast"
+    if voiced_s >= SLOW_FROM_S and letters < MIN_LETTERS_PER_S * voiced_s:
+        return "too slow"
+    return ""
+
+
+def confidence(raw: RawSegment) -> float:
+    """Return how sure the model is, 0 to 1.
+
+    It is the geometric mean of the probabilities of the tokens, exp(avg_logprob), times the probability that there is
+    speech at all, 1 - no_speech_prob: both as Whisper gives them, for all that it hears at once.
+    """
+    likely = math.exp(min(raw.avg_logprob, 0.0)) * (1.0 - raw.no_speech_prob)
+    return min(max(likely, 0.0), 1.0) if math.isfinite(likely) else 0.0
+
+
+def cleaned(text: str) -> str:
+    """Return a text on one line, without control characters and without pieces of broken ones."""
+    kept = (
+        " " if c.isspace() else c for c in text if c.isspace() or (c != "\ufffd" and unicodedata.category(c) != "Cc")
+    )
+    return " ".join("".join(kept).split())
+
+
+def is_loop(text: str) -> bool:
+    """Return whether half of a text or more is one short phrase, said LOOP_TIMES or more without a break."""
+    words = _letters(text).split()
+    letters = [c for word in words for c in word]
+    # In scripts without spaces a "word" is a sentence, and the units are letters.
+    units = letters if len(letters) > 2 * LOOP_UNITS * len(words) or _is_dense(letters) else words
+    for size in range(1, min(LOOP_UNITS, len(units) // LOOP_TIMES) + 1):
+        same = [a == b for a, b in zip(units, units[size:], strict=False)]
+        longest = max((sum(1 for _ in run) for equal, run in itertools.groupby(same) if equal), default=0)
+        said = longest + size if longest else 0
+        if said >= LOOP_TIMES * size and said >= LOOP_SHARE * len(units):
+            return True
+    return False
+
+
+def repeated(texts: Sequence[str]) -> list[bool]:
+    """Return for each text, in order of time, whether it only says again what the one before said.
+
+    So it is from the second on where SAME_TEXTS or more in a row have the same letters.
+    """
+    again: list[bool] = []
+    for _, group in itertools.groupby(_letters(text) for text in texts):
+        size = sum(1 for _ in group)
+        again += [False, *[size >= SAME_TEXTS] * (size - 1)]
+    return again
+
+
+def count_letters(text: str) -> int:
+    """Return the letters and digits of a text, where a character that is a syllable or more counts as three."""
+    return sum(3 if _is_syllable(c) else 1 for c in text if c.isalnum())
+
+
+def _letters(text: str) -> str:
+    """Return a text in lower case, all that is no letter, digit or mark made a space."""
+    return "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in text.casefold()).strip()
+
+
+def _is_dense(letters: Sequence[str]) -> bool:
+    return sum(map(_is_syllable, letters)) > len(letters) / 2
+
+
+def _is_syllable(character: str) -> bool:
+    """Return whether it is an ideograph, kana or hangul, by its block in Unicode."""
+    return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3"

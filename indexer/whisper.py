@@ -1,0 +1,369 @@
+"""Speech recognition with Whisper (Radford et al. 2022, arXiv 2212.04356): a unit's sound in, believable segments out.
+
+Only voiced sound reaches the model, in windows of 30 s; the language is asked at several places, and what is written is
+checked (`hallucination`) before it is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.indexer.hallucination import Flaw, RawSegment, cleaned, confidence, flaw, repeated
+from vfindex.indexer.media import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.transcribe import Transcript, covered_spans, overlap_s
+from vfindex.indexer.voice import GAP_S
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray, Segment
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Sound = NDArray[np.int16]  # (n,) at SAMPLE_RATE_HZ
+VoiceFilter = Callable[[Sound], Sequence[tuple[int, int]]]
+
+WINDOW_S = 30.0  # what Whisper hears at once
+# Sound held for one unit: 29 MB. A unit has 15 minutes at most; a file that lies about its length may have more, and
+# what is held is then recognised before more is taken.
+HELD_S = 900.0
+MIN_PIECE_S = 1.0  # sound between two subtitles shorter than this is the edge of what they tell
+VOICE_PIECE_S = 120.0  # the voice filter takes 0.4 MB for a second of sound
+BATCH_WINDOWS = 8
+PROBES = 5  # windows whose language is asked first
+SURE = 0.5  # a language less probable than this is a guess
+# Seconds of the model's threads that a unit may take for each of its windows; what is then left is given up.
+LIMIT_WINDOW_S = 180.0
+STOPPED = "speech recognition was stopped"
+
+
+class SpeechModel(Protocol):
+    """A back end of Whisper. workers: how many threads may call it at once. Its calls raise ModelError."""
+
+    @property
+    def workers(self) -> int: ...
+
+    def detect(self, sound: FloatArray) -> tuple[str, float]:
+        """Return the language of a sound, (n,) from -1 to 1 of at most WINDOW_S: BCP 47 tag and probability."""
+        ...
+
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[list[RawSegment]]:
+        """Return what is said in each sound, (n,) from -1 to 1 of at most WINDOW_S, all in one language."""
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Sound that Whisper hears at once, from start_s of the video on; voiced: spans in it, seconds from its start."""
+
+    start_s: float
+    samples: Sound
+    voiced: tuple[tuple[float, float], ...]
+
+    @property
+    def length_s(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+    @property
+    def sound(self) -> FloatArray:
+        """The samples as Whisper takes them, from -1 to 1."""
+        return self.samples.astype(np.float32) / 32768.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a window holds. language: "" where it is not known. problem: why there is nothing, "" if all is well."""
+
+    language: str = ""
+    probability: float = 0.0
+    segments: tuple[RawSegment, ...] = ()
+    problem: str = ""
+
+
+class Allowance:
+    """The seconds that recognising some windows may take of the model's threads, all together."""
+
+    def __init__(self, n_windows: int) -> None:
+        self.limit_s = LIMIT_WINDOW_S * n_windows
+        self._spent_s = 0.0
+        self._lock = threading.Lock()
+
+    def spend(self, seconds: float) -> None:
+        """Take seconds off."""
+        with self._lock:
+            self._spent_s += seconds
+
+    @property
+    def used_up(self) -> bool:
+        """Whether nothing is left."""
+        return self._spent_s >= self.limit_s
+
+
+class Whisper:
+    """A Whisper model that the units in work share; a `Speech`."""
+
+    def __init__(self, model: SpeechModel, voice: VoiceFilter) -> None:
+        """voice: sound -> spans in it that may be speech, (first, last + 1) in samples, in order, up to WINDOW_S."""
+        self._model = model
+        self.voice = voice
+        self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
+        self._killed = threading.Event()
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int, device: str | None = None) -> Whisper:
+        """Open the model in a folder: one for CTranslate2 (`model.bin`) or for openai-whisper (a single `*.pt`).
+
+        threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA where there is such a GPU.
+        Raises ModelError. Never reaches for the network.
+        """
+        from vfindex.indexer.whisper_backends import find_voice, open_model
+
+        return cls(open_model(folder, threads=threads, device=device), find_voice)
+
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> WhisperListener:
+        """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""
+        return WhisperListener(self, covered)
+
+    def detect(self, windows: Sequence[Window], allowance: Allowance) -> list[Answer]:
+        """Return the languages of windows."""
+        tasks = [partial(self._detect, window, allowance) for window in windows]
+        return [answer or Answer(problem=STOPPED) for answer in self._all(tasks)]
+
+    def transcribe(self, windows: Sequence[Window], languages: Sequence[str], allowance: Allowance) -> list[Answer]:
+        """Return what is said in windows, each in its language; nothing where that is "", unknown."""
+        batches = list(_batches(languages))
+        tasks = [
+            partial(self._transcribe, [windows[n] for n in rows], languages[rows[0]], allowance) for rows in batches
+        ]
+        answers = [Answer()] * len(windows)
+        for rows, batch in zip(batches, self._all(tasks), strict=True):
+            for n, answer in zip(rows, batch or [Answer(problem=STOPPED)] * len(rows), strict=True):
+                answers[n] = answer
+        return answers
+
+    def _all(self, tasks: Sequence[Callable[[], T]]) -> list[T | None]:
+        """Return the results of tasks, which wait for the model's threads; None where kill() comes first."""
+        try:
+            futures = [self._threads.submit(task) for task in tasks]
+        except RuntimeError:  # the threads are shut down
+            return [None] * len(tasks)
+        return [_result(future) for future in futures]
+
+    def _detect(self, window: Window, allowance: Allowance) -> Answer:
+        problem = self._refusal(allowance)
+        if problem:
+            return Answer(problem=problem)
+        began = time.monotonic()
+        try:
+            return Answer(*self._model.detect(window.sound))
+        except ModelError as exc:
+            return Answer(problem=str(exc))
+        finally:
+            allowance.spend(time.monotonic() - began)
+
+    def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Answer]:
+        """Return what is said in a batch; one that fails is tried again by halves, for it may be too large."""
+        problem = self._refusal(allowance)
+        if problem:
+            return [Answer(problem=problem)] * len(windows)
+        began = time.monotonic()
+        try:
+            heard = self._model.transcribe([window.sound for window in windows], language)
+        except ModelError as exc:
+            problem = str(exc)
+        finally:
+            allowance.spend(time.monotonic() - began)
+        if not problem:
+            return [Answer(language, segments=tuple(raws)) for raws in heard]
+        if len(windows) == 1:
+            return [Answer(problem=problem)]
+        log.debug("a batch of %d windows failed and is halved: %s", len(windows), problem)
+        half = len(windows) // 2
+        return [
+            *self._transcribe(windows[:half], language, allowance),
+            *self._transcribe(windows[half:], language, allowance),
+        ]
+
+    def _refusal(self, allowance: Allowance) -> str:
+        if self._killed.is_set():
+            return STOPPED
+        return f"speech recognition took longer than {allowance.limit_s:.0f} s" if allowance.used_up else ""
+
+    def kill(self) -> None:
+        """Begin no more work, from any thread: what is in the model ends, the rest comes back with a problem."""
+        self._killed.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Wait for what is in work, then free the model."""
+        self._threads.shutdown(wait=True)
+        self._model.close()
+
+
+class WhisperListener:
+    """The recognition of one unit's sound: feed its blocks in order, then finish; a `Listener`.
+
+    covered: as `transcribe.Transcriber` takes it; what subtitles cover is not even kept.
+    """
+
+    def __init__(self, whisper: Whisper, covered: Sequence[tuple[float, float]] = ()) -> None:
+        self._whisper = whisper
+        self._covered = covered_spans(covered)
+        self._runs: list[tuple[float, list[Sound]]] = []  # sound without a gap: its start, its pieces
+        self._next_s = -1.0  # where the last run goes on
+        self._held = 0  # samples in the runs
+        self._heard_s = self._recognised_s = self._dropped_s = 0.0
+        self._segments: list[Segment] = []
+        self._problems: dict[str, None] = {}  # an ordered set: each is told once
+
+    def feed(self, block: AudioBlock) -> None:
+        """Take the next block; recognises what is held where that is HELD_S."""
+        for start_s, samples in uncovered(block, self._covered):
+            if not self._runs or abs(start_s - self._next_s) > GAP_S:
+                self._runs.append((start_s, []))
+                self._next_s = start_s
+            self._runs[-1][1].append(samples)
+            self._next_s += len(samples) / SAMPLE_RATE_HZ
+            self._held += len(samples)
+        if self._held >= HELD_S * SAMPLE_RATE_HZ:
+            self._recognise()
+
+    def finish(self) -> Transcript:
+        """Return the transcript, once all is recognised."""
+        self._recognise()
+        segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
+        seconds = (self._heard_s, self._recognised_s, self._dropped_s)
+        return Transcript(segments, *seconds, list(self._problems))
+
+    def _recognise(self) -> None:
+        """Turn the sound held into segments."""
+        runs, self._runs, self._held = self._runs, [], 0
+        windows = [
+            window
+            for start_s, parts in runs
+            for window in windows_of(start_s, np.concatenate(parts), self._whisper.voice)
+        ]
+        self._heard_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
+        allowance = Allowance(len(windows))
+        languages = self._languages(windows, allowance)
+        answers = self._whisper.transcribe(windows, languages, allowance)
+        self._keep(windows, answers)
+
+    def _languages(self, windows: Sequence[Window], allowance: Allowance) -> list[str]:
+        """Return each window's language: one for all where PROBES windows agree and are sure, else each one's own.
+
+        A window that is not sure of its own takes the one that is most probable over all windows.
+        """
+        if not windows:
+            return []
+        probes = sorted({round(n) for n in np.linspace(0, len(windows) - 1, PROBES)})
+        guesses = dict(zip(probes, self._whisper.detect([windows[n] for n in probes], allowance), strict=True))
+        first = guesses[0].language
+        if any(guess.language != first or guess.probability < SURE for guess in guesses.values()):
+            rest = [n for n in range(len(windows)) if n not in guesses]
+            guesses |= zip(rest, self._whisper.detect([windows[n] for n in rest], allowance), strict=True)
+        self._problems |= {guess.problem: None for guess in guesses.values() if guess.problem}
+        total: defaultdict[str, float] = defaultdict(float)
+        for guess in guesses.values():
+            total[guess.language] += guess.probability
+        main = max(total, key=lambda language: total[language])
+        own = {n: guess.language for n, guess in guesses.items() if guess.probability >= SURE}
+        return [own.get(n, main) for n in range(len(windows))]
+
+    def _keep(self, windows: Sequence[Window], answers: Sequence[Answer]) -> None:
+        """Keep of the windows' segments those that can be believed, and count the others."""
+        found = []
+        for window, answer in zip(windows, answers, strict=True):
+            if answer.problem:
+                self._problems[answer.problem] = None
+            found += [(segment, why) for segment, why in judged(window, answer)]
+        again = repeated([segment.text for segment, _ in found])
+        for (segment, why), said_before in zip(found, again, strict=True):
+            length_s = segment.end_s - segment.start_s
+            if why or said_before:
+                log.debug("%.2f to %.2f s dropped: %s", segment.start_s, segment.end_s, why or "said before")
+                self._dropped_s += length_s
+            else:
+                self._recognised_s += length_s
+                self._segments.append(segment)
+
+
+def _result(future: Future[T]) -> T | None:
+    try:
+        return future.result()
+    except CancelledError:
+        return None
+
+
+def _batches(languages: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the windows that are recognised together, by number: up to BATCH_WINDOWS in one language."""
+    for language in dict.fromkeys(filter(None, languages)):
+        rows = [n for n, other in enumerate(languages) if other == language]
+        yield from (rows[at : at + BATCH_WINDOWS] for at in range(0, len(rows), BATCH_WINDOWS))
+
+
+def judged(window: Window, answer: Answer) -> Iterator[tuple[Segment, Flaw]]:
+    """Yield what is said in a window, in time of the video, and why it cannot be believed, or "".
+
+    Times beyond the window's sound are its end; a segment that begins there, or has no text, is no segment.
+    """
+    for raw in answer.segments:
+        text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
+        if not text or start_s >= window.length_s:
+            continue
+        raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
+        why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
+        begin_s = max(0.0, window.start_s + raw.start_s)
+        end_s = max(begin_s, window.start_s + raw.end_s)
+        yield Segment(begin_s, end_s, text, "asr", answer.language, confidence(raw)), why
+
+
+def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:
+    """Yield the parts of a block, with their times, that no span covers; spans are disjoint and in order."""
+    at = 0
+    for start_s, end_s in covered:
+        first, last = (round((time_s - block.time_s) * SAMPLE_RATE_HZ) for time_s in (start_s, end_s))
+        if last <= at:
+            continue
+        if first >= len(block.samples):
+            break
+        if first > at:
+            yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:first]
+        at = last
+    if at < len(block.samples):
+        yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:]
+
+
+def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[Window]:
+    """Yield the windows of a sound without gaps that begins at start_s: voiced spans and what lies between them.
+
+    Each takes as many spans as WINDOW_S holds: times in it are times of the video, and no sound costs more than all of
+    it would.
+    """
+    if len(samples) < MIN_PIECE_S * SAMPLE_RATE_HZ:
+        return
+    piece = int(VOICE_PIECE_S * SAMPLE_RATE_HZ)
+    spans: list[tuple[int, int]] = []
+    for at in range(0, len(samples), piece):
+        spans += [(at + first, at + last) for first, last in voice(samples[at : at + piece])]
+    while spans:
+        begin = spans[0][0]
+        taken = [span for span in spans if span[1] - begin <= WINDOW_S * SAMPLE_RATE_HZ] or spans[:1]
+        del spans[: len(taken)]
+        voiced = tuple(((a - begin) / SAMPLE_RATE_HZ, (b - begin) / SAMPLE_RATE_HZ) for a, b in taken)
+        yield Window(start_s + begin / SAMPLE_RATE_HZ, samples[begin : taken[-1][1]], voiced)
