@@ -53,6 +53,7 @@ class Order:
     fps: float
     size_px: int
     audio: bool
+    pictures: bool
     start_s: float | None
     end_s: float | None
 
@@ -324,7 +325,8 @@ def _pump(feed: Iterator[Packet[Any] | str], pictures: Pictures, sound: Sound) -
         elif packet.stream_index == video.index:
             if end_s is not None and (seconds(packet.dts, packet.time_base) or -math.inf) > end_s + OVERRUN_S:
                 break
-            pictures.packet(packet)
+            if pictures.order.pictures:
+                pictures.packet(packet)
             if pictures.failures > MAX_FAILURES:
                 error = f"{pictures.failures} damaged packets in a row"
                 break

@@ -271,7 +271,7 @@ class Decoder:
         self,
         path: bytes,
         *,
-        sampling: Sampling,
+        sampling: Sampling | None,
         size_px: int,
         audio: bool,
         start_s: float | None = None,
@@ -281,11 +281,14 @@ class Decoder:
 
         size_px: the short side of the frames; the long side is at most wire.LONG_SIDE times that. Frames come in order
         of time, and a stretch gives exactly the frames that the whole file gives there. What the pipe holds is all that
-        is read ahead. Raises VideoError, with `quarantine` where the child had to be killed.
+        is read ahead. sampling: None for the sound alone, with no frame decoded. Raises VideoError, with `quarantine`
+        where the child had to be killed.
         """
         if not 1 <= size_px <= wire.MAX_SIZE_PX:
             raise ValueError(f"frames of {size_px} px are not between 1 and {wire.MAX_SIZE_PX}")
-        order = {"mode": sampling.mode, "fps": sampling.fps, "size_px": size_px, "audio": audio}
+        chosen = sampling or Sampling("keyframes")
+        wanted = {"size_px": size_px, "audio": audio, "pictures": sampling is not None}
+        order = {"mode": chosen.mode, "fps": chosen.fps, **wanted}
         request = {"kind": "read", "order": {**order, "start_s": start_s, "end_s": end_s}}
 
         def parse(kind: str, fields: _Fields, payload: bytes) -> tuple[Frame | AudioBlock | ReadEnd, bool]:

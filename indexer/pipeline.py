@@ -347,12 +347,13 @@ def _coverage(
     """Return what each modality covers in this unit and why not more, in words."""
     return {
         "visual": f"{len(reading.times_s)} frames, sampling {options.sampling}",
-        "speech": _speech_coverage(prepared.video.has_audio, options.asr, segments, heard),
+        "speech": speech_coverage(prepared.video.has_audio, options.asr, segments, heard),
         "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
     }
 
 
-def _speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
+def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
+    """Return what of a unit's sound is told by whom, and why not more, in words."""
     sources = sorted({segment.source for segment in segments if segment.source != "asr"})
     parts = [f"{sum(s.source == source for s in segments)} segments from {source} subtitles" for source in sources]
     if heard is not None:

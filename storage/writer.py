@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -122,6 +122,19 @@ class Writer:
             names.append(name)
         self.catalog.commit_unit(video_id, unit_id, result, names)
 
+    def link_thumbnails(self, other: Library, names: Iterable[str]) -> None:
+        """Have thumbnails of another edition here too: as hard links, or copies where the file system has none."""
+        for name in names:
+            source, target = other.thumbnail(name), self.library.thumbs / name[:2] / name
+            if source is None or target.exists():
+                continue
+            with _on_disk("a thumbnail"):
+                target.parent.mkdir(exist_ok=True)
+                try:
+                    os.link(source, target)
+                except OSError:
+                    _write_file(target, source.read_bytes())
+
     def discard_thumbnails(self, names: Sequence[str]) -> None:
         """Delete the files of thumbnails whose clips are gone."""
         for name in names:
@@ -129,6 +142,14 @@ class Writer:
             if path is not None:
                 with _on_disk("the thumbnails"):
                     path.unlink(missing_ok=True)
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def adopt_runs(self, rows: Sequence[Mapping[str, str | None]]) -> None:
+        """Take over the runs of another edition, see `units.runs`; those entered here later stand behind them."""
+        if rows:
+            with self.catalog.transaction() as connection:
+                connection.execute(insert(schema.run), [dict(row) for row in rows])
 
     # --- generations --------------------------------------------------------------------------------------------
 
@@ -238,8 +259,10 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    """Write a derived file so that no reader sees half of it."""
+    """Write a derived file so that no reader sees half of it; one that is there already stays as it is."""
     path.parent.mkdir(exist_ok=True)
+    if path.is_file() and path.read_bytes() == data:
+        return
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_bytes(data)

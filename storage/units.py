@@ -1,0 +1,72 @@
+"""Units out of a library, whole as they were committed, so that another edition may take them over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from vfindex.storage import schema
+from vfindex.storage.records import Clip, Segment, UnitPlan, UnitResult
+from vfindex.storage.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUnit:
+    """A committed unit: its plan and what it added. The clips carry no pictures but their file names, one a clip."""
+
+    plan: UnitPlan
+    result: UnitResult
+    thumbnails: tuple[str | None, ...]
+
+
+def stored_units(snapshot: Snapshot, video_id: int) -> Iterator[StoredUnit]:
+    """Yield the committed units of a video in order, a unit in memory at a time."""
+    u = schema.unit.c
+    query = select(u.id, u.number, u.start_s, u.end_s, u.error, u.coverage)
+    for row in list(snapshot.stream(query.where(u.video_id == video_id, u.state == "done").order_by(u.number))):
+        clips, thumbnails = _clips(snapshot, row.id)
+        coverage: Mapping[str, str] = json.loads(row.coverage)
+        result = UnitResult(clips, tuple(_segments(snapshot, row.id)), coverage, row.error or "")
+        yield StoredUnit(UnitPlan(row.number, row.start_s, row.end_s), result, thumbnails)
+
+
+def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
+    """Return the fingerprints of the videos that were indexed with speech recognition on."""
+    v = schema.video.c
+    return frozenset(row.fingerprint for row in snapshot.stream(select(v.fingerprint).where(v.recognised == 1)))
+
+
+def runs(snapshot: Snapshot) -> Sequence[Mapping[str, str | None]]:
+    """Return all runs in order: command, started_at, finished_at, report (JSON)."""
+    r = schema.run.c
+    query = select(r.command, r.started_at, r.finished_at, r.report).order_by(r.id)
+    return [dict(row._mapping) for row in snapshot.stream(query)]
+
+
+def _clips(snapshot: Snapshot, unit_id: int) -> tuple[tuple[Clip, ...], tuple[str | None, ...]]:
+    c = schema.clip.c
+    query = select(c.id, c.start_s, c.end_s, c.start_uncertainty_s, c.thumbnail).where(c.unit_id == unit_id)
+    rows = list(snapshot.stream(query.order_by(c.start_s)))
+    vectors = snapshot.vectors([row.id for row in rows])
+    clips = tuple(
+        Clip(
+            start_s=row.start_s,
+            end_s=row.end_s,
+            start_uncertainty_s=row.start_uncertainty_s,
+            embeddings=vectors[row.id].embeddings,
+            frame_vectors=vectors[row.id].frames,
+            frame_times_s=vectors[row.id].frame_times_s,
+        )
+        for row in rows
+    )
+    return clips, tuple(row.thumbnail for row in rows)
+
+
+def _segments(snapshot: Snapshot, unit_id: int) -> Iterator[Segment]:
+    s = schema.segment.c
+    query = select(s.start_s, s.end_s, s.text, s.source, s.language, s.confidence).where(s.unit_id == unit_id)
+    for row in snapshot.stream(query.order_by(s.start_s, s.id)):
+        yield Segment(*row)
