@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from types import MappingProxyType
-from typing import Literal, get_args
 
 from vfindex.storage.errors import UsageError
+from vfindex.storage.records import ModelKind
 
-Kind = Literal["visual", "text", "speech"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 LOCAL = "local-dir:"
 OPENAI_WHISPER = "openai-whisper:"
 _OPENAI_FILES = "https://openaipublic.azureedge.net/main/whisper/models"
@@ -100,7 +98,7 @@ class Card:
     """
 
     reference: str
-    kind: Kind
+    kind: ModelKind
     layout: Layout
     repository: str = ""
     revision: str | None = None
@@ -262,7 +260,7 @@ OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
 )
 
 
-def find_card(kind: Kind, reference: str) -> Card:
+def find_card(kind: ModelKind, reference: str) -> Card:
     """Return the card of a model, one made from its name where none is written down. Raises UsageError.
 
     visual: a card's name, any `NAME:TAG` of open_clip. text: a card's name, any `OWNER/NAME` of the hub. speech: a
@@ -280,7 +278,7 @@ def find_card(kind: Kind, reference: str) -> Card:
     return made
 
 
-def kind_of(reference: str) -> Kind:
+def kind_of(reference: str) -> ModelKind:
     """Return what kind of model a name means. Raises UsageError where it means none, or could mean any."""
     if reference.startswith(LOCAL):
         raise UsageError(f"{reference} is a folder of yours: nothing of it is kept or fetched by vfindex")
@@ -291,7 +289,7 @@ def kind_of(reference: str) -> Kind:
     raise UsageError(f"there is no model {reference!r}; known are: {known}")
 
 
-_FORMS: Mapping[Kind, str] = MappingProxyType(
+_FORMS: Mapping[ModelKind, str] = MappingProxyType(
     {
         "visual": "one of open_clip's as NAME:TAG, or local-dir:PATH",
         "text": "one of the hub's as OWNER/NAME, or local-dir:PATH",

@@ -137,7 +137,7 @@ def _publish(card: Card, cache: Path, download: _Download) -> None:
     for name, sha256 in download.hashes.items():
         status = (ready / name).stat()
         files[name] = FileFacts(status.st_size, status.st_mtime_ns, sha256)
-    manifest = Manifest(True, files, download.repository, download.revision)
+    manifest = Manifest(card.kind, card.reference, True, files, download.repository, download.revision)
     write_manifest(ready / manifest_path(card, cache).name, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     ready.rename(folder)

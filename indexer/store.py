@@ -12,14 +12,15 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from vfindex.indexer.cards import LOCAL, OPENAI, OPENAI_WHISPER, Card, Kind, Layout, find_card
+from vfindex.indexer.cards import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, find_card
 from vfindex.indexer.intact import flaw
-from vfindex.storage.errors import ModelError
+from vfindex.storage.errors import ModelError, UsageError
+from vfindex.storage.records import ModelKind
 
 MANIFEST = "vfindex.json"
 _FORMAT = 1
@@ -51,19 +52,21 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a model.
+    """The files of a model: `reference`, of kind `kind`.
 
     pulled: by vfindex, so that another content is damage; files put there by hand may be replaced by whoever did.
     repository, revision: where a pulled one comes from.
     """
 
+    kind: ModelKind
+    reference: str
     pulled: bool
     files: Mapping[str, FileFacts]
     repository: str = ""
     revision: str | None = None
 
 
-def locate(kind: Kind, reference: str, cache: Path) -> LocalModel:
+def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
     """Return a model's folder and hash.
 
     Files whose size and time are those of the manifest are not read again; others are hashed.
@@ -83,12 +86,12 @@ def locate(kind: Kind, reference: str, cache: Path) -> LocalModel:
     return LocalModel(reference, folder, folder / names[0], hashlib.sha256(listed.encode()).hexdigest())
 
 
-def is_cached(references: Mapping[Kind, str], cache: Path) -> bool:
+def is_cached(references: Mapping[ModelKind, str], cache: Path) -> bool:
     """Return whether all models are there, by the names and sizes of their files. Raises UsageError."""
     return all(_is_there(find_card(kind, reference), cache) for kind, reference in references.items())
 
 
-def check(kind: Kind, reference: str, cache: Path) -> LocalModel:
+def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
     """Read every file of a model again and return the model. Raises what `locate` raises."""
     card = find_card(kind, reference)
     folder, kept = folder_of(card, cache), read_manifest(card, cache)
@@ -97,6 +100,21 @@ def check(kind: Kind, reference: str, cache: Path) -> LocalModel:
         if _is_unchanged(path, facts) and _sha256(card, path) != facts.sha256:
             raise ModelError(f"{path} is damaged: its content changed, its size and time did not; {_remedy(card)}")
     return locate(kind, reference, cache)
+
+
+def known_models(cache: Path) -> list[Card]:
+    """Return the cards of all models known by name, then of those others whose manifest is in the cache."""
+    cards = list(CARDS)
+    for path in sorted((cache / "models").glob(f"*/{MANIFEST}")):
+        manifest = _read(path)
+        if manifest is not None:
+            try:
+                card = find_card(manifest.kind, manifest.reference)
+            except UsageError:
+                continue  # of another version of vfindex, or not by vfindex
+            if card not in cards and card.slug == path.parent.name:
+                cards.append(card)
+    return cards
 
 
 def folder_of(card: Card, cache: Path) -> Path:
@@ -118,12 +136,19 @@ def manifest_path(card: Card, cache: Path) -> Path:
 
 def read_manifest(card: Card, cache: Path) -> Manifest | None:
     """Return a model's manifest, None where there is none that can be read: the files are then looked at afresh."""
+    return _read(manifest_path(card, cache))
+
+
+def _read(path: Path) -> Manifest | None:
     try:
-        document: dict[str, Any] = json.loads(manifest_path(card, cache).read_bytes())
+        document: dict[str, Any] = json.loads(path.read_bytes())
         files = {name: FileFacts(**facts) for name, facts in document["files"].items()}
-        if document["format"] != _FORMAT or any(Path(name).is_absolute() or ".." in name for name in files):
+        rest = {name: document[name] for name in ("kind", "reference", "pulled", "repository", "revision")}
+        if document["format"] != _FORMAT or rest["kind"] not in get_args(ModelKind):
             return None
-        return Manifest(document["pulled"], files, document["repository"], document["revision"])
+        if any(Path(name).is_absolute() or ".." in name for name in files):
+            return None
+        return Manifest(files=files, **rest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -240,7 +265,7 @@ def _taken_as_it_is(card: Card, folder: Path, names: list[str], kept: Manifest |
     for name, facts in files.items():
         if name in card.sha256 and facts.sha256 != card.sha256[name]:
             raise ModelError(f"{folder / name}: this is not the file that its publisher names; {_remedy(card)}")
-    return Manifest(False, files)
+    return Manifest(card.kind, card.reference, False, files)
 
 
 def _compared(card: Card, folder: Path, kept: Manifest) -> Manifest:
@@ -258,7 +283,7 @@ def _compared(card: Card, folder: Path, kept: Manifest) -> Manifest:
         files[name] = _facts(card, folder / name, facts)
         if files[name].sha256 != facts.sha256:
             raise ModelError(f"{folder / name} is not the file that was pulled: its sha256 differs; {_remedy(card)}")
-    return Manifest(True, files, kept.repository, kept.revision)
+    return replace(kept, files=files)
 
 
 def _facts(card: Card, path: Path, known: FileFacts | None) -> FileFacts:
