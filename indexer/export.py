@@ -3,7 +3,7 @@
     python -m vfindex.indexer.export text | visual  WEIGHTS FOLDER
 
 so that torch is loaded only where no export is cached, its exporter's messages reach nobody, and both exports run side
-by side. The only file that imports torch and timm. Every export is compared with torch before it is written down.
+by side. Every export is compared with torch before it is written down.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def export_text(weights: Path, folder: Path) -> None:
     model = load_sentence_model(weights)
     example = (torch.full((2, 9), 1000), torch.ones((2, 9)))
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    _export(model, example, {"ids": free, "mask": free}, folder)
+    write_graph(model, example, {"ids": free, "mask": free}, folder)
     tokenizer = json.loads((weights.parent / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["truncation"] = {
         "direction": "Right",
@@ -184,10 +184,10 @@ def export_visual(weights: Path, folder: Path) -> None:
     with torch.inference_mode():
         wanted = torch.cat([model(torch.from_numpy(p)) for p in pixels]).numpy()
     fuse_batch_norms(model)
-    _export(model, (torch.from_numpy(pixels[0]),), None, folder)
+    write_graph(model, (torch.from_numpy(pixels[0]),), None, folder)
     session = open_session(folder, threads=1)
     found = np.concatenate([session.run(None, {"pixels": p})[0] for p in pixels])
-    _check_parity(found, wanted)
+    check_parity(found, wanted)
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
@@ -198,8 +198,11 @@ def export_visual(weights: Path, folder: Path) -> None:
     (folder / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
 
 
-def _export(model: nn.Module, example: tuple[Tensor, ...], dynamic: dict[str, object] | None, folder: Path) -> None:
-    """Write folder/model.onnx and model.onnx.data, optimised but free of this processor's own layouts."""
+def write_graph(model: nn.Module, example: tuple[Tensor, ...], dynamic: dict[str, object] | None, folder: Path) -> None:
+    """Write folder/model.onnx and model.onnx.data, optimised but free of this processor's own layouts.
+
+    example: `ids` and `mask` of a text model, or `pixels`. dynamic: the sizes that may differ from the example's.
+    """
     raw = folder / "raw"
     raw.mkdir(parents=True)
     names = ["ids", "mask"] if len(example) == 2 else ["pixels"]
@@ -235,10 +238,11 @@ def _check_text(model: SentenceModel, folder: Path) -> None:
     with torch.inference_mode():
         ids = [torch.tensor([tokenizer.encode(text).ids]) for text in texts]
         wanted = torch.cat([model(i, torch.ones(i.shape)) for i in ids]).numpy()
-    _check_parity(TextEncoder.open(folder).encode(texts), wanted)
+    check_parity(TextEncoder.open(folder).encode(texts), wanted)
 
 
-def _check_parity(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+def check_parity(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    """Raise RuntimeError unless every row found (n, dim) has at least the cosine PARITY to the one wanted."""
     cosines = (found * wanted).sum(1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1))
     if not cosines.min() >= PARITY:
         raise RuntimeError(f"the exported graph disagrees with torch: cosine {cosines.min():.5f}")

@@ -6,25 +6,21 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
+from vfindex.indexer.export_cache import Export, Say, ensure, exporting, is_whole
 from vfindex.indexer.presets import LITE_VISUAL, PRESETS
+from vfindex.indexer.priors import background_queries, bank, estimate_prior, sentences
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint import ModalityPrior
 from vfindex.storage.records import FloatArray, Modality
-from vfindex.storage.text_encoder import TextEncoder, check_files, file_sha256, read_meta, write_meta
+from vfindex.storage.text_encoder import TextEncoder, file_sha256, write_meta
 
 logger = logging.getLogger(__name__)
 
@@ -76,41 +72,16 @@ class LitePaths:
     prior: Path
 
 
-def ensure_lite(cache_dir: Path, *, progress: Callable[[str], None] | None = None) -> LitePaths:
+def ensure_lite(cache_dir: Path, *, progress: Say | None = None) -> LitePaths:
     """Return the exported models, made first where the cache has none: some 50 s of processor time, once.
 
     progress: called with a line of text when there is something to wait for. Several processes may call this at once:
     one exports, the others wait for it. Raises ModelError if the weights are missing or not those pinned, if the
     export fails, or if the cache cannot be written.
     """
-    folder = cache_dir / f"lite-{_key()}"
-    if not _complete(folder):
-        say = progress or logger.info
-        try:
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            with _locked(cache_dir / f"{folder.name}.lock", say):
-                if not _complete(folder):
-                    _make(folder, say)
-        except OSError as exc:
-            reason = exc.strerror or exc
-            raise ModelError(
-                f"{cache_dir}: the models cannot be stored here ({reason}); free 200 MB, or name another VFINDEX_CACHE"
-            ) from exc
+    export = Export(cache_dir / f"lite-{_key()}", _build, _is_complete, 200, "the models of the lite preset")
+    folder = ensure(export, progress or logger.info)
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
-
-
-@contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("another process prepares the models; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def load_priors(path: Path) -> dict[Modality, ModalityPrior]:
@@ -140,37 +111,13 @@ def label_texts(names: str, definition: str) -> list[str]:
 
 def _key() -> str:
     parts = [str(EXPORT_VERSION), TEXT_WEIGHTS.sha256, TOKENIZER.sha256, VISUAL_WEIGHTS.sha256]
-    parts += [_bank("background.txt"), _bank("sentences.txt")]
+    parts += [bank("background.txt"), bank("sentences.txt")]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _bank(name: str) -> str:
-    return (resources.files("vfindex.indexer") / name).read_text(encoding="utf-8")
-
-
-def _complete(folder: Path) -> bool:
-    """Say whether an export stands there with all its files at their length; renaming made it appear whole."""
-    try:
-        for part in ("text", "visual"):
-            check_files(folder / part, read_meta(folder / part), weights=False)
-    except ModelError:
-        return False
-    return (folder / "prior.npz").is_file()
-
-
-def _make(folder: Path, progress: Callable[[str], None]) -> None:
-    """Export into a temporary folder beside `folder`, then rename it. The caller holds the lock."""
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    progress("preparing the models of the lite preset (once)")
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _build(work)
-        work.chmod(0o755)  # a temporary folder is private, a cache may be shared
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _is_complete(folder: Path) -> bool:
+    """Return whether an export stands there with all its parts."""
+    return (folder / "prior.npz").is_file() and all(is_whole(folder / part) for part in ("text", "visual"))
 
 
 def _build(work: Path) -> None:
@@ -198,23 +145,10 @@ def locate(weights: Weights) -> Path:
     return path
 
 
-@contextmanager
-def _export(kind: str, weights: Path, folder: Path) -> Iterator[None]:
+def _export(kind: str, weights: Path, folder: Path) -> AbstractContextManager[None]:
     """Run one export in a child process while the body runs. Raises ModelError, with the child's last line."""
-    command = [sys.executable, "-P", "-m", "vfindex.indexer.export", kind, str(weights), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as messages:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, env=environment)
-        try:
-            yield
-            code = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-        if code:
-            messages.seek(0)
-            lines = messages.read().decode("utf-8", "replace").strip().splitlines() or [f"exit code {code}"]
-            raise ModelError(f"the {kind} model of the lite preset could not be exported: {lines[-1]}")
+    arguments = [kind, str(weights), str(folder)]
+    return exporting("vfindex.indexer.export", arguments, what=f"the {kind} model of the lite preset")
 
 
 def _write_labels(work: Path) -> None:
@@ -233,22 +167,19 @@ def _write_labels(work: Path) -> None:
 def _priors(encoder: TextEncoder, labels: FloatArray) -> Mapping[str, FloatArray]:
     """Return the arrays of prior.npz: mean, query_mean, spread and background of every modality.
 
-    The material stands for what libraries hold: sentences as they are said or written; for pictures mixtures of labels.
-    The queries' mean is taken off for sentences alone: for pictures it costs ranking (see docs/decisions.md), since the
-    labels' own mean, which it resembles, is a fair guess at what pictures show.
+    The material stands for what libraries hold: sentences as they are said or written; for pictures mixtures of labels,
+    whose own mean the queries' mean resembles, and which is a fair guess at what pictures show.
     """
-    queries = encoder.encode(_lines("background.txt"))
-    sentences = encoder.encode(_lines("sentences.txt"))
-    material: dict[Modality, FloatArray] = {"visual": _mixtures(labels), "speech": sentences, "text": sentences}
+    queries = encoder.encode(background_queries())
+    said = encoder.encode(sentences())
+    material: dict[Modality, FloatArray] = {"visual": _mixtures(labels), "speech": said, "text": said}
     arrays: dict[str, FloatArray] = {}
     for modality, rows in material.items():
-        query_mean = np.zeros_like(queries[0]) if modality == "visual" else queries.mean(axis=0)
-        mean = rows.mean(axis=0)
-        scores = (queries - query_mean) @ (rows - mean).T
-        arrays[f"{modality}_mean"] = mean
-        arrays[f"{modality}_query_mean"] = query_mean
-        arrays[f"{modality}_spread"] = np.sqrt(np.mean(scores**2, dtype=np.float32))
-        arrays[f"{modality}_background"] = queries
+        prior = estimate_prior(queries, rows, centred=modality != "visual", weight=PRESETS["lite"].weights[modality])
+        arrays[f"{modality}_mean"] = prior.mean
+        arrays[f"{modality}_query_mean"] = prior.query_mean
+        arrays[f"{modality}_spread"] = np.asarray(prior.spread, dtype=np.float32)
+        arrays[f"{modality}_background"] = prior.background
     return arrays
 
 
@@ -256,10 +187,6 @@ def _mixtures(labels: FloatArray) -> FloatArray:
     """Return the unit means of MIXED_LABELS labels each, far apart in ImageNet's order, where kin stand together."""
     step = len(labels) // MIXED_LABELS
     return _unit(np.mean([np.roll(labels, n * step, axis=0) for n in range(MIXED_LABELS)], axis=0))
-
-
-def _lines(name: str) -> list[str]:
-    return [line for line in _bank(name).splitlines() if line.strip()]
 
 
 def _unit(rows: FloatArray) -> FloatArray:

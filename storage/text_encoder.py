@@ -2,6 +2,10 @@
 
 A model is a folder: model.onnx and model.onnx.data (optimised when it was exported, the weights apart so that they are
 memory-mapped), tokenizer.json (truncates by itself), meta.json. Nothing here imports torch or transformers.
+
+meta.json says, beside the model's name, dimensions and files, where they differ from what stands in brackets: the
+`templates` of queries (["{}"]), the prompt before a `passage` (""), the `cleaning` of open_clip that a text goes
+through (none), the `pad` token (0) and the `length` that every text is padded to (that of the longest in its batch).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from tokenizers import Tokenizer
 
+from vfindex.storage.cleaning import CLEANINGS
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -45,13 +50,22 @@ _ORT_ERRORS = (
 
 
 class TextEncoder:
-    """An open text model. `encode` may be called from several threads at once."""
+    """An open text model. `encode` may be called from several threads at once.
+
+    model: its name. dim: the length of its vectors. templates: what a query becomes before it is encoded, where no
+    others are asked for.
+    """
 
     def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self.model: str = str(meta["model"])
         self.dim: int = int(meta["dimensions"])
+        self.templates: tuple[str, ...] = tuple(meta.get("templates", [QUERY]))
+        self._passage = str(meta.get("passage", ""))
+        self._clean = CLEANINGS[meta["cleaning"]] if "cleaning" in meta else str
+        self._pad_id = int(meta.get("pad", 0))
+        self._length = int(meta.get("length", 0))
 
     @classmethod
     def open(cls, folder: Path, *, threads: int = 1) -> TextEncoder:
@@ -69,18 +83,26 @@ class TextEncoder:
             raise ModelError(f"{folder}: the text model's description is incomplete; {_REMEDY}") from exc
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Return (n, dim) float32, rows of length 1, in the order of `texts`.
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`; none of the model's prompts are added.
 
         A text longer than the model reads is cut at its end; an empty one has the vector of a sentence without words.
         """
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        # Names of files and arguments may hold lone surrogates, which are no text.
-        clean = [t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
-        tokens = [e.ids for e in self._tokenizer.encode_batch(clean)]
-        for rows in _batches([len(t) for t in tokens]):
-            ids, mask = _pad([tokens[row] for row in rows])
+        tokens = self.tokens(texts)
+        for rows in _batches([self._length or len(t) for t in tokens]):
+            ids, mask = self._padded([tokens[row] for row in rows])
             vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
         return vectors
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32 as `encode` does, of texts to be found: with the model's own prompt for these."""
+        return self.encode([self._passage + text for text in texts])
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text's tokens, special ones included, padding not."""
+        # Names of files and arguments may hold lone surrogates, which are no text.
+        whole = [t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
+        return [e.ids for e in self._tokenizer.encode_batch([self._clean(t) for t in whole])]
 
     def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
         """Return a query's vectors (n_sets, dim) float32 of length 1, one a set of templates: the mean over the set.
@@ -96,6 +118,16 @@ class TextEncoder:
             [np.mean([np.mean([vectors[p] for p in g], axis=0) for g in groups], axis=0) for groups in sets]
         )
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+
+    def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return ids and mask, both (n, length); the mask is 1 at tokens and 0 at padding."""
+        length = self._length or max(1, *(len(t) for t in tokens))
+        ids = np.full((len(tokens), length), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(tokens), length), dtype=np.float32)
+        for row, text in enumerate(tokens):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1.0
+        return ids, mask
 
 
 def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:
@@ -188,14 +220,3 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         rows.append(row)
     if rows:
         yield rows
-
-
-def _pad(tokens: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], FloatArray]:
-    """Return ids and mask, both (n, longest); the mask is 1 at tokens and 0 at padding."""
-    longest = max(len(t) for t in tokens)
-    ids = np.zeros((len(tokens), longest), dtype=np.int64)
-    mask = np.zeros((len(tokens), longest), dtype=np.float32)
-    for row, text in enumerate(tokens):
-        ids[row, : len(text)] = text
-        mask[row, : len(text)] = 1.0
-    return ids, mask

@@ -1,0 +1,108 @@
+"""Texts to unit vectors by sentence-transformers: on CUDA, where ONNX Runtime's processor kernels are slow.
+
+Only this file and `export_towers` load these models with torch. On the processor the indexer reads the same model from
+the ONNX folder of `towers.ensure_sentence`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from vfindex.indexer.towers import short_name
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray
+from vfindex.storage.text_encoder import MAX_CHARACTERS
+
+if TYPE_CHECKING:
+    from vfindex.indexer.store import LocalModel
+
+# What is indexed is short: windows of 25 words, titles. Some models read 8192 tokens, where attention alone would take
+# gigabytes; 512 are more than all others read.
+MAX_TOKENS = 512
+BATCH_TEXTS = 256
+# The prompts of families that were trained with some but whose folders do not say so, for queries and for passages:
+# Wang et al. 2022, arXiv 2212.03533; Xiao et al. 2023, arXiv 2309.07597. bge-m3 was trained without.
+_FAMILIES = (
+    (re.compile(r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?"), "query: ", "passage: "),
+    (
+        re.compile(r"bge-(small|base|large)-en(-v1\.5)?"),
+        "Represent this sentence for searching relevant passages: ",
+        "",
+    ),
+)
+
+
+class SentenceEncoder:
+    """An open sentence model on a GPU, in half precision. dim: the length of its vectors."""
+
+    def __init__(self, network: SentenceTransformer, passage_prompt: str) -> None:
+        self._network = network
+        self._prompt = passage_prompt
+        self._batch = BATCH_TEXTS
+        self.dim = int(network.get_embedding_dimension() or 0)
+
+    @classmethod
+    def open(cls, model: LocalModel, device: str) -> SentenceEncoder:
+        """Return the encoder of a sentence-transformers folder on a torch device. Raises ModelError."""
+        network = load_sentence_model(model.folder, device)
+        if device != "cpu":
+            network.half()
+        return cls(network, prompts_of(network, short_name(model.reference))[1])
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`, with the model's prompt for passages.
+
+        A batch for which the memory does not suffice is halved; raises ModelError if it does not suffice for one text.
+        """
+        # Names of files may hold lone surrogates, which are no text.
+        clean = [self._prompt + t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
+        while True:
+            try:
+                return self._encode(clean)
+            except torch.OutOfMemoryError as exc:
+                if self._batch == 1:
+                    raise ModelError("there is not enough memory on the GPU to encode even one text") from exc
+                self._batch //= 2
+            torch.cuda.empty_cache()
+
+    def _encode(self, texts: Sequence[str]) -> FloatArray:
+        if not texts:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        vectors = self._network.encode(
+            list(texts), prompt="", batch_size=self._batch, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def load_sentence_model(folder: Path, device: str) -> SentenceTransformer:
+    """Return the model of a sentence-transformers folder, float32, for texts of at most MAX_TOKENS tokens.
+
+    Raises ModelError if a file is missing, damaged or unfit.
+    """
+    try:
+        network = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as exc:
+        reason = " ".join(str(exc).split())[:300] or type(exc).__name__
+        raise ModelError(f"{folder}: this sentence-transformers model cannot be loaded ({reason})") from exc
+    network.max_seq_length = min(network.max_seq_length or MAX_TOKENS, MAX_TOKENS)
+    return network.float().eval()
+
+
+def prompts_of(network: SentenceTransformer, name: str) -> tuple[str, str]:
+    """Return what stands before a query and before a passage: as the model's folder says, else as its family has it."""
+    prompts = {key: text for key, text in network.prompts.items() if text}
+    default = prompts.get(network.default_prompt_name or "", "")
+    passages = (prompts[key] for key in ("document", "passage", "corpus") if key in prompts)
+    query, passage = prompts.get("query", default), next(passages, default)
+    if not (query or passage):
+        for pattern, *known in _FAMILIES:
+            if pattern.fullmatch(name):
+                query, passage = known
+    return query, passage
