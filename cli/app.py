@@ -17,7 +17,8 @@ from typing import Annotated
 
 import typer
 
-from vfindex.cli import demo, ingest, remove, search, show, status, verify
+from vfindex.cli import demo, ingest, models, remove, search, show, status, verify
+from vfindex.cli import eval as evaluation
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import UsageError, VfindexError
 
@@ -35,12 +36,13 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (ingest, search, status, show, remove, verify, demo):
+for _command in (ingest, search, status, show, remove, verify, evaluation, demo):
     app.command(
         name=_command.NAME,
         epilog=f"Example:  {_command.EXAMPLE}",
         context_settings={"help_option_names": ["-h", "--help"]},
     )(_command.command)
+app.add_typer(models.app, name=models.NAME)
 
 
 def _version(wanted: bool) -> None:

