@@ -11,12 +11,13 @@ import pytest
 
 from vfindex.cli import app as entry
 from vfindex.cli import demo, ingest, remove, search, show, status, verify
+from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
 from vfindex.indexer.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-COMMANDS = tuple(module.NAME for module in (ingest, search, status, show, remove, verify, demo))
+COMMANDS = tuple(module.NAME for module in (ingest, search, status, show, remove, verify, evaluation, demo))
 
 
 def section(name: str) -> str:
