@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfindex.search.query import Moment
+from vfindex.search.query import Part
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder
@@ -16,17 +16,18 @@ class QueryEncoder:
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
 
-    def encode(self, query: Moment) -> dict[Modality, FloatArray]:
-        """Return modality -> (dim,) float32 of length 1. Raises ModelError."""
+    def encode(self, query: Part) -> dict[Modality, FloatArray]:
+        """Return modality -> (dim,) float32 of length 1, for the modalities that the part asks. Raises ModelError."""
+        asked = {m: model for m, model in self._setup.query.items() if m in query.modalities}
         wanted: dict[str, list[QueryModel]] = {}
-        for model in dict.fromkeys(self._setup.query.values()):
+        for model in dict.fromkeys(asked.values()):
             wanted.setdefault(model.folder, []).append(model)
         vectors: dict[QueryModel, FloatArray] = {}
         for models in wanted.values():
             templates = [model.templates for model in models]
             rows = self._encoder(models[0]).encode_query(query.text, query.words, templates)
             vectors.update(zip(models, rows, strict=True))
-        return {modality: vectors[model] for modality, model in self._setup.query.items()}
+        return {modality: vectors[model] for modality, model in asked.items()}
 
     def _encoder(self, model: QueryModel) -> TextEncoder:
         if model.folder not in self._open:

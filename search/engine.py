@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vfindex.search.encoder import QueryEncoder
+from vfindex.search.filters import filtered
 from vfindex.search.grammar import parse
-from vfindex.search.query import Moment
-from vfindex.search.ranking import Scored, find_words, score_clips
+from vfindex.search.pairs import best_pairs
+from vfindex.search.query import Moment, Query
+from vfindex.search.ranking import Ranking, Scored, View, combined
+from vfindex.search.words import allowed, find_words
 from vfindex.storage.errors import QueryError
-from vfindex.storage.joint import JointSpec, fuse_query
-from vfindex.storage.library import Library, exact_scan, reading_spec, setup_from_json
+from vfindex.storage.library import Library, reading_spec, setup_from_json
 from vfindex.storage.records import MODALITIES, FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Generation, Snapshot, StoredVideo
 from vfindex.storage.vectors import JointIndex
@@ -36,11 +38,22 @@ SNIPPET_CHARS = 160
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A clip that answers a moment of the question. frame_s: presentation time of its best frame."""
+
+    start_s: float
+    end_s: float
+    frame_s: float | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
-    """A clip found. score: higher is better; the sum of `modalities`, signed contributions, None where absent.
+    """What was found. score: higher is better; the sum of `modalities`, signed contributions, None where absent.
 
     video: absolute path of a copy that exists, else of one that did. frame_s: presentation time of the best frame.
     words: words of the question that its speech, title or tags hold. snippet: where they stand, or what is said.
+    moments: the clips that make it, one a moment of the question; start_s to end_s spans them all.
     """
 
     rank: int
@@ -53,6 +66,7 @@ class Hit:
     words: tuple[str, ...]
     snippet: str | None
     thumbnail: Path | None
+    moments: tuple[Span, ...] = ()
 
 
 class SearchEngine:
@@ -75,27 +89,33 @@ class SearchEngine:
         return cls(library, setup_from_json(stored))
 
     def search(
-        self, text: str, *, top_k: int = 10, per_video: int = 1, weights: Mapping[Modality, float] | None = None
+        self,
+        text: str | Query,
+        *,
+        top_k: int = 10,
+        per_video: int = 1,
+        weights: Mapping[Modality, float] | None = None,
     ) -> list[Hit]:
-        """Return the best `top_k` clips for the question, at most `per_video` of one video.
+        """Return the best `top_k` hits for the question, at most `per_video` of one video.
 
+        text: as docs/query.md describes; `Query.plain` makes a question of text in which nothing is syntax.
         weights: replaces the default weight of the modalities named; 0 leaves one out. Raises QueryError, ModelError,
         LibraryDamaged.
         """
         self._follow()
-        query = parse(text).moments[0]
+        query = parse(text) if isinstance(text, str) else text
         checked = _check_weights(weights or {})
         if top_k < 1 or per_video < 1:
             raise QueryError(f"at least one hit must be asked for, not {min(top_k, per_video)}")
-        vectors = self._encoder.encode(query)
+        encoded = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
         # A generation's file may be superseded between reading its pointer and opening it: the pointer is read once
         # more. A file that is gone for good is done without, by an exact scan.
         with self._library.snapshot() as snapshot:
             view = self._view(snapshot, checked)
             if view.is_whole:
-                return self._answer(view, query, vectors, (top_k, per_video))
+                return self._answer(view, query, encoded, (top_k, per_video))
         with self._library.snapshot() as snapshot:
-            return self._answer(self._view(snapshot, checked), query, vectors, (top_k, per_video))
+            return self._answer(self._view(snapshot, checked), query, encoded, (top_k, per_video))
 
     def _follow(self) -> None:
         """Go over to the edition in use, where an upgrade or the way back has changed it since the last question."""
@@ -104,23 +124,20 @@ class SearchEngine:
             self._library, self._setup, self._encoder = now._library, now._setup, now._encoder
             self._loaded = None
 
-    def _answer(
-        self, view: _View, query: Moment, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
-    ) -> list[Hit]:
-        chosen = _rank(view, self._setup, query, vectors, wanted)
-        videos = {video.id: video for video in view.snapshot.videos([each.clip.video_id for each in chosen])}
-        said = view.snapshot.said([each.clip.id for each in chosen if not each.snippet])
+    def _answer(self, view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Hit]:
+        chosen = _choose(view, query, encoded, wanted)
+        videos = {video.id: video for video in view.snapshot.videos([each[0].clip.video_id for each in chosen])}
+        said = view.snapshot.said([each.clip.id for group in chosen for each in group if not each.snippet])
         return [
-            self._hit(rank, each, videos[each.clip.video_id], said.get(each.clip.id))
-            for rank, each in enumerate(chosen, start=1)
+            self._hit(rank, group, videos[group[0].clip.video_id], said) for rank, group in enumerate(chosen, start=1)
         ]
 
-    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> _View:
+    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> View:
         spec, generation = reading_spec(snapshot)
         index = self._index(generation)
         watermark = generation.watermark if generation is not None and index is not None else 0
         whole = generation is None or index is not None
-        return _View(snapshot, spec.with_weights(weights), index, watermark, is_whole=whole)
+        return View(snapshot, spec.with_weights(weights), self._setup, index, watermark, is_whole=whole)
 
     def _index(self, generation: Generation | None) -> JointIndex | None:
         if generation is None:
@@ -132,63 +149,76 @@ class SearchEngine:
             self._loaded = (generation.id, index)
         return self._loaded[1]
 
-    def _hit(self, rank: int, scored: Scored, video: StoredVideo, said: str | None) -> Hit:
+    def _hit(self, rank: int, group: Group, video: StoredVideo, said: Mapping[int, str]) -> Hit:
+        best = max(group, key=lambda each: each.score)
         paths = [place.path for place in video.locations]
+        spoken = said.get(best.clip.id)
         return Hit(
             rank=rank,
             video=next((path for path in paths if os.path.exists(path)), paths[0] if paths else None),
-            start_s=scored.clip.start_s,
-            end_s=scored.clip.end_s,
-            frame_s=scored.frame_s,
-            score=scored.score,
-            modalities={m: scored.modalities.get(m) for m in MODALITIES},
-            words=scored.words,
-            snippet=scored.snippet or (said[:SNIPPET_CHARS] if said else None),
-            thumbnail=self._library.thumbnail(scored.clip.thumbnail),
+            start_s=min(each.clip.start_s for each in group),
+            end_s=max(each.clip.end_s for each in group),
+            frame_s=best.frame_s,
+            score=sum(each.score for each in group),
+            modalities={m: _added(each.modalities.get(m) for each in group) for m in MODALITIES},
+            words=tuple(dict.fromkeys(word for each in group for word in each.words)),
+            snippet=best.snippet or (spoken[:SNIPPET_CHARS] if spoken else None),
+            thumbnail=self._library.thumbnail(best.clip.thumbnail),
+            moments=tuple(Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in group),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly."""
-
-    snapshot: Snapshot
-    spec: JointSpec
-    index: JointIndex | None
-    watermark: int
-    is_whole: bool
+# The clips that make one hit: one, or one for each moment of the question.
+Group = tuple[Scored, ...]
+# For each moment, for each of its parts: modality -> (dim,).
+Encoded = Sequence[Sequence[Mapping[Modality, FloatArray]]]
 
 
-def _rank(
-    view: _View, setup: Setup, query: Moment, vectors: Mapping[Modality, FloatArray], wanted: tuple[int, int]
-) -> list[Scored]:
-    """Return the best clips: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
+def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Group]:
+    """Return the best hits: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
     top_k, per_video = wanted
-    joint = fuse_query(vectors, view.spec)
-    evidence = find_words(view.snapshot, query.words)
-    tail = exact_scan(view.snapshot, view.spec, joint, view.snapshot.clip_ids(after=view.watermark))
-    held = len(view.index) if view.index is not None else 0
+    videos = filtered(view.snapshot, query.filters)
+    rankings = [_ranking(view, *asked, videos) for asked in zip(query.moments, encoded, strict=True)]
     depth = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     while True:
-        ids = [id_ for id_, _ in tail[:depth]] + evidence.clip_ids
-        if view.index is not None:
-            ids += view.index.search(joint[None], depth)[1][0].tolist()
-        scored = score_clips(view.snapshot, dict.fromkeys(ids), vectors, view.spec, setup, evidence)
-        chosen = _at_most(scored, per_video)[:top_k]
-        if len(chosen) == top_k or depth >= max(len(tail), held):
+        groups: list[Group]
+        if query.order is None:
+            groups, bound = [(each,) for each in rankings[0].best(depth)], -math.inf
+        else:
+            pairs, bound = best_pairs(view.snapshot, (rankings[0], rankings[1]), query.order, query.within_s, depth)
+            groups = [(pair.first, pair.second) for pair in pairs]
+        chosen = _at_most(groups, per_video)[:top_k]
+        complete = len(chosen) == top_k and sum(each.score for each in chosen[-1]) >= bound
+        if complete or all(ranking.is_exhausted(depth) for ranking in rankings):
             return chosen
         depth *= 4  # one long video fills the candidates: look further down
 
 
-def _at_most(scored: Sequence[Scored], per_video: int) -> list[Scored]:
-    """Keep the best `per_video` clips of each video."""
-    taken: dict[int, int] = {}
+def _ranking(
+    view: View, moment: Moment, encoded: Sequence[Mapping[Modality, FloatArray]], videos: set[int] | None
+) -> Ranking:
+    evidence = find_words(view.snapshot, moment.needles(), videos)
+    among = allowed(view.snapshot, moment, evidence, videos)
+    return Ranking(view, combined(moment.parts(), encoded, view.spec), evidence, among)
+
+
+def _at_most(groups: Sequence[Group], per_video: int) -> list[Group]:
+    """Keep the best `per_video` hits of each video, of two that share a moment the better."""
+    taken: dict[int, list[Group]] = {}
     kept = []
-    for each in scored:
-        taken[each.clip.video_id] = taken.get(each.clip.video_id, 0) + 1
-        if taken[each.clip.video_id] <= per_video:
-            kept.append(each)
+    for group in groups:
+        before = taken.setdefault(group[0].clip.video_id, [])
+        clips = {each.clip.id for each in group}
+        if len(before) < per_video and not any(clips & {each.clip.id for each in other} for other in before):
+            before.append(group)
+            kept.append(group)
     return kept
+
+
+def _added(values: Iterable[float | None]) -> float | None:
+    """Return the sum of what is there, None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _check_weights(weights: Mapping[Modality, float]) -> Mapping[Modality, float]:

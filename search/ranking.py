@@ -1,33 +1,32 @@
-"""Clips for a question, each scored by modality, best first."""
+"""Clips for one moment of a question, each scored by modality, best first."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from vfindex.storage.joint import JointSpec
+from vfindex.search.query import Part, Place
+from vfindex.search.words import Found, WordEvidence
+from vfindex.storage.joint import JointSpec, fuse_query
+from vfindex.storage.library import exact_scan
 from vfindex.storage.records import FloatArray, Modality, Setup
-from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors, WordMatch
-
-# Documents with words of the question that are looked at; beyond these BM25 has little to say.
-MAX_WORD_MATCHES = 300
-# Clips of one video that a match in its title or tags brings in.
-MAX_CLIPS_PER_TITLE = 20
+from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
+from vfindex.storage.vectors import ClipSet, JointIndex
 
 
 @dataclass(slots=True)
 class Scored:
     """A clip's score as the sum of its modalities' signed contributions; a missing key is a missing modality.
 
-    frame_s: presentation time of the best frame. words: words of the question matched. snippet: where they stand.
+    frame_s: presentation time of the best frame. found: where words of the question stand. words: those, in its order.
     """
 
     clip: StoredClip
     modalities: dict[Modality, float]
     frame_s: float | None = None
+    found: tuple[Found, ...] = ()
     words: tuple[str, ...] = ()
     snippet: str | None = None
 
@@ -36,92 +35,104 @@ class Scored:
         return sum(self.modalities.values())
 
 
-@dataclass(slots=True)
-class WordEvidence:
-    """Which words of a question a clip's speech, or its video's title and tags, holds."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly."""
 
-    speech: dict[int, set[str]] = field(default_factory=dict)  # clip id -> words
-    text: dict[int, set[str]] = field(default_factory=dict)  # video id -> words
-    snippets: dict[int, tuple[float, str]] = field(default_factory=dict)  # clip id -> (weight, text)
-    clip_ids: list[int] = field(default_factory=list)
-    weight: dict[str, float] = field(default_factory=dict)  # word -> its share of the question, summing to 1
+    snapshot: Snapshot
+    spec: JointSpec
+    setup: Setup
+    index: JointIndex | None
+    watermark: int
+    is_whole: bool
 
 
-def find_words(snapshot: Snapshot, words: Sequence[str]) -> WordEvidence:
-    """Return where words of the question stand, and what each is worth.
+def combined(
+    parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArray]], spec: JointSpec
+) -> dict[Modality, FloatArray]:
+    """Return one query vector a modality, whose centred similarity is the weighted sum of those of the parts.
 
-    A word's worth is its inverse document frequency, ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza 2009,
-    section 3.5, floored at 0), over the sum of all: a clip that holds every word scores 1.
+    vectors: one mapping a part. Modalities that no part asks are left out.
     """
-    matches = snapshot.match_words(words, MAX_WORD_MATCHES) if words else []
-    if not matches:
-        return WordEvidence()
-    total, counts = snapshot.document_frequencies(words)
-    worth = {w: math.log1p((total - n + 0.5) / (n + 0.5)) for w, n in zip(words, counts, strict=True)}
-    evidence = WordEvidence(weight={w: value / sum(worth.values()) for w, value in worth.items()})
-    ids = [match.document_id for match in matches]
-    holders = {word: snapshot.documents_with(word, ids) for word in words}
-    named = {match.video_id for match in matches if match.start_s is None}  # a video has several titles and tags
-    clips_of = {id_: [clip.id for clip in snapshot.clips_of(id_)][:MAX_CLIPS_PER_TITLE] for id_ in named}
-    for match in matches:
-        held = {word for word in words if match.document_id in holders[word]}
-        if match.start_s is None or match.end_s is None:
-            _note_title(evidence, match, held, clips_of[match.video_id])
-        else:
-            _note_speech(evidence, match, held, snapshot.clips_between(match.video_id, match.start_s, match.end_s))
-    evidence.clip_ids = list(dict.fromkeys(evidence.clip_ids))
-    return evidence
+    result: dict[Modality, FloatArray] = {}
+    for modality, modality_spec in spec.parts.items():
+        nu = modality_spec.query_mean
+        asked = [
+            (part.weight, each[modality])
+            for part, each in zip(parts, vectors, strict=True)
+            if modality in part.modalities and modality in each
+        ]
+        if len(asked) == 1 and asked[0][0] == 1.0:
+            result[modality] = asked[0][1]
+        elif asked:
+            total = np.sum([weight * (vector - nu) for weight, vector in asked], axis=0)
+            result[modality] = np.asarray(nu + total, np.float32)
+    return result
 
 
-def _note_title(evidence: WordEvidence, match: WordMatch, held: set[str], clips: Sequence[int]) -> None:
-    evidence.text.setdefault(match.video_id, set()).update(held)
-    # Half: what is said at that very moment is the better line to show.
-    _offer_snippet(evidence, match.text, sum(evidence.weight[word] for word in held) / 2, clips)
+class Ranking:
+    """The clips that may answer one moment, ranked as deep as asked; no clip is scored twice."""
 
+    def __init__(
+        self, view: View, query: Mapping[Modality, FloatArray], evidence: WordEvidence, among: ClipSet | None
+    ) -> None:
+        self._view = view
+        self._query = query
+        self._evidence = evidence
+        self._among = among
+        self._joint = fuse_query(query, view.spec)
+        tail = self._pick(view.snapshot.clip_ids(after=view.watermark))
+        self._tail = [id_ for id_, _ in exact_scan(view.snapshot, view.spec, self._joint, tail)]
+        self._worded = self._pick(evidence.clip_ids)
+        self._scored: dict[int, Scored | None] = {}
+        held = len(view.index) if view.index is not None else 0
+        self._size = max(held, len(self._tail))
 
-def _note_speech(evidence: WordEvidence, match: WordMatch, held: set[str], clips: Sequence[int]) -> None:
-    for clip_id in clips:
-        evidence.speech.setdefault(clip_id, set()).update(held)
-    _offer_snippet(evidence, match.text, sum(evidence.weight[word] for word in held), clips)
+    def is_exhausted(self, depth: int) -> bool:
+        """Return whether looking deeper than `depth` finds no further clip."""
+        return depth >= self._size
 
+    def best(self, depth: int) -> list[Scored]:
+        """Return the candidates: `depth` each of the index and the tail, and all with words; best first."""
+        ids = self._tail[:depth] + self._worded
+        if self._view.index is not None:
+            ids += self._view.index.search(self._joint[None], depth, self._among)[1][0].tolist()
+        return self.scored(ids)
 
-def _offer_snippet(evidence: WordEvidence, text: str, weight: float, clips: Sequence[int]) -> None:
-    for clip_id in clips:
-        if weight > evidence.snippets.get(clip_id, (0.0, ""))[0]:
-            evidence.snippets[clip_id] = (weight, text)
-    evidence.clip_ids += clips
+    def scored(self, ids: Iterable[int]) -> list[Scored]:
+        """Return those of the clips that may answer, scored, best first; ties in order of clip id."""
+        wanted = self._pick(list(dict.fromkeys(ids)))
+        new = [id_ for id_ in wanted if id_ not in self._scored]
+        self._scored |= dict.fromkeys(new)
+        for each in score_clips(self._view, new, self._query, self._evidence):
+            self._scored[each.clip.id] = each
+        known = [scored for id_ in wanted if (scored := self._scored[id_]) is not None]
+        return sorted(known, key=lambda each: (-each.score, each.clip.id))
+
+    def _pick(self, ids: Sequence[int]) -> list[int]:
+        return list(ids) if self._among is None else self._among.pick(ids)
 
 
 def score_clips(
-    snapshot: Snapshot,
-    ids: Iterable[int],
-    query: Mapping[Modality, FloatArray],
-    spec: JointSpec,
-    setup: Setup,
-    evidence: WordEvidence,
+    view: View, ids: Sequence[int], query: Mapping[Modality, FloatArray], evidence: WordEvidence
 ) -> list[Scored]:
-    """Return the searchable clips among `ids`, scored, best first; ties in order of clip id."""
-    clips = snapshot.clips(list(ids))
-    vectors = snapshot.vectors(list(clips))
-    scored = [_score(clip, vectors[clip.id], query, spec, setup.frame_weight) for clip in clips.values()]
+    """Return the searchable clips among `ids`, scored; without those that hold nothing of what is asked."""
+    clips = view.snapshot.clips(ids)
+    vectors = view.snapshot.vectors(list(clips))
+    scored = [_score(clip, vectors[clip.id], query, view) for clip in clips.values()]
     for each in scored:
-        _add_words(each, spec, setup.word_weight, evidence)
-    return sorted(scored, key=lambda each: (-each.score, each.clip.id))
+        _add_words(each, view, evidence)
+    return [each for each in scored if each.modalities]
 
 
-def _score(
-    clip: StoredClip,
-    vectors: StoredVectors,
-    query: Mapping[Modality, FloatArray],
-    spec: JointSpec,
-    frame_weight: float,
-) -> Scored:
+def _score(clip: StoredClip, vectors: StoredVectors, query: Mapping[Modality, FloatArray], view: View) -> Scored:
     """Score one clip: the joint inner product by modality, its visual term mixed with the best frame's.
 
     Frames are centred and scaled like clips, so that both terms have one scale.
     """
     result = Scored(clip, {})
-    for modality, part in spec.parts.items():
+    frame_weight = view.setup.frame_weight
+    for modality, part in view.spec.parts.items():
         vector = vectors.embeddings.get(modality)
         if vector is None or modality not in query or part.weight == 0:
             continue
@@ -136,17 +147,23 @@ def _score(
     return result
 
 
-def _add_words(scored: Scored, spec: JointSpec, word_weight: float, evidence: WordEvidence) -> None:
-    found: set[str] = set()
-    places: tuple[tuple[Modality, set[str]], ...] = (
-        ("speech", evidence.speech.get(scored.clip.id, set())),
-        ("text", evidence.text.get(scored.clip.video_id, set())),
+def _add_words(scored: Scored, view: View, evidence: WordEvidence) -> None:
+    found: list[tuple[float, Found]] = []
+    places: tuple[tuple[Place, Sequence[Found]], ...] = (
+        ("speech", evidence.speech.get(scored.clip.id, ())),
+        ("text", evidence.text.get(scored.clip.video_id, ())),
     )
-    for modality, words in places:
-        if words and modality in spec.parts and spec.parts[modality].weight > 0:
-            bonus = word_weight * sum(evidence.weight[word] for word in words)
-            scored.modalities[modality] = scored.modalities.get(modality, 0.0) + bonus
-            found |= words
-    scored.words = tuple(word for word in evidence.weight if word in found)
-    if found and scored.clip.id in evidence.snippets:
-        scored.snippet = evidence.snippets[scored.clip.id][1]
+    for place, here in places:
+        part = view.spec.parts.get(place)
+        if here and part is not None and part.weight > 0:
+            needles = {needle for each in here for needle in each.needles}
+            bonus = view.setup.word_weight * sum(evidence.weight[needle] for needle in needles)
+            scored.modalities[place] = scored.modalities.get(place, 0.0) + bonus
+            # Half for a title: what is said at that very moment is the better line to show.
+            share = 1.0 if place == "speech" else 0.5
+            found += [(share * sum(evidence.weight[needle] for needle in each.needles), each) for each in here]
+    held = {needle for _, each in found for needle in each.needles}
+    scored.found = tuple(each for _, each in found)
+    scored.words = tuple(dict.fromkeys(needle.text for needle in evidence.weight if needle in held))
+    if found:
+        scored.snippet = max(found, key=lambda pair: pair[0])[1].match.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +19,7 @@ from vfindex.storage.errors import LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import applied_migrations, is_current
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
+from vfindex.storage.words import Words
 
 # Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
@@ -59,19 +60,6 @@ class StoredVectors:
     frame_times_s: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class WordMatch:
-    """A document that holds words of the question. bm25: Okapi BM25, higher is better. Spans only for speech."""
-
-    document_id: int
-    video_id: int
-    kind: str
-    text: str
-    bm25: float
-    start_s: float | None
-    end_s: float | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVideo(Video):
     """A video as stored: its id, how far it got and why no further, and where its copies lie."""
@@ -83,13 +71,14 @@ class StoredVideo(Video):
 
 
 class Snapshot:
-    """One read transaction.
+    """One read transaction. words: its full text search.
 
     Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one not of today's form.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._connection: Connection = engine.connect()
+        self.words = Words(self._rows)
         try:
             applied = applied_migrations(self._connection)
         except DBAPIError as exc:
@@ -146,13 +135,18 @@ class Snapshot:
 
     # --- clips --------------------------------------------------------------------------------------------------
 
-    def clip_ids(self, *, after: int = 0, searchable: bool = True) -> list[int]:
-        """Return the ids of clips above `after`, increasing; searchable: only those of wholly committed videos."""
+    def clip_ids(self, *, after: int = 0, searchable: bool = True, videos: Collection[int] | None = None) -> list[int]:
+        """Return the ids of clips above `after`, increasing; searchable: only those of wholly committed videos.
+
+        videos: the only ones looked at.
+        """
         c = schema.clip.c
         query = select(c.id).where(c.id > after).order_by(c.id)
+        if videos is not None:
+            query = query.where(text("clip.video_id IN (SELECT value FROM json_each(:videos))"))
         if searchable:
             query = query.join_from(schema.clip, schema.video).where(schema.video.c.state.in_(SEARCHABLE))
-        return [row.id for row in self._rows(query)]
+        return [row.id for row in self._rows(query, None if videos is None else {"videos": json.dumps(list(videos))})]
 
     def clips(self, ids: Sequence[int]) -> dict[int, StoredClip]:
         """Return the searchable clips among `ids`; others are left out."""
@@ -206,42 +200,18 @@ class Snapshot:
         name = schema.clip.c.thumbnail
         yield from (row.thumbnail for row in self.stream(select(name).where(name.is_not(None))))
 
-    # --- words --------------------------------------------------------------------------------------------------
+    def clips_around(self, spans: Sequence[tuple[int, float, float]]) -> list[tuple[int, int]]:
+        """Return (number of the span, clip id) of the searchable clips that overlap or touch spans.
 
-    def match_words(self, words: Sequence[str], limit: int) -> list[WordMatch]:
-        """Return the documents that hold any of `words`, best first by BM25 (Robertson and Zaragoza 2009).
-
-        Every word is quoted, so that no character of a question is syntax.
+        spans: (video id, start_s, end_s).
         """
-        expression = " OR ".join(map(quoted, words))
         query = text(
-            "SELECT d.id, d.video_id, d.kind, d.text, -bm25(document_fts) AS bm25, s.start_s, s.end_s"
-            " FROM document_fts JOIN document d ON d.id = document_fts.rowid"
-            " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
-            " WHERE document_fts MATCH :expression AND v.state IN ('indexed', 'partial')"
-            " ORDER BY bm25 DESC, d.id LIMIT :limit"
+            "SELECT w.key AS number, c.id FROM json_each(:spans) w"
+            " JOIN clip c ON c.video_id = json_extract(w.value, '$[0]')"
+            " AND c.start_s <= json_extract(w.value, '$[2]') AND c.end_s >= json_extract(w.value, '$[1]')"
+            " JOIN video v ON v.id = c.video_id WHERE v.state IN ('indexed', 'partial') ORDER BY w.key, c.start_s"
         )
-        return [WordMatch(*row) for row in self._rows(query, {"expression": expression, "limit": limit})]
-
-    def documents_with(self, word: str, among: Sequence[int]) -> set[int]:
-        """Return which of the documents `among` hold the word, or another form of it."""
-        query = text(
-            "SELECT rowid FROM document_fts WHERE document_fts MATCH :word"
-            " AND rowid IN (SELECT value FROM json_each(:among))"
-        )
-        return {row.rowid for row in self._rows(query, {"word": quoted(word), "among": json.dumps(list(among))})}
-
-    def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
-        """Return (documents in all, for each word the number of documents that hold it)."""
-        total = int(self._rows(select(func.count().label("n")).select_from(schema.document))[0].n)
-        query = text("SELECT count(*) AS n FROM document_fts WHERE document_fts MATCH :word")
-        return total, [int(self._rows(query, {"word": quoted(word)})[0].n) for word in words]
-
-    def clips_between(self, video_id: int, start_s: float, end_s: float) -> list[int]:
-        """Return the ids of a video's clips that overlap [start_s, end_s]."""
-        c = schema.clip.c
-        query = select(c.id).where(c.video_id == video_id, c.start_s <= end_s, c.end_s > start_s)
-        return [row.id for row in self._rows(query.order_by(c.start_s))]
+        return [(row.number, row.id) for row in self._rows(query, {"spans": json.dumps(list(spans))})]
 
     # --- videos -------------------------------------------------------------------------------------------------
 
@@ -256,6 +226,14 @@ class Snapshot:
         query = select(schema.video).order_by(v.id)
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
         return [_stored_video(row, places.get(row.id, [])) for row in rows]
+
+    def videos_in(self, languages: Sequence[str]) -> set[int]:
+        """Return the ids of videos with a transcript in any of the languages: `en` is also `en-US`, never `eng`."""
+        query = text(
+            "SELECT DISTINCT s.video_id FROM segment s JOIN json_each(:languages) l"
+            " ON lower(s.language) = l.value OR lower(s.language) LIKE l.value || '-%'"
+        )
+        return {row.video_id for row in self._rows(query, {"languages": json.dumps(list(languages))})}
 
     def video_at(self, path: bytes) -> StoredVideo | None:
         """Return the video that lies at `path`, or None."""
@@ -316,11 +294,6 @@ class Snapshot:
             "finished_at": row.finished_at,
             "report": report,
         }
-
-
-def quoted(word: str) -> str:
-    """Return a word as an FTS5 string, in which nothing is syntax."""
-    return '"' + word.replace('"', '""').replace("\0", " ") + '"'
 
 
 def _stored_video(row: Any, places: list[Location]) -> StoredVideo:

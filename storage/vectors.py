@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,19 @@ from numpy.typing import NDArray
 
 from vfindex.storage.errors import DimensionError, LibraryDamaged
 from vfindex.storage.records import FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipSet:
+    """Some of a library's clips: those of `ids` (n,), or all but those."""
+
+    ids: NDArray[np.int64]
+    excluded: bool = False
+
+    def pick(self, ids: Sequence[int]) -> list[int]:
+        """Return those of `ids` that belong to the set, in their order."""
+        asked = np.asarray(ids, np.int64)
+        return [int(id_) for id_ in asked[np.isin(asked, self.ids, invert=self.excluded)]]
 
 
 class JointIndex:
@@ -46,11 +61,22 @@ class JointIndex:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {vectors.shape}")
         self._index.add_with_ids(np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(ids, np.int64))
 
-    def search(self, queries: FloatArray, top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, ids), each (n_queries, <= top_k), best first. Raises DimensionError."""
+    def search(
+        self, queries: FloatArray, top_k: int, among: ClipSet | None = None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return (scores, ids), each (n_queries, <= top_k), best first. Raises DimensionError.
+
+        among: the only clips looked at; others cost no place among the first.
+        """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {queries.shape}")
-        scores, ids = self._index.search(np.ascontiguousarray(queries, np.float32), min(top_k, max(len(self), 1)))
+        parameters: Any = None
+        if among is not None:
+            selector = faiss.IDSelectorBatch(np.ascontiguousarray(among.ids, np.int64))
+            negated = faiss.IDSelectorNot(selector) if among.excluded else selector
+            parameters = faiss.SearchParameters(sel=negated)  # type: ignore[call-arg]  # the stub lacks it
+        rows = np.ascontiguousarray(queries, np.float32)
+        scores, ids = self._index.search(rows, min(top_k, max(len(self), 1)), params=parameters)
         found = ids.min(axis=0, initial=0) >= 0
         return scores[:, found], ids[:, found]
 

@@ -51,7 +51,7 @@ def test_what_is_committed_is_read_back(folder: Path) -> None:
         assert vectors[ids[0]].frame_times_s.tolist() == [0.0]
         assert snapshot.segments(1)[0].text == "the word aa"
         assert snapshot.counts()["indexed"] == 3
-        assert [m.video_id for m in snapshot.match_words(["bb"], 5)] == [2]
+        assert [m.video_id for m in snapshot.words.match(["bb"], 5)] == [2]
 
 
 def test_a_clean_library_verifies(folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_changed_file_replaces_what_stood_at_its_path(folder: Path) -> None:
         assert writer.catalog.change() == "stale"
         writer.publish()
     with Library.open(folder).snapshot() as snapshot:
-        assert snapshot.match_words(["aa"], 5) == []
+        assert snapshot.words.match(["aa"], 5) == []
     assert verify(Library.open(folder)).clean
 
 
@@ -224,8 +224,8 @@ def test_words_with_quotes_are_words() -> None:
     catalog.finish_video(video_id, place("a"), [Document("title", 'the "big" one AND 5" disk')])
     snapshot = Snapshot(catalog.engine)
     for word in ('"', "AND", "big", '5"', "NEAR(", "*", "title:"):
-        assert isinstance(snapshot.match_words([word], 5), list)
-    assert len(snapshot.match_words(["AND"], 5)) == 1
+        assert isinstance(snapshot.words.match([word], 5), list)
+    assert len(snapshot.words.match(["AND"], 5)) == 1
 
 
 def test_a_path_is_kept_byte_for_byte(folder: Path) -> None:
