@@ -28,6 +28,7 @@ from vfindex.storage.errors import Problem
 if TYPE_CHECKING:
     from vfindex.indexer.ingest import IngestSettings
     from vfindex.indexer.report import ProgressCallback, Report
+    from vfindex.indexer.triage import Watcher
 
 NAME = "ingest"
 EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
@@ -91,10 +92,18 @@ def command(
 def run_ingest(folder: Path, paths: list[bytes], settings: IngestSettings) -> Report:
     """Ingest with progress on a terminal and Ctrl-C that ends cleanly. Raises what `ingest` raises."""
     from vfindex.indexer.ingest import ingest
+
+    with watching() as watcher:
+        return ingest(folder, paths, settings, watcher)
+
+
+@contextmanager
+def watching() -> Iterator[Watcher]:
+    """Yield a watcher that draws progress on a terminal and stops at Ctrl-C; a second one raises."""
     from vfindex.indexer.triage import Watcher
 
     with _stopping() as stop, _progress() as progress:
-        return ingest(folder, paths, settings, Watcher(progress, stop, say))
+        yield Watcher(progress, stop, say)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vfindex.indexer.discover import Found, fingerprint
+from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.local import LocalRunner
 from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, documents_of, text_vector
 from vfindex.indexer.report import Progress
@@ -17,7 +18,7 @@ from vfindex.indexer.titles import describe
 from vfindex.indexer.triage import Ending, Triage, remembered
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, UnitPlan, UnitResult
-from vfindex.storage.writer import MAX_TAIL_CLIPS
+from vfindex.storage.writer import MAX_TAIL_CLIPS, Writer
 
 # How long the driver waits before it looks whether it shall stop.
 POLL_S = 0.2
@@ -127,16 +128,8 @@ class Driver:
         stale = self.writer.catalog.place(video_id, found.location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)
         if here not in paths:
-            self._retitle(video_id)
+            retitle(self.writer, video_id, self.encoders.text)
         self._end_file("moved" if moved_from else "unchanged")
-
-    def _retitle(self, video_id: int) -> None:
-        """Let a video's words be those of all its names; the first in order of bytes gives title and vector."""
-        paths, tags, chapters = self.writer.catalog.names(video_id)
-        description = describe(paths[0], tags, chapters)
-        documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, tags, chapters)))
-        vector = text_vector(description.text, self.encoders.text)
-        self.writer.catalog.retitle(video_id, description.title, documents, vector)
 
     def _fail_again(self, video_id: int, found: Found) -> None:
         self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location))
@@ -255,6 +248,15 @@ class Driver:
 
     def _tell(self) -> None:
         self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
+
+
+def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> None:
+    """Let a video's words be those of all its names; the first in order of bytes gives title and vector."""
+    paths, tags, chapters = writer.catalog.names(video_id)
+    description = describe(paths[0], tags, chapters)
+    documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, tags, chapters)))
+    vector = text_vector(description.text, encoder)
+    writer.catalog.retitle(video_id, description.title, documents, vector)
 
 
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,26 +42,69 @@ class Report:
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
         """Return the report for JSON; path: how a path becomes text."""
-
-        def rows(problems: list[Problem]) -> list[dict[str, str]]:
-            return [
-                {"path": path(p.path), "stage": p.stage, "code": p.code, "reason": p.reason, "next": p.next}
-                for p in problems
-            ]
-
         return {
             "run_id": self.run_id,
             "found": self.found,
             "indexed": self.indexed,
             "unchanged": self.unchanged,
             "moved": self.moved,
-            "partial": rows(self.partial),
-            "failed": rows(self.failed),
-            "skipped": rows(self.skipped),
+            "partial": _rows(self.partial, path),
+            "failed": _rows(self.failed, path),
+            "skipped": _rows(self.skipped, path),
             "clips": self.clips,
             "video_seconds": round(self.video_seconds, 3),
             "wall_s": round(self.wall_s, 3),
         }
+
+
+@dataclass(slots=True)
+class UpgradeReport:
+    """One upgrade. edition: the number of the new one. before, after: preset, models and sampling of the two.
+
+    videos, clips: searchable in it now. By this call: taken_over, videos of which no file was opened; heard, whose
+    sound was read again and no frame; decoded, whose frames were, decoded_s long together; transcripts_reused, those
+    among these that kept their transcript. lost: videos of the old edition that the new one lacks.
+    """
+
+    edition: int
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    videos: int = 0
+    clips: int = 0
+    taken_over: int = 0
+    heard: int = 0
+    decoded: int = 0
+    decoded_s: float = 0.0
+    transcripts_reused: int = 0
+    lost: list[Problem] = field(default_factory=list)
+    swapped: bool = False
+    interrupted: bool = False
+    wall_s: float = 0.0
+
+    def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
+        """Return the report for JSON; path: how a path becomes text."""
+        return {
+            "edition": self.edition,
+            "before": dict(self.before),
+            "after": dict(self.after),
+            "videos": self.videos,
+            "clips": self.clips,
+            "taken_over": self.taken_over,
+            "heard": self.heard,
+            "decoded": self.decoded,
+            "decoded_seconds": round(self.decoded_s, 3),
+            "transcripts_reused": self.transcripts_reused,
+            "lost": _rows(self.lost, path),
+            "swapped": self.swapped,
+            "interrupted": self.interrupted,
+            "wall_s": round(self.wall_s, 3),
+        }
+
+
+def _rows(problems: list[Problem], path: Callable[[bytes], str]) -> list[dict[str, str]]:
+    return [
+        {"path": path(p.path), "stage": p.stage, "code": p.code, "reason": p.reason, "next": p.next} for p in problems
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,222 @@
+"""Brings the edition that an upgrade builds up to the one in use, and again where that has changed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfindex.indexer.discover import discover
+from vfindex.indexer.driver import Driver, retitle
+from vfindex.indexer.local import default_workers, usable_cores
+from vfindex.indexer.media import Sampling
+from vfindex.indexer.models import Opening, open_encoders
+from vfindex.indexer.pipeline import Encoders, Options
+from vfindex.indexer.report import Progress, UpgradeReport
+from vfindex.indexer.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage.errors import Problem
+from vfindex.storage.library import Library
+from vfindex.storage.records import SEARCHABLE, Setup
+from vfindex.storage.snapshot import StoredVideo
+from vfindex.storage.units import recognised_videos
+from vfindex.storage.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What an edition holds: its videos, which of them were heard, and whether speech is recognised."""
+
+    videos: tuple[StoredVideo, ...]
+    recognised: frozenset[str]
+    asr: bool
+
+    @classmethod
+    def of(cls, library: Library) -> _State:
+        with library.snapshot() as snapshot:
+            return cls(tuple(snapshot.videos()), recognised_videos(snapshot), snapshot.get("asr") != "0")
+
+    def searchable(self) -> list[StoredVideo]:
+        return [video for video in self.videos if video.state in SEARCHABLE]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an edition is built: made with `setup`, what holds of the old one, with which resources."""
+
+    setup: Setup
+    reuse: Reuse
+    cache: Path
+    workers: int | None = None
+
+
+class CatchUp:
+    """Builds an edition from another one, which others may go on writing to."""
+
+    def __init__(self, old: Library, writer: Writer, plan: Plan, watcher: Watcher) -> None:
+        self.old = old
+        self.writer = writer
+        self._plan = plan
+        self.watcher = watcher
+        self._seen: _State | None = None
+
+    def is_done(self) -> bool:
+        """Return whether the old edition is still as it was when the last round began."""
+        return self._seen == _State.of(self.old)
+
+    def round(self, report: UpgradeReport) -> None:
+        """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
+        state = self._seen = _State.of(self.old)
+        self.writer.catalog.put("asr", str(int(state.asr)))
+        self._carry_failures(state)
+        missing = [video for video in state.searchable() if not self._has(video, state)]
+        opened = [video for video in missing if self._must_be_opened(video, state)]
+        failed: dict[bytes, Problem] = {}
+        self._take_over([video for video in missing if not self._must_be_opened(video, state)], state, report)
+        if opened and not report.interrupted:
+            failed = self._index(opened, state, report)
+        if not report.interrupted:
+            self._align(state)
+            report.lost = self._lost(state, failed)
+        if self.writer.catalog.change():
+            self.writer.publish()
+        with self.writer.library.snapshot() as snapshot:
+            counts = snapshot.counts()
+        report.videos, report.clips = sum(counts.get(name, 0) for name in SEARCHABLE), counts["clip"]
+
+    # --- what holds ---------------------------------------------------------------------------------------------
+
+    def _has(self, video: StoredVideo, state: _State) -> bool:
+        found = self.writer.catalog.find(video.fingerprint)
+        return found is not None and found[1] in SEARCHABLE and (found[2] or video.fingerprint not in state.recognised)
+
+    def _transcript_holds(self, video: StoredVideo, state: _State) -> bool:
+        if not state.asr or not video.has_audio:
+            return True
+        return self._plan.reuse.transcript and video.fingerprint in state.recognised
+
+    def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
+        return not (self._plan.reuse.pictures and self._transcript_holds(video, state))
+
+    # --- the work -----------------------------------------------------------------------------------------------
+
+    def _open(self, asr: bool) -> Encoders:
+        plan = self._plan
+        return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.watcher.say)
+
+    def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> None:
+        """Take videos over of which no file need be opened."""
+        if not videos:
+            return
+        text = None if self._plan.reuse.sentences else self._open(asr=False).text
+        work = TakeOver(self.old, self.writer, text)
+        total_s = sum(video.end_s - video.start_s for video in videos)
+        done_s = 0.0
+        for number, video in enumerate(videos, start=1):
+            if self.watcher.stop():
+                report.interrupted = True
+                return
+            work.video(video, recognised=video.fingerprint in state.recognised)
+            report.taken_over += 1
+            done_s += video.end_s - video.start_s
+            self.watcher.progress(Progress(number, len(videos), done_s, total_s))
+
+    def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
+        """Index videos again from their files; return path -> why it failed."""
+        reuse = self._plan.reuse
+        options = Options(Sampling.parse(self._plan.setup.sampling), state.asr)
+        run = Triage(self.writer, options, self.watcher)
+        paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
+        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)]))
+        kept = {v.fingerprint: v for v in videos if reuse.pictures or self._transcript_holds(v, state)}
+        if reuse.pictures:
+            self._link_pictures(videos)
+        if run.todo:
+            workers = self._plan.workers or default_workers()
+            encoders = self._open(asr=state.asr)
+            with ReusingRunner(workers, encoders, options, Stored(self.old, kept, reuse)) as runner:
+                Driver(run, runner, encoders, workers).work()
+        done = run.report.indexed + len(run.report.partial)
+        if reuse.pictures:
+            report.heard += done
+        else:
+            report.decoded += done
+            report.decoded_s += run.report.video_seconds
+            report.transcripts_reused += sum(self._has(video, state) for video in kept.values())
+        report.interrupted = run.report.interrupted
+        return {problem.path: problem for problem in run.report.failed}
+
+    def _link_pictures(self, videos: Sequence[StoredVideo]) -> None:
+        with self.old.snapshot() as snapshot:
+            for video in videos:
+                names = [clip.thumbnail for clip in snapshot.clips_of(video.id) if clip.thumbnail]
+                self.writer.link_thumbnails(self.old, names)
+
+    # --- places -------------------------------------------------------------------------------------------------
+
+    def _carry_failures(self, state: _State) -> None:
+        """Remember what could not be indexed, so that it is not tried again."""
+        catalog = self.writer.catalog
+        for video in state.videos:
+            problem = stored_problem(video)
+            if video.state not in ("failed", "quarantined") or problem is None or catalog.find(video.fingerprint):
+                continue
+            quarantine = video.state == "quarantined"
+            catalog.fail_video(video.fingerprint, video.locations[0], problem, quarantine=quarantine)
+            if entered := catalog.find(video.fingerprint):
+                for place in video.locations[1:]:
+                    catalog.place(entered[0], place)
+
+    def _align(self, state: _State) -> None:
+        """Let every video lie where the old edition says, and forget what it no longer knows."""
+        catalog = self.writer.catalog
+        prints = {path: file.fingerprint for path, file in catalog.known_files().items()}
+        here: dict[str, set[bytes]] = {}
+        for path, fingerprint in prints.items():
+            here.setdefault(fingerprint, set()).add(path)
+        theirs = {video.fingerprint for video in state.videos}
+        moved = []
+        for video in state.searchable():
+            found = catalog.find(video.fingerprint)
+            if found is None or found[1] not in SEARCHABLE:
+                continue
+            # A path that holds content the old edition has never seen was changed: what was read is newer than it.
+            places = [p for p in video.locations if prints.get(p.path) is None or prints[p.path] in theirs]
+            if not places or {place.path for place in places} == here.get(video.fingerprint):
+                continue
+            moved.append(found[0])
+            for place in places:
+                self.writer.discard_thumbnails(catalog.place(found[0], place))
+        wanted = {place.path for video in state.videos for place in video.locations}
+        for path in prints.keys() - wanted:
+            self.writer.discard_thumbnails(catalog.remove(path)[2])
+        if moved:
+            encoder = self._open(asr=False).text
+            for video_id in moved:
+                retitle(self.writer, video_id, encoder)
+
+    def _lost(self, state: _State, failed: dict[bytes, Problem]) -> list[Problem]:
+        """Return why searchable videos are not in the new edition; a file whose content has changed is not lost."""
+        held = {path for path, file in self.writer.catalog.known_files().items() if file.state in SEARCHABLE}
+        lost = []
+        for video in state.searchable():
+            paths = [place.path for place in video.locations]
+            if self._has(video, state) or held.intersection(paths):
+                continue
+            reasons = [failed[path] for path in paths if path in failed]
+            lost.append(reasons[0] if reasons else _missing(paths[0]))
+        return lost
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _missing(path: bytes) -> Problem:
+    step = "mount its disk or put it back and run the same command again, or leave it out with --allow-missing"
+    return Problem(path, "open", "missing", "the file is not there now, and its pictures must be read again", step)

@@ -1,0 +1,199 @@
+"""What an upgrade need not do again: clips, frame vectors, thumbnails and transcripts of the edition before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from vfindex.indexer.encoders import PassageEncoder
+from vfindex.indexer.local import LocalRunner
+from vfindex.indexer.media import AudioBlock, Decoder, ReadEnd
+from vfindex.indexer.models import references_of
+from vfindex.indexer.pipeline import (
+    READ_AHEAD,
+    Encoders,
+    Indexed,
+    Options,
+    Prepared,
+    documents_of,
+    index_unit,
+    speech_coverage,
+    speech_vectors,
+    text_vector,
+)
+from vfindex.indexer.read_ahead import read_ahead
+from vfindex.indexer.titles import describe
+from vfindex.indexer.transcribe import Transcript
+from vfindex.storage.errors import Problem
+from vfindex.storage.library import Library
+from vfindex.storage.records import Clip, FloatArray, Modality, Segment, Setup, UnitPlan, UnitResult
+from vfindex.storage.snapshot import StoredVideo
+from vfindex.storage.units import StoredUnit, stored_units
+from vfindex.storage.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """What still holds under a new setup.
+
+    pictures: clips, frame vectors and thumbnails. transcript: what was recognised. sentences: vectors of speech and
+    text.
+    """
+
+    pictures: bool
+    transcript: bool
+    sentences: bool
+
+    @classmethod
+    def between(cls, old: Setup, new: Setup) -> Reuse:
+        """Return what of a library made with `old` holds under `new`."""
+        return cls(
+            pictures=old.sampling == new.sampling and old.models["visual"] == new.models["visual"],
+            transcript=references_of(old)["speech"] == references_of(new)["speech"],
+            sentences=all(old.models[m] == new.models[m] for m in ("speech", "text")),
+        )
+
+
+class TakeOver:
+    """Takes videos over from one edition into another without opening their files, and carries on where it broke off.
+
+    text: the new edition's model of sentences; None: the old one's vectors of speech and text hold.
+    """
+
+    def __init__(self, old: Library, writer: Writer, text: PassageEncoder | None) -> None:
+        self._old = old
+        self._writer = writer
+        self._text = text
+
+    def video(self, video: StoredVideo, *, recognised: bool) -> None:
+        """Take a searchable video over, unit by unit, to all its places."""
+        catalog, paths = self._writer.catalog, [place.path for place in video.locations]
+        title = describe(paths[0], video.tags, video.chapters)
+        with self._old.snapshot() as snapshot:
+            units = {unit.plan: unit for unit in stored_units(snapshot, video.id)}
+        begun = catalog.find(video.fingerprint)
+        if begun is not None and begun[1] == "indexing" and begun[2] == recognised:
+            video_id = begun[0]
+        else:
+            video_id = catalog.begin_video(video, tuple(units), recognised=recognised)
+        words = text_vector(title.text, self._text) if self._text else None
+        for unit_id, plan in catalog.pending_units(video_id):
+            unit = units[plan]
+            self._writer.link_thumbnails(self._old, [name for name in unit.thumbnails if name])
+            clips = self._with_words(unit.result, words) if self._text else unit.result.clips
+            catalog.commit_unit(video_id, unit_id, replace(unit.result, clips=tuple(clips)), unit.thumbnails)
+        documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, video.tags, video.chapters)))
+        catalog.finish_video(video_id, video.locations[0], documents, problem=stored_problem(video))
+        for place in video.locations[1:]:
+            catalog.place(video_id, place)
+
+    def _with_words(self, unit: UnitResult, words: FloatArray | None) -> Sequence[Clip]:
+        if self._text is None:
+            return unit.clips
+        spoken = speech_vectors([(c.start_s, c.end_s) for c in unit.clips], unit.segments, self._text)
+        return [_spoken(clip, said, words) for clip, said in zip(unit.clips, spoken, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Videos of another edition, by fingerprint, and what of each of them holds."""
+
+    old: Library
+    videos: Mapping[str, StoredVideo]
+    reuse: Reuse
+
+    def unit(self, video: StoredVideo, plan: UnitPlan) -> StoredUnit | None:
+        """Return a unit as it was committed; None where it was planned otherwise, or its transcript was not whole."""
+        with self.old.snapshot() as snapshot:
+            found = next((unit for unit in stored_units(snapshot, video.id) if unit.plan == plan), None)
+        return None if found is None or (found.result.error and not self.reuse.pictures) else found
+
+    def transcript(self, video: StoredVideo) -> tuple[Segment, ...]:
+        """Return all that is said in a video, by every source."""
+        with self.old.snapshot() as snapshot:
+            return tuple(snapshot.segments(video.id))
+
+
+class ReusingRunner(LocalRunner):
+    """Indexes videos that another edition has, and does again only what no longer holds."""
+
+    def __init__(self, workers: int, encoders: Encoders, options: Options, stored: Stored) -> None:
+        super().__init__(workers, encoders, options)
+        self._stored = stored
+
+    def index(self, prepared: Prepared, plan: UnitPlan) -> Future[Indexed]:
+        """Return the future of one unit's result."""
+        return self._submit(lambda decoder: self._index(prepared, plan, decoder))
+
+    def _index(self, prepared: Prepared, plan: UnitPlan, decoder: Decoder) -> Indexed:
+        video = self._stored.videos.get(prepared.video.fingerprint)
+        unit = self._stored.unit(video, plan) if video else None
+        if video is None or unit is None:
+            return index_unit(prepared, plan, self._options, decoder, self._encoders)
+        if self._stored.reuse.pictures:
+            return self._hear(prepared, unit, decoder)
+        told = replace(prepared, subtitles=self._stored.transcript(video))
+        indexed = index_unit(told, plan, replace(self._options, asr=False), decoder, self._encoders)
+        coverage = {**indexed.result.coverage, "speech": unit.result.coverage.get("speech", "")}
+        return replace(indexed, result=replace(indexed.result, coverage=coverage))
+
+    def _hear(self, prepared: Prepared, unit: StoredUnit, decoder: Decoder) -> Indexed:
+        """Recognise a unit's sound by the new model; its pictures hold, and no frame is decoded."""
+        subtitles = [segment for segment in unit.result.segments if segment.source != "asr"]
+        end, heard = self._listen(prepared, unit.plan, decoder)
+        said = [*subtitles, *(heard.segments if heard else ())]
+        segments = sorted(said, key=lambda s: (s.start_s, s.end_s))
+        clips = unit.result.clips
+        spoken = speech_vectors([(c.start_s, c.end_s) for c in clips], segments, self._encoders.text)
+        pictures = [self._stored.old.thumbnail(name) for name in unit.thumbnails]
+        new = [
+            replace(_spoken(clip, vector, prepared.text_vector), thumbnail=path.read_bytes() if path else None)
+            for clip, vector, path in zip(clips, spoken, pictures, strict=True)
+        ]
+        coverage = {
+            **unit.result.coverage,
+            "speech": speech_coverage(prepared.video.has_audio, self._options.asr, segments, heard),
+        }
+        lost = "; ".join(dict.fromkeys([*filter(None, [unit.result.error]), *(heard.problems if heard else ())]))
+        return Indexed(UnitResult(tuple(new), tuple(segments), coverage, lost), end, lost)
+
+    def _listen(self, prepared: Prepared, plan: UnitPlan, decoder: Decoder) -> tuple[ReadEnd, Transcript | None]:
+        end = ReadEnd(0, None, None, 0, 0, "")
+        if self._encoders.speech is None or not prepared.video.has_audio:
+            return end, None
+        path = prepared.found.location.path
+        listener = self._encoders.speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
+        items = decoder.read(
+            path,
+            sampling=None,
+            size_px=self._encoders.image.size_px,
+            audio=True,
+            start_s=plan.start_s,
+            end_s=plan.end_s,
+        )
+        for item in read_ahead(items, READ_AHEAD):
+            decoder.refuse_if_killed(path)
+            if isinstance(item, AudioBlock):
+                listener.feed(item)
+            elif isinstance(item, ReadEnd):
+                end = item
+        return end, listener.finish()
+
+
+def stored_problem(video: StoredVideo) -> Problem | None:
+    """Return why a stored video is not indexed, or not wholly; None where it is."""
+    if video.problem is None or not video.locations:
+        return None
+    told = video.problem
+    return Problem(video.locations[0].path, told["stage"], told["code"], told["reason"], told["next"])  # type: ignore[arg-type]
+
+
+def _spoken(clip: Clip, speech: FloatArray | None, text: FloatArray | None) -> Clip:
+    """Return a clip with other vectors of speech and text; None: it has none."""
+    embeddings: dict[Modality, FloatArray] = {"visual": clip.embeddings["visual"]}
+    if speech is not None:
+        embeddings["speech"] = speech
+    if text is not None:
+        embeddings["text"] = text
+    return replace(clip, embeddings=embeddings)
