@@ -12,7 +12,7 @@ from library_maker import DIM, add_video, axis, clip, install
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SNIPPET_CHARS, Hit, SearchEngine
 from vfindex.search.grammar import MAX_QUERY_CHARS
-from vfindex.search.query import Moment
+from vfindex.search.query import Part
 from vfindex.storage.errors import LibraryNotFound, QueryError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
 from vfindex.storage.writer import Writer, writing
@@ -22,7 +22,7 @@ from vfindex.storage.writer import Writer, writing
 
 @pytest.fixture(autouse=True)
 def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, query: Moment) -> dict[str, FloatArray]:
+    def encode(self: QueryEncoder, query: Part) -> dict[str, FloatArray]:
         digits = [c for c in query.text if c.isdigit()]
         vector = axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
         return {m: vector for m in ("visual", "speech", "text")}

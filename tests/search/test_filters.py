@@ -1,0 +1,151 @@
+"""Filters: what each keeps, and that what is left is ranked as by hand over all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from library_maker import DIM, axis, clip, install, video
+
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import SearchEngine
+from vfindex.search.filters import recorded_on
+from vfindex.search.query import Part
+from vfindex.storage.records import Clip, FloatArray, Location, Segment, UnitPlan, UnitResult
+from vfindex.storage.vectors import ClipSet, JointIndex
+from vfindex.storage.writer import Writer, writing
+
+DAY_NS = 86_400_000_000_000
+ASKED = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+ASKED /= np.linalg.norm(ASKED)
+
+
+@pytest.fixture(autouse=True)
+def every_question_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
+        return dict.fromkeys(part.modalities, ASKED)
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+
+
+def add(
+    writer: Writer,
+    path: str,
+    clips: list[Clip],
+    *,
+    day: int = 0,
+    segments: tuple[Segment, ...] = (),
+    **facts: Any,
+) -> None:
+    """Add a video that lies at `path`, modified `day` days after 2000-01-01; facts: fields of Video."""
+    made = replace(video(path), **facts)
+    video_id = writer.catalog.begin_video(made, [UnitPlan(0)], recognised=True)
+    [(unit_id, _)] = writer.catalog.pending_units(video_id)
+    writer.commit_unit(video_id, path, unit_id, UnitResult(tuple(clips), segments))
+    writer.catalog.finish_video(video_id, Location(path.encode(), 1, (10_957 + day) * DAY_NS, 1), [])
+
+
+def line(language: str) -> tuple[Segment, ...]:
+    return (Segment(0, 1, "word", "sidecar", language),)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
+    """Return a library of five videos that differ in place, day, length and language."""
+    folder = tmp_path_factory.mktemp("filters")
+    with writing(folder) as writer:
+        install(writer)
+        one = [clip(visual=axis(0))]
+        add(writer, "/srv/holiday/beach.mp4", one, tags={"creation_time": "2026-03-01T23:30:00.000000Z"})
+        add(writer, "/srv/holiday/My Dog/a.mp4", one, end_s=60, day=1, segments=line("en"))
+        add(writer, "/srv/work/holiday.mp4", one, end_s=600, tags={"DATE": "20251224"}, segments=line("en-US"))
+        writer.publish()
+        add(writer, "/srv/work/talk.mkv", one, tags={"creation_time": "1904-01-01T00:00:00Z"}, segments=line("de"))
+        add(writer, "/srv/work/eng.mkv", one, end_s=3600, day=400, segments=line("eng"))
+    return SearchEngine.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("in:holiday", "a beach"),
+        ("in:holiday/*", "a beach"),
+        ("in:*/holiday*", "a beach holiday"),
+        ("in:*.mkv", "eng talk"),
+        ('in:"My Dog"', "a"),
+        ("in:/srv/work/", "eng holiday talk"),
+        ("in:work/t*.mkv in:beach.mp4", "beach talk"),
+        ("in:nowhere", ""),
+        ("after:2026-03-01", "beach"),
+        ("after:2026-03-02", ""),
+        ("before:2000-01-02", "talk"),
+        ("after:2000-01-02 before:2002-01-01", "a eng"),
+        ("after:2025-12-24 before:2025-12-25", "holiday"),
+        ("longer:60s", "eng holiday"),
+        ("shorter:60s", "beach talk"),
+        ("longer:10s shorter:1h", "a holiday"),
+        ("lang:en", "a holiday"),
+        ("lang:en-us", "holiday"),
+        ("lang:de lang:eng", "eng talk"),
+        ("lang:en in:work", "holiday"),
+    ],
+)
+def test_what_a_filter_keeps(engine: SearchEngine, text: str, expected: str) -> None:
+    """Three of the videos are in the index, two in the tail."""
+    hits = engine.search(f"question {text}")
+    assert " ".join(sorted(Path(hit.video.decode()).stem for hit in hits if hit.video)) == expected
+
+
+def test_the_day_of_a_video() -> None:
+    places = [Location(b"/a", 1, 20 * DAY_NS, 1), Location(b"/b", 1, 10 * DAY_NS, 1)]
+    assert recorded_on({}, places) == date(1970, 1, 11)
+    assert recorded_on({}, []) is None
+    assert recorded_on({"creation_time": "2020-05-04T10:00:00.000000Z"}, places) == date(2020, 5, 4)
+    assert recorded_on({"com.apple.quicktime.creationdate": "2020-05-04T00:30:00+0200"}, []) == date(2020, 5, 3)
+    assert recorded_on({"date": "20200504"}, []) == date(2020, 5, 4)
+    assert recorded_on({"date": "2020:05:04 10:00:00"}, []) == date(2020, 5, 4)
+    assert recorded_on({"date": "2020"}, places) == date(1970, 1, 11)
+    assert recorded_on({"date": "20201340", "creation_time": "nonsense"}, places) == date(1970, 1, 11)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.booleans())
+def test_the_index_asked_for_a_set_gives_its_best(seed: int, top_k: int, excluded: bool) -> None:
+    random = np.random.default_rng(seed)
+    ids = random.choice(10_000, 300, replace=False).astype(np.int64)
+    rows = random.standard_normal((300, 16)).astype(np.float32)
+    index = JointIndex.build(16)
+    index.add(ids, rows)
+    named = ids[random.random(300) < random.random()]
+    among = ClipSet(np.sort(named), excluded=excluded)
+    query = random.standard_normal(16).astype(np.float32)
+    belongs = np.isin(ids, named) != excluded
+    expected = sorted(zip((-(rows @ query)[belongs]).tolist(), ids[belongs].tolist(), strict=True))[:top_k]
+    scores, found = index.search(query[None], top_k, among)
+    assert found[0].tolist() == [id_ for _, id_ in expected]
+    assert np.allclose(scores[0], [-score for score, _ in expected], atol=1e-4)
+    assert among.pick(ids.tolist()) == ids[belongs].tolist()
+
+
+def test_a_filtered_search_is_the_best_of_what_is_left(tmp_path: Path) -> None:
+    """Of 530 clips a filter keeps 30 of the worst, behind more than are looked at: all are found, in their order."""
+    random = np.random.default_rng(3)
+    rows = random.standard_normal((530, DIM)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows[np.argsort(rows @ ASKED)]  # the worst first
+    others = [clip(10.0 * i, 10.0 * i + 5, visual=row) for i, row in enumerate(rows[30:])]
+    with writing(tmp_path) as writer:
+        install(writer)
+        add(writer, "/other/long", others)
+        for place in range(30):
+            add(writer, f"/kept/{place:02d}", [clip(visual=rows[place])])
+            if place == 20:
+                writer.publish()
+    hits = SearchEngine.open(tmp_path).search("question in:kept", top_k=40)
+    assert [int(Path((hit.video or b"").decode()).name) for hit in hits] == list(range(29, -1, -1))
