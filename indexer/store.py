@@ -183,9 +183,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     text = json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".vfindex-", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vfindex-") as private:
+            fresh = Path(private, MANIFEST)
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(path)
     except OSError as exc:
         raise ModelError(
             f"{path}: cannot be written ({exc.strerror}); make that folder writable, or name another VFINDEX_CACHE"

@@ -1,0 +1,296 @@
+"""Models as folders of files: found by name, whole or refused in one sentence, and read once."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+from fake_hub import safetensors, sentence_files
+
+from vfindex.indexer import store
+from vfindex.indexer.cards import CARDS, OPEN_CLIP, OPENAI_SHA256, SENTENCES, find_card, kind_of
+from vfindex.indexer.intact import flaw
+from vfindex.indexer.presets import PRESETS
+from vfindex.indexer.store import check, check_embedded, folder_of, is_cached, known_models, locate, read_manifest
+from vfindex.storage.errors import ModelError, UsageError
+
+PE = "PE-Core-B-16:meta"
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def open_clip_files(text_cfg: dict[str, object] | None = None) -> dict[str, bytes]:
+    config = json.dumps({"model_cfg": {"text_cfg": text_cfg or {}}, "preprocess_cfg": {}}).encode()
+    return {"open_clip_config.json": config, "open_clip_model.safetensors": safetensors(3)}
+
+
+def ctranslate2_model(variables: int = 2) -> bytes:
+    """Return a model.bin in CTranslate2's format, of variables of three numbers."""
+    name, spec = b"encoder/weight\0", b"WhisperSpec\0"
+    out = struct.pack("<IH", 6, len(spec)) + spec + struct.pack("<II", 3, variables)
+    for _ in range(variables):
+        out += struct.pack("<H", len(name)) + name + struct.pack("<BIBI", 1, 3, 0, 12) + bytes(12)
+    return out + struct.pack("<I", 0)  # no aliases
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("data.pkl", b"x" * 500)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pe(tmp_path: Path) -> Path:
+    """Return the folder of a model that somebody filled by hand."""
+    return fill(tmp_path / "models" / "PE-Core-B-16--meta", open_clip_files())
+
+
+def test_every_preset_s_models_have_cards() -> None:
+    for preset in PRESETS.values():
+        for kind, reference in (("visual", preset.visual), ("text", preset.text), ("speech", preset.speech)):
+            card = find_card(kind, reference)  # type: ignore[arg-type]  # the loop's kinds are words to mypy
+            assert card in CARDS
+            assert card.kind == kind_of(reference) == kind
+            assert card.licence
+            assert card.size_bytes
+            assert bool(card.gflop) == (kind == "visual")
+            assert bool(card.dim) == (kind != "speech")
+
+
+def test_pins_are_whole_hashes() -> None:
+    for card in CARDS:
+        assert card.revision is None or re.fullmatch(r"[0-9a-f]{40}", card.revision)
+        assert bool(card.package) != bool(card.repository)
+    assert len({card.slug for card in CARDS}) == len(CARDS)
+
+
+def test_the_hashes_of_openai_are_those_of_its_package() -> None:
+    spec = importlib.util.find_spec("whisper")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")  # importing it imports torch
+    table = dict(re.findall(r'"([\w.-]+)": "https://\S+/([0-9a-f]{64})/\S+\.pt"', source))
+    assert OPENAI_SHA256.items() <= table.items()
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind", "repository"),
+    [
+        ("ViT-L-14:laion2b_s32b_b82k", "visual", ""),
+        ("sentence-transformers/all-mpnet-base-v2", "text", "sentence-transformers/all-mpnet-base-v2"),
+        ("whisper-tiny.en", "speech", "Systran/faster-whisper-tiny.en"),
+        ("openai-whisper:tiny", "speech", "https://openaipublic.azureedge.net/main/whisper/models/6514"),
+    ],
+)
+def test_names_without_a_card_are_understood(reference: str, kind: str, repository: str) -> None:
+    assert kind_of(reference) == kind
+    assert find_card(kind_of(reference), reference).repository.startswith(repository)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["", "nonsense", "whisper-huge", "openai-whisper:huge", "../x/y", "a/../b", "a/b/c", "local-dir:", "a:b:c"],
+)
+def test_other_names_are_refused(reference: str) -> None:
+    for kind in ("visual", "text", "speech"):
+        with pytest.raises(UsageError, match="known are: "):
+            find_card(kind, reference)  # type: ignore[arg-type]  # the loop's kinds are words to mypy
+    with pytest.raises(UsageError):
+        kind_of(reference)
+
+
+def test_of_a_repository_only_the_model_is_fetched() -> None:
+    files = [*sentence_files(), "model-00001-of-00002.safetensors", "2_Dense/model.safetensors", "2_Dense/config.json"]
+    files += ["2_Dense/pytorch_model.bin", "sentencepiece.bpe.model", "1_Pooling/../../config.json", "/config.json"]
+    assert set(SENTENCES.wanted(files)) == {
+        "model.safetensors",
+        "modules.json",
+        "config.json",
+        "tokenizer.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "sentencepiece.bpe.model",
+    }
+    parted = SENTENCES.wanted(["model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"])
+    assert parted == ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+    assert (
+        OPEN_CLIP.wanted(["open_clip_pytorch_model.bin", "open_clip_config.json"])[0] == "open_clip_pytorch_model.bin"
+    )
+
+
+def test_a_folder_filled_by_hand_is_taken_and_read_once(
+    pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = locate("visual", PE, tmp_path)
+    assert (model.folder, model.weights) == (pe, pe / "open_clip_model.safetensors")
+    manifest = read_manifest(find_card("visual", PE), tmp_path)
+    assert manifest is not None
+    assert not manifest.pulled
+    monkeypatch.setattr(store, "_sha256", None)
+    assert locate("visual", PE, tmp_path) == model
+    assert is_cached({"visual": PE, "text": "all-MiniLM-L6-v2"}, tmp_path)
+    assert not is_cached({"visual": PE, "text": "BAAI/bge-m3"}, tmp_path)
+
+
+def test_whatever_decides_the_vectors_decides_the_hash(pe: Path, tmp_path: Path) -> None:
+    before = locate("visual", PE, tmp_path).sha256
+    fill(pe, {"README.md": b"more"})
+    assert locate("visual", PE, tmp_path).sha256 == before
+    fill(pe, {"open_clip_config.json": b'{"preprocess_cfg": {"mean": 0}}'})
+    after = locate("visual", PE, tmp_path).sha256
+    assert after != before
+    fill(pe, {"open_clip_model.safetensors": safetensors(4)})
+    assert locate("visual", PE, tmp_path).sha256 not in (before, after)
+
+
+def test_a_folder_elsewhere_is_the_same_thing_and_left_alone(pe: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    model = locate("visual", f"local-dir:{pe}", cache)
+    assert model.sha256 == locate("visual", PE, tmp_path).sha256
+    os.remove(pe / "vfindex.json")
+    locate("visual", f"local-dir:{pe}", cache)
+    assert {path.name for path in pe.iterdir()} == set(open_clip_files())
+    with pytest.raises(ModelError, match="no such folder, or an empty one; name one that holds a speech model"):
+        locate("speech", f"local-dir:{tmp_path / 'nowhere'}", cache)
+
+
+def test_a_model_that_is_not_here_tells_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as told:
+        locate("visual", PE, tmp_path)
+    assert str(told.value) == (
+        f"the model {PE} is not on this machine; run: vfindex models pull {PE}, or put its files into "
+        f"{tmp_path}/models/PE-Core-B-16--meta, or use --preset lite, which needs none"
+    )
+
+
+def test_missing_files_are_named(pe: Path, tmp_path: Path) -> None:
+    os.remove(pe / "open_clip_config.json")
+    with pytest.raises(ModelError, match=r"open_clip_config\.json is missing; run: vfindex models pull PE-Core"):
+        locate("visual", PE, tmp_path)
+    assert not is_cached({"visual": PE}, tmp_path)
+    fill(pe, open_clip_files({"hf_tokenizer_name": "some/where"}))
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
+        locate("visual", PE, tmp_path)
+
+
+def test_sentence_models_need_what_their_modules_name(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "model", {**sentence_files(), "README.md": b""})
+    reference = f"local-dir:{folder}"
+    before = locate("text", reference, tmp_path)
+    fill(folder, {"1_Pooling/config.json": b'{"pooling_mode_cls_token": true}'})
+    assert locate("text", reference, tmp_path).sha256 != before.sha256
+    os.remove(folder / "1_Pooling" / "config.json")
+    with pytest.raises(ModelError, match=r"1_Pooling/config\.json is missing; put it right, or name another folder"):
+        locate("text", reference, tmp_path)
+
+
+def test_pickles_are_refused_where_there_is_a_safe_form(pe: Path, tmp_path: Path) -> None:
+    os.rename(pe / "open_clip_model.safetensors", pe / "open_clip_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"is a pickle, .* put open_clip_model\.safetensors of timm/PE-Core-B-16"):
+        locate("visual", PE, tmp_path)
+    folder = fill(tmp_path / "own", {**open_clip_files(), "open_clip_pytorch_model.bin": archive()})
+    assert locate("visual", f"local-dir:{folder}", tmp_path).weights.name == "open_clip_model.safetensors"
+    os.remove(folder / "open_clip_model.safetensors")
+    assert locate("visual", f"local-dir:{folder}", tmp_path).weights.name == "open_clip_pytorch_model.bin"
+
+
+def test_speech_models_are_of_either_back_end(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "vocabulary.json": b"[]", "model.bin": ctranslate2_model()}
+    fill(tmp_path / "models" / "whisper-base", files)
+    assert locate("speech", "whisper-base", tmp_path).weights.name == "model.bin"
+    fill(tmp_path / "models" / "whisper-large-v3-turbo", files)
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json is missing"):
+        locate("speech", "whisper-large-v3-turbo", tmp_path)
+    folder = fill(tmp_path / "checkpoint", {"mine.pt": archive()})
+    assert locate("speech", f"local-dir:{folder}", tmp_path).weights == folder / "mine.pt"
+    fill(tmp_path / "models" / "openai-whisper--base", {"base.pt": archive()})
+    with pytest.raises(
+        ModelError, match=r"base\.pt: this is not the file that its publisher names; run: vfindex models"
+    ):
+        locate("speech", "openai-whisper:base", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.safetensors", safetensors(100)),
+        ("model.bin", ctranslate2_model()),
+        ("a.pt", archive()),
+        ("pytorch_model.bin", archive()),
+        ("a.json", b'{"a": [1, 2]}'),
+    ],
+)
+def test_a_file_cut_off_anywhere_is_seen(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert flaw(path) is None
+    aliases = 4 if name == "model.bin" else 0  # CTranslate2's table of other names stands behind the weights
+    for size in sorted({0, 1, 7, 9, len(data) // 3, len(data) // 2, len(data) - aliases - 1}):
+        path.write_bytes(data[:size])
+        assert flaw(path), f"{size} of {len(data)} bytes"
+
+
+def test_a_cut_off_model_is_refused(pe: Path, tmp_path: Path) -> None:
+    fill(pe, {"open_clip_model.safetensors": safetensors(3)[:-1]})
+    with pytest.raises(ModelError, match=r"model\.safetensors has \d+ bytes, where its header says \d+; run: "):
+        locate("visual", PE, tmp_path)
+
+
+def test_a_change_behind_the_manifest_s_back_is_found_by_a_check(pe: Path, tmp_path: Path) -> None:
+    model = check("visual", PE, tmp_path)
+    status = model.weights.stat()
+    spoilt = bytearray(model.weights.read_bytes())
+    spoilt[-1] ^= 1
+    model.weights.write_bytes(spoilt)
+    os.utime(model.weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert locate("visual", PE, tmp_path) == model
+    with pytest.raises(ModelError, match="is damaged: its content changed, its size and time did not; run: "):
+        check("visual", PE, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "files": {"../x": {}}}'])
+def test_a_spoilt_manifest_is_made_anew(pe: Path, tmp_path: Path, text: str) -> None:
+    model = locate("visual", PE, tmp_path)
+    (pe / "vfindex.json").write_text(text)
+    assert locate("visual", PE, tmp_path) == model
+    assert json.loads((pe / "vfindex.json").read_text())["reference"] == PE
+
+
+def test_models_without_a_card_are_remembered(tmp_path: Path) -> None:
+    assert known_models(tmp_path) == list(CARDS)
+    fill(tmp_path / "models" / "some--thing", sentence_files())
+    locate("text", "some/thing", tmp_path)
+    assert [card.reference for card in known_models(tmp_path)[len(CARDS) :]] == ["some/thing"]
+
+
+def test_embedded_models_are_compared_with_their_packages(tmp_path: Path) -> None:
+    for card in CARDS:
+        if card.package:
+            check_embedded(card)
+            with pytest.raises(ModelError, match="comes inside the package"):
+                folder_of(card, tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_told(pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ModelError, match=r"vfindex\.json: cannot be written \(No space left on device\)"):
+        locate("visual", PE, tmp_path)
+    assert {path.name for path in pe.iterdir()} == set(open_clip_files())
