@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import demo, ingest, remove, search, show, status, verify
+from vfindex.cli import demo, ingest, remove, search, show, status, upgrade, verify
 from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
-from vfindex.indexer.report import Report
+from vfindex.indexer.report import Report, UpgradeReport
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-COMMANDS = tuple(module.NAME for module in (ingest, search, status, show, remove, verify, evaluation, demo))
+COMMANDS = tuple(module.NAME for module in (ingest, search, status, show, remove, verify, upgrade, evaluation, demo))
 
 
 def section(name: str) -> str:
@@ -54,6 +54,10 @@ def test_every_field_is_explained_and_no_other(run: Any, library: Path, argument
 
 def test_the_fields_of_a_report_are_explained() -> None:
     assert documented_fields("ingest") == set(Report().to_dict(str))
+
+
+def test_the_fields_of_an_upgrade_are_explained() -> None:
+    assert documented_fields("upgrade") == {*UpgradeReport(1, {}, {}).to_dict(str), "known_items"}
 
 
 def test_the_ways_a_file_can_end_are_explained() -> None:
