@@ -11,11 +11,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,6 @@ from vfindex.storage.records import FloatArray, Segment
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Sound = NDArray[np.int16]  # (n,) at SAMPLE_RATE_HZ
 VoiceFilter = Callable[[Sound], Sequence[tuple[int, int]]]
 
@@ -39,26 +37,39 @@ WINDOW_S = 30.0  # what Whisper hears at once
 HELD_S = 900.0
 MIN_PIECE_S = 1.0  # sound between two subtitles shorter than this is the edge of what they tell
 VOICE_PIECE_S = 120.0  # the voice filter takes 0.4 MB for a second of sound
-BATCH_WINDOWS = 8
-PROBES = 5  # windows whose language is asked first
+PROBES = 5  # windows whose language is found out first, evenly spread
 SURE = 0.5  # a language less probable than this is a guess
-# Seconds of the model's threads that a unit may take for each of its windows; what is then left is given up.
-LIMIT_WINDOW_S = 180.0
+# Seconds of the model's threads that a unit may take for each of its windows; what is then left is given up. A core
+# takes some 3 s for Whisper base.
+LIMIT_WINDOW_S = 600.0
 STOPPED = "speech recognition was stopped"
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a sound says. language: BCP 47 tag. problem: why there is nothing, "" where all went well."""
+
+    language: str = ""
+    probability: float = 0.0
+    segments: tuple[RawSegment, ...] = ()
+    problem: str = ""
+
+
 class SpeechModel(Protocol):
-    """A back end of Whisper. workers: how many threads may call it at once. Its calls raise ModelError."""
+    """A back end of Whisper. workers: how many threads may call it at once. batch: sounds it takes best at a time."""
 
     @property
     def workers(self) -> int: ...
 
-    def detect(self, sound: FloatArray) -> tuple[str, float]:
-        """Return the language of a sound, (n,) from -1 to 1 of at most WINDOW_S: BCP 47 tag and probability."""
-        ...
+    @property
+    def batch(self) -> int: ...
 
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[list[RawSegment]]:
-        """Return what is said in each sound, (n,) from -1 to 1 of at most WINDOW_S, all in one language."""
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+        """Return what each sound says. Raises ModelError where it cannot take them, be it for their number.
+
+        sounds: (n,) from -1 to 1, at most WINDOW_S. language: the one of all, its probability then is 1; "": each
+        sound's own is found out, as of the languages that the model knows.
+        """
         ...
 
     def close(self) -> None:
@@ -83,16 +94,6 @@ class Window:
     def sound(self) -> FloatArray:
         """The samples as Whisper takes them, from -1 to 1."""
         return self.samples.astype(np.float32) / 32768.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a window holds. language: "" where it is not known. problem: why there is nothing, "" if all is well."""
-
-    language: str = ""
-    probability: float = 0.0
-    segments: tuple[RawSegment, ...] = ()
-    problem: str = ""
 
 
 class Allowance:
@@ -139,65 +140,39 @@ class Whisper:
         """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""
         return WhisperListener(self, covered)
 
-    def detect(self, windows: Sequence[Window], allowance: Allowance) -> list[Answer]:
-        """Return the languages of windows."""
-        tasks = [partial(self._detect, window, allowance) for window in windows]
-        return [answer or Answer(problem=STOPPED) for answer in self._all(tasks)]
-
-    def transcribe(self, windows: Sequence[Window], languages: Sequence[str], allowance: Allowance) -> list[Answer]:
-        """Return what is said in windows, each in its language; nothing where that is "", unknown."""
-        batches = list(_batches(languages))
-        tasks = [
-            partial(self._transcribe, [windows[n] for n in rows], languages[rows[0]], allowance) for rows in batches
-        ]
-        answers = [Answer()] * len(windows)
-        for rows, batch in zip(batches, self._all(tasks), strict=True):
-            for n, answer in zip(rows, batch or [Answer(problem=STOPPED)] * len(rows), strict=True):
-                answers[n] = answer
-        return answers
-
-    def _all(self, tasks: Sequence[Callable[[], T]]) -> list[T | None]:
-        """Return the results of tasks, which wait for the model's threads; None where kill() comes first."""
+    def transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
+        """Return what is said in windows, once the model's threads have had time for them."""
+        size = self._model.batch
+        batches = [windows[at : at + size] for at in range(0, len(windows), size)]
         try:
-            futures = [self._threads.submit(task) for task in tasks]
+            futures = [self._threads.submit(self._transcribe, batch, language, allowance) for batch in batches]
         except RuntimeError:  # the threads are shut down
-            return [None] * len(tasks)
-        return [_result(future) for future in futures]
+            return [Heard(problem=STOPPED)] * len(windows)
+        heard = []
+        for batch, future in zip(batches, futures, strict=True):
+            try:
+                heard += future.result()
+            except CancelledError:
+                heard += [Heard(problem=STOPPED)] * len(batch)
+        return heard
 
-    def _detect(self, window: Window, allowance: Allowance) -> Answer:
-        problem = self._refusal(allowance)
-        if problem:
-            return Answer(problem=problem)
-        began = time.monotonic()
-        try:
-            return Answer(*self._model.detect(window.sound))
-        except ModelError as exc:
-            return Answer(problem=str(exc))
-        finally:
-            allowance.spend(time.monotonic() - began)
-
-    def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Answer]:
+    def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
         """Return what is said in a batch; one that fails is tried again by halves, for it may be too large."""
         problem = self._refusal(allowance)
         if problem:
-            return [Answer(problem=problem)] * len(windows)
+            return [Heard(problem=problem)] * len(windows)
         began = time.monotonic()
         try:
-            heard = self._model.transcribe([window.sound for window in windows], language)
+            return self._model.transcribe([window.sound for window in windows], language)
         except ModelError as exc:
             problem = str(exc)
         finally:
             allowance.spend(time.monotonic() - began)
-        if not problem:
-            return [Answer(language, segments=tuple(raws)) for raws in heard]
         if len(windows) == 1:
-            return [Answer(problem=problem)]
+            return [Heard(problem=problem)]
         log.debug("a batch of %d windows failed and is halved: %s", len(windows), problem)
-        half = len(windows) // 2
-        return [
-            *self._transcribe(windows[:half], language, allowance),
-            *self._transcribe(windows[half:], language, allowance),
-        ]
+        halves = windows[: len(windows) // 2], windows[len(windows) // 2 :]
+        return [heard for half in halves for heard in self._transcribe(half, language, allowance)]
 
     def _refusal(self, allowance: Allowance) -> str:
         if self._killed.is_set():
@@ -259,39 +234,39 @@ class WhisperListener:
             for window in windows_of(start_s, np.concatenate(parts), self._whisper.voice)
         ]
         self._heard_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
-        allowance = Allowance(len(windows))
-        languages = self._languages(windows, allowance)
-        answers = self._whisper.transcribe(windows, languages, allowance)
-        self._keep(windows, answers)
+        if windows:
+            self._keep(windows, self._listen(windows, Allowance(len(windows))))
 
-    def _languages(self, windows: Sequence[Window], allowance: Allowance) -> list[str]:
-        """Return each window's language: one for all where PROBES windows agree and are sure, else each one's own.
+    def _listen(self, windows: Sequence[Window], allowance: Allowance) -> list[Heard]:
+        """Return what is said in windows: all in one language where PROBES of them agree, else each in its own.
 
-        A window that is not sure of its own takes the one that is most probable over all windows.
+        A window that is not sure of its own is heard again in the one that is most probable over all windows.
         """
-        if not windows:
-            return []
         probes = sorted({round(n) for n in np.linspace(0, len(windows) - 1, PROBES)})
-        guesses = dict(zip(probes, self._whisper.detect([windows[n] for n in probes], allowance), strict=True))
-        first = guesses[0].language
-        if any(guess.language != first or guess.probability < SURE for guess in guesses.values()):
-            rest = [n for n in range(len(windows)) if n not in guesses]
-            guesses |= zip(rest, self._whisper.detect([windows[n] for n in rest], allowance), strict=True)
-        self._problems |= {guess.problem: None for guess in guesses.values() if guess.problem}
-        total: defaultdict[str, float] = defaultdict(float)
-        for guess in guesses.values():
-            total[guess.language] += guess.probability
-        main = max(total, key=lambda language: total[language])
-        own = {n: guess.language for n, guess in guesses.items() if guess.probability >= SURE}
-        return [own.get(n, main) for n in range(len(windows))]
+        heard: dict[int, Heard] = {}
 
-    def _keep(self, windows: Sequence[Window], answers: Sequence[Answer]) -> None:
+        def listen(rows: Sequence[int], language: str) -> None:
+            answers = self._whisper.transcribe([windows[n] for n in rows], language, allowance)
+            heard.update(zip(rows, answers, strict=True))
+
+        listen(probes, "")
+        first = heard[0].language
+        agreed = all(h.language == first and h.probability >= SURE for h in heard.values())
+        listen([n for n in range(len(windows)) if n not in heard], first if agreed else "")
+        total: defaultdict[str, float] = defaultdict(float)
+        for h in heard.values():
+            total[h.language] += h.probability
+        main = max(total, key=lambda language: total[language])
+        listen([n for n, h in heard.items() if not h.problem and h.probability < SURE and h.language != main], main)
+        return [heard[n] for n in range(len(windows))]
+
+    def _keep(self, windows: Sequence[Window], answers: Sequence[Heard]) -> None:
         """Keep of the windows' segments those that can be believed, and count the others."""
-        found = []
-        for window, answer in zip(windows, answers, strict=True):
-            if answer.problem:
-                self._problems[answer.problem] = None
-            found += [(segment, why) for segment, why in judged(window, answer)]
+        found: list[tuple[Segment, Flaw]] = []
+        for window, heard in zip(windows, answers, strict=True):
+            if heard.problem:
+                self._problems[heard.problem] = None
+            found += judged(window, heard)
         again = repeated([segment.text for segment, _ in found])
         for (segment, why), said_before in zip(found, again, strict=True):
             length_s = segment.end_s - segment.start_s
@@ -303,26 +278,12 @@ class WhisperListener:
                 self._segments.append(segment)
 
 
-def _result(future: Future[T]) -> T | None:
-    try:
-        return future.result()
-    except CancelledError:
-        return None
-
-
-def _batches(languages: Sequence[str]) -> Iterator[list[int]]:
-    """Yield the windows that are recognised together, by number: up to BATCH_WINDOWS in one language."""
-    for language in dict.fromkeys(filter(None, languages)):
-        rows = [n for n, other in enumerate(languages) if other == language]
-        yield from (rows[at : at + BATCH_WINDOWS] for at in range(0, len(rows), BATCH_WINDOWS))
-
-
-def judged(window: Window, answer: Answer) -> Iterator[tuple[Segment, Flaw]]:
+def judged(window: Window, heard: Heard) -> Iterator[tuple[Segment, Flaw]]:
     """Yield what is said in a window, in time of the video, and why it cannot be believed, or "".
 
     Times beyond the window's sound are its end; a segment that begins there, or has no text, is no segment.
     """
-    for raw in answer.segments:
+    for raw in heard.segments:
         text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
         if not text or start_s >= window.length_s:
             continue
@@ -330,7 +291,7 @@ def judged(window: Window, answer: Answer) -> Iterator[tuple[Segment, Flaw]]:
         why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
         begin_s = max(0.0, window.start_s + raw.start_s)
         end_s = max(begin_s, window.start_s + raw.end_s)
-        yield Segment(begin_s, end_s, text, "asr", answer.language, confidence(raw)), why
+        yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw)), why
 
 
 def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:

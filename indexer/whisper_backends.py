@@ -6,20 +6,26 @@ that every file is looked for first.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import pickle
-from collections.abc import Iterator, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ctranslate2
 import numpy as np
-from faster_whisper import BatchedInferencePipeline, WhisperModel
+from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import get_suppressed_tokens
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 from numpy.typing import NDArray
 
 from vfindex.indexer.hallucination import RawSegment
 from vfindex.indexer.media import SAMPLE_RATE_HZ
-from vfindex.indexer.whisper import WINDOW_S, SpeechModel
+from vfindex.indexer.whisper import WINDOW_S, Heard, SpeechModel
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -29,11 +35,12 @@ if TYPE_CHECKING:
 
 CTRANSLATE2_FILES = ("model.bin", "config.json", "tokenizer.json")
 BEAM_SIZE = 5  # as both projects' own commands have it
-# A loop ends here at the latest. Talk needs some 150 tokens in 30 s, in scripts that the tokenizer does not know twice
-# as many; the decoder has room for 448 with its prompt.
-MAX_TOKENS = 440
+MAX_TOKENS = 440  # where a loop ends at the latest; the decoder has room for 448 with its prompt
+# Measured, base in int8: 2.8 to 3.2 s of a core for a window, whether 1, 2, 4 or 8 go together; a small batch lets
+# kill() wait less. On CUDA as many as faster-whisper has by default.
+CPU_BATCH, CUDA_BATCH = 2, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
-FRAMES_PER_WINDOW = 3000
+FRAMES = 3000  # of the spectrogram of a window
 S_PER_TIME_TOKEN = 0.02
 # A pause as long as this ends a span of voice: faster-whisper's own setting for batches.
 VOICE = VadOptions(max_speech_duration_s=WINDOW_S, min_silence_duration_ms=160)
@@ -67,10 +74,12 @@ def open_model(folder: Path, *, threads: int, device: str | None) -> SpeechModel
 class FasterWhisper:
     """Whisper on CTranslate2: int8 on a processor, float16 on CUDA. A `SpeechModel`."""
 
-    def __init__(self, model: WhisperModel, workers: int) -> None:
+    def __init__(self, model: WhisperModel, *, workers: int, batch: int) -> None:
         self._model = model
-        self._pipeline = BatchedInferencePipeline(model)
         self.workers = workers
+        self.batch = batch
+        self._tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, task="transcribe", language="en")
+        self._suppressed = get_suppressed_tokens(self._tokenizer, (-1,))
 
     @classmethod
     def open(cls, folder: Path, *, threads: int, device: str | None) -> FasterWhisper:
@@ -78,16 +87,17 @@ class FasterWhisper:
         for name in CTRANSLATE2_FILES:
             if not (folder / name).is_file():
                 raise ModelError(f"{folder / name}: this file of the speech model is missing; {REMEDY}")
-        where, index = _device(device, cuda=ctranslate2.get_cuda_device_count() > 0)
-        workers = threads if where == "cpu" else 1
+        where, indexes = _device(device, ctranslate2.get_cuda_device_count())
         try:
+            if where == "cuda":
+                _load_cublas()
             model = WhisperModel(
                 str(folder),
                 device=where,
-                device_index=index,
+                device_index=indexes,
                 compute_type="int8" if where == "cpu" else "float16",
                 cpu_threads=1,
-                num_workers=workers,
+                num_workers=threads if where == "cpu" else 1,
                 local_files_only=True,
             )
         except (RuntimeError, ValueError, TypeError, OSError) as exc:
@@ -97,52 +107,53 @@ class FasterWhisper:
                 f"{folder / 'preprocessor_config.json'}: missing, or of another model: this one takes "
                 f"{model.model.n_mels} bands of sound; {REMEDY}"
             )
-        return cls(model, workers)
+        if where == "cpu":
+            return cls(model, workers=threads, batch=CPU_BATCH)
+        return cls(model, workers=len(indexes), batch=CUDA_BATCH)
 
-    def detect(self, sound: FloatArray) -> tuple[str, float]:
-        """Return the language of a sound and its probability; an English-only model says English."""
-        if not self._model.model.is_multilingual:
-            return "en", 1.0
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+        """Return what each sound says, as `SpeechModel` has it."""
         try:
-            code, probability, _ = self._model.detect_language(sound)
-        except (RuntimeError, ValueError) as exc:
-            raise ModelError(f"the language cannot be told ({_brief(exc)})") from exc
-        return TAGS.get(code, code), float(probability)
-
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[list[RawSegment]]:
-        """Return what is said in each sound."""
-        # The pipeline takes one sound and spans of it, and gives back a span's first frame with each segment.
-        joined = np.zeros(len(sounds) * WINDOW_SAMPLES, dtype=np.float32)
-        spans = []
-        for n, sound in enumerate(sounds):
-            joined[n * WINDOW_SAMPLES : n * WINDOW_SAMPLES + len(sound)] = sound
-            spans.append({"start": n * WINDOW_S, "end": n * WINDOW_S + len(sound) / SAMPLE_RATE_HZ})
-        said: list[list[RawSegment]] = [[] for _ in sounds]
-        try:
-            segments, _ = self._pipeline.transcribe(
-                joined,
-                language=CODES.get(language, language),
-                clip_timestamps=spans,
-                batch_size=len(sounds),
+            encoded = self._model.encode(np.stack([self._features(sound) for sound in sounds]))
+            languages = [(language, 1.0)] * len(sounds) if language else self._languages(encoded, len(sounds))
+            results = self._model.model.generate(
+                encoded,
+                [self._prompt(tag) for tag, _ in languages],
                 beam_size=BEAM_SIZE,
-                max_new_tokens=MAX_TOKENS,
-                without_timestamps=False,
+                max_length=MAX_TOKENS + 3,
+                return_scores=True,
+                return_no_speech_prob=True,
+                suppress_tokens=self._suppressed,
             )
-            for segment in segments:
-                n = segment.seek // FRAMES_PER_WINDOW
-                said[n].append(
-                    RawSegment(
-                        segment.start - n * WINDOW_S,
-                        segment.end - n * WINDOW_S,
-                        segment.text,
-                        segment.no_speech_prob,
-                        segment.avg_logprob,
-                        segment.compression_ratio,
-                    )
-                )
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"speech cannot be recognised ({_brief(exc)})") from exc
-        return said
+        heard = []
+        for sound, (tag, probability), result in zip(sounds, languages, results, strict=True):
+            tokens = result.sequences_ids[0]
+            # CTranslate2's score is the mean over the tokens; Whisper's counts the end of the text as one more.
+            logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+            pieces = timed(tokens, self._tokenizer.timestamp_begin, len(sound) / SAMPLE_RATE_HZ)
+            said = _segments(pieces, self._tokenizer.decode, (result.no_speech_prob, logprob))
+            heard.append(Heard(tag, probability, said))
+        return heard
+
+    def _features(self, sound: FloatArray) -> FloatArray:
+        """Return (n_mels, FRAMES) of a sound filled up with silence, as Whisper was trained."""
+        features: FloatArray = self._model.feature_extractor(np.pad(sound, (0, WINDOW_SAMPLES - len(sound))))
+        return features[:, :FRAMES]
+
+    def _languages(self, encoded: ctranslate2.StorageView, n_sounds: int) -> list[tuple[str, float]]:
+        """Return each sound's language and its probability; an English-only model hears English."""
+        if not self._model.model.is_multilingual:
+            return [("en", 1.0)] * n_sounds
+        best = [guesses[0] for guesses in self._model.model.detect_language(encoded)]
+        return [(TAGS.get(token.strip("<|>"), token.strip("<|>")), probability) for token, probability in best]
+
+    def _prompt(self, tag: str) -> list[int]:
+        if not self._model.model.is_multilingual:
+            return [self._tokenizer.sot]
+        language = self._model.hf_tokenizer.token_to_id(f"<|{CODES.get(tag, tag)}|>")
+        return [self._tokenizer.sot, language, self._tokenizer.transcribe]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -153,9 +164,11 @@ class OpenAIWhisper:
     """Whisper on torch, by openai-whisper: float32 on a processor, float16 on CUDA. A `SpeechModel`."""
 
     workers = 1  # its cache of keys and values hangs on the model itself
+    batch = 1  # its beam search mixes up the sounds of a batch (20250625)
 
     def __init__(self, model: whisper.Whisper) -> None:
         self._model = model
+        self._half = model.device.type == "cuda"
 
     @classmethod
     def open(cls, path: Path, *, threads: int, device: str | None) -> OpenAIWhisper:
@@ -164,67 +177,54 @@ class OpenAIWhisper:
         import whisper
 
         torch.set_num_threads(threads)
-        where, index = _device(device, cuda=torch.cuda.is_available())
+        where, indexes = _device(device, torch.cuda.device_count())
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             model = whisper.Whisper(whisper.ModelDimensions(**checkpoint["dims"]))
             model.load_state_dict(checkpoint["model_state_dict"])
-            model = model.to(where if where == "cpu" else f"{where}:{index}").eval()
+            model = model.to(torch.device(where, indexes[0])).eval()
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as exc:
             raise ModelError(f"{path}: the speech model cannot be opened ({_brief(exc)}); {REMEDY}") from exc
         return cls(model)
 
-    def detect(self, sound: FloatArray) -> tuple[str, float]:
-        """Return the language of a sound and its probability; an English-only model says English."""
-        if not self._model.is_multilingual:
-            return "en", 1.0
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+        """Return what each sound says, as `SpeechModel` has it."""
         try:
-            _, probabilities = self._model.detect_language(self._spectrogram(sound))
-        except (RuntimeError, ValueError) as exc:
-            raise ModelError(f"the language cannot be told ({_brief(exc)})") from exc
-        code = max(probabilities, key=lambda code: probabilities[code])
-        return TAGS.get(code, code), float(probabilities[code])
-
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[list[RawSegment]]:
-        """Return what is said in each sound."""
-        import whisper
-        from whisper.tokenizer import get_tokenizer
-        from whisper.utils import compression_ratio
-
-        code = CODES.get(language, language)
-        options = whisper.DecodingOptions(
-            language=code, beam_size=BEAM_SIZE, sample_len=MAX_TOKENS, fp16=self._model.device.type == "cuda"
-        )
-        tokenizer = get_tokenizer(
-            self._model.is_multilingual, num_languages=self._model.num_languages, language=code, task="transcribe"
-        )
-        try:
-            # One by one: its beam search mixes up the sounds of a batch (openai-whisper 20250625).
-            results = [self._model.decode(self._spectrogram(sound), options) for sound in sounds]
+            return [self._transcribe(sound, language) for sound in sounds]
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"speech cannot be recognised ({_brief(exc)})") from exc
-        said = []
-        for sound, result in zip(sounds, results, strict=True):
-            pieces = timed(result.tokens, tokenizer.timestamp_begin, len(sound) / SAMPLE_RATE_HZ)
-            texts = [(start_s, end_s, tokenizer.decode(tokens)) for start_s, end_s, tokens in pieces]
-            said.append(
-                [
-                    RawSegment(a, b, text, result.no_speech_prob, result.avg_logprob, compression_ratio(text))
-                    for a, b, text in texts
-                ]
-            )
-        return said
 
-    def _spectrogram(self, sound: FloatArray) -> torch.Tensor:
-        """Return (n_mels, FRAMES_PER_WINDOW) of a sound, filled up with silence."""
+    def _transcribe(self, sound: FloatArray, language: str) -> Heard:
         import torch
         import whisper
+        from whisper.tokenizer import get_tokenizer
 
-        padded = whisper.pad_or_trim(torch.from_numpy(sound))
-        mel: torch.Tensor = whisper.log_mel_spectrogram(
-            padded, n_mels=self._model.dims.n_mels, device=self._model.device
+        samples = torch.from_numpy(np.pad(sound, (0, WINDOW_SAMPLES - len(sound))))
+        model = self._model
+        mel = whisper.log_mel_spectrogram(samples, n_mels=model.dims.n_mels, device=model.device)
+        with torch.inference_mode():
+            encoded = model.embed_audio((mel.half() if self._half else mel)[None])[0]
+        probability = 1.0
+        if not language:
+            language, probability = self._language(encoded)
+        code = CODES.get(language, language)
+        options = whisper.DecodingOptions(language=code, beam_size=BEAM_SIZE, sample_len=MAX_TOKENS, fp16=self._half)
+        result = model.decode(encoded, options)
+        tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=code)
+        said = _segments(
+            timed(result.tokens, tokenizer.timestamp_begin, len(sound) / SAMPLE_RATE_HZ),
+            tokenizer.decode,
+            (result.no_speech_prob, result.avg_logprob),
         )
-        return mel
+        return Heard(language, probability, said)
+
+    def _language(self, encoded: torch.Tensor) -> tuple[str, float]:
+        """Return the language of a sound and its probability; an English-only model hears English."""
+        if not self._model.is_multilingual:
+            return "en", 1.0
+        _, probabilities = self._model.detect_language(encoded)
+        code = max(probabilities, key=lambda code: probabilities[code])
+        return TAGS.get(code, code), float(probabilities[code])
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -251,10 +251,38 @@ def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[t
         yield start_s, max(start_s, length_s), text
 
 
-def _device(device: str | None, *, cuda: bool) -> tuple[str, int]:
-    """Return the kind of device and its number."""
-    name, _, number = (device or ("cuda" if cuda else "cpu")).partition(":")
-    return name, int(number or 0)
+def _segments(
+    pieces: Iterator[tuple[float, float, list[int]]], decode: Callable[[list[int]], str], sure: tuple[float, float]
+) -> tuple[RawSegment, ...]:
+    """Return the pieces of a window as text; sure: its no_speech_prob and avg_logprob."""
+    texts = ((start_s, end_s, decode(tokens)) for start_s, end_s, tokens in pieces)
+    return tuple(RawSegment(start_s, end_s, text, *sure, compression_ratio(text)) for start_s, end_s, text in texts)
+
+
+def compression_ratio(text: str) -> float:
+    """Return the bytes of a text over its bytes when compressed, as Whisper takes it."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+def _device(device: str | None, n_cuda: int) -> tuple[str, list[int]]:
+    """Return the kind of device and the numbers of those to use: all GPUs, if none is named."""
+    if device is None:
+        device = "cuda" if n_cuda else "cpu"
+    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", device)
+    if match is None:
+        raise ModelError(f"{device}: no such device; speech is recognised on cpu, cuda or cuda:N")
+    kind, number = match.groups()
+    return kind, [int(number)] if number else list(range(max(n_cuda, 1))) if kind == "cuda" else [0]
+
+
+def _load_cublas() -> None:
+    """Load cuBLAS 12, which CTranslate2 asks the system for, from its package: pip puts it where no system looks."""
+    package = importlib.util.find_spec("nvidia.cublas")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        library = Path(folder, "lib", "libcublas.so.12")
+        if library.is_file():
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def _brief(exc: Exception) -> str:
