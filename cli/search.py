@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,10 +25,12 @@ _TABLE_WIDTH = 110
 _BESIDE_VIDEO = 75
 # Of what is said, as much as fills two or three lines of a terminal; --json has it whole.
 _SNIPPET_CHARS = 120
+# Characters of a wrong question that are shown on either side of its error.
+_POINTED_CHARS = 36
 
 
 def command(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The question, in words.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")],
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Hits wanted.")] = 10,
     per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits of one video at most.")] = 1,
     weight: Annotated[
@@ -45,13 +48,20 @@ def command(
     A question that begins with a dash goes last, behind two dashes of their own.
     """
     from vfindex.search.engine import SearchEngine
+    from vfindex.storage.errors import QueryError
 
     weights = parse_weights(weight) if weight else None
-    hits = SearchEngine.open(library_folder(library)).search(text, top_k=top_k, per_video=per_video, weights=weights)
+    engine = SearchEngine.open(library_folder(library))
+    try:
+        hits = engine.search(text, top_k=top_k, per_video=per_video, weights=weights)
+    except QueryError as exc:
+        if exc.position is not None and not json:
+            _point_at(text, exc.position)
+        raise
     if json:
         print_json({"query": text, "hits": [hit_to_dict(hit) for hit in hits]})
     elif not hits:
-        say("nothing is indexed yet; add videos with: vfindex ingest VIDEOS")
+        say("no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)")
     elif sys.stdout.isatty():
         _print_table(hits)
     else:
@@ -75,6 +85,15 @@ def parse_weights(text: str) -> dict[Modality, float]:
     return weights
 
 
+def _point_at(text: str, position: int) -> None:
+    """Print the part of a question where it is wrong, with a caret below the character."""
+    start = max(0, position - _POINTED_CHARS)
+    before, after = plain(text[start:position]), plain(text[position : position + _POINTED_CHARS])
+    columns = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
+    say(f"  {before}{after}")
+    say(f"  {' ' * columns}^")
+
+
 def hit_to_dict(hit: Hit) -> dict[str, Any]:
     """Return a hit for JSON."""
     return {
@@ -87,6 +106,15 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
         "modalities": dict(hit.modalities),
         "words": list(hit.words),
         "snippet": hit.snippet,
+        "moments": [
+            {
+                "start_s": round(span.start_s, 3),
+                "end_s": round(span.end_s, 3),
+                "frame_s": None if span.frame_s is None else round(span.frame_s, 3),
+                "score": span.score,
+            }
+            for span in hit.moments
+        ],
         "thumbnail": None if hit.thumbnail is None else str(hit.thumbnail),
     }
 

@@ -228,11 +228,29 @@ def test_what_follows_two_dashes_is_no_option(run: Any, library: Path) -> None:
     assert run("search", "--library", library, "--json", "--", "-5 degrees").code == 0
 
 
+def test_a_wrong_question_is_pointed_at(run: Any, library: Path) -> None:
+    ran = run("search", 'a\t日本 "dog', "--library", library)
+    assert (ran.code, ran.out) == (1, "")
+    shown, caret, told = ran.err.splitlines()
+    assert shown == '  a\\x09日本 "dog'
+    assert caret == " " * len("  a\\x09日本日本 ") + "^", "wide characters take two columns"
+    assert told.startswith("vfindex: the quotation mark at character 6 is never closed")
+    ran = run("search", "dog lang:english", "--library", library, "--json")
+    assert json.loads(ran.out)["error"]["kind"] == "QueryError"
+
+
+def test_a_quotation_that_stands_nowhere_is_no_match(run: Any, library: Path) -> None:
+    ran = run("search", '"no such words"', "--library", library)
+    assert (ran.code, ran.out) == (0, "")
+    assert "no match" in ran.err
+    assert json.loads(run("search", "in:nowhere x", "--library", library, "--json").out)["hits"] == []
+
+
 def test_search_gives_every_field(run: Any, library: Path) -> None:
     document = json.loads(run("search", "a question", "--library", library, "--json").out)
     assert document["query"] == "a question"
     hit = document["hits"][0]
-    fields = "rank video start_s end_s frame_s score modalities words snippet thumbnail"
+    fields = "rank video start_s end_s frame_s score modalities words snippet moments thumbnail"
     assert list(hit) == fields.split()
     assert (hit["rank"], hit["video"], hit["start_s"], hit["end_s"]) == (1, "/videos/a.mp4", 0.0, 5.0)
     assert set(hit["modalities"]) == {"visual", "speech", "text"} and hit["modalities"]["text"] is None
