@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 _LONGEST_HEADER = 100_000_000
 # CTranslate2's writer: 16 bits for the length of a name, 8 for the number of dimensions, 32 for each and for bytes.
 _MOST_VARIABLES = 1_000_000
+# What its converters write (CURRENT_BINARY_VERSION there); others may be laid out otherwise.
+_CTRANSLATE2_FORMAT = 6
 
 
 def flaw(path: Path) -> str | None:
@@ -70,13 +72,16 @@ def _ctranslate2(file: BinaryIO) -> str | None:
         return int(struct.unpack(form, data)[0])
 
     try:
-        number("<I")  # the format's version
+        if number("<I") != _CTRANSLATE2_FORMAT:
+            return None  # CTranslate2 itself will say
         file.seek(number("<H"), os.SEEK_CUR)  # the name of the architecture
         number("<I")  # its revision
         for _ in range(min(number("<I"), _MOST_VARIABLES)):
             file.seek(number("<H"), os.SEEK_CUR)
             file.seek(4 * number("<B") + 1, os.SEEK_CUR)  # dimensions, then the type
             file.seek(number("<I"), os.SEEK_CUR)
+        for _ in range(2 * min(number("<I"), _MOST_VARIABLES)):  # further names: each of two texts
+            file.seek(number("<H"), os.SEEK_CUR)
     except struct.error:
         return "is cut off, or no model of CTranslate2"
-    return None if file.tell() <= size_bytes else "is cut off, or no model of CTranslate2"
+    return None if file.tell() == size_bytes else "is cut off, or no model of CTranslate2"

@@ -1,0 +1,213 @@
+"""`vfindex models` and `vfindex doctor`, as a user meets them; a hub on 127.0.0.1, a GPU by name only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_hub import Hub, sentence_files, serving
+from library_maker import install
+
+from vfindex.indexer import machine, store
+from vfindex.indexer.cards import CARDS
+from vfindex.indexer.presets import PRESETS
+from vfindex.indexer.store import locate
+from vfindex.storage import database
+from vfindex.storage.errors import VfindexError
+from vfindex.storage.writer import writing
+
+NAME = "tiny/sentences"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VFINDEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pulled(cache: Path) -> Path:
+    """Return the folder of a model that was put there by hand."""
+    folder = cache / "models" / "tiny--sentences"
+    for name, data in sentence_files().items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    locate("text", NAME, cache)
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes the doctor most of its time: hashing the embedded models, another Python with PyAV."""
+    monkeypatch.setattr(store, "check_embedded", lambda _: None)
+    monkeypatch.setattr(machine, "media_versions", lambda: ("1", "2"))
+
+
+def finding(run: Any, name: str, *arguments: object) -> dict[str, str]:
+    """Return one of the doctor's findings."""
+    document = json.loads(run("doctor", "--json", *arguments).out)
+    assert document["healthy"] == all(row["state"] != "error" for row in document["findings"])
+    [row] = [row for row in document["findings"] if row["name"] == name]
+    return dict(row)
+
+
+def test_the_list_fits_a_terminal_and_says_what_is_here(run: Any, pulled: Path) -> None:
+    ran = run("models", "list")
+    lines = ran.out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # the last one names a folder, which may be as long as it likes
+    for card in CARDS:
+        [line] = [line for line in lines if line.split()[:2] == [card.kind, card.reference]]
+        assert line.endswith("yes" if card.package else "no")
+    assert any(line.split()[:2] == ["text", NAME] and line.endswith("yes") for line in lines)
+
+
+def test_the_list_as_a_document(run: Any, pulled: Path, cache: Path) -> None:
+    document = json.loads(run("models", "list", "--json").out)
+    rows = {row["model"]: row for row in document["models"]}
+    assert document["folder"] == str(cache / "models")
+    assert rows["BAAI/bge-m3"]["presets"] == ["large", "multilingual"]
+    assert rows["PE-Core-B-16:meta"]["gflop_per_frame"] == 35.6
+    needed = ("modules.json", "config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors")
+    assert rows[NAME]["size_bytes"] == sum((pulled / name).stat().st_size for name in needed)
+    presets = {row["preset"]: row for row in document["presets"]}
+    assert set(presets) == set(PRESETS)
+    assert (presets["lite"]["here"], presets["lite"]["pull_bytes"]) == (True, 0)
+    small = rows["ViT-B-32-256:datacomp_s34b_b86k"]["size_bytes"] + rows["whisper-base"]["size_bytes"]
+    assert (presets["small"]["here"], presets["small"]["pull_bytes"]) == (False, small)
+
+
+def test_a_model_is_pulled_once(run: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cache / "models" / "tiny--sentences"
+    with serving(Hub({NAME: sentence_files()})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        ran = run("models", "pull", NAME)
+    assert (ran.code, ran.out) == (0, f"fetched: {NAME} in {folder}\n")
+    assert f"fetching {NAME}: model.safetensors (0 MB in all)\n" in ran.err
+    ran = run("models", "pull", NAME, "--json")
+    [row] = json.loads(ran.out)["models"]
+    assert (row["model"], row["folder"], row["new"]) == (NAME, str(folder), False)
+    assert run("models", "pull", "lite").out == "nothing to fetch: these models come inside packages\n"
+
+
+def test_a_hub_out_of_reach_is_one_sentence(run: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    ran = run("models", "pull", "small", "--timeout", "2")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(
+        "vfindex: the model ViT-B-32-256:datacomp_s34b_b86k could not be fetched from 127.0.0.1:9"
+    )
+    assert ran.err.count("\n") == 1
+    assert f"{cache}/models/ViT-B-32-256--datacomp_s34b_b86k by hand" in ran.err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "local-dir:x", "whisper-huge"])
+def test_names_that_mean_no_model_are_wrong_usage(run: Any, cache: Path, name: str) -> None:
+    for command in ("pull", "check"):
+        ran = run("models", command, name)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+        assert "presets are: lite, small" in ran.err
+
+
+def test_damage_is_found_by_a_check(run: Any, pulled: Path) -> None:
+    ran = run("models", "check")
+    assert ran.code == 0
+    assert ran.out.startswith("clean: efficientnet-lite2, all-MiniLM-L6-v2, pocketsphinx-en-us, tiny/sentences")
+    path = pulled / "model.safetensors"
+    status, spoilt = path.stat(), bytearray(path.read_bytes())
+    spoilt[-1] ^= 1
+    path.write_bytes(spoilt)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ran = run("models", "check", NAME)
+    assert (ran.code, ran.out) == (1, f"NOT clean: {NAME}\n")
+    assert ran.err.startswith(f"problem: {path} is damaged: ")
+    assert f"run: vfindex models pull {NAME}" in ran.err
+    document = json.loads(run("models", "check", NAME, "--json").out)
+    assert document["clean"] is False
+    assert document["models"][0]["problem"]
+    path.write_bytes(b"")
+    assert json.loads(run("models", "check", "--json").out)["clean"] is False
+
+
+def test_the_doctor_finds_this_machine_fit(run: Any, cache: Path, tmp_path: Path) -> None:
+    ran = run("doctor", "--library", tmp_path / "library")
+    assert ran.code == 0
+    heads = [line.split()[:2] for line in ran.out.splitlines() if not line.startswith(" ")]
+    assert {name for _, name in heads} == {
+        *("processor", "memory", "gpu", "media", "sqlite", "lite", "models", "library", "disk", "cache")
+    }
+    assert {state for state, _ in heads} <= {"ok", "warning"}
+    assert "FFmpeg" in ran.out
+
+
+def test_the_doctor_tells_of_gpus(
+    quick: None, run: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    monkeypatch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
+    smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559, 550.54.15'\n")
+    smi.chmod(0o755)
+    monkeypatch.setattr(machine, "version", lambda _: "2.9.0")
+    row = finding(run, "gpu")
+    assert (row["state"], row["text"]) == ("ok", "NVIDIA H100 80GB HBM3 with 86 GB, driver 550.54.15")
+    assert finding(run, "processor")["state"] == "ok"
+    monkeypatch.setattr(machine, "version", lambda _: "2.9.0+cpu")
+    assert finding(run, "gpu")["state"] == "warning"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not reach the driver'; exit 9\n")
+    row = finding(run, "gpu")
+    assert (row["state"], row["text"]) == (
+        "warning",
+        "nvidia-smi failed: NVIDIA-SMI has failed because it could not reach the driver",
+    )
+
+
+def test_the_doctor_tells_what_prevents_an_ingest(
+    quick: None, run: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> tuple[str, str]:
+        raise VfindexError("python failed: ImportError: libX11.so.6; reinstall av")
+
+    folder = tmp_path / "library"
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "media_versions", broken)
+        assert run("doctor", "--library", folder).code == 1
+        row = finding(run, "media", "--library", folder)
+        assert (row["state"], row["next"]) == ("error", "reinstall av")
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "file_system", lambda _: "nfs4")
+        row = finding(run, "library", "--library", folder)
+        assert row["state"] == "error"
+        assert "network file system (nfs4)" in row["text"]
+    with monkeypatch.context() as patch:
+        usage = type("Usage", (), {"free": 100_000_000})()
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        assert finding(run, "disk", "--library", folder)["state"] == "error"
+
+
+def test_the_doctor_looks_at_the_library_s_models(quick: None, run: Any, cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    with writing(folder) as writer:
+        install(writer)
+    assert finding(run, "library", "--library", folder)["state"] == "ok"
+    (cache / "models" / "whisper-small").mkdir(parents=True)
+    row = finding(run, "models")
+    assert (row["state"], row["next"]) == ("warning", "run: vfindex models pull whisper-small")
+
+
+@pytest.mark.parametrize("arguments", [("models", "list"), ("models", "--help"), ("doctor", "--help")])
+def test_nothing_heavy_is_imported(
+    python: Callable[..., subprocess.CompletedProcess[str]], cache: Path, arguments: tuple[str, ...]
+) -> None:
+    code = f"import sys; sys.argv = ['vfindex', *{arguments!r}]\n"
+    code += "from vfindex.cli.app import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    done = python(code, VFINDEX_CACHE=str(cache))
+    assert done.returncode == 0
+    assert not {"torch", "huggingface_hub", "open_clip", "faiss", "av", "onnxruntime"} & set(done.stderr.split())
