@@ -16,7 +16,7 @@ from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.media import Sampling
-from vfindex.indexer.models import install, open_encoders, preset_name, references_of
+from vfindex.indexer.models import Opening, advice, install, open_encoders, preset_name, references_of
 from vfindex.indexer.pipeline import Options
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import Report
@@ -31,7 +31,7 @@ class IngestSettings:
     """What the user asked for; None: what the library has, or the default for a new one.
 
     choice: the models of a new library. workers: units read at once. exclude: globs, see discover. cache: where models
-    are kept.
+    are kept. compiled: see OpenClipEncoder.
     """
 
     cache: Path
@@ -40,6 +40,7 @@ class IngestSettings:
     asr: bool | None = None
     workers: int | None = None
     exclude: tuple[str, ...] = ()
+    compiled: bool = False
     command: str = "ingest"
 
 
@@ -52,6 +53,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
     watcher = watcher or Watcher()
     began = time.monotonic()
     with writing(folder) as writer:
+        is_new = writer.setup() is None
         setup = _setup(writer, settings, watcher)
         asr = _asr(writer, settings.asr)
         run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
@@ -59,7 +61,8 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         run.sort(discover(paths, exclude=settings.exclude, avoid=[os.fsencode(folder)]))
         if run.todo:
             workers = settings.workers or default_workers()
-            encoders = open_encoders(setup, settings.cache, threads=usable_cores(), asr=asr, say=watcher.say)
+            opening = Opening(usable_cores(), asr, settings.compiled)
+            encoders = open_encoders(setup, settings.cache, opening, say=watcher.say)
             with LocalRunner(workers, encoders, run.options) as runner:
                 Driver(run, runner, encoders, workers).work()
         if not run.report.interrupted and _is_due(writer):
@@ -67,6 +70,9 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         run.report.wall_s = time.monotonic() - began
         run.report.sort()
         writer.catalog.end_run(run.report.run_id, run.report.to_dict(os.fsdecode))
+    hint = advice(setup)
+    if hint and is_new and settings.choice == Choice() and not run.report.interrupted:
+        watcher.say(hint)
     return run.report
 
 

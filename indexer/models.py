@@ -6,29 +6,44 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfindex.indexer.encoders import ImageEncoder, LiteImageEncoder
+from vfindex.indexer.cards import LOCAL
+from vfindex.indexer.encoders import ImageEncoder, LiteImageEncoder, PassageEncoder
 from vfindex.indexer.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, ensure_lite, load_priors
+from vfindex.indexer.local import usable_cores
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.presets import (
     BEST_DEFAULT,
     DEFAULT_PRESET,
+    LITE_SPEECH,
     LITE_TEXT,
     LITE_VISUAL,
     LITE_VISUAL_TEMPLATES,
     PRESETS,
+    WEIGHTS,
     Choice,
     PresetName,
 )
-from vfindex.indexer.store import is_cached
-from vfindex.indexer.transcribe import PocketSphinx
+from vfindex.indexer.priors import clip_prior, sentence_prior
+from vfindex.indexer.store import LocalModel, is_cached, locate
+from vfindex.indexer.towers import ensure_clip_text, ensure_sentence
+from vfindex.indexer.transcribe import PocketSphinx, Speech
 from vfindex.storage.errors import LibraryVersion, UsageError
 from vfindex.storage.joint import ModalityPrior
 from vfindex.storage.records import Modality, ModelKind, QueryModel, Setup
-from vfindex.storage.text_encoder import TextEncoder
+from vfindex.storage.text_encoder import TextEncoder, read_meta
 from vfindex.storage.writer import Writer
 
 Say = Callable[[str], None]
 _LITE_SENTENCES = f"{LITE_TEXT} {TEXT_WEIGHTS.sha256[:16]} {EXPORT_VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How models are opened. threads: of the processor. asr: the model of speech too. compiled: see OpenClipEncoder."""
+
+    threads: int
+    asr: bool
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +61,51 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class _Visual:
-    """A visual model at hand. identity: what decides the meaning of its vectors. open: threads -> encoder."""
+    """A visual model at hand. identity: what decides the meaning of its vectors. open: (threads, compiled).
+
+    side: its text side, exported when it is first asked for.
+    """
 
     identity: str
-    side: _Side
-    open: Callable[[int], ImageEncoder]
+    side: Callable[[], _Side]
+    open: Callable[[int, bool], ImageEncoder]
     prior: Callable[[], ModalityPrior]
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text model at hand. priors: of speech and text."""
+    """A text model at hand, as `_Visual`. open: threads -> encoder. priors: of speech and text."""
 
     identity: str
-    side: _Side
-    open: Callable[[int], TextEncoder]
+    side: Callable[[], _Side]
+    open: Callable[[int], PassageEncoder]
     priors: Callable[[], Mapping[Modality, ModalityPrior]]
 
 
 def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: Say) -> Setup:
     """Give a new library its setup, priors and query encoders. Raises UsageError for an unknown preset, ModelError."""
-    name = preset_name(choice.preset) if choice.preset else _default_preset(choice, cache, say)
+    name = preset_name(choice.preset) if choice.preset else _default_preset(choice, cache)
     references = chosen_references(choice, name)
     visual, text = _visual(references["visual"], cache, say), _text(references["text"], cache, say)
+    if references["speech"] != LITE_SPEECH:
+        locate("speech", references["speech"], cache)
+    of_visual, of_text = visual.side(), text.side()
     setup = Setup(
         preset=name,
         models=_identities(visual, text),
-        query={"visual": visual.side.query, "speech": text.side.query, "text": text.side.query},
+        query={"visual": of_visual.query, "speech": of_text.query, "text": of_text.query},
         sampling=sampling,
         frame_weight=PRESETS[name].frame_weight,
         word_weight=PRESETS[name].word_weight,
         references=references,
     )
     priors = {"visual": visual.prior(), **text.priors()}
-    writer.install(setup, priors, {side.name: side.folder for side in (visual.side, text.side)})
+    writer.install(setup, priors, {side.name: side.folder for side in (of_visual, of_text)})
     return setup
 
 
-def open_encoders(setup: Setup, cache: Path, *, threads: int, asr: bool, say: Say) -> Encoders:
-    """Open the models that a library was made with; asr: the one of speech too.
+def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> Encoders:
+    """Open the models that a library was made with.
 
     Raises LibraryVersion if they are no longer what they were, ModelError.
     """
@@ -96,21 +117,25 @@ def open_encoders(setup: Setup, cache: Path, *, threads: int, asr: bool, say: Sa
             "make a new library with --library DIR, or install the vfindex that made this one"
         )
     return Encoders(
-        image=visual.open(threads),
-        text=text.open(threads),
-        speech=PocketSphinx(threads) if asr else None,
+        image=visual.open(opening.threads, opening.compiled),
+        text=text.open(opening.threads),
+        speech=_speech(references["speech"], cache, opening.threads) if opening.asr else None,
     )
 
 
-def _default_preset(choice: Choice, cache: Path, say: Say) -> PresetName:
-    """Return the best preset whose models are all here; say how to get better ones where that is the embedded one."""
-    if is_cached(chosen_references(choice, BEST_DEFAULT), cache):
-        return BEST_DEFAULT
-    say(
-        f"this library is made with the preset {DEFAULT_PRESET}, which needs no download; to find more, run: "
+def _default_preset(choice: Choice, cache: Path) -> PresetName:
+    """Return the best preset whose models are all here."""
+    return BEST_DEFAULT if is_cached(chosen_references(choice, BEST_DEFAULT), cache) else DEFAULT_PRESET
+
+
+def advice(setup: Setup) -> str | None:
+    """Return how to do better than with the models that a library has, None where it has others than the embedded."""
+    if setup.preset != DEFAULT_PRESET or dict(references_of(setup)) != chosen_references(Choice(), DEFAULT_PRESET):
+        return None
+    return (
+        f"this library has the preset {DEFAULT_PRESET}, which needs no download; to find more, run: "
         f"vfindex models pull {BEST_DEFAULT}, then: vfindex upgrade --preset {BEST_DEFAULT}"
     )
-    return DEFAULT_PRESET
 
 
 def references_of(setup: Setup) -> Mapping[ModelKind, str]:
@@ -143,19 +168,19 @@ def _identities(visual: _Visual, text: _Text) -> dict[Modality, str]:
 
 def _visual(reference: str, cache: Path, say: Say) -> _Visual:
     if reference != LITE_VISUAL:
-        raise UsageError(f"there is no visual model {reference!r}")
+        return _clip_visual(locate("visual", reference, cache), cache, say)
     paths = ensure_lite(cache, progress=say)
     return _Visual(
         identity=f"{reference} {VISUAL_WEIGHTS.sha256[:16]} in {_LITE_SENTENCES}",
-        side=_Side(LITE_TEXT, paths.text, LITE_VISUAL_TEMPLATES),
-        open=lambda threads: LiteImageEncoder.open(paths.visual, threads=threads),
+        side=lambda: _Side(LITE_TEXT, paths.text, LITE_VISUAL_TEMPLATES),
+        open=lambda threads, _: LiteImageEncoder.open(paths.visual, threads=threads),
         prior=lambda: load_priors(paths.prior)["visual"],
     )
 
 
 def _text(reference: str, cache: Path, say: Say) -> _Text:
     if reference != LITE_TEXT:
-        raise UsageError(f"there is no text model {reference!r}")
+        return _sentences(locate("text", reference, cache), cache, say)
     paths = ensure_lite(cache, progress=say)
 
     def priors() -> dict[Modality, ModalityPrior]:
@@ -163,7 +188,54 @@ def _text(reference: str, cache: Path, say: Say) -> _Text:
 
     return _Text(
         identity=_LITE_SENTENCES,
-        side=_Side(LITE_TEXT, paths.text),
+        side=lambda: _Side(LITE_TEXT, paths.text),
         open=lambda threads: TextEncoder.open(paths.text, threads=threads),
         priors=priors,
     )
+
+
+def _clip_visual(model: LocalModel, cache: Path, say: Say) -> _Visual:
+    def side() -> _Side:
+        return _side(ensure_clip_text(model, cache, say=say))
+
+    def open_encoder(threads: int, compiled: bool) -> ImageEncoder:
+        from vfindex.indexer.open_clip_encoder import OpenClipEncoder  # torch takes seconds, and `lite` needs none
+
+        return OpenClipEncoder.open(model.folder, threads=threads, compiled=compiled)
+
+    return _Visual(
+        identity=_identity(model),
+        side=side,
+        open=open_encoder,
+        prior=lambda: clip_prior(open_encoder(usable_cores(), False), side().folder, WEIGHTS["visual"]),
+    )
+
+
+def _sentences(model: LocalModel, cache: Path, say: Say) -> _Text:
+    def side() -> _Side:
+        return _side(ensure_sentence(model, cache, say=say))
+
+    return _Text(
+        identity=_identity(model),
+        side=side,
+        open=lambda threads: TextEncoder.open(side().folder, threads=threads),
+        priors=lambda: {m: sentence_prior(side().folder, WEIGHTS[m]) for m in ("speech", "text")},
+    )
+
+
+def _speech(reference: str, cache: Path, threads: int) -> Speech:
+    if reference == LITE_SPEECH:
+        return PocketSphinx(threads)
+    from vfindex.indexer.whisper import Whisper  # CTranslate2 and what it brings take a second
+
+    return Whisper.open(locate("speech", reference, cache).folder, threads=threads)
+
+
+def _side(folder: Path) -> _Side:
+    return _Side(folder.parent.name, folder, tuple(read_meta(folder)["templates"]))
+
+
+def _identity(model: LocalModel) -> str:
+    """Return what decides the meaning of a model's vectors; where its folder lies does not."""
+    name = model.folder.name if model.reference.startswith(LOCAL) else model.reference
+    return f"{name} {model.sha256[:16]}"

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from vfindex.indexer.discover import Found
-from vfindex.indexer.encoders import ImageEncoder, Pixels, is_still
+from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels, is_still
 from vfindex.indexer.media import Decoder, Frame, Probe, ReadEnd, Sampling
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
@@ -34,7 +34,6 @@ from vfindex.storage.records import (
     UnitResult,
     Video,
 )
-from vfindex.storage.text_encoder import TextEncoder
 
 # A longer video is cut into units, so that a crash costs minutes and memory is bounded by a unit: 10 minutes of frames
 # at 1 a second are 600 vectors, and their thumbnails 52 MB.
@@ -60,7 +59,7 @@ class Encoders:
     """The models of a run, shared by its workers. speech: None where none is recognised."""
 
     image: ImageEncoder
-    text: TextEncoder
+    text: PassageEncoder
     speech: Speech | None = None
 
 
@@ -139,9 +138,9 @@ def documents_of(path: bytes, tags: Mapping[str, str], chapters: Sequence[str] =
     )
 
 
-def text_vector(text: str, encoder: TextEncoder) -> FloatArray | None:
+def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:
     """Return the text modality's vector (dim,), or None for a video whose name says nothing."""
-    return encoder.encode([text])[0] if text else None
+    return encoder.encode_passages([text])[0] if text else None
 
 
 def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> tuple[list[Segment], list[Problem]]:
@@ -288,13 +287,13 @@ def _end_s(video: Video, reading: _Reading) -> float:
 
 
 def speech_vectors(
-    clips: Sequence[tuple[float, float]], segments: Sequence[Segment], encoder: TextEncoder
+    clips: Sequence[tuple[float, float]], segments: Sequence[Segment], encoder: PassageEncoder
 ) -> list[FloatArray | None]:
     """Return for each clip (start_s, end_s) the mean of its windows' vectors, of length 1; None where it is silent."""
     spoken = windows(segments)
     if not spoken:
         return [None] * len(clips)
-    vectors = encoder.encode([window.text for window in spoken])
+    vectors = encoder.encode_passages([window.text for window in spoken])
     chosen = clip_windows(clips, spoken)
     return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in chosen]
 

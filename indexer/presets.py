@@ -51,19 +51,19 @@ LITE_VISUAL_TEMPLATES = ("{}", "{word}")
 
 # Measured for `lite` over the public collection, each as a paired comparison: see docs/decisions.md. All lie on
 # plateaus. In units of the spread of unrelated scores; speech from 0.3 to 0.5 ranks alike, at 1 it drowns the pictures.
-_WEIGHTS: Mapping[Modality, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
+WEIGHTS: Mapping[Modality, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
 
 
 def _of_hub(name: PresetName, visual: str, text: str, speech: str) -> Preset:
     # Not measured with these models: the weights are those of `lite`, and a best frame of 0.6 is the published start.
-    return Preset(name, visual, text, speech, _WEIGHTS, frame_weight=0.6, word_weight=1.0)
+    return Preset(name, visual, text, speech, WEIGHTS, frame_weight=0.6, word_weight=1.0)
 
 
 PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
     {
         preset.name: preset
         for preset in (
-            Preset("lite", LITE_VISUAL, LITE_TEXT, LITE_SPEECH, _WEIGHTS, frame_weight=0.7, word_weight=1.0),
+            Preset("lite", LITE_VISUAL, LITE_TEXT, LITE_SPEECH, WEIGHTS, frame_weight=0.7, word_weight=1.0),
             _of_hub("small", "ViT-B-32-256:datacomp_s34b_b86k", LITE_TEXT, "whisper-base"),
             _of_hub("base", "PE-Core-B-16:meta", "intfloat/multilingual-e5-small", "whisper-small"),
             _of_hub("large", "PE-Core-L-14-336:meta", "BAAI/bge-m3", "whisper-large-v3-turbo"),

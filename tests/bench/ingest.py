@@ -36,6 +36,7 @@ from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd, Sampling
 from vfindex.indexer.models import install
 from vfindex.indexer.pipeline import Encoders, Options, Prepared, index_unit, prepare
+from vfindex.indexer.presets import Choice
 from vfindex.indexer.speech_pool import SpeechPool
 from vfindex.indexer.transcribe import Transcriber
 from vfindex.storage.records import FloatArray, Segment
@@ -196,7 +197,7 @@ def run_alone(files: Sequence[Found], library: Path) -> tuple[dict[str, float], 
     clock = Clock()
     cache = cache_folder()
     with writing(library) as writer:
-        install(writer, None, str(OPTIONS.sampling), cache, say=print)
+        install(writer, Choice("lite"), str(OPTIONS.sampling), cache, say=print)
         with clock.stage(OPENING):
             began = time.monotonic()
             paths = ensure_lite(cache)

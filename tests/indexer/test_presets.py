@@ -1,0 +1,125 @@
+"""Every preset beyond `lite`, whole: tiny stand-ins lie where its models belong, in the formats that those have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from tiny_models import make_clip, make_siglip
+from tiny_sentences import make_e5
+from tiny_whisper import convert, make_whisper
+
+from vfindex.indexer.cards import find_card
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.presets import LITE_TEXT, PRESETS, Choice, PresetName
+from vfindex.indexer.store import folder_of
+from vfindex.search.engine import SearchEngine
+from vfindex.storage.errors import LibraryVersion, ModelError, UsageError
+from vfindex.storage.library import Library
+from vfindex.storage.verify import verify
+
+SAID = "We grow tomatoes in the garden."
+# Of the public collection: short, and one of them with speech.
+VIDEOS = ("v007.mp4", "v030.mp4", "v031.mp4")
+HUB = [name for name in PRESETS if name != "lite"]
+
+
+Maker = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(models_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache in which the models of all presets stand, tiny ones under their names."""
+    cache = tmp_path_factory.mktemp("cache")
+    for exported in models_cache.glob("lite-*"):
+        (cache / exported.name).symlink_to(exported)
+    source = make_whisper(tmp_path_factory.mktemp("whisper"), [0.0, f" {SAID}", 2.0])
+    whisper = convert(source, source / "converted")
+    for preset in (PRESETS[name] for name in HUB):
+        _put(cache, "visual", preset.visual, make_siglip if "SigLIP" in preset.visual else make_clip)
+        _put(cache, "speech", preset.speech, lambda folder: shutil.copytree(whisper, folder))
+        if preset.text != LITE_TEXT:
+            _put(cache, "text", preset.text, make_e5)
+    return cache
+
+
+def _put(cache: Path, kind: Literal["visual", "text", "speech"], reference: str, make: Maker) -> None:
+    folder = folder_of(find_card(kind, reference), cache)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        make(folder)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if "VFINDEX_TEST_MEDIA" not in os.environ:
+        pytest.skip("VFINDEX_TEST_MEDIA names no folder of real videos")
+    folder = tmp_path_factory.mktemp("videos")
+    for name in VIDEOS:
+        (folder / name).symlink_to(Path(os.environ["VFINDEX_TEST_MEDIA"]) / "public" / "videos" / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_preset_from_video_to_hit(name: PresetName, stand_ins: Path, videos: Path, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
+    report = ingest(library, paths, IngestSettings(cache=stand_ins, choice=Choice(preset=name), workers=1))
+    assert (report.indexed, report.failed, report.partial) == (3, [], [])
+    assert verify(Library.open(library)).problems == []
+    with Library.open(library).snapshot() as snapshot:
+        said = [segment for video in snapshot.videos() for segment in snapshot.segments(video.id)]
+        counts = snapshot.modality_counts()
+    assert {segment.text for segment in said} == {SAID}, "Whisper was heard"
+    assert counts["visual"] == report.clips and counts["speech"] > 0
+    hits = SearchEngine.open(library).search("tomatoes in the garden", weights={"visual": 0.0})
+    assert hits[0].words == ("tomatoes", "garden") and hits[0].snippet == SAID
+    by_picture = SearchEngine.open(library).search("a red car", top_k=3)
+    assert len({hit.video for hit in by_picture}) == 3
+    assert all(hit.modalities["visual"] is not None for hit in by_picture)
+    assert _modules_of_a_search(library).isdisjoint({"torch", "av", "ray", "open_clip", "transformers"})
+
+
+def _modules_of_a_search(library: Path) -> set[str]:
+    program = (
+        "import sys; from pathlib import Path; from vfindex.search.engine import SearchEngine\n"
+        "assert SearchEngine.open(Path(sys.argv[1])).search('a red car')\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", program, str(library)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_a_new_library_takes_base_where_it_is_cached(stand_ins: Path, models_cache: Path, tmp_path: Path) -> None:
+    for cache, expected in ((stand_ins, "base"), (models_cache, "lite")):
+        library = tmp_path / expected
+        ingest(library, [], IngestSettings(cache=cache))
+        with Library.open(library).snapshot() as snapshot:
+            assert f'"preset": "{expected}"' in (snapshot.get("setup") or "")
+
+
+def test_models_of_one_s_own_and_what_becomes_of_them(stand_ins: Path, videos: Path, tmp_path: Path) -> None:
+    own, library = tmp_path / "ViT-B-32-256-datacomp_s34b_b86k", tmp_path / "library"
+    make_clip(own)  # under a name whose export the cache has
+    choice = Choice(preset="small", visual=f"local-dir:{own}", speech="pocketsphinx-en-us")
+    video = os.path.realpath(os.fsencode(videos / VIDEOS[0]))
+    assert ingest(library, [video], IngestSettings(cache=stand_ins, choice=choice)).indexed == 1
+    other = Choice(visual="PE-Core-B-16:meta")
+    with pytest.raises(UsageError, match=r"was made with --visual local-dir:.*vfindex upgrade --visual PE-Core"):
+        ingest(library, [], IngestSettings(cache=stand_ins, choice=other))
+    weights = own / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\x80?")
+    further = os.path.realpath(os.fsencode(videos / VIDEOS[1]))
+    with pytest.raises(LibraryVersion, match="other models"):
+        ingest(library, [further], IngestSettings(cache=stand_ins))
+
+
+def test_a_preset_whose_models_are_not_here(models_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not on this machine; run: vfindex models pull .*--preset lite"):
+        ingest(tmp_path / "library", [], IngestSettings(cache=models_cache, choice=Choice(preset="large")))
