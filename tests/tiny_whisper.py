@@ -17,8 +17,8 @@ MAX_POSITIONS = 448
 # Of the token embeddings; the script's token then has a logit of 8 x 2 = 16 and a probability of 0.96, for those of the
 # 51,864 others have a spread of 2.
 EMBEDDING_NORM = 2.0
-POSITION_NORM = 100 * EMBEDDING_NORM
-ATTENTION_GAIN = 100.0  # gives what is attended to a length of some 20
+POSITION_NORM = 20 * EMBEDDING_NORM
+ATTENTION_GAIN = 100.0  # gives what is attended to a length of some 20, half of POSITION_NORM
 FIRST_TIME = 50364
 
 
@@ -55,8 +55,8 @@ def make_whisper(folder: Path, script: Sequence[str | float], *, language: str =
         decoder = model.model.decoder
         embeddings = torch.nn.functional.normalize(torch.randn(config.vocab_size, WIDTH), dim=1)
         decoder.embed_tokens.weight.copy_(EMBEDDING_NORM * embeddings)
-        decoder.embed_positions.weight.zero_()
-        decoder.embed_positions.weight[: len(tokens)] = POSITION_NORM * embeddings[tokens]
+        tokens += tokens[-1:] * (MAX_POSITIONS - len(tokens))  # so that every beam ends
+        decoder.embed_positions.weight.copy_(POSITION_NORM * embeddings[tokens])
         for layer in decoder.layers:
             layer.self_attn.out_proj.weight.mul_(ATTENTION_GAIN)
             layer.encoder_attn.out_proj.weight.mul_(ATTENTION_GAIN)
