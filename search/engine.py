@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vfindex.search.confidence import META_KEY, Judge, Label
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.filters import filtered
 from vfindex.search.grammar import parse
@@ -54,6 +55,7 @@ class Hit:
     video: absolute path of a copy that exists, else of one that did. frame_s: presentation time of the best frame.
     words: words of the question that its speech, title or tags hold. snippet: where they stand, or what is said.
     moments: the clips that make it, one a moment of the question; start_s to end_s spans them all.
+    confidence: as `confidence` has it; None where the library cannot tell.
     """
 
     rank: int
@@ -67,6 +69,7 @@ class Hit:
     snippet: str | None
     thumbnail: Path | None
     moments: tuple[Span, ...] = ()
+    confidence: Label | None = None
 
 
 class SearchEngine:
@@ -128,9 +131,11 @@ class SearchEngine:
         chosen = _choose(view, query, encoded, wanted)
         videos = {video.id: video for video in view.snapshot.videos([each[0].clip.video_id for each in chosen])}
         said = view.snapshot.said([each.clip.id for group in chosen for each in group if not each.snippet])
-        return [
+        judge = Judge.of(view.snapshot.get(META_KEY), query, view.spec)
+        hits = [
             self._hit(rank, group, videos[group[0].clip.video_id], said) for rank, group in enumerate(chosen, start=1)
         ]
+        return [replace(hit, confidence=judge.label(hit.modalities)) for hit in hits]
 
     def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> View:
         spec, generation = reading_spec(snapshot)
