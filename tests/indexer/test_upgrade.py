@@ -22,7 +22,9 @@ from vfindex.indexer.upgrade import UpgradeSettings, discard, roll_back, upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.editions import history
 from vfindex.storage.errors import LibraryError, LibraryLocked, UsageError
+from vfindex.indexer.transcribe import PocketSphinx
 from vfindex.storage.library import Library
+from vfindex.storage.units import runs
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import locked, writing
 
@@ -30,7 +32,21 @@ Upgrade = Callable[..., UpgradeReport]
 FINER = Sampling("fps", 2.0)
 
 
-@pytest.fixture(scope="session")
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("done again")
+
+
+def coverage(folder: Path) -> dict[str, list[dict[str, str]]]:
+    with Library.open(folder).snapshot() as snapshot:
+        return {v.fingerprint: [dict(unit) for unit in snapshot.coverage(v.id)] for v in snapshot.videos()}
+
+
+def commands(folder: Path) -> list[str | None]:
+    with Library.open(folder).snapshot() as snapshot:
+        return [row["command"] for row in runs(snapshot)]
+
+
+@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
     """Return a folder with three videos, two with subtitles, and their library `lib`; tests copy it."""
     base = tmp_path_factory.mktemp("made")
@@ -66,9 +82,13 @@ def run(home: Path, models_cache: Path) -> Upgrade:
     return over
 
 
-def test_another_sampling_is_another_edition(home: Path, made: Path, run: Upgrade, models_cache: Path) -> None:
+def test_another_sampling_is_another_edition(
+    home: Path, made: Path, run: Upgrade, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[tuple[Path, Path]] = []
-    report = run(sampling=FINER, compare=lambda *folders: told.append(folders))
+    with monkeypatch.context() as patch:
+        patch.setattr(PocketSphinx, "transcriber", never)
+        report = run(sampling=FINER, compare=lambda *folders: told.append(folders))
     assert (report.swapped, report.edition, report.videos, report.lost) == (True, 1, 3, [])
     assert (report.decoded, report.taken_over, report.heard, report.transcripts_reused) == (3, 0, 0, 3)
     assert (report.before["sampling"], report.after["sampling"]) == ("auto", "2")
@@ -76,6 +96,8 @@ def test_another_sampling_is_another_edition(home: Path, made: Path, run: Upgrad
     settings = IngestSettings(cache=models_cache, workers=2, sampling=FINER)
     ingest(home / "anew", [os.fsencode(made / "videos")], settings)
     assert_equal_libraries(home / "lib", home / "anew")
+    assert coverage(home / "lib") == coverage(home / "anew")
     assert verify(Library.open(home / "lib")).problems == []
     again = ingest(home / "lib", [os.fsencode(made / "videos")], IngestSettings(cache=models_cache))
     assert (again.unchanged, len(again.failed), again.indexed) == (3, 1, 0)
+    assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]

@@ -1,0 +1,375 @@
+"""An upgrade that reads no file, over libraries made by hand: what is taken over, caught up with, lost, undone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from equality import contents, transcripts
+from library_maker import DIM, SETUP, axis, clip, place, prior, video
+from sqlalchemy import select
+
+from vfindex.indexer import catch_up
+from vfindex.indexer import upgrade as upgrading
+from vfindex.indexer.pipeline import Encoders
+from vfindex.indexer.presets import Choice
+from vfindex.indexer.report import UpgradeReport
+from vfindex.indexer.triage import Watcher
+from vfindex.indexer.upgrade import UpgradeSettings, discard, roll_back, upgrade
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import SearchEngine
+from vfindex.storage import schema
+from vfindex.storage.editions import beside, edition_folder, history
+from vfindex.storage.errors import (
+    LibraryError,
+    LibraryLocked,
+    LibraryNotFound,
+    ModelError,
+    Problem,
+    UsageError,
+)
+from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
+from vfindex.storage.verify import verify
+from vfindex.storage.writer import Writer, writing
+
+OLD = replace(
+    SETUP,
+    models={"visual": "V", "speech": "T", "text": "T"},
+    references={"visual": "V", "text": "T", "speech": "S"},
+)
+NEW_DIM = 5
+OTHER = Choice(text="T2")
+PROBLEM = Problem(b"/videos/broken", "open", "text", "it is a text file", "nothing to do")
+Upgrade = Callable[..., UpgradeReport]
+
+
+class Sentences:
+    """A text model of NEW_DIM dimensions: a text lies along the axis of its length."""
+
+    dim = NEW_DIM
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        return np.stack([axis(len(text) % NEW_DIM, NEW_DIM) for text in texts])
+
+
+def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: object) -> Setup:
+    """Install the models named, as `models.install` does; any text model but T has NEW_DIM dimensions."""
+    names = {"visual": choice.visual or "V", "text": choice.text or "T", "speech": choice.speech or "S"}
+    if names["text"] == "missing":
+        raise ModelError("the model is not here")
+    setup = replace(
+        OLD,
+        preset=choice.preset or "lite",
+        sampling=sampling,
+        models={"visual": names["visual"], "speech": names["text"], "text": names["text"]},
+        references=names,
+    )
+    dim = DIM if names["text"] == "T" else NEW_DIM
+    writer.install(setup, {"visual": prior(), "speech": prior(dim), "text": prior(dim)}, {})
+    return setup
+
+
+def add(writer: Writer, name: str, *, units: int = 1, problem: Problem | None = None, dim: int = DIM) -> int:
+    """Add a video of `units` units with a clip, a thumbnail and a segment each, at two places."""
+    plans = [UnitPlan(n, float(n) or None, n + 1.0 if n + 1 < units else None) for n in range(units)]
+    video_id = writer.catalog.begin_video(video(name), plans, recognised=True)
+    for unit_id, plan in writer.catalog.pending_units(video_id):
+        said = Segment(plan.number, plan.number + 0.5, f"{name} says {'x' * plan.number}", "sidecar", "en")
+        one = clip(plan.number, plan.number + 1, visual=axis(1), speech=axis(2, dim), text=axis(3, dim))
+        result = UnitResult((replace(one, thumbnail=b"webp " + name.encode()),), (said,), {"speech": "told"})
+        writer.commit_unit(video_id, name, unit_id, result)
+    writer.catalog.finish_video(video_id, place(name), [], problem=problem)
+    writer.catalog.place(video_id, place(f"copies/{name}"))
+    return video_id
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a library of two searchable videos and one that failed; none of their files is there."""
+    folder = tmp_path_factory.mktemp("made") / "lib"
+    with writing(folder) as writer:
+        writer.install(OLD, {m: prior() for m in ("visual", "speech", "text")}, {})
+        add(writer, "long story", units=2)
+        add(writer, "zoo", problem=replace(PROBLEM, path=b"/videos/zoo"))
+        writer.catalog.fail_video("broken", place("broken"), PROBLEM, quarantine=True)
+        writer.publish()
+        writer.catalog.end_run(writer.catalog.begin_run("ingest"), {"found": 3})
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, made: Path) -> Path:
+    """Return a copy of `made` that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "lib"))
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Upgrade:
+    """Return a function that upgrades the library, to the text model T2 if nothing else is asked for."""
+    monkeypatch.setattr(upgrading, "install", install)
+    monkeypatch.setattr(catch_up, "open_encoders", lambda *_, **__: Encoders(None, Sentences()))  # type: ignore[arg-type]
+    monkeypatch.setattr(upgrading, "POLL_S", 0.02)
+
+    def over(
+        choice: Choice = OTHER, watcher: Watcher | None = None, compare: Any = None, **settings: Any
+    ) -> UpgradeReport:
+        chosen = UpgradeSettings(cache=folder / "cache", choice=choice, **settings)
+        return upgrade(folder, chosen, watcher, compare)
+
+    return over
+
+
+def setup_of(folder: Path) -> Setup:
+    with Library.open(folder).snapshot() as snapshot:
+        return setup_from_json(snapshot.get("setup") or "")
+
+
+def documents(folder: Path) -> set[tuple[str, str]]:
+    with Library.open(folder).snapshot() as snapshot:
+        return {(row.kind, row.text) for row in snapshot.stream(select(schema.document.c["kind", "text"]))}
+
+
+def names(folder: Path) -> list[str]:
+    with Library.open(folder).snapshot() as snapshot:
+        return sorted(found.fingerprint for found in snapshot.videos() if found.state in ("indexed", "partial"))
+
+
+def test_another_text_model_opens_no_file(folder: Path, run: Upgrade) -> None:
+    before, said = contents(folder), transcripts(folder)
+    pictures = {path.name: path for path in (folder / "thumbs").rglob("*.webp")}
+    report = run()
+    assert (report.swapped, report.videos, report.clips, report.taken_over, report.lost) == (True, 2, 3, 2, [])
+    assert (report.decoded, report.heard) == (0, 0)
+    after = contents(folder)
+    assert after.keys() == before.keys()
+    assert transcripts(folder) == said
+    for key, (start_s, end_s, vectors) in after.items():
+        old = before[key]
+        assert (start_s, end_s) == old[:2]
+        assert vectors.embeddings["visual"].tolist() == old[2].embeddings["visual"].tolist()
+        assert vectors.frames.tolist() == old[2].frames.tolist()
+        assert vectors.frame_times_s.tolist() == old[2].frame_times_s.tolist()
+        said_here = f"{key[0]} says {'x' * (key[1] // 1000)}".strip()
+        assert vectors.embeddings["speech"].tolist() == axis(len(said_here) % NEW_DIM, NEW_DIM).tolist()
+        assert len(vectors.embeddings["text"]) == NEW_DIM
+    links = list((edition_folder(folder, 1) / "thumbs").rglob("*.webp"))
+    assert {path.name for path in links} == pictures.keys()
+    assert all(os.path.samefile(path, pictures[path.name]) for path in links)
+    assert verify(Library.open(folder)).problems == []
+
+
+def test_all_that_is_known_of_files_is_taken_over(folder: Path, run: Upgrade) -> None:
+    def state() -> list[tuple[Any, ...]]:
+        with Library.open(folder).snapshot() as snapshot:
+            found = [
+                (v.fingerprint, v.state, v.problem, v.locations, snapshot.coverage(v.id)) for v in snapshot.videos()
+            ]
+            return sorted(found, key=lambda row: row[0])
+
+    with writing(folder) as writer:
+        writer.catalog.put("asr", "0")
+    before = state()
+    run()
+    assert state() == before
+    assert [row[1] for row in before] == ["quarantined", "indexed", "partial"]
+    with Library.open(folder).snapshot() as snapshot:
+        assert snapshot.get("asr") == "0"
+    assert {("title", "long story"), ("tag", "copies"), ("speech", "zoo says ")} <= documents(folder)
+
+
+def test_the_way_back_and_there_again(folder: Path, run: Upgrade) -> None:
+    run()
+    with writing(folder) as writer:
+        add(writer, "newer", dim=NEW_DIM)
+        writer.publish()
+    assert roll_back(folder) == folder
+    assert (names(folder), setup_of(folder).models["text"]) == (["long story", "zoo"], "T")
+    with writing(folder) as writer:
+        add(writer, "other")
+        writer.publish()
+    again = run()
+    assert (again.edition, again.taken_over, again.swapped) == (1, 1, True)
+    assert (names(folder), history(folder)) == (["long story", "other", "zoo"], [1, 0])
+    assert discard(folder)[0] == [0]
+    assert names(folder) == ["long story", "other", "zoo"]
+    with pytest.raises(LibraryError, match="no edition before"):
+        roll_back(folder)
+    third = run(Choice(text="T3"))
+    assert (third.edition, history(folder), names(folder)) == (2, [2, 1], ["long story", "other", "zoo"])
+
+
+def test_what_changes_while_it_is_built_is_caught_up(folder: Path, run: Upgrade) -> None:
+    def meanwhile(old: Path, new: Path) -> None:
+        with writing(old) as writer:  # nobody is kept from the library in use
+            add(writer, "added")
+            writer.catalog.remove(b"/videos/zoo")
+            writer.catalog.remove(b"/videos/copies/zoo")
+            long_story = writer.catalog.known_files()[b"/videos/long story"].video_id
+            writer.catalog.place(long_story, place("new name"), moved_from=b"/videos/long story")
+            writer.publish()
+
+    report = run(compare=meanwhile)
+    assert (report.swapped, report.taken_over) == (True, 3)
+    assert names(folder) == ["added", "long story"]
+    with Library.open(folder).snapshot() as snapshot:
+        [moved] = [v for v in snapshot.videos() if v.fingerprint == "long story"]
+        assert [at.path for at in moved.locations] == [b"/videos/copies/long story", b"/videos/new name"]
+    assert {("title", "new name"), ("title", "long story")} <= documents(folder)
+    assert verify(Library.open(folder)).problems == []
+    assert not list((edition_folder(folder, 1) / "thumbs").rglob("zoo*"))
+
+
+def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) -> None:
+    told: list[str] = []
+    writers = [writing(folder)]
+
+    def meanwhile(*_: Path) -> None:
+        writers[0].__enter__()
+
+    def say(line: str) -> None:
+        told.append(line)
+        assert history(folder) == [0]
+        writers[0].__exit__(None, None, None)
+
+    assert run(watcher=Watcher(say=say), compare=meanwhile).swapped
+    assert told == ["the new edition is ready; waiting for the run that is writing to the library"]
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(folder: Path, run: Upgrade) -> None:
+    answers = iter([False, True])
+    report = run(watcher=Watcher(stop=lambda: next(answers)))
+    assert (report.interrupted, report.swapped, report.taken_over, report.videos) == (True, False, 1, 1)
+    assert (history(folder), names(folder)) == ([0], ["long story", "zoo"])
+    told: list[str] = []
+    again = run(Choice(), Watcher(say=told.append))  # it knows what it was begun for
+    assert (again.swapped, again.taken_over, again.edition) == (True, 1, 1)
+    assert told == ["going on with the upgrade begun earlier (preset lite: V, T2, S, sampling auto)"]
+    with pytest.raises(UsageError, match="no upgrade is unfinished"):
+        run(Choice())
+
+
+def test_a_unit_broken_off_is_gone_on_with(folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vfindex.storage.catalog import Catalog
+
+    commit, committed = Catalog.commit_unit, []
+
+    def killed(self: Catalog, *arguments: Any) -> None:
+        if committed:
+            raise KeyboardInterrupt
+        committed.append(arguments)
+        commit(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "commit_unit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert names(folder) == ["long story", "zoo"]
+    assert verify(Library.open(folder)).problems == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "commit_unit", lambda *a: (committed.append(a), commit(*a))[1])
+        assert run().taken_over == 2
+    assert len(committed) == 3  # each of the three units once
+    assert len(contents(folder)) == 3
+
+
+def test_other_models_asked_for_drop_what_is_unfinished(folder: Path, run: Upgrade) -> None:
+    run(watcher=Watcher(stop=lambda: True))
+    told: list[str] = []
+    report = run(Choice(text="T3"), Watcher(say=told.append))
+    assert (report.edition, report.swapped, setup_of(folder).models["text"]) == (2, True, "T3")
+    assert sorted(path.name for path in (folder / "editions").iterdir()) == ["2"]
+    assert told == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
+
+
+def test_what_the_library_has_already_is_no_upgrade(folder: Path, run: Upgrade) -> None:
+    for choice in (Choice(text="T"), Choice(visual="V", speech="S")):
+        report = run(choice)
+        assert (report.edition, report.swapped) == (0, False)
+    assert (history(folder), beside(folder)) == ([0], [])
+
+
+def test_a_model_that_is_missing_leaves_nothing_behind(folder: Path, run: Upgrade) -> None:
+    with pytest.raises(ModelError, match="not here"):
+        run(Choice(text="missing"))
+    assert (history(folder), beside(folder), names(folder)) == ([0], [], ["long story", "zoo"])
+
+
+def test_options_that_name_nothing_known_are_refused(folder: Path, run: Upgrade, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no preset 'bse'"):
+        run(Choice(preset="bse"))
+    with pytest.raises(LibraryNotFound):
+        upgrade(tmp_path / "none", UpgradeSettings(cache=tmp_path, choice=Choice(preset="lite")))
+    assert not (tmp_path / "none").exists()
+    with writing(tmp_path / "empty"), pytest.raises(LibraryNotFound, match="holds no videos yet"):
+        upgrade(tmp_path / "empty", UpgradeSettings(cache=tmp_path, choice=Choice(preset="lite")))
+
+
+def test_files_that_are_not_there_stop_the_swap(folder: Path, run: Upgrade) -> None:
+    report = run(Choice(visual="V2"))
+    assert (report.swapped, report.videos) == (False, 0)
+    assert [(p.path, p.code) for p in report.lost] == [
+        (b"/videos/copies/long story", "missing"),
+        (b"/videos/copies/zoo", "missing"),
+    ]
+    assert (history(folder), names(folder)) == ([0], ["long story", "zoo"])
+    forced = run(Choice(visual="V2"), allow_missing=True)
+    assert (forced.swapped, len(forced.lost), names(folder)) == (True, 2, [])
+    roll_back(folder)
+    assert names(folder) == ["long story", "zoo"]
+
+
+def test_without_recognition_another_speech_model_opens_no_file(folder: Path, run: Upgrade) -> None:
+    with writing(folder) as writer:
+        writer.catalog.put("asr", "0")
+    report = run(Choice(speech="S2"))
+    assert (report.swapped, report.taken_over, report.after["speech"]) == (True, 2, "S2")
+    assert setup_of(folder).models == OLD.models
+
+
+def test_two_upgrades_at_once_are_one_too_many(folder: Path, run: Upgrade) -> None:
+    def meanwhile(*_: Path) -> None:
+        for second in (lambda: run(), lambda: run(Choice(text="T3")), lambda: discard(folder)):
+            with pytest.raises(LibraryLocked):
+                second()
+
+    assert run(compare=meanwhile).swapped
+    assert setup_of(folder).models["text"] == "T2"
+
+
+def test_searches_never_fail_while_editions_change(folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(self: QueryEncoder, *_: object) -> dict[str, FloatArray]:
+        dim = DIM if self._setup.models["text"] == "T" else NEW_DIM
+        return {"visual": axis(1), "speech": axis(2, dim), "text": axis(3, dim)}
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    engine, failures, searches = SearchEngine.open(folder), [], []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set() or len(searches) < 200:
+            try:
+                searches.append(len(engine.search("a long story")))
+            except Exception as exc:  # noqa: BLE001  whatever it is, it must come back from the thread
+                failures.append(exc)
+                return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(3):
+            assert run().swapped
+            roll_back(folder)
+    finally:
+        done.set()
+        asking.join()
+    assert failures == []
+    assert len(searches) >= 200
+    assert set(searches) == {2}
