@@ -56,6 +56,9 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the model of pictures first (takes minutes).")
+    ] = False,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave out matching names; may be given again.")
     ] = None,
@@ -76,6 +79,7 @@ def command(
         sampling=Sampling.parse(sampling) if sampling else None,
         asr=asr,
         workers=workers,
+        compiled=compiled,
         exclude=tuple(exclude or ()),
     )
     report = run_ingest(library_folder(library), [os.fsencode(path) for path in paths], settings)

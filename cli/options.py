@@ -34,14 +34,10 @@ PresetOption = Annotated[
     ),
 ]
 VisualOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Model of pictures: NAME:TAG of open_clip, or local-dir:PATH.")
+    str | None, typer.Option(metavar="MODEL", help="Model of pictures: NAME:TAG or local-dir:PATH.")
 ]
-TextOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Model of texts: a name on the hub, or local-dir:PATH.")
-]
-SpeechOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Model of speech: whisper-base and others, or local-dir:PATH.")
-]
+TextOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of texts: NAME or local-dir:PATH.")]
+SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of speech: NAME or local-dir:PATH.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

@@ -41,6 +41,7 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
         "library": str(folder),
         "preset": setup.preset if setup else None,
         "sampling": setup.sampling if setup else None,
+        "models": dict(setup.references) if setup else {},
         "videos": counts.get("indexed", 0) + counts.get("partial", 0),
         "locations": counts["location"],
         "states": {state: counts.get(state, 0) for state in _STATES},
@@ -66,6 +67,8 @@ def _print(document: dict[str, Any]) -> None:
     held = f"generation {document['generation']}, {counted(document['clips_in_generation'], 'clip')}"
     print(f"library     {plain(document['library'])}")
     print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest takes one'}")
+    if document["models"]:
+        print(f"models      {plain(', '.join(document['models'].values()))}")
     print(f"videos      {document['videos']}, {length} long in all; {files} known")
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")
     print(f"transcript  {counted(document['segments'], 'segment')}")

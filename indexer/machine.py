@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -13,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vfindex.storage.errors import ModelError, VfindexError
+
+logger = logging.getLogger(__name__)
 
 ANSWER_S = 60.0  # of a program that is asked; the first import of a library from a cold disk takes some seconds
 # Name of a feature -> the flag of Linux's /proc/cpuinfo. bfloat16 is what larger models gain by.
@@ -78,6 +81,15 @@ def gpus() -> list[Gpu]:
         name, memory_mib, driver = (part.strip() for part in line.rsplit(",", 2))
         found.append(Gpu(name, int(memory_mib) << 20 if memory_mib.isdecimal() else 0, driver))
     return found
+
+
+def has_cuda() -> bool:
+    """Return whether torch may find a GPU here, without importing it; a driver that fails is told of."""
+    try:
+        return bool(gpus()) and torch_without_cuda() is None
+    except VfindexError as exc:
+        logger.warning("the GPU is not used: %s", exc)
+        return False
 
 
 def torch_without_cuda() -> str | None:

@@ -10,6 +10,7 @@ from vfindex.indexer.cards import LOCAL
 from vfindex.indexer.encoders import ImageEncoder, LiteImageEncoder, PassageEncoder
 from vfindex.indexer.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, ensure_lite, load_priors
 from vfindex.indexer.local import usable_cores
+from vfindex.indexer.machine import has_cuda
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.presets import (
     BEST_DEFAULT,
@@ -215,10 +216,17 @@ def _sentences(model: LocalModel, cache: Path, say: Say) -> _Text:
     def side() -> _Side:
         return _side(ensure_sentence(model, cache, say=say))
 
+    def open_encoder(threads: int) -> PassageEncoder:
+        if not has_cuda():
+            return TextEncoder.open(side().folder, threads=threads)
+        from vfindex.indexer.sentence_encoder import SentenceEncoder  # takes seconds to import
+
+        return SentenceEncoder.open(model, "cuda")
+
     return _Text(
         identity=_identity(model),
         side=side,
-        open=lambda threads: TextEncoder.open(side().folder, threads=threads),
+        open=open_encoder,
         priors=lambda: {m: sentence_prior(side().folder, WEIGHTS[m]) for m in ("speech", "text")},
     )
 
