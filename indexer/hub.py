@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -192,7 +192,8 @@ class _Download:
         """Listen until the child has said all, counting what arrives on the disk. Raises ModelError if nothing does."""
         if child.stdin is None or child.stdout is None:
             raise EOFError
-        child.stdin.write(json.dumps(self._request()).encode() + b"\n")
+        with suppress(BrokenPipeError):  # a child that is dead has said why
+            child.stdin.write(json.dumps(self._request()).encode() + b"\n")
         unread, bytes_before, last_s = b"", -1, time.monotonic()
         while True:
             if select.select([child.stdout], [], [], POLL_S)[0]:
@@ -247,12 +248,14 @@ class _Download:
 
     def _silent(self) -> ModelError:
         what = self._file or "the list of its files"
-        return self._failed(f"no answer for {self._timeout_s:g} s about {what}", "try again, which goes on from there")
+        return self._failed(
+            f"no answer for {self._patience_s():g} s about {what}", "try again, which goes on from there"
+        )
 
     def _failed(self, reason: str, next_step: str) -> ModelError:
         return ModelError(
             f"the model {self._card.reference} could not be fetched from {self._host}: {reason}; "
-            f"{next_step or 'try again'}, or put its files into {self._work.with_name(self._card.slug)} by hand "
+            f"{next_step or 'try again'}; else put its files into {self._work.with_name(self._card.slug)} by hand "
             "(docs/models.md names them), or use --preset lite, which needs none"
         )
 

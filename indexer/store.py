@@ -84,7 +84,9 @@ def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
         manifest = _compared(card, folder, kept)
     if manifest != kept:
         write_manifest(manifest_path(card, cache), manifest)
-    listed = "".join(f"{name} {manifest.files[name].sha256}\n" for name in sorted(names))
+    # A file that somebody added to a pulled model decides too, and is in no manifest.
+    facts = {name: manifest.files.get(name) or _facts(card, folder / name, None) for name in sorted(names)}
+    listed = "".join(f"{name} {fact.sha256}\n" for name, fact in facts.items())
     return LocalModel(reference, folder, folder / names[0], hashlib.sha256(listed.encode()).hexdigest())
 
 
@@ -200,13 +202,13 @@ def deciding_files(card: Card, folder: Path) -> list[str]:
     if not there:
         raise ModelError(_absent(card, folder))
     weights = _weights(card, layout, folder, there)
-    names = [weights]
+    names = dict.fromkeys([weights, *layout.wanted(there)])
     for pattern in (*layout.needed, *_named_inside(card, layout, folder, weights)):
         found = [name for name in there if fnmatch(name, pattern)]
         if not found:
             raise ModelError(f"{folder}: {pattern} is missing; {_remedy(card)}")
-        names += [name for name in found if name not in names]
-    return names
+        names |= dict.fromkeys(found)
+    return list(names)
 
 
 def _files(card: Card, folder: Path) -> list[str]:

@@ -154,6 +154,8 @@ def test_whatever_decides_the_vectors_decides_the_hash(pe: Path, tmp_path: Path)
     fill(pe, {"open_clip_config.json": b'{"preprocess_cfg": {"mean": 0}}'})
     after = locate("visual", PE, tmp_path).sha256
     assert after != before
+    fill(pe, {"tokenizer_config.json": b"{}"})
+    assert locate("visual", PE, tmp_path).sha256 not in (before, after)
     fill(pe, {"open_clip_model.safetensors": safetensors(4)})
     assert locate("visual", PE, tmp_path).sha256 not in (before, after)
 
