@@ -12,6 +12,7 @@ from datetime import date
 from typing import Literal
 
 from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.scripts import words_of
 
 # Words looked up one by one; the rest of a long question counts through its embedding.
 MAX_WORDS = 32
@@ -30,7 +31,6 @@ PREFIXES: Mapping[str, Modality] = {"said": "speech", "shown": "visual", "titled
 Place = Literal["speech", "text"]
 PLACES: tuple[Place, ...] = ("speech", "text")
 Order = Literal["then", "near"]
-_WORD = re.compile(r"\w+", re.UNICODE)
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -135,7 +135,7 @@ class Moment:
         """Return the words that lift a clip, or without which it is no hit; each once."""
         weights: dict[str, float] = {}
         for term in self.terms:
-            for word in _WORD.findall(term.text) if term.is_word else ():
+            for word in words_of(term.text) if term.is_word else ():
                 weights[word.casefold()] = max(weights.get(word.casefold(), 0.0), term.weight)
         found = [Needle(w, weights[w.casefold()], PLACES, required=False, exact=False) for w in self.words]
         found += [Needle(t.text, t.weight, t.places, True, t.phrase) for t in self.terms if t.required]
@@ -199,7 +199,7 @@ class Query:
 
 def content_words(text: str) -> tuple[str, ...]:
     """Return the distinct content words of a text as typed; all its words where it has no other."""
-    unique = list(distinct(_WORD.findall(text)))
+    unique = list(distinct(words_of(text)))
     content = [word for word in unique if word.casefold() not in STOP_WORDS]
     return tuple((content or unique)[:MAX_WORDS])
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.query import Moment, Needle, Place
+from vfindex.storage.scripts import index_form
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import ClipSet
 from vfindex.storage.words import WordMatch
@@ -130,7 +131,7 @@ def _holding(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None)
 
 def plain_words(text: str) -> list[str]:
     """Return the words of a text without case and accents."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    decomposed = unicodedata.normalize("NFKD", index_form(text).casefold())
     return _WORD.findall("".join(c for c in decomposed if unicodedata.category(c) != "Mn"))
 
 

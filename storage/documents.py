@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, text
 
 from vfindex.storage import schema
 from vfindex.storage.records import Document
+from vfindex.storage.scripts import index_form
 
 
 def set_documents(connection: Connection, video_id: int, documents: Sequence[Document]) -> None:
@@ -25,7 +26,7 @@ def insert_document(connection: Connection, values: Mapping[str, Any]) -> None:
     """Add a row to `document` and its words to the index."""
     document_id = connection.scalar(insert(schema.document).values(**values).returning(schema.document.c.id))
     statement = text("INSERT INTO document_fts(rowid, text) VALUES (:id, :text)")
-    connection.execute(statement, {"id": document_id, "text": values["text"]})
+    connection.execute(statement, {"id": document_id, "text": index_form(values["text"])})
 
 
 def unindex_documents(connection: Connection, condition: ColumnElement[bool]) -> None:
@@ -34,4 +35,4 @@ def unindex_documents(connection: Connection, condition: ColumnElement[bool]) ->
     rows = connection.execute(select(d.id, d.text).where(condition)).all()
     statement = text("INSERT INTO document_fts(document_fts, rowid, text) VALUES ('delete', :id, :text)")
     for row in rows:
-        connection.execute(statement, {"id": row.id, "text": row.text})
+        connection.execute(statement, {"id": row.id, "text": index_form(row.text)})

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert, select, text
 
 from vfindex.storage import schema
 from vfindex.storage.errors import LibraryVersion
+from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
 
 
 def create_tables(connection: Connection) -> None:
@@ -33,7 +34,28 @@ def create_full_text_index(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index)
+def index_every_script(connection: Connection) -> None:
+    """Make `document_fts` anew from `scripts.index_form` of each document, so that words of scripts without spaces are
+    found. The index keeps no text: `document` has it as it was written.
+    """
+    connection.execute(text("DROP TABLE document_fts"))
+    connection.execute(
+        text(f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")")
+    )
+    statement = text("INSERT INTO document_fts(rowid, text) VALUES (:id, :text)")
+    last = 0
+    while rows := connection.execute(
+        text("SELECT id, text FROM document WHERE id > :last ORDER BY id LIMIT 10000"), {"last": last}
+    ).all():
+        connection.execute(statement, [{"id": row.id, "text": index_form(row.text)} for row in rows])
+        last = rows[-1].id
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    create_tables,
+    create_full_text_index,
+    index_every_script,
+)
 
 
 def migrate(connection: Connection) -> None:

@@ -140,7 +140,7 @@ segment = Table(
 )
 
 # The words of full text search: a segment (kind speech), a title or tags of a video (kind title, tag).
-# `document` is the content table of `document_fts`, which catalog.py keeps equal.
+# documents.py keeps the index `document_fts` equal to it.
 document = Table(
     "document",
     metadata,

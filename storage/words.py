@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text
 
 from vfindex.storage import schema
 from vfindex.storage.records import SegmentSource
+from vfindex.storage.scripts import index_form
 
 Rows = Callable[[Any, Mapping[str, Any] | None], Sequence[Any]]
 # Subtitles break a sentence where the line is full; what follows later than this is another sentence.
@@ -108,8 +109,8 @@ class Words:
 
 
 def quoted(phrase: str) -> str:
-    """Return words as an FTS5 string, in which nothing is syntax."""
-    return '"' + phrase.replace('"', '""').replace("\0", " ") + '"'
+    """Return words as an FTS5 string in the form of the index, in which nothing is syntax."""
+    return '"' + index_form(phrase).replace('"', '""').replace("\0", " ") + '"'
 
 
 def _among(videos: Collection[int] | None) -> dict[str, str]:

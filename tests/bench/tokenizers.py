@@ -1,0 +1,187 @@
+"""How full text search finds words of languages beyond English: python tests/bench/tokenizers.py
+
+Subtitles of nine languages, six lines each, and words with the lines in which they stand, in whatever form. Each way to
+index is asked for each word as a quoted string; printed are recall and precision over all pairs of a language, and the
+size of the index and the time of a question over many lines.
+"""
+# ruff: noqa: RUF001  letters of other scripts are the matter of this file
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+
+from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
+
+# language -> (lines, word -> numbers of the lines that hold it, in any form)
+SAMPLE: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
+    "English": (
+        (
+            "My cats sleep on the sofa.",
+            "We walked the dog in the park today.",
+            "The education of doctors is long.",
+            "He studies computers at the university.",
+            "Many dogs and a cat are in the car park.",
+            "A scar on the carpet.",
+        ),
+        {"cat": (0, 4), "dog": (1, 4), "parks": (1, 4), "car": (4,), "walking": (1,), "computer": (3,), "pet": ()},
+    ),
+    "Chinese": (
+        (
+            "我的猫喜欢睡在沙发上。",
+            "今天天气很好，我们去公园吧。",
+            "他在北京大学学习计算机。",
+            "火车晚点了两个小时。",
+            "公园里有很多狗和猫。",
+            "大学生活很有意思。",
+        ),
+        {"猫": (0, 4), "公园": (1, 4), "大学": (2, 5), "火车": (3,), "计算机": (2,), "天气": (1,), "沙发": (0,)},
+    ),
+    "Japanese": (
+        (
+            "猫がソファーの上で寝ています。",
+            "今日は公園で犬と遊びました。",
+            "東京の電車はとても速いです。",
+            "電車が三十分遅れました。",
+            "コンピューターを勉強しています。",
+            "公園の猫に会いたいです。",
+        ),
+        {
+            "猫": (0, 5),
+            "公園": (1, 5),
+            "電車": (2, 3),
+            "東京": (2,),
+            "コンピューター": (4,),
+            "ソファー": (0,),
+            "犬": (1,),
+        },
+    ),
+    "Thai": (
+        (
+            "แมวของฉันชอบนอนบนโซฟา",
+            "วันนี้อากาศดีมาก เราไปสวนสาธารณะกัน",
+            "รถไฟมาสายสองชั่วโมง",
+            "เขาเรียนคอมพิวเตอร์ที่มหาวิทยาลัย",
+            "ในสวนมีหมาและแมวหลายตัว",
+            "ฉันขึ้นรถไฟไปทำงานทุกวัน",
+        ),
+        {"แมว": (0, 4), "รถไฟ": (2, 5), "สวน": (1, 4), "อากาศ": (1,), "คอมพิวเตอร์": (3,), "หมา": (4,)},
+    ),
+    "Korean": (
+        (
+            "고양이가 소파에서 자고 있어요.",
+            "오늘은 공원에서 강아지와 놀았어요.",
+            "기차가 두 시간 늦게 왔어요.",
+            "그는 대학교에서 컴퓨터를 공부해요.",
+            "공원에 고양이와 강아지가 많아요.",
+            "저는 매일 기차를 타요.",
+        ),
+        {"고양이": (0, 4), "공원": (1, 4), "기차": (2, 5), "컴퓨터": (3,), "강아지": (1, 4)},
+    ),
+    "Hindi": (
+        (
+            "मेरी बिल्ली सोफे पर सोती है।",
+            "आज हम पार्क में कुत्ते के साथ खेले।",
+            "रेलगाड़ी दो घंटे देर से आई।",
+            "वह विश्वविद्यालय में कंप्यूटर पढ़ता है।",
+            "पार्क में बिल्ली और कुत्ते हैं।",
+            "किताब मेज़ पर है।",
+        ),
+        {"बिल्ली": (0, 4), "पार्क": (1, 4), "रेलगाड़ी": (2,), "कंप्यूटर": (3,), "किताब": (5,), "कल": ()},
+    ),
+    "Russian": (
+        (
+            "Моя кошка спит на диване.",
+            "Сегодня мы гуляли с собакой в парке.",
+            "Поезд опоздал на два часа.",
+            "Он изучает компьютеры в университете.",
+            "В парке много кошек и собак.",
+            "Я еду на поезде каждый день.",
+        ),
+        {"кошка": (0, 4), "собака": (1, 4), "поезд": (2, 5), "парк": (1, 4), "университет": (3,), "диване": (0,)},
+    ),
+    "Arabic": (
+        (
+            "القطة تنام على الأريكة.",
+            "ذهبنا إلى الحديقة مع الكلب اليوم.",
+            "تأخر القطار ساعتين.",
+            "يدرس الحاسوب في الجامعة.",
+            "في الحديقة قطة وكلب.",
+            "مُحَمَّدٌ في القطار كلَّ يوم.",
+        ),
+        {"قطة": (0, 4), "الحديقة": (1, 4), "القطار": (2, 5), "الجامعة": (3,), "محمد": (5,), "كلب": (1, 4), "كل": (5,)},
+    ),
+    "German": (
+        (
+            "Die Katze schläft auf dem Wohnzimmersofa.",
+            "Wir waren mit der Hundeleine im Stadtpark.",
+            "Der Zug hatte zwei Stunden Verspätung.",
+            "Er lernt an der Universität Computertechnik.",
+            "Im Park sind viele Hunde und Katzen.",
+            "Der Nachtzug fährt jeden Tag.",
+        ),
+        {"Katze": (0, 4), "Hund": (1, 4), "Park": (1, 4), "Zug": (2, 5), "Sofa": (0,), "Verspätung": (2,), "rat": ()},
+    ),
+}
+WAYS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "porter unicode61": ("porter unicode61 remove_diacritics 2", str),
+    "trigram": ("trigram", str),
+    "ours": (INDEX_TOKENIZER, index_form),
+}
+LINES = 50_000
+
+
+def table(tokenizer: str) -> sqlite3.Connection:
+    """Return a database with an empty index."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize=\"{tokenizer}\")")
+    return connection
+
+
+def ask(connection: sqlite3.Connection, form: Callable[[str], str], word: str) -> set[int]:
+    """Return the numbers of the lines that hold a word."""
+    found = connection.execute("SELECT rowid FROM words WHERE words MATCH ?", ('"' + form(word) + '"',))
+    return {row[0] for row in found}
+
+
+def quality(language: str, tokenizer: str, form: Callable[[str], str]) -> tuple[float, float]:
+    """Return (recall, precision) over all pairs of word and line."""
+    lines, words = SAMPLE[language]
+    connection = table(tokenizer)
+    connection.executemany("INSERT INTO words(rowid, text) VALUES (?, ?)", [(i, form(s)) for i, s in enumerate(lines)])
+    right = wanted = given = 0
+    for word, expected in words.items():
+        found = ask(connection, form, word)
+        right, wanted, given = right + len(found & set(expected)), wanted + len(expected), given + len(found)
+    return right / wanted, right / given if given else 1.0
+
+
+def cost(tokenizer: str, form: Callable[[str], str]) -> tuple[float, float]:
+    """Return (megabytes, milliseconds a question) over many lines made of the words of all languages."""
+    pool = [word for lines, _ in SAMPLE.values() for line in lines for word in line.split()]
+    draw = random.Random(0)
+    connection = table(tokenizer)
+    rows = ((i, form(" ".join(draw.choices(pool, k=8)))) for i in range(LINES))
+    connection.executemany("INSERT INTO words(rowid, text) VALUES (?, ?)", rows)
+    connection.execute("INSERT INTO words(words) VALUES ('optimize')")
+    pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    words = [word for _, asked in SAMPLE.values() for word in asked]
+    start = time.perf_counter()
+    for word in words:
+        ask(connection, form, word)
+    return pages * size / 1e6, 1000 * (time.perf_counter() - start) / len(words)
+
+
+def main() -> None:
+    print(f"{'recall / precision':20}" + "".join(f"{name:>20}" for name in WAYS))
+    for language in SAMPLE:
+        cells = ["{:.2f} / {:.2f}".format(*quality(language, *way)) for way in WAYS.values()]
+        print(f"{language:20}" + "".join(f"{cell:>20}" for cell in cells))
+    cells = ["{:.1f} MB, {:.2f} ms".format(*cost(*way)) for way in WAYS.values()]
+    print(f"{LINES} lines".ljust(20) + "".join(f"{cell:>20}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()
