@@ -1,4 +1,4 @@
-"""How full text search finds words of languages beyond English: python tests/bench/tokenizers.py
+"""How full text search finds words of languages beyond English: python tests/bench/full_text.py
 
 Subtitles of nine languages, six lines each, and words with the lines in which they stand, in whatever form. Each way to
 index is asked for each word as a quoted string; printed are recall and precision over all pairs of a language, and the
