@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import demo, ingest, remove, search, show, status, upgrade, verify
+from vfindex.cli import demo, doctor, ingest, models, remove, search, show, status, upgrade, verify
 from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
 from vfindex.indexer.report import Report, UpgradeReport
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-COMMANDS = tuple(module.NAME for module in (ingest, search, status, show, remove, verify, upgrade, evaluation, demo))
+COMMANDS = tuple(
+    module.NAME for module in (ingest, search, status, show, remove, verify, upgrade, evaluation, demo, doctor, models)
+)
 
 
 def section(name: str) -> str:
@@ -33,7 +35,10 @@ def documented_fields(name: str) -> set[str]:
     return {field for row in rows for field in re.findall(r"`(\w+)`", row)}
 
 
-@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), *((name,) for name in COMMANDS), *((models.NAME, word) for word in ("list", "pull", "check"))],
+)
 def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -> None:
     help_ = run(*arguments, "--help").out
     command = " ".join(("vfindex", *arguments, "--help"))
@@ -58,6 +63,16 @@ def test_the_fields_of_a_report_are_explained() -> None:
 
 def test_the_fields_of_an_upgrade_are_explained() -> None:
     assert documented_fields("upgrade") == {*UpgradeReport(1, {}, {}).to_dict(str), "known_items"}
+
+
+def test_the_fields_of_models_and_findings_are_explained(run: Any, tmp_path: Path) -> None:
+    listed, told = json.loads(run("models", "list", "--json").out), section("models")
+    for rows in ("models", "presets"):
+        assert f"| `{rows}` | list of `{{{', '.join(listed[rows][0])}}}`" in told
+    assert documented_fields("models") == set(listed)
+    found = json.loads(run("doctor", "--json", "--library", tmp_path).out)
+    assert documented_fields("doctor") == set(found)
+    assert f"| `findings` | list of `{{{', '.join(found['findings'][0])}}}`" in section("doctor")
 
 
 def test_the_ways_a_file_can_end_are_explained() -> None:

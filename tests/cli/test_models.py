@@ -14,6 +14,7 @@ import pytest
 from fake_hub import Hub, sentence_files, serving
 from library_maker import install
 
+from vfindex.cli.models import _size
 from vfindex.indexer import machine, store
 from vfindex.indexer.cards import CARDS
 from vfindex.indexer.presets import PRESETS
@@ -82,6 +83,21 @@ def test_the_list_as_a_document(run: Any, pulled: Path, cache: Path) -> None:
     assert (presets["lite"]["here"], presets["lite"]["pull_bytes"]) == (True, 0)
     small = rows["ViT-B-32-256:datacomp_s34b_b86k"]["size_bytes"] + rows["whisper-base"]["size_bytes"]
     assert (presets["small"]["here"], presets["small"]["pull_bytes"]) == (False, small)
+
+
+def test_the_page_says_what_the_cards_say() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    for card in CARDS:
+        [facts] = [row for row in rows if len(row) == 7 and row[0] == card.reference]
+        unit = {"visual": " px", "text": " tokens", "speech": ""}[card.kind]
+        reads = f"{card.input_size}{unit}" if card.input_size else ""
+        told = [card.kind, card.licence, _size(card.size_bytes), str(card.dim or ""), reads, str(card.gflop or "")]
+        assert facts[1:] == told
+        if not card.package:
+            [pin] = [row for row in rows if len(row) == 3 and row[0] == card.reference]
+            repository = card.reference if pin[1] == "the same" else pin[1]
+            assert (repository, pin[2]) == (card.repository, card.revision or "its first pull")
 
 
 def test_a_model_is_pulled_once(run: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
