@@ -1,0 +1,223 @@
+"""Labels of hits over a library whose relevance is planted, and the rule behind them over plain numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from library_maker import SETUP, add_video, prior
+
+from vfindex.search.calibrate import Best, auc, fit, keep_calibrated, shortened
+from vfindex.search.confidence import LABELS, META_KEY, MIN_ITEMS, Calibration, Judge, Label, Trust
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.grammar import parse
+from vfindex.search.query import Part
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.joint import JointSpec, ModalitySpec
+from vfindex.storage.library import Library
+from vfindex.storage.records import Clip, FloatArray, Modality, Segment
+from vfindex.storage.writer import writing
+
+# --- planted relevance ----------------------------------------------------------------------------------------------
+
+DIM, VIDEOS = 24, 60
+BANK = [f"elsewhere {number}" for number in range(100)]
+# AUC -> cosine of a question with the clip that answers it, beside noise. The AUC that is measured is compared.
+PLANTED = {0.5: 0.0, 0.7: 0.545, 0.9: 0.69, 0.99: 0.81}
+
+
+def direction(seed: str) -> FloatArray:
+    vector = np.random.default_rng(zlib.crc32(seed.encode())).normal(size=DIM)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a library of one spoken clip a video, in directions of their own."""
+    folder = tmp_path_factory.mktemp("planted")
+    none = np.zeros((0, DIM), np.float32)
+    with writing(folder) as writer:
+        writer.install(replace(SETUP, word_weight=0.0), {"speech": prior(DIM)}, {})
+        for number in range(VIDEOS):
+            spoken = Clip(0.0, 5.0, 0.0, {"speech": direction(f"video {number}")}, none, np.zeros(0))
+            words = " ".join(f"about{number}x{letter}" for letter in "abcde")
+            add_video(writer, f"v{number}", [spoken], [Segment(0, 2, words, "sidecar")])
+        writer.publish()
+    return folder
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, cosine: float) -> None:
+    """Let questions that begin with "aboutN" mean the clip of video N as strongly as told, and others none."""
+
+    def encode(self: QueryEncoder, part: Part) -> dict[str, FloatArray]:
+        number, _, _ = part.text.removeprefix("about").partition("x")
+        strength = cosine if part.text.startswith("about") else 0.0
+        return {"speech": strength * direction(f"video {number}") + math.sqrt(1 - strength**2) * direction(part.text)}
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+
+
+def ask(engine: SearchEngine, questions: list[str]) -> list[Hit]:
+    return [engine.search(question, top_k=1)[0] for question in questions]
+
+
+@pytest.mark.parametrize("separation", PLANTED)
+def test_labels_appear_where_they_are_earned_and_are_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, separation: float
+) -> None:
+    plant(monkeypatch, PLANTED[separation])
+    with writing(folder) as writer:
+        writer.catalog.put(META_KEY, Calibration(0, {}).to_json())
+    keep_calibrated(folder, BANK, lambda _: None)
+    with Library.open(folder).snapshot() as snapshot:
+        trust = Calibration.from_json(snapshot.get(META_KEY) or "").trust["speech"]
+    assert trust.auc == pytest.approx(separation, abs=0.05)
+    assert (trust.known, trust.background) == (VIDEOS, len(BANK))
+
+    engine = SearchEngine.open(folder)
+    asked = VIDEOS if separation > 0.8 else 10
+    answerable = ask(engine, [f"about{number}x fresh" for number in range(asked)])
+    others = ask(engine, [f"nowhere {number}" for number in range(asked)])
+    labels = [hit.confidence for hit in answerable + others]
+    if separation < 0.8:
+        assert set(labels) == {None}
+        return
+    assert {"high", "none"} <= set(labels) <= set(LABELS)
+    right = [hit.video == f"/videos/v{number}".encode() for number, hit in enumerate(answerable)]
+    high = [ok for ok, hit in zip(right, answerable, strict=True) if hit.confidence == "high"]
+    high += [False for hit in others if hit.confidence == "high"]
+    assert len(high) >= asked / 8 and np.mean(high) >= 0.95
+    assert np.mean([hit.confidence == "none" for hit in answerable]) <= 0.10
+    assert np.mean([hit.confidence == "none" for hit in others]) >= (0.25 if separation == 0.9 else 0.80)
+
+
+def test_a_library_is_measured_again_only_when_it_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, 0.9)
+    told: list[str] = []
+    for clips, times in ((VIDEOS, 0), (int(VIDEOS * 0.9), 0), (int(VIDEOS * 0.7), 1)):
+        with writing(folder) as writer:
+            writer.catalog.put(META_KEY, Calibration(clips, {}).to_json())
+        keep_calibrated(folder, BANK[:5], told.append)
+        assert len(told) == times
+    with Library.open(folder).snapshot() as snapshot:
+        assert Calibration.from_json(snapshot.get(META_KEY) or "").clips == VIDEOS
+
+
+# --- the rule -------------------------------------------------------------------------------------------------------
+
+SCORES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
+
+
+@given(SCORES, SCORES)
+def test_auc_is_the_share_of_pairs_in_order(above: list[float], below: list[float]) -> None:
+    pairs = [(a > b) + 0.5 * (a == b) for a in above for b in below]
+    assert auc(np.asarray(above), np.asarray(below)) == pytest.approx(np.mean(pairs))
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.booleans()), max_size=30),
+    st.lists(st.floats(-1e3, 1e3), max_size=30),
+)
+def test_thresholds_are_in_order_whatever_was_measured(known: list[tuple[float, bool]], null: list[float]) -> None:
+    trust = fit([Best(score, right) for score, right in known], null)
+    assert 0 <= trust.auc <= 1
+    assert trust.low <= trust.medium <= trust.high
+    assert Calibration.from_json(Calibration(3, {"text": trust}).to_json()) == Calibration(3, {"text": trust})
+
+
+def normal(separation: float, known: int, seed: int) -> Trust:
+    """Return what is measured of normal scores of unit spread, so many units apart."""
+    generator = np.random.default_rng(seed)
+    own = [Best(score, True) for score in generator.normal(separation, 1, known)]
+    return fit(own, generator.normal(0, 1, 200).tolist())
+
+
+def test_high_means_what_it_says_over_many_libraries() -> None:
+    # At d' = 1.812 the AUC is 0.9; the point where odds of 19 to 1 are reached lies at ln(19) / d' + d' / 2 = 2.53.
+    trusts = [normal(1.812, 200, seed) for seed in range(40)]
+    assert np.median([trust.high for trust in trusts]) == pytest.approx(2.53, abs=0.2)
+    assert np.median([trust.medium for trust in trusts]) == pytest.approx(0.906, abs=0.1)
+    fresh = np.random.default_rng(99)
+    own, null = fresh.normal(1.812, 1, 20_000), fresh.normal(0, 1, 20_000)
+    precision = [np.mean(own >= t.high) / (np.mean(own >= t.high) + np.mean(null >= t.high)) for t in trusts]
+    assert np.mean(precision) >= 0.96
+    assert max(np.mean(own < trust.low) for trust in trusts) <= 0.10
+
+
+def test_wrong_answers_raise_the_bar() -> None:
+    generator = np.random.default_rng(5)
+    null = generator.normal(0, 1, 200).tolist()
+    scores = generator.normal(4, 1, 200)
+    sure = fit([Best(score, True) for score in scores], null)
+    half = fit([Best(score, number % 2 == 0) for number, score in enumerate(scores)], null)
+    assert sure.high < 4 and half.high > scores.max(), "where half of what is found is wrong, nothing is high"
+
+
+def test_too_few_items_or_too_little_separation_earn_nothing() -> None:
+    assert not normal(5.0, MIN_ITEMS - 1, 0).earned and normal(5.0, MIN_ITEMS, 0).earned
+    assert not normal(0.7, 200, 0).earned
+    assert not fit([], [1.0]).earned and not fit([Best(1.0, True)], []).earned
+    assert "19 questions of its own to measure by" in normal(5.0, MIN_ITEMS - 1, 0).reason()
+    assert "and 0.8 is needed" in normal(0.7, 200, 0).reason()
+    assert normal(5.0, 200, 0).reason() == "labelled: AUC 1.00 over 200 questions of its own"
+
+
+def spec(**weights: float) -> JointSpec:
+    zero = np.zeros(2, np.float32)
+    return JointSpec({m: ModalitySpec(zero, zero, 1.0, w) for m, w in weights.items()})  # type: ignore[misc]
+
+
+TELLS = Trust(0.95, 100, 200, 1.0, low=1.0, medium=2.0, high=3.0)
+MUTE = Trust(0.55, 100, 200, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "scores", "label"),
+    [
+        ("a dog", {"visual": 1, "speech": 1}, {"visual": 9.0, "speech": 3.5}, "high"),
+        ("a dog", {"visual": 1, "speech": 1}, {"visual": 9.0, "speech": 0.5}, None),
+        ("a dog", {"visual": 1, "speech": 1}, {"visual": 9.0, "speech": None}, None),
+        ("a dog", {"visual": 0, "speech": 1}, {"speech": 0.5}, "none"),
+        ("a dog", {"visual": 0, "speech": 1}, {"speech": 1.5}, "low"),
+        ("a dog", {"visual": 0, "speech": 1}, {"visual": 9.0, "speech": 2.5}, "medium"),
+        ("a dog", {"visual": 0, "speech": 0.5}, {"speech": 9.0}, None),
+        ("said:dog", {"visual": 1, "speech": 1}, {"speech": 0.5}, "none"),
+        ("shown:dog", {"visual": 1, "speech": 1}, {"visual": 9.0}, None),
+        ("2:dog park", {"visual": 0, "speech": 1}, {"speech": 9.0}, None),
+        ("dog -cat", {"visual": 0, "speech": 1}, {"speech": 9.0}, None),
+        ("dog then cat within 5s", {"visual": 0, "speech": 1}, {"speech": 9.0}, None),
+    ],
+)
+def test_a_hit_has_the_label_that_what_was_asked_can_tell(
+    text: str, weights: dict[str, float], scores: dict[Modality, float | None], label: Label | None
+) -> None:
+    stored = Calibration(9, {"visual": MUTE, "speech": TELLS}).to_json()
+    assert Judge.of(stored, parse(text), spec(**weights)).label(scores) == label
+    assert Judge.of(None, parse(text), spec(**weights)).label(scores) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"clips": 1, "trust": {"speech": {}}}', json.dumps({"clips": None})])
+def test_what_is_damaged_is_told(text: str) -> None:
+    with pytest.raises(LibraryDamaged, match="run: vfindex ingest again"):
+        Calibration.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("so what we want to do now is take a look at the second part of the garden", "now look part"),
+        ("Holiday in Rome 2019", "Holiday Rome"),
+        ("2019", "2019"),
+        ("a dog", "dog"),
+    ],
+)
+def test_known_items_are_shortened_to_what_one_might_remember(text: str, kept: str) -> None:
+    assert shortened(text) == kept
