@@ -46,13 +46,15 @@ def sentence_files() -> dict[str, bytes]:
 class Hub:
     """What the server holds and how it misbehaves.
 
-    repositories: name -> files. requests: (path, Range header) as they came. cut: this file's body ends in its middle,
-    once. spoil: this file is sent with other bytes. hang: no answer to paths that hold this text. missing: answer 404
-    with this error code.
+    repositories: name -> files. requests: (path, Range header) as they came.
+    cut: this file's body stops in its middle, the connection stays. drop: the same, and the connection is closed, once.
+    spoil: this file is sent with other bytes. hang: no answer to paths that hold this text.
+    missing: answer 404 with this error code.
     """
 
     repositories: dict[str, dict[str, bytes]]
     cut: str = ""
+    drop: str = ""
     spoil: str = ""
     hang: str = ""
     missing: str = ""
@@ -114,11 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(asked[1]) if asked else 0
         extent = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if asked else {}
         body = data[start:]
-        if name == hub.cut:
+        if name in (hub.cut, hub.drop):
             self._head(206 if asked else 200, len(body), extent)
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            hub.over.wait(60)
+            if name == hub.cut:
+                hub.over.wait(60)
+            hub.drop, self.close_connection = "", True
             return
         self._send(206 if asked else 200, body, extent)
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 from command_line import start
 from fake_hub import COMMIT, Hub, sentence_files, serving
+from filelock import FileLock
 
 from vfindex.indexer.cards import find_card
 from vfindex.indexer.hub import Fetching, pull
@@ -84,6 +86,23 @@ def test_a_hub_that_stops_in_the_middle_is_left_and_gone_on_with(hub: Hub, tmp_p
     )
     assert len([path for path, _ in hub.requests if "resolve" in path]) == 1
     assert is_cached({"text": NAME}, tmp_path)
+
+
+def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
+    hub.drop = "model.safetensors"
+    model, _ = pull(CARD, tmp_path)
+    assert model.weights.read_bytes() == sentence_files()["model.safetensors"]
+    ranges = [asked for path, asked in hub.requests if path.endswith("model.safetensors")]
+    assert ranges[0] == ""
+    assert re.fullmatch(r"bytes=[1-9]\d+-", ranges[1])
+
+
+def test_one_process_fetches_a_model(hub: Hub, tmp_path: Path) -> None:
+    lock = tmp_path / "models" / f".pull-{CARD.slug}.lock"
+    lock.parent.mkdir()
+    with FileLock(lock), pytest.raises(ModelError, match=f"another process is fetching {NAME}; wait for it"):
+        pull(CARD, tmp_path)
+    assert hub.requests == []
 
 
 def test_a_hub_that_never_answers_is_left(hub: Hub, tmp_path: Path) -> None:
