@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from equality import assert_equal_libraries, contents
-from media import Shot, make_video
+from equality import assert_equal_libraries
+from killing import SAMPLING, end_upgrade, kill_upgrade, make_videos
 
-from vfindex.indexer import catch_up, pipeline
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder, Sampling
+from vfindex.indexer.media import Sampling
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import UpgradeReport
-from vfindex.indexer.triage import Watcher
-from vfindex.indexer.upgrade import UpgradeSettings, discard, roll_back, upgrade
-from vfindex.search.engine import SearchEngine
-from vfindex.storage.editions import history
-from vfindex.storage.errors import LibraryError, LibraryLocked, UsageError
 from vfindex.indexer.transcribe import PocketSphinx
+from vfindex.indexer.triage import Watcher
+from vfindex.indexer.upgrade import UpgradeSettings, upgrade
+from vfindex.storage.editions import history
 from vfindex.storage.library import Library
 from vfindex.storage.units import runs
 from vfindex.storage.verify import verify
-from vfindex.storage.writer import locked, writing
 
 Upgrade = Callable[..., UpgradeReport]
-FINER = Sampling("fps", 2.0)
+FINER = Sampling.parse(SAMPLING)
+KILLS = 3
+# Seconds that the process of an upgrade takes to start, at least.
+START_S = 1.0
 
 
 def never(*_: object, **__: object) -> None:
@@ -46,28 +46,31 @@ def commands(folder: Path) -> list[str | None]:
         return [row["command"] for row in runs(snapshot)]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A folder with libraries, and about the seconds that an upgrade of `lib` to FINER takes."""
+
+    base: Path
+    length_s: float
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
-    """Return a folder with three videos, two with subtitles, and their library `lib`; tests copy it."""
+def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Made:
+    """Return a folder with three videos and one that is none, their library `lib`, and `finer`, of another sampling."""
     base = tmp_path_factory.mktemp("made")
-    videos = base / "videos"
-    videos.mkdir()
-    make_video(videos / "red door.mp4", shots=[Shot("red", 3), Shot("green", 3)])
-    make_video(videos / "blue hall.mp4", shots=[Shot("blue", 3), Shot("white", 3)])
-    make_video(videos / "third.mp4", shots=[Shot("yellow", 4, to="black")], tone_hz=440)
-    for name in ("red door", "blue hall"):
-        text = f"1\n00:00:01,000 --> 00:00:03,000\nThis is the {name} of our xylophone museum.\n"
-        (videos / f"{name}.srt").write_text(text)
+    videos = make_videos(base / "videos")
     (videos / "broken.mp4").write_text("no video")
-    report = ingest(base / "lib", [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=2))
-    assert (report.indexed, len(report.failed)) == (3, 1)
-    return base
+    for name, sampling in (("lib", None), ("finer", FINER)):
+        settings = IngestSettings(cache=models_cache, choice=Choice(preset="lite"), workers=2, sampling=sampling)
+        report = ingest(base / name, [os.fsencode(videos)], settings)
+        assert (report.indexed, len(report.failed)) == (3, 1)
+    return Made(base, START_S + report.wall_s)
 
 
 @pytest.fixture
-def home(tmp_path: Path, made: Path) -> Path:
+def home(tmp_path: Path, made: Made) -> Path:
     """Return a copy of the library `lib` over the videos of `made`."""
-    shutil.copytree(made / "lib", tmp_path / "lib")
+    shutil.copytree(made.base / "lib", tmp_path / "lib")
     return tmp_path
 
 
@@ -83,7 +86,7 @@ def run(home: Path, models_cache: Path) -> Upgrade:
 
 
 def test_another_sampling_is_another_edition(
-    home: Path, made: Path, run: Upgrade, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, made: Made, run: Upgrade, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[Path, Path]] = []
     with monkeypatch.context() as patch:
@@ -93,11 +96,22 @@ def test_another_sampling_is_another_edition(
     assert (report.decoded, report.taken_over, report.heard, report.transcripts_reused) == (3, 0, 0, 3)
     assert (report.before["sampling"], report.after["sampling"]) == ("auto", "2")
     assert told == [(home / "lib", home / "lib" / "editions" / "1")]
-    settings = IngestSettings(cache=models_cache, workers=2, sampling=FINER)
-    ingest(home / "anew", [os.fsencode(made / "videos")], settings)
-    assert_equal_libraries(home / "lib", home / "anew")
-    assert coverage(home / "lib") == coverage(home / "anew")
+    assert_equal_libraries(home / "lib", made.base / "finer")
+    assert coverage(home / "lib") == coverage(made.base / "finer")
     assert verify(Library.open(home / "lib")).problems == []
-    again = ingest(home / "lib", [os.fsencode(made / "videos")], IngestSettings(cache=models_cache))
+    again = ingest(home / "lib", [os.fsencode(made.base / "videos")], IngestSettings(cache=models_cache))
     assert (again.unchanged, len(again.failed), again.indexed) == (3, 1, 0)
     assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]
+
+
+def test_killed_at_random_instants(home: Path, made: Made, models_cache: Path) -> None:
+    instants = random.Random(3)
+    for kill in range(KILLS):
+        if history(home / "lib") == [0]:
+            killed = kill_upgrade(home / "lib", models_cache, made.length_s * (kill + instants.random()) / KILLS)
+            assert killed.answers and killed.clean
+    if history(home / "lib") == [0]:
+        end_upgrade(home / "lib", models_cache)
+    assert history(home / "lib") == [1, 0]
+    assert_equal_libraries(home / "lib", made.base / "finer")
+    assert verify(Library.open(home / "lib")).clean
