@@ -23,6 +23,7 @@ from vfindex.cli.options import (
     library_folder,
 )
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
+from vfindex.cli.trust import keep_trust
 from vfindex.storage.errors import Problem
 
 if TYPE_CHECKING:
@@ -82,13 +83,15 @@ def command(
         compiled=compiled,
         exclude=tuple(exclude or ()),
     )
-    report = run_ingest(library_folder(library), [os.fsencode(path) for path in paths], settings)
+    folder = library_folder(library)
+    report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:
         print_report(report)
     if report.interrupted:
         raise typer.Exit(130)
+    keep_trust(folder)
     if report.failed:
         raise typer.Exit(1)
 

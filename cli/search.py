@@ -11,6 +11,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
+from vfindex.search.confidence import LABELS, Label
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import MODALITIES, Modality
 
@@ -40,6 +41,10 @@ def command(
             help=f"Weights of {', '.join(MODALITIES)}.  [default: the preset's]",
         ),
     ] = None,
+    min_confidence: Annotated[
+        Label | None,
+        typer.Option(metavar="LABEL", help=f"Hits of this label or better: {', '.join(LABELS)}."),
+    ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -53,13 +58,17 @@ def command(
     weights = parse_weights(weight) if weight else None
     engine = SearchEngine.open(library_folder(library))
     try:
-        hits = engine.search(text, top_k=top_k, per_video=per_video, weights=weights)
+        found = engine.search(text, top_k=top_k, per_video=per_video, weights=weights)
     except QueryError as exc:
         if exc.position is not None and not json:
             _point_at(text, exc.position)
         raise
+    hits = _confident(found, min_confidence)
     if json:
-        print_json({"query": text, "hits": [hit_to_dict(hit) for hit in hits]})
+        confident = True if any(hit.confidence not in (None, "none") for hit in hits) else None if hits else False
+        print_json({"query": text, "confident": confident, "hits": [hit_to_dict(hit) for hit in hits]})
+    elif found and not hits:
+        say("no confident match; --min-confidence none shows what comes nearest")
     elif not hits:
         say("no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)")
     elif sys.stdout.isatty():
@@ -67,6 +76,14 @@ def command(
     else:
         for hit in hits:
             print(f"{hit.rank}\t{hit.score:.3f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
+
+
+def _confident(hits: list[Hit], least: Label | None) -> list[Hit]:
+    """Return the hits with the label `least` or a better one; None: all but those that are known to be chance."""
+    if least is None:
+        return [hit for hit in hits if hit.confidence != "none"]
+    wanted = LABELS[LABELS.index(least) :]
+    return [hit for hit in hits if least == "none" or hit.confidence in wanted]
 
 
 def parse_weights(text: str) -> dict[Modality, float]:
@@ -103,6 +120,7 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
         "end_s": round(hit.end_s, 3),
         "frame_s": None if hit.frame_s is None else round(hit.frame_s, 3),
         "score": hit.score,
+        "confidence": hit.confidence,
         "modalities": dict(hit.modalities),
         "words": list(hit.words),
         "snippet": hit.snippet,
@@ -151,9 +169,11 @@ def _print_table(hits: list[Hit]) -> None:
         because = Text(_because(hit))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")
-        rank, score = Text(str(hit.rank)), Text(f"{hit.score:.2f}")
+        label = hit.confidence or ""
+        rank, score = Text(str(hit.rank)), f"{hit.score:.2f}"
         if wide:
-            table.add_row(rank, score, Text(_span(hit)), place, because)
+            table.add_row(rank, Text(f"{score}\n{label}".rstrip()), Text(_span(hit)), place, because)
         else:
-            table.add_row(rank, Text("\n").join([Text(f"{_span(hit)}  score {score}"), place, because]))
+            head = Text(f"{_span(hit)}  score {score}{label and f', confidence {label}'}")
+            table.add_row(rank, Text("\n").join([head, place, because]))
     console.print(table)

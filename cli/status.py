@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, counted, path_text, plain, print_json
+from vfindex.search.confidence import META_KEY, Calibration
 from vfindex.storage.records import MODALITIES
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
         "segments": counts["segment"],
         "clips_with": {m: by_modality.get(m, 0) for m in MODALITIES},
         "video_seconds": round(sum(v.end_s - v.start_s for v in videos if v.state in ("indexed", "partial")), 3),
+        "confidence": _confidence(snapshot.get(META_KEY)),
         "generation": generation.id if generation else None,
         "clips_in_generation": generation.clips if generation else 0,
         "problems": [
@@ -58,6 +60,16 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
             for place in video.locations
         ],
         "last_run": snapshot.last_run(),
+    }
+
+
+def _confidence(stored: str | None) -> dict[str, Any] | None:
+    """Return modality -> what was measured of its scores, None before it was."""
+    if stored is None:
+        return None
+    return {
+        m: {"labelled": of.earned, "auc": of.auc, "questions": of.known, "reason": of.reason()}
+        for m, of in Calibration.from_json(stored).trust.items()
     }
 
 
@@ -73,6 +85,8 @@ def _print(document: dict[str, Any]) -> None:
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")
     print(f"transcript  {counted(document['segments'], 'segment')}")
     print(f"index       {held if document['generation'] else 'none yet; searches scan the clips'}")
+    for modality, of in (document["confidence"] or {}).items():
+        print(f"{'confidence':11} {modality}: {of['reason']}")
     if document["states"]["indexing"]:
         print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` goes on")
     for row in document["problems"]:

@@ -19,6 +19,7 @@ from vfindex.cli.options import (
     library_folder,
 )
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
+from vfindex.cli.trust import keep_trust
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import SEARCHABLE
 
@@ -101,7 +102,9 @@ def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
         _print(report, settings.allow_missing)
     if report.interrupted:
         raise typer.Exit(130)
-    if report.lost and not report.swapped:
+    if report.swapped:
+        keep_trust(folder)
+    elif report.lost:
         raise typer.Exit(1)
 
 

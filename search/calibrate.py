@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vfindex.search.ranking import Ranking, View, combined
 from vfindex.search.words import find_words
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import Library, reading_spec, setup_from_json
-from vfindex.storage.records import MODALITIES, Modality, Setup
+from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.writer import writing
 
@@ -44,52 +44,50 @@ class Best:
 def keep_calibrated(folder: Path, background: Sequence[str], say: Callable[[str], None]) -> None:
     """Measure the library in `folder` and store the result, unless it has hardly changed since it was last done.
 
-    background: questions that are not about it. say: told before the work begins. Raises LibraryError, ModelError.
+    background: questions that are not about it. say: told before work that takes seconds. Raises LibraryError,
+    ModelError.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         clips, stored = snapshot.counts()["clip"], snapshot.get(META_KEY)
     before = Calibration.from_json(stored).clips if stored is not None else 0
     if clips and (stored is None or abs(clips - before) > MAX_CHANGE * before):
-        say("measuring how far scores can be trusted")
-        calibration = measure(library, background)
+        calibration = measure(library, background, say)
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, calibration.to_json())
 
 
-def measure(library: Library, background: Sequence[str]) -> Calibration:
+def measure(library: Library, background: Sequence[str], say: Callable[[str], None]) -> Calibration:
     """Return what can be told of the scores of each modality that the library's clips have."""
     with library.snapshot() as snapshot:
-        stored = snapshot.get("setup")
         present = [m for m in MODALITIES if snapshot.modality_counts().get(m)]
-        if stored is None or not present:
-            return Calibration(0, {})
         items = known_items(snapshot)
-        bench = _Bench(library, snapshot, setup_from_json(stored))
-        nulls = [bench.best(text, present) for text in background]
-        prints = {video.id: video.fingerprint for video in snapshot.videos()}
-        trust: dict[Modality, Trust] = {}
-        for modality in present:
-            known = []
-            for item in _items_for(modality, items):
-                found = bench.best(shortened(item.text), [modality]).get(modality)
-                if found is not None:
-                    known.append(Best(found[0], prints.get(found[1]) == item.fingerprint))
-            null = [found[modality][0] for found in nulls if modality in found]
-            trust[modality] = fit(known, null, bench.weight(modality))
+        asked = {m: _items_for(m, items) for m in present}
+        enough = [m for m in present if len(asked[m]) >= MIN_ITEMS]
+        trust = {m: Trust(0.5, len(asked[m]), 0, 0.0) for m in present}
+        if enough:
+            say("measuring how far scores can be trusted")
+            bench = _Bench(library, snapshot)
+            nulls = [bench.best(text, enough) for text in background]
+            trust |= {m: _trust(bench, m, asked[m], nulls) for m in enough}
         return Calibration(snapshot.counts()["clip"], trust)
+
+
+def _trust(bench: _Bench, modality: Modality, items: Sequence[KnownItem], nulls: Sequence[Found]) -> Trust:
+    known = []
+    for item in items:
+        found = bench.best(shortened(item.text), [modality]).get(modality)
+        if found is not None:
+            known.append(Best(found[0], found[1] == item.fingerprint))
+    null = [found[modality][0] for found in nulls if modality in found]
+    return fit(known, null, bench.weight(modality))
 
 
 def shortened(text: str) -> str:
     """Return QUESTION_WORDS content words of a text, evenly spaced, in their order: what one might remember of it."""
     words = [word for word in content_words(text) if not word.isdigit()] or list(content_words(text))
-    n = len(words)
-    kept = (
-        words
-        if n <= QUESTION_WORDS
-        else [words[(2 * i + 1) * n // (2 * QUESTION_WORDS)] for i in range(QUESTION_WORDS)]
-    )
-    return " ".join(kept)
+    n, count = len(words), min(len(words), QUESTION_WORDS)
+    return " ".join(words[(2 * i + 1) * n // (2 * count)] for i in range(count))
 
 
 def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem]:
@@ -101,32 +99,39 @@ def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem
     return titled
 
 
+# Modality -> best score, and the fingerprint of its video.
+Found = Mapping[Modality, tuple[float, str]]
+
+
 class _Bench:
     """Scores questions by one modality at a time, as a search with the default weights does."""
 
-    def __init__(self, library: Library, snapshot: Snapshot, setup: Setup) -> None:
+    def __init__(self, library: Library, snapshot: Snapshot) -> None:
+        setup = setup_from_json(snapshot.get("setup") or "")
         self._encoder = QueryEncoder(library, setup)
         spec, generation = reading_spec(snapshot)
         index = library.load_index(generation) if generation is not None else None
         watermark = generation.watermark if generation is not None and index is not None else 0
         self._view = View(snapshot, spec, setup, index, watermark, is_whole=True)
+        self._prints = {video.id: video.fingerprint for video in snapshot.videos()}
 
     def weight(self, modality: Modality) -> float:
         """Return the default weight of a modality."""
         return self._view.spec.parts[modality].weight
 
-    def best(self, text: str, modalities: Sequence[Modality]) -> dict[Modality, tuple[float, int]]:
-        """Return modality -> (best score, video id); a modality that scores no clip is missing."""
+    def best(self, text: str, modalities: Sequence[Modality]) -> Found:
+        """Return what is found best by each modality; one that scores no clip is missing."""
         [moment] = Query.plain(text).moments
         parts = moment.parts()
         vectors = [self._encoder.encode(part) for part in parts]
         evidence = find_words(self._view.snapshot, moment.needles())
-        found: dict[Modality, tuple[float, int]] = {}
+        found: dict[Modality, tuple[float, str]] = {}
         for modality in modalities:
             view = replace(self._view, spec=_alone(self._view.spec, modality))
             ranked = Ranking(view, combined(parts, vectors, view.spec), evidence, None).best(DEPTH)
             if ranked and modality in ranked[0].modalities:
-                found[modality] = (ranked[0].modalities[modality], ranked[0].clip.video_id)
+                best = ranked[0]
+                found[modality] = (best.modalities[modality], self._prints[best.clip.video_id])
         return found
 
 

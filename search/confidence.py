@@ -21,12 +21,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vfindex.search.query import Query
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.joint import JointSpec
 from vfindex.storage.records import MODALITIES, Modality
+
+if TYPE_CHECKING:  # the command line names the labels in its help, which imports no NumPy
+    from vfindex.search.query import Query
+    from vfindex.storage.joint import JointSpec
 
 Label = Literal["none", "low", "medium", "high"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -66,9 +68,9 @@ class Trust:
     def reason(self) -> str:
         """Return why there are labels or none, in words."""
         if self.known < MIN_ITEMS:
-            return f"no labels: {self.known} questions of its own to measure by, and {MIN_ITEMS} are needed"
+            return f"no labels ({self.known} questions of its own to measure by; {MIN_ITEMS} are needed)"
         told = f"AUC {self.auc:.2f} over {self.known} questions of its own"
-        return f"labelled: {told}" if self.earned else f"no labels: {told}, and {MIN_AUC} is needed"
+        return f"labelled ({told})" if self.earned else f"no labels ({told}; {MIN_AUC} is needed)"
 
 
 @dataclass(frozen=True, slots=True)

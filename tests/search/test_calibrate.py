@@ -165,9 +165,9 @@ def test_too_few_items_or_too_little_separation_earn_nothing() -> None:
     assert not normal(5.0, MIN_ITEMS - 1, 0).earned and normal(5.0, MIN_ITEMS, 0).earned
     assert not normal(0.7, 200, 0).earned
     assert not fit([], [1.0]).earned and not fit([Best(1.0, True)], []).earned
-    assert "19 questions of its own to measure by" in normal(5.0, MIN_ITEMS - 1, 0).reason()
-    assert "and 0.8 is needed" in normal(0.7, 200, 0).reason()
-    assert normal(5.0, 200, 0).reason() == "labelled: AUC 1.00 over 200 questions of its own"
+    assert "(19 questions of its own to measure by" in normal(5.0, MIN_ITEMS - 1, 0).reason()
+    assert "; 0.8 is needed" in normal(0.7, 200, 0).reason()
+    assert normal(5.0, 200, 0).reason() == "labelled (AUC 1.00 over 200 questions of its own)"
 
 
 def spec(**weights: float) -> JointSpec:

@@ -1,0 +1,22 @@
+"""Measures, after a run that has changed a library, how far its scores can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vfindex.cli.output import say
+from vfindex.storage.errors import LibraryLocked
+
+
+def keep_trust(folder: Path) -> None:
+    """Measure the scores of the library in `folder` if that is due. Raises what `keep_calibrated` raises.
+
+    Another writer that has begun meanwhile comes first: its own run measures, and searches go on with what there is.
+    """
+    from vfindex.indexer.priors import background_queries
+    from vfindex.search.calibrate import keep_calibrated
+
+    try:
+        keep_calibrated(folder, background_queries(), say)
+    except LibraryLocked:
+        say("how far scores can be trusted is left to the run that has begun meanwhile")
