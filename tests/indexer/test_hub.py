@@ -154,6 +154,9 @@ def test_a_damaged_model_is_mended_at_its_commit(hub: Hub, tmp_path: Path) -> No
     hub.requests.clear()
     assert pull(CARD, tmp_path) == (model, True)
     assert [path.rpartition("/")[2] for path, _ in hub.requests] == [COMMIT, "model.safetensors"]
+    assert pull(replace(CARD, revision=COMMIT), tmp_path) == (model, False)
+    assert pull(replace(CARD, revision="f" * 40), tmp_path)[1]  # this vfindex wants another commit
+    assert f"/api/models/{NAME}/revision/{'f' * 40}" in {path for path, _ in hub.requests}
 
 
 def test_a_repository_without_weights_is_told(hub: Hub, tmp_path: Path) -> None:
