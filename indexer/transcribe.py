@@ -42,7 +42,7 @@ class Transcript:
     """What was recognised, in order of time.
 
     heard_s: seconds in which the sound may be speech, and which no subtitle covers. recognised_s, dropped_s: seconds of
-    the segments kept, and of those dropped because their confidence is below MIN_CONFIDENCE. problems: in words.
+    the segments kept, and of those dropped because they are not to be believed. problems: in words.
     skipped_s: those of heard_s in which nothing was looked for, see `is_steady`.
     """
 

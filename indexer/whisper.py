@@ -6,13 +6,16 @@ checked (`hallucination`) before it is kept.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import logging
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -144,10 +147,7 @@ class Whisper:
         """Return what is said in windows, once the model's threads have had time for them."""
         size = self._model.batch
         batches = [windows[at : at + size] for at in range(0, len(windows), size)]
-        try:
-            futures = [self._threads.submit(self._transcribe, batch, language, allowance) for batch in batches]
-        except RuntimeError:  # the threads are shut down
-            return [Heard(problem=STOPPED)] * len(windows)
+        futures = [self._submit(partial(self._transcribe, batch, language, allowance)) for batch in batches]
         heard = []
         for batch, future in zip(batches, futures, strict=True):
             try:
@@ -155,6 +155,15 @@ class Whisper:
             except CancelledError:
                 heard += [Heard(problem=STOPPED)] * len(batch)
         return heard
+
+    def _submit(self, work: Callable[[], list[Heard]]) -> Future[list[Heard]]:
+        """Return the future of work for the model's threads, cancelled where kill() has come."""
+        try:
+            return self._threads.submit(work)
+        except RuntimeError:  # they are shut down
+            late: Future[list[Heard]] = Future()
+            late.cancel()
+            return late
 
     def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
         """Return what is said in a batch; one that fails is tried again by halves, for it may be too large."""
@@ -190,6 +199,26 @@ class Whisper:
         self._model.close()
 
 
+@dataclass(slots=True)
+class _Run:
+    """Sound without a gap, from start_s on; pcm: its samples as bytes."""
+
+    start_s: float
+    pcm: bytearray = field(default_factory=bytearray)
+
+    @property
+    def length_s(self) -> float:
+        return len(self.pcm) / (2 * SAMPLE_RATE_HZ)
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.length_s
+
+    @property
+    def samples(self) -> Sound:
+        return np.frombuffer(self.pcm, dtype=np.int16)
+
+
 class WhisperListener:
     """The recognition of one unit's sound: feed its blocks in order, then finish; a `Listener`.
 
@@ -199,23 +228,20 @@ class WhisperListener:
     def __init__(self, whisper: Whisper, covered: Sequence[tuple[float, float]] = ()) -> None:
         self._whisper = whisper
         self._covered = covered_spans(covered)
-        self._runs: list[tuple[float, list[Sound]]] = []  # sound without a gap: its start, its pieces
-        self._next_s = -1.0  # where the last run goes on
-        self._held = 0  # samples in the runs
+        self._runs: list[_Run] = []
         self._heard_s = self._recognised_s = self._dropped_s = 0.0
         self._segments: list[Segment] = []
         self._problems: dict[str, None] = {}  # an ordered set: each is told once
 
     def feed(self, block: AudioBlock) -> None:
-        """Take the next block; recognises what is held where that is HELD_S."""
+        """Take the next block; where HELD_S are held, they are recognised first."""
         for start_s, samples in uncovered(block, self._covered):
-            if not self._runs or abs(start_s - self._next_s) > GAP_S:
-                self._runs.append((start_s, []))
-                self._next_s = start_s
-            self._runs[-1][1].append(samples)
-            self._next_s += len(samples) / SAMPLE_RATE_HZ
-            self._held += len(samples)
-        if self._held >= HELD_S * SAMPLE_RATE_HZ:
+            if not self._runs or abs(start_s - self._runs[-1].end_s) > GAP_S:
+                if self._runs and self._runs[-1].length_s < MIN_PIECE_S:
+                    self._runs.pop()  # a hostile file may have a gap after each sample
+                self._runs.append(_Run(start_s))
+            self._runs[-1].pcm += samples.astype(np.int16).tobytes()
+        if sum(run.length_s for run in self._runs) >= HELD_S:
             self._recognise()
 
     def finish(self) -> Transcript:
@@ -227,12 +253,8 @@ class WhisperListener:
 
     def _recognise(self) -> None:
         """Turn the sound held into segments."""
-        runs, self._runs, self._held = self._runs, [], 0
-        windows = [
-            window
-            for start_s, parts in runs
-            for window in windows_of(start_s, np.concatenate(parts), self._whisper.voice)
-        ]
+        runs, self._runs = self._runs, []
+        windows = [window for run in runs for window in windows_of(run.start_s, run.samples, self._whisper.voice)]
         self._heard_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
         if windows:
             self._keep(windows, self._listen(windows, Allowance(len(windows))))
@@ -296,16 +318,15 @@ def judged(window: Window, heard: Heard) -> Iterator[tuple[Segment, Flaw]]:
 
 def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:
     """Yield the parts of a block, with their times, that no span covers; spans are disjoint and in order."""
+    block_end_s = block.time_s + len(block.samples) / SAMPLE_RATE_HZ
+    first = bisect.bisect_right(covered, block.time_s, key=lambda span: span[1])
     at = 0
-    for start_s, end_s in covered:
-        first, last = (round((time_s - block.time_s) * SAMPLE_RATE_HZ) for time_s in (start_s, end_s))
-        if last <= at:
-            continue
-        if first >= len(block.samples):
-            break
-        if first > at:
-            yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:first]
-        at = last
+    spans = (covered[n] for n in range(first, len(covered)))
+    for span in itertools.takewhile(lambda span: span[0] < block_end_s, spans):
+        start, end = (round((time_s - block.time_s) * SAMPLE_RATE_HZ) for time_s in span)
+        if start > at:
+            yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:start]
+        at = max(at, end)
     if at < len(block.samples):
         yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:]
 
@@ -318,13 +339,13 @@ def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[W
     """
     if len(samples) < MIN_PIECE_S * SAMPLE_RATE_HZ:
         return
-    piece = int(VOICE_PIECE_S * SAMPLE_RATE_HZ)
+    piece, most = int(VOICE_PIECE_S * SAMPLE_RATE_HZ), int(WINDOW_S * SAMPLE_RATE_HZ)
     spans: list[tuple[int, int]] = []
     for at in range(0, len(samples), piece):
         spans += [(at + first, at + last) for first, last in voice(samples[at : at + piece])]
     while spans:
         begin = spans[0][0]
-        taken = [span for span in spans if span[1] - begin <= WINDOW_S * SAMPLE_RATE_HZ] or spans[:1]
+        taken = [span for span in spans if span[1] - begin <= most] or spans[:1]
         del spans[: len(taken)]
         voiced = tuple(((a - begin) / SAMPLE_RATE_HZ, (b - begin) / SAMPLE_RATE_HZ) for a, b in taken)
         yield Window(start_s + begin / SAMPLE_RATE_HZ, samples[begin : taken[-1][1]], voiced)

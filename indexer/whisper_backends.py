@@ -100,7 +100,7 @@ class FasterWhisper:
                 num_workers=threads if where == "cpu" else 1,
                 local_files_only=True,
             )
-        except (RuntimeError, ValueError, TypeError, OSError) as exc:
+        except Exception as exc:  # tokenizers raises nothing more precise
             raise ModelError(f"{folder}: the speech model cannot be opened ({_brief(exc)}); {REMEDY}") from exc
         if model.model.n_mels != len(model.feature_extractor.mel_filters):
             raise ModelError(
