@@ -1,0 +1,157 @@
+"""How far what vfindex shows its models is from what open_clip shows them: python tests/bench/parity.py [FOLDER]
+
+Keyframes of real videos (the public collection by default) go two ways to the model's square: decoded small and cut or
+squeezed, as the indexer does it; and decoded at full size, then through open_clip's own transform. Printed are the mean
+absolute difference of the 8-bit pixels, and the cosine of EfficientNet-Lite2's 1,408 features (the weights of `lite`).
+Area averaging and nearest-neighbour show what the figures can tell. Ends with exit code 1 if vfindex's filter misses a
+bound, or nearest-neighbour meets them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from unittest import mock
+
+import av
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from open_clip.transform import image_transform
+from PIL import Image
+from torch import nn
+
+from vfindex.indexer import decode_read
+from vfindex.indexer.decode_open import Source, demux, open_source, rotation, shape_px
+from vfindex.indexer.encoders import Pixels
+from vfindex.indexer.export import load_label_model
+from vfindex.indexer.lite import SIZE_PX, VISUAL_WEIGHTS, locate
+from vfindex.indexer.open_clip_encoder import Preparation
+from vfindex.storage.records import FloatArray
+
+# Preprocessings of the presets' models: ViT-B-32-256; SigLIP2; PE-Core.
+WAYS = (("shortest", "bicubic"), ("squash", "bicubic"), ("squash", "bilinear"))
+# Bounds on the mean over the frames and on the worst of them: the difference of the pixels, of 255, and the cosine.
+MAX_DIFFERENCE, MAX_WORST_DIFFERENCE = 1.0, 4.0
+MIN_COSINE, MIN_WORST_COSINE = 0.995, 0.98
+AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+FILTERS = {"vfindex": decode_read.SCALING, "area": AREA, "nearest": Interpolation.POINT}
+# Full-size colours as exact as FFmpeg makes them.
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+
+
+def keyframes(source: Source, n: int) -> Iterator[VideoFrame]:
+    """Yield the keyframes at or before n moments, evenly spaced."""
+    stream = source.video
+    source.only(stream)
+    span = int((source.container.duration or 0) / av.time_base / (stream.time_base or 1))
+    for index in range(n):
+        source.container.seek((stream.start_time or 0) + span * (2 * index + 1) // (2 * n), stream=stream)
+        frames = (frame for packet in demux(source.container, stream) for frame in stream.codec_context.decode(packet))
+        frame = next(frames, None)
+        if frame is not None:
+            yield frame
+        stream.codec_context.flush_buffers()
+
+
+def small(source: Source, frame: VideoFrame, interpolation: Interpolation) -> Pixels:
+    """Return the frame as the decode child sends it, resized by a filter."""
+    with mock.patch.object(decode_read, "SCALING", interpolation):
+        return decode_read.Painter(source, SIZE_PX).pixels(frame)
+
+
+def full(frame: VideoFrame) -> Image.Image:
+    """Return the frame at full size, upright."""
+    picture = VideoReformatter().reformat(frame, format="rgb24", interpolation=EXACT, dst_color_range="JPEG")
+    return Image.fromarray(np.rot90(picture.to_ndarray(), round(rotation(frame) / 90)))
+
+
+def squares(path: Path, n: int) -> Iterator[dict[tuple[str, str, str], Pixels]]:
+    """Yield the squares of a video's keyframes: (resize mode, interpolation, filter or "open_clip") -> pixels.
+
+    The indexer widens pixels that are not square, open_clip's way knows nothing of them: such a video has none of the
+    squares whose edges were cut off.
+    """
+    with closing(open_source(os.fsencode(path))) as source:
+        context = source.video.codec_context
+        plain = shape_px(source.video, 0) == (context.width, context.height)
+        ways = [way for way in WAYS if plain or way[0] == "squash"]
+        for frame in keyframes(source, n):
+            found = {}
+            picture = full(frame)
+            frames = {name: small(source, frame, chosen) for name, chosen in FILTERS.items()}
+            for mode, interpolation in ways:
+                transform = image_transform(SIZE_PX, False, resize_mode=mode, interpolation=interpolation)
+                transform.transforms = transform.transforms[:-2]  # all before it becomes a tensor
+                found[mode, interpolation, "open_clip"] = np.asarray(transform(picture))
+                prepare = Preparation(SIZE_PX, mode, interpolation, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
+                for name, pixels in frames.items():
+                    found[mode, interpolation, name] = prepare.square(pixels)
+            yield found
+
+
+def features(network: nn.Module, pictures: Sequence[Pixels]) -> FloatArray:
+    """Return (n, 1408), rows of length 1: what EfficientNet-Lite2 knows of pictures before it names them."""
+    with torch.inference_mode():
+        batch = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
+        pooled = network.forward_head(network.forward_features(batch), pre_logits=True)  # type: ignore[operator]
+        rows: FloatArray = nn.functional.normalize(pooled, dim=1).numpy()
+    return rows
+
+
+def measure(paths: Sequence[Path], n: int) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
+    """Return (resize mode, interpolation, filter) -> a frame's difference of pixels and cosine of features each."""
+    network = load_label_model(locate(VISUAL_WEIGHTS)).network
+    found = defaultdict(list)
+    for path in paths:
+        for pictures in squares(path, n):
+            rows = dict(zip(pictures, features(network, list(pictures.values())), strict=True))
+            for mode, interpolation, name in pictures:
+                if name != "open_clip":
+                    ours, theirs = (mode, interpolation, name), (mode, interpolation, "open_clip")
+                    difference = np.abs(pictures[ours].astype(int) - pictures[theirs]).mean()
+                    found[ours].append((float(difference), float(rows[ours] @ rows[theirs])))
+    return found
+
+
+def report(found: dict[tuple[str, str, str], list[tuple[float, float]]]) -> bool:
+    """Print a row a preprocessing and filter; return whether the bounds tell vfindex's from nearest-neighbour."""
+    told = True
+    print(f"{'pictures':18} {'filter':8} {'frames':>6}  {'pixels differ by':20}  cosine of features")
+    for (mode, interpolation, name), rows in found.items():
+        differences, cosines = np.array(rows).T
+        met = bool(differences.mean() <= MAX_DIFFERENCE and differences.max() <= MAX_WORST_DIFFERENCE)
+        met &= bool(cosines.mean() >= MIN_COSINE and cosines.min() >= MIN_WORST_COSINE)
+        told &= met == (name == "vfindex") or name == "area"
+        print(
+            f"{f'{mode}, {interpolation}':18} {name:8} {len(rows):6}  "
+            f"{differences.mean():.2f}, at most {differences.max():5.2f}  "
+            f"{cosines.mean():.4f}, at least {cosines.min():.4f}  {'meets' if met else 'misses'} the bounds"
+        )
+    print(
+        f"bounds: {MAX_DIFFERENCE} in the mean, {MAX_WORST_DIFFERENCE} at worst; "
+        f"cosine {MIN_COSINE} in the mean, {MIN_WORST_COSINE} at worst"
+    )
+    return told
+
+
+def main() -> None:
+    """Run the bench."""
+    media = os.environ.get("VFINDEX_TEST_MEDIA")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(media) / "public" / "videos" if media else None)
+    parser.add_argument("--frames", type=int, default=2, metavar="N", help="keyframes a video")
+    asked = parser.parse_args()
+    if asked.folder is None:
+        parser.error("name a folder of videos, or set VFINDEX_TEST_MEDIA")
+    sys.exit(not report(measure(sorted(asked.folder.iterdir()), asked.frames)))
+
+
+if __name__ == "__main__":
+    main()
