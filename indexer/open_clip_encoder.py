@@ -36,7 +36,9 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 # Two batches a device: while one is computed, the next is copied there.
 LANES = 2
 # The batch is searched for by doubling, for at most so long; the gain below which doubling is not worth its memory.
+# ViT-B-32 on a processor: 0.41 of the rate of matrix products one by one, 0.57 by twos, 0.68 by fours and by eights.
 SEARCH_S = {"cuda": 10.0, "cpu": 2.0}
+FIRST_BATCH = {"cuda": 8, "cpu": 4}
 LARGEST_BATCH = {"cuda": 256, "cpu": 32}
 WORTH = 1.05
 # What allocators other than CUDA's own, which has an exception for it, say when they have nothing left.
@@ -151,14 +153,24 @@ class OpenClipEncoder:
         tower = load_tower(folder)
         towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
         placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
-        encoder = cls(placed, batch_frames=1)
-        encoder.find_batch()
+        try:
+            encoder = cls(placed, batch_frames=1)
+            encoder.find_batch()
+        except RuntimeError as exc:
+            if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(exc).strip().split("\n", 1)[0]
+            raise ModelError(
+                f"{folder}: the model cannot be compiled here ({reason}); install a C++ compiler, or do not compile"
+            ) from exc
         return encoder
 
     def find_batch(self) -> None:
         """Set batch_frames to what is fastest here, by trying for some seconds."""
         kind = self._device_type
-        self.batch_frames = best_batch(self._seconds, largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind])
+        self.batch_frames = best_batch(
+            self._seconds, first=FIRST_BATCH[kind], largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind]
+        )
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         """Return (n, dim) float32, rows of length 1, as `ImageEncoder` says."""
@@ -192,8 +204,7 @@ class OpenClipEncoder:
     def _seconds(self, n: int) -> float:
         """Return how long a batch of n takes, the second time. Raises OutOfMemory."""
         pixels = np.zeros((n, self.size_px, self.size_px, 3), dtype=np.uint8)
-        if n == 1:
-            self._encode(pixels)
+        self._encode(pixels)
         began = time.perf_counter()
         self._encode(pixels)
         return time.perf_counter() - began
@@ -293,25 +304,26 @@ def load_tower(folder: Path) -> ImageTower:
     return tower.eval().requires_grad_(False)
 
 
-def best_batch(seconds: Callable[[int], float], *, largest: int, budget_s: float) -> int:
-    """Return how many pictures to encode at a time, found by doubling until it no longer pays.
+def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, budget_s: float) -> int:
+    """Return how many pictures to encode at a time, found by doubling from `first` until it no longer pays.
 
-    seconds(n): how long n pictures take; may raise OutOfMemory, but for n = 1. The search ends before the time it has
-    taken would exceed `budget_s`.
+    seconds(n): how long n pictures take, after as long again; may raise OutOfMemory. The search ends before it takes
+    longer than `budget_s`; a device too slow to try `first` is given that.
     """
-    began = time.perf_counter()
-    best, n = 1, 1
-    best_rate = 0.0
-    while n <= largest:
+    one_s = seconds(1)
+    if 2 * first * one_s > budget_s:
+        return first
+    best, best_rate, spent_s = 1, 1 / one_s, 2 * one_s
+    n = first
+    while n <= largest and spent_s + 2 * n / best_rate <= budget_s:
         try:
             taken_s = seconds(n)
         except OutOfMemory:
             break
+        spent_s += 2 * taken_s
         if n / taken_s > best_rate * WORTH:
             best, best_rate = n, n / taken_s
         elif n >= 4 * best:
-            break
-        if time.perf_counter() - began + 2 * taken_s > budget_s:
             break
         n *= 2
     return best

@@ -221,10 +221,11 @@ class TestMemory:
 @pytest.mark.parametrize(
     ("rates", "fits", "wanted"),
     [
-        ({1: 10, 2: 20, 4: 40, 8: 80, 16: 160, 32: 320}, 99, 32),
-        ({1: 10, 2: 20, 4: 30, 8: 30.5, 16: 31, 32: 99}, 99, 4),  # two doublings without gain end it
-        ({1: 10, 2: 9, 4: 15, 8: 15, 16: 9}, 99, 4),  # one does not
-        ({1: 10, 2: 20, 4: 40}, 4, 4),
+        ({1: 10, 4: 40, 8: 80, 16: 160, 32: 320}, 99, 32),
+        ({1: 10, 4: 30, 8: 30.5, 16: 31, 32: 99}, 99, 4),  # two doublings without gain end it
+        ({1: 10, 4: 15, 8: 15, 16: 19, 32: 9}, 99, 16),  # one does not
+        ({1: 10, 4: 9, 8: 9}, 99, 1),
+        ({1: 10, 4: 40}, 4, 4),
         ({1: 10}, 1, 1),
     ],
 )
@@ -236,20 +237,24 @@ def test_batches_are_doubled_while_it_pays(rates: dict[int, float], fits: int, w
             raise OutOfMemory
         return n / rates[n]
 
-    assert best_batch(seconds, largest=32, budget_s=1e9) == wanted
+    assert best_batch(seconds, first=4, largest=32, budget_s=1e9) == wanted
 
 
-def test_the_search_for_a_batch_is_bounded() -> None:
+@pytest.mark.parametrize(
+    ("one_s", "asked", "wanted"), [(1.0, [1], 4), (0.2, [1, 4], 4), (0.1, [1, 4, 8], 8), (0.03, [1, 4, 8, 16], 16)]
+)
+def test_the_search_for_a_batch_is_bounded(one_s: float, asked: list[int], wanted: int) -> None:
     from vfindex.indexer.open_clip_encoder import best_batch
 
-    asked: list[int] = []
+    seen: list[int] = []
 
-    def slow(n: int) -> float:
-        asked.append(n)
-        return n * 0.3
+    def seconds(n: int) -> float:
+        seen.append(n)
+        return float(one_s * n**0.9)
 
-    assert best_batch(slow, largest=32, budget_s=1.0) == 1
-    assert asked == [1, 2]
+    assert best_batch(seconds, first=4, largest=32, budget_s=2.5) == wanted
+    assert seen == asked
+    assert len(seen) == 1 or sum(2 * one_s * n**0.9 for n in seen) <= 2.5
 
 
 def test_bfloat16_hardly_turns_a_vector(
