@@ -6,7 +6,6 @@ find different videos; and their names say nothing at all.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from vfindex.indexer.photographs import photograph_folder
 from vfindex.storage.errors import VfindexError
 
 WIDTH_PX, HEIGHT_PX = 640, 360
@@ -142,7 +142,7 @@ def make_demo_videos(folder: Path) -> list[Path]:
     Raises VfindexError if a photograph is missing from the installed scikit-image.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    photographs = _photograph_folder()
+    photographs = photograph_folder()
     paths = []
     for video in VIDEOS:
         path = folder / video.name
@@ -150,14 +150,6 @@ def make_demo_videos(folder: Path) -> list[Path]:
         path.with_suffix(".srt").write_text(_subtitles(video), encoding="utf-8")
         paths.append(path)
     return paths
-
-
-def _photograph_folder() -> Path:
-    """Return the folder of photographs in scikit-image, found without importing it (which takes a second)."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or not spec.submodule_search_locations:
-        raise VfindexError("the demo needs the photographs of scikit-image: run pip install scikit-image")
-    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def _frames(photographs: Path, shot: Shot) -> Iterator[Image.Image]:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfindex.indexer.export import check_parity, write_graph
-from vfindex.indexer.priors import BANKS, background_queries, general_pictures, save_banks
+from vfindex.indexer.photographs import general_pictures
+from vfindex.indexer.priors import BANKS, background_queries, save_banks
 from vfindex.storage.errors import ModelError
 from vfindex.storage.text_encoder import TextEncoder, open_session, write_meta
 
@@ -97,16 +98,16 @@ def export_clip_text(source: Path, folder: Path, name: str) -> None:
     import open_clip
 
     text = json.loads((source / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+    _refuse_odd_tokens(text)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{source}")
     network: Any = open_clip.create_model(f"local-dir:{source}", require_pretrained=True).eval()
     del network.visual
     own_bpe = isinstance(tokenizer, open_clip.SimpleTokenizer)
-    facts: dict[str, Any] = {
-        "cleaning": text.get("tokenizer_kwargs", {}).get("clean", "lower" if own_bpe else "whitespace")
-    }
-    _refuse_odd_tokens(text)
+    options = text.get("tokenizer_kwargs") or {}
+    facts: dict[str, Any] = {"cleaning": options.get("clean", "lower" if own_bpe else "whitespace")}
     length = tokenizer.context_length
-    if own_bpe and not text.get("no_causal_mask") and text.get("pool_type", "argmax") == "argmax":
+    sees_all = text.get("no_causal_mask") or text.get("embed_cls")
+    if own_bpe and text.get("pool_type", "argmax") == "argmax" and not sees_all:
         tower: nn.Module = CausalText(getattr(network, "text", network))
         ids, lengths = torch.full((2, 9), 1000), {0: _FREE, 1: _FREE}
     else:
@@ -114,7 +115,7 @@ def export_clip_text(source: Path, folder: Path, name: str) -> None:
         ids, lengths = tokenizer(["a dog", "a cat"]), {0: _FREE}
         facts |= {"length": length, "pad": 0 if own_bpe else tokenizer.tokenizer.pad_token_id}
     model = folder / "model"
-    write_graph(tower, (ids, torch.ones(ids.shape)), {"ids": lengths, "mask": lengths}, model)
+    write_graph(tower.eval(), (ids, torch.ones(ids.shape)), {"ids": lengths, "mask": lengths}, model)
     own = bpe_tokenizer(tokenizer) if own_bpe else Tokenizer.from_str(tokenizer.tokenizer.backend_tokenizer.to_str())
     _write_tokenizer(own, length, model)
     queries = background_queries()[:PARITY_QUERIES]
@@ -162,7 +163,7 @@ def export_sentence(source: Path, folder: Path, name: str) -> None:
     mask = torch.tensor([[1.0] * 9, [1.0] * 5 + [0.0] * 4])
     free = {0: _FREE, 1: _FREE}
     model = folder / "model"
-    write_graph(Sentences(network), (ids, mask), {"ids": free, "mask": free}, model)
+    write_graph(Sentences(network).eval(), (ids, mask), {"ids": free, "mask": free}, model)
     _write_tokenizer(own, network.max_seq_length or MAX_TOKENS, model)
     queries = [query_prompt + query for query in background_queries()[:PARITY_QUERIES]]
     wanted = network.encode(queries, prompt="", normalize_embeddings=True, show_progress_bar=False)
@@ -199,7 +200,7 @@ def _write_tokenizer(tokenizer: Tokenizer, max_tokens: int, folder: Path) -> Non
 
 def _refuse_odd_tokens(text: dict[str, Any]) -> None:
     """Raise ModelError if a model makes its tokens in a way that this export does not follow."""
-    options = {name for name, value in text.get("tokenizer_kwargs", {}).items() if value} - {"clean"}
+    options = {name for name, value in (text.get("tokenizer_kwargs") or {}).items() if value} - {"clean"}
     odd = sorted(options) + (["tokenizer_mode"] if text.get("tokenizer_mode") else [])
     if odd:
         raise ModelError(f"its tokenizer has options that vfindex does not know ({', '.join(odd)})")

@@ -1,20 +1,17 @@
 """What is known of a modality before any library: how material in general scores with questions that do not mean it.
 
-Two banks of text ship with the package, background.txt (questions) and sentences.txt (what people say and write). For
-pictures in general stand the photographs inside scikit-image, which need no download.
+Two banks of text ship with the package: background.txt (questions) and sentences.txt (what people say and write).
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from vfindex.indexer.encoders import ImageEncoder, Pixels
+from vfindex.indexer.encoders import ImageEncoder
+from vfindex.indexer.photographs import general_pictures
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint import ModalityPrior
 from vfindex.storage.records import FloatArray
@@ -22,24 +19,6 @@ from vfindex.storage.text_encoder import TextEncoder
 
 # Beside an exported text model: `queries`, the vectors of background.txt, and `passages`, those of sentences.txt.
 BANKS = "banks.npz"
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "coffee.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "moon.png",
-    "motorcycle_left.png",
-    "page.png",
-    "rocket.jpg",
-)
-# Rectangles of a video's shape in each photograph: the largest one, and thirds of it as a close view shows them.
-ASPECT = 16 / 9
-VIEWS = ((0.5, 0.5, 1.0), (0.3, 0.35, 0.6), (0.7, 0.35, 0.6), (0.5, 0.7, 0.6))
 
 
 def background_queries() -> list[str]:
@@ -98,40 +77,6 @@ def clip_prior(encoder: ImageEncoder, text_folder: Path, weight: float) -> Modal
     queries, _ = _load_banks(text_folder)
     pictures = encoder.encode_images(list(general_pictures(encoder.size_px)))
     return estimate_prior(queries, pictures, centred=False, weight=weight)
-
-
-def general_pictures(size_px: int) -> Iterator[Pixels]:
-    """Yield views of photographs as frames of 16:9, uint8 RGB, the short side `size_px`. Raises ModelError."""
-    folder = _photograph_folder()
-    side = (round(size_px * ASPECT), size_px)
-    for name in PHOTOGRAPHS:
-        try:
-            with Image.open(folder / name) as file:
-                photograph = file.convert("RGB")
-        except OSError as exc:
-            raise ModelError(
-                f"{folder / name}: the photograph cannot be read; run pip install --force-reinstall scikit-image"
-            ) from exc
-        for x, y, share in VIEWS:
-            box = _box(photograph.size, x, y, share)
-            yield np.asarray(photograph.resize(side, Image.Resampling.BICUBIC, box=box))
-
-
-def _photograph_folder() -> Path:
-    """Return the folder of photographs in scikit-image, found without importing it (which takes a second)."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError("a new library needs the photographs of scikit-image: run pip install scikit-image")
-    return Path(spec.submodule_search_locations[0]) / "data"
-
-
-def _box(size: tuple[int, int], x: float, y: float, share: float) -> tuple[float, float, float, float]:
-    """Return (left, top, right, bottom) in pixels of a view inside a picture, its centre at (x, y) where it fits."""
-    width = share * min(size[0], size[1] * ASPECT)
-    height = width / ASPECT
-    left = min(max(x * size[0] - width / 2, 0.0), size[0] - width)
-    top = min(max(y * size[1] - height / 2, 0.0), size[1] - height)
-    return left, top, left + width, top + height
 
 
 def _load_banks(text_folder: Path) -> tuple[FloatArray, FloatArray]:

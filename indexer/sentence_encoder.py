@@ -6,13 +6,15 @@ the ONNX folder of `towers.ensure_sentence`.
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from vfindex.indexer.towers import short_name
@@ -36,6 +38,18 @@ _FAMILIES = (
         "Represent this sentence for searching relevant passages: ",
         "",
     ),
+)
+# What sentence-transformers, transformers and torch raise for a folder whose files do not fit, or are no such files.
+_LOADING_ERRORS = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
 )
 
 
@@ -88,7 +102,7 @@ def load_sentence_model(folder: Path, device: str) -> SentenceTransformer:
     """
     try:
         network = SentenceTransformer(str(folder), device=device, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as exc:
+    except _LOADING_ERRORS as exc:
         reason = " ".join(str(exc).split())[:300] or type(exc).__name__
         raise ModelError(f"{folder}: this sentence-transformers model cannot be loaded ({reason})") from exc
     network.max_seq_length = min(network.max_seq_length or MAX_TOKENS, MAX_TOKENS)
@@ -96,13 +110,25 @@ def load_sentence_model(folder: Path, device: str) -> SentenceTransformer:
 
 
 def prompts_of(network: SentenceTransformer, name: str) -> tuple[str, str]:
-    """Return what stands before a query and before a passage: as the model's folder says, else as its family has it."""
-    prompts = {key: text for key, text in network.prompts.items() if text}
-    default = prompts.get(network.default_prompt_name or "", "")
-    passages = (prompts[key] for key in ("document", "passage", "corpus") if key in prompts)
-    query, passage = prompts.get("query", default), next(passages, default)
-    if not (query or passage):
-        for pattern, *known in _FAMILIES:
-            if pattern.fullmatch(name):
-                query, passage = known
+    """Return what stands before a query and before a passage: as the model's folder says, else as its family has it.
+
+    name: the model's, without its publisher's.
+    """
+    return chosen_prompts(network.prompts, network.default_prompt_name, name)
+
+
+def chosen_prompts(prompts: Mapping[str, str | None], default_name: str | None, name: str) -> tuple[str, str]:
+    """Return a query's and a passage's prompt out of what config_sentence_transformers.json has.
+
+    prompts, default_name: its fields `prompts` and `default_prompt_name`. Passages are what sentence-transformers'
+    encode_document takes: `document`, `passage` or `corpus`, the first that is there.
+    """
+    known = {key: text for key, text in prompts.items() if text}
+    default = known.get(default_name or "", "")
+    query = known.get("query", default)
+    passage = next((known[key] for key in ("document", "passage", "corpus") if key in known), default)
+    if query or passage:
+        return query, passage
+    families = (both for pattern, *both in _FAMILIES if pattern.fullmatch(name))
+    query, passage = next(families, ("", ""))
     return query, passage

@@ -26,9 +26,9 @@ def make_e5(folder: Path) -> Path:
     return make_sentences(folder, "xlm-roberta", "mean", prompts={})
 
 
-def make_cls(folder: Path, prompts: Mapping[str, str]) -> Path:
-    """Write a BERT read at its first token, with a dense layer, normalisation and prompts; return the folder."""
-    return make_sentences(folder, "bert", "cls", prompts=prompts, dense=True)
+def make_bge(folder: Path) -> Path:
+    """Write a BERT read at its first token, with a dense layer after it and a prompt for queries; return the folder."""
+    return make_sentences(folder, "bert", "cls", prompts={"query": "find: "}, dense=True)
 
 
 def make_sentences(
@@ -41,14 +41,14 @@ def make_sentences(
     """
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
     from transformers import AutoConfig, AutoModel
 
     base = folder.with_name(f"{folder.name}-base")
     base.mkdir(parents=True)
     _write_tokenizer(base, _SPECIAL[architecture])
     sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 66}
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": _SPECIAL[architecture].index("<pad>")}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": _SPECIAL[architecture].index("<pad>")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModel.from_config(AutoConfig.for_model(architecture, **sizes, **layers)).save_pretrained(base)

@@ -66,6 +66,6 @@ def test_views_stay_inside_the_photograph_and_keep_the_film_s_shape(size: tuple[
 
 
 def test_a_missing_photograph_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_media, "_photograph_folder", lambda: tmp_path)
+    monkeypatch.setattr(demo_media, "photograph_folder", lambda: tmp_path)
     with pytest.raises(VfindexError, match=r"gravel\.png.*pip install"):
         make_demo_videos(tmp_path / "out")

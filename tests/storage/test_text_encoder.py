@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, locate
 from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray
 from vfindex.storage.text_encoder import MAX_CHARACTERS, TextEncoder, check_files, read_meta
 
 TEXTS = ["a dog in the snow", "", "Häuser, C++ & -foo?", "word " * 600, "犬", "the price of oil rose by 3 % on Tuesday"]
@@ -82,6 +85,55 @@ def test_a_query_is_the_mean_of_its_templates(encoder: TextEncoder) -> None:
     assert np.allclose(encoder.encode_query("the red car", [], [["{}", "{word}"]]), [sentence], atol=1e-5)
     with pytest.raises(ValueError, match="template"):
         encoder.encode_query("the red car", [], [["{}"], ["{word}"]])
+
+
+def with_meta(folder: Path, **facts: object) -> TextEncoder:
+    """Return the model of a copied folder, its description changed."""
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | facts))
+    weights = folder / "model.onnx.data"
+    source = weights.resolve()
+    weights.unlink()  # ONNX Runtime does not follow links out of the folder
+    shutil.copyfile(source, weights)
+    return TextEncoder.open(folder)
+
+
+def test_a_description_without_prompts_means_none(encoder: TextEncoder) -> None:
+    assert encoder.templates == ("{}",)
+    assert np.array_equal(encoder.encode_passages(TEXTS), encoder.encode(TEXTS))
+
+
+def test_a_model_s_own_prompts(copy: Path, encoder: TextEncoder) -> None:
+    prompted = with_meta(copy, templates=["query: {}"], passage="passage: ")
+    assert prompted.templates == ("query: {}",)
+    wanted = encoder.encode([f"passage: {text}" for text in TEXTS])
+    assert np.array_equal(prompted.encode_passages(TEXTS), wanted)
+    assert np.array_equal(prompted.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_texts_are_padded_as_the_description_says(copy: Path, encoder: TextEncoder) -> None:
+    padded = with_meta(copy, length=256, pad=1012)
+    shapes: list[tuple[int, ...]] = []
+    run = padded._session.run
+
+    def spy(names: None, inputs: dict[str, FloatArray]) -> list[FloatArray]:
+        shapes.append(inputs["ids"].shape)
+        assert (inputs["ids"][inputs["mask"] == 0] == 1012).all()
+        return run(names, inputs)
+
+    padded._session = SimpleNamespace(run=spy)
+    assert np.allclose(padded.encode(TEXTS[:2]), encoder.encode(TEXTS[:2]), atol=1e-5)  # the model heeds its mask
+    assert {length for _, length in shapes} == {256}
+
+
+def test_an_unknown_cleaning_is_refused(copy: Path) -> None:
+    with pytest.raises(ModelError, match="description"):
+        with_meta(copy, cleaning="steam")
+
+
+def test_cleaning_comes_before_the_tokens(copy: Path, encoder: TextEncoder) -> None:
+    cleaned = with_meta(copy, cleaning="canonicalize")
+    assert cleaned.tokens(["The  DOG's &amp; bowl!"]) == encoder.tokens(["the dogs bowl"])
 
 
 def test_braces_in_a_query_stay_what_they_are(encoder: TextEncoder) -> None:
