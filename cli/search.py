@@ -65,8 +65,7 @@ def command(
         raise
     hits = _confident(found, min_confidence)
     if json:
-        confident = True if any(hit.confidence not in (None, "none") for hit in hits) else None if hits else False
-        print_json({"query": text, "confident": confident, "hits": [hit_to_dict(hit) for hit in hits]})
+        print_json({"query": text, "confident": _is_confident(hits), "hits": [hit_to_dict(hit) for hit in hits]})
     elif found and not hits:
         say("no confident match; --min-confidence none shows what comes nearest")
     elif not hits:
@@ -84,6 +83,14 @@ def _confident(hits: list[Hit], least: Label | None) -> list[Hit]:
         return [hit for hit in hits if hit.confidence != "none"]
     wanted = LABELS[LABELS.index(least) :]
     return [hit for hit in hits if least == "none" or hit.confidence in wanted]
+
+
+def _is_confident(hits: list[Hit]) -> bool | None:
+    """Return whether any hit is better than chance; None: the library cannot tell."""
+    labels = {hit.confidence for hit in hits}
+    if labels - {None, "none"}:
+        return True
+    return None if None in labels else False
 
 
 def parse_weights(text: str) -> dict[Modality, float]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import SETUP, add_video, prior
 
+from vfindex.cli.app import main
 from vfindex.search.calibrate import Best, auc, fit, keep_calibrated, shortened
 from vfindex.search.confidence import LABELS, META_KEY, MIN_ITEMS, Calibration, Judge, Label, Trust
 from vfindex.search.encoder import QueryEncoder
@@ -221,3 +226,64 @@ def test_what_is_damaged_is_told(text: str) -> None:
 )
 def test_known_items_are_shortened_to_what_one_might_remember(text: str, kept: str) -> None:
     assert shortened(text) == kept
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def invoke(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["vfindex", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        atexit.unregister(gc.freeze)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return invoke
+
+
+def test_the_command_says_when_there_is_no_confident_match(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    plant(monkeypatch, 1.0)
+    strict, mild = Trust(0.99, 60, 100, 1.0, 2.0, 2.5, 3.0), Trust(0.99, 60, 100, 1.0, 0.1, 0.2, 0.3)
+    at = ("--library", folder)
+
+    def store(trust: Trust) -> None:
+        with writing(folder) as writer:
+            writer.catalog.put(META_KEY, Calibration(VIDEOS, {"speech": trust}).to_json())
+
+    store(strict)
+    assert run("search", "about7x", *at) == (
+        0,
+        "",
+        "no confident match; --min-confidence none shows what comes nearest\n",
+    )
+    nothing = json.loads(run("search", "about7x", *at, "--json")[1])
+    assert (nothing["confident"], nothing["hits"]) == (False, [])
+    shown = json.loads(run("search", "about7x", *at, "--json", "--min-confidence", "none")[1])
+    assert {hit["confidence"] for hit in shown["hits"]} == {"none"} and shown["confident"] is False
+    store(mild)
+    found = json.loads(run("search", "about7x", *at, "--json", "--min-confidence", "high")[1])
+    assert found["hits"][0]["video"] == "/videos/v7" and found["confident"] is True
+    assert {hit["confidence"] for hit in found["hits"]} == {"high"}
+    status = json.loads(run("status", *at, "--json")[1])
+    assert status["confidence"] == {
+        "speech": {"labelled": True, "auc": 0.99, "questions": 60, "reason": mild.reason()},
+    }
+    assert "confidence  speech: labelled (AUC 0.99 over 60 questions of its own)" in run("status", *at)[1]
+
+
+def test_hits_without_labels_are_shown_unless_labels_are_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    plant(monkeypatch, 1.0)
+    with writing(folder) as writer:
+        writer.catalog.put(META_KEY, Calibration(VIDEOS, {"speech": MUTE}).to_json())
+    plain = json.loads(run("search", "about7x", "--library", folder, "--json")[1])
+    assert plain["confident"] is None and len(plain["hits"]) == 10
+    assert (
+        json.loads(run("search", "about7x", "--library", folder, "--json", "--min-confidence", "low")[1])["hits"] == []
+    )

@@ -1,0 +1,154 @@
+"""Whether labels of hits keep their word: python tests/bench/confidence.py [--library DIR] [--media DIR]
+
+Ingests the public collection (unless a library is given), measures it anew as `vfindex ingest` does, and asks it what
+it holds and 40 questions about things that are in none of its videos, by pictures alone, by speech alone and by both.
+"lost": answerable questions that are told "no confident match", and those of them whose first hit was right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.priors import background_queries
+from vfindex.search.calibrate import auc, measure
+from vfindex.search.collections import Question, read_questions
+from vfindex.search.confidence import LABELS, META_KEY, Label
+from vfindex.search.engine import SearchEngine
+from vfindex.search.query import Query
+from vfindex.storage.library import Library
+from vfindex.storage.records import Modality
+from vfindex.storage.writer import writing
+
+ABSENT = (
+    "a walrus on an ice floe",
+    "lava flowing from a volcano",
+    "someone playing the harp",
+    "astronauts floating inside a space station",
+    "a knight in armour on a horse",
+    "a lighthouse in a storm",
+    "hot air balloons over a valley",
+    "a surgeon in an operating theatre",
+    "two people playing chess",
+    "a camel caravan in the desert",
+    "skiers on a chairlift",
+    "a bride throwing her bouquet",
+    "a combine harvester in a wheat field",
+    "an elephant bathing in a river",
+    "a submarine coming to the surface",
+    "a blacksmith hammering glowing iron",
+    "sheep being shorn",
+    "a tennis match on a clay court",
+    "a bagpiper in a kilt",
+    "a snooker player chalking a cue",
+    "how interest rates change a mortgage",
+    "a recipe for beetroot soup",
+    "the history of the Ottoman empire",
+    "how vaccines train the immune system",
+    "the rules of cricket",
+    "the weather forecast for the weekend",
+    "how to tune a piano",
+    "the price of crude oil",
+    "how to change a tyre",
+    "an interview with a novelist about her book",
+    "what prime numbers are",
+    "a lecture on medieval cathedrals",
+    "the results of the election in Brazil",
+    "how honey bees find flowers",
+    "a commentary on a horse race",
+    "a bedtime story about three little pigs",
+    "a lesson in Spanish verbs",
+    "when to plant tomatoes",
+    "how a diesel engine works",
+    "an apology for a delayed flight",
+)
+# What is asked -> weights, and the modality of the questions that it should answer.
+WAYS: dict[str, tuple[dict[Modality, float], str | None]] = {
+    "pictures": ({"speech": 0, "text": 0}, "visual"),
+    "speech": ({"visual": 0, "text": 0}, "speech"),
+    "both": ({}, None),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The first hit for a question: its score and label, and whether it is right; -inf where there is none."""
+
+    score: float
+    label: Label | None
+    right: bool
+
+
+def ask(engine: SearchEngine, question: Question, weights: dict[Modality, float]) -> Asked:
+    hits = engine.search(Query.plain(question.text), top_k=1, weights=weights)
+    if not hits:
+        return Asked(-np.inf, None, False)
+    name = os.path.basename(os.fsdecode(hits[0].video or b""))
+    return Asked(hits[0].score, hits[0].confidence, name in {each.video for each in question.relevant})
+
+
+def row(name: str, answerable: Sequence[Asked], absent: Sequence[Asked]) -> str:
+    """Return what became of both kinds of questions, as a row of the table."""
+    separation = auc(np.array([each.score for each in answerable]), np.array([each.score for each in absent]))
+    high = [each for each in answerable if each.label == "high"]
+    lost = [each for each in answerable if each.label == "none"]
+    wrong = sum(each.label == "high" for each in absent)
+    shares = [
+        " ".join(f"{sum(each.label == label for each in asked):4}" for label in (*LABELS, None))
+        for asked in (answerable, absent)
+    ]
+    told = f"{sum(each.right for each in high)}/{len(high) + wrong}"
+    right = sum(each.right for each in lost)
+    return (
+        f"{name:9} {separation:5.2f}  {len(answerable):4} {shares[0]}  {shares[1]}  {told:>8} {len(lost):5} {right:6}"
+    )
+
+
+def report(library: Path, questions: Sequence[Question]) -> None:
+    """Measure the library, ask it both kinds of questions, and print the table."""
+    opened = Library.open(library)
+    calibration = measure(opened, background_queries(), lambda _: None)
+    with writing(library) as writer:
+        writer.catalog.put(META_KEY, calibration.to_json())
+    for modality, trust in calibration.trust.items():
+        print(
+            f"{modality}: {trust.reason()}; from {trust.low:.2f} low, {trust.medium:.2f} medium, {trust.high:.2f} high"
+        )
+    heads = " ".join(f"{str(label)[:4]:>4}" for label in (*LABELS, None))
+    print(f"\n{'':17}{'answerable':^30} {'absent':^25}  {'right of':>8} {'lost':>5} {'right':>6}")
+    print(f"{'asked by':9} {'AUC':>5}  {'n':>4} {heads}  {heads}  {'high':>8} {'':>5} {'lost':>6}")
+    engine = SearchEngine.open(library)
+    for name, (weights, modality) in WAYS.items():
+        chosen = [q for q in questions if modality in (None, q.modality)]
+        answerable = [ask(engine, question, weights) for question in chosen]
+        absent = [ask(engine, Question(text, text, ()), weights) for text in ABSENT]
+        print(row(name, answerable, absent))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--media", type=Path, default=os.environ.get("VFINDEX_TEST_MEDIA"), help="folder with public/")
+    parser.add_argument("--library", type=Path, help="an ingested library of public/videos")
+    parser.add_argument("--cache", type=Path, default=os.environ.get("VFINDEX_CACHE"), help="exported models")
+    arguments = parser.parse_args()
+    if arguments.media is None:
+        parser.error("set VFINDEX_TEST_MEDIA, or give --media")
+    public = Path(arguments.media) / "public"
+    with tempfile.TemporaryDirectory() as temporary:
+        library = arguments.library
+        if library is None:
+            library = Path(temporary) / "library"
+            cache = Path(arguments.cache or Path(temporary) / "cache")
+            ingest(library, [os.fsencode(public / "videos")], IngestSettings(cache=cache))
+        report(library, read_questions(public / "queries.jsonl"))
+
+
+if __name__ == "__main__":
+    main()
