@@ -13,9 +13,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -147,23 +146,8 @@ class Whisper:
         """Return what is said in windows, once the model's threads have had time for them."""
         size = self._model.batch
         batches = [windows[at : at + size] for at in range(0, len(windows), size)]
-        futures = [self._submit(partial(self._transcribe, batch, language, allowance)) for batch in batches]
-        heard = []
-        for batch, future in zip(batches, futures, strict=True):
-            try:
-                heard += future.result()
-            except CancelledError:
-                heard += [Heard(problem=STOPPED)] * len(batch)
-        return heard
-
-    def _submit(self, work: Callable[[], list[Heard]]) -> Future[list[Heard]]:
-        """Return the future of work for the model's threads, cancelled where kill() has come."""
-        try:
-            return self._threads.submit(work)
-        except RuntimeError:  # they are shut down
-            late: Future[list[Heard]] = Future()
-            late.cancel()
-            return late
+        futures = [self._threads.submit(self._transcribe, batch, language, allowance) for batch in batches]
+        return [heard for future in futures for heard in future.result()]
 
     def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
         """Return what is said in a batch; one that fails is tried again by halves, for it may be too large."""
@@ -189,9 +173,8 @@ class Whisper:
         return f"speech recognition took longer than {allowance.limit_s:.0f} s" if allowance.used_up else ""
 
     def kill(self) -> None:
-        """Begin no more work, from any thread: what is in the model ends, the rest comes back with a problem."""
+        """Begin no more work, from any thread: the batches in the model end, the rest comes back with a problem."""
         self._killed.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Wait for what is in work, then free the model."""
@@ -303,11 +286,11 @@ class WhisperListener:
 def judged(window: Window, heard: Heard) -> Iterator[tuple[Segment, Flaw]]:
     """Yield what is said in a window, in time of the video, and why it cannot be believed, or "".
 
-    Times beyond the window's sound are its end; a segment that begins there, or has no text, is no segment.
+    Times beyond the window's sound are its end; a segment without text is none.
     """
     for raw in heard.segments:
         text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
-        if not text or start_s >= window.length_s:
+        if not text:
             continue
         raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
         why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
@@ -326,7 +309,7 @@ def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iter
         start, end = (round((time_s - block.time_s) * SAMPLE_RATE_HZ) for time_s in span)
         if start > at:
             yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:start]
-        at = max(at, end)
+        at = end
     if at < len(block.samples):
         yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:]
 

@@ -199,6 +199,12 @@ def test_an_unsure_window_takes_the_language_of_the_others() -> None:
     assert alone.calls == [(1, "")]
 
 
+def test_unsure_probes_do_not_speak_for_the_others() -> None:
+    turns = [part for n in range(9) for part in talk(1, SURE_EN if n % 2 else UNSURE_FR)]
+    result = transcript(Loudness(), blocks(np.concatenate(turns)))
+    assert [s.language for s in result.segments] == ["en"] * 9  # en 4 x 0.9, fr 5 x 0.4
+
+
 class Raving(Loudness):
     """Says what it is told to say."""
 
