@@ -46,7 +46,8 @@ class Relevant:
 class Question:
     """A question and its answers; none: the collection holds nothing about it. text: "" where only qrels are known.
 
-    modality, scope, split: as the file calls them, "" where it does not.
+    modality, scope, split: as the file calls them, "" where it does not. is_caption: a sentence about a video, in which
+    nothing is syntax, however it is punctuated.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Question:
     modality: str = ""
     scope: str = ""
     split: str = ""
+    is_caption: bool = False
 
 
 def read_questions(path: Path, *, split: str | None = None, paragraphs: bool = False) -> list[Question]:
@@ -168,7 +170,7 @@ def _joined(path: Path, questions: list[Question], read: Reader) -> list[Questio
     texts: dict[str, list[str]] = {}
     for question in questions:
         texts.setdefault(question.relevant[0].video, []).append(question.text)
-    return [Question(v, " ".join(said), (Relevant(v),), "visual") for v, said in texts.items()]
+    return [_caption(v, " ".join(said), Relevant(v)) for v, said in texts.items()]
 
 
 def _part(path: Path, questions: list[Question], split: str, read: Reader) -> list[Question]:
@@ -221,10 +223,14 @@ def _relevant(path: Path, number: int, entry: dict[str, Any]) -> Relevant:
     return Relevant(_text(path, number, entry, "video"), grade, tuple(_span(path, number, span) for span in spans))
 
 
+def _caption(name: str, text: str, video: Relevant) -> Question:
+    return Question(name, text, (video,), "visual", is_caption=True)
+
+
 def _msrvtt(path: Path, text: str) -> Iterator[tuple[int, Question]]:
     for number, row in _csv(path, text):
         sentence, video = _text(path, number, row, "sentence"), _text(path, number, row, "video_id")
-        yield number, Question(row.get("key") or str(number), sentence, (Relevant(video),), "visual")
+        yield number, _caption(row.get("key") or str(number), sentence, Relevant(video))
 
 
 def _msvd_csv(path: Path, text: str) -> Iterator[tuple[int, Question]]:
@@ -232,7 +238,7 @@ def _msvd_csv(path: Path, text: str) -> Iterator[tuple[int, Question]]:
         if row.get("Language", "English") != "English" or not row.get("Description"):
             continue
         video = "_".join(_text(path, number, row, name) for name in ("VideoID", "Start", "End"))
-        yield number, Question(str(number), row["Description"], (Relevant(video),), "visual")
+        yield number, _caption(str(number), row["Description"], Relevant(video))
 
 
 def _msvd_text(path: Path, text: str) -> Iterator[tuple[int, Question]]:
@@ -240,7 +246,7 @@ def _msvd_text(path: Path, text: str) -> Iterator[tuple[int, Question]]:
         video, _, sentence = line.partition(" ")
         if not sentence:
             raise _wrong(path, number, "a video's name and a sentence must stand there")
-        yield number, Question(str(number), sentence, (Relevant(video),), "visual")
+        yield number, _caption(str(number), sentence, Relevant(video))
 
 
 def _didemo(path: Path, text: str) -> Iterator[tuple[int, Question]]:
@@ -260,7 +266,7 @@ def _didemo(path: Path, text: str) -> Iterator[tuple[int, Question]]:
             _text(path, number, entry, "video", "entry"), 1, tuple(spans), min(DIDEMO_AGREEING, len(spans))
         )
         name = str(entry.get("annotation_id", number))
-        yield number, Question(name, _text(path, number, entry, "description", "entry"), (video,), "visual")
+        yield number, _caption(name, _text(path, number, entry, "description", "entry"), video)
 
 
 def _activitynet(path: Path, text: str) -> Iterator[tuple[int, Question]]:
@@ -277,7 +283,7 @@ def _activitynet(path: Path, text: str) -> Iterator[tuple[int, Question]]:
             start_s, end_s = _span(path, number, span, "sentence", may_run_backwards=True)
             # Some of the published times run backwards; the sentence is about the video all the same.
             spans = ((start_s, end_s),) if start_s < end_s else ()
-            yield number, Question(f"{video}#{place}", said, (Relevant(video, 1, spans),), "visual")
+            yield number, _caption(f"{video}#{place}", said, Relevant(video, 1, spans))
 
 
 def _qrels(path: Path, text: str) -> Iterator[tuple[int, Question]]:

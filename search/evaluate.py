@@ -13,6 +13,7 @@ from typing import Any
 from vfindex.search.collections import Question, Relevant
 from vfindex.search.engine import SearchEngine
 from vfindex.search.metrics import Difference, Figure, Span, compare, score, summarise, temporal_iou
+from vfindex.search.query import Query
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.library import Library
 from vfindex.storage.records import MODALITIES, Modality
@@ -187,9 +188,8 @@ class _Opening:
 
     def _search(self, question: Question) -> list[Found]:
         chosen = self._configuration
-        hits = self._engine.search(
-            question.text, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights
-        )
+        asked = Query.plain(question.text) if question.is_caption else question.text
+        hits = self._engine.search(asked, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights)
         wanted = {each.video for each in question.relevant}
         return [Found(self._name(hit.video, wanted), (hit.start_s, hit.end_s)) for hit in hits]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ SPOKEN = DIM - 1
 @pytest.fixture(autouse=True)
 def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(self: QueryEncoder, query: Any) -> dict[str, Any]:
-        return {m: axis(int(query.text)) for m in ("visual", "speech", "text")}
+        return {m: axis(int(query.text.strip('" ')[0])) for m in ("visual", "speech", "text")}
 
     monkeypatch.setattr(QueryEncoder, "encode", encode)
 
@@ -91,6 +92,13 @@ def test_a_question_that_is_refused_counts_0(library: Path) -> None:
     level = judge(questions, answers, "video")
     assert list(answers.refused) == ["long"]
     assert level is not None and level.figures()["all"]["nDCG@10"].value == 0.5
+
+
+def test_a_caption_is_asked_as_plain_words(library: Path) -> None:
+    quoted = Question("q", '"1"', (Relevant("b"),))
+    captions = [replace(quoted, is_caption=True), quoted]
+    found = [ask([Configuration("default", library)], [question])[0].found["q"] for question in captions]
+    assert found[0][0].video == "b" and found[1] == [], "as a question it is a phrase that nobody says"
 
 
 def test_a_video_that_is_absent_is_told_and_counts_0(library: Path) -> None:
