@@ -3,6 +3,10 @@
 Ingests the public collection (unless a library is given), measures it anew as `vfindex ingest` does, and asks it what
 it holds and 40 questions about things that are in none of its videos, by pictures alone, by speech alone and by both.
 "lost": answerable questions that are told "no confident match", and those of them whose first hit was right.
+
+Before that, 200 libraries of normal scores at each of four separations: how many label, and what the labels are worth
+for a thousand fresh questions of each kind. `--planted` prints this alone. tests/search/test_calibrate.py does the
+same with vectors in one library.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.priors import background_queries
-from vfindex.search.calibrate import auc, measure
+from vfindex.search.calibrate import Best, auc, fit, measure
 from vfindex.search.collections import Question, read_questions
 from vfindex.search.confidence import LABELS, META_KEY, Label
 from vfindex.search.engine import SearchEngine
@@ -132,12 +137,38 @@ def report(library: Path, questions: Sequence[Question]) -> None:
         print(row(name, answerable, absent))
 
 
+def planted(known: int, background: int = 200, libraries: int = 200, fresh: int = 1000) -> None:
+    """Print what labels are worth where scores are normal and so many known items were measured."""
+    print(f"{'AUC':>5} {'known':>6} {'label':>6}  {'high is right':>13} {'lost':>6} {'high':>6} {'absent told':>11}")
+    generator = np.random.default_rng(0)
+    for separation in (0.5, 0.7, 0.9, 0.99):
+        shift = 2**0.5 * NormalDist().inv_cdf(separation)
+        rows = []
+        for _ in range(libraries):
+            own = [Best(score, True) for score in generator.normal(shift, 1, known)]
+            trust = fit(own, generator.normal(0, 1, background).tolist())
+            if trust.earned:
+                held, absent = generator.normal(shift, 1, fresh), generator.normal(0, 1, fresh)
+                rows.append([np.mean(x) for x in (held >= trust.high, absent >= trust.high)])
+                rows[-1] += [np.mean(held < trust.low), np.mean(absent < trust.low)]
+        print(f"{separation:5.2f} {known:6} {len(rows) / libraries:6.2f}", end="")
+        if len(rows) > libraries / 20:
+            high, wrong, lost, told = np.mean(rows, axis=0)
+            print(f"  {high / (high + wrong):13.3f} {lost:6.3f} {high:6.3f} {told:11.3f}", end="")
+        print()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--media", type=Path, default=os.environ.get("VFINDEX_TEST_MEDIA"), help="folder with public/")
     parser.add_argument("--library", type=Path, help="an ingested library of public/videos")
     parser.add_argument("--cache", type=Path, default=os.environ.get("VFINDEX_CACHE"), help="exported models")
+    parser.add_argument("--planted", action="store_true", help="normal scores alone, no videos")
     arguments = parser.parse_args()
+    for known in (30, 200):
+        planted(known)
+    if arguments.planted:
+        return
     if arguments.media is None:
         parser.error("set VFINDEX_TEST_MEDIA, or give --media")
     public = Path(arguments.media) / "public"
