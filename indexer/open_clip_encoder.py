@@ -178,10 +178,10 @@ class OpenClipEncoder:
         done = 0
         while done < len(frames):
             n = min(self.batch_frames, len(frames) - done)
-            pixels = np.stack([self._preparation.square(frame) for frame in frames[done : done + n]])
             try:
+                pixels = np.stack([self._preparation.square(frame) for frame in frames[done : done + n]])
                 vectors[done : done + n] = self._encode(pixels)
-            except OutOfMemory as exc:
+            except (OutOfMemory, MemoryError) as exc:
                 if n == 1:
                     raise ModelError(_TOO_LARGE) from exc
                 self._shrink(n // 2)
@@ -307,25 +307,24 @@ def load_tower(folder: Path) -> ImageTower:
 def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, budget_s: float) -> int:
     """Return how many pictures to encode at a time, found by doubling from `first` until it no longer pays.
 
-    seconds(n): how long n pictures take, after as long again; may raise OutOfMemory. The search ends before it takes
-    longer than `budget_s`; a device too slow to try `first` is given that.
+    seconds(n): how long n pictures take, after as long again; may raise OutOfMemory, but for n = 1. The search ends
+    before it takes longer than `budget_s`; a device too slow to try `first` is given that.
     """
-    one_s = seconds(1)
-    if 2 * first * one_s > budget_s:
-        return first
-    best, best_rate, spent_s = 1, 1 / one_s, 2 * one_s
-    n = first
-    while n <= largest and spent_s + 2 * n / best_rate <= budget_s:
+    taken_s = seconds(1)
+    spent_s, expected_s = 2 * taken_s, first * taken_s
+    n, best, best_rate = first, first, 0.0
+    while n <= largest and spent_s + 2 * expected_s <= budget_s:
         try:
             taken_s = seconds(n)
         except OutOfMemory:
-            break
+            return best if n > first else n // 2
         spent_s += 2 * taken_s
         if n / taken_s > best_rate * WORTH:
             best, best_rate = n, n / taken_s
         elif n >= 4 * best:
             break
         n *= 2
+        expected_s = n / best_rate
     return best
 
 

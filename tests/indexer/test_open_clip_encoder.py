@@ -224,9 +224,10 @@ class TestMemory:
         ({1: 10, 4: 40, 8: 80, 16: 160, 32: 320}, 99, 32),
         ({1: 10, 4: 30, 8: 30.5, 16: 31, 32: 99}, 99, 4),  # two doublings without gain end it
         ({1: 10, 4: 15, 8: 15, 16: 19, 32: 9}, 99, 16),  # one does not
-        ({1: 10, 4: 9, 8: 9}, 99, 1),
+        ({1: 10, 4: 9, 8: 9, 16: 9}, 99, 4),  # a single picture is only measured to know what to expect
+        ({1: 10, 4: 40, 8: 80, 16: 81}, 16, 8),
         ({1: 10, 4: 40}, 4, 4),
-        ({1: 10}, 1, 1),
+        ({1: 10}, 3, 2),
     ],
 )
 def test_batches_are_doubled_while_it_pays(rates: dict[int, float], fits: int, wanted: int) -> None:
