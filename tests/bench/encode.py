@@ -1,0 +1,169 @@
+"""How fast pictures become vectors, and how much of the machine that takes: python tests/bench/encode.py
+
+open_clip's image towers, full size with random weights (the speed is that of the real ones), fed as the indexer feeds
+them: 8-bit frames of 16:9 in, vectors out, at the batch that the encoder chooses. Their arithmetic is set against what
+the same device does in large matrix products in the same round; rates and shares are medians over the rounds, as other
+work on the machine falls on both alike. Then `lite`'s image encoder against its plain torch form, in turn.
+
+On CUDA where there is one, else on the processor (OMP_NUM_THREADS sets its threads). bfloat16 only where the hardware
+multiplies it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vfindex.indexer.encoders import LiteImageEncoder, Pixels
+from vfindex.indexer.export import load_label_model
+from vfindex.indexer.lite import SIZE_PX, VISUAL_WEIGHTS, ensure_lite, locate
+from vfindex.indexer.open_clip_encoder import LANES, ImageTower, OpenClipEncoder, Preparation, has_bfloat16
+
+MODELS = ("ViT-B-32", "PE-Core-B-16")
+# Sides of the square matrices: large enough to keep the device busy, some tenths of a second on a processor.
+MATRIX = {"cuda": 8192, "cpu": 2048}
+# Batches a round: of a GPU, enough to last a second.
+BATCHES = {"cuda": 40, "cpu": 1}
+LITE_IMAGES = 32
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long a piece of work takes until the device is done."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the floating point operations a second of large matrix products."""
+    side = MATRIX[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    n = 20 if device.type == "cuda" else 2
+    return n * 2 * side**3 / seconds(lambda: [torch.mm(a, b) for _ in range(n)], device)
+
+
+def random_tower(name: str) -> ImageTower:
+    """Return a model's image tower with random weights, float32."""
+    visual = open_clip.create_model(name).visual
+    size_px = visual.preprocess_cfg["size"][0]
+    squash = name.startswith("PE-Core") or "SigLIP" in name
+    preparation = Preparation(size_px, "squash" if squash else "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
+    return ImageTower(visual, preparation).eval().requires_grad_(False)
+
+
+def operations(tower: ImageTower) -> int:
+    """Return the floating point operations of one picture, two a multiplication and addition."""
+    size_px = tower.preparation.size_px
+    torch.backends.mha.set_fastpath_enabled(False)  # its one great operator is not counted
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tower(torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8))
+    torch.backends.mha.set_fastpath_enabled(True)
+    return int(counter.get_total_flops())
+
+
+def frames_of(size_px: int, n: int) -> list[Pixels]:
+    """Return n frames of noise, 16:9."""
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (n, size_px, size_px * 16 // 9, 3), dtype=np.uint8))
+
+
+def bench_tower(name: str, device: torch.device, dtype: torch.dtype, rounds: int) -> None:
+    """Print a line about a model in a number format."""
+    tower = random_tower(name)
+    flop = operations(tower)
+    tower.visual.to(dtype)
+    encoder = OpenClipEncoder([(tower.to(device), device)], batch_frames=1)
+    encoder.find_batch()
+    callers = LANES + 1 if device.type == "cuda" else 1
+    n = BATCHES[device.type]
+    frames = frames_of(encoder.size_px, encoder.batch_frames)
+    rates, shares, peaks = [], [], []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with ThreadPoolExecutor(callers) as pool:
+        for _ in range(rounds):
+            peaks.append(matrix_rate(device, dtype))
+            taken_s = seconds(lambda: list(pool.map(encoder.encode_images, [frames] * n)), device)
+            rates.append(n * len(frames) / taken_s)
+            shares.append(rates[-1] * flop / peaks[-1])
+    rate, share, peak = (statistics.median(values) for values in (rates, shares, peaks))
+    memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
+    print(
+        f"{name:14} {str(dtype).removeprefix('torch.'):9} {rate:8.1f} images/s ({min(rates):.1f} to {max(rates):.1f}), "
+        f"batch {encoder.batch_frames}{memory}; {flop / 1e9:.1f} GFLOP each, {share:.2f} of the matrix products' "
+        f"{peak / 1e9:,.0f} GFLOP/s; {rate:.0f} times real time at 1 frame a second",
+        flush=True,
+    )
+
+
+def bench_lite(threads: int, rounds: int) -> None:
+    """Print how `lite`'s image encoder compares with the same network in plain torch, one crop a picture."""
+    cache = os.environ.get("VFINDEX_CACHE")
+    if not cache:
+        print("lite: set VFINDEX_CACHE to a folder for its models")
+        return
+    encoder = LiteImageEncoder.open(ensure_lite(Path(cache)).visual, threads=threads)
+    network = load_label_model(locate(VISUAL_WEIGHTS)).network
+    pictures = [frame[:, :SIZE_PX] for frame in frames_of(SIZE_PX, LITE_IMAGES)]
+    batch = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous() - 127.5) / 127.5
+    cpu = torch.device("cpu")
+
+    def plain(size: int) -> Callable[[], object]:
+        return lambda: [network(part) for part in torch.split(batch, size)]
+
+    forms: dict[str, Callable[[], object]] = {
+        "lite": lambda: encoder.encode_images(pictures),
+        "torch, 1 at a time": plain(1),
+        "torch, 16 at a time": plain(16),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    with torch.inference_mode():
+        for turn in range(rounds + 1):  # the first round warms up
+            for name, form in forms.items():
+                taken_s = seconds(form, cpu)
+                if turn:
+                    taken[name].append(taken_s)
+    for name, spent in taken.items():
+        ratios = [s / own for s, own in zip(spent, taken["lite"], strict=True)]
+        print(
+            f"{name:24} {LITE_IMAGES / statistics.median(spent):8.1f} images/s, "
+            f"lite is {statistics.median(ratios):.1f} times as fast"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("models", nargs="*", default=MODELS, help="open_clip's names (default: ViT-B-32, PE-Core-B-16)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without-lite", action="store_true")
+    asked = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{device.type}, {name}")
+    for model in asked.models:
+        for dtype in (torch.bfloat16, torch.float32):
+            if dtype is torch.float32 or has_bfloat16(device):
+                bench_tower(model, device, dtype, asked.rounds)
+            else:
+                print(f"{model:14} bfloat16: not multiplied in hardware here")
+    if not asked.without_lite:
+        bench_lite(torch.get_num_threads(), asked.rounds)
+
+
+if __name__ == "__main__":
+    main()
