@@ -20,7 +20,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, VfindexError
 from vfindex.storage.records import SEARCHABLE
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
     rows: list[dict[str, Any]] = []
 
     def compare(old: Path, new: Path) -> None:
-        rows.extend(_known_items(old, new))
+        try:
+            rows.extend(_known_items(old, new))
+        except VfindexError as exc:
+            say(f"the two could not be compared: {exc}")
+            return
         if not json:
             _print_known_items(rows)
 
@@ -118,6 +122,7 @@ def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
         items = known_items(before)
         if not items:
             return []
+        say(f"asking both for what the library holds: {counted(len(items), 'known-item question')}")
         was = recall_by_source(items, ask(SearchEngine.open(old), before, items))
         now = recall_by_source(items, ask(SearchEngine.open(new), after, items))
     return [

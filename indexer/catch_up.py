@@ -11,9 +11,9 @@ from pathlib import Path
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver, retitle
 from vfindex.indexer.local import default_workers, usable_cores
-from vfindex.indexer.media import Sampling
+from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders
-from vfindex.indexer.pipeline import Encoders, Options
+from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.report import Progress, UpgradeReport
 from vfindex.indexer.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
 from vfindex.indexer.triage import Triage, Watcher
@@ -118,8 +118,7 @@ class CatchUp:
             if self.watcher.stop():
                 report.interrupted = True
                 return
-            work.video(video, recognised=video.fingerprint in state.recognised)
-            report.taken_over += 1
+            report.taken_over += work.video(video, recognised=video.fingerprint in state.recognised)
             done_s += video.end_s - video.start_s
             self.watcher.progress(Progress(number, len(videos), done_s, total_s))
 
@@ -138,15 +137,19 @@ class CatchUp:
             encoders = self._open(asr=state.asr)
             with ReusingRunner(workers, encoders, options, Stored(self.old, kept, reuse)) as runner:
                 Driver(run, runner, encoders, workers).work()
-        done = run.report.indexed + len(run.report.partial)
-        if reuse.pictures:
-            report.heard += done
-        else:
-            report.decoded += done
-            report.decoded_s += run.report.video_seconds
-            report.transcripts_reused += sum(self._has(video, state) for video in kept.values())
+            self._count(runner, report)
         report.interrupted = run.report.interrupted
         return {problem.path: problem for problem in run.report.failed}
+
+    def _count(self, runner: ReusingRunner, report: UpgradeReport) -> None:
+        """Tell the report what was read again of the videos that are complete now."""
+        with self.writer.library.snapshot() as snapshot:
+            lengths_s = {v.fingerprint: v.end_s - v.start_s for v in snapshot.videos() if v.state in SEARCHABLE}
+        decoded = runner.decoded & lengths_s.keys()
+        report.decoded += len(decoded)
+        report.decoded_s += sum(lengths_s[fingerprint] for fingerprint in decoded)
+        report.heard += len((runner.heard - decoded) & lengths_s.keys())
+        report.transcripts_reused += len(runner.kept & decoded)
 
     def _link_pictures(self, videos: Sequence[StoredVideo]) -> None:
         with self.old.snapshot() as snapshot:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.local import LocalRunner
-from vfindex.indexer.media import AudioBlock, Decoder, ReadEnd
+from vfindex.indexer.media import AudioBlock, Decoder, Options, ReadEnd
 from vfindex.indexer.models import references_of
 from vfindex.indexer.pipeline import (
     READ_AHEAD,
     Encoders,
     Indexed,
-    Options,
     Prepared,
     documents_of,
     index_unit,
@@ -29,7 +28,7 @@ from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray, Modality, Segment, Setup, UnitPlan, UnitResult
 from vfindex.storage.snapshot import StoredVideo
-from vfindex.storage.units import StoredUnit, stored_units
+from vfindex.storage.units import StoredUnit, committed_plans, stored_unit
 from vfindex.storage.writer import Writer
 
 
@@ -66,33 +65,41 @@ class TakeOver:
         self._writer = writer
         self._text = text
 
-    def video(self, video: StoredVideo, *, recognised: bool) -> None:
-        """Take a searchable video over, unit by unit, to all its places."""
+    def video(self, video: StoredVideo, *, recognised: bool) -> bool:
+        """Take a searchable video over, unit by unit, to all its places; return False if it has just been removed."""
         catalog, paths = self._writer.catalog, [place.path for place in video.locations]
         title = describe(paths[0], video.tags, video.chapters)
-        with self._old.snapshot() as snapshot:
-            units = {unit.plan: unit for unit in stored_units(snapshot, video.id)}
-        begun = catalog.find(video.fingerprint)
-        if begun is not None and begun[1] == "indexing" and begun[2] == recognised:
-            video_id = begun[0]
-        else:
-            video_id = catalog.begin_video(video, tuple(units), recognised=recognised)
         words = text_vector(title.text, self._text) if self._text else None
-        for unit_id, plan in catalog.pending_units(video_id):
-            unit = units[plan]
-            self._writer.link_thumbnails(self._old, [name for name in unit.thumbnails if name])
-            clips = self._with_words(unit.result, words) if self._text else unit.result.clips
-            catalog.commit_unit(video_id, unit_id, replace(unit.result, clips=tuple(clips)), unit.thumbnails)
+        with self._old.snapshot() as snapshot:
+            plans = committed_plans(snapshot, video.id)
+            if not plans:
+                return False
+            video_id = self._begun(video, plans, recognised)
+            for unit_id, plan in catalog.pending_units(video_id):
+                unit = stored_unit(snapshot, video.id, plan)
+                self._writer.link_thumbnails(self._old, filter(None, unit.thumbnails))
+                result = replace(unit.result, clips=self._with_words(unit.result, words))
+                catalog.commit_unit(video_id, unit_id, result, unit.thumbnails)
         documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, video.tags, video.chapters)))
         catalog.finish_video(video_id, video.locations[0], documents, problem=stored_problem(video))
         for place in video.locations[1:]:
             catalog.place(video_id, place)
+        return True
 
-    def _with_words(self, unit: UnitResult, words: FloatArray | None) -> Sequence[Clip]:
+    def _begun(self, video: StoredVideo, plans: tuple[UnitPlan, ...], recognised: bool) -> int:
+        """Return the id of the video in the new edition, begun earlier or now."""
+        catalog = self._writer.catalog
+        found = catalog.find(video.fingerprint)
+        begun = found is not None and found[1:] == ("indexing", recognised)
+        if found is not None and begun and {plan for _, plan in catalog.pending_units(found[0])} <= set(plans):
+            return found[0]
+        return catalog.begin_video(video, plans, recognised=recognised)
+
+    def _with_words(self, unit: UnitResult, words: FloatArray | None) -> tuple[Clip, ...]:
         if self._text is None:
             return unit.clips
         spoken = speech_vectors([(c.start_s, c.end_s) for c in unit.clips], unit.segments, self._text)
-        return [_spoken(clip, said, words) for clip, said in zip(unit.clips, spoken, strict=True)]
+        return tuple(_spoken(clip, said, words) for clip, said in zip(unit.clips, spoken, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +113,10 @@ class Stored:
     def unit(self, video: StoredVideo, plan: UnitPlan) -> StoredUnit | None:
         """Return a unit as it was committed; None where it was planned otherwise, or its transcript was not whole."""
         with self.old.snapshot() as snapshot:
-            found = next((unit for unit in stored_units(snapshot, video.id) if unit.plan == plan), None)
-        return None if found is None or (found.result.error and not self.reuse.pictures) else found
+            if plan not in committed_plans(snapshot, video.id):
+                return None
+            found = stored_unit(snapshot, video.id, plan)
+        return None if found.result.error and not self.reuse.pictures else found
 
     def transcript(self, video: StoredVideo) -> tuple[Segment, ...]:
         """Return all that is said in a video, by every source."""
@@ -116,23 +125,34 @@ class Stored:
 
 
 class ReusingRunner(LocalRunner):
-    """Indexes videos that another edition has, and does again only what no longer holds."""
+    """Indexes videos that another edition has, and does again only what no longer holds.
+
+    decoded, heard, kept: fingerprints of the videos whose frames were read, whose sound alone was, and of those among
+    the first that kept a transcript.
+    """
 
     def __init__(self, workers: int, encoders: Encoders, options: Options, stored: Stored) -> None:
         super().__init__(workers, encoders, options)
         self._stored = stored
+        self.decoded: set[str] = set()
+        self.heard: set[str] = set()
+        self.kept: set[str] = set()
 
     def index(self, prepared: Prepared, plan: UnitPlan) -> Future[Indexed]:
         """Return the future of one unit's result."""
         return self._submit(lambda decoder: self._index(prepared, plan, decoder))
 
     def _index(self, prepared: Prepared, plan: UnitPlan, decoder: Decoder) -> Indexed:
-        video = self._stored.videos.get(prepared.video.fingerprint)
+        fingerprint = prepared.video.fingerprint
+        video = self._stored.videos.get(fingerprint)
         unit = self._stored.unit(video, plan) if video else None
+        if unit is not None and self._stored.reuse.pictures:
+            self.heard.add(fingerprint)
+            return self._hear(prepared, unit, decoder)
+        self.decoded.add(fingerprint)
         if video is None or unit is None:
             return index_unit(prepared, plan, self._options, decoder, self._encoders)
-        if self._stored.reuse.pictures:
-            return self._hear(prepared, unit, decoder)
+        self.kept.add(fingerprint)
         told = replace(prepared, subtitles=self._stored.transcript(video))
         indexed = index_unit(told, plan, replace(self._options, asr=False), decoder, self._encoders)
         coverage = {**indexed.result.coverage, "speech": unit.result.coverage.get("speech", "")}

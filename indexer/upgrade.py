@@ -22,7 +22,16 @@ from vfindex.indexer.report import UpgradeReport
 from vfindex.indexer.reuse import Reuse
 from vfindex.indexer.triage import Watcher
 from vfindex.storage import editions
-from vfindex.storage.errors import LibraryError, LibraryLocked, LibraryNotFound, UsageError, VfindexError
+from vfindex.storage.catalog import Catalog
+from vfindex.storage.errors import (
+    LibraryDamaged,
+    LibraryError,
+    LibraryLocked,
+    LibraryNotFound,
+    LibraryVersion,
+    UsageError,
+    VfindexError,
+)
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import Setup
 from vfindex.storage.units import runs
@@ -81,7 +90,11 @@ def upgrade(
     watcher = watcher or Watcher()
     began = time.monotonic()
     old = Library.open(folder)
-    before = _setup(old)
+    try:
+        before = _setup(old)
+    except LibraryVersion:
+        with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
+            before = _setup(old)
     number, wish = _edition(folder, _wish(before, settings), watcher)
     with ExitStack() as held, writing(editions.edition_folder(folder, number)) as writer:
         setup = _begin(old, writer, wish, settings.cache, watcher)
@@ -105,7 +118,9 @@ def roll_back(folder: Path) -> Path:
     """Return to the edition used before this one; return its folder. Raises LibraryError if there is none."""
     Library.open(folder)
     with locked(folder):
-        return editions.edition_folder(folder, editions.roll_back(folder))
+        place = editions.edition_folder(folder, editions.roll_back(folder))
+        Catalog.open(place / "library.db").close()  # brings an edition of an older vfindex up to date
+        return place
 
 
 def discard(folder: Path) -> tuple[list[int], int]:
@@ -160,6 +175,7 @@ def _lock(folder: Path, held: ExitStack, watcher: Watcher) -> bool:
 
 
 def _setup(library: Library) -> Setup:
+    """Return what the library was made with. Raises LibraryNotFound for one that is empty."""
     with library.snapshot() as snapshot:
         stored = snapshot.get("setup")
     if stored is None:
@@ -211,10 +227,10 @@ def _edition(folder: Path, wish: Wish | None, watcher: Watcher) -> tuple[int, Wi
 def _begun(place: Path) -> tuple[Wish | None, bool]:
     """Return what an edition was begun for, None if that was not even written down; and whether it was in use once."""
     try:
-        with Library(place).snapshot() as snapshot:
-            stored, complete = snapshot.get(_WISH), snapshot.get(_COMPLETE) is not None
+        with writing(place) as writer:  # which brings an edition of an older vfindex up to date
+            stored, complete = writer.catalog.get(_WISH), writer.catalog.get(_COMPLETE) is not None
         return (Wish(**json.loads(stored)) if stored else None), complete
-    except (LibraryError, TypeError, ValueError):
+    except (LibraryDamaged, TypeError, ValueError):
         return None, False
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from vfindex.storage import schema
+from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.records import Clip, Segment, UnitPlan, UnitResult
 from vfindex.storage.snapshot import Snapshot
 
@@ -22,15 +23,24 @@ class StoredUnit:
     thumbnails: tuple[str | None, ...]
 
 
-def stored_units(snapshot: Snapshot, video_id: int) -> Iterator[StoredUnit]:
-    """Yield the committed units of a video in order, a unit in memory at a time."""
+def committed_plans(snapshot: Snapshot, video_id: int) -> tuple[UnitPlan, ...]:
+    """Return the plans of a video's committed units, in order."""
     u = schema.unit.c
-    query = select(u.id, u.number, u.start_s, u.end_s, u.error, u.coverage)
-    for row in list(snapshot.stream(query.where(u.video_id == video_id, u.state == "done").order_by(u.number))):
-        clips, thumbnails = _clips(snapshot, row.id)
-        coverage: Mapping[str, str] = json.loads(row.coverage)
-        result = UnitResult(clips, tuple(_segments(snapshot, row.id)), coverage, row.error or "")
-        yield StoredUnit(UnitPlan(row.number, row.start_s, row.end_s), result, thumbnails)
+    query = select(u.number, u.start_s, u.end_s).where(u.video_id == video_id, u.state == "done").order_by(u.number)
+    return tuple(UnitPlan(row.number, row.start_s, row.end_s) for row in snapshot.stream(query))
+
+
+def stored_unit(snapshot: Snapshot, video_id: int, plan: UnitPlan) -> StoredUnit:
+    """Return a committed unit of a video. Raises LibraryDamaged if there is none of this number."""
+    u = schema.unit.c
+    query = select(u.id, u.error, u.coverage).where(u.video_id == video_id, u.number == plan.number, u.state == "done")
+    rows = list(snapshot.stream(query))
+    if not rows:
+        raise LibraryDamaged(f"a video of the library lacks its unit {plan.number}; run: vfindex verify")
+    row = rows[0]
+    clips, thumbnails = _clips(snapshot, row.id)
+    segments, coverage = tuple(_segments(snapshot, row.id)), json.loads(row.coverage)
+    return StoredUnit(plan, UnitResult(clips, segments, coverage, row.error or ""), thumbnails)
 
 
 def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
