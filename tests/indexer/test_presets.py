@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from equality import contents, transcripts
 from tiny_models import make_clip, make_siglip
 from tiny_sentences import make_e5
 from tiny_whisper import convert, make_whisper
@@ -18,7 +19,10 @@ from tiny_whisper import convert, make_whisper
 from vfindex.indexer.cards import find_card
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.presets import LITE_TEXT, PRESETS, Choice, PresetName
+from vfindex.indexer.report import UpgradeReport
 from vfindex.indexer.store import folder_of
+from vfindex.indexer.upgrade import UpgradeSettings, roll_back, upgrade
+from vfindex.indexer.whisper import Whisper
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryVersion, ModelError, UsageError
 from vfindex.storage.library import Library
@@ -118,6 +122,47 @@ def test_models_of_one_s_own_and_what_becomes_of_them(stand_ins: Path, videos: P
     further = os.path.realpath(os.fsencode(videos / VIDEOS[1]))
     with pytest.raises(LibraryVersion, match="other models"):
         ingest(library, [further], IngestSettings(cache=stand_ins))
+
+
+def test_a_library_goes_over_to_other_models(
+    stand_ins: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
+    ingest(library, paths, IngestSettings(cache=stand_ins, choice=Choice(preset="small"), workers=1))
+    small, told_of_small = contents(library), coverage(library)
+    told: list[tuple[int, ...]] = []
+
+    def over(choice: Choice) -> UpgradeReport:
+        return upgrade(library, UpgradeSettings(cache=stand_ins, choice=choice, workers=1), compare=compare)
+
+    def compare(old: Path, new: Path) -> None:
+        told.append(tuple(len(SearchEngine.open(folder).search("a dog")) for folder in (old, new)))
+
+    heard = over(Choice(speech="whisper-small"))
+    # Two of the three have no sound: nothing of them is read.
+    assert (heard.swapped, heard.heard, heard.taken_over, heard.decoded, heard.lost) == (True, 1, 2, 0, [])
+    assert coverage(library) == told_of_small
+    for key, (start_s, end_s, vectors) in contents(library).items():
+        assert (start_s, end_s) == small[key][:2]
+        assert vectors.frames.tolist() == small[key][2].frames.tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(Whisper, "transcriber", None)  # what was heard holds
+        report = over(Choice(visual=PRESETS["multilingual"].visual))
+    assert (report.before["speech"], report.after["speech"]) == ("whisper-small", "whisper-small")
+    assert (report.swapped, report.decoded, report.transcripts_reused, report.heard) == (True, 3, 3, 0)
+    dims = {len(vectors.embeddings["visual"]) for _, _, vectors in contents(library).values()}
+    assert dims != {len(vectors.embeddings["visual"]) for _, _, vectors in small.values()}
+    assert transcripts(library) == transcripts(library / "editions" / "1")
+    assert told == [(3, 3), (3, 3)]
+    assert verify(Library.open(library)).problems == []
+    assert roll_back(library) == library / "editions" / "1"
+    assert verify(Library.open(library)).problems == []
+
+
+def coverage(folder: Path) -> dict[str, list[Mapping[str, str]]]:
+    with Library.open(folder).snapshot() as snapshot:
+        return {video.fingerprint: snapshot.coverage(video.id) for video in snapshot.videos()}
 
 
 def test_a_preset_whose_models_are_not_here(models_cache: Path, tmp_path: Path) -> None:
