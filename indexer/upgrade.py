@@ -142,8 +142,12 @@ def _build(work: CatchUp, report: UpgradeReport, allow_missing: bool, compare: C
     """Build the edition until nothing is missing, the library's lock then `held`; or until something is in the way."""
     while True:
         work.round(report)
-        if report.interrupted or (report.lost and not allow_missing):
+        if report.interrupted:
             return
+        if report.lost and not allow_missing:
+            if work.is_done():
+                return
+            continue  # what is lost may have been removed meanwhile
         if compare is not None:
             compare(work.old.folder, work.writer.folder)
             compare = None

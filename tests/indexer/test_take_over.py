@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 from equality import contents, transcripts
 from library_maker import DIM, SETUP, axis, clip, place, prior, video
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from vfindex.indexer import catch_up
 from vfindex.indexer import upgrade as upgrading
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import UpgradeReport
+from vfindex.indexer.reuse import TakeOver
 from vfindex.indexer.triage import Watcher
 from vfindex.indexer.upgrade import UpgradeSettings, discard, roll_back, upgrade
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
-from vfindex.storage import schema
+from vfindex.storage import migrations, schema
 from vfindex.storage.editions import beside, edition_folder, history
 from vfindex.storage.errors import (
     LibraryError,
@@ -37,6 +38,7 @@ from vfindex.storage.errors import (
 )
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
+from vfindex.storage.snapshot import StoredVideo
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, writing
 
@@ -373,3 +375,45 @@ def test_searches_never_fail_while_editions_change(folder: Path, run: Upgrade, m
     assert failures == []
     assert len(searches) >= 200
     assert set(searches) == {2}
+
+
+def test_editions_of_an_older_vfindex_are_brought_up_to_date(
+    folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(connection: Connection) -> None: ...
+
+    def second(connection: Connection) -> None: ...
+
+    run()
+    roll_back(folder)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, first))
+    again = run()  # the edition returned from is not built anew
+    assert (again.edition, again.swapped, again.taken_over) == (1, True, 0)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, second))
+    roll_back(folder)
+    assert verify(Library.open(folder)).problems == []
+
+
+def test_half_an_edition_is_built_anew(folder: Path, run: Upgrade) -> None:
+    run(watcher=Watcher(stop=lambda: True))
+    database = edition_folder(folder, 1) / "library.db"
+    database.write_bytes(b"half" + database.read_bytes()[4:])
+    report = run()
+    assert (report.swapped, report.taken_over, verify(Library.open(folder)).problems) == (True, 2, [])
+
+
+def test_a_video_removed_while_it_is_taken_over_is_no_harm(
+    folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = TakeOver.video
+
+    def late(self: TakeOver, stored: StoredVideo, **arguments: bool) -> bool:
+        if stored.fingerprint == "zoo":
+            with writing(folder) as writer:
+                for path in (b"/videos/zoo", b"/videos/copies/zoo"):
+                    writer.catalog.remove(path)
+        return take(self, stored, **arguments)
+
+    monkeypatch.setattr(TakeOver, "video", late)
+    report = run()
+    assert (report.swapped, report.taken_over, names(folder)) == (True, 1, ["long story"])
