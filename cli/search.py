@@ -60,7 +60,7 @@ def command(
     try:
         found = engine.search(text, top_k=top_k, per_video=per_video, weights=weights)
     except QueryError as exc:
-        if exc.position is not None and not json:
+        if exc.position is not None and text.strip() and not json:
             _point_at(text, exc.position)
         raise
     hits = _confident(found, min_confidence)
@@ -139,6 +139,10 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
                 "score": span.score,
             }
             for span in hit.moments
+        ],
+        "also": [
+            {"video": path_text(place.video), "start_s": round(place.start_s, 3), "end_s": round(place.end_s, 3)}
+            for place in hit.also
         ],
         "thumbnail": None if hit.thumbnail is None else str(hit.thumbnail),
     }

@@ -14,15 +14,17 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from vfindex.search.confidence import META_KEY, Judge, Label
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.filters import filtered
 from vfindex.search.grammar import parse
+from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
 from vfindex.search.pairs import best_pairs
 from vfindex.search.query import Moment, Query
-from vfindex.search.ranking import Ranking, Scored, View, combined
+from vfindex.search.ranking import Ranking, View, combined
 from vfindex.search.words import allowed, find_words
 from vfindex.storage.errors import QueryError
 from vfindex.storage.library import Library, reading_spec, setup_from_json
@@ -49,12 +51,22 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the same footage stands a further time: a copy of the file, a re-encode, an intro."""
+
+    video: bytes | None
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """What was found. score: higher is better; the sum of `modalities`, signed contributions, None where absent.
 
     video: absolute path of a copy that exists, else of one that did. frame_s: presentation time of the best frame.
     words: words of the question that its speech, title or tags hold. snippet: where they stand, or what is said.
-    moments: the clips that make it, one a moment of the question; start_s to end_s spans them all.
+    moments: the clips that answer, one a moment of the question; start_s to end_s spans them, and neighbours that
+    answer nearly as well. also: the other places of the same footage.
     confidence: as `confidence` has it; None where the library cannot tell.
     """
 
@@ -69,6 +81,7 @@ class Hit:
     snippet: str | None
     thumbnail: Path | None
     moments: tuple[Span, ...] = ()
+    also: tuple[Place, ...] = ()
     confidence: Label | None = None
 
 
@@ -128,13 +141,12 @@ class SearchEngine:
             self._loaded = None
 
     def _answer(self, view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Hit]:
-        chosen = _choose(view, query, encoded, wanted)
-        videos = {video.id: video for video in view.snapshot.videos([each[0].clip.video_id for each in chosen])}
-        said = view.snapshot.said([each.clip.id for group in chosen for each in group if not each.snippet])
+        answers = _choose(view, query, encoded, wanted)
+        shown = {id_ for a in answers for id_ in (a.video_id, *(place.video_id for place in a.also))}
+        videos = {video.id: video for video in view.snapshot.videos(list(shown))}
+        said = view.snapshot.said([each.clip.id for a in answers for each in a.moments if not each.snippet])
         judge = Judge.of(view.snapshot.get(META_KEY), query, view.spec)
-        hits = [
-            self._hit(rank, group, videos[group[0].clip.video_id], said) for rank, group in enumerate(chosen, start=1)
-        ]
+        hits = [self._hit(rank, answer, videos, said) for rank, answer in enumerate(answers, start=1)]
         return [replace(hit, confidence=judge.label(hit.modalities)) for hit in hits]
 
     def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> View:
@@ -154,49 +166,71 @@ class SearchEngine:
             self._loaded = (generation.id, index)
         return self._loaded[1]
 
-    def _hit(self, rank: int, group: Group, video: StoredVideo, said: Mapping[int, str]) -> Hit:
-        best = max(group, key=lambda each: each.score)
-        paths = [place.path for place in video.locations]
+    def _hit(self, rank: int, answer: Answer, videos: Mapping[int, StoredVideo], said: Mapping[int, str]) -> Hit:
+        best = max(answer.moments, key=lambda each: each.score)
         spoken = said.get(best.clip.id)
+        first, *copies = _paths(videos[answer.video_id])
+        also = [Place(path, answer.start_s, answer.end_s) for path in copies if path is not None]
+        also += [Place(_paths(videos[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
         return Hit(
             rank=rank,
-            video=next((path for path in paths if os.path.exists(path)), paths[0] if paths else None),
-            start_s=min(each.clip.start_s for each in group),
-            end_s=max(each.clip.end_s for each in group),
+            video=first,
+            start_s=answer.start_s,
+            end_s=answer.end_s,
             frame_s=best.frame_s,
-            score=sum(each.score for each in group),
-            modalities={m: _added(each.modalities.get(m) for each in group) for m in MODALITIES},
-            words=tuple(dict.fromkeys(word for each in group for word in each.words)),
+            score=answer.score,
+            modalities={m: _added(each.modalities.get(m) for each in answer.moments) for m in MODALITIES},
+            words=tuple(dict.fromkeys(word for each in answer.moments for word in each.words)),
             snippet=best.snippet or (spoken[:SNIPPET_CHARS] if spoken else None),
             thumbnail=self._library.thumbnail(best.clip.thumbnail),
-            moments=tuple(Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in group),
+            moments=tuple(
+                Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in answer.moments
+            ),
+            also=tuple(also),
         )
 
 
-# The clips that make one hit: one, or one for each moment of the question.
-Group = tuple[Scored, ...]
 # For each moment, for each of its parts: modality -> (dim,).
 Encoded = Sequence[Sequence[Mapping[Modality, FloatArray]]]
 
 
-def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Group]:
-    """Return the best hits: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
+def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Answer]:
+    """Return the best answers: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
     top_k, per_video = wanted
     videos = filtered(view.snapshot, query.filters)
     rankings = [_ranking(view, *asked, videos) for asked in zip(query.moments, encoded, strict=True)]
+    merge = partial(merge_neighbours, view.snapshot, rankings[0])
     depth = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     while True:
-        groups: list[Group]
-        if query.order is None:
-            groups, bound = [(each,) for each in rankings[0].best(depth)], -math.inf
-        else:
-            pairs, bound = best_pairs(view.snapshot, (rankings[0], rankings[1]), query.order, query.within_s, depth)
-            groups = [(pair.first, pair.second) for pair in pairs]
-        chosen = _at_most(groups, per_video)[:top_k]
-        complete = len(chosen) == top_k and sum(each.score for each in chosen[-1]) >= bound
+        groups, bound = _groups(view, query, rankings, depth)
+        # With one hit a video, the spans of all grow together at the end: one question to the library each round.
+        settle = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
+        answers = gather(groups, wanted, partial(_lasts_s, view.snapshot), settle)
+        complete = len(answers) == top_k and answers[-1].score >= bound
         if complete or all(ranking.is_exhausted(depth) for ranking in rankings):
-            return chosen
+            if per_video == 1:
+                merge(answers)
+            return answers
         depth *= 4  # one long video fills the candidates: look further down
+
+
+def _groups(view: View, query: Query, rankings: Sequence[Ranking], depth: int) -> tuple[list[Group], float]:
+    """Return the candidates, best first, and a bound: what is not among them scores no more."""
+    if query.order is None:
+        return [(each,) for each in rankings[0].best(depth)], -math.inf
+    pairs, bound = best_pairs(view.snapshot, (rankings[0], rankings[1]), query.order, query.within_s, depth)
+    return [(pair.first, pair.second) for pair in pairs], bound
+
+
+def _lasts_s(snapshot: Snapshot, video_id: int) -> float:
+    [video] = snapshot.videos([video_id])
+    return video.end_s - video.start_s
+
+
+def _paths(video: StoredVideo) -> list[bytes | None]:
+    """Return where a video lies, copies that exist first; None for nowhere."""
+    paths = sorted((place.path for place in video.locations), key=lambda path: not os.path.exists(path))
+    return list(paths) or [None]
 
 
 def _ranking(
@@ -205,19 +239,6 @@ def _ranking(
     evidence = find_words(view.snapshot, moment.needles(), videos)
     among = allowed(view.snapshot, moment, evidence, videos)
     return Ranking(view, combined(moment.parts(), encoded, view.spec), evidence, among)
-
-
-def _at_most(groups: Sequence[Group], per_video: int) -> list[Group]:
-    """Keep the best `per_video` hits of each video, of two that share a moment the better."""
-    taken: dict[int, list[Group]] = {}
-    kept = []
-    for group in groups:
-        before = taken.setdefault(group[0].clip.video_id, [])
-        clips = {each.clip.id for each in group}
-        if len(before) < per_video and not any(clips & {each.clip.id for each in other} for other in before):
-            before.append(group)
-            kept.append(group)
-    return kept
 
 
 def _added(values: Iterable[float | None]) -> float | None:

@@ -16,15 +16,17 @@ from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
 from vfindex.storage.vectors import ClipSet, JointIndex
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Scored:
     """A clip's score as the sum of its modalities' signed contributions; a missing key is a missing modality.
 
-    frame_s: presentation time of the best frame. found: where words of the question stand. words: those, in its order.
+    vectors: as stored. frame_s: presentation time of the best frame. found: where words of the question stand.
+    words: those, in the question's order.
     """
 
     clip: StoredClip
     modalities: dict[Modality, float]
+    vectors: StoredVectors
     frame_s: float | None = None
     found: tuple[Found, ...] = ()
     words: tuple[str, ...] = ()
@@ -130,7 +132,7 @@ def _score(clip: StoredClip, vectors: StoredVectors, query: Mapping[Modality, Fl
 
     Frames are centred and scaled like clips, so that both terms have one scale.
     """
-    result = Scored(clip, {})
+    result = Scored(clip, {}, vectors)
     frame_weight = view.setup.frame_weight
     for modality, part in view.spec.parts.items():
         vector = vectors.embeddings.get(modality)
