@@ -138,8 +138,8 @@ class FasterWhisper:
         return heard
 
     def _features(self, sound: FloatArray) -> FloatArray:
-        """Return (n_mels, FRAMES) of a sound filled up with silence, as Whisper was trained."""
-        features: FloatArray = self._model.feature_extractor(np.pad(sound, (0, WINDOW_SAMPLES - len(sound))))
+        """Return the spectrogram of a window, (n_mels, FRAMES)."""
+        features: FloatArray = self._model.feature_extractor(padded(sound))
         return features[:, :FRAMES]
 
     def _languages(self, encoded: ctranslate2.StorageView, n_sounds: int) -> list[tuple[str, float]]:
@@ -199,9 +199,8 @@ class OpenAIWhisper:
         import whisper
         from whisper.tokenizer import get_tokenizer
 
-        samples = torch.from_numpy(np.pad(sound, (0, WINDOW_SAMPLES - len(sound))))
         model = self._model
-        mel = whisper.log_mel_spectrogram(samples, n_mels=model.dims.n_mels, device=model.device)
+        mel = whisper.log_mel_spectrogram(padded(sound), n_mels=model.dims.n_mels, device=model.device)
         with torch.inference_mode():
             encoded = model.embed_audio((mel.half() if self._half else mel)[None])[0]
         probability = 1.0
@@ -229,6 +228,11 @@ class OpenAIWhisper:
     def close(self) -> None:
         """Free the model's memory."""
         del self._model
+
+
+def padded(sound: FloatArray) -> FloatArray:
+    """Return a sound filled up with silence to WINDOW_S, as Whisper was trained; raises ValueError if it is longer."""
+    return np.pad(sound, (0, WINDOW_SAMPLES - len(sound)))
 
 
 def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[tuple[float, float, list[int]]]:
