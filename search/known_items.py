@@ -57,13 +57,15 @@ def known_items(snapshot: Snapshot) -> list[KnownItem]:
 def ask(engine: SearchEngine, places: Snapshot, items: Sequence[KnownItem]) -> list[int | None]:
     """Return the rank from 1 at which each question finds its video, None if not among the first TOP_K.
 
-    places: of the engine's library; it tells which content lies at a path.
+    A hit stands for all places of its footage; the video may be any of them. places: of the engine's library; it tells
+    which content lies at a path.
     """
     prints = {place.path: video.fingerprint for video in places.videos() for place in video.locations}
     ranks: list[int | None] = []
     for item in items:
         hits = engine.search(Query.plain(item.text), top_k=TOP_K)
-        found = [hit.rank for hit in hits if hit.video is not None and prints.get(hit.video) == item.fingerprint]
+        places_of = ((hit.rank, path) for hit in hits for path in (hit.video, *(place.video for place in hit.also)))
+        found = [rank for rank, path in places_of if path is not None and prints.get(path) == item.fingerprint]
         ranks.append(min(found, default=None))
     return ranks
 

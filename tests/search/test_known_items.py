@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install, place, video
 
@@ -84,22 +86,27 @@ def test_questions_are_spread_evenly_and_the_same_each_time(tmp_path: Path, monk
 
 def test_answers_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"first": axis(0), "second, where a copy lies": axis(1), '-not: "syntax" in:x': axis(2), "no": axis(0)}
+    asked["the same footage"] = axis(5)
     monkeypatch.setattr(
         QueryEncoder, "encode", lambda self, part: {m: asked[part.text] for m in ("visual", "speech", "text")}
     )
     folder = make(tmp_path, {"a": [], "b": [], "c": []})
     with writing(folder) as writer:
+        moving = replace(clip(visual=axis(5)), frame_vectors=np.stack([axis(5), axis(6)]), frame_times_s=np.arange(2.0))
+        for name in ("d", "d once more"):
+            add_video(writer, name, [moving])
         writer.catalog.place(writer.catalog.find("b")[0], place("0 earlier copy"))  # type: ignore[index]
     items = [
         KnownItem("first", "a", "title"),
         KnownItem("second, where a copy lies", "b", "asr"),
         KnownItem('-not: "syntax" in:x', "c", "asr"),
         KnownItem("no", "not there", "asr"),
+        KnownItem("the same footage", "d once more", "asr"),
     ]
     with Library.open(folder).snapshot() as snapshot:
         ranks = ask(SearchEngine.open(folder), snapshot, items)
-    assert ranks == [1, 1, 1, None]
-    assert recall_by_source(items, [1, 4, None, 1]) == {
+    assert ranks == [1, 1, 1, None, 1]
+    assert recall_by_source(items[:4], [1, 4, None, 1]) == {
         "asr": Recall(n=3, at_10=2 / 3, at_1=1 / 3),
         "title": Recall(n=1, at_10=1.0, at_1=1.0),
     }
