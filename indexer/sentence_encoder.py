@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,12 +55,17 @@ _LOADING_ERRORS = (
 
 
 class SentenceEncoder:
-    """An open sentence model on a GPU, in half precision. dim: the length of its vectors."""
+    """An open sentence model on a GPU, in half precision. dim: the length of its vectors.
+
+    `encode_passages` may be called from several threads: they take turns, for transformers' tokenizers refuse to be
+    used by two at once.
+    """
 
     def __init__(self, network: SentenceTransformer, passage_prompt: str) -> None:
         self._network = network
         self._prompt = passage_prompt
         self._batch = BATCH_TEXTS
+        self._turn = threading.Lock()
         self.dim = int(network.get_embedding_dimension() or 0)
 
     @classmethod
@@ -77,14 +83,15 @@ class SentenceEncoder:
         """
         # Names of files may hold lone surrogates, which are no text.
         clean = [self._prompt + t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
-        while True:
-            try:
-                return self._encode(clean)
-            except torch.OutOfMemoryError as exc:
-                if self._batch == 1:
-                    raise ModelError("there is not enough memory on the GPU to encode even one text") from exc
-                self._batch //= 2
-            torch.cuda.empty_cache()
+        with self._turn:
+            while True:
+                try:
+                    return self._encode(clean)
+                except torch.OutOfMemoryError as exc:
+                    if self._batch == 1:
+                        raise ModelError("there is not enough memory on the GPU to encode even one text") from exc
+                    self._batch //= 2
+                torch.cuda.empty_cache()
 
     def _encode(self, texts: Sequence[str]) -> FloatArray:
         if not texts:

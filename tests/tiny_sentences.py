@@ -9,8 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 DIM = 24
+TINY = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "max_position_embeddings": 66,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 # The ids that XLM-RoBERTa gives its special tokens; BERT's padding is 0.
 _SPECIAL = {"xlm-roberta": ["<s>", "<pad>", "</s>", "<unk>"], "bert": ["<pad>", "<s>", "</s>", "<unk>"]}
 _PROSE = (
@@ -32,12 +41,18 @@ def make_bge(folder: Path) -> Path:
 
 
 def make_sentences(
-    folder: Path, architecture: str, pooling: str, *, prompts: Mapping[str, str], dense: bool = False
+    folder: Path,
+    architecture: str,
+    pooling: str,
+    *,
+    prompts: Mapping[str, str],
+    dense: bool = False,
+    sizes: Mapping[str, int] = MappingProxyType(TINY),
 ) -> Path:
     """Write a sentence-transformers folder with random weights; return it.
 
     architecture: a key of _SPECIAL. pooling: as sentence-transformers names it. dense: with a layer after the pooling,
-    from 32 dimensions to DIM.
+    to DIM dimensions. sizes: as transformers' configurations name them.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -47,14 +62,14 @@ def make_sentences(
     base = folder.with_name(f"{folder.name}-base")
     base.mkdir(parents=True)
     _write_tokenizer(base, _SPECIAL[architecture])
-    sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 66}
-    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": _SPECIAL[architecture].index("<pad>")}
+    pad = _SPECIAL[architecture].index("<pad>")
+    width = sizes["hidden_size"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        AutoModel.from_config(AutoConfig.for_model(architecture, **sizes, **layers)).save_pretrained(base)
-        modules = [Transformer(str(base)), Pooling(32, pooling)]
+        AutoModel.from_config(AutoConfig.for_model(architecture, **sizes, pad_token_id=pad)).save_pretrained(base)
+        modules = [Transformer(str(base)), Pooling(width, pooling)]
         if dense:
-            modules.append(Dense(32, DIM))
+            modules.append(Dense(width, DIM))
     modules.append(Normalize())
     SentenceTransformer(modules=modules, prompts=dict(prompts), device="cpu").save(str(folder))
     return folder

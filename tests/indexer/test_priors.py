@@ -1,0 +1,82 @@
+"""Priors of pictures and sentences, from vectors written by hand; test_towers.py has those of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vfindex.indexer import photographs
+from vfindex.indexer.encoders import Pixels
+from vfindex.indexer.photographs import PHOTOGRAPHS, VIEWS, general_pictures
+from vfindex.indexer.priors import BANKS, background_queries, clip_prior, estimate_prior, sentence_prior, sentences
+from vfindex.storage.errors import ModelError, VfindexError
+from vfindex.storage.records import FloatArray
+
+
+class MeanColour:
+    """An encoder whose vector is a picture's mean colour."""
+
+    size_px, dim, batch_frames = 32, 3, 4
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        rows = np.stack([frame.mean(axis=(0, 1)) for frame in frames])
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> Path:
+    """Return a text model's folder, with vectors of the banks beside it."""
+    queries = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
+    passages = np.array([[0, 0, 1], [0.6, 0, 0.8]], dtype=np.float32)
+    np.savez(tmp_path / BANKS, queries=queries, passages=passages)
+    return tmp_path / "model"
+
+
+def test_the_spread_is_that_of_centred_scores() -> None:
+    queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    material = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    plain = estimate_prior(queries, material, centred=False, weight=0.5)
+    assert plain.query_mean.tolist() == plain.mean.tolist() == [0, 0]
+    assert plain.spread == pytest.approx(np.sqrt(0.5))  # scores 1, -1, 0 and 0
+    centred = estimate_prior(queries, material, centred=True, weight=0.5)
+    assert centred.query_mean.tolist() == [0.5, 0.5]
+    assert centred.spread == pytest.approx(0.5)
+
+
+def test_pictures_are_not_centred_on_the_queries(text_folder: Path) -> None:
+    prior = clip_prior(MeanColour(), text_folder, 0.9)
+    assert not prior.query_mean.any() and prior.weight == 0.9
+    rows = MeanColour().encode_images(list(general_pictures(32)))
+    assert np.allclose(prior.mean, rows.mean(axis=0))
+
+
+def test_sentences_are(text_folder: Path) -> None:
+    prior = sentence_prior(text_folder, 0.4)
+    assert prior.query_mean.tolist() == [0.5, 0.5, 0]
+    assert np.allclose(prior.mean, [0.3, 0, 0.9])
+
+
+def test_banks_that_are_gone_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=BANKS):
+        sentence_prior(tmp_path / "model", 1.0)
+
+
+def test_general_pictures_are_frames_of_a_video_s_shape() -> None:
+    frames = list(general_pictures(36))
+    assert len(frames) == len(PHOTOGRAPHS) * len(VIEWS)
+    assert {(frame.shape, frame.dtype.name) for frame in frames} == {((36, 64, 3), "uint8")}
+    assert len({frame.tobytes() for frame in frames}) == len(frames)
+
+
+def test_a_missing_photograph_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "photograph_folder", lambda: tmp_path)
+    with pytest.raises(VfindexError, match=PHOTOGRAPHS[0]):
+        next(general_pictures(36))
+
+
+def test_the_banks_hold_text() -> None:
+    assert len(background_queries()) > 100 and len(sentences()) > 50
+    assert all(line == line.strip() for line in background_queries() + sentences())
