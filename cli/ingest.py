@@ -176,13 +176,14 @@ def _progress() -> Iterator[ProgressCallback]:
 
 def print_report(report: Report) -> None:
     """Print what became of the files, one line a problem on standard error, the counts on standard output."""
-    for word, problems in (("failed", report.failed), ("partial", report.partial), ("skipped", report.skipped)):
+    kinds = (("failed", report.failed), ("partial", report.partial), ("skipped", report.skipped))
+    for word, problems in (*kinds, ("left alone", report.left_alone)):
         for problem in problems:
             say(f"{word}: {_line(problem)}")
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
     counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
-    print(counts)
-    if not report.found and not report.interrupted:
+    print(f"{counts}, {report.vanished} vanished" if report.vanished else counts)
+    if not report.found and not report.left_alone and not report.interrupted:
         say("no videos there; name a folder that holds some, or the files themselves")
     if report.clips:
         speed = report.video_seconds / report.wall_s if report.wall_s else 0.0

@@ -82,6 +82,8 @@ class Failed:
 
 
 Discovered = Found | Skipped | Failed
+# Asked of each video inside a folder: (path, its stat, its sidecar candidates). True: it is not yielded.
+IsKnown = Callable[[bytes, os.stat_result, tuple[bytes, ...]], bool]
 
 
 @dataclass
@@ -90,6 +92,7 @@ class _Walk:
 
     is_excluded: Callable[[bytes, bytes, bool], bool] | None
     avoid: frozenset[bytes]
+    is_known: IsKnown
     named_files: set[bytes] = field(default_factory=set)
     entered: set[bytes] = field(default_factory=set)
     siblings: dict[bytes, list[bytes]] = field(default_factory=dict)
@@ -97,7 +100,11 @@ class _Walk:
 
 
 def discover(
-    paths: Sequence[bytes], *, exclude: Sequence[str] = (), avoid: Sequence[bytes] = ()
+    paths: Sequence[bytes],
+    *,
+    exclude: Sequence[str] = (),
+    avoid: Sequence[bytes] = (),
+    is_known: IsKnown = lambda *_: False,
 ) -> Iterator[Discovered]:
     """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
 
@@ -109,9 +116,10 @@ def discover(
     exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, upper and lower case told
     apart. A file or folder is left out if a glob matches its base name or its path relative to the named folder; a glob
     ending in `/` matches folders only. Of a named file only the base name is tried; a named folder is always entered.
-    avoid: folders that are never entered (the library itself).
+    avoid: folders that are never entered (the library itself). is_known: keeps back what need not be told, which in
+    folders of 100,000 known videos is a third of the time.
     """
-    walk = _Walk(_excluder(exclude), frozenset(os.path.realpath(path) for path in avoid))
+    walk = _Walk(_excluder(exclude), frozenset(os.path.realpath(path) for path in avoid), is_known)
     roots = [_resolve(path) for path in paths]
     walk.named_files.update(root for root in roots if isinstance(root, bytes) and not os.path.isdir(root))
     seen: set[bytes] = set()
@@ -231,9 +239,11 @@ def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterat
     """Yield what the (name, entry) pairs of one folder are, sorted by name."""
     files.sort()  # names differ, so entries are never compared
     sidecars = [name for name, _ in files if name.lower().endswith(SIDECAR_EXTENSIONS)]
+    is_known = walk.is_known
     for name, entry in files:
         extension = _extension(name)
-        if entry.path in walk.named_files:
+        path = entry.path
+        if path in walk.named_files:
             continue
         if extension not in VIDEO_EXTENSIONS:
             code = _NEAR_MISS_CODE.get(extension) if extension else "no_extension"
@@ -245,10 +255,12 @@ def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterat
         except OSError as exc:
             yield Failed(_os_problem(entry.path, "discover", exc))
             continue
-        if stat.S_ISREG(found.st_mode):
-            yield Found(_location(entry.path, found), False, _sidecars(name, sidecars))
-        else:
-            yield Failed(_not_regular(entry.path, "discover", found.st_mode))
+        if not stat.S_ISREG(found.st_mode):
+            yield Failed(_not_regular(path, "discover", found.st_mode))
+            continue
+        own = _sidecars(name, sidecars) if sidecars else ()
+        if not is_known(path, found, own):
+            yield Found(_location(path, found), False, own)
 
 
 def _extension(name: bytes) -> bytes:

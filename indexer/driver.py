@@ -133,8 +133,8 @@ class Driver:
 
     def _fail_again(self, video_id: int, found: Found) -> None:
         self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location))
-        known = self.writer.catalog.known_files(video_id)[found.location.path]
-        self._end_file("failed", remembered(found.location.path, known))
+        path = found.location.path
+        self._end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
 
     # --- what comes back ----------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class Driver:
             self._identify(copy)
 
     def _end_file(self, how: Ending, problem: Problem | None = None) -> None:
-        self.run.end(how, problem)
+        self.run.end_file(how, problem)
         self.done_files += 1
         self._tell()
 

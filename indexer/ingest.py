@@ -15,14 +15,14 @@ from pathlib import Path
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
-from vfindex.indexer.media import Sampling
+from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.models import Opening, advice, install, open_encoders, preset_name, references_of
-from vfindex.indexer.pipeline import Options
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import Setup
+from vfindex.storage.roots import Root, remember
 from vfindex.storage.writer import Writer, writing
 
 
@@ -58,22 +58,34 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         asr = _asr(writer, settings.asr)
         run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
         run.report.run_id = writer.catalog.begin_run(settings.command)
-        run.sort(discover(paths, exclude=settings.exclude, avoid=[os.fsencode(folder)]))
+        remember(writer.catalog, _roots(folder, paths, settings.exclude))
+        avoid = [os.fsencode(folder)]
+        run.sort(discover(paths, exclude=settings.exclude, avoid=avoid, is_known=run.is_unchanged))
         if run.todo:
-            workers = settings.workers or default_workers()
-            opening = Opening(usable_cores(), asr, settings.compiled)
-            encoders = open_encoders(setup, settings.cache, opening, say=watcher.say)
-            with LocalRunner(workers, encoders, run.options) as runner:
-                Driver(run, runner, encoders, workers).work()
-        if not run.report.interrupted and _is_due(writer):
-            writer.publish()
-        run.report.wall_s = time.monotonic() - began
-        run.report.sort()
-        writer.catalog.end_run(run.report.run_id, run.report.to_dict(os.fsdecode))
+            work(run, setup, settings)
+        run.end(began)
     hint = advice(setup)
     if hint and is_new and settings.choice == Choice() and not run.report.interrupted:
         watcher.say(hint)
     return run.report
+
+
+def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
+    """Open the library's models, and index what is to be done. Raises ModelError, LibraryVersion."""
+    workers = settings.workers or default_workers()
+    opening = Opening(usable_cores(), run.options.asr, settings.compiled)
+    encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
+    with LocalRunner(workers, encoders, run.options) as runner:
+        driver = Driver(run, runner, encoders, workers)
+        driver.work()
+    run.report.left = driver.total_files - driver.done_files
+
+
+def _roots(folder: Path, paths: Sequence[bytes], exclude: tuple[str, ...]) -> list[Root]:
+    """Return the paths that are there and do not lie inside the library, links resolved."""
+    library = os.path.realpath(os.fsencode(folder)) + b"/"
+    real = [os.path.realpath(path) for path in paths]
+    return [Root(path, exclude) for path in real if os.path.exists(path) and not (path + b"/").startswith(library)]
 
 
 def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
@@ -108,12 +120,3 @@ def _asr(writer: Writer, asked: bool | None) -> bool:
         return writer.catalog.get("asr") != "0"
     writer.catalog.put("asr", str(int(asked)))
     return asked
-
-
-def _is_due(writer: Writer) -> bool:
-    """Return whether a new generation must be published: clips have changed, or the current file is no good."""
-    if writer.catalog.change():
-        return True
-    with writer.library.snapshot() as snapshot:
-        generation = snapshot.generation()
-    return generation is not None and writer.library.load_index(generation) is None

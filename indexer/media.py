@@ -62,6 +62,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What decides how a file is read. asr: recognise speech where no subtitle covers it."""
+
+    sampling: Sampling
+    asr: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SubtitleTrack:
     """A text subtitle stream. index: in the container. language: as the container says, "" where it does not."""
 

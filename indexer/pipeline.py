@@ -15,7 +15,7 @@ import numpy as np
 
 from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels, is_still
-from vfindex.indexer.media import Decoder, Frame, Probe, ReadEnd, Sampling
+from vfindex.indexer.media import Decoder, Frame, Options, Probe, ReadEnd
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
 from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
@@ -44,14 +44,6 @@ MIN_LAST_UNIT_S = UNIT_S / 2
 READ_AHEAD = 64
 # More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
 MAX_UNIT_FRAMES = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What decides how a file is read. asr: recognise speech where no subtitle covers it."""
-
-    sampling: Sampling
-    asr: bool
 
 
 @dataclass(frozen=True, slots=True)

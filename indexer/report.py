@@ -15,6 +15,8 @@ class Report:
 
     unchanged: content that the library already has, at the same place or as a further copy. moved: content whose file
     was elsewhere. partial: searchable, but not all of it could be read. clips, video_seconds: added by this run.
+    vanished: files that are no longer there. left: files that the run did not come to. left_alone: roots that are
+    missing, or have lost so much at once that nothing of it is believed.
     """
 
     run_id: int = 0
@@ -25,6 +27,9 @@ class Report:
     partial: list[Problem] = field(default_factory=list)
     failed: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
+    vanished: int = 0
+    left: int = 0
+    left_alone: list[Problem] = field(default_factory=list)
     clips: int = 0
     video_seconds: float = 0.0
     wall_s: float = 0.0
@@ -35,9 +40,13 @@ class Report:
         ends = self.indexed + self.unchanged + self.moved + len(self.partial) + len(self.failed) + len(self.skipped)
         return self.found == ends
 
+    def has_changed(self) -> bool:
+        """Return whether the library holds other videos, or other words, than before the run."""
+        return bool(self.indexed or self.moved or self.partial or self.vanished)
+
     def sort(self) -> None:
         """Put the problems in order of path, so that a report does not depend on who was fastest."""
-        for problems in (self.partial, self.failed, self.skipped):
+        for problems in (self.partial, self.failed, self.skipped, self.left_alone):
             problems.sort(key=lambda problem: problem.path)
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
@@ -51,6 +60,9 @@ class Report:
             "partial": _rows(self.partial, path),
             "failed": _rows(self.failed, path),
             "skipped": _rows(self.skipped, path),
+            "vanished": self.vanished,
+            "left": self.left,
+            "left_alone": _rows(self.left_alone, path),
             "clips": self.clips,
             "video_seconds": round(self.video_seconds, 3),
             "wall_s": round(self.wall_s, 3),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vfindex.indexer.discover import Failed, Found, Skipped
-from vfindex.indexer.pipeline import Options
+from vfindex.indexer.media import Options
 from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import Problem
-from vfindex.storage.records import SEARCHABLE, KnownFile, Location
-from vfindex.storage.writer import Writer
+from vfindex.storage.records import SEARCHABLE
+
+if TYPE_CHECKING:
+    from vfindex.storage.writer import Writer
 
 Ending = Literal["indexed", "unchanged", "moved", "partial", "failed", "skipped"]
 
@@ -38,8 +42,23 @@ class Triage:
         self.watcher = watcher
         self.report = Report()
         self.todo: deque[Found] = deque()
-        self.known = writer.catalog.known_files()
+        self.known = writer.catalog.known_stats()
+        self.seen: set[bytes] = set()
         self.failed_now: set[str] = set()
+
+    def is_unchanged(self, path: bytes, found: os.stat_result, _: tuple[bytes, ...]) -> bool:
+        """Count a file in a folder that is as the library knows it; True also for one that was counted before."""
+        if path in self.seen:
+            return True
+        self.seen.add(path)
+        known = self.known.get(path)
+        if known is None or known.mtime_ns != found.st_mtime_ns or known.size_bytes != found.st_size:
+            return False
+        if known.state not in SEARCHABLE or (self.options.asr and not known.recognised):
+            return False
+        self.report.found += 1
+        self.report.unchanged += 1
+        return True
 
     def sort(self, found: Iterable[Found | Skipped | Failed]) -> None:
         """Put every file in the report or, if it must be opened, into `todo`."""
@@ -47,28 +66,30 @@ class Triage:
             if isinstance(each, Found):
                 self._sort_file(each)
             elif isinstance(each, Skipped):
-                self.end("skipped", each.problem)
+                self.end_file("skipped", each.problem)
             else:
-                self.end("failed", each.problem)
+                self.end_file("failed", each.problem)
             if self.watcher.stop():
                 self.report.interrupted = True
                 return
 
     def _sort_file(self, found: Found) -> None:
-        known = self.known.get(found.location.path)
-        if known is None or not _same_stat(known.location, found.location):
+        path = found.location.path
+        self.seen.add(path)
+        known = self.known.get(path)
+        if known is None or (known.size_bytes, known.mtime_ns) != (found.location.size_bytes, found.location.mtime_ns):
             self.todo.append(found)
         elif known.state in SEARCHABLE:
             if self.options.asr and not known.recognised:
                 self.todo.append(found)
             else:
-                self.end("unchanged")
+                self.end_file("unchanged")
         elif found.named:
             self.todo.append(found)
         else:
-            self.end("failed", remembered(found.location.path, known))
+            self.end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
 
-    def end(
+    def end_file(
         self,
         how: Literal["indexed", "unchanged", "moved", "partial", "failed", "skipped"],
         problem: Problem | None = None,
@@ -80,14 +101,37 @@ class Triage:
         else:
             setattr(self.report, how, getattr(self.report, how) + 1)
 
+    def end(self, began: float, *, thorough: bool = True) -> None:
+        """Publish what is due, unless the run was interrupted, and keep the report.
 
-def _same_stat(a: Location, b: Location) -> bool:
-    return (a.size_bytes, a.mtime_ns) == (b.size_bytes, b.mtime_ns)
+        began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else its size.
+        """
+        if not self.report.interrupted and _is_due(self.writer, thorough):
+            self.writer.publish()
+        self.report.wall_s = time.monotonic() - began
+        self.report.sort()
+        self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
 
 
-def remembered(path: bytes, known: KnownFile) -> Problem:
+def _is_due(writer: Writer, thorough: bool) -> bool:
+    """Return whether a new generation must be published: clips have changed, or the current file is no good."""
+    if writer.catalog.change():
+        return True
+    with writer.library.snapshot() as snapshot:
+        generation = snapshot.generation()
+    if generation is None:
+        return False
+    if thorough:
+        return writer.library.load_index(generation) is None
+    try:
+        return os.stat(writer.library.index / generation.file).st_size != generation.size_bytes
+    except OSError:
+        return True
+
+
+def remembered(path: bytes, problem: Mapping[str, str] | None) -> Problem:
     """Return why a file failed in an earlier run; it is not opened again until it changes or is named."""
-    told = known.problem or {}
+    told = problem or {}
     return Problem(
         path,
         told.get("stage", "decode"),  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from vfindex.storage.records import (
     Document,
     FloatArray,
     KnownFile,
+    KnownStat,
     Location,
     Segment,
     UnitPlan,
@@ -108,12 +109,31 @@ class Catalog:
             for row in rows
         }
 
+    def known_stats(self) -> dict[bytes, KnownStat]:
+        """Return path -> what tells at a glance whether the file there is still the one that is known."""
+        query = (
+            "SELECT l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised"
+            " FROM location l JOIN video v ON v.id = l.video_id"
+        )
+        with self.transaction() as connection:
+            # SQLAlchemy's rows would take twice as long as all the rest of it.
+            cursor = connection.exec_driver_sql(query).cursor
+            return {path: KnownStat(*values) for path, *values in (cursor.fetchall() if cursor else ())}
+
     def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
         """Return (video id, state, speech recognised) of the content, or None."""
         v = schema.video.c
         with self.transaction() as connection:
             row = connection.execute(select(v.id, v.state, v.recognised).where(v.fingerprint == fingerprint)).first()
         return None if row is None else (row.id, row.state, bool(row.recognised))
+
+    def problem_at(self, path: bytes) -> Mapping[str, str] | None:
+        """Return why what lies at `path` could not be indexed, or not wholly; None where it could."""
+        v, loc = schema.video.c, schema.location.c
+        query = select(v.problem).join_from(schema.location, schema.video).where(loc.path == path)
+        with self.transaction() as connection:
+            told = connection.scalar(query)
+        return json.loads(told) if told else None
 
     def names(self, video_id: int) -> tuple[list[bytes], dict[str, str], list[str]]:
         """Return what a video is called by: (paths in order, tags, chapter titles)."""
@@ -258,7 +278,7 @@ class Catalog:
             _put(connection, "changed", "stale")
 
     def remove(self, path: bytes) -> tuple[int, int, list[str]]:
-        """Forget the file at `path`, or every file below the folder `path`.
+        """Forget the file at `path`, or every file below the folder `path`, and that these were ever named.
 
         Returns (locations, videos) forgotten and the thumbnails no longer needed; a video that lies
         elsewhere too stays.
@@ -270,6 +290,9 @@ class Catalog:
             paths = connection.scalars(select(loc.path).where((loc.path == path) | below)).all()
             for each in paths:
                 connection.execute(delete(schema.location).where(loc.path == each))
+            root = schema.root.c.path
+            below = func.substr(root, 1, len(prefix)) == prefix
+            connection.execute(delete(schema.root).where((root == path) | below))
             videos, thumbnails = _forget_homeless(connection)
         return len(paths), videos, thumbnails
 

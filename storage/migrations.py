@@ -51,10 +51,16 @@ def index_every_script(connection: Connection) -> None:
         last = rows[-1].id
 
 
+def create_roots(connection: Connection) -> None:
+    """Create `root`; a library from before it learns its roots from the next `vfindex ingest` of them."""
+    schema.root.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_full_text_index,
     index_every_script,
+    create_roots,
 )
 
 

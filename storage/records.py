@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +150,15 @@ class KnownFile:
     state: VideoState
     recognised: bool
     problem: Mapping[str, str] | None = None
+
+
+class KnownStat(NamedTuple):
+    """What tells at a glance whether a file is as the library knows it; a tuple, for there may be millions."""
+
+    size_bytes: int
+    mtime_ns: int
+    state: VideoState
+    recognised: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,15 @@ location = Table(
     Index("location_by_video", "video_id"),
 )
 
+# Every path that was given to `ingest`; exclude: JSON list of the globs given with it.
+root = Table(
+    "root",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),
+    Column("exclude", Text, nullable=False),
+    Column("added_at", Text, nullable=False),
+)
+
 # A work unit: a video, or [start_s, end_s) of a long one; end_s is NULL where it runs to the end.
 unit = Table(
     "unit",

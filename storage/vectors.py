@@ -1,4 +1,5 @@
-"""The joint index: FAISS behind five verbs. The only file that imports faiss.
+"""The joint index: FAISS behind five verbs. The only file that imports faiss, and not before it is needed: a run that
+finds nothing new, and a reading of settings, do without.
 
 Inner product over float32 joint vectors, exact (IndexFlatIP under ids that are the clips' own).
 """
@@ -11,14 +12,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.errors import DimensionError, LibraryDamaged
 from vfindex.storage.records import FloatArray
+
+if TYPE_CHECKING:
+    import faiss
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class JointIndex:
     @classmethod
     def build(cls, dim: int) -> JointIndex:
         """Return an empty index for vectors of `dim` dimensions."""
+        import faiss
+
         return cls(faiss.IndexIDMap(faiss.IndexFlatIP(dim)))
 
     @property
@@ -63,6 +68,8 @@ class JointIndex:
 
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids held, in the order added."""
+        import faiss
+
         return np.asarray(faiss.vector_to_array(self._index.id_map), dtype=np.int64)
 
     def add(self, ids: NDArray[np.int64], vectors: FloatArray) -> None:
@@ -88,6 +95,8 @@ class JointIndex:
             return scores, self.ids()[places]
         parameters: Any = None
         if among is not None:
+            import faiss
+
             selector = faiss.IDSelectorBatch(np.ascontiguousarray(among.ids, np.int64))
             negated = faiss.IDSelectorNot(selector) if among.excluded else selector
             parameters = faiss.SearchParameters(sel=negated)  # type: ignore[call-arg]  # the stub lacks it
@@ -97,6 +106,8 @@ class JointIndex:
 
     def save(self, path: Path) -> tuple[int, str]:
         """Write the index to `path`, on the disk when this returns; return (bytes, sha256)."""
+        import faiss
+
         faiss.write_index(self._index, os.fspath(path))
         with path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -111,6 +122,8 @@ class JointIndex:
         """
         if path.stat().st_size != size_bytes or file_sha256(path) != sha256:
             raise LibraryDamaged(f"the joint index {path.name} is damaged; the next `vfindex ingest` builds it again")
+        import faiss
+
         index = cls(faiss.read_index(os.fspath(path)))
         if len(index) >= GPU_CLIPS and faiss.get_num_gpus() > 0:
             index.copy_to_gpus()
@@ -118,6 +131,8 @@ class JointIndex:
 
     def copy_to_gpus(self) -> None:
         """Let the GPUs answer what they can; the processor goes on with the rest, and with all where they are full."""
+        import faiss
+
         try:
             self._on_gpus = faiss.index_cpu_to_all_gpus(faiss.downcast_index(self._index.index))
         except RuntimeError as exc:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import demo, doctor, ingest, models, remove, search, show, status, upgrade, verify
+from vfindex.cli import demo, doctor, ingest, models, reindex, remove, search, show, status, upgrade, verify
 from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
 from vfindex.indexer.report import Report, UpgradeReport
@@ -18,7 +18,8 @@ from vfindex.indexer.report import Report, UpgradeReport
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 COMMANDS = tuple(
-    module.NAME for module in (ingest, search, status, show, remove, verify, upgrade, evaluation, demo, doctor, models)
+    module.NAME
+    for module in (ingest, reindex, search, status, show, remove, verify, upgrade, evaluation, demo, doctor, models)
 )
 
 
