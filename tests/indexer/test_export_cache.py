@@ -1,0 +1,51 @@
+"""A child that exports is told to stay off the network, and is quoted in one line however it ends.
+
+What a cache of exports does stands in test_encoders.py, with the exports of `lite`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vfindex.indexer.export_cache import exporting
+from vfindex.storage.errors import ModelError
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a module that runs what its first argument says."""
+    (tmp_path / "obedient.py").write_text("import sys; exec(sys.argv[1])")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "obedient"
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        ("raise SystemExit('its tokenizer is odd')", "the tower could not be exported: its tokenizer is odd"),
+        ("print('noise'); raise ValueError('two\\nlines')", "the tower could not be exported: lines"),
+        ("sys.exit(3)", "the tower could not be exported: exit code 3"),
+        ("import os; print('noise'); os.kill(os.getpid(), 9)", r"killed by signal 9, as happens when memory runs out"),
+    ],
+)
+def test_a_child_that_fails_is_quoted(run: str, order: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason) as error, exporting(run, [order], what="the tower"):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_child_has_no_network_and_its_share_of_threads(run: str, tmp_path: Path) -> None:
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
+    order = f"import os; open({str(tmp_path / 'told')!r}, 'w').write(' '.join(os.environ[n] for n in {names!r}))"
+    with exporting(run, [order], what="the tower", threads=3):
+        pass
+    assert (tmp_path / "told").read_text() == "1 1 3"
+
+
+def test_a_child_ends_with_its_parent_s_wish(run: str, tmp_path: Path) -> None:
+    order = f"import time; time.sleep(30); open({str(tmp_path / 'late')!r}, 'w')"
+    with pytest.raises(KeyboardInterrupt), exporting(run, [order], what="the tower"):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "late").exists()
