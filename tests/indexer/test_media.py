@@ -169,6 +169,22 @@ def test_sound_of_a_stretch_begins_and_ends_with_it(decoder: Decoder, tmp_path: 
     assert sum(len(block.samples) for block in blocks) == pytest.approx(4.25 * 16_000, abs=20)
 
 
+@pytest.mark.parametrize("stretch", [(None, None), (1.0, 3.0)])
+def test_sound_without_frames_is_the_same_sound(
+    decoder: Decoder, tmp_path: Path, stretch: tuple[float | None, float | None]
+) -> None:
+    path = make_video(tmp_path / "tone.mp4", shots=[Shot("red", 4)], tone_hz=440)
+    start_s, end_s = stretch
+    *items, end = decoder.read(
+        os.fsencode(path), sampling=None, size_px=SIZE_PX, audio=True, start_s=start_s, end_s=end_s
+    )
+    expected = sound(decoder, path, start_s, end_s)
+    assert [(block.time_s, block.samples.tolist()) for block in items] == [
+        (block.time_s, block.samples.tolist()) for block in expected
+    ]
+    assert (end.frames, end.damaged, end.error) == (0, 0, "")
+
+
 def test_sound_longer_than_the_picture_is_read_and_does_not_stretch_it(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "long.mp4", tone_hz=440.0, tone_s=5.0, shots=[Shot("red", 1.0)])
     assert decoder.probe(os.fsencode(path)).end_s == pytest.approx(1.0, abs=0.01)
