@@ -117,6 +117,10 @@ def _document(
     answers: Mapping[str, Answers],
     levels: Mapping[str, Mapping[str, Level]],
 ) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vfindex.search.evaluate import labelled
+
     first, *others = answers
     return {
         "queries": str(queries.absolute()),
@@ -129,6 +133,7 @@ def _document(
                 "latency_ms": {f"p{p}": value for p, value in _latencies(each).items()} or None,
                 "refused": [{"query_id": id_, "reason": why} for id_, why in each.refused.items()],
                 "absent": list(each.absent),
+                "labels": {label: asdict(of) for label, of in labelled(questions, each).items()},
                 "levels": {level: _figures(of) for level, of in levels[name].items()},
             }
             for name, each in answers.items()
@@ -190,6 +195,7 @@ def _print(
         latencies = ", ".join(f"p{p} {ms:.0f} ms" for p, ms in _latencies(each).items())
         if latencies:
             print(f"a question took {latencies}")
+        _print_labels(questions, each)
         _print_trouble(each)
     for other in others:
         for level, of in levels[other].items():
@@ -216,6 +222,14 @@ def _cell(figure: Figure) -> str:
 
 def _rank(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "beyond"
+
+
+def _print_labels(questions: Sequence[Question], answers: Answers) -> None:
+    from vfindex.search.evaluate import labelled
+
+    for label, of in reversed(labelled(questions, answers).items()):
+        told = f"{of.right + of.wrong} questions with an answer ({of.right} right), {of.absent} without"
+        print(f"first hits with confidence {label}: {told}")
 
 
 def _print_trouble(answers: Answers) -> None:

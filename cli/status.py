@@ -65,11 +65,12 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 def _confidence(stored: str | None) -> dict[str, Any] | None:
     """Return modality -> what was measured of its scores, None before it was."""
-    if stored is None:
+    calibration = Calibration.from_json(stored)
+    if calibration is None:
         return None
     return {
         m: {"labelled": of.earned, "auc": of.auc, "questions": of.known, "reason": of.reason()}
-        for m, of in Calibration.from_json(stored).trust.items()
+        for m, of in calibration.trust.items()
     }
 
 

@@ -49,9 +49,8 @@ def keep_calibrated(folder: Path, background: Sequence[str], say: Callable[[str]
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
-        clips, stored = snapshot.counts()["clip"], snapshot.get(META_KEY)
-    before = Calibration.from_json(stored).clips if stored is not None else 0
-    if clips and (stored is None or abs(clips - before) > MAX_CHANGE * before):
+        clips, before = snapshot.counts()["clip"], Calibration.from_json(snapshot.get(META_KEY))
+    if clips and (before is None or abs(clips - before.clips) > MAX_CHANGE * before.clips):
         calibration = measure(library, background, say)
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, calibration.to_json())

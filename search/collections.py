@@ -204,10 +204,8 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Question]]:
             raise _wrong(path, number, "a video stands twice among the relevant ones")
         name = str(entry.get("query_id", number))
         answers = tuple(each for each in graded if each.grade > 0)
-        yield (
-            number,
-            Question(name, question, answers, *(str(entry.get(k, "")) for k in ("modality", "scope", "split"))),
-        )
+        modality, scope, part = (str(entry.get(key, "")) for key in ("modality", "scope", "split"))
+        yield number, Question(name, question, answers, modality, scope, part)
 
 
 def _relevant(path: Path, number: int, entry: dict[str, Any]) -> Relevant:

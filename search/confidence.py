@@ -38,6 +38,8 @@ MIN_AUC = 0.8
 MIN_ITEMS = 20
 # Where a library keeps what was measured.
 META_KEY = "calibration"
+# Which scores were measured; raised when ranking.py gives others, so that no old threshold judges new scores.
+SCORES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,21 @@ class Calibration:
 
     def to_json(self) -> str:
         """Return text that `from_json` reads back."""
-        return json.dumps({"clips": self.clips, "trust": {m: asdict(trust) for m, trust in self.trust.items()}})
+        trust = {m: asdict(trust) for m, trust in self.trust.items()}
+        return json.dumps({"scores": SCORES, "clips": self.clips, "trust": trust})
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """Return the calibration of `to_json`'s text. Raises LibraryDamaged if it is something else."""
+    def from_json(cls, text: str | None) -> Calibration | None:
+        """Return the calibration of `to_json`'s text, None where there is none of today's scores.
+
+        Raises LibraryDamaged if it is something else.
+        """
+        if text is None:
+            return None
         try:
             data: dict[str, Any] = json.loads(text)
             trust = {m: Trust(**data["trust"][m]) for m in MODALITIES if m in data["trust"]}
-            return cls(int(data["clips"]), trust)
+            return cls(int(data["clips"]), trust) if data["scores"] == SCORES else None
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise LibraryDamaged("what was measured of the scores is damaged; run: vfindex ingest again") from exc
 
@@ -110,9 +118,10 @@ class Judge:
         of another weight does not tell, and a question of weighted or unwanted terms or of two moments has no labels.
         """
         parts = [part for moment in query.moments for part in moment.parts()]
-        if stored is None or len(parts) != 1 or parts[0].weight != 1.0:
+        calibration = Calibration.from_json(stored)
+        if calibration is None or len(parts) != 1 or parts[0].weight != 1.0:
             return cls({}, False)
-        measured = Calibration.from_json(stored).trust
+        measured = calibration.trust
         asked = [m for m in parts[0].modalities if m in measured and m in spec.parts and spec.parts[m].weight > 0]
         telling = {m: measured[m] for m in asked if measured[m].earned and measured[m].weight == spec.parts[m].weight}
         return cls(telling, bool(asked) and len(telling) == len(asked))

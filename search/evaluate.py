@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vfindex.search.collections import Question, Relevant
+from vfindex.search.confidence import LABELS, Label
 from vfindex.search.engine import SearchEngine
 from vfindex.search.metrics import Difference, Figure, Span, compare, score, summarise, temporal_iou
 from vfindex.search.query import Query
@@ -49,6 +50,7 @@ class Answers:
     """What came back. found: question -> hits, best first. seconds: taken by each question, in their order.
 
     refused: question -> why it could not be asked. absent: videos that the questions name and the library has not.
+    labels: question -> confidence of its first hit, for the questions that have a hit with one.
     """
 
     found: Mapping[str, Sequence[Found]]
@@ -56,6 +58,16 @@ class Answers:
     seconds: Sequence[float] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     absent: Sequence[str] = ()
+    labels: Mapping[str, Label] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """How many first hits have a label: in a relevant video, in another one, and where the question has no answer."""
+
+    right: int = 0
+    wrong: int = 0
+    absent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +183,7 @@ class _Opening:
         self._found: dict[str, list[Found]] = {}
         self._seconds: list[float] = []
         self._refused: dict[str, str] = {}
+        self._labels: dict[str, Label] = {}
         self._warm = False
 
     def ask(self, question: Question) -> None:
@@ -190,6 +203,8 @@ class _Opening:
         chosen = self._configuration
         asked = Query.plain(question.text) if question.is_caption else question.text
         hits = self._engine.search(asked, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights)
+        if hits and hits[0].confidence is not None:
+            self._labels[question.id] = hits[0].confidence
         wanted = {each.video for each in question.relevant}
         return [Found(self._name(hit.video, wanted), (hit.start_s, hit.end_s)) for hit in hits]
 
@@ -199,7 +214,8 @@ class _Opening:
         return next((name for name in names if name in wanted), names[0] if names else os.fsdecode(path or b"?"))
 
     def answers(self) -> Answers:
-        return Answers(self._found, self._configuration.top_k, self._seconds, self._refused, self._absent)
+        depth = self._configuration.top_k
+        return Answers(self._found, depth, self._seconds, self._refused, self._absent, self._labels)
 
 
 def locate(names: Sequence[str], places: Mapping[bytes, int]) -> dict[str, int]:
@@ -261,6 +277,17 @@ def judge(questions: Sequence[Question], answers: Answers, level: str) -> Level 
     if not judged:
         return None
     return Level(score(judged, run, answers.depth), _groups([q for q in questions if q.id in judged]))
+
+
+def labelled(questions: Sequence[Question], answers: Answers) -> dict[Label, Labelled]:
+    """Return label -> what the first hits that have it were worth; empty where the library labels none."""
+    counts = {label: [0, 0, 0] for label in LABELS}
+    for question in questions:
+        label = answers.labels.get(question.id)
+        if label is not None:
+            right = answers.found[question.id][0].video in {each.video for each in question.relevant}
+            counts[label][2 if not question.relevant else 0 if right else 1] += 1
+    return {label: Labelled(*of) for label, of in counts.items()} if answers.labels else {}
 
 
 def claim(hits: Sequence[Found], moments: Sequence[Relevant], iou: float) -> list[str]:

@@ -20,11 +20,13 @@ from vfindex.search.evaluate import (
     Answers,
     Configuration,
     Found,
+    Labelled,
     ask,
     claim,
     differences,
     from_run,
     judge,
+    labelled,
     locate,
     parse_configuration,
 )
@@ -229,6 +231,14 @@ def test_a_run_is_judged_without_a_library() -> None:
         from_run({"9": ["x"]}, questions)
 
 
+def test_labels_are_held_against_what_was_right() -> None:
+    found = {"q0": [Found("a")], "q3": [Found("b")], "q7": [Found("c.avi")], "none": [Found("a")]}
+    answers = Answers(found, 10, labels={"q0": "high", "q3": "high", "none": "low"})
+    told = labelled(QUESTIONS, answers)
+    assert (told["high"], told["low"], told["none"]) == (Labelled(1, 1, 0), Labelled(0, 0, 1), Labelled())
+    assert labelled(QUESTIONS, replace(answers, labels={})) == {}
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +273,7 @@ def test_the_command_as_json(run: Any, library: Path, queries: Path) -> None:
     first, second = document["configurations"]
     assert (first["name"], first["depth"], second["name"]) == ("default", 10, "speech=0")
     assert set(first["latency_ms"]) == {"p50", "p90", "p99"}
+    assert first["labels"] == {}, "nothing was measured of this library"
     assert first["levels"]["video"]["speech"]["MRR"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert second["levels"]["video"]["speech"]["success@1"]["value"] == 0
     assert first["levels"]["moment IoU>=0.5"]["all"]["questions"] == 1
