@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vfindex.cli.explain import row_of
 from vfindex.cli.ingest import print_report, run_ingest
 from vfindex.cli.options import JsonOption, cache_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.cli.search import hit_to_dict
 
 if TYPE_CHECKING:
-    from vfindex.cli.contact_sheet import Row
     from vfindex.search.engine import Hit
 
 NAME = "demo"
@@ -55,7 +55,7 @@ def command(
     engine = SearchEngine.open(folder)
     answers = [(question, engine.search(question.text, top_k=_HITS)) for question in QUESTIONS]
     sheet = folder / "demo.png"
-    contact_sheet([_row(question.text, hits) for question, hits in answers], sheet, "vfindex demo")
+    contact_sheet([row_of(question.text, hits) for question, hits in answers], sheet, "vfindex demo")
     if json:
         print_json({"library": str(folder), "contact_sheet": str(sheet), "answers": [_answer(*a) for a in answers]})
         return
@@ -78,14 +78,3 @@ def _answer(question: Any, hits: list[Hit]) -> dict[str, Any]:
         "expected": question.expected,
         "hits": [hit_to_dict(hit) for hit in hits],
     }
-
-
-def _row(question: str, hits: list[Hit]) -> Row:
-    from vfindex.cli.contact_sheet import Row, Tile
-
-    tiles = []
-    for hit in hits:
-        picture = hit.thumbnail.read_bytes() if hit.thumbnail else None
-        name = plain(os.path.basename(path_text(hit.video) or "?"))
-        tiles.append(Tile(picture, (name, f"{clock(hit.start_s)}-{clock(hit.end_s)}   score {hit.score:.2f}")))
-    return Row(question, tuple(tiles))

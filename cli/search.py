@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vfindex.cli.explain import explained, write_sheet
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.search.confidence import LABELS, Label
@@ -45,6 +48,8 @@ def command(
         Label | None,
         typer.Option(metavar="LABEL", help=f"Hits of this label or better: {', '.join(LABELS)}."),
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each hit is one.")] = False,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the hits as a picture (PNG).")] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -64,17 +69,21 @@ def command(
             _point_at(text, exc.position)
         raise
     hits = _confident(found, min_confidence)
+    if sheet is not None:
+        write_sheet(text, hits, sheet)
     if json:
         print_json({"query": text, "confident": _is_confident(hits), "hits": [hit_to_dict(hit) for hit in hits]})
     elif found and not hits:
         say("no confident match; --min-confidence none shows what comes nearest")
     elif not hits:
         say("no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)")
-    elif sys.stdout.isatty():
+    elif sys.stdout.isatty() and not explain:
         _print_table(hits)
     else:
         for hit in hits:
             print(f"{hit.rank}\t{hit.score:.3f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
+            for line in explained(hit) if explain else ():
+                print(f"    {line}")
 
 
 def _confident(hits: list[Hit], least: Label | None) -> list[Hit]:
@@ -144,6 +153,8 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
             {"video": path_text(place.video), "start_s": round(place.start_s, 3), "end_s": round(place.end_s, 3)}
             for place in hit.also
         ],
+        "matches": [asdict(match) for match in hit.matches],
+        "missing": dict(hit.missing),
         "thumbnail": None if hit.thumbnail is None else str(hit.thumbnail),
     }
 
@@ -160,6 +171,7 @@ def _because(hit: Hit) -> str:
 def _print_table(hits: list[Hit]) -> None:
     """Print hits for people; every piece of text from a file is plain text, never markup."""
     from rich.console import Console
+    from rich.style import Style
     from rich.table import Table
     from rich.text import Text
 
@@ -176,7 +188,8 @@ def _print_table(hits: list[Hit]) -> None:
         table.add_column("hit", overflow="fold")
     for hit in hits:
         folder, name = os.path.split(path_text(hit.video) or "?")
-        place = Text.assemble((plain(name), "bold"), "\n", (plain(folder), "dim"))
+        link = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
+        place = Text.assemble((plain(name), Style(bold=True, link=link)), "\n", (plain(folder), "dim"))
         because = Text(_because(hit))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")

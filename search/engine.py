@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 
 from vfindex.search.confidence import META_KEY, Judge, Label
@@ -24,11 +24,11 @@ from vfindex.search.grammar import parse
 from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
 from vfindex.search.pairs import best_pairs
 from vfindex.search.query import Moment, Query
-from vfindex.search.ranking import Ranking, View, combined
+from vfindex.search.ranking import Ranking, Scored, View, combined
 from vfindex.search.words import allowed, find_words
 from vfindex.storage.errors import QueryError
 from vfindex.storage.library import Library, reading_spec, setup_from_json
-from vfindex.storage.records import MODALITIES, FloatArray, Modality, Setup
+from vfindex.storage.records import MODALITIES, FloatArray, Modality, SegmentSource, Setup
 from vfindex.storage.snapshot import Generation, Snapshot, StoredVideo
 from vfindex.storage.vectors import JointIndex
 
@@ -51,6 +51,18 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """A line that holds words of the question: a segment with its time and source, or a title or tag without."""
+
+    words: tuple[str, ...]
+    text: str
+    kind: str
+    start_s: float | None
+    end_s: float | None
+    source: SegmentSource | None
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where the same footage stands a further time: a copy of the file, a re-encode, an intro."""
 
@@ -66,7 +78,8 @@ class Hit:
     video: absolute path of a copy that exists, else of one that did. frame_s: presentation time of the best frame.
     words: words of the question that its speech, title or tags hold. snippet: where they stand, or what is said.
     moments: the clips that answer, one a moment of the question; start_s to end_s spans them, and neighbours that
-    answer nearly as well. also: the other places of the same footage.
+    answer nearly as well. also: the other places of the same footage. matches: where the words stand.
+    missing: modality -> why it adds nothing, of those that are None in `modalities`.
     confidence: as `confidence` has it; None where the library cannot tell.
     """
 
@@ -82,6 +95,8 @@ class Hit:
     thumbnail: Path | None
     moments: tuple[Span, ...] = ()
     also: tuple[Place, ...] = ()
+    matches: tuple[Match, ...] = ()
+    missing: Mapping[Modality, str] = field(default_factory=dict)
     confidence: Label | None = None
 
 
@@ -144,9 +159,10 @@ class SearchEngine:
         answers = _choose(view, query, encoded, wanted)
         shown = {id_ for a in answers for id_ in (a.video_id, *(place.video_id for place in a.also))}
         videos = {video.id: video for video in view.snapshot.videos(list(shown))}
-        said = view.snapshot.said([each.clip.id for a in answers for each in a.moments if not each.snippet])
+        clips = [each.clip.id for answer in answers for each in answer.moments]
+        told = Told(videos, view.snapshot.said(clips), view.snapshot.coverage_of(clips))
         judge = Judge.of(view.snapshot.get(META_KEY), query, view.spec)
-        hits = [self._hit(rank, answer, videos, said) for rank, answer in enumerate(answers, start=1)]
+        hits = [self._hit(rank, answer, told) for rank, answer in enumerate(answers, start=1)]
         return [replace(hit, confidence=judge.label(hit.modalities)) for hit in hits]
 
     def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> View:
@@ -166,12 +182,12 @@ class SearchEngine:
             self._loaded = (generation.id, index)
         return self._loaded[1]
 
-    def _hit(self, rank: int, answer: Answer, videos: Mapping[int, StoredVideo], said: Mapping[int, str]) -> Hit:
+    def _hit(self, rank: int, answer: Answer, told: Told) -> Hit:
         best = max(answer.moments, key=lambda each: each.score)
-        spoken = said.get(best.clip.id)
-        first, *copies = _paths(videos[answer.video_id])
+        first, *copies = _paths(told.videos[answer.video_id])
         also = [Place(path, answer.start_s, answer.end_s) for path in copies if path is not None]
-        also += [Place(_paths(videos[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
+        also += [Place(_paths(told.videos[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
+        modalities = {m: _added(each.modalities.get(m) for each in answer.moments) for m in MODALITIES}
         return Hit(
             rank=rank,
             video=first,
@@ -179,15 +195,26 @@ class SearchEngine:
             end_s=answer.end_s,
             frame_s=best.frame_s,
             score=answer.score,
-            modalities={m: _added(each.modalities.get(m) for each in answer.moments) for m in MODALITIES},
+            modalities=modalities,
             words=tuple(dict.fromkeys(word for each in answer.moments for word in each.words)),
-            snippet=best.snippet or (spoken[:SNIPPET_CHARS] if spoken else None),
+            snippet=best.snippet or told.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
             thumbnail=self._library.thumbnail(best.clip.thumbnail),
             moments=tuple(
                 Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in answer.moments
             ),
             also=tuple(also),
+            matches=_matches(answer),
+            missing={m: _why(m, best, told) for m in MODALITIES if modalities[m] is None},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the library tells of the clips found. said, coverage: by clip id."""
+
+    videos: Mapping[int, StoredVideo]
+    said: Mapping[int, str]
+    coverage: Mapping[int, Mapping[str, str]]
 
 
 # For each moment, for each of its parts: modality -> (dim,).
@@ -199,13 +226,13 @@ def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int])
     top_k, per_video = wanted
     videos = filtered(view.snapshot, query.filters)
     rankings = [_ranking(view, *asked, videos) for asked in zip(query.moments, encoded, strict=True)]
-    merge = partial(merge_neighbours, view.snapshot, rankings[0])
+    merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
     depth = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     while True:
         groups, bound = _groups(view, query, rankings, depth)
         # With one hit a video, the spans of all grow together at the end: one question to the library each round.
         settle = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
-        answers = gather(groups, wanted, partial(_lasts_s, view.snapshot), settle)
+        answers = gather(groups, wanted, lasts_s, settle)
         complete = len(answers) == top_k and answers[-1].score >= bound
         if complete or all(ranking.is_exhausted(depth) for ranking in rankings):
             if per_video == 1:
@@ -222,9 +249,29 @@ def _groups(view: View, query: Query, rankings: Sequence[Ranking], depth: int) -
     return [(pair.first, pair.second) for pair in pairs], bound
 
 
-def _lasts_s(snapshot: Snapshot, video_id: int) -> float:
-    [video] = snapshot.videos([video_id])
-    return video.end_s - video.start_s
+def _matches(answer: Answer) -> tuple[Match, ...]:
+    """Return the lines that hold words of the question, each once, those with the most words first."""
+    found = {each.match.document_id: each for scored in answer.moments for each in scored.found}
+    ordered = sorted(found.values(), key=lambda each: (-len(each.needles), each.match.start_s or 0.0))
+    return tuple(
+        Match(
+            tuple(dict.fromkeys(needle.text for needle in each.needles)),
+            each.match.text,
+            each.match.kind,
+            each.match.start_s,
+            each.match.end_s,
+            each.match.source,
+        )
+        for each in ordered
+    )
+
+
+def _why(modality: Modality, scored: Scored, told: Told) -> str:
+    """Return why a modality adds nothing to a hit."""
+    if modality in scored.vectors.embeddings:
+        return "not asked for"
+    covered = told.coverage.get(scored.clip.id, {}).get(modality)
+    return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
 
 
 def _paths(video: StoredVideo) -> list[bytes | None]:

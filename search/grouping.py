@@ -156,9 +156,10 @@ def _cosine(first: Scored, second: Scored, modality: Modality) -> float | None:
 
 def _is_copy(first: Scored, second: Scored, lasts_s: Callable[[int], float]) -> bool:
     """Return whether two clips stand at the same time of videos that last as long."""
+    if abs(first.clip.start_s - second.clip.start_s) > COPY_OFFSET_S:
+        return False
     lengths = sorted((lasts_s(first.clip.video_id), lasts_s(second.clip.video_id)))
-    is_aside = abs(first.clip.start_s - second.clip.start_s) > COPY_OFFSET_S
-    return not is_aside and lengths[0] >= COPY_LENGTH * lengths[1]
+    return lengths[0] >= COPY_LENGTH * lengths[1]
 
 
 def merge_neighbours(

@@ -227,6 +227,12 @@ class Snapshot:
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
         return [_stored_video(row, places.get(row.id, [])) for row in rows]
 
+    def lasts_s(self, video_id: int) -> float:
+        """Return how long a video lasts, 0 for one that is gone."""
+        v = schema.video.c
+        rows = self._rows(select(v.start_s, v.end_s).where(v.id == video_id))
+        return float(rows[0].end_s - rows[0].start_s) if rows else 0.0
+
     def videos_in(self, languages: Sequence[str]) -> set[int]:
         """Return the ids of videos with a transcript in any of the languages: `en` is also `en-US`, never `eng`."""
         query = text(
@@ -264,6 +270,12 @@ class Snapshot:
         u = schema.unit.c
         rows = self._rows(select(u.coverage).where(u.video_id == video_id).order_by(u.number))
         return [json.loads(row.coverage) for row in rows]
+
+    def coverage_of(self, clip_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
+        """Return clip id -> what each modality covers in the clip's unit."""
+        c, u = schema.clip.c, schema.unit.c
+        query = select(c.id, u.coverage).join_from(schema.clip, schema.unit, u.id == c.unit_id)
+        return {row.id: json.loads(row.coverage) for row in self._by_id(query, c.id, clip_ids)}
 
     def counts(self) -> dict[str, int]:
         """Return how many videos there are in each state, and how many clips, segments and locations in all."""

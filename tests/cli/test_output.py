@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,7 +141,10 @@ def squeezed(text: str) -> str:
 @pytest.mark.parametrize("width", [200, 120, 110, 90, 60, 40])
 def test_a_table_of_hostile_names_shows_them_whole_and_obeys_none(hostile: Any, width: int) -> None:
     written = in_terminal(width, "search", "hello", "--library", str(hostile.folder), "--per-video", "1")
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    links = re.findall(r"\x1b\]8;[^;]*;(.*?)\x1b\\", written)
+    assert set(links) == {"", *(Path(os.fsdecode(path)).as_uri() for path in hostile.paths())}
+    assert all(re.fullmatch(r"[!-~]*", link) for link in links), "a link is plain ASCII, whatever the name"
+    shown = re.sub(r"\x1b\]8;.*?\x1b\\|\x1b\[[0-9;]*m", "", written)
     assert "\x1b" not in shown
     assert not [c for c in shown if not c.isprintable() and c != "\n"]
     assert "\x1b[31m" not in written, "Rich is asked for bold, dim and italic only"

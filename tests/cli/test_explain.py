@@ -1,0 +1,66 @@
+"""The evidence below a hit, and hits as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from library_maker import add_video, axis, clip, install
+from PIL import Image
+
+from vfindex.storage.records import Document, Segment
+from vfindex.storage.writer import writing
+
+
+def make(folder: Path) -> Path:
+    """Make a library of a video with speech, title and pictures, and one of pictures alone."""
+    with writing(folder) as writer:
+        install(writer)
+        said = [Segment(1.5, 3, "hello \x1b world", "asr", "en", 0.5), Segment(3, 4, "hello again", "sidecar", "en")]
+        told = clip(visual=axis(1), speech=axis(1), text=axis(2))
+        add_video(writer, "a", [told, clip(9, 12, visual=axis(2))], said, [Document("title", "Hello holiday")])
+        add_video(writer, "b", [clip(visual=axis(2))])
+        writer.publish()
+    return folder
+
+
+def test_why_a_hit_is_one(run: Any, tmp_path: Path) -> None:
+    lines = run("search", "hello world", "--explain", "--library", make(tmp_path / "library")).out.splitlines()
+    first = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("2\t"))]
+    assert lines[0].startswith("1\t")
+    assert [line.split()[0] for line in first] == ["visual", "speech", "text", "words", "words", "words", "moment"]
+    shares = [float(line.split()[2].rstrip("%")) for line in first[:3]]
+    assert abs(sum(shares) - 100) <= 1.5
+    assert "    words   hello, world: hello \\x1b world  (0:01.5-0:03.0, recognised)" in first
+    assert "    words   hello: hello again  (0:03.0-0:04.0, subtitle file)" in first
+    assert "    words   hello: Hello holiday  (title)" in first
+    other = lines[len(first) + 2 :]
+    assert any(line.startswith("    speech  -      nothing in this clip") for line in other)
+
+
+def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
+    library = make(tmp_path / "library")
+    [first, second] = json.loads(run("search", "hello", "--json", "--library", library).out)["hits"]
+    assert first["matches"][0] == {
+        "words": ["hello"],
+        "text": "Hello holiday",
+        "kind": "title",
+        "start_s": None,
+        "end_s": None,
+        "source": None,
+    }
+    assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar"}
+    assert first["missing"] == {} and set(second["missing"]) == {"speech", "text"}
+    [hit, *_] = json.loads(run("search", "shown:hello", "--json", "--library", library).out)["hits"]
+    assert hit["missing"] == {"speech": "not asked for", "text": "not asked for"}
+
+
+def test_hits_as_a_picture(run: Any, tmp_path: Path) -> None:
+    library, sheet = make(tmp_path / "library"), tmp_path / "sheet.png"
+    ran = run("search", "hello", "--sheet", sheet, "--library", library)
+    assert ran.code == 0 and len(ran.out.splitlines()) == 2
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG" and picture.width > 600
+    ran = run("search", "hello", "--sheet", tmp_path / "no" / "sheet.png", "--library", library)
+    assert ran.code == 2 and "cannot be written" in ran.err and len(ran.err.splitlines()) == 1
