@@ -260,7 +260,8 @@ def test_the_command_says_when_there_is_no_confident_match(
     folder: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
     plant(monkeypatch, 1.0)
-    strict, mild = Trust(0.99, 60, 100, 1.0, 2.0, 2.5, 3.0), Trust(0.99, 60, 100, 1.0, 0.1, 0.2, 0.3)
+    best = SearchEngine.open(folder).search("about7x")[0].score
+    strict, mild = (Trust(0.99, 60, 100, 1.0, *[best + by] * 3) for by in (0.1, -0.1))
     at = ("--library", folder)
 
     def store(trust: Trust) -> None:
