@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import Hit, SearchEngine
 from vfindex.search.query import Part, Query
+from vfindex.storage.errors import QueryError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
 from vfindex.storage.writer import writing
 
@@ -183,6 +186,64 @@ def test_moments_far_down_their_lists_are_paired(tmp_path: Path) -> None:
     dim = clip(0, 5, visual=meaning("dog tree")), clip(5, 10, visual=meaning("cat tree"))
     engine = make(tmp_path, lone | {"both": list(dim)})
     assert names(engine.search("dog then cat within 5s")) == ["both"]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
+    words = {
+        "segments": [said('the dog said: a "cat" \u732b within 20s', 0, 4)],
+        "documents": [Document("title", "dog")],
+    }
+    return make(tmp_path_factory.mktemp("language"), {"a": film("dog", "cat"), "b": film("sea")}, a=words)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.lists(
+            st.sampled_from(
+                [
+                    *(
+                        " ",
+                        '"',
+                        "-",
+                        "2:",
+                        "said:",
+                        "shown:",
+                        "titled:",
+                        "dog",
+                        "a cat",
+                        "\u732b",
+                        "*",
+                        "^",
+                        "\x00",
+                        "'",
+                    ),
+                    *(
+                        " then ",
+                        " near ",
+                        " within 20s",
+                        " in:a",
+                        " lang:en",
+                        " longer:1s",
+                        " after:2020-01-01",
+                        "(",
+                        ")",
+                    ),
+                ]
+            ),
+            max_size=10,
+        ).map("".join),
+    )
+)
+def test_any_text_gives_hits_or_an_error_with_a_place(engine: SearchEngine, text: str) -> None:
+    try:
+        hits = engine.search(text)
+    except QueryError as exc:
+        assert exc.position is not None
+        return
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
 
 
 def test_a_plain_question_has_no_syntax(tmp_path: Path) -> None:
