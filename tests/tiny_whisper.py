@@ -19,19 +19,19 @@ MAX_POSITIONS = 448
 EMBEDDING_NORM = 2.0
 POSITION_NORM = 20 * EMBEDDING_NORM
 ATTENTION_GAIN = 100.0  # gives what is attended to a length of some 20, half of POSITION_NORM
-FIRST_TIME = 50364
 
 
-def make_whisper(folder: Path, script: Sequence[str | float], *, language: str = "en") -> Path:
+def make_whisper(folder: Path, script: Sequence[str | float], *, language: str | None = "en") -> Path:
     """Write the model as transformers keeps it, and return its folder.
 
-    script: what it says, texts and times in s, as `[0.0, " Hello there.", 1.5]`.
+    script: what it says, texts and times in s, as `[0.0, " Hello there.", 1.5]`. language: the one that it hears; None
+    makes a model of English alone, as those called `.en` are.
     """
     import torch
     import whisper.tokenizer
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-    encoding = whisper.tokenizer.get_encoding("multilingual", num_languages=99)
+    encoding = whisper.tokenizer.get_encoding("multilingual" if language else "gpt2", num_languages=99)
     specials = encoding._special_tokens
     config = WhisperConfig(
         vocab_size=encoding.n_vocab,
@@ -47,9 +47,9 @@ def make_whisper(folder: Path, script: Sequence[str | float], *, language: str =
     )
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)
-    tokens = [specials[f"<|{language}|>"], specials["<|transcribe|>"]]
+    tokens = [specials[f"<|{language}|>"], specials["<|transcribe|>"]] if language else []
     for part in script:
-        tokens += encoding.encode(part) if isinstance(part, str) else [FIRST_TIME + round(part / 0.02)]
+        tokens += encoding.encode(part) if isinstance(part, str) else [specials[f"<|{part:.2f}|>"]]
     tokens.append(specials["<|endoftext|>"])
     with torch.no_grad():
         decoder = model.model.decoder

@@ -47,6 +47,17 @@ def models(folders: dict[str, Path]) -> Iterator[dict[str, SpeechModel]]:
         model.close()
 
 
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return the folders of a model of English alone."""
+    base = tmp_path_factory.mktemp("english")
+    source = tiny_whisper.make_whisper(base / "transformers", (0.0, " Hello there.", 1.5), language=None)
+    openai = base / "openai"
+    openai.mkdir()
+    tiny_whisper.checkpoint(source, openai / "tiny.en.pt")
+    return [tiny_whisper.convert(source, base / "ctranslate2"), openai]
+
+
 both = pytest.mark.parametrize("name", ["faster-whisper", "openai-whisper"])
 
 
@@ -112,6 +123,15 @@ def test_language_and_sound_reach_the_model(models: dict[str, SpeechModel], name
     assert logprob(noise(5.0), "jv") == pytest.approx(logprob(noise(5.0), ""), abs=1e-6)
     assert abs(logprob(noise(5.0), "jv") - logprob(noise(5.0), "ru")) > 1e-5
     assert abs(logprob(noise(5.0), "jv") - logprob(0 * noise(5.0), "jv")) > 1e-4
+
+
+def test_a_model_of_english_alone_hears_english(english: list[Path]) -> None:
+    for folder in english:
+        model = open_model(folder, threads=1, device="cpu")
+        (heard,) = model.transcribe([noise(4.0)], "")
+        model.close()
+        assert (heard.language, heard.probability) == ("en", 1.0)
+        assert [(s.start_s, s.end_s, s.text) for s in heard.segments] == [(0.0, 1.5, " Hello there.")]
 
 
 def test_sounds_of_a_batch_do_not_touch(models: dict[str, SpeechModel]) -> None:
