@@ -20,23 +20,26 @@ from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Setup
+from vfindex.storage.roots import Root, remember
 from vfindex.storage.snapshot import StoredVideo
-from vfindex.storage.units import recognised_videos
+from vfindex.storage.units import recognised_videos, stored_roots
 from vfindex.storage.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What an edition holds: its videos, which of them were heard, and whether speech is recognised."""
+    """What an edition holds: its videos, which were heard, whether speech is recognised, and what was ingested."""
 
     videos: tuple[StoredVideo, ...]
     recognised: frozenset[str]
     asr: bool
+    roots: tuple[Root, ...]
 
     @classmethod
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
-            return cls(tuple(snapshot.videos()), recognised_videos(snapshot), snapshot.get("asr") != "0")
+            asr = snapshot.get("asr") != "0"
+            return cls(tuple(snapshot.videos()), recognised_videos(snapshot), asr, stored_roots(snapshot))
 
     def searchable(self) -> list[StoredVideo]:
         return [video for video in self.videos if video.state in SEARCHABLE]
@@ -70,6 +73,7 @@ class CatchUp:
         """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
         state = self._seen = _State.of(self.old)
         self.writer.catalog.put("asr", str(int(state.asr)))
+        remember(self.writer.catalog, state.roots)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         opened = [video for video in missing if self._must_be_opened(video, state)]

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from vfindex.storage import schema
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.records import Clip, Segment, UnitPlan, UnitResult
+from vfindex.storage.roots import Root
 from vfindex.storage.snapshot import Snapshot
 
 
@@ -47,6 +48,13 @@ def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
     """Return the fingerprints of the videos that were indexed with speech recognition on."""
     v = schema.video.c
     return frozenset(row.fingerprint for row in snapshot.stream(select(v.fingerprint).where(v.recognised == 1)))
+
+
+def stored_roots(snapshot: Snapshot) -> tuple[Root, ...]:
+    """Return every path that was ingested, in order of bytes."""
+    r = schema.root.c
+    rows = snapshot.stream(select(r.path, r.exclude).order_by(r.path))
+    return tuple(Root(row.path, tuple(json.loads(row.exclude))) for row in rows)
 
 
 def runs(snapshot: Snapshot) -> Sequence[Mapping[str, str | None]]:

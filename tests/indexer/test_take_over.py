@@ -38,7 +38,9 @@ from vfindex.storage.errors import (
 )
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
+from vfindex.storage.roots import Root, remember
 from vfindex.storage.snapshot import StoredVideo
+from vfindex.storage.units import stored_roots
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, writing
 
@@ -48,6 +50,7 @@ OLD = replace(
     references={"visual": "V", "text": "T", "speech": "S"},
 )
 NEW_DIM = 5
+ROOTS = (Root(b"/photos"), Root(b"/videos", ("raw/*",)))
 OTHER = Choice(text="T2")
 PROBLEM = Problem(b"/videos/broken", "open", "text", "it is a text file", "nothing to do")
 Upgrade = Callable[..., UpgradeReport]
@@ -178,12 +181,14 @@ def test_all_that_is_known_of_files_is_taken_over(folder: Path, run: Upgrade) ->
 
     with writing(folder) as writer:
         writer.catalog.put("asr", "0")
+        remember(writer.catalog, ROOTS)
     before = state()
     run()
     assert state() == before
     assert [row[1] for row in before] == ["quarantined", "indexed", "partial"]
     with Library.open(folder).snapshot() as snapshot:
         assert snapshot.get("asr") == "0"
+        assert stored_roots(snapshot) == ROOTS
     assert {("title", "long story"), ("tag", "copies"), ("speech", "zoo says ")} <= documents(folder)
 
 
