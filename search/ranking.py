@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from vfindex.storage.library import exact_scan
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
 from vfindex.storage.vectors import ClipSet, JointIndex
+
+# Of the similarities of sentences, see `sharpened`. Measured over the public collection against plain weights
+# (docs/decisions.md): a plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity is worth what it was.
+NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 
 
 @dataclass(slots=True, eq=False)
@@ -49,14 +54,24 @@ class View:
     is_whole: bool
 
 
-def combined(
-    parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArray]], spec: JointSpec
-) -> dict[Modality, FloatArray]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What clips are compared with. vectors: modality -> (dim,); modalities that nothing asks are left out.
+
+    strength: modality -> spread of unrelated clips' centred similarities, that of one part of weight 1 being 1.
+    """
+
+    vectors: Mapping[Modality, FloatArray]
+    strength: Mapping[Modality, float]
+
+
+def combined(parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArray]], spec: JointSpec) -> Asked:
     """Return one query vector a modality, whose centred similarity is the weighted sum of those of the parts.
 
-    vectors: one mapping a part. Modalities that no part asks are left out.
+    vectors: one mapping a part. Parts are taken for independent: their spreads add as squares.
     """
     result: dict[Modality, FloatArray] = {}
+    strength: dict[Modality, float] = {}
     for modality, modality_spec in spec.parts.items():
         nu = modality_spec.query_mean
         asked = [
@@ -64,25 +79,24 @@ def combined(
             for part, each in zip(parts, vectors, strict=True)
             if modality in part.modalities and modality in each
         ]
+        strength[modality] = math.sqrt(sum(weight**2 for weight, _ in asked))
         if len(asked) == 1 and asked[0][0] == 1.0:
             result[modality] = asked[0][1]
         elif asked:
             total = np.sum([weight * (vector - nu) for weight, vector in asked], axis=0)
             result[modality] = np.asarray(nu + total, np.float32)
-    return result
+    return Asked(result, strength)
 
 
 class Ranking:
     """The clips that may answer one moment, ranked as deep as asked; no clip is scored twice."""
 
-    def __init__(
-        self, view: View, query: Mapping[Modality, FloatArray], evidence: WordEvidence, among: ClipSet | None
-    ) -> None:
+    def __init__(self, view: View, asked: Asked, evidence: WordEvidence, among: ClipSet | None) -> None:
         self._view = view
-        self._query = query
+        self._asked = asked
         self._evidence = evidence
         self._among = among
-        self._joint = fuse_query(query, view.spec)
+        self._joint = fuse_query(asked.vectors, view.spec)
         tail = self._pick(view.snapshot.clip_ids(after=view.watermark))
         self._tail = [id_ for id_, _ in exact_scan(view.snapshot, view.spec, self._joint, tail)]
         self._worded = self._pick(evidence.clip_ids)
@@ -106,7 +120,7 @@ class Ranking:
         wanted = self._pick(list(dict.fromkeys(ids)))
         new = [id_ for id_ in wanted if id_ not in self._scored]
         self._scored |= dict.fromkeys(new)
-        for each in score_clips(self._view, new, self._query, self._evidence):
+        for each in score_clips(self._view, new, self._asked, self._evidence):
             self._scored[each.clip.id] = each
         known = [scored for id_ in wanted if (scored := self._scored[id_]) is not None]
         return sorted(known, key=lambda each: (-each.score, each.clip.id))
@@ -115,20 +129,18 @@ class Ranking:
         return list(ids) if self._among is None else self._among.pick(ids)
 
 
-def score_clips(
-    view: View, ids: Sequence[int], query: Mapping[Modality, FloatArray], evidence: WordEvidence
-) -> list[Scored]:
+def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvidence) -> list[Scored]:
     """Return the searchable clips among `ids`, scored; without those that hold nothing of what is asked."""
     clips = view.snapshot.clips(ids)
     vectors = view.snapshot.vectors(list(clips))
-    scored = [_score(clip, vectors[clip.id], query, view) for clip in clips.values()]
+    scored = [_score(clip, vectors[clip.id], asked, view) for clip in clips.values()]
     for each in scored:
         _add_words(each, view, evidence)
     return [each for each in scored if each.modalities]
 
 
-def _score(clip: StoredClip, vectors: StoredVectors, query: Mapping[Modality, FloatArray], view: View) -> Scored:
-    """Score one clip: the joint inner product by modality, its visual term mixed with the best frame's.
+def _score(clip: StoredClip, vectors: StoredVectors, asked: Asked, view: View) -> Scored:
+    """Score one clip: the joint inner product by modality, pictures mixed with the best frame, sentences sharpened.
 
     Frames are centred and scaled like clips, so that both terms have one scale.
     """
@@ -136,17 +148,29 @@ def _score(clip: StoredClip, vectors: StoredVectors, query: Mapping[Modality, Fl
     frame_weight = view.setup.frame_weight
     for modality, part in view.spec.parts.items():
         vector = vectors.embeddings.get(modality)
-        if vector is None or modality not in query or part.weight == 0:
+        if vector is None or modality not in asked.vectors or part.weight == 0:
             continue
-        direction = part.weight * (query[modality] - part.query_mean)
+        direction = part.weight * (asked.vectors[modality] - part.query_mean)
         value = float(part.centre(vector) @ direction)
         if modality == "visual" and len(vectors.frames):
             frames = part.centre(vectors.frames) @ direction
             best = int(np.argmax(frames))
             value = (1 - frame_weight) * value + frame_weight * float(frames[best])
             result.frame_s = float(vectors.frame_times_s[best])
+        elif modality != "visual":
+            value = sharpened(value, part.weight * asked.strength[modality])
         result.modalities[modality] = value
     return result
+
+
+def sharpened(value: float, spread: float) -> float:
+    """Return a similarity of sentences with what lies in the noise made small, and what stands out made large.
+
+    spread: of unrelated sentences. Unrelated talk scores within some 2 spreads; in a sum with pictures it is noise,
+    which a plain weight turns down together with the matches.
+    """
+    size, noise = abs(value), NOISE_SPREADS * spread
+    return math.copysign(BELOW_NOISE * min(size, noise) + ABOVE_NOISE * max(size - noise, 0.0), value)
 
 
 def _add_words(scored: Scored, view: View, evidence: WordEvidence) -> None:
