@@ -73,7 +73,6 @@ class CatchUp:
         """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
         state = self._seen = _State.of(self.old)
         self.writer.catalog.put("asr", str(int(state.asr)))
-        remember(self.writer.catalog, state.roots)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         opened = [video for video in missing if self._must_be_opened(video, state)]
@@ -83,6 +82,7 @@ class CatchUp:
             failed = self._index(opened, state, report)
         if not report.interrupted:
             self._align(state)
+            remember(self.writer.catalog, state.roots)
             report.lost = self._lost(state, failed)
         if self.writer.catalog.change():
             self.writer.publish()
