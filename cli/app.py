@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from vfindex.cli import demo, doctor, ingest, models, reindex, remove, search, show, status, upgrade, verify
+from vfindex.cli import demo, doctor, ingest, models, purge, reindex, remove, search, show, status, upgrade, verify
 from vfindex.cli import eval as evaluation
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import UsageError, VfindexError
@@ -36,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (ingest, reindex, search, status, show, remove, verify, upgrade, evaluation, demo, doctor):
+for _command in (ingest, reindex, search, status, show, remove, purge, verify, upgrade, evaluation, demo, doctor):
     app.command(
         name=_command.NAME,
         epilog=f"Example:  {_command.EXAMPLE}",

@@ -20,18 +20,21 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
     ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Believe that what is not there is gone, however much.")
+    ] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Bring the index up to date with all that was ever ingested.
 
-    New, changed and moved files are indexed; what has not changed is not opened.
+    New, changed and moved files are indexed; vanished ones leave search, and return when they do.
     """
     from vfindex.indexer.reindex import ReindexSettings, reindex
 
     folder = library_folder(library)
     with watching() as watcher:
-        report = reindex(folder, ReindexSettings(cache_folder(), workers), watcher)
+        report = reindex(folder, ReindexSettings(cache_folder(), workers, allow_missing), watcher)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:

@@ -123,7 +123,8 @@ class Driver:
         """Give known content the place where it was found: moved if a former place is gone, else a further copy."""
         paths, _, _ = self.writer.catalog.names(video_id)
         here = found.location.path
-        gone = [path for path in paths if path != here and not os.path.lexists(path)]
+        former = [*paths, *self.writer.catalog.former_paths(video_id)]
+        gone = [path for path in former if path != here and not os.path.lexists(path)]
         moved_from = gone[0] if gone and here not in paths else None
         stale = self.writer.catalog.place(video_id, found.location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)

@@ -5,7 +5,6 @@ Nothing heavy is imported until there is something to index: most nights find mo
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ from vfindex.indexer.discover import Discovered, Found, discover
 from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
-from vfindex.storage.errors import LibraryError, Problem
+from vfindex.indexer.vanished import bury, is_missing
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.library import Library
 from vfindex.storage.roots import Root, roots
 from vfindex.storage.writer import writing
@@ -24,10 +24,15 @@ from vfindex.storage.writer import writing
 
 @dataclass(frozen=True, slots=True)
 class ReindexSettings:
-    """What the user asked for. cache: where models are kept. workers: units read at once, None: the default."""
+    """What the user asked for.
+
+    cache: where models are kept. workers: units read at once, None: the default. allow_missing: believe that what is
+    not there is gone, however much it is.
+    """
 
     cache: Path
     workers: int | None = None
+    allow_missing: bool = False
 
 
 def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Report:
@@ -49,9 +54,9 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
         options = Options(Sampling.parse(setup.sampling), writer.catalog.get("asr") != "0")
         run = Triage(writer, options, watcher)
         run.report.run_id = writer.catalog.begin_run("reindex")
-        there = [root for root in given if not _is_missing(root.path)]
-        run.report.left_alone = [_missing(root.path) for root in given if root not in there]
-        run.sort(_scan(run, there, folder))
+        run.sort(_scan(run, [root for root in given if not is_missing(root.path)], folder))
+        if not run.report.interrupted:
+            bury(run, given, allow_missing=settings.allow_missing)
         if run.todo:
             from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
 
@@ -75,17 +80,3 @@ def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discover
             if path not in told:
                 told.add(path)
                 yield replace(each, named=False) if isinstance(each, Found) and each.named else each
-
-
-def _is_missing(path: bytes) -> bool:
-    """Return whether there is surely nothing at `path`: a disk that does not answer is no proof."""
-    try:
-        os.lstat(path)
-    except OSError as exc:
-        return exc.errno in (errno.ENOENT, errno.ENOTDIR)
-    return False
-
-
-def _missing(path: bytes) -> Problem:
-    step = "mount its disk, or forget it with: vfindex remove"
-    return Problem(path, "discover", "missing", "it is not there, and nothing of it was changed", step)

@@ -13,7 +13,7 @@ from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.media import Options
 from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import Problem
-from vfindex.storage.records import SEARCHABLE
+from vfindex.storage.records import SEARCHABLE, KnownStat
 
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
@@ -43,7 +43,9 @@ class Triage:
         self.report = Report()
         self.todo: deque[Found] = deque()
         self.known = writer.catalog.known_stats()
+        self.tombstones = writer.catalog.tombstones()
         self.seen: set[bytes] = set()
+        self._back: list[bytes] = []
         self.failed_now: set[str] = set()
 
     def is_unchanged(self, path: bytes, found: os.stat_result, _: tuple[bytes, ...]) -> bool:
@@ -51,7 +53,7 @@ class Triage:
         if path in self.seen:
             return True
         self.seen.add(path)
-        known = self.known.get(path)
+        known = self.known.get(path) or self._returned(path, found.st_size, found.st_mtime_ns)
         if known is None or known.mtime_ns != found.st_mtime_ns or known.size_bytes != found.st_size:
             return False
         if known.state not in SEARCHABLE or (self.options.asr and not known.recognised):
@@ -59,6 +61,17 @@ class Triage:
         self.report.found += 1
         self.report.unchanged += 1
         return True
+
+    def _returned(self, path: bytes, size_bytes: int, mtime_ns: int) -> KnownStat | None:
+        """Return what was known of a file that had vanished and is there again as it was; None of any other."""
+        if path not in self.tombstones:
+            return None
+        known = self.tombstones[path]
+        if (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
+            return None
+        self.known[path] = known
+        self._back.append(path)
+        return known
 
     def sort(self, found: Iterable[Found | Skipped | Failed]) -> None:
         """Put every file in the report or, if it must be opened, into `todo`."""
@@ -71,13 +84,17 @@ class Triage:
                 self.end_file("failed", each.problem)
             if self.watcher.stop():
                 self.report.interrupted = True
-                return
+                break
+        if self._back:
+            self.writer.catalog.come_back(self._back)
+            self._back.clear()
 
     def _sort_file(self, found: Found) -> None:
         path = found.location.path
         self.seen.add(path)
-        known = self.known.get(path)
-        if known is None or (known.size_bytes, known.mtime_ns) != (found.location.size_bytes, found.location.mtime_ns):
+        size_bytes, mtime_ns = found.location.size_bytes, found.location.mtime_ns
+        known = self.known.get(path) or self._returned(path, size_bytes, mtime_ns)
+        if known is None or (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
             self.todo.append(found)
         elif known.state in SEARCHABLE:
             if self.options.asr and not known.recognised:

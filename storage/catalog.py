@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum, pack_frames, pack_vector
 from vfindex.storage.database import connect, damaged
-from vfindex.storage.documents import insert_document, set_documents, unindex_documents
+from vfindex.storage.documents import insert_document, set_documents
 from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.migrations import migrate
+from vfindex.storage.places import (
+    below,
+    come_back,
+    delete_videos,
+    fingerprint_at,
+    forget_homeless,
+    former_paths,
+    move_location,
+    put,
+    tombstones,
+    vanish,
+)
 from vfindex.storage.records import (
     Clip,
     Document,
@@ -79,7 +91,7 @@ class Catalog:
     def put(self, key: str, value: str) -> None:
         """Store a setting."""
         with self.transaction() as connection:
-            _put(connection, key, value)
+            put(connection, key, value)
 
     def change(self) -> str | None:
         """Return what happened since the last published generation: None, `added`, or `stale` (removed, retitled)."""
@@ -121,11 +133,14 @@ class Catalog:
             return {path: KnownStat(*values) for path, *values in (cursor.fetchall() if cursor else ())}
 
     def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
-        """Return (video id, state, speech recognised) of the content, or None."""
+        """Return (video id, state, speech recognised) of the content, or None; of a vanished one the state before."""
         v = schema.video.c
+        query = select(v.id, v.state, v.state_before, v.recognised).where(v.fingerprint == fingerprint)
         with self.transaction() as connection:
-            row = connection.execute(select(v.id, v.state, v.recognised).where(v.fingerprint == fingerprint)).first()
-        return None if row is None else (row.id, row.state, bool(row.recognised))
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return row.id, row.state_before if row.state == "vanished" else row.state, bool(row.recognised)
 
     def problem_at(self, path: bytes) -> Mapping[str, str] | None:
         """Return why what lies at `path` could not be indexed, or not wholly; None where it could."""
@@ -167,7 +182,7 @@ class Catalog:
         """
         values = _video_values(video) | {"state": "indexing", "recognised": int(recognised)}
         with self.transaction() as connection:
-            _delete_videos(connection, schema.video.c.fingerprint == video.fingerprint)
+            delete_videos(connection, schema.video.c.fingerprint == video.fingerprint)
             video_id = _inserted(connection, insert(schema.video).values(**values))
             connection.execute(
                 insert(schema.unit),
@@ -226,7 +241,7 @@ class Catalog:
                 .values(state=state, problem=_problem_json(problem))
             )
             set_documents(connection, video_id, documents)
-            return _move_location(connection, video_id, location)
+            return move_location(connection, video_id, location)
 
     def measure_video(self, video_id: int, *, start_s: float, last_s: float, end_s: float, frames: int | None) -> None:
         """Correct what the header said by what the frames said."""
@@ -250,16 +265,17 @@ class Catalog:
             "problem": _problem_json(problem),
         }
         with self.transaction() as connection:
-            _delete_videos(connection, schema.video.c.fingerprint == fingerprint)
+            delete_videos(connection, schema.video.c.fingerprint == fingerprint)
             video_id = _inserted(connection, insert(schema.video).values(**values))
-            return _move_location(connection, video_id, location)
+            return move_location(connection, video_id, location)
 
     def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
         """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""
         with self.transaction() as connection:
             if moved_from is not None:
-                connection.execute(delete(schema.location).where(schema.location.c.path == moved_from))
-            return _move_location(connection, video_id, location)
+                for table in (schema.location, schema.tombstone):
+                    connection.execute(delete(table).where(table.c.path == moved_from))
+            return move_location(connection, video_id, location)
 
     def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> None:
         """Give a video that was moved the words of its new name; vector: (dim,) of the text modality, or None."""
@@ -275,7 +291,7 @@ class Catalog:
                 for clip_id in connection.scalars(clips).all():
                     _insert_embedding(connection, clip_id, "text", pack_vector(vector), None)
             set_documents(connection, video_id, documents)
-            _put(connection, "changed", "stale")
+            put(connection, "changed", "stale")
 
     def remove(self, path: bytes) -> tuple[int, int, list[str]]:
         """Forget the file at `path`, or every file below the folder `path`, and that these were ever named.
@@ -283,18 +299,49 @@ class Catalog:
         Returns (locations, videos) forgotten and the thumbnails no longer needed; a video that lies
         elsewhere too stays.
         """
-        loc = schema.location.c
-        prefix = path.rstrip(b"/") + b"/"
-        below = func.substr(loc.path, 1, len(prefix)) == prefix
+        loc, tomb = schema.location.c, schema.tombstone.c
         with self.transaction() as connection:
-            paths = connection.scalars(select(loc.path).where((loc.path == path) | below)).all()
-            for each in paths:
-                connection.execute(delete(schema.location).where(loc.path == each))
-            root = schema.root.c.path
-            below = func.substr(root, 1, len(prefix)) == prefix
-            connection.execute(delete(schema.root).where((root == path) | below))
-            videos, thumbnails = _forget_homeless(connection)
-        return len(paths), videos, thumbnails
+            here = connection.scalars(select(loc.path).where(below(loc.path, path))).all()
+            gone = connection.scalars(select(tomb.path).where(below(tomb.path, path))).all()
+            for table in (schema.location, schema.tombstone, schema.root):
+                connection.execute(delete(table).where(below(table.c.path, path)))
+            videos, thumbnails = forget_homeless(connection)
+        return len(here) + len(gone), videos, thumbnails
+
+    # --- what is gone -------------------------------------------------------------------------------------------
+
+    def vanish(self, paths: Collection[bytes]) -> None:
+        """Say that nothing is at `paths` any more: what lies nowhere else leaves search, and is kept for its return."""
+        with self.transaction() as connection:
+            vanish(connection, paths, now())
+
+    def come_back(self, paths: Collection[bytes]) -> None:
+        """Say that the files at `paths` are there again, as they were before they vanished."""
+        with self.transaction() as connection:
+            come_back(connection, paths)
+
+    def tombstones(self) -> dict[bytes, KnownStat]:
+        """Return path -> what the file there was before it vanished."""
+        with self.transaction() as connection:
+            return tombstones(connection)
+
+    def former_paths(self, video_id: int) -> Sequence[bytes]:
+        """Return where a video lay before it vanished from there."""
+        with self.transaction() as connection:
+            return former_paths(connection, video_id)
+
+    def fingerprint_at(self, path: bytes) -> str | None:
+        """Return the fingerprint of what lies at `path`, as far as the library knows."""
+        with self.transaction() as connection:
+            return fingerprint_at(connection, path)
+
+    def purge(self, before: str | None) -> tuple[int, int, list[str]]:
+        """Forget what vanished before a time (as `now` writes it), or ever; return as `remove` does."""
+        tomb = schema.tombstone.c
+        with self.transaction() as connection:
+            old = delete(schema.tombstone) if before is None else delete(schema.tombstone).where(tomb.gone_at < before)
+            files = connection.execute(old).rowcount
+            return files, *forget_homeless(connection)
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -314,11 +361,6 @@ class Catalog:
 def now() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _put(connection: Connection, key: str, value: str) -> None:
-    statement = upsert(schema.meta).values(key=key, value=value)
-    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
 
 
 def _inserted(connection: Connection, statement: Any) -> int:
@@ -388,37 +430,3 @@ def _insert_segment(connection: Connection, video_id: int, unit_id: int, segment
     )
     words = {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
     insert_document(connection, words)
-
-
-def _delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
-    """Delete videos and all that belongs to them; return how many."""
-    chosen = select(schema.video.c.id).where(condition)
-    unindex_documents(connection, schema.document.c.video_id.in_(chosen))
-    count = connection.execute(delete(schema.video).where(condition)).rowcount
-    if count:
-        _put(connection, "changed", "stale")
-    return count
-
-
-def _move_location(connection: Connection, video_id: int, location: Location) -> list[str]:
-    """Let `location` belong to this video, and forget the videos that then lie nowhere."""
-    values = {
-        "video_id": video_id,
-        "size_bytes": location.size_bytes,
-        "mtime_ns": location.mtime_ns,
-        "inode": location.inode,
-    }
-    statement = upsert(schema.location).values(path=location.path, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
-    return _forget_homeless(connection)[1]
-
-
-def _forget_homeless(connection: Connection) -> tuple[int, list[str]]:
-    """Delete videos without a location, but for those still being indexed; return their number and thumbnails."""
-    v = schema.video.c
-    homeless = select(v.id).where(
-        v.state != "indexing", ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
-    )
-    thumbnails = connection.scalars(select(schema.clip.c.thumbnail).where(schema.clip.c.video_id.in_(homeless))).all()
-    count = _delete_videos(connection, v.id.in_(homeless))
-    return count, [name for name in thumbnails if name]

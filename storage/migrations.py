@@ -56,11 +56,32 @@ def create_roots(connection: Connection) -> None:
     schema.root.create(connection, checkfirst=True)
 
 
+def let_videos_vanish(connection: Connection) -> None:
+    """Create `tombstone`, and give `video` the state `vanished` and a column for the state before it.
+
+    SQLite cannot change the check of a column, and a table made anew would lose its rows' clips on the way (they go
+    with it). So the old column becomes that of the state before, check and all, and `state` is made anew.
+    """
+    schema.tombstone.create(connection, checkfirst=True)
+    columns = [row.name for row in connection.execute(text("PRAGMA table_info(video)"))]
+    if "state_before" in columns:
+        return
+    connection.execute(text("ALTER TABLE video RENAME COLUMN state TO state_before"))
+    connection.execute(
+        text(
+            "ALTER TABLE video ADD COLUMN state TEXT NOT NULL DEFAULT 'indexing' CHECK (state IN"
+            " ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished'))"
+        )
+    )
+    connection.execute(text("UPDATE video SET state = state_before"))
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_full_text_index,
     index_every_script,
     create_roots,
+    let_videos_vanish,
 )
 
 

@@ -104,7 +104,7 @@ class Clip:
             raise ValueError("one time per frame vector")
 
 
-VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined"]
+VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined", "vanished"]
 # What a search may return: a video that is wholly committed. Half a video is never shown.
 SEARCHABLE: tuple[VideoState, ...] = ("indexed", "partial")
 

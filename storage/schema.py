@@ -36,7 +36,8 @@ meta = Table(
     Column("value", Text, nullable=False),
 )
 
-# One row a content; `state` says how far it got. `problem` is JSON of a records-level Problem without its path.
+# One row a content; `state` says how far it got, `state_before` what a vanished one returns to. `problem` is JSON of a
+# records-level Problem without its path.
 video = Table(
     "video",
     metadata,
@@ -59,7 +60,9 @@ video = Table(
     Column("chapters", Text, nullable=False),
     Column("problem", Text),
     Column("recognised", Integer, nullable=False),
-    CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
+    Column("state_before", Text, nullable=False, default="indexing"),
+    CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
+    CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
     sqlite_autoincrement=True,
 )
 
@@ -73,6 +76,19 @@ location = Table(
     Column("mtime_ns", Integer, nullable=False),
     Column("inode", Integer, nullable=False),
     Index("location_by_video", "video_id"),
+)
+
+# A location that is no longer there, see places.py. gone_at: when that was found.
+tombstone = Table(
+    "tombstone",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),
+    _owner("video.id"),
+    Column("size_bytes", Integer, nullable=False),
+    Column("mtime_ns", Integer, nullable=False),
+    Column("inode", Integer, nullable=False),
+    Column("gone_at", Text, nullable=False),
+    Index("tombstone_by_video", "video_id"),
 )
 
 # Every path that was given to `ingest`; exclude: JSON list of the globs given with it.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import demo, doctor, ingest, models, reindex, remove, search, show, status, upgrade, verify
+from vfindex.cli import demo, doctor, ingest, models, purge, reindex, remove, search, show, status, upgrade, verify
 from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
 from vfindex.indexer.report import Report, UpgradeReport
@@ -19,7 +19,21 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 COMMANDS = tuple(
     module.NAME
-    for module in (ingest, reindex, search, status, show, remove, verify, upgrade, evaluation, demo, doctor, models)
+    for module in (
+        ingest,
+        reindex,
+        search,
+        status,
+        show,
+        remove,
+        purge,
+        verify,
+        upgrade,
+        evaluation,
+        demo,
+        doctor,
+        models,
+    )
 )
 
 
@@ -48,7 +62,8 @@ def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("show", "/videos/a.mp4"), ("remove", "/videos/a.mp4"), ("verify",), ("search", "x")]
+    "arguments",
+    [("status",), ("show", "/videos/a.mp4"), ("remove", "/videos/a.mp4"), ("purge",), ("verify",), ("search", "x")],
 )
 def test_every_field_is_explained_and_no_other(run: Any, library: Path, arguments: tuple[str, ...]) -> None:
     document = json.loads(run(*arguments, "--library", library, "--json").out)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from library_maker import axis, clip, install, video
 
+from vfindex.indexer import ingest
+from vfindex.indexer.discover import fingerprint
+from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.reindex import ReindexSettings, reindex
 from vfindex.indexer.report import Report
 from vfindex.storage.errors import LibraryError, LibraryNotFound
@@ -41,11 +47,13 @@ def library(tmp_path: Path, videos: Path) -> Path:
     folder = tmp_path / "library"
     with writing(folder) as writer:
         install(writer)
+        writer.catalog.engine.raw_connection().cursor().execute("PRAGMA synchronous=OFF")  # no power cut is tried here
         for number, path in enumerate(sorted(videos.rglob("*.mp4"))):
-            video_id = writer.catalog.begin_video(video(path.name), [UnitPlan(0)], recognised=True)
+            content = fingerprint(os.fsencode(path))
+            video_id = writer.catalog.begin_video(video(content), [UnitPlan(0)], recognised=True)
             [(unit_id, _)] = writer.catalog.pending_units(video_id)
-            result = UnitResult((clip(visual=axis(number % 8)),), ())
-            writer.commit_unit(video_id, path.name, unit_id, result)
+            result = UnitResult((replace(clip(visual=axis(number % 8)), thumbnail=b"a picture"),), ())
+            writer.commit_unit(video_id, content, unit_id, result)
             writer.catalog.finish_video(video_id, location(path), [])
         remember(writer.catalog, [Root(os.fsencode(videos))])
         writer.publish()
@@ -88,11 +96,137 @@ def test_overlapping_roots_give_each_file_once(library: Path, videos: Path, run:
     assert (report.unchanged, len(report.skipped)) == (10, 1)
 
 
-def test_a_root_that_is_missing_is_left_alone(videos: Path, run: Run) -> None:
+def searchable(library: Path) -> int:
+    with Library.open(library).snapshot() as snapshot:
+        return len(snapshot.clip_ids())
+
+
+def test_what_is_gone_leaves_search_and_returns_with_its_file(library: Path, videos: Path, run: Run) -> None:
+    away = videos.with_name("away.mp4")
+    (videos / "0" / "v4.mp4").rename(away)
+    assert (run().vanished, searchable(library)) == (1, 9)
+    assert verify(Library.open(library)).clean
+    assert (run().vanished, run().unchanged) == (0, 9)
+    away.rename(videos / "0" / "v4.mp4")
+    report = run()
+    assert (report.unchanged, searchable(library)) == (10, 10)
+
+
+def test_a_file_that_returns_elsewhere_is_not_decoded(
+    library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = videos.with_name("away.mp4")
+    (videos / "0" / "v4.mp4").rename(away)
+    run()
+    (videos / "new").mkdir()
+    away.rename(videos / "new" / "harbour.mp4")
+    without_models(monkeypatch)
+    report = run()
+    assert (report.unchanged, report.moved, report.indexed, searchable(library)) == (9, 1, 0, 10)
+    with writing(library) as writer:
+        assert writer.catalog.tombstones() == {}
+
+
+def test_what_was_renamed_is_not_lost(library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (videos / "0").rename(videos / "other name")
+    without_models(monkeypatch)
+    report = run()
+    assert (report.unchanged, report.moved, report.vanished, report.left_alone) == (5, 5, 0, [])
+
+
+def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Text:
+        def encode_passages(self, texts: list[str]) -> object:
+            return np.stack([axis(0)] * len(texts))
+
+    monkeypatch.setattr(ingest, "open_encoders", lambda *_, **__: Encoders(None, Text()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("lost", "vanished"), [(2, 2), (3, 0)])
+def test_more_than_a_fifth_at_once_is_not_believed(
+    library: Path, videos: Path, run: Run, lost: int, vanished: int
+) -> None:
+    for path in sorted(videos.rglob("*.mp4"))[:lost]:
+        path.unlink()
+    report = run()
+    assert report.vanished == vanished
+    assert [(p.code, p.path) for p in report.left_alone] == [("lost_too_much", os.fsencode(videos))] * (vanished == 0)
+    assert searchable(library) == 10 - vanished
+    assert (run(allow_missing=True).vanished, searchable(library)) == (lost - vanished, 10 - lost)
+
+
+def test_a_root_that_is_missing_is_left_alone(library: Path, videos: Path, run: Run) -> None:
     videos.rename(videos.with_name("elsewhere"))
     report = run()
     assert [problem.code for problem in report.left_alone] == ["missing"]
     assert (report.found, report.vanished) == (0, 0)
+    assert (run(allow_missing=True).vanished, searchable(library)) == (10, 0)
+    videos.with_name("elsewhere").rename(videos)
+    assert (run().unchanged, searchable(library)) == (10, 10)
+
+
+def test_a_nested_root_that_is_not_mounted_is_left_alone(library: Path, videos: Path, run: Run) -> None:
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(os.fsencode(videos / "1" / "v1.mp4")), Root(os.fsencode(videos / "0"))])
+    for path in (videos / "1" / "v1.mp4", videos / "1" / "v3.mp4"):
+        path.unlink()
+    report = run()
+    assert [problem.path for problem in report.left_alone] == [os.fsencode(videos / "1")]
+    assert report.vanished == 1, "v3 was not named by itself"
+
+
+def test_what_cannot_be_looked_at_is_not_gone(
+    library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = os.fsencode(videos / "0" / "v4.mp4")
+    os.unlink(gone)
+    real = os.lstat
+
+    def lstat(path: bytes) -> os.stat_result:
+        if path == gone:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert (run().vanished, searchable(library)) == (0, 10)
+
+
+def test_a_copy_keeps_its_video_in_search(library: Path, videos: Path, run: Run) -> None:
+    original, copy = videos / "0" / "v0.mp4", videos / "0" / "copy.mp4"
+    copy.write_bytes(original.read_bytes())
+    with writing(library) as writer:
+        known = writer.catalog.known_files()[os.fsencode(original)]
+        writer.catalog.place(known.video_id, location(copy))
+    original.unlink()
+    assert (run().vanished, searchable(library)) == (1, 10)
+
+
+def test_purging_deletes_for_good(library: Path, videos: Path, run: Run) -> None:
+    (videos / "0" / "v4.mp4").unlink()
+    run()
+    with writing(library) as writer:
+        assert writer.catalog.purge("2001-01-01T00:00:00+00:00") == (0, 0, [])
+        files, count, thumbnails = writer.catalog.purge(None)
+        assert (files, count, len(thumbnails)) == (1, 1, 1)
+        writer.discard_thumbnails(thumbnails)
+        writer.publish()
+    with Library.open(library).snapshot() as snapshot:
+        assert len(snapshot.videos()) == 9
+    assert len(list((library / "thumbs").rglob("*.webp"))) == 9
+    assert verify(Library.open(library)).notes == []
+
+
+def test_a_path_that_gets_other_content_takes_its_tombstone(library: Path, videos: Path, run: Run) -> None:
+    path = videos / "0" / "v4.mp4"
+    path.unlink()
+    run()
+    with writing(library) as writer:
+        video_id = writer.catalog.begin_video(video("other"), [UnitPlan(0)], recognised=True)
+        writer.catalog.finish_video(video_id, Location(os.fsencode(path), 1, 1, 1), [])
+        assert writer.catalog.tombstones() == {}
+        assert writer.catalog.find(fingerprint(os.fsencode(videos / "0" / "v0.mp4")))
+    with Library.open(library).snapshot() as snapshot:
+        assert snapshot.counts() == {"indexed": 10, "clip": 9, "segment": 0, "location": 10}
 
 
 def test_removing_a_folder_removes_its_root(library: Path, videos: Path, run: Run) -> None:

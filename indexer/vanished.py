@@ -1,0 +1,111 @@
+"""Files that the library knows and that are not there any more: moved, gone, or on a disk that is not mounted."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from vfindex.indexer.discover import Found, fingerprint
+from vfindex.indexer.triage import Triage
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.roots import Root
+
+# A root that has lost more than this share of its videos at once is rather a disk that is not mounted.
+BELIEVED_SHARE = 0.2
+_NEXT = "mount its disk; or, if they are gone for good, run: vfindex reindex --allow-missing"
+
+
+@dataclass(slots=True)
+class _Ground:
+    """A root that is judged as a whole: a folder, or all files of one folder that were named one by one."""
+
+    path: bytes
+    is_folder: bool
+    files: set[bytes] = field(default_factory=set)
+
+    def covers(self, path: bytes) -> bool:
+        return path.startswith(self.path.rstrip(b"/") + b"/") if self.is_folder else path in self.files
+
+
+def is_missing(path: bytes) -> bool:
+    """Return whether there is surely nothing at `path`: a disk that does not answer is no proof."""
+    try:
+        os.lstat(path)
+    except OSError as exc:
+        return exc.errno in (errno.ENOENT, errno.ENOTDIR)
+    return False
+
+
+def bury(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> None:
+    """Let what is gone from the roots vanish, but for what is found again among `run.todo`, which then comes first.
+
+    Roots that are missing, or have lost too much at once, are left alone and told in the report, unless they may be.
+    A file below several roots vanishes only if each of them is believed.
+    """
+    grounds = _grounds(run, given)
+    missing = run.known.keys() - run.seen
+    gone = {path for path in missing if any(ground.covers(path) for ground in grounds) and is_missing(path)}
+    gone -= _moved(run, gone)
+    if not allow_missing:
+        for ground in grounds:
+            problem = _doubt(ground, run.known, gone)
+            if problem is not None:
+                run.report.left_alone.append(problem)
+                gone = {path for path in gone if not ground.covers(path)}
+    if gone:
+        run.writer.catalog.vanish(sorted(gone))
+    run.report.vanished = len(gone)
+
+
+def _grounds(run: Triage, given: Sequence[Root]) -> list[_Ground]:
+    grounds: dict[tuple[bytes, bool], _Ground] = {}
+    for root in given:
+        is_file = root.path in run.known or os.path.isfile(root.path)
+        key = (os.path.dirname(root.path) if is_file else root.path, not is_file)
+        ground = grounds.setdefault(key, _Ground(*key))
+        if is_file:
+            ground.files.add(root.path)
+    return list(grounds.values())
+
+
+def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
+    """Return those of `gone` whose content was found elsewhere. Only files of the same size are read for that."""
+    by_size: dict[int, list[bytes]] = {}
+    for path in gone:
+        by_size.setdefault(run.known[path].size_bytes, []).append(path)
+    moved: set[bytes] = set()
+    first: list[Found] = []
+    for found in run.todo:
+        places = {run.writer.catalog.fingerprint_at(path): path for path in by_size.get(found.location.size_bytes, [])}
+        place = places.get(_fingerprint(found.location.path)) if places else None
+        if place is not None:
+            moved.add(place)
+            first.append(found)
+    chosen = set(map(id, first))
+    run.todo = deque([*first, *(found for found in run.todo if id(found) not in chosen)])
+    return moved
+
+
+def _fingerprint(path: bytes) -> str:
+    """Return a file's fingerprint, "" where it cannot be read: the run comes to it once more, and says why."""
+    try:
+        return fingerprint(path)
+    except VideoError:
+        return ""
+
+
+def _doubt(ground: _Ground, known: Iterable[bytes], gone: set[bytes]) -> Problem | None:
+    """Return why nothing of a root is believed to be gone, None where it is."""
+    if ground.is_folder and is_missing(ground.path):
+        return Problem(ground.path, "discover", "missing", "it is not there, so nothing of it was changed", _NEXT)
+    lost = sum(ground.covers(path) for path in gone)
+    if not lost:
+        return None
+    held = sum(ground.covers(path) for path in known)
+    if lost <= BELIEVED_SHARE * held:
+        return None
+    words = f"{lost} of its {held} videos are gone at once, so they were left as they are"
+    return Problem(ground.path, "discover", "lost_too_much", words, _NEXT)
