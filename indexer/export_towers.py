@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PARITY_QUERIES = 64
 PARITY_PICTURES = 8
+Free = dict[int, object]
 _FREE = torch.export.Dim.DYNAMIC
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)"
 
@@ -103,25 +104,16 @@ def export_clip_text(source: Path, folder: Path, name: str) -> None:
     network: Any = open_clip.create_model(f"local-dir:{source}", require_pretrained=True).eval()
     del network.visual
     own_bpe = isinstance(tokenizer, open_clip.SimpleTokenizer)
-    options = text.get("tokenizer_kwargs") or {}
-    facts: dict[str, Any] = {"cleaning": options.get("clean", "lower" if own_bpe else "whitespace")}
-    length = tokenizer.context_length
-    sees_all = text.get("no_causal_mask") or text.get("embed_cls")
-    if own_bpe and text.get("pool_type", "argmax") == "argmax" and not sees_all:
-        tower: nn.Module = CausalText(getattr(network, "text", network))
-        ids, lengths = torch.full((2, 9), 1000), {0: _FREE, 1: _FREE}
-    else:
-        tower = PaddedText(network)
-        ids, lengths = tokenizer(["a dog", "a cat"]), {0: _FREE}
-        facts |= {"length": length, "pad": 0 if own_bpe else tokenizer.tokenizer.pad_token_id}
+    tower, ids, free, facts = _causal(network) if own_bpe and _reads_to_its_end(text) else _padded(network, tokenizer)
     model = folder / "model"
-    write_graph(tower.eval(), (ids, torch.ones(ids.shape)), {"ids": lengths, "mask": lengths}, model)
+    write_graph(tower.eval(), (ids, torch.ones(ids.shape)), {"ids": free, "mask": free}, model)
     own = bpe_tokenizer(tokenizer) if own_bpe else Tokenizer.from_str(tokenizer.tokenizer.backend_tokenizer.to_str())
-    _write_tokenizer(own, length, model)
+    _write_tokenizer(own, tokenizer.context_length, model)
+    cleaning = (text.get("tokenizer_kwargs") or {}).get("clean", "lower" if own_bpe else "whitespace")
     queries = background_queries()[:PARITY_QUERIES]
     with torch.inference_mode():
         wanted = network.encode_text(tokenizer(queries), normalize=True).numpy()
-    write_meta(model, model=name, dimensions=wanted.shape[1], templates=["{}"], **facts)
+    write_meta(model, model=name, dimensions=wanted.shape[1], templates=["{}"], cleaning=cleaning, **facts)
     encoder = TextEncoder.open(model, threads=torch.get_num_threads())
     check_parity(encoder.encode(queries), wanted)
     save_banks(encoder, folder / BANKS, passages=False)
@@ -190,6 +182,24 @@ def bpe_tokenizer(source: SimpleTokenizer) -> Tokenizer:
         single=f"{start[0]} $A {end[0]}", special_tokens=[start, end]
     )
     return tokenizer
+
+
+def _reads_to_its_end(text: dict[str, Any]) -> bool:
+    """Return whether a text's vector is that of its last token, which sees the tokens before it alone."""
+    sees_all = text.get("no_causal_mask") or text.get("embed_cls")
+    return not sees_all and text.get("pool_type", "argmax") == "argmax"
+
+
+def _causal(network: Any) -> tuple[nn.Module, Tensor, Free, dict[str, int]]:
+    """Return the tower on texts as long as they are, an example, what of it is free, and facts for meta.json."""
+    return CausalText(getattr(network, "text", network)), torch.full((2, 9), 1000), {0: _FREE, 1: _FREE}, {}
+
+
+def _padded(network: Any, tokenizer: Any) -> tuple[nn.Module, Tensor, Free, dict[str, int]]:
+    """Return the same as `_causal` of a tower that wants all texts at its own length."""
+    inner = getattr(tokenizer, "tokenizer", None)  # of transformers; open_clip's own pads with 0
+    facts = {"length": tokenizer.context_length, "pad": inner.pad_token_id if inner else 0}
+    return PaddedText(network), tokenizer(["a dog", "a cat"]), {0: _FREE}, facts
 
 
 def _write_tokenizer(tokenizer: Tokenizer, max_tokens: int, folder: Path) -> None:
