@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 CTRANSLATE2_FILES = ("model.bin", "config.json", "tokenizer.json")
 BEAM_SIZE = 5  # as both projects' own commands have it
 MAX_TOKENS = 440  # where a loop ends at the latest; the decoder has room for 448 with its prompt
-# Measured, base in int8: 2.8 to 3.2 s of a core for a window, whether 1, 2, 4 or 8 go together; a small batch lets
-# kill() wait less. On CUDA as many as faster-whisper has by default.
-CPU_BATCH, CUDA_BATCH = 2, 8
+# Measured, base in int8: 2.8 to 3.2 s of a core for a window, whether 1, 2, 4 or 8 go together. One by one they share
+# the cores best, and kill() waits least. On CUDA as many as faster-whisper has by default.
+CPU_BATCH, CUDA_BATCH = 1, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES = 3000  # of the spectrogram of a window
 S_PER_TIME_TOKEN = 0.02
@@ -47,6 +47,7 @@ VOICE = VadOptions(max_speech_duration_s=WINDOW_S, min_silence_duration_ms=160)
 TAGS = {"jw": "jv"}  # Whisper's code for Javanese is none of BCP 47
 CODES = {tag: code for code, tag in TAGS.items()}
 REMEDY = "fetch the model again with `vfindex models pull`, or choose another with --speech"
+CUDA_REMEDY = "look after the GPU's driver and memory, or hide the GPU with CUDA_VISIBLE_DEVICES=''"
 
 
 def find_voice(samples: NDArray[np.int16]) -> list[tuple[int, int]]:
@@ -100,8 +101,11 @@ class FasterWhisper:
                 num_workers=threads if where == "cpu" else 1,
                 local_files_only=True,
             )
+            if where == "cuda":  # what it lacks it says with its first product of matrices
+                model.encode(np.zeros((1, model.model.n_mels, FRAMES), dtype=np.float32))
         except Exception as exc:  # tokenizers raises nothing more precise
-            raise ModelError(f"{folder}: the speech model cannot be opened ({_brief(exc)}); {REMEDY}") from exc
+            remedy = CUDA_REMEDY if where == "cuda" else REMEDY
+            raise ModelError(f"{folder}: the speech model cannot be opened ({_brief(exc)}); {remedy}") from exc
         if model.model.n_mels != len(model.feature_extractor.mel_filters):
             raise ModelError(
                 f"{folder / 'preprocessor_config.json'}: missing, or of another model: this one takes "
@@ -147,7 +151,7 @@ class FasterWhisper:
         if not self._model.model.is_multilingual:
             return [("en", 1.0)] * n_sounds
         best = [guesses[0] for guesses in self._model.model.detect_language(encoded)]
-        return [(TAGS.get(token.strip("<|>"), token.strip("<|>")), probability) for token, probability in best]
+        return [(_tag(token.strip("<|>")), probability) for token, probability in best]
 
     def _prompt(self, tag: str) -> list[int]:
         if not self._model.model.is_multilingual:
@@ -184,7 +188,8 @@ class OpenAIWhisper:
             model.load_state_dict(checkpoint["model_state_dict"])
             model = model.to(torch.device(where, indexes[0])).eval()
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as exc:
-            raise ModelError(f"{path}: the speech model cannot be opened ({_brief(exc)}); {REMEDY}") from exc
+            remedy = CUDA_REMEDY if where == "cuda" else REMEDY
+            raise ModelError(f"{path}: the speech model cannot be opened ({_brief(exc)}); {remedy}") from exc
         return cls(model)
 
     def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
@@ -223,7 +228,7 @@ class OpenAIWhisper:
             return "en", 1.0
         _, probabilities = self._model.detect_language(encoded)
         code = max(probabilities, key=lambda code: probabilities[code])
-        return TAGS.get(code, code), float(probabilities[code])
+        return _tag(code), float(probabilities[code])
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -269,6 +274,11 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
+def _tag(code: str) -> str:
+    """Return the BCP 47 tag of one of Whisper's codes."""
+    return TAGS.get(code, code)
+
+
 def _device(device: str | None, n_cuda: int) -> tuple[str, list[int]]:
     """Return the kind of device and the numbers of those to use: all GPUs, if none is named."""
     if device is None:
@@ -282,9 +292,9 @@ def _device(device: str | None, n_cuda: int) -> tuple[str, list[int]]:
 
 def _load_cublas() -> None:
     """Load cuBLAS 12, which CTranslate2 asks the system for, from its package: pip puts it where no system looks."""
-    package = importlib.util.find_spec("nvidia.cublas")
+    package = importlib.util.find_spec("nvidia")
     for folder in (package.submodule_search_locations or []) if package else []:
-        library = Path(folder, "lib", "libcublas.so.12")
+        library = Path(folder, "cublas", "lib", "libcublas.so.12")
         if library.is_file():
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -212,9 +215,17 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
 
 @both
 def test_a_device_that_is_not_there_is_told(folders: dict[str, Path], name: str) -> None:
-    for device, words in (("tpu", "no such device"), ("cuda:99", "cannot be opened")):
+    for device, words in (("tpu", "no such device"), ("cuda:99", r"cannot be opened \(.*\); look after")):
         with pytest.raises(ModelError, match=words):
             Whisper.open(folders[name], threads=1, device=device)
+
+
+def test_cublas_is_found_where_pip_puts_it() -> None:
+    if not any(package.metadata["Name"] == "nvidia-cublas-cu12" for package in importlib.metadata.distributions()):
+        pytest.skip("cuBLAS 12 comes with faiss-gpu, on Linux alone")
+    code = "import ctypes; from vfindex.indexer.whisper_backends import _load_cublas; _load_cublas();"
+    code += "ctypes.CDLL('libcublas.so.12')"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @both
