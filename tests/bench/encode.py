@@ -2,11 +2,11 @@
 
 open_clip's image towers, full size with random weights (the speed is that of the real ones), fed as the indexer feeds
 them: 8-bit frames of 16:9 in, vectors out, at the batch that the encoder chooses. Their arithmetic is set against what
-the same device does in large matrix products in the same round; rates and shares are medians over the rounds, as other
-work on the machine falls on both alike. Then `lite`'s image encoder against its plain torch form, in turn.
+the same device does in large matrix products in the same round; rates and shares are medians over the rounds. Then
+`lite`'s image encoder against its plain torch form, in turn.
 
-On CUDA where there is one, else on the processor (OMP_NUM_THREADS sets its threads). bfloat16 only where the hardware
-multiplies it.
+On CUDA where there is one, else on the processor; there, time is processor time divided by the number of threads
+(OMP_NUM_THREADS), so that other work on the machine does not count. bfloat16 only where the hardware multiplies it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ MODELS = ("ViT-B-32", "PE-Core-B-16")
 MATRIX = {"cuda": 8192, "cpu": 2048}
 # Batches a round: of a GPU, enough to last a second.
 BATCHES = {"cuda": 40, "cpu": 1}
-LITE_IMAGES = 32
+LITE_IMAGES = 16
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return how long a piece of work takes until the device is done."""
+    if device.type == "cpu":
+        began = time.process_time()
+        work()
+        return (time.process_time() - began) / torch.get_num_threads()
     began = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 
