@@ -19,7 +19,7 @@ from vfindex.storage.editions import history
 from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
-SAMPLING = "2"
+SAMPLING = "1"
 QUESTION = "the xylophone museum behind the red door"
 ANSWER = b"red door.mp4"
 
