@@ -348,9 +348,10 @@ def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], hea
     sources = sorted({segment.source for segment in segments if segment.source != "asr"})
     parts = [f"{sum(s.source == source for s in segments)} segments from {source} subtitles" for source in sources]
     if heard is not None:
+        steady = f", {heard.skipped_s:.0f} s too steady to be talk" if heard.skipped_s else ""
         parts.append(
             f"{heard.heard_s:.0f} s of possible speech, {heard.recognised_s:.0f} s recognised, "
-            f"{heard.dropped_s:.0f} s dropped as unsure, {heard.skipped_s:.0f} s too steady to be talk"
+            f"{heard.dropped_s:.0f} s dropped as unsure{steady}"
         )
     elif not has_audio:
         parts.append("no sound")
