@@ -422,3 +422,11 @@ def test_a_video_removed_while_it_is_taken_over_is_no_harm(
     monkeypatch.setattr(TakeOver, "video", late)
     report = run()
     assert (report.swapped, report.taken_over, names(folder)) == (True, 1, ["long story"])
+
+
+def test_what_had_vanished_before_is_not_missed(folder: Path, run: Upgrade) -> None:
+    with writing(folder) as writer:
+        writer.catalog.vanish([b"/videos/zoo", b"/videos/copies/zoo"])
+    report = run()
+    assert (report.swapped, report.lost, names(folder)) == (True, [], ["long story"])
+    assert verify(Library.open(folder)).problems == []
