@@ -120,7 +120,7 @@ class Ranking:
         wanted = self._pick(list(dict.fromkeys(ids)))
         new = [id_ for id_ in wanted if id_ not in self._scored]
         self._scored |= dict.fromkeys(new)
-        for each in score_clips(self._view, new, self._asked, self._evidence):
+        for each in score_clips(self._view, new, self._asked, self._evidence) if new else ():
             self._scored[each.clip.id] = each
         known = [scored for id_ in wanted if (scored := self._scored[id_]) is not None]
         return sorted(known, key=lambda each: (-each.score, each.clip.id))

@@ -15,8 +15,8 @@ from vfindex.search.query import content_words
 from vfindex.storage.database import connect
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
-from vfindex.storage.migrations import MIGRATIONS, migrate
-from vfindex.storage.records import Segment
+from vfindex.storage.migrations import create_full_text_index, migrate
+from vfindex.storage.records import Document, Segment
 from vfindex.storage.scripts import index_form, words_of
 from vfindex.storage.writer import writing
 
@@ -80,25 +80,19 @@ def test_the_words_of_questions_without_spaces() -> None:
 
 
 def test_an_older_library_is_indexed_anew(tmp_path: Path) -> None:
-    path = tmp_path / "library.db"
-    engine = connect(path, write=True)
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", [clip(visual=axis(0))], documents=[Document("title", "公园里有猫")])
+    engine = connect(tmp_path / "library.db", write=True)
     with engine.begin() as connection:
-        for function in MIGRATIONS[:2]:
-            function(connection)
-            values = {"name": function.__name__}
-            connection.execute(text("INSERT INTO migration VALUES (:name, '')"), values)
-        connection.execute(
-            text(
-                "INSERT INTO video VALUES"
-                " (1, 'f', 'indexed', 1, '', '', 1, 1, 0, 0, 0, 1, 1, 1, '', '{}', '[]', NULL, 1)"
-            )
-        )
-        connection.execute(text("INSERT INTO document VALUES (7, 1, NULL, 'title', '公园里有猫')"))
-        connection.execute(text("INSERT INTO document_fts(rowid, text) VALUES (7, '公园里有猫')"))
+        connection.execute(text("DROP TABLE document_fts"))
+        create_full_text_index(connection)
+        connection.execute(text("INSERT INTO document_fts(document_fts) VALUES ('rebuild')"))
+        connection.execute(text("DELETE FROM migration WHERE name = 'index_every_script'"))
     with pytest.raises(LibraryVersion, match="run `vfindex ingest` once"):
         Library.open(tmp_path).snapshot()
     with engine.begin() as connection:
         migrate(connection)
     engine.dispose()
     with Library.open(tmp_path).snapshot() as snapshot:
-        assert [match.document_id for match in snapshot.words.match(["公园"], 9)] == [7]
+        assert [match.text for match in snapshot.words.match(["公园"], 9)] == ["公园里有猫"]
