@@ -110,7 +110,7 @@ class Snapshot:
     def _by_id(self, query: Any, column: Any, ids: Sequence[int]) -> Iterator[Any]:
         """Yield the query's rows whose column is among `ids`.
 
-        One parameter holds them all: SQLAlchemy writes a statement with one for each anew every time, a tenth of a
+        One parameter holds them all: SQLAlchemy writes a statement with one for each anew every time, 8 % of a
         warm search.
         """
         among = text(f"{column.table.name}.{column.name} IN (SELECT value FROM json_each(:ids))")
