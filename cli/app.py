@@ -17,7 +17,21 @@ from typing import Annotated
 
 import typer
 
-from vfindex.cli import demo, doctor, ingest, models, purge, reindex, remove, search, show, status, upgrade, verify
+from vfindex.cli import (
+    demo,
+    doctor,
+    ingest,
+    models,
+    purge,
+    reindex,
+    remove,
+    runs,
+    search,
+    show,
+    status,
+    upgrade,
+    verify,
+)
 from vfindex.cli import eval as evaluation
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import UsageError, VfindexError
@@ -42,7 +56,8 @@ for _command in (ingest, reindex, search, status, show, remove, purge, verify, u
         epilog=f"Example:  {_command.EXAMPLE}",
         context_settings={"help_option_names": ["-h", "--help"]},
     )(_command.command)
-app.add_typer(models.app, name=models.NAME)
+for _group in (runs, models):
+    app.add_typer(_group.app, name=_group.NAME)
 
 
 def _version(wanted: bool) -> None:

@@ -191,6 +191,8 @@ def print_report(report: Report) -> None:
         print(f"{counted(report.clips, 'clip')} from {took}")
     if report.interrupted:
         print("interrupted: run the same command again to go on")
+    if report.out_of_time:
+        print(f"out of time: {counted(report.left, 'file')} left; the next run goes on")
 
 
 def _line(problem: Problem) -> str:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vfindex.cli.ingest import print_report, watching
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
-from vfindex.cli.output import print_json
+from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.storage.errors import UsageError
+
+if TYPE_CHECKING:
+    from vfindex.indexer.reindex import Estimate
 
 NAME = "reindex"
-EXAMPLE = "vfindex reindex --library /srv/videos/library"
+EXAMPLE = "vfindex reindex --until 06:00 --nice 10"
 
 
 def command(
+    until: Annotated[
+        str | None, typer.Option(metavar="HH:MM", help="Begin nothing after this time of the day.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, metavar="H", help="Begin nothing after so many hours.")
+    ] = None,
+    nice: Annotated[
+        int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work: 0 to 19, the most.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
     ] = None,
@@ -30,18 +46,53 @@ def command(
 
     New, changed and moved files are indexed; vanished ones leave search, and return when they do.
     """
-    from vfindex.indexer.reindex import ReindexSettings, reindex
+    from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
 
+    settings = ReindexSettings(cache_folder(), workers, allow_missing, _end(until, max_hours, datetime.now()))
     folder = library_folder(library)
+    if nice:
+        os.nice(nice)
+    if dry_run:
+        _print_estimate(estimate(folder, settings), json)
+        return
     with watching() as watcher:
-        report = reindex(folder, ReindexSettings(cache_folder(), workers, allow_missing), watcher)
+        report = reindex(folder, settings, watcher)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:
         print_report(report)
     if report.interrupted:
         raise typer.Exit(130)
-    if report.has_changed():
+    if report.has_changed() and not report.out_of_time:
         keep_trust(folder)
     if report.failed or report.left_alone:
         raise typer.Exit(1)
+
+
+def _end(until: str | None, max_hours: float | None, now: datetime) -> datetime | None:
+    """Return the earlier of the two ends, with its zone; None where there is none. now: local. Raises UsageError."""
+    ends = [] if max_hours is None else [now + timedelta(hours=max_hours)]
+    if until is not None:
+        match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", until)
+        if match is None:
+            raise UsageError(f"--until takes a time of the day, as in 06:00 or 23:30, not {until!r}")
+        end = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+        ends.append(end if end > now else end + timedelta(days=1))
+    return min(ends).astimezone() if ends else None
+
+
+def _print_estimate(found: Estimate, json: bool) -> None:
+    if json:
+        left_alone = [{"path": path_text(p.path), "code": p.code, "reason": p.reason} for p in found.left_alone]
+        counts = {"new": found.new, "changed": found.changed, "moved": found.moved, "vanished": found.vanished}
+        lengths = {"bytes": found.size_bytes, "video_seconds": found.video_s, "wall_s": found.wall_s}
+        print_json(counts | {"left_alone": left_alone} | lengths)
+        return
+    for problem in found.left_alone:
+        say(f"left alone: {path_text(problem.path)}: {problem.reason}; {problem.next}")
+    files = counted(found.new, "new file")
+    print(f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} vanished")
+    if found.size_bytes:
+        length = "of unknown length" if found.video_s is None else f"some {clock(found.video_s)} of video"
+        took = "no run to go by yet" if found.wall_s is None else f"some {clock(found.wall_s)} at the speed so far"
+        print(plain(f"{found.size_bytes / 1e9:.1f} GB to read, {length}; {took}"))

@@ -239,11 +239,11 @@ def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterat
     """Yield what the (name, entry) pairs of one folder are, sorted by name."""
     files.sort()  # names differ, so entries are never compared
     sidecars = [name for name, _ in files if name.lower().endswith(SIDECAR_EXTENSIONS)]
-    is_known = walk.is_known
+    named_files, is_known, is_regular = walk.named_files, walk.is_known, stat.S_ISREG
     for name, entry in files:
         extension = _extension(name)
         path = entry.path
-        if path in walk.named_files:
+        if path in named_files:
             continue
         if extension not in VIDEO_EXTENSIONS:
             code = _NEAR_MISS_CODE.get(extension) if extension else "no_extension"
@@ -255,7 +255,7 @@ def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterat
         except OSError as exc:
             yield Failed(_os_problem(entry.path, "discover", exc))
             continue
-        if not stat.S_ISREG(found.st_mode):
+        if not is_regular(found.st_mode):
             yield Failed(_not_regular(path, "discover", found.st_mode))
             continue
         own = _sidecars(name, sidecars) if sidecars else ()

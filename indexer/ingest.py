@@ -61,6 +61,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         remember(writer.catalog, _roots(folder, paths, settings.exclude))
         avoid = [os.fsencode(folder)]
         run.sort(discover(paths, exclude=settings.exclude, avoid=avoid, is_known=run.is_unchanged))
+        run.bring_back()
         if run.todo:
             work(run, setup, settings)
         run.end(began)

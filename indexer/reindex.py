@@ -8,17 +8,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vfindex.indexer.discover import Discovered, Found, discover
 from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
-from vfindex.indexer.vanished import bury, is_missing
-from vfindex.storage.errors import LibraryError
+from vfindex.indexer.vanished import is_missing, vanished
+from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.library import Library
+from vfindex.storage.records import Setup
+from vfindex.storage.reports import extent, measured_speed, stored_runs
 from vfindex.storage.roots import Root, roots
+from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.writer import writing
 
 
@@ -27,12 +32,13 @@ class ReindexSettings:
     """What the user asked for.
 
     cache: where models are kept. workers: units read at once, None: the default. allow_missing: believe that what is
-    not there is gone, however much it is.
+    not there is gone, however much it is. end_at: with its zone; after it no unit is begun.
     """
 
     cache: Path
     workers: int | None = None
     allow_missing: bool = False
+    end_at: datetime | None = None
 
 
 def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Report:
@@ -40,8 +46,71 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
 
     Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError (no root is known), ModelError.
     """
-    watcher = watcher or Watcher()
+    asked = watcher or Watcher()
     began = time.monotonic()
+    with _scanning(folder, _with_end(asked, settings.end_at)) as (run, given, setup):
+        run.report.run_id = run.writer.catalog.begin_run("reindex")
+        run.sort(_scan(run, given, folder))
+        run.bring_back()
+        if not run.report.interrupted:
+            gone, _ = vanished(run, given, allow_missing=settings.allow_missing)
+            run.writer.catalog.vanish(sorted(gone))
+            run.report.vanished = len(gone)
+        run.report.left = len(run.todo)
+        if run.todo and not run.report.interrupted:
+            from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
+
+            work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
+        run.report.out_of_time = run.report.interrupted and not asked.stop()
+        run.report.interrupted = asked.stop() and run.report.interrupted
+        run.end(began, thorough=False)  # a search sees damage and does without
+    return run.report
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a reindex would do now: numbers of files, bytes to be read, and what that may mean in seconds.
+
+    left_alone: as in Report. video_s: length of the new and changed files, guessed from the bytes a second of the
+    videos in the library. wall_s: time for these at the speed of earlier runs. None where there is nothing to go by.
+    """
+
+    new: int
+    changed: int
+    moved: int
+    vanished: int
+    left_alone: tuple[Problem, ...]
+    size_bytes: int
+    video_s: float | None
+    wall_s: float | None
+
+
+def estimate(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Estimate:
+    """Return what `reindex` would do; nothing is changed. Raises as `reindex` does, but for ModelError."""
+    with _scanning(folder, watcher or Watcher()) as (run, given, _):
+        run.sort(_scan(run, given, folder))
+        gone, moved = vanished(run, given, allow_missing=settings.allow_missing)
+        read = list(run.todo)[len(moved) :]
+        size_bytes = sum(found.location.size_bytes for found in read)
+        changed = sum(found.location.path in run.known for found in read)
+        with run.writer.library.snapshot() as snapshot:
+            video_s = _video_s(snapshot, size_bytes)
+            speed = measured_speed(stored_runs(snapshot))
+    return Estimate(
+        new=len(read) - changed,
+        changed=changed,
+        moved=len(moved),
+        vanished=len(gone),
+        left_alone=tuple(run.report.left_alone),
+        size_bytes=size_bytes,
+        video_s=video_s,
+        wall_s=None if video_s is None or speed is None else video_s / speed,
+    )
+
+
+@contextmanager
+def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Root], Setup]]:
+    """Hold the library's writer; yield an empty run, the roots and the setup."""
     Library.open(folder)
     with writing(folder) as writer:
         setup = writer.setup()
@@ -52,17 +121,21 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
                 "vfindex ingest VIDEOS"
             )
         options = Options(Sampling.parse(setup.sampling), writer.catalog.get("asr") != "0")
-        run = Triage(writer, options, watcher)
-        run.report.run_id = writer.catalog.begin_run("reindex")
-        run.sort(_scan(run, [root for root in given if not is_missing(root.path)], folder))
-        if not run.report.interrupted:
-            bury(run, given, allow_missing=settings.allow_missing)
-        if run.todo:
-            from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
+        yield Triage(writer, options, watcher), given, setup
 
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
-        run.end(began, thorough=False)  # a search sees damage and does without
-    return run.report
+
+def _with_end(watcher: Watcher, end_at: datetime | None) -> Watcher:
+    if end_at is None:
+        return watcher
+    return replace(watcher, stop=lambda: watcher.stop() or datetime.now(UTC) >= end_at)
+
+
+def _video_s(snapshot: Snapshot, size_bytes: int) -> float | None:
+    """Return how long videos of so many bytes may be, by those of the library."""
+    if not size_bytes:
+        return 0.0
+    held_bytes, held_s = extent(snapshot)
+    return size_bytes * held_s / held_bytes if held_bytes else None
 
 
 def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discovered]:
@@ -72,7 +145,8 @@ def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discover
     """
     by_globs: dict[tuple[str, ...], list[bytes]] = {}
     for root in given:
-        by_globs.setdefault(root.exclude, []).append(root.path)
+        if not is_missing(root.path):
+            by_globs.setdefault(root.exclude, []).append(root.path)
     told: set[bytes] = set()
     for exclude, paths in by_globs.items():
         for each in discover(paths, exclude=exclude, avoid=[os.fsencode(folder)], is_known=run.is_unchanged):

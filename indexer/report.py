@@ -16,7 +16,8 @@ class Report:
     unchanged: content that the library already has, at the same place or as a further copy. moved: content whose file
     was elsewhere. partial: searchable, but not all of it could be read. clips, video_seconds: added by this run.
     vanished: files that are no longer there. left: files that the run did not come to. left_alone: roots that are
-    missing, or have lost so much at once that nothing of it is believed.
+    missing, or have lost so much at once that nothing of it is believed. out_of_time: it ended because it was told to
+    end by then.
     """
 
     run_id: int = 0
@@ -34,6 +35,7 @@ class Report:
     video_seconds: float = 0.0
     wall_s: float = 0.0
     interrupted: bool = False
+    out_of_time: bool = False
 
     def adds_up(self) -> bool:
         """Return whether every file found ended in exactly one way."""
@@ -66,6 +68,8 @@ class Report:
             "clips": self.clips,
             "video_seconds": round(self.video_seconds, 3),
             "wall_s": round(self.wall_s, 3),
+            "interrupted": self.interrupted,
+            "out_of_time": self.out_of_time,
         }
 
 

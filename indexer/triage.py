@@ -84,7 +84,10 @@ class Triage:
                 self.end_file("failed", each.problem)
             if self.watcher.stop():
                 self.report.interrupted = True
-                break
+                return
+
+    def bring_back(self) -> None:
+        """Let the files return that had vanished and were found again as they were."""
         if self._back:
             self.writer.catalog.come_back(self._back)
             self._back.clear()

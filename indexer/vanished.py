@@ -39,8 +39,8 @@ def is_missing(path: bytes) -> bool:
     return False
 
 
-def bury(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> None:
-    """Let what is gone from the roots vanish, but for what is found again among `run.todo`, which then comes first.
+def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tuple[set[bytes], set[bytes]]:
+    """Return what is gone from the roots, and what is gone but found again among `run.todo`, which then comes first.
 
     Roots that are missing, or have lost too much at once, are left alone and told in the report, unless they may be.
     A file below several roots vanishes only if each of them is believed.
@@ -48,16 +48,15 @@ def bury(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> None:
     grounds = _grounds(run, given)
     missing = run.known.keys() - run.seen
     gone = {path for path in missing if any(ground.covers(path) for ground in grounds) and is_missing(path)}
-    gone -= _moved(run, gone)
+    moved = _moved(run, gone)
+    gone -= moved
     if not allow_missing:
         for ground in grounds:
             problem = _doubt(ground, run.known, gone)
             if problem is not None:
                 run.report.left_alone.append(problem)
                 gone = {path for path in gone if not ground.covers(path)}
-    if gone:
-        run.writer.catalog.vanish(sorted(gone))
-    run.report.vanished = len(gone)
+    return gone, moved
 
 
 def _grounds(run: Triage, given: Sequence[Root]) -> list[_Ground]:
@@ -81,7 +80,7 @@ def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
     for found in run.todo:
         places = {run.writer.catalog.fingerprint_at(path): path for path in by_size.get(found.location.size_bytes, [])}
         place = places.get(_fingerprint(found.location.path)) if places else None
-        if place is not None:
+        if place is not None and place not in moved:
             moved.add(place)
             first.append(found)
     chosen = set(map(id, first))

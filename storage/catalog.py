@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ class Catalog:
         with self.transaction() as connection:
             # SQLAlchemy's rows would take twice as long as all the rest of it.
             cursor = connection.exec_driver_sql(query).cursor
-            return {path: KnownStat(*values) for path, *values in (cursor.fetchall() if cursor else ())}
+            rows = cursor.fetchall() if cursor else []
+        return dict(zip(map(itemgetter(0), rows), map(KnownStat._make, rows), strict=True))
 
     def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
         """Return (video id, state, speech recognised) of the content, or None; of a vanished one the state before."""

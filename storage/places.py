@@ -102,6 +102,7 @@ def tombstones(connection: Connection) -> dict[bytes, KnownStat]:
     rows = connection.execute(query.join_from(schema.tombstone, schema.video)).all()
     return {
         row.path: KnownStat(
+            row.path,
             row.size_bytes,
             row.mtime_ns,
             row.state_before if row.state == "vanished" else row.state,

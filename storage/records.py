@@ -155,6 +155,7 @@ class KnownFile:
 class KnownStat(NamedTuple):
     """What tells at a glance whether a file is as the library knows it; a tuple, for there may be millions."""
 
+    path: bytes
     size_bytes: int
     mtime_ns: int
     state: VideoState

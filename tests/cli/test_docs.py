@@ -10,7 +10,21 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import demo, doctor, ingest, models, purge, reindex, remove, search, show, status, upgrade, verify
+from vfindex.cli import (
+    demo,
+    doctor,
+    ingest,
+    models,
+    purge,
+    reindex,
+    remove,
+    runs,
+    search,
+    show,
+    status,
+    upgrade,
+    verify,
+)
 from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
 from vfindex.indexer.report import Report, UpgradeReport
@@ -32,6 +46,7 @@ COMMANDS = tuple(
         evaluation,
         demo,
         doctor,
+        runs,
         models,
     )
 )
@@ -52,7 +67,12 @@ def documented_fields(name: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), *((name,) for name in COMMANDS), *((models.NAME, word) for word in ("list", "pull", "check"))],
+    [
+        (),
+        *((name,) for name in COMMANDS),
+        *((models.NAME, word) for word in ("list", "pull", "check")),
+        *((runs.NAME, word) for word in ("list", "show")),
+    ],
 )
 def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -> None:
     help_ = run(*arguments, "--help").out

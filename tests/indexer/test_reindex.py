@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from library_maker import axis, clip, install, video
 from vfindex.indexer import ingest
 from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.pipeline import Encoders
-from vfindex.indexer.reindex import ReindexSettings, reindex
+from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
 from vfindex.indexer.report import Report
 from vfindex.storage.errors import LibraryError, LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.records import Location, UnitPlan, UnitResult
+from vfindex.storage.reports import stored_runs
 from vfindex.storage.roots import Root, remember, roots
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
@@ -227,6 +229,31 @@ def test_a_path_that_gets_other_content_takes_its_tombstone(library: Path, video
         assert writer.catalog.find(fingerprint(os.fsencode(videos / "0" / "v0.mp4")))
     with Library.open(library).snapshot() as snapshot:
         assert snapshot.counts() == {"indexed": 10, "clip": 9, "segment": 0, "location": 10}
+
+
+def test_after_its_end_nothing_is_begun(videos: Path, run: Run) -> None:
+    (videos / "0" / "new.mp4").write_text("new")
+    report = run(end_at=datetime.now(UTC) - timedelta(hours=1))
+    assert (report.out_of_time, report.interrupted, report.left, report.failed) == (True, False, 1, [])
+    assert not run(end_at=datetime.now(UTC) - timedelta(hours=1), allow_missing=True).indexed
+
+
+def test_an_estimate_changes_nothing(library: Path, videos: Path, run: Run, tmp_path: Path) -> None:
+    (videos / "0" / "new.mp4").write_bytes(bytes(200))
+    (videos / "0" / "v0.mp4").write_bytes(bytes(100))
+    (videos / "0" / "v2.mp4").unlink()
+    (videos / "0" / "v4.mp4").rename(videos / "1" / "renamed.mp4")
+    with writing(library) as writer:
+        for speed in (2.0, 4.0):
+            report = Report(video_seconds=60 * speed, wall_s=60)
+            writer.catalog.end_run(writer.catalog.begin_run("ingest"), report.to_dict(os.fsdecode))
+    found = estimate(library, ReindexSettings(tmp_path))
+    assert (found.new, found.changed, found.moved, found.vanished, found.size_bytes) == (1, 1, 1, 1, 300)
+    assert found.video_s == 30.0, "the library's videos have 100 bytes and 10 s each"
+    assert found.wall_s == 10.0, "at 3 times real time"
+    with Library.open(library).snapshot() as snapshot:
+        assert len(stored_runs(snapshot)) == 2
+        assert snapshot.counts()["location"] == 10
 
 
 def test_removing_a_folder_removes_its_root(library: Path, videos: Path, run: Run) -> None:

@@ -1,0 +1,98 @@
+"""vfindex runs"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.output import clock, counted, plain, print_json
+from vfindex.storage.errors import LibraryError
+
+if TYPE_CHECKING:
+    from vfindex.storage.reports import StoredRun
+
+NAME = "runs"
+EXAMPLE = "vfindex runs show 12"
+_HELP = {"help_option_names": ["-h", "--help"]}
+_LISTS = ("failed", "partial", "left_alone", "skipped", "lost")
+
+app = typer.Typer(
+    help="Tell what earlier runs did.",
+    epilog=f"Example:  {EXAMPLE}",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=_HELP,
+)
+
+
+@app.command("list", epilog="Example:  vfindex runs list", context_settings=_HELP)
+def list_command(library: LibraryOption = None, json: JsonOption = False) -> None:
+    """List all runs, the latest last."""
+    found = _runs(library)
+    if json:
+        print_json({"runs": [asdict(run) for run in found]})
+        return
+    for run in found:
+        print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
+
+
+@app.command("show", epilog=f"Example:  {EXAMPLE}", context_settings=_HELP)
+def show_command(
+    run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what became of every file of a run, how fast it was, and what is left."""
+    run = next((run for run in _runs(library) if run.id == run_id), None)
+    if run is None:
+        raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` tells which there are")
+    if json:
+        print_json(asdict(run))
+    else:
+        _print(run)
+
+
+def _runs(library: Any) -> list[StoredRun]:
+    from vfindex.storage.library import Library
+    from vfindex.storage.reports import stored_runs
+
+    with Library.open(library_folder(library)).snapshot() as snapshot:
+        return stored_runs(snapshot)
+
+
+def _summary(run: StoredRun) -> str:
+    """Return a run in a line."""
+    report = run.report
+    if report is None:
+        return "not finished: at work, or killed"
+    if "found" not in report:
+        return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
+    parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
+    parts += [f"{report[name]} {name}" for name in ("moved", "vanished", "left") if report.get(name)]
+    parts += [words for name, words in _ENDS.items() if report.get(name)]
+    return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
+
+
+_ENDS = {"interrupted": "interrupted", "out_of_time": "out of time", "left_alone": "roots left alone"}
+
+
+def _print(run: StoredRun) -> None:
+    print(plain(f"run {run.id}: {run.command}"))
+    print(f"began     {run.started_at}")
+    print(f"ended     {run.finished_at or 'not yet: it is at work, or was killed'}")
+    report = run.report or {}
+    for name in ("found", "indexed", "unchanged", "moved", "vanished", "left", "videos", "clips"):
+        if name in report:
+            print(f"{name:9} {report[name]}")
+    if report.get("video_seconds") and report.get("wall_s"):
+        speed = report["video_seconds"] / report["wall_s"]
+        print(f"speed     {clock(report['video_seconds'])} of video in {clock(report['wall_s'])}, {speed:.1f} times")
+    for name, words in _ENDS.items():
+        if report.get(name) and name != "left_alone":
+            print(f"it was    {words}")
+    for name in _LISTS:
+        for problem in report.get(name, []):
+            print(plain(f"{name.replace('_', ' ')}: {problem['path']}: {problem['reason']}; {problem['next']}"))

@@ -1,0 +1,94 @@
+"""`vfindex reindex`, `purge` and `runs` as a user meets them: what they print and how they exit."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_maker import axis, clip, install, video
+
+from vfindex.cli.reindex import _end
+from vfindex.storage.errors import UsageError
+from vfindex.storage.records import Location, UnitPlan, UnitResult
+from vfindex.storage.roots import Root, remember
+from vfindex.storage.writer import writing
+
+NOON = datetime(2026, 3, 1, 12, 0)
+
+
+@pytest.fixture
+def nightly(tmp_path: Path) -> Path:
+    """Return a library of five files below `videos`, which is its root."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+        for number in range(5):
+            path = folder / f"{number}.mp4"
+            path.write_text("x")
+            found = path.stat()
+            video_id = writer.catalog.begin_video(video(str(number)), [UnitPlan(0)], recognised=True)
+            [(unit_id, _)] = writer.catalog.pending_units(video_id)
+            writer.commit_unit(video_id, str(number), unit_id, UnitResult((clip(visual=axis(number)),), ()))
+            place = Location(os.fsencode(path), found.st_size, found.st_mtime_ns, found.st_ino)
+            writer.catalog.finish_video(video_id, place, [])
+        remember(writer.catalog, [Root(os.fsencode(folder))])
+        writer.publish()
+    return tmp_path / "library"
+
+
+def test_a_night_in_which_nothing_has_changed(run: Any, nightly: Path) -> None:
+    ran = run("reindex", "--until", "06:00", "--max-hours", "5", "--library", nightly)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "5 found: 0 indexed, 5 unchanged, 0 moved, 0 partial, 0 failed, 0 skipped\n"
+
+
+def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path) -> None:
+    (nightly.parent / "videos").rename(nightly.parent / "elsewhere")
+    ran = run("reindex", "--library", nightly)
+    assert ran.code == 1
+    assert ran.err.startswith(f"left alone: {nightly.parent / 'videos'}: [discover] it is not there")
+    assert ran.err.count("\n") == 1
+    assert run("reindex", "--library", nightly, "--allow-missing").code == 0
+    shown = run("runs", "show", "2", "--library", nightly)
+    assert (shown.code, "vanished  5\n" in shown.out) == (0, True)
+    assert run("purge", "--library", nightly).out == "forgot 0 files, 0 videos\n"
+    assert run("purge", "--now", "--library", nightly).out == "forgot 5 files, 5 videos\n"
+
+
+def test_a_night_that_is_too_short_is_no_failure(run: Any, nightly: Path) -> None:
+    (nightly.parent / "videos" / "new.mp4").write_text("new")
+    ran = run("reindex", "--max-hours", "0", "--library", nightly)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.endswith("out of time: 1 file left; the next run goes on\n")
+    listed = run("runs", "list", "--library", nightly).out
+    assert "5 found: 0 indexed, 0 failed, 1 left, out of time" in listed
+
+
+def test_a_dry_run_says_what_there_is_to_do(run: Any, nightly: Path) -> None:
+    (nightly.parent / "videos" / "new.mp4").write_bytes(bytes(1000))
+    document = json.loads(run("reindex", "--dry-run", "--json", "--library", nightly).out)
+    assert (document["new"], document["video_seconds"], document["wall_s"]) == (1, 100.0, None)
+    told = run("reindex", "--dry-run", "--library", nightly).out
+    assert told.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 vanished"
+    assert json.loads(run("runs", "list", "--json", "--library", nightly).out) == {"runs": []}
+
+
+def test_an_unknown_run_is_a_sentence(run: Any, nightly: Path) -> None:
+    ran = run("runs", "show", "7", "--library", nightly)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "vfindex: there is no run 7 in this library; `vfindex runs list` tells which there are\n"
+
+
+def test_the_earlier_end_counts() -> None:
+    assert _end(None, None, NOON) is None
+    assert _end("13:30", 5, NOON) == datetime(2026, 3, 1, 13, 30).astimezone()
+    assert _end("06:00", 5, NOON) == datetime(2026, 3, 1, 17, 0).astimezone()
+    assert _end("12:00", None, NOON) == datetime(2026, 3, 2, 12, 0).astimezone()
+    for wrong in ("6", "24:00", "06:60", "six"):
+        with pytest.raises(UsageError, match="06:00"):
+            _end(wrong, None, NOON)
