@@ -15,6 +15,7 @@ import numpy as np
 
 from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels, is_still
+from vfindex.indexer.info_json import read_info
 from vfindex.indexer.media import Decoder, Frame, Options, Probe, ReadEnd
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
@@ -59,7 +60,7 @@ class Encoders:
 class Prepared:
     """A video before its units: what it is, what it is called, what subtitles say, and its plan.
 
-    text_vector: (dim,) of the text modality, or None. problems: subtitles that could not be read.
+    text_vector: (dim,) of the text modality, or None. problems: files beside it that could not be read.
     """
 
     found: Found
@@ -93,7 +94,10 @@ def prepare(found: Found, fingerprint: str, decoder: Decoder, encoders: Encoders
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
-    description = describe(path, probe.tags, probe.chapters)
+    info = read_info(path)
+    tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
+    chapters = probe.chapters or info.chapters
+    description = describe(path, tags, chapters)
     subtitles, problems = _subtitles(found, probe, decoder)
     video = Video(
         fingerprint=fingerprint,
@@ -109,17 +113,17 @@ def prepare(found: Found, fingerprint: str, decoder: Decoder, encoders: Encoders
         frames=probe.frames,
         has_audio=probe.has_audio,
         title=description.title,
-        tags=probe.tags,
-        chapters=probe.chapters,
+        tags=tags,
+        chapters=chapters,
     )
     return Prepared(
         found=found,
         video=video,
         units=plan_units(probe.start_s, probe.end_s),
         subtitles=tuple(subtitles),
-        documents=documents_of(found.location.path, probe.tags, probe.chapters),
+        documents=documents_of(found.location.path, tags, chapters),
         text_vector=text_vector(description.text, encoders.text),
-        problems=tuple(problems),
+        problems=(*problems, *([info.problem] if info.problem else [])),
     )
 
 

@@ -1,0 +1,86 @@
+"""What yt-dlp wrote down beside a video (`talk.info.json` beside `talk.mp4`), as tags and chapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vfindex.storage.errors import Problem
+
+SUFFIX = b".info.json"
+# A film's is 1 MB, with all its comments far more. The worst JSON of 5 MB, all empty lists, takes 110 MB in memory.
+MAX_INFO_BYTES = 5_000_000
+MAX_FIELD_CHARS = 10_000  # as much as full text search keeps of a tag
+MAX_ITEMS = 1_000
+_DAY = re.compile(r"[12][0-9]{7}")
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """tags: title, description, keywords and upload_date, those that are there. problem: why it could not be read."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    chapters: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+def read_info(video_path: bytes) -> Info:
+    """Return what stands beside a video; nothing of it is trusted but its shape. Never raises for what it holds."""
+    folder, name = os.path.split(video_path)
+    path = os.path.join(folder, os.path.splitext(name)[0] + SUFFIX)
+    try:
+        data = _read(path)
+    except FileNotFoundError:
+        return Info()
+    except OSError as exc:
+        return _unreadable(path, exc.strerror or "it is not a regular file")
+    if len(data) > MAX_INFO_BYTES:
+        return _unreadable(path, f"it is larger than {MAX_INFO_BYTES // 1_000_000} MB")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return _unreadable(path, "it is no JSON that can be read")
+    if not isinstance(document, dict):
+        return _unreadable(path, "it describes no video")
+    return Info(_tags(document), tuple(_texts(document.get("chapters"), "title")))
+
+
+def _read(path: bytes) -> bytes:
+    """Return the bytes of a regular file; a link is not followed and a pipe not waited for. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        return file.read(MAX_INFO_BYTES + 1)
+
+
+def _tags(document: Mapping[str, Any]) -> dict[str, str]:
+    tags = {name: _text(document.get(name)) for name in ("title", "description")}
+    tags["keywords"] = ", ".join(_texts(document.get("tags")))[:MAX_FIELD_CHARS]
+    day = _text(document.get("upload_date"))
+    tags["upload_date"] = day if _DAY.fullmatch(day) else ""
+    return {name: text for name, text in tags.items() if text}
+
+
+def _texts(value: object, key: str | None = None) -> list[str]:
+    """Return the texts of a list, or what stands under `key` in each of its items."""
+    items = value[:MAX_ITEMS] if isinstance(value, list) else []
+    texts = [_text(item.get(key) if key and isinstance(item, dict) else item) for item in items]
+    return [text for text in texts if text]
+
+
+def _text(value: object) -> str:
+    """Return a text, bounded and fit for a database; "" for anything else."""
+    if not isinstance(value, str):
+        return ""
+    return value[:MAX_FIELD_CHARS].encode("utf-8", "replace").decode().replace("\0", " ").strip()
+
+
+def _unreadable(path: bytes, why: str) -> Info:
+    reason = f"what is written beside it about the video was not used: {why}"
+    return Info(problem=Problem(path, "probe", "info_json", reason, "remove it, or write it again"))

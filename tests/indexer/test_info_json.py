@@ -1,0 +1,75 @@
+"""What yt-dlp wrote down beside a video, honest or hostile."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfindex.indexer.info_json import MAX_FIELD_CHARS, MAX_INFO_BYTES, Info, _tags, read_info
+from vfindex.indexer.titles import describe
+from vfindex.search.filters import recorded_on
+
+
+def beside(folder: Path, data: bytes) -> Info:
+    (folder / "talk.info.json").write_bytes(data)
+    return read_info(os.fsencode(folder / "talk.mp4"))
+
+
+def test_title_description_tags_chapters_and_day(tmp_path: Path) -> None:
+    document = {
+        "title": "Rocket engines",
+        "description": "How a turbopump works.",
+        "tags": ["space", "fuel"],
+        "chapters": [{"title": "The pump", "start_time": 0}, {"start_time": 5}],
+        "upload_date": "20240229",
+    }
+    info = beside(tmp_path, json.dumps(document).encode())
+    assert info.problem is None
+    assert info.chapters == ("The pump",)
+    description = describe(b"/x/talk.mp4", info.tags, info.chapters)
+    assert description.title == "Rocket engines"
+    for words in ("How a turbopump works", "space, fuel", "The pump"):
+        assert words in description.text
+    assert recorded_on(info.tags, []) == date(2024, 2, 29)
+
+
+def test_there_need_not_be_any(tmp_path: Path) -> None:
+    assert read_info(os.fsencode(tmp_path / "talk.mp4")) == Info()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[" * 100_000, b"[1]", b"\xff\xfe\x00", b"9" * 10_000, b" " * (MAX_INFO_BYTES + 1)],
+    ids=["empty", "cut", "deep", "list", "bytes", "number", "large"],
+)
+def test_what_cannot_be_used_is_said(tmp_path: Path, data: bytes) -> None:
+    info = beside(tmp_path, data)
+    assert info.problem is not None and info.problem.code == "info_json"
+    assert (dict(info.tags), info.chapters) == ({}, ())
+
+
+def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text('{"title": "secret"}')
+    (tmp_path / "talk.info.json").symlink_to(tmp_path / "secret")
+    assert read_info(os.fsencode(tmp_path / "talk.mp4")).problem is not None
+    (tmp_path / "talk.info.json").unlink()
+    os.mkfifo(tmp_path / "talk.info.json")
+    assert read_info(os.fsencode(tmp_path / "talk.mp4")).problem is not None
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["title", "tags", "chapters", "x"]), inner),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["title", "description", "tags", "upload_date", "chapters"]), ANYTHING))
+def test_any_document_gives_bounded_text(document: dict[str, object]) -> None:
+    for text in _tags(document).values():
+        assert 0 < len(text.encode()) <= 4 * MAX_FIELD_CHARS
