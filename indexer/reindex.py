@@ -5,6 +5,7 @@ Nothing heavy is imported until there is something to index: most nights find mo
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -50,11 +51,13 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
     began = time.monotonic()
     with _scanning(folder, _with_end(asked, settings.end_at)) as (run, given, setup):
         run.report.run_id = run.writer.catalog.begin_run("reindex")
-        run.sort(_scan(run, given, folder))
+        with _uncollected():
+            run.sort(_scan(run, given, folder))
         run.bring_back()
         if not run.report.interrupted:
             gone, _ = vanished(run, given, allow_missing=settings.allow_missing)
-            run.writer.catalog.vanish(sorted(gone))
+            if gone:
+                run.writer.catalog.vanish(sorted(gone))
             run.report.vanished = len(gone)
         run.report.left = len(run.todo)
         if run.todo and not run.report.interrupted:
@@ -121,7 +124,21 @@ def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Roo
                 "vfindex ingest VIDEOS"
             )
         options = Options(Sampling.parse(setup.sampling), writer.catalog.get("asr") != "0")
-        yield Triage(writer, options, watcher), given, setup
+        with _uncollected():
+            run = Triage(writer, options, watcher)
+        yield run, given, setup
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector away: it would look through what is known of every file again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _with_end(watcher: Watcher, end_at: datetime | None) -> Watcher:
