@@ -28,6 +28,7 @@ HOMES = {
     "faiss": ("storage/vectors.py",),
     "faster_whisper": ("indexer/whisper_backends.py",),
     "ir_measures": ("search/metrics.py",),
+    "ftfy": ("storage/cleaning.py",),
     "huggingface_hub": ("indexer/hub_child.py",),
     "onnx": ("indexer/export.py",),
     "onnxruntime": ("storage/text_encoder.py", "indexer/encoders.py", "indexer/export.py"),
