@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "status"
 EXAMPLE = "vfindex status --json"
-_STATES = ("indexed", "partial", "indexing", "failed", "quarantined")
+_STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
 _TROUBLED = ("partial", "failed", "quarantined")
 
 
@@ -90,5 +90,7 @@ def _print(document: dict[str, Any]) -> None:
         print(f"{'confidence':11} {modality}: {of['reason']}")
     if document["states"]["indexing"]:
         print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` goes on")
+    if document["states"]["vanished"]:
+        print(f"vanished    {counted(document['states']['vanished'], 'video')}; `vfindex purge` deletes what is left")
     for row in document["problems"]:
         print(plain(f"{row['state']:11} {row['path']}: {row.get('reason', '')}; {row.get('next', '')}"))

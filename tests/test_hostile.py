@@ -37,7 +37,7 @@ SIDECAR = (
     b"1\n00:00:00,200 --> 00:00:01,000\nThe \x1b]0;owned\x07 xylophone\x00 [red]plays[/red] \x9b31m\xc2\x9b31m\n\n"
     b"2\n00:00:01,000 --> 00:00:01,800\n<b>bold</b> <script>alert(1)</script> \xe2\x80\xaeevil\r\x08\n"
 )
-QUESTIONS = ("it's", "C++", "-foo", "a AND", '"', "*", "NEAR(", "\x1b[31m")
+QUESTIONS = ("it's", "C++", "-foo", "a AND", "*", "NEAR(", "\x1b[31m")
 
 
 def made(path: Path, seed: int, *, length_s: float = 1.0, **options: Any) -> Path:
@@ -200,6 +200,13 @@ def test_any_question_gives_hits(trap: Trap, question: str) -> None:
     assert (found.code, found.err) == (0, "")
     assert found.document()["query"] == question
     assert found.document()["hits"]
+
+
+def test_a_quotation_that_never_ends_is_pointed_at(trap: Trap) -> None:
+    asked = trap.vfindex("search", "--", 'red "door')
+    assert (asked.code, asked.out) == (1, "")
+    assert asked.err.splitlines()[:2] == ['  red "door', "      ^"]
+    assert "never closed" in asked.err and "Traceback" not in asked.err
 
 
 # --- decoders that go wrong -----------------------------------------------------------------------------------------

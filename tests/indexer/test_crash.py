@@ -19,7 +19,7 @@ from vfindex.storage.errors import LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
-KILLS = 8
+KILLS = 6
 COMMAND = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
 
 
