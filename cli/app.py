@@ -33,6 +33,7 @@ from vfindex.cli import (
     verify,
 )
 from vfindex.cli import eval as evaluation
+from vfindex.cli.options import HELP_SETTINGS
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import UsageError, VfindexError
 
@@ -48,13 +49,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_SETTINGS,
 )
 for _command in (ingest, reindex, search, status, show, remove, purge, verify, upgrade, evaluation, demo, doctor):
     app.command(
         name=_command.NAME,
         epilog=f"Example:  {_command.EXAMPLE}",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=HELP_SETTINGS,
     )(_command.command)
 for _group in (runs, models):
     app.add_typer(_group.app, name=_group.NAME)

@@ -19,6 +19,7 @@ from vfindex.cli.options import (
     SpeechOption,
     TextOption,
     VisualOption,
+    WorkersOption,
     cache_folder,
     library_folder,
 )
@@ -54,9 +55,7 @@ def command(
             "--asr/--no-asr", help="Recognise speech without subtitles.  [default: as last time, at first on]"
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
-    ] = None,
+    workers: WorkersOption = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the model of pictures first (takes minutes).")
     ] = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.options import JsonOption, cache_folder
+from vfindex.cli.options import HELP_SETTINGS, JsonOption, cache_folder
 from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.records import ModelKind
@@ -23,18 +23,17 @@ if TYPE_CHECKING:
 NAME = "models"
 EXAMPLE = "vfindex models pull base"
 _WIDTH, _INDENT = 80, 14
-_HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="List, fetch and check the models of the presets.",
     epilog=f"Example:  {EXAMPLE}",
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=_HELP,
+    context_settings=HELP_SETTINGS,
 )
 
 
-@app.command("list", epilog="Example:  vfindex models list", context_settings=_HELP)
+@app.command("list", epilog="Example:  vfindex models list", context_settings=HELP_SETTINGS)
 def list_models(json: JsonOption = False) -> None:
     """Show all models, what they cost, and which are here.
 
@@ -51,7 +50,7 @@ def list_models(json: JsonOption = False) -> None:
         _print(document)
 
 
-@app.command("pull", epilog=f"Example:  {EXAMPLE}", context_settings=_HELP)
+@app.command("pull", epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
 def pull_models(
     names: Annotated[list[str], typer.Argument(metavar="PRESET|MODEL", help="A preset, or a model by its name.")],
     timeout: Annotated[
@@ -79,7 +78,7 @@ def pull_models(
         print("nothing to fetch: these models come inside packages")
 
 
-@app.command("check", epilog="Example:  vfindex models check", context_settings=_HELP)
+@app.command("check", epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)
 def check_models(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="PRESET|MODEL", help="Those to check.  [default: all that are here]")

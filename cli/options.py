@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
 
 def _folder(text: str) -> Path:
     """Return the folder named; `--library "$UNSET"` arrives as "", which a Path takes for the folder one stands in."""
@@ -38,6 +40,9 @@ VisualOption = Annotated[
 ]
 TextOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of texts: NAME or local-dir:PATH.")]
 SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of speech: NAME or local-dir:PATH.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.ingest import print_report, watching
-from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.options import JsonOption, LibraryOption, WorkersOption, cache_folder, library_folder
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
 from vfindex.storage.errors import UsageError
@@ -33,9 +33,7 @@ def command(
         int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work: 0 to 19, the most.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
-    ] = None,
+    workers: WorkersOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Believe that what is not there is gone, however much.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, counted, plain, print_json
 from vfindex.storage.errors import LibraryError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
-_HELP = {"help_option_names": ["-h", "--help"]}
 _LISTS = ("failed", "partial", "left_alone", "skipped", "lost")
 
 app = typer.Typer(
@@ -24,11 +23,11 @@ app = typer.Typer(
     epilog=f"Example:  {EXAMPLE}",
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings=_HELP,
+    context_settings=HELP_SETTINGS,
 )
 
 
-@app.command("list", epilog="Example:  vfindex runs list", context_settings=_HELP)
+@app.command("list", epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
 def list_command(library: LibraryOption = None, json: JsonOption = False) -> None:
     """List all runs, the latest last."""
     found = _runs(library)
@@ -39,7 +38,7 @@ def list_command(library: LibraryOption = None, json: JsonOption = False) -> Non
         print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
 
 
-@app.command("show", epilog=f"Example:  {EXAMPLE}", context_settings=_HELP)
+@app.command("show", epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
 def show_command(
     run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
     library: LibraryOption = None,

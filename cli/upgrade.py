@@ -15,6 +15,7 @@ from vfindex.cli.options import (
     SpeechOption,
     TextOption,
     VisualOption,
+    WorkersOption,
     cache_folder,
     library_folder,
 )
@@ -45,9 +46,7 @@ def command(
     sampling: Annotated[
         str | None, typer.Option(metavar="MODE", help="Frames read: auto, keyframes, or a number a second.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
-    ] = None,
+    workers: WorkersOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Change over even if videos cannot be read again.")
     ] = False,

@@ -7,7 +7,7 @@ on the file and the models alone, never on the runner, the order or the number o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ import numpy as np
 from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels, is_still
 from vfindex.indexer.info_json import read_info
-from vfindex.indexer.media import Decoder, Frame, Options, Probe, ReadEnd
+from vfindex.indexer.media import AudioBlock, Decoder, Frame, Options, Probe, ReadEnd, Sampling
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
 from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
@@ -226,6 +226,33 @@ class _Reading:
             self._batch.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: its sound."""
+
+    sampling: Sampling | None
+    size_px: int
+    audio: bool
+
+
+def items_of(
+    prepared: Prepared, plan: UnitPlan, wanted: Wanted, decoder: Decoder
+) -> Iterator[Frame | AudioBlock | ReadEnd]:
+    """Yield what decoding a unit gives, read ahead of whoever takes it. Raises VideoError."""
+    path = prepared.found.location.path
+    items = decoder.read(
+        path,
+        sampling=wanted.sampling,
+        size_px=wanted.size_px,
+        audio=wanted.audio,
+        start_s=plan.start_s,
+        end_s=plan.end_s,
+    )
+    for item in read_ahead(items, READ_AHEAD):
+        decoder.refuse_if_killed(path)
+        yield item
+
+
 def _read(
     prepared: Prepared,
     plan: UnitPlan,
@@ -237,16 +264,8 @@ def _read(
     """Decode a unit, encode its frames in batches and let its sound be recognised, all at once."""
     path = prepared.found.location.path
     reading = _Reading(encoders.image)
-    items = decoder.read(
-        path,
-        sampling=options.sampling,
-        size_px=encoders.image.size_px,
-        audio=listener is not None,
-        start_s=plan.start_s,
-        end_s=plan.end_s,
-    )
-    for item in read_ahead(items, READ_AHEAD):
-        decoder.refuse_if_killed(path)
+    wanted = Wanted(options.sampling, encoders.image.size_px, audio=listener is not None)
+    for item in items_of(prepared, plan, wanted, decoder):
         if isinstance(item, Frame):
             reading.add(item)
         elif isinstance(item, ReadEnd):
@@ -294,22 +313,23 @@ def speech_vectors(
     return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in chosen]
 
 
+def embeddings_of(visual: FloatArray, speech: FloatArray | None, text: FloatArray | None) -> dict[Modality, FloatArray]:
+    """Return a clip's embeddings; None: it has none of that modality."""
+    given: dict[Modality, FloatArray | None] = {"visual": visual, "speech": speech, "text": text}
+    return {modality: vector for modality, vector in given.items() if vector is not None}
+
+
 def _clip(
     span: Span, reading: _Reading, frames: FloatArray, speech: FloatArray | None, text: FloatArray | None
 ) -> Clip:
     times_s = np.asarray(reading.times_s[span.first : span.last])
     visual = unit(frames.mean(axis=0))
-    embeddings: dict[Modality, FloatArray] = {"visual": visual}
-    if speech is not None:
-        embeddings["speech"] = speech
-    if text is not None:
-        embeddings["text"] = text
     middle_s = float(times_s[int(np.argmax(frames @ visual))])
     return Clip(
         start_s=span.start_s,
         end_s=span.end_s,
         start_uncertainty_s=span.start_uncertainty_s,
-        embeddings=embeddings,
+        embeddings=embeddings_of(visual, speech, text),
         frame_vectors=frames,
         frame_times_s=times_s,
         thumbnail=reading.thumbnails.pick(span.start_s, span.end_s, middle_s),

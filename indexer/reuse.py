@@ -11,22 +11,23 @@ from vfindex.indexer.local import LocalRunner
 from vfindex.indexer.media import AudioBlock, Decoder, Options, ReadEnd
 from vfindex.indexer.models import references_of
 from vfindex.indexer.pipeline import (
-    READ_AHEAD,
     Encoders,
     Indexed,
     Prepared,
+    Wanted,
     documents_of,
+    embeddings_of,
     index_unit,
+    items_of,
     speech_coverage,
     speech_vectors,
     text_vector,
 )
-from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import Transcript
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
-from vfindex.storage.records import Clip, FloatArray, Modality, Segment, Setup, UnitPlan, UnitResult
+from vfindex.storage.records import Clip, FloatArray, Segment, Setup, UnitPlan, UnitResult
 from vfindex.storage.snapshot import StoredVideo
 from vfindex.storage.units import StoredUnit, committed_plans, stored_unit
 from vfindex.storage.writer import Writer
@@ -182,18 +183,8 @@ class ReusingRunner(LocalRunner):
         end = ReadEnd(0, None, None, 0, 0, "")
         if self._encoders.speech is None or not prepared.video.has_audio:
             return end, None
-        path = prepared.found.location.path
         listener = self._encoders.speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
-        items = decoder.read(
-            path,
-            sampling=None,
-            size_px=self._encoders.image.size_px,
-            audio=True,
-            start_s=plan.start_s,
-            end_s=plan.end_s,
-        )
-        for item in read_ahead(items, READ_AHEAD):
-            decoder.refuse_if_killed(path)
+        for item in items_of(prepared, plan, Wanted(None, self._encoders.image.size_px, audio=True), decoder):
             if isinstance(item, AudioBlock):
                 listener.feed(item)
             elif isinstance(item, ReadEnd):
@@ -211,9 +202,4 @@ def stored_problem(video: StoredVideo) -> Problem | None:
 
 def _spoken(clip: Clip, speech: FloatArray | None, text: FloatArray | None) -> Clip:
     """Return a clip with other vectors of speech and text; None: it has none."""
-    embeddings: dict[Modality, FloatArray] = {"visual": clip.embeddings["visual"]}
-    if speech is not None:
-        embeddings["speech"] = speech
-    if text is not None:
-        embeddings["text"] = text
-    return replace(clip, embeddings=embeddings)
+    return replace(clip, embeddings=embeddings_of(clip.embeddings["visual"], speech, text))

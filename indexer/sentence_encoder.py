@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 from vfindex.indexer.towers import short_name
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
-from vfindex.storage.text_encoder import MAX_CHARACTERS
+from vfindex.storage.text_encoder import readable
 
 if TYPE_CHECKING:
     from vfindex.indexer.store import LocalModel
@@ -81,8 +81,7 @@ class SentenceEncoder:
 
         A batch for which the memory does not suffice is halved; raises ModelError if it does not suffice for one text.
         """
-        # Names of files may hold lone surrogates, which are no text.
-        clean = [self._prompt + t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
+        clean = [self._prompt + readable(t) for t in texts]
         with self._turn:
             while True:
                 try:

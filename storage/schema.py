@@ -29,6 +29,17 @@ def _owner(target: str) -> Column[int]:
     return Column(name, Integer, ForeignKey(target, ondelete="CASCADE"), nullable=False)
 
 
+def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Column[int]]:
+    """Return the columns of a path that a video lies at or lay at, and the stat that says whether it changed."""
+    return (
+        Column("path", LargeBinary, primary_key=True),
+        _owner("video.id"),
+        Column("size_bytes", Integer, nullable=False),
+        Column("mtime_ns", Integer, nullable=False),
+        Column("inode", Integer, nullable=False),
+    )
+
+
 meta = Table(
     "meta",
     metadata,
@@ -70,11 +81,7 @@ video = Table(
 location = Table(
     "location",
     metadata,
-    Column("path", LargeBinary, primary_key=True),
-    _owner("video.id"),
-    Column("size_bytes", Integer, nullable=False),
-    Column("mtime_ns", Integer, nullable=False),
-    Column("inode", Integer, nullable=False),
+    *_place(),
     Index("location_by_video", "video_id"),
 )
 
@@ -82,11 +89,7 @@ location = Table(
 tombstone = Table(
     "tombstone",
     metadata,
-    Column("path", LargeBinary, primary_key=True),
-    _owner("video.id"),
-    Column("size_bytes", Integer, nullable=False),
-    Column("mtime_ns", Integer, nullable=False),
-    Column("inode", Integer, nullable=False),
+    *_place(),
     Column("gone_at", Text, nullable=False),
     Index("tombstone_by_video", "video_id"),
 )

@@ -100,9 +100,7 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text's tokens, special ones included, padding not."""
-        # Names of files and arguments may hold lone surrogates, which are no text.
-        whole = [t[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for t in texts]
-        return [e.ids for e in self._tokenizer.encode_batch([self._clean(t) for t in whole])]
+        return [e.ids for e in self._tokenizer.encode_batch([self._clean(readable(t)) for t in texts])]
 
     def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
         """Return a query's vectors (n_sets, dim) float32 of length 1, one a set of templates: the mean over the set.
@@ -128,6 +126,11 @@ class TextEncoder:
             ids[row, : len(text)] = text
             mask[row, : len(text)] = 1.0
         return ids, mask
+
+
+def readable(text: str) -> str:
+    """Return what of a text is encoded: MAX_CHARACTERS, without the lone surrogates of odd file names."""
+    return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:
