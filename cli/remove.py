@@ -31,11 +31,11 @@ def command(
             locations, videos, thumbnails = writer.catalog.remove(candidate)
             if locations:
                 break
-        else:
-            raise LibraryError(f"{plain(path)} is not in this library; `vfindex status` tells what is")
         writer.discard_thumbnails(thumbnails)
         if writer.catalog.change():
-            writer.publish()
+            writer.publish()  # also what a call that was killed had left to do
+    if not locations:
+        raise LibraryError(f"{plain(path)} is not in this library; `vfindex status` tells what is")
     if json:
         print_json({"path": os.fsdecode(candidate), "locations": locations, "videos": videos})
     else:

@@ -54,14 +54,15 @@ def assert_equal_libraries(a: Path, b: Path) -> None:
         for mine, his in zip(vectors.frames, other[2].frames, strict=True):
             assert _cosine(mine, his) >= SAME_COSINE
     assert transcripts(a) == transcripts(b)
+    engines = SearchEngine.open(a), SearchEngine.open(b)
     for question in QUESTIONS:
-        assert_same_ranking(a, b, question)
+        assert_same_ranking(*engines, question)
 
 
-def assert_same_ranking(a: Path, b: Path, question: str) -> None:
+def assert_same_ranking(a: SearchEngine, b: SearchEngine, question: str) -> None:
     """Fail unless both give the same top 10, except for swaps among scores within TIE."""
-    ours = {(hit.video, hit.start_s): hit.score for hit in SearchEngine.open(a).search(question)}
-    theirs = {(hit.video, hit.start_s): hit.score for hit in SearchEngine.open(b).search(question)}
+    ours = {(hit.video, hit.start_s): hit.score for hit in a.search(question)}
+    theirs = {(hit.video, hit.start_s): hit.score for hit in b.search(question)}
     assert np.allclose(sorted(ours.values()), sorted(theirs.values()), atol=TIE)
     floor = min(ours.values(), default=0.0)
     for key in ours.keys() ^ theirs.keys():

@@ -1,0 +1,361 @@
+"""Commands killed at any instant of their work: what a reader finds then, and how their repetition ends.
+
+A command runs in a process forked from a server that has imported all it needs, so that kills land in work and not in
+imports; through a pipe it tells what it is at. Units are 2 s long there, so that short videos have several.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from equality import assert_equal_libraries, contents
+from media import Shot, make_video
+
+from vfindex.search.engine import SearchEngine
+from vfindex.storage.errors import LibraryNotFound
+from vfindex.storage.library import Library
+from vfindex.storage.verify import verify
+
+UNIT_S = 2.0
+TIMEOUT_S = 230  # a machine that does five other things
+# What a command is at, by the function that does it; the innermost counts.
+PHASES = (
+    ("vfindex.indexer.ingest", "work", "opening models"),
+    ("vfindex.indexer.ingest", "Driver.work", "reading videos"),
+    ("vfindex.storage.writer", "Writer.install", "installing"),
+    ("vfindex.storage.writer", "Writer.commit_unit", "committing a unit"),
+    ("vfindex.storage.writer", "Writer.discard_thumbnails", "deleting thumbnails"),
+    ("vfindex.storage.writer", "Writer.publish", "publishing"),
+    ("vfindex.storage.catalog", "Catalog.begin_video", "beginning a video"),
+    ("vfindex.storage.catalog", "Catalog.finish_video", "finishing a video"),
+    ("vfindex.storage.catalog", "Catalog.retitle", "retitling"),
+    ("vfindex.storage.catalog", "Catalog.place", "moving"),
+    ("vfindex.storage.catalog", "Catalog.vanish", "entering what vanished"),
+    ("vfindex.storage.catalog", "Catalog.remove", "removing"),
+    ("vfindex.storage.catalog", "Catalog.purge", "purging"),
+    ("vfindex.search.calibrate", "keep_calibrated", "measuring scores"),
+)
+STARTING = "starting"
+# What the commands import when they are needed.
+_PRELOADED = (
+    *("vfindex.cli.app", "vfindex.indexer.ingest", "vfindex.indexer.reindex", "vfindex.indexer.driver", "faiss"),
+    *("vfindex.search.calibrate", "vfindex.storage.verify", "onnxruntime", "PIL.WebPImagePlugin", "crashing"),
+)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of an undisturbed run: which phase, its how-manieth, how long. STARTING: the whole of it."""
+
+    name: str
+    number: int
+    length_s: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command on a library as it was `before` (None: there is none), and the library that it ends in undisturbed."""
+
+    name: str
+    arguments: tuple[str, ...]
+    before: Path | None
+    after: Path
+    phases: tuple[Phase, ...]
+
+    def instant(self, chance: random.Random) -> Instant:
+        """Return a random instant: every second time of the whole run, else of a phase that is drawn first."""
+        names = sorted({phase.name for phase in self.phases})
+        name = STARTING if chance.random() < 0.5 else chance.choice(names)
+        phase = chance.choice([phase for phase in self.phases if phase.name == name])
+        return Instant(phase.name, phase.number, phase.length_s * chance.random())
+
+
+@dataclass(frozen=True)
+class Instant:
+    """When to kill: so long after the beginning of the number-th phase of a name, or of the work."""
+
+    phase: str
+    number: int
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a kill left. phase: what the command was at, None if it was quicker. faults: what is wrong with it."""
+
+    phase: str | None
+    faults: tuple[str, ...] = ()
+
+
+class Machine:
+    """Runs `vfindex ARGUMENTS` to its end, or kills it."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._context: Any = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(_PRELOADED))
+
+    def run(self, *arguments: str, library: Path) -> tuple[int, list[Phase]]:
+        """Return the exit code and the phases of an undisturbed run."""
+        with self._started(arguments, library) as (process, told):
+            open_phases, done = [(STARTING, 0, time.monotonic())], []
+            counts: Counter[str] = Counter()
+            for name in told:
+                if name:
+                    counts[name] += 1
+                    open_phases.append((name, counts[name], time.monotonic()))
+                else:
+                    name, number, began = open_phases.pop()
+                    done.append(Phase(name, number, time.monotonic() - began))
+            process.join(TIMEOUT_S)
+            name, number, began = open_phases[0]
+            return int(process.exitcode), [*done, Phase(STARTING, 0, time.monotonic() - began)]
+
+    def kill(self, *arguments: str, library: Path, at: Instant) -> str | None:
+        """Kill a run at an instant; return the phase that it was in, None if it had ended."""
+        with self._started(arguments, library) as (process, told):
+            stack = [STARTING]
+            seen: Counter[str] = Counter()
+            if at.phase != STARTING:
+                for name in told:
+                    _follow(stack, name)
+                    seen[name] += 1
+                    if (name, seen[name]) == (at.phase, at.number):
+                        break
+            process.join(at.after_s)
+            ended = process.exitcode is not None
+            if not ended:
+                os.kill(process.pid, signal.SIGKILL)
+                process.join(TIMEOUT_S)
+            for name in told:
+                _follow(stack, name)
+            return None if ended else stack[-1]
+
+    @contextmanager
+    def _started(self, arguments: tuple[str, ...], library: Path) -> Iterator[tuple[Any, Iterator[str]]]:
+        """Yield the process, at its work, and what it tells: a phase begun, or "" for the end of the innermost."""
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_act, args=((*arguments, "--library", os.fspath(library)), os.fspath(self._cache), sender)
+        )
+        process.start()
+        sender.close()
+        told = _told(receiver)
+        try:
+            next(told)  # it is ready
+            yield process, told
+        finally:
+            process.kill()
+            process.join()
+            receiver.close()
+
+
+def _told(receiver: Connection) -> Iterator[str]:
+    while True:
+        try:
+            yield receiver.recv_bytes().decode()
+        except (EOFError, OSError):
+            return
+
+
+def _follow(stack: list[str], name: str) -> None:
+    if name:
+        stack.append(name)
+    elif len(stack) > 1:
+        stack.pop()
+
+
+def _act(arguments: tuple[str, ...], cache: str, pipe: Connection) -> None:
+    """In the new process: run the command, telling its phases."""
+    from vfindex.cli.app import main
+    from vfindex.indexer import pipeline
+
+    silent = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        os.dup2(silent, descriptor)
+    os.environ["VFINDEX_CACHE"] = cache
+    pipeline.UNIT_S, pipeline.MIN_LAST_UNIT_S = UNIT_S, UNIT_S / 2
+    for module, name, phase in PHASES:
+        _tell(module, name, phase, pipe)
+    sys.argv = ["vfindex", *arguments]
+    pipe.send_bytes(b"ready")
+    main()
+
+
+def _tell(module: str, name: str, phase: str, pipe: Connection) -> None:
+    owner: Any = importlib.import_module(module)
+    *parents, last = name.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    inner: Callable[..., Any] = getattr(owner, last)
+
+    @functools.wraps(inner)
+    def telling(*args: Any, **kwargs: Any) -> Any:
+        pipe.send_bytes(phase.encode())
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            pipe.send_bytes(b"")
+
+    setattr(owner, last, telling)
+
+
+# --- what is killed -------------------------------------------------------------------------------------------------
+
+
+def make_scenarios(base: Path, machine: Machine) -> list[Scenario]:
+    """Make videos, the libraries to begin with, and those to end in; return the scenarios.
+
+    Raises RuntimeError if an undisturbed command fails.
+    """
+    videos = base / "videos"
+    first, again = base / "first", base / "again"
+    _make_videos(videos)
+    _do(machine, "ingest", videos, "--no-asr", library=first)
+    _change_videos(videos)
+    reindex = ("reindex", "--allow-missing", "--workers", "2")
+    _do(machine, *reindex, library=copy_library(first, again))
+    unpublished = copy_library(again, base / "unpublished")
+    with sqlite3.connect(unpublished / "library.db") as connection:
+        connection.execute("INSERT INTO meta VALUES ('changed', 'stale')")
+    ingest = ("ingest", os.fspath(videos), "--no-asr", "--workers", "2")
+    begun = [
+        ("ingest", ingest, None),
+        ("reindex", reindex, first),
+        ("remove", ("remove", os.fspath(videos / "old")), again),
+        ("purge", ("purge", "--now"), again),
+        ("publish", ingest, unpublished),
+    ]
+    scenarios = []
+    for name, arguments, before in begun:
+        after = base / f"after {name}"
+        if before is not None:
+            copy_library(before, after)
+        scenarios.append(Scenario(name, arguments, before, after, _do(machine, *arguments, library=after)))
+    return scenarios
+
+
+def _do(machine: Machine, *arguments: str | Path, library: Path) -> tuple[Phase, ...]:
+    code, phases = machine.run(*map(os.fspath, arguments), library=library)
+    if code or verify(Library.open(library)).problems:
+        raise RuntimeError(f"{arguments[0]} failed undisturbed, with exit code {code}")
+    return tuple(phases)
+
+
+def _make_videos(folder: Path) -> None:
+    (folder / "old").mkdir(parents=True)
+    colours = {"red door": "red", "gone hill": "green", "moving boat": "blue", "changing sky": "grey"}
+    for name, colour in colours.items():
+        _video(folder / f"{name}.mp4", colour, 2)
+    _video(folder / "old" / "yellow field.mp4", "yellow", 2)
+    _video(folder / "old" / "white hall.mp4", "white", 1)
+
+
+def _change_videos(folder: Path) -> None:
+    """Let one video vanish, one move, one change, and a new one of three units come."""
+    for path in folder.glob("gone hill.*"):
+        path.unlink()
+    for path in folder.glob("moving boat.*"):
+        path.rename(folder / "old" / path.name)
+    _video(folder / "changing sky.mp4", "black", 2)
+    _video(folder / "new tower.mp4", "green", 6)
+
+
+def _video(path: Path, colour: str, length_s: float) -> None:
+    shots = [Shot(colour, length_s / 2), Shot("white" if colour != "white" else "red", length_s / 2, to=colour)]
+    make_video(path, shots=shots, fps=10, width=96, height=64)
+    text = f"1\n00:00:00,200 --> 00:00:00,900\nThis is the {path.stem} of our museum.\n"
+    path.with_suffix(".srt").write_text(text)
+
+
+def copy_library(source: Path, target: Path) -> Path:
+    """Copy a library; the query encoders, which nobody changes, as links."""
+
+    def copy(file: str, to: str) -> str:
+        if Path(file).parent.parent.name == "query":
+            os.link(file, to)
+        else:
+            shutil.copyfile(file, to)
+        return to
+
+    shutil.copytree(source, target, copy_function=copy)
+    return target
+
+
+# --- the kill -------------------------------------------------------------------------------------------------------
+
+
+def kill(machine: Machine, scenario: Scenario, scratch: Path, at: Instant) -> Killed:
+    """Kill a command, look at what is left, repeat it, and compare with the library of an undisturbed run."""
+    library = _begin(scenario, scratch)
+    try:
+        phase = machine.kill(*scenario.arguments, library=library, at=at)
+        if phase is None:
+            return Killed(None)
+        return Killed(phase, (*left(scenario, library), *_repeated(machine, scenario, library)))
+    finally:
+        shutil.rmtree(library, ignore_errors=True)
+
+
+def _repeated(machine: Machine, scenario: Scenario, library: Path) -> Iterator[str]:
+    code, _ = machine.run(*scenario.arguments, library=library)
+    # What was removed before the kill is not there to be removed again, which the command says.
+    if code not in ((0, 1) if scenario.name == "remove" else (0,)):
+        yield f"the repetition ended with {code}"
+    yield from verify(Library.open(library)).problems
+    try:
+        assert_equal_libraries(library, scenario.after)
+    except AssertionError as exc:
+        yield f"the repetition ended elsewhere: {exc}"
+    yield from (f"{path.name} was left behind" for path in library.rglob("*.part"))
+
+
+def _begin(scenario: Scenario, scratch: Path) -> Path:
+    library = scratch / "killed"
+    if scenario.before is not None:
+        copy_library(scenario.before, library)
+    return library
+
+
+def left(scenario: Scenario, library: Path) -> Iterator[str]:
+    """Yield what is wrong with the library that a kill has left: damage, half a video, a video lost, no answer."""
+    before = _videos(scenario.before) if scenario.before else {}
+    after = _videos(scenario.after)
+    try:
+        now = _videos(library)
+        yield from verify(Library.open(library)).problems
+    except LibraryNotFound:
+        if scenario.before is not None:
+            yield "the library is gone"
+        return
+    for fingerprint, clips in now.items():
+        if clips not in (before.get(fingerprint), after.get(fingerprint)):
+            yield f"the video {fingerprint} is half a video"
+    for fingerprint in before.keys() & after.keys() - now.keys():
+        yield f"the video {fingerprint} is lost"
+    if now and not SearchEngine.open(library).search("a red door in a museum"):
+        yield "a search finds nothing"
+
+
+def _videos(library: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """Return fingerprint -> the searchable clips of the video, in order: start in ms, start_s, end_s."""
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for (fingerprint, start_ms), (start_s, end_s, _) in sorted(contents(library).items(), key=lambda item: item[0]):
+        found.setdefault(fingerprint, []).append((start_ms, start_s, end_s))
+    return found
