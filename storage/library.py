@@ -12,6 +12,7 @@ from vfindex.storage.blobs import unpack_vector
 from vfindex.storage.database import connect
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryNotFound
+from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
@@ -110,11 +111,19 @@ def reading_spec(snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
     Before the first generation it is estimated from the clips committed so far.
     """
     generation = snapshot.generation()
-    if generation is not None:
-        return generation.spec, generation
+    if generation is None:
+        return estimated_spec(snapshot, Fusion.from_json(snapshot.get(META_KEY))), None
+    spec = generation.spec
+    if spec.weights_are_open:  # these may have been chosen since
+        spec = spec.with_weights(Fusion.from_json(snapshot.get(META_KEY)).weights)
+    return spec, generation
+
+
+def estimated_spec(snapshot: Snapshot, fusion: Fusion) -> JointSpec:
+    """Return the JointSpec that a new generation of the library would have. Raises UsageError, see `estimate_spec`."""
     priors = priors_from_json(snapshot.get("priors"))
     dims = {m: len(p.mean) for m, p in priors.items()}
-    return estimate_spec(priors, (rows for _, rows in snapshot.batches(snapshot.clip_ids(), dims))), None
+    return estimate_spec(priors, (rows for _, rows in snapshot.batches(snapshot.clip_ids(), dims)), fusion)
 
 
 def exact_scan(snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequence[int]) -> list[tuple[int, float]]:

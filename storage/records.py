@@ -18,6 +18,9 @@ Modality = Literal["visual", "speech", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 ModelKind = Literal["visual", "text", "speech"]
 SegmentSource = Literal["sidecar", "embedded", "asr"]
+# How a clip's embeddings become one vector, see `joint.fuse`.
+FusionName = Literal["concat", "mean", "weighted", "learned"]
+FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 
 
 @dataclass(frozen=True, slots=True)

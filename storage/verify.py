@@ -14,9 +14,8 @@ from vfindex.storage.blobs import checksum
 from vfindex.storage.catalog import clip_checksum
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
 from vfindex.storage.errors import LibraryError, LibraryNotFound
-from vfindex.storage.joint import JointSpec, fuse
+from vfindex.storage.joint import fuse
 from vfindex.storage.library import Library
-from vfindex.storage.records import Modality
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
@@ -146,7 +145,7 @@ def _recall(snapshot: Snapshot, generation: Generation, index: JointIndex, ids: 
     dims = {m: part.dim for m, part in spec.parts.items()}
     chosen = ids[:: max(1, len(ids) // SAMPLE_QUERIES)][:SAMPLE_QUERIES]
     sample = np.concatenate([fuse(rows, spec) for _, rows in snapshot.batches(chosen, dims)])
-    weightings = [np.concatenate([np.full(dims[m], w[m], np.float32) for m in spec.order]) for w in _weightings(spec)]
+    weightings = spec.corners()
     queries = np.concatenate([sample * weights for weights in weightings])
     queries = queries[np.any(queries, axis=1)]  # (n_queries, dim)
     scores = np.concatenate([fuse(rows, spec) @ queries.T for _, rows in snapshot.batches(ids, dims)])
@@ -160,9 +159,3 @@ def _recall(snapshot: Snapshot, generation: Generation, index: JointIndex, ids: 
         shares.append(sum(good) / top_k)
     per_weighting = np.asarray(shares[1:] or [1.0])
     return float(min(part.mean() for part in np.array_split(per_weighting, len(weightings)) if len(part)))
-
-
-def _weightings(spec: JointSpec) -> Iterator[dict[Modality, float]]:
-    yield {m: part.weight for m, part in spec.parts.items()}
-    for alone in spec.order:
-        yield {m: float(m == alone) for m in spec.order}

@@ -19,8 +19,10 @@ from vfindex.storage.catalog import Catalog, now
 from vfindex.storage.database import refuse_network_folder
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked
+from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.library import Library, priors_from_json, setup_from_json
+from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.snapshot import Generation
 from vfindex.storage.vectors import JointIndex, sync_folder
@@ -153,16 +155,18 @@ class Writer:
 
     # --- generations --------------------------------------------------------------------------------------------
 
-    def publish(self) -> Generation:
+    def publish(self, fusion: Fusion | None = None) -> Generation:
         """Build a generation of all committed clips and make it the current one.
 
         The file is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept.
+        fusion: the library's from now on; None leaves it as it is. Raises UsageError if it does not fit the models.
         """
+        chosen = Fusion.from_json(self.catalog.get(META_KEY)) if fusion is None else fusion
         priors = self.priors()
         dims = {m: len(p.mean) for m, p in priors.items()}
         with self.library.snapshot() as snapshot:
             ids = snapshot.clip_ids(searchable=False)
-            spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)))
+            spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), chosen)
             index = JointIndex.build(spec.dim)
             for part, rows in snapshot.batches(ids, dims):
                 index.add(part, fuse(rows, spec))
@@ -175,7 +179,7 @@ class Writer:
                 f"the joint index could not be written ({exc}); free some space and run the same command again: "
                 "searches go on with the index before it"
             ) from exc
-        self._point_to(name, size_bytes, sha256, spec, ids)
+        self._point_to((name, size_bytes, sha256), chosen, spec, ids)
         self._drop_old_files()
         with self.library.snapshot() as snapshot:
             generation = snapshot.generation()
@@ -183,19 +187,19 @@ class Writer:
             raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
         return generation
 
-    def _point_to(self, name: str, size_bytes: int, sha256: str, spec: JointSpec, ids: Sequence[int]) -> None:
+    def _point_to(self, file: tuple[str, int, str], fusion: Fusion, spec: JointSpec, ids: Sequence[int]) -> None:
+        """Commit the pointer to a file: its name, size and SHA-256; and with it the fusion it was made with."""
         with self.catalog.transaction() as connection:
             connection.execute(
                 insert(schema.generation).values(
-                    file=name,
-                    size_bytes=size_bytes,
-                    sha256=sha256,
+                    **dict(zip(("file", "size_bytes", "sha256"), file, strict=True)),
                     spec=spec.to_json(),
                     watermark=max(ids, default=0),
                     clips=len(ids),
                     created_at=now(),
                 )
             )
+            put(connection, META_KEY, fusion.to_json())
             connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
 
     def _drop_old_files(self) -> None:

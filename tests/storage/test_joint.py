@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import DIM, axis, prior
 
-from vfindex.storage.errors import DimensionError, LibraryDamaged
-from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse, fuse_query
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
+from vfindex.storage.fusion import Fusion, Heads
+from vfindex.storage.joint import JointSpec, ModalityPrior, directions, estimate_spec, fuse, fuse_query
+from vfindex.storage.records import FUSIONS, FloatArray, FusionName, Modality
 
 ORDER: tuple[Modality, ...] = ("visual", "speech", "text")
 
@@ -20,8 +23,16 @@ def random_units(seed: int, n: int) -> FloatArray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def spec_of(rows: dict[Modality, FloatArray]) -> JointSpec:
-    return estimate_spec({m: prior() for m in ORDER}, [rows])
+def spec_of(rows: dict[Modality, FloatArray], fusion: Fusion | None = None) -> JointSpec:
+    return estimate_spec({m: prior() for m in ORDER}, [rows], fusion or Fusion())
+
+
+def random_fusion(form: FusionName, seed: int = 0) -> Fusion:
+    """Return a fusion with uneven weights, and heads of a space of 3 dimensions where the form has some."""
+    generator = np.random.default_rng(seed)
+    clip, query = ({m: generator.normal(size=(3, DIM)).astype(np.float32) for m in ORDER} for _ in range(2))
+    heads = Heads(clip, query) if form == "learned" else None
+    return Fusion(form, {"visual": 1.0, "speech": 0.25, "text": 0.5}, heads)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30))
@@ -89,7 +100,7 @@ def test_a_spec_survives_its_text() -> None:
 
 
 def test_a_damaged_spec_is_a_sentence() -> None:
-    with pytest.raises(LibraryDamaged, match="vfindex verify"):
+    with pytest.raises(LibraryDamaged, match="vfindex rebuild"):
         JointSpec.from_json('{"visual": {"mean": 3}}')
 
 
@@ -106,3 +117,104 @@ def test_wrong_dimensions_are_refused() -> None:
 def test_the_prior_of_another_size_is_told() -> None:
     odd = ModalityPrior(np.zeros(4, np.float32), np.zeros(4, np.float32), 1.0, np.eye(4, dtype=np.float32), 1.0)
     assert estimate_spec({"visual": odd, "text": prior()}, []).dim == 4 + DIM
+
+
+@pytest.mark.parametrize("form", FUSIONS)
+def test_in_every_form_a_score_is_the_sum_of_what_the_modalities_add(form: FusionName) -> None:
+    rows = {m: random_units(i, 12) for i, m in enumerate(ORDER)}
+    rows["speech"][::2] = 0
+    spec = spec_of(rows, random_fusion(form))
+    query = {m: random_units(20 + i, 1)[0] for i, m in enumerate(ORDER)}
+    asked = directions(query, spec)
+    for number, score in enumerate(fuse(rows, spec) @ fuse_query(query, spec)):
+        present = [m for m in ORDER if rows[m][number].any()]
+        added = 0.0
+        for m in present:
+            centred = spec.parts[m].centre(rows[m][number])
+            shared = asked[m].shared
+            added += spec.share(present) * float(asked[m].own @ centred)
+            added += 0.0 if shared is None else float(shared @ centred)
+        assert score == pytest.approx(added, abs=1e-4)
+
+
+def test_mean_is_the_mean_of_what_is_there() -> None:
+    rows = {m: random_units(i, 2) for i, m in enumerate(ORDER)}
+    rows["text"][1] = 0
+    spec = spec_of(rows, Fusion("mean"))
+    centred = {m: spec.parts[m].centre(rows[m]) for m in ORDER}
+    joint = fuse(rows, spec)
+    assert joint.shape == (2, DIM)
+    assert np.allclose(joint[0], (centred["visual"][0] + centred["speech"][0] + centred["text"][0]) / 3, atol=1e-6)
+    assert np.allclose(joint[1], (centred["visual"][1] + centred["speech"][1]) / 2, atol=1e-6)
+
+
+def test_weighted_is_the_sum_at_the_weights_it_was_built_with() -> None:
+    rows = {m: random_units(i, 2) for i, m in enumerate(ORDER)}
+    spec = spec_of(rows, random_fusion("weighted"))
+    centred = {m: spec.parts[m].centre(rows[m]) for m in ORDER}
+    expected = centred["visual"] + 0.25 * centred["speech"] + 0.5 * centred["text"]
+    assert np.allclose(fuse(rows, spec), expected, atol=1e-6)
+    assert np.allclose(fuse_query({"speech": axis(1)}, spec), axis(1))
+
+
+def test_learned_is_concat_and_a_space_that_all_share() -> None:
+    rows = {m: random_units(i, 2) for i, m in enumerate(ORDER)}
+    fusion = random_fusion("learned")
+    spec, plain = spec_of(rows, fusion), spec_of(rows, Fusion("concat", fusion.weights))
+    assert spec.dim == plain.dim + 3
+    assert np.array_equal(fuse(rows, spec)[:, : plain.dim], fuse(rows, plain))
+    assert fusion.heads is not None
+    shared = sum(plain.parts[m].centre(rows[m]) @ fusion.heads.clip[m].T for m in ORDER)
+    assert np.allclose(fuse(rows, spec)[:, plain.dim :], shared, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FUSIONS)
+def test_corners_have_the_length_of_the_joint_vector(form: FusionName) -> None:
+    spec = spec_of({}, random_fusion(form))
+    assert {corner.shape for corner in spec.corners()} == {(spec.dim,)}
+    assert len(spec.corners()) == (1 if spec.adds_up else 4)
+
+
+@pytest.mark.parametrize("form", FUSIONS)
+def test_every_form_survives_its_text(form: FusionName) -> None:
+    rows = {m: random_units(i, 4) for i, m in enumerate(ORDER)}
+    spec = spec_of(rows, Fusion.from_json(random_fusion(form).to_json()))
+    again = JointSpec.from_json(spec.to_json())
+    assert again.fusion == form
+    assert np.array_equal(fuse(rows, again), fuse(rows, spec))
+    assert {m: part.weight for m, part in again.parts.items()} == {m: part.weight for m, part in spec.parts.items()}
+
+
+def test_a_spec_from_before_there_were_forms_is_concat() -> None:
+    spec = spec_of({"visual": random_units(8, 9)})
+    again = JointSpec.from_json(json.dumps(json.loads(spec.to_json())["parts"]))
+    assert again.fusion == "concat"
+    assert np.array_equal(again.parts["visual"].mean, spec.parts["visual"].mean)
+
+
+def test_the_scale_of_a_sum_evens_out_what_the_sum_is_asked() -> None:
+    rows = {m: random_units(30 + i, 20_000) for i, m in enumerate(ORDER)}
+    spec = spec_of(rows, Fusion("mean"))
+    for m in ORDER:
+        part = spec.parts[m]
+        spread = ((rows[m] - part.mean) @ prior().background.T).std()
+        assert part.scale == pytest.approx(1 / max(spread, 0.5), rel=0.02)
+
+
+@pytest.mark.parametrize("form", ["mean", "weighted"])
+def test_vectors_of_other_lengths_cannot_be_added(form: FusionName) -> None:
+    odd = ModalityPrior(np.zeros(4, np.float32), np.zeros(4, np.float32), 1.0, np.eye(4, dtype=np.float32), 1.0)
+    with pytest.raises(UsageError, match=f"{form} adds .*visual 4, text 8.* concat or learned"):
+        estimate_spec({"visual": odd, "text": prior()}, [], Fusion(form))
+
+
+def test_heads_of_other_models_are_refused() -> None:
+    odd = ModalityPrior(np.zeros(4, np.float32), np.zeros(4, np.float32), 1.0, np.eye(4, dtype=np.float32), 1.0)
+    with pytest.raises(UsageError, match="other models"):
+        estimate_spec({"visual": odd, "text": prior()}, [], random_fusion("learned"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"form": "sum", "weights": {}, "heads": null}', '{"form": "learned"}'])
+def test_a_damaged_fusion_is_a_sentence(text: str) -> None:
+    with pytest.raises(LibraryDamaged, match="vfindex rebuild --fusion concat"):
+        Fusion.from_json(text)

@@ -1,0 +1,97 @@
+"""How a library fuses its modalities: the form chosen for it, and the weights or heads learned for it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.records import FUSIONS, MODALITIES, FloatArray, FusionName, Modality
+
+# Where a library keeps what was chosen; absent: `concat` with the preset's weights.
+META_KEY = "fusion"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heads:
+    """Linear maps of every modality into one space that all share, one for clips and one for questions.
+
+    clip, query: modality -> (rank, dim) float32, of embeddings centred and scaled and of questions centred.
+    """
+
+    clip: Mapping[Modality, FloatArray]
+    query: Mapping[Modality, FloatArray]
+
+    @property
+    def rank(self) -> int:
+        """The dimensions of the shared space."""
+        return len(next(iter(self.clip.values())))
+
+    def fit(self, dims: Mapping[Modality, int]) -> bool:
+        """Return whether the heads are made for modalities of these dimensions."""
+        shapes = {m: (self.rank, dim) for m, dim in dims.items()}
+        return all({m: head.shape for m, head in side.items()} == shapes for side in (self.clip, self.query))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads back: float16 in base64."""
+        return {
+            "rank": self.rank,
+            "clip": {m: _encode(head) for m, head in self.clip.items()},
+            "query": {m: _encode(head) for m, head in self.query.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Heads:
+        """Return the heads of `to_dict`. Raises KeyError, TypeError or ValueError for something else."""
+        rank = int(data["rank"])
+        sides = ({m: _decode(text, rank) for m, text in data[name].items()} for name in ("clip", "query"))
+        return cls(*sides)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fusion:
+    """The form of a library's joint vectors. weights: of the modalities named, in place of the preset's.
+
+    heads: those of `learned`, which cannot be without.
+    """
+
+    form: FusionName = "concat"
+    weights: Mapping[Modality, float] = field(default_factory=dict)
+    heads: Heads | None = None
+
+    def __post_init__(self) -> None:
+        if (self.form == "learned") != (self.heads is not None):
+            raise ValueError("heads belong to the learned form, and to no other")
+
+    def to_json(self) -> str:
+        """Return text that `from_json` reads back."""
+        heads = None if self.heads is None else self.heads.to_dict()
+        return json.dumps({"form": self.form, "weights": dict(self.weights), "heads": heads})
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Fusion:
+        """Return the fusion of `to_json`'s text; None: nobody has chosen one. Raises LibraryDamaged."""
+        if text is None:
+            return cls()
+        try:
+            data: dict[str, Any] = json.loads(text)
+            [form] = [name for name in FUSIONS if name == data["form"]]
+            weights = {m: float(data["weights"][m]) for m in MODALITIES if m in data["weights"]}
+            return cls(form, weights, None if data["heads"] is None else Heads.from_dict(data["heads"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise LibraryDamaged(
+                "how the library fuses its modalities is damaged; choose again: vfindex rebuild --fusion concat"
+            ) from exc
+
+
+def _encode(head: FloatArray) -> str:
+    return base64.b64encode(np.asarray(head, dtype="<f2").tobytes()).decode()
+
+
+def _decode(text: str, rank: int) -> FloatArray:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f2").astype(np.float32).reshape(rank, -1)
