@@ -139,7 +139,7 @@ class CatchUp:
         if run.todo:
             workers = self._plan.workers or default_workers()
             encoders = self._open(asr=state.asr)
-            with ReusingRunner(workers, encoders, options, Stored(self.old, kept, reuse)) as runner:
+            with ReusingRunner(workers, encoders, Stored(self.old, kept, reuse)) as runner:
                 Driver(run, runner, encoders, workers).work()
             self._count(runner, report)
         report.interrupted = run.report.interrupted

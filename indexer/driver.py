@@ -11,31 +11,52 @@ from typing import Any
 
 from vfindex.indexer.discover import Found, fingerprint
 from vfindex.indexer.encoders import PassageEncoder
+from vfindex.indexer.ladder import MAX_LOST_UNITS, is_tried_again, next_care
 from vfindex.indexer.local import LocalRunner
+from vfindex.indexer.media import Options
 from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, documents_of, text_vector
 from vfindex.indexer.report import Progress
 from vfindex.indexer.titles import describe
 from vfindex.indexer.triage import Ending, Triage, remembered
+from vfindex.storage.catalog import now
 from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.records import SEARCHABLE, UnitPlan, UnitResult
+from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
 from vfindex.storage.writer import MAX_TAIL_CLIPS, Writer
 
 # How long the driver waits before it looks whether it shall stop.
 POLL_S = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """A file that is looked into. failed: the tries so far."""
+
+    found: Found
+    print_: str
+    failed: tuple[Attempt, ...] = ()
+
+
 @dataclass(slots=True)
 class _Active:
-    """A video in work. copies: further files of the same content, found meanwhile."""
+    """A video in work.
+
+    before: units committed by earlier runs. failed: tries that failed. broken: units given up, as no try could read
+    them. copies: further files of the same content, found meanwhile.
+    """
 
     prepared: Prepared
     video_id: int
     waiting: deque[tuple[int, UnitPlan]]
-    resumed: bool
+    before: int
+    failed: list[Attempt]
     open_units: int = 0
+    broken: int = 0
     done: list[Indexed] = field(default_factory=list)
     copies: list[Found] = field(default_factory=list)
     failure: VideoError | None = None
+
+    def tries(self, plan: UnitPlan) -> list[Attempt]:
+        return [attempt for attempt in self.failed if attempt.unit == plan.number]
 
 
 class Driver:
@@ -47,7 +68,7 @@ class Driver:
         self.runner = runner
         self.encoders = encoders
         self.workers = workers
-        self.preparing: dict[Future[Prepared], tuple[Found, str]] = {}
+        self.preparing: dict[Future[Prepared], _Opening] = {}
         self.indexing: dict[Future[Indexed], tuple[_Active, int, UnitPlan]] = {}
         self.active: dict[str, _Active] = {}
         self.early_copies: dict[str, list[Found]] = {}
@@ -87,11 +108,16 @@ class Driver:
             if active is not None:
                 unit_id, plan = active.waiting.popleft()
                 active.open_units += 1
-                self.indexing[self.runner.index(active.prepared, plan)] = (active, unit_id, plan)
+                future = self.runner.index(active.prepared, plan, self._options(active.tries(plan)))
+                self.indexing[future] = (active, unit_id, plan)
             elif self.run.todo:
                 self._identify(self.run.todo.popleft())
             else:
                 return
+
+    def _options(self, failed: Sequence[Attempt]) -> Options:
+        """Return how a file or a unit is read after these failed tries."""
+        return self.run.options.safely() if next_care(failed) == "safe" else self.run.options
 
     # --- what a file is -----------------------------------------------------------------------------------------
 
@@ -105,7 +131,7 @@ class Driver:
         if print_ in self.active:
             self.active[print_].copies.append(found)
             return
-        if any(print_ == other for _, other in self.preparing.values()):
+        if any(print_ == opening.print_ for opening in self.preparing.values()):
             self.early_copies.setdefault(print_, []).append(found)
             return
         hit = self.writer.catalog.find(print_)
@@ -117,7 +143,11 @@ class Driver:
             if state in ("failed", "quarantined") and (print_ in self.run.failed_now or not found.named):
                 self._fail_again(video_id, found)
                 return
-        self.preparing[self.runner.prepare(found, print_)] = (found, print_)
+        self._open(_Opening(found, print_))
+
+    def _open(self, opening: _Opening) -> None:
+        future = self.runner.prepare(opening.found, opening.print_, self._options(opening.failed))
+        self.preparing[future] = opening
 
     def _place(self, video_id: int, found: Found) -> None:
         """Give known content the place where it was found: moved if a former place is gone, else a further copy."""
@@ -140,22 +170,34 @@ class Driver:
     # --- what comes back ----------------------------------------------------------------------------------------
 
     def _prepared(self, future: Future[Prepared]) -> None:
-        found, print_ = self.preparing.pop(future)
-        copies = self.early_copies.pop(print_, [])
+        opening = self.preparing.pop(future)
         try:
             prepared = future.result()
         except VideoError as exc:
-            self._fail(print_, found, exc, copies)
+            failed = (*opening.failed, *self._tried(None, opening.failed, exc))
+            if is_tried_again(exc) and next_care(failed) is not None:
+                self._open(replace(opening, failed=failed))
+            else:
+                self._fail(opening, _last_word(exc, failed), failed)
             return
-        hit = self.writer.catalog.find(print_)
-        if hit is not None and hit[1] == "indexing" and (hit[2] or not self.run.options.asr):
-            video_id, resumed = hit[0], True
-        else:
-            video_id = self.writer.catalog.begin_video(prepared.video, prepared.units, recognised=self.run.options.asr)
-            resumed = False
-        units = deque(self.writer.catalog.pending_units(video_id))
-        active = _Active(prepared, video_id, units, resumed, copies=copies)
-        self.active[print_] = active
+        if next_care(opening.failed) == "safe":
+            prepared = replace(prepared, problems=(*prepared.problems, _read_safely(prepared, opening.failed)))
+        self._begin(opening, prepared)
+
+    def _begin(self, opening: _Opening, prepared: Prepared) -> None:
+        """Enter a video, or go on with it where an earlier run was broken off."""
+        catalog, asr = self.writer.catalog, self.run.options.asr
+        begun = catalog.resumable(opening.print_, recognised=asr)
+        if begun is None:
+            begun = catalog.begin_video(prepared.video, prepared.units, recognised=asr), 0
+        video_id, before = begun
+        failed = catalog.attempts(video_id)
+        for attempt in opening.failed:
+            catalog.note_attempt(video_id, attempt)
+        units = deque(catalog.pending_units(video_id))
+        copies = self.early_copies.pop(opening.print_, [])
+        active = _Active(prepared, video_id, units, before, [*failed, *opening.failed], copies=copies)
+        self.active[opening.print_] = active
         self.total_s += sum(_length_s(prepared, plan) for _, plan in units)
         if not units:
             self._finish(active)
@@ -164,16 +206,16 @@ class Driver:
         active, unit_id, plan = self.indexing.pop(future)
         active.open_units -= 1
         length_s = _length_s(active.prepared, plan)
+        failed = active.tries(plan)
         try:
             indexed = future.result()
             active.done.append(indexed)
-            result = indexed.result
+            result = _told_safe(indexed.result, failed) if next_care(failed) == "safe" else indexed.result
             self.run.report.video_seconds += length_s
         except VideoError as exc:
-            active.failure = exc
-            result = UnitResult((), (), error=exc.problem.reason)
-            if exc.quarantine:
-                active.waiting.clear()
+            if self._again(active, (unit_id, plan), exc):
+                return
+            result = self._give_up(active, plan, exc)
         if result.clips or len(active.prepared.units) > 1:
             self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
         self.run.report.clips += len(result.clips)
@@ -183,13 +225,41 @@ class Driver:
             self._finish(active)
         self._tell()
 
+    def _tried(self, plan: UnitPlan | None, failed: Sequence[Attempt], exc: VideoError) -> list[Attempt]:
+        """Return the try that has just failed, for the record; nothing where it says no more than the error will."""
+        care = next_care(failed)
+        if care is None or not (is_tried_again(exc) or failed):
+            return []
+        problem = exc.problem
+        return [Attempt(plan.number if plan else None, care, problem.code, problem.reason, now())]
+
+    def _again(self, active: _Active, unit: tuple[int, UnitPlan], exc: VideoError) -> bool:
+        """Note a failed try; return whether the unit waits for another one."""
+        for attempt in self._tried(unit[1], active.tries(unit[1]), exc):
+            active.failed.append(attempt)
+            self.writer.catalog.note_attempt(active.video_id, attempt)
+        if not is_tried_again(exc) or next_care(active.tries(unit[1])) is None:
+            return False
+        active.waiting.appendleft(unit)
+        return True
+
+    def _give_up(self, active: _Active, plan: UnitPlan, exc: VideoError) -> UnitResult:
+        """Return what stands for a unit that cannot be read; a video that breaks too often is not read any further."""
+        failed = active.tries(plan)
+        active.broken += bool(failed)
+        active.failure = _last_word(exc, failed)
+        if active.broken > MAX_LOST_UNITS:
+            active.waiting.clear()
+        return UnitResult((), (), error=active.failure.problem.reason)
+
     def _finish(self, active: _Active) -> None:
         """Make a video searchable now that its units are committed, or record why it is not."""
         found, video = active.prepared.found, active.prepared.video
         del self.active[video.fingerprint]
         failure = active.failure
-        if failure is not None and (failure.quarantine or not (active.done or active.resumed)):
-            self._fail(video.fingerprint, found, failure, active.copies)
+        if failure is not None and (active.broken > MAX_LOST_UNITS or not (active.done or active.before)):
+            self.early_copies[video.fingerprint] = active.copies
+            self._fail(_Opening(found, video.fingerprint), failure, active.failed)
             return
         self._measure(active)
         problem = self._partial(active)
@@ -209,7 +279,7 @@ class Driver:
         ends = [indexed.end for indexed in active.done]
         firsts = [end.first_s for end in ends if end.first_s is not None]
         lasts = [end.last_s for end in ends if end.last_s is not None]
-        if active.resumed or not firsts or not lasts:
+        if active.before or not firsts or not lasts:
             return
         broken = any(end.error for end in ends)
         video = active.prepared.video
@@ -234,12 +304,14 @@ class Driver:
             return replace(first, path=path, reason=f"{name}: {first.reason}")
         return None
 
-    def _fail(self, print_: str, found: Found, exc: VideoError, copies: Sequence[Found]) -> None:
-        stale = self.writer.catalog.fail_video(print_, found.location, exc.problem, quarantine=exc.quarantine)
+    def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:
+        stale = self.writer.catalog.fail_video(
+            opening.print_, opening.found.location, exc.problem, quarantine=exc.quarantine, attempts=failed
+        )
         self.writer.discard_thumbnails(stale)
-        self.run.failed_now.add(print_)
+        self.run.failed_now.add(opening.print_)
         self._end_file("failed", exc.problem)
-        for copy in copies:
+        for copy in self.early_copies.pop(opening.print_, []):
             self._identify(copy)
 
     def _end_file(self, how: Ending, problem: Problem | None = None) -> None:
@@ -263,3 +335,22 @@ def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> None:
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:
     start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
     return (plan.end_s if plan.end_s is not None else prepared.video.end_s) - start_s
+
+
+def _last_word(exc: VideoError, failed: Sequence[Attempt]) -> VideoError:
+    """Return why no try could read a file or a unit: what broke the decoder, rather than what was left to read."""
+    if not failed or is_tried_again(exc):
+        return exc
+    words = f"{failed[0].reason}; read safely, {exc.problem.reason}"
+    return VideoError(replace(exc.problem, code=failed[0].code, reason=words), quarantine=True)
+
+
+def _told_safe(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:
+    words = f"only keyframes were read, and no sound, because {failed[-1].reason}"
+    return replace(result, error="; ".join(filter(None, [words, result.error])))
+
+
+def _read_safely(prepared: Prepared, failed: Sequence[Attempt]) -> Problem:
+    words = f"no subtitles inside it were looked for, because {failed[-1].reason}"
+    step = "convert it, or run `vfindex retry` with its path"
+    return Problem(prepared.found.location.path, "probe", failed[-1].code, words, step)

@@ -76,7 +76,7 @@ def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
     workers = settings.workers or default_workers()
     opening = Opening(usable_cores(), run.options.asr, settings.compiled)
     encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
-    with LocalRunner(workers, encoders, run.options) as runner:
+    with LocalRunner(workers, encoders) as runner:
         driver = Driver(run, runner, encoders, workers)
         driver.work()
     run.report.left = driver.total_files - driver.done_files

@@ -36,22 +36,21 @@ def usable_cores() -> int:
 class LocalRunner:
     """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
 
-    def __init__(self, workers: int, encoders: Encoders, options: Options) -> None:
+    def __init__(self, workers: int, encoders: Encoders) -> None:
         self._encoders = encoders
-        self._options = options
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
         self._decoders = [Decoder() for _ in range(workers)]
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         for decoder in self._decoders:
             self._free.put(decoder)
 
-    def prepare(self, found: Found, fingerprint: str) -> Future[Prepared]:
+    def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of `pipeline.prepare`."""
-        return self._submit(lambda decoder: prepare(found, fingerprint, decoder, self._encoders))
+        return self._submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
 
-    def index(self, prepared: Prepared, plan: UnitPlan) -> Future[Indexed]:
+    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
         """Return the future of `pipeline.index_unit`."""
-        return self._submit(lambda decoder: index_unit(prepared, plan, self._options, decoder, self._encoders))
+        return self._submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
 
     def _submit(self, work: Callable[[Decoder], T]) -> Future[T]:
         def run() -> T:

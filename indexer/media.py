@@ -63,10 +63,21 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What decides how a file is read. asr: recognise speech where no subtitle covers it."""
+    """What decides how a file is read. asr: recognise speech where no subtitle covers it.
+
+    safe: the file has broken or outlasted its decoder, so that only what is needed is read, see `safely`.
+    """
 
     sampling: Sampling
     asr: bool
+    safe: bool = False
+
+    def safely(self) -> Options:
+        """Return the options of a last try: keyframes alone, each for itself, no sound, no embedded subtitles.
+
+        A decoder that breaks does so mostly in what follows on other frames, or in another stream than the pictures.
+        """
+        return Options(Sampling("keyframes"), asr=False, safe=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
-from vfindex.storage.blobs import checksum, pack_frames, pack_vector
+from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attempts
+from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import connect, damaged
-from vfindex.storage.documents import insert_document, set_documents
+from vfindex.storage.documents import set_documents
 from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
@@ -34,18 +33,18 @@ from vfindex.storage.places import (
     vanish,
 )
 from vfindex.storage.records import (
-    Clip,
+    Attempt,
     Document,
     FloatArray,
     KnownFile,
     KnownStat,
     Location,
-    Segment,
     UnitPlan,
     UnitResult,
     Video,
     VideoState,
 )
+from vfindex.storage.rows import insert_clip, insert_embedding, insert_segment, inserted, problem_json, video_values
 
 
 class Catalog:
@@ -144,6 +143,20 @@ class Catalog:
             return None
         return row.id, row.state_before if row.state == "vanished" else row.state, bool(row.recognised)
 
+    def resumable(self, fingerprint: str, *, recognised: bool) -> tuple[int, int] | None:
+        """Return (id, number of units committed) of a video that was begun and not finished, or None.
+
+        recognised: speech is to be; one that was begun without is begun anew.
+        """
+        v, u = schema.video.c, schema.unit.c
+        begun = select(v.id).where(v.fingerprint == fingerprint, v.state == "indexing", v.recognised >= int(recognised))
+        with self.transaction() as connection:
+            video_id = connection.scalar(begun)
+            if video_id is None:
+                return None
+            done = select(func.count()).where(u.video_id == video_id, u.state == "done")
+            return video_id, int(connection.scalar(done) or 0)
+
     def problem_at(self, path: bytes) -> Mapping[str, str] | None:
         """Return why what lies at `path` could not be indexed, or not wholly; None where it could."""
         v, loc = schema.video.c, schema.location.c
@@ -182,10 +195,10 @@ class Catalog:
 
         Whatever stood under the same fingerprint, such as an earlier failure, is replaced.
         """
-        values = _video_values(video) | {"state": "indexing", "recognised": int(recognised)}
+        values = video_values(video) | {"state": "indexing", "recognised": int(recognised)}
         with self.transaction() as connection:
             delete_videos(connection, schema.video.c.fingerprint == video.fingerprint)
-            video_id = _inserted(connection, insert(schema.video).values(**values))
+            video_id = inserted(connection, insert(schema.video).values(**values))
             connection.execute(
                 insert(schema.unit),
                 [
@@ -213,9 +226,9 @@ class Catalog:
         with self.transaction() as connection:
             for number, item in enumerate(result.clips):
                 name = thumbnails[number] if thumbnails else None
-                _insert_clip(connection, video_id, unit_id, item, name)
+                insert_clip(connection, video_id, unit_id, item, name)
             for segment in result.segments:
-                _insert_segment(connection, video_id, unit_id, segment)
+                insert_segment(connection, video_id, unit_id, segment)
             connection.execute(
                 update(schema.unit)
                 .where(schema.unit.c.id == unit_id)
@@ -240,7 +253,7 @@ class Catalog:
             connection.execute(
                 update(schema.video)
                 .where(schema.video.c.id == video_id)
-                .values(state=state, problem=_problem_json(problem))
+                .values(state=state, problem=problem_json(problem))
             )
             set_documents(connection, video_id, documents)
             return move_location(connection, video_id, location)
@@ -254,21 +267,40 @@ class Catalog:
                 .values(start_s=start_s, last_s=last_s, end_s=end_s, frames=frames)
             )
 
+    def note_attempt(self, video_id: int, attempt: Attempt) -> None:
+        """Remember a failed try at a unit of a video that is being indexed."""
+        with self.transaction() as connection:
+            note_attempt(connection, video_id, attempt)
+
+    def attempts(self, video_id: int) -> list[Attempt]:
+        """Return the failed tries at a video, in order."""
+        with self.transaction() as connection:
+            return noted_attempts(connection, video_id)
+
     def fail_video(
-        self, fingerprint: str, location: Location, problem: Problem, *, quarantine: bool = False
+        self,
+        fingerprint: str,
+        location: Location,
+        problem: Problem,
+        *,
+        quarantine: bool = False,
+        attempts: Sequence[Attempt] = (),
     ) -> list[str]:
-        """Remember that this content cannot be indexed, and why; return thumbnails no longer needed."""
-        values = _video_values(
+        """Remember that this content cannot be indexed, why, and how often it was tried; return thumbnails no longer
+        needed.
+        """
+        values = video_values(
             Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
         )
         values |= {
             "state": "quarantined" if quarantine else "failed",
             "recognised": 0,
-            "problem": _problem_json(problem),
+            "problem": problem_json(problem),
         }
         with self.transaction() as connection:
             delete_videos(connection, schema.video.c.fingerprint == fingerprint)
-            video_id = _inserted(connection, insert(schema.video).values(**values))
+            video_id = inserted(connection, insert(schema.video).values(**values))
+            insert_attempts(connection, video_id, attempts)
             return move_location(connection, video_id, location)
 
     def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
@@ -291,7 +323,7 @@ class Catalog:
             )
             if vector is not None:
                 for clip_id in connection.scalars(clips).all():
-                    _insert_embedding(connection, clip_id, "text", pack_vector(vector), None)
+                    insert_embedding(connection, clip_id, "text", pack_vector(vector), None)
             set_documents(connection, video_id, documents)
             put(connection, "changed", "stale")
 
@@ -350,7 +382,7 @@ class Catalog:
     def begin_run(self, command: str) -> int:
         """Enter a run and return its id."""
         with self.transaction() as connection:
-            return _inserted(connection, insert(schema.run).values(command=command, started_at=now()))
+            return inserted(connection, insert(schema.run).values(command=command, started_at=now()))
 
     def end_run(self, run_id: int, report: Mapping[str, Any]) -> None:
         """Keep the report of a run."""
@@ -363,72 +395,3 @@ class Catalog:
 def now() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _inserted(connection: Connection, statement: Any) -> int:
-    (key,) = connection.execute(statement).inserted_primary_key or (0,)
-    return int(key)
-
-
-def _video_values(video: Video) -> dict[str, Any]:
-    values = {field.name: getattr(video, field.name) for field in fields(Video)}
-    return values | {"tags": json.dumps(dict(video.tags)), "chapters": json.dumps(list(video.chapters))}
-
-
-def _problem_json(problem: Problem | None) -> str | None:
-    if problem is None:
-        return None
-    return json.dumps({"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next})
-
-
-def _insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip, thumbnail: str | None) -> None:
-    start_ms = round(item.start_s * 1000)
-    clip_id = _inserted(
-        connection,
-        insert(schema.clip).values(
-            video_id=video_id,
-            unit_id=unit_id,
-            start_ms=start_ms,
-            start_s=item.start_s,
-            end_s=item.end_s,
-            start_uncertainty_s=item.start_uncertainty_s,
-            thumbnail=thumbnail,
-            crc32=clip_checksum(start_ms, item.start_s, item.end_s),
-        ),
-    )
-    for modality, vector in item.embeddings.items():
-        frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == "visual" else None
-        _insert_embedding(connection, clip_id, modality, pack_vector(vector), frames)
-    connection.execute(upsert(schema.meta).values(key="changed", value="added").on_conflict_do_nothing())
-
-
-def clip_checksum(start_ms: int, start_s: float, end_s: float) -> int:
-    """Return the CRC-32 that a clip's row carries."""
-    return checksum(start_ms, start_s, end_s)
-
-
-def _insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:
-    connection.execute(
-        insert(schema.embedding).values(
-            clip_id=clip_id, modality=modality, vector=vector, frames=frames, crc32=checksum(vector, frames)
-        )
-    )
-
-
-def _insert_segment(connection: Connection, video_id: int, unit_id: int, segment: Segment) -> None:
-    segment_id = _inserted(
-        connection,
-        insert(schema.segment).values(
-            video_id=video_id,
-            unit_id=unit_id,
-            language=segment.language,
-            confidence=segment.confidence,
-            source=segment.source,
-            start_s=segment.start_s,
-            end_s=segment.end_s,
-            text=segment.text,
-            crc32=checksum(segment.start_s, segment.end_s, segment.text),
-        ),
-    )
-    words = {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
-    insert_document(connection, words)

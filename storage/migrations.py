@@ -76,12 +76,18 @@ def let_videos_vanish(connection: Connection) -> None:
     connection.execute(text("UPDATE video SET state = state_before"))
 
 
+def create_attempts(connection: Connection) -> None:
+    """Create `attempt`; of earlier failures only the last reason is known."""
+    schema.attempt.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_full_text_index,
     index_every_script,
     create_roots,
     let_videos_vanish,
+    create_attempts,
 )
 
 

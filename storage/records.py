@@ -121,6 +121,23 @@ class UnitPlan:
     end_s: float | None = None
 
 
+Care = Literal["usual", "safe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A try at a unit that failed, or at a file before its units.
+
+    unit: its number; None: before there were units. care: how it was read. at: UTC, ISO 8601.
+    """
+
+    unit: int | None
+    care: Care
+    code: str
+    reason: str
+    at: str
+
+
 @dataclass(frozen=True, slots=True)
 class UnitResult:
     """All that one unit adds to the library, committed whole or not at all.

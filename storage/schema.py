@@ -120,6 +120,20 @@ unit = Table(
     CheckConstraint("state IN ('pending', 'done')"),
 )
 
+# A try that failed, see records.Attempt. unit: the number of one, NULL for the file before its units.
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner("video.id"),
+    Column("unit", Integer),
+    Column("care", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Index("attempt_by_video", "video_id"),
+)
+
 # Ids only grow (AUTOINCREMENT): the watermark of a generation is the last id that it holds.
 clip = Table(
     "clip",

@@ -11,11 +11,11 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
-from vfindex.storage.catalog import clip_checksum
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
 from vfindex.storage.errors import LibraryError, LibraryNotFound
 from vfindex.storage.joint import fuse
 from vfindex.storage.library import Library
+from vfindex.storage.rows import clip_checksum
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 

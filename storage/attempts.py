@@ -1,0 +1,44 @@
+"""Tries at videos and their units that failed: written as they happen, so that a killed run knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Select, insert, select, update
+
+from vfindex.storage import schema
+from vfindex.storage.records import Attempt
+from vfindex.storage.snapshot import Snapshot
+
+_COLUMNS = tuple(schema.attempt.c[name] for name in ("unit", "care", "code", "reason", "at"))
+
+
+def insert_attempts(connection: Connection, video_id: int, attempts: Iterable[Attempt]) -> None:
+    """Add failed tries to a video."""
+    rows = [{"video_id": video_id, **asdict(attempt)} for attempt in attempts]
+    if rows:
+        connection.execute(insert(schema.attempt), rows)
+
+
+def note_attempt(connection: Connection, video_id: int, attempt: Attempt) -> None:
+    """Add a failed try at one unit of a video that is being indexed."""
+    u = schema.unit.c
+    insert_attempts(connection, video_id, [attempt])
+    own = update(schema.unit).where(u.video_id == video_id, u.number == attempt.unit)
+    connection.execute(own.values(attempts=u.attempts + 1))
+
+
+def noted_attempts(connection: Connection, video_id: int) -> list[Attempt]:
+    """Return the failed tries at a video, in order, as its writer sees them."""
+    return [Attempt(*row) for row in connection.execute(_of(video_id))]
+
+
+def attempts_of(snapshot: Snapshot, video_id: int) -> list[Attempt]:
+    """Return the failed tries at a video, in order."""
+    return [Attempt(*row) for row in snapshot.stream(_of(video_id))]
+
+
+def _of(video_id: int) -> Select[Any]:
+    return select(*_COLUMNS).where(schema.attempt.c.video_id == video_id).order_by(schema.attempt.c.id)
