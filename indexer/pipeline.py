@@ -1,29 +1,29 @@
 """The stages, as plain Python: units -> decode -> encode frames -> transcribe -> encode text -> a unit's result.
 
-Runners decide where and when; they all call `prepare` once a video and `index_unit` once a unit. What comes out depends
-on the file and the models alone, never on the runner, the order or the number of workers.
+Runners decide where and when; they all call `prepare` once a video, and once a unit either `index_unit` or the stages
+it is made of: `decode_unit`, `encode_images`, `listener_of`, `say`, `assemble`. What comes out depends on the file and
+the models alone, never on the runner, the order or the number of workers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from vfindex.indexer.discover import Found
-from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels, is_still
+from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.info_json import read_info
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, Options, Probe, ReadEnd, Sampling
-from vfindex.indexer.read_ahead import read_ahead
-from vfindex.indexer.shots import Span, colour_histogram, cut_clips, unit
+from vfindex.indexer.media import AudioBlock, Decoder, Options, Probe, ReadEnd
+from vfindex.indexer.reading import Reading, Wanted, decode_unit
+from vfindex.indexer.shots import Span, cut_clips, unit
 from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
-from vfindex.indexer.thumbnails import ThumbnailPicker
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import Listener, Speech, Transcript
-from vfindex.indexer.windows import clip_windows, windows
+from vfindex.indexer.windows import Window, clip_windows, windows
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import (
     Clip,
@@ -41,10 +41,6 @@ from vfindex.storage.records import (
 UNIT_S = 600.0
 # A last unit shorter than half a unit joins the one before it.
 MIN_LAST_UNIT_S = UNIT_S / 2
-# Frames and blocks of sound that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
-READ_AHEAD = 64
-# More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
-MAX_UNIT_FRAMES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ def plan_units(start_s: float, end_s: float) -> tuple[UnitPlan, ...]:
     return tuple(UnitPlan(n, a, b) for n, (a, b) in enumerate(pairwise(edges)))
 
 
-def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders) -> Prepared:
+def prepare(found: Found, fingerprint: str, decoder: Decoder, encoders: Encoders) -> Prepared:
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
@@ -98,7 +94,7 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
     tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
     chapters = probe.chapters or info.chapters
     description = describe(path, tags, chapters)
-    subtitles, problems = _subtitles(found, replace(probe, subtitles=()) if options.safe else probe, decoder)
+    subtitles, problems = _subtitles(found, probe, decoder)
     video = Video(
         fingerprint=fingerprint,
         size_bytes=found.location.size_bytes,
@@ -159,127 +155,72 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> tuple[list[Segme
     return segments, problems
 
 
-def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders) -> Indexed:
-    """Return all that one unit adds to the library. Raises VideoError if not one frame of it can be read."""
-    said = [s for s in prepared.subtitles if _begins_in(s, plan)]
-    speech = encoders.speech if options.asr and prepared.video.has_audio else None
-    listener = speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles]) if speech else None
-    reading = _read(prepared, plan, options, decoder, encoders, listener)
-    heard = listener.finish() if listener else None
-    segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
-    vectors = reading.vectors
-    spans = _spans(prepared.video, plan, reading, vectors)
-    said_vectors = speech_vectors([(span.start_s, span.end_s) for span in spans], segments, encoders.text)
-    clips = []
-    for span, spoken in zip(spans, said_vectors, strict=True):
-        frames = vectors[span.first : span.last]
-        clips.append(_clip(span, reading, frames, spoken, prepared.text_vector))
-    lost = _lost(reading.end, heard)
-    coverage = _coverage(prepared, plan, options, reading, segments, heard)
-    result = UnitResult(tuple(clips), tuple(segments), coverage, lost)
-    return Indexed(result, reading.end, lost)
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What is said in a unit, by subtitles and as recognised, in order of time. vectors: (n_windows, dim).
 
-
-class _Reading:
-    """The frames of a unit, encoded as they come; afterwards their vectors, times and candidates for thumbnails.
-
-    A frame that shows what the last encoded one shows (`is_still`) shares its vector; the comparison is never with a
-    frame that was passed over, so that slow changes add up until they count.
+    heard: None where nothing was to be recognised.
     """
 
-    def __init__(self, encoder: ImageEncoder) -> None:
-        self._encoder = encoder
-        self._batch: list[Pixels] = []
-        self._last: Pixels | None = None  # of the frames encoded, or waiting for it
-        self._vectors: list[FloatArray] = []
-        self._rows: list[int] = []  # of every frame, among those encoded
-        self._n_rows = 0
-        self._histograms: list[FloatArray] = []
-        self.times_s: list[float] = []
-        self.thumbnails = ThumbnailPicker()
-        self.end = ReadEnd(0, None, None, 0, 0, "")
-
-    @property
-    def vectors(self) -> FloatArray:
-        return np.concatenate(self._vectors)[self._rows]  # (n_frames, dim)
-
-    @property
-    def histograms(self) -> FloatArray:
-        return np.stack(self._histograms)  # (n_frames, 512)
-
-    def add(self, frame: Frame) -> None:
-        self.thumbnails.offer(frame.time_s, frame.pixels)
-        if self._last is None or not is_still(self._last, frame.pixels):
-            self._last = frame.pixels
-            self._batch.append(frame.pixels)
-            self._n_rows += 1
-        self._rows.append(self._n_rows - 1)
-        self._histograms.append(colour_histogram(frame.pixels))
-        self.times_s.append(frame.time_s)
-        if len(self._batch) >= self._encoder.batch_frames:
-            self.encode()
-
-    def encode(self) -> None:
-        """Encode what is left of the last batch."""
-        if self._batch:
-            self._vectors.append(self._encoder.encode_images(self._batch))
-            self._batch.clear()
+    segments: tuple[Segment, ...]
+    heard: Transcript | None
+    windows: tuple[Window, ...]
+    vectors: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: its sound."""
+def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders) -> Indexed:
+    """Return all that one unit adds to the library: its stages in one process, interleaved, nothing kept whole.
 
-    sampling: Sampling | None
-    size_px: int
-    audio: bool
-
-
-def items_of(
-    prepared: Prepared, plan: UnitPlan, wanted: Wanted, decoder: Decoder
-) -> Iterator[Frame | AudioBlock | ReadEnd]:
-    """Yield what decoding a unit gives, read ahead of whoever takes it. Raises VideoError."""
-    path = prepared.found.location.path
-    items = decoder.read(
-        path,
-        sampling=wanted.sampling,
-        size_px=wanted.size_px,
-        audio=wanted.audio,
-        start_s=plan.start_s,
-        end_s=plan.end_s,
-    )
-    for item in read_ahead(items, READ_AHEAD):
-        decoder.refuse_if_killed(path)
-        yield item
-
-
-def _read(
-    prepared: Prepared,
-    plan: UnitPlan,
-    options: Options,
-    decoder: Decoder,
-    encoders: Encoders,
-    listener: Listener | None,
-) -> _Reading:
-    """Decode a unit, encode its frames in batches and let its sound be recognised, all at once."""
-    path = prepared.found.location.path
-    reading = _Reading(encoders.image)
+    Raises VideoError if not one frame of it can be read.
+    """
+    listener = listener_of(prepared, options, encoders.speech)
     wanted = Wanted(options.sampling, encoders.image.size_px, audio=listener is not None)
-    for item in items_of(prepared, plan, wanted, decoder):
-        if isinstance(item, Frame):
-            reading.add(item)
-        elif isinstance(item, ReadEnd):
-            reading.end = item
+    reading = Reading()
+    batch: list[Pixels] = []
+    vectors: list[FloatArray] = []
+    for item in decode_unit(prepared.found.location.path, plan, wanted, decoder):
+        if isinstance(item, Reading):
+            reading = item
+        elif not isinstance(item, AudioBlock):
+            batch.append(item)
         elif listener is not None:
             listener.feed(item)
-        if len(reading.times_s) >= MAX_UNIT_FRAMES:
-            reading.end = replace(reading.end, error=f"more than {MAX_UNIT_FRAMES} frames; the rest was not read")
-            break
-    reading.encode()
-    if not reading.times_s:
-        words = reading.end.error or "no frame of it could be decoded"
-        raise VideoError(Problem(path, "decode", "no_frames", words, "check that it plays, or copy it again"))
-    return reading
+        if len(batch) >= encoders.image.batch_frames or (batch and item is reading):
+            vectors.append(encoders.image.encode_images(batch))
+            batch.clear()
+    spoken = say(prepared, plan, listener.finish() if listener else None, encoders.text)
+    return assemble(prepared, plan, options, reading, np.concatenate(vectors), spoken)
+
+
+def listener_of(prepared: Prepared, options: Options, speech: Speech | None) -> Listener | None:
+    """Return who takes a unit's sound; None where none is recognised."""
+    if speech is None or not options.asr or not prepared.video.has_audio:
+        return None
+    return speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
+
+
+def say(prepared: Prepared, plan: UnitPlan, heard: Transcript | None, encoder: PassageEncoder) -> Spoken:
+    """Return what is said in a unit, once its sound is recognised."""
+    said = [s for s in prepared.subtitles if _begins_in(s, plan)]
+    segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
+    spoken = windows(segments)
+    return Spoken(tuple(segments), heard, tuple(spoken), _encoded(spoken, encoder))
+
+
+def assemble(
+    prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, pictures: FloatArray, spoken: Spoken
+) -> Indexed:
+    """Return what a unit's stages have found, cut into clips. pictures: (n, dim), of those that were to be encoded."""
+    vectors = pictures[reading.rows]  # (n_frames, dim)
+    spans = _spans(prepared.video, plan, reading, vectors)
+    said = _speech_of([(span.start_s, span.end_s) for span in spans], spoken.windows, spoken.vectors)
+    clips = []
+    for span, speech in zip(spans, said, strict=True):
+        frames = vectors[span.first : span.last]
+        clips.append(_clip(span, reading, frames, speech, prepared.text_vector))
+    lost = _lost(reading.end, spoken.heard)
+    coverage = _coverage(prepared, options, reading, spoken)
+    return Indexed(UnitResult(tuple(clips), spoken.segments, coverage, lost), reading.end, lost)
 
 
 def _begins_in(segment: Segment, plan: UnitPlan) -> bool:
@@ -288,14 +229,14 @@ def _begins_in(segment: Segment, plan: UnitPlan) -> bool:
     )
 
 
-def _spans(video: Video, plan: UnitPlan, reading: _Reading, vectors: FloatArray) -> list[Span]:
+def _spans(video: Video, plan: UnitPlan, reading: Reading, vectors: FloatArray) -> list[Span]:
     times_s = np.asarray(reading.times_s)
     start_s = plan.start_s if plan.start_s is not None else min(video.start_s, reading.times_s[0])
     end_s = plan.end_s if plan.end_s is not None else _end_s(video, reading)
     return cut_clips(vectors, reading.histograms, times_s, start_s=start_s, end_s=end_s)
 
 
-def _end_s(video: Video, reading: _Reading) -> float:
+def _end_s(video: Video, reading: Reading) -> float:
     """Return where the pictures end: as the header says, unless reading broke off before."""
     last_s = reading.end.last_s if reading.end.last_s is not None else reading.times_s[-1]
     return max(last_s, reading.times_s[-1]) if reading.end.error else max(video.end_s, last_s)
@@ -306,11 +247,19 @@ def speech_vectors(
 ) -> list[FloatArray | None]:
     """Return for each clip (start_s, end_s) the mean of its windows' vectors, of length 1; None where it is silent."""
     spoken = windows(segments)
+    return _speech_of(clips, spoken, _encoded(spoken, encoder))
+
+
+def _encoded(spoken: Sequence[Window], encoder: PassageEncoder) -> FloatArray:
     if not spoken:
-        return [None] * len(clips)
-    vectors = encoder.encode_passages([window.text for window in spoken])
-    chosen = clip_windows(clips, spoken)
-    return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in chosen]
+        return np.zeros((0, encoder.dim), dtype=np.float32)
+    return encoder.encode_passages([window.text for window in spoken])  # (n_windows, dim)
+
+
+def _speech_of(
+    clips: Sequence[tuple[float, float]], spoken: Sequence[Window], vectors: FloatArray
+) -> list[FloatArray | None]:
+    return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in clip_windows(clips, spoken)]
 
 
 def embeddings_of(visual: FloatArray, speech: FloatArray | None, text: FloatArray | None) -> dict[Modality, FloatArray]:
@@ -319,9 +268,7 @@ def embeddings_of(visual: FloatArray, speech: FloatArray | None, text: FloatArra
     return {modality: vector for modality, vector in given.items() if vector is not None}
 
 
-def _clip(
-    span: Span, reading: _Reading, frames: FloatArray, speech: FloatArray | None, text: FloatArray | None
-) -> Clip:
+def _clip(span: Span, reading: Reading, frames: FloatArray, speech: FloatArray | None, text: FloatArray | None) -> Clip:
     times_s = np.asarray(reading.times_s[span.first : span.last])
     visual = unit(frames.mean(axis=0))
     middle_s = float(times_s[int(np.argmax(frames @ visual))])
@@ -351,18 +298,11 @@ def _lost(end: ReadEnd, heard: Transcript | None) -> str:
     return "; ".join(parts)
 
 
-def _coverage(
-    prepared: Prepared,
-    plan: UnitPlan,
-    options: Options,
-    reading: _Reading,
-    segments: Sequence[Segment],
-    heard: Transcript | None,
-) -> dict[str, str]:
+def _coverage(prepared: Prepared, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return what each modality covers in this unit and why not more, in words."""
     return {
         "visual": f"{len(reading.times_s)} frames, sampling {options.sampling}",
-        "speech": speech_coverage(prepared.video.has_audio, options.asr, segments, heard),
+        "speech": speech_coverage(prepared.video.has_audio, options.asr, spoken.segments, spoken.heard),
         "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
     }
 
