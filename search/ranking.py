@@ -10,7 +10,7 @@ import numpy as np
 
 from vfindex.search.query import Part, Place
 from vfindex.search.words import Found, WordEvidence
-from vfindex.storage.joint import JointSpec, fuse_query
+from vfindex.storage.joint import Direction, JointSpec, directions, fuse_query
 from vfindex.storage.library import exact_scan
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
@@ -133,32 +133,42 @@ def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvid
     """Return the searchable clips among `ids`, scored; without those that hold nothing of what is asked."""
     clips = view.snapshot.clips(ids)
     vectors = view.snapshot.vectors(list(clips))
-    scored = [_score(clip, vectors[clip.id], asked, view) for clip in clips.values()]
+    ways = directions(asked.vectors, view.spec)
+    scored = [_score(clip, vectors[clip.id], asked.strength, ways, view) for clip in clips.values()]
     for each in scored:
         _add_words(each, view, evidence)
     return [each for each in scored if each.modalities]
 
 
-def _score(clip: StoredClip, vectors: StoredVectors, asked: Asked, view: View) -> Scored:
+def _score(
+    clip: StoredClip,
+    vectors: StoredVectors,
+    strength: Mapping[Modality, float],
+    ways: Mapping[Modality, Direction],
+    view: View,
+) -> Scored:
     """Score one clip: the joint inner product by modality, pictures mixed with the best frame, sentences sharpened.
 
-    Frames are centred and scaled like clips, so that both terms have one scale.
+    Frames are centred and scaled like clips, so that both terms have one scale. What modalities share counts as it is.
     """
     result = Scored(clip, {}, vectors)
     frame_weight = view.setup.frame_weight
-    for modality, part in view.spec.parts.items():
-        vector = vectors.embeddings.get(modality)
-        if vector is None or modality not in asked.vectors or part.weight == 0:
+    share = view.spec.share(vectors.embeddings)
+    for modality, way in ways.items():
+        vector, part = vectors.embeddings.get(modality), view.spec.parts[modality]
+        if vector is None:
             continue
-        direction = part.weight * (asked.vectors[modality] - part.query_mean)
-        value = float(part.centre(vector) @ direction)
+        centred, own = part.centre(vector), share * way.own
+        value = float(centred @ own)
         if modality == "visual" and len(vectors.frames):
-            frames = part.centre(vectors.frames) @ direction
+            frames = part.centre(vectors.frames) @ own
             best = int(np.argmax(frames))
             value = (1 - frame_weight) * value + frame_weight * float(frames[best])
             result.frame_s = float(vectors.frame_times_s[best])
         elif modality != "visual":
-            value = sharpened(value, part.weight * asked.strength[modality])
+            value = sharpened(value, share * part.weight * strength[modality])
+        if way.shared is not None:
+            value += float(centred @ way.shared)
         result.modalities[modality] = value
     return result
 
