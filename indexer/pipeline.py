@@ -86,7 +86,7 @@ def plan_units(start_s: float, end_s: float) -> tuple[UnitPlan, ...]:
     return tuple(UnitPlan(n, a, b) for n, (a, b) in enumerate(pairwise(edges)))
 
 
-def prepare(found: Found, fingerprint: str, decoder: Decoder, encoders: Encoders) -> Prepared:
+def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders) -> Prepared:
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
@@ -94,7 +94,7 @@ def prepare(found: Found, fingerprint: str, decoder: Decoder, encoders: Encoders
     tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
     chapters = probe.chapters or info.chapters
     description = describe(path, tags, chapters)
-    subtitles, problems = _subtitles(found, probe, decoder)
+    subtitles, problems = _subtitles(found, replace(probe, subtitles=()) if options.safe else probe, decoder)
     video = Video(
         fingerprint=fingerprint,
         size_bytes=found.location.size_bytes,

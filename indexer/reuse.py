@@ -131,37 +131,37 @@ class ReusingRunner(LocalRunner):
     the first that kept a transcript.
     """
 
-    def __init__(self, workers: int, encoders: Encoders, options: Options, stored: Stored) -> None:
-        super().__init__(workers, encoders, options)
+    def __init__(self, workers: int, encoders: Encoders, stored: Stored) -> None:
+        super().__init__(workers, encoders)
         self._stored = stored
         self.decoded: set[str] = set()
         self.heard: set[str] = set()
         self.kept: set[str] = set()
 
-    def index(self, prepared: Prepared, plan: UnitPlan) -> Future[Indexed]:
+    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
         """Return the future of one unit's result."""
-        return self._submit(lambda decoder: self._index(prepared, plan, decoder))
+        return self._submit(lambda decoder: self._index(prepared, plan, options, decoder))
 
-    def _index(self, prepared: Prepared, plan: UnitPlan, decoder: Decoder) -> Indexed:
+    def _index(self, prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder) -> Indexed:
         fingerprint = prepared.video.fingerprint
         video = self._stored.videos.get(fingerprint)
         unit = self._stored.unit(video, plan) if video else None
         if unit is not None and self._stored.reuse.pictures:
             self.heard.add(fingerprint)
-            return self._hear(prepared, unit, decoder)
+            return self._hear(prepared, unit, options, decoder)
         self.decoded.add(fingerprint)
         if video is None or unit is None:
-            return index_unit(prepared, plan, self._options, decoder, self._encoders)
+            return index_unit(prepared, plan, options, decoder, self._encoders)
         self.kept.add(fingerprint)
         told = replace(prepared, subtitles=self._stored.transcript(video))
-        indexed = index_unit(told, plan, replace(self._options, asr=False), decoder, self._encoders)
+        indexed = index_unit(told, plan, replace(options, asr=False), decoder, self._encoders)
         coverage = {**indexed.result.coverage, "speech": unit.result.coverage.get("speech", "")}
         return replace(indexed, result=replace(indexed.result, coverage=coverage))
 
-    def _hear(self, prepared: Prepared, unit: StoredUnit, decoder: Decoder) -> Indexed:
+    def _hear(self, prepared: Prepared, unit: StoredUnit, options: Options, decoder: Decoder) -> Indexed:
         """Recognise a unit's sound by the new model; its pictures hold, and no frame is decoded."""
         subtitles = [segment for segment in unit.result.segments if segment.source != "asr"]
-        end, heard = self._listen(prepared, unit.plan, decoder)
+        end, heard = listen(prepared, unit.plan, options, decoder, self._encoders)
         said = [*subtitles, *(heard.segments if heard else ())]
         segments = sorted(said, key=lambda s: (s.start_s, s.end_s))
         clips = unit.result.clips
@@ -173,23 +173,30 @@ class ReusingRunner(LocalRunner):
         ]
         coverage = {
             **unit.result.coverage,
-            "speech": speech_coverage(prepared.video.has_audio, self._options.asr, segments, heard),
+            "speech": speech_coverage(prepared.video.has_audio, options.asr, segments, heard),
         }
         lost = "; ".join(dict.fromkeys([*filter(None, [unit.result.error]), *(heard.problems if heard else ())]))
         return Indexed(UnitResult(tuple(new), tuple(segments), coverage, lost), end, lost)
 
-    def _listen(self, prepared: Prepared, plan: UnitPlan, decoder: Decoder) -> tuple[ReadEnd, Transcript | None]:
-        end = ReadEnd(0, None, None, 0, 0, "")
-        if self._encoders.speech is None or not prepared.video.has_audio:
-            return end, None
-        listener = self._encoders.speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
-        wanted = Wanted(None, self._encoders.image.size_px, audio=True)
-        for item in items_of(prepared.found.location.path, plan, wanted, decoder):
-            if isinstance(item, AudioBlock):
-                listener.feed(item)
-            elif isinstance(item, ReadEnd):
-                end = item
-        return end, listener.finish()
+
+def listen(
+    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders
+) -> tuple[ReadEnd, Transcript | None]:
+    """Return how the reading of a unit's sound ended, and what is said in it where no subtitle covers it.
+
+    No frame is read. None for the second where nothing is to be recognised. Raises VideoError.
+    """
+    end = ReadEnd(0, None, None, 0, 0, "")
+    if encoders.speech is None or not options.asr or not prepared.video.has_audio:
+        return end, None
+    listener = encoders.speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
+    wanted = Wanted(None, encoders.image.size_px, audio=True)
+    for item in items_of(prepared.found.location.path, plan, wanted, decoder):
+        if isinstance(item, AudioBlock):
+            listener.feed(item)
+        elif isinstance(item, ReadEnd):
+            end = item
+    return end, listener.finish()
 
 
 def stored_problem(video: StoredVideo) -> Problem | None:
