@@ -25,9 +25,12 @@ from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
 from vfindex.search.pairs import best_pairs
 from vfindex.search.query import Moment, Query
 from vfindex.search.ranking import Ranking, Scored, View, combined
+from vfindex.search.reciprocal import Combination
 from vfindex.search.words import allowed, find_words
-from vfindex.storage.errors import QueryError
-from vfindex.storage.library import Library, reading_spec, setup_from_json
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.fusion import Fusion
+from vfindex.storage.joint import JointSpec
+from vfindex.storage.library import Library, estimated_spec, reading_spec, setup_from_json
 from vfindex.storage.records import MODALITIES, FloatArray, Modality, SegmentSource, Setup
 from vfindex.storage.snapshot import Generation, Snapshot, StoredVideo
 from vfindex.storage.vectors import JointIndex
@@ -103,21 +106,26 @@ class Hit:
 class SearchEngine:
     """A library opened for questions; it follows new generations and editions. Not for several threads at once."""
 
-    def __init__(self, library: Library, setup: Setup) -> None:
+    def __init__(self, library: Library, setup: Setup, fusion: Fusion | None = None) -> None:
         self._library = library
         self._setup = setup
+        self._fusion = fusion
         self._encoder = QueryEncoder(library, setup)
         self._loaded: tuple[int, JointIndex] | None = None
+        self._tried: JointSpec | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> SearchEngine:
-        """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged."""
+    def open(cls, folder: Path, fusion: Fusion | None = None) -> SearchEngine:
+        """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged.
+
+        fusion: to be tried in place of the library's own, by a scan of all its clips; nothing is stored.
+        """
         library = Library.open(folder)
         with library.snapshot() as snapshot:
             stored = snapshot.get("setup")
         if stored is None:
             raise QueryError(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        return cls(library, setup_from_json(stored))
+        return cls(library, setup_from_json(stored), fusion)
 
     def search(
         self,
@@ -126,12 +134,13 @@ class SearchEngine:
         top_k: int = 10,
         per_video: int = 1,
         weights: Mapping[Modality, float] | None = None,
+        combine: Combination = "convex",
     ) -> list[Hit]:
         """Return the best `top_k` hits for the question, at most `per_video` of one video.
 
         text: as docs/query.md describes; `Query.plain` makes a question of text in which nothing is syntax.
-        weights: replaces the default weight of the modalities named; 0 leaves one out. Raises QueryError, ModelError,
-        LibraryDamaged.
+        weights: replaces the default weight of the modalities named; 0 leaves one out. combine: `rrf` fuses ranks;
+        such hits have no confidence, which is measured of scores. Raises QueryError, ModelError, LibraryDamaged.
         """
         self._follow()
         query = parse(text) if isinstance(text, str) else text
@@ -142,18 +151,18 @@ class SearchEngine:
         # A generation's file may be superseded between reading its pointer and opening it: the pointer is read once
         # more. A file that is gone for good is done without, by an exact scan.
         with self._library.snapshot() as snapshot:
-            view = self._view(snapshot, checked)
+            view = self._view(snapshot, checked, combine)
             if view.is_whole:
                 return self._answer(view, query, encoded, (top_k, per_video))
         with self._library.snapshot() as snapshot:
-            return self._answer(self._view(snapshot, checked), query, encoded, (top_k, per_video))
+            return self._answer(self._view(snapshot, checked, combine), query, encoded, (top_k, per_video))
 
     def _follow(self) -> None:
         """Go over to the edition in use, where an upgrade or the way back has changed it since the last question."""
         if not self._library.is_in_use():
-            now = SearchEngine.open(self._library.root)
+            now = SearchEngine.open(self._library.root, self._fusion)
             self._library, self._setup, self._encoder = now._library, now._setup, now._encoder
-            self._loaded = None
+            self._loaded, self._tried = None, None
 
     def _answer(self, view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Hit]:
         answers = _choose(view, query, encoded, wanted)
@@ -161,16 +170,32 @@ class SearchEngine:
         videos = {video.id: video for video in view.snapshot.videos(list(shown))}
         clips = [each.clip.id for answer in answers for each in answer.moments]
         told = Told(videos, view.snapshot.said(clips), view.snapshot.coverage_of(clips))
-        judge = Judge.of(view.snapshot.get(META_KEY), query, view.spec)
+        stored = view.snapshot.get(META_KEY) if view.ranks is None else None
+        judge = Judge.of(stored, query, view.spec)
         hits = [self._hit(rank, answer, told) for rank, answer in enumerate(answers, start=1)]
         return [replace(hit, confidence=judge.label(hit.modalities)) for hit in hits]
 
-    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float]) -> View:
-        spec, generation = reading_spec(snapshot)
+    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float], combine: Combination) -> View:
+        spec, generation = self._spec(snapshot)
+        if weights and not spec.weights_are_open:
+            raise UsageError(
+                f"this library's vectors are fused as {spec.fusion}, with fixed weights: a question cannot have "
+                "its own; for that run: vfindex rebuild --fusion concat"
+            )
+        spec = spec.with_weights(weights)
         index = self._index(generation)
         watermark = generation.watermark if generation is not None and index is not None else 0
         whole = generation is None or index is not None
-        return View(snapshot, spec.with_weights(weights), self._setup, index, watermark, is_whole=whole)
+        lists = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
+        ranks = lists if combine == "rrf" else None
+        return View(snapshot, spec, self._setup, index, watermark, is_whole=whole, ranks=ranks)
+
+    def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
+        if self._fusion is None:
+            return reading_spec(snapshot)
+        if self._tried is None:
+            self._tried = estimated_spec(snapshot, self._fusion)
+        return self._tried, None
 
     def _index(self, generation: Generation | None) -> JointIndex | None:
         if generation is None:
@@ -187,7 +212,7 @@ class SearchEngine:
         first, *copies = _paths(told.videos[answer.video_id])
         also = [Place(path, answer.start_s, answer.end_s) for path in copies if path is not None]
         also += [Place(_paths(told.videos[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
-        modalities = {m: _added(each.modalities.get(m) for each in answer.moments) for m in MODALITIES}
+        modalities = {m: _added(each.contributions.get(m) for each in answer.moments) for m in MODALITIES}
         return Hit(
             rank=rank,
             video=first,

@@ -15,9 +15,11 @@ from vfindex.search.confidence import LABELS, Label
 from vfindex.search.engine import SearchEngine
 from vfindex.search.metrics import Difference, Figure, Span, compare, score, summarise, temporal_iou
 from vfindex.search.query import Query
+from vfindex.search.reciprocal import COMBINATIONS, Combination
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.library import Library
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Modality
 
 # What `vfindex search` shows, and so what is measured unless a configuration goes deeper.
 DEPTH = 10
@@ -28,13 +30,19 @@ LEVELS: Mapping[str, float | None] = {"video": None, "moment IoU>=0.5": 0.5, "mo
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One way to ask. top_k: hits looked at, the depth of the ranking. weights: of the modalities named."""
+    """One way to ask. top_k: hits looked at, the depth of the ranking. weights: of the modalities named.
+
+    combine: scores or ranks, as `SearchEngine.search` has it. fusion: tried in place of the library's own, by an exact
+    scan.
+    """
 
     name: str
     library: Path
     weights: Mapping[Modality, float] = field(default_factory=dict)
     top_k: int = DEPTH
     per_video: int = 1
+    combine: Combination = "convex"
+    fusion: Fusion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +91,26 @@ class Level:
 
 
 def parse_configuration(text: str, library: Path) -> Configuration:
-    """Return the configuration in `text`: `weight=speech=0.2,text=0,top_k=100,per_video=3,library=DIR`, or a JSON file.
+    """Return the configuration in `text`: `weight=speech=0.2,text=0,top_k=100,combine=rrf,library=DIR`, or a JSON file.
 
-    The file has the same keys: {"weight": {"speech": 0.2}, "top_k": 100}. `default` and what is not named are as in
-    `vfindex search` over `library`. Raises UsageError.
+    The file has the same keys: {"weight": {"speech": 0.2}, "top_k": 100}; there are `per_video` and `fusion` too, the
+    weights being then those of the fusion. `default` and what is not named are as in `vfindex search` over `library`.
+    Raises UsageError, LibraryError.
     """
     entries = _from_file(Path(text)) if text.endswith(".json") else _from_text("" if text == "default" else text)
     weights: dict[Modality, float] = {}
     numbers = {"top_k": DEPTH, "per_video": 1}
+    combine: Combination = "convex"
+    form: FusionName | None = None
     for key, value in entries:
         modality = next((m for m in MODALITIES if m == key), None)
-        if key == "library" and value:
+        combination = next((c for c in COMBINATIONS if key == "combine" and c == value), None)
+        fused = next((f for f in FUSIONS if key == "fusion" and f == value), None)
+        if combination is not None:
+            combine = combination
+        elif fused is not None:
+            form = fused
+        elif key == "library" and value:
             library = Path(value).expanduser().absolute()
         elif modality is not None:
             weights[modality] = _number(key, value, 0, whole=False)
@@ -101,9 +118,25 @@ def parse_configuration(text: str, library: Path) -> Configuration:
             numbers[key] = int(_number(key, value, 1, whole=True))
         else:
             raise UsageError(
-                f"--config has no {key!r}; it takes weight=NAME=W, top_k=K, per_video=N, library=DIR, or a .json file"
+                f"--config has no {f'{key}={value}'!r}; it takes weight=NAME=W, top_k=K, per_video=N, "
+                f"combine={'|'.join(COMBINATIONS)}, fusion={'|'.join(FUSIONS)}, library=DIR, or a .json file"
             )
-    return Configuration(text, library, weights, numbers["top_k"], numbers["per_video"])
+    fusion = None if form is None else _fusion(form, weights, library)
+    of_question = weights if fusion is None else {}
+    return Configuration(text, library, of_question, numbers["top_k"], numbers["per_video"], combine, fusion)
+
+
+def _fusion(form: FusionName, weights: Mapping[Modality, float], library: Path) -> Fusion:
+    """Return a form with these weights; `learned` with the heads that the library has. Raises UsageError."""
+    if form == "mean" and weights:
+        raise UsageError("--config fusion=mean takes no weights: all modalities count the same in a mean")
+    if form != "learned":
+        return Fusion(form, weights)
+    with Library.open(library).snapshot() as snapshot:
+        stored = Fusion.from_json(snapshot.get(META_KEY))
+    if stored.heads is None:
+        raise UsageError(f"the library {library} has no learned heads; run: vfindex tune QUERIES --fusion learned")
+    return Fusion(form, {**stored.weights, **weights}, stored.heads)
 
 
 def _from_text(text: str) -> list[tuple[str, str]]:
@@ -179,7 +212,7 @@ class _Opening:
         for name, video_id in known.items():
             self._names.setdefault(video_id, []).append(name)
         self._places = places
-        self._engine = SearchEngine.open(configuration.library)
+        self._engine = SearchEngine.open(configuration.library, configuration.fusion)
         self._found: dict[str, list[Found]] = {}
         self._seconds: list[float] = []
         self._refused: dict[str, str] = {}
@@ -202,7 +235,9 @@ class _Opening:
     def _search(self, question: Question) -> list[Found]:
         chosen = self._configuration
         asked = Query.plain(question.text) if question.is_caption else question.text
-        hits = self._engine.search(asked, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights)
+        hits = self._engine.search(
+            asked, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights, combine=chosen.combine
+        )
         if hits and hits[0].confidence is not None:
             self._labels[question.id] = hits[0].confidence
         wanted = {each.video for each in question.relevant}

@@ -63,6 +63,10 @@ class Answer:
     def score(self) -> float:
         return sum(each.score for each in self.moments)
 
+    @property
+    def strength(self) -> float:
+        return sum(each.strength for each in self.moments)
+
     def covers(self, group: Group) -> bool:
         """Return whether the answer holds, in part, what the group would tell."""
         if group[0].clip.video_id != self.video_id:
@@ -167,10 +171,10 @@ def merge_neighbours(
 ) -> None:
     """Let the span of each answer of one clip take in the neighbours that answer nearly as well.
 
-    A neighbour has MERGED_SHARE of the best clip's score at least; the answer's score stays that of its best clip.
+    A neighbour has MERGED_SHARE of the best clip's strength at least; the answer's score stays that of its best clip.
     apart: answers whose spans no other may touch.
     """
-    growing = [answer for answer in answers if len(answer.moments) == 1 and answer.score > 0]
+    growing = [answer for answer in answers if len(answer.moments) == 1 and answer.strength > 0]
     while growing:
         spans = [(a.video_id, a.start_s - MERGED_GAP_S, a.end_s + MERGED_GAP_S) for a in growing]
         around = snapshot.clips_around(spans)
@@ -185,7 +189,7 @@ def _grow(answer: Answer, neighbour: Scored) -> bool:
     """Take a neighbour in; return whether the answer has grown."""
     start_s, end_s = min(answer.start_s, neighbour.clip.start_s), max(answer.end_s, neighbour.clip.end_s)
     grows = (start_s, end_s) != (answer.start_s, answer.end_s)
-    if not grows or neighbour.score < MERGED_SHARE * answer.score or end_s - start_s > MAX_MERGED_S:
+    if not grows or neighbour.strength < MERGED_SHARE * answer.strength or end_s - start_s > MAX_MERGED_S:
         return False
     answer.start_s, answer.end_s = start_s, end_s
     return True

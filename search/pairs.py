@@ -58,7 +58,7 @@ def best_pairs(
         for first, second in found
         if fits(first.clip, second.clip, order, within_s)
     }
-    bound = sum(min((each.score for each in best[:depth]), default=0.0) for best in (firsts, seconds))
+    bound = rankings[0].bound(firsts, depth) + rankings[1].bound(seconds, depth)
     ordered = sorted(pairs.values(), key=lambda pair: (-pair.score, pair.first.clip.id, pair.second.clip.id))
     return ordered, bound
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vfindex.search.query import Part, Place
+from vfindex.search.reciprocal import ReciprocalRanks
 from vfindex.search.words import Found, WordEvidence
 from vfindex.storage.joint import Direction, JointSpec, directions, fuse_query
 from vfindex.storage.library import exact_scan
@@ -25,26 +26,46 @@ NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 class Scored:
     """A clip's score as the sum of its modalities' signed contributions; a missing key is a missing modality.
 
-    vectors: as stored. frame_s: presentation time of the best frame. found: where words of the question stand.
+    modalities: weighted similarities and what words add, as `bonus` says. ranked: reciprocal ranks, where these are
+    fused. vectors: as stored. frame_s: presentation time of the best frame. found: where words of the question stand.
     words: those, in the question's order.
     """
 
     clip: StoredClip
     modalities: dict[Modality, float]
     vectors: StoredVectors
+    bonus: dict[Place, float] = field(default_factory=dict)
+    ranked: Mapping[Modality, float] | None = None
     frame_s: float | None = None
     found: tuple[Found, ...] = ()
     words: tuple[str, ...] = ()
     snippet: str | None = None
 
     @property
+    def contributions(self) -> Mapping[Modality, float]:
+        return self.modalities if self.ranked is None else self.ranked
+
+    @property
     def score(self) -> float:
+        return sum(self.contributions.values())
+
+    @property
+    def strength(self) -> float:
+        """How well the clip answers, whatever the others do: its score where scores are fused."""
         return sum(self.modalities.values())
+
+    def similarity(self, modality: Modality) -> float | None:
+        """Return a modality's weighted similarity without words, None where the clip has none."""
+        value = self.modalities.get(modality) if modality in self.vectors.embeddings else None
+        return None if value is None else value - sum(b for place, b in self.bonus.items() if place == modality)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly."""
+    """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly.
+
+    ranks: the weight of each modality's list where ranks are fused, None where scores are.
+    """
 
     snapshot: Snapshot
     spec: JointSpec
@@ -52,6 +73,7 @@ class View:
     index: JointIndex | None
     watermark: int
     is_whole: bool
+    ranks: Mapping[Modality, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,34 +118,58 @@ class Ranking:
         self._asked = asked
         self._evidence = evidence
         self._among = among
-        self._joint = fuse_query(asked.vectors, view.spec)
+        alone = [{m: vector} for m, vector in asked.vectors.items() if m in (view.ranks or ())]
+        lists = [asked.vectors] if view.ranks is None else alone
+        self._joint = np.stack([fuse_query(each, view.spec) for each in lists or [{}]])  # (n_lists, dim)
         tail = self._pick(view.snapshot.clip_ids(after=view.watermark))
-        self._tail = [id_ for id_, _ in exact_scan(view.snapshot, view.spec, self._joint, tail)]
+        scans = (exact_scan(view.snapshot, view.spec, joint, tail) for joint in self._joint)
+        self._tails = [[id_ for id_, _ in scan] for scan in scans]
         self._worded = self._pick(evidence.clip_ids)
         self._scored: dict[int, Scored | None] = {}
+        self._ranks = ReciprocalRanks((), {})
         held = len(view.index) if view.index is not None else 0
-        self._size = max(held, len(self._tail))
+        self._size = max(held, len(tail))
 
     def is_exhausted(self, depth: int) -> bool:
         """Return whether looking deeper than `depth` finds no further clip."""
         return depth >= self._size
 
     def best(self, depth: int) -> list[Scored]:
-        """Return the candidates: `depth` each of the index and the tail, and all with words; best first."""
-        ids = self._tail[:depth] + self._worded
+        """Return the candidates: `depth` each of the index and the tail, and all with words; best first.
+
+        Where ranks are fused, so many of the index and the tail for each modality.
+        """
+        ids = [id_ for tail in self._tails for id_ in tail[:depth]] + self._worded
         if self._view.index is not None:
-            ids += self._view.index.search(self._joint[None], depth, self._among)[1][0].tolist()
+            for joint in self._joint:
+                ids += self._view.index.search(joint[None], depth, self._among)[1][0].tolist()
+        if self._view.ranks is not None:
+            self._ranks = ReciprocalRanks(self._similar(ids), self._view.ranks)
         return self.scored(ids)
 
+    def bound(self, best: Sequence[Scored], depth: int) -> float:
+        """Return what a clip scores at most that is not among the `best` of this depth."""
+        if self._view.ranks is not None:
+            return self._ranks.bound(depth)
+        return min((each.score for each in best[:depth]), default=0.0)
+
     def scored(self, ids: Iterable[int]) -> list[Scored]:
-        """Return those of the clips that may answer, scored, best first; ties in order of clip id."""
+        """Return those of the clips that may answer, scored, best first; ties in order of clip id.
+
+        Where ranks are fused, by their places among the candidates last looked for.
+        """
+        known = self._similar(ids)
+        if self._view.ranks is not None:
+            known = [replace(each, ranked=self._ranks.contributions(each)) for each in known]
+        return sorted(known, key=lambda each: (-each.score, each.clip.id))
+
+    def _similar(self, ids: Iterable[int]) -> list[Scored]:
         wanted = self._pick(list(dict.fromkeys(ids)))
         new = [id_ for id_ in wanted if id_ not in self._scored]
         self._scored |= dict.fromkeys(new)
         for each in score_clips(self._view, new, self._asked, self._evidence) if new else ():
             self._scored[each.clip.id] = each
-        known = [scored for id_ in wanted if (scored := self._scored[id_]) is not None]
-        return sorted(known, key=lambda each: (-each.score, each.clip.id))
+        return [scored for id_ in wanted if (scored := self._scored[id_]) is not None]
 
     def _pick(self, ids: Sequence[int]) -> list[int]:
         return list(ids) if self._among is None else self._among.pick(ids)
@@ -194,6 +240,7 @@ def _add_words(scored: Scored, view: View, evidence: WordEvidence) -> None:
         if here and part is not None and part.weight > 0:
             needles = {needle for each in here for needle in each.needles}
             bonus = view.setup.word_weight * sum(evidence.weight[needle] for needle in needles)
+            scored.bonus[place] = bonus
             scored.modalities[place] = scored.modalities.get(place, 0.0) + bonus
             # Half for a title: what is said at that very moment is the better line to show.
             share = 1.0 if place == "speech" else 0.5

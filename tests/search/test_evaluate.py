@@ -199,7 +199,7 @@ def test_configurations_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("speed=1", "has no 'speed'"),
+        ("speed=1", "has no 'speed=1'"),
         ("weight=speech=-1", "--config speech takes a number from 0"),
         ("speech=x", "takes a number"),
         ("top_k=0", "takes a whole number from 1"),
