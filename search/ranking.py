@@ -177,10 +177,9 @@ class Ranking:
 
 def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvidence) -> list[Scored]:
     """Return the searchable clips among `ids`, scored; without those that hold nothing of what is asked."""
-    clips = view.snapshot.clips(ids)
-    vectors = view.snapshot.vectors(list(clips))
+    clips = view.snapshot.with_vectors(ids).values()
     ways = directions(asked.vectors, view.spec)
-    scored = [_score(clip, vectors[clip.id], asked.strength, ways, view) for clip in clips.values()]
+    scored = [_score(clip, vectors, asked.strength, ways, view) for clip, vectors in clips]
     for each in scored:
         _add_words(each, view, evidence)
     return [each for each in scored if each.modalities]

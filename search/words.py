@@ -19,7 +19,8 @@ from vfindex.storage.words import WordMatch
 
 # Documents with words of the question that are looked at; beyond these BM25 has little to say.
 MAX_WORD_MATCHES = 300
-# Clips of one video that a match in its title or tags brings in.
+# Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
+MAX_TITLES = 30
 MAX_CLIPS_PER_TITLE = 20
 # Places where a phrase is looked for across the end of a segment; longer quotations are seldom typed.
 MAX_BROKEN_WORDS = 16
@@ -53,7 +54,7 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
     loose = [needle for needle in needles if not needle.required]
     matches = snapshot.words.match([n.text for n in loose], MAX_WORD_MATCHES, videos) if loose else []
     ids = [match.document_id for match in matches]
-    holders = {needle: snapshot.words.documents_with(needle.text, ids) if ids else set() for needle in loose}
+    holders = dict(zip(loose, snapshot.words.documents_with([needle.text for needle in loose], ids), strict=True))
     known = {match.document_id: match for match in matches}
     for needle in needles:
         if needle.required:
@@ -71,8 +72,8 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
             spoken[document_id] = Found(match, here)
     for document_id, clip_id in snapshot.words.clips_during(spoken):
         evidence.speech.setdefault(clip_id, []).append(spoken[document_id])
-    titled = [[clip.id for clip in snapshot.clips_of(id_)][:MAX_CLIPS_PER_TITLE] for id_ in evidence.text]
-    evidence.clip_ids = list(dict.fromkeys([*evidence.speech, *(id_ for ids in titled for id_ in ids)]))
+    titled = snapshot.first_clips(list(evidence.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if evidence.text else []
+    evidence.clip_ids = list(dict.fromkeys([*evidence.speech, *titled]))
     return evidence
 
 

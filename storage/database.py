@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 
@@ -18,6 +20,8 @@ from vfindex.storage.errors import LibraryDamaged, LibraryError
 BUSY_TIMEOUT_S = 20
 # How most sentences about damage end; `verify` itself leaves it out.
 RUN_VERIFY = "; run: vfindex verify"
+# Where a connection has its memory among what SQLAlchemy keeps of it.
+_MEMORY = "memory"
 # File systems on which SQLite's write-ahead log is not safe: it shares memory between processes (sqlite.org/wal.html).
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "lustre", "ceph", "glusterfs", "beegfs"}
@@ -43,15 +47,68 @@ def connect(path: Path | None, *, write: bool) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
-    # A reader's every snapshot is a connection of its own; a database in memory lives as long as its one connection.
-    kind = NullPool if path is not None and not write else StaticPool
-    engine = create_engine("sqlite://", creator=creator, poolclass=kind)
+    if path is None or write:
+        # A database in memory lives as long as its one connection.
+        engine = create_engine("sqlite://", creator=creator, poolclass=StaticPool)
+    else:
+        # One connection outlives its snapshot: opening another costs as much as five statements. Snapshots at one time
+        # have one each.
+        engine = create_engine("sqlite://", creator=creator, poolclass=QueuePool, pool_size=1, max_overflow=-1)
+        _keep_while_true(engine, path)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a reader's connection knows of the library as of `version`, SQLite's counter of commits by others.
+
+    opened: the file that it was opened on, and how.
+    """
+
+    opened: object
+    version: int = -1
+    known: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def memory_of(connection: Connection) -> Memory | None:
+    """Return what the connection may remember from one snapshot to the next, None for a writer's.
+
+    SQLite counts only what others commit: a writer would not see what it changed itself.
+    """
+    memory: Memory | None = connection.info.get(_MEMORY)
+    if memory is not None:
+        version = int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+        if version != memory.version:
+            memory.version, memory.known = version, {}
+    return memory
+
+
+def _keep_while_true(engine: Engine, path: Path) -> None:
+    """Give the engine's connections a memory, and drop one once another file lies at its path.
+
+    So it does after a repair; and a library that was opened without a log, for nobody wrote, may have a writer now.
+    """
+
+    def opened() -> object:
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino, _uri(path, write=False)
+
+    @event.listens_for(engine, "connect")
+    def connected(_: Any, record: Any) -> None:
+        record.info[_MEMORY] = Memory(opened())
+
+    @event.listens_for(engine, "checkout")
+    def checked_out(_: Any, record: Any, __: Any) -> None:
+        if record.info[_MEMORY].opened != opened():
+            raise DisconnectionError(f"{path} is another file now")
 
 
 def _uri(path: Path, write: bool) -> str:
@@ -65,7 +122,7 @@ def _uri(path: Path, write: bool) -> str:
 
 def _pragmas(write: bool) -> list[str]:
     # trusted_schema: the schema of a library that came from elsewhere must not call functions with side effects.
-    pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=268435456"]
+    pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=2147418112"]
     if write:
         # FULL: a commit is on the disk before the next unit starts, so a power cut costs at most the open unit.
         pragmas += ["journal_mode=WAL", "synchronous=FULL"]
@@ -112,11 +169,12 @@ def file_system(folder: Path) -> str:
     return kind
 
 
-def damaged(exc: DBAPIError) -> LibraryDamaged:
+def damaged(exc: DBAPIError | sqlite3.Error) -> LibraryDamaged:
     """Return SQLite's complaint as a sentence."""
-    if "not a database" in str(exc.orig):
+    complaint = str(exc.orig if isinstance(exc, DBAPIError) else exc)
+    if "not a database" in complaint:
         return LibraryDamaged(
             "the file library.db in the library's folder is no library of vfindex; "
             "put back the one that was there, or name another folder with --library DIR"
         )
-    return LibraryDamaged(f"the library's database cannot be read ({exc.orig}){RUN_VERIFY}")
+    return LibraryDamaged(f"the library's database cannot be read ({complaint}){RUN_VERIFY}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,14 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import unpack_frames, unpack_vector
-from vfindex.storage.database import damaged
-from vfindex.storage.errors import LibraryNotFound, LibraryVersion
+from vfindex.storage.database import damaged, memory_of
+from vfindex.storage.errors import LibraryError, LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import applied_migrations, is_current
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
 from vfindex.storage.words import Words
 
+T = TypeVar("T")
 # Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
 
@@ -75,18 +77,26 @@ class Snapshot:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._connection: Connection = engine.connect()
-        self.words = Words(self._rows)
         try:
-            applied = applied_migrations(self._connection)
+            self._connection: Connection = engine.connect()
+        except DBAPIError as exc:
+            raise damaged(exc) from exc
+        self.words = Words(self._fetched, self.remembered)
+        try:
+            self._memory = memory_of(self._connection)
+            self.remembered("checked", self._check)
         except DBAPIError as exc:
             self.close()
             raise damaged(exc) from exc
-        if not applied:
+        except LibraryError:
             self.close()
+            raise
+
+    def _check(self) -> None:
+        applied = applied_migrations(self._connection)
+        if not applied:
             raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
         if not is_current(applied):
-            self.close()
             raise LibraryVersion(
                 "this library was written by another version of vfindex; "
                 "run `vfindex ingest` once with this version, or upgrade: pip install --upgrade vfindex"
@@ -100,6 +110,16 @@ class Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gives of this snapshot; later ones do not ask again until somebody commits."""
+        if self._memory is None:
+            return compute()
+        known = self._memory.known
+        if key not in known:
+            known[key] = compute()
+        found: T = known[key]
+        return found
 
     def _rows(self, query: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         try:
@@ -120,13 +140,27 @@ class Snapshot:
         """Yield a query's rows a few at a time, so that memory stays bounded."""
         yield from self._connection.execution_options(yield_per=1000).execute(query)
 
+    def _fetched(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """Return a query's rows as plain tuples: those of SQLAlchemy take as long again as all the rest of it."""
+        try:
+            cursor = self._connection.exec_driver_sql(query, parameters).cursor
+            return list(cursor.fetchall()) if cursor else []
+        except (DBAPIError, sqlite3.Error) as exc:
+            raise damaged(exc) from exc
+
     def get(self, key: str) -> str | None:
         """Return a setting, or None."""
+        return self.remembered(("setting", key), lambda: self._get(key))
+
+    def _get(self, key: str) -> str | None:
         rows = self._rows(select(schema.meta.c.value).where(schema.meta.c.key == key))
         return None if not rows else str(rows[0].value)
 
     def generation(self) -> Generation | None:
         """Return the current generation, or None before the first is published."""
+        return self.remembered("generation", self._generation)
+
+    def _generation(self) -> Generation | None:
         g = schema.generation.c
         rows = self._rows(select(schema.generation).order_by(g.id.desc()).limit(1))
         if not rows:
@@ -161,6 +195,15 @@ class Snapshot:
         )
         return {row.id: StoredClip(*row) for row in self._by_id(query, c.id, ids)}
 
+    def first_clips(self, video_ids: Sequence[int], limit: int) -> list[int]:
+        """Return the ids of the first `limit` clips of each video, the videos in this order."""
+        rows = self._fetched(
+            "SELECT c.id FROM json_each(?) j JOIN clip c ON c.id IN"
+            " (SELECT id FROM clip WHERE video_id = j.value ORDER BY start_ms LIMIT ?) ORDER BY j.key, c.start_ms",
+            (json.dumps(list(video_ids)), limit),
+        )
+        return [id_ for (id_,) in rows]
+
     def clips_of(self, video_id: int) -> list[StoredClip]:
         """Return a video's clips in order of time."""
         c = schema.clip.c
@@ -176,8 +219,27 @@ class Snapshot:
             found[row.clip_id][row.modality] = unpack_vector(row.vector)
             if row.frames is not None:
                 frames[row.clip_id] = unpack_frames(row.frames)
-        none = (np.zeros((0, 0), np.float32), np.zeros(0))
-        return {id_: StoredVectors(found[id_], *frames.get(id_, none)) for id_ in ids}
+        return {id_: StoredVectors(found[id_], *frames.get(id_, _no_frames())) for id_ in ids}
+
+    def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
+        """Return the searchable clips among `ids` with their embeddings; others are left out."""
+        found: dict[int, tuple[StoredClip, dict[Modality, FloatArray], list[bytes]]] = {}
+        for id_, video_id, start_s, end_s, thumbnail, modality, vector, frames in self._fetched(
+            "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector, e.frames FROM clip c"
+            " JOIN video v ON v.id = c.video_id LEFT JOIN embedding e ON e.clip_id = c.id"
+            " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
+            (json.dumps(list(ids)),),
+        ):
+            if id_ not in found:
+                found[id_] = (StoredClip(id_, video_id, start_s, end_s, thumbnail), {}, [])
+            if modality is not None:
+                found[id_][1][modality] = unpack_vector(vector)
+            if frames is not None:
+                found[id_][2].append(frames)
+        return {
+            id_: (clip, StoredVectors(embeddings, *(unpack_frames(frames[0]) if frames else _no_frames())))
+            for id_, (clip, embeddings, frames) in found.items()
+        }
 
     def batches(
         self, ids: Sequence[int], dims: Mapping[Modality, int]
@@ -309,6 +371,10 @@ class Snapshot:
             "finished_at": row.finished_at,
             "report": report,
         }
+
+
+def _no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
+    return np.zeros((0, 0), np.float32), np.zeros(0)
 
 
 def _stored_video(row: Any, places: list[Location]) -> StoredVideo:

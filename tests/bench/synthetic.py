@@ -1,0 +1,258 @@
+"""A library of as many clips as one likes, in the form of a real one: python tests/bench/synthetic.py FOLDER --clips N
+
+Made for figures of search, without a video: setup, priors and query encoders are those of `lite`, everything below them
+is drawn at random (seed 0). A video has 20 clips of 2 to 12 s and some topics. Its frames are mixtures of five label
+embeddings, as `lite` makes them; half of the videos speak, in sentences whose words follow Zipf's law over the
+tokenizer's vocabulary, which is sorted by frequency; what the sentences mean are mixtures of embedded ones. Videos lie
+in 100 folders, were made over ten years, and one in a hundred speaks Finnish, so that filters can keep what they want.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from vfindex.indexer.lite import ensure_lite
+from vfindex.indexer.models import install
+from vfindex.indexer.presets import Choice
+from vfindex.storage.blobs import checksum, pack_frames
+from vfindex.storage.records import FloatArray
+from vfindex.storage.rows import clip_checksum
+from vfindex.storage.scripts import index_form
+from vfindex.storage.text_encoder import TextEncoder
+from vfindex.storage.writer import writing
+
+CLIPS_PER_VIDEO = 20
+FRAMES_PER_CLIP = 2
+FOLDERS = 100
+# Of a video's clips that speak; of all videos every second one does.
+SPOKEN = 0.8
+# Videos written in one transaction: 8,000 clips, 40 MB.
+BATCH_VIDEOS = 400
+SENTENCES = 2000
+TEN_YEARS_NS = 10 * 365 * 86_400 * 10**9
+_FIRST_MTIME_NS = 1_420_070_400 * 10**9  # 2015
+
+
+@dataclass(frozen=True)
+class Material:
+    """What clips are drawn from. labels (n, dim), sentences (n, dim): unit vectors. words: by falling frequency."""
+
+    labels: FloatArray
+    sentences: FloatArray
+    words: NDArray[np.str_]
+
+
+def make(folder: Path, clips: int, cache: Path) -> None:
+    """Make a library of `clips` clips in `folder`, and publish its joint index."""
+    with writing(folder) as writer:
+        install(writer, Choice(preset="lite"), "auto", cache, say=print)
+        material, rng = load_material(cache), np.random.default_rng(0)
+        videos = clips // CLIPS_PER_VIDEO
+        for first in range(0, videos, BATCH_VIDEOS):
+            numbers = range(first + 1, min(first + BATCH_VIDEOS, videos) + 1)
+            with writer.catalog.transaction() as connection:
+                add_videos(connection, numbers, material, rng)
+        writer.publish()
+
+
+def load_material(cache: Path) -> Material:
+    """Return labels and vocabulary of `lite`, and SENTENCES sentences embedded by it."""
+    paths = ensure_lite(cache, progress=print)
+    vocabulary = json.loads((paths.text / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    ordered = sorted(vocabulary, key=vocabulary.__getitem__)
+    words = np.array([word for word in ordered if len(word) > 1 and word.isascii() and word.isalpha()])
+    rng = np.random.default_rng(1)
+    texts = [" ".join(line) for line in _sentences(words, rng, np.full(SENTENCES, 8))]
+    encoder = TextEncoder.open(paths.text, threads=2)
+    return Material(np.load(paths.visual / "labels.npy"), encoder.encode(texts), words)
+
+
+def add_videos(connection: Connection, numbers: Sequence[int], material: Material, rng: np.random.Generator) -> None:
+    """Add the videos of these numbers, which are their ids, with all their clips and words."""
+    n = len(numbers)
+    speaks = rng.random(n) < 0.5
+    titles = [" ".join(line) for line in _sentences(material.words, rng, rng.integers(2, 6, n))]
+    lasts_s = _lengths(rng, n)
+    _add_rows(connection, "video", _videos(numbers, titles, lasts_s, rng))
+    _add_rows(connection, "location", _locations(numbers, rng))
+    coverage = [json.dumps({"speech": "recognised" if yes else "no speech", "visual": "keyframes"}) for yes in speaks]
+    _add_rows(
+        connection,
+        "unit",
+        ((id_, id_, 0, None, None, "done", 1, None, told) for id_, told in zip(numbers, coverage, strict=True)),
+    )
+    _add_words(connection, [(id_, None, "title", title) for id_, title in zip(numbers, titles, strict=True)])
+    _add_clips(connection, numbers, lasts_s, rng)
+    _add_vectors(connection, numbers, speaks, material, rng)
+    _add_speech(connection, numbers, speaks, lasts_s, material, rng)
+
+
+def _lengths(rng: np.random.Generator, videos: int) -> NDArray[np.float64]:
+    """Return the lengths of the clips (videos, CLIPS_PER_VIDEO) in seconds, to a millisecond."""
+    return np.round(rng.uniform(2.0, 12.0, (videos, CLIPS_PER_VIDEO)), 3)
+
+
+def _videos(
+    numbers: Sequence[int], titles: Sequence[str], lasts_s: NDArray[np.float64], rng: np.random.Generator
+) -> Iterator[tuple[Any, ...]]:
+    for id_, title, length_s in zip(numbers, titles, lasts_s.sum(axis=1).tolist(), strict=True):
+        print_ = f"{rng.integers(2**62):016x}{id_:016x}"
+        shape = ("mp4", "h264", 1280, 720, 0, 0.0, length_s - 0.04, length_s, round(25 * length_s), 1)
+        yield (id_, print_, "indexed", 10**8, *shape, title, "{}", "[]", None, 1, "indexed")
+
+
+def _locations(numbers: Sequence[int], rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+    times = _FIRST_MTIME_NS + rng.integers(0, TEN_YEARS_NS, len(numbers))
+    for id_, mtime_ns in zip(numbers, times.tolist(), strict=True):
+        yield f"/videos/shelf-{id_ % FOLDERS:02d}/{id_:07d}.mp4".encode(), id_, 10**8, mtime_ns, id_
+
+
+def _add_clips(
+    connection: Connection, numbers: Sequence[int], lasts_s: NDArray[np.float64], rng: np.random.Generator
+) -> None:
+    ends = np.round(np.cumsum(lasts_s, axis=1), 3)
+    starts = np.round(ends - lasts_s, 3)
+    rows = []
+    for row, id_ in enumerate(numbers):
+        for number, (start_s, end_s) in enumerate(zip(starts[row].tolist(), ends[row].tolist(), strict=True)):
+            start_ms = round(1000 * start_s)
+            crc = clip_checksum(start_ms, start_s, end_s)
+            rows.append((_clip_id(id_, number), id_, id_, start_ms, start_s, end_s, 0.0, None, crc))
+    _add_rows(connection, "clip", rows)
+
+
+def _add_vectors(
+    connection: Connection,
+    numbers: Sequence[int],
+    speaks: NDArray[np.bool_],
+    material: Material,
+    rng: np.random.Generator,
+) -> None:
+    n = len(numbers)
+    frames = _pictures(material.labels, n, rng)  # (n, clips, frames, dim)
+    visual = _unit(frames.mean(axis=2)).astype("<f2")
+    speech = _meanings(material.sentences, (n, CLIPS_PER_VIDEO), rng)
+    texts = _meanings(material.sentences, (n,), rng)
+    silent = rng.random((n, CLIPS_PER_VIDEO)) >= SPOKEN
+    rows = []
+    for row, id_ in enumerate(numbers):
+        for number in range(CLIPS_PER_VIDEO):
+            clip_id = _clip_id(id_, number)
+            times = np.arange(FRAMES_PER_CLIP, dtype=np.float64)
+            picture, blob = visual[row, number].tobytes(), pack_frames(frames[row, number], times)
+            rows.append((clip_id, "visual", picture, blob, checksum(picture, blob)))
+            if speaks[row] and not silent[row, number]:
+                said = speech[row, number].tobytes()
+                rows.append((clip_id, "speech", said, None, checksum(said, None)))
+            title = texts[row].tobytes()
+            rows.append((clip_id, "text", title, None, checksum(title, None)))
+    _add_rows(connection, "embedding", rows)
+
+
+def _pictures(labels: FloatArray, videos: int, rng: np.random.Generator) -> FloatArray:
+    """Return frames (videos, CLIPS_PER_VIDEO, FRAMES_PER_CLIP, dim): three topics of the video, two of the clip."""
+    shape = (videos, CLIPS_PER_VIDEO, FRAMES_PER_CLIP)
+    topics = rng.integers(0, len(labels), (videos, 1, 1, 3))
+    own = rng.integers(0, len(labels), (videos, CLIPS_PER_VIDEO, 1, 2))
+    mixed = np.zeros((*shape, labels.shape[1]), np.float32)
+    for each in (topics, own):
+        for column in range(each.shape[-1]):
+            share = rng.gamma(0.7, size=(*shape, 1)).astype(np.float32)
+            mixed += share * labels[np.broadcast_to(each[..., column], shape)]
+    return _unit(mixed)
+
+
+def _meanings(sentences: FloatArray, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float16]:
+    """Return vectors (*shape, dim) of what is said: mixtures of three sentences, mostly of one."""
+    mixed = np.zeros((*shape, sentences.shape[1]), np.float32)
+    for share in (1.0, 0.5, 0.5):
+        weight = share * rng.random((*shape, 1)).astype(np.float32)
+        mixed += weight * sentences[rng.integers(0, len(sentences), shape)]
+    return np.asarray(_unit(mixed), "<f2")
+
+
+def _add_speech(
+    connection: Connection,
+    numbers: Sequence[int],
+    speaks: NDArray[np.bool_],
+    lasts_s: NDArray[np.float64],
+    material: Material,
+    rng: np.random.Generator,
+) -> None:
+    """Add a segment a clip to the videos that speak."""
+    spoken = [(id_, float(lasts_s[row].sum())) for row, id_ in enumerate(numbers) if speaks[row]]
+    texts = _sentences(material.words, rng, rng.integers(4, 18, len(spoken) * CLIPS_PER_VIDEO))
+    segments, words = [], []
+    for id_, length_s in spoken:
+        language = "fi" if id_ % 100 == 0 else "en"
+        for number in range(CLIPS_PER_VIDEO):
+            text, segment_id = " ".join(next(texts)), _clip_id(id_, number)
+            start_s, end_s = (round(length_s * (number + part) / CLIPS_PER_VIDEO, 3) for part in (0, 0.9))
+            crc = checksum(start_s, end_s, text)
+            segments.append((segment_id, id_, id_, start_s, end_s, text, language, 0.9, "asr", crc))
+            words.append((id_, segment_id, "speech", text))
+    _add_rows(connection, "segment", segments)
+    _add_words(connection, words)
+
+
+def _add_words(connection: Connection, rows: Sequence[tuple[int, int | None, str, str]]) -> None:
+    """Add documents (video id, segment id, kind, text) and their words to the full text index."""
+    first = int(connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM document").scalar_one()) + 1
+    _add_rows(connection, "document", ((first + n, *row) for n, row in enumerate(rows)))
+    indexed = [(first + n, index_form(row[3])) for n, row in enumerate(rows)]
+    if indexed:
+        connection.exec_driver_sql("INSERT INTO document_fts(rowid, text) VALUES (?, ?)", indexed)
+
+
+def _add_rows(connection: Connection, table: str, rows: Sequence[tuple[Any, ...]] | Iterator[tuple[Any, ...]]) -> None:
+    """Insert rows whose values stand in the order of the table's columns."""
+    known = list(rows)
+    if known:
+        marks = ", ".join("?" * len(known[0]))
+        connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({marks})", known)
+
+
+def _sentences(
+    words: NDArray[np.str_], rng: np.random.Generator, lengths: NDArray[np.int64]
+) -> Iterator[Sequence[str]]:
+    """Yield a sentence a length, the frequency of its words falling as 1 / rank."""
+    ranks = np.exp(rng.random(int(lengths.sum())) * np.log(len(words))).astype(np.int64)
+    drawn = words[np.minimum(ranks, len(words)) - 1].tolist()
+    stop = 0
+    for length in lengths.tolist():
+        start, stop = stop, stop + length
+        yield drawn[start:stop]
+
+
+def _clip_id(video_id: int, number: int) -> int:
+    return (video_id - 1) * CLIPS_PER_VIDEO + number + 1
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a synthetic library.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clips", type=int, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("--cache", type=Path, required=True, help="where the models of `lite` are, or will be")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    make(arguments.folder, arguments.clips, arguments.cache)
+    size = sum(path.stat().st_size for path in arguments.folder.rglob("*") if path.is_file())
+    print(f"{arguments.clips} clips in {time.perf_counter() - start:.0f} s, {size / 2**30:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
