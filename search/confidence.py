@@ -114,12 +114,13 @@ class Judge:
     def of(cls, stored: str | None, query: Query, spec: JointSpec) -> Judge:
         """Return the judge for a question; stored: the calibration of the library as text, None before it is measured.
 
-        spec: with the question's weights. Scores were measured of plain questions at the default weights: a modality
-        of another weight does not tell, and a question of weighted or unwanted terms or of two moments has no labels.
+        spec: with the question's weights. Scores were measured of plain questions at the default weights of `concat`: a
+        modality of another weight does not tell, and another fusion, or a question of weighted or unwanted terms or of
+        two moments, has no labels.
         """
         parts = [part for moment in query.moments for part in moment.parts()]
         calibration = Calibration.from_json(stored)
-        if calibration is None or len(parts) != 1 or parts[0].weight != 1.0:
+        if calibration is None or spec.fusion != "concat" or len(parts) != 1 or parts[0].weight != 1.0:
             return cls({}, False)
         measured = calibration.trust
         asked = [m for m in parts[0].modalities if m in measured and m in spec.parts and spec.parts[m].weight > 0]
