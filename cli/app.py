@@ -25,6 +25,7 @@ from vfindex.cli import (
     purge,
     reindex,
     remove,
+    retry,
     runs,
     search,
     show,
@@ -51,7 +52,21 @@ app = typer.Typer(
     add_completion=False,
     context_settings=HELP_SETTINGS,
 )
-for _command in (ingest, reindex, search, status, show, remove, purge, verify, upgrade, evaluation, demo, doctor):
+for _command in (
+    ingest,
+    reindex,
+    retry,
+    search,
+    status,
+    show,
+    remove,
+    purge,
+    verify,
+    upgrade,
+    evaluation,
+    demo,
+    doctor,
+):
     app.command(
         name=_command.NAME,
         epilog=f"Example:  {_command.EXAMPLE}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "show"
 EXAMPLE = "vfindex show ~/Videos/beach.mp4"
+_CARE = {"usual": "as usual", "safe": "safely"}
 
 
 def command(
@@ -53,6 +55,8 @@ def _find(snapshot: Snapshot, path: str) -> StoredVideo:
 
 
 def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:
+    from vfindex.storage.attempts import attempts_of
+
     clips = snapshot.clips_of(video.id)
     vectors = snapshot.vectors([clip.id for clip in clips])
     return {
@@ -61,6 +65,7 @@ def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[
         "fingerprint": video.fingerprint,
         "state": video.state,
         "problem": video.problem,
+        "attempts": [asdict(attempt) for attempt in attempts_of(snapshot, video.id)],
         "title": video.title,
         "tags": dict(video.tags),
         "container": video.container,
@@ -120,6 +125,9 @@ def _print(document: dict[str, Any]) -> None:
         print(plain(f"title: {document['title']}"))
     if document["problem"]:
         print(plain(f"problem: {document['problem']['reason']}; {document['problem']['next']}"))
+    for tried in document["attempts"]:
+        what = "the file" if tried["unit"] is None else f"unit {tried['unit']}"
+        print(plain(f"tried: {what}, {_CARE[tried['care']]}, {tried['at']}: {tried['reason']}"))
     for unit in document["coverage"]:
         for modality, words in unit.items():
             print(plain(f"{modality}: {words}"))

@@ -33,8 +33,10 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 
 
 def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
+    from vfindex.storage.attempts import attempt_counts
     from vfindex.storage.library import setup_from_json
 
+    tries = attempt_counts(snapshot)
     counts, by_modality = snapshot.counts(), snapshot.modality_counts()
     stored, generation, videos = snapshot.get("setup"), snapshot.generation(), snapshot.videos()
     setup = setup_from_json(stored) if stored else None
@@ -54,7 +56,12 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
         "generation": generation.id if generation else None,
         "clips_in_generation": generation.clips if generation else 0,
         "problems": [
-            {"path": path_text(place.path), "state": video.state, **(video.problem or {})}
+            {
+                "path": path_text(place.path),
+                "state": video.state,
+                **(video.problem or {}),
+                "attempts": tries.get(video.id, 1),
+            }
             for video in videos
             if video.state in _TROUBLED
             for place in video.locations
@@ -93,4 +100,5 @@ def _print(document: dict[str, Any]) -> None:
     if document["states"]["vanished"]:
         print(f"vanished    {counted(document['states']['vanished'], 'video')}; `vfindex purge` deletes what is left")
     for row in document["problems"]:
-        print(plain(f"{row['state']:11} {row['path']}: {row.get('reason', '')}; {row.get('next', '')}"))
+        tries = f" ({row['attempts']} tries failed)" if row["attempts"] > 1 else ""
+        print(plain(f"{row['state']:11} {row['path']}: {row.get('reason', '')}{tries}; {row.get('next', '')}"))

@@ -352,5 +352,5 @@ def _told_safe(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:
 
 def _read_safely(prepared: Prepared, failed: Sequence[Attempt]) -> Problem:
     words = f"no subtitles inside it were looked for, because {failed[-1].reason}"
-    step = "convert it, or run `vfindex retry` with its path"
+    step = "convert it if you need them"
     return Problem(prepared.found.location.path, "probe", failed[-1].code, words, step)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 
 from vfindex.storage import schema
 from vfindex.storage.records import Attempt
@@ -38,6 +38,13 @@ def noted_attempts(connection: Connection, video_id: int) -> list[Attempt]:
 def attempts_of(snapshot: Snapshot, video_id: int) -> list[Attempt]:
     """Return the failed tries at a video, in order."""
     return [Attempt(*row) for row in snapshot.stream(_of(video_id))]
+
+
+def attempt_counts(snapshot: Snapshot) -> dict[int, int]:
+    """Return video id -> how many tries at it failed; videos without any are left out."""
+    a = schema.attempt.c
+    counted = select(a.video_id, func.count().label("n")).group_by(a.video_id)
+    return {row.video_id: row.n for row in snapshot.stream(counted)}
 
 
 def _of(video_id: int) -> Select[Any]:

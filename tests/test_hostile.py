@@ -15,7 +15,7 @@ import pytest
 from command_line import Ran, vfindex
 from media import Shot, make_video
 
-from vfindex.indexer import local
+from vfindex.indexer import ladder, local
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.media import Decoder, Limits
 from vfindex.search.engine import SearchEngine
@@ -251,6 +251,7 @@ def test_bad_decoders_cost_one_file_each(tmp_path: Path, models_cache: Path, mon
     limits = Limits(memory_bytes=1 << 30, idle_s=6.0, cpu_base_s=2.0, cpu_per_mb_s=0.0, wall_factor=20.0)
     command = [sys.executable, "-P", "-c", CHILD, str(limits.memory_bytes)]
     monkeypatch.setattr(local, "Decoder", lambda: Decoder(limits, command))
+    monkeypatch.setattr(ladder, "TRIES_AS_USUAL", 1)  # the further one takes time and shows nothing new
     settings = IngestSettings(cache=models_cache, workers=3, asr=False)
     videos = [os.fsencode(tmp_path / "videos")]
     report = ingest(tmp_path / "library", videos, settings)

@@ -18,6 +18,7 @@ from vfindex.cli import (
     purge,
     reindex,
     remove,
+    retry,
     runs,
     search,
     show,
@@ -36,6 +37,7 @@ COMMANDS = tuple(
     for module in (
         ingest,
         reindex,
+        retry,
         search,
         status,
         show,

@@ -1,0 +1,68 @@
+"""Takes up again what could not be indexed: files that failed, and on request those that broke their decoders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfindex.indexer.discover import discover
+from vfindex.indexer.ingest import IngestSettings, work
+from vfindex.indexer.ladder import FINAL
+from vfindex.indexer.media import Options, Sampling
+from vfindex.indexer.report import Report
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage.errors import LibraryNotFound
+from vfindex.storage.library import Library
+from vfindex.storage.records import KnownFile
+from vfindex.storage.writer import writing
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySettings:
+    """What the user asked for. cache: where models are kept. workers: units read at once. quarantined: these too."""
+
+    cache: Path
+    workers: int | None = None
+    quarantined: bool = False
+
+
+def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher: Watcher | None = None) -> Report:
+    """Try again what failed at and below `paths`, everywhere if there are none; return what became of each file.
+
+    Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError, ModelError.
+    """
+    watcher = watcher or Watcher()
+    began = time.monotonic()
+    Library.open(folder)
+    with writing(folder) as writer:
+        setup = writer.setup()
+        if setup is None:
+            raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
+        asr = writer.catalog.get("asr") != "0"
+        run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
+        run.report.run_id = writer.catalog.begin_run("retry")
+        run.sort(discover(chosen(writer.catalog.known_files(), paths, quarantined=settings.quarantined)))
+        if run.todo:
+            work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
+        run.end(began)
+    return run.report
+
+
+def chosen(known: Mapping[bytes, KnownFile], paths: Iterable[bytes], *, quarantined: bool) -> list[bytes]:
+    """Return the files to be tried again, in order of bytes.
+
+    A file that is named is tried whatever kept it out. Of all others, those stay away of which the same would be said
+    again (`ladder.FINAL`), and those in quarantine unless they are asked for.
+    """
+    named = set(paths)
+    states = ("failed", "quarantined") if quarantined else ("failed",)
+    found = []
+    for path, file in known.items():
+        if path in named and file.state in ("failed", "quarantined"):
+            found.append(path)
+        elif file.state in states and (not named or any(path.startswith(root.rstrip(b"/") + b"/") for root in named)):
+            final = file.problem is not None and file.problem.get("code") in FINAL
+            found += [] if final else [path]
+    return sorted(found)

@@ -1,0 +1,144 @@
+"""What breaks its decoder is tried again, then safely, then given up; what is refused is not."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media import Shot, make_video
+
+from vfindex.indexer import pipeline
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.ladder import next_care
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.report import Report
+from vfindex.indexer.retry import RetrySettings, chosen, retry
+from vfindex.storage.attempts import attempt_counts, attempts_of
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.library import Library
+from vfindex.storage.records import Attempt, KnownFile, Location
+from vfindex.storage.verify import verify
+
+Ingest = Callable[..., Report]
+
+
+def failed(*tries: tuple[str, str]) -> list[Attempt]:
+    return [Attempt(0, care, code, "it broke", "now") for care, code in tries]  # type: ignore[arg-type]
+
+
+def test_the_ladder() -> None:
+    assert next_care(failed()) == "usual"
+    assert next_care(failed(("usual", "crashed"))) == "usual"
+    assert next_care(failed(("usual", "cpu"))) == "safe", "as usual, it would take as long again"
+    assert next_care(failed(("usual", "crashed"), ("usual", "timeout"))) == "safe"
+    assert next_care(failed(("usual", "cpu"), ("safe", "crashed"))) is None
+
+
+def test_what_is_taken_up_again() -> None:
+    codes = {"a": ("failed", "damaged"), "b/c": ("failed", "playlist"), "b/d": ("quarantined", "crashed")}
+    codes |= {"e": ("indexed", "")}
+    place = Location(b"", 0, 0, 0)
+    known = {
+        f"/{name}".encode(): KnownFile(1, "", place, state, True, {"code": code})  # type: ignore[arg-type]
+        for name, (state, code) in codes.items()
+    }
+    assert chosen(known, [], quarantined=False) == [b"/a"]
+    assert chosen(known, [], quarantined=True) == [b"/a", b"/b/d"]
+    assert chosen(known, [b"/b"], quarantined=True) == [b"/b/d"]
+    assert chosen(known, [b"/b/c", b"/b/d", b"/e"], quarantined=False) == [b"/b/c", b"/b/d"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Ingest:
+    """Return a function that ingests one video of three units and 12 s into one library."""
+    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
+    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    make_video(tmp_path / "long.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 3)])
+
+    def again() -> Report:
+        settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+        return ingest(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], settings)
+
+    return again
+
+
+class Breaks:
+    """A decoder's `read` that breaks in units: begin in s -> the tries that break. Counts the tries."""
+
+    def __init__(self, breaks: dict[float | None, Callable[[int, str], bool]]) -> None:
+        self.breaks = breaks
+        self.tries: Counter[float | None] = Counter()
+        self.real = Decoder.read
+
+    def __call__(self, decoder: Decoder, path: bytes, **order: Any) -> Iterator[Any]:
+        start_s = order["start_s"]
+        self.tries[start_s] += 1
+        if start_s in self.breaks and self.breaks[start_s](self.tries[start_s], order["sampling"].mode):
+            raise VideoError(Problem(path, "decode", "crashed", "its decoder crashed", "convert it"), quarantine=True)
+        return self.real(decoder, path, **order)
+
+
+def patch(monkeypatch: pytest.MonkeyPatch, breaks: Breaks) -> Breaks:
+    monkeypatch.setattr(Decoder, "read", lambda *args, **order: breaks(*args, **order))
+    return breaks
+
+
+def tries(folder: Path) -> list[tuple[Any, ...]]:
+    with Library.open(folder).snapshot() as snapshot:
+        [video] = snapshot.videos()
+        found = attempts_of(snapshot, video.id)
+        assert attempt_counts(snapshot).get(video.id, 0) == len(found)
+    return sorted((attempt.unit, attempt.care, attempt.code) for attempt in found)
+
+
+def test_a_unit_that_breaks_is_read_again_and_then_safely(
+    tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = patch(monkeypatch, Breaks({None: lambda n, _: n == 1, 4.0: lambda _, mode: mode == "auto"}))
+    report = run()
+    assert [problem.reason for problem in report.partial] == [
+        "only keyframes were read, and no sound, because its decoder crashed"
+    ]
+    assert broken.tries == {None: 2, 4.0: 3, 8.0: 1}
+    assert tries(tmp_path / "lib") == [(0, "usual", "crashed"), (1, "usual", "crashed"), (1, "usual", "crashed")]
+    with Library.open(tmp_path / "lib").snapshot() as snapshot:
+        clips = snapshot.clips_of(1)
+        assert snapshot.coverage(1)[1]["visual"].endswith("sampling keyframes")
+    assert (clips[0].start_s, clips[-1].end_s) == (0.0, pytest.approx(12.0, abs=0.1))
+    assert verify(Library.open(tmp_path / "lib")).clean
+
+
+def test_one_unit_may_be_lost_and_no_more(
+    tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patch(patched, Breaks({4.0: lambda *_: True, 8.0: lambda *_: True}))
+        assert [problem.code for problem in run().failed] == ["crashed"]
+    assert len(tries(tmp_path / "lib")) == 6
+    settings = RetrySettings(models_cache, 1)
+    assert retry(tmp_path / "lib", [], settings).found == 0
+    with monkeypatch.context() as patched:
+        patch(patched, Breaks({4.0: lambda *_: True}))
+        report = retry(tmp_path / "lib", [], replace(settings, quarantined=True))
+        assert [problem.reason for problem in report.partial] == ["its decoder crashed"]
+    assert tries(tmp_path / "lib") == [(1, "safe", "crashed"), (1, "usual", "crashed"), (1, "usual", "crashed")]
+
+
+def test_a_killed_run_goes_on_down_the_ladder(tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(n: int, _: str) -> bool:
+        if n == 2:
+            raise KeyboardInterrupt
+        return True
+
+    with monkeypatch.context() as patched:
+        patch(patched, Breaks({4.0: kill}))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    broken = patch(monkeypatch, Breaks({4.0: lambda _, mode: mode == "auto"}))
+    assert len(run().partial) == 1
+    assert broken.tries[4.0] == 2
