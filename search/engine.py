@@ -32,13 +32,16 @@ from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import Library, estimated_spec, reading_spec, setup_from_json
 from vfindex.storage.records import MODALITIES, FloatArray, Modality, SegmentSource, Setup
-from vfindex.storage.snapshot import Generation, Snapshot, StoredVideo
+from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
 # Candidates from the joint index for one hit wanted: the rerank by best frame and words moves clips by some places, and
 # a long video may hold many of the first.
 CANDIDATES_PER_HIT = 20
 MIN_CANDIDATES = 200
+# What is looked at in the end, where many candidates are of one video, or stand far from their other moment. Scoring so
+# many takes some 0.1 s; pairs of which neither clip is among the first of its moment are not found.
+MAX_CANDIDATES = 3200
 # Characters of transcript shown with a hit whose words were not matched.
 SNIPPET_CHARS = 160
 
@@ -167,9 +170,9 @@ class SearchEngine:
     def _answer(self, view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Hit]:
         answers = _choose(view, query, encoded, wanted)
         shown = {id_ for a in answers for id_ in (a.video_id, *(place.video_id for place in a.also))}
-        videos = {video.id: video for video in view.snapshot.videos(list(shown))}
         clips = [each.clip.id for answer in answers for each in answer.moments]
-        told = Told(videos, view.snapshot.said(clips), view.snapshot.coverage_of(clips))
+        snapshot = view.snapshot
+        told = Told(snapshot.paths_of(list(shown)), snapshot.said(clips), snapshot.coverage_of(clips))
         stored = view.snapshot.get(META_KEY) if view.ranks is None else None
         judge = Judge.of(stored, query, view.spec)
         hits = [self._hit(rank, answer, told) for rank, answer in enumerate(answers, start=1)]
@@ -209,9 +212,9 @@ class SearchEngine:
 
     def _hit(self, rank: int, answer: Answer, told: Told) -> Hit:
         best = max(answer.moments, key=lambda each: each.score)
-        first, *copies = _paths(told.videos[answer.video_id])
+        first, *copies = _existing_first(told.paths[answer.video_id])
         also = [Place(path, answer.start_s, answer.end_s) for path in copies if path is not None]
-        also += [Place(_paths(told.videos[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
+        also += [Place(_existing_first(told.paths[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
         modalities = {m: _added(each.contributions.get(m) for each in answer.moments) for m in MODALITIES}
         return Hit(
             rank=rank,
@@ -235,9 +238,9 @@ class SearchEngine:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the library tells of the clips found. said, coverage: by clip id."""
+    """What the library tells of the clips found. paths: by video id. said, coverage: by clip id."""
 
-    videos: Mapping[int, StoredVideo]
+    paths: Mapping[int, Sequence[bytes]]
     said: Mapping[int, str]
     coverage: Mapping[int, Mapping[str, str]]
 
@@ -253,17 +256,18 @@ def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int])
     rankings = [_ranking(view, *asked, videos) for asked in zip(query.moments, encoded, strict=True)]
     merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
     depth = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
+    deepest = max(depth, MAX_CANDIDATES)
     while True:
         groups, bound = _groups(view, query, rankings, depth)
         # With one hit a video, the spans of all grow together at the end: one question to the library each round.
         settle = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
         answers = gather(groups, wanted, lasts_s, settle)
         complete = len(answers) == top_k and answers[-1].score >= bound
-        if complete or all(ranking.is_exhausted(depth) for ranking in rankings):
+        if complete or depth == deepest or all(ranking.is_exhausted(depth) for ranking in rankings):
             if per_video == 1:
                 merge(answers)
             return answers
-        depth *= 4  # one long video fills the candidates: look further down
+        depth = min(4 * depth, deepest)  # one long video fills the candidates: look further down
 
 
 def _groups(view: View, query: Query, rankings: Sequence[Ranking], depth: int) -> tuple[list[Group], float]:
@@ -299,10 +303,9 @@ def _why(modality: Modality, scored: Scored, told: Told) -> str:
     return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
 
 
-def _paths(video: StoredVideo) -> list[bytes | None]:
-    """Return where a video lies, copies that exist first; None for nowhere."""
-    paths = sorted((place.path for place in video.locations), key=lambda path: not os.path.exists(path))
-    return list(paths) or [None]
+def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:
+    """Return paths, those that exist first; None for nowhere."""
+    return list(sorted(paths, key=lambda path: not os.path.exists(path))) or [None]
 
 
 def _ranking(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,7 +76,7 @@ class Answer:
 
 
 def gather(
-    groups: Iterable[Group],
+    groups: Sequence[Group],
     wanted: tuple[int, int],
     lasts_s: Callable[[int], float],
     settle: Callable[[Answer, Sequence[Answer]], object],
@@ -89,11 +89,12 @@ def gather(
     answers: list[Answer] = []
     count: dict[int, int] = {}
     original: dict[int, int] = {}  # a copy of a whole video shares the places of the first
-    pictures = np.zeros((0, 0), np.float32)  # of the answers' first moments
-    for group in groups:
+    pictures = _stacked([group[0].vectors.embeddings.get("visual") for group in groups])  # (n_groups, dim)
+    alike: dict[int, list[Answer]] = {}  # number of a group -> answers whose pictures may be its own
+    for number, group in enumerate(groups):
         video_id = group[0].clip.video_id
-        alike = [answers[row] for row in _rows_like(pictures, group)]
-        folded = next((answer for answer in alike if is_same_footage(answer.moments, group, lasts_s)), None)
+        same = (answer for answer in alike.get(number, ()) if is_same_footage(answer.moments, group, lasts_s))
+        folded = next(same, None)
         if folded is not None:
             if all(place.video_id != video_id for place in folded.also):
                 again = Answer.of(group)
@@ -106,22 +107,16 @@ def gather(
             count[owner] = count.get(owner, 0) + 1
             answers.append(Answer.of(group))
             settle(answers[-1], answers[:-1])
-            pictures = _stacked([answer.moments[0].vectors.embeddings.get("visual") for answer in answers])
+            for row in np.flatnonzero(pictures @ pictures[number] >= COPY_PICTURES).tolist():
+                alike.setdefault(row, []).append(answers[-1])
     return answers
 
 
 def _stacked(vectors: Sequence[FloatArray | None]) -> FloatArray:
     """Return vectors (n, dim), rows of 0 for those that are missing."""
     dim = next((len(vector) for vector in vectors if vector is not None), 0)
-    return np.stack([np.zeros(dim, np.float32) if vector is None else vector for vector in vectors])
-
-
-def _rows_like(pictures: FloatArray, group: Group) -> list[int]:
-    """Return the rows whose pictures may be those of the group."""
-    vector = group[0].vectors.embeddings.get("visual")
-    if vector is None or not pictures.size:
-        return []
-    return [int(row) for row in np.flatnonzero(pictures @ vector >= COPY_PICTURES)]
+    nothing = np.zeros(dim, np.float32)
+    return np.stack([nothing if vector is None else vector for vector in vectors]) if vectors else nothing[None]
 
 
 def is_same_footage(first: Group, second: Group, lasts_s: Callable[[int], float]) -> bool:

@@ -270,13 +270,13 @@ class Snapshot:
 
         spans: (video id, start_s, end_s).
         """
-        query = text(
-            "SELECT w.key AS number, c.id FROM json_each(:spans) w"
+        return self._fetched(
+            "SELECT w.key, c.id FROM json_each(?) w"
             " JOIN clip c ON c.video_id = json_extract(w.value, '$[0]')"
             " AND c.start_s <= json_extract(w.value, '$[2]') AND c.end_s >= json_extract(w.value, '$[1]')"
-            " JOIN video v ON v.id = c.video_id WHERE v.state IN ('indexed', 'partial') ORDER BY w.key, c.start_s"
+            " JOIN video v ON v.id = c.video_id WHERE v.state IN ('indexed', 'partial') ORDER BY w.key, c.start_s",
+            (json.dumps(list(spans)),),
         )
-        return [(row.number, row.id) for row in self._rows(query, {"spans": json.dumps(list(spans))})]
 
     # --- videos -------------------------------------------------------------------------------------------------
 
@@ -291,6 +291,17 @@ class Snapshot:
         query = select(schema.video).order_by(v.id)
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
         return [_stored_video(row, places.get(row.id, [])) for row in rows]
+
+    def paths_of(self, video_ids: Sequence[int]) -> dict[int, list[bytes]]:
+        """Return video id -> where its copies lie, in order of bytes; empty for one that lies nowhere."""
+        rows = self._fetched(
+            "SELECT video_id, path FROM location WHERE video_id IN (SELECT value FROM json_each(?)) ORDER BY path",
+            (json.dumps(list(video_ids)),),
+        )
+        paths: dict[int, list[bytes]] = {id_: [] for id_ in video_ids}
+        for video_id, path in rows:
+            paths[video_id].append(path)
+        return paths
 
     def lasts_s(self, video_id: int) -> float:
         """Return how long a video lasts, 0 for one that is gone."""
@@ -320,14 +331,14 @@ class Snapshot:
 
     def said(self, clip_ids: Sequence[int]) -> dict[int, str]:
         """Return clip id -> what is said during the clip, a space between segments; silent clips are left out."""
-        query = text(
+        lines: dict[int, list[str]] = {}
+        for clip_id, line in self._fetched(
             "SELECT c.id, s.text FROM clip c JOIN segment s"
             " ON s.video_id = c.video_id AND s.start_s < c.end_s AND s.end_s > c.start_s"
-            " WHERE c.id IN (SELECT value FROM json_each(:clips)) ORDER BY c.id, s.start_s, s.id"
-        )
-        lines: dict[int, list[str]] = {}
-        for row in self._rows(query, {"clips": json.dumps(list(clip_ids))}):
-            lines.setdefault(row.id, []).append(row.text)
+            " WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY c.id, s.start_s, s.id",
+            (json.dumps(list(clip_ids)),),
+        ):
+            lines.setdefault(clip_id, []).append(line)
         return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
 
     def coverage(self, video_id: int) -> list[Mapping[str, str]]:
