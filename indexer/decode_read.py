@@ -31,7 +31,7 @@ from vfindex.indexer.decode_open import (
 )
 from vfindex.indexer.decode_sound import Send, Sound
 from vfindex.indexer.sampling import AUTO_GAP_S, Coded, Mode, Sampler, Step
-from vfindex.indexer.wire import LONG_SIDE
+from vfindex.storage.pixels import frame_shape
 
 AUDIO_PREROLL_S = 0.5  # sound read before a stretch, so that the decoder has settled when it begins
 SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
@@ -57,16 +57,6 @@ class Order:
     pictures: bool
     start_s: float | None
     end_s: float | None
-
-
-def frame_shape(width_px: int, height_px: int, size_px: int) -> tuple[int, int]:
-    """Return (width, height) with the short side `size_px` and the long side at most LONG_SIDE times that.
-
-    Rounded down, as torchvision does: a pixel more would move a crop from the middle by half a pixel.
-    """
-    short_px = min(width_px, height_px)
-    longest = LONG_SIDE * size_px
-    return min(longest, width_px * size_px // short_px), min(longest, height_px * size_px // short_px)
 
 
 class Painter:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfindex.indexer.cards import LOCAL
-from vfindex.indexer.encoders import ImageEncoder, LiteImageEncoder, PassageEncoder
+from vfindex.indexer.encoders import ImageEncoder, PassageEncoder
 from vfindex.indexer.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, ensure_lite, load_priors
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.machine import has_cuda
@@ -29,6 +29,7 @@ from vfindex.indexer.store import LocalModel, is_cached, locate
 from vfindex.indexer.towers import ensure_clip_text, ensure_sentence
 from vfindex.indexer.transcribe import PocketSphinx, Speech
 from vfindex.storage.errors import LibraryVersion, UsageError
+from vfindex.storage.image_encoder import LiteImageEncoder
 from vfindex.storage.joint import ModalityPrior
 from vfindex.storage.records import Modality, ModelKind, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder, read_meta
@@ -122,6 +123,13 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         text=text.open(opening.threads),
         speech=_speech(references["speech"], cache, opening.threads) if opening.asr else None,
     )
+
+
+def query_folders(setup: Setup, cache: Path, *, say: Say) -> dict[str, Path]:
+    """Return what a library's query encoders are copied from: name there -> folder in the cache. Raises ModelError."""
+    references = references_of(setup)
+    sides = (_visual(references["visual"], cache, say).side(), _text(references["text"], cache, say).side())
+    return {side.name: side.folder for side in sides}
 
 
 def _default_preset(choice: Choice, cache: Path) -> PresetName:

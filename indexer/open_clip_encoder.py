@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional, init
@@ -29,10 +28,11 @@ from torch.overrides import TorchFunctionMode
 
 from vfindex.indexer.encoders import Pixels
 from vfindex.storage.errors import ModelError, UsageError
+from vfindex.storage.pixels import ResizeMode, square
 from vfindex.storage.records import FloatArray
 
 CONFIG = "open_clip_config.json"
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_INTERPOLATIONS = ("bicubic", "bilinear")
 # Two batches a device: while one is computed, the next is copied there.
 LANES = 2
 # The batch is searched for by doubling, for at most so long; the gain below which doubling is not worth its memory.
@@ -71,23 +71,14 @@ class Preparation:
     """
 
     size_px: int
-    resize_mode: Literal["shortest", "squash"]
+    resize_mode: ResizeMode
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def square(self, frame: Pixels) -> Pixels:
         """Return (size_px, size_px, 3) uint8. frame: uint8 RGB with the short side size_px; else raises ValueError."""
-        size = self.size_px
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape[:2]) != size:
-            raise ValueError(f"a frame of {frame.shape} {frame.dtype}: its short side must be {size}, in uint8 RGB")
-        if self.resize_mode == "squash":
-            if frame.shape[0] == frame.shape[1]:
-                return frame
-            image = Image.fromarray(frame).resize((size, size), _RESAMPLING[self.interpolation])
-            return np.asarray(image)
-        top, left = (round((side - size) / 2) for side in frame.shape[:2])  # as torchvision rounds
-        return frame[top : top + size, left : left + size]
+        return square(frame, self.size_px, self.resize_mode, self.interpolation)
 
 
 class ImageTower(nn.Module):
@@ -359,7 +350,7 @@ def _check_config(folder: Path) -> None:
         reason = "it also writes captions (CoCa)"
     elif pixels.get("resize_mode", "shortest") not in ("shortest", "squash"):
         reason = f"it wants its pictures resized by the rule {pixels['resize_mode']!r}"
-    elif pixels.get("interpolation", "bicubic") not in _RESAMPLING:
+    elif pixels.get("interpolation", "bicubic") not in _INTERPOLATIONS:
         reason = f"it wants its pictures resized with the filter {pixels['interpolation']!r}"
     if reason:
         raise ModelError(f"{folder}: vfindex cannot use this model: {reason}; choose another one")

@@ -10,11 +10,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from vfindex.storage import pixels
+
 LENGTH_BYTES = 4  # big endian, before every header
 MAX_HEADER_BYTES = 4 << 20  # tags, chapters or a batch of subtitles, each bounded, with every character escaped
 MAX_PAYLOAD_BYTES = 64 << 20  # a frame of 2,600 x 7,800 pixels; requests ask for a tenth of that side
 MAX_SIZE_PX = 2048  # short side of a frame; long side at most LONG_SIDE times that
-LONG_SIDE = 3  # beyond 3:1 the picture is squeezed: models see squares, and a strip would only cost memory
+LONG_SIDE = pixels.LONG_SIDE
 
 
 class WireError(Exception):

@@ -31,7 +31,7 @@ HOMES = {
     "ftfy": ("storage/cleaning.py",),
     "huggingface_hub": ("indexer/hub_child.py",),
     "onnx": ("indexer/export.py",),
-    "onnxruntime": ("storage/text_encoder.py", "indexer/encoders.py", "indexer/export.py"),
+    "onnxruntime": ("storage/text_encoder.py", "storage/image_encoder.py", "indexer/export.py"),
     "onnxscript": ("indexer/export.py",),
     "open_clip": ("indexer/export*.py", "indexer/hub_child.py", "indexer/open_clip_encoder.py"),
     "pocketsphinx": ("indexer/recognizer_child.py", "indexer/voice.py"),

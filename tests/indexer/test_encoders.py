@@ -14,10 +14,12 @@ from filelock import FileLock
 from PIL import Image
 
 from vfindex.indexer import lite
-from vfindex.indexer.encoders import TOP_LABELS, LiteImageEncoder, Pixels, conse, crops, is_still
+from vfindex.indexer.encoders import is_still
 from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
 from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS
 from vfindex.storage.errors import ModelError
+from vfindex.storage.image_encoder import TOP_LABELS, LiteImageEncoder, conse
+from vfindex.storage.pixels import Pixels, crops
 from vfindex.storage.records import MODALITIES, FloatArray
 from vfindex.storage.text_encoder import TextEncoder
 
