@@ -106,22 +106,43 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
     return setup
 
 
+class LibraryModels:
+    """The models that a library was made with, found in a cache; each is opened when it is asked for."""
+
+    def __init__(self, setup: Setup, cache: Path, *, say: Say) -> None:
+        """Raise LibraryVersion if they are no longer what they were, ModelError."""
+        references = references_of(setup)
+        self._visual, self._text = _visual(references["visual"], cache, say), _text(references["text"], cache, say)
+        self._speech, self._cache = references["speech"], cache
+        if _identities(self._visual, self._text) != dict(setup.models):
+            raise LibraryVersion(
+                "this library was made with other models than this vfindex has, and vectors of the two cannot be "
+                "compared; make a new library with --library DIR, or install the vfindex that made this one"
+            )
+
+    def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder:
+        """Open the model of pictures. Raises ModelError, as all do."""
+        return self._visual.open(threads, compiled)
+
+    def text(self, threads: int) -> PassageEncoder:
+        """Open the model of texts."""
+        return self._text.open(threads)
+
+    def speech(self, threads: int) -> Speech:
+        """Open the model of speech."""
+        return _speech(self._speech, self._cache, threads)
+
+
 def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> Encoders:
     """Open the models that a library was made with.
 
     Raises LibraryVersion if they are no longer what they were, ModelError.
     """
-    references = references_of(setup)
-    visual, text = _visual(references["visual"], cache, say), _text(references["text"], cache, say)
-    if _identities(visual, text) != dict(setup.models):
-        raise LibraryVersion(
-            "this library was made with other models than this vfindex has, and vectors of the two cannot be compared; "
-            "make a new library with --library DIR, or install the vfindex that made this one"
-        )
+    models = LibraryModels(setup, cache, say=say)
     return Encoders(
-        image=visual.open(opening.threads, opening.compiled),
-        text=text.open(opening.threads),
-        speech=_speech(references["speech"], cache, opening.threads) if opening.asr else None,
+        image=models.image(opening.threads, compiled=opening.compiled),
+        text=models.text(opening.threads),
+        speech=models.speech(opening.threads) if opening.asr else None,
     )
 
 

@@ -21,7 +21,8 @@ class ThumbnailPicker:
     """Keeps, of the frames of a unit, the candidate with most contrast in every STRETCH_S."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[float, float, NDArray[np.uint8]]] = {}  # stretch -> contrast, time_s, pixels
+        # stretch -> contrast, time_s, pixels or WebP
+        self._kept: dict[int, tuple[float, float, NDArray[np.uint8] | bytes]] = {}
 
     def offer(self, time_s: float, pixels: NDArray[np.uint8]) -> None:
         """Consider a frame, (height, width, 3) uint8 RGB."""
@@ -30,6 +31,11 @@ class ThumbnailPicker:
         if stretch not in self._kept or contrast > self._kept[stretch][0]:
             step = -(-max(pixels.shape[:2]) // (2 * LONG_SIDE_PX))
             self._kept[stretch] = (contrast, time_s, np.ascontiguousarray(pixels[::step, ::step]))
+
+    def compress(self) -> None:
+        """Make what is kept small enough to travel; it costs three times the compressing that `pick` would do."""
+        for stretch, (contrast, time_s, picture) in self._kept.items():
+            self._kept[stretch] = (contrast, time_s, _webp(picture))
 
     def pick(self, start_s: float, end_s: float, middle_s: float) -> bytes | None:
         """Return the WebP of a frame in [start_s, end_s): the nearest to `middle_s` that shows something.
@@ -44,7 +50,11 @@ class ThumbnailPicker:
             best = min(telling, key=lambda kept: (abs(kept[1] - middle_s), kept[1]))
         else:
             best = max(inside, key=lambda kept: (kept[0], -kept[1]))
-        return to_webp(best[2])
+        return _webp(best[2])
+
+
+def _webp(picture: NDArray[np.uint8] | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else to_webp(picture)
 
 
 def to_webp(pixels: NDArray[np.uint8]) -> bytes:

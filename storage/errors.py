@@ -9,6 +9,7 @@ VfindexError
 │   ├── LibraryLocked   another writer is at work
 │   ├── LibraryDamaged  a checksum or a bijection does not hold
 │   └── DimensionError  vectors of another length
+├── ClusterError        Ray, or machines that should help
 ├── QueryError          the question
 └── UsageError          options that contradict each other or the library; exit code 2
 """
@@ -80,6 +81,10 @@ class LibraryDamaged(LibraryError):
 
 class DimensionError(LibraryError):
     """Vectors whose length, or number, is not the one expected."""
+
+
+class ClusterError(VfindexError):
+    """Ray cannot be started, reached or kept up, or a machine of it does not see what the driver sees."""
 
 
 class QueryError(VfindexError):
