@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from vfindex.storage import schema
-from vfindex.storage.blobs import checksum
+from vfindex.storage.damage import damaged_videos, false_words, shown_paths
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
-from vfindex.storage.errors import LibraryError, LibraryNotFound
+from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.joint import fuse
 from vfindex.storage.library import Library
-from vfindex.storage.rows import clip_checksum
+from vfindex.storage.salvage import survey
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
@@ -28,7 +28,7 @@ TIE = 1e-4
 
 @dataclass(slots=True)
 class Verification:
-    """What was checked and what is wrong; `notes` are no faults."""
+    """What was checked and what is wrong; `notes` are no faults. redo: paths of videos that must be indexed again."""
 
     videos: int = 0
     clips: int = 0
@@ -37,6 +37,7 @@ class Verification:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     recall_at_10: float | None = None
+    redo: list[bytes] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
@@ -44,27 +45,55 @@ class Verification:
 
 
 def verify(library: Library) -> Verification:
-    """Return what SQLite's check, the row checksums, the clip-vector bijection and an exact scan find."""
+    """Return what SQLite's check, the row checksums, the clip-vector bijection and an exact scan find.
+
+    The query encoders are read whole, thumbnails looked at; no video is opened.
+    """
     result = Verification()
-    engine = connect(library.folder / "library.db", write=False)
-    try:
-        result.problems += check_integrity(engine)
-    finally:
-        engine.dispose()
+    database = library.folder / "library.db"
+    torn = _check_database(database, result)
+    redo: set[bytes] = set()
     try:
         with library.snapshot() as snapshot:
             _count(snapshot, result)
-            for table in (schema.clip, schema.embedding, schema.segment):
-                result.problems += _check_rows(snapshot, table.name)
-            _check_embeddings(snapshot, result)
+            redo.update(_check_rows(snapshot, result))
+            result.problems += query_faults(library, snapshot).values()
             _check_thumbnails(library, snapshot, result)
             _check_generation(library, snapshot, result)
     except (LibraryError, DBAPIError, ValueError) as exc:
         # A damaged page shows itself as any of these; SQLite's check above has usually named it already.
         result.problems.append(str(exc).removesuffix(RUN_VERIFY))
-        if not isinstance(exc, LibraryNotFound):
-            result.notes.append("what cannot be read must come from a copy, or be indexed again into another library")
+    if torn:
+        redo.update(_survey(database, result))
+    _tell_redo(sorted(redo), result)
     return result
+
+
+def _check_database(database: Path, result: Verification) -> bool:
+    """Return whether SQLite finds the database damaged."""
+    engine = connect(database, write=False)
+    try:
+        found = check_integrity(engine)
+        result.problems += found or false_words(engine)
+    finally:
+        engine.dispose()
+    return bool(found)
+
+
+def _survey(database: Path, result: Verification) -> list[bytes]:
+    """Return the paths of the videos that cannot be read out of a damaged database."""
+    try:
+        return survey(database)
+    except LibraryError as exc:
+        result.problems.append(str(exc))
+        return []
+
+
+def _tell_redo(paths: list[bytes], result: Verification) -> None:
+    result.redo = paths
+    if paths:
+        what = "1 video" if len(paths) == 1 else f"{len(paths)} videos"
+        result.problems.append(f"{what} must be indexed again: {shown_paths(paths)}; run: vfindex repair")
 
 
 def _count(snapshot: Snapshot, result: Verification) -> None:
@@ -78,36 +107,22 @@ def _count(snapshot: Snapshot, result: Verification) -> None:
         )
 
 
-def _check_rows(snapshot: Snapshot, name: str) -> Iterator[str]:
-    for what, row_id, crc32, found in _checksums(snapshot, name):
-        if crc32 != found:
-            yield f"{what} {row_id} does not match its checksum; remove its video and ingest it again"
-
-
-def _checksums(snapshot: Snapshot, name: str) -> Iterator[tuple[str, object, int, int]]:
-    """Yield (what, row id, checksum stored, checksum of what is stored)."""
-    c, e, s = schema.clip.c, schema.embedding.c, schema.segment.c
-    if name == "clip":
-        for row in snapshot.stream(select(c.id, c.start_ms, c.start_s, c.end_s, c.crc32)):
-            yield "clip", row.id, row.crc32, clip_checksum(row.start_ms, row.start_s, row.end_s)
-    elif name == "embedding":
-        for row in snapshot.stream(select(e.clip_id, e.modality, e.vector, e.frames, e.crc32)):
-            yield f"the {row.modality} vector of clip", row.clip_id, row.crc32, checksum(row.vector, row.frames)
-    else:
-        for row in snapshot.stream(select(s.id, s.start_s, s.end_s, s.text, s.crc32)):
-            yield "segment", row.id, row.crc32, checksum(row.start_s, row.end_s, row.text)
-
-
-def _check_embeddings(snapshot: Snapshot, result: Verification) -> None:
-    bare = snapshot.clips_without_embedding()
-    if bare:
-        result.problems.append(f"{len(bare)} clips have no vector at all, the first is clip {bare[0]}")
+def _check_rows(snapshot: Snapshot, result: Verification) -> Iterator[bytes]:
+    """Yield the paths of the videos of which rows are damaged."""
+    for video in damaged_videos(snapshot):
+        name = shown_paths(video.paths, 1) if video.paths else f"video {video.id}, which lies nowhere"
+        more = f", and {len(video.reasons) - 1} more of its rows" if len(video.reasons) > 1 else ""
+        result.problems.append(f"{name}: {video.reasons[0]}{more}")
+        yield from video.paths
 
 
 def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification) -> None:
-    missing = sum(library.thumbnail(name) is None for name in snapshot.thumbnails())
-    if missing:
-        result.notes.append(f"{missing} thumbnails are missing; hits show none in their place")
+    torn = sum(not is_whole(library.thumbnail(name)) for name in snapshot.thumbnails())
+    if torn:
+        result.notes.append(f"{torn} thumbnails are missing or damaged; `vfindex repair` makes them again")
+    strays = sum(1 for _ in stray_thumbnails(library, snapshot))
+    if strays:
+        result.notes.append(f"{strays} thumbnails belong to no clip; `vfindex repair` deletes them")
 
 
 def _check_generation(library: Library, snapshot: Snapshot, result: Verification) -> None:

@@ -17,6 +17,7 @@ from vfindex.storage import schema
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.catalog import Catalog, now
 from vfindex.storage.database import refuse_network_folder
+from vfindex.storage.derived import QUERY_MODELS, digests_of
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked
 from vfindex.storage.fusion import META_KEY, Fusion
@@ -103,8 +104,18 @@ class Writer:
         with _on_disk("a query encoder"):
             for name, source in query_models.items():
                 _copy_folder(source, self.folder / "query" / name)
+        self.catalog.put(QUERY_MODELS, digests_of(query_models))
         self.catalog.put("priors", priors_to_json(priors))
         self.catalog.put("setup", json.dumps(asdict(setup)))
+
+    def renew_query_encoders(self, query_models: Mapping[str, Path]) -> None:
+        """Replace damaged query encoders by copies of others (name -> folder)."""
+        with _on_disk("a query encoder"):
+            for name, source in query_models.items():
+                shutil.rmtree(self.folder / "query" / name, ignore_errors=True)
+                _copy_folder(source, self.folder / "query" / name)
+        here = {path.name: path for path in (self.folder / "query").iterdir() if path.is_dir()}
+        self.catalog.put(QUERY_MODELS, digests_of(here))
 
     def priors(self) -> dict[Modality, ModalityPrior]:
         """Return the priors of the library's models. Raises LibraryDamaged."""
@@ -119,10 +130,14 @@ class Writer:
             name = None
             if clip.thumbnail is not None:
                 name = f"{fingerprint[1:33]}-{round(clip.start_s * 1000)}.webp"
-                with _on_disk("a thumbnail"):
-                    _write_file(self.library.thumbs / name[:2] / name, clip.thumbnail)
+                self.write_thumbnail(name, clip.thumbnail)
             names.append(name)
         self.catalog.commit_unit(video_id, unit_id, result, names)
+
+    def write_thumbnail(self, name: str, picture: bytes) -> None:
+        """Write the file of a thumbnail, so that no reader sees half of it."""
+        with _on_disk("a thumbnail"):
+            _write_file(self.library.thumbs / name[:2] / name, picture)
 
     def link_thumbnails(self, other: Library, names: Iterable[str]) -> None:
         """Have thumbnails of another edition here too: as hard links, or copies where the file system has none."""

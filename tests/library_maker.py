@@ -24,6 +24,8 @@ from vfindex.storage.records import (
 from vfindex.storage.writer import Writer
 
 DIM = 8
+# The least that passes for a whole WebP file.
+PICTURE = b"RIFF\x0c\0\0\0WEBPpicture."
 
 
 def axis(number: int, dim: int = DIM) -> FloatArray:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from library_maker import axis, clip, install, video
+from library_maker import PICTURE, axis, clip, install, video
 
 from vfindex.indexer import ingest
 from vfindex.indexer.discover import fingerprint
@@ -54,7 +54,7 @@ def library(tmp_path: Path, videos: Path) -> Path:
             content = fingerprint(os.fsencode(path))
             video_id = writer.catalog.begin_video(video(content), [UnitPlan(0)], recognised=True)
             [(unit_id, _)] = writer.catalog.pending_units(video_id)
-            result = UnitResult((replace(clip(visual=axis(number % 8)), thumbnail=b"a picture"),), ())
+            result = UnitResult((replace(clip(visual=axis(number % 8)), thumbnail=PICTURE),), ())
             writer.commit_unit(video_id, content, unit_id, result)
             writer.catalog.finish_video(video_id, location(path), [])
         remember(writer.catalog, [Root(os.fsencode(videos))])

@@ -1,0 +1,134 @@
+"""Rows of library.db that are not as they were written, and the videos that must be indexed again for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import DBAPIError
+
+from vfindex.storage import schema
+from vfindex.storage.blobs import checksum
+from vfindex.storage.database import damaged
+from vfindex.storage.rows import clip_checksum
+from vfindex.storage.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedVideo:
+    """A video with damaged rows. paths: where it lies or, if it has vanished, lay. reasons: one a damaged row."""
+
+    id: int
+    paths: tuple[bytes, ...]
+    reasons: tuple[str, ...]
+
+
+def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
+    """Return the videos with rows that do not match their checksums, or that lack rows, in order of id.
+
+    Raises LibraryDamaged where SQLite itself cannot read them.
+    """
+    reasons: dict[int, list[str]] = {}
+    try:
+        for video_id, reason in (*_false_rows(snapshot), *_bare_clips(snapshot), *_false_names(snapshot)):
+            reasons.setdefault(video_id, []).append(reason)
+    except DBAPIError as exc:
+        raise damaged(exc) from exc
+    paths = paths_of(snapshot, reasons)
+    return [DamagedVideo(id_, tuple(paths.get(id_, ())), tuple(found)) for id_, found in sorted(reasons.items())]
+
+
+def paths_of(snapshot: Snapshot, video_ids: Iterable[int]) -> dict[int, list[bytes]]:
+    """Return video id -> the paths it lies at or lay at, in order of bytes."""
+    query = text(
+        "SELECT video_id, path FROM location WHERE video_id IN (SELECT value FROM json_each(:ids)) UNION ALL"
+        " SELECT video_id, path FROM tombstone WHERE video_id IN (SELECT value FROM json_each(:ids)) ORDER BY 2"
+    )
+    found: dict[int, list[bytes]] = {}
+    for row in snapshot.stream(query.bindparams(ids=json.dumps(list(video_ids)))):
+        found.setdefault(row.video_id, []).append(row.path)
+    return found
+
+
+def false_words(engine: Engine) -> list[str]:
+    """Return what is wrong with the words of full text search, which are derived from titles and segments."""
+    query = text(
+        "SELECT count(*) FROM segment s LEFT JOIN document d ON d.segment_id = s.id"
+        " WHERE d.text IS NULL OR d.text != s.text"
+    )
+    # SQLite's own check of such an index needs a writer, and its general check looks into none before 3.44.
+    walk = text("CREATE VIRTUAL TABLE IF NOT EXISTS temp.indexed USING fts5vocab('main', 'document_fts', 'instance')")
+    try:
+        with engine.connect() as connection:
+            if strays := connection.execute(query).scalar_one():
+                return [f"{strays} segments of transcript differ from the words of full text search"]
+            held = connection.scalars(select(schema.document.c.text))
+            wanted = sum(any(map(str.isalnum, words)) for words in held)
+            connection.execute(walk)
+            found = connection.execute(text("SELECT count(DISTINCT doc) FROM temp.indexed")).scalar_one()
+    except DBAPIError as exc:
+        return [f"the words of full text search cannot be read ({exc.orig})"]
+    if found < wanted:
+        return [f"{wanted - found} of {wanted} titles, tags and segments are missing from full text search"]
+    return []
+
+
+def _false_rows(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    """Yield (video id, what is wrong) of each row of a clip, vector or segment that does not match its checksum."""
+    for what, video_id, stored, found in (*_clips(snapshot), *_embeddings(snapshot), *_segments(snapshot)):
+        if stored != found:
+            yield video_id, f"{what} does not match its checksum"
+
+
+# What, of which video, the checksum stored, the checksum of what is stored.
+_Checked = Iterator[tuple[str, int, int, int]]
+
+
+def _clips(snapshot: Snapshot) -> _Checked:
+    c = schema.clip.c
+    for row in snapshot.stream(select(c.id, c.video_id, c.start_ms, c.start_s, c.end_s, c.crc32)):
+        yield f"clip {row.id}", row.video_id, row.crc32, clip_checksum(row.start_ms, row.start_s, row.end_s)
+
+
+def _embeddings(snapshot: Snapshot) -> _Checked:
+    c, e = schema.clip.c, schema.embedding.c
+    query = select(e.clip_id, c.video_id, e.modality, e.vector, e.frames, e.crc32)
+    for row in snapshot.stream(query.join_from(schema.embedding, schema.clip)):
+        what = f"the {row.modality} vector of clip {row.clip_id}"
+        yield what, row.video_id, row.crc32, checksum(row.vector, row.frames)
+
+
+def _segments(snapshot: Snapshot) -> _Checked:
+    s = schema.segment.c
+    for row in snapshot.stream(select(s.id, s.video_id, s.start_s, s.end_s, s.text, s.crc32)):
+        yield f"segment {row.id}", row.video_id, row.crc32, checksum(row.start_s, row.end_s, row.text)
+
+
+def _bare_clips(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    c, e = schema.clip.c, schema.embedding.c
+    for row in snapshot.stream(select(c.id, c.video_id).where(~select(e.clip_id).where(e.clip_id == c.id).exists())):
+        yield row.video_id, f"clip {row.id} has no vector at all"
+
+
+def _false_names(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    """Yield the videos whose tags, chapters or problem are no JSON any more."""
+    v = schema.video.c
+    for row in snapshot.stream(select(v.id, v.tags, v.chapters, v.problem)):
+        if not all(_is_json(value) for value in (row.tags, row.chapters, row.problem or "{}")):
+            yield row.id, "its tags or chapters cannot be read"
+
+
+def _is_json(value: str) -> bool:
+    try:
+        json.loads(value)
+    except ValueError:
+        return False
+    return True
+
+
+def shown_paths(paths: Sequence[bytes], most: int = 5) -> str:
+    """Return paths as a sentence tells them: the first few, and how many more."""
+    words = ", ".join(path.decode(errors="surrogateescape") for path in paths[:most])
+    return f"{words} and {len(paths) - most} more" if len(paths) > most else words
