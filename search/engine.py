@@ -305,7 +305,7 @@ def _why(modality: Modality, scored: Scored, told: Told) -> str:
 
 def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:
     """Return paths, those that exist first; None for nowhere."""
-    return list(sorted(paths, key=lambda path: not os.path.exists(path))) or [None]
+    return [*sorted(paths, key=lambda path: not os.path.exists(path))] or [None]
 
 
 def _ranking(

@@ -11,7 +11,7 @@ import numpy as np
 from vfindex.search.query import Part, Place
 from vfindex.search.reciprocal import ReciprocalRanks
 from vfindex.search.words import Found, WordEvidence
-from vfindex.storage.joint import Direction, JointSpec, directions, fuse_query
+from vfindex.storage.joint import Direction, JointSpec, ModalitySpec, directions, fuse_query
 from vfindex.storage.library import exact_scan
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
@@ -177,45 +177,58 @@ class Ranking:
 
 def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvidence) -> list[Scored]:
     """Return the searchable clips among `ids`, scored; without those that hold nothing of what is asked."""
-    clips = view.snapshot.with_vectors(ids).values()
-    ways = directions(asked.vectors, view.spec)
-    scored = [_score(clip, vectors, asked.strength, ways, view) for clip, vectors in clips]
+    scored = [Scored(clip, {}, vectors) for clip, vectors in view.snapshot.with_vectors(ids).values()]
+    for modality, way in directions(asked.vectors, view.spec).items():
+        having = [each for each in scored if modality in each.vectors.embeddings]
+        if having:
+            _compare(having, modality, way, (view, asked.strength[modality]))
     for each in scored:
         _add_words(each, view, evidence)
     return [each for each in scored if each.modalities]
 
 
-def _score(
-    clip: StoredClip,
-    vectors: StoredVectors,
-    strength: Mapping[Modality, float],
-    ways: Mapping[Modality, Direction],
-    view: View,
-) -> Scored:
-    """Score one clip: the joint inner product by modality, pictures mixed with the best frame, sentences sharpened.
+def _compare(having: Sequence[Scored], modality: Modality, way: Direction, by: tuple[View, float]) -> None:
+    """Score clips in one modality: the joint inner product, pictures mixed with the best frame, sentences sharpened.
 
-    Frames are centred and scaled like clips, so that both terms have one scale. What modalities share counts as it is.
+    by: the view, and the strength of what is asked. Frames are centred and scaled like clips, so that both terms have
+    one scale. What modalities share counts as it is.
     """
-    result = Scored(clip, {}, vectors)
-    frame_weight = view.setup.frame_weight
-    share = view.spec.share(vectors.embeddings)
-    for modality, way in ways.items():
-        vector, part = vectors.embeddings.get(modality), view.spec.parts[modality]
-        if vector is None:
-            continue
-        centred, own = part.centre(vector), share * way.own
-        value = float(centred @ own)
-        if modality == "visual" and len(vectors.frames):
-            frames = part.centre(vectors.frames) @ own
-            best = int(np.argmax(frames))
-            value = (1 - frame_weight) * value + frame_weight * float(frames[best])
-            result.frame_s = float(vectors.frame_times_s[best])
-        elif modality != "visual":
-            value = sharpened(value, share * part.weight * strength[modality])
-        if way.shared is not None:
-            value += float(centred @ way.shared)
-        result.modalities[modality] = value
-    return result
+    view, strength = by
+    part = view.spec.parts[modality]
+    rows = part.centre(np.stack([each.vectors.embeddings[modality] for each in having]))  # (n_clips, dim)
+    values = rows @ way.own
+    shared = np.zeros(len(rows)) if way.shared is None else rows @ way.shared
+    if modality == "visual":
+        values = _with_best_frames(having, values, part, (way.own, view.setup.frame_weight))
+    for each, value, common in zip(having, values.tolist(), shared.tolist(), strict=True):
+        share = view.spec.share(each.vectors.embeddings)
+        own = share * value if modality == "visual" else sharpened(share * value, share * part.weight * strength)
+        each.modalities[modality] = own + common
+
+
+def _with_best_frames(
+    having: Sequence[Scored],
+    values: FloatArray,
+    part: ModalitySpec,
+    by: tuple[FloatArray, float],
+) -> FloatArray:
+    """Return clips' values mixed with those of their best frames, and note when these are.
+
+    by: the direction, and the share of the best frame.
+    """
+    direction, share = by
+    framed = [row for row, each in enumerate(having) if len(each.vectors.frames)]
+    if not framed:
+        return values
+    frames = part.centre(np.concatenate([having[row].vectors.frames for row in framed])) @ direction  # (n_frames,)
+    mixed, stop = values.copy(), 0
+    for row in framed:
+        vectors = having[row].vectors
+        start, stop = stop, stop + len(vectors.frames)
+        best = int(frames[start:stop].argmax())
+        mixed[row] = (1 - share) * values[row] + share * frames[start + best]
+        having[row].frame_s = float(vectors.frame_times_s[best])
+    return mixed
 
 
 def sharpened(value: float, spread: float) -> float:
