@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import plain, print_json, say
+from vfindex.cli.output import counted, path_text, plain, print_json, say
 
 NAME = "verify"
 EXAMPLE = "vfindex verify --library /srv/videos/library"
@@ -29,6 +29,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
                 "embeddings": result.embeddings,
                 "segments": result.segments,
                 "recall_at_10": result.recall_at_10,
+                "redo": [path_text(path) for path in result.redo],
                 "problems": result.problems,
                 "notes": result.notes,
             }
@@ -39,7 +40,13 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         for note in result.notes:
             print(plain(f"note: {note}"))
         recall = "" if result.recall_at_10 is None else f", recall@10 against an exact scan {result.recall_at_10:.2f}"
-        found = f"{result.videos} videos, {result.clips} clips, {result.embeddings} vectors, {result.segments} segments"
+        numbers = (
+            (result.videos, "video"),
+            (result.clips, "clip"),
+            (result.embeddings, "vector"),
+            (result.segments, "segment"),
+        )
+        found = ", ".join(counted(n, noun) for n, noun in numbers)
         print(f"{'clean' if result.clean else 'NOT clean'}: {found}{recall}")
     if not result.clean:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import Decoder, Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders, query_folders
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
+from vfindex.indexer.reindex import ReindexSettings, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.damage import damaged_videos, false_words
@@ -28,6 +29,7 @@ from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Clip, Setup
 from vfindex.storage.repair import delete_orphans, rewrite_words, salvage_database, set_aside, waiting
+from vfindex.storage.roots import roots
 from vfindex.storage.salvage import Salvage
 from vfindex.storage.snapshot import Snapshot, StoredVideo
 from vfindex.storage.text_encoder import check_files, read_meta
@@ -49,7 +51,8 @@ class RepairReport:
 
     unreadable: table -> rows' keys in it that could not be read. damaged: videos whose rows were deleted. words: full
     text search was made anew. encoders: names of the query encoders replaced. thumbnails: made anew; strays: deleted.
-    run: what became of the videos that had to be indexed again.
+    run: what became of the videos that had to be indexed again. rescan: of all files, where rows that could not be read
+    may have held their places.
     """
 
     kept: Path | None = None
@@ -60,6 +63,7 @@ class RepairReport:
     thumbnails: int = 0
     strays: int = 0
     run: Report = field(default_factory=Report)
+    rescan: Report | None = None
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
         """Return the report for JSON; path: how a path becomes text."""
@@ -72,6 +76,7 @@ class RepairReport:
             "encoders": self.encoders,
             "thumbnails": self.thumbnails,
             "strays": self.strays,
+            "rescan": None if self.rescan is None else self.rescan.to_dict(path),
         }
 
 
@@ -109,6 +114,9 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
             _remake_thumbnails(writer, setup, settings.cache, report, watcher)
         report.run.wall_s = time.monotonic() - began
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
+        knows_roots = bool(roots(writer.catalog))
+    if saved is not None and knows_roots and not report.run.interrupted:
+        report.rescan = reindex(folder, ReindexSettings(settings.cache, settings.workers), watcher)
     return report
 
 

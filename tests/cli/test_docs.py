@@ -18,6 +18,7 @@ from vfindex.cli import (
     purge,
     reindex,
     remove,
+    repair,
     retry,
     runs,
     search,
@@ -28,6 +29,7 @@ from vfindex.cli import (
 )
 from vfindex.cli import eval as evaluation
 from vfindex.cli.search import _TABLE_WIDTH
+from vfindex.indexer.repair import RepairReport
 from vfindex.indexer.report import Report, UpgradeReport
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,6 +46,7 @@ COMMANDS = tuple(
         remove,
         purge,
         verify,
+        repair,
         upgrade,
         evaluation,
         demo,
@@ -97,6 +100,10 @@ def test_every_field_is_explained_and_no_other(run: Any, library: Path, argument
 
 def test_the_fields_of_a_report_are_explained() -> None:
     assert documented_fields("ingest") == set(Report().to_dict(str))
+
+
+def test_the_fields_of_a_repair_are_explained() -> None:
+    assert documented_fields("repair") == RepairReport().to_dict(str).keys() - Report().to_dict(str).keys()
 
 
 def test_the_fields_of_an_upgrade_are_explained() -> None:

@@ -1,0 +1,57 @@
+"""vfindex repair"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import typer
+
+from vfindex.cli.ingest import print_report, watching
+from vfindex.cli.options import JsonOption, LibraryOption, WorkersOption, cache_folder, library_folder
+from vfindex.cli.output import counted, plain, print_json
+from vfindex.cli.trust import keep_trust
+
+if TYPE_CHECKING:
+    from vfindex.indexer.repair import RepairReport
+
+NAME = "repair"
+EXAMPLE = "vfindex repair --library /srv/videos/library"
+
+
+def command(workers: WorkersOption = None, library: LibraryOption = None, json: JsonOption = False) -> None:
+    """Make a damaged library sound again.
+
+    What `vfindex verify` finds: what can be read stays, the rest is made anew from the videos.
+    """
+    from vfindex.indexer.repair import RepairSettings, repair
+
+    folder = library_folder(library)
+    with watching() as watcher:
+        report = repair(folder, RepairSettings(cache_folder(), workers), watcher)
+    if json:
+        print_json(report.to_dict(os.fsdecode))
+    else:
+        _print(report)
+    runs = [run for run in (report.run, report.rescan) if run is not None]
+    if any(run.interrupted for run in runs):
+        raise typer.Exit(130)
+    if any(run.has_changed() for run in runs):
+        keep_trust(folder)
+    if any(run.failed for run in runs):
+        raise typer.Exit(1)
+
+
+def _print(report: RepairReport) -> None:
+    if report.kept is not None:
+        lost = ", ".join(f"{name} {n}" for name, n in report.unreadable.items()) or "none"
+        print(plain(f"library.db is new, the damaged one is kept as {report.kept}; keys not read: {lost}"))
+    done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
+    done += ["the words of full text search"] if report.words else []
+    done += [f"the query encoder {plain(name)}" for name in report.encoders]
+    done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
+    done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []
+    print(f"repaired: {', '.join(done)}" if done else "nothing else to repair" if report.kept else "nothing to repair")
+    for run in (report.run, report.rescan):
+        if run is not None and run.found:
+            print_report(run)
