@@ -33,26 +33,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class LocalRunner:
-    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
+class DecoderThreads:
+    """Threads, each with a decode child of its own while it works. A context manager: the children end with it."""
 
-    def __init__(self, workers: int, encoders: Encoders) -> None:
-        self._encoders = encoders
+    def __init__(self, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
         self._decoders = [Decoder() for _ in range(workers)]
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         for decoder in self._decoders:
             self._free.put(decoder)
 
-    def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
-        """Return the future of `pipeline.prepare`."""
-        return self._submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
+    def submit(self, work: Callable[[Decoder], T]) -> Future[T]:
+        """Return the future of what `work` gives with a decoder."""
 
-    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
-        """Return the future of `pipeline.index_unit`."""
-        return self._submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
-
-    def _submit(self, work: Callable[[Decoder], T]) -> Future[T]:
         def run() -> T:
             decoder = self._free.get()
             try:
@@ -69,14 +62,42 @@ class LocalRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the children: at once if the run was broken off, else when their work is done."""
-        speech = self._encoders.speech
         if kind is not None:
-            if speech is not None:
-                speech.kill()
             for decoder in self._decoders:
                 decoder.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        if speech is not None:
-            speech.close()
         for decoder in self._decoders:
             decoder.close()
+
+
+class LocalRunner:
+    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
+
+    def __init__(self, workers: int, encoders: Encoders) -> None:
+        self._encoders = encoders
+        self._threads = DecoderThreads(workers)
+
+    def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
+        """Return the future of `pipeline.prepare`."""
+        return self._submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
+
+    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
+        """Return the future of `pipeline.index_unit`."""
+        return self._submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
+
+    def _submit(self, work: Callable[[Decoder], T]) -> Future[T]:
+        return self._threads.submit(work)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the children: at once if the run was broken off, else when their work is done."""
+        speech = self._encoders.speech
+        if kind is not None and speech is not None:
+            speech.kill()
+        self._threads.__exit__(kind, error, trace)
+        if speech is not None:
+            speech.close()

@@ -53,6 +53,13 @@ class Encoders:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """What of the models a run needs that has its units indexed elsewhere."""
+
+    text: PassageEncoder
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A video before its units: what it is, what it is called, what subtitles say, and its plan.
 
@@ -86,7 +93,9 @@ def plan_units(start_s: float, end_s: float) -> tuple[UnitPlan, ...]:
     return tuple(UnitPlan(n, a, b) for n, (a, b) in enumerate(pairwise(edges)))
 
 
-def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders) -> Prepared:
+def prepare(
+    found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts
+) -> Prepared:
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
@@ -192,9 +201,14 @@ def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: De
     return assemble(prepared, plan, options, reading, np.concatenate(vectors), spoken)
 
 
+def wants_sound(prepared: Prepared, options: Options) -> bool:
+    """Return whether a video has sound that is to be recognised."""
+    return options.asr and prepared.video.has_audio
+
+
 def listener_of(prepared: Prepared, options: Options, speech: Speech | None) -> Listener | None:
     """Return who takes a unit's sound; None where none is recognised."""
-    if speech is None or not options.asr or not prepared.video.has_audio:
+    if speech is None or not wants_sound(prepared, options):
         return None
     return speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
 
