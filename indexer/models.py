@@ -26,7 +26,7 @@ from vfindex.indexer.presets import (
 )
 from vfindex.indexer.priors import clip_prior, sentence_prior
 from vfindex.indexer.store import LocalModel, is_cached, locate
-from vfindex.indexer.towers import ensure_clip_text, ensure_sentence
+from vfindex.indexer.towers import ensure_clip_image, ensure_clip_text, ensure_sentence
 from vfindex.indexer.transcribe import PocketSphinx, Speech
 from vfindex.storage.errors import LibraryVersion, UsageError
 from vfindex.storage.image_encoder import LiteImageEncoder
@@ -65,11 +65,12 @@ class _Side:
 class _Visual:
     """A visual model at hand. identity: what decides the meaning of its vectors. open: (threads, compiled).
 
-    side: its text side, exported when it is first asked for.
+    side: its text side, exported when it is first asked for. image: the folder of its image side in ONNX, likewise.
     """
 
     identity: str
     side: Callable[[], _Side]
+    image: Callable[[], Path]
     open: Callable[[int, bool], ImageEncoder]
     prior: Callable[[], ModalityPrior]
 
@@ -123,6 +124,10 @@ class LibraryModels:
     def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder:
         """Open the model of pictures. Raises ModelError, as all do."""
         return self._visual.open(threads, compiled)
+
+    def image_folder(self) -> Path:
+        """Return the model of pictures as `open_image_encoder` opens it; made first where the cache has none."""
+        return self._visual.image()
 
     def text(self, threads: int) -> PassageEncoder:
         """Open the model of texts."""
@@ -203,6 +208,7 @@ def _visual(reference: str, cache: Path, say: Say) -> _Visual:
     return _Visual(
         identity=f"{reference} {VISUAL_WEIGHTS.sha256[:16]} in {_LITE_SENTENCES}",
         side=lambda: _Side(LITE_TEXT, paths.text, LITE_VISUAL_TEMPLATES),
+        image=lambda: paths.visual,
         open=lambda threads, _: LiteImageEncoder.open(paths.visual, threads=threads),
         prior=lambda: load_priors(paths.prior)["visual"],
     )
@@ -236,6 +242,7 @@ def _clip_visual(model: LocalModel, cache: Path, say: Say) -> _Visual:
     return _Visual(
         identity=_identity(model),
         side=side,
+        image=lambda: ensure_clip_image(model, cache, say=say),
         open=open_encoder,
         prior=lambda: clip_prior(open_encoder(usable_cores(), False), side().folder, WEIGHTS["visual"]),
     )

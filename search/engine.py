@@ -22,11 +22,13 @@ from vfindex.search.encoder import QueryEncoder
 from vfindex.search.filters import filtered
 from vfindex.search.grammar import parse
 from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
+from vfindex.search.likeness import Like, clip_at, stored_picture, with_pictures
 from vfindex.search.pairs import best_pairs
+from vfindex.search.pictures import Pictures
 from vfindex.search.query import Moment, Query
-from vfindex.search.ranking import Ranking, Scored, View, combined
+from vfindex.search.ranking import Asked, Ranking, Scored, View, combined, score_clips
 from vfindex.search.reciprocal import Combination
-from vfindex.search.words import allowed, find_words
+from vfindex.search.words import WordEvidence, allowed, find_words
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec
@@ -114,6 +116,7 @@ class SearchEngine:
         self._setup = setup
         self._fusion = fusion
         self._encoder = QueryEncoder(library, setup)
+        self.pictures = Pictures(library, setup)
         self._loaded: tuple[int, JointIndex] | None = None
         self._tried: JointSpec | None = None
 
@@ -132,8 +135,9 @@ class SearchEngine:
 
     def search(
         self,
-        text: str | Query,
+        text: str | Query = "",
         *,
+        images: Sequence[Path | Like] = (),
         top_k: int = 10,
         per_video: int = 1,
         weights: Mapping[Modality, float] | None = None,
@@ -142,39 +146,49 @@ class SearchEngine:
         """Return the best `top_k` hits for the question, at most `per_video` of one video.
 
         text: as docs/query.md describes; `Query.plain` makes a question of text in which nothing is syntax.
+        images: picture files, and clips of the library, whose like is asked for; text may then be empty.
         weights: replaces the default weight of the modalities named; 0 leaves one out. combine: `rrf` fuses ranks;
         such hits have no confidence, which is measured of scores. Raises QueryError, ModelError, LibraryDamaged.
         """
         self._follow()
-        query = parse(text) if isinstance(text, str) else text
+        query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
         checked = _check_weights(weights or {})
         if top_k < 1 or per_video < 1:
             raise QueryError(f"at least one hit must be asked for, not {min(top_k, per_video)}")
-        encoded = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
+        asked = self._encoded(query, images)
         # A generation's file may be superseded between reading its pointer and opening it: the pointer is read once
         # more. A file that is gone for good is done without, by an exact scan.
         with self._library.snapshot() as snapshot:
             view = self._view(snapshot, checked, combine)
             if view.is_whole:
-                return self._answer(view, query, encoded, (top_k, per_video))
+                return self._answer(view, asked, (top_k, per_video))
         with self._library.snapshot() as snapshot:
-            return self._answer(self._view(snapshot, checked, combine), query, encoded, (top_k, per_video))
+            return self._answer(self._view(snapshot, checked, combine), asked, (top_k, per_video))
+
+    def _encoded(self, query: Query, images: Sequence[Path | Like]) -> Question:
+        if images and query.order is not None:
+            told = "pictures ask for one moment, and this question has two; ask without then, near and within"
+            raise QueryError(told, query.moments[1].terms[0].position)
+        words = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
+        pictures = [self.pictures.encode(image) for image in images if not isinstance(image, Like)]
+        return Question(query, words, pictures, [image for image in images if isinstance(image, Like)])
 
     def _follow(self) -> None:
         """Go over to the edition in use, where an upgrade or the way back has changed it since the last question."""
         if not self._library.is_in_use():
             now = SearchEngine.open(self._library.root, self._fusion)
-            self._library, self._setup, self._encoder = now._library, now._setup, now._encoder
+            self._library, self._setup = now._library, now._setup
+            self._encoder, self.pictures = now._encoder, now.pictures
             self._loaded, self._tried = None, None
 
-    def _answer(self, view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Hit]:
-        answers = _choose(view, query, encoded, wanted)
+    def _answer(self, view: View, question: Question, wanted: tuple[int, int]) -> list[Hit]:
+        answers = _choose(view, question, wanted)
         shown = {id_ for a in answers for id_ in (a.video_id, *(place.video_id for place in a.also))}
         clips = [each.clip.id for answer in answers for each in answer.moments]
         snapshot = view.snapshot
         told = Told(snapshot.paths_of(list(shown)), snapshot.said(clips), snapshot.coverage_of(clips))
-        stored = view.snapshot.get(META_KEY) if view.ranks is None else None
-        judge = Judge.of(stored, query, view.spec)
+        stored = view.snapshot.get(META_KEY) if view.ranks is None and not question.has_pictures else None
+        judge = Judge.of(stored, question.query, view.spec)
         hits = [self._hit(rank, answer, told) for rank, answer in enumerate(answers, start=1)]
         return [replace(hit, confidence=judge.label(hit.modalities)) for hit in hits]
 
@@ -245,15 +259,32 @@ class Told:
     coverage: Mapping[int, Mapping[str, str]]
 
 
-# For each moment, for each of its parts: modality -> (dim,).
-Encoded = Sequence[Sequence[Mapping[Modality, FloatArray]]]
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its vectors.
+
+    words: for each moment, for each of its parts, modality -> (dim,). pictures: (dim,) each. likes: clips whose like
+    is asked for.
+    """
+
+    query: Query
+    words: Sequence[Sequence[Mapping[Modality, FloatArray]]]
+    pictures: Sequence[FloatArray]
+    likes: Sequence[Like]
+
+    @property
+    def has_pictures(self) -> bool:
+        return bool(self.pictures or self.likes)
 
 
-def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int]) -> list[Answer]:
+def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Answer]:
     """Return the best answers: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
     top_k, per_video = wanted
+    query = question.query
     videos = filtered(view.snapshot, query.filters)
-    rankings = [_ranking(view, *asked, videos) for asked in zip(query.moments, encoded, strict=True)]
+    asked = [combined(moment.parts(), w, view.spec) for moment, w in zip(query.moments, question.words, strict=True)]
+    asked[0], named = _with_pictures(view, asked[0], question)
+    rankings = [_ranking(view, *each, videos) for each in zip(query.moments, asked, strict=True)]
     merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
     depth = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     deepest = max(depth, MAX_CANDIDATES)
@@ -261,11 +292,11 @@ def _choose(view: View, query: Query, encoded: Encoded, wanted: tuple[int, int])
         groups, bound = _groups(view, query, rankings, depth)
         # With one hit a video, the spans of all grow together at the end: one question to the library each round.
         settle = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
-        answers = gather(groups, wanted, lasts_s, settle)
+        answers = gather(groups, wanted, lasts_s, settle, named)
         complete = len(answers) == top_k and answers[-1].score >= bound
         if complete or depth == deepest or all(ranking.is_exhausted(depth) for ranking in rankings):
             if per_video == 1:
-                merge(answers)
+                merge(answers, named)
             return answers
         depth = min(4 * depth, deepest)  # one long video fills the candidates: look further down
 
@@ -308,12 +339,19 @@ def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:
     return [*sorted(paths, key=lambda path: not os.path.exists(path))] or [None]
 
 
-def _ranking(
-    view: View, moment: Moment, encoded: Sequence[Mapping[Modality, FloatArray]], videos: set[int] | None
-) -> Ranking:
+def _with_pictures(view: View, asked: Asked, question: Question) -> tuple[Asked, list[Answer]]:
+    """Return the question with its pictures, and the clips that it names."""
+    clips = [(like, clip_at(view.snapshot, like)) for like in question.likes]
+    stored = [stored_picture(view.snapshot, clip, like) for like, clip in clips]
+    asked = with_pictures(asked, [*question.pictures, *stored], view)
+    named = score_clips(view, [clip.id for _, clip in clips], asked, WordEvidence())
+    return asked, [Answer.of((each,)) for each in named]
+
+
+def _ranking(view: View, moment: Moment, asked: Asked, videos: set[int] | None) -> Ranking:
     evidence = find_words(view.snapshot, moment.needles(), videos)
     among = allowed(view.snapshot, moment, evidence, videos)
-    return Ranking(view, combined(moment.parts(), encoded, view.spec), evidence, among)
+    return Ranking(view, asked, evidence, among)
 
 
 def _added(values: Iterable[float | None]) -> float | None:

@@ -53,15 +53,15 @@ class _Read:
     filters: dict[str, Any] = field(default_factory=dict)
 
 
-def parse(text: str) -> Query:
-    """Return the question in `text`.
+def parse(text: str, *, wordless: bool = False) -> Query:
+    """Return the question in `text`; wordless: it need not ask for anything, as beside a picture.
 
     Raises QueryError, with the position of the offending character, if it is empty, longer than MAX_QUERY_CHARS or
     wrong.
     """
     text = text.encode("utf-8", "replace").decode()
     length = len(" ".join(text.split()))
-    if not length:
+    if not length and not wordless:
         raise QueryError('the question is empty; ask for something, as in: vfindex search "dog running in park"', 0)
     if length > MAX_QUERY_CHARS:
         told = f"the question has {length} characters; at most {MAX_QUERY_CHARS} are read, shorten it"
@@ -72,7 +72,7 @@ def parse(text: str) -> Query:
         match = _FILTER.match(text, token.start())
         end = _read_filter(text, match, read) if match else _read_term(text, token, read)
         token = _TOKEN.search(text, end)
-    if not read.terms:
+    if not read.terms and not wordless:
         raise QueryError("the question has filters and nothing to look for; add a word", len(text.rstrip()))
     return _paired(read.terms, Filters(**read.filters))
 

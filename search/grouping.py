@@ -80,17 +80,27 @@ def gather(
     wanted: tuple[int, int],
     lasts_s: Callable[[int], float],
     settle: Callable[[Answer, Sequence[Answer]], object],
+    asked: Sequence[Answer] = (),
 ) -> list[Answer]:
     """Return the best answers, at most so many in all and of one video (`wanted`), duplicates folded into the best.
 
     groups: best first. lasts_s: a video's length. settle: gives a new answer its span, apart from those before it.
+    asked: clips that the question itself names; neither they nor their duplicates answer it.
     """
     top_k, per_video = wanted
-    answers: list[Answer] = []
+    answers = list(asked)
     count: dict[int, int] = {}
     original: dict[int, int] = {}  # a copy of a whole video shares the places of the first
     pictures = _stacked([group[0].vectors.embeddings.get("visual") for group in groups])  # (n_groups, dim)
     alike: dict[int, list[Answer]] = {}  # number of a group -> answers whose pictures may be its own
+
+    def compare(answer: Answer) -> None:
+        vector = answer.moments[0].vectors.embeddings.get("visual")
+        for row in np.flatnonzero(pictures @ vector >= COPY_PICTURES).tolist() if vector is not None else ():
+            alike.setdefault(row, []).append(answer)
+
+    for answer in asked if groups else ():
+        compare(answer)
     for number, group in enumerate(groups):
         video_id = group[0].clip.video_id
         same = (answer for answer in alike.get(number, ()) if is_same_footage(answer.moments, group, lasts_s))
@@ -103,13 +113,13 @@ def gather(
                 original[video_id] = original.get(folded.video_id, folded.video_id)
             continue
         owner = original.get(video_id, video_id)
-        if len(answers) < top_k and count.get(owner, 0) < per_video and not any(a.covers(group) for a in answers):
+        is_wanted = len(answers) < top_k + len(asked) and count.get(owner, 0) < per_video
+        if is_wanted and not any(answer.covers(group) for answer in answers):
             count[owner] = count.get(owner, 0) + 1
             answers.append(Answer.of(group))
             settle(answers[-1], answers[:-1])
-            for row in np.flatnonzero(pictures @ pictures[number] >= COPY_PICTURES).tolist():
-                alike.setdefault(row, []).append(answers[-1])
-    return answers
+            compare(answers[-1])
+    return answers[len(asked) :]
 
 
 def _stacked(vectors: Sequence[FloatArray | None]) -> FloatArray:
