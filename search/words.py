@@ -81,13 +81,13 @@ def allowed(
     snapshot: Snapshot, moment: Moment, evidence: WordEvidence, videos: Collection[int] | None = None
 ) -> ClipSet | None:
     """Return the clips that may answer, or None for all: of `videos`, with all that must stand there and none else."""
-    kept = None if videos is None else set(snapshot.clip_ids(videos=videos))
+    kept = None if videos is None else _clips_of(snapshot, videos)
     for needle in moment.needles():
         if needle.required:
             speech = {id_ for id_, found in evidence.speech.items() if _holds(found, needle)}
             titled = [id_ for id_, found in evidence.text.items() if _holds(found, needle)]
-            held = speech | set(snapshot.clip_ids(videos=titled) if titled else ())
-            kept = held if kept is None else kept & held
+            held = _ids(speech | set(snapshot.clip_ids(videos=titled) if titled else ()))
+            kept = held if kept is None else np.intersect1d(kept, held, assume_unique=True)
     dropped: set[int] = set()
     for needle in moment.unwanted():
         matches = _holding(snapshot, needle, videos)
@@ -96,7 +96,16 @@ def allowed(
         dropped |= set(snapshot.clip_ids(videos=titled) if titled else ())
     if kept is None:
         return ClipSet(_ids(dropped), excluded=True) if dropped else None
-    return ClipSet(_ids(kept - dropped))
+    return ClipSet(np.setdiff1d(kept, _ids(dropped), assume_unique=True) if dropped else kept)
+
+
+def _clips_of(snapshot: Snapshot, videos: Collection[int]) -> NDArray[np.int64]:
+    """Return the clips of videos, increasing; those of the last videos asked are remembered."""
+    last: dict[Collection[int], NDArray[np.int64]] = snapshot.remembered("clips of videos", dict)
+    if videos not in last:
+        last.clear()
+        last[videos] = np.array(snapshot.clip_ids(videos=videos), np.int64)
+    return last[videos]
 
 
 def _worth(

@@ -177,13 +177,15 @@ class Snapshot:
 
         videos: the only ones looked at.
         """
-        c = schema.clip.c
-        query = select(c.id).where(c.id > after).order_by(c.id)
-        if videos is not None:
-            query = query.where(text("clip.video_id IN (SELECT value FROM json_each(:videos))"))
+        query = "SELECT c.id FROM clip c"
+        parameters: list[int | str] = [after]
         if searchable:
-            query = query.join_from(schema.clip, schema.video).where(schema.video.c.state.in_(SEARCHABLE))
-        return [row.id for row in self._rows(query, None if videos is None else {"videos": json.dumps(list(videos))})]
+            query += " JOIN video v ON v.id = c.video_id AND v.state IN ('indexed', 'partial')"
+        query += " WHERE c.id > ?"
+        if videos is not None:
+            query += " AND c.video_id IN (SELECT value FROM json_each(?))"
+            parameters.append(json.dumps(list(videos)))
+        return [id_ for (id_,) in self._fetched(query + " ORDER BY c.id", tuple(parameters))]
 
     def clips(self, ids: Sequence[int]) -> dict[int, StoredClip]:
         """Return the searchable clips among `ids`; others are left out."""
@@ -290,6 +292,17 @@ class Snapshot:
         query = select(schema.video).order_by(v.id)
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
         return [_stored_video(row, places.get(row.id, [])) for row in rows]
+
+    def shelf(self) -> tuple[list[tuple[int, float, str]], list[tuple[int, bytes, int]]]:
+        """Return (id, length in s, tags as JSON) of all searchable videos, and (video id, path, mtime_ns) of their
+        copies, both in order of id.
+        """
+        videos = "FROM video v WHERE v.state IN ('indexed', 'partial')"
+        places = f"SELECT video_id, path, mtime_ns FROM location WHERE video_id IN (SELECT v.id {videos})"
+        return (
+            self._fetched(f"SELECT v.id, v.end_s - v.start_s, v.tags {videos} ORDER BY v.id"),
+            self._fetched(places + " ORDER BY video_id"),
+        )
 
     def paths_of(self, video_ids: Sequence[int]) -> dict[int, list[bytes]]:
         """Return video id -> where its copies lie, in order of bytes; empty for one that lies nowhere."""
