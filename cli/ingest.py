@@ -181,7 +181,9 @@ def print_report(report: Report) -> None:
             say(f"{word}: {_line(problem)}")
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
     counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
-    print(f"{counts}, {report.vanished} vanished" if report.vanished else counts)
+    for word in ("reworded", "coarse", "vanished"):
+        counts += f", {getattr(report, word)} {word}" if getattr(report, word) else ""
+    print(counts)
     if not report.found and not report.left_alone and not report.interrupted:
         say("no videos there; name a folder that holds some, or the files themselves")
     if report.clips:

@@ -15,7 +15,7 @@ from typing import Any
 
 import av
 
-from vfindex.indexer import decode_open, decode_read, wire
+from vfindex.indexer import decode_cuts, decode_open, decode_read, wire
 from vfindex.indexer.confined import limit_cpu, limit_process, read_exactly
 
 STDERR_BYTES = 1 << 16  # what a crash may leave to read; the child can write no file longer than this
@@ -51,11 +51,13 @@ def follow_parent(parent: int) -> None:
 
 
 def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
-    """Do one request; the last message has kind `probe`, `subtitles` with `last`, `end` or `error`."""
+    """Do one request; the last message has kind `probe`, `cuts`, `subtitles` with `last`, `end` or `error`."""
     limit_cpu(request["cpu_s"])
     try:
         if request["kind"] == "probe":
             out.send({"kind": "probe", **decode_open.probe(path, out.beat)})
+        elif request["kind"] == "cuts":
+            out.send({"kind": "cuts", "times": decode_cuts.keyframes_before(path, request["times"], out.beat)})
         elif request["kind"] == "subtitles":
             send_subtitles(decode_open.subtitles(path, request["track"], out.beat), out)
         else:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from vfindex.indexer.beside import SIDECAR_EXTENSIONS, signature
 from vfindex.storage.errors import Problem, Stage, VideoError
 from vfindex.storage.records import Location
 
@@ -25,7 +26,6 @@ VIDEO_EXTENSIONS = frozenset(
     b"m1v m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mp4v mpe mpeg mpg mpv mts mxf nsv nut obu ogm ogv ogx qt rm "
     b"rmvb tod tp trp ts tts vc1 vob vro webm wm wmv wtv xvid y4m".split()
 )
-SIDECAR_EXTENSIONS = (b".srt", b".vtt", b".ass", b".ssa")
 
 _PICTURES = (
     b"apng arw avif bmp cr2 cr3 dng emf eps exr heic heif ico j2k jfif jp2 jpe jpeg jpg jxl nef orf pbm pgm png pnm "
@@ -59,7 +59,7 @@ class Found:
 
     named: given on the command line itself, so that a refusal is a failure whatever the extension.
     sidecar_candidates: base names in the same folder that begin with the video's stem and a dot, and end as
-        subtitles do.
+        subtitles and descriptions do.
     """
 
     location: Location
@@ -200,7 +200,8 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
         walk.siblings[folder] = []  # a folder may be passable and yet not list its names
     except OSError as exc:
         return Failed(_os_problem(path, "discover", exc))
-    return Found(_location(path, found), True, _sidecars(name, walk.siblings[folder]))
+    own = _sidecars(name, walk.siblings[folder])
+    return Found(_location(path, found, own), True, own)
 
 
 def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
@@ -260,7 +261,7 @@ def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterat
             continue
         own = _sidecars(name, sidecars) if sidecars else ()
         if not is_known(path, found, own):
-            yield Found(_location(path, found), False, own)
+            yield Found(_location(path, found, own), False, own)
 
 
 def _extension(name: bytes) -> bytes:
@@ -282,8 +283,8 @@ def _sidecars(name: bytes, sidecars: list[bytes]) -> tuple[bytes, ...]:
     return tuple(sidecars[first:last])
 
 
-def _location(path: bytes, found: os.stat_result) -> Location:
-    return Location(path, found.st_size, found.st_mtime_ns, found.st_ino)
+def _location(path: bytes, found: os.stat_result, beside: Sequence[bytes]) -> Location:
+    return Location(path, found.st_size, found.st_mtime_ns, found.st_ino, signature(path, beside))
 
 
 def _excluder(globs: Sequence[str]) -> Callable[[bytes, bytes, bool], bool] | None:

@@ -23,6 +23,8 @@ from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
 from vfindex.storage.writer import MAX_TAIL_CLIPS, Writer
 
+# What lies beside a video at this place was not read yet; no `beside.signature` is so.
+_UNREAD = "?"
 # How long the driver waits before it looks whether it shall stop.
 POLL_S = 0.2
 
@@ -60,10 +62,15 @@ class _Active:
 
 
 class Driver:
-    """Hands files and units to the runner and commits what comes back."""
+    """Hands the files of `run.todo` and their units to the runner and commits what comes back."""
 
-    def __init__(self, run: Triage, runner: Runner, encoders: Encoders | Texts, workers: int) -> None:
+    def __init__(
+        self, run: Triage, runner: Runner, encoders: Encoders | Texts, workers: int, *, coarse: bool = False
+    ) -> None:
+        """coarse: make what is new searchable by a look in passing, and leave the rest of it in `run.refined`."""
         self.run = run
+        self.coarse = coarse
+        self.options = run.options.coarsely() if coarse else run.options
         self.writer = run.writer
         self.runner = runner
         self.encoders = encoders
@@ -117,7 +124,7 @@ class Driver:
 
     def _options(self, failed: Sequence[Attempt]) -> Options:
         """Return how a file or a unit is read after these failed tries."""
-        return self.run.options.safely() if next_care(failed) == "safe" else self.run.options
+        return self.options.safely() if next_care(failed) == "safe" else self.options
 
     # --- what a file is -----------------------------------------------------------------------------------------
 
@@ -137,13 +144,16 @@ class Driver:
         hit = self.writer.catalog.find(print_)
         if hit is not None:
             video_id, state, recognised = hit
-            if state in SEARCHABLE and (recognised or not self.run.options.asr):
+            if state in SEARCHABLE and (self.coarse or self._is_whole(video_id, recognised)):
                 self._place(video_id, found)
                 return
             if state in ("failed", "quarantined") and (print_ in self.run.failed_now or not found.named):
                 self._fail_again(video_id, found)
                 return
         self._open(_Opening(found, print_))
+
+    def _is_whole(self, video_id: int, recognised: bool) -> bool:
+        return (recognised or not self.options.asr) and not self.writer.catalog.is_coarse(video_id)
 
     def _open(self, opening: _Opening) -> None:
         future = self.runner.prepare(opening.found, opening.print_, self._options(opening.failed))
@@ -156,11 +166,21 @@ class Driver:
         former = [*paths, *self.writer.catalog.former_paths(video_id)]
         gone = [path for path in former if path != here and not os.path.lexists(path)]
         moved_from = gone[0] if gone and here not in paths else None
-        stale = self.writer.catalog.place(video_id, found.location, moved_from=moved_from)
+        location = found.location
+        is_reworded = location.beside not in self.writer.catalog.besides(video_id) and (
+            location.beside or moved_from or here in paths
+        )
+        if is_reworded:
+            location = replace(location, beside=_UNREAD)
+        stale = self.writer.catalog.place(video_id, location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)
         if here not in paths:
             retitle(self.writer, video_id, self.encoders.text)
-        self._end_file("moved" if moved_from else "unchanged")
+        if is_reworded:
+            self.run.reworded.append(found)
+            self.done_files += 1
+        else:
+            self._end_file("moved" if moved_from else "unchanged")
 
     def _fail_again(self, video_id: int, found: Found) -> None:
         self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location))
@@ -186,10 +206,10 @@ class Driver:
 
     def _begin(self, opening: _Opening, prepared: Prepared) -> None:
         """Enter a video, or go on with it where an earlier run was broken off."""
-        catalog, asr = self.writer.catalog, self.run.options.asr
-        begun = catalog.resumable(opening.print_, recognised=asr)
+        catalog, asr = self.writer.catalog, self.options.asr
+        begun = catalog.resumable(opening.print_, recognised=asr, coarse=self.coarse)
         if begun is None:
-            begun = catalog.begin_video(prepared.video, prepared.units, recognised=asr), 0
+            begun = catalog.begin_video(prepared.video, prepared.units, recognised=asr, coarse=self.coarse), 0
         video_id, before = begun
         failed = catalog.attempts(video_id)
         for attempt in opening.failed:
@@ -211,14 +231,14 @@ class Driver:
             indexed = future.result()
             active.done.append(indexed)
             result = _told_safe(indexed.result, failed) if next_care(failed) == "safe" else indexed.result
-            self.run.report.video_seconds += length_s
+            self.run.report.video_seconds += 0.0 if self.coarse else length_s
         except VideoError as exc:
             if self._again(active, (unit_id, plan), exc):
                 return
             result = self._give_up(active, plan, exc)
         if result.clips or len(active.prepared.units) > 1:
             self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
-        self.run.report.clips += len(result.clips)
+        self.run.report.clips += 0 if self.coarse else len(result.clips)
         self.unpublished += len(result.clips)
         self.done_s += length_s
         if not active.waiting and not active.open_units:
@@ -262,12 +282,18 @@ class Driver:
             self._fail(_Opening(found, video.fingerprint), failure, active.failed)
             return
         self._measure(active)
-        problem = self._partial(active)
-        stale = self.writer.catalog.finish_video(
-            active.video_id, found.location, active.prepared.documents, problem=problem
+        problem = partial_problem(self.writer, active.video_id, active.prepared)
+        documents = active.prepared.documents
+        self.writer.discard_thumbnails(
+            self.writer.catalog.finish_video(active.video_id, found.location, documents, problem=problem)
         )
-        self.writer.discard_thumbnails(stale)
-        self._end_file("partial" if problem else "indexed", problem)
+        if len(self.writer.catalog.names(active.video_id)[0]) > 1:
+            retitle(self.writer, active.video_id, self.encoders.text)  # it has replaced what lay at several places
+        if self.coarse:
+            self.run.refined.append(found)
+            self.done_files += 1
+        else:
+            self._end_file("partial" if problem else "indexed", problem)
         for copy in active.copies:
             self._place(active.video_id, copy)
         if self.unpublished > MAX_TAIL_CLIPS:
@@ -291,19 +317,6 @@ class Driver:
             frames=sum(end.frames for end in ends),
         )
 
-    def _partial(self, active: _Active) -> Problem | None:
-        path = active.prepared.found.location.path
-        lost = self.writer.catalog.unit_errors(active.video_id)
-        if lost:
-            words = "; ".join(dict.fromkeys(lost))
-            step = "what could be read is searchable; copy the file again if you have a better one"
-            return Problem(path, "decode", "damaged", words, step)
-        if active.prepared.problems:
-            first = active.prepared.problems[0]
-            name = os.fsdecode(os.path.basename(first.path))
-            return replace(first, path=path, reason=f"{name}: {first.reason}")
-        return None
-
     def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:
         stale = self.writer.catalog.fail_video(
             opening.print_, opening.found.location, exc.problem, quarantine=exc.quarantine, attempts=failed
@@ -321,6 +334,21 @@ class Driver:
 
     def _tell(self) -> None:
         self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
+
+
+def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Problem | None:
+    """Return what of a video could not be read, None where all could."""
+    path = prepared.found.location.path
+    lost = writer.catalog.unit_errors(video_id)
+    if lost:
+        words = "; ".join(dict.fromkeys(lost))
+        step = "what could be read is searchable; copy the file again if you have a better one"
+        return Problem(path, "decode", "damaged", words, step)
+    if prepared.problems:
+        first = prepared.problems[0]
+        name = os.fsdecode(os.path.basename(first.path))
+        return replace(first, path=path, reason=f"{name}: {first.reason}")
+    return None
 
 
 def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfindex.indexer.discover import discover
-from vfindex.indexer.driver import Driver
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.models import Opening, advice, install, open_encoders, preset_name, references_of
+from vfindex.indexer.passes import in_turn
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
@@ -31,7 +31,7 @@ class IngestSettings:
     """What the user asked for; None: what the library has, or the default for a new one.
 
     choice: the models of a new library. workers: units read at once. exclude: globs, see discover. cache: where models
-    are kept. compiled: see OpenClipEncoder.
+    are kept. compiled: see OpenClipEncoder. progressive: see `passes.in_turn`.
     """
 
     cache: Path
@@ -42,6 +42,7 @@ class IngestSettings:
     exclude: tuple[str, ...] = ()
     compiled: bool = False
     command: str = "ingest"
+    progressive: bool = False
 
 
 def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watcher: Watcher | None = None) -> Report:
@@ -62,7 +63,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         avoid = [os.fsencode(folder)]
         run.sort(discover(paths, exclude=settings.exclude, avoid=avoid, is_known=run.is_unchanged))
         run.bring_back()
-        if run.todo:
+        if run.has_work():
             work(run, setup, settings)
         run.end(began)
     hint = advice(setup)
@@ -77,9 +78,7 @@ def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
     opening = Opening(usable_cores(), run.options.asr, settings.compiled)
     encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
     with LocalRunner(workers, encoders) as runner:
-        driver = Driver(run, runner, encoders, workers)
-        driver.work()
-    run.report.left = driver.total_files - driver.done_files
+        in_turn(run, runner, encoders, workers, progressive=settings.progressive)
 
 
 def _roots(folder: Path, paths: Sequence[bytes], exclude: tuple[str, ...]) -> list[Root]:

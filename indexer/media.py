@@ -34,7 +34,7 @@ MAX_EVENTS = 1 << 18  # subtitles of one file
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which frames are read: `auto`, `keyframes`, or a fixed number a second (`fps`)."""
+    """Which frames are read: `auto`, `keyframes`, or a fixed number a second (`fps`); `sparse` is no user's to ask."""
 
     mode: Mode = "auto"
     fps: float = 0.0
@@ -78,6 +78,10 @@ class Options:
         A decoder that breaks does so mostly in what follows on other frames, or in another stream than the pictures.
         """
         return Options(Sampling("keyframes"), asr=False, safe=True)
+
+    def coarsely(self) -> Options:
+        """Return the options of a look in passing: a keyframe now and then, no sound."""
+        return Options(Sampling("sparse"), asr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,20 @@ class Decoder:
         """
         batches = self._ask(path, "probe", {"kind": "subtitles", "track": track}, _read_subtitles)
         return [event for batch in batches for event in batch]
+
+    def keyframes_before(self, path: bytes, times_s: Sequence[float]) -> list[float]:
+        """Return for each of at most MAX_ITEMS times the keyframe at or before it, or the time itself where none is
+        found by jumping. Nothing is decoded. Raises VideoError.
+        """
+
+        def parse(kind: str, fields: _Fields, _: bytes) -> tuple[list[float], bool]:
+            found = [_number(time_s, "time") for time_s in fields.items("times")]
+            if kind != "cuts" or len(found) != len(times_s) or any(a > b for a, b in zip(found, times_s, strict=True)):
+                raise _Doubt(f"{kind} as answer to cuts")
+            return found, True
+
+        (found,) = self._ask(path, "probe", {"kind": "cuts", "times": list(times_s)}, parse)
+        return found
 
     def read(
         self,

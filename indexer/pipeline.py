@@ -8,8 +8,9 @@ the models alone, never on the runner, the order or the number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -41,6 +42,8 @@ from vfindex.storage.records import (
 UNIT_S = 600.0
 # A last unit shorter than half a unit joins the one before it.
 MIN_LAST_UNIT_S = UNIT_S / 2
+# A week of video. A longer one, or a file that lies about its length, has a last unit that is longer.
+MAX_CUTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +87,23 @@ class Indexed:
     lost: str
 
 
-def plan_units(start_s: float, end_s: float) -> tuple[UnitPlan, ...]:
-    """Return the units of a video, cut at multiples of UNIT_S if it is longer than one and a half."""
-    cuts = [float(cut) for cut in np.arange(math.ceil(start_s / UNIT_S + 1e-9) * UNIT_S, end_s, UNIT_S)]
-    while cuts and end_s - cuts[-1] < MIN_LAST_UNIT_S:
-        cuts.pop()
+def plan_units(start_s: float, end_s: float, keyframes: Callable[[list[float]], list[float]]) -> tuple[UnitPlan, ...]:
+    """Return the units of a video, cut near multiples of UNIT_S if it is longer than one and a half.
+
+    keyframes: gives for times the keyframes at or before them, where a unit can be begun without decoding what comes
+    before it; one that is further off than half a unit is not worth it, and the cut stays at the multiple.
+    """
+    first = math.floor(start_s / UNIT_S + 1e-9) + 1
+    last = min(math.ceil(end_s / UNIT_S), first + MAX_CUTS)
+    cuts = [n * UNIT_S for n in range(first, last) if end_s - n * UNIT_S >= MIN_LAST_UNIT_S]
+    if cuts:
+        found = zip(keyframes(cuts), cuts, strict=True)
+        cuts = [key_s if key_s > max(start_s, cut_s - UNIT_S / 2) else cut_s for key_s, cut_s in found]
     edges: list[float | None] = [None, *cuts, None]
     return tuple(UnitPlan(n, a, b) for n, (a, b) in enumerate(pairwise(edges)))
 
 
-def prepare(
-    found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts
-) -> Prepared:
+def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts) -> Prepared:
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
@@ -124,7 +132,7 @@ def prepare(
     return Prepared(
         found=found,
         video=video,
-        units=plan_units(probe.start_s, probe.end_s),
+        units=plan_units(probe.start_s, probe.end_s, list if options.safe else partial(decoder.keyframes_before, path)),
         subtitles=tuple(subtitles),
         documents=documents_of(found.location.path, tags, chapters),
         text_vector=text_vector(description.text, encoders.text),

@@ -59,8 +59,8 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
             if gone:
                 run.writer.catalog.vanish(sorted(gone))
             run.report.vanished = len(gone)
-        run.report.left = len(run.todo)
-        if run.todo and not run.report.interrupted:
+        run.report.left = len(run.todo) + len(run.refined) + len(run.reworded)
+        if run.has_work() and not run.report.interrupted:
             from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
 
             work(run, setup, IngestSettings(settings.cache, workers=settings.workers))

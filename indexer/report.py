@@ -11,13 +11,14 @@ from vfindex.storage.errors import Problem
 
 @dataclass(slots=True)
 class Report:
-    """One run. found = indexed + unchanged + moved + partial + failed + skipped.
+    """One run. found = indexed + unchanged + moved + reworded + coarse + partial + failed + skipped.
 
     unchanged: content that the library already has, at the same place or as a further copy. moved: content whose file
-    was elsewhere. partial: searchable, but not all of it could be read. clips, video_seconds: added by this run.
-    vanished: files that are no longer there. left: files that the run did not come to. left_alone: roots that are
-    missing, or have lost so much at once that nothing of it is believed. out_of_time: it ended because it was told to
-    end by then.
+    was elsewhere. reworded: content that it has, with other subtitles or another description beside it; no frame was
+    read. coarse: searchable, but the next run must read them wholly. partial: searchable, but not all of it could be
+    read. clips, video_seconds: added by this run. vanished: files that are no longer there. left: files that the run
+    did not come to. left_alone: roots that are missing, or have lost so much at once that nothing of it is believed.
+    out_of_time: it ended because it was told to end by then.
     """
 
     run_id: int = 0
@@ -25,6 +26,8 @@ class Report:
     indexed: int = 0
     unchanged: int = 0
     moved: int = 0
+    reworded: int = 0
+    coarse: int = 0
     partial: list[Problem] = field(default_factory=list)
     failed: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
@@ -39,12 +42,12 @@ class Report:
 
     def adds_up(self) -> bool:
         """Return whether every file found ended in exactly one way."""
-        ends = self.indexed + self.unchanged + self.moved + len(self.partial) + len(self.failed) + len(self.skipped)
-        return self.found == ends
+        counted = self.indexed + self.unchanged + self.moved + self.reworded + self.coarse
+        return self.found == counted + len(self.partial) + len(self.failed) + len(self.skipped)
 
     def has_changed(self) -> bool:
         """Return whether the library holds other videos, or other words, than before the run."""
-        return bool(self.indexed or self.moved or self.partial or self.vanished)
+        return bool(self.indexed or self.moved or self.reworded or self.coarse or self.partial or self.vanished)
 
     def sort(self) -> None:
         """Put the problems in order of path, so that a report does not depend on who was fastest."""
@@ -59,6 +62,8 @@ class Report:
             "indexed": self.indexed,
             "unchanged": self.unchanged,
             "moved": self.moved,
+            "reworded": self.reworded,
+            "coarse": self.coarse,
             "partial": _rows(self.partial, path),
             "failed": _rows(self.failed, path),
             "skipped": _rows(self.skipped, path),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.local import LocalRunner
 from vfindex.indexer.media import AudioBlock, Decoder, Options, ReadEnd
@@ -17,13 +18,15 @@ from vfindex.indexer.pipeline import (
     documents_of,
     embeddings_of,
     index_unit,
+    listener_of,
+    prepare,
     speech_coverage,
     speech_vectors,
     text_vector,
 )
 from vfindex.indexer.reading import Wanted, items_of
 from vfindex.indexer.titles import describe
-from vfindex.indexer.transcribe import Transcript
+from vfindex.indexer.transcribe import Speech, Transcript
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray, Segment, Setup, UnitPlan, UnitResult
@@ -118,6 +121,11 @@ class Stored:
             found = stored_unit(snapshot, video.id, plan)
         return None if found.result.error and not self.reuse.pictures else found
 
+    def plans(self, video: StoredVideo) -> tuple[UnitPlan, ...]:
+        """Return the units that a video was cut into, by whichever rule held then."""
+        with self.old.snapshot() as snapshot:
+            return committed_plans(snapshot, video.id)
+
     def transcript(self, video: StoredVideo) -> tuple[Segment, ...]:
         """Return all that is said in a video, by every source."""
         with self.old.snapshot() as snapshot:
@@ -137,6 +145,16 @@ class ReusingRunner(LocalRunner):
         self.decoded: set[str] = set()
         self.heard: set[str] = set()
         self.kept: set[str] = set()
+
+    def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
+        """Return the future of a file that is cut as it was cut before."""
+        return self._submit(lambda decoder: self._prepare(found, fingerprint, options, decoder))
+
+    def _prepare(self, found: Found, fingerprint: str, options: Options, decoder: Decoder) -> Prepared:
+        prepared = prepare(found, fingerprint, options, decoder, self._encoders)
+        video = self._stored.videos.get(fingerprint)
+        plans = self._stored.plans(video) if video else ()
+        return replace(prepared, units=plans) if plans else prepared
 
     def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
         """Return the future of one unit's result."""
@@ -161,7 +179,7 @@ class ReusingRunner(LocalRunner):
     def _hear(self, prepared: Prepared, unit: StoredUnit, options: Options, decoder: Decoder) -> Indexed:
         """Recognise a unit's sound by the new model; its pictures hold, and no frame is decoded."""
         subtitles = [segment for segment in unit.result.segments if segment.source != "asr"]
-        end, heard = listen(prepared, unit.plan, options, decoder, self._encoders)
+        end, heard = listen(prepared, unit.plan, options, decoder, self._encoders.speech)
         said = [*subtitles, *(heard.segments if heard else ())]
         segments = sorted(said, key=lambda s: (s.start_s, s.end_s))
         clips = unit.result.clips
@@ -180,18 +198,17 @@ class ReusingRunner(LocalRunner):
 
 
 def listen(
-    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders
+    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, speech: Speech | None
 ) -> tuple[ReadEnd, Transcript | None]:
     """Return how the reading of a unit's sound ended, and what is said in it where no subtitle covers it.
 
     No frame is read. None for the second where nothing is to be recognised. Raises VideoError.
     """
     end = ReadEnd(0, None, None, 0, 0, "")
-    if encoders.speech is None or not options.asr or not prepared.video.has_audio:
+    listener = listener_of(prepared, options, speech)
+    if listener is None:
         return end, None
-    listener = encoders.speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
-    wanted = Wanted(None, encoders.image.size_px, audio=True)
-    for item in items_of(prepared.found.location.path, plan, wanted, decoder):
+    for item in items_of(prepared.found.location.path, plan, Wanted(None, 1, audio=True), decoder):
         if isinstance(item, AudioBlock):
             listener.feed(item)
         elif isinstance(item, ReadEnd):

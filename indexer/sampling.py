@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 Packet = TypeVar("Packet")
-Mode = Literal["auto", "keyframes", "fps"]
+Mode = Literal["auto", "keyframes", "sparse", "fps"]
 
 AUTO_GAP_S = 4.0  # keyframes further apart than this miss whole shots, so everything between them is decoded
 AUTO_FPS = 1.0  # between far keyframes: the clips are 2 s or longer, so each gets two frames
 AUTO_KEY_FPS = 2.0  # close keyframes (all-intra cameras) are thinned to this; scene-cut keyframes 0.5 s apart stay
 AUTO_OPENING_S = 8.0  # short videos deserve more than their one or two keyframes, and the opening is cheap
 AUTO_OPENING_FPS = 2.0  # with 1.0 pictures ranked worse: nDCG@10 -0.014 [-0.028, -0.001], paired
+SPARSE_FPS = 0.1  # of a look in passing: a keyframe every 10 s, so that no clip (12 s at most) is without
 HELD_BYTES = 64 << 20  # coded data kept while a GOP's length is unknown: 4 s at 128 Mbit/s; then it is decoded
 _TOUCH_S = 1e-6  # 3 / 30 * 30 is 2.9999...: times this close below a grid line are on it
 
@@ -71,7 +72,7 @@ class Sampler(Generic[Packet]):
         """Return the time from which frames must be seen so that those from `start_s` on are chosen right."""
         if self.mode == "keyframes":
             return start_s
-        fps = self.fps if self.mode == "fps" else AUTO_FPS
+        fps = {"fps": self.fps, "sparse": SPARSE_FPS}.get(self.mode, AUTO_FPS)
         return min(cell(start_s, fps) / fps, start_s)
 
     def takes(self, time_s: float, *, key: bool) -> bool:
@@ -91,6 +92,8 @@ class Sampler(Generic[Packet]):
             return self._before_s is None or cell(self._before_s, self.fps) != cell(time_s, self.fps)
         if self._taken_s is None:
             return True
+        if self.mode == "sparse":
+            return cell(self._taken_s, SPARSE_FPS) != cell(time_s, SPARSE_FPS)
         opening = time_s < self._opening_end_s()
         fps = AUTO_KEY_FPS if key else AUTO_OPENING_FPS if opening else AUTO_FPS
         return cell(self._taken_s, fps) != cell(time_s, fps)
@@ -101,6 +104,8 @@ class Sampler(Generic[Packet]):
             return [Step(coded.packet, False, False)]
         if self.mode == "keyframes":
             return [Step(coded.packet, True, True)] if coded.key else []
+        if self.mode == "sparse":
+            return [Step(coded.packet, True, True)] if coded.key and self._would_take(coded.time_s, key=True) else []
         if coded.key:
             steps = self._close(coded.time_s)
             self._dense_before, self._dense = self._dense, False

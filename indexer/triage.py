@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vfindex.indexer.beside import signature
 from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.media import Options
 from vfindex.indexer.report import ProgressCallback, Report
@@ -18,7 +19,7 @@ from vfindex.storage.records import SEARCHABLE, KnownStat
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
 
-Ending = Literal["indexed", "unchanged", "moved", "partial", "failed", "skipped"]
+Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial", "failed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,11 @@ class Watcher:
 
 
 class Triage:
-    """The files of a run, sorted by what the library knows of them."""
+    """The files of a run, sorted by what the library knows of them.
+
+    todo: to be read. refined: searchable, and to be read wholly, for they were only looked at in passing or without
+    sound. reworded: as they were, but what lies beside them is not.
+    """
 
     def __init__(self, writer: Writer, options: Options, watcher: Watcher) -> None:
         self.writer = writer
@@ -42,13 +47,15 @@ class Triage:
         self.watcher = watcher
         self.report = Report()
         self.todo: deque[Found] = deque()
+        self.refined: deque[Found] = deque()
+        self.reworded: deque[Found] = deque()
         self.known = writer.catalog.known_stats()
         self.tombstones = writer.catalog.tombstones()
         self.seen: set[bytes] = set()
         self._back: list[bytes] = []
         self.failed_now: set[str] = set()
 
-    def is_unchanged(self, path: bytes, found: os.stat_result, _: tuple[bytes, ...]) -> bool:
+    def is_unchanged(self, path: bytes, found: os.stat_result, beside: tuple[bytes, ...]) -> bool:
         """Count a file in a folder that is as the library knows it; True also for one that was counted before."""
         if path in self.seen:
             return True
@@ -56,7 +63,9 @@ class Triage:
         known = self.known.get(path) or self._returned(path, found.st_size, found.st_mtime_ns)
         if known is None or known.mtime_ns != found.st_mtime_ns or known.size_bytes != found.st_size:
             return False
-        if known.state not in SEARCHABLE or (self.options.asr and not known.recognised):
+        if known.state not in SEARCHABLE or known.coarse or (self.options.asr and not known.recognised):
+            return False
+        if known.beside != (signature(path, beside) if beside else ""):
             return False
         self.report.found += 1
         self.report.unchanged += 1
@@ -86,6 +95,10 @@ class Triage:
                 self.report.interrupted = True
                 return
 
+    def has_work(self) -> bool:
+        """Return whether any file is to be opened."""
+        return bool(self.todo or self.refined or self.reworded)
+
     def bring_back(self) -> None:
         """Let the files return that had vanished and were found again as they were."""
         if self._back:
@@ -100,8 +113,10 @@ class Triage:
         if known is None or (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
             self.todo.append(found)
         elif known.state in SEARCHABLE:
-            if self.options.asr and not known.recognised:
-                self.todo.append(found)
+            if known.coarse or (self.options.asr and not known.recognised):
+                self.refined.append(found)
+            elif known.beside != found.location.beside:
+                self.reworded.append(found)
             else:
                 self.end_file("unchanged")
         elif found.named:
@@ -109,11 +124,7 @@ class Triage:
         else:
             self.end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
 
-    def end_file(
-        self,
-        how: Literal["indexed", "unchanged", "moved", "partial", "failed", "skipped"],
-        problem: Problem | None = None,
-    ) -> None:
+    def end_file(self, how: Ending, problem: Problem | None = None) -> None:
         """Count a file's end, once."""
         self.report.found += 1
         if problem is not None:

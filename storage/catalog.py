@@ -22,6 +22,7 @@ from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
     below,
+    besides,
     come_back,
     delete_videos,
     fingerprint_at,
@@ -44,7 +45,9 @@ from vfindex.storage.records import (
     Video,
     VideoState,
 )
+from vfindex.storage.replacing import being_made, forget_orphans, give_up, key_to_begin, take_place
 from vfindex.storage.rows import insert_clip, insert_embedding, insert_segment, inserted, problem_json, video_values
+from vfindex.storage.wording import Wording, reword
 
 
 class Catalog:
@@ -103,7 +106,16 @@ class Catalog:
         """Return everything the library remembers of paths, or of one video's."""
         v, loc = schema.video.c, schema.location.c
         query = select(
-            loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, v.id, v.fingerprint, v.state, v.recognised, v.problem
+            loc.path,
+            loc.size_bytes,
+            loc.mtime_ns,
+            loc.inode,
+            loc.beside,
+            v.id,
+            v.fingerprint,
+            v.state,
+            v.recognised,
+            v.problem,
         ).join_from(schema.location, schema.video)
         if video_id is not None:
             query = query.where(v.id == video_id)
@@ -113,7 +125,7 @@ class Catalog:
             row.path: KnownFile(
                 video_id=row.id,
                 fingerprint=row.fingerprint,
-                location=Location(row.path, row.size_bytes, row.mtime_ns, row.inode),
+                location=Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside),
                 state=row.state,
                 recognised=bool(row.recognised),
                 problem=json.loads(row.problem) if row.problem else None,
@@ -124,7 +136,7 @@ class Catalog:
     def known_stats(self) -> dict[bytes, KnownStat]:
         """Return path -> what tells at a glance whether the file there is still the one that is known."""
         query = (
-            "SELECT l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised"
+            "SELECT l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
             " FROM location l JOIN video v ON v.id = l.video_id"
         )
         with self.transaction() as connection:
@@ -143,13 +155,13 @@ class Catalog:
             return None
         return row.id, row.state_before if row.state == "vanished" else row.state, bool(row.recognised)
 
-    def resumable(self, fingerprint: str, *, recognised: bool) -> tuple[int, int] | None:
+    def resumable(self, fingerprint: str, *, recognised: bool, coarse: bool = False) -> tuple[int, int] | None:
         """Return (id, number of units committed) of a video that was begun and not finished, or None.
 
-        recognised: speech is to be; one that was begun without is begun anew.
+        recognised: speech is to be; one that was begun without is begun anew. coarse: see `begin_video`.
         """
         v, u = schema.video.c, schema.unit.c
-        begun = select(v.id).where(v.fingerprint == fingerprint, v.state == "indexing", v.recognised >= int(recognised))
+        begun = select(v.id).where(being_made(fingerprint), v.recognised >= int(recognised), v.coarse == int(coarse))
         with self.transaction() as connection:
             video_id = connection.scalar(begun)
             if video_id is None:
@@ -190,14 +202,15 @@ class Catalog:
 
     # --- indexing -----------------------------------------------------------------------------------------------
 
-    def begin_video(self, video: Video, units: Sequence[UnitPlan], *, recognised: bool) -> int:
+    def begin_video(self, video: Video, units: Sequence[UnitPlan], *, recognised: bool, coarse: bool = False) -> int:
         """Enter a video whose units are still to come, and return its id. Searches do not see it yet.
 
-        Whatever stood under the same fingerprint, such as an earlier failure, is replaced.
+        What stood under the same fingerprint is replaced: at once, or if it is searchable, when this one is finished.
+        coarse: it is only looked at in passing, and to be read wholly by a later run.
         """
-        values = video_values(video) | {"state": "indexing", "recognised": int(recognised)}
+        values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
         with self.transaction() as connection:
-            delete_videos(connection, schema.video.c.fingerprint == video.fingerprint)
+            values["fingerprint"] = key_to_begin(connection, video.fingerprint)
             video_id = inserted(connection, insert(schema.video).values(**values))
             connection.execute(
                 insert(schema.unit),
@@ -256,7 +269,8 @@ class Catalog:
                 .values(state=state, problem=problem_json(problem))
             )
             set_documents(connection, video_id, documents)
-            return move_location(connection, video_id, location)
+            stale = take_place(connection, video_id)
+            return [*stale, *move_location(connection, video_id, location)]
 
     def measure_video(self, video_id: int, *, start_s: float, last_s: float, end_s: float, frames: int | None) -> None:
         """Correct what the header said by what the frames said."""
@@ -286,8 +300,9 @@ class Catalog:
         quarantine: bool = False,
         attempts: Sequence[Attempt] = (),
     ) -> list[str]:
-        """Remember that this content cannot be indexed, why, and how often it was tried; return thumbnails no longer
-        needed.
+        """Remember that this content cannot be indexed, why, and how often it was tried.
+
+        What is searchable of it from another reading stays so. Returns thumbnails no longer needed.
         """
         values = video_values(
             Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
@@ -298,10 +313,15 @@ class Catalog:
             "problem": problem_json(problem),
         }
         with self.transaction() as connection:
-            delete_videos(connection, schema.video.c.fingerprint == fingerprint)
-            video_id = inserted(connection, insert(schema.video).values(**values))
-            insert_attempts(connection, video_id, attempts)
-            return move_location(connection, video_id, location)
+            held = give_up(connection, fingerprint)
+            if held is not None:
+                kept = {"state": "partial", "problem": problem_json(problem), "coarse": 0, "recognised": 1}
+                connection.execute(update(schema.video).where(schema.video.c.id == held).values(**kept))
+            else:
+                delete_videos(connection, schema.video.c.fingerprint == fingerprint)
+                held = inserted(connection, insert(schema.video).values(**values))
+            insert_attempts(connection, held, attempts)
+            return move_location(connection, held, location)
 
     def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
         """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""
@@ -310,6 +330,23 @@ class Catalog:
                 for table in (schema.location, schema.tombstone):
                     connection.execute(delete(table).where(table.c.path == moved_from))
             return move_location(connection, video_id, location)
+
+    def mark_coarse(self, video_id: int) -> None:
+        """Have a video read wholly by the next pass over it."""
+        with self.transaction() as connection:
+            connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(coarse=1))
+
+    def is_coarse(self, video_id: int) -> bool:
+        """Return whether a video was only looked at in passing."""
+        with self.transaction() as connection:
+            return bool(connection.scalar(select(schema.video.c.coarse).where(schema.video.c.id == video_id)))
+
+    def reword(self, video_id: int, location: Location, words: Wording | None) -> None:
+        """Replace what is said and written of a video, as the files beside it at `location` now say; None: nothing."""
+        with self.transaction() as connection:
+            if words is not None:
+                reword(connection, video_id, words)
+            move_location(connection, video_id, location)
 
     def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> None:
         """Give a video that was moved the words of its new name; vector: (dim,) of the text modality, or None."""
@@ -340,6 +377,7 @@ class Catalog:
             for table in (schema.location, schema.tombstone, schema.root):
                 connection.execute(delete(table).where(below(table.c.path, path)))
             videos, thumbnails = forget_homeless(connection)
+            forget_orphans(connection)
         return len(here) + len(gone), videos, thumbnails
 
     # --- what is gone -------------------------------------------------------------------------------------------
@@ -364,6 +402,11 @@ class Catalog:
         with self.transaction() as connection:
             return former_paths(connection, video_id)
 
+    def besides(self, video_id: int) -> set[str]:
+        """Return the states of the files beside a video, at each place where it lies or lay."""
+        with self.transaction() as connection:
+            return besides(connection, video_id)
+
     def fingerprint_at(self, path: bytes) -> str | None:
         """Return the fingerprint of what lies at `path`, as far as the library knows."""
         with self.transaction() as connection:
@@ -375,7 +418,9 @@ class Catalog:
         with self.transaction() as connection:
             old = delete(schema.tombstone) if before is None else delete(schema.tombstone).where(tomb.gone_at < before)
             files = connection.execute(old).rowcount
-            return files, *forget_homeless(connection)
+            videos, thumbnails = forget_homeless(connection)
+            forget_orphans(connection)
+            return files, videos, thumbnails
 
     # --- runs ---------------------------------------------------------------------------------------------------
 

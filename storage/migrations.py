@@ -81,6 +81,23 @@ def create_attempts(connection: Connection) -> None:
     schema.attempt.create(connection, checkfirst=True)
 
 
+def remember_what_lies_beside(connection: Connection) -> None:
+    """Give locations and tombstones a column for the state of the files beside a video; "" is looked at once more."""
+    for table in ("location", "tombstone"):
+        _add_column(connection, table, "beside TEXT NOT NULL DEFAULT ''")
+
+
+def mark_coarse_videos(connection: Connection) -> None:
+    """Give `video` a column for those that were only looked at in passing; before it, all were read wholly."""
+    _add_column(connection, "video", "coarse INTEGER NOT NULL DEFAULT 0")
+
+
+def _add_column(connection: Connection, table: str, column: str) -> None:
+    columns = [row.name for row in connection.execute(text(f"PRAGMA table_info({table})"))]
+    if column.split()[0] not in columns:
+        connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column}"))
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_full_text_index,
@@ -88,6 +105,8 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_roots,
     let_videos_vanish,
     create_attempts,
+    remember_what_lies_beside,
+    mark_coarse_videos,
 )
 
 

@@ -15,7 +15,7 @@ from vfindex.storage import schema
 from vfindex.storage.documents import unindex_documents
 from vfindex.storage.records import KnownStat, Location
 
-_COPIED = ("path", "video_id", "size_bytes", "mtime_ns", "inode")
+_COPIED = ("path", "video_id", "size_bytes", "mtime_ns", "inode", "beside")
 
 
 def below(column: ColumnElement[bytes], path: bytes) -> ColumnElement[bool]:
@@ -50,6 +50,7 @@ def move_location(connection: Connection, video_id: int, location: Location) -> 
         "size_bytes": location.size_bytes,
         "mtime_ns": location.mtime_ns,
         "inode": location.inode,
+        "beside": location.beside,
     }
     statement = upsert(schema.location).values(path=location.path, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
@@ -98,7 +99,7 @@ def come_back(connection: Connection, paths: Collection[bytes]) -> None:
 def tombstones(connection: Connection) -> dict[bytes, KnownStat]:
     """Return path -> what the file there was before it vanished."""
     t, v = schema.tombstone.c, schema.video.c
-    query = select(t.path, t.size_bytes, t.mtime_ns, v.state, v.state_before, v.recognised)
+    query = select(t.path, t.size_bytes, t.mtime_ns, v.state, v.state_before, v.recognised, t.beside, v.coarse)
     rows = connection.execute(query.join_from(schema.tombstone, schema.video)).all()
     return {
         row.path: KnownStat(
@@ -107,6 +108,8 @@ def tombstones(connection: Connection) -> dict[bytes, KnownStat]:
             row.mtime_ns,
             row.state_before if row.state == "vanished" else row.state,
             row.recognised,
+            row.beside,
+            row.coarse,
         )
         for row in rows
     }
@@ -116,6 +119,14 @@ def former_paths(connection: Connection, video_id: int) -> Sequence[bytes]:
     """Return the paths of a video's tombstones, in order of bytes."""
     t = schema.tombstone.c
     return connection.scalars(select(t.path).where(t.video_id == video_id).order_by(t.path)).all()
+
+
+def besides(connection: Connection, video_id: int) -> set[str]:
+    """Return the states of the files beside a video, at each place where it lies or lay."""
+    found: set[str] = set()
+    for table in (schema.location, schema.tombstone):
+        found.update(connection.scalars(select(table.c.beside).where(table.c.video_id == video_id)))
+    return found
 
 
 def fingerprint_at(connection: Connection, path: bytes) -> str | None:

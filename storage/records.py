@@ -74,12 +74,16 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a copy of a video lies: absolute path as bytes, and the stat that says whether it changed."""
+    """Where a copy of a video lies: absolute path as bytes, and the stat that says whether it changed.
+
+    beside: a text that changes with the subtitle and description files beside it, "" without any.
+    """
 
     path: bytes
     size_bytes: int
     mtime_ns: int
     inode: int
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,8 @@ class KnownStat(NamedTuple):
     mtime_ns: int
     state: VideoState
     recognised: int
+    beside: str = ""
+    coarse: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def _owner(target: str) -> Column[int]:
     return Column(name, Integer, ForeignKey(target, ondelete="CASCADE"), nullable=False)
 
 
-def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Column[int]]:
+def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Column[int], Column[str]]:
     """Return the columns of a path that a video lies at or lay at, and the stat that says whether it changed."""
     return (
         Column("path", LargeBinary, primary_key=True),
@@ -37,6 +37,7 @@ def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Colu
         Column("size_bytes", Integer, nullable=False),
         Column("mtime_ns", Integer, nullable=False),
         Column("inode", Integer, nullable=False),
+        Column("beside", Text, nullable=False, default="", server_default=""),
     )
 
 
@@ -48,7 +49,8 @@ meta = Table(
 )
 
 # One row a content; `state` says how far it got, `state_before` what a vanished one returns to. `problem` is JSON of a
-# records-level Problem without its path.
+# records-level Problem without its path. `coarse`: only looked at in passing, to be read wholly by a later run. A row
+# whose fingerprint begins with a plus sign is being made to take the place of the one without it, see replacing.py.
 video = Table(
     "video",
     metadata,
@@ -71,6 +73,7 @@ video = Table(
     Column("chapters", Text, nullable=False),
     Column("problem", Text),
     Column("recognised", Integer, nullable=False),
+    Column("coarse", Integer, nullable=False, default=0, server_default="0"),
     Column("state_before", Text, nullable=False, default="indexing"),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
     CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),

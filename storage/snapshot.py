@@ -285,10 +285,12 @@ class Snapshot:
         """Return videos (all, if `ids` is None) with their locations, in order of id."""
         v, loc = schema.video.c, schema.location.c
         places: dict[int, list[Location]] = {}
-        query = select(loc.video_id, loc.path, loc.size_bytes, loc.mtime_ns, loc.inode)
+        query = select(loc.video_id, loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, loc.beside)
         chosen = self._rows(query) if ids is None else self._by_id(query, loc.video_id, ids)
         for row in chosen:
-            places.setdefault(row.video_id, []).append(Location(row.path, row.size_bytes, row.mtime_ns, row.inode))
+            places.setdefault(row.video_id, []).append(
+                Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside)
+            )
         query = select(schema.video).order_by(v.id)
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
         return [_stored_video(row, places.get(row.id, [])) for row in rows]

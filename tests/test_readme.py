@@ -96,7 +96,7 @@ def test_the_architecture_names_every_table() -> None:
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        (ARCHITECTURE, f"multiples of {UNIT_S:.0f} s"),
+        (ARCHITECTURE, f"near multiples of {UNIT_S:.0f} s"),
         (ARCHITECTURE, f"last stretch below {MIN_LAST_UNIT_S:.0f} s"),
         (ARCHITECTURE, f"as much as {PRIOR_CLIPS} clips"),
         (ARCHITECTURE, f"past {MAX_TAIL_CLIPS:,} clips"),

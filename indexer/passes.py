@@ -1,0 +1,33 @@
+"""The passes of a run over its files: in passing, wholly, and over what lies beside them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from vfindex.indexer.driver import Driver
+from vfindex.indexer.pipeline import Encoders
+from vfindex.indexer.refresh import refresh
+from vfindex.indexer.runner import Runner
+from vfindex.indexer.triage import Triage
+
+
+def in_turn(run: Triage, runner: Runner, encoders: Encoders, workers: int, *, progressive: bool) -> None:
+    """Index what is to be done, and tell the report what is left of it.
+
+    progressive: first make all that is new searchable by a look in passing (names, subtitles, a keyframe every 10 s, no
+    speech recognition); what is read wholly afterwards takes its place, video by video.
+    """
+    new = Driver(run, runner, encoders, workers, coarse=progressive)
+    new.work()
+    refresh(run, encoders)
+    whole_left = len(run.refined)
+    if not run.report.interrupted:
+        run.todo, run.refined = run.refined, deque()
+        again = Driver(run, runner, encoders, workers)
+        again.work()
+        whole_left = again.total_files - again.done_files
+        refresh(run, encoders)
+        whole_left += len(run.refined)
+    run.report.left = new.total_files - new.done_files + len(run.reworded)
+    for _ in range(whole_left):
+        run.end_file("coarse")

@@ -1,0 +1,97 @@
+"""Long videos are cut at keyframes, by the file alone; what was begun with other cuts goes on with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from media import Shot, make_video
+
+from vfindex.indexer import driver, pipeline
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.pipeline import plan_units
+from vfindex.indexer.report import Report
+from vfindex.storage.library import Library
+from vfindex.storage.records import UnitPlan
+
+Run = Callable[[], Report]
+
+
+def cuts(start_s: float, end_s: float, keyframes: dict[float, float]) -> list[float | None]:
+    units = plan_units(start_s, end_s, lambda times: [keyframes.get(time_s, time_s) for time_s in times])
+    assert [unit.number for unit in units] == list(range(len(units)))
+    assert [unit.start_s for unit in units[1:]] == [unit.end_s for unit in units[:-1]]
+    return [unit.end_s for unit in units[:-1]]
+
+
+def test_cuts_are_moved_to_keyframes() -> None:
+    assert plan_units(0, 899, list) == (UnitPlan(0),)
+    assert cuts(0, 900, {}) == [600]
+    assert cuts(0, 2000, {600: 597.5, 1200: 890.0}) == [597.5, 1200], "a keyframe too far away is none"
+    assert cuts(500, 1500, {600: 480.0, 1200: 1199.0}) == [600, 1199.0], "nor is one before the video begins"
+    assert cuts(600, 1499, {}) == []
+    assert len(cuts(0, 1e12, {})) == pipeline.MAX_CUTS
+
+
+@pytest.mark.parametrize(
+    ("name", "keyframe_s", "found"),
+    [
+        ("indexed.mp4", 1.6, [3.2, 8.0]),
+        ("indexed.mkv", 1.6, [3.2, 8.0]),
+        ("no index.ts", 1.6, None),
+        ("one keyframe.mp4", 100.0, [0.0, 0.0]),
+    ],
+)
+def test_keyframes_are_found_by_jumping(
+    tmp_path: Path, decoder: Decoder, name: str, keyframe_s: float, found: list[float] | None
+) -> None:
+    path = os.fsencode(make_video(tmp_path / name, shots=[Shot("red", 9)], keyframe_s=keyframe_s))
+    told = decoder.keyframes_before(path, [4.0, 8.0])
+    assert told == decoder.keyframes_before(path, [4.0, 8.0])
+    if found is None:
+        assert all(0 <= key_s <= time_s for key_s, time_s in zip(told, [4.0, 8.0], strict=True))
+    else:
+        assert told == pytest.approx(found, abs=0.05)
+
+
+@pytest.fixture
+def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that ingests a video of 13 s, keyframes every 1.6 s and units of about 4 s."""
+    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
+    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    shots = [Shot("red", 5), Shot("blue", 4), Shot("green", 4)]
+    path = make_video(tmp_path / "long.mp4", shots=shots, keyframe_s=1.6)
+    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    return lambda: ingest(tmp_path / "lib", [os.fsencode(path)], settings)
+
+
+def starts(folder: Path) -> set[float]:
+    with Library.open(folder).snapshot() as snapshot:
+        clips = snapshot.clips_of(1)
+    assert [clip.end_s for clip in clips[:-1]] == [clip.start_s for clip in clips[1:]]
+    return {round(clip.start_s, 2) for clip in clips}
+
+
+def test_a_unit_s_edge_is_a_keyframe_and_a_clip_s_edge(tmp_path: Path, run: Run) -> None:
+    assert run().indexed == 1
+    assert {3.2, 6.6} <= starts(tmp_path / "lib"), "the encoder makes one of the cut at 5 s, and counts from there"
+
+
+def test_a_video_begun_with_other_cuts_goes_on_with_them(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = driver.Driver._finish
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before:
+        before.setattr(Decoder, "keyframes_before", lambda _, __, times: list(times))
+        before.setattr(driver.Driver, "_finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert driver.Driver._finish is real
+    assert (run().indexed, {4.0, 8.0} <= starts(tmp_path / "lib")) == (1, True)
