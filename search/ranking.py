@@ -10,9 +10,9 @@ import numpy as np
 
 from vfindex.search.query import Part, Place
 from vfindex.search.reciprocal import ReciprocalRanks
+from vfindex.search.tail import Tail
 from vfindex.search.words import Found, WordEvidence
 from vfindex.storage.joint import Direction, JointSpec, ModalitySpec, directions, fuse_query
-from vfindex.storage.library import exact_scan
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
 from vfindex.storage.vectors import ClipSet, JointIndex
@@ -121,14 +121,15 @@ class Ranking:
         alone = [{m: vector} for m, vector in asked.vectors.items() if m in (view.ranks or ())]
         lists = [asked.vectors] if view.ranks is None else alone
         self._joint = np.stack([fuse_query(each, view.spec) for each in lists or [{}]])  # (n_lists, dim)
-        tail = self._pick(view.snapshot.clip_ids(after=view.watermark))
-        scans = (exact_scan(view.snapshot, view.spec, joint, tail) for joint in self._joint)
-        self._tails = [[id_ for id_, _ in scan] for scan in scans]
+        tail = Tail.of(view.snapshot, view.spec, view.watermark)
+        self._tails = [tail.best(joint, among) for joint in self._joint]
         self._worded = self._pick(evidence.clip_ids)
         self._scored: dict[int, Scored | None] = {}
         self._ranks = ReciprocalRanks((), {})
         held = len(view.index) if view.index is not None else 0
-        self._size = max(held, len(tail))
+        self._size = max(held, len(tail.ids))
+        if among is not None and not among.excluded:
+            self._size = min(self._size, len(among.ids))
 
     def is_exhausted(self, depth: int) -> bool:
         """Return whether looking deeper than `depth` finds no further clip."""

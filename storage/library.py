@@ -112,7 +112,8 @@ def reading_spec(snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
     """
     generation = snapshot.generation()
     if generation is None:
-        return estimated_spec(snapshot, Fusion.from_json(snapshot.get(META_KEY))), None
+        fusion = Fusion.from_json(snapshot.get(META_KEY))
+        return snapshot.remembered("estimated spec", lambda: estimated_spec(snapshot, fusion)), None
     spec = generation.spec
     if spec.weights_are_open:  # these may have been chosen since
         spec = spec.with_weights(Fusion.from_json(snapshot.get(META_KEY)).weights)

@@ -1,0 +1,66 @@
+"""The tail: clips that no generation of the joint index holds yet, scanned exactly for every question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.joint import JointSpec, fuse
+from vfindex.storage.library import exact_scan
+from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.vectors import ClipSet
+
+# Joint vectors kept from one question to the next, 4.6 KB each with three modalities of 384 dimensions; the writer
+# publishes before a tail is that long.
+MAX_KEPT = 60_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """Clips above a watermark. ids: (n,), increasing. joint: (n, spec.dim), None where there are too many to keep."""
+
+    snapshot: Snapshot
+    spec: JointSpec
+    watermark: int
+    ids: NDArray[np.int64]
+    joint: FloatArray | None
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, spec: JointSpec, watermark: int) -> Tail:
+        """Return the tail of a snapshot; its vectors are kept until somebody commits."""
+        kept: dict[str, Tail] = snapshot.remembered("tail", dict)
+        last = kept.get("last")
+        if last is not None and last.watermark == watermark and _fuse_alike(last.spec, spec):
+            return cls(snapshot, spec, watermark, last.ids, last.joint)
+        ids = snapshot.clip_ids(after=watermark)
+        joint = _fused(snapshot, spec, ids) if len(ids) <= MAX_KEPT else None
+        kept["last"] = cls(snapshot, spec, watermark, np.array(ids, np.int64), joint)
+        return kept["last"]
+
+    def best(self, query: FloatArray, among: ClipSet | None) -> list[int]:
+        """Return the ids of the clips, best first; query: (spec.dim,). among: the only clips looked at."""
+        ids = self.ids if among is None else np.array(among.pick(self.ids.tolist()), np.int64)
+        if self.joint is None:
+            return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids.tolist())]
+        scores = self.joint[np.searchsorted(self.ids, ids)] @ query if among is not None else self.joint @ query
+        return [int(id_) for id_ in ids[np.lexsort((ids, -scores))]]
+
+
+def _fused(snapshot: Snapshot, spec: JointSpec, ids: list[int]) -> FloatArray:
+    dims: Mapping[Modality, int] = {m: part.dim for m, part in spec.parts.items()}
+    return np.concatenate(
+        [np.zeros((0, spec.dim), np.float32), *(fuse(rows, spec) for _, rows in snapshot.batches(ids, dims))]
+    )
+
+
+def _fuse_alike(first: JointSpec, second: JointSpec) -> bool:
+    """Return whether two specs make the same joint vectors of clips: a question's own weights do not matter."""
+    if first.fusion != second.fusion or first.heads is not second.heads or first.order != second.order:
+        return False
+    pairs = [(part, second.parts[m]) for m, part in first.parts.items()]
+    same = all(one.mean is other.mean and one.scale == other.scale for one, other in pairs)
+    return same and (first.weights_are_open or all(one.weight == other.weight for one, other in pairs))
