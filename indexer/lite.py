@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.indexer.export_cache import Export, Say, ensure, exporting, is_whole
+from vfindex.indexer.photographs import general_pictures
 from vfindex.indexer.presets import LITE_VISUAL, PRESETS
 from vfindex.indexer.priors import background_queries, bank, estimate_prior, sentences
+from vfindex.storage.colours import colour_axes, colour_shares, colour_vector, with_colours
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint import ModalityPrior
 from vfindex.storage.records import FloatArray, Modality
-from vfindex.storage.text_encoder import TextEncoder, file_sha256, write_meta
+from vfindex.storage.text_encoder import AXES, TextEncoder, file_sha256, read_meta, write_meta
 
 logger = logging.getLogger(__name__)
 
 # Part of the cache's key: raise it whenever the same weights would give other files.
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3
 SIZE_PX = 260
 # The posterior of a real picture spreads over many labels. Means of 5 vary as clips of real videos do: background
 # queries score them with a spread of 0.052 (clips 0.053, single labels 0.072), and their mean has a cosine of 0.955 to
@@ -152,27 +154,40 @@ def _export(kind: str, weights: Path, folder: Path) -> AbstractContextManager[No
 
 
 def _write_labels(work: Path) -> None:
-    """Add the label embeddings to the visual model, and prior.npz."""
+    """Add label embeddings and the axes of colours to the models, and prior.npz."""
     encoder = TextEncoder.open(work / "text", threads=os.cpu_count() or 1)
     visual = work / "visual"
     labels = json.loads((visual / "labels.json").read_text(encoding="utf-8"))
     groups = [label_texts(label["names"], label["definition"]) for label in labels]
     rows = encoder.encode([text for group in groups for text in group]).reshape(len(groups), -1, encoder.dim)
     vectors = _unit(rows.mean(axis=1))
+    queries, said = encoder.encode(background_queries()), encoder.encode(sentences())
+    axes = colour_axes(np.concatenate([vectors, queries, said]))
+    vectors = _unit(np.asarray(vectors - vectors @ axes.T @ axes, dtype=np.float32))
     np.save(visual / "labels.npy", vectors)
+    np.save(visual / AXES, axes)
     write_meta(visual, model=LITE_VISUAL, dimensions=encoder.dim, size_px=SIZE_PX)
-    np.savez(work / "prior.npz", **_priors(encoder, vectors))  # type: ignore[arg-type]  # numpy's stub takes bools alone
+    np.save(work / "text" / AXES, axes)
+    facts = read_meta(work / "text")
+    write_meta(work / "text", **{name: facts[name] for name in facts if name not in ("format", "files")})
+    arrays = _priors(queries, said, with_colours(_mixtures(vectors), _mean_colours(axes)))
+    np.savez(work / "prior.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes bools alone
 
 
-def _priors(encoder: TextEncoder, labels: FloatArray) -> Mapping[str, FloatArray]:
+def _mean_colours(axes: FloatArray) -> FloatArray:
+    """Return the mean of the colours of pictures in general, (dim,)."""
+    shares = [colour_shares(picture) for picture in general_pictures(SIZE_PX)]
+    return np.asarray(np.mean([colour_vector(each, axes) for each in shares], axis=0), dtype=np.float32)
+
+
+def _priors(queries: FloatArray, said: FloatArray, pictures: FloatArray) -> Mapping[str, FloatArray]:
     """Return the arrays of prior.npz: mean, query_mean, spread and background of every modality.
 
-    The material stands for what libraries hold: sentences as they are said or written; for pictures mixtures of labels,
-    whose own mean the queries' mean resembles, and which is a fair guess at what pictures show.
+    queries: background questions. The material stands for what libraries hold: sentences as they are said or written;
+    for pictures mixtures of labels, whose own mean the queries' mean resembles, and which is a fair guess at what
+    pictures show.
     """
-    queries = encoder.encode(background_queries())
-    said = encoder.encode(sentences())
-    material: dict[Modality, FloatArray] = {"visual": _mixtures(labels), "speech": said, "text": said}
+    material: dict[Modality, FloatArray] = {"visual": pictures, "speech": said, "text": said}
     arrays: dict[str, FloatArray] = {}
     for modality, rows in material.items():
         prior = estimate_prior(queries, rows, centred=modality != "visual", weight=PRESETS["lite"].weights[modality])

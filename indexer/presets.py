@@ -46,8 +46,8 @@ class Choice:
 
 
 # What a query becomes before it is encoded for `lite`'s pictures. Labels are nouns: the words of a question one by one
-# meet them better than its sentence alone does.
-LITE_VISUAL_TEMPLATES = ("{}", "{word}")
+# meet them better than its sentence alone does; colours are in no label, and are looked for in the pixels.
+LITE_VISUAL_TEMPLATES = ("{}", "{word}", "{colour}")
 
 # Measured for `lite` over the public collection, each as a paired comparison: see docs/decisions.md. All lie on
 # plateaus. In units of the spread of unrelated scores; speech from 0.3 to 0.5 ranks alike, at 1 it drowns the pictures.

@@ -1,7 +1,8 @@
 """Pictures to unit vectors by ONNX Runtime: the indexer's frames with `lite`, and pictures that are asked for.
 
 A model is a folder as `text_encoder` has it: model.onnx and model.onnx.data, meta.json with `size_px`. That of `lite`
-holds labels.npy as well; those of open_clip say in meta.json how a picture becomes a square. No torch here.
+holds labels.npy and colours.npy as well; those of open_clip say in meta.json how a picture becomes a square. Nothing
+here imports torch.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Protocol
 import numpy as np
 import onnxruntime as ort
 
+from vfindex.storage.colours import colour_shares, colour_vector, with_colours
 from vfindex.storage.errors import ModelError
 from vfindex.storage.pixels import Pixels, ResizeMode, crops, square
 from vfindex.storage.records import FloatArray
-from vfindex.storage.text_encoder import check_files, open_session, read_meta
+from vfindex.storage.text_encoder import AXES, check_files, open_session, read_meta
 
 # Softmax temperature and number of labels kept; the paper has 1 and 10. Measured, docs/decisions.md: 1 to 2.5 and 20 to
 # 100 rank within 0.02 of nDCG@10; fewer labels and all of them rank worse.
@@ -57,14 +59,21 @@ class LiteImageEncoder:
     """
 
     def __init__(
-        self, session: ort.InferenceSession, labels: FloatArray, *, model: str, size_px: int, threads: int = 1
+        self,
+        session: ort.InferenceSession,
+        vectors: tuple[FloatArray, FloatArray],
+        *,
+        model: str,
+        size_px: int,
+        threads: int = 1,
     ) -> None:
+        """vectors: of the labels (n_labels, dim), rows of length 1, and of the axes of colours (11, dim)."""
         self._session = session
-        self._labels = labels
+        self._labels, self._axes = vectors
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="image")
         self.model = model
         self.size_px = size_px
-        self.dim = labels.shape[1]
+        self.dim = self._labels.shape[1]
         self.batch_frames = BATCH_FRAMES
 
     @classmethod
@@ -73,9 +82,9 @@ class LiteImageEncoder:
         meta = read_meta(folder)
         check_files(folder, meta)
         try:
-            labels = np.load(folder / _LABELS, allow_pickle=False)
+            vectors = (np.load(folder / _LABELS, allow_pickle=False), np.load(folder / AXES, allow_pickle=False))
             session = open_session(folder, threads=1, prepack=True)
-            return cls(session, labels, model=str(meta["model"]), size_px=int(meta["size_px"]), threads=threads)
+            return cls(session, vectors, model=str(meta["model"]), size_px=int(meta["size_px"]), threads=threads)
         except (KeyError, ValueError, TypeError) as exc:
             raise ModelError(f"{folder}: the visual model's description is incomplete") from exc
 
@@ -84,8 +93,9 @@ class LiteImageEncoder:
         vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
         cut = [crops(frame, self.size_px) for frame in frames]
         logits = self._threads.map(self._logits, itertools.chain.from_iterable(cut))
-        for row, parts in enumerate(cut):
-            vectors[row] = conse(np.stack([next(logits) for _ in parts]), self._labels)
+        for row, (frame, parts) in enumerate(zip(frames, cut, strict=True)):
+            shown = conse(np.stack([next(logits) for _ in parts]), self._labels)
+            vectors[row] = with_colours(shown, colour_vector(colour_shares(frame), self._axes))
         return vectors
 
     def _logits(self, crop: Pixels) -> FloatArray:

@@ -6,6 +6,7 @@ memory-mapped), tokenizer.json (truncates by itself), meta.json. Nothing here im
 meta.json says, beside the model's name, dimensions and files, where they differ from what stands in brackets: the
 `templates` of queries (["{}"]), the prompt before a `passage` (""), the `cleaning` of open_clip that a text goes
 through (none), the `pad` token (0) and the `length` that every text is padded to (that of the longest in its batch).
+Where colours.npy lies there, it holds the axes of colours in the model's space, see `colours`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from tokenizers import Tokenizer
 
 from vfindex.storage.cleaning import CLEANINGS
+from vfindex.storage.colours import colour_vector, colours_named
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -35,6 +37,8 @@ MAX_CHARACTERS = 8192
 BATCH_TOKENS = 384
 _WEIGHTS = "model.onnx.data"
 QUERY, WORD = "{}", "{word}"  # what stands for the query, and for each of its words, in a template
+COLOUR = "{colour}"  # a template of its own: the colours that the query names
+AXES = "colours.npy"
 _REMEDY = "remove this folder and run the command again, and it is made anew"
 # ONNX Runtime's exceptions have no common parent below Exception.
 _ORT_ERRORS = (
@@ -56,9 +60,16 @@ class TextEncoder:
     others are asked for.
     """
 
-    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        tokenizer: Tokenizer,
+        meta: Mapping[str, Any],
+        axes: FloatArray | None = None,
+    ) -> None:
         self._session = session
         self._tokenizer = tokenizer
+        self._axes = axes
         self.model: str = str(meta["model"])
         self.dim: int = int(meta["dimensions"])
         self.templates: tuple[str, ...] = tuple(meta.get("templates", [QUERY]))
@@ -78,7 +89,8 @@ class TextEncoder:
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             tokenizer.no_padding()
-            return cls(open_session(folder, threads=threads), tokenizer, meta)
+            axes = np.load(folder / AXES, allow_pickle=False) if AXES in meta["files"] else None
+            return cls(open_session(folder, threads=threads), tokenizer, meta, axes)
         except (KeyError, ValueError, TypeError) as exc:
             raise ModelError(f"{folder}: the text model's description is incomplete; {_REMEDY}") from exc
 
@@ -106,8 +118,9 @@ class TextEncoder:
         """Return a query's vectors (n_sets, dim) float32 of length 1, one a set of templates: the mean over the set.
 
         words: the query's content words. templates: `{}` stands for the query; a template with `{word}` instead gives
-        the mean over the words, and is left out where there are none. Raises ValueError for a set without any template
-        to fill. What several templates come to is encoded once, all in one run where it fits.
+        the mean over the words, and is left out where there are none; `{colour}` adds the colours that the words name,
+        where the model has axes for them. Raises ValueError for a set without any template to fill. What several
+        templates come to is encoded once, all in one run where it fits.
         """
         sets = [_fill(text, words, templates) for templates in template_sets]
         prompts = list(dict.fromkeys(prompt for groups in sets for group in groups for prompt in group))
@@ -115,6 +128,11 @@ class TextEncoder:
         means = np.stack(
             [np.mean([np.mean([vectors[p] for p in g], axis=0) for g in groups], axis=0) for groups in sets]
         )
+        for row, templates in enumerate(template_sets):
+            if COLOUR in templates and self._axes is not None:
+                # One template more among those that the mean is over; of length 0 where no colour is named.
+                means[row] -= means[row] @ self._axes.T @ self._axes
+                means[row] += colour_vector(colours_named(words), self._axes) / len(sets[row])
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], FloatArray]:
@@ -206,7 +224,8 @@ def file_sha256(path: Path) -> str:
 
 def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Return each template's prompts; a template without any is left out. Raises ValueError if none is left."""
-    filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in templates]
+    told = [t for t in templates if t != COLOUR]
+    filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in told]
     groups = [group for group in filled if group]
     if not groups:
         raise ValueError("a query needs a template to fill")

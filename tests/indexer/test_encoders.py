@@ -16,7 +16,7 @@ from PIL import Image
 from vfindex.indexer import lite
 from vfindex.indexer.encoders import is_still
 from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
-from vfindex.indexer.presets import DEFAULT_PRESET, PRESETS
+from vfindex.indexer.presets import DEFAULT_PRESET, LITE_VISUAL_TEMPLATES, PRESETS
 from vfindex.storage.errors import ModelError
 from vfindex.storage.image_encoder import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.pixels import Pixels, crops
@@ -104,6 +104,20 @@ def test_pictures_meet_the_words_for_what_they_show(encoder: LiteImageEncoder, m
     scores = queries @ (pictures - prior.mean).T
     assert scores.argmax(axis=1).tolist() == [0, 1, 2]
     assert scores.argmax(axis=0).tolist() == [0, 1, 2]
+
+
+def test_a_colour_named_finds_the_picture_that_has_it(encoder: LiteImageEncoder, models_cache: Path) -> None:
+    brown = photograph("coffee.png", encoder.size_px)
+    pictures = encoder.encode_images([brown, np.ascontiguousarray(brown[..., ::-1])])  # the other one is blue
+    text = TextEncoder.open(ensure_lite(models_cache).text)
+
+    def lead(*words: str) -> float:
+        """Return how far the brown picture is ahead."""
+        one, other = pictures @ text.encode_query(" ".join(words), words, [LITE_VISUAL_TEMPLATES])[0]
+        return float(one - other)
+
+    assert lead("brown", "cup") > lead("cup") + 0.02
+    assert lead("blue", "cup") < lead("cup") - 0.02
 
 
 def test_rows_are_unit_vectors_whoever_asks_at_once(encoder: LiteImageEncoder) -> None:

@@ -87,6 +87,15 @@ def test_a_query_is_the_mean_of_its_templates(encoder: TextEncoder) -> None:
         encoder.encode_query("the red car", [], [["{}"], ["{word}"]])
 
 
+def test_colours_are_a_template_of_their_own(encoder: TextEncoder) -> None:
+    plain, coloured = encoder.encode_query(
+        "the red car", ["red", "car"], [["{}", "{word}"], ["{}", "{word}", "{colour}"]]
+    )
+    assert 0.6 < plain @ coloured < 0.95
+    plain, coloured = encoder.encode_query("the car", ["car"], [["{}", "{word}"], ["{}", "{word}", "{colour}"]])
+    assert plain @ coloured > 0.995
+
+
 def with_meta(folder: Path, **facts: object) -> TextEncoder:
     """Return the model of a copied folder, its description changed."""
     meta = json.loads((folder / "meta.json").read_text())

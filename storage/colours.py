@@ -1,0 +1,116 @@
+"""The colours of pictures, and those that a question names: shares of eleven names, and vectors of such shares.
+
+The eleven are the basic colour terms of English (Berlin and Kay 1969). Labels of things do not tell colours, and a
+model of sentences puts all their names close together, so that "red car" finds any car.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.records import FloatArray
+
+# Name -> sRGB as most people gave it this name: the colour survey of xkcd (Munroe 2010).
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "black": (0, 0, 0),
+    "white": (255, 255, 255),
+    "grey": (146, 149, 145),
+    "red": (229, 0, 0),
+    "green": (21, 176, 26),
+    "blue": (3, 67, 223),
+    "yellow": (255, 255, 20),
+    "orange": (249, 115, 6),
+    "brown": (101, 55, 0),
+    "pink": (255, 129, 192),
+    "purple": (126, 30, 156),
+}
+# Further names, and the colours among the eleven that they lie at.
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "gray": ("grey",),
+    "silver": ("grey",),
+    "gold": ("yellow",),
+    "golden": ("yellow",),
+    "blond": ("yellow",),
+    "blonde": ("yellow",),
+    "crimson": ("red",),
+    "scarlet": ("red",),
+    "navy": ("blue",),
+    "turquoise": ("blue", "green"),
+    "teal": ("blue", "green"),
+    "cyan": ("blue", "green"),
+    "violet": ("purple",),
+    "magenta": ("pink", "purple"),
+    "beige": ("brown", "white"),
+}
+# A colour that much further away in CIELAB counts e times less. Measured, docs/decisions.md: 1 to 24 rank alike.
+SOFTNESS = 16.0
+# Length of the part of a picture's vector that tells its colours; what it shows has the rest of the unit length.
+# Measured, docs/decisions.md: 0.15 to 0.25 rank alike.
+COLOUR_LENGTH = 0.2
+# Pixels looked at, a sample of a frame's; four times as many give the same shares to 0.01.
+SAMPLE_PIXELS = 5000
+# From linear sRGB to XYZ over the white of D65 (IEC 61966-2-1), and from there to CIELAB (CIE 15).
+_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+_WHITE = _XYZ.sum(axis=1)
+
+
+def colour_shares(pixels: NDArray[np.uint8]) -> FloatArray:
+    """Return how much of a picture has each of COLOURS: (11,) float32, summing to 1.
+
+    pixels: (height, width, 3) uint8 sRGB.
+    """
+    stride = max(1, int((pixels.shape[0] * pixels.shape[1] / SAMPLE_PIXELS) ** 0.5))
+    sample = _cielab(pixels[::stride, ::stride].reshape(-1, 3))  # (n, 3)
+    far = np.linalg.norm(sample[:, None] - _FOCI[None], axis=2)  # (n, 11)
+    near = np.exp((far.min(axis=1, keepdims=True) - far) / SOFTNESS)
+    return np.asarray((near / near.sum(axis=1, keepdims=True)).mean(axis=0), dtype=np.float32)
+
+
+def colours_named(words: Iterable[str]) -> FloatArray:
+    """Return the colours that the words name, in equal shares: (11,) float32, summing to 1, or all 0."""
+    lower = [word.casefold() for word in words]
+    named = {colour for word in lower for colour in OTHER_NAMES.get(word, (word,))}
+    held = np.array([colour in named for colour in COLOURS], dtype=np.float32)
+    return held / max(1.0, float(held.sum()))
+
+
+def colour_axes(texts: FloatArray) -> FloatArray:
+    """Return eleven directions (11, dim) of length 1, at right angles, in which these texts hardly differ.
+
+    texts: (n, dim) unit rows. They carry colours in vectors of the same space and disturb no text. The first eleven
+    axes, pushed where the texts' energy is least by the squared inverse of their second moments: a smooth function of
+    these, so that machines whose sums differ in the last places get the same, as they would not with eigenvectors.
+    """
+    rows = texts.astype(np.float64)
+    moments = rows.T @ rows / len(rows)
+    dim = len(moments)
+    inverse = np.linalg.inv(moments + _RIDGE * np.trace(moments) / dim * np.eye(dim))
+    left, _, right = np.linalg.svd((inverse @ inverse)[: len(COLOURS)], full_matrices=False)
+    return np.asarray(left @ right, dtype=np.float32)  # the nearest rows at right angles
+
+
+def colour_vector(shares: FloatArray, axes: FloatArray) -> FloatArray:
+    """Return shares as a vector (dim,) whose inner product with another is their Bhattacharyya coefficient."""
+    return np.asarray(np.sqrt(shares) @ axes, dtype=np.float32)
+
+
+def with_colours(shown: FloatArray, colours: FloatArray) -> FloatArray:
+    """Return pictures' vectors, (dim,) or rows (n, dim): what they show, and their colours at right angles to that."""
+    return np.asarray((1 - COLOUR_LENGTH**2) ** 0.5 * shown + COLOUR_LENGTH * colours, dtype=np.float32)
+
+
+def _cielab(srgb: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return L*, a*, b* (n, 3) of 8-bit sRGB values (n, 3)."""
+    coded = srgb.astype(np.float64) / 255
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ _XYZ.T / _WHITE
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+# Of the mean energy of an axis: enough that a noise of 1e-5 in every number moves the directions by 1e-6.
+_RIDGE = 0.01
+_FOCI = _cielab(np.array(list(COLOURS.values())))
