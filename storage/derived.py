@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vfindex.storage.errors import ModelError
+from vfindex.storage.index_file import file_sha256
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import file_sha256
 
 # The setting that says which query encoders were put into the library: JSON, name -> SHA-256 of its meta.json, which
 # holds those of its other files.

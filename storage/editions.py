@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
-from vfindex.storage.vectors import sync_folder
+from vfindex.storage.index_file import sync_folder
 
 POINTER = "current"
 # What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.

@@ -61,13 +61,19 @@ class Library:
         path = self.thumbs / name[:2] / name
         return path if path.is_file() else None
 
-    def load_index(self, generation: Generation) -> JointIndex | None:
-        """Return the joint index of a generation, or None if its file is gone or damaged."""
+    def load_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex | None:
+        """Return the joint index of a generation, or None if its file is gone, damaged or of an older form.
+
+        thorough: check all of the file, else what `JointIndex.load` says.
+        """
         if generation.file != os.path.basename(generation.file):
             return None
         try:
             return JointIndex.load(
-                self.index / generation.file, size_bytes=generation.size_bytes, sha256=generation.sha256
+                self.index / generation.file,
+                size_bytes=generation.size_bytes,
+                sha256=generation.sha256,
+                thorough=thorough,
             )
         except (FileNotFoundError, LibraryDamaged):
             return None

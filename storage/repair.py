@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +16,15 @@ from sqlalchemy import delete, func, select, text, update
 
 from vfindex.storage import schema
 from vfindex.storage.catalog import Catalog
+from vfindex.storage.damage import indexed_documents
 from vfindex.storage.database import check_integrity, connect
-from vfindex.storage.documents import unindex_documents
+from vfindex.storage.documents import set_documents, unindex_documents
 from vfindex.storage.errors import LibraryError
+from vfindex.storage.index_file import sync_folder
 from vfindex.storage.migrations import index_every_script
 from vfindex.storage.places import delete_videos, put
+from vfindex.storage.records import Document
 from vfindex.storage.salvage import Salvage, salvage
-from vfindex.storage.vectors import sync_folder
 
 # The code of the problem of a video that waits to be indexed again, and what its row says.
 LOST_ROWS = "lost_rows"
@@ -48,7 +50,8 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
     database = place / "library.db"
     engine = connect(database, write=False)
     try:
-        if not check_integrity(engine):
+        # An index of words that cannot be read cannot be dropped either.
+        if not check_integrity(engine) and indexed_documents(engine) is not None:
             return None
     finally:
         engine.dispose()
@@ -144,9 +147,14 @@ def delete_orphans(catalog: Catalog) -> int:
     return len(found)
 
 
-def rewrite_words(catalog: Catalog) -> None:
-    """Make the words of full text search anew from the titles, tags and segments that are there."""
+def rewrite_words(catalog: Catalog, titles: Mapping[int, Sequence[Document]]) -> None:
+    """Make the words of full text search anew from the segments, titles and tags that are there.
+
+    titles: video id -> its titles and tags, of those that may have lost some.
+    """
     with catalog.transaction() as connection:
+        for video_id, documents in titles.items():
+            set_documents(connection, video_id, documents)
         connection.execute(text("DELETE FROM document WHERE kind = 'speech'"))
         connection.execute(
             text(

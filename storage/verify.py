@@ -6,24 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.damage import damaged_videos, false_words, shown_paths
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.joint import fuse
-from vfindex.storage.library import Library
+from vfindex.storage.library import Library, priors_from_json
+from vfindex.storage.recall import FLOOR, recall_at_10
 from vfindex.storage.salvage import survey
-from vfindex.storage.snapshot import Generation, Snapshot
-from vfindex.storage.vectors import JointIndex
-
-# Clips whose own joint vectors are asked back from the index, at the default weights and at each modality alone.
-SAMPLE_QUERIES = 16
-TOP_K = 10
-# Scores this close may stand in either order: float32 sums differ with the order of addition.
-TIE = 1e-4
+from vfindex.storage.snapshot import Snapshot
 
 
 @dataclass(slots=True)
@@ -131,7 +123,7 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         if result.clips:
             result.notes.append("no joint index is published yet; searches scan the clips exactly")
         return
-    index = library.load_index(generation)
+    index = library.load_index(generation, thorough=True)
     if index is None:
         result.problems.append(
             f"index/{generation.file} is missing or damaged; searches scan exactly, the next `vfindex ingest` builds it"
@@ -147,30 +139,9 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
     if change:
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
     if below and change != "stale":
-        result.recall_at_10 = _recall(snapshot, generation, index, sorted(below))
-        if result.recall_at_10 < 0.99:
+        priors = priors_from_json(snapshot.get("priors"))
+        result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)
+        if result.recall_at_10 < FLOOR:
             result.problems.append(
                 f"index/{generation.file} finds {result.recall_at_10:.2f} of what an exact scan finds"
             )
-
-
-def _recall(snapshot: Snapshot, generation: Generation, index: JointIndex, ids: list[int]) -> float:
-    """Return recall@10 of the index against an exact scan, the lowest over the weightings tried."""
-    spec = generation.spec
-    dims = {m: part.dim for m, part in spec.parts.items()}
-    chosen = ids[:: max(1, len(ids) // SAMPLE_QUERIES)][:SAMPLE_QUERIES]
-    sample = np.concatenate([fuse(rows, spec) for _, rows in snapshot.batches(chosen, dims)])
-    weightings = spec.corners()
-    queries = np.concatenate([sample * weights for weights in weightings])
-    queries = queries[np.any(queries, axis=1)]  # (n_queries, dim)
-    scores = np.concatenate([fuse(rows, spec) @ queries.T for _, rows in snapshot.batches(ids, dims)])
-    rows_of = {id_: row for row, id_ in enumerate(ids)}
-    top_k = min(TOP_K, len(ids))
-    shares = [1.0]
-    for exact, query in zip(scores.T, queries, strict=True):
-        bar = np.sort(exact)[-top_k]
-        _, found = index.search(query[None], top_k)
-        good = [exact[rows_of[id_]] >= bar - TIE * max(1.0, abs(bar)) for id_ in found[0].tolist() if id_ in rows_of]
-        shares.append(sum(good) / top_k)
-    per_weighting = np.asarray(shares[1:] or [1.0])
-    return float(min(part.mean() for part in np.array_split(per_weighting, len(weightings)) if len(part)))

@@ -21,12 +21,13 @@ from vfindex.storage.derived import QUERY_MODELS, digests_of
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked
 from vfindex.storage.fusion import META_KEY, Fusion
-from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
+from vfindex.storage.generations import Source, build, extend
+from vfindex.storage.index_file import sync_folder
+from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import Library, priors_from_json, setup_from_json
 from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
-from vfindex.storage.snapshot import Generation
-from vfindex.storage.vectors import JointIndex, sync_folder
+from vfindex.storage.snapshot import Generation, Snapshot
 
 # Committed clips that readers scan exactly before a new generation is published in the middle of a run.
 MAX_TAIL_CLIPS = 50_000
@@ -171,36 +172,48 @@ class Writer:
     # --- generations --------------------------------------------------------------------------------------------
 
     def publish(self, fusion: Fusion | None = None) -> Generation:
-        """Build a generation of all committed clips and make it the current one.
+        """Make a generation of all committed clips, from the one before where little has changed, the current one.
 
         The file is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept.
         fusion: the library's from now on; None leaves it as it is. Raises UsageError if it does not fit the models.
         """
         chosen = Fusion.from_json(self.catalog.get(META_KEY)) if fusion is None else fusion
-        priors = self.priors()
-        dims = {m: len(p.mean) for m, p in priors.items()}
         with self.library.snapshot() as snapshot:
-            ids = snapshot.clip_ids(searchable=False)
-            spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), chosen)
-            index = JointIndex.build(spec.dim)
-            for part, rows in snapshot.batches(ids, dims):
-                index.add(part, fuse(rows, spec))
             newest = snapshot.generation()
-        name = f"{(newest.id if newest else 0) + 1:08d}.faiss"
-        try:
-            size_bytes, sha256 = index.save(self.library.index / name)
-        except (OSError, RuntimeError) as exc:
-            raise LibraryError(
-                f"the joint index could not be written ({exc}); free some space and run the same command again: "
-                "searches go on with the index before it"
-            ) from exc
-        self._point_to((name, size_bytes, sha256), chosen, spec, ids)
+            name = f"{(newest.id if newest else 0) + 1:08d}.joint"
+            try:
+                made = self._extended(snapshot, newest, name) if fusion is None else None
+                source, size_bytes, sha256 = made or self._built(snapshot, chosen, name)
+            except (OSError, RuntimeError, MemoryError) as exc:
+                raise LibraryError(
+                    f"the joint index could not be written ({exc}); free some space and run the same command again: "
+                    "searches go on with the index before it"
+                ) from exc
+        self._point_to((name, size_bytes, sha256), chosen, source.spec, source.ids)
         self._drop_old_files()
         with self.library.snapshot() as snapshot:
             generation = snapshot.generation()
         if generation is None:
             raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
         return generation
+
+    def _extended(self, snapshot: Snapshot, newest: Generation | None, name: str) -> tuple[Source, int, str] | None:
+        """Make the file of a generation from the one before; None where too much has changed since that was built."""
+        index = self.library.load_index(newest) if newest is not None else None
+        if newest is None or index is None:
+            return None
+        source = Source(snapshot, newest.spec, self.priors(), snapshot.clip_ids(searchable=False))
+        made = extend(index, source, self.library.index / name)
+        return None if made is None else (source, *made)
+
+    def _built(self, snapshot: Snapshot, fusion: Fusion, name: str) -> tuple[Source, int, str]:
+        """Make the file of a generation from all clips, and their JointSpec."""
+        priors = self.priors()
+        dims = {m: len(p.mean) for m, p in priors.items()}
+        ids = snapshot.clip_ids(searchable=False)
+        spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), fusion)
+        source = Source(snapshot, spec, priors, ids)
+        return source, *build(source, self.library.index / name)
 
     def _point_to(self, file: tuple[str, int, str], fusion: Fusion, spec: JointSpec, ids: Sequence[int]) -> None:
         """Commit the pointer to a file: its name, size and SHA-256; and with it the fusion it was made with."""

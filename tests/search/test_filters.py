@@ -120,8 +120,8 @@ def test_the_index_asked_for_a_set_gives_its_best(seed: int, top_k: int, exclude
     random = np.random.default_rng(seed)
     ids = random.choice(10_000, 300, replace=False).astype(np.int64)
     rows = random.standard_normal((300, 16)).astype(np.float32)
-    index = JointIndex.build(16)
-    index.add(ids, rows)
+    order = np.argsort(ids)
+    index = JointIndex(ids[order], rows[order])
     named = ids[random.random(300) < random.random()]
     among = ClipSet(np.sort(named), excluded=excluded)
     query = random.standard_normal(16).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The joint index where FAISS finds GPUs. There is none here: the copy is on the processor, the way to it is real."""
+"""The joint index: what it finds is what brute force finds, however it is built, grown, filtered or harmed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,315 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from library_maker import DIM, add_video, clip, install
 
 from vfindex.storage import vectors
-from vfindex.storage.vectors import ClipSet, JointIndex
+from vfindex.storage.errors import DimensionError, LibraryDamaged
+from vfindex.storage.graph import Graph
+from vfindex.storage.index_file import BLOCK_BYTES, IndexFile, writing_index
+from vfindex.storage.library import Library
+from vfindex.storage.records import Clip, FloatArray
+from vfindex.storage.snapshot import Generation
+from vfindex.storage.vectors import ClipSet, Effort, JointIndex, facts_of
+from vfindex.storage.verify import verify
+from vfindex.storage.writer import writing
 
-DIM = 8
+CLIPS = 600
+
+
+def some_clips(seed: int, count: int) -> list[Clip]:
+    """Return clips whose pictures are all over the sphere; every other one speaks."""
+    rows = np.random.default_rng(seed).standard_normal((count, 2, DIM)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    return [
+        clip(5.0 * at, 5.0 * at + 5, visual=seen, **({"speech": said} if at % 2 else {}))
+        for at, (seen, said) in enumerate(rows)
+    ]
+
+
+def current(library: Library) -> tuple[Generation, JointIndex]:
+    with library.snapshot() as snapshot:
+        generation = snapshot.generation()
+    assert generation is not None
+    index = library.load_index(generation, thorough=True)
+    assert index is not None
+    return generation, index
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a library that is large enough for a graph."""
+    folder = tmp_path_factory.mktemp("large")
+    with pytest.MonkeyPatch.context() as patch, writing(folder) as writer:
+        patch.setattr(vectors, "GRAPH_CLIPS", 100)
+        install(writer)
+        add_video(writer, "a", some_clips(1, CLIPS))
+        writer.publish()
+    return folder
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let graphs be walked that are so small that a scan is cheaper."""
+    monkeypatch.setattr(vectors, "GRAPH_CLIPS", 100)
+    monkeypatch.setattr(vectors, "SCANNED_FOR_ONE", 0)
+
+
+# --- what is found --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 300),
+    top_k=st.integers(1, 400),
+    kept=st.one_of(st.none(), st.tuples(st.sampled_from([0.0, 0.01, 0.5, 1.0]), st.booleans())),
+    gone=st.sampled_from([0.0, 0.3]),
+    half=st.booleans(),
+)
+def test_what_is_found_is_what_brute_force_finds(
+    seed: int, count: int, top_k: int, kept: tuple[float, bool] | None, gone: float, half: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    ids = np.sort(random.choice(10_000, count, replace=False)).astype(np.int64)
+    # Small whole numbers: sums are exact in any order and either format, ties are many.
+    rows = random.integers(-9, 10, (count, 16)).astype(np.float16 if half else np.float32)
+    dead = np.flatnonzero(random.random(count) < gone)
+    among = None if kept is None else ClipSet(np.append(ids[random.random(count) < kept[0]], 10_001), kept[1])
+    query = random.integers(-9, 10, (1, 16)).astype(np.float32)
+    index = JointIndex(ids, rows, dead)
+    scores, found = index.search(query, top_k, among)
+    may = ~np.isin(np.arange(count), dead)
+    if among is not None:
+        may &= np.isin(ids, among.ids, invert=among.excluded)
+    exact = dict(zip(ids[may].tolist(), (rows[may].astype(np.float32) @ query[0]).tolist(), strict=True))
+    assert scores[0].tolist() == sorted(exact.values(), reverse=True)[:top_k]
+    assert [exact[id_] for id_ in found[0].tolist()] == scores[0].tolist()
+    assert len(set(found[0].tolist())) == found.shape[1] and len(index) == count - len(dead)
+
+
+def test_vectors_of_another_length_are_refused() -> None:
+    index = JointIndex(np.arange(3), np.ones((3, 4), np.float32))
+    with pytest.raises(DimensionError):
+        index.search(np.ones((1, 5), np.float32), 1)
+
+
+def test_a_library_of_one_clip(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", some_clips(0, 1))
+        writer.publish()
+    _, index = current(Library.open(tmp_path))
+    scores, ids = index.search(np.ones((2, index.dim), np.float32), 5)
+    assert ids.tolist() == [[1], [1]] and scores.shape == (2, 1)
+
+
+@pytest.mark.usefixtures("walks")
+def test_a_graph_finds_what_a_scan_finds(large: Path) -> None:
+    _, index = current(Library.open(large))
+    assert index.graph is not None and all(effort.recall >= 0.99 for effort in index.efforts)
+    rows = np.asarray(index.rows, np.float32)
+    random = np.random.default_rng(5)
+    for factors in (
+        np.ones(3 * DIM),
+        np.repeat([1, 0, 0], DIM),
+        np.repeat([0, 1, 0], DIM),
+        np.repeat([1, 0.1, 0], DIM),
+    ):
+        shares, filtered = [], []
+        for query in (random.standard_normal((20, 3 * DIM)) * factors).astype(np.float32):
+            exact = rows @ query
+            scores, ids = index.search(query[None], 10)
+            shares.append(np.mean(scores[0] >= np.sort(exact)[-10] - 1e-3))
+            assert np.allclose(exact[np.searchsorted(index.ids(), ids[0])], scores[0], atol=1e-2)
+            # The best half of all may not answer: what is left is found behind them.
+            hidden = ClipSet(index.ids()[exact >= np.median(exact)], excluded=True)
+            scores, _ = index.search(query[None], 10, hidden)
+            filtered.append(np.mean(scores[0] >= np.sort(exact[exact < np.median(exact)])[-10] - 1e-3))
+        assert np.mean(shares) >= 0.97 and np.mean(filtered) >= 0.97
+    assert verify(Library.open(large)).problems == []
+
+
+def test_between_the_weights_measured_the_most_careful_walk_is_taken() -> None:
+    index = JointIndex(np.arange(4), np.ones((4, 4), np.float16))
+    efforts = [Effort(10, 300, 1.0, (0.7, 0.3)), Effort(40, 200, 1.0, (1.0, 0.0)), Effort(80, 100, 1.0, (0.0, 1.0))]
+    graph = Graph.trained(np.ones((4, 4), np.float32))
+    index.walk(graph, [slice(0, 2), slice(2, 4)], efforts)
+
+    def effort(first: float, second: float, top_k: int = 10) -> int:
+        return index.effort(np.array([first, 0, 0, second], np.float32), top_k)
+
+    assert effort(0.7, 0.3) == 10 and effort(0.8, 0.2) == 10 and effort(0.5, 0.5) == 10
+    assert effort(1, 0) == 40 and effort(0, 1) == 80
+    assert effort(0.9, 0.1) == 80 and effort(0.2, 0.8) == 80
+    assert effort(0.7, 0.3, 200) == 300 and effort(0.7, 0.3, 400) == 600 and effort(0, 1, 50) == 100
+    index.walk(graph, index.slices, [*efforts[:2], Effort(0, 4096, 0.5, (0.0, 1.0))])
+    assert effort(0, 1) == 0 and effort(0.9, 0.1) == 0 and effort(0.7, 0.3) == 10
+
+
+def test_a_graph_that_finds_too_little_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "GRAPH_CLIPS", 100)
+    plain = Graph.nearest
+    monkeypatch.setattr(Graph, "nearest", lambda self, query, effort: plain(self, query, effort)[1:])
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", some_clips(1, 150))
+        writer.publish()
+    _, index = current(Library.open(tmp_path))
+    assert index.graph is None and len(index) == 150
+    assert verify(Library.open(tmp_path)).clean
+
+
+# --- adds and deletes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("walks")
+def test_little_that_is_new_or_gone_makes_no_new_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", some_clips(1, CLIPS))
+        add_video(writer, "b", some_clips(2, 20))
+        before = writer.publish()
+        trained: list[int] = []
+        plain = Graph.trained
+        monkeypatch.setattr(Graph, "trained", lambda rows: trained.append(len(rows)) or plain(rows))
+        writer.catalog.remove(b"/videos/b")
+        add_video(writer, "c", new := some_clips(3, 30))
+        after = writer.publish()
+        assert not trained and after.id == before.id + 1 and after.spec.to_json() == before.spec.to_json()
+        generation, index = current(writer.library)
+        assert generation.clips == len(index) == CLIPS + 30 and index.built == CLIPS + 20
+        assert set(range(CLIPS + 1, CLIPS + 21)).isdisjoint(index.ids().tolist())
+        part = generation.spec.parts["visual"]
+        query = np.zeros(index.dim, np.float32)
+        query[generation.spec.slices()["visual"]] = part.centre(new[7].embeddings["visual"])
+        assert index.search(query[None], 1)[1].tolist() == [[CLIPS + 20 + 8]]
+        assert verify(writer.library).problems == []
+        add_video(writer, "d", some_clips(4, 40))
+        writer.publish()
+        assert trained, "with more than a tenth new or gone the graph is made anew"
+        assert current(writer.library)[1].built == CLIPS + 70
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def stored(path: Path, count: int = 70_000) -> tuple[int, str]:
+    """Write an exact index of 16 dimensions, 18 blocks long; return what loading it takes."""
+    rows = np.random.default_rng(0).standard_normal((count, 16)).astype(np.float32)
+    with writing_index(path) as file:
+        file.put("ids", "<i8", [np.arange(count)])
+        file.put("dead", "<i8", [np.zeros(0, np.int64)])
+        file.put("rows", "<f4", [rows[:1000], rows[1000:]])
+        return file.end(facts_of(None, (), (), count))
+
+
+@settings(max_examples=25, deadline=None)
+@given(chunks=st.lists(st.integers(0, 300_000), max_size=5), seed=st.integers(0, 99))
+def test_arrays_come_back_and_any_flipped_byte_is_seen(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[int], seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("file") / "a.joint"
+    random = np.random.default_rng(seed)
+    parts = [random.integers(0, 256, (length, 1)).astype(np.uint8) for length in [0, *chunks]]
+    with writing_index(path) as file:
+        file.put("bytes", "|u1", parts)
+        file.put("ids", "<i8", [np.arange(9)])
+        size_bytes, sha256 = file.end({"a": 1})
+    opened = IndexFile.open(path, size_bytes=size_bytes, sha256=sha256)
+    np.testing.assert_array_equal(opened.array("bytes"), np.concatenate(parts))
+    assert opened.array("ids").tolist() == list(range(9)) and opened.facts == {"a": 1}
+    opened.check_all()
+    whole = sum(chunks)
+    if whole:
+        data = bytearray(path.read_bytes())
+        data[4096 + random.integers(whole)] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(LibraryDamaged):
+            IndexFile.open(path, size_bytes=size_bytes, sha256=sha256).check_all()
+
+
+@pytest.mark.parametrize("harm", ["cut", "longer", "zero", "footer", "head", "ids", "rows", "other"])
+def test_a_damaged_file_is_not_searched(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CHECKED_BYTES", 0)  # as a large file, of which only some blocks are checked
+    path = tmp_path / "a.joint"
+    size_bytes, sha256 = stored(path)
+    data = bytearray(path.read_bytes())
+    match harm:
+        case "cut":
+            del data[size_bytes // 2 :]
+        case "longer":
+            data += b"more"
+        case "zero":
+            data[:] = bytes(size_bytes)
+        case "footer":
+            data[-200] ^= 1
+        case "head":
+            data[0] ^= 1
+        case "ids":
+            data[5000] ^= 1
+        case "rows":
+            data[size_bytes // 2 :][: 2 * BLOCK_BYTES] = bytes(2 * BLOCK_BYTES)
+            data[size_bytes // 2 : size_bytes // 2 + 2 * BLOCK_BYTES] = bytes(2 * BLOCK_BYTES)
+        case "other":
+            sha256 = "0" * 64
+    path.write_bytes(data)
+    with pytest.raises(LibraryDamaged, match=r"a\.joint is damaged"):
+        JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
+
+
+def test_one_bad_block_of_many_is_seen_when_all_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CHECKED_BYTES", 0)
+    monkeypatch.setattr(vectors, "CHECKED_BLOCKS", 2)
+    path = tmp_path / "a.joint"
+    size_bytes, sha256 = stored(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) - 2 * BLOCK_BYTES] ^= 1
+    path.write_bytes(data)
+    index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
+    assert index.search(np.ones((1, 16), np.float32), 3)[1].shape == (1, 3)
+    with pytest.raises(LibraryDamaged):
+        JointIndex.load(path, size_bytes=size_bytes, sha256=sha256, thorough=True)
+
+
+@pytest.mark.parametrize("harm", ["nowhere", "floor", "short", "entry", "ranges"])
+def test_links_that_would_lead_out_of_memory_are_refused(harm: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
+    graph = Graph.trained(rows)
+    graph.add(rows)
+    arrays = {name: array.copy() for name, _, array in graph.arrays()}
+    again = Graph.view(arrays, graph.entry)
+    assert again.nearest(rows[0], 20).tolist() == graph.nearest(rows[0], 20).tolist()
+    entry = graph.entry
+    match harm:
+        case "nowhere":
+            arrays["links"][12_345] = 2000
+        case "floor":
+            arrays["floors"][int(np.flatnonzero(arrays["floors"] > 1)[0])] = 1
+        case "short":
+            arrays["links"] = arrays["links"][:-1]
+        case "entry":
+            entry = type(entry)(int(np.argmin(arrays["floors"])), entry.floor)
+        case "ranges":
+            arrays["ranges"] = arrays["ranges"][:-1]
+    with pytest.raises(ValueError, match="graph"):
+        Graph.view(arrays, entry)
+
+
+def test_an_index_of_the_form_before_is_built_again(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", some_clips(1, 3))
+        generation = writer.publish()
+        (tmp_path / "index" / generation.file).write_bytes(b"IxMp" + bytes(generation.size_bytes - 4))
+        assert writer.library.load_index(generation) is None
+        writer.publish()
+        assert len(current(writer.library)[1]) == 3
+
+
+# --- GPUs: there is none here, the copy is on the processor, the way to it is real ----------------------------------
 
 
 class Copy:
@@ -24,47 +327,29 @@ class Copy:
         self.index = faiss.clone_index(index)
         self.asked = 0
 
-    def search(self, rows: NDArray[np.float32], top_k: int) -> Any:
+    def search(self, rows: FloatArray, top_k: int) -> Any:
         self.asked += 1
         return self.index.search(rows, top_k)
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> tuple[Path, int, str]:
-    rng = np.random.default_rng(0)
-    index = JointIndex.build(DIM)
-    index.add(np.arange(50, 1, -1), rng.standard_normal((49, DIM)).astype(np.float32))
-    return (path := tmp_path / "a.faiss"), *index.save(path)
-
-
-def load(stored: tuple[Path, int, str]) -> JointIndex:
-    path, size_bytes, sha256 = stored
-    return JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
-
-
-def test_gpus_answer_as_the_processor_does(stored: tuple[Path, int, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    questions = np.random.default_rng(1).standard_normal((3, DIM)).astype(np.float32)
-    plain = load(stored).search(questions, 5)
+def test_gpus_answer_as_the_processor_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size_bytes, sha256 = stored(path := tmp_path / "a.joint", 50)
+    questions = np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)
+    plain = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256).search(questions, 5)
     copies: list[Copy] = []
-    monkeypatch.setattr(vectors, "GPU_CLIPS", 49)
+    monkeypatch.setattr(vectors, "GPU_CLIPS", 50)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: copies.append(Copy(index)) or copies[-1])
-    index = load(stored)
+    index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
     for found, expected in zip(index.search(questions, 5), plain, strict=True):
-        np.testing.assert_array_equal(found, expected)
-    assert copies[0].asked == 1
-    only = ClipSet(np.asarray([3, 30]))
-    assert set(index.search(questions, 5, only)[1][0].tolist()) == {3, 30}
-    assert copies[0].asked == 1, "a choice of clips is looked at on the processor"
-
-
-def test_small_indexes_stay_on_the_processor(stored: tuple[Path, int, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: pytest.fail("no device is opened for so few"))
-    assert len(load(stored)) == 49
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert copies[0].asked == 3
+    assert set(index.search(questions, 5, ClipSet(np.asarray([3, 30])))[1][0].tolist()) == {3, 30}
+    assert copies[0].asked == 3, "a choice of clips is looked at on the processor"
 
 
 def test_a_full_gpu_is_told_of_and_done_without(
-    stored: tuple[Path, int, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_: object) -> None:
         raise RuntimeError("out of memory")
@@ -72,7 +357,8 @@ def test_a_full_gpu_is_told_of_and_done_without(
     monkeypatch.setattr(vectors, "GPU_CLIPS", 1)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", refuse)
+    size_bytes, sha256 = stored(path := tmp_path / "a.joint", 50)
     with caplog.at_level(logging.WARNING):
-        index = load(stored)
+        index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
     assert "stays on the processor" in caplog.text and "out of memory" in caplog.text
-    assert len(index.search(np.ones((1, DIM), np.float32), 5)[1][0]) == 5
+    assert index.search(np.ones((1, 16), np.float32), 5)[1].shape == (1, 5)

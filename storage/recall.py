@@ -1,0 +1,135 @@
+"""How much of what an exact scan finds a joint index finds, for every weighting that it must be good at.
+
+The questions are clips' own joint vectors, near to much, and the background queries of the models' priors, near to
+nothing: those are the harder half. Recall is by score, so that equal vectors may stand for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.graph import Graph, HalfVectors
+from vfindex.storage.joint import JointSpec, ModalityPrior, fuse, fuse_query
+from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.vectors import MAX_EFFORT, Effort, JointIndex, rescored
+
+# What an index must find at every weighting, and what its efforts are chosen for: the sample is small, so more.
+FLOOR, TARGET = 0.99, 0.995
+# Of the first 200, which are only candidates for the ten that are shown.
+TARGET_OF_MANY = 0.97
+FIRST, MANY = 10, 200
+# Questions of either kind at each weighting.
+QUESTIONS = 32
+# Clips taken for their vectors, of which those that lack a modality are no questions to it alone.
+SAMPLED_CLIPS = 4 * QUESTIONS
+# Scores this close may stand in either order: float32 sums differ with the order of addition, and float16 rounds.
+TIE = 1e-3
+_EFFORTS = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... MAX_EFFORT
+
+
+def questions(spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray) -> list[FloatArray]:
+    """Return the questions (n, dim) of each of `spec.corners()`. clips: joint vectors (n, dim) of some clips."""
+    asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
+    count = min((len(rows) for rows in asked.values()), default=0)
+    chosen = range(0, count, max(1, count // QUESTIONS))[:QUESTIONS]
+    plain = spec if spec.adds_up else spec.with_weights(dict.fromkeys(spec.order, 1.0))
+    background = [fuse_query({m: rows[at] for m, rows in asked.items()}, plain) for at in chosen]
+    result = []
+    for factors in spec.corners():
+        own = clips * factors
+        own = own[np.any(own, axis=1)][:QUESTIONS]
+        result.append(np.concatenate([own, np.reshape(background, (-1, spec.dim)) * factors]).astype(np.float32))
+    return result
+
+
+def efforts(
+    graph: Graph, rows: NDArray[np.float16], asked: Sequence[FloatArray], slices: Sequence[slice]
+) -> list[Effort]:
+    """Return how far a walk of the graph must go for the questions of each weighting, see `Effort`.
+
+    rows: (n, dim), the vectors that the graph was made of. asked: as `questions` returns them.
+    """
+    result = []
+    for queries in asked:
+        best = HalfVectors(rows).best(queries, MANY)[0]
+        first, recall = _least(_Trial(graph, rows, queries, best[:, :FIRST]), TARGET)
+        many, _ = _least(_Trial(graph, rows, queries, best), TARGET_OF_MANY)
+        lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
+        shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
+        result.append(Effort(first if recall >= FLOOR else 0, many, recall, tuple(shares.tolist())))
+    return result
+
+
+def recall_at_10(
+    snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[Modality, ModalityPrior]
+) -> list[float]:
+    """Return recall@10 of an index against a scan of what library.db has of its clips, for each of `spec.corners()`."""
+    dims = {m: part.dim for m, part in spec.parts.items()}
+    ids = index.ids().tolist()
+    chosen = ids[:: max(1, len(ids) // SAMPLED_CLIPS)][:SAMPLED_CLIPS]
+    clips = np.concatenate(
+        [np.zeros((0, spec.dim), np.float32), *(fuse(r, spec) for _, r in snapshot.batches(chosen, dims))]
+    )
+    asked = questions(spec, priors, clips)
+    queries = np.concatenate(asked)
+    top_k = min(FIRST, len(ids))
+    best = np.full((len(queries), top_k), -np.inf, np.float32)
+    for _, rows in snapshot.batches(ids, dims):
+        best = np.sort(np.concatenate([best, queries @ fuse(rows, spec).T], axis=1), axis=1)[:, -top_k:]
+    result, first = [], 0
+    for part in asked:
+        shares = [
+            _share(_exact(snapshot, spec, query, index.search(query[None], top_k)[1][0]), bars)
+            for query, bars in zip(part, best[first : first + len(part)], strict=True)
+        ]
+        first += len(part)
+        result.append(float(np.mean(shares)) if shares else 1.0)
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """Walks to be tried. best: (n_queries, k) the best scores there are."""
+
+    graph: Graph
+    rows: NDArray[np.float16]
+    queries: FloatArray
+    best: FloatArray
+
+    def recall(self, effort: int) -> float:
+        """Return the share of the best that walks with this effort find."""
+        top_k = self.best.shape[1]
+        shares = []
+        for query, bars in zip(self.queries, self.best, strict=True):
+            places = self.graph.nearest(query, effort)[: rescored(top_k)]
+            shares.append(_share(HalfVectors(self.rows[places]).best(query[None], top_k)[0][0], bars))
+        return float(np.mean(shares)) if shares else 1.0
+
+
+def _least(trial: _Trial, target: float) -> tuple[int, float]:
+    """Return the least effort that reaches the target, or MAX_EFFORT; and the recall with it."""
+    recall = 0.0
+    for effort in _EFFORTS:
+        if effort >= trial.best.shape[1]:
+            recall = trial.recall(effort)
+        if recall >= target:
+            return effort, recall
+    return MAX_EFFORT, recall
+
+
+def _share(scores: FloatArray, best: FloatArray) -> float:
+    """Return which share of the best scores was found, by score. best: (k,), in any order."""
+    bar = float(best.min())
+    return float(np.count_nonzero(scores >= bar - TIE * max(1.0, abs(bar)))) / len(best)
+
+
+def _exact(snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: NDArray[np.int64]) -> FloatArray:
+    """Return the scores of clips as library.db has them; of those that are gone, none."""
+    dims = {m: part.dim for m, part in spec.parts.items()}
+    found = [fuse(rows, spec) @ query for _, rows in snapshot.batches(ids.tolist(), dims)]
+    return np.concatenate([np.zeros(0, np.float32), *found])
