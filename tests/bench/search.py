@@ -1,10 +1,14 @@
-"""How long a cold `vfindex search` takes, whole process, against the imports that it cannot do without.
+"""How long a search takes: a cold `vfindex search`, whole process, and further questions to an open library.
 
-    python tests/bench/search.py LIBRARY [--runs N]
+    python tests/bench/search.py LIBRARY [--runs N] [--synthetic]
 
-The yardstick, a search and `vfindex --help` are run in turn, so that other work on the machine falls on all three
-alike; what is compared are the ratios. Processor time is printed too: it hardly feels other work. Every question is
-another one. Afterwards an open engine is asked the same questions.
+Cold: the imports that a search cannot do without, a search and `vfindex --help` are run in turn, so that other work on
+the machine falls on all three alike; what is compared are the ratios. Processor time is printed too: it hardly feels
+other work. Every question is another one.
+
+Warm: every question of every kind is asked of an open engine, and beside it its yardstick: the encoding of the question
+and one call to the joint index for as many clips, each alone. `--synthetic` adds questions whose filters keep about 1 %
+of a library of synthetic.py.
 """
 
 from __future__ import annotations
@@ -16,11 +20,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-from vfindex.search.engine import SearchEngine
+from sqlalchemy import event
+
+from vfindex.search import engine as engine_module
+from vfindex.search import ranking as ranking_module
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import MIN_CANDIDATES, SearchEngine
+from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.vectors import JointIndex
 
 YARDSTICK = "import numpy, faiss, onnxruntime, sqlalchemy, typer, tokenizers"
 VFINDEX = "from vfindex.cli.app import main; main()"
@@ -33,27 +49,79 @@ QUESTIONS = (
     "people dancing in the street at night",
     "a cat on a sofa",
 )
+WORDS = (
+    "house",
+    "river",
+    "music",
+    "school",
+    "game",
+    "fire",
+    "city",
+    "water",
+    "church",
+    "king",
+    "door",
+    "night",
+    "horse",
+)
+# What a question spends its time on. Vectors are read within scoring.
+PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
+    "encode": ((QueryEncoder, "encode"),),
+    "index": ((JointIndex, "search"),),
+    "filters": ((engine_module, "filtered"), (engine_module, "allowed")),
+    "words": ((engine_module, "find_words"),),
+    "scoring": ((ranking_module, "score_clips"),),
+    "vectors": ((Snapshot, "with_vectors"),),
+    "grouping": ((engine_module, "gather"), (engine_module, "merge_neighbours")),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time a cold search.")
     parser.add_argument("library", type=Path)
     parser.add_argument("--runs", type=int, default=15, help="rounds of the three commands (default: 15)")
+    parser.add_argument("--synthetic", action="store_true", help="ask with filters made for synthetic.py too")
+    parser.add_argument("--rounds", type=int, default=5, help="times that every warm question is asked (default: 5)")
     arguments = parser.parse_args()
+    if arguments.runs:
+        _cold(arguments.library, arguments.runs)
+    _warm(arguments.library, questions(arguments.synthetic), arguments.rounds)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.library}")
+
+
+def questions(synthetic: bool) -> dict[str, list[str]]:
+    """Return questions by kind."""
+    pairs = list(pairwise(WORDS))
+    kinds = {
+        "plain": [*QUESTIONS, *(f"a {one} and a {other}" for one, other in pairs)],
+        "weighted": [f"2:{one} {other}" for one, other in pairs],
+        "unlike": [f"{one} -{other}" for one, other in pairs],
+        "said": [f"said:{word}" for word in WORDS],
+        "quoted": [f'"{one} {other}"' for one, other in pairs],
+        "then": [f"{one} then {other} within 20s" for one, other in pairs[:5]],
+    }
+    if synthetic:
+        kinds["in, 1 %"] = [f"{word} in:shelf-{number:02d}" for number, word in enumerate(WORDS)]
+        kinds["after, 1 %"] = [f"{word} after:2024-11-{20 + number % 9}" for number, word in enumerate(WORDS)]
+        kinds["lang, 1 %"] = [f"{word} lang:fi" for word in WORDS]
+        kinds["longer, half"] = [f"{word} longer:{140 + number / 100}s" for number, word in enumerate(WORDS)]
+    return kinds
+
+
+def _cold(library: Path, runs: int) -> None:
     commands = {
         "yardstick": ["-c", YARDSTICK],
-        "search": ["-c", VFINDEX, "search", "--json", "--library", str(arguments.library)],
+        "search": ["-c", VFINDEX, "search", "--json", "--library", str(library)],
         "help": ["-c", VFINDEX, "--help"],
     }
     taken: dict[str, list[Taken]] = {name: [] for name in commands}
-    for turn in range(arguments.runs + 1):  # the first round warms the page cache and is not counted
+    for turn in range(runs + 1):  # the first round warms the page cache and is not counted
         for name, command in commands.items():
             cost = _run([*command, QUESTIONS[turn % len(QUESTIONS)]] if name == "search" else command)
             if turn:
                 taken[name].append(cost)
     _print_cold("wall", {name: [cost.wall_s for cost in costs] for name, costs in taken.items()})
     _print_cold("processor", {name: [cost.processor_s for cost in costs] for name, costs in taken.items()})
-    _print_warm(arguments.library)
 
 
 @dataclass(frozen=True)
@@ -94,18 +162,105 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return tenths[0], tenths[-1]
 
 
-def _print_warm(library: Path) -> None:
+@dataclass
+class Spent:
+    """Seconds by part, of one question."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    statements: int = 0
+
+
+@contextmanager
+def measured(spent: Spent) -> Iterator[None]:
+    """Let the parts of a search enter what they take."""
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent.seconds[name] = spent.seconds.get(name, 0.0) + time.perf_counter() - start
+
+        return run
+
+    with ExitStack() as patched:
+        for name, places in PARTS.items():
+            for owner, attribute in places:
+                patched.enter_context(patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        yield
+
+
+def _warm(library: Path, kinds: Mapping[str, Sequence[str]], rounds: int) -> None:
+    """Ask all questions in turn, and print a line a kind: percentiles, the ratio to the yardstick, the parts."""
     engine = SearchEngine.open(library)
-    engine.search("warm up")
-    taken = []
-    for turn in range(10 * len(QUESTIONS)):
+    spent = Spent()
+
+    def count(*_: object) -> None:
+        spent.statements += 1
+
+    event.listen(engine._library._engine, "before_cursor_execute", count)
+    heads = "".join(f"{name:>10}" for name in PARTS)
+    print(f"{'ms':14}{'p50':>8}{'p99':>9}{'yardstick':>11}{'ratio':>7}{heads}{'statements':>12}")
+    with measured(spent):
+        for kind, asked in kinds.items():
+            for question in asked:
+                engine.search(question)
+            taken = [_asked(engine, question, spent) for _ in range(rounds) for question in asked]
+            _print_kind(kind, taken)
+    _print_memory()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question, in seconds."""
+
+    whole_s: float
+    yardstick_s: float
+    spent: Spent
+
+
+def _asked(engine: SearchEngine, question: str, spent: Spent) -> Asked:
+    """Ask a question, then do alone what its yardstick is: its calls to the encoder, and one to the index a moment."""
+    calls: list[tuple[Any, ...]] = []
+    spent.seconds, spent.statements = {}, 0
+    encode, search = QueryEncoder.encode, JointIndex.search
+    with (
+        patch.object(QueryEncoder, "encode", lambda *a, **k: calls.append((encode, a, k)) or encode(*a, **k)),
+        patch.object(JointIndex, "search", lambda *a, **k: calls.append((search, a, k)) or search(*a, **k)),
+    ):
         start = time.perf_counter()
-        engine.search(QUESTIONS[turn % len(QUESTIONS)])
-        taken.append(time.perf_counter() - start)
-    low, high = _spread(taken)
-    median = statistics.median(taken)
-    print(f"open engine: {1000 * median:.1f} ms a question, 10% to 90%: {1000 * low:.1f} to {1000 * high:.1f} ms")
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(taken)} questions, {library}")
+        engine.search(question)
+        whole_s = time.perf_counter() - start
+    known = Spent(dict(spent.seconds), spent.statements)
+    start = time.perf_counter()
+    for function, args, kwargs in calls:
+        if function is encode or args[2] <= MIN_CANDIDATES:
+            function(*args, **kwargs)
+    return Asked(whole_s, time.perf_counter() - start, known)
+
+
+def _print_kind(kind: str, taken: Sequence[Asked]) -> None:
+    whole, yard = ([1000 * getattr(each, name) for each in taken] for name in ("whole_s", "yardstick_s"))
+    p50, p99 = statistics.median(whole), statistics.quantiles(whole, n=100, method="inclusive")[-1]
+    ratio = statistics.median(one / other for one, other in zip(whole, yard, strict=True))
+    parts = [1000 * statistics.median(each.spent.seconds.get(name, 0.0) for each in taken) for name in PARTS]
+    columns = "".join(f"{part:10.2f}" for part in parts)
+    statements = statistics.median(each.spent.statements for each in taken)
+    print(
+        f"{kind:14}{p50:8.1f}{p99:9.1f}{statistics.median(yard):11.1f}{ratio:7.2f}{columns}{statements:12.0f}",
+        flush=True,
+    )
+
+
+def _print_memory() -> None:
+    """Print what this process holds, on Linux: its own memory, and with its share of files that are mapped."""
+    rollup = Path("/proc/self/smaps_rollup")
+    if rollup.exists():
+        lines = (line.split() for line in rollup.read_text(encoding="ascii").splitlines()[1:])
+        known = {words[0]: int(words[1]) / 1024 for words in lines}
+        print(f"memory: {known['Anonymous:']:.0f} MiB of its own, {known['Pss:']:.0f} MiB with mapped files")
 
 
 if __name__ == "__main__":
