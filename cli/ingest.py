@@ -59,6 +59,9 @@ def command(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the model of pictures first (takes minutes).")
     ] = False,
+    progressive: Annotated[
+        bool, typer.Option("--progressive", help="First make all searchable by a look in passing.")
+    ] = False,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave out matching names; may be given again.")
     ] = None,
@@ -81,6 +84,7 @@ def command(
         workers=workers,
         compiled=compiled,
         exclude=tuple(exclude or ()),
+        progressive=progressive,
     )
     folder = library_folder(library)
     report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)

@@ -33,6 +33,13 @@ def command(
         int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work: 0 to 19, the most.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
+    progressive: Annotated[
+        bool | None,
+        typer.Option(
+            "--progressive/--no-progressive",
+            help="First make all searchable by a look in passing.  [default: if time is short]",
+        ),
+    ] = None,
     workers: WorkersOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Believe that what is not there is gone, however much.")
@@ -46,7 +53,8 @@ def command(
     """
     from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
 
-    settings = ReindexSettings(cache_folder(), workers, allow_missing, _end(until, max_hours, datetime.now()))
+    end_at = _end(until, max_hours, datetime.now())
+    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive)
     folder = library_folder(library)
     if nice:
         os.nice(nice)

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, counted, plain, print_json
-from vfindex.storage.errors import LibraryError
+from vfindex.cli.output import clock, counted, plain, print_json, say
+from vfindex.cli.run_page import COUNTS, LISTS, ends_of
+from vfindex.storage.errors import LibraryError, UsageError
 
 if TYPE_CHECKING:
     from vfindex.storage.reports import StoredRun
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
-_LISTS = ("failed", "partial", "left_alone", "skipped", "lost")
 
 app = typer.Typer(
-    help="Tell what earlier runs did.",
+    help="Tell what earlier runs did. Without a command, list them.",
     epilog=f"Example:  {EXAMPLE}",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     context_settings=HELP_SETTINGS,
 )
+
+
+@app.callback()
+def bare_command(context: typer.Context, library: LibraryOption = None, json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_command(library, json)
+        return
+    typed = [name for name in ("library", "json") if _is_typed(context, name)]
+    if typed:
+        raise UsageError(
+            f"--{typed[0]} goes behind the command: vfindex runs {context.invoked_subcommand} --{typed[0]}"
+        )
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command("list", epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
@@ -41,6 +59,7 @@ def list_command(library: LibraryOption = None, json: JsonOption = False) -> Non
 @app.command("show", epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
 def show_command(
     run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page for browsers.")] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,10 +67,22 @@ def show_command(
     run = next((run for run in _runs(library) if run.id == run_id), None)
     if run is None:
         raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` tells which there are")
+    if page is not None:
+        _write(page, run)
     if json:
         print_json(asdict(run))
-    else:
+    elif page is None:
         _print(run)
+
+
+def _write(path: Path, run: StoredRun) -> None:
+    from vfindex.cli.run_page import page
+
+    try:
+        path.write_text(page(run), encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"the page {path} cannot be written ({exc.strerror}); name another file") from exc
+    say(f"written: {path}")
 
 
 def _runs(library: Any) -> list[StoredRun]:
@@ -70,12 +101,11 @@ def _summary(run: StoredRun) -> str:
     if "found" not in report:
         return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
     parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
-    parts += [f"{report[name]} {name}" for name in ("moved", "vanished", "left") if report.get(name)]
-    parts += [words for name, words in _ENDS.items() if report.get(name)]
+    parts += [
+        f"{report[name]} {name}" for name in ("moved", "reworded", "coarse", "vanished", "left") if report.get(name)
+    ]
+    parts += [*ends_of(report), *(["roots left alone"] if report.get("left_alone") else [])]
     return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
-
-
-_ENDS = {"interrupted": "interrupted", "out_of_time": "out of time", "left_alone": "roots left alone"}
 
 
 def _print(run: StoredRun) -> None:
@@ -83,15 +113,14 @@ def _print(run: StoredRun) -> None:
     print(f"began     {run.started_at}")
     print(f"ended     {run.finished_at or 'not yet: it is at work, or was killed'}")
     report = run.report or {}
-    for name in ("found", "indexed", "unchanged", "moved", "vanished", "left", "videos", "clips"):
+    for name in COUNTS:
         if name in report:
-            print(f"{name:9} {report[name]}")
+            print(f"{name.replace('_', ' '):9} {report[name]}")
     if report.get("video_seconds") and report.get("wall_s"):
         speed = report["video_seconds"] / report["wall_s"]
         print(f"speed     {clock(report['video_seconds'])} of video in {clock(report['wall_s'])}, {speed:.1f} times")
-    for name, words in _ENDS.items():
-        if report.get(name) and name != "left_alone":
-            print(f"it was    {words}")
-    for name in _LISTS:
+    for words in ends_of(report):
+        print(f"it was    {words}")
+    for name in LISTS:
         for problem in report.get(name, []):
             print(plain(f"{name.replace('_', ' ')}: {problem['path']}: {problem['reason']}; {problem['next']}"))

@@ -56,6 +56,7 @@ def _find(snapshot: Snapshot, path: str) -> StoredVideo:
 
 def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:
     from vfindex.storage.attempts import attempts_of
+    from vfindex.storage.units import coarse_videos
 
     clips = snapshot.clips_of(video.id)
     vectors = snapshot.vectors([clip.id for clip in clips])
@@ -64,6 +65,7 @@ def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[
         "locations": [path_text(place.path) for place in video.locations],
         "fingerprint": video.fingerprint,
         "state": video.state,
+        "coarse": video.fingerprint in coarse_videos(snapshot),
         "problem": video.problem,
         "attempts": [asdict(attempt) for attempt in attempts_of(snapshot, video.id)],
         "title": video.title,
@@ -114,7 +116,8 @@ def _summary(document: dict[str, Any]) -> str:
         return str(document["state"])
     shape = f"{document['width_px']}x{document['height_px']}, {document['codec']} in {document['container']}"
     frames = "" if document["frames"] is None else f", {counted(document['frames'], 'frame')}"
-    return f"{document['state']}: {clock(document['duration_s'])}, {shape}{frames}"
+    coarse = ", looked at in passing" if document["coarse"] else ""
+    return f"{document['state']}{coarse}: {clock(document['duration_s'])}, {shape}{frames}"
 
 
 def _print(document: dict[str, Any]) -> None:

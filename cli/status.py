@@ -35,6 +35,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     from vfindex.storage.attempts import attempt_counts
     from vfindex.storage.library import setup_from_json
+    from vfindex.storage.units import coarse_videos
 
     tries = attempt_counts(snapshot)
     counts, by_modality = snapshot.counts(), snapshot.modality_counts()
@@ -46,6 +47,7 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
         "sampling": setup.sampling if setup else None,
         "models": dict(setup.references) if setup else {},
         "videos": counts.get("indexed", 0) + counts.get("partial", 0),
+        "coarse": len(coarse_videos(snapshot)),
         "locations": counts["location"],
         "states": {state: counts.get(state, 0) for state in _STATES},
         "clips": counts["clip"],
@@ -95,6 +97,10 @@ def _print(document: dict[str, Any]) -> None:
     print(f"index       {held if document['generation'] else 'none yet; searches scan the clips'}")
     for modality, of in (document["confidence"] or {}).items():
         print(f"{'confidence':11} {modality}: {of['reason']}")
+    if document["coarse"]:
+        print(
+            f"coarse      {counted(document['coarse'], 'video')}, looked at in passing; the next run reads them wholly"
+        )
     if document["states"]["indexing"]:
         print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` goes on")
     if document["states"]["vanished"]:

@@ -22,16 +22,20 @@ from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.roots import Root, remember
 from vfindex.storage.snapshot import StoredVideo
-from vfindex.storage.units import recognised_videos, stored_roots
+from vfindex.storage.units import coarse_videos, recognised_videos, stored_roots
 from vfindex.storage.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What an edition holds: its videos, which were heard, whether speech is recognised, and what was ingested."""
+    """What an edition holds: its videos, whether speech is recognised, and what was ingested.
+
+    recognised, coarse: fingerprints of the videos that were heard, and of those only looked at in passing.
+    """
 
     videos: tuple[StoredVideo, ...]
     recognised: frozenset[str]
+    coarse: frozenset[str]
     asr: bool
     roots: tuple[Root, ...]
 
@@ -39,7 +43,8 @@ class _State:
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
             asr = snapshot.get("asr") != "0"
-            return cls(tuple(snapshot.videos()), recognised_videos(snapshot), asr, stored_roots(snapshot))
+            videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), coarse_videos(snapshot)
+            return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot))
 
     def searchable(self) -> list[StoredVideo]:
         return [video for video in self.videos if video.state in SEARCHABLE]
@@ -102,6 +107,8 @@ class CatchUp:
         return self._plan.reuse.transcript and video.fingerprint in state.recognised
 
     def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
+        if video.fingerprint in state.coarse:
+            return True
         return not (self._plan.reuse.pictures and self._transcript_holds(video, state))
 
     # --- the work -----------------------------------------------------------------------------------------------
@@ -133,7 +140,8 @@ class CatchUp:
         run = Triage(self.writer, options, self.watcher)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
         run.sort(discover(paths, avoid=[os.fsencode(self.old.root)]))
-        kept = {v.fingerprint: v for v in videos if reuse.pictures or self._transcript_holds(v, state)}
+        whole = [video for video in videos if video.fingerprint not in state.coarse]
+        kept = {v.fingerprint: v for v in whole if reuse.pictures or self._transcript_holds(v, state)}
         if reuse.pictures:
             self._link_pictures(videos)
         if run.todo:

@@ -33,13 +33,15 @@ class ReindexSettings:
     """What the user asked for.
 
     cache: where models are kept. workers: units read at once, None: the default. allow_missing: believe that what is
-    not there is gone, however much it is. end_at: with its zone; after it no unit is begun.
+    not there is gone, however much it is. end_at: with its zone; after it no unit is begun. progressive: see
+    `passes.in_turn`; None: where what is new will hardly be read until `end_at`.
     """
 
     cache: Path
     workers: int | None = None
     allow_missing: bool = False
     end_at: datetime | None = None
+    progressive: bool | None = None
 
 
 def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Report:
@@ -63,11 +65,22 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
         if run.has_work() and not run.report.interrupted:
             from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
 
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
+            progressive = _is_progressive(run, settings)
+            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, progressive=progressive))
         run.report.out_of_time = run.report.interrupted and not asked.stop()
         run.report.interrupted = asked.stop() and run.report.interrupted
         run.end(began, thorough=False)  # a search sees damage and does without
     return run.report
+
+
+def _is_progressive(run: Triage, settings: ReindexSettings) -> bool:
+    if settings.progressive is not None or settings.end_at is None:
+        return bool(settings.progressive)
+    with run.writer.library.snapshot() as snapshot:
+        video_s = _video_s(snapshot, sum(found.location.size_bytes for found in run.todo))
+        speed = measured_speed(stored_runs(snapshot))
+    left_s = (settings.end_at - datetime.now(UTC)).total_seconds()
+    return video_s is None or speed is None or video_s / speed > left_s
 
 
 @dataclass(frozen=True, slots=True)

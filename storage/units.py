@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from vfindex.storage import schema
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.records import Clip, Segment, UnitPlan, UnitResult
+from vfindex.storage.records import SEARCHABLE, Clip, Segment, UnitPlan, UnitResult
 from vfindex.storage.roots import Root
 from vfindex.storage.snapshot import Snapshot
 
@@ -48,6 +48,13 @@ def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
     """Return the fingerprints of the videos that were indexed with speech recognition on."""
     v = schema.video.c
     return frozenset(row.fingerprint for row in snapshot.stream(select(v.fingerprint).where(v.recognised == 1)))
+
+
+def coarse_videos(snapshot: Snapshot) -> frozenset[str]:
+    """Return the fingerprints of the searchable videos that were only looked at in passing."""
+    v = schema.video.c
+    coarse = select(v.fingerprint).where(v.coarse == 1, v.state.in_(SEARCHABLE))
+    return frozenset(row.fingerprint for row in snapshot.stream(coarse))
 
 
 def stored_roots(snapshot: Snapshot) -> tuple[Root, ...]:

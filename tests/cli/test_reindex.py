@@ -12,7 +12,8 @@ import pytest
 from library_maker import axis, clip, install, video
 
 from vfindex.cli.reindex import _end
-from vfindex.storage.errors import UsageError
+from vfindex.indexer.report import Report
+from vfindex.storage.errors import Problem, UsageError
 from vfindex.storage.records import Location, UnitPlan, UnitResult
 from vfindex.storage.roots import Root, remember
 from vfindex.storage.writer import writing
@@ -76,6 +77,27 @@ def test_a_dry_run_says_what_there_is_to_do(run: Any, nightly: Path) -> None:
     told = run("reindex", "--dry-run", "--library", nightly).out
     assert told.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 vanished"
     assert json.loads(run("runs", "list", "--json", "--library", nightly).out) == {"runs": []}
+
+
+def test_a_run_is_told_as_a_page(run: Any, nightly: Path, tmp_path: Path) -> None:
+    hostile = Problem(b"/videos/<script>\x1b\xff.mp4", "decode", "crashed", "it & its decoder crashed", "convert it")
+    with writing(nightly) as writer:
+        report = Report(found=1, failed=[hostile], video_seconds=60, wall_s=30, out_of_time=True)
+        writer.catalog.end_run(writer.catalog.begin_run("reindex"), report.to_dict(os.fsdecode))
+    page = tmp_path / "run.html"
+    ran = run("runs", "show", "1", "--page", page, "--library", nightly)
+    assert (ran.code, ran.out, ran.err) == (0, "", f"written: {page}\n")
+    told = page.read_text()
+    assert "&lt;script&gt;\\x1b\\xff.mp4" in told and "it &amp; its decoder crashed" in told
+    assert "<script" not in told and "1:00, 2.0 times real time" in told and "out of time" in told
+    assert run("runs", "show", "1", "--page", tmp_path, "--library", nightly).code == 2
+
+
+def test_runs_without_a_word_are_listed(run: Any, nightly: Path) -> None:
+    run("reindex", "--library", nightly)
+    assert run("runs", "--library", nightly).out == run("runs", "list", "--library", nightly).out != ""
+    assert len(json.loads(run("runs", "--json", "--library", nightly).out)["runs"]) == 1
+    assert run("runs", "--json", "list").err == "vfindex: --json goes behind the command: vfindex runs list --json\n"
 
 
 def test_an_unknown_run_is_a_sentence(run: Any, nightly: Path) -> None:

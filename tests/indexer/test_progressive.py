@@ -1,0 +1,142 @@
+"""A look in passing makes all searchable first; what is read wholly takes its place, and nothing shows of it after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from equality import assert_equal_libraries
+from media import Shot, make_video
+
+from vfindex.indexer.discover import discover
+from vfindex.indexer.driver import Driver
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.media import Decoder, Options, Sampling
+from vfindex.indexer.reindex import ReindexSettings, _is_progressive, reindex
+from vfindex.indexer.report import Report
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.search.engine import SearchEngine
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.library import Library
+from vfindex.storage.units import coarse_videos
+from vfindex.storage.verify import verify
+from vfindex.storage.writer import writing
+
+Run = Callable[..., Report]
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    make_video(folder / "red door.mp4", shots=[Shot("red", 8), Shot("green", 7)])
+    make_video(folder / "blue hall.mp4", shots=[Shot("blue", 3), Shot("white", 3)])
+    (folder / "blue hall.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nA xylophone.\n")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, videos: Path, models_cache: Path) -> Run:
+    """Return a function that ingests the folder progressively into `lib`."""
+
+    def again(name: str = "lib", watcher: Watcher | None = None, progressive: bool = True) -> Report:
+        settings = IngestSettings(cache=models_cache, workers=1, asr=False, progressive=progressive)
+        report = ingest(tmp_path / name, [os.fsencode(videos)], settings, watcher)
+        assert report.adds_up()
+        return report
+
+    return again
+
+
+def sampled(folder: Path) -> dict[str, list[int]]:
+    """Return title -> numbers of frames of its clips."""
+    with Library.open(folder).snapshot() as snapshot:
+        found = {}
+        for video in snapshot.videos():
+            vectors = snapshot.vectors([clip.id for clip in snapshot.clips_of(video.id)])
+            found[video.title] = [len(each.frame_times_s) for each in vectors.values()]
+    return found
+
+
+def coarse(folder: Path) -> int:
+    with Library.open(folder).snapshot() as snapshot:
+        return len(coarse_videos(snapshot))
+
+
+def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Watcher:
+    """Return a watcher that stops a run when its look in passing is done."""
+    real, asked = Driver.work, []
+
+    def work(self: Driver) -> None:
+        real(self)
+        asked.append(self.coarse)
+
+    monkeypatch.setattr(Driver, "work", work)
+    return Watcher(stop=lambda: bool(asked))
+
+
+def test_a_run_that_ends_early_has_made_all_searchable(
+    tmp_path: Path, videos: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "lib"
+    with monkeypatch.context() as patched:
+        report = run(watcher=stopping_between(patched))
+    assert (report.interrupted, report.coarse, report.indexed, report.left) == (True, 2, 0, 0)
+    assert coarse(library) == 2
+    assert sampled(library) == {"red door": [1, 1], "blue hall": [1]}
+    [said] = [hit for hit in SearchEngine.open(library).search("xylophone") if hit.words]
+    assert said.video == os.fsencode(videos / "blue hall.mp4")
+    assert verify(Library.open(library)).problems == []
+
+    report = reindex(library, ReindexSettings(models_cache, workers=1))
+    assert (report.indexed, report.coarse, report.adds_up()) == (2, 0, True)
+    run("never coarse", progressive=False)
+    assert_equal_libraries(library, tmp_path / "never coarse")
+    assert coarse(library) == 0
+    assert verify(Library.open(library)).clean
+    names = sorted(path.name for path in (library / "thumbs").rglob("*.webp"))
+    with Library.open(library).snapshot() as snapshot:
+        assert names == sorted(snapshot.thumbnails())
+    assert run().unchanged == 2
+
+
+def test_a_run_with_time_does_both(tmp_path: Path, run: Run) -> None:
+    seen: list[int] = []
+    watcher = Watcher(progress=lambda _: seen.append(coarse(tmp_path / "lib")))
+    report = run(watcher=watcher)
+    assert (report.indexed, report.coarse, max(seen), coarse(tmp_path / "lib")) == (2, 0, 2, 0)
+
+
+def test_what_cannot_be_read_wholly_stays_as_it_was_seen(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        run(watcher=stopping_between(patched))
+
+    def read(_: Decoder, path: bytes, **__: object) -> None:
+        raise VideoError(Problem(path, "decode", "unreadable", "the disk failed", "check it"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "read", read)
+        assert len(run().failed) == 2
+    assert (coarse(tmp_path / "lib"), run().unchanged) == (0, 2)
+    assert len(SearchEngine.open(tmp_path / "lib").search("red")) == 2
+
+
+def test_the_night_decides_by_the_time_left(tmp_path: Path, run: Run, models_cache: Path) -> None:
+
+    run(progressive=False)
+    make_video(tmp_path / "videos" / "new.mp4", shots=[Shot("white", 2)])
+    settings = ReindexSettings(models_cache)
+    soon, late = (datetime.now(UTC) + timedelta(seconds=s) for s in (0, 1e6))
+    with writing(tmp_path / "lib") as writer:
+        triage = Triage(writer, Options(Sampling(), asr=False), Watcher())
+        triage.sort(discover([os.fsencode(tmp_path / "videos")], is_known=triage.is_unchanged))
+        decided = [_is_progressive(triage, replace(settings, end_at=end)) for end in (None, soon, late)]
+        assert decided == [False, True, False]
+        assert _is_progressive(triage, replace(settings, progressive=True))
+        assert not _is_progressive(triage, replace(settings, end_at=soon, progressive=False))
