@@ -23,6 +23,7 @@ from vfindex.cli import (
     ingest,
     models,
     purge,
+    rebuild,
     reindex,
     remove,
     repair,
@@ -31,6 +32,7 @@ from vfindex.cli import (
     search,
     show,
     status,
+    tune,
     upgrade,
     verify,
 )
@@ -64,8 +66,10 @@ for _command in (
     purge,
     verify,
     repair,
+    rebuild,
     upgrade,
     evaluation,
+    tune,
     demo,
     doctor,
 ):

@@ -46,6 +46,22 @@ def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
         return Rebuilt(fusion.form, generation.spec.dim, generation.clips, documents)
 
 
+def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
+    """Fuse the library's modalities so from now on, and return it; None: `concat` with the preset's weights.
+
+    Weights of `concat` belong to the question; everything else is made anew. Raises LibraryError, UsageError.
+    """
+    Library.open(folder)
+    with writing(folder) as writer:
+        weights = {m: prior.weight for m, prior in writer.priors().items()}
+        fusion = fusion or Fusion("concat", weights)
+        if fusion.form == "concat" and Fusion.from_json(writer.catalog.get(META_KEY)).form == "concat":
+            writer.catalog.put(META_KEY, fusion.to_json())
+        else:
+            writer.publish(fusion)
+        return fusion
+
+
 def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
     """Return the library's fusion if it has this form already, weights and heads included, else a new one.
 
