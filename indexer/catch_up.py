@@ -21,6 +21,7 @@ from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.roots import Root, remember
+from vfindex.storage.settings import recognises, set_recognises
 from vfindex.storage.snapshot import StoredVideo
 from vfindex.storage.units import coarse_videos, recognised_videos, stored_roots
 from vfindex.storage.writer import Writer
@@ -42,7 +43,7 @@ class _State:
     @classmethod
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
-            asr = snapshot.get("asr") != "0"
+            asr = recognises(snapshot)
             videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), coarse_videos(snapshot)
             return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot))
 
@@ -77,7 +78,7 @@ class CatchUp:
     def round(self, report: UpgradeReport) -> None:
         """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
         state = self._seen = _State.of(self.old)
-        self.writer.catalog.put("asr", str(int(state.asr)))
+        set_recognises(self.writer.catalog, state.asr)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         opened = [video for video in missing if self._must_be_opened(video, state)]

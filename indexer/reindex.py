@@ -24,6 +24,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.records import Setup
 from vfindex.storage.reports import extent, measured_speed, stored_runs
 from vfindex.storage.roots import Root, roots
+from vfindex.storage.settings import recognises
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.writer import writing
 
@@ -136,7 +137,7 @@ def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Roo
                 f"the library {folder} does not know which folders it was made of; name them once more: "
                 "vfindex ingest VIDEOS"
             )
-        options = Options(Sampling.parse(setup.sampling), writer.catalog.get("asr") != "0")
+        options = Options(Sampling.parse(setup.sampling), recognises(writer.catalog))
         with _uncollected():
             run = Triage(writer, options, watcher)
         yield run, given, setup

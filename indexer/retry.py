@@ -16,6 +16,7 @@ from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.records import KnownFile
+from vfindex.storage.settings import recognises
 from vfindex.storage.writer import writing
 
 
@@ -40,8 +41,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         setup = writer.setup()
         if setup is None:
             raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
-        asr = writer.catalog.get("asr") != "0"
-        run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
+        run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
         run.report.run_id = writer.catalog.begin_run("retry")
         run.sort(discover(chosen(writer.catalog.known_files(), paths, quarantined=settings.quarantined)))
         if run.todo:

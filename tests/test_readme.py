@@ -14,7 +14,8 @@ from vfindex.indexer.decode_child import STDERR_BYTES
 from vfindex.indexer.decode_open import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
 from vfindex.indexer.demo_media import QUESTIONS
 from vfindex.indexer.lite import TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS
-from vfindex.indexer.pipeline import MAX_UNIT_FRAMES, MIN_LAST_UNIT_S, UNIT_S
+from vfindex.indexer.pipeline import MIN_LAST_UNIT_S, UNIT_S
+from vfindex.indexer.reading import MAX_UNIT_FRAMES
 from vfindex.indexer.speech_pool import SpeechLimits
 from vfindex.indexer.subtitles import MAX_SIDECAR_BYTES
 from vfindex.search.encoder import QueryEncoder
