@@ -39,7 +39,7 @@ from vfindex.cli import (
 from vfindex.cli import eval as evaluation
 from vfindex.cli.options import HELP_SETTINGS
 from vfindex.cli.output import print_json, say
-from vfindex.storage.errors import UsageError, VfindexError
+from vfindex.storage.errors import QueryError, UsageError, VfindexError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
 # What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.
@@ -159,7 +159,7 @@ def _run_app() -> int | str | None:
         if os.environ.get("VFINDEX_DEBUG"):
             traceback.print_exc()
         if _wants_json():
-            _print_error(type(exc).__name__, str(exc))
+            _print_error(type(exc).__name__, str(exc), exc.position if isinstance(exc, QueryError) else None)
         say(f"vfindex: {exc}")
         return EXIT_USAGE if isinstance(exc, UsageError) else EXIT_FAILED
     return 0
@@ -179,5 +179,6 @@ def _wants_json() -> bool:
     return "--json" in options
 
 
-def _print_error(kind: str, message: str) -> None:
-    print_json({"error": {"kind": kind, "message": message}})
+def _print_error(kind: str, message: str, position: int | None = None) -> None:
+    place = {} if position is None else {"position": position}
+    print_json({"error": {"kind": kind, "message": message, **place}})

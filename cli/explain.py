@@ -18,8 +18,13 @@ _LINE_CHARS = 100
 _SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised"}
 
 
-def explained(hit: Hit) -> Iterator[str]:
-    """Yield the lines that say why a hit is one, harmless to a terminal."""
+def decimals(hits: Sequence[Hit]) -> int:
+    """Return how many decimals tell the scores of hits apart: those of fused ranks are all below 0.1."""
+    return 2 if any(abs(hit.score) >= 0.1 for hit in hits) else 4
+
+
+def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
+    """Yield the lines that say why a hit is one, harmless to a terminal. digits: decimals of a score."""
     total = sum(abs(value) for value in hit.modalities.values() if value is not None)
     for modality, value in hit.modalities.items():
         if value is None:
@@ -28,12 +33,13 @@ def explained(hit: Hit) -> Iterator[str]:
         share = f"{abs(value) / total:4.0%}" if total else "  0%"
         frame = hit.frame_s if modality == "visual" else None
         best = "" if frame is None else f"  best frame {clock(frame, tenths=True)}"
-        yield f"{modality:7} {value:+.2f}  {share}{best}"
+        yield f"{modality:7} {value:+.{digits}f}  {share}{best}"
     for match in hit.matches:
         yield f"words   {_line(match)}"
     for number, span in enumerate(hit.moments, start=1):
         name = "moment " if len(hit.moments) == 1 else f"part {number} "
-        yield f"{name} {clock(span.start_s, tenths=True)}-{clock(span.end_s, tenths=True)}  score {span.score:.2f}"
+        times = f"{clock(span.start_s, tenths=True)}-{clock(span.end_s, tenths=True)}"
+        yield f"{name} {times}  score {span.score:.{digits}f}"
     for place in hit.also:
         yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {plain(path_text(place.video) or '?')}"
 
@@ -54,7 +60,8 @@ def row_of(question: str, hits: Sequence[Hit]) -> Row:
     for hit in hits:
         picture = hit.thumbnail.read_bytes() if hit.thumbnail else None
         name = plain(os.path.basename(path_text(hit.video) or "?"))
-        tiles.append(Tile(picture, (name, f"{clock(hit.start_s)}-{clock(hit.end_s)}   score {hit.score:.2f}")))
+        score = f"score {hit.score:.{decimals(hits)}f}"
+        tiles.append(Tile(picture, (name, f"{clock(hit.start_s)}-{clock(hit.end_s)}   {score}")))
     return Row(question, tuple(tiles))
 
 

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.explain import explained, write_sheet
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.explain import decimals, explained, write_sheet
+from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.search.confidence import LABELS, Label
+from vfindex.search.query import COMBINATIONS, Combination
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import MODALITIES, Modality
 
 if TYPE_CHECKING:
-    from vfindex.search.engine import Hit
+    from vfindex.search.engine import Hit, SearchEngine
+    from vfindex.search.likeness import Like
 
 NAME = "search"
 EXAMPLE = 'vfindex search "dog running in park" -k 5 --weight speech=0'
@@ -29,12 +31,22 @@ _TABLE_WIDTH = 110
 _BESIDE_VIDEO = 75
 # Of what is said, as much as fills two or three lines of a terminal; --json has it whole.
 _SNIPPET_CHARS = 120
+_NOTHING = "no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)"
+_NOTHING_CONFIDENT = "no confident match; --min-confidence none shows what comes nearest"
 # Characters of a wrong question that are shown on either side of its error.
 _POINTED_CHARS = 36
 
 
 def command(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")],
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A picture whose like is wanted; may be repeated.")
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="VIDEO@TIME", help="A clip of the library whose like is wanted.")
+    ] = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Hits wanted.")] = 10,
     per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits of one video at most.")] = 1,
     weight: Annotated[
@@ -44,6 +56,9 @@ def command(
             help=f"Weights of {', '.join(MODALITIES)}.  [default: the preset's]",
         ),
     ] = None,
+    combine: Annotated[
+        Combination, typer.Option(metavar="HOW", help=f"Scores or ranks are summed: {' or '.join(COMBINATIONS)}.")
+    ] = "convex",
     min_confidence: Annotated[
         Label | None,
         typer.Option(metavar="LABEL", help=f"Hits of this label or better: {', '.join(LABELS)}."),
@@ -60,30 +75,45 @@ def command(
     from vfindex.search.engine import SearchEngine
     from vfindex.storage.errors import QueryError
 
+    if text is None and not image and not like:
+        raise UsageError(f"say what to look for: words, --image or --like, as in: {EXAMPLE}")
+    text = text or ""
     weights = parse_weights(weight) if weight else None
     engine = SearchEngine.open(library_folder(library))
+    images = _images(engine, image or [], like or [])
     try:
-        found = engine.search(text, top_k=top_k, per_video=per_video, weights=weights)
+        found = engine.search(text, images=images, top_k=top_k, per_video=per_video, weights=weights, combine=combine)
     except QueryError as exc:
         if exc.position is not None and text.strip() and not json:
             _point_at(text, exc.position)
         raise
     hits = _confident(found, min_confidence)
     if sheet is not None:
-        write_sheet(text, hits, sheet)
+        write_sheet(" ".join([text, *(f"[{each}]" for each in images)]).strip(), hits, sheet)
     if json:
-        print_json({"query": text, "confident": _is_confident(hits), "hits": [hit_to_dict(hit) for hit in hits]})
-    elif found and not hits:
-        say("no confident match; --min-confidence none shows what comes nearest")
+        asked = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
+        print_json({**asked, "confident": _is_confident(hits), "hits": [hit_to_dict(hit) for hit in hits]})
     elif not hits:
-        say("no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)")
-    elif sys.stdout.isatty() and not explain:
-        _print_table(hits)
+        say(_NOTHING_CONFIDENT if found else _NOTHING)
     else:
-        for hit in hits:
-            print(f"{hit.rank}\t{hit.score:.3f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
-            for line in explained(hit) if explain else ():
-                print(f"    {line}")
+        _print(hits, explain=explain)
+
+
+def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[Path | Like]:
+    """Return the pictures and clips asked for, the model of pictures at hand. Raises UsageError, QueryError."""
+    if not files and not clips:
+        return []
+    from vfindex.search.likeness import Like
+    from vfindex.search.pictures import check_file
+
+    likes = [Like.parse(clip) for clip in clips]
+    for file in files:
+        check_file(file)
+    if files and not engine.pictures.are_readable:
+        from vfindex.indexer.models import LibraryModels
+
+        engine.pictures.take(LibraryModels(engine.setup, cache_folder(), say=say).image_folder())
+    return [*files, *likes]
 
 
 def _confident(hits: list[Hit], least: Label | None) -> list[Hit]:
@@ -159,12 +189,23 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
     }
 
 
+def _print(hits: list[Hit], *, explain: bool) -> None:
+    if sys.stdout.isatty() and not explain:
+        _print_table(hits)
+        return
+    digits = decimals(hits)
+    for hit in hits:
+        print(f"{hit.rank}\t{hit.score:.{digits + 1}f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
+        for line in explained(hit, digits) if explain else ():
+            print(f"    {line}")
+
+
 def _span(hit: Hit) -> str:
     return f"{clock(hit.start_s)}-{clock(hit.end_s)}"
 
 
-def _because(hit: Hit) -> str:
-    parts = [f"{m} {value:+.2f}" for m, value in hit.modalities.items() if value is not None]
+def _because(hit: Hit, digits: int) -> str:
+    parts = [f"{m} {value:+.{digits}f}" for m, value in hit.modalities.items() if value is not None]
     return ", ".join(parts)
 
 
@@ -175,7 +216,7 @@ def _print_table(hits: list[Hit]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console, digits = Console(highlight=False), decimals(hits)
     wide = console.width >= _TABLE_WIDTH
     table = Table(box=None, pad_edge=False, header_style="dim", show_header=wide, padding=(0, 2, 0 if wide else 1, 0))
     table.add_column("#", justify="right")
@@ -190,11 +231,11 @@ def _print_table(hits: list[Hit]) -> None:
         folder, name = os.path.split(path_text(hit.video) or "?")
         link = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
         place = Text.assemble((plain(name), Style(bold=True, link=link)), "\n", (plain(folder), "dim"))
-        because = Text(_because(hit))
+        because = Text(_because(hit, digits))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")
         label = hit.confidence or ""
-        rank, score = Text(str(hit.rank)), f"{hit.score:.2f}"
+        rank, score = Text(str(hit.rank)), f"{hit.score:.{digits}f}"
         if wide:
             table.add_row(rank, Text(f"{score}\n{label}".rstrip()), Text(_span(hit)), place, because)
         else:

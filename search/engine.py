@@ -25,9 +25,8 @@ from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
 from vfindex.search.likeness import Like, clip_at, stored_picture, with_pictures
 from vfindex.search.pairs import best_pairs
 from vfindex.search.pictures import Pictures
-from vfindex.search.query import Moment, Query
+from vfindex.search.query import Combination, Moment, Query
 from vfindex.search.ranking import Asked, Ranking, Scored, View, combined, score_clips
-from vfindex.search.reciprocal import Combination
 from vfindex.search.words import WordEvidence, allowed, find_words
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import Fusion
@@ -132,6 +131,11 @@ class SearchEngine:
         if stored is None:
             raise QueryError(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
         return cls(library, setup_from_json(stored), fusion)
+
+    @property
+    def setup(self) -> Setup:
+        """What the library was made with."""
+        return self._setup
 
     def search(
         self,

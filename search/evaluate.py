@@ -14,8 +14,7 @@ from vfindex.search.collections import Question, Relevant
 from vfindex.search.confidence import LABELS, Label
 from vfindex.search.engine import SearchEngine
 from vfindex.search.metrics import Difference, Figure, Span, compare, score, summarise, temporal_iou
-from vfindex.search.query import Query
-from vfindex.search.reciprocal import COMBINATIONS, Combination
+from vfindex.search.query import COMBINATIONS, Combination, Query
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.library import Library

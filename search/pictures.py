@@ -89,7 +89,7 @@ def read_picture(path: Path, size_px: int) -> Pixels:
     """
     from PIL import Image, UnidentifiedImageError
 
-    _check_file(path)
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that are refused below, and of harmless flaws
@@ -109,7 +109,7 @@ def read_picture(path: Path, size_px: int) -> Pixels:
         raise QueryError(f"the picture {path} is damaged ({exc}); save it anew, or take another one") from exc
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raise QueryError unless a path is a file that holds something; a pipe would be waited for."""
     try:
         found = path.stat()

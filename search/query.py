@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Literal
+from typing import Literal, get_args
 
 from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.scripts import words_of
@@ -31,6 +31,9 @@ PREFIXES: Mapping[str, Modality] = {"said": "speech", "shown": "visual", "titled
 Place = Literal["speech", "text"]
 PLACES: tuple[Place, ...] = ("speech", "text")
 Order = Literal["then", "near"]
+# convex: a score is the weighted sum of similarities and words. rrf: the sum of reciprocal ranks, see `reciprocal`.
+Combination = Literal["convex", "rrf"]
+COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 

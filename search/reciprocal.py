@@ -9,7 +9,7 @@ gets on average. The score is written without that average, so that it adds noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from vfindex.storage.records import Modality
 if TYPE_CHECKING:
     from vfindex.search.ranking import Scored
 
-# convex: the weighted sum of similarities and words. rrf: the sum of reciprocal ranks.
-Combination = Literal["convex", "rrf"]
-COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
 # As published, and as search engines have it; the first rank is worth 1/61, the hundredth 1/160.
 RANK_CONSTANT = 60
 

@@ -1,0 +1,116 @@
+"""`vfindex search` with pictures and clips of the library in place of words, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_maker import add_video, axis, clip, install
+from PIL import Image
+
+from vfindex.indexer.models import LibraryModels
+from vfindex.search.pictures import Pictures
+from vfindex.storage.errors import ModelError
+from vfindex.storage.writer import writing
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a library of three videos that carries its model of pictures; 2.png shows what /videos/c shows."""
+    monkeypatch.setattr(Pictures, "encode", lambda self, path: axis(int(path.stem)))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "library"
+    with writing(folder) as writer:
+        install(writer)
+        for number, name in enumerate("abc"):
+            add_video(writer, name, [clip(visual=axis(number)), clip(5, 9, visual=axis(number + 3))])
+        writer.publish()
+    (folder / "query" / "by-hand-image").mkdir()
+    Image.new("RGB", (30, 20), "red").save("2.png")
+    return folder
+
+
+def first(run: Any, *arguments: object) -> str:
+    ran = run("search", *arguments)
+    assert ran.code == 0, ran.err
+    return str(ran.out.split("\n")[0].split("\t")[-1])
+
+
+def test_a_picture_and_a_clip_find_their_like(run: Any, seen: Path) -> None:
+    assert first(run, "--image", "2.png", "--library", seen) == "/videos/c"
+    assert first(run, "--like", "/videos/c@1", "--library", seen) in ("/videos/a", "/videos/b", "/videos/c")
+    assert first(run, "in:/videos/a", "--image", "2.png", "--library", seen) == "/videos/a"
+    document = json.loads(
+        run("search", "--image", "2.png", "--like", "/videos/a@0:01", "--json", "--library", seen).out
+    )
+    assert (document["query"], document["images"], document["like"]) == ("", ["2.png"], ["/videos/a@0:01"])
+    assert document["confident"] is None and document["hits"][0]["video"] == "/videos/c"
+
+
+def test_ranks_can_be_summed(run: Any, seen: Path) -> None:
+    ran = run("search", "words", "--combine", "rrf", "--explain", "--library", seen)
+    assert ran.out.startswith("1\t0.00") and "visual  +0.00" in ran.out
+    assert run("search", "words", "--combine", "sum", "--library", seen).code == 2
+
+
+def test_the_sheet_of_a_picture(run: Any, seen: Path, tmp_path: Path) -> None:
+    assert run("search", "--image", "2.png", "--sheet", tmp_path / "out.png", "--library", seen).code == 0
+    with Image.open(tmp_path / "out.png") as sheet:
+        assert sheet.width > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ((), 2, "say what to look for"),
+        (("--like", "/videos/a"), 2, "beach.mp4@12.5"),
+        (("--like", "/videos/z@1"), 1, "is not in this library"),
+        (("--like", "/videos/a@99"), 1, "it runs from 0 s to 9 s"),
+        (("--image", "nothing.png"), 1, "cannot be read"),
+        (("--image", "library"), 1, "is no file"),
+        (("a then b within 5s", "--image", "2.png"), 1, "two"),
+        (("--image", "2.png", "--weight", "visual=0"), 1, "weight is 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_sentence(
+    run: Any, seen: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    ran = run("search", *arguments, "--library", seen)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.splitlines()[-1].startswith("vfindex: ") and says in ran.err
+
+
+def test_an_error_in_json_names_its_place(run: Any, seen: Path) -> None:
+    error = json.loads(run("search", 'dog "in the park', "--json", "--library", seen).out)["error"]
+    assert (error["kind"], error["position"]) == ("QueryError", 4)
+    assert "position" not in json.loads(run("search", "--image", "x", "--json", "--library", seen).out)["error"]
+
+
+def test_the_model_of_pictures_is_brought_once(run: Any, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (seen / "query" / "by-hand-image").rmdir()
+    model = seen.parent / "model"
+    model.mkdir()
+    asked = []
+
+    def find(self: LibraryModels, *_: object, **__: object) -> None:
+        asked.append(self)
+
+    monkeypatch.setattr(LibraryModels, "__init__", find)
+    monkeypatch.setattr(LibraryModels, "image_folder", lambda self: model)
+    for _ in range(2):
+        assert first(run, "--image", "2.png", "--library", seen) == "/videos/c"
+    assert len(asked) == 1 and (seen / "query" / "by-hand-image").is_dir()
+
+
+def test_a_machine_without_the_models_is_told(run: Any, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (seen / "query" / "by-hand-image").rmdir()
+
+    def miss(self: LibraryModels, *_: object, **__: object) -> None:
+        raise ModelError("the model NAME is not here; run: vfindex models pull NAME")
+
+    monkeypatch.setattr(LibraryModels, "__init__", miss)
+    ran = run("search", "--image", "2.png", "--library", seen)
+    assert (ran.code, ran.err) == (1, "vfindex: the model NAME is not here; run: vfindex models pull NAME\n")
+    assert first(run, "--like", "/videos/c@1", "--library", seen), "a clip needs no model"

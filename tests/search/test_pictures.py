@@ -1,0 +1,374 @@
+"""Pictures and clips as questions: what is read of files, what they weigh beside words, what answers them."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from library_maker import DIM, SETUP, add_video, axis, clip, install
+from PIL import Image
+
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.likeness import Like
+from vfindex.search.pictures import BACKDROP, MAX_PIXELS, Pictures, read_picture
+from vfindex.search.query import Part
+from vfindex.storage.errors import ModelError, QueryError, UsageError
+from vfindex.storage.library import Library
+from vfindex.storage.records import Clip, FloatArray
+from vfindex.storage.writer import writing
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def halves(mode: str = "RGB") -> Image.Image:
+    """Return a picture of 40 x 20, its left half red, the right one blue."""
+    picture = Image.new("RGB", (40, 20), "red")
+    picture.paste("blue", (20, 0, 40, 20))
+    return picture.convert(mode)
+
+
+def colour(pixels: Any, row: float, column: float) -> str:
+    """Return which of red, green and blue is strongest at a place, as a share of height and width."""
+    height, width = pixels.shape[:2]
+    return "rgb"[int(np.argmax(pixels[int(row * height), int(column * width)]))]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.tif", "a.gif"])
+def test_the_short_side_is_what_the_model_takes(tmp_path: Path, name: str) -> None:
+    halves().save(tmp_path / name)
+    pixels = read_picture(tmp_path / name, 32)
+    assert (pixels.shape, pixels.dtype) == ((32, 64, 3), np.uint8)
+    assert (colour(pixels, 0.5, 0.1), colour(pixels, 0.5, 0.9)) == ("r", "b")
+
+
+def test_a_picture_stands_as_its_camera_was_held(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: what is left in the file belongs to the top
+    halves().save(tmp_path / "turned.jpg", exif=exif)
+    pixels = read_picture(tmp_path / "turned.jpg", 32)
+    assert pixels.shape == (64, 32, 3)
+    assert (colour(pixels, 0.1, 0.5), colour(pixels, 0.9, 0.5)) == ("r", "b")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_tells_nothing(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGBA", (30, 30), (255, 255, 255, 0)).convert(mode)
+    picture.save(tmp_path / "a.png", **({"transparency": picture.getpixel((0, 0))} if mode == "P" else {}))
+    assert np.all(read_picture(tmp_path / "a.png", 16) == BACKDROP)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "CMYK", "YCbCr"])
+def test_every_kind_of_pixel_is_read(tmp_path: Path, mode: str) -> None:
+    values = np.zeros((20, 40), np.uint16)
+    values[:, 20:] = 40_000
+    picture = Image.fromarray(values) if mode == "I;16" else halves(mode)
+    path = tmp_path / ("a.png" if mode in ("1", "L", "I;16") else "a.tif")
+    picture.save(path)
+    pixels = read_picture(path, 32)
+    assert pixels.shape == (32, 64, 3)
+    if mode == "I;16":
+        assert pixels[16, 60].tolist() == [156] * 3 and pixels[16, 4].tolist() == [0] * 3
+
+
+def test_of_a_moving_picture_the_first_frame_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert colour(read_picture(tmp_path / "a.gif", 16), 0.5, 0.5) == "r"
+
+
+@pytest.mark.parametrize(("size", "shape"), [((1, 1), (16, 16)), ((5000, 2), (16, 48)), ((17, 900), (48, 16))])
+def test_strips_are_squeezed_and_dots_grow(tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png", 16).shape == (*shape, 3)
+
+
+def bomb(path: Path, width_px: int, height_px: int) -> None:
+    """Write a PNG of a few bytes that claims a size."""
+    header = struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(b"\0" * 99), b"IEND")
+    framed = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+
+
+def make_odd(path: Path, kind: str) -> None:
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "words":
+        path.write_text("a dog")
+    elif kind == "postscript":
+        halves().save(path, format="EPS")
+    elif kind == "cut":
+        halves().resize((400, 400)).save(path, format="JPEG")
+        path.write_bytes(path.read_bytes()[:700])
+    elif kind == "bomb":
+        bomb(path, 100_000, MAX_PIXELS // 100_000 + 1)
+    elif kind == "great bomb":
+        bomb(path, 100_000, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("absent", r"cannot be read \(No such file"),
+        ("folder", "is no file"),
+        ("pipe", "is no file"),
+        ("empty", "an empty file"),
+        ("words", "no picture of a kind that is read"),
+        ("postscript", "no picture of a kind that is read"),
+        ("cut", "is damaged"),
+        ("bomb", "too large"),
+        ("great bomb", "too large"),
+    ],
+)
+def test_what_is_no_picture_is_told_in_a_sentence(tmp_path: Path, kind: str, says: str) -> None:
+    path = tmp_path / "odd"
+    make_odd(path, kind)
+    with pytest.raises(QueryError, match=says) as told:
+        read_picture(path, 16)
+    assert "odd" in str(told.value) and "\n" not in str(told.value)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
+    keep=st.floats(0.1, 1),
+)
+def test_a_damaged_picture_is_read_or_refused(tmp_path: Path, kind: str, changes: Any, keep: float) -> None:
+    path = tmp_path / "a"
+    halves().save(path, format=kind)
+    data = bytearray(path.read_bytes())
+    for where, value in changes:
+        data[int(where * (len(data) - 1))] = value
+    path.write_bytes(data[: max(1, int(keep * len(data)))])
+    try:
+        assert min(read_picture(path, 16).shape[:2]) == 16
+    except QueryError as exc:
+        assert str(path) in str(exc)
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question "3" asks for axis 3 in every modality; a picture named 3.png shows axis 3."""
+
+    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
+        return dict.fromkeys(part.modalities, axis(next((int(c) for c in part.text if c.isdigit()), 0)))
+
+    def see(self: Pictures, path: Path) -> FloatArray:
+        return axis(int(path.stem))
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    monkeypatch.setattr(Pictures, "encode", see)
+
+
+def make(folder: Path, videos: dict[str, list[Clip]]) -> SearchEngine:
+    with writing(folder) as writer:
+        install(writer)
+        for name, clips in videos.items():
+            add_video(writer, name, clips)
+        writer.publish()
+    return SearchEngine.open(folder)
+
+
+def names(hits: list[Hit]) -> list[str]:
+    return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]
+
+
+def leaning(first: int, second: int, share: float) -> FloatArray:
+    vector = (1 - share) * axis(first) + share * axis(second)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+@pytest.mark.parametrize("combine", ["convex", "rrf"])
+def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> None:
+    videos = {f"v{i}": [clip(visual=axis(i), speech=axis(7 - i))] for i in range(4)}
+    engine = make(tmp_path, videos)
+    for i in range(4):
+        hits = engine.search(images=[Path(f"{i}.png")], combine=combine)
+        assert names(hits)[0] == f"v{i}" and hits[0].score > 2 * max(hits[1].score, 0)
+        assert hits[0].modalities["speech"] is None and hits[0].missing["speech"] == "not asked for"
+        assert hits[0].confidence is None and hits[0].frame_s == 0.0
+
+
+def test_a_picture_is_centred_like_the_clips_and_not_like_the_questions(tmp_path: Path) -> None:
+    """All clips have much in common; what the picture shares with the clip like it is what few have."""
+    common = [leaning(0, i, 0.4) for i in range(1, DIM)]
+    videos = {f"v{i}": [clip(visual=vector)] for i, vector in enumerate(common, start=1)}
+    engine = make(tmp_path, {**videos, "plain": [clip(visual=axis(0))]})
+    with engine._library.snapshot() as snapshot:
+        part = engine._view(snapshot, {}, "convex").spec.parts["visual"]
+    assert float(part.mean[0]) > 0.01 and not part.query_mean.any()
+    [like] = [hit for hit in engine.search(images=[Path("3.png")]) if names([hit]) == ["v3"]]
+    assert like.rank == 1
+
+
+def test_words_and_pictures_are_asked_together(tmp_path: Path) -> None:
+    videos = {"one": [clip(visual=axis(1))], "two": [clip(visual=axis(2))], "both": [clip(visual=leaning(1, 2, 0.5))]}
+    engine = make(tmp_path, {**videos, "none": [clip(visual=axis(5))]})
+    assert names(engine.search("1", images=[Path("2.png")]))[0] == "both"
+    assert names(engine.search("3:d1", images=[Path("2.png")]))[0] == "one", "a word that counts three times"
+    assert names(engine.search(images=[Path("1.png"), Path("2.png")]))[0] == "both"
+    assert names(engine.search("shown:1 -d2", images=[Path("1.png")]))[:1] == ["one"]
+
+
+def test_pictures_count_as_much_as_words_however_alike_all_clips_are(tmp_path: Path) -> None:
+    """Similarities of pictures with pictures are five times those with words; the balance is that of the spreads."""
+    rng = np.random.default_rng(0)
+
+    def of_words(vector: FloatArray) -> FloatArray:
+        return np.asarray(0.2 * vector + np.sqrt(1 - 0.2**2) * axis(7), np.float32)  # words lie elsewhere
+
+    rows = rng.normal(size=(120, DIM - 1))
+    clips = [np.append(row / np.linalg.norm(row), 0.0).astype(np.float32) for row in rows]
+    engine = make(tmp_path, {f"v{i}": [clip(visual=vector)] for i, vector in enumerate(clips)})
+    engine._encoder.encode = lambda part: dict.fromkeys(part.modalities, of_words(clips[int(part.text)]))  # type: ignore[method-assign]
+    engine.pictures.encode = lambda path: clips[int(path.stem)]  # type: ignore[method-assign]
+    words, picture = engine.search("3"), engine.search(images=[Path("9.png")])
+    assert (names(words)[0], names(picture)[0]) == ("v3", "v9")
+    both = {name: hit.rank for hit in engine.search("3", images=[Path("9.png")], top_k=120) for name in names([hit])}
+    assert both["v9"] == 1
+
+
+def test_filters_and_conditions_hold_for_pictures(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(visual=axis(2))]})
+    assert names(engine.search("in:/videos/b", images=[Path("1.png")])) == ["b"]
+    assert engine.search("shorter:1s", images=[Path("1.png")]) == []
+    assert engine.search('"never said"', images=[Path("1.png")]) == []
+
+
+def test_what_cannot_be_asked_with_pictures(tmp_path: Path) -> None:
+    engine = make(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(speech=axis(2))]})
+    with pytest.raises(QueryError, match="two") as told:
+        engine.search("1 then 2 within 5s", images=[Path("1.png")])
+    assert told.value.position == 7
+    with pytest.raises(QueryError, match="weight is 0"):
+        engine.search(images=[Path("1.png")], weights={"visual": 0})
+    with pytest.raises(QueryError, match="empty"):
+        engine.search("")
+    with pytest.raises(QueryError, match="nothing to look for"):
+        engine.search("in:b")
+    with pytest.raises(QueryError, match="has no pictures"):
+        engine.search(images=[Like(Path("/videos/b"), 1.0)])
+
+
+# --- clips of the library -------------------------------------------------------------------------------------------
+
+
+def moving(start_s: float, *frames: FloatArray) -> Clip:
+    """Return a clip of 5 s with these frames."""
+    mean = np.mean(frames, axis=0)
+    vector = np.asarray(mean / np.linalg.norm(mean), np.float32)
+    times = start_s + np.arange(len(frames), dtype=np.float64)
+    return Clip(start_s, start_s + 5, 0.0, {"visual": vector}, np.stack(frames), times)
+
+
+def test_a_clip_finds_its_like_and_neither_itself_nor_its_copies(tmp_path: Path) -> None:
+    shot = (axis(1), leaning(1, 2, 0.4))
+    videos = {
+        "asked": [moving(0, axis(5), axis(6)), moving(5, *shot), moving(10, leaning(1, 3, 0.3), leaning(1, 3, 0.35))],
+        "copy": [moving(0, axis(5), axis(6)), moving(5, *shot)],
+        "like": [moving(0, leaning(1, 4, 0.3), leaning(1, 4, 0.35))],
+        "other": [moving(0, axis(3), axis(4))],
+    }
+    engine = make(tmp_path, videos)
+    hits = engine.search(images=[Like(Path("/videos/asked"), 7.5)])
+    assert names(hits)[:2] in (["like", "asked"], ["asked", "like"])
+    assert "copy" not in [name for hit in hits[:2] for name in names([hit])]
+    of_itself = next(hit for hit in hits if names([hit]) == ["asked"])
+    assert (of_itself.start_s, of_itself.end_s) == (10, 15), "another moment of its video, which does not grow over it"
+    spans = [(hit.start_s, hit.end_s) for hit in engine.search(images=[Like(Path("/videos/asked"), 7.5)], per_video=3)]
+    assert (5, 10) not in spans
+
+
+def test_a_time_names_the_clip_that_covers_it(tmp_path: Path) -> None:
+    clips = [clip(5.0 * i, 5.0 * i + 5, visual=axis(i)) for i in range(3)]
+    others = {f"v{i}": [clip(visual=axis(i))] for i in range(3)}
+    engine = make(tmp_path, {"long": clips, **others})
+    for time_s, first in ((0.0, "v0"), (4.99, "v0"), (5.0, "v1"), (14.0, "v2"), (15.0, "v2")):
+        assert names(engine.search(images=[Like(Path("/videos/long"), time_s)]))[0] == first
+    with pytest.raises(QueryError, match=r"no clip of /videos/long covers 15\.5 s: it runs from 0 s to 15 s"):
+        engine.search(images=[Like(Path("/videos/long"), 15.5)])
+    with pytest.raises(QueryError, match="is not in this library"):
+        engine.search(images=[Like(Path("/videos/none"), 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("text", "video", "time_s"),
+    [
+        ("a.mp4@12.5", "a.mp4", 12.5),
+        ("a.mp4@1:02", "a.mp4", 62),
+        ("a.mp4@1:02:03.5", "a.mp4", 3723.5),
+        ("me@home.mp4@7", "me@home.mp4", 7),
+        ("a b@90s", "a b", 90),
+    ],
+)
+def test_a_clip_is_named_by_video_and_time(text: str, video: str, time_s: float) -> None:
+    assert Like.parse(text) == Like(Path(video), time_s)
+    assert Like.parse(str(Like.parse(text))) == Like.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "a.mp4", "@5", "a.mp4@", "a.mp4@x", "a.mp4@-5", "a.mp4@1:", "a.mp4@1e9", "a@nan"])
+def test_what_names_no_clip_is_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError, match=r"beach\.mp4@12\.5"):
+        Like.parse(text)
+
+
+@given(st.text(max_size=30))
+def test_any_text_names_a_clip_or_is_wrong_usage(text: str) -> None:
+    try:
+        like = Like.parse(text)
+    except UsageError:
+        return
+    assert Like.parse(str(like)).video == like.video and like.time_s >= 0
+
+
+# --- the model of pictures ------------------------------------------------------------------------------------------
+
+
+def test_without_its_model_of_pictures_a_library_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with writing(tmp_path) as writer:
+        install(writer)
+    pictures = Pictures(Library.open(tmp_path), SETUP)
+    assert not pictures.are_readable
+    with pytest.raises(ModelError, match="does not carry its model of pictures"):
+        pictures.encode(tmp_path / "a.png")
+
+
+def test_a_library_keeps_the_model_that_it_was_given(tmp_path: Path) -> None:
+    given_ = tmp_path / "model"
+    given_.mkdir()
+    (given_ / "meta.json").write_text("{}")
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+    library = Library.open(tmp_path / "library")
+    Pictures(library, SETUP).take(given_)
+    assert Pictures(library, SETUP).are_readable
+    assert sorted(p.name for p in (tmp_path / "library" / "query").iterdir()) == ["by-hand-image"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_library_that_is_only_read_leaves_the_model_where_it_is(tmp_path: Path) -> None:
+    given_ = tmp_path / "model"
+    given_.mkdir()
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+    (tmp_path / "library" / "query").chmod(0o500)
+    pictures = Pictures(Library.open(tmp_path / "library"), SETUP)
+    pictures.take(given_)
+    assert pictures.are_readable and not any((tmp_path / "library" / "query").iterdir())
