@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from vfindex.storage.words import WordMatch
 
 # Documents with words of the question that are looked at; beyond these BM25 has little to say.
 MAX_WORD_MATCHES = 300
+# Clips that words bring in, the best documents' first; as many as the joint index does.
+MAX_WORD_CLIPS = 200
 # Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
 MAX_TITLES = 30
 MAX_CLIPS_PER_TITLE = 20
@@ -70,10 +73,13 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
             evidence.text.setdefault(match.video_id, []).append(Found(match, here))
         elif here:
             spoken[document_id] = Found(match, here)
+    during: dict[int, list[int]] = {}
     for document_id, clip_id in snapshot.words.clips_during(spoken):
         evidence.speech.setdefault(clip_id, []).append(spoken[document_id])
-    titled = snapshot.first_clips(list(evidence.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if evidence.text else []
-    evidence.clip_ids = list(dict.fromkeys([*evidence.speech, *titled]))
+        during.setdefault(document_id, []).append(clip_id)
+    titled = snapshot.first_clips(list(evidence.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if evidence.text else {}
+    brought = (titled.get(m.video_id, ()) if m.start_s is None else during.get(id_, ()) for id_, m in known.items())
+    evidence.clip_ids = list(dict.fromkeys(chain.from_iterable(brought)))[:MAX_WORD_CLIPS]
     return evidence
 
 

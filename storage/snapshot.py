@@ -197,14 +197,17 @@ class Snapshot:
         )
         return {row.id: StoredClip(*row) for row in self._by_id(query, c.id, ids)}
 
-    def first_clips(self, video_ids: Sequence[int], limit: int) -> list[int]:
-        """Return the ids of the first `limit` clips of each video, the videos in this order."""
+    def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
+        """Return video id -> the ids of its first `limit` clips, in order of time."""
         rows = self._fetched(
-            "SELECT c.id FROM json_each(?) j JOIN clip c ON c.id IN"
-            " (SELECT id FROM clip WHERE video_id = j.value ORDER BY start_ms LIMIT ?) ORDER BY j.key, c.start_ms",
+            "SELECT j.value, c.id FROM json_each(?) j JOIN clip c ON c.id IN"
+            " (SELECT id FROM clip WHERE video_id = j.value ORDER BY start_ms LIMIT ?) ORDER BY c.start_ms",
             (json.dumps(list(video_ids)), limit),
         )
-        return [id_ for (id_,) in rows]
+        found: dict[int, list[int]] = {id_: [] for id_ in video_ids}
+        for video_id, clip_id in rows:
+            found[video_id].append(clip_id)
+        return found
 
     def clips_of(self, video_id: int) -> list[StoredClip]:
         """Return a video's clips in order of time."""
