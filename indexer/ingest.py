@@ -15,14 +15,25 @@ from pathlib import Path
 from vfindex.indexer.discover import discover
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.media import Options, Sampling
-from vfindex.indexer.models import Opening, advice, install, open_encoders, preset_name, references_of
+from vfindex.indexer.models import (
+    LibraryModels,
+    Opening,
+    advice,
+    install,
+    open_encoders,
+    preset_name,
+    references_of,
+)
 from vfindex.indexer.passes import in_turn
-from vfindex.indexer.presets import Choice
+from vfindex.indexer.pipeline import Texts
+from vfindex.indexer.presets import LITE_VISUAL, Choice
 from vfindex.indexer.report import Report
+from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import Setup
 from vfindex.storage.roots import Root, remember
+from vfindex.storage.settings import recognises, set_recognises
 from vfindex.storage.writer import Writer, writing
 
 
@@ -31,7 +42,7 @@ class IngestSettings:
     """What the user asked for; None: what the library has, or the default for a new one.
 
     choice: the models of a new library. workers: units read at once. exclude: globs, see discover. cache: where models
-    are kept. compiled: see OpenClipEncoder. progressive: see `passes.in_turn`.
+    are kept. compiled: see OpenClipEncoder. progressive: see `passes.in_turn`. runner: who does the work.
     """
 
     cache: Path
@@ -43,6 +54,7 @@ class IngestSettings:
     compiled: bool = False
     command: str = "ingest"
     progressive: bool = False
+    runner: RunnerChoice = field(default_factory=RunnerChoice)
 
 
 def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watcher: Watcher | None = None) -> Report:
@@ -73,12 +85,27 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
 
 
 def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
-    """Open the library's models, and index what is to be done. Raises ModelError, LibraryVersion."""
+    """Open the library's models, and index what is to be done.
+
+    Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
+    """
+    if settings.runner.with_ray(needs_gpu=references_of(setup)["visual"] != LITE_VISUAL):
+        _work_on_ray(run, setup, settings)
+        return
     workers = settings.workers or default_workers()
     opening = Opening(usable_cores(), run.options.asr, settings.compiled)
     encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
     with LocalRunner(workers, encoders) as runner:
         in_turn(run, runner, encoders, workers, progressive=settings.progressive)
+
+
+def _work_on_ray(run: Triage, setup: Setup, settings: IngestSettings) -> None:
+    from vfindex.indexer.on_ray import Models, RayRunner, Session  # takes seconds to import
+
+    texts = Texts(LibraryModels(setup, settings.cache, say=run.watcher.say).text(usable_cores()))
+    models = Models(setup, settings.cache, run.options.asr, settings.compiled)
+    with Session(settings.runner.address), RayRunner(models, texts, settings.runner) as runner:
+        in_turn(run, runner, texts, settings.workers or runner.window, progressive=settings.progressive)
 
 
 def _roots(folder: Path, paths: Sequence[bytes], exclude: tuple[str, ...]) -> list[Root]:
@@ -116,7 +143,6 @@ def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
 
 def _asr(writer: Writer, asked: bool | None) -> bool:
     """Return whether speech is recognised, and remember it for the next run if it was asked for."""
-    if asked is None:
-        return writer.catalog.get("asr") != "0"
-    writer.catalog.put("asr", str(int(asked)))
-    return asked
+    if asked is not None:
+        set_recognises(writer.catalog, asked)
+    return recognises(writer.catalog)

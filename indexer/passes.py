@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from vfindex.indexer.driver import Driver
-from vfindex.indexer.pipeline import Encoders
+from vfindex.indexer.pipeline import Encoders, Texts
 from vfindex.indexer.refresh import refresh
 from vfindex.indexer.runner import Runner
 from vfindex.indexer.triage import Triage
 
 
-def in_turn(run: Triage, runner: Runner, encoders: Encoders, workers: int, *, progressive: bool) -> None:
+def in_turn(run: Triage, runner: Runner, encoders: Encoders | Texts, workers: int, *, progressive: bool) -> None:
     """Index what is to be done, and tell the report what is left of it.
 
     progressive: first make all that is new searchable by a look in passing (names, subtitles, a keyframe every 10 s, no

@@ -17,9 +17,9 @@ from vfindex.storage.records import UnitPlan
 
 RunnerName = Literal["auto", "local", "ray"]
 # Processor cores that one worker of each kind share. Measured for `lite` (tests/bench/ingest.py): pictures take 40 % of
-# the time, speech 40 %, decoding 17 %; two cores keep one of each busy.
+# the time, speech 40 %, decoding 17 %; one worker of each keeps two cores busy.
 SLOT_CPUS = 2.0
-_DECODE_SHARE, _ENCODE_SHARE, _LISTEN_SHARE = 0.2, 0.4, 0.4
+_HOST_CPUS = 0.25  # of a worker whose model is on a GPU
 # Of one GPU: a worker that encodes pictures and one that recognises speech fit on it together.
 GPU_SHARE = 0.5
 
@@ -62,25 +62,25 @@ class PathMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class RunnerChoice:
     """Who is to do the work. address: of a Ray cluster. path_map: see there. gpu_share: of a GPU, for each worker."""
 
-    runner: RunnerName = "auto"
+    name: RunnerName = "auto"
     address: str | None = None
     path_map: PathMap = field(default_factory=PathMap)
     gpu_share: float = GPU_SHARE
 
-    def with_ray(self) -> bool:
+    def with_ray(self, *, needs_gpu: bool) -> bool:
         """Return whether Ray does the work. Raises UsageError for contradictions.
 
-        `auto` takes it for a cluster, and for more than one GPU, which the local runner does not use. On one machine
-        without them the local runner needs fewer cycles and no start, however long the videos: docs/decisions.md.
+        `auto` takes it for a cluster, and for models that need a GPU where there are several, of which the local runner
+        uses one. On any other machine the local runner is faster however much there is to do: docs/decisions.md.
         """
-        if self.runner not in get_args(RunnerName):
-            raise UsageError(f"--runner takes {', '.join(get_args(RunnerName))}, not {self.runner!r}")
-        if self.runner == "local" and self.address:
+        if self.name not in get_args(RunnerName):
+            raise UsageError(f"--runner takes {', '.join(get_args(RunnerName))}, not {self.name!r}")
+        if self.name == "local" and self.address:
             raise UsageError("--runner local does not use a cluster; leave out --ray-address, or take --runner ray")
-        return self.runner == "ray" or (self.runner == "auto" and (bool(self.address) or len(gpus()) > 1))
+        return self.name == "ray" or (self.name == "auto" and (bool(self.address) or (needs_gpu and len(gpus()) > 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +102,19 @@ class Pools:
     listen: Pool
 
     @classmethod
-    def planned(cls, cpus: float, gpus: float, gpu_share: float = GPU_SHARE) -> Pools:
-        """Return the pools for so many processor cores and GPUs, which they fill, and no more."""
+    def planned(cls, nodes: Sequence[tuple[float, float]], gpu_share: float = GPU_SHARE) -> Pools:
+        """Return the pools that fill machines of so many (processor cores, GPUs), and no more.
+
+        Every worker asks for the same share of the processors where there is no GPU, so that however Ray scatters them,
+        all find a place.
+        """
+        gpus = sum(gpus for _, gpus in nodes)
         if gpus >= 1:
             pairs = max(1, int(gpus / (2 * gpu_share)))
-            rest = max(0.5, cpus - pairs)
-            decoders = max(1, int(rest))
-            return cls(
-                Pool(decoders, rest / decoders if rest < decoders else 1.0),
-                Pool(pairs, min(0.5, cpus / pairs / 4), gpu_share),
-                Pool(pairs, min(0.5, cpus / pairs / 4), gpu_share),
-            )
-        slots = max(1, int(cpus // SLOT_CPUS))
-        slot, threads = min(SLOT_CPUS, cpus), max(1, int(min(SLOT_CPUS, cpus)))
-        return cls(
-            Pool(slots, slot * _DECODE_SHARE),
-            Pool(slots, slot * _ENCODE_SHARE, threads=threads),
-            Pool(slots, slot * _LISTEN_SHARE, threads=threads),
-        )
+            decoders = sum(int(cpus - 2 * _HOST_CPUS * gpus / (2 * gpu_share)) for cpus, gpus in nodes)
+            host = Pool(pairs, _HOST_CPUS, gpu_share)
+            return cls(Pool(max(1, decoders), 1.0 if decoders > 0 else _HOST_CPUS), host, host)
+        slot = min([SLOT_CPUS, *(cpus for cpus, _ in nodes)])
+        slots = sum(int(cpus / slot) for cpus, _ in nodes)
+        share, threads = int(slot / 3 * 1000) / 1000, max(1, int(slot))
+        return cls(Pool(slots, share), Pool(slots, share, threads=threads), Pool(slots, share, threads=threads))
