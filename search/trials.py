@@ -26,7 +26,8 @@ from vfindex.storage.snapshot import Snapshot, StoredClip
 DEPTH = 100
 # A clip answers where it and a span that was judged share half of the shorter of the two.
 _HALF = 0.5
-_TOP = 10
+# Of the ranks that nDCG@10 looks at.
+_DISCOUNTS = 1 / np.log2(np.arange(2, 12))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +57,12 @@ class Trial:
     def ndcg(self, scores: NDArray[np.float64]) -> float:
         """Return nDCG@10 of the videos by their best clips, as `metrics` has it."""
         best = np.maximum.reduceat(scores, self.firsts) if len(scores) else scores
-        gains = self.grades[np.argsort(-best, kind="stable")][:_TOP]
-        return _dcg(gains) / _dcg(self.ideal[:_TOP])
+        return _dcg(self.grades[np.argsort(-best, kind="stable")]) / _dcg(self.ideal)
 
 
 def _dcg(gains: NDArray[np.float64]) -> float:
-    return float(np.sum(gains / np.log2(np.arange(2, len(gains) + 2))))
+    top = gains[: len(_DISCOUNTS)]
+    return float(top @ _DISCOUNTS[: len(top)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

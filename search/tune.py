@@ -131,14 +131,15 @@ def split(questions: Sequence[Question], count: int) -> list[Fold]:
         raise UsageError(f"at least 2 folds are needed, not {count}")
     fold = _fold_of_videos(questions, count)
     where = [(question, {fold[each.video] for each in question.relevant}) for question in questions]
-    folds = [Fold([q for q, at in where if n not in at], [q for q, at in where if at == {n}]) for n in range(count)]
-    held = sum(len(each.held) for each in folds)
+    parts = [Fold([q for q, at in where if n not in at], [q for q, at in where if at == {n}]) for n in range(count)]
+    folds = [part for part in parts if part.train and part.held]
+    held = sum(len(part.held) for part in folds)
     if held < MIN_HELD:
         raise UsageError(
             f"only {held} questions could be held out, too few to tell a gain from luck; {MIN_HELD} are needed, about "
             "videos of the library, at best about one video each"
         )
-    return [each for each in folds if each.held and each.train]
+    return folds
 
 
 def _fold_of_videos(questions: Sequence[Question], count: int) -> dict[str, int]:

@@ -1,0 +1,351 @@
+"""Learning from questions: who is held out, what is learned of planted libraries, and that only a gain is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from library_maker import SETUP, add_video, clip
+from numpy.typing import NDArray
+
+from vfindex.cli.app import main
+from vfindex.search import contrast
+from vfindex.search.collections import Question, Relevant
+from vfindex.search.contrast import learn_heads, mean_ndcg
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.evaluate import Configuration, ask, judge
+from vfindex.search.metrics import score
+from vfindex.search.trials import Trial, Trials, gather
+from vfindex.search.tune import MIN_HELD, learn_weights, split
+from vfindex.storage.errors import UsageError
+from vfindex.storage.fusion import META_KEY, Fusion
+from vfindex.storage.joint import JointSpec, ModalityPrior, ModalitySpec
+from vfindex.storage.library import Library
+from vfindex.storage.records import MODALITIES, FloatArray, Modality
+from vfindex.storage.writer import writing
+
+DIM, VIDEOS = 32, 24
+
+
+def unit(seed: int, n: int = 1) -> FloatArray:
+    """Return random unit vectors (n, DIM)."""
+    rows = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def prior(weight: float) -> ModalityPrior:
+    """Return a prior of random vectors: cosines of unrelated ones spread by the root of 1 / DIM."""
+    zero = np.zeros(DIM, np.float32)
+    return ModalityPrior(zero, zero, DIM**-0.5, unit(99, 50), weight)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a library in which question N asks for what video N says, at weights that all but ignore speech."""
+    folder = tmp_path_factory.mktemp("planted") / "library"
+    with writing(folder) as writer:
+        writer.install(SETUP, {"visual": prior(1.0), "speech": prior(0.05), "text": prior(0.05)}, {})
+        for number in range(VIDEOS):
+            clips = [clip(5.0 * at, 5.0 * at + 5, visual=unit(1000 + 2 * number + at)[0]) for at in range(2)]
+            clips[0] = replace(clips[0], embeddings={**clips[0].embeddings, "speech": unit(number)[0]})
+            add_video(writer, f"v{number}.mp4", clips)
+        writer.publish()
+    return folder
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Let question N ask by a random picture and by what video N says, or, if told so, by random speech."""
+
+    def choose(misleading: bool) -> None:
+        def encode(self: QueryEncoder, part: Any) -> dict[Modality, FloatArray]:
+            number = int(part.text.split()[-1])
+            said = unit(5000 + number)[0] if misleading else unit(number)[0]
+            return {"visual": unit(3000 + number)[0], "speech": said, "text": unit(4000 + number)[0]}
+
+        monkeypatch.setattr(QueryEncoder, "encode", encode)
+
+    choose(False)
+    return choose
+
+
+QUESTIONS = [
+    Question(f"q{n}", f"about {n}", (Relevant(f"v{n}.mp4", 1, ((0.0, 5.0),)),), "speech") for n in range(VIDEOS)
+]
+
+
+def write_questions(path: Path) -> Path:
+    rows = [{"query_id": q.id, "query": q.text, "relevant": [{"video": q.relevant[0].video}]} for q in QUESTIONS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# --- who is held out ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> list[Question]:
+    videos = st.lists(st.integers(0, 40), min_size=1, max_size=4, unique=True)
+    return [
+        Question(f"q{n}", "x", tuple(Relevant(f"v{video}") for video in draw(videos)))
+        for n in range(draw(st.integers(MIN_HELD, 60)))
+    ]
+
+
+@settings(max_examples=30)
+@given(asked(), st.integers(2, 6))
+def test_no_video_is_learned_from_and_judged_by(questions: list[Question], count: int) -> None:
+    try:
+        folds = split(questions, count)
+    except UsageError:
+        return
+    held = [question.id for fold in folds for question in fold.held]
+    assert len(held) == len(set(held)) >= MIN_HELD
+    for fold in folds:
+        videos = [{each.video for question in part for each in question.relevant} for part in (fold.train, fold.held)]
+        assert not videos[0] & videos[1]
+        assert fold.train
+        assert fold.held
+
+
+def test_questions_about_one_video_each_are_all_held_out() -> None:
+    assert sum(len(fold.held) for fold in split(QUESTIONS, 5)) == VIDEOS
+
+
+def test_too_few_questions_are_told() -> None:
+    with pytest.raises(UsageError, match="only 10 questions could be held out"):
+        split(QUESTIONS[:10], 5)
+
+
+# --- what trials say ------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=15), st.integers(0, 1000))
+def test_the_ndcg_of_a_trial_is_that_of_the_metrics(grades: list[int], seed: int) -> None:
+    scores = np.random.default_rng(seed).permutation(2 * len(grades)).astype(float)
+    grades[0] = max(grades[0], 1)
+    trial = replace(
+        trial_of([], [0.0] * len(scores)),
+        firsts=np.arange(0, len(scores), 2),
+        grades=np.array(grades, float),
+        ideal=np.sort(np.array([float(g) for g in grades if g]))[::-1],
+    )
+    best = scores.reshape(-1, 2).max(axis=1)
+    run = {"q": [f"v{at}" for at in np.argsort(-best)]}
+    judged = {"q": {f"v{at}": grade for at, grade in enumerate(grades) if grade}}
+    assert trial.ndcg(scores) == pytest.approx(score(judged, run, 10)["nDCG@10"]["q"])
+
+
+def test_trials_rank_as_searches_do(planted: Path, encoded: Callable[[bool], None]) -> None:
+    weights: dict[Modality, float] = {"visual": 1.0, "speech": 0.3, "text": 0.3}
+    fusion = Fusion("concat", weights)
+    trials = gather(Library.open(planted), QUESTIONS, {f"v{n}.mp4": n + 1 for n in range(VIDEOS)}, fusion)
+    own = np.array([weights[m] for m in MODALITIES])
+    [answers] = ask([Configuration("x", planted, fusion=fusion)], QUESTIONS)
+    level = judge(QUESTIONS, answers, "video")
+    assert level is not None
+    assert 0.2 < mean_ndcg(trials, own, heads_of_nothing(trials)) < 0.95
+    for trial in trials.each:
+        assert trial.ndcg(trial.scores(own)) == pytest.approx(level.values["nDCG@10"][trial.question.id])
+        assert trial.clips[trial.right].tolist() == [2 * int(trial.question.id[1:]) + 1]  # the clip of the span
+
+
+def heads_of_nothing(trials: Trials) -> contrast.Matrices:
+    return {(side, m): np.zeros((contrast.RANK, DIM)) for side in "AB" for m in trials.spec.order}
+
+
+# --- what is learned ------------------------------------------------------------------------------------------------
+
+
+def trial_of(right: Sequence[int], similar: Sequence[float], asked: FloatArray | None = None, first: int = 0) -> Trial:
+    """Return a trial over clips of a video each, whose pictures alone have similarities."""
+    n = len(similar)
+    table = np.zeros((n, 3))
+    table[:, 0] = similar
+    chosen: NDArray[np.bool_] = np.isin(np.arange(n), right)
+    return Trial(
+        Question(f"q{first}", "x", (Relevant("v"),)),
+        np.arange(first, first + n),
+        np.arange(n),
+        table,
+        np.zeros((n, 3)),
+        chosen,
+        chosen.astype(float),
+        np.ones(max(1, len(right))),
+        {} if asked is None else {"visual": asked},
+    )
+
+
+def spec_of(dim: int) -> JointSpec:
+    zero = np.zeros(dim, np.float32)
+    return JointSpec({m: ModalitySpec(zero, zero, 1.0, 1.0) for m in MODALITIES})
+
+
+def turned(count: int, seed: int) -> Trials:
+    """Return trials in which the clip that answers says what the question asks of pictures, in other words."""
+    generator = np.random.default_rng(seed)
+    dim, n = 6, 8
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, dim)))[0]
+    questions = generator.standard_normal((count, dim)).astype(np.float32)
+    said = generator.standard_normal((count * n, dim)).astype(np.float32)
+    said[::n] = questions @ turn
+    each = [trial_of([0], generator.standard_normal(n).tolist(), questions[at], at * n) for at in range(count)]
+    none = np.zeros_like(said)
+    return Trials(
+        each, spec_of(dim), {"visual": none, "speech": said, "text": none}, {at: at for at in range(count * n)}
+    )
+
+
+def test_heads_learn_what_holds_for_other_questions_too() -> None:
+    heads = learn_heads(turned(40, 1), turned(15, 2), {"visual": 1.0}, seed=0)
+    unseen = turned(30, 3)
+    learned = {
+        (side, m): head.astype(float)
+        for side, of in zip("AB", (heads.clip, heads.query), strict=True)
+        for m, head in of.items()
+    }
+    own = np.array([1.0, 0.0, 0.0])
+    assert (
+        mean_ndcg(unseen, own, learned)
+        > mean_ndcg(unseen, own, contrast._initial(unseen, np.random.default_rng(0))) + 0.2
+    )
+
+
+def test_heads_that_help_nobody_else_add_nothing() -> None:
+    train, other = turned(10, 1), turned(10, 2)
+    shuffled = np.random.default_rng(4).standard_normal(other.vectors["speech"].shape)
+    noise = replace(other, vectors={**other.vectors, "speech": shuffled.astype(np.float32)})
+    perfect = replace(
+        noise, each=[replace(t, similar=np.where(t.right[:, None], 9.0, 0.0) * [1, 0, 0]) for t in noise.each]
+    )
+    heads = learn_heads(train, perfect, {"visual": 1.0}, seed=0)
+    assert not any(head.any() for head in heads.query.values())
+
+
+def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast, "DROPPED", 0.0)
+    trials = turned(3, 1)
+    generator = np.random.default_rng(0)
+    own = np.array([1.0, 0.5, 0.5])
+    matrices = {
+        key: generator.normal(size=matrix.shape) * 0.3 for key, matrix in contrast._initial(trials, generator).items()
+    }
+
+    def loss() -> float:
+        shared = contrast._shared(trials, matrices)
+        total = 0.0
+        for trial in trials.each:
+            z = trial.scores(own) + contrast._of(trial, trials, shared).sum(axis=1) @ contrast._aim(trial, matrices)
+            total += float(np.log(np.exp(z).sum()) - np.log(np.exp(z[trial.right]).sum()))
+        return total / len(trials.each)
+
+    gradients = contrast._gradients(trials, own, matrices, generator)
+    for key in (("A", "speech"), ("B", "visual")):
+        step = 1e-5
+        before = matrices[key][2, 3]
+        ends = []
+        for value in (before - step, before + step):
+            matrices[key][2, 3] = value
+            ends.append(loss())
+        matrices[key][2, 3] = before
+        assert gradients[key][2, 3] == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=1e-4)
+
+
+def test_no_clip_loses_all_its_modalities() -> None:
+    trials = [trial_of([0], [0.0] * 200)]
+    [kept] = contrast._kept(trials, np.random.default_rng(0))
+    assert kept.any(axis=1).all()
+    assert 0.2 < 1 - kept.mean() < 0.4
+
+
+def test_a_weight_moves_to_the_middle_of_a_plateau_or_stays() -> None:
+    none = Trials([trial_of([0], [1.0, 0.0])], spec_of(2), {}, {})
+    start: dict[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
+    assert learn_weights(none, start, "concat") == start
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
+    monkeypatch.setattr("sys.argv", ["vfindex", "tune", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_what_wins_is_stored_and_taken_back(
+    planted: Path,
+    encoded: Callable[[bool], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    queries = write_questions(tmp_path / "q.jsonl")
+    assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--dry-run") == 0
+    dry = capsys.readouterr().out
+    assert "24 questions, 24 of them held out" in dry
+    assert "not stored, as --dry-run asks; it would win" in dry
+    assert stored(planted).weights == {}
+    assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["stored"]
+    assert document["after"]["value"] > document["before"]["value"] + 0.3
+    assert stored(planted).weights == document["weights"]
+    assert document["weights"]["speech"] > 2 * 0.05 * document["weights"]["visual"]
+    [answers] = ask([Configuration("x", planted)], QUESTIONS)
+    level = judge(QUESTIONS, answers, "video")
+    assert level is not None
+    assert level.figures()["all"]["nDCG@10"].value > 0.9
+    assert run(monkeypatch, "--reset", "--library", planted) == 0
+    assert stored(planted).weights == {
+        "visual": 1.0,
+        "speech": pytest.approx(0.05, abs=1e-3),
+        "text": pytest.approx(0.05, abs=1e-3),
+    }
+
+
+def test_what_does_not_win_is_not_stored(
+    planted: Path,
+    encoded: Callable[[bool], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encoded(True)
+    before = stored(planted).to_json()
+    queries = write_questions(tmp_path / "q.jsonl")
+    monkeypatch.setattr(contrast, "STEPS", 20)
+    assert run(monkeypatch, queries, "--folds", 2, "--fusion", "learned", "--library", planted, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["fusion"], document["wins"], document["stored"]) == ("learned", False, False)
+    assert run(monkeypatch, queries, "--folds", 2, "--fusion", "weighted", "--library", planted) == 0
+    assert "not stored: a gain is believed from P(gain) 0.9 on" in capsys.readouterr().out
+    assert stored(planted).to_json() == before
+
+
+def stored(folder: Path) -> Fusion:
+    with Library.open(folder).snapshot() as snapshot:
+        return Fusion.from_json(snapshot.get(META_KEY))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "name a file of questions"),
+        (("q.jsonl", "--reset"), "--reset learns nothing"),
+        (("--reset", "--dry-run"), "neither"),
+    ],
+)
+def test_wrong_usage_is_a_sentence(
+    arguments: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    assert sentence in capsys.readouterr().err
