@@ -90,14 +90,17 @@ def _end(until: str | None, max_hours: float | None, now: datetime) -> datetime 
 def _print_estimate(found: Estimate, json: bool) -> None:
     if json:
         left_alone = [{"path": path_text(p.path), "code": p.code, "reason": p.reason} for p in found.left_alone]
-        counts = {"new": found.new, "changed": found.changed, "moved": found.moved, "vanished": found.vanished}
+        names = ("new", "changed", "moved", "reworded", "coarse", "vanished")
+        counts = {name: getattr(found, name) for name in names}
         lengths = {"bytes": found.size_bytes, "video_seconds": found.video_s, "wall_s": found.wall_s}
         print_json(counts | {"left_alone": left_alone} | lengths)
         return
     for problem in found.left_alone:
         say(f"left alone: {path_text(problem.path)}: {problem.reason}; {problem.next}")
     files = counted(found.new, "new file")
-    print(f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} vanished")
+    told = f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} vanished"
+    told += f", {found.reworded} with other words beside them" if found.reworded else ""
+    print(f"{told}, {found.coarse} to be read wholly" if found.coarse else told)
     if found.size_bytes:
         length = "of unknown length" if found.video_s is None else f"some {clock(found.video_s)} of video"
         took = "no run to go by yet" if found.wall_s is None else f"some {clock(found.wall_s)} at the speed so far"

@@ -141,6 +141,7 @@ class CatchUp:
         run = Triage(self.writer, options, self.watcher)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
         run.sort(discover(paths, avoid=[os.fsencode(self.old.root)]))
+        run.todo.extend(run.refined)
         whole = [video for video in videos if video.fingerprint not in state.coarse]
         kept = {v.fingerprint: v for v in whole if reuse.pictures or self._transcript_holds(v, state)}
         if reuse.pictures:

@@ -88,13 +88,17 @@ def _is_progressive(run: Triage, settings: ReindexSettings) -> bool:
 class Estimate:
     """What a reindex would do now: numbers of files, bytes to be read, and what that may mean in seconds.
 
-    left_alone: as in Report. video_s: length of the new and changed files, guessed from the bytes a second of the
-    videos in the library. wall_s: time for these at the speed of earlier runs. None where there is nothing to go by.
+    reworded: unchanged, with other subtitles or another description beside them. coarse: searchable, and not wholly
+    read yet; they count among the bytes. left_alone: as in Report. video_s: length of what is to be read, guessed from
+    the bytes a second of the videos in the library. wall_s: time for it at the speed of earlier runs. None where there
+    is nothing to go by.
     """
 
     new: int
     changed: int
     moved: int
+    reworded: int
+    coarse: int
     vanished: int
     left_alone: tuple[Problem, ...]
     size_bytes: int
@@ -108,7 +112,7 @@ def estimate(folder: Path, settings: ReindexSettings, watcher: Watcher | None = 
         run.sort(_scan(run, given, folder))
         gone, moved = vanished(run, given, allow_missing=settings.allow_missing)
         read = list(run.todo)[len(moved) :]
-        size_bytes = sum(found.location.size_bytes for found in read)
+        size_bytes = sum(found.location.size_bytes for found in (*read, *run.refined))
         changed = sum(found.location.path in run.known for found in read)
         with run.writer.library.snapshot() as snapshot:
             video_s = _video_s(snapshot, size_bytes)
@@ -117,6 +121,8 @@ def estimate(folder: Path, settings: ReindexSettings, watcher: Watcher | None = 
         new=len(read) - changed,
         changed=changed,
         moved=len(moved),
+        reworded=len(run.reworded),
+        coarse=len(run.refined),
         vanished=len(gone),
         left_alone=tuple(run.report.left_alone),
         size_bytes=size_bytes,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from equality import assert_equal_libraries
 from media import Shot, make_video
 
+from vfindex.indexer import pipeline
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.media import Decoder, Options, Sampling
-from vfindex.indexer.reindex import ReindexSettings, _is_progressive, reindex
+from vfindex.indexer.reindex import ReindexSettings, _is_progressive, estimate, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.search.engine import SearchEngine
@@ -109,6 +112,40 @@ def test_a_run_with_time_does_both(tmp_path: Path, run: Run) -> None:
     watcher = Watcher(progress=lambda _: seen.append(coarse(tmp_path / "lib")))
     report = run(watcher=watcher)
     assert (report.indexed, report.coarse, max(seen), coarse(tmp_path / "lib")) == (2, 0, 2, 0)
+
+
+def test_a_reading_that_is_broken_off_half_way_does_not_show(
+    tmp_path: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, real = tmp_path / "lib", Driver._indexed
+    monkeypatch.setattr(pipeline, "UNIT_S", 6.0)
+    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 3.0)
+    with monkeypatch.context() as patched:
+        run(watcher=stopping_between(patched))
+    found = estimate(library, ReindexSettings(models_cache))
+    assert (found.new, found.coarse, found.size_bytes > 0) == (0, 2, True)
+    before = [(hit.video, hit.start_s, hit.score) for hit in SearchEngine.open(library).search("red")]
+    done: list[int] = []
+
+    def break_off(self: Driver, future: Future[Any]) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        real(self, future)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Driver, "_indexed", break_off)
+        patched.setattr(Driver, "_finish", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert [(hit.video, hit.start_s, hit.score) for hit in SearchEngine.open(library).search("red")] == before
+    assert (coarse(library), verify(Library.open(library)).problems) == (2, [])
+    assert run().indexed == 2
+    run("never coarse", progressive=False)
+    assert_equal_libraries(library, tmp_path / "never coarse")
+    with writing(library) as writer:
+        writer.catalog.remove(os.fsencode(tmp_path / "videos"))
+        assert writer.catalog.known_files() == {}
 
 
 def test_what_cannot_be_read_wholly_stays_as_it_was_seen(
