@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class Library:
         self.thumbs = folder / "thumbs"
         self.index = folder / "index"
         self._engine = connect(folder / "library.db", write=False)
+        # The last to close a database moves its log into it: a reader that nobody has any more is not in the way.
+        weakref.finalize(self, self._engine.dispose)
 
     @classmethod
     def open(cls, folder: Path) -> Library:
@@ -39,6 +42,10 @@ class Library:
                 f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"
             )
         return cls(place, folder)
+
+    def close(self) -> None:
+        """Close the connection kept for further snapshots; another is made where one is still asked for."""
+        self._engine.dispose()
 
     def is_in_use(self) -> bool:
         """Return whether this is still the edition in use; an upgrade or the way back changes that."""

@@ -88,7 +88,8 @@ class Writer:
         self.library = Library(folder)
 
     def close(self) -> None:
-        self.catalog.close()
+        self.library.close()
+        self.catalog.close()  # the last, so that it moves the log into the database
 
     # --- settings -----------------------------------------------------------------------------------------------
 
