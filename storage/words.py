@@ -55,6 +55,7 @@ class Words:
     def __init__(self, rows: Rows, remembered: Remembered) -> None:
         self._rows = rows
         self._remembered = remembered
+        self._counts: dict[str, int] = {}
 
     def match(self, phrases: Sequence[str], limit: int, videos: Collection[int] | None = None) -> list[WordMatch]:
         """Return the documents that hold any of the words or phrases, best first by BM25 (Robertson and Zaragoza 2009).
@@ -130,12 +131,12 @@ class Words:
     def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
         """Return (documents in all, for each word the number of documents that hold it)."""
         total = self._remembered("documents", lambda: int(self._rows("SELECT count(*) FROM document", ())[0][0]))
-        if not words:
-            return total, []
-        one = "SELECT ?, count(*) FROM document_fts WHERE document_fts MATCH ?"
-        parameters = (value for n, word in enumerate(words) for value in (n, quoted(word)))
-        counts = dict(self._rows(" UNION ALL ".join([one] * len(words)), tuple(parameters)))
-        return total, [int(counts[n]) for n in range(len(words))]
+        new = [word for word in dict.fromkeys(words) if word not in self._counts]
+        if new:
+            one = "SELECT ?, count(*) FROM document_fts WHERE document_fts MATCH ?"
+            parameters = (value for word in new for value in (word, quoted(word)))
+            self._counts |= dict(self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters)))
+        return total, [self._counts[word] for word in words]
 
     def clips_during(self, document_ids: Collection[int]) -> list[tuple[int, int]]:
         """Return (document id, clip id) of the clips during which a document is said, in order of time."""

@@ -1,0 +1,238 @@
+"""What a question costs, and what an engine may keep from one to the next: never more than holds after a commit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from library_maker import DIM, add_video, axis, clip, install, place
+from sqlalchemy import event
+
+from vfindex.search import engine as engine_module
+from vfindex.search import filters as filters_module
+from vfindex.search import tail as tail_module
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import SearchEngine
+from vfindex.search.filters import recorded_on
+from vfindex.search.query import Part
+from vfindex.search.tail import Tail
+from vfindex.storage import words as words_module
+from vfindex.storage.library import Library, exact_scan, reading_spec
+from vfindex.storage.records import Document, FloatArray, Segment
+from vfindex.storage.vectors import ClipSet
+from vfindex.storage.writer import writing
+
+# A dozen whatever is asked, two for each round in which hits take in neighbours, five more for a second moment.
+MOST_STATEMENTS = 22
+
+
+@pytest.fixture(autouse=True)
+def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(self: QueryEncoder, query: Part) -> dict[str, FloatArray]:
+        digits = [c for c in query.text if c.isdigit()]
+        vector = axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
+        return {m: vector for m in ("visual", "speech", "text")}
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library of 40 videos of 8 clips, all of which are called and speak alike."""
+    folder = tmp_path_factory.mktemp("alike")
+    with writing(folder) as writer:
+        install(writer)
+        for number in range(40):
+            clips = [clip(5.0 * i, 5.0 * i + 5, visual=axis(number % 8), speech=axis(i)) for i in range(8)]
+            said = [Segment(5.0 * i, 5.0 * i + 4, f"red fox number {number} runs home", "asr") for i in range(8)]
+            titles = [Document("title", f"red fox {number}"), Document("tag", "fox home")]
+            add_video(writer, f"v{number}.mp4", clips, said, titles)
+        writer.publish()
+    return folder
+
+
+@contextmanager
+def counted(engine: SearchEngine) -> Iterator[list[str]]:
+    """Yield the statements that the engine sends."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(engine._library._engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine._library._engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize(
+    "text", ["red fox 3", "said:fox", '"red fox"', "fox -cat", "2:fox red 1", "1 then 2 within 9s"]
+)
+@pytest.mark.parametrize("top_k", [1, 30])
+def test_statements_do_not_grow_with_words_hits_and_matches(folder: Path, text: str, top_k: int) -> None:
+    engine = SearchEngine.open(folder)
+    engine.search(text, top_k=top_k)
+    with counted(engine) as sent:
+        assert len(engine.search(text, top_k=top_k)) in (1, top_k)
+    assert len(sent) <= MOST_STATEMENTS, "\n".join(sent)
+
+
+def test_a_question_of_many_words_asks_no_more_than_one_of_two(folder: Path) -> None:
+    engine = SearchEngine.open(folder)
+    lengths = []
+    for text in ("red fox", "red fox runs home with number 1 2 3 4 5 6 7 8 9 10 11"):
+        engine.search(text)
+        with counted(engine) as sent:
+            engine.search(text)
+        lengths.append(len(sent))
+    assert lengths[0] == lengths[1]
+
+
+def test_filters_are_read_once_until_somebody_commits(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    engine = SearchEngine.open(tmp_path / "own")
+    engine.search("1 in:v1.mp4 longer:1s after:1970-01-01")
+    with counted(engine) as sent:
+        assert len(engine.search("1 in:v2.mp4 longer:1s after:1970-01-01")) == 1
+    assert not [statement for statement in sent if "v.tags" in statement]
+    with writing(tmp_path / "own") as writer:
+        add_video(writer, "new.mp4", [clip(visual=axis(1))])
+    assert len(engine.search("1 in:new.mp4 longer:1s after:1970-01-01")) == 1
+
+
+def test_what_is_kept_holds_no_longer_than_until_a_commit(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", [clip(visual=axis(1))])
+        engine = SearchEngine.open(tmp_path)
+        assert len(engine.search("1")) == 1, "before the first generation the spec is an estimate"
+        add_video(writer, "b", [clip(visual=axis(1))])
+        assert len(engine.search("1")) == 2
+        writer.publish()
+        assert len(engine.search("1")) == 2
+        add_video(writer, "c", [clip(visual=axis(1))])
+        assert len(engine.search("1")) == 3, "the tail grows"
+        writer.catalog.remove(b"/videos/a")
+        assert len(engine.search("1")) == 2
+        writer.catalog.vanish([b"/videos/b"])
+        assert [hit.video for hit in engine.search("1")] == [b"/videos/c"]
+        writer.catalog.come_back([b"/videos/b"])
+        assert len(engine.search("1")) == 2
+
+
+def test_snapshots_at_one_time_are_apart(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        library = Library(tmp_path)
+        with library.snapshot() as before:
+            assert before.clip_ids() == [] and before.get("told") is None
+            add_video(writer, "a", [clip(visual=axis(1))])
+            writer.catalog.put("told", "yes")
+            with library.snapshot() as after:
+                assert len(after.clip_ids()) == 1 and after.get("told") == "yes"
+            assert before.clip_ids() == [] and before.get("told") is None
+        with library.snapshot() as last:
+            assert last.get("told") == "yes"
+
+
+def test_an_open_engine_notices_another_database_in_its_place(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with writing(tmp_path / name) as writer:
+            install(writer)
+            add_video(writer, name, [clip(visual=axis(1))])
+            writer.publish()
+    engine = SearchEngine.open(tmp_path / "old")
+    assert [hit.video for hit in engine.search("1")] == [b"/videos/old"]
+    os.replace(tmp_path / "new" / "library.db", tmp_path / "old" / "library.db")
+    assert [hit.video for hit in engine.search("1")] == [b"/videos/new"]
+
+
+def test_two_moments_are_looked_for_no_deeper_than_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MIN_CANDIDATES", 1)
+    monkeypatch.setattr(engine_module, "CANDIDATES_PER_HIT", 1)
+    monkeypatch.setattr(engine_module, "MAX_CANDIDATES", 5)
+    engine = SearchEngine.open(folder)
+    assert engine.search("1 then 2 within 9s", top_k=4) == engine.search("1 then 2 within 9s", top_k=4)
+    assert len(engine.search("nothing then nowhere within 1s", top_k=40)) <= 40
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def test_the_rarest_words_choose_what_bm25_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        lines = ["common", "common rare", "common", "other common", "rare other common", "common"]
+        said = [Segment(i, i + 1, line, "asr") for i, line in enumerate(lines)]
+        add_video(writer, "a", [clip(0, 9, visual=axis(1))], said)
+    words = ["common", "rare", "other"]
+    with Library(tmp_path).snapshot() as snapshot:
+        everything = snapshot.words.match(words, 10)
+        assert len(everything) == 6 and snapshot.words.document_frequencies(words) == (6, [6, 2, 2])
+        monkeypatch.setattr(words_module, "MAX_RANKED", 3)
+        chosen = snapshot.words.match(words, 10)
+        assert chosen[0].text == "rare other common"
+        assert {match.text for match in chosen} == {"rare other common", "common rare", "other common"}
+        assert len(snapshot.words.match(words, 10, [1])) == 3
+        assert snapshot.words.match(words, 10, [2]) == []
+        ids = [match.document_id for match in everything]
+        with_words = snapshot.words.documents_with([*words, "absent"], ids[:4])
+        texts = {match.document_id: match.text.split() for match in everything[:4]}
+        assert with_words == [{id_ for id_, text in texts.items() if w in text} for w in [*words, "absent"]]
+
+
+# --- the tail ---------------------------------------------------------------------------------------------------
+
+
+def test_the_tail_is_an_exact_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number in range(12):
+            vectors = rng.normal(size=(2, DIM)).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            add_video(writer, f"v{number}", [clip(visual=vectors[0], speech=vectors[1])])
+    with Library(tmp_path).snapshot() as snapshot:
+        spec, _ = reading_spec(snapshot)
+        query = rng.normal(size=spec.dim).astype(np.float32)
+        expected = [id_ for id_, _ in exact_scan(snapshot, spec, query, snapshot.clip_ids(after=3))]
+        tail = Tail.of(snapshot, spec, 3)
+        assert tail.best(query, None) == expected
+        some = ClipSet(np.array([5, 7, 11]))
+        assert tail.best(query, some) == [id_ for id_ in expected if id_ in (5, 7, 11)]
+        assert Tail.of(snapshot, spec.with_weights({"speech": 0.1}), 3).joint is tail.joint, (
+            "weights are the question's"
+        )
+        assert len(Tail.of(snapshot, spec, 9).best(query, None)) == 3
+        monkeypatch.setattr(tail_module, "MAX_KEPT", 2)
+        long = Tail.of(snapshot, spec, 2)
+        assert long.joint is None and set(long.best(query, None)) == {3, *expected}
+
+
+# --- filters ----------------------------------------------------------------------------------------------------
+
+
+@given(glob=st.text("ab/*?[]!.", min_size=1, max_size=8), path=st.text("ab/.", min_size=1, max_size=8))
+def test_the_piece_looked_for_first_stands_in_all_that_match(glob: str, path: str) -> None:
+    if filters_module._glob(glob).match(path):
+        assert filters_module._literal(glob) in path
+
+
+def test_days_are_those_of_tags_else_of_the_oldest_copy(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        video_id = add_video(writer, "a", [clip(visual=axis(1))])
+        writer.catalog.place(video_id, place("copy"))
+    with Library(tmp_path).snapshot() as snapshot:
+        shelf = filters_module.Shelf.of(snapshot)
+        [stored] = snapshot.videos()
+    made = recorded_on(stored.tags, stored.locations)
+    assert made is not None and shelf.made_on().tolist() == [made.toordinal()] == [date(1970, 1, 1).toordinal()]
+    assert shelf.inside(["copy"]).tolist() == [True] and shelf.inside(["b*"]).tolist() == [False]
