@@ -1,14 +1,13 @@
-"""The units that are out with distant workers: which wait, which are under way, whose fault it is if the way breaks.
+"""The units that are out with distant workers. Knows no Ray.
 
-Knows no Ray. Whoever carries the jobs takes them with `ready`, brings parcels back with `arrived`, and says `broke` if
-all that is under way was lost.
+Whoever carries them takes jobs with `ready`, brings parcels back with `arrived`, and says `broke` if all that was under
+way is lost.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -37,9 +36,7 @@ class Dispatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._out: dict[int, _Out] = {}
-        self._waiting: deque[int] = deque()
-        self._suspects: deque[int] = deque()  # units that were under way when it broke: they go alone
-        self._under_way: set[int] = set()
+        self._waiting: list[int] = []
         self._number = self._breaks = 0
         self._closed: VfindexError | None = None
 
@@ -57,14 +54,9 @@ class Dispatch:
             return out.future
 
     def ready(self) -> list[Job]:
-        """Return the units that are to be sent now; they count as under way. Suspects go one at a time."""
+        """Return the units that are to be sent now; they count as under way."""
         with self._lock:
-            if self._suspects:
-                numbers = [] if self._under_way else [self._suspects.popleft()]
-            else:
-                numbers = list(self._waiting)
-                self._waiting.clear()
-            self._under_way.update(numbers)
+            numbers, self._waiting = self._waiting, []
             return [self._out[number].arrivals.job for number in numbers]
 
     def arrived(self, parcel: Parcel) -> int | None:
@@ -78,7 +70,6 @@ class Dispatch:
             return None
         with self._lock:
             del self._out[parcel.job]
-            self._under_way.discard(parcel.job)
             self._breaks = 0
         if isinstance(outcome, Failure):
             out.future.set_exception(_error(out.arrivals.job, outcome))
@@ -86,30 +77,14 @@ class Dispatch:
             out.future.set_result(outcome)
         return parcel.job
 
-    def broke(self, reason: str, *, blameless: bool) -> None:
-        """Note that all units under way were lost. They will be sent again, one by one unless it was blameless.
-
-        One that was lost alone is to blame, and fails with `quarantine`.
-        """
+    def broke(self, reason: str) -> None:
+        """Let all units that were under way be sent again; give up where that happens too often in a row."""
         with self._lock:
-            lost = sorted(self._under_way)
-            self._under_way.clear()
-            for number in lost:
-                self._out[number].arrivals.parcels.clear()
-            self._breaks += not blameless
-            if blameless:
-                self._waiting.extendleft(reversed(lost))
-                return
-            if len(lost) != 1:
-                self._suspects.extend(lost)
-            guilty = self._out.pop(lost[0]) if len(lost) == 1 else None
+            for out in self._out.values():
+                out.arrivals.parcels.clear()
+            self._waiting = sorted(self._out)
+            self._breaks += 1
             given_up = self._breaks > MAX_BREAKS
-        if guilty is not None:
-            path = guilty.arrivals.job.prepared.found.location.path
-            words = f"the worker that read it ended again and again ({reason})"
-            guilty.future.set_exception(
-                VideoError(Problem(path, "decode", "worker_died", words, "index it again"), quarantine=True)
-            )
         if given_up:
             self.fail(ClusterError(f"Ray's workers keep ending ({reason}); see its logs, or take --runner local"))
 
@@ -118,8 +93,7 @@ class Dispatch:
         with self._lock:
             self._closed = error
             lost, self._out = list(self._out.values()), {}
-            for numbers in (self._waiting, self._suspects, self._under_way):
-                numbers.clear()
+            self._waiting.clear()
         for out in lost:
             out.future.set_exception(error)
 

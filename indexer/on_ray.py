@@ -60,7 +60,6 @@ UNITS_AHEAD = 3
 WATCH_S = 2.0
 MAX_CALLERS = 10_000  # that may wait at the desk at once
 STOP_S = 30.0  # for an orderly end of the stream; then it is broken off
-RETRIES = 1  # of a unit whose worker has died, by Ray itself
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
 
 
@@ -154,6 +153,9 @@ class _Desk:
     def hold(self, unit: int, part: int, size_bytes: int) -> None:
         ray.get(self.book.hold.remote(unit, part, size_bytes))
 
+    def begin(self, stage: str, unit: int, part: int) -> int:
+        return int(ray.get(self.book.begin.remote(stage, unit, part)))
+
     def release(self, unit: int, part: int | None = None) -> None:
         self.book.release.remote(unit, part)
 
@@ -165,6 +167,8 @@ class _Source:
         self._book = desk.book
 
     def __call__(self, _: Any) -> Iterator[Any]:
+        if ray.get(self._book.begin.remote("source", 0, 0)) > 1:
+            raise RuntimeError("the source of units has died")  # what it has given it cannot give again
         while (job := ray.get(self._book.take.remote())) is not None:
             yield table_of(job)
 
@@ -190,7 +194,6 @@ class RayRunner:
         self._dispatch = Dispatch()
         self._stream: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._lost_machine = False
         self._machines = _machines()
         self._pools = self._planned()
         self._desk = self._new_desk()
@@ -270,12 +273,11 @@ class RayRunner:
 
     def _renew(self, reason: str) -> None:
         """Plan the pools for the machines that are left, and send again what was under way."""
-        blameless, self._lost_machine = self._lost_machine, False
         try:
             self._machines = _machines()
             self._pools = self._planned()
             self._desk = self._new_desk()
-            self._dispatch.broke(reason, blameless=blameless)
+            self._dispatch.broke(reason)
             self._send()
         except VfindexError as exc:
             self._dispatch.fail(exc)
@@ -292,12 +294,10 @@ class RayRunner:
         stream = ray.data.from_items([0], override_num_blocks=1).map_batches(
             _Source,
             fn_constructor_args=(self._desk,),
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=0,
-            max_restarts=0,  # what it has given it cannot give again: with it, the stream breaks
-            max_task_retries=0,
         )
         stages = ((DecodeWorker, pools.decode), (EncodeWorker, pools.encode), (ListenWorker, pools.listen))
         for worker, pool in stages:
@@ -317,7 +317,6 @@ class RayRunner:
             if refusal:
                 self._dispatch.fail(ModelError(refusal))
             elif left:
-                self._lost_machine = True
                 ray.kill(self._desk.book)
 
 
@@ -325,12 +324,11 @@ def _mapped(stream: ray.data.Dataset, worker: type, pool: Pool, shared: Shared) 
     return stream.map_batches(
         worker,
         fn_constructor_args=(shared, pool.threads),
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=pool.size),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
-        max_task_retries=RETRIES,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from vfindex.indexer.models import LibraryModels
-from vfindex.indexer.parcels import DecodeStation, Job, Parcel, encoded, heard
-from vfindex.storage.errors import VfindexError
+from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard
+from vfindex.storage.errors import Problem, VfindexError
 from vfindex.storage.records import Setup
 
 T = TypeVar("T")
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A hold is given after this time whatever is under way, for a worker that died may never release what it had.
 HOLD_S = 120.0
+# Workers that may die over one thing, which Ray gives to the next; then it is given back to the driver, and its ladder.
+MAX_TRIES = 2
 _COLUMN = "parcel"
 
 
@@ -47,6 +50,10 @@ class Desk(Protocol):
         """Say why this worker cannot work; the driver ends the run."""
         ...
 
+    def begin(self, stage: str, unit: int, part: int) -> int:
+        """Note that a worker begins with something; return how often one has."""
+        ...
+
     def hold(self, unit: int, part: int, size_bytes: int) -> None:
         """Wait until so much more may be under way."""
         ...
@@ -66,6 +73,7 @@ class DeskBook:
         self._size_told = asyncio.Event()
         self._held: dict[tuple[int, int], int] = {}  # (unit, part) -> bytes of pictures under way
         self._released = asyncio.Condition()
+        self._begun: Counter[tuple[str, int, int]] = Counter()
         self._refusal = ""
 
     async def put(self, job: Job | None) -> None:
@@ -88,6 +96,10 @@ class DeskBook:
     async def refusal(self) -> str:
         return self._refusal
 
+    async def begin(self, stage: str, unit: int, part: int) -> int:
+        self._begun[stage, unit, part] += 1
+        return self._begun[stage, unit, part]
+
     async def hold(self, unit: int, part: int, size_bytes: int) -> None:
         def is_room() -> bool:
             others = sum(size for key, size in self._held.items() if key != (unit, part))
@@ -106,6 +118,9 @@ class DeskBook:
             for key in [key for key in self._held if key[0] == unit and part in (None, key[1])]:
                 del self._held[key]
             self._released.notify_all()
+        if part is None:
+            for begun in [begun for begun in self._begun if begun[1] == unit]:
+                del self._begun[begun]
 
 
 def table_of(content: Job | Parcel) -> pa.Table:
@@ -130,6 +145,14 @@ class Shared:
     compiled: bool
     parcel_bytes: int
 
+    def killed(self, stage: str, unit: int, part: int) -> Parcel | None:
+        """Return a failure instead of work on what workers have died of again and again; None: go on."""
+        if self.desk.begin(stage, unit, part) <= MAX_TRIES:
+            return None
+        words = f"the worker that was to {stage} it ended {MAX_TRIES} times"
+        problem = Problem(b"", "encode" if stage == "encode" else "decode", "worker_died", words, "index it again")
+        return Parcel(unit, part, failure=Failure(problem, quarantine=True))
+
     def open(self, opening: Callable[[LibraryModels], T]) -> T | None:
         """Return what `opening` makes of the library's models; None where it fails, which is told at the desk."""
         try:
@@ -151,6 +174,9 @@ class DecodeWorker:
         if self._station is None:
             self._station = DecodeStation(desk.size_px(), self._shared.parcel_bytes, desk.place())
         for job in payloads(table):
+            if killed := self._shared.killed("decode", job.number, 0):
+                yield table_of(killed)
+                continue
             for parcel in self._station.parcels(job):
                 desk.hold(parcel.job, parcel.part, parcel.size_bytes)
                 yield table_of(parcel)
@@ -160,26 +186,29 @@ class EncodeWorker:
     """Parcels of pictures in, of vectors out."""
 
     def __init__(self, shared: Shared, threads: int) -> None:
-        self._desk = shared.desk
+        self._shared = shared
         self._encoder = shared.open(lambda models: models.image(threads, compiled=shared.compiled))
         if self._encoder is not None:
-            self._desk.tell_size(self._encoder.size_px)
+            shared.desk.tell_size(self._encoder.size_px)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for parcel in payloads(table):
-            self._desk.release(parcel.job, parcel.part)  # it was copied out of the object store
+            self._shared.desk.release(parcel.job, parcel.part)  # it was copied out of the object store
+            killed = self._shared.killed("encode", parcel.job, parcel.part) if parcel.pictures else None
             if self._encoder is not None:
-                yield table_of(encoded(parcel, self._encoder))
+                yield table_of(killed or encoded(parcel, self._encoder))
 
 
 class ListenWorker:
     """Parcels with sound in, with what is said out."""
 
     def __init__(self, shared: Shared, threads: int) -> None:
+        self._shared = shared
         self._text = shared.open(lambda models: models.text(threads))
         self._speech = shared.open(lambda models: models.speech(threads)) if shared.asr else None
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for parcel in payloads(table):
+            killed = self._shared.killed("listen to", parcel.job, parcel.part) if parcel.rest else None
             if self._text is not None:
-                yield table_of(heard(parcel, self._speech, self._text))
+                yield table_of(killed or heard(parcel, self._speech, self._text))
