@@ -17,6 +17,7 @@ from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import Decoder, Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders, query_folders
+from vfindex.indexer.pipeline import documents_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.reindex import ReindexSettings, reindex
 from vfindex.indexer.report import Report
@@ -27,10 +28,11 @@ from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.records import SEARCHABLE, Clip, Setup
+from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
 from vfindex.storage.repair import delete_orphans, rewrite_words, salvage_database, set_aside, waiting
 from vfindex.storage.roots import roots
 from vfindex.storage.salvage import Salvage
+from vfindex.storage.settings import recognises
 from vfindex.storage.snapshot import Snapshot, StoredVideo
 from vfindex.storage.text_encoder import check_files, read_meta
 from vfindex.storage.units import committed_plans, stored_unit
@@ -104,10 +106,10 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
         _repair_rows(writer, saved[0] if saved else Salvage(), report)
         _renew_encoders(writer, setup, settings.cache, report, watcher)
         paths = [path for video in waiting(writer.catalog) for path in video.paths]
-        run = Triage(writer, Options(Sampling.parse(setup.sampling), writer.catalog.get("asr") != "0"), watcher)
+        run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
         run.report.run_id, report.run = run_id, run.report
         run.sort(discover(list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))))
-        if run.todo:
+        if run.has_work():
             work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
         run.end(began)
         if not report.run.interrupted:
@@ -141,8 +143,21 @@ def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
         report.words = bool(known) or bool(false_words(engine))
     finally:
         engine.dispose()
-    if report.words:
-        rewrite_words(writer.catalog)
+    if report.words or "document" in saved.lost:
+        report.words = True
+        rewrite_words(writer.catalog, _titles(writer) if "document" in saved.lost else {})
+
+
+def _titles(writer: Writer) -> dict[int, list[Document]]:
+    """Return video id -> its titles and tags, of all videos that lie somewhere."""
+    with writer.library.snapshot() as snapshot:
+        videos = [video for video in snapshot.videos() if video.locations and video.state in SEARCHABLE]
+    return {
+        video.id: list(
+            dict.fromkeys(d for place in video.locations for d in documents_of(place.path, video.tags, video.chapters))
+        )
+        for video in videos
+    }
 
 
 # --- query encoders -------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from vfindex.storage.database import damaged
 from vfindex.storage.rows import clip_checksum
 from vfindex.storage.snapshot import Snapshot
 
+_REPAIR = "; run: vfindex repair"
+
 
 @dataclass(frozen=True, slots=True)
 class DamagedVideo:
@@ -58,21 +60,33 @@ def false_words(engine: Engine) -> list[str]:
         "SELECT count(*) FROM segment s LEFT JOIN document d ON d.segment_id = s.id"
         " WHERE d.text IS NULL OR d.text != s.text"
     )
-    # SQLite's own check of such an index needs a writer, and its general check looks into none before 3.44.
-    walk = text("CREATE VIRTUAL TABLE IF NOT EXISTS temp.indexed USING fts5vocab('main', 'document_fts', 'instance')")
     try:
         with engine.connect() as connection:
             if strays := connection.execute(query).scalar_one():
-                return [f"{strays} segments of transcript differ from the words of full text search"]
-            held = connection.scalars(select(schema.document.c.text))
-            wanted = sum(any(map(str.isalnum, words)) for words in held)
-            connection.execute(walk)
-            found = connection.execute(text("SELECT count(DISTINCT doc) FROM temp.indexed")).scalar_one()
+                return [f"{strays} segments of transcript differ from the words of full text search{_REPAIR}"]
+            wanted = sum(any(map(str.isalnum, words)) for words in connection.scalars(select(schema.document.c.text)))
+        found = indexed_documents(engine)
     except DBAPIError as exc:
-        return [f"the words of full text search cannot be read ({exc.orig})"]
+        return [f"the words of full text search cannot be read ({exc.orig}){_REPAIR}"]
+    if found is None:
+        return [f"the words of full text search cannot be read{_REPAIR}"]
     if found < wanted:
-        return [f"{wanted - found} of {wanted} titles, tags and segments are missing from full text search"]
+        return [f"{wanted - found} of {wanted} titles, tags and segments are missing from full text search{_REPAIR}"]
     return []
+
+
+def indexed_documents(engine: Engine) -> int | None:
+    """Return how many documents full text search has words of, all of it read; None where it cannot be read.
+
+    SQLite's own check of such an index needs a writer, and its general check looks into none before version 3.44.
+    """
+    walk = text("CREATE VIRTUAL TABLE IF NOT EXISTS temp.indexed USING fts5vocab('main', 'document_fts', 'instance')")
+    try:
+        with engine.connect() as connection:
+            connection.execute(walk)
+            return int(connection.execute(text("SELECT count(DISTINCT doc) FROM temp.indexed")).scalar_one())
+    except DBAPIError:
+        return None
 
 
 def _false_rows(snapshot: Snapshot) -> Iterator[tuple[int, str]]:

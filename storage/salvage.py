@@ -159,9 +159,12 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) 
                 yield row[1:]
             return
         except sqlite3.DatabaseError:
-            at = _next_readable(source, query, last + 1)
+            # Where nothing came, this key itself is in the way, whatever a question for one row alone says of it.
+            at = _next_readable(source, query, max(last, at) + 1)
             # A clip has several vectors: the one that was read last may not have been its last.
-            found.lost.setdefault(table, []).append((last if key == "clip_id" else last + 1, at - 1))
+            lost = (last if key == "clip_id" else last + 1, at - 1)
+            if lost[0] <= lost[1]:
+                found.lost.setdefault(table, []).append(lost)
 
 
 def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
