@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vfindex.indexer.sentence_encoder import SentenceEncoder, chosen_prompts
 from vfindex.indexer.store import LocalModel
 from vfindex.indexer.towers import ensure_clip_image, ensure_clip_text, ensure_sentence, short_name
 from vfindex.storage.errors import ModelError
+from vfindex.storage.image_encoder import open_image_encoder
 from vfindex.storage.records import FloatArray
 from vfindex.storage.text_encoder import TextEncoder, open_session, read_meta
 
@@ -166,6 +168,16 @@ def test_an_image_tower_is_open_clip_s(clip: LocalModel, cache: Path) -> None:
         found = session.run(None, {"pixels": np.stack(pictures[:n])})[0]
         wanted = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(pictures[:n])
         assert least_cosine(found, wanted) > PARITY
+
+
+def test_a_picture_that_is_asked_for_goes_the_way_of_frames(clip: LocalModel, cache: Path) -> None:
+    """From the frame as it is, wider than the model's square, through ONNX Runtime and through torch."""
+    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+
+    frames = list(islice(general_pictures(CLIP_SIZE_PX), 4))
+    found = open_image_encoder(ensure_clip_image(clip, cache, say=ignore)).encode_images(frames)
+    wanted = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(frames)
+    assert least_cosine(found, wanted) > PARITY
 
 
 class TestSentences:
