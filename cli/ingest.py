@@ -13,18 +13,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
     JsonOption,
     LibraryOption,
+    PathMapOption,
     PresetOption,
+    RunnerOption,
     SpeechOption,
     TextOption,
     VisualOption,
     WorkersOption,
     cache_folder,
     library_folder,
+    runner_choice,
 )
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.indexer.runner import GPU_SHARE
 from vfindex.storage.errors import Problem
 
 if TYPE_CHECKING:
@@ -62,6 +68,10 @@ def command(
     progressive: Annotated[
         bool, typer.Option("--progressive", help="First make all searchable by a look in passing.")
     ] = False,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = GPU_SHARE,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave out matching names; may be given again.")
     ] = None,
@@ -85,6 +95,7 @@ def command(
         compiled=compiled,
         exclude=tuple(exclude or ()),
         progressive=progressive,
+        runner=runner_choice(runner, ray_address, path_map, gpu_share),
     )
     folder = library_folder(library)
     report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vfindex.indexer.runner import PathMap, RunnerChoice, runner_name
+
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -43,6 +45,18 @@ SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model o
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
 ]
+RunnerOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Who does the work: auto, local or ray (see docs/cluster.md).")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", envvar="VFINDEX_RAY_ADDRESS", show_envvar=True, help="A Ray cluster to use."),
+]
+PathMapOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DRIVER=WORKER", help="Where its machines find a folder; may be given again."),
+]
+GpuShareOption = Annotated[float, typer.Option(metavar="F", help="Of a GPU, for each of Ray's workers that needs one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
@@ -53,6 +67,11 @@ def library_folder(chosen: Path | None) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("vfindex", appauthor=False)) / "library"
+
+
+def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float) -> RunnerChoice:
+    """Return who does the work. Raises UsageError."""
+    return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), gpu_share)
 
 
 def known_as(path: str) -> list[bytes]:

@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.ingest import print_report, watching
-from vfindex.cli.options import JsonOption, LibraryOption, WorkersOption, cache_folder, library_folder
+from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
+    JsonOption,
+    LibraryOption,
+    PathMapOption,
+    RunnerOption,
+    WorkersOption,
+    cache_folder,
+    library_folder,
+    runner_choice,
+)
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.indexer.runner import GPU_SHARE
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +53,10 @@ def command(
         ),
     ] = None,
     workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = GPU_SHARE,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Believe that what is not there is gone, however much.")
     ] = False,
@@ -54,7 +70,8 @@ def command(
     from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
 
     end_at = _end(until, max_hours, datetime.now())
-    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive)
+    choice = runner_choice(runner, ray_address, path_map, gpu_share)
+    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive, choice)
     folder = library_folder(library)
     if nice:
         os.nice(nice)

@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vfindex.indexer.discover import Discovered, Found, discover
 from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.report import Report
+from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.indexer.vanished import is_missing, vanished
 from vfindex.storage.errors import LibraryError, Problem
@@ -35,7 +36,7 @@ class ReindexSettings:
 
     cache: where models are kept. workers: units read at once, None: the default. allow_missing: believe that what is
     not there is gone, however much it is. end_at: with its zone; after it no unit is begun. progressive: see
-    `passes.in_turn`; None: where what is new will hardly be read until `end_at`.
+    `passes.in_turn`; None: where what is new will hardly be read until `end_at`. runner: who does the work.
     """
 
     cache: Path
@@ -43,6 +44,7 @@ class ReindexSettings:
     allow_missing: bool = False
     end_at: datetime | None = None
     progressive: bool | None = None
+    runner: RunnerChoice = field(default_factory=RunnerChoice)
 
 
 def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Report:
@@ -67,7 +69,8 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
             from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
 
             progressive = _is_progressive(run, settings)
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, progressive=progressive))
+            wanted = IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner)
+            work(run, setup, replace(wanted, progressive=progressive))
         run.report.out_of_time = run.report.interrupted and not asked.stop()
         run.report.interrupted = asked.stop() and run.report.interrupted
         run.end(began, thorough=False)  # a search sees damage and does without

@@ -6,14 +6,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from vfindex.indexer.discover import Found
-from vfindex.indexer.machine import gpus
-from vfindex.indexer.media import Options
-from vfindex.indexer.pipeline import Indexed, Prepared
 from vfindex.storage.errors import UsageError
-from vfindex.storage.records import UnitPlan
+
+if TYPE_CHECKING:
+    from vfindex.indexer.discover import Found
+    from vfindex.indexer.media import Options
+    from vfindex.indexer.pipeline import Indexed, Prepared
+    from vfindex.storage.records import UnitPlan
 
 RunnerName = Literal["auto", "local", "ray"]
 # Processor cores that one worker of each kind share. Measured for `lite` (tests/bench/ingest.py): pictures take 40 % of
@@ -22,6 +23,15 @@ SLOT_CPUS = 2.0
 _HOST_CPUS = 0.25  # of a worker whose model is on a GPU
 # Of one GPU: a worker that encodes pictures and one that recognises speech fit on it together.
 GPU_SHARE = 0.5
+
+
+def runner_name(text: str) -> RunnerName:
+    """Return `text` if it names a runner. Raises UsageError."""
+    names: tuple[RunnerName, ...] = get_args(RunnerName)
+    for name in names:
+        if name == text:
+            return name
+    raise UsageError(f"--runner takes {', '.join(names)}, not {text!r}")
 
 
 class Runner(Protocol):
@@ -71,16 +81,18 @@ class RunnerChoice:
     gpu_share: float = GPU_SHARE
 
     def with_ray(self, *, needs_gpu: bool) -> bool:
-        """Return whether Ray does the work. Raises UsageError for contradictions.
+        """Return whether Ray does the work. Raises UsageError for a share that is none.
 
         `auto` takes it for a cluster, and for models that need a GPU where there are several, of which the local runner
         uses one. On any other machine the local runner is faster however much there is to do: docs/decisions.md.
         """
-        if self.name not in get_args(RunnerName):
-            raise UsageError(f"--runner takes {', '.join(get_args(RunnerName))}, not {self.name!r}")
-        if self.name == "local" and self.address:
-            raise UsageError("--runner local does not use a cluster; leave out --ray-address, or take --runner ray")
-        return self.name == "ray" or (self.name == "auto" and (bool(self.address) or (needs_gpu and len(gpus()) > 1)))
+        if not 0 < self.gpu_share <= 1:
+            raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {self.gpu_share:g}")
+        if self.name != "auto":
+            return self.name == "ray"
+        from vfindex.indexer.machine import gpus
+
+        return bool(self.address) or (needs_gpu and len(gpus()) > 1)
 
 
 @dataclass(frozen=True, slots=True)
