@@ -40,6 +40,8 @@ def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
         name = "moment " if len(hit.moments) == 1 else f"part {number} "
         times = f"{clock(span.start_s, tenths=True)}-{clock(span.end_s, tenths=True)}"
         yield f"{name} {times}  score {span.score:.{digits}f}"
+    if hit.coarse:
+        yield "coarse  its video was only looked at in passing; the next run reads it wholly"
     for place in hit.also:
         yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {plain(path_text(place.video) or '?')}"
 

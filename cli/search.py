@@ -167,6 +167,7 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
         "frame_s": None if hit.frame_s is None else round(hit.frame_s, 3),
         "score": hit.score,
         "confidence": hit.confidence,
+        "coarse": hit.coarse,
         "modalities": dict(hit.modalities),
         "words": list(hit.words),
         "snippet": hit.snippet,

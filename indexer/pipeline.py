@@ -27,6 +27,7 @@ from vfindex.indexer.transcribe import Listener, Speech, Transcript
 from vfindex.indexer.windows import Window, clip_windows, windows
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import (
+    COARSE,
     Clip,
     Document,
     FloatArray,
@@ -322,11 +323,12 @@ def _lost(end: ReadEnd, heard: Transcript | None) -> str:
 
 def _coverage(prepared: Prepared, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return what each modality covers in this unit and why not more, in words."""
-    return {
+    told = {
         "visual": f"{len(reading.times_s)} frames, sampling {options.sampling}",
         "speech": speech_coverage(prepared.video.has_audio, options.asr, spoken.segments, spoken.heard),
         "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
     }
+    return told | ({COARSE: "looked at in passing, sound not at all"} if options.sampling.mode == "sparse" else {})
 
 
 def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:

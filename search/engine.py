@@ -32,7 +32,7 @@ from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import Library, estimated_spec, reading_spec, setup_from_json
-from vfindex.storage.records import MODALITIES, FloatArray, Modality, SegmentSource, Setup
+from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, SegmentSource, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
@@ -87,7 +87,8 @@ class Hit:
     moments: the clips that answer, one a moment of the question; start_s to end_s spans them, and neighbours that
     answer nearly as well. also: the other places of the same footage. matches: where the words stand.
     missing: modality -> why it adds nothing, of those that are None in `modalities`.
-    confidence: as `confidence` has it; None where the library cannot tell.
+    confidence: as `confidence` has it; None where the library cannot tell. coarse: its video was only looked at in
+    passing, and is read wholly by a later run.
     """
 
     rank: int
@@ -105,6 +106,7 @@ class Hit:
     matches: tuple[Match, ...] = ()
     missing: Mapping[Modality, str] = field(default_factory=dict)
     confidence: Label | None = None
+    coarse: bool = False
 
 
 class SearchEngine:
@@ -244,6 +246,7 @@ class SearchEngine:
             modalities=modalities,
             words=tuple(dict.fromkeys(word for each in answer.moments for word in each.words)),
             snippet=best.snippet or told.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
+            coarse=COARSE in told.coverage.get(best.clip.id, ()),
             thumbnail=self._library.thumbnail(best.clip.thumbnail),
             moments=tuple(
                 Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in answer.moments

@@ -142,11 +142,15 @@ class Attempt:
     at: str
 
 
+# Stands among a unit's coverage where it was only looked at in passing.
+COARSE = "coarse"
+
+
 @dataclass(frozen=True, slots=True)
 class UnitResult:
     """All that one unit adds to the library, committed whole or not at all.
 
-    coverage: what each modality covers and why not more, for `show` (modality -> sentence).
+    coverage: what each modality covers and why not more, for `show` (modality or COARSE -> sentence).
     error: "" or what was lost on the way.
     """
 

@@ -92,7 +92,7 @@ def test_a_run_that_ends_early_has_made_all_searchable(
     assert coarse(library) == 2
     assert sampled(library) == {"red door": [1, 1], "blue hall": [1]}
     [said] = [hit for hit in SearchEngine.open(library).search("xylophone") if hit.words]
-    assert said.video == os.fsencode(videos / "blue hall.mp4")
+    assert (said.video, said.coarse) == (os.fsencode(videos / "blue hall.mp4"), True)
     assert verify(Library.open(library)).problems == []
 
     report = reindex(library, ReindexSettings(models_cache, workers=1))
@@ -100,6 +100,7 @@ def test_a_run_that_ends_early_has_made_all_searchable(
     run("never coarse", progressive=False)
     assert_equal_libraries(library, tmp_path / "never coarse")
     assert coarse(library) == 0
+    assert not any(hit.coarse for hit in SearchEngine.open(library).search("red"))
     assert verify(Library.open(library)).clean
     names = sorted(path.name for path in (library / "thumbs").rglob("*.webp"))
     with Library.open(library).snapshot() as snapshot:
