@@ -13,7 +13,7 @@ from vfindex.indexer.beside import signature
 from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.media import Options
 from vfindex.indexer.report import ProgressCallback, Report
-from vfindex.storage.errors import Problem
+from vfindex.storage.errors import NotPublished, Problem
 from vfindex.storage.records import SEARCHABLE, KnownStat
 
 if TYPE_CHECKING:
@@ -135,13 +135,21 @@ class Triage:
     def end(self, began: float, *, thorough: bool = True) -> None:
         """Publish what is due, unless the run was interrupted, and keep the report.
 
-        began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else its size.
+        began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else as a search does.
         """
         if not self.report.interrupted and _is_due(self.writer, thorough):
-            self.writer.publish()
+            self.publish()
         self.report.wall_s = time.monotonic() - began
         self.report.sort()
         self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
+
+    def publish(self) -> None:
+        """Publish a new generation; where the one before stays instead, the report says why."""
+        self.report.not_published = ""
+        try:
+            self.writer.publish()
+        except NotPublished as exc:
+            self.report.not_published = str(exc)
 
 
 def _is_due(writer: Writer, thorough: bool) -> bool:
@@ -152,12 +160,7 @@ def _is_due(writer: Writer, thorough: bool) -> bool:
         generation = snapshot.generation()
     if generation is None:
         return False
-    if thorough:
-        return writer.library.load_index(generation) is None
-    try:
-        return os.stat(writer.library.index / generation.file).st_size != generation.size_bytes
-    except OSError:
-        return True
+    return writer.library.load_index(generation, thorough=thorough) is None
 
 
 def remembered(path: bytes, problem: Mapping[str, str] | None) -> Problem:
