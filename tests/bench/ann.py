@@ -1,0 +1,207 @@
+"""How well and how fast the joint index finds, and other libraries' indexes: python tests/bench/ann.py [--n 1000000]
+
+384 dimensions in three modalities (ann_data.py), at the default weights of `lite` and at each modality alone, with and
+without a filter that keeps one clip in a hundred. Every engine (ann_engines.py) runs in a process of its own, one
+question at a time on one thread; its knob is raised until it finds 0.99 of the ten best, or to its end. `exact` is the
+joint index without a graph, compared with the time that reading its bytes takes in the same run.
+
+The peers are no dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec, then run with
+PYTHONPATH=PEERS. Those that are not there are left out. Vectors and indexes are kept in --work; what was built there
+before is not built again, and keeps its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from ann_data import DIM, ORDER, Material, material
+from ann_engines import ENGINES, MODULES, THREADS, WEIGHTS, Engine, Ids, timed_build
+
+from vfindex.storage.records import FloatArray
+
+ENOUGH = 0.99
+TOP_K = 10
+# Scores this close may stand in either order: float16 rounds.
+TIE = 1e-3
+# Questions answered before time is taken.
+WARM_UP = 5
+# Above this many clips the slowest peers are not asked.
+MOST_FOR_SLOW, SLOW = 200_000, ("lancedb", "sqlite-vec")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One weighting, with the filter or without: questions (n, 384) and the score of the tenth best of each."""
+
+    name: str
+    questions: FloatArray
+    bars: FloatArray
+    kept: Ids | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one engine did in one case, with its knob as it stood last."""
+
+    case: str
+    knob: int
+    recall: float
+    p50_ms: float
+    p99_ms: float
+
+
+def main() -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(description="Compare the joint index with others.")
+    parser.add_argument("--n", type=int, default=1_000_000, help="clips (default: 1000000)")
+    parser.add_argument("--peers", default=",".join(MODULES), help="comma-separated (default: all)")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vfindex-ann", help="kept files")
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    made = material(arguments.work, arguments.n)
+    if arguments.engine:
+        print(json.dumps(measure(arguments.engine, arguments.work, made)))
+        return
+    truth(arguments.work, made)
+    print(
+        f"{arguments.n:,} clips, {made.clips.shape[1]} dimensions, {len(made.asked)} questions; {os.cpu_count()} cores"
+    )
+    for name in ("ours", "exact", *filter(None, arguments.peers.split(","))):
+        if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
+            print(f"{name}: left out, it is not installed (see the head of this file)")
+        elif name in SLOW and arguments.n > MOST_FOR_SLOW:
+            print(f"{name}: left out above {MOST_FOR_SLOW:,} clips")
+        else:
+            run(name, arguments.work, arguments.n)
+    print_bandwidth(arguments.work, made)
+
+
+def run(name: str, work: Path, count: int) -> None:
+    """Measure an engine in a process of its own, and print what it says."""
+    command = [sys.executable, __file__, "--engine", name, "--work", str(work), "--n", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{name}: failed\n{done.stderr[-2000:]}")
+        return
+    told = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"\n{name}: built in {told['build_s']:.0f} s, opened in {told['open_s']:.3f} s; memory {told['pss_mb']:.0f} MB "
+        f"(PSS), of which its own {told['own_mb']:.0f} MB; load {os.getloadavg()[0]:.1f}"
+    )
+    print(f"  {'weights, filter':24}{'knob':>6}{'recall@10':>11}{'p50 ms':>10}{'p99 ms':>10}")
+    for each in told["cases"]:
+        line = (
+            f"  {each['case']:24}{each['knob']:>6}{each['recall']:>11.4f}{each['p50_ms']:>10.2f}{each['p99_ms']:>10.2f}"
+        )
+        print(line, flush=True)
+
+
+def measure(name: str, work: Path, made: Material) -> dict[str, object]:
+    """Build an engine's index if need be, ask it, and return what that took."""
+    engine = ENGINES[name](work, made)
+    build_s = timed_build(engine, work / f"{name}{len(made.clips)}.built")
+    start = time.perf_counter()
+    engine.open()
+    open_s = time.perf_counter() - start
+    cases = [asdict(ask(engine, case, made.clips)) for case in truth(work, made)]
+    pss_mb, own_mb = memory_mb()
+    return {"build_s": build_s, "open_s": open_s, "cases": cases, "pss_mb": pss_mb, "own_mb": own_mb}
+
+
+def ask(engine: Engine, case: Case, clips: FloatArray) -> Measured:
+    """Raise the knob until enough is found; return that trial, or the best if none found enough."""
+    trials: list[Measured] = []
+    for knob in engine.knobs:
+        for question in case.questions[:WARM_UP]:
+            engine.search(question, knob, case.kept)
+        shares, taken = [], []
+        for question, bar in zip(case.questions, case.bars, strict=True):
+            start = time.perf_counter()
+            found = engine.search(question, knob, case.kept)
+            taken.append(1000 * (time.perf_counter() - start))
+            scores = clips[found[:TOP_K]] @ question
+            shares.append(np.count_nonzero(scores >= bar - TIE * max(1.0, abs(bar))) / TOP_K)
+        p50_ms, p99_ms = np.percentile(taken, [50, 99]).tolist()
+        trials.append(Measured(case.name, knob, float(np.mean(shares)), p50_ms, p99_ms))
+        if trials[-1].recall >= ENOUGH:
+            return trials[-1]
+    return max(trials, key=lambda trial: trial.recall)
+
+
+def truth(work: Path, made: Material) -> list[Case]:
+    """Return the cases; their bars are kept in `work`."""
+    kept_at = work / f"truth{len(made.clips)}.npz"
+    weightings = {"default": [WEIGHTS[m] for m in ORDER]} | {m: [float(m == each) for each in ORDER] for m in ORDER}
+    asked = {name: made.asked * np.repeat(np.float32(factors), DIM) for name, factors in weightings.items()}
+    if not kept_at.exists():
+        everything = np.concatenate(list(asked.values()))
+        among_kept = everything @ np.asarray(made.clips[made.kept]).T
+        np.savez(kept_at, all=_tenth(everything, made.clips), kept=np.sort(among_kept, axis=1)[:, -TOP_K])
+    stored = np.load(kept_at)
+    return [
+        Case(name + filtered, questions, np.split(stored[which], len(asked))[number], kept)
+        for filtered, which, kept in (("", "all", None), (", 1 % kept", "kept", made.kept))
+        for number, (name, questions) in enumerate(asked.items())
+    ]
+
+
+def _tenth(questions: FloatArray, clips: FloatArray) -> FloatArray:
+    """Return the score of the tenth best clip of each question."""
+    best = np.full((len(questions), TOP_K), -np.inf, np.float32)
+    for first in range(0, len(clips), 50_000):
+        scores = questions @ np.asarray(clips[first : first + 50_000]).T
+        scores = np.partition(scores, -TOP_K, axis=1)[:, -TOP_K:]
+        best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, -TOP_K:]
+    return best[:, 0]
+
+
+def memory_mb() -> tuple[float, float]:
+    """Return this process's share of all memory, mapped files included, and the most that was its own alone."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    kb = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
+    return kb["Pss"] / 1024, kb["Pss_Anon"] / 1024
+
+
+def print_bandwidth(work: Path, made: Material) -> None:
+    """Print the exact path's time against that of reading as many bytes, in turns."""
+    engine = ENGINES["exact"](work, made)
+    timed_build(engine, work / f"exact{len(made.clips)}.built")
+    engine.open()
+    rows = np.zeros(made.clips.shape, np.float32)
+    ratios, rates = [], []
+    for question in made.asked[:20]:
+        read_s = min(_reading_s(rows) for _ in range(3))
+        start = time.perf_counter()
+        engine.search(question, 0, None)
+        ratios.append((time.perf_counter() - start) / read_s)
+        rates.append(rows.nbytes / read_s / 1e9)
+    low, middle, high = np.percentile(ratios, [10, 50, 90])
+    print(
+        f"\nexact path: {middle:.2f} ({low:.2f} to {high:.2f}) of the time of reading {rows.nbytes / 1e6:.0f} MB at "
+        f"{np.median(rates):.1f} GB/s"
+    )
+
+
+def _reading_s(rows: FloatArray) -> float:
+    """Return how long all cores together take to read the rows once."""
+    parts = np.array_split(rows.reshape(-1).view(np.uint64), THREADS)
+    with ThreadPoolExecutor(THREADS) as pool:
+        start = time.perf_counter()
+        list(pool.map(np.bitwise_or.reduce, parts))
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The joint index and its peers behind `build`, `open` and `search`, for ann.py; each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ann_data import DIM, ORDER, Material
+from numpy.typing import NDArray
+
+from vfindex.storage import generations, vectors
+from vfindex.storage.generations import Source
+from vfindex.storage.joint import JointSpec, ModalityPrior, ModalitySpec
+from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.vectors import ClipSet, JointIndex
+
+# The weights of `lite`.
+WEIGHTS: Mapping[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
+THREADS = 2
+# Clips given to a peer at a time.
+BATCH = 50_000
+Ids = NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """knobs: what is raised until enough is found; one, if there is nothing to raise."""
+
+    knobs: Sequence[int]
+
+    def __init__(self, folder: Path, material: Material) -> None: ...
+
+    def build(self) -> None:
+        """Make the index in `folder`."""
+
+    def open(self) -> None:
+        """Open the index that was made."""
+
+    def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
+        """Return at least the ids of the best ten, among `kept` if that is given."""
+
+
+class Ours:
+    """The joint index as it is published: nothing is raised, it knows how far to go."""
+
+    knobs = (0,)
+    file = "ours"
+
+    def __init__(self, folder: Path, material: Material) -> None:
+        self.path = folder / f"{self.file}{len(material.clips)}.joint"
+        self.material = material
+
+    def build(self) -> None:
+        zero = np.zeros(DIM, np.float32)
+        spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, WEIGHTS[m]) for m in ORDER})
+        banks = np.split(self.material.background, len(ORDER), axis=1)
+        priors = {m: ModalityPrior(zero, zero, 1.0, bank, WEIGHTS[m]) for m, bank in zip(ORDER, banks, strict=True)}
+        stored: Any = _Stored(self.material)
+        made = generations.build(Source(stored, spec, priors, range(len(self.material.clips))), self.path)
+        self.path.with_suffix(".sha256").write_text(json.dumps(made))
+
+    def open(self) -> None:
+        size_bytes, sha256 = json.loads(self.path.with_suffix(".sha256").read_text())
+        self.index = JointIndex.load(self.path, size_bytes=size_bytes, sha256=sha256)
+
+    def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
+        return self.index.search(query[None], 10, None if kept is None else ClipSet(kept))[1][0]
+
+
+class Exact(Ours):
+    """The joint index of a library too small for a graph, of whatever size."""
+
+    file = "exact"
+
+    def build(self) -> None:
+        vectors.GRAPH_CLIPS = len(self.material.clips)
+        super().build()
+
+
+class _Stored:
+    """The clips as a snapshot of a library gives them."""
+
+    def __init__(self, material: Material) -> None:
+        self._clips = material.clips
+
+    def batches(self, ids: Sequence[int], dims: Mapping[Modality, int]) -> Iterator[tuple[Ids, dict[Modality, Any]]]:
+        for first in range(0, len(ids), 4096):
+            part = ids[first : first + 4096]
+            chosen = slice(part.start, part.stop, part.step) if isinstance(part, range) else part
+            yield (
+                np.asarray(part),
+                dict(zip(dims, np.split(np.asarray(self._clips[chosen]), len(dims), axis=1), strict=True)),
+            )
+
+
+class HnswLib:
+    """hnswlib with its usual 16 links, 200 candidates while building; a filter is a function of Python."""
+
+    knobs = (50, 100, 200, 400, 800, 1600, 3200, 6400)
+
+    def __init__(self, folder: Path, material: Material) -> None:
+        import hnswlib
+
+        self.path, self.clips = folder / f"hnswlib{len(material.clips)}.bin", material.clips
+        self.index: Any = hnswlib.Index("ip", material.clips.shape[1])
+
+    def build(self) -> None:
+        self.index.init_index(max_elements=len(self.clips), M=16, ef_construction=200)
+        for first in range(0, len(self.clips), BATCH):
+            part = self.clips[first : first + BATCH]
+            self.index.add_items(part, np.arange(first, first + len(part)), num_threads=THREADS)
+        self.index.save_index(str(self.path))
+
+    def open(self) -> None:
+        self.index.load_index(str(self.path), max_elements=len(self.clips))
+        self.index.set_num_threads(1)
+        self.allowed = np.zeros(len(self.clips), bool)
+
+    def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
+        self.index.set_ef(knob)
+        if kept is None:
+            return np.asarray(self.index.knn_query(query, 10)[0][0], np.int64)
+        self.allowed[kept] = True
+        try:
+            return np.asarray(self.index.knn_query(query, 10, filter=self.allowed.__getitem__)[0][0], np.int64)
+        except RuntimeError:  # fewer than ten were met
+            return np.zeros(0, np.int64)
+
+
+class USearch:
+    """USearch with its default 16 links and 128 candidates; without filters in Python, so more is asked for."""
+
+    knobs = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+    def __init__(self, folder: Path, material: Material) -> None:
+        from usearch.index import Index
+
+        self.path, self.clips = folder / f"usearch{len(material.clips)}.bin", material.clips
+        self.index: Any = Index(
+            ndim=material.clips.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=128
+        )
+
+    def build(self) -> None:
+        for first in range(0, len(self.clips), BATCH):
+            part = np.ascontiguousarray(self.clips[first : first + BATCH])
+            self.index.add(np.arange(first, first + len(part)), part, threads=THREADS)
+        self.index.save(str(self.path))
+
+    def open(self) -> None:
+        self.index.load(str(self.path))
+
+    def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
+        self.index.expansion_search = knob
+        found = np.asarray(self.index.search(query, 10 if kept is None else knob, threads=1).keys, np.int64)
+        return found if kept is None else found[np.isin(found, kept)][:10]
+
+
+class Lance:
+    """LanceDB with an IVF_HNSW_SQ index, scored again from the vectors; a filter is a list of ids, pushed down."""
+
+    knobs = (1, 2, 4, 8, 16, 32, 64)
+
+    def __init__(self, folder: Path, material: Material) -> None:
+        self.path, self.clips = folder / f"lance{len(material.clips)}", material.clips
+
+    def build(self) -> None:
+        import lancedb
+        import pyarrow
+
+        def rows(first: int) -> Any:
+            part = np.ascontiguousarray(self.clips[first : first + BATCH])
+            flat = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(part.reshape(-1)), part.shape[1])
+            return pyarrow.table({"id": np.arange(first, first + len(part)), "vector": flat})
+
+        table = lancedb.connect(self.path).create_table("clips", rows(0), mode="overwrite")
+        for first in range(BATCH, len(self.clips), BATCH):
+            table.add(rows(first))
+        table.create_index(metric="dot", index_type="IVF_HNSW_SQ", vector_column_name="vector")
+        table.create_scalar_index("id")
+
+    def open(self) -> None:
+        import lancedb
+
+        self.table: Any = lancedb.connect(self.path).open_table("clips")
+
+    def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
+        asked = self.table.search(query, vector_column_name="vector").metric("dot").limit(10)
+        asked = asked.nprobes(knob).refine_factor(max(1, knob // 2)).ef(20 * knob)
+        if kept is not None:
+            asked = asked.where(f"id IN ({','.join(map(str, kept.tolist()))})", prefilter=True)
+        return np.asarray(asked.select(["id"]).to_arrow()["id"], np.int64)
+
+
+class SqliteVec:
+    """sqlite-vec, exact. It has no inner product: one more dimension makes all vectors equally long, for which the
+    nearest is the one with the largest.
+    """
+
+    knobs = (0,)
+
+    def __init__(self, folder: Path, material: Material) -> None:
+        self.path, self.clips = folder / f"sqlite{len(material.clips)}.db", material.clips
+
+    def _connect(self) -> sqlite3.Connection:
+        import sqlite_vec
+
+        connection = sqlite3.connect(self.path)
+        connection.enable_load_extension(True)
+        sqlite_vec.load(connection)
+        return connection
+
+    def build(self) -> None:
+        self.path.unlink(missing_ok=True)
+        width = self.clips.shape[1] + 1
+        squares = np.concatenate(
+            [(self.clips[f : f + BATCH] ** 2).sum(axis=1) for f in range(0, len(self.clips), BATCH)]
+        )
+        last = np.sqrt(squares.max() - squares).astype(np.float32)
+        with self._connect() as connection:
+            connection.execute(f"CREATE VIRTUAL TABLE clips USING vec0(id INTEGER PRIMARY KEY, vector float[{width}])")
+            for first in range(0, len(self.clips), BATCH):
+                rows = np.column_stack([self.clips[first : first + BATCH], last[first : first + BATCH]])
+                data = [(first + at, row.tobytes()) for at, row in enumerate(rows.astype(np.float32))]
+                connection.executemany("INSERT INTO clips VALUES (?, ?)", data)
+
+    def open(self) -> None:
+        self.connection = self._connect()
+
+    def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
+        among = "" if kept is None else " AND id IN (SELECT value FROM json_each(?))"
+        parameters: list[Any] = [np.append(query, np.float32(0)).astype(np.float32).tobytes(), 10]
+        parameters += [] if kept is None else [json.dumps(kept.tolist())]
+        rows = self.connection.execute(f"SELECT id FROM clips WHERE vector MATCH ? AND k = ?{among}", parameters)
+        return np.array([id_ for (id_,) in rows], np.int64)
+
+
+ENGINES: Mapping[str, type[Engine]] = {
+    "ours": Ours,
+    "exact": Exact,
+    "hnswlib": HnswLib,
+    "usearch": USearch,
+    "lancedb": Lance,
+    "sqlite-vec": SqliteVec,
+}
+# What must be installed for a peer; none of it is needed by vfindex.
+MODULES = {"hnswlib": "hnswlib", "usearch": "usearch", "lancedb": "lancedb", "sqlite-vec": "sqlite_vec"}
+
+
+def timed_build(engine: Engine, kept_at: Path) -> float:
+    """Build the index unless it was built before, and return what that took, in seconds."""
+    if not kept_at.exists():
+        start = time.perf_counter()
+        engine.build()
+        kept_at.write_text(json.dumps({"wall": time.perf_counter() - start}))
+    return float(json.loads(kept_at.read_text())["wall"])
