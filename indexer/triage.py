@@ -135,7 +135,7 @@ class Triage:
     def end(self, began: float, *, thorough: bool = True) -> None:
         """Publish what is due, unless the run was interrupted, and keep the report.
 
-        began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else as a search does.
+        began: on the monotonic clock. thorough: look through the whole joint index, else only as a search does.
         """
         if not self.report.interrupted and _is_due(self.writer, thorough):
             self.publish()
