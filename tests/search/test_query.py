@@ -44,6 +44,20 @@ def test_any_text_is_a_question_or_an_error_with_a_place_and_prints_as_itself(te
     assert len(str(query).split()) <= MAX_QUERY_CHARS
 
 
+@given(st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map("".join)))
+@example("")
+@example("in:a")
+@example(" then within 5s")
+def test_beside_a_picture_nothing_need_be_asked(text: str) -> None:
+    try:
+        query = parse(text, wordless=True)
+    except QueryError as exc:
+        assert exc.position is not None and 0 <= exc.position <= len(text)
+        return
+    assert parse(str(query), wordless=True) == query
+    assert bool(query.moments[0].terms) or query == Query((Moment(()),), filters=query.filters)
+
+
 @pytest.mark.parametrize(
     "text",
     [
