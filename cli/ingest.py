@@ -66,7 +66,7 @@ def command(
         bool, typer.Option("--compile", help="Compile the model of pictures first (takes minutes).")
     ] = False,
     progressive: Annotated[
-        bool, typer.Option("--progressive", help="First make all searchable by a look in passing.")
+        bool, typer.Option("--progressive", help="Look at all in passing first.")
     ] = False,
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
@@ -207,6 +207,8 @@ def print_report(report: Report) -> None:
         print(f"{counted(report.clips, 'clip')} from {took}")
     if report.interrupted:
         print("interrupted: run the same command again to go on")
+    if report.not_published:
+        say(report.not_published)
     if report.out_of_time:
         print(f"out of time: {counted(report.left, 'file')} left; the next run goes on")
 

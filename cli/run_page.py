@@ -25,7 +25,7 @@ _STYLE = (
 def ends_of(report: Mapping[str, Any]) -> list[str]:
     """Return in words how a run ended before it was done; nothing where it was."""
     words = {"interrupted": "interrupted", "out_of_time": "out of time"}
-    return [told for name, told in words.items() if report.get(name)]
+    return [*(told for name, told in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
 
 
 def page(run: StoredRun) -> str:

@@ -297,7 +297,7 @@ class Driver:
         for copy in active.copies:
             self._place(active.video_id, copy)
         if self.unpublished > MAX_TAIL_CLIPS:
-            self.writer.publish()
+            self.run.publish()
             self.unpublished = 0
 
     def _measure(self, active: _Active) -> None:

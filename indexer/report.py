@@ -18,7 +18,8 @@ class Report:
     read. coarse: searchable, but the next run must read them wholly. partial: searchable, but not all of it could be
     read. clips, video_seconds: added by this run. vanished: files that are no longer there. left: files that the run
     did not come to. left_alone: roots that are missing, or have lost so much at once that nothing of it is believed.
-    out_of_time: it ended because it was told to end by then.
+    out_of_time: it ended because it was told to end by then. not_published: why the new joint index was not, "" if it
+    was or none was due.
     """
 
     run_id: int = 0
@@ -39,6 +40,7 @@ class Report:
     wall_s: float = 0.0
     interrupted: bool = False
     out_of_time: bool = False
+    not_published: str = ""
 
     def adds_up(self) -> bool:
         """Return whether every file found ended in exactly one way."""
@@ -75,6 +77,7 @@ class Report:
             "wall_s": round(self.wall_s, 3),
             "interrupted": self.interrupted,
             "out_of_time": self.out_of_time,
+            "not_published": self.not_published,
         }
 
 

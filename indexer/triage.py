@@ -14,6 +14,7 @@ from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.media import Options
 from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import NotPublished, Problem
+from vfindex.storage.library import INDEX_SUFFIX
 from vfindex.storage.records import SEARCHABLE, KnownStat
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Triage:
     def end(self, began: float, *, thorough: bool = True) -> None:
         """Publish what is due, unless the run was interrupted, and keep the report.
 
-        began: on the monotonic clock. thorough: look through the whole joint index, else only as a search does.
+        began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else its size.
         """
         if not self.report.interrupted and _is_due(self.writer, thorough):
             self.publish()
@@ -160,7 +161,13 @@ def _is_due(writer: Writer, thorough: bool) -> bool:
         generation = snapshot.generation()
     if generation is None:
         return False
-    return writer.library.load_index(generation, thorough=thorough) is None
+    if thorough:
+        return writer.library.load_index(generation, thorough=True) is None
+    try:
+        size_bytes = os.stat(writer.library.index / generation.file).st_size
+    except OSError:
+        return True
+    return size_bytes != generation.size_bytes or not generation.file.endswith(INDEX_SUFFIX)
 
 
 def remembered(path: bytes, problem: Mapping[str, str] | None) -> Problem:

@@ -8,6 +8,7 @@ VfindexError
 │   ├── LibraryVersion  written by a newer vfindex, or for other models
 │   ├── LibraryLocked   another writer is at work
 │   ├── LibraryDamaged  a checksum or a bijection does not hold
+│   ├── NotPublished    a new joint index that is worse than the one before
 │   └── DimensionError  vectors of another length
 ├── ClusterError        Ray, or machines that should help
 ├── QueryError          the question
@@ -77,6 +78,10 @@ class LibraryLocked(LibraryError):
 
 class LibraryDamaged(LibraryError):
     """A checksum or a bijection inside the library does not hold."""
+
+
+class NotPublished(LibraryError):
+    """A new joint index finds less than it should, so that the one before stays."""
 
 
 class DimensionError(LibraryError):

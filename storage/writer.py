@@ -19,15 +19,17 @@ from vfindex.storage.catalog import Catalog, now
 from vfindex.storage.database import refuse_network_folder
 from vfindex.storage.derived import QUERY_MODELS, digests_of
 from vfindex.storage.editions import in_use
-from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked
+from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
 from vfindex.storage.fusion import META_KEY, Fusion
+from vfindex.storage.gate import View, refusal
 from vfindex.storage.generations import Source, build, extend
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec
-from vfindex.storage.library import Library, priors_from_json, setup_from_json
+from vfindex.storage.library import INDEX_SUFFIX, Library, priors_from_json, setup_from_json
 from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.snapshot import Generation, Snapshot
+from vfindex.storage.vectors import JointIndex
 
 # Committed clips that readers scan exactly before a new generation is published in the middle of a run.
 MAX_TAIL_CLIPS = 50_000
@@ -176,12 +178,14 @@ class Writer:
         """Make a generation of all committed clips, from the one before where little has changed, the current one.
 
         The file is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept.
-        fusion: the library's from now on; None leaves it as it is. Raises UsageError if it does not fit the models.
+        fusion: the library's from now on; None leaves it as it is. Raises UsageError if it does not fit the models,
+        NotPublished if the new generation finds less than it should (`gate`): then the one before stays, and readers
+        scan what has come since.
         """
         chosen = Fusion.from_json(self.catalog.get(META_KEY)) if fusion is None else fusion
         with self.library.snapshot() as snapshot:
             newest = snapshot.generation()
-            name = f"{(newest.id if newest else 0) + 1:08d}.joint"
+            name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
             try:
                 made = self._extended(snapshot, newest, name) if fusion is None else None
                 source, size_bytes, sha256 = made or self._built(snapshot, chosen, name)
@@ -190,6 +194,8 @@ class Writer:
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
                     "searches go on with the index before it"
                 ) from exc
+            # Another fusion is somebody's choice, and may find other things.
+            self._pass_gate(snapshot, newest if fusion is None else None, source.spec, (name, size_bytes, sha256))
         self._point_to((name, size_bytes, sha256), chosen, source.spec, source.ids)
         self._drop_old_files()
         with self.library.snapshot() as snapshot:
@@ -197,6 +203,21 @@ class Writer:
         if generation is None:
             raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
         return generation
+
+    def _pass_gate(
+        self, snapshot: Snapshot, before: Generation | None, spec: JointSpec, file: tuple[str, int, str]
+    ) -> None:
+        """Delete a file just made, and raise NotPublished, if it must not take the place of the generation before."""
+        name, size_bytes, sha256 = file
+        path = self.library.index / name
+        index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
+        reason = refusal(self.library, snapshot, before, View(spec, index, ()))
+        if reason is not None:
+            path.unlink(missing_ok=True)
+            raise NotPublished(
+                f"the new joint index was not published: {reason}; searches go on without it, exactly over what "
+                "the one before lacks, and the next run tries again"
+            )
 
     def _extended(self, snapshot: Snapshot, newest: Generation | None, name: str) -> tuple[Source, int, str] | None:
         """Make the file of a generation from the one before; None where too much has changed since that was built."""

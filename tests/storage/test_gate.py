@@ -1,0 +1,108 @@
+"""A joint index that finds less than the one before is not published, and the run's report says why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from library_maker import add_video, clip, install
+
+from vfindex.indexer.media import Options, Sampling
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage import gate
+from vfindex.storage import writer as writing_side
+from vfindex.storage.errors import NotPublished
+from vfindex.storage.generations import Source
+from vfindex.storage.joint import JointSpec
+from vfindex.storage.library import Library
+from vfindex.storage.records import FloatArray, Segment
+from vfindex.storage.verify import verify
+from vfindex.storage.writer import Writer, writing
+
+VIDEOS = 40
+VECTORS = np.random.default_rng(5).normal(size=(VIDEOS + 1, 8)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+
+
+def add(writer: Writer, number: int) -> None:
+    """Add a video that says its own name."""
+    name = "".join(chr(97 + int(digit)) for digit in f"{number:03}")
+    said = [Segment(0, 1, f"this video tells about {name}", "sidecar")]
+    add_video(writer, name, [clip(visual=VECTORS[number], speech=VECTORS[number])], said)
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
+    """Yield the writer of a library with a generation, and clips since; a question's vector is its video's own."""
+
+    def questions(_: Any, __: Any, items: Sequence[Any]) -> list[dict[str, FloatArray]]:
+        return [{"speech": VECTORS[item.video_id - 1]} for item in items]
+
+    monkeypatch.setattr(gate, "_questions", questions)
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+        for number in range(VIDEOS):
+            add(writer, number)
+        writer.publish()
+        add(writer, VIDEOS)
+        yield writer
+
+
+def test_a_sound_index_is_published(writer: Writer) -> None:
+    assert writer.publish().clips == VIDEOS + 1
+    assert writer.catalog.change() is None
+
+
+def test_an_index_of_other_vectors_is_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bad one: the rows of the clips have changed places."""
+    inner = Source.rows
+
+    def shuffled(self: Source, ids: Sequence[int]) -> Iterator[FloatArray]:
+        yield from (rows[::-1] for rows in inner(self, ids))
+
+    monkeypatch.setattr(Source, "rows", shuffled)
+    with pytest.raises(NotPublished, match="of what an exact scan finds"):
+        writer.publish()
+    assert_old_one_stays(writer)
+    monkeypatch.undo()
+    assert writer.publish().clips == VIDEOS + 1
+
+
+def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index finds what a scan with its JointSpec finds; but that JointSpec has turned the vectors round."""
+    inner = writing_side.estimate_spec
+
+    def turned(*arguments: Any) -> JointSpec:
+        spec = inner(*arguments)
+        return replace(spec, parts={m: replace(part, scale=-part.scale) for m, part in spec.parts.items()})
+
+    monkeypatch.setattr(writing_side, "estimate_spec", turned)
+    run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+    run.report.run_id = writer.catalog.begin_run("ingest")
+    run.end(time.monotonic())
+    assert "made of the library's own titles and transcripts it answers" in run.report.not_published
+    with writer.library.snapshot() as snapshot:
+        last = snapshot.last_run()
+    assert last is not None and last["report"]["not_published"] == run.report.not_published
+    assert_old_one_stays(writer)
+
+
+def assert_old_one_stays(writer: Writer) -> None:
+    """What was published stays, what came since is in the tail, nothing is left of the other, and it is still due."""
+    with writer.library.snapshot() as snapshot:
+        generation = snapshot.generation()
+        assert generation is not None and generation.clips == VIDEOS
+        assert len(snapshot.clip_ids(after=generation.watermark)) == 1
+    assert [path.name for path in writer.library.index.iterdir()] == [generation.file]
+    assert writer.catalog.change() == "added"
+    assert verify(Library.open(writer.folder)).problems == []
+
+
+def test_one_item_more_or_less_means_nothing() -> None:
+    assert not any(gate.is_worse(lost, won) for lost, won in ((0, 0), (1, 0), (4, 0), (5, 3), (0, 9)))
+    assert all(gate.is_worse(lost, won) for lost, won in ((5, 0), (8, 1), (24, 0)))
