@@ -19,6 +19,9 @@ from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
+# Of the files of joint indexes; those of the form before, of FAISS, are built again.
+INDEX_SUFFIX = ".joint"
+
 
 class Library:
     """A library folder, for readers; `writer.writing` gives the one writer."""
