@@ -65,9 +65,7 @@ def command(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the model of pictures first (takes minutes).")
     ] = False,
-    progressive: Annotated[
-        bool, typer.Option("--progressive", help="Look at all in passing first.")
-    ] = False,
+    progressive: Annotated[bool, typer.Option("--progressive", help="Look at all in passing first.")] = False,
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
     path_map: PathMapOption = None,

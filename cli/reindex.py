@@ -42,23 +42,17 @@ def command(
         float | None, typer.Option(min=0, metavar="H", help="Begin nothing after so many hours.")
     ] = None,
     nice: Annotated[
-        int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work: 0 to 19, the most.")
+        int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work, 19 the most.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
-    progressive: Annotated[
-        bool | None,
-        typer.Option(
-            "--progressive/--no-progressive",
-            help="First make all searchable by a look in passing.  [default: if time is short]",
-        ),
-    ] = None,
+    progressive: Annotated[bool, typer.Option("--progressive", help="Look at all in passing first.")] = False,
     workers: WorkersOption = None,
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
     path_map: PathMapOption = None,
     gpu_share: GpuShareOption = GPU_SHARE,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Believe that what is not there is gone, however much.")
+        bool, typer.Option("--allow-missing", help="Believe that what is not there is gone.")
     ] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
@@ -71,7 +65,7 @@ def command(
 
     end_at = _end(until, max_hours, datetime.now())
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
-    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive, choice)
+    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive or None, choice)
     folder = library_folder(library)
     if nice:
         os.nice(nice)

@@ -250,7 +250,7 @@ def test_search_gives_every_field(run: Any, library: Path) -> None:
     document = json.loads(run("search", "a question", "--library", library, "--json").out)
     assert document["query"] == "a question"
     hit = document["hits"][0]
-    fields = "rank video start_s end_s frame_s score confidence modalities words snippet moments also"
+    fields = "rank video start_s end_s frame_s score confidence coarse modalities words snippet moments also"
     fields += " matches missing thumbnail"
     assert list(hit) == fields.split()
     assert (hit["rank"], hit["video"], hit["start_s"], hit["end_s"]) == (1, "/videos/a.mp4", 0.0, 5.0)
