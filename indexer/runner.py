@@ -123,10 +123,18 @@ class Pools:
         gpus = sum(gpus for _, gpus in nodes)
         if gpus >= 1:
             pairs = max(1, int(gpus / (2 * gpu_share)))
-            decoders = sum(int(cpus - 2 * _HOST_CPUS * gpus / (2 * gpu_share)) for cpus, gpus in nodes)
-            host = Pool(pairs, _HOST_CPUS, gpu_share)
-            return cls(Pool(max(1, decoders), 1.0 if decoders > 0 else _HOST_CPUS), host, host)
+            hosted = [(cpus, 2 * pairs * held / gpus) for cpus, held in nodes]  # (cores, workers with a model) of each
+            host = _floored(min([_HOST_CPUS, *(cpus / 2 / n for cpus, n in hosted if n)]))
+            rest = [cpus - n * host for cpus, n in hosted]
+            decoders = sum(int(cpus) for cpus in rest)
+            pair = Pool(pairs, host, gpu_share)
+            return cls(Pool(decoders, 1.0) if decoders else Pool(1, _floored(max(rest))), pair, pair)
         slot = min([SLOT_CPUS, *(cpus for cpus, _ in nodes)])
         slots = sum(int(cpus / slot) for cpus, _ in nodes)
-        share, threads = int(slot / 3 * 1000) / 1000, max(1, int(slot))
+        share, threads = _floored(slot / 3), max(1, int(slot))
         return cls(Pool(slots, share), Pool(slots, share, threads=threads), Pool(slots, share, threads=threads))
+
+
+def _floored(cpus: float) -> float:
+    """Return a share of a core as Ray may count it, never more than it is."""
+    return int(cpus * 1000) / 1000

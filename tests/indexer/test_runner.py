@@ -1,0 +1,71 @@
+"""Who does the work, how its workers are shared out, and where they find the files."""
+
+from __future__ import annotations
+
+import pytest
+
+from vfindex.indexer import machine
+from vfindex.indexer.machine import Gpu
+from vfindex.indexer.runner import PathMap, Pools, RunnerChoice, runner_name
+from vfindex.storage.errors import UsageError
+
+
+def test_the_longest_folder_of_a_path_map_counts() -> None:
+    paths = PathMap.parse(["/videos=/mnt/a", "/videos/new/=/mnt/b", "/=/root"])
+    assert paths.there(b"/videos/new/x.mp4") == b"/mnt/b/x.mp4"
+    assert paths.there(b"/videos/newer/x.mp4") == b"/mnt/a/newer/x.mp4"
+    assert paths.there(b"/videos") == b"/mnt/a/"
+    assert paths.there(b"/other/\xff.mp4") == b"/root/other/\xff.mp4"
+    assert PathMap().there(b"/videos/x.mp4") == b"/videos/x.mp4"
+
+
+@pytest.mark.parametrize("text", ["/videos", "videos=/mnt", "/videos=mnt", "=", ""])
+def test_a_path_map_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="DRIVER=WORKER"):
+        PathMap.parse([text])
+
+
+def test_auto_takes_ray_for_a_cluster_or_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Gpu] = []
+    monkeypatch.setattr(machine, "gpus", lambda: found)
+    assert not RunnerChoice().with_ray(needs_gpu=True)
+    assert RunnerChoice(address="10.0.0.1:6379").with_ray(needs_gpu=False)
+    found[:] = [Gpu("one", 80 << 30, "1")]
+    assert not RunnerChoice().with_ray(needs_gpu=True)
+    found *= 2
+    assert RunnerChoice().with_ray(needs_gpu=True)
+    assert not RunnerChoice().with_ray(needs_gpu=False)
+    assert not RunnerChoice("local", address="10.0.0.1:6379").with_ray(needs_gpu=True)
+    assert RunnerChoice("ray").with_ray(needs_gpu=False)
+
+
+def test_what_is_no_runner_and_no_share_is_refused() -> None:
+    with pytest.raises(UsageError, match="auto, local, ray"):
+        runner_name("spark")
+    with pytest.raises(UsageError, match="--gpu-share"):
+        RunnerChoice(gpu_share=0.0).with_ray(needs_gpu=False)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [(1.0, 0.0)],
+        [(2.0, 0.0)],
+        [(1.0, 0.0), (1.0, 0.0)],
+        [(2.0, 0.0), (3.0, 0.0)],
+        [(64.0, 0.0)] * 3,
+        [(16.0, 1.0)],
+        [(16.0, 8.0), (64.0, 0.0)],
+        [(1.0, 1.0)],
+    ],
+)
+@pytest.mark.parametrize("gpu_share", [1.0, 0.5, 0.25])
+def test_pools_fit_the_machines(nodes: list[tuple[float, float]], gpu_share: float) -> None:
+    pools = Pools.planned(nodes, gpu_share)
+    every = (pools.decode, pools.encode, pools.listen)
+    assert all(pool.size >= 1 and pool.threads >= 1 and pool.cpus > 0 for pool in every)
+    assert sum(pool.size * pool.cpus for pool in every) <= sum(cpus for cpus, _ in nodes) + 1e-9
+    if gpu_share <= 0.5:
+        assert sum(pool.size * pool.gpus for pool in every) <= sum(gpus for _, gpus in nodes) + 1e-9
+    if not any(gpus for _, gpus in nodes):
+        assert len({pool.cpus for pool in every}) == 1  # else they may be scattered so that one finds no place

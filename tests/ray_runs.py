@@ -1,0 +1,72 @@
+"""`vfindex` with Ray as a user runs it, with a mark by which all its processes are known, wherever they hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from command_line import COMMAND
+
+MARK = "VFINDEX_TEST_MARK"
+PATIENCE_S = 200
+
+
+class RayRun:
+    """A command under way. library: the one it is to use."""
+
+    def __init__(self, cache: Path, library: Path, *arguments: object) -> None:
+        self.library = library
+        self.mark = uuid.uuid4().hex
+        command = [*COMMAND, *map(str, arguments), "--library", str(library), "--json"]
+        environment = os.environ | {"VFINDEX_CACHE": str(cache), MARK: self.mark}
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for its end; return exit code, standard output, standard error."""
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out.decode(), err.decode()
+
+    def left(self, patience_s: float = 20.0) -> list[int]:
+        """Return the processes that are left of it after some time."""
+        until = time.monotonic() + patience_s
+        while (found := marked(self.mark)) and time.monotonic() < until:
+            time.sleep(0.2)
+        return found
+
+
+def marked(mark: str) -> list[int]:
+    """Return the processes that were started with this mark in their environment, and run."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                if wanted in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+    return found
+
+
+def workers(mark: str, name: str) -> list[int]:
+    """Return the marked workers of Ray whose title holds this name."""
+    found = []
+    for pid in marked(mark):
+        with suppress(OSError):
+            if name.encode() in (Path("/proc") / str(pid) / "cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def kill_one(mark: str, name: str) -> None:
+    """Wait for a worker of this name and kill it."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        for pid in workers(mark, name):
+            os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"no worker {name} has come")
