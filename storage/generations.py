@@ -23,9 +23,12 @@ from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import JointIndex, facts_of
 
-# Clips added to a graph or gone from it since it was made at once, as a share of those: beyond, it is made anew, with a
-# JointSpec of its own. The mean of all has by then moved by a tenth of the way between old and new ones at most.
-MERGE_SHARE = 0.1
+# A graph is made anew, with a JointSpec of its own, when so many of the clips it was made of are gone, as a share; when
+# so many have been added, which keeps the work of a library that grows from nothing within twice that of the last; and
+# when the centre of all clips has moved so far, in spreads of the scores of unrelated ones.
+MOST_GONE, MOST_ADDED, MOST_DRIFT = 0.1, 1.0, 0.1
+# Clips from which it is estimated how far the centre has moved.
+DRIFT_CLIPS = 4096
 # Rows copied from one file to the next at a time.
 _COPIED = 1 << 16
 
@@ -45,9 +48,10 @@ class Source:
         for _, rows in self.snapshot.batches(ids, {m: part.dim for m, part in self.spec.parts.items()}):
             yield fuse(rows, self.spec)
 
-    def sample(self, count: int) -> FloatArray:
-        """Return the joint vectors of `count` clips, taken evenly."""
-        return np.concatenate(list(self.rows(self.ids[:: max(1, len(self.ids) // count)][:count])))
+    def sample(self, count: int, ids: Sequence[int] | None = None) -> FloatArray:
+        """Return the joint vectors of `count` clips, taken evenly from `ids` or from all."""
+        every = self.ids if ids is None else ids
+        return np.concatenate(list(self.rows(every[:: max(1, len(every) // count)][:count])))
 
 
 def build(source: Source, path: Path) -> tuple[int, str]:
@@ -76,11 +80,12 @@ def extend(before: JointIndex, source: Source, path: Path) -> tuple[int, str] | 
     Return None, and make none, where it has no graph or too much has changed since that was made.
     """
     ids = np.asarray(source.ids, np.int64)
-    held = before.all_ids()
+    held, graph = before.all_ids(), before.graph
     new, gone = np.setdiff1d(ids, held), np.flatnonzero(~np.isin(held, ids))
-    graph = before.graph
-    changed = len(held) - before.built + len(new) + len(gone)
-    if graph is None or changed > MERGE_SHARE * before.built or (len(new) and new[0] <= held[-1]):
+    if graph is None or (len(new) and new[0] <= held[-1]) or len(gone) > MOST_GONE * before.built:
+        return None
+    added = ids[ids > held[before.built - 1]]
+    if len(added) > MOST_ADDED * before.built or drift(source, added.tolist()) > MOST_DRIFT:
         return None
     grown = graph.thawed()
     with writing_index(path) as file:
@@ -89,6 +94,20 @@ def extend(before: JointIndex, source: Source, path: Path) -> tuple[int, str] | 
         file.put("rows", "<f2", _followed(before.rows, _added(grown, source.rows(new.tolist()))))
         _put_graph(file, grown)
         return file.end(facts_of(grown.entry, before.slices, before.efforts, before.built))
+
+
+def drift(source: Source, added: Sequence[int]) -> float:
+    """Return how far clips that a JointSpec does not know have moved the centre of all.
+
+    As the root mean square, over the background questions, of the score of the new centre, which is 0 for the old one.
+    Unrelated clips have scores with a spread of about 1 for each modality.
+    """
+    rows = source.sample(DRIFT_CLIPS, added)
+    if not len(rows):
+        return 0.0
+    moved = len(added) / len(source.ids) * rows.mean(axis=0)
+    asked = questions(source.spec, source.priors, rows[:0])
+    return float(max((np.sqrt(np.mean((each @ moved) ** 2)) for each in asked if len(each)), default=0.0))
 
 
 def _added(graph: Graph, batches: Iterator[FloatArray]) -> Iterator[FloatArray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from library_maker import DIM, add_video, clip, install
+from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.storage import vectors
 from vfindex.storage.errors import DimensionError, LibraryDamaged
@@ -173,16 +173,23 @@ def test_a_graph_that_finds_too_little_is_not_kept(tmp_path: Path, monkeypatch: 
 # --- adds and deletes -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that every graph made anew is counted in."""
+    counted: list[int] = []
+    plain = Graph.trained
+    monkeypatch.setattr(Graph, "trained", lambda rows: counted.append(len(rows)) or plain(rows))
+    return counted
+
+
 @pytest.mark.usefixtures("walks")
-def test_little_that_is_new_or_gone_makes_no_new_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_that_is_new_or_gone_makes_no_new_graph(tmp_path: Path, trained: list[int]) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", some_clips(1, CLIPS))
         add_video(writer, "b", some_clips(2, 20))
         before = writer.publish()
-        trained: list[int] = []
-        plain = Graph.trained
-        monkeypatch.setattr(Graph, "trained", lambda rows: trained.append(len(rows)) or plain(rows))
+        trained.clear()
         writer.catalog.remove(b"/videos/b")
         add_video(writer, "c", new := some_clips(3, 30))
         after = writer.publish()
@@ -195,10 +202,25 @@ def test_little_that_is_new_or_gone_makes_no_new_graph(tmp_path: Path, monkeypat
         query[generation.spec.slices()["visual"]] = part.centre(new[7].embeddings["visual"])
         assert index.search(query[None], 1)[1].tolist() == [[CLIPS + 20 + 8]]
         assert verify(writer.library).problems == []
-        add_video(writer, "d", some_clips(4, 40))
+
+
+@pytest.mark.usefixtures("walks")
+@pytest.mark.parametrize("change", ["gone", "doubled", "elsewhere"])
+def test_a_graph_of_other_clips_is_made_anew(tmp_path: Path, trained: list[int], change: str) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", some_clips(1, 150))
+        add_video(writer, "b", some_clips(2, 20))
         writer.publish()
-        assert trained, "with more than a tenth new or gone the graph is made anew"
-        assert current(writer.library)[1].built == CLIPS + 70
+        trained.clear()
+        if change == "gone":
+            writer.catalog.remove(b"/videos/b")
+        elif change == "doubled":
+            add_video(writer, "c", some_clips(3, 180))
+        else:
+            add_video(writer, "c", [clip(5.0 * at, 5.0 * at + 5, visual=axis(0)) for at in range(60)])
+        writer.publish()
+        assert trained and current(writer.library)[1].built == {"gone": 150, "doubled": 350, "elsewhere": 230}[change]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
