@@ -19,8 +19,9 @@ from vfindex.storage.records import MODALITIES, Modality
 # Dimensions of the shared space, share of modalities dropped, and Adam's own constants (Kingma and Ba 2015).
 RANK = 16
 DROPPED = 0.3
-STEPS, CHECKED_EVERY = 120, 10
-RATE, DECAY = 0.003, 0.01
+RATE, DECAY = 0.001, 0.01
+# At most so many steps; and so many after the best one, when what is learned has begun to be learned by heart.
+STEPS, PATIENCE = 200, 20
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 
 # Modality -> matrix; "A" of clips, "B" of questions.
@@ -30,19 +31,27 @@ Matrices = dict[tuple[str, Modality], NDArray[np.float64]]
 def learn_heads(train: Trials, check: Trials, weights: Mapping[Modality, float], seed: int) -> Heads:
     """Return heads learned on `train`, as of the step that ranks `check` best; nothing learned ranks as `concat` does.
 
-    weights: of the modalities' own similarities. The same trials and seed give the same heads.
+    weights: of the modalities' own similarities. The same trials and seed give the same heads. The wrong clips are
+    right ones of other questions, as in a batch: a video that no question asks for would only learn to be wrong.
     """
+    train = train.among_answers()
     own = np.array([weights.get(m, 0.0) for m in MODALITIES])
     generator = np.random.default_rng(seed)
     matrices = _initial(train, generator)
     descent = _Adam(matrices)
-    best, best_ndcg = {key: matrix.copy() for key, matrix in matrices.items()}, mean_ndcg(check, own, matrices)
+    best, best_ndcg, best_step = _copied(matrices), mean_ndcg(check, own, matrices), 0
     for step in range(1, STEPS + 1):
         descent.step(_gradients(train, own, matrices, generator))
-        if step % CHECKED_EVERY == 0 and (ndcg := mean_ndcg(check, own, matrices)) > best_ndcg:
-            best, best_ndcg = {key: matrix.copy() for key, matrix in matrices.items()}, ndcg
+        if (ndcg := mean_ndcg(check, own, matrices)) > best_ndcg:
+            best, best_ndcg, best_step = _copied(matrices), ndcg, step
+        elif step == best_step + PATIENCE:
+            break
     clip, query = ({m: np.asarray(best[side, m], np.float32) for m in train.spec.order} for side in "AB")
     return Heads(clip, query)
+
+
+def _copied(matrices: Matrices) -> Matrices:
+    return {key: matrix.copy() for key, matrix in matrices.items()}
 
 
 def mean_ndcg(trials: Trials, own: NDArray[np.float64], matrices: Matrices) -> float:

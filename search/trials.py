@@ -34,14 +34,15 @@ _DISCOUNTS = 1 / np.log2(np.arange(2, 12))
 class Trial:
     """A question and its n candidates, the clips of a video side by side.
 
-    clips: (n,) ids. firsts: where each video's clips begin. similar: (n, 3) similarity at weight 1, in the order of
-    MODALITIES, 0 where a clip has none. words: (n, 3) what words add. right: (n,) whether the clip answers.
+    clips, videos: (n,) ids. firsts: where each video's clips begin. similar: (n, 3) similarity at weight 1, in the
+    order of MODALITIES, 0 where a clip has none. words: (n, 3) what words add. right: (n,) whether the clip answers.
     grades: grade of each video, 0 for those that do not answer. ideal: of every video that answers, best first.
     asked: modality -> centred question (dim,).
     """
 
     question: Question
     clips: NDArray[np.int64]
+    videos: NDArray[np.int64]
     firsts: NDArray[np.int64]
     similar: NDArray[np.float64]
     words: NDArray[np.float64]
@@ -53,6 +54,14 @@ class Trial:
     def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores (n,) of the clips at weights (3,); words of a modality of weight 0 do not count."""
         return np.asarray(self.similar @ weights + self.words @ (weights > 0))
+
+    def among(self, videos: NDArray[np.int64]) -> Trial:
+        """Return the trial with the candidates of these videos alone."""
+        kept = np.isin(self.videos, videos)
+        grades = self.grades[kept[self.firsts]]
+        firsts = np.unique(self.videos[kept], return_index=True)[1]
+        chosen = {name: getattr(self, name)[kept] for name in ("clips", "videos", "similar", "words", "right")}
+        return replace(self, firsts=firsts, grades=grades, **chosen)
 
     def ndcg(self, scores: NDArray[np.float64]) -> float:
         """Return nDCG@10 of the videos by their best clips, as `metrics` has it."""
@@ -81,6 +90,12 @@ class Trials:
         """Return those of some questions."""
         wanted = {question.id for question in questions}
         return replace(self, each=[trial for trial in self.each if trial.question.id in wanted])
+
+    def among_answers(self) -> Trials:
+        """Return the trials with the candidates alone whose videos answer one of them."""
+        answers = [trial.videos[trial.firsts][trial.grades > 0] for trial in self.each]
+        videos = np.concatenate([np.zeros(0, np.int64), *answers])
+        return replace(self, each=[trial.among(videos) for trial in self.each])
 
 
 def gather(library: Library, questions: Sequence[Question], known: Mapping[str, int], fusion: Fusion) -> Trials:
@@ -143,6 +158,7 @@ def _numbers(
     return Trial(
         question,
         clips=np.array([each.clip.id for each in scored], np.int64),
+        videos=np.array(videos, np.int64),
         firsts=np.array(firsts, np.int64),
         similar=np.array(totals).reshape(-1, 3) - np.array(words).reshape(-1, 3),
         words=np.array(words).reshape(-1, 3),
