@@ -17,27 +17,29 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from equality import assert_equal_libraries, contents
+from equality import QUESTIONS, assert_equal_libraries, contents
 from media import Shot, make_video
 
 from vfindex.search.engine import SearchEngine
-from vfindex.storage.errors import LibraryNotFound
+from vfindex.storage.errors import LibraryNotFound, VfindexError
 from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
 UNIT_S = 2.0
+# Fingerprint -> the searchable clips of the video: start in ms, start_s, end_s.
+Videos = dict[str, list[tuple[int, float, float]]]
 TIMEOUT_S = 230  # a machine that does five other things
 # What a command is at, by the function that does it; the innermost counts.
 PHASES = (
     ("vfindex.indexer.ingest", "work", "opening models"),
-    ("vfindex.indexer.ingest", "Driver.work", "reading videos"),
+    ("vfindex.indexer.driver", "Driver.work", "reading videos"),
     ("vfindex.storage.writer", "Writer.install", "installing"),
     ("vfindex.storage.writer", "Writer.commit_unit", "committing a unit"),
     ("vfindex.storage.writer", "Writer.discard_thumbnails", "deleting thumbnails"),
@@ -49,12 +51,17 @@ PHASES = (
     ("vfindex.storage.catalog", "Catalog.vanish", "entering what vanished"),
     ("vfindex.storage.catalog", "Catalog.remove", "removing"),
     ("vfindex.storage.catalog", "Catalog.purge", "purging"),
+    ("vfindex.indexer.repair", "salvage_database", "saving a database"),
+    ("vfindex.indexer.repair", "set_aside", "setting videos aside"),
+    ("vfindex.indexer.repair", "rewrite_words", "writing words anew"),
     ("vfindex.search.calibrate", "keep_calibrated", "measuring scores"),
 )
 STARTING = "starting"
+NAMES = ("ingest", "reindex", "remove", "purge", "publish", "rebuild", "repair")
 # What the commands import when they are needed.
 _PRELOADED = (
     *("vfindex.cli.app", "vfindex.indexer.ingest", "vfindex.indexer.reindex", "vfindex.indexer.driver", "faiss"),
+    *("vfindex.indexer.repair", "vfindex.storage.rebuild"),
     *("vfindex.search.calibrate", "vfindex.storage.verify", "onnxruntime", "PIL.WebPImagePlugin", "crashing"),
 )
 
@@ -219,8 +226,8 @@ def _tell(module: str, name: str, phase: str, pipe: Connection) -> None:
 # --- what is killed -------------------------------------------------------------------------------------------------
 
 
-def make_scenarios(base: Path, machine: Machine) -> list[Scenario]:
-    """Make videos, the libraries to begin with, and those to end in; return the scenarios.
+def make_scenarios(base: Path, machine: Machine, names: Collection[str]) -> list[Scenario]:
+    """Make videos, the libraries to begin with, and those to end in; return the scenarios of these NAMES.
 
     Raises RuntimeError if an undisturbed command fails.
     """
@@ -232,8 +239,10 @@ def make_scenarios(base: Path, machine: Machine) -> list[Scenario]:
     reindex = ("reindex", "--allow-missing", "--workers", "2")
     _do(machine, *reindex, library=copy_library(first, again))
     unpublished = copy_library(again, base / "unpublished")
-    with sqlite3.connect(unpublished / "library.db") as connection:
+    with closing(sqlite3.connect(unpublished / "library.db")) as connection, connection:
         connection.execute("INSERT INTO meta VALUES ('changed', 'stale')")
+    torn = copy_library(again, base / "torn")
+    _tear(torn / "library.db", "embedding")
     ingest = ("ingest", os.fspath(videos), "--no-asr", "--workers", "2")
     begun = [
         ("ingest", ingest, None),
@@ -241,14 +250,27 @@ def make_scenarios(base: Path, machine: Machine) -> list[Scenario]:
         ("remove", ("remove", os.fspath(videos / "old")), again),
         ("purge", ("purge", "--now"), again),
         ("publish", ingest, unpublished),
+        ("rebuild", ("rebuild",), again),
+        ("repair", ("repair", "--workers", "2"), torn),
     ]
     scenarios = []
-    for name, arguments, before in begun:
+    for name, arguments, before in (each for each in begun if each[0] in names):
         after = base / f"after {name}"
         if before is not None:
             copy_library(before, after)
         scenarios.append(Scenario(name, arguments, before, after, _do(machine, *arguments, library=after)))
     return scenarios
+
+
+def _tear(database: Path, table: str) -> None:
+    """Overwrite the page that all of a table hangs of."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+        [(size_bytes,)] = connection.execute("PRAGMA page_size").fetchall()
+    with database.open("rb+") as file:
+        file.seek((page - 1) * size_bytes)
+        file.write(b"\xa5" * size_bytes)
 
 
 def _do(machine: Machine, *arguments: str | Path, library: Path) -> tuple[Phase, ...]:
@@ -335,6 +357,8 @@ def _begin(scenario: Scenario, scratch: Path) -> Path:
 
 def left(scenario: Scenario, library: Path) -> Iterator[str]:
     """Yield what is wrong with the library that a kill has left: damage, half a video, a video lost, no answer."""
+    if scenario.name == "repair":
+        return  # it was damaged before, and may be still
     before = _videos(scenario.before) if scenario.before else {}
     after = _videos(scenario.after)
     try:
@@ -353,9 +377,61 @@ def left(scenario: Scenario, library: Path) -> Iterator[str]:
         yield "a search finds nothing"
 
 
-def _videos(library: Path) -> dict[str, list[tuple[int, float, float]]]:
-    """Return fingerprint -> the searchable clips of the video, in order: start in ms, start_s, end_s."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
+def _videos(library: Path) -> Videos:
+    """Return the searchable clips of every video, in order of time."""
+    found: Videos = {}
     for (fingerprint, start_ms), (start_s, end_s, _) in sorted(contents(library).items(), key=lambda item: item[0]):
         found.setdefault(fingerprint, []).append((start_ms, start_s, end_s))
     return found
+
+
+# --- searches meanwhile ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Meanwhile:
+    """What came of searches while commands wrote. generations: of the joint index that were seen."""
+
+    searches: int = 0
+    rounds: int = 0
+    generations: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def search_meanwhile(machine: Machine, scenario: Scenario, scratch: Path, searches: int) -> Meanwhile:
+    """Search one library again and again with one engine while a reindex commits and publishes and a purge deletes.
+
+    When both have ended, they begin again on a fresh copy, until enough was asked.
+    """
+    known = [_videos(folder) for folder in (scenario.before, scenario.after) if folder is not None]
+    result = Meanwhile()
+    while result.searches < searches:
+        library = _begin(scenario, scratch)
+        engine = SearchEngine.open(library)
+        for arguments in (scenario.arguments, ("purge", "--now")):
+            with machine._started(arguments, library) as (process, _):
+                while process.exitcode is None:
+                    _search(engine, library, known, result)
+            if process.exitcode:
+                result.faults.append(f"{arguments[0]} ended with {process.exitcode}")
+        with Library.open(library).snapshot() as snapshot:
+            generation = snapshot.generation()
+        result.generations += generation.id if generation else 0
+        result.rounds += 1
+        shutil.rmtree(library)
+    return result
+
+
+def _search(engine: SearchEngine, library: Path, known: list[Videos], result: Meanwhile) -> None:
+    question = (*QUESTIONS, "a red door in a museum")[result.searches % (len(QUESTIONS) + 1)]
+    result.searches += 1
+    try:
+        hits = engine.search(question)
+    except VfindexError as exc:
+        result.faults.append(f"search {result.searches}: {exc}")
+        return
+    if not hits:
+        result.faults.append(f"search {result.searches}: nothing was found")
+    for fingerprint, clips in _videos(library).items():
+        if not any(clips == videos.get(fingerprint) for videos in known):
+            result.faults.append(f"search {result.searches}: the video {fingerprint} is half a video")

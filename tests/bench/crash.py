@@ -1,10 +1,11 @@
-"""SIGKILL at random instants: python tests/bench/crash.py [--kills N] [--only NAME] [--cache DIR]
+"""SIGKILL at random instants: python tests/bench/crash.py [--kills N] [--searches N] [--only NAME...] [--cache DIR]
 
-Ingest, reindex, remove, purge and publication over a few short videos, each time from the same library, are killed:
-every second time at an instant of the whole run, else within a phase that is drawn first, so that short ones are hit
+Ingest, reindex, remove, purge, publication, rebuild and repair over a few short videos, each time from the same
+library, are killed: every second time at an instant of the whole run, else within a phase that is drawn first, so that short ones are hit
 too. After each kill, SQLite's integrity check, the row checksums and the bijection of clips and vectors must hold, no
 video may be lost or half there, and a search must answer; a repetition must end in a library equal to that of an
-undisturbed run. Prints where the kills landed, and `N kills, 0 losses`; exits with 1 after a loss.
+undisturbed run. Prints where the kills landed, and `N kills, 0 losses`; exits with 1 after a loss. Then an open engine
+searches, `--searches` times in a row, while a reindex commits and publishes and a purge deletes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parent.parent))
 
-from crashing import Machine, Scenario, kill, make_scenarios
+from crashing import NAMES, Machine, Meanwhile, Scenario, kill, make_scenarios, search_meanwhile
 
 from vfindex.indexer.lite import ensure_lite
 
@@ -27,8 +28,9 @@ from vfindex.indexer.lite import ensure_lite
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="this command alone")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="these commands alone")
     parser.add_argument("--cache", type=Path, default=os.environ.get("VFINDEX_CACHE"), help="exported models")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
@@ -39,12 +41,20 @@ def main() -> None:
         cache = Path(arguments.cache or base / "cache")
         ensure_lite(cache)
         machine = Machine(cache)
-        scenarios = [s for s in make_scenarios(base, machine) if arguments.only in (None, s.name)]
+        scenarios = make_scenarios(base, machine, arguments.only or NAMES)
         landed, losses = _kill_all(machine, scenarios, base, arguments.kills, chance)
+        asked = Meanwhile()
+        for scenario in scenarios:
+            if scenario.name == "reindex" and arguments.searches:
+                asked = search_meanwhile(machine, scenario, base, arguments.searches)
+                print(*asked.faults, sep="\n")
     for (name, phase), n in sorted(landed.items()):
         print(f"{name:8} {n:4} while {phase}")
     print(f"{landed.total()} kills, {losses} losses")
-    sys.exit(losses > 0)
+    print(
+        f"{asked.searches} searches while {asked.rounds} times a reindex and a purge wrote, {len(asked.faults)} faults"
+    )
+    sys.exit(losses > 0 or bool(asked.faults))
 
 
 def _kill_all(
