@@ -9,6 +9,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import counted, print_json
+from vfindex.cli.trust import keep_trust
 from vfindex.storage.records import FUSIONS, FusionName
 
 NAME = "rebuild"
@@ -25,11 +26,13 @@ def command(
 ) -> None:
     """Make the index anew from the library's database.
 
-    No video is opened and no model runs. docs/fusion.md tells the fusions apart.
+    No video is opened. docs/fusion.md tells the fusions apart.
     """
     from vfindex.storage.rebuild import rebuild
 
-    done = rebuild(library_folder(library), fusion)
+    folder = library_folder(library)
+    done = rebuild(folder, fusion)
+    keep_trust(folder)
     if json:
         print_json(asdict(done))
     else:

@@ -33,6 +33,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 
 
 def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
+    from vfindex.storage import fusion
     from vfindex.storage.attempts import attempt_counts
     from vfindex.storage.library import setup_from_json
     from vfindex.storage.units import coarse_videos
@@ -41,6 +42,7 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     counts, by_modality = snapshot.counts(), snapshot.modality_counts()
     stored, generation, videos = snapshot.get("setup"), snapshot.generation(), snapshot.videos()
     setup = setup_from_json(stored) if stored else None
+    form = fusion.Fusion.from_json(snapshot.get(fusion.META_KEY)).form
     return {
         "library": str(folder),
         "preset": setup.preset if setup else None,
@@ -54,7 +56,8 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
         "segments": counts["segment"],
         "clips_with": {m: by_modality.get(m, 0) for m in MODALITIES},
         "video_seconds": round(sum(v.end_s - v.start_s for v in videos if v.state in ("indexed", "partial")), 3),
-        "confidence": _confidence(snapshot.get(META_KEY)),
+        "confidence": _confidence(snapshot.get(META_KEY)) if form == "concat" else None,
+        "fusion": form,
         "generation": generation.id if generation else None,
         "clips_in_generation": generation.clips if generation else 0,
         "problems": [
@@ -95,6 +98,8 @@ def _print(document: dict[str, Any]) -> None:
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")
     print(f"transcript  {counted(document['segments'], 'segment')}")
     print(f"index       {held if document['generation'] else 'none yet; searches scan the clips'}")
+    if document["fusion"] != "concat":
+        print(f"fusion      {document['fusion']}, whose weights are fixed and whose hits have no confidence")
     for modality, of in (document["confidence"] or {}).items():
         print(f"{'confidence':11} {modality}: {of['reason']}")
     if document["coarse"]:

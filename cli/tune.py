@@ -11,6 +11,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import counted, print_json, say
+from vfindex.cli.trust import keep_trust
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import Modality
 
@@ -55,6 +56,7 @@ def command(
     stored = tuned.wins and not dry_run
     if stored:
         adopt(folder, tuned.fusion)
+        keep_trust(folder)
     if json:
         print_json(_document(tuned, stored))
     else:
@@ -65,6 +67,7 @@ def _reset(folder: Path, json: bool) -> None:
     from vfindex.storage.rebuild import adopt
 
     fusion = adopt(folder, None)
+    keep_trust(folder)
     if json:
         print_json({"fusion": fusion.form, "weights": dict(fusion.weights), "stored": True})
     else:

@@ -44,16 +44,24 @@ class Best:
 def keep_calibrated(folder: Path, background: Sequence[str], say: Callable[[str], None]) -> None:
     """Measure the library in `folder` and store the result, unless it has hardly changed since it was last done.
 
+    Not done for other fusions than `concat`, whose scores have no labels.
     background: questions that are not about it. say: told before work that takes seconds. Raises LibraryError,
     ModelError.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         clips, before = snapshot.counts()["clip"], Calibration.from_json(snapshot.get(META_KEY))
-    if clips and (before is None or abs(clips - before.clips) > MAX_CHANGE * before.clips):
+        spec, _ = reading_spec(snapshot)
+    if clips and spec.fusion == "concat" and (before is None or _has_changed(before, clips, spec)):
         calibration = measure(library, background, say)
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, calibration.to_json())
+
+
+def _has_changed(before: Calibration, clips: int, spec: JointSpec) -> bool:
+    weights = {m: part.weight for m, part in spec.parts.items()}
+    reweighted = any(trust.weight != weights.get(m) for m, trust in before.trust.items() if trust.background)
+    return reweighted or abs(clips - before.clips) > MAX_CHANGE * before.clips
 
 
 def measure(library: Library, background: Sequence[str], say: Callable[[str], None]) -> Calibration:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from vfindex.cli.app import main
 from vfindex.search import contrast
+from vfindex.search.calibrate import _has_changed
 from vfindex.search.collections import Question, Relevant
+from vfindex.search.confidence import Calibration, Trust
 from vfindex.search.contrast import learn_heads, mean_ndcg
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.evaluate import Configuration, ask, judge
@@ -274,8 +276,10 @@ def test_a_weight_stays_where_nothing_tells_it_to_move() -> None:
 # --- the whole ------------------------------------------------------------------------------------------------------
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any, trusted: list[Path] | None = None) -> Any:
+    """Return the exit code of `vfindex tune`. trusted: gets the libraries whose scores were to be measured again."""
     monkeypatch.setattr("sys.argv", ["vfindex", "tune", *map(str, arguments)])
+    monkeypatch.setattr("vfindex.cli.tune.keep_trust", (trusted if trusted is not None else []).append)
     with pytest.raises(SystemExit) as ended:
         main()
     return ended.value.code
@@ -289,12 +293,15 @@ def test_what_wins_is_stored_and_taken_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     queries = write_questions(tmp_path / "q.jsonl")
-    assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--dry-run") == 0
+    trusted: list[Path] = []
+    assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--dry-run", trusted=trusted) == 0
+    assert trusted == []
     dry = capsys.readouterr().out
     assert "24 questions, 24 of them held out" in dry
     assert "not stored, as --dry-run asks; it would win" in dry
     assert stored(planted).weights == {}
-    assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--json") == 0
+    assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--json", trusted=trusted) == 0
+    assert trusted == [planted]
     document = json.loads(capsys.readouterr().out)
     assert document["stored"]
     assert document["after"]["value"] > document["before"]["value"] + 0.3
@@ -329,6 +336,14 @@ def test_what_does_not_win_is_not_stored(
     assert run(monkeypatch, queries, "--folds", 2, "--fusion", "weighted", "--library", planted) == 0
     assert "not stored: a gain is believed from P(gain) 0.9 on" in capsys.readouterr().out
     assert stored(planted).to_json() == before
+
+
+def test_scores_at_other_weights_are_measured_again() -> None:
+    before = Calibration(100, {"speech": Trust(0.9, 30, 200, 0.4), "text": Trust(0.5, 3, 0, 0.0)})
+    spec = spec_of(2).with_weights({"speech": 0.4})
+    assert not _has_changed(before, 110, spec)
+    assert _has_changed(before, 130, spec)
+    assert _has_changed(before, 110, spec.with_weights({"speech": 0.5}))
 
 
 def stored(folder: Path) -> Fusion:
