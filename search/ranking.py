@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfindex.search.query import Part, Place
 from vfindex.search.reciprocal import ReciprocalRanks
@@ -201,10 +202,10 @@ def _compare(having: Sequence[Scored], modality: Modality, way: Direction, by: t
     shared = np.zeros(len(rows)) if way.shared is None else rows @ way.shared
     if modality == "visual":
         values = _with_best_frames(having, values, part, (way.own, view.setup.frame_weight))
-    for each, value, common in zip(having, values.tolist(), shared.tolist(), strict=True):
-        share = view.spec.share(each.vectors.embeddings)
-        own = share * value if modality == "visual" else sharpened(share * value, share * part.weight * strength)
-        each.modalities[modality] = own + common
+    shares = np.array([view.spec.share(each.vectors.embeddings) for each in having])
+    own = shares * values if modality == "visual" else sharpened(shares * values, shares * part.weight * strength)
+    for each, value in zip(having, (own + shared).tolist(), strict=True):
+        each.modalities[modality] = value
 
 
 def _with_best_frames(
@@ -232,34 +233,32 @@ def _with_best_frames(
     return mixed
 
 
-def sharpened(value: float, spread: float) -> float:
-    """Return a similarity of sentences with what lies in the noise made small, and what stands out made large.
+def sharpened(value: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return similarities of sentences with what lies in the noise made small, and what stands out made large.
 
     spread: of unrelated sentences. Unrelated talk scores within some 2 spreads; in a sum with pictures it is noise,
     which a plain weight turns down together with the matches.
     """
-    size, noise = abs(value), NOISE_SPREADS * spread
-    return math.copysign(BELOW_NOISE * min(size, noise) + ABOVE_NOISE * max(size - noise, 0.0), value)
+    size, noise = np.abs(value), NOISE_SPREADS * spread
+    return np.copysign(BELOW_NOISE * np.minimum(size, noise) + ABOVE_NOISE * np.maximum(size - noise, 0.0), value)
 
 
 def _add_words(scored: Scored, view: View, evidence: WordEvidence) -> None:
+    said, titled = evidence.speech.get(scored.clip.id, ()), evidence.text.get(scored.clip.video_id, ())
+    if not said and not titled:
+        return
     found: list[tuple[float, Found]] = []
-    places: tuple[tuple[Place, Sequence[Found]], ...] = (
-        ("speech", evidence.speech.get(scored.clip.id, ())),
-        ("text", evidence.text.get(scored.clip.video_id, ())),
-    )
+    places: tuple[tuple[Place, Sequence[Found]], ...] = (("speech", said), ("text", titled))
     for place, here in places:
         part = view.spec.parts.get(place)
         if here and part is not None and part.weight > 0:
-            needles = {needle for each in here for needle in each.needles}
-            bonus = view.setup.word_weight * sum(evidence.weight[needle] for needle in needles)
+            bonus = view.setup.word_weight * evidence.worth(here)
             scored.bonus[place] = bonus
             scored.modalities[place] = scored.modalities.get(place, 0.0) + bonus
             # Half for a title: what is said at that very moment is the better line to show.
             share = 1.0 if place == "speech" else 0.5
-            found += [(share * sum(evidence.weight[needle] for needle in each.needles), each) for each in here]
-    held = {needle for _, each in found for needle in each.needles}
+            found += [(share * each.worth, each) for each in here]
     scored.found = tuple(each for _, each in found)
-    scored.words = tuple(dict.fromkeys(needle.text for needle in evidence.weight if needle in held))
     if found:
+        scored.words = evidence.words(scored.found)
         scored.snippet = max(found, key=lambda pair: pair[0])[1].match.text

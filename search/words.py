@@ -19,7 +19,7 @@ from vfindex.storage.vectors import ClipSet
 from vfindex.storage.words import WordMatch
 
 # Documents with words of the question that are looked at; beyond these BM25 has little to say.
-MAX_WORD_MATCHES = 300
+MAX_WORD_MATCHES = 200
 # Clips that words bring in, the best documents' first; as many as the joint index does.
 MAX_WORD_CLIPS = 200
 # Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
@@ -32,10 +32,14 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A segment, title or tag, and those words of the question that it holds."""
+    """A segment, title or tag, and those words of the question that it holds, in the question's order.
+
+    worth: their share of the question.
+    """
 
     match: WordMatch
     needles: tuple[Needle, ...]
+    worth: float
 
 
 @dataclass(slots=True)
@@ -46,6 +50,20 @@ class WordEvidence:
     text: dict[int, list[Found]] = field(default_factory=dict)  # by video id
     clip_ids: list[int] = field(default_factory=list)
     weight: dict[Needle, float] = field(default_factory=dict)  # its share of the question, summing to 1
+
+    def worth(self, found: Sequence[Found]) -> float:
+        """Return the share of the question that documents hold together."""
+        if len(found) == 1:  # hashing a needle takes 1 us, and most clips have one document
+            return found[0].worth
+        return sum(self.weight[needle] for needle in {needle for each in found for needle in each.needles})
+
+    def words(self, found: Sequence[Found]) -> tuple[str, ...]:
+        """Return the words that documents hold together, in the question's order."""
+        needles: Iterable[Needle] = found[0].needles
+        if len(found) > 1:
+            held = {needle for each in found for needle in each.needles}
+            needles = (needle for needle in self.weight if needle in held)
+        return tuple(dict.fromkeys(needle.text for needle in needles))
 
 
 def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection[int] | None = None) -> WordEvidence:
@@ -69,10 +87,11 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
     for document_id, match in known.items():
         place: Place = "text" if match.start_s is None else "speech"
         here = tuple(needle for needle in needles if document_id in holders[needle] and place in needle.places)
+        found = Found(match, here, sum(evidence.weight[needle] for needle in here))
         if here and place == "text":
-            evidence.text.setdefault(match.video_id, []).append(Found(match, here))
+            evidence.text.setdefault(match.video_id, []).append(found)
         elif here:
-            spoken[document_id] = Found(match, here)
+            spoken[document_id] = found
     during: dict[int, list[int]] = {}
     for document_id, clip_id in snapshot.words.clips_during(spoken):
         evidence.speech.setdefault(clip_id, []).append(spoken[document_id])

@@ -234,7 +234,7 @@ class Snapshot:
             " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
             (json.dumps(list(ids)),),
         )
-        clips = {row[0]: StoredClip(*row[:5]) for row in rows}
+        clips = {id_: StoredClip(*row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
         embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
         for modality in {row[5] for row in rows if row[5] is not None}:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
