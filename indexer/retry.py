@@ -41,10 +41,15 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         setup = writer.setup()
         if setup is None:
             raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
+        known = writer.catalog.known_files()
+        files = chosen(known, paths, quarantined=settings.quarantined)
+        for path in files:
+            if known[path].state == "partial":
+                writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew
         run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
         run.report.run_id = writer.catalog.begin_run("retry")
-        run.sort(discover(chosen(writer.catalog.known_files(), paths, quarantined=settings.quarantined)))
-        if run.todo:
+        run.sort(discover(files))
+        if run.has_work():
             work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
         run.end(began)
     return run.report
@@ -53,14 +58,14 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
 def chosen(known: Mapping[bytes, KnownFile], paths: Iterable[bytes], *, quarantined: bool) -> list[bytes]:
     """Return the files to be tried again, in order of bytes.
 
-    A file that is named is tried whatever kept it out. Of all others, those stay away of which the same would be said
-    again (`ladder.FINAL`), and those in quarantine unless they are asked for.
+    A file that is named is tried whatever kept it out, or kept a part of it out. Of all others, those stay away of
+    which the same would be said again (`ladder.FINAL`), and those in quarantine unless they are asked for.
     """
     named = set(paths)
     states = ("failed", "quarantined") if quarantined else ("failed",)
     found = []
     for path, file in known.items():
-        if path in named and file.state in ("failed", "quarantined"):
+        if path in named and file.state in ("failed", "quarantined", "partial"):
             found.append(path)
         elif file.state in states and (not named or any(path.startswith(root.rstrip(b"/") + b"/") for root in named)):
             final = file.problem is not None and file.problem.get("code") in FINAL

@@ -68,9 +68,14 @@ def efforts(
 def recall_at_10(
     snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[Modality, ModalityPrior]
 ) -> list[float]:
-    """Return recall@10 of an index against a scan of what library.db has of its clips, for each of `spec.corners()`."""
+    """Return recall@10 of an index against a scan of what library.db has of its clips, for each of `spec.corners()`.
+
+    An empty index gives nothing.
+    """
     dims = {m: part.dim for m, part in spec.parts.items()}
     ids = index.ids().tolist()
+    if not ids:
+        return []
     chosen = ids[:: max(1, len(ids) // SAMPLED_CLIPS)][:SAMPLED_CLIPS]
     clips = np.concatenate(
         [np.zeros((0, spec.dim), np.float32), *(fuse(r, spec) for _, r in snapshot.batches(chosen, dims))]

@@ -41,7 +41,7 @@ def test_the_ladder() -> None:
 
 def test_what_is_taken_up_again() -> None:
     codes = {"a": ("failed", "damaged"), "b/c": ("failed", "playlist"), "b/d": ("quarantined", "crashed")}
-    codes |= {"e": ("indexed", "")}
+    codes |= {"e": ("indexed", ""), "f": ("partial", "damaged")}
     place = Location(b"", 0, 0, 0)
     known = {
         f"/{name}".encode(): KnownFile(1, "", place, state, True, {"code": code})  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def test_what_is_taken_up_again() -> None:
     assert chosen(known, [], quarantined=False) == [b"/a"]
     assert chosen(known, [], quarantined=True) == [b"/a", b"/b/d"]
     assert chosen(known, [b"/b"], quarantined=True) == [b"/b/d"]
-    assert chosen(known, [b"/b/c", b"/b/d", b"/e"], quarantined=False) == [b"/b/c", b"/b/d"]
+    assert chosen(known, [b"/b/c", b"/b/d", b"/e", b"/f"], quarantined=False) == [b"/b/c", b"/b/d", b"/f"]
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def tries(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def test_a_unit_that_breaks_is_read_again_and_then_safely(
-    tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = patch(monkeypatch, Breaks({None: lambda n, _: n == 1, 4.0: lambda _, mode: mode == "auto"}))
     report = run()
@@ -111,6 +111,9 @@ def test_a_unit_that_breaks_is_read_again_and_then_safely(
         assert snapshot.coverage(1)[1]["visual"].endswith("sampling keyframes")
     assert (clips[0].start_s, clips[-1].end_s) == (0.0, pytest.approx(12.0, abs=0.1))
     assert verify(Library.open(tmp_path / "lib")).clean
+    monkeypatch.undo()
+    assert retry(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], RetrySettings(models_cache, 1)).indexed == 1
+    assert tries(tmp_path / "lib") == []
 
 
 def test_one_unit_may_be_lost_and_no_more(
