@@ -129,7 +129,7 @@ def _clips_of(snapshot: Snapshot, videos: Collection[int]) -> NDArray[np.int64]:
     last: dict[Collection[int], NDArray[np.int64]] = snapshot.remembered("clips of videos", dict)
     if videos not in last:
         last.clear()
-        last[videos] = np.array(snapshot.clip_ids(videos=videos), np.int64)
+        last[videos] = snapshot.clips_in(videos)
     return last[videos]
 
 

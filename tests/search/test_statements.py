@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from library_maker import DIM, add_video, axis, clip, install, place
+from library_maker import DIM, add_video, axis, clip, install, place, video
 from sqlalchemy import event
 
 from vfindex.search import engine as engine_module
@@ -26,7 +26,7 @@ from vfindex.search.query import Part
 from vfindex.search.tail import Tail
 from vfindex.storage import words as words_module
 from vfindex.storage.library import Library, exact_scan, reading_spec
-from vfindex.storage.records import Document, FloatArray, Segment
+from vfindex.storage.records import Document, FloatArray, Segment, UnitPlan, UnitResult
 from vfindex.storage.vectors import ClipSet
 from vfindex.storage.writer import writing
 
@@ -186,6 +186,24 @@ def test_the_rarest_words_choose_what_bm25_compares(tmp_path: Path, monkeypatch:
         with_words = snapshot.words.documents_with([*words, "absent"], ids[:4])
         texts = {match.document_id: match.text.split() for match in everything[:4]}
         assert with_words == [{id_ for id_, text in texts.items() if w in text} for w in [*words, "absent"]]
+
+
+def test_clips_of_videos_are_found_whatever_the_order_of_their_commits(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        for name in "abc":
+            add_video(writer, name, [clip(5.0 * i, 5.0 * i + 5, visual=axis(1)) for i in range(3)])
+        torn = writer.catalog.begin_video(video("torn"), [UnitPlan(0), UnitPlan(1)], recognised=True)
+        for number, (unit_id, _) in enumerate(writer.catalog.pending_units(torn)):
+            part = clip(5.0 * number, 5.0 * number + 5, visual=axis(1))
+            writer.commit_unit(torn, "torn", unit_id, UnitResult((part,), ()))
+            add_video(writer, f"between {number}", [clip(visual=axis(1))])
+        half = writer.library.snapshot()
+        writer.catalog.finish_video(torn, place("torn"), [])
+    with half, Library(tmp_path).snapshot() as snapshot:
+        assert torn not in {each.video_id for each in half.clips(half.clips_in([1, torn]).tolist()).values()}
+        for videos in ([], [2], [1, 3], [torn], [1, torn, 99], [each.id for each in snapshot.videos()]):
+            assert snapshot.clips_in(videos).tolist() == snapshot.clip_ids(videos=videos)
 
 
 # --- the tail ---------------------------------------------------------------------------------------------------
