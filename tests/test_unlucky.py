@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable
@@ -96,23 +95,6 @@ def library(tmp_path: Path, models_cache: Path) -> Path:
     settings = IngestSettings(cache=models_cache, workers=1, asr=False)
     ingest(tmp_path / "library", [os.fsencode(tmp_path / "videos")], settings)
     return tmp_path / "library"
-
-
-def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path, library: Path, models_cache: Path) -> None:
-    for number in (1, 2, 3):
-        make_video(tmp_path / "videos" / f"{number}.mp4", shots=[Shot("red", 4.0 + number)])
-    arguments = ("ingest", tmp_path / "videos", "--library", library, "--sampling", "auto")
-    most = 1 << 12  # no file may grow beyond that, as on a disk without room
-
-    def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-    full = vfindex(models_cache, *arguments, prepare=fill)
-    assert full.is_sentence() and "could not be written" in full.err
-    assert verify(Library.open(library)).problems == []
-    assert vfindex(models_cache, "search", "red", "--library", library).out.count("\n") == 1
-    again = vfindex(models_cache, *arguments, "--json")
-    assert (again.code, again.document()["unchanged"], again.document()["indexed"]) == (0, 1, 3)
 
 
 def test_output_that_cannot_be_written_is_a_sentence(library: Path, models_cache: Path) -> None:

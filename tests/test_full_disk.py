@@ -1,0 +1,127 @@
+"""A disk that is full: a sentence, exit 1, nothing committed is lost, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import Ran, vfindex
+from media import Shot, make_video
+
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.storage.library import Library
+from vfindex.storage.verify import verify
+
+# The query encoders, which are larger, lie elsewhere. All but FREE_KB is taken.
+DISK_KB, FREE_KB = 4096, 64
+LONGER_S = 20.0
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Return a folder of one short video."""
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "one.mp4", shots=[Shot("red", 1)])
+    return tmp_path / "videos"
+
+
+def add_videos(videos: Path, count: int, length_s: float = 4.0) -> None:
+    for number in range(count):
+        make_video(videos / f"{number}.mp4", shots=[Shot("red", length_s + number), Shot("blue", 2)])
+
+
+def limited(most_bytes: int, cache: Path, *arguments: object, when: str = "") -> Ran:
+    """Run `vfindex ARGUMENTS`; no file may grow beyond so many bytes, as on a disk without room.
+
+    when: a method of Writer at whose first call that begins, at once if there is none.
+    """
+    begin = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))"
+    later = (
+        f"from vfindex.storage.writer import Writer; inner = Writer.{when}\n"
+        f"def limited(*rest): {begin}; return inner(*rest)\n"
+        f"Writer.{when} = limited\n"
+    )
+    code = f"import resource\n{later if when else begin}\nfrom vfindex.cli.app import main; main()"
+    # Python itself would keep halves of its modules' bytecode.
+    environment = os.environ | {"VFINDEX_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=230)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def assert_nothing_is_lost(ran: Ran, library: Path, videos: Path, cache: Path) -> None:
+    """The command said a sentence, the library is sound, and the same command ends what it began."""
+    assert ran.is_sentence() and "could not be written" in ran.err, ran
+    assert verify(Library.open(library)).problems == []
+    assert vfindex(cache, "search", "red", "--library", library).out.count("\n") >= 1
+    again = vfindex(cache, "ingest", videos, "--library", library, "--json")
+    report = again.document()
+    assert (again.code, report["found"], report["failed"]) == (0, len(list(videos.iterdir())), [])
+    assert report["unchanged"] >= 1
+    result = verify(Library.open(library))
+    assert (result.problems, result.notes) == ([], [])
+
+
+def test_no_room_while_units_are_committed(tmp_path: Path, videos: Path, models_cache: Path) -> None:
+    library = tmp_path / "library"
+    ingest(library, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1, asr=False))
+    add_videos(videos, count=2)
+    ran = limited(1 << 12, models_cache, "ingest", videos, "--library", library)
+    assert_nothing_is_lost(ran, library, videos, models_cache)
+
+
+def test_no_room_for_the_joint_index(tmp_path: Path, videos: Path, models_cache: Path) -> None:
+    """All units are committed, each within the log's old length; only the new index is too long."""
+    library = tmp_path / "library"
+    ingest(library, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1, asr=False))
+    [index] = (library / "index").iterdir()
+    add_videos(videos, count=1, length_s=LONGER_S)
+    ingest_all = ("ingest", videos, "--library", library, "--no-asr")
+    with Library.open(library).snapshot() as snapshot:
+        before = snapshot.generation()
+    ran = limited(index.stat().st_size, models_cache, *ingest_all, when="publish")
+    with Library.open(library).snapshot() as snapshot:
+        assert snapshot.counts()["indexed"] == 2, "what was committed stays"
+        after = snapshot.generation()
+    assert before is not None and after is not None and after.id == before.id, "the old one stays"
+    assert [path.name for path in (library / "index").iterdir()] == [index.name]
+    assert_nothing_is_lost(ran, library, videos, models_cache)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder on a disk of DISK_KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_KB}k", "vfindex-test", os.fspath(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"no disk may be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", os.fspath(folder)], check=True)
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, videos: Path, models_cache: Path) -> None:
+    """The query encoders lie elsewhere, so that the disk is small; more room lets the same command end."""
+    library = tmp_path / "library"
+    ingest(library, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1, asr=False))
+    query = (library / "query").rename(tmp_path / "query")
+    moved = small_disk / "library"
+    subprocess.run(["cp", "-a", os.fspath(library), os.fspath(moved)], check=True)
+    (moved / "query").symlink_to(query)
+    add_videos(videos, count=2)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    os.truncate(filler, max(0, filler.stat().st_size - (FREE_KB << 10)))
+    ran = vfindex(models_cache, "ingest", videos, "--library", moved, "--no-asr")
+    filler.unlink()
+    assert_nothing_is_lost(ran, moved, videos, models_cache)
