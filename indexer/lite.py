@@ -170,14 +170,15 @@ def _write_labels(work: Path) -> None:
     np.save(work / "text" / AXES, axes)
     facts = read_meta(work / "text")
     write_meta(work / "text", **{name: facts[name] for name in facts if name not in ("format", "files")})
-    arrays = _priors(queries, said, with_colours(_mixtures(vectors), _mean_colours(axes)))
+    arrays = _priors(queries, said, general_vectors(vectors, axes))
     np.savez(work / "prior.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes bools alone
 
 
-def _mean_colours(axes: FloatArray) -> FloatArray:
-    """Return the mean of the colours of pictures in general, (dim,)."""
+def general_vectors(labels: FloatArray, axes: FloatArray) -> FloatArray:
+    """Return vectors (n_labels, dim) as pictures in general have them: mixtures of labels, in the mean of colours."""
     shares = [colour_shares(picture) for picture in general_pictures(SIZE_PX)]
-    return np.asarray(np.mean([colour_vector(each, axes) for each in shares], axis=0), dtype=np.float32)
+    colours = np.mean([colour_vector(each, axes) for each in shares], axis=0)
+    return with_colours(_mixtures(labels), np.asarray(colours, dtype=np.float32))
 
 
 def _priors(queries: FloatArray, said: FloatArray, pictures: FloatArray) -> Mapping[str, FloatArray]:

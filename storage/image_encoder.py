@@ -91,12 +91,16 @@ class LiteImageEncoder:
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         """Return (n, dim) float32, rows of length 1, as `PictureEncoder` says."""
         vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
-        cut = [crops(frame, self.size_px) for frame in frames]
-        logits = self._threads.map(self._logits, itertools.chain.from_iterable(cut))
-        for row, (frame, parts) in enumerate(zip(frames, cut, strict=True)):
-            shown = conse(np.stack([next(logits) for _ in parts]), self._labels)
+        seen = self.logits([crops(frame, self.size_px) for frame in frames])
+        for row, (frame, logits) in enumerate(zip(frames, seen, strict=True)):
+            shown = conse(logits, self._labels)
             vectors[row] = with_colours(shown, colour_vector(colour_shares(frame), self._axes))
         return vectors
+
+    def logits(self, frames: Sequence[Sequence[Pixels]]) -> list[FloatArray]:
+        """Return (n_crops, n_labels) float32 for each frame's crops, squares of `size_px`."""
+        found = self._threads.map(self._logits, itertools.chain.from_iterable(frames))
+        return [np.stack([next(found) for _ in parts]) for parts in frames]
 
     def _logits(self, crop: Pixels) -> FloatArray:
         logits: FloatArray = self._session.run(None, {"pixels": crop[None]})[0][0]

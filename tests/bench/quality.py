@@ -1,22 +1,200 @@
-"""Retrieval quality on real videos: python tests/bench/quality.py [--library DIR] [--media DIR] [--config CONFIG]
+"""What each step of ranking is worth on real videos: python tests/bench/quality.py [--quick] [--library DIR]
 
-Ingests the public collection (unless a library is given), asks every question of queries.jsonl with one hit a video,
-and prints what `vfindex eval` measures at video level, each with a bootstrap 95 % interval over the questions: all, by
-modality and by scope. An unanswered question counts 0. Further configurations are compared with the first.
+Ingests the public collection (unless a library is given) and asks every question of queries.jsonl with one hit a video.
+A row is one way to rank: nDCG@10 and success@5 with a bootstrap 95 % interval over the questions, and what it has more
+than the row named beside it: the paired difference of both measures and P(gain), the share of resamples in which it is
+ahead. An unanswered question counts 0.
+
+First pictures alone, and then one step more in each row until all is as `vfindex search` has it; then other fusions,
+and what `vfindex tune` learns, on questions and videos that it has not learned from; then other encoders, for which the
+library is made again (--quick leaves them out); at last the default by modality and scope. --config compares
+configurations of `vfindex eval` instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import patch
+
+from quality_steps import (
+    Recipe,
+    definitions_only,
+    ends,
+    make_again,
+    middle,
+    names_only,
+    photos_only,
+    read_material,
+)
 
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.search.collections import read_questions
-from vfindex.search.evaluate import Level, ask, differences, judge, parse_configuration
+from vfindex.search import ranking
+from vfindex.search.collections import Question, read_questions
+from vfindex.search.engine import SearchEngine
+from vfindex.search.evaluate import DEPTH, Answers, Found, Level, ask, differences, judge, parse_configuration
+from vfindex.search.query import Combination
+from vfindex.search.tune import tune
+from vfindex.storage.errors import UsageError
+from vfindex.storage.fusion import Fusion
+from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.records import FusionName, Modality, Setup
 
 MEASURES = ("nDCG@10", "success@1", "success@5", "success@10", "MRR")
+TOLD = ("nDCG@10", "success@5")
+DEFAULT = "default"
+SENTENCE, WORDS, COLOURS = "{}", "{word}", "{colour}"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to ask a library. frame_weight, word_weight, templates (of pictures): those of the library where None.
+
+    plain: without the sharpening of sentences.
+    """
+
+    weights: Mapping[Modality, float] = field(default_factory=dict)
+    frame_weight: float | None = None
+    word_weight: float | None = None
+    templates: tuple[str, ...] | None = None
+    plain: bool = False
+    combine: Combination = "convex"
+    fusion: Fusion | None = None
+
+    def setup(self, setup: Setup) -> Setup:
+        """Return what the library was made with, but for what is asked otherwise."""
+        query = dict(setup.query)
+        if self.templates is not None:
+            query["visual"] = replace(query["visual"], templates=self.templates)
+        own = {"frame_weight": self.frame_weight, "word_weight": self.word_weight}
+        return replace(setup, query=query, **{name: value for name, value in own.items() if value is not None})
+
+    def constants(self) -> AbstractContextManager[object]:
+        """Return the sharpening of sentences for as long as this is open."""
+        return patch.multiple(ranking, NOISE_SPREADS=0.0, ABOVE_NOISE=1.0) if self.plain else nullcontext()
+
+
+EQUAL: Mapping[Modality, float] = {"visual": 1.0, "speech": 1.0, "text": 1.0}
+_PICTURES = Way({"speech": 0.0, "text": 0.0}, 0.0, 0.0, (SENTENCE,), plain=True)
+_WORDED = replace(_PICTURES, templates=(SENTENCE, WORDS))
+_COLOURED = replace(_PICTURES, templates=(SENTENCE, WORDS, COLOURS))
+_SPOKEN = replace(_COLOURED, weights=EQUAL)
+# Each of them is compared with the one before.
+STEPS: Mapping[str, Way] = {
+    "pictures, the question as a sentence": _PICTURES,
+    "+ its words one by one": _WORDED,
+    "+ its colours": _COLOURED,
+    "+ speech, weighted as much": _SPOKEN,
+    "+ words of speech": replace(_SPOKEN, word_weight=1.0),
+    "+ best frame": replace(_SPOKEN, word_weight=1.0, frame_weight=0.7),
+    "+ sharpened sentences": replace(_SPOKEN, word_weight=1.0, frame_weight=0.7, plain=False),
+    "+ weights = default": Way(),
+}
+# Each of them is compared with the default.
+OTHERS: Mapping[str, Way] = {
+    "without colours": Way(templates=(SENTENCE, WORDS)),
+    "without words one by one": Way(templates=(SENTENCE, COLOURS)),
+    "without the best frame": Way(frame_weight=0.0),
+    "best frame 0.5": Way(frame_weight=0.5),
+    "best frame alone": Way(frame_weight=1.0),
+    "without words of speech": Way(word_weight=0.0),
+    "sentences not sharpened": Way(plain=True),
+    "speech 0.25": Way({"speech": 0.25}),
+    "speech 0.6": Way({"speech": 0.6}),
+    "reciprocal ranks (k = 60)": Way(combine="rrf"),
+    "reciprocal ranks, equal weights": Way(EQUAL, combine="rrf"),
+    "fusion mean": Way(fusion=Fusion("mean")),
+    "fusion weighted": Way(fusion=Fusion("weighted")),
+}
+TUNED: Sequence[FusionName] = ("concat", "weighted", "learned")
+# Each of them is compared with the first, which is the product's own.
+RECIPES: Mapping[str, Recipe] = {
+    "made again": Recipe(),
+    "crop: the middle alone": Recipe(crops=middle),
+    "crops: both ends": Recipe(crops=ends),
+    "temperature 1": Recipe(temperature=1.0),
+    "temperature 3": Recipe(temperature=3.0),
+    "top 10 labels": Recipe(top_labels=10),
+    "top 20 labels": Recipe(top_labels=20),
+    "top 100 labels": Recipe(top_labels=100),
+    "all labels": Recipe(top_labels=1000),
+    "label: its name alone": Recipe(texts=names_only),
+    'label: "a photo of a NAME" alone': Recipe(texts=photos_only),
+    "label: its definition alone": Recipe(texts=definitions_only),
+    "no colours in the vector": Recipe(colour_length=0.0),
+    "colours 0.15 of the length": Recipe(colour_length=0.15),
+    "colours 0.3 of the length": Recipe(colour_length=0.3),
+    "windows of 15 words": Recipe(words=15),
+    "windows of 40 words": Recipe(words=40),
+    "speech from confidence 0.25": Recipe(confidence=0.25),
+    "speech from confidence 0.4": Recipe(confidence=0.4),
+}
+
+
+class Table:
+    """Rows as they come; each is remembered by its name."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        self._levels: dict[str, Level] = {}
+        print(f"{'':34} {'nDCG@10':^21} {'success@5':^21}  {'d nDCG@10':^23} P(gain)  {'d success@5':^23} P(gain)")
+
+    def add(self, name: str, answers: Answers, against: str | None) -> None:
+        """Print a row. against: the name of an earlier one."""
+        level = judged(self._questions, answers)
+        self._levels[name] = level
+        figures = level.figures()["all"]
+        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (figures[m] for m in TOLD)]
+        if against is not None:
+            found = differences(self._levels[against], level)
+            cells.append("")
+            for d in (found[m] for m in TOLD):
+                cells[-1] += f" {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]  {d.p_gain:.3f} "
+        print(f"{name:34} {' '.join(cells)}", flush=True)
+
+    def __getitem__(self, name: str) -> Level:
+        return self._levels[name]
+
+
+def judged(questions: Sequence[Question], answers: Answers) -> Level:
+    """Return the figures at video level. Raises UsageError where no question has an answer."""
+    level = judge(questions, answers, "video")
+    if level is None:
+        raise UsageError("none of the questions has an answer in the library")
+    return level
+
+
+def asked(folder: Path, questions: Sequence[Question], way: Way) -> Answers:
+    """Return what a library answers, asked in one way."""
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        setup = setup_from_json(snapshot.get("setup") or "")
+    engine = SearchEngine(library, way.setup(setup), way.fusion)
+    found = {}
+    with way.constants():
+        for question in questions:
+            hits = engine.search(question.text, top_k=DEPTH, weights=way.weights, combine=way.combine)
+            found[question.id] = [Found(os.path.basename(os.fsdecode(hit.video or b""))) for hit in hits]
+    return Answers(found, DEPTH)
+
+
+def tuning(folder: Path, questions: Sequence[Question], form: FusionName) -> None:
+    """Print what learning a form wins on the questions held out."""
+    tuned = tune(folder, questions, form)
+    weights = ", ".join(f"{m} {w:.2f}" for m, w in tuned.fusion.weights.items())
+    d = tuned.difference
+    print(
+        f"{f'tune {form}':34} {tuned.after.value:.3f} [{tuned.after.low:.3f}, {tuned.after.high:.3f}] on {tuned.held} "
+        f"held out, before {tuned.before.value:.3f}; {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]  {d.p_gain:.3f}  "
+        f"{weights}",
+        flush=True,
+    )
 
 
 def report(level: Level) -> None:
@@ -27,11 +205,39 @@ def report(level: Level) -> None:
         print(f"{name:>14} {len(level.groups[name]):>4}  " + "  ".join(f"{cell:^21}" for cell in cells))
 
 
-def compare(first: Level, second: Level) -> None:
-    """Print what the second has more than the first, with its interval and P(gain)."""
-    for name, d in differences(first, second).items():
-        if name in MEASURES:
-            print(f"{name:>14}  {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]  P(gain) {d.p_gain:.3f}")
+def table(folder: Path, questions: Sequence[Question], recipes: Callable[[Table], None] | None) -> None:
+    """Print all rows. recipes: adds those of the encoders."""
+    rows = Table(questions)
+    before = None
+    for name, way in STEPS.items():
+        rows.add(name, asked(folder, questions, way), before)
+        before = name
+    print()
+    rows.add(DEFAULT, asked(folder, questions, Way()), None)
+    for name, way in OTHERS.items():
+        rows.add(name, asked(folder, questions, way), DEFAULT)
+    print()
+    for form in TUNED:
+        tuning(folder, questions, form)
+    if recipes is not None:
+        print()
+        recipes(rows)
+    print()
+    report(rows[DEFAULT])
+
+
+def compare(questions: Sequence[Question], library: Path, texts: Sequence[str]) -> None:
+    """Print the figures of configurations, and those of all but the first beside the first."""
+    chosen = [parse_configuration(text, library) for text in texts]
+    first, *others = [judged(questions, answers) for answers in ask(chosen, questions)]
+    report(first)
+    for configuration, level in zip(chosen[1:], others, strict=True):
+        print(f"\n{configuration.name}")
+        report(level)
+        print(f"{configuration.name} against {chosen[0].name}")
+        for name, d in differences(first, level).items():
+            if name in MEASURES:
+                print(f"{name:>14}  {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]  P(gain) {d.p_gain:.3f}")
 
 
 def main() -> None:
@@ -39,6 +245,7 @@ def main() -> None:
     parser.add_argument("--media", type=Path, default=os.environ.get("VFINDEX_TEST_MEDIA"), help="folder with public/")
     parser.add_argument("--library", type=Path, help="an ingested library of public/videos")
     parser.add_argument("--cache", type=Path, default=os.environ.get("VFINDEX_CACHE"), help="exported models")
+    parser.add_argument("--quick", action="store_true", help="leave the encoders as they are")
     parser.add_argument("--config", action="append", help="as in vfindex eval; again to compare")
     arguments = parser.parse_args()
     if arguments.media is None:
@@ -47,20 +254,24 @@ def main() -> None:
     questions = read_questions(public / "queries.jsonl")
     with tempfile.TemporaryDirectory() as temporary:
         library = arguments.library
+        cache = Path(arguments.cache or Path(temporary) / "cache")
         if library is None:
             library = Path(temporary) / "library"
-            cache = Path(arguments.cache or Path(temporary) / "cache")
             done = ingest(library, [os.fsencode(public / "videos")], IngestSettings(cache=cache))
             print(f"{done.found} files: {done.indexed} indexed, {len(done.failed)} failed, {done.clips} clips")
-        chosen = [parse_configuration(text, library) for text in arguments.config or ["default"]]
-        levels = [judge(questions, answers, "video") for answers in ask(chosen, questions)]
-        first, *others = [level for level in levels if level is not None]
-        report(first)
-        for configuration, level in zip(chosen[1:], others, strict=True):
-            print(f"\n{configuration.name}")
-            report(level)
-            print(f"{configuration.name} against {chosen[0].name}")
-            compare(first, level)
+        if arguments.config:
+            compare(questions, library, arguments.config)
+            return
+
+        def recipes(rows: Table) -> None:
+            material = read_material(library, cache, os.cpu_count() or 1, print)
+            first = next(iter(RECIPES))
+            for number, (name, recipe) in enumerate(RECIPES.items()):
+                again = make_again(material, recipe, Path(temporary) / f"again-{number}")
+                rows.add(name, asked(again, questions, Way()), None if name == first else first)
+                shutil.rmtree(again)
+
+        table(library, questions, None if arguments.quick else recipes)
 
 
 if __name__ == "__main__":
