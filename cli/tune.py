@@ -36,7 +36,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Learn how much each modality counts, from questions with known answers.
+    """Learn from answered questions how much each modality counts.
 
     Stored is only what wins for questions and videos that were held out.
     """

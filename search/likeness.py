@@ -72,9 +72,9 @@ def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> A
     A picture lies among the clips and not among the questions: it is centred with their mean. Pictures resemble one
     another more than words do, so its similarities are brought to a spread of 1, which those of words have.
     """
-    part = view.spec.parts["visual"]
     if not pictures:
         return asked
+    part = view.spec.parts["visual"]
     if part.weight == 0:
         raise QueryError("pictures are compared by what is shown, whose weight is 0; leave visual above 0")
     sample = _sample(view)
