@@ -20,6 +20,7 @@ from vfindex.storage.errors import LibraryError, LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import applied_migrations, is_current
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
+from vfindex.storage.spans import FEW_VIDEOS, clip_spans, expanded
 from vfindex.storage.words import Words
 
 T = TypeVar("T")
@@ -198,21 +199,13 @@ class Snapshot:
         return {row.id: StoredClip(*row) for row in self._by_id(query, c.id, ids)}
 
     def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
-        """Return the ids of the clips of searchable videos among `videos`, increasing.
-
-        A video whose ids follow each other, as they do unless two were committed in turn, is told by first and last.
-        """
-        rows = self._fetched(
-            "SELECT v.id, min(c.id), max(c.id), count(*) FROM video v JOIN clip c ON c.video_id = v.id"
-            " WHERE v.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial') GROUP BY v.id",
-            (json.dumps(list(videos)),),
+        """Return the ids of the clips of searchable videos among `videos`, increasing."""
+        few = len(videos) <= FEW_VIDEOS
+        spans = (
+            clip_spans(self._fetched, videos) if few else self.remembered("spans", lambda: clip_spans(self._fetched))
         )
-        video_ids, firsts, lasts, counts = np.array(rows, np.int64).reshape(-1, 4).T
-        whole = lasts - firsts + 1 == counts
-        stops = np.cumsum(counts[whole])
-        within = np.arange(stops[-1] if len(stops) else 0) - np.repeat(stops - counts[whole], counts[whole])
-        others = self.clip_ids(videos=video_ids[~whole].tolist()) if not whole.all() else []
-        return np.sort(np.concatenate([np.repeat(firsts[whole], counts[whole]) + within, np.array(others, np.int64)]))
+        ids, others = expanded(spans, videos)
+        return np.sort(np.concatenate([ids, np.array(self.clip_ids(videos=others) if others else (), np.int64)]))
 
     def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
         """Return video id -> the ids of its first `limit` clips, in order of time."""

@@ -24,6 +24,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.filters import recorded_on
 from vfindex.search.query import Part
 from vfindex.search.tail import Tail
+from vfindex.storage import snapshot as snapshot_module
 from vfindex.storage import words as words_module
 from vfindex.storage.library import Library, exact_scan, reading_spec
 from vfindex.storage.records import Document, FloatArray, Segment, UnitPlan, UnitResult
@@ -188,7 +189,7 @@ def test_the_rarest_words_choose_what_bm25_compares(tmp_path: Path, monkeypatch:
         assert with_words == [{id_ for id_, text in texts.items() if w in text} for w in [*words, "absent"]]
 
 
-def test_clips_of_videos_are_found_whatever_the_order_of_their_commits(tmp_path: Path) -> None:
+def test_clips_of_videos_are_found_in_whatever_order_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         for name in "abc":
@@ -203,7 +204,9 @@ def test_clips_of_videos_are_found_whatever_the_order_of_their_commits(tmp_path:
     with half, Library(tmp_path).snapshot() as snapshot:
         assert torn not in {each.video_id for each in half.clips(half.clips_in([1, torn]).tolist()).values()}
         for videos in ([], [2], [1, 3], [torn], [1, torn, 99], [each.id for each in snapshot.videos()]):
-            assert snapshot.clips_in(videos).tolist() == snapshot.clip_ids(videos=videos)
+            for few in (0, 100):
+                monkeypatch.setattr(snapshot_module, "FEW_VIDEOS", few)
+                assert snapshot.clips_in(videos).tolist() == snapshot.clip_ids(videos=videos)
 
 
 # --- the tail ---------------------------------------------------------------------------------------------------
