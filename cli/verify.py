@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import counted, path_text, plain, print_json, say
+
+if TYPE_CHECKING:
+    from vfindex.storage.verify import Verification
 
 NAME = "verify"
 EXAMPLE = "vfindex verify --library /srv/videos/library"
 
 
-def command(library: LibraryOption = None, json: JsonOption = False) -> None:
+def command(
+    sample: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Also read N clips again, chosen by chance, and compare their vectors."),
+    ] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also read every file wholly, and compare it with the last time.")
+    ] = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check that the library is sound.
 
-    The database, the checksums of its rows, that every clip has its vector, the index against an exact scan.
+    The database, the checksums of its rows, that every clip has its vector, the
+    index against an exact scan.
     """
     from vfindex.storage.library import Library
     from vfindex.storage.verify import verify
 
-    result = verify(Library.open(library_folder(library)))
+    folder = library_folder(library)
+    result = verify(Library.open(folder))
+    clips, files = None, None
+    if sample and not result.problems:
+        clips = _read_again(folder, sample, result)
+    if full and not result.problems:
+        files = _read_wholly(folder, result)
     if json:
         print_json(
             {
@@ -30,6 +53,8 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
                 "segments": result.segments,
                 "recall_at_10": result.recall_at_10,
                 "redo": [path_text(path) for path in result.redo],
+                "sample": clips,
+                "full": files,
                 "problems": result.problems,
                 "notes": result.notes,
             }
@@ -48,5 +73,29 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         )
         found = ", ".join(counted(n, noun) for n, noun in numbers)
         print(f"{'clean' if result.clean else 'NOT clean'}: {found}{recall}")
+        if clips is not None and clips["clips"]:
+            print(f"{counted(clips['clips'], 'clip')} read again: lowest cosine {clips['lowest_cosine']:.4f}")
+        if files is not None:
+            print(f"{counted(files['compared'], 'file')} as before, {files['first']} read wholly for the first time")
     if not result.clean:
         raise typer.Exit(1)
+
+
+def _read_again(folder: Path, count: int, result: Verification) -> dict[str, Any]:
+    """Compare a sample of clips with their files; tell the result what is wrong, and return the figures."""
+    from vfindex.indexer.recheck import recheck
+
+    found = recheck(folder, count, cache_folder())
+    result.problems += found.problems
+    result.notes += found.notes
+    return {"clips": found.clips, "lowest_cosine": found.lowest}
+
+
+def _read_wholly(folder: Path, result: Verification) -> dict[str, Any]:
+    """Compare whole files with what they were; tell the result what is wrong, and return the figures."""
+    from vfindex.storage.whole_files import check_files
+
+    found = check_files(folder)
+    result.problems += found.problems
+    result.notes += found.notes
+    return {"compared": found.compared - len(found.problems), "first": found.first}

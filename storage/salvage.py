@@ -142,7 +142,7 @@ def _copy(source: sqlite3.Connection, connection: Connection, table: Table, foun
         except IntegrityError:  # what it belongs to is lost, or what it says cannot be
             if table in (schema.location, schema.tombstone):
                 found.paths.append(row["path"])
-            elif "video_id" in row:
+            elif table in (schema.unit, schema.clip, schema.segment):
                 found.videos.add(row["video_id"])
 
 

@@ -1,0 +1,84 @@
+"""Clips read again, and files read wholly: `vfindex verify --sample` and `--full`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from library_maker import all_clip_ids
+from media import Shot, make_video
+
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.recheck import SAME_COSINE, recheck
+from vfindex.storage.blobs import checksum, pack_vector, unpack_vector
+from vfindex.storage.catalog import Catalog
+from vfindex.storage.library import Library
+from vfindex.storage.records import FloatArray
+from vfindex.storage.whole_files import check_files
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
+    """Return a library of two videos in `videos` beside it; a test leaves it as it was."""
+    base = tmp_path_factory.mktemp("recheck")
+    (base / "videos").mkdir()
+    make_video(base / "videos" / "one.mp4", shots=[Shot("red", 2), Shot("blue", 3, to="white")], fps=10)
+    make_video(base / "videos" / "two.mp4", shots=[Shot("green", 3, to="black"), Shot("grey", 2)], fps=10)
+    settings = IngestSettings(cache=models_cache, workers=2, asr=False)
+    ingest(base / "library", [os.fsencode(base / "videos")], settings)
+    return base / "library"
+
+
+def test_clips_read_again_are_the_same(library: Path, models_cache: Path) -> None:
+    found = recheck(library, 100, models_cache)
+    assert (found.clips, found.problems, found.notes) == (len(all_clip_ids(Library.open(library))), [], [])
+    assert found.lowest is not None and found.lowest >= SAME_COSINE
+
+
+def test_a_vector_of_something_else_is_told(library: Path, models_cache: Path) -> None:
+    """Its checksum is right: only reading the clip again shows it."""
+
+    def put(vector: bytes, frames: bytes | None) -> None:
+        values = (vector, checksum(vector, frames))
+        with catalog.transaction() as connection:
+            connection.exec_driver_sql(
+                "UPDATE embedding SET vector = ?, crc32 = ? WHERE clip_id = 1 AND modality = 'visual'", values
+            )
+
+    catalog = Catalog.open(library / "library.db")
+    with catalog.transaction() as connection:
+        query = "SELECT vector, frames FROM embedding WHERE clip_id = 1 AND modality = 'visual'"
+        [(before, frames)] = connection.exec_driver_sql(query).all()
+    other: FloatArray = -unpack_vector(before)
+    put(pack_vector(other), frames)
+    found = recheck(library, 100, models_cache)
+    put(before, frames)
+    catalog.close()
+    assert len(found.problems) == 1 and "read again, its vector has a cosine of -1.000" in found.problems[0]
+
+
+def test_files_that_are_not_there_are_noted(library: Path, models_cache: Path) -> None:
+    video = library.parent / "videos" / "one.mp4"
+    away = video.rename(library.parent / "away.mp4")
+    found, files = recheck(library, 100, models_cache), check_files(library)
+    away.rename(video)
+    assert (found.problems, files.problems) == ([], [])
+    assert len(found.notes) == 2 and files.notes == [f"{video} is not there"]
+
+
+def test_bytes_that_changed_behind_size_and_time_are_told(library: Path) -> None:
+    first = check_files(library)
+    assert (first.compared + first.first, first.problems) == (2, [])
+    again = check_files(library)
+    assert (again.compared, again.first, again.problems) == (2, 0, [])
+    video = library.parent / "videos" / "two.mp4"
+    before, stat = video.read_bytes(), video.stat()
+    video.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    os.utime(video, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    decayed = check_files(library)
+    video.write_bytes(before)
+    os.utime(video, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert len(decayed.problems) == 1 and decayed.problems[0].startswith(f"{video} has other bytes")
+    video.touch()
+    assert check_files(library).notes == [f"{video} has changed since it was indexed; `vfindex reindex` takes it up"]
