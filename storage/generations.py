@@ -18,7 +18,7 @@ from vfindex.storage import vectors
 from vfindex.storage.graph import TRAINING_ROWS, Graph
 from vfindex.storage.index_file import IndexWriter, writing_index
 from vfindex.storage.joint import JointSpec, ModalityPrior, fuse
-from vfindex.storage.recall import SAMPLED_CLIPS, efforts, questions
+from vfindex.storage.recall import CLIPS_A_QUESTION, QUESTIONS, efforts, questions
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import JointIndex, facts_of
@@ -66,7 +66,7 @@ def build(source: Source, path: Path) -> tuple[int, str]:
         graph = Graph.trained(source.sample(TRAINING_ROWS))
         file.put("rows", "<f2", _added(graph, source.rows(source.ids)))
         slices = list(source.spec.slices().values())
-        asked = questions(source.spec, source.priors, source.sample(SAMPLED_CLIPS))
+        asked = questions(source.spec, source.priors, source.sample(CLIPS_A_QUESTION * QUESTIONS))
         measured = efforts(graph, file.written("rows"), asked, slices)
         if not measured[0].first:  # no walk finds enough at the default weights: all are scored
             return file.end(facts_of(None, (), (), len(ids)))

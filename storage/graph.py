@@ -9,7 +9,8 @@ own form: they stay mapped, nothing is read that a search does not touch, and wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,8 @@ class Graph:
         import faiss
 
         parameters: Any = faiss.SearchParametersHNSW(efSearch=effort)  # type: ignore[attr-defined]  # the stub lacks it
-        _, places = self._index.search(query[None], min(effort, len(self)), params=parameters)
+        with _one_thread():
+            _, places = self._index.search(query[None], min(effort, len(self)), params=parameters)
         found: NDArray[np.int64] = places[0]
         return found[found >= 0]
 
@@ -149,7 +151,8 @@ class HalfVectors:
         data = np.ascontiguousarray(self._rows).view(np.uint8).reshape(-1)
         _lend(index.codes, data)
         index.ntotal, index.is_trained = count, True
-        scores, places = index.search(np.ascontiguousarray(queries, np.float32), min(top_k, count))
+        with _one_thread() if len(queries) == 1 else nullcontext():
+            scores, places = index.search(np.ascontiguousarray(queries, np.float32), min(top_k, count))
         return scores, places
 
 
@@ -166,6 +169,19 @@ def on_gpus(rows: FloatArray) -> Any:
     except RuntimeError as exc:
         logger.warning("the joint index stays on the processor: it could not be copied to the GPU (%s)", exc)
         return None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let FAISS work in this thread alone: it divides questions, and for a single one its threads wait in a loop."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _empty(dim: int) -> faiss.IndexHNSWSQ:

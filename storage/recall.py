@@ -6,6 +6,7 @@ nothing: those are the harder half. Recall is by score, so that equal vectors ma
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,33 +17,39 @@ from vfindex.storage.graph import Graph, HalfVectors
 from vfindex.storage.joint import JointSpec, ModalityPrior, fuse, fuse_query
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import MAX_EFFORT, Effort, JointIndex, rescored
+from vfindex.storage.vectors import Effort, JointIndex, rescored
 
 # What an index must find at every weighting, and what its efforts are chosen for: the sample is small, so more.
-FLOOR, TARGET = 0.99, 0.995
+FLOOR, TARGET = 0.99, 0.993
 # Of the first 200, which are only candidates for the ten that are shown.
 TARGET_OF_MANY = 0.97
 FIRST, MANY = 10, 200
-# Questions of either kind at each weighting.
-QUESTIONS = 32
-# Clips taken for their vectors, of which those that lack a modality are no questions to it alone.
-SAMPLED_CLIPS = 4 * QUESTIONS
+# Questions of either kind at each weighting: to choose efforts by, and to look whether an index keeps its word.
+QUESTIONS, FEW_QUESTIONS = 96, 16
+# Clips taken for their vectors for each question, of which those that lack a modality are no questions to it alone.
+CLIPS_A_QUESTION = 3
 # Scores this close may stand in either order: float32 sums differ with the order of addition, and float16 rounds.
 TIE = 1e-3
-_EFFORTS = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... MAX_EFFORT
+_EFFORTS = tuple(round(2 ** (power / 4)) for power in range(20, 49))  # 32, 38, 45, ... MAX_EFFORT
 
 
-def questions(spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray) -> list[FloatArray]:
-    """Return the questions (n, dim) of each of `spec.corners()`. clips: joint vectors (n, dim) of some clips."""
+def questions(
+    spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray, most: int | None = None
+) -> list[FloatArray]:
+    """Return the questions (n, dim) of each of `spec.corners()`, at most `most` of either kind (None: QUESTIONS).
+
+    clips: joint vectors (n, dim) of some clips.
+    """
+    most = most or QUESTIONS
     asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
     count = min((len(rows) for rows in asked.values()), default=0)
-    chosen = range(0, count, max(1, count // QUESTIONS))[:QUESTIONS]
+    chosen = range(0, count, max(1, count // most))[:most]
     plain = spec if spec.adds_up else spec.with_weights(dict.fromkeys(spec.order, 1.0))
     background = [fuse_query({m: rows[at] for m, rows in asked.items()}, plain) for at in chosen]
     result = []
     for factors in spec.corners():
         own = clips * factors
-        own = own[np.any(own, axis=1)][:QUESTIONS]
+        own = own[np.any(own, axis=1)][:most]
         result.append(np.concatenate([own, np.reshape(background, (-1, spec.dim)) * factors]).astype(np.float32))
     return result
 
@@ -73,28 +80,25 @@ def recall_at_10(
     An empty index gives nothing.
     """
     dims = {m: part.dim for m, part in spec.parts.items()}
-    ids = index.ids().tolist()
-    if not ids:
-        return []
-    chosen = ids[:: max(1, len(ids) // SAMPLED_CLIPS)][:SAMPLED_CLIPS]
-    clips = np.concatenate(
-        [np.zeros((0, spec.dim), np.float32), *(fuse(r, spec) for _, r in snapshot.batches(chosen, dims))]
-    )
-    asked = questions(spec, priors, clips)
-    queries = np.concatenate(asked)
-    top_k = min(FIRST, len(ids))
+    ids = index.ids()
+    wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
+    chosen = ids[:: max(1, len(ids) // wanted)][:wanted].tolist()
+    clips = [fuse(rows, spec) for _, rows in snapshot.batches(chosen, dims)]
+    asked = questions(spec, priors, np.concatenate([np.zeros((0, spec.dim), np.float32), *clips]), FEW_QUESTIONS)
+    queries, top_k = np.concatenate(asked), min(FIRST, len(ids))
+    if not len(queries) or not top_k:
+        return [1.0] * len(asked)
+    found = index.search(queries, top_k)[1]  # (n_queries, <= top_k)
     best = np.full((len(queries), top_k), -np.inf, np.float32)
-    for _, rows in snapshot.batches(ids, dims):
-        best = np.sort(np.concatenate([best, queries @ fuse(rows, spec).T], axis=1), axis=1)[:, -top_k:]
-    result, first = [], 0
-    for part in asked:
-        shares = [
-            _share(_exact(snapshot, spec, query, index.search(query[None], top_k)[1][0]), bars)
-            for query, bars in zip(part, best[first : first + len(part)], strict=True)
-        ]
-        first += len(part)
-        result.append(float(np.mean(shares)) if shares else 1.0)
-    return result
+    scores = np.full(found.shape, -np.inf, np.float32)  # of what was found, as library.db has it
+    for part, rows in snapshot.batches(ids.tolist(), dims):
+        every = queries @ fuse(rows, spec).T
+        best = np.sort(np.concatenate([best, every], axis=1), axis=1)[:, -top_k:]
+        at = np.minimum(np.searchsorted(part, found), len(part) - 1)
+        scores = np.where(part[at] == found, np.take_along_axis(every, at, axis=1), scores)
+    shares = np.array([_share(*each) for each in zip(scores, best, strict=True)])
+    parts = np.split(shares, np.cumsum([len(each) for each in asked])[:-1])
+    return [float(each.mean()) if len(each) else 1.0 for each in parts]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,24 +121,19 @@ class _Trial:
 
 
 def _least(trial: _Trial, target: float) -> tuple[int, float]:
-    """Return the least effort that reaches the target, or MAX_EFFORT; and the recall with it."""
-    recall = 0.0
-    for effort in _EFFORTS:
-        if effort >= trial.best.shape[1]:
-            recall = trial.recall(effort)
-        if recall >= target:
-            return effort, recall
-    return MAX_EFFORT, recall
+    """Return the least effort that reaches the target, or the greatest; and the recall with it."""
+    tried: dict[int, float] = {}
+
+    def recall(effort: int) -> float:
+        tried[effort] = trial.recall(effort)
+        return tried[effort]
+
+    useful = [effort for effort in _EFFORTS if effort >= trial.best.shape[1]]
+    at = min(bisect_left(useful, target, key=recall), len(useful) - 1)
+    return useful[at], tried[useful[at]]
 
 
 def _share(scores: FloatArray, best: FloatArray) -> float:
     """Return which share of the best scores was found, by score. best: (k,), in any order."""
     bar = float(best.min())
     return float(np.count_nonzero(scores >= bar - TIE * max(1.0, abs(bar)))) / len(best)
-
-
-def _exact(snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: NDArray[np.int64]) -> FloatArray:
-    """Return the scores of clips as library.db has them; of those that are gone, none."""
-    dims = {m: part.dim for m, part in spec.parts.items()}
-    found = [fuse(rows, spec) @ query for _, rows in snapshot.batches(ids.tolist(), dims)]
-    return np.concatenate([np.zeros(0, np.float32), *found])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install
 
-from vfindex.storage import vectors
+from vfindex.storage import recall, vectors
 from vfindex.storage.errors import DimensionError, LibraryDamaged
 from vfindex.storage.graph import Graph
 from vfindex.storage.index_file import BLOCK_BYTES, IndexFile, writing_index
@@ -63,6 +63,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let graphs be walked that are so small that a scan is cheaper."""
     monkeypatch.setattr(vectors, "GRAPH_CLIPS", 100)
     monkeypatch.setattr(vectors, "SCANNED_FOR_ONE", 0)
+    monkeypatch.setattr(recall, "QUESTIONS", 16)
 
 
 # --- what is found --------------------------------------------------------------------------------------------------
