@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +60,7 @@ UNITS_AHEAD = 3
 WATCH_S = 2.0
 MAX_CALLERS = 10_000  # that may wait at the desk at once
 STOP_S = 30.0  # for an orderly end of the stream; then it is broken off
+_FOLDER = "VFINDEX_RAY_FOLDER"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
 
 
@@ -101,6 +102,7 @@ class Session:
     def _leave(self) -> None:
         ray.shutdown()
         if self._folder is not None:
+            del os.environ[_FOLDER]
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -119,13 +121,27 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _temporary_folder() -> Path:
-    """Return a new folder for Ray's files; those of processes that were killed are removed first."""
+    """Return a new folder for Ray's files, of which its processes know by _FOLDER.
+
+    What killed runs have left is removed first: their folders, and those of Ray's processes that outlive its raylet.
+    """
     base = Path(tempfile.gettempdir())
     for old in base.glob("vfindex-ray-*-*"):
         number = old.name.split("-")[2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and old.stat().st_uid == os.getuid():
+            _end_processes(f"{_FOLDER}={old}")
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
+    os.environ[_FOLDER] = str(folder)
+    return folder
+
+
+def _end_processes(variable: str) -> None:
+    """End the processes of this user that have this in their environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(variable) in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _first_line(exc: BaseException) -> str:
@@ -171,6 +187,29 @@ class _Source:
             raise RuntimeError("the source of units has died")  # what it has given it cannot give again
         while (job := ray.get(self._book.take.remote())) is not None:
             yield table_of(job)
+
+
+class _Breaker:
+    """Breaks the stream off between two steps of Ray Data's loop, where that is asked for; an `ExecutionCallback`.
+
+    Ray Data would wait for workers of a machine that has left, and that find no place on those that stay, for good. One
+    a process, as Ray itself is.
+    """
+
+    asked = threading.Event()
+
+    def before_execution_starts(self, executor: object) -> None:
+        self.asked.clear()
+
+    def on_execution_step(self, executor: object) -> None:
+        if self.asked.is_set():
+            raise RuntimeError("a machine has left, or the run was broken off")
+
+    def after_execution_succeeds(self, executor: object) -> None:
+        """Do nothing."""
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +267,13 @@ class RayRunner:
         if kind is None:
             self._desk.book.put.remote(None)
             self._join(STOP_S)
-        ray.kill(self._desk.book)
+        self._break_off()
         self._join(STOP_S)
+
+    def _break_off(self) -> None:
+        """End the stream at once, and whatever waits at its desk."""
+        _Breaker.asked.set()
+        ray.kill(self._desk.book)
 
     def _join(self, seconds: float) -> None:
         if self._stream is not None:
@@ -317,7 +361,7 @@ class RayRunner:
             if refusal:
                 self._dispatch.fail(ModelError(refusal))
             elif left:
-                ray.kill(self._desk.book)
+                self._break_off()
 
 
 def _mapped(stream: ray.data.Dataset, worker: type, pool: Pool, shared: Shared) -> ray.data.Dataset:
@@ -341,6 +385,7 @@ def _configure() -> None:
         "execution_no_progress_timeout_s": -1,
         "enable_progress_bars": False,
         "print_on_execution_start": False,
+        "custom_execution_callback_classes": [_Breaker],
     }
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()

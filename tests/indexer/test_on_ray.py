@@ -1,0 +1,90 @@
+"""Ray on this machine: the same library as in one process, and nothing left behind however the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from equality import assert_equal_libraries
+from media import Shot, make_video, media_folder
+from ray_runs import RayRun, workers
+
+from vfindex.storage.library import Library
+from vfindex.storage.verify import verify
+
+pytestmark = pytest.mark.timeout(600)
+# The shortest of the public collection: 30 s together, several containers and codecs.
+SHORT = ("v020.mp4", "v029.mp4", "v031.mp4", "v037.mkv", "v045.mp4", "v054.mp4")
+
+
+def temporary_folders(run: RayRun) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"vfindex-ray-{run.process.pid}-*"))
+
+
+def test_a_run_on_ray_makes_the_library_of_one_process(tmp_path: Path, models_cache: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in SHORT:
+        shutil.copy(media_folder("public") / "videos" / name, videos)
+    (videos / "cut.mp4").write_bytes((videos / SHORT[0]).read_bytes()[:20_000])
+    (videos / "text.mp4").write_text("no video at all\n" * 100)
+    here = RayRun(models_cache, tmp_path / "local", "ingest", videos, "--runner", "local")
+    ray = RayRun(models_cache, tmp_path / "ray", "ingest", videos, "--runner", "ray")
+    reports = []
+    for run in (here, ray):
+        code, out, err = run.end()
+        assert code == 1, err  # two files that are none
+        report = json.loads(out)
+        reports.append({key: report[key] for key in ("found", "indexed", "clips", "failed", "partial")})
+        assert "Ray" not in err
+    assert reports[0] == reports[1]
+    assert reports[0]["indexed"] == len(SHORT)
+    assert_equal_libraries(tmp_path / "local", tmp_path / "ray")
+    assert verify(Library.open(tmp_path / "ray")).problems == []
+    assert ray.left() == []
+    assert temporary_folders(ray) == []
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, models_cache: Path, presses: int) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(12):
+        make_video(videos / f"{number}.mp4", shots=[Shot("red", 2 + number / 4), Shot("blue", 2)])
+    run = RayRun(models_cache, tmp_path / "library", "ingest", videos, "--runner", "ray", "--no-asr")
+    while not workers(run.mark, "DecodeWorker"):
+        assert run.process.poll() is None
+        time.sleep(0.2)
+    for _ in range(presses):
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(1.0)
+    code, _, _ = run.end()
+    assert code == 130
+    assert run.left() == []
+    assert temporary_folders(run) == []
+
+
+def test_the_run_after_one_that_was_killed_goes_on_and_tidies_up(tmp_path: Path, models_cache: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(3):
+        make_video(videos / f"{number}.mp4", shots=[Shot("red", 2 + number), Shot("blue", 2)])
+    run = RayRun(models_cache, tmp_path / "library", "ingest", videos, "--runner", "ray", "--no-asr")
+    while not workers(run.mark, "DecodeWorker"):
+        assert run.process.poll() is None
+        time.sleep(0.2)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.communicate()
+    left = temporary_folders(run)
+    again = RayRun(models_cache, tmp_path / "library", "ingest", videos, "--runner", "ray", "--no-asr")
+    code, out, err = again.end()
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["indexed"] + report["unchanged"] == 3
+    assert [run.left(), again.left(), [folder for folder in left if folder.exists()]] == [[], [], []]
