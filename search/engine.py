@@ -176,7 +176,7 @@ class SearchEngine:
             told = "pictures ask for one moment, and this question has two; ask without then, near and within"
             raise QueryError(told, query.moments[1].terms[0].position)
         words = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
-        pictures = [self.pictures.encode(image) for image in images if not isinstance(image, Like)]
+        pictures = [self.pictures.encode(Path(image)) for image in images if not isinstance(image, Like)]
         return Question(query, words, pictures, [image for image in images if isinstance(image, Like)])
 
     def _follow(self) -> None:

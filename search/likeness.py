@@ -14,6 +14,7 @@ import numpy as np
 
 from vfindex.search.ranking import Asked, View
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.joint import ModalitySpec
 from vfindex.storage.records import SEARCHABLE, FloatArray
 from vfindex.storage.snapshot import Snapshot, StoredClip
 
@@ -78,7 +79,7 @@ def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> A
     if part.weight == 0:
         raise QueryError("pictures are compared by what is shown, whose weight is 0; leave visual above 0")
     sample = _sample(view)
-    directions = [vector - part.mean for vector in pictures]
+    directions = [_centred(vector, part) for vector in pictures]
     spreads = [_spread(sample @ direction) for direction in directions]
     total = np.mean([d / spread for d, spread in zip(directions, spreads, strict=True)], axis=0)
     words = asked.vectors.get("visual", part.query_mean)
@@ -88,6 +89,10 @@ def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> A
         vectors={**asked.vectors, "visual": np.asarray(words + total, np.float32)},
         strength={**asked.strength, "visual": strength},
     )
+
+
+def _centred(vector: FloatArray, part: ModalitySpec) -> FloatArray:
+    return np.asarray(vector - part.mean, np.float32)
 
 
 def _sample(view: View) -> FloatArray:

@@ -62,7 +62,7 @@ def between(library: Library, frames: int) -> dict[Path, list[float]]:
             sampled = [vectors.frame_times_s for vectors in snapshot.vectors(ids).values()]
             times = np.unique(np.concatenate([*sampled, [video.start_s, video.end_s]]))
             middles = (times[1:] + times[:-1]) / 2
-            chosen = np.unique(np.linspace(0, len(middles) - 1, frames).round().astype(int))
+            chosen = np.unique(np.linspace(0, len(middles) - 1, frames + 2)[1:-1].round().astype(int))
             found[Path(os.fsdecode(video.locations[0].path))] = middles[chosen].tolist()
     return found
 

@@ -17,10 +17,12 @@ from PIL import Image
 
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.likeness import Like
+from vfindex.search.likeness import Like, with_pictures
 from vfindex.search.pictures import BACKDROP, MAX_PIXELS, Pictures, read_picture
 from vfindex.search.query import Part
+from vfindex.search.ranking import Asked, View
 from vfindex.storage.errors import ModelError, QueryError, UsageError
+from vfindex.storage.joint import JointSpec, ModalitySpec
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing
@@ -206,15 +208,16 @@ def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> No
 
 
 def test_a_picture_is_centred_like_the_clips_and_not_like_the_questions(tmp_path: Path) -> None:
-    """All clips have much in common; what the picture shares with the clip like it is what few have."""
-    common = [leaning(0, i, 0.4) for i in range(1, DIM)]
-    videos = {f"v{i}": [clip(visual=vector)] for i, vector in enumerate(common, start=1)}
-    engine = make(tmp_path, {**videos, "plain": [clip(visual=axis(0))]})
-    with engine._library.snapshot() as snapshot:
-        part = engine._view(snapshot, {}, "convex").spec.parts["visual"]
-    assert float(part.mean[0]) > 0.01 and not part.query_mean.any()
-    [like] = [hit for hit in engine.search(images=[Path("3.png")]) if names([hit]) == ["v3"]]
-    assert like.rank == 1
+    make(tmp_path, {"a": [clip(visual=axis(1))]})
+    part = ModalitySpec(mean=leaning(0, 1, 0.3), query_mean=leaning(0, 2, 0.3), scale=2.0, weight=1.0)
+    with Library.open(tmp_path).snapshot() as snapshot:
+        view = View(snapshot, JointSpec({"visual": part}), SETUP, None, 0, is_whole=True)
+        alone = with_pictures(Asked({}, {"visual": 0.0}), [axis(3)], view)
+        beside = with_pictures(Asked({"visual": axis(4)}, {"visual": 1.0}), [axis(3)], view)
+    asked, seen = alone.vectors["visual"] - part.query_mean, axis(3) - part.mean
+    assert float(asked @ seen) == pytest.approx(float(np.linalg.norm(asked) * np.linalg.norm(seen)))
+    assert beside.vectors["visual"] - alone.vectors["visual"] == pytest.approx(axis(4) - part.query_mean)
+    assert (alone.strength["visual"], beside.strength["visual"]) == (1.0, pytest.approx(2**0.5))
 
 
 def test_words_and_pictures_are_asked_together(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What the tests of search are worth: its steps replaced by constants, one at a time, and the tests that notice.
+
+    python tests/teeth.py [--all]
+
+prints one JSON object, mutation -> names of the tests that fail under it. Only the test that must notice is run, or all
+of its file with `--all`. It is one process, so that everything is imported once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfindex.search import calibrate, engine, grouping, likeness, ranking, words
+from vfindex.search.confidence import Judge, Trust
+from vfindex.search.reciprocal import ReciprocalRanks
+
+HERE = Path(__file__).resolve().parent / "search"
+CALIBRATED = "test_calibrate.py::test_labels_appear_where_they_are_earned_and_are_right"
+NOTHING: Callable[..., None] = lambda *_, **__: None  # noqa: E731  # the shortest of many
+
+# Name -> what is replaced (owner, attribute, replacement), and the test that must notice.
+Mutation = tuple[Any, str, Any]
+MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
+    "the best frame counts nothing": (
+        (ranking, "_with_best_frames", lambda having, values, part, by: values),
+        "test_ranking.py::test_the_picture_is_mixed_with_the_best_frame_alone",
+    ),
+    "similarities are not sharpened": (
+        (ranking, "sharpened", lambda value, spread: value),
+        "test_ranking.py::test_unrelated_talk_does_not_outweigh_a_picture",
+    ),
+    "neighbours stay apart": (
+        (engine, "merge_neighbours", NOTHING),
+        "test_grouping.py::test_neighbours_that_answer_nearly_as_well_are_one_hit",
+    ),
+    "every neighbour belongs": (
+        (grouping, "MERGED_SHARE", -1e9),
+        "test_grouping.py::test_what_is_not_next_to_it_is_no_neighbour",
+    ),
+    "no footage is the same": (
+        (grouping, "is_same_footage", lambda *_: False),
+        "test_grouping.py::test_the_same_footage_is_one_hit_with_all_its_places",
+    ),
+    "all footage is the same": (
+        (grouping, "is_same_footage", lambda *_: True),
+        "test_grouping.py::test_what_only_looks_alike_stays_apart[longer-other1]",
+    ),
+    "ranks are scores": (
+        (ReciprocalRanks, "contributions", lambda self, scored: dict(scored.modalities)),
+        "test_reciprocal.py::test_what_counts_is_the_place_in_each_list",
+    ),
+    "all ranks are one": (
+        (ReciprocalRanks, "contributions", lambda self, scored: {"visual": 1.0}),
+        "test_reciprocal.py::test_a_modality_that_a_clip_lacks_is_neutral",
+    ),
+    "calibration trusts everything": (
+        (calibrate, "fit", lambda known, background, weight=1.0: Trust(1.0, 99, 99, weight, 0.0, 0.0, 0.0)),
+        CALIBRATED + "[0.5]",
+    ),
+    "calibration trusts nothing": (
+        (calibrate, "fit", lambda known, background, weight=1.0: Trust(0.5, 99, 99, weight)),
+        CALIBRATED + "[0.7]",
+    ),
+    "every hit is labelled high": ((Judge, "label", lambda self, scores: "high"), CALIBRATED + "[0.5]"),
+    "all words are worth the same": (
+        (words, "_worth", lambda snapshot, needles, holders: {n: 1 / len(needles) for n in needles}),
+        "test_words.py::test_a_rare_word_is_worth_more",
+    ),
+    "no term has a weight": (
+        (engine, "combined", lambda parts, vectors, spec: ranking.combined(parts[:1], vectors[:1], spec)),
+        "test_language.py::test_a_weight_scales_its_term",
+    ),
+    "filters let all through": (
+        (engine, "filtered", NOTHING),
+        "test_filters.py::test_a_filtered_search_is_the_best_of_what_is_left",
+    ),
+    "pictures are centred as questions": (
+        (likeness, "_centred", lambda vector, part: vector - part.query_mean),
+        "test_pictures.py::test_a_picture_is_centred_like_the_clips_and_not_like_the_questions",
+    ),
+    "pictures keep their spread": (
+        (likeness, "_spread", lambda similarities: 1.0),
+        "test_pictures.py::test_similarities_of_pictures_are_brought_to_the_spread_of_words",
+    ),
+    "the clip that is named answers itself": (
+        (engine, "score_clips", lambda view, ids, asked, evidence: []),
+        "test_pictures.py::test_a_clip_finds_its_like_and_neither_itself_nor_its_copies",
+    ),
+}
+
+
+class Failures:
+    """A plugin of pytest that keeps the names of the tests that fail."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.names.append(report.nodeid.rpartition("::")[2])
+
+
+def failing(node: str) -> list[str]:
+    """Return the names of those tests of a file, or of the one test of it that is named, that fail."""
+    failures = Failures()
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--no-header", "--tb=no"]
+    pytest.main([str(HERE / node), *options], plugins=[failures])
+    return failures.names
+
+
+def main() -> None:
+    """Run each mutation's test; pytest's own words go to standard error."""
+    sys.stdout, out = sys.stderr, sys.stdout
+    noticed: dict[str, list[str]] = {}
+    for name, ((owner, attribute, replacement), node) in MUTATIONS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, attribute, replacement)
+            noticed[name] = failing(node.partition("::")[0] if "--all" in sys.argv else node)
+    print(json.dumps(noticed, indent=1), file=out)
+
+
+if __name__ == "__main__":
+    main()
