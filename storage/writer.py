@@ -41,8 +41,10 @@ KEPT_GENERATIONS = 2
 def writing(folder: Path) -> Iterator[Writer]:
     """Hold the one writer of the library in `folder`, which is made if need be: of its edition in use.
 
+    A folder that was made for it goes again where the library was not given its setup, as when a model is not there.
     Raises LibraryLocked at once if another process holds it, LibraryError on a network folder.
     """
+    is_new = not folder.exists()
     with ExitStack() as held:
         held.enter_context(locked(folder))
         place = in_use(folder)
@@ -50,7 +52,12 @@ def writing(folder: Path) -> Iterator[Writer]:
             held.enter_context(locked(place))  # who names the edition's own folder is kept out too
         writer = Writer(place)
         held.callback(writer.close)
-        yield writer
+        try:
+            yield writer
+        except BaseException:
+            if is_new and writer.setup() is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 @contextmanager

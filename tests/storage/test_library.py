@@ -240,3 +240,14 @@ def test_a_path_is_kept_byte_for_byte(folder: Path) -> None:
 
 def test_dimension_of_the_hand_made_vectors() -> None:
     assert len(axis(0)) == DIM
+
+
+def test_a_library_that_never_got_its_models_leaves_nothing(tmp_path: Path) -> None:
+    for folder, is_left in ((tmp_path / "new", False), (tmp_path, True)):
+        with pytest.raises(LibraryError), writing(folder):
+            raise LibraryError("a model is not there")
+        assert folder.exists() is is_left
+    with pytest.raises(LibraryError), writing(tmp_path / "begun") as writer:
+        install(writer)
+        raise LibraryError("later")
+    assert (tmp_path / "begun" / "library.db").is_file()
