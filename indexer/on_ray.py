@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -70,8 +70,11 @@ class Session:
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._folder: Path | None = None
+        self._muted = ExitStack()
 
     def __enter__(self) -> Self:
+        # Ray prints what it notes of dead workers to standard output, where results go.
+        self._muted.enter_context(redirect_stdout(self._muted.enter_context(open(os.devnull, "w"))))
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what is wrong, its exceptions say too
@@ -101,6 +104,7 @@ class Session:
 
     def _leave(self) -> None:
         ray.shutdown()
+        self._muted.close()
         if self._folder is not None:
             del os.environ[_FOLDER]
             shutil.rmtree(self._folder, ignore_errors=True)

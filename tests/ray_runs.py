@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,9 +12,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from command_line import COMMAND
+from media import media_folder
 
 MARK = "VFINDEX_TEST_MARK"
+# The shortest of the public collection: 30 s together, several containers and codecs.
+SHORT = ("v020.mp4", "v029.mp4", "v031.mp4", "v037.mkv", "v045.mp4", "v054.mp4")
 PATIENCE_S = 200
+
+
+def short_videos(folder: Path) -> Path:
+    """Put a few short real videos into a new folder, no two alike; skips the test where there are none."""
+    folder.mkdir()
+    for name in SHORT:
+        shutil.copy(media_folder("public") / "videos" / name, folder)
+    return folder
 
 
 class RayRun:

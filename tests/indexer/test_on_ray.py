@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -12,15 +11,13 @@ from pathlib import Path
 
 import pytest
 from equality import assert_equal_libraries
-from media import Shot, make_video, media_folder
-from ray_runs import RayRun, workers
+from media import Shot, make_video
+from ray_runs import SHORT, RayRun, short_videos, workers
 
 from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
 pytestmark = pytest.mark.timeout(600)
-# The shortest of the public collection: 30 s together, several containers and codecs.
-SHORT = ("v020.mp4", "v029.mp4", "v031.mp4", "v037.mkv", "v045.mp4", "v054.mp4")
 
 
 def temporary_folders(run: RayRun) -> list[Path]:
@@ -28,10 +25,7 @@ def temporary_folders(run: RayRun) -> list[Path]:
 
 
 def test_a_run_on_ray_makes_the_library_of_one_process(tmp_path: Path, models_cache: Path) -> None:
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for name in SHORT:
-        shutil.copy(media_folder("public") / "videos" / name, videos)
+    videos = short_videos(tmp_path / "videos")
     (videos / "cut.mp4").write_bytes((videos / SHORT[0]).read_bytes()[:20_000])
     (videos / "text.mp4").write_text("no video at all\n" * 100)
     here = RayRun(models_cache, tmp_path / "local", "ingest", videos, "--runner", "local")
