@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vfindex.cli.output import clock, plain
+from vfindex.cli.runs import COUNTS, LISTS, ends_of
 
 if TYPE_CHECKING:
     from vfindex.storage.reports import StoredRun
 
-COUNTS = (
-    "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
-)  # fmt: skip
-LISTS = ("failed", "partial", "left_alone", "skipped", "lost")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left;"
     "vertical-align:top;overflow-wrap:anywhere}th{font-weight:600}"
 )
-
-
-def ends_of(report: Mapping[str, Any]) -> list[str]:
-    """Return in words how a run ended before it was done; nothing where it was."""
-    words = {"interrupted": "interrupted", "out_of_time": "out of time"}
-    return [*(told for name, told in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
 
 
 def page(run: StoredRun) -> str:

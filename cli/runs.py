@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,6 @@ import typer
 
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, counted, plain, print_json, say
-from vfindex.cli.run_page import COUNTS, LISTS, ends_of
 from vfindex.storage.errors import LibraryError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
+COUNTS = (
+    "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
+)  # fmt: skip
+LISTS = ("failed", "partial", "left_alone", "skipped", "lost")
 
 app = typer.Typer(
     help="Tell what earlier runs did. Without a command, list them.",
@@ -106,6 +110,12 @@ def _summary(run: StoredRun) -> str:
     ]
     parts += [*ends_of(report), *(["roots left alone"] if report.get("left_alone") else [])]
     return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
+
+
+def ends_of(report: Mapping[str, Any]) -> list[str]:
+    """Return in words how a run ended before it was done; nothing where it was."""
+    words = {"interrupted": "interrupted", "out_of_time": "out of time"}
+    return [*(told for name, told in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
 
 
 def _print(run: StoredRun) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -47,7 +47,9 @@ from vfindex.storage.records import (
 )
 from vfindex.storage.replacing import being_made, forget_orphans, give_up, key_to_begin, take_place
 from vfindex.storage.rows import insert_clip, insert_embedding, insert_segment, inserted, problem_json, video_values
-from vfindex.storage.wording import Wording, reword
+
+if TYPE_CHECKING:
+    from vfindex.storage.wording import Wording
 
 
 class Catalog:
@@ -343,6 +345,8 @@ class Catalog:
 
     def reword(self, video_id: int, location: Location, words: Wording | None) -> None:
         """Replace what is said and written of a video, as the files beside it at `location` now say; None: nothing."""
+        from vfindex.storage.wording import reword  # most runs redo no words, and start sooner without it
+
         with self.transaction() as connection:
             if words is not None:
                 reword(connection, video_id, words)

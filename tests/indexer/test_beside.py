@@ -9,21 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from equality import assert_equal_libraries
+from library_maker import axis
 from media import Shot, make_video
 
 from vfindex.indexer import ingest as ingest_module
 from vfindex.indexer.beside import signature
+from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import AudioBlock, Decoder
+from vfindex.indexer.media import AudioBlock, Decoder, Options, Sampling
+from vfindex.indexer.pipeline import Texts
+from vfindex.indexer.refresh import refresh
 from vfindex.indexer.reindex import ReindexSettings, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
+from vfindex.indexer.triage import Triage, Watcher
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.library import Library
 from vfindex.storage.records import Segment
 from vfindex.storage.verify import verify
+from vfindex.storage.writer import writing
 
 Run = Callable[..., Report]
 SAID = ("alpha one", "bravo two", "charlie three")
@@ -169,6 +176,26 @@ def test_the_night_notices(
         (videos / f"red door{suffix}").rename(videos / f"blue hall{suffix}")
     report = reindex(tmp_path / "lib", settings)
     assert (report.reworded, report.moved, transcript(tmp_path / "lib")[-1]) == (0, 1, ("sidecar", "the xylophone"))
+
+
+def test_sound_that_is_recognised_elsewhere_is_read_wholly(
+    tmp_path: Path, videos: Path, run: Run, speech: EverySecondSecond
+) -> None:
+    class Text:
+        def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+            return np.stack([axis(0, 384)] * len(texts))
+
+    subtitle(videos / "red door.mp4", (3.0, 4.0, "the xylophone"))
+    run()
+    (videos / "red door.srt").unlink()
+    with writing(tmp_path / "lib") as writer:
+        triage = Triage(writer, Options(Sampling(), asr=True), Watcher())
+        triage.sort(discover([os.fsencode(videos)], is_known=triage.is_unchanged))
+        assert (len(triage.reworded), len(triage.refined)) == (1, 0)
+        refresh(triage, Texts(Text()))
+        assert (len(triage.reworded), len(triage.refined)) == (0, 1)
+    assert transcript(tmp_path / "lib")[1] == ("sidecar", "the xylophone"), "until then"
+    assert (run().indexed, transcript(tmp_path / "lib")) == (1, heard(0, 1, 2))
 
 
 def test_a_signature_is_of_names_sizes_and_times(tmp_path: Path) -> None:
