@@ -14,7 +14,6 @@ import numpy as np
 
 from vfindex.search.ranking import Asked, View
 from vfindex.storage.errors import QueryError, UsageError
-from vfindex.storage.joint import ModalitySpec
 from vfindex.storage.records import SEARCHABLE, FloatArray
 from vfindex.storage.snapshot import Snapshot, StoredClip
 
@@ -70,8 +69,9 @@ def stored_picture(snapshot: Snapshot, clip: StoredClip, like: Like) -> FloatArr
 def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> Asked:
     """Return a question that asks for pictures too, all of them together as much as for its words.
 
-    A picture lies among the clips and not among the questions: it is centred with their mean. Pictures resemble one
-    another more than words do, so its similarities are brought to a spread of 1, which those of words have.
+    A picture is not centred, so that clips rank by plain cosine: without the clips' mean, frames found their own video
+    less often (docs/decisions.md). Pictures resemble one another more than words resemble pictures: their similarities
+    are brought to a spread of 1, which those of words have.
     """
     if not pictures:
         return asked
@@ -79,9 +79,7 @@ def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> A
     if part.weight == 0:
         raise QueryError("pictures are compared by what is shown, whose weight is 0; leave visual above 0")
     sample = _sample(view)
-    directions = [_centred(vector, part) for vector in pictures]
-    spreads = [_spread(sample @ direction) for direction in directions]
-    total = np.mean([d / spread for d, spread in zip(directions, spreads, strict=True)], axis=0)
+    total = np.mean([vector / _spread(sample @ vector) for vector in pictures], axis=0)
     words = asked.vectors.get("visual", part.query_mean)
     strength = math.hypot(asked.strength.get("visual", 0.0), 1.0)
     return replace(
@@ -89,10 +87,6 @@ def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> A
         vectors={**asked.vectors, "visual": np.asarray(words + total, np.float32)},
         strength={**asked.strength, "visual": strength},
     )
-
-
-def _centred(vector: FloatArray, part: ModalitySpec) -> FloatArray:
-    return np.asarray(vector - part.mean, np.float32)
 
 
 def _sample(view: View) -> FloatArray:

@@ -80,9 +80,9 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
         (engine, "filtered", NOTHING),
         "test_filters.py::test_a_filtered_search_is_the_best_of_what_is_left",
     ),
-    "pictures are centred as questions": (
-        (likeness, "_centred", lambda vector, part: vector - part.query_mean),
-        "test_pictures.py::test_a_picture_is_centred_like_the_clips_and_not_like_the_questions",
+    "pictures are not asked for": (
+        (engine, "with_pictures", lambda asked, pictures, view: asked),
+        "test_pictures.py::test_words_and_pictures_are_asked_together",
     ),
     "pictures keep their spread": (
         (likeness, "_spread", lambda similarities: 1.0),

@@ -207,14 +207,14 @@ def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> No
         assert hits[0].confidence is None and hits[0].frame_s == 0.0
 
 
-def test_a_picture_is_centred_like_the_clips_and_not_like_the_questions(tmp_path: Path) -> None:
+def test_a_picture_is_compared_as_it_is(tmp_path: Path) -> None:
     make(tmp_path, {"a": [clip(visual=axis(1))]})
     part = ModalitySpec(mean=leaning(0, 1, 0.3), query_mean=leaning(0, 2, 0.3), scale=2.0, weight=1.0)
     with Library.open(tmp_path).snapshot() as snapshot:
         view = View(snapshot, JointSpec({"visual": part}), SETUP, None, 0, is_whole=True)
         alone = with_pictures(Asked({}, {"visual": 0.0}), [axis(3)], view)
         beside = with_pictures(Asked({"visual": axis(4)}, {"visual": 1.0}), [axis(3)], view)
-    asked, seen = alone.vectors["visual"] - part.query_mean, axis(3) - part.mean
+    asked, seen = alone.vectors["visual"] - part.query_mean, axis(3)
     assert float(asked @ seen) == pytest.approx(float(np.linalg.norm(asked) * np.linalg.norm(seen)))
     assert beside.vectors["visual"] - alone.vectors["visual"] == pytest.approx(axis(4) - part.query_mean)
     assert (alone.strength["visual"], beside.strength["visual"]) == (1.0, pytest.approx(2**0.5))
