@@ -85,7 +85,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.runs:
         _cold(arguments.library, arguments.runs)
-    _warm(arguments.library, questions(arguments.synthetic), arguments.rounds)
+    if arguments.rounds:
+        _warm(arguments.library, questions(arguments.synthetic), arguments.rounds)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.library}")
 
 
