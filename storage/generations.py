@@ -106,7 +106,7 @@ def drift(source: Source, added: Sequence[int]) -> float:
     if not len(rows):
         return 0.0
     moved = len(added) / len(source.ids) * rows.mean(axis=0)
-    asked = questions(source.spec, source.priors, rows[:0])
+    asked = [background for _, background in questions(source.spec, source.priors, rows[:0])]
     return float(max((np.sqrt(np.mean((each @ moved) ** 2)) for each in asked if len(each)), default=0.0))
 
 

@@ -19,8 +19,9 @@ from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import Effort, JointIndex, rescored
 
-# What an index must find at every weighting, and what its efforts are chosen for: the sample is small, so more.
-FLOOR, TARGET = 0.99, 0.993
+# What efforts are chosen for, of the harder kind of questions; and what a few questions to an index published must
+# still find: 32 of them stray by some 0.02 at titles, whose ten best are often found or missed together.
+TARGET, FLOOR = 0.99, 0.95
 # Of the first 200, which are only candidates for the ten that are shown.
 TARGET_OF_MANY = 0.97
 FIRST, MANY = 10, 200
@@ -35,10 +36,10 @@ _EFFORTS = tuple(round(2 ** (power / 4)) for power in range(20, 49))  # 32, 38, 
 
 def questions(
     spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray, most: int | None = None
-) -> list[FloatArray]:
-    """Return the questions (n, dim) of each of `spec.corners()`, at most `most` of either kind (None: QUESTIONS).
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Return (clips' own, background) questions, each (n, dim), for each of `spec.corners()`.
 
-    clips: joint vectors (n, dim) of some clips.
+    clips: joint vectors (n, dim) of some clips. most: of either kind; None: QUESTIONS.
     """
     most = most or QUESTIONS
     asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
@@ -48,27 +49,31 @@ def questions(
     background = [fuse_query({m: rows[at] for m, rows in asked.items()}, plain) for at in chosen]
     result = []
     for factors in spec.corners():
-        own = clips * factors
-        own = own[np.any(own, axis=1)][:most]
-        result.append(np.concatenate([own, np.reshape(background, (-1, spec.dim)) * factors]).astype(np.float32))
+        own = np.asarray(clips * factors, np.float32)
+        unlike = np.asarray(np.reshape(background, (-1, spec.dim)) * factors, np.float32)
+        result.append((own[np.any(own, axis=1)][:most], unlike))
     return result
 
 
 def efforts(
-    graph: Graph, rows: NDArray[np.float16], asked: Sequence[FloatArray], slices: Sequence[slice]
+    graph: Graph,
+    rows: NDArray[np.float16],
+    asked: Sequence[tuple[FloatArray, FloatArray]],
+    slices: Sequence[slice],
 ) -> list[Effort]:
     """Return how far a walk of the graph must go for the questions of each weighting, see `Effort`.
 
     rows: (n, dim), the vectors that the graph was made of. asked: as `questions` returns them.
     """
     result = []
-    for queries in asked:
-        best = HalfVectors(rows).best(queries, MANY)[0]
-        first, recall = _least(_Trial(graph, rows, queries, best[:, :FIRST]), TARGET)
-        many, _ = _least(_Trial(graph, rows, queries, best), TARGET_OF_MANY)
+    for kinds in asked:
+        best = [HalfVectors(rows).best(queries, MANY)[0] for queries in kinds]
+        first, recall = _least(_Trial(graph, rows, kinds, [each[:, :FIRST] for each in best]), TARGET)
+        many, _ = _least(_Trial(graph, rows, kinds, best), TARGET_OF_MANY)
+        queries = kinds[1] if len(kinds[1]) else kinds[0]
         lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
         shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
-        result.append(Effort(first if recall >= FLOOR else 0, many, recall, tuple(shares.tolist())))
+        result.append(Effort(first if recall >= TARGET else 0, many, recall, tuple(shares.tolist())))
     return result
 
 
@@ -84,7 +89,8 @@ def recall_at_10(
     wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
     chosen = ids[:: max(1, len(ids) // wanted)][:wanted].tolist()
     clips = [fuse(rows, spec) for _, rows in snapshot.batches(chosen, dims)]
-    asked = questions(spec, priors, np.concatenate([np.zeros((0, spec.dim), np.float32), *clips]), FEW_QUESTIONS)
+    own = np.concatenate([np.zeros((0, spec.dim), np.float32), *clips])
+    asked = [np.concatenate(kinds) for kinds in questions(spec, priors, own, FEW_QUESTIONS)]
     queries, top_k = np.concatenate(asked), min(FIRST, len(ids))
     if not len(queries) or not top_k:
         return [1.0] * len(asked)
@@ -103,21 +109,28 @@ def recall_at_10(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Walks to be tried. best: (n_queries, k) the best scores there are."""
+    """Walks to be tried. kinds: of questions, each (n, dim). best: of each kind (n, k) the best scores there are."""
 
     graph: Graph
     rows: NDArray[np.float16]
-    queries: FloatArray
-    best: FloatArray
+    kinds: Sequence[FloatArray]
+    best: Sequence[FloatArray]
+
+    @property
+    def top_k(self) -> int:
+        return max(int(each.shape[1]) for each in self.best)
 
     def recall(self, effort: int) -> float:
-        """Return the share of the best that walks with this effort find."""
-        top_k = self.best.shape[1]
-        shares = []
-        for query, bars in zip(self.queries, self.best, strict=True):
-            places = self.graph.nearest(query, effort)[: rescored(top_k)]
-            shares.append(_share(HalfVectors(self.rows[places]).best(query[None], top_k)[0][0], bars))
-        return float(np.mean(shares)) if shares else 1.0
+        """Return the share of the best that walks with this effort find, of the kind that finds less."""
+        parts = [
+            [self._found(query, bars, effort) for query, bars in zip(queries, best, strict=True)]
+            for queries, best in zip(self.kinds, self.best, strict=True)
+        ]
+        return min((float(np.mean(shares)) for shares in parts if shares), default=1.0)
+
+    def _found(self, query: FloatArray, bars: FloatArray, effort: int) -> float:
+        places = self.graph.nearest(query, effort)[: rescored(len(bars))]
+        return _share(HalfVectors(self.rows[places]).best(query[None], len(bars))[0][0], bars)
 
 
 def _least(trial: _Trial, target: float) -> tuple[int, float]:
@@ -128,7 +141,7 @@ def _least(trial: _Trial, target: float) -> tuple[int, float]:
         tried[effort] = trial.recall(effort)
         return tried[effort]
 
-    useful = [effort for effort in _EFFORTS if effort >= trial.best.shape[1]]
+    useful = [effort for effort in _EFFORTS if effort >= trial.top_k]
     at = min(bisect_left(useful, target, key=recall), len(useful) - 1)
     return useful[at], tried[useful[at]]
 

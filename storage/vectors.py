@@ -183,8 +183,7 @@ class JointIndex:
             places = self._graph.nearest(query, effort)
             at = np.arange(len(places)) if kept is None else np.flatnonzero(kept[places])
             # A walk is trusted with as many of the first as were measured with its effort, whoever may answer of them.
-            trusted = len(at) >= top_k and effort >= self.effort(query, int(at[top_k - 1]) + 1)
-            if trusted:
+            if kept is None or (len(at) >= top_k and effort >= self.effort(query, int(at[top_k - 1]) + 1)):
                 return self._scored(query, places[at[: rescored(top_k)]], top_k)
             effort *= 2
         return self._scan(query, top_k, kept)
