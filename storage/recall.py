@@ -25,8 +25,9 @@ TARGET, FLOOR = 0.99, 0.95
 # Of the first 200, which are only candidates for the ten that are shown.
 TARGET_OF_MANY = 0.97
 FIRST, MANY = 10, 200
-# Questions of either kind at each weighting: to choose efforts by, and to look whether an index keeps its word.
-QUESTIONS, FEW_QUESTIONS = 96, 16
+# Questions of either kind at each weighting, so many or all there are: to choose efforts by, and to look whether an
+# index keeps its word. Of 96 some samples found 0.994 where all 250 found 0.984.
+QUESTIONS, FEW_QUESTIONS = 256, 16
 # Clips taken for their vectors for each question, of which those that lack a modality are no questions to it alone.
 CLIPS_A_QUESTION = 3
 # Scores this close may stand in either order: float32 sums differ with the order of addition, and float16 rounds.
