@@ -33,12 +33,11 @@ def command(workers: WorkersOption = None, library: LibraryOption = None, json: 
         print_json(report.to_dict(os.fsdecode))
     else:
         _print(report)
-    runs = [run for run in (report.run, report.rescan) if run is not None]
-    if any(run.interrupted for run in runs):
+    if report.run.interrupted:
         raise typer.Exit(130)
-    if any(run.has_changed() for run in runs):
+    if report.run.has_changed():
         keep_trust(folder)
-    if any(run.failed for run in runs):
+    if report.run.failed:
         raise typer.Exit(1)
 
 
@@ -52,6 +51,5 @@ def _print(report: RepairReport) -> None:
     done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
     done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []
     print(f"repaired: {', '.join(done)}" if done else "nothing else to repair" if report.kept else "nothing to repair")
-    for run in (report.run, report.rescan):
-        if run is not None and run.found:
-            print_report(run)
+    if report.run.found:
+        print_report(report.run)

@@ -19,9 +19,9 @@ from vfindex.indexer.media import Decoder, Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders, query_folders
 from vfindex.indexer.pipeline import documents_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
-from vfindex.indexer.reindex import ReindexSettings, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
+from vfindex.indexer.vanished import is_missing
 from vfindex.storage.damage import damaged_videos, false_words
 from vfindex.storage.database import connect
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
@@ -29,7 +29,7 @@ from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
-from vfindex.storage.repair import delete_orphans, rewrite_words, salvage_database, set_aside, waiting
+from vfindex.storage.repair import UNFINISHED, delete_orphans, rewrite_words, salvage_database, set_aside, waiting
 from vfindex.storage.roots import roots
 from vfindex.storage.salvage import Salvage
 from vfindex.storage.settings import recognises
@@ -53,8 +53,7 @@ class RepairReport:
 
     unreadable: table -> rows' keys in it that could not be read. damaged: videos whose rows were deleted. words: full
     text search was made anew. encoders: names of the query encoders replaced. thumbnails: made anew; strays: deleted.
-    run: what became of the videos that had to be indexed again. rescan: of all files, where rows that could not be read
-    may have held their places.
+    run: what became of the videos that had to be indexed again, and of all files that were looked at for it.
     """
 
     kept: Path | None = None
@@ -65,7 +64,6 @@ class RepairReport:
     thumbnails: int = 0
     strays: int = 0
     run: Report = field(default_factory=Report)
-    rescan: Report | None = None
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
         """Return the report for JSON; path: how a path becomes text."""
@@ -78,7 +76,6 @@ class RepairReport:
             "encoders": self.encoders,
             "thumbnails": self.thumbnails,
             "strays": self.strays,
-            "rescan": None if self.rescan is None else self.rescan.to_dict(path),
         }
 
 
@@ -109,17 +106,27 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
         run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
         run.report.run_id, report.run = run_id, run.report
         run.sort(discover(list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))))
+        is_unfinished = writer.catalog.get(UNFINISHED) == "1"
+        if is_unfinished:
+            _look_everywhere(run, folder)
         if run.has_work():
             work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
         run.end(began)
         if not report.run.interrupted:
+            if is_unfinished:
+                writer.catalog.put(UNFINISHED, "0")
             _remake_thumbnails(writer, setup, settings.cache, report, watcher)
         report.run.wall_s = time.monotonic() - began
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
-        knows_roots = bool(roots(writer.catalog))
-    if saved is not None and knows_roots and not report.run.interrupted:
-        report.rescan = reindex(folder, ReindexSettings(settings.cache, settings.workers), watcher)
     return report
+
+
+def _look_everywhere(run: Triage, folder: Path) -> None:
+    """Add to a run what the library does not know of the roots: files whose rows are lost, or were being made."""
+    avoid = [os.fsencode(folder)]
+    for root in roots(run.writer.catalog):
+        if not is_missing(root.path):
+            run.sort(discover([root.path], exclude=root.exclude, avoid=avoid, is_known=run.is_unchanged))
 
 
 def _keys(ranges: Sequence[tuple[int, int]]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vfindex.search.query import Part
+from vfindex.storage.errors import ModelError
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.text_encoder import TextEncoder
@@ -31,5 +32,8 @@ class QueryEncoder:
 
     def _encoder(self, model: QueryModel) -> TextEncoder:
         if model.folder not in self._open:
-            self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
+            try:
+                self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
+            except ModelError as exc:  # the model's own advice is for a cache, where it is made anew when it is missed
+                raise ModelError(f"{str(exc).partition(';')[0]}; run: vfindex repair") from exc
         return self._open[model.folder]

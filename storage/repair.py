@@ -16,7 +16,7 @@ from sqlalchemy import delete, func, select, text, update
 
 from vfindex.storage import schema
 from vfindex.storage.catalog import Catalog
-from vfindex.storage.damage import indexed_documents
+from vfindex.storage.damage import damaged_videos, indexed_documents
 from vfindex.storage.database import check_integrity, connect
 from vfindex.storage.documents import set_documents, unindex_documents
 from vfindex.storage.errors import LibraryError
@@ -25,9 +25,13 @@ from vfindex.storage.migrations import index_every_script
 from vfindex.storage.places import delete_videos, put
 from vfindex.storage.records import Document
 from vfindex.storage.salvage import Salvage, salvage
+from vfindex.storage.snapshot import Snapshot
 
 # The code of the problem of a video that waits to be indexed again, and what its row says.
 LOST_ROWS = "lost_rows"
+# The setting of a library of which videos were set aside: one that is being read again at a kill is no longer among
+# those, and comes back when all files are looked at.
+UNFINISHED = "repairing"
 _REASON = "its rows in the library were damaged"
 _NEXT = "run: vfindex repair"
 _NEW = "library.db.repaired"
@@ -59,6 +63,7 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
     _discard(new)
     try:
         found = salvage(database, new)
+        _set_aside_in(new, found)
         with new.open("rb+") as file:
             os.fsync(file.fileno())
         return found, _swap(database, new)
@@ -69,6 +74,19 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
         ) from exc
     finally:
         _discard(new)
+
+
+def _set_aside_in(new: Path, found: Salvage) -> None:
+    """Write down in the new database itself what must be done over, so that no kill makes a repair forget it."""
+    catalog = Catalog.open(new)
+    try:
+        with closing(Snapshot(catalog.engine)) as snapshot:
+            found.videos |= {video.id for video in damaged_videos(snapshot)}
+        set_aside(catalog, found.videos)
+    finally:
+        catalog.close()
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # the log goes into the file
 
 
 def _swap(database: Path, new: Path) -> Path:
@@ -123,6 +141,7 @@ def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
         homeless = ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
         delete_videos(connection, v.id.in_(chosen) & homeless)
         put(connection, "changed", "stale")
+        put(connection, UNFINISHED, "1")
 
 
 def waiting(catalog: Catalog) -> list[Waiting]:

@@ -96,7 +96,7 @@ def test_torn_files_are_told_and_made_again_as_they_were(
     assert str(encoder) in result.problems[0] and "missing or damaged" in result.problems[1]
     assert "2 thumbnails are missing or damaged" in result.notes[0] and "1 thumbnails" in result.notes[1]
     if harm is cut:  # of the weights a search looks at the length alone
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError, match=r"damaged; run: vfindex repair$"):
             SearchEngine.open(library).search("a question")
     report = repaired(library, made, models_cache)
     assert (report.encoders, report.thumbnails, report.strays) == ([encoder.name], 2, 1)
@@ -169,6 +169,8 @@ def test_videos_with_damaged_rows_are_indexed_again(library: Path, made: Path, m
 
 @pytest.mark.parametrize("table", ["embedding", "document_fts_data"])
 def test_a_torn_database_is_read_into_a_new_one(library: Path, made: Path, models_cache: Path, table: str) -> None:
+    reader = SearchEngine.open(library)
+    assert len(reader.search("the xylophone museum")) == 3
     with closing(sqlite3.connect(library / "library.db")) as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
         [(page,)] = connection.execute(query, (table,)).fetchall()
@@ -181,6 +183,7 @@ def test_a_torn_database_is_read_into_a_new_one(library: Path, made: Path, model
     report = repaired(library, made, models_cache)
     assert report.kept is not None and report.kept.is_file()
     assert report.run.indexed == len(result.redo)
+    assert len(reader.search("the xylophone museum")) == 3, "who had it open goes over to the new one"
 
 
 def test_what_cannot_be_read_at_all_is_a_sentence(library: Path, models_cache: Path) -> None:
