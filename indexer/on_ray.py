@@ -54,6 +54,7 @@ STORE_BYTES = 512 << 20
 MAX_PARCEL_BYTES, PARCEL_SHARE = 128 << 20, 1 / 16
 # Parcels under way for each worker that encodes: one in work, one ready, one being filled.
 PARCELS_AHEAD = 3
+STORE_SHARE = 0.5  # of all object stores, for pictures at most; sound, records and copies in work take the rest
 # Units in flight for each worker of the largest pool: read, encoded and heard at once, and one that waits.
 UNITS_AHEAD = 3
 # How often it is looked whether a machine has left, or a worker could not open its models.
@@ -294,10 +295,11 @@ class RayRunner:
         return int(min(MAX_PARCEL_BYTES, smallest * PARCEL_SHARE))
 
     def _new_desk(self) -> _Desk:
-        limit_bytes = PARCELS_AHEAD * self._pools.encode.size * self._parcel_bytes()
+        stores_bytes = sum(machine.store_bytes for machine in self._machines)
+        limit_bytes = min(PARCELS_AHEAD * self._pools.encode.size * self._parcel_bytes(), stores_bytes * STORE_SHARE)
         actor: Any = ray.remote(DeskBook)
         where = {"num_cpus": 0, "max_concurrency": MAX_CALLERS, "scheduling_strategy": _here()}
-        return _Desk(actor.options(**where).remote(limit_bytes))
+        return _Desk(actor.options(**where).remote(int(limit_bytes)))
 
     def _send(self) -> None:
         for job in self._dispatch.ready():
