@@ -355,7 +355,7 @@ def _with_pictures(view: View, asked: Asked, question: Question) -> tuple[Asked,
     return asked, [Answer.of((each,)) for each in named]
 
 
-def _ranking(view: View, moment: Moment, asked: Asked, videos: set[int] | None) -> Ranking:
+def _ranking(view: View, moment: Moment, asked: Asked, videos: frozenset[int] | None) -> Ranking:
     evidence = find_words(view.snapshot, moment.needles(), videos)
     among = allowed(view.snapshot, moment, evidence, videos)
     return Ranking(view, asked, evidence, among)
