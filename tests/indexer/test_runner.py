@@ -11,11 +11,11 @@ from vfindex.storage.errors import UsageError
 
 
 def test_the_longest_folder_of_a_path_map_counts() -> None:
-    paths = PathMap.parse(["/videos=/mnt/a", "/videos/new/=/mnt/b", "/=/root"])
+    paths = PathMap.parse(["/videos=/mnt/a", "/videos/new/=/mnt/b", "/=/mnt/all"])
     assert paths.there(b"/videos/new/x.mp4") == b"/mnt/b/x.mp4"
     assert paths.there(b"/videos/newer/x.mp4") == b"/mnt/a/newer/x.mp4"
     assert paths.there(b"/videos") == b"/mnt/a/"
-    assert paths.there(b"/other/\xff.mp4") == b"/root/other/\xff.mp4"
+    assert paths.there(b"/other/\xff.mp4") == b"/mnt/all/other/\xff.mp4"
     assert PathMap().there(b"/videos/x.mp4") == b"/videos/x.mp4"
 
 
