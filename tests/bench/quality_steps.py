@@ -38,13 +38,13 @@ Texts = Callable[[str, str], list[str]]
 class Recipe:
     """How vectors are made; the defaults are the product's.
 
-    temperature, top_labels: of ConSE; None: as they are. crops: which squares of a frame count. texts: (names,
+    temperature, top_labels: of ConSE. crops: which squares of a frame count. texts: (names,
     definition) -> the sentences of a label. colour_length: of the part of a vector that tells colours. words: of a
     window of speech. confidence: segments that were recognised less surely are left out.
     """
 
-    temperature: float | None = None
-    top_labels: int | None = None
+    temperature: float = image_encoder.TEMPERATURE
+    top_labels: int = image_encoder.TOP_LABELS
     crops: Callable[[FloatArray], FloatArray] = lambda logits: logits
     texts: Texts = label_texts
     colour_length: float = COLOUR_LENGTH
@@ -126,8 +126,7 @@ def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
         )
         name = setup.query["visual"].folder
         writer.install(setup, {**material.priors, "visual": visual}, {name: material.text_folder})
-        changes = {"TEMPERATURE": recipe.temperature, "TOP_LABELS": recipe.top_labels}
-        with patch.multiple(image_encoder, **{name: value for name, value in changes.items() if value is not None}):
+        with patch.multiple(image_encoder, TEMPERATURE=recipe.temperature, TOP_LABELS=recipe.top_labels):
             for video in snapshot.videos():
                 _make_video_again(material, recipe, labels, (writer, video))
         writer.publish()
