@@ -30,7 +30,7 @@ import numpy as np
 
 from vfindex.cli.options import cache_folder
 from vfindex.indexer.discover import Found, discover, fingerprint
-from vfindex.indexer.encoders import BATCH_FRAMES, LiteImageEncoder, Pixels, is_still
+from vfindex.indexer.encoders import Pixels, is_still
 from vfindex.indexer.lite import ensure_lite
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import AudioBlock, Decoder, Frame, Options, ReadEnd, Sampling
@@ -39,6 +39,7 @@ from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.speech_pool import SpeechPool
 from vfindex.indexer.transcribe import Transcriber
+from vfindex.storage.image_encoder import BATCH_FRAMES, LiteImageEncoder
 from vfindex.storage.records import FloatArray, Segment
 from vfindex.storage.text_encoder import TextEncoder
 from vfindex.storage.writer import Writer, writing
@@ -133,7 +134,7 @@ class Alone:
         """Put one video through all stages; return its seconds."""
         encoders = Encoders(self.image, self.text)
         with self.clock.stage(DECODING):
-            prepared = prepare(found, fingerprint(found.location.path), self.decoder, encoders)
+            prepared = prepare(found, fingerprint(found.location.path), OPTIONS, self.decoder, encoders)
         with self.clock.stage(COMMIT):
             video_id = self.writer.catalog.begin_video(prepared.video, prepared.units, recognised=True)
             plans = self.writer.catalog.pending_units(video_id)
