@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from equality import assert_equal_libraries
 from ray.cluster_utils import Cluster
-from ray_runs import MARK, PATIENCE_S, SHORT, RayRun, kill_one, marked, short_videos
+from ray_runs import MARK, PATIENCE_S, SHORT, RayRun, kill_one, short_videos
 
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.library import Library
@@ -90,7 +90,7 @@ def test_a_driver_dies(cluster: Any, videos: Path, undisturbed: Path, models_cac
     wait_for_videos(run, 2)
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.communicate()
-    assert marked(run.mark) == []
+    assert run.left() == []
     code, out, err = start(cluster, videos, tmp_path / "library", models_cache).end()
     assert code == 0, err
     report = json.loads(out)
