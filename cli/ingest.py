@@ -30,7 +30,6 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.indexer.runner import GPU_SHARE
 from vfindex.storage.errors import Problem
 
 if TYPE_CHECKING:
@@ -53,23 +52,21 @@ def command(
     speech: SpeechOption = None,
     sampling: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="Frames read: auto, keyframes, or a number a second.  [default: auto]"),
+        typer.Option(metavar="MODE", help="auto, keyframes, or frames a second.  [default: auto]"),
     ] = None,
     asr: Annotated[
         bool | None,
-        typer.Option(
-            "--asr/--no-asr", help="Recognise speech without subtitles.  [default: as last time, at first on]"
-        ),
+        typer.Option("--asr/--no-asr", help="Recognise speech.  [default: as last time, at first on]"),
     ] = None,
     workers: WorkersOption = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the model of pictures first (takes minutes).")
+        bool, typer.Option("--compile", help="Compile the model of pictures first, for minutes.")
     ] = False,
     progressive: Annotated[bool, typer.Option("--progressive", help="Look at all in passing first.")] = False,
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
     path_map: PathMapOption = None,
-    gpu_share: GpuShareOption = GPU_SHARE,
+    gpu_share: GpuShareOption = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave out matching names; may be given again.")
     ] = None,
@@ -78,7 +75,7 @@ def command(
 ) -> None:
     """Index videos, or bring their index up to date.
 
-    Only new and changed files are read. Ctrl-C ends after the units in work; again, at once. Nothing is lost.
+    Only new and changed files are read. Ctrl-C ends after the units in work.
     """
     from vfindex.indexer.ingest import IngestSettings
     from vfindex.indexer.media import Sampling

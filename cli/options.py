@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.indexer.runner import PathMap, RunnerChoice, runner_name
+if TYPE_CHECKING:
+    from vfindex.indexer.runner import RunnerChoice
 
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -45,18 +46,19 @@ SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model o
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
 ]
-RunnerOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Who does the work: auto, local or ray (see docs/cluster.md).")
-]
+RunnerOption = Annotated[str, typer.Option(metavar="NAME", help="Who works: auto, local or ray.")]
 AddressOption = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", envvar="VFINDEX_RAY_ADDRESS", show_envvar=True, help="A Ray cluster to use."),
+    typer.Option(metavar="ADDR", envvar="VFINDEX_RAY_ADDRESS", show_envvar=True, help="A Ray cluster to use."),
 ]
 PathMapOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="DRIVER=WORKER", help="Where its machines find a folder; may be given again."),
+    typer.Option(metavar="A=B", help="Its machines find folder A at B; may be given again."),
 ]
-GpuShareOption = Annotated[float, typer.Option(metavar="F", help="Of a GPU, for each of Ray's workers that needs one.")]
+# Told of in docs/cluster.md alone: help fits one screen, and few need it.
+GpuShareOption = Annotated[
+    float | None, typer.Option(metavar="F", hidden=True, help="Of a GPU, for each of Ray's workers that needs one.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
@@ -69,9 +71,12 @@ def library_folder(chosen: Path | None) -> Path:
     return Path(platformdirs.user_data_dir("vfindex", appauthor=False)) / "library"
 
 
-def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float) -> RunnerChoice:
+def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float | None) -> RunnerChoice:
     """Return who does the work. Raises UsageError."""
-    return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), gpu_share)
+    from vfindex.indexer.runner import GPU_SHARE, PathMap, RunnerChoice, runner_name
+
+    share = GPU_SHARE if gpu_share is None else gpu_share
+    return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), share)
 
 
 def known_as(path: str) -> list[bytes]:

@@ -24,7 +24,6 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.indexer.runner import GPU_SHARE
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def command(
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
     path_map: PathMapOption = None,
-    gpu_share: GpuShareOption = GPU_SHARE,
+    gpu_share: GpuShareOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Believe that what is not there is gone.")
     ] = False,

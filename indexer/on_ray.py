@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ UNITS_AHEAD = 3
 # How often it is looked whether a machine has left, or a worker could not open its models.
 WATCH_S = 2.0
 MAX_CALLERS = 10_000  # that may wait at the desk at once
+KNOCK_S = 10.0  # for a cluster to answer at its address
 STOP_S = 30.0  # for an orderly end of the stream; then it is broken off
 _FOLDER = "VFINDEX_RAY_FOLDER"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
@@ -84,6 +86,7 @@ class Session:
         try:
             with _without_stderr():
                 if self._address:
+                    _knock(self._address)
                     ray.init(address=self._address, **quiet)
                 else:
                     self._folder = _temporary_folder()
@@ -109,6 +112,13 @@ class Session:
         if self._folder is not None:
             del os.environ[_FOLDER]
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing answers at HOST:PORT; Ray would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 @contextmanager

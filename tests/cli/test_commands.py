@@ -65,7 +65,7 @@ def test_every_example_is_one_that_its_command_takes(name: str) -> None:
 def test_defaults_in_the_help_are_the_code_s(run: Any) -> None:
     options = " ".join(run("ingest", "--help").out.split())
     assert f"Models: {', '.join(PRESETS)}. [default: {BEST_DEFAULT} if here, or {DEFAULT_PRESET}]" in options
-    assert f"or a number a second. [default: {Sampling()}]" in options
+    assert f"or frames a second. [default: {Sampling()}]" in options
     assert "[default: cores + 1]" in options
     assert default_workers() == usable_cores() + 1
     options = run("search", "--help").out
