@@ -107,7 +107,8 @@ def run(name: str, work: Path, count: int) -> None:
     print(f"  {'weights, filter':24}{'knob':>6}{'recall@10':>11}{'p50 ms':>10}{'p99 ms':>10}{'processor':>11}")
     for each in told["cases"]:
         line = (
-            f"  {each['case']:24}{each['knob']:>6}{each['recall']:>11.4f}{each['p50_ms']:>10.2f}{each['p99_ms']:>10.2f}"
+            f"  {each['case']:24}{each['knob']:>6}{each['recall']:>11.4f}"
+            f"{each['p50_ms']:>10.2f}{each['p99_ms']:>10.2f}{each['processor_ms']:>11.2f}"
         )
         print(line, flush=True)
 
