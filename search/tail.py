@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.joint import JointSpec, fuse
-from vfindex.storage.library import exact_scan
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.joint import JointSpec
+from vfindex.storage.library import exact_scan, joint_batches
+from vfindex.storage.records import FloatArray
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import ClipSet
 
@@ -51,10 +50,8 @@ class Tail:
 
 
 def _fused(snapshot: Snapshot, spec: JointSpec, ids: list[int]) -> FloatArray:
-    dims: Mapping[Modality, int] = {m: part.dim for m, part in spec.parts.items()}
-    return np.concatenate(
-        [np.zeros((0, spec.dim), np.float32), *(fuse(rows, spec) for _, rows in snapshot.batches(ids, dims))]
-    )
+    none = np.zeros((0, spec.dim), np.float32)
+    return np.concatenate([none, *(rows for _, rows in joint_batches(snapshot, spec, ids))])
 
 
 def _fuse_alike(first: JointSpec, second: JointSpec) -> bool:

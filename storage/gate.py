@@ -15,8 +15,8 @@ from math import comb
 import numpy as np
 from sqlalchemy import text
 
-from vfindex.storage.joint import JointSpec, fuse, fuse_query
-from vfindex.storage.library import Library, priors_from_json, setup_from_json
+from vfindex.storage.joint import JointSpec, fuse_query
+from vfindex.storage.library import Library, joint_batches, priors_from_json, setup_from_json
 from vfindex.storage.recall import FLOOR, recall_at_10
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
@@ -141,8 +141,8 @@ def _found(
 def _scanned(snapshot: Snapshot, view: View, queries: FloatArray) -> list[list[tuple[float, int]]]:
     """Return for each query (score, clip id) of the best clips of the view's tail."""
     found: list[list[tuple[float, int]]] = [[] for _ in queries]
-    for ids, rows in snapshot.batches(view.tail, {m: part.dim for m, part in view.spec.parts.items()}):
-        scores = queries @ fuse(rows, view.spec).T  # (n_queries, n)
+    for ids, rows in joint_batches(snapshot, view.spec, view.tail):
+        scores = queries @ rows.T  # (n_queries, n)
         for row, best in enumerate(np.argsort(-scores, axis=1)[:, :FIRST_CLIPS]):
             found[row] += zip(scores[row, best].tolist(), ids[best].tolist(), strict=True)
     return found

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vfindex.storage import vectors
 from vfindex.storage.graph import TRAINING_ROWS, Graph
 from vfindex.storage.index_file import IndexWriter, writing_index
-from vfindex.storage.joint import JointSpec, ModalityPrior, fuse
+from vfindex.storage.joint import JointSpec, ModalityPrior
+from vfindex.storage.library import joint_batches
 from vfindex.storage.recall import CLIPS_A_QUESTION, QUESTIONS, efforts, questions
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
@@ -45,8 +46,7 @@ class Source:
     def rows(self, ids: Sequence[int]) -> Iterator[FloatArray]:
         """Yield the joint vectors of clips in bounded batches, at least an empty one."""
         yield np.zeros((0, self.spec.dim), np.float32)
-        for _, rows in self.snapshot.batches(ids, {m: part.dim for m, part in self.spec.parts.items()}):
-            yield fuse(rows, self.spec)
+        yield from (rows for _, rows in joint_batches(self.snapshot, self.spec, ids))
 
     def sample(self, count: int, ids: Sequence[int] | None = None) -> FloatArray:
         """Return the joint vectors of `count` clips, taken evenly from `ids` or from all."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vfindex.storage.blobs import unpack_vector
 from vfindex.storage.database import connect
@@ -18,6 +18,10 @@ from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Of the files of joint indexes; those of the form before, of FAISS, are built again.
 INDEX_SUFFIX = ".joint"
@@ -143,11 +147,18 @@ def estimated_spec(snapshot: Snapshot, fusion: Fusion) -> JointSpec:
     return estimate_spec(priors, (rows for _, rows in snapshot.batches(snapshot.clip_ids(), dims)), fusion)
 
 
+def joint_batches(
+    snapshot: Snapshot, spec: JointSpec, ids: Sequence[int]
+) -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
+    """Yield (ids (n,), joint vectors (n, spec.dim)) of the clips `ids`, fused from SQLite, in bounded batches."""
+    dims = {m: part.dim for m, part in spec.parts.items()}
+    for part, rows in snapshot.batches(ids, dims):
+        yield part, fuse(rows, spec)
+
+
 def exact_scan(snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequence[int]) -> list[tuple[int, float]]:
     """Return (clip id, score) of the clips `ids`, best first, by fusing them from SQLite."""
-    dims = {m: part.dim for m, part in spec.parts.items()}
     found: list[tuple[int, float]] = []
-    for part, rows in snapshot.batches(ids, dims):
-        scores = fuse(rows, spec) @ query
-        found += zip(part.tolist(), scores.tolist(), strict=True)
+    for part, rows in joint_batches(snapshot, spec, ids):
+        found += zip(part.tolist(), (rows @ query).tolist(), strict=True)
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))

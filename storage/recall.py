@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.graph import Graph, HalfVectors
-from vfindex.storage.joint import JointSpec, ModalityPrior, fuse, fuse_query
+from vfindex.storage.joint import JointSpec, ModalityPrior, fuse_query
+from vfindex.storage.library import joint_batches
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import Effort, JointIndex, rescored
@@ -88,11 +89,10 @@ def recall_at_10(
 
     An empty index gives nothing.
     """
-    dims = {m: part.dim for m, part in spec.parts.items()}
     ids = index.ids()
     wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
     chosen = ids[:: max(1, len(ids) // wanted)][:wanted].tolist()
-    clips = [fuse(rows, spec) for _, rows in snapshot.batches(chosen, dims)]
+    clips = [rows for _, rows in joint_batches(snapshot, spec, chosen)]
     own = np.concatenate([np.zeros((0, spec.dim), np.float32), *clips])
     asked = [np.concatenate(kinds) for kinds in questions(spec, priors, own, FEW_QUESTIONS)]
     queries, top_k = np.concatenate(asked), min(FIRST, len(ids))
@@ -101,8 +101,8 @@ def recall_at_10(
     found = index.search(queries, top_k)[1]  # (n_queries, <= top_k)
     best = np.full((len(queries), top_k), -np.inf, np.float32)
     scores = np.full(found.shape, -np.inf, np.float32)  # of what was found, as library.db has it
-    for part, rows in snapshot.batches(ids.tolist(), dims):
-        every = queries @ fuse(rows, spec).T
+    for part, rows in joint_batches(snapshot, spec, ids.tolist()):
+        every = queries @ rows.T
         best = np.sort(np.concatenate([best, every], axis=1), axis=1)[:, -top_k:]
         at = np.minimum(np.searchsorted(part, found), len(part) - 1)
         scores = np.where(part[at] == found, np.take_along_axis(every, at, axis=1), scores)
