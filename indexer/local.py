@@ -79,14 +79,11 @@ class LocalRunner:
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of `pipeline.prepare`."""
-        return self._submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
+        return self._threads.submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
 
     def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
         """Return the future of `pipeline.index_unit`."""
-        return self._submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
-
-    def _submit(self, work: Callable[[Decoder], T]) -> Future[T]:
-        return self._threads.submit(work)
+        return self._threads.submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
 
     def __enter__(self) -> Self:
         return self

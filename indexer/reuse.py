@@ -148,7 +148,7 @@ class ReusingRunner(LocalRunner):
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of a file that is cut as it was cut before."""
-        return self._submit(lambda decoder: self._prepare(found, fingerprint, options, decoder))
+        return self._threads.submit(lambda decoder: self._prepare(found, fingerprint, options, decoder))
 
     def _prepare(self, found: Found, fingerprint: str, options: Options, decoder: Decoder) -> Prepared:
         prepared = prepare(found, fingerprint, options, decoder, self._encoders)
@@ -158,7 +158,7 @@ class ReusingRunner(LocalRunner):
 
     def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
         """Return the future of one unit's result."""
-        return self._submit(lambda decoder: self._index(prepared, plan, options, decoder))
+        return self._threads.submit(lambda decoder: self._index(prepared, plan, options, decoder))
 
     def _index(self, prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder) -> Indexed:
         fingerprint = prepared.video.fingerprint
