@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from library_maker import DIM, add_video, axis, clip, install
+from asking import axis_of_digit, engine_over, let_questions_be, names
+from library_maker import add_video, axis, clip, install
 
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.engine import SNIPPET_CHARS, Hit, SearchEngine
+from vfindex.search.engine import SNIPPET_CHARS, SearchEngine
 from vfindex.search.grammar import MAX_QUERY_CHARS
-from vfindex.search.query import Part
 from vfindex.storage.errors import LibraryNotFound, QueryError
-from vfindex.storage.records import Clip, Document, FloatArray, Segment
+from vfindex.storage.records import Clip, Document, Segment
 from vfindex.storage.writer import Writer, writing
 
 # Questions in these tests are numbers: "3" asks for axis 3 in every modality.
@@ -22,30 +20,12 @@ from vfindex.storage.writer import Writer, writing
 
 @pytest.fixture(autouse=True)
 def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, query: Part) -> dict[str, FloatArray]:
-        digits = [c for c in query.text if c.isdigit()]
-        vector = axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
-        return {m: vector for m in ("visual", "speech", "text")}
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
-
-
-def make(folder: Path, videos: dict[str, list[Clip]], **extra: Any) -> SearchEngine:
-    with writing(folder) as writer:
-        install(writer)
-        for name, clips in videos.items():
-            add_video(writer, name, clips, **extra.get(name, {}))
-        writer.publish()
-    return SearchEngine.open(folder)
-
-
-def names(hits: list[Hit]) -> list[str]:
-    return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]
+    let_questions_be(monkeypatch, axis_of_digit)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_library_of_one_clip_and_one_of_three_rank_rightly(tmp_path: Path, n: int) -> None:
-    engine = make(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(n)})
+    engine = engine_over(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(n)})
     for i in range(n):
         hits = engine.search(str(i))
         assert names(hits)[0] == f"v{i}"
@@ -56,7 +36,7 @@ def test_a_library_of_one_clip_and_one_of_three_rank_rightly(tmp_path: Path, n: 
 
 
 def test_the_contributions_sum_to_the_score_and_missing_ones_are_none(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(0), speech=axis(1))], "b": [clip(text=axis(2))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(0), speech=axis(1))], "b": [clip(text=axis(2))]})
     for hit in engine.search("1"):
         present = [value for value in hit.modalities.values() if value is not None]
         assert sum(present) == pytest.approx(hit.score)
@@ -68,7 +48,7 @@ def test_the_contributions_sum_to_the_score_and_missing_ones_are_none(tmp_path: 
 
 
 def test_weights_change_the_order_without_a_new_index(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"seen": [clip(visual=axis(1))], "said": [clip(speech=axis(1))]})
+    engine = engine_over(tmp_path, {"seen": [clip(visual=axis(1))], "said": [clip(speech=axis(1))]})
     assert names(engine.search("1", weights={"visual": 1, "speech": 0.1}))[0] == "seen"
     assert names(engine.search("1", weights={"visual": 0.1, "speech": 1}))[0] == "said"
     without = engine.search("1", weights={"speech": 0})
@@ -79,7 +59,7 @@ def test_the_best_frame_counts_and_is_named(tmp_path: Path) -> None:
     steady = Clip(0, 9, 0.0, {"visual": axis(0)}, np.stack([axis(0)] * 3), np.array([0.0, 3.0, 6.0]))
     mean = (axis(0) * 2 + axis(1)) / np.sqrt(5)
     brief = Clip(0, 9, 0.0, {"visual": mean}, np.stack([axis(0), axis(0), axis(1)]), np.array([0.0, 3.0, 6.5]))
-    engine = make(tmp_path, {"steady": [steady], "brief": [brief]})
+    engine = engine_over(tmp_path, {"steady": [steady], "brief": [brief]})
     hits = engine.search("1")
     assert names(hits) == ["brief", "steady"]
     assert hits[0].frame_s == 6.5
@@ -89,7 +69,7 @@ def test_the_best_frame_counts_and_is_named(tmp_path: Path) -> None:
 
 def test_one_hit_a_video_unless_more_are_asked_for(tmp_path: Path) -> None:
     many = [clip(10.0 * i, 10.0 * i + 5, visual=axis(1)) for i in range(4)]
-    engine = make(tmp_path, {"long": many, "other": [clip(visual=axis(2))]})
+    engine = engine_over(tmp_path, {"long": many, "other": [clip(visual=axis(2))]})
     assert names(engine.search("1")) == ["long", "other"]
     assert names(engine.search("1", per_video=3)) == ["long", "long", "long", "other"]
     assert [hit.rank for hit in engine.search("1", per_video=3)] == [1, 2, 3, 4]
@@ -98,13 +78,13 @@ def test_one_hit_a_video_unless_more_are_asked_for(tmp_path: Path) -> None:
 
 def test_a_long_video_does_not_hide_the_others(tmp_path: Path) -> None:
     many = [clip(10.0 * i, 10.0 * i + 5, visual=axis(1)) for i in range(700)]
-    engine = make(tmp_path, {"long": many} | {f"v{i}": [clip(visual=axis(2))] for i in range(9)})
+    engine = engine_over(tmp_path, {"long": many} | {f"v{i}": [clip(visual=axis(2))] for i in range(9)})
     assert len(engine.search("1", top_k=10)) == 10
 
 
 def test_spoken_words_lift_their_clip(tmp_path: Path) -> None:
     said = {"segments": [Segment(6, 8, "The Zeppelin's hangar", "asr", confidence=0.5)]}
-    engine = make(
+    engine = engine_over(
         tmp_path,
         {"a": [clip(0, 5, visual=axis(0)), clip(5, 10, visual=axis(0))], "b": [clip(visual=axis(0))]},
         a=said,
@@ -119,7 +99,7 @@ def test_spoken_words_lift_their_clip(tmp_path: Path) -> None:
 
 def test_words_of_the_title_count_as_text(tmp_path: Path) -> None:
     named = {"documents": [Document("title", "holiday_IMG_1234")]}
-    engine = make(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(0))]}, b=named)
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(0))]}, b=named)
     [first, _] = engine.search("IMG_1234")
     assert names([first]) == ["b"]
     assert first.modalities["text"] is not None and first.modalities["text"] > 0
@@ -128,11 +108,11 @@ def test_words_of_the_title_count_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["it's", "C++", "->", "a AND", '5"', "NEAR(", "100%", "*", "日本", "a" * 500, "\x00x"])
 def test_no_character_is_syntax(tmp_path: Path, text: str) -> None:
     said = {"segments": [Segment(0, 2, "it's C++ and foo", "sidecar")]}
-    assert make(tmp_path, {"a": [clip(visual=axis(0))]}, a=said).search(text)
+    assert engine_over(tmp_path, {"a": [clip(visual=axis(0))]}, a=said).search(text)
 
 
 def test_clips_behind_the_watermark_are_found(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(0))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))]})
     with writing(tmp_path) as writer:
         add_video(writer, "b", [clip(visual=axis(1))])
         assert names(engine.search("1")) == ["b", "a"]
@@ -141,7 +121,7 @@ def test_clips_behind_the_watermark_are_found(tmp_path: Path) -> None:
 
 
 def test_a_removed_video_is_not_found_though_the_index_still_holds_it(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(1))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(1))]})
     with writing(tmp_path) as writer:
         writer.catalog.remove(b"/videos/b")
         assert names(engine.search("1")) == ["a"]
@@ -149,7 +129,7 @@ def test_a_removed_video_is_not_found_though_the_index_still_holds_it(tmp_path: 
 
 @pytest.mark.parametrize("harm", ["gone", "cut"])
 def test_without_its_index_a_library_is_scanned_exactly(tmp_path: Path, harm: str) -> None:
-    expected = names(make(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(5)}).search("3"))
+    expected = names(engine_over(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(5)}).search("3"))
     [path] = (tmp_path / "index").iterdir()
     if harm == "gone":
         path.unlink()
@@ -171,7 +151,7 @@ def add_some(writer: Writer) -> None:
 
 
 def test_wrong_questions_are_sentences(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(0))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))]})
     for text in ("", "  \n"):
         with pytest.raises(QueryError, match="empty"):
             engine.search(text)
@@ -188,7 +168,7 @@ def test_wrong_questions_are_sentences(tmp_path: Path) -> None:
 def test_a_hit_without_matched_words_shows_what_is_said_during_it(tmp_path: Path) -> None:
     said = [Segment(0, 2, "first", "asr"), Segment(4, 6, "second", "asr"), Segment(7, 9, "third " * 40, "asr")]
     clips = [clip(0, 5, visual=axis(0)), clip(5, 10, visual=axis(1)), clip(10, 12, visual=axis(2))]
-    engine = make(tmp_path, {"a": clips, "b": [clip(visual=axis(3))]}, a={"segments": said})
+    engine = engine_over(tmp_path, {"a": clips, "b": [clip(visual=axis(3))]}, a={"segments": said})
     shown = {(names([hit])[0], hit.start_s): hit.snippet for hit in engine.search("0", per_video=3)}
     assert shown["a", 0.0] == "first second"
     assert shown["a", 5.0] == ("second " + "third " * 40)[:SNIPPET_CHARS]

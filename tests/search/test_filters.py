@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asking import let_questions_be
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, axis, clip, install, video
 
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
 from vfindex.search.filters import recorded_on
-from vfindex.search.query import Part
-from vfindex.storage.records import Clip, FloatArray, Location, Segment, UnitPlan, UnitResult
+from vfindex.storage.records import Clip, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.vectors import ClipSet, JointIndex
 from vfindex.storage.writer import Writer, writing
 
@@ -28,10 +27,7 @@ ASKED /= np.linalg.norm(ASKED)
 
 @pytest.fixture(autouse=True)
 def every_question_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
-        return dict.fromkeys(part.modalities, ASKED)
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    let_questions_be(monkeypatch, lambda _: ASKED)
 
 
 def add(

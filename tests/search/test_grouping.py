@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from library_maker import DIM, add_video, axis, clip, install, place
+from asking import engine_over, let_questions_be
+from library_maker import DIM, axis, clip, place
 
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import Hit
 from vfindex.search.grouping import MAX_MERGED_S, MERGED_SHARE
-from vfindex.search.query import Part
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import Writer, writing
 
 
 @pytest.fixture(autouse=True)
 def every_question_is_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
-        return dict.fromkeys(part.modalities, axis(0))
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    let_questions_be(monkeypatch, lambda _: axis(0))
 
 
 def unit(*values: float) -> FloatArray:
@@ -45,15 +40,6 @@ def moving(start_s: float, end_s: float, first: FloatArray, second: FloatArray, 
     )
 
 
-def make(folder: Path, videos: dict[str, list[Clip]]) -> SearchEngine:
-    with writing(folder) as writer:
-        install(writer)
-        for name, clips in videos.items():
-            add_video(writer, name, clips)
-        writer.publish()
-    return SearchEngine.open(folder)
-
-
 def spans(hits: list[Hit]) -> list[tuple[str, float, float]]:
     return [(Path((hit.video or b"").decode()).name, hit.start_s, hit.end_s) for hit in hits]
 
@@ -66,7 +52,7 @@ def row(*shares: float, length_s: float = 5.0, gap_s: float = 0.0) -> list[Clip]
 
 def test_neighbours_that_answer_nearly_as_well_are_one_hit(tmp_path: Path) -> None:
     near, far = MERGED_SHARE + 0.1, MERGED_SHARE - 0.1
-    engine = make(tmp_path, {"a": row(far, near, 1.0, near, near, far)})
+    engine = engine_over(tmp_path, {"a": row(far, near, 1.0, near, near, far)})
     [hit] = engine.search("x")
     assert (hit.start_s, hit.end_s) == (5, 25)
     assert [(span.start_s, span.end_s) for span in hit.moments] == [(10, 15)], "the best moment"
@@ -75,7 +61,7 @@ def test_neighbours_that_answer_nearly_as_well_are_one_hit(tmp_path: Path) -> No
 
 
 def test_what_is_not_next_to_it_is_no_neighbour(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"gaps": row(0.9, 1.0, gap_s=2.0), "weak": row(0.99, 0.1, 0.9)})
+    engine = engine_over(tmp_path, {"gaps": row(0.9, 1.0, gap_s=2.0), "weak": row(0.99, 0.1, 0.9)})
     assert spans(engine.search("x", per_video=9)) == [
         ("gaps", 7, 12),
         ("weak", 0, 5),
@@ -86,13 +72,13 @@ def test_what_is_not_next_to_it_is_no_neighbour(tmp_path: Path) -> None:
 
 
 def test_a_hit_grows_no_further_than_a_moment(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"talk": row(*[1.0] * 40)})
+    engine = engine_over(tmp_path, {"talk": row(*[1.0] * 40)})
     [hit] = engine.search("x")
     assert MAX_MERGED_S - 10 < hit.end_s - hit.start_s <= MAX_MERGED_S
 
 
 def test_a_neighbour_that_may_not_answer_is_not_taken_in(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": row(1.0, 0.9)})
+    engine = engine_over(tmp_path, {"a": row(1.0, 0.9)})
     assert spans(engine.search("x")) == [("a", 0, 10)]
     assert spans(engine.search("x then x within 5s"))[0] == ("a", 0, 10)
 
@@ -106,7 +92,7 @@ def test_the_same_footage_is_one_hit_with_all_its_places(tmp_path: Path) -> None
         name: [moving(start, start + 5, *INTRO), clip(start + 20, start + 25, visual=unit(1, 0, 0, 2 + start))]
         for name, start in (("a", 0.0), ("b", 3.0), ("c", 40.0))
     }
-    hits = make(tmp_path, videos).search("x", top_k=9)
+    hits = engine_over(tmp_path, videos).search("x", top_k=9)
     assert spans(hits[:1]) == [("a", 0, 5)]
     assert [(p.video, p.start_s, p.end_s) for p in hits[0].also] == [(b"/videos/b", 3, 8), (b"/videos/c", 40, 45)]
     assert [span[0] for span in spans(hits[1:])] == ["b", "c"], "of the best one's video one hit is enough"
@@ -116,7 +102,7 @@ def test_the_same_footage_is_one_hit_with_all_its_places(tmp_path: Path) -> None
 def test_a_copy_of_a_video_brings_no_second_hit(tmp_path: Path) -> None:
     whole = [moving(0, 5, *INTRO), moving(20, 25, unit(1, 0, 0, 1.5), unit(1, 0, 0, 0, 1.5))]
     again = [moving(0, 5, *INTRO), moving(20, 25, unit(1, 0, 0, 1.4), unit(1, 0, 0, 0, 1.4))]
-    engine = make(tmp_path, {"first": whole, "again": again, "other": [clip(visual=axis(1))]})
+    engine = engine_over(tmp_path, {"first": whole, "again": again, "other": [clip(visual=axis(1))]})
     assert {span[0] for span in spans(engine.search("x"))} == {"first", "other"}
     assert [len(hit.also) for hit in engine.search("x", per_video=2)] == [1, 1, 0]
 
@@ -133,12 +119,12 @@ def test_a_copy_of_a_video_brings_no_second_hit(tmp_path: Path) -> None:
 )
 def test_what_only_looks_alike_stays_apart(tmp_path: Path, name: str, other: Clip) -> None:
     first = clip(0, 5, visual=unit(1, 1)) if name == "still pictures" else moving(0, 5, *INTRO, speech=axis(2))
-    hits = make(tmp_path, {"a": [first], "b": [other]}).search("x")
+    hits = engine_over(tmp_path, {"a": [first], "b": [other]}).search("x")
     assert len(hits) == 2 and not hits[0].also
 
 
 def test_the_other_files_of_one_content_are_named(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(0))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))]})
     with writing(tmp_path) as writer:
         add_copy(writer)
     [hit] = engine.search("x")

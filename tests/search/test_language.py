@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asking import engine_over, let_questions_be, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from library_maker import DIM, add_video, axis, clip, install
+from library_maker import DIM, axis, clip
 
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.query import Part, Query
+from vfindex.search.engine import SearchEngine
+from vfindex.search.query import Query
 from vfindex.storage.errors import QueryError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
-from vfindex.storage.writer import writing
 
 THINGS = ("dog", "cat", "car", "tree", "sea", "bird")
 
@@ -31,23 +30,7 @@ def meaning(text: str) -> FloatArray:
 
 @pytest.fixture(autouse=True)
 def questions_are_things(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
-        return {modality: meaning(part.text) for modality in part.modalities}
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
-
-
-def make(folder: Path, videos: dict[str, list[Clip]], **extra: Any) -> SearchEngine:
-    with writing(folder) as writer:
-        install(writer)
-        for name, clips in videos.items():
-            add_video(writer, name, clips, **extra.get(name, {}))
-        writer.publish()
-    return SearchEngine.open(folder)
-
-
-def names(hits: list[Hit]) -> list[str]:
-    return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]
+    let_questions_be(monkeypatch, meaning)
 
 
 def shown(*things: str) -> Clip:
@@ -59,7 +42,9 @@ def said(text: str, start_s: float = 0.0, end_s: float = 4.0) -> Segment:
 
 
 def test_what_is_unlike_is_subtracted(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"both": [shown("dog", "cat")], "dog": [shown("dog", "tree")], "cat": [shown("cat")]})
+    engine = engine_over(
+        tmp_path, {"both": [shown("dog", "cat")], "dog": [shown("dog", "tree")], "cat": [shown("cat")]}
+    )
     assert names(engine.search("dog"))[0] == "both" or names(engine.search("dog"))[0] == "dog"
     hits = engine.search("dog -cat")
     assert names(hits) == ["dog", "both", "cat"]
@@ -73,7 +58,7 @@ def test_clips_that_hold_the_words_of_what_is_unlike_are_no_hits(tmp_path: Path)
         "a": {"segments": [said("two cats")]},
         "b": {"documents": [Document("title", "Cat and dog")]},
     }
-    engine = make(tmp_path, videos, **extra)
+    engine = engine_over(tmp_path, videos, **extra)
     assert names(engine.search("dog -cat")) == ["c"]
     assert sorted(names(engine.search("dog -said:cat"))) == ["b", "c"]
     assert sorted(names(engine.search("dog -titled:cat"))) == ["a", "c"]
@@ -88,7 +73,7 @@ def test_a_quoted_phrase_must_stand_there_word_for_word(tmp_path: Path) -> None:
         "c": {"documents": [Document("title", "Quick_Brown holiday")]},
         "d": {"segments": [said("the quickest browns")]},
     }
-    engine = make(tmp_path, {name: [shown("dog")] for name in "abcd"}, **extra)
+    engine = engine_over(tmp_path, {name: [shown("dog")] for name in "abcd"}, **extra)
     hits = engine.search('"quick brown"')
     assert sorted(names(hits)) == ["a", "c"]
     assert hits[0].words == ("quick brown",)
@@ -101,7 +86,7 @@ def test_a_quoted_phrase_must_stand_there_word_for_word(tmp_path: Path) -> None:
 def test_a_phrase_runs_on_into_the_next_subtitle(tmp_path: Path) -> None:
     lines = [said("I have a dream that", 0, 2), said("one day", 2.5, 4), said("this nation", 20, 22)]
     clips = [clip(0, 5, visual=axis(0)), clip(15, 25, visual=axis(0))]
-    engine = make(tmp_path, {"a": clips}, a={"segments": lines})
+    engine = engine_over(tmp_path, {"a": clips}, a={"segments": lines})
     assert [hit.start_s for hit in engine.search('"a dream that one day"', per_video=5)] == [0]
     assert engine.search('"one day this nation"') == [], "a pause ends the sentence"
     assert engine.search('"dream that day"') == []
@@ -111,19 +96,21 @@ def test_a_phrase_runs_on_into_the_next_subtitle(tmp_path: Path) -> None:
     "text", ['"no such words"', "said:unheard", 'said:"dog food"', "titled:nothing dog", 'dog "zz"']
 )
 def test_what_must_stand_there_and_does_not_is_no_match(tmp_path: Path, text: str) -> None:
-    engine = make(tmp_path, {"a": [shown("dog")]}, a={"segments": [said("dog and food")]})
+    engine = engine_over(tmp_path, {"a": [shown("dog")]}, a={"segments": [said("dog and food")]})
     assert engine.search(text) == []
 
 
 def test_said_words_are_found_in_any_form(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [shown("dog")], "b": [shown("dog")]}, a={"segments": [said("Dogs were barking")]})
+    engine = engine_over(
+        tmp_path, {"a": [shown("dog")], "b": [shown("dog")]}, a={"segments": [said("Dogs were barking")]}
+    )
     [hit] = engine.search("said:bark")
     assert names([hit]) == ["a"] and hit.words == ("bark",)
     assert hit.modalities["visual"] is None, "pictures are not asked"
 
 
 def test_a_weight_scales_its_term(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"dog": [shown("dog")], "cat": [shown("cat")]})
+    engine = engine_over(tmp_path, {"dog": [shown("dog")], "cat": [shown("cat")]})
     assert names(engine.search("3:dog cat"))[0] == "dog"
     assert names(engine.search("dog 3:cat"))[0] == "cat"
     scores = [{h.video: h.score for h in engine.search(text)}[b"/videos/dog"] for text in ("dog", "2:dog", "0.5:dog")]
@@ -132,7 +119,7 @@ def test_a_weight_scales_its_term(tmp_path: Path) -> None:
 
 def test_a_prefix_asks_one_modality(tmp_path: Path) -> None:
     videos = {"seen": [shown("dog")], "spoken": [clip(visual=axis(5), speech=meaning("dog"))]}
-    engine = make(tmp_path, videos)
+    engine = engine_over(tmp_path, videos)
     assert names(engine.search("shown:dog")) == ["seen", "spoken"]
     assert engine.search("shown:dog")[0].modalities["speech"] is None
     assert engine.search('shown:"red dog" shown:car')[0].modalities["visual"] is not None
@@ -150,7 +137,7 @@ def test_two_moments_in_order(tmp_path: Path) -> None:
         "far": film("dog", *["tree"] * 9, "cat"),
         "only": film("dog", "dog", "dog"),
     }
-    engine = make(tmp_path, videos)
+    engine = engine_over(tmp_path, videos)
     [best, *_] = hits = engine.search("dog then cat within 10s")
     assert names([best]) == ["right"]
     assert (best.start_s, best.end_s) == (5, 20)
@@ -163,7 +150,7 @@ def test_two_moments_in_order(tmp_path: Path) -> None:
 
 
 def test_one_clip_may_answer_both_moments_of_near_and_not_of_then(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [shown("dog", "cat")]})
+    engine = engine_over(tmp_path, {"a": [shown("dog", "cat")]})
     [hit] = engine.search("dog near cat within 1s")
     assert len(hit.moments) == 2
     assert engine.search("dog then cat within 1s") == []
@@ -171,7 +158,7 @@ def test_one_clip_may_answer_both_moments_of_near_and_not_of_then(tmp_path: Path
 
 def test_both_moments_keep_their_conditions(tmp_path: Path) -> None:
     words = {"segments": [said("hello there", 0, 4), said("good bye", 12, 14)]}
-    engine = make(tmp_path, {"a": film("dog", "tree", "cat"), "b": film("dog", "tree", "cat")}, a=words)
+    engine = engine_over(tmp_path, {"a": film("dog", "tree", "cat"), "b": film("dog", "tree", "cat")}, a=words)
     [hit] = engine.search('"hello there" then "good bye" within 10s')
     assert (names([hit]), hit.start_s, hit.end_s) == (["a"], 0, 15)
     assert hit.words == ("hello there", "good bye")
@@ -184,7 +171,7 @@ def test_moments_far_down_their_lists_are_paired(tmp_path: Path) -> None:
         thing: [clip(100.0 * i, 100.0 * i + 5, visual=meaning(thing)) for i in range(260)] for thing in ("dog", "cat")
     }
     dim = clip(0, 5, visual=meaning("dog tree")), clip(5, 10, visual=meaning("cat tree"))
-    engine = make(tmp_path, lone | {"both": list(dim)})
+    engine = engine_over(tmp_path, lone | {"both": list(dim)})
     assert names(engine.search("dog then cat within 5s")) == ["both"]
 
 
@@ -194,7 +181,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
         "segments": [said('the dog said: a "cat" \u732b within 20s', 0, 4)],
         "documents": [Document("title", "dog")],
     }
-    return make(tmp_path_factory.mktemp("language"), {"a": film("dog", "cat"), "b": film("sea")}, a=words)
+    return engine_over(tmp_path_factory.mktemp("language"), {"a": film("dog", "cat"), "b": film("sea")}, a=words)
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -247,6 +234,6 @@ def test_any_text_gives_hits_or_an_error_with_a_place(engine: SearchEngine, text
 
 
 def test_a_plain_question_has_no_syntax(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [shown("dog")]})
+    engine = engine_over(tmp_path, {"a": [shown("dog")]})
     assert engine.search('"zz"') == []
     assert names(engine.search(Query.plain('"zz"'))) == ["a"]

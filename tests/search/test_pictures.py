@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asking import engine_over, let_questions_be, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from library_maker import DIM, SETUP, add_video, axis, clip, install
+from library_maker import DIM, SETUP, axis, clip, install
 from PIL import Image
 
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import SearchEngine
 from vfindex.search.likeness import Like, with_pictures
 from vfindex.search.pictures import BACKDROP, MAX_PIXELS, Pictures, read_picture
-from vfindex.search.query import Part
 from vfindex.search.ranking import Asked, View
 from vfindex.storage.errors import ModelError, QueryError, UsageError
 from vfindex.storage.joint import JointSpec, ModalitySpec
@@ -168,27 +167,11 @@ def test_a_damaged_picture_is_read_or_refused(tmp_path: Path, kind: str, changes
 def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The question "3" asks for axis 3 in every modality; a picture named 3.png shows axis 3."""
 
-    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
-        return dict.fromkeys(part.modalities, axis(next((int(c) for c in part.text if c in "1234567"), 0)))
-
     def see(self: Pictures, path: Path) -> FloatArray:
         return axis(int(path.stem))
 
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    let_questions_be(monkeypatch, lambda text: axis(next((int(c) for c in text if c in "1234567"), 0)))
     monkeypatch.setattr(Pictures, "encode", see)
-
-
-def make(folder: Path, videos: dict[str, list[Clip]]) -> SearchEngine:
-    with writing(folder) as writer:
-        install(writer)
-        for name, clips in videos.items():
-            add_video(writer, name, clips)
-        writer.publish()
-    return SearchEngine.open(folder)
-
-
-def names(hits: list[Hit]) -> list[str]:
-    return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]
 
 
 def leaning(first: int, second: int, share: float) -> FloatArray:
@@ -199,7 +182,7 @@ def leaning(first: int, second: int, share: float) -> FloatArray:
 @pytest.mark.parametrize("combine", ["convex", "rrf"])
 def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> None:
     videos = {f"v{i}": [clip(visual=axis(i), speech=axis(7 - i))] for i in range(4)}
-    engine = make(tmp_path, videos)
+    engine = engine_over(tmp_path, videos)
     for i in range(4):
         hits = engine.search(images=[Path(f"{i}.png")], combine=combine)
         assert names(hits)[0] == f"v{i}" and hits[0].score > 2 * max(hits[1].score, 0)
@@ -208,7 +191,7 @@ def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> No
 
 
 def test_a_picture_is_compared_as_it_is(tmp_path: Path) -> None:
-    make(tmp_path, {"a": [clip(visual=axis(1))]})
+    engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
     part = ModalitySpec(mean=leaning(0, 1, 0.3), query_mean=leaning(0, 2, 0.3), scale=2.0, weight=1.0)
     with Library.open(tmp_path).snapshot() as snapshot:
         view = View(snapshot, JointSpec({"visual": part}), SETUP, None, 0, is_whole=True)
@@ -222,7 +205,7 @@ def test_a_picture_is_compared_as_it_is(tmp_path: Path) -> None:
 
 def test_words_and_pictures_are_asked_together(tmp_path: Path) -> None:
     videos = {"one": [clip(visual=axis(1))], "two": [clip(visual=axis(2))], "both": [clip(visual=leaning(1, 2, 0.5))]}
-    engine = make(tmp_path, {**videos, "none": [clip(visual=axis(5))]})
+    engine = engine_over(tmp_path, {**videos, "none": [clip(visual=axis(5))]})
     assert names(engine.search("1", images=[Path("2.png")]))[0] == "both"
     assert names(engine.search("3:d1", images=[Path("2.png")]))[0] == "one", "a word that counts three times"
     assert names(engine.search(images=[Path("1.png"), Path("2.png")]))[0] == "both"
@@ -234,7 +217,9 @@ def test_similarities_of_pictures_are_brought_to_the_spread_of_words(tmp_path: P
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(100, DIM))
     clips = [np.asarray(row / np.linalg.norm(row), np.float32) for row in rows]
-    engine = make(tmp_path, {"long": [clip(9.0 * i, 9.0 * i + 5, visual=vector) for i, vector in enumerate(clips)]})
+    engine = engine_over(
+        tmp_path, {"long": [clip(9.0 * i, 9.0 * i + 5, visual=vector) for i, vector in enumerate(clips)]}
+    )
     for images in ([Path("1.png")], [Path("1.png"), Path("1.png")]):
         scores = [hit.score for hit in engine.search(images=images, top_k=100, per_video=100)]
         assert 0.6 < np.std(scores) < 1.1
@@ -243,14 +228,14 @@ def test_similarities_of_pictures_are_brought_to_the_spread_of_words(tmp_path: P
 
 
 def test_filters_and_conditions_hold_for_pictures(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(visual=axis(2))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(visual=axis(2))]})
     assert names(engine.search("in:/videos/b", images=[Path("1.png")])) == ["b"]
     assert engine.search("shorter:1s", images=[Path("1.png")]) == []
     assert engine.search('"never said"', images=[Path("1.png")]) == []
 
 
 def test_what_cannot_be_asked_with_pictures(tmp_path: Path) -> None:
-    engine = make(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(speech=axis(2))]})
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(speech=axis(2))]})
     with pytest.raises(QueryError, match="two") as told:
         engine.search("1 then 2 within 5s", images=[Path("1.png")])
     assert told.value.position == 7
@@ -293,7 +278,9 @@ ASKED = st.sampled_from(
 @pytest.fixture(scope="module")
 def library_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    make(folder, {"a": [clip(visual=axis(0)), clip(5, 9, visual=axis(1), speech=axis(2))], "b": [clip(text=axis(3))]})
+    engine_over(
+        folder, {"a": [clip(visual=axis(0)), clip(5, 9, visual=axis(1), speech=axis(2))], "b": [clip(text=axis(3))]}
+    )
     return folder
 
 
@@ -341,7 +328,7 @@ def test_a_clip_finds_its_like_and_neither_itself_nor_its_copies(tmp_path: Path)
         "like": [moving(0, leaning(1, 4, 0.3), leaning(1, 4, 0.35))],
         "other": [moving(0, axis(3), axis(4))],
     }
-    engine = make(tmp_path, videos)
+    engine = engine_over(tmp_path, videos)
     hits = engine.search(images=[Like(Path("/videos/asked"), 7.5)])
     assert names(hits)[:2] in (["like", "asked"], ["asked", "like"])
     assert "copy" not in [name for hit in hits[:2] for name in names([hit])]
@@ -354,7 +341,7 @@ def test_a_clip_finds_its_like_and_neither_itself_nor_its_copies(tmp_path: Path)
 def test_a_time_names_the_clip_that_covers_it(tmp_path: Path) -> None:
     clips = [clip(5.0 * i, 5.0 * i + 5, visual=axis(i)) for i in range(3)]
     others = {f"v{i}": [clip(visual=axis(i))] for i in range(3)}
-    engine = make(tmp_path, {"long": clips, **others})
+    engine = engine_over(tmp_path, {"long": clips, **others})
     for time_s, first in ((0.0, "v0"), (4.99, "v0"), (5.0, "v1"), (14.0, "v2"), (15.0, "v2")):
         assert names(engine.search(images=[Like(Path("/videos/long"), time_s)]))[0] == first
     with pytest.raises(QueryError, match=r"no clip of /videos/long covers 15\.5 s: it runs from 0 s to 15 s"):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from asking import let_questions_be
 from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.query import Part
 from vfindex.search.ranking import ABOVE_NOISE, BELOW_NOISE, NOISE_SPREADS, sharpened
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing
@@ -21,10 +19,7 @@ from vfindex.storage.writer import writing
 
 @pytest.fixture(autouse=True)
 def questions_are_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
-        return dict.fromkeys(part.modalities, axis(0))
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    let_questions_be(monkeypatch, lambda _: axis(0))
 
 
 def near(cosine: float) -> FloatArray:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asking import let_questions_be
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
-from vfindex.search.query import Part
 from vfindex.search.reciprocal import RANK_CONSTANT
 from vfindex.storage.records import Clip, FloatArray, Segment
 from vfindex.storage.writer import writing
@@ -21,10 +20,7 @@ EQUAL: dict[Any, float] = {"visual": 1.0, "speech": 1.0, "text": 1.0}
 
 @pytest.fixture(autouse=True)
 def questions_are_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
-        return dict.fromkeys(part.modalities, axis(0))
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    let_questions_be(monkeypatch, lambda _: axis(0))
 
 
 def near(cosine: float) -> FloatArray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asking import axis_of_digit, let_questions_be
 from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install, place, video
@@ -19,15 +20,13 @@ from sqlalchemy import event
 from vfindex.search import engine as engine_module
 from vfindex.search import filters as filters_module
 from vfindex.search import tail as tail_module
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
 from vfindex.search.filters import recorded_on
-from vfindex.search.query import Part
 from vfindex.search.tail import Tail
 from vfindex.storage import snapshot as snapshot_module
 from vfindex.storage import words as words_module
 from vfindex.storage.library import Library, exact_scan, reading_spec
-from vfindex.storage.records import Document, FloatArray, Segment, UnitPlan, UnitResult
+from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.vectors import ClipSet
 from vfindex.storage.writer import writing
 
@@ -37,12 +36,7 @@ MOST_STATEMENTS = 22
 
 @pytest.fixture(autouse=True)
 def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: QueryEncoder, query: Part) -> dict[str, FloatArray]:
-        digits = [c for c in query.text if c.isdigit()]
-        vector = axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
-        return {m: vector for m in ("visual", "speech", "text")}
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    let_questions_be(monkeypatch, axis_of_digit)
 
 
 @pytest.fixture(scope="module")

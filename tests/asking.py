@@ -1,0 +1,47 @@
+"""Questions asked of libraries whose vectors one can write by hand, for the tests of search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from library_maker import DIM, add_video, axis, install
+
+from vfindex.search.encoder import QueryEncoder
+from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.query import Part
+from vfindex.storage.records import Clip, FloatArray
+from vfindex.storage.writer import writing
+
+
+def let_questions_be(monkeypatch: pytest.MonkeyPatch, vector_of: Callable[[str], FloatArray]) -> None:
+    """Let a text be the same vector, which `vector_of` gives, in every modality that it is asked of."""
+
+    def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
+        return dict.fromkeys(part.modalities, vector_of(part.text))
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode)
+
+
+def axis_of_digit(text: str) -> FloatArray:
+    """Return the axis that the first digit of a text names; without one, what leans on all axes alike."""
+    digits = [c for c in text if c.isdigit()]
+    return axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
+
+
+def engine_over(folder: Path, videos: dict[str, list[Clip]], **extra: Any) -> SearchEngine:
+    """Return an engine over a published library of these videos. extra: by name, what else `add_video` takes."""
+    with writing(folder) as writer:
+        install(writer)
+        for name, clips in videos.items():
+            add_video(writer, name, clips, **extra.get(name, {}))
+        writer.publish()
+    return SearchEngine.open(folder)
+
+
+def names(hits: list[Hit]) -> list[str]:
+    """Return the names of the videos found, best first."""
+    return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]
