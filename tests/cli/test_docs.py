@@ -10,55 +10,14 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import (
-    demo,
-    doctor,
-    ingest,
-    models,
-    purge,
-    rebuild,
-    reindex,
-    remove,
-    repair,
-    retry,
-    runs,
-    search,
-    show,
-    status,
-    tune,
-    upgrade,
-    verify,
-)
-from vfindex.cli import eval as evaluation
+from vfindex.cli import models, runs
 from vfindex.cli.search import _TABLE_WIDTH
 from vfindex.indexer.repair import RepairReport
 from vfindex.indexer.report import Report, UpgradeReport
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-COMMANDS = tuple(
-    module.NAME
-    for module in (
-        ingest,
-        reindex,
-        retry,
-        search,
-        status,
-        show,
-        remove,
-        purge,
-        verify,
-        repair,
-        rebuild,
-        upgrade,
-        evaluation,
-        tune,
-        demo,
-        doctor,
-        runs,
-        models,
-    )
-)
+COMMANDS = tuple(str(each.name) for each in (*entry.app.registered_commands, *entry.app.registered_groups))
 
 
 def section(name: str) -> str:
