@@ -355,9 +355,8 @@ def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> None:
     """Let a video's words be those of all its names; the first in order of bytes gives title and vector."""
     paths, tags, chapters = writer.catalog.names(video_id)
     description = describe(paths[0], tags, chapters)
-    documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, tags, chapters)))
     vector = text_vector(description.text, encoder)
-    writer.catalog.retitle(video_id, description.title, documents, vector)
+    writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
 
 
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:

@@ -8,7 +8,7 @@ the models alone, never on the runner, the order or the number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -135,17 +135,16 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         video=video,
         units=plan_units(probe.start_s, probe.end_s, list if options.safe else partial(decoder.keyframes_before, path)),
         subtitles=tuple(subtitles),
-        documents=documents_of(found.location.path, tags, chapters),
+        documents=documents_of([found.location.path], tags, chapters),
         text_vector=text_vector(description.text, encoders.text),
         problems=(*problems, *([info.problem] if info.problem else [])),
     )
 
 
-def documents_of(path: bytes, tags: Mapping[str, str], chapters: Sequence[str] = ()) -> tuple[Document, ...]:
-    """Return the words of a video's name, folders and tags for full text search."""
-    return tuple(
-        Document("title" if kind == "title" else "tag", text) for kind, text in describe(path, tags, chapters).documents
-    )
+def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[str]) -> tuple[Document, ...]:
+    """Return the words of all a video's names, of its folders and tags, each once, for full text search."""
+    told = (described for path in paths for described in describe(path, tags, chapters).documents)
+    return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in told))
 
 
 def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:
@@ -224,7 +223,7 @@ def listener_of(prepared: Prepared, options: Options, speech: Speech | None) -> 
 
 def say(prepared: Prepared, plan: UnitPlan, heard: Transcript | None, encoder: PassageEncoder) -> Spoken:
     """Return what is said in a unit, once its sound is recognised."""
-    said = [s for s in prepared.subtitles if _begins_in(s, plan)]
+    said = [s for s in prepared.subtitles if begins_in(s, plan)]
     segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
     spoken = windows(segments)
     return Spoken(tuple(segments), heard, tuple(spoken), _encoded(spoken, encoder))
@@ -246,7 +245,8 @@ def assemble(
     return Indexed(UnitResult(tuple(clips), spoken.segments, coverage, lost), reading.end, lost)
 
 
-def _begins_in(segment: Segment, plan: UnitPlan) -> bool:
+def begins_in(segment: Segment, plan: UnitPlan) -> bool:
+    """Return whether a segment is of this unit: it is of the one in which it begins."""
     return (plan.start_s is None or segment.start_s >= plan.start_s) and (
         plan.end_s is None or segment.start_s < plan.end_s
     )

@@ -16,6 +16,7 @@ from vfindex.indexer.pipeline import (
     Encoders,
     Prepared,
     Texts,
+    begins_in,
     documents_of,
     prepare,
     speech_coverage,
@@ -107,7 +108,8 @@ class _Refresh:
                 _, heard = listen(prepared, unit.plan, self._run.options, self._decoder, self._speech)
             recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
             problems += heard.problems if heard else []
-            found.append(self._said_in(unit, [*_begun_in(prepared.subtitles, unit.plan), *recognised], heard, prepared))
+            begun = [s for s in prepared.subtitles if begins_in(s, unit.plan)]
+            found.append(self._said_in(unit, [*begun, *recognised], heard, prepared))
         return found, problems
 
     def _said_in(
@@ -128,7 +130,6 @@ class _Refresh:
         paths = sorted({place.path for place in video.locations})
         tags, chapters = prepared.video.tags, prepared.video.chapters
         description = describe(paths[0], tags, chapters)
-        documents = dict.fromkeys(d for path in paths for d in documents_of(path, tags, chapters))
         problem = partial_problem(self._run.writer, video.id, prepared)
         if problem is None and problems:
             name = prepared.found.location.path
@@ -137,7 +138,7 @@ class _Refresh:
             title=description.title,
             tags=tags,
             chapters=chapters,
-            documents=tuple(documents),
+            documents=documents_of(paths, tags, chapters),
             text=text_vector(description.text, self._text),
             said=tuple(said),
             problem=problem,
@@ -156,10 +157,6 @@ def _is_as_stored(words: Wording, video: StoredVideo, units: Sequence[UnitWords]
     if told != (video.title, dict(video.tags), tuple(video.chapters), video.problem is None):
         return False
     return all(said.segments == unit.segments for said, unit in zip(words.said, units, strict=True))
-
-
-def _begun_in(segments: Sequence[Segment], plan: UnitPlan) -> list[Segment]:
-    return [s for s in segments if _meets(plan, (s.start_s, s.start_s))]
 
 
 def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:

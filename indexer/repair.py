@@ -155,14 +155,12 @@ def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
         rewrite_words(writer.catalog, _titles(writer) if "document" in saved.lost else {})
 
 
-def _titles(writer: Writer) -> dict[int, list[Document]]:
+def _titles(writer: Writer) -> dict[int, tuple[Document, ...]]:
     """Return video id -> its titles and tags, of all videos that lie somewhere."""
     with writer.library.snapshot() as snapshot:
         videos = [video for video in snapshot.videos() if video.locations and video.state in SEARCHABLE]
     return {
-        video.id: list(
-            dict.fromkeys(d for place in video.locations for d in documents_of(place.path, video.tags, video.chapters))
-        )
+        video.id: documents_of((place.path for place in video.locations), video.tags, video.chapters)
         for video in videos
     }
 

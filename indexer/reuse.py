@@ -83,7 +83,7 @@ class TakeOver:
                 self._writer.link_thumbnails(self._old, filter(None, unit.thumbnails))
                 result = replace(unit.result, clips=self._with_words(unit.result, words))
                 catalog.commit_unit(video_id, unit_id, result, unit.thumbnails)
-        documents = list(dict.fromkeys(d for path in paths for d in documents_of(path, video.tags, video.chapters)))
+        documents = documents_of(paths, video.tags, video.chapters)
         catalog.finish_video(video_id, video.locations[0], documents, problem=stored_problem(video))
         for place in video.locations[1:]:
             catalog.place(video_id, place)
