@@ -78,7 +78,7 @@ def command(
     Only new and changed files are read. Ctrl-C ends after the units in work.
     """
     from vfindex.indexer.ingest import IngestSettings
-    from vfindex.indexer.media import Sampling
+    from vfindex.indexer.options import Sampling
     from vfindex.indexer.presets import Choice
 
     settings = IngestSettings(

@@ -69,7 +69,7 @@ def command(
     elif discard:
         _discard(folder, json)
     else:
-        from vfindex.indexer.media import Sampling
+        from vfindex.indexer.options import Sampling
         from vfindex.indexer.presets import Choice
         from vfindex.indexer.upgrade import UpgradeSettings
 

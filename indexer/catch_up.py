@@ -11,8 +11,8 @@ from pathlib import Path
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver, retitle
 from vfindex.indexer.local import default_workers, usable_cores
-from vfindex.indexer.media import Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.report import Progress, UpgradeReport
 from vfindex.indexer.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem

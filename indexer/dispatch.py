@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from vfindex.indexer.discover import fingerprint
-from vfindex.indexer.media import Options
+from vfindex.indexer.options import Options
 from vfindex.indexer.parcels import Arrivals, Failure, Job, Parcel
 from vfindex.indexer.pipeline import Indexed, Prepared
 from vfindex.storage.errors import ClusterError, Problem, VfindexError, VideoError

@@ -12,7 +12,7 @@ from typing import Any
 from vfindex.indexer.discover import Found, fingerprint
 from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.ladder import MAX_LOST_UNITS, is_tried_again, next_care
-from vfindex.indexer.media import Options
+from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, Texts, documents_of, text_vector
 from vfindex.indexer.report import Progress
 from vfindex.indexer.runner import Runner

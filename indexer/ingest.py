@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vfindex.indexer.discover import discover
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
-from vfindex.indexer.media import Options, Sampling
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.models import (
     LibraryModels,
     Opening,

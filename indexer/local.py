@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from vfindex.indexer.discover import Found
-from vfindex.indexer.media import Decoder, Options
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, index_unit, prepare
 from vfindex.storage.records import UnitPlan
 

@@ -16,72 +16,18 @@ from numpy.typing import NDArray
 
 from vfindex.indexer import wire
 from vfindex.indexer.child import Child, Limits
-from vfindex.indexer.sampling import Mode
-from vfindex.storage.errors import Problem, Stage, UsageError, VideoError
+from vfindex.indexer.options import Sampling
+from vfindex.storage.errors import Problem, Stage, VideoError
 
 Answer = TypeVar("Answer")
 
-__all__ = ["AudioBlock", "Decoder", "Frame", "Limits", "Probe", "ReadEnd", "Sampling", "SubtitleTrack"]
+__all__ = ["AudioBlock", "Decoder", "Frame", "Limits", "Probe", "ReadEnd", "SubtitleTrack"]
 
 SAMPLE_RATE_HZ = 16_000  # what speech recognition and voice activity detection take
-MIN_FPS = 0.01  # one frame in 100 s; fewer finds nothing
-MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames show the same
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
 MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
 MAX_BLOCK_SAMPLES = 1 << 20
 MAX_EVENTS = 1 << 18  # subtitles of one file
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Which frames are read: `auto`, `keyframes`, or a fixed number a second (`fps`); `sparse` is no user's to ask."""
-
-    mode: Mode = "auto"
-    fps: float = 0.0
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the sampling that `text` names; raises UsageError."""
-        word = text.strip().lower()
-        if word == "auto":
-            return cls("auto")
-        if word == "keyframes":
-            return cls("keyframes")
-        try:
-            fps = float(word)
-        except ValueError:
-            fps = math.nan
-        if not MIN_FPS <= fps <= MAX_FPS:
-            raise UsageError(
-                f"--sampling takes auto, keyframes or frames a second from {MIN_FPS:g} to {MAX_FPS:g}, not {text!r}"
-            )
-        return cls("fps", fps)
-
-    def __str__(self) -> str:
-        return f"{self.fps!r}".removesuffix(".0") if self.mode == "fps" else self.mode
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What decides how a file is read. asr: recognise speech where no subtitle covers it.
-
-    safe: the file has broken or outlasted its decoder, so that only what is needed is read, see `safely`.
-    """
-
-    sampling: Sampling
-    asr: bool
-    safe: bool = False
-
-    def safely(self) -> Options:
-        """Return the options of a last try: keyframes alone, each for itself, no sound, no embedded subtitles.
-
-        A decoder that breaks does so mostly in what follows on other frames, or in another stream than the pictures.
-        """
-        return Options(Sampling("keyframes"), asr=False, safe=True)
-
-    def coarsely(self) -> Options:
-        """Return the options of a look in passing: a keyframe now and then, no sound."""
-        return Options(Sampling("sparse"), asr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vfindex.indexer.discover import Found
 from vfindex.indexer.dispatch import Dispatch
 from vfindex.indexer.local import DecoderThreads, usable_cores
-from vfindex.indexer.media import Options
+from vfindex.indexer.options import Options
 from vfindex.indexer.parcels import Parcel
 from vfindex.indexer.pipeline import Indexed, Prepared, Texts, prepare
 from vfindex.indexer.runner import Pool, Pools, RunnerChoice

@@ -13,7 +13,8 @@ import numpy as np
 
 from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels
-from vfindex.indexer.media import AudioBlock, Decoder, Options
+from vfindex.indexer.media import AudioBlock, Decoder
+from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline import Indexed, Prepared, Spoken, assemble, listener_of, say, wants_sound
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.transcribe import Speech

@@ -18,7 +18,8 @@ import numpy as np
 from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.info_json import read_info
-from vfindex.indexer.media import AudioBlock, Decoder, Options, Probe, ReadEnd
+from vfindex.indexer.media import AudioBlock, Decoder, Probe, ReadEnd
+from vfindex.indexer.options import Options
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.shots import Span, cut_clips, unit
 from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript

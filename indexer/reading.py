@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfindex.indexer.encoders import Pixels, is_still
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd, Sampling
+from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.read_ahead import read_ahead
 from vfindex.indexer.shots import colour_histogram
 from vfindex.indexer.thumbnails import ThumbnailPicker

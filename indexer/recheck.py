@@ -11,8 +11,9 @@ import numpy as np
 
 from vfindex.indexer.encoders import ImageEncoder
 from vfindex.indexer.local import usable_cores
-from vfindex.indexer.media import AudioBlock, Decoder, Sampling
+from vfindex.indexer.media import AudioBlock, Decoder
 from vfindex.indexer.models import LibraryModels
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.shots import unit
 from vfindex.storage.errors import LibraryNotFound, VideoError

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vfindex.indexer.discover import Discovered, Found, discover
-from vfindex.indexer.media import Options, Sampling
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher

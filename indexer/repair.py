@@ -15,7 +15,8 @@ import numpy as np
 from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.local import usable_cores
-from vfindex.indexer.media import Decoder, Options, Sampling
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders, query_folders
 from vfindex.indexer.pipeline import documents_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit

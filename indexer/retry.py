@@ -10,7 +10,7 @@ from pathlib import Path
 from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.ladder import FINAL
-from vfindex.indexer.media import Options, Sampling
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import LibraryNotFound

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.local import LocalRunner
-from vfindex.indexer.media import AudioBlock, Decoder, Options, ReadEnd
+from vfindex.indexer.media import AudioBlock, Decoder, ReadEnd
 from vfindex.indexer.models import references_of
+from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline import (
     Encoders,
     Indexed,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from vfindex.indexer.discover import Found
-    from vfindex.indexer.media import Options
+    from vfindex.indexer.options import Options
     from vfindex.indexer.pipeline import Indexed, Prepared
     from vfindex.storage.records import UnitPlan
 

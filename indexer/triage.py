@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vfindex.indexer.beside import signature
 from vfindex.indexer.discover import Failed, Found, Skipped
-from vfindex.indexer.media import Options
+from vfindex.indexer.options import Options
 from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import NotPublished, Problem
 from vfindex.storage.library import INDEX_SUFFIX

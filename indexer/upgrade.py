@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from vfindex.indexer.catch_up import CatchUp, Plan
-from vfindex.indexer.media import Sampling
 from vfindex.indexer.models import chosen_references, install, preset_name, references_of
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import UpgradeReport
 from vfindex.indexer.reuse import Reuse

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.media import Decoder, Frame, ReadEnd, Sampling
+from vfindex.indexer.media import Decoder, Frame, ReadEnd
+from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import VideoError
 
 SIZE_PX = 32

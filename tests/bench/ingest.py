@@ -33,8 +33,9 @@ from vfindex.indexer.discover import Found, discover, fingerprint
 from vfindex.indexer.encoders import Pixels, is_still
 from vfindex.indexer.lite import ensure_lite
 from vfindex.indexer.local import usable_cores
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, Options, ReadEnd, Sampling
+from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd
 from vfindex.indexer.models import install
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.speech_pool import SpeechPool

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vfindex.indexer.media import Decoder, Frame, Sampling
+from vfindex.indexer.media import Decoder, Frame
 from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.store import locate as locate_model
 from vfindex.indexer.towers import ensure_clip_text
 from vfindex.search.collections import read_questions

@@ -20,7 +20,7 @@ from vfindex.cli.app import app
 from vfindex.cli.ingest import _progress
 from vfindex.indexer import ingest as indexer_ingest
 from vfindex.indexer.local import default_workers, usable_cores
-from vfindex.indexer.media import Sampling
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
 from vfindex.indexer.report import Progress, Report
 from vfindex.search.engine import SearchEngine

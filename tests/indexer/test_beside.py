@@ -19,7 +19,8 @@ from vfindex.indexer import ingest as ingest_module
 from vfindex.indexer.beside import signature
 from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import AudioBlock, Decoder, Options, Sampling
+from vfindex.indexer.media import AudioBlock, Decoder
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import Texts
 from vfindex.indexer.refresh import refresh
 from vfindex.indexer.reindex import ReindexSettings, reindex

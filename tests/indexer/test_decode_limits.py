@@ -14,7 +14,8 @@ import pytest
 from media import Shot, make_video
 from reading import SIZE_PX, read, refusal
 
-from vfindex.indexer.media import Decoder, Limits, Sampling
+from vfindex.indexer.media import Decoder, Limits
+from vfindex.indexer.options import Sampling
 
 QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from media import media_folder
 
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, Probe, ReadEnd, Sampling
+from vfindex.indexer.media import AudioBlock, Decoder, Frame, Probe, ReadEnd
+from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import VideoError
 
 Row = dict[str, str]

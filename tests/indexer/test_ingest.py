@@ -16,7 +16,8 @@ from media import Shot, make_video, truncate
 from vfindex.indexer import driver, pipeline, triage
 from vfindex.indexer import ingest as ingest_module
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder, Sampling
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Watcher

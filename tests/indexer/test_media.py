@@ -15,7 +15,8 @@ from media import Shot, make_video, media_folder, overwrite, truncate
 from reading import SIZE_PX, read, refusal
 
 from vfindex.indexer import decode_open
-from vfindex.indexer.media import AudioBlock, Decoder, Sampling
+from vfindex.indexer.media import AudioBlock, Decoder
+from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import UsageError, VideoError
 
 

@@ -17,7 +17,8 @@ from media import Shot, make_video
 from vfindex.indexer.discover import Found, discover, fingerprint
 from vfindex.indexer.dispatch import MAX_BREAKS, Dispatch
 from vfindex.indexer.encoders import Pixels
-from vfindex.indexer.media import Decoder, Options, Sampling
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard
 from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare
 from vfindex.indexer.stations import MAX_TRIES, DeskBook, Shared, payloads, table_of

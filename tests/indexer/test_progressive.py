@@ -18,7 +18,8 @@ from vfindex.indexer import pipeline
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder, Options, Sampling
+from vfindex.indexer.media import Decoder
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.reindex import ReindexSettings, _is_progressive, estimate, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Triage, Watcher

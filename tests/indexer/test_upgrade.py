@@ -14,7 +14,7 @@ from equality import assert_equal_libraries
 from killing import SAMPLING, kill_upgrade, make_videos
 
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Sampling
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.report import UpgradeReport
 from vfindex.indexer.triage import Watcher

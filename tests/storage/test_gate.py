@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from library_maker import add_video, clip, install
 
-from vfindex.indexer.media import Options, Sampling
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage import gate
 from vfindex.storage import writer as writing_side
