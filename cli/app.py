@@ -97,9 +97,8 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand == search.NAME:
-        atexit.register(gc.freeze)
-    else:
+    atexit.register(gc.freeze)
+    if context.invoked_subcommand not in (search.NAME, reindex.NAME):  # a reindex turns it on once it has its imports
         gc.enable()
     level = logging.DEBUG if os.environ.get("VFINDEX_DEBUG") else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from datetime import datetime, timedelta
@@ -62,6 +63,8 @@ def command(
     """
     from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
 
+    gc.freeze()
+    gc.enable()
     end_at = _end(until, max_hours, datetime.now())
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
     settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive or None, choice)

@@ -10,12 +10,12 @@ import os
 import re
 import stat
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vfindex.indexer.beside import SIDECAR_EXTENSIONS, signature
 from vfindex.storage.errors import Problem, Stage, VideoError
-from vfindex.storage.records import Location
+from vfindex.storage.records import FileState, Location
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ VIDEO_EXTENSIONS = frozenset(
     b"m1v m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mp4v mpe mpeg mpg mpv mts mxf nsv nut obu ogm ogv ogx qt rm "
     b"rmvb tod tp trp ts tts vc1 vob vro webm wm wmv wtv xvid y4m".split()
 )
+_VIDEO_SUFFIXES = frozenset(b"." + extension for extension in VIDEO_EXTENSIONS)
 
 _PICTURES = (
     b"apng arw avif bmp cr2 cr3 dng emf eps exr heic heif ico j2k jfif jp2 jpe jpeg jpg jxl nef orf pbm pgm png pnm "
@@ -82,8 +83,8 @@ class Failed:
 
 
 Discovered = Found | Skipped | Failed
-# Asked of each video inside a folder: (path, its stat, its sidecar candidates). True: it is not yielded.
-IsKnown = Callable[[bytes, os.stat_result, tuple[bytes, ...]], bool]
+# Asked of all videos of a folder at once, for a call each is a third of the time: which of them are to be told.
+Sift = Callable[[Collection[FileState]], Collection[FileState]]
 
 
 @dataclass
@@ -92,7 +93,7 @@ class _Walk:
 
     is_excluded: Callable[[bytes, bytes, bool], bool] | None
     avoid: frozenset[bytes]
-    is_known: IsKnown
+    sift: Sift
     named_files: set[bytes] = field(default_factory=set)
     entered: set[bytes] = field(default_factory=set)
     siblings: dict[bytes, list[bytes]] = field(default_factory=dict)
@@ -104,7 +105,7 @@ def discover(
     *,
     exclude: Sequence[str] = (),
     avoid: Sequence[bytes] = (),
-    is_known: IsKnown = lambda *_: False,
+    sift: Sift = lambda states: states,
 ) -> Iterator[Discovered]:
     """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
 
@@ -116,10 +117,9 @@ def discover(
     exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, upper and lower case told
     apart. A file or folder is left out if a glob matches its base name or its path relative to the named folder; a glob
     ending in `/` matches folders only. Of a named file only the base name is tried; a named folder is always entered.
-    avoid: folders that are never entered (the library itself). is_known: keeps back what need not be told, which in
-    folders of 100,000 known videos is a third of the time.
+    avoid: folders that are never entered (the library itself). sift: keeps back what need not be told.
     """
-    walk = _Walk(_excluder(exclude), frozenset(os.path.realpath(path) for path in avoid), is_known)
+    walk = _Walk(_excluder(exclude), frozenset(os.path.realpath(path) for path in avoid), sift)
     roots = [_resolve(path) for path in paths]
     walk.named_files.update(root for root in roots if isinstance(root, bytes) and not os.path.isdir(root))
     seen: set[bytes] = set()
@@ -214,54 +214,70 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
         if folder in walk.entered or folder in walk.avoid:
             continue
         walk.entered.add(folder)
-        files: list[tuple[bytes, os.DirEntry[bytes]]] = []
+        files: dict[bytes, os.DirEntry[bytes]] = {}
         folders: list[bytes] = []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name[0] == 46:  # a dot: hidden
+                    name = entry.name
+                    if name[0] == 46:  # a dot: hidden
                         continue
-                    is_folder = entry.is_dir(follow_symlinks=False)
-                    if is_excluded is not None and is_excluded(entry.name, entry.path[prefix:], is_folder):
+                    is_file = entry.is_file(follow_symlinks=False)
+                    is_folder = not is_file and entry.is_dir(follow_symlinks=False)
+                    if is_excluded is not None and is_excluded(name, entry.path[prefix:], is_folder):
                         continue
                     if is_folder:
                         folders.append(entry.path)
-                    elif entry.is_symlink():
-                        walk.links += 1
+                    elif is_file or not entry.is_symlink():
+                        files[name] = entry
                     else:
-                        files.append((entry.name, entry))
+                        walk.links += 1
         except OSError as exc:
             yield Failed(_os_problem(folder, "discover", exc))
         pending.extend(sorted(folders, reverse=True))
         yield from _files(files, walk)
 
 
-def _files(files: list[tuple[bytes, os.DirEntry[bytes]]], walk: _Walk) -> Iterator[Discovered]:
-    """Yield what the (name, entry) pairs of one folder are, sorted by name."""
-    files.sort()  # names differ, so entries are never compared
-    sidecars = [name for name, _ in files if name.lower().endswith(SIDECAR_EXTENSIONS)]
-    named_files, is_known, is_regular = walk.named_files, walk.is_known, stat.S_ISREG
-    for name, entry in files:
-        extension = _extension(name)
+def _files(files: Mapping[bytes, os.DirEntry[bytes]], walk: _Walk) -> Iterator[Discovered]:
+    """Yield what the files of one folder are, sorted by name."""
+    names = sorted(files)
+    others = {name: _extension(name) for name in names if name[name.rfind(b".") :] not in _VIDEO_SUFFIXES}
+    videos = [name for name in names if name not in others or others[name] in VIDEO_EXTENSIONS]
+    told: dict[bytes, Discovered] = dict(_near_misses(files, others, walk))
+    sidecars = [name for name in others if name.lower().endswith(SIDECAR_EXTENSIONS)]
+    states: dict[FileState, os.DirEntry[bytes]] = {}
+    named_files, is_regular = walk.named_files, stat.S_ISREG
+    for name in videos:
+        entry = files[name]
         path = entry.path
         if path in named_files:
-            continue
-        if extension not in VIDEO_EXTENSIONS:
-            code = _NEAR_MISS_CODE.get(extension) if extension else "no_extension"
-            if code is not None and entry.is_file(follow_symlinks=False):
-                yield Skipped(Problem(entry.path, "discover", code, *_NEAR_MISS_WORDS[code]))
             continue
         try:
             found = entry.stat(follow_symlinks=False)
         except OSError as exc:
-            yield Failed(_os_problem(entry.path, "discover", exc))
+            told[name] = Failed(_os_problem(path, "discover", exc))
             continue
         if not is_regular(found.st_mode):
-            yield Failed(_not_regular(path, "discover", found.st_mode))
+            told[name] = Failed(_not_regular(path, "discover", found.st_mode))
             continue
-        own = _sidecars(name, sidecars) if sidecars else ()
-        if not is_known(path, found, own):
-            yield Found(_location(path, found, own), False, own)
+        beside = signature(path, _sidecars(name, sidecars)) if sidecars else ""
+        states[path, found.st_size, found.st_mtime_ns, beside] = entry
+    for state in walk.sift(states):
+        entry = states[state]
+        inode = entry.stat(follow_symlinks=False).st_ino  # as it was read above
+        told[entry.name] = Found(Location(*state[:3], inode, state[3]), False, _sidecars(entry.name, sidecars))
+    yield from (told[name] for name in sorted(told))
+
+
+def _near_misses(
+    files: Mapping[bytes, os.DirEntry[bytes]], others: Mapping[bytes, bytes], walk: _Walk
+) -> Iterator[tuple[bytes, Skipped]]:
+    """Yield name and why of the files that are media, or may be, yet no videos. others: name -> extension."""
+    for name, extension in others.items():
+        code = _NEAR_MISS_CODE.get(extension) if extension else "no_extension"
+        entry = files[name]
+        if code is not None and entry.path not in walk.named_files and entry.is_file(follow_symlinks=False):
+            yield name, Skipped(Problem(entry.path, "discover", code, *_NEAR_MISS_WORDS[code]))
 
 
 def _extension(name: bytes) -> bytes:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from vfindex.indexer.discover import discover
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
-from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.models import (
     LibraryModels,
     Opening,
@@ -24,6 +23,7 @@ from vfindex.indexer.models import (
     preset_name,
     references_of,
 )
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.passes import in_turn
 from vfindex.indexer.pipeline import Texts
 from vfindex.indexer.presets import LITE_VISUAL, Choice
@@ -73,7 +73,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         run.report.run_id = writer.catalog.begin_run(settings.command)
         remember(writer.catalog, _roots(folder, paths, settings.exclude))
         avoid = [os.fsencode(folder)]
-        run.sort(discover(paths, exclude=settings.exclude, avoid=avoid, is_known=run.is_unchanged))
+        run.sort(discover(paths, exclude=settings.exclude, avoid=avoid, sift=run.changed))
         run.bring_back()
         if run.has_work():
             work(run, setup, settings)

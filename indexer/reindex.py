@@ -154,12 +154,13 @@ def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Roo
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector away: it would look through what is known of every file again and again."""
+    """Keep the garbage collector away from what is known of every file: it would look through it again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_on:
             gc.enable()
 
@@ -189,7 +190,7 @@ def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discover
             by_globs.setdefault(root.exclude, []).append(root.path)
     told: set[bytes] = set()
     for exclude, paths in by_globs.items():
-        for each in discover(paths, exclude=exclude, avoid=[os.fsencode(folder)], is_known=run.is_unchanged):
+        for each in discover(paths, exclude=exclude, avoid=[os.fsencode(folder)], sift=run.changed):
             path = each.location.path if isinstance(each, Found) else each.problem.path
             if path not in told:
                 told.add(path)

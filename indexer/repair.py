@@ -16,8 +16,8 @@ from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import Decoder
-from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.models import Opening, open_encoders, query_folders
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import documents_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.report import Report
@@ -127,7 +127,7 @@ def _look_everywhere(run: Triage, folder: Path) -> None:
     avoid = [os.fsencode(folder)]
     for root in roots(run.writer.catalog):
         if not is_missing(root.path):
-            run.sort(discover([root.path], exclude=root.exclude, avoid=avoid, is_known=run.is_unchanged))
+            run.sort(discover([root.path], exclude=root.exclude, avoid=avoid, sift=run.changed))
 
 
 def _keys(ranges: Sequence[tuple[int, int]]) -> int:

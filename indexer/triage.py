@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vfindex.indexer.beside import signature
 from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.options import Options
 from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import NotPublished, Problem
 from vfindex.storage.library import INDEX_SUFFIX
-from vfindex.storage.records import SEARCHABLE, KnownStat
+from vfindex.storage.records import SEARCHABLE, FileState, KnownStat
 
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
@@ -50,27 +49,43 @@ class Triage:
         self.todo: deque[Found] = deque()
         self.refined: deque[Found] = deque()
         self.reworded: deque[Found] = deque()
-        self.known = writer.catalog.known_stats()
+        self.known = writer.catalog.known(recognised=options.asr)
         self.tombstones = writer.catalog.tombstones()
-        self.seen: set[bytes] = set()
+        self._seen: set[bytes] = set()
+        self._settled_seen = 0
         self._back: list[bytes] = []
         self.failed_now: set[str] = set()
 
-    def is_unchanged(self, path: bytes, found: os.stat_result, beside: tuple[bytes, ...]) -> bool:
-        """Count a file in a folder that is as the library knows it; True also for one that was counted before."""
-        if path in self.seen:
-            return True
-        self.seen.add(path)
-        known = self.known.get(path) or self._returned(path, found.st_size, found.st_mtime_ns)
-        if known is None or known.mtime_ns != found.st_mtime_ns or known.size_bytes != found.st_size:
-            return False
-        if known.state not in SEARCHABLE or known.coarse or (self.options.asr and not known.recognised):
-            return False
-        if known.beside != (signature(path, beside) if beside else ""):
-            return False
-        self.report.found += 1
-        self.report.unchanged += 1
-        return True
+    def changed(self, states: Collection[FileState]) -> Collection[FileState]:
+        """Return those files of a folder that are not as the library knows them, and count the others.
+
+        What was seen before is left out and not counted again.
+        """
+        paths = [state[0] for state in states]
+        if not self._seen.isdisjoint(paths):
+            states = [state for state in states if state[0] not in self._seen]
+        self._seen.update(paths)
+        settled = self.known.settled
+        changed = [state for state in states if state not in settled]
+        self._settled_seen += len(states) - len(changed)
+        if changed and self.tombstones:
+            changed = [state for state in changed if not self._is_back(state)]
+        self.report.found += len(states) - len(changed)
+        self.report.unchanged += len(states) - len(changed)
+        return changed
+
+    def unseen(self) -> set[bytes]:
+        """Return the paths of files that the library knows and the run has not met."""
+        return self.known.unseen(self._seen, self._settled_seen)
+
+    def _is_back(self, state: FileState) -> bool:
+        """Return whether a file has returned, and is as it was in every way."""
+        path, size_bytes, mtime_ns, beside = state
+        known = self._returned(path, size_bytes, mtime_ns) if self.known.get(path) is None else None
+        return known is not None and self._is_settled(known) and known.beside == beside
+
+    def _is_settled(self, known: KnownStat) -> bool:
+        return known.state in SEARCHABLE and not known.coarse and bool(known.recognised or not self.options.asr)
 
     def _returned(self, path: bytes, size_bytes: int, mtime_ns: int) -> KnownStat | None:
         """Return what was known of a file that had vanished and is there again as it was; None of any other."""
@@ -79,7 +94,7 @@ class Triage:
         known = self.tombstones[path]
         if (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
             return None
-        self.known[path] = known
+        self.known.add(known)
         self._back.append(path)
         return known
 
@@ -108,13 +123,13 @@ class Triage:
 
     def _sort_file(self, found: Found) -> None:
         path = found.location.path
-        self.seen.add(path)
+        self._seen.add(path)
         size_bytes, mtime_ns = found.location.size_bytes, found.location.mtime_ns
         known = self.known.get(path) or self._returned(path, size_bytes, mtime_ns)
         if known is None or (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
             self.todo.append(found)
         elif known.state in SEARCHABLE:
-            if known.coarse or (self.options.asr and not known.recognised):
+            if not self._is_settled(known):
                 self.refined.append(found)
             elif known.beside != found.location.beside:
                 self.reworded.append(found)

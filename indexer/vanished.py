@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from vfindex.indexer.discover import Found, fingerprint
@@ -45,9 +45,9 @@ def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tupl
     Roots that are missing, or have lost too much at once, are left alone and told in the report, unless they may be.
     A file below several roots vanishes only if each of them is believed.
     """
-    grounds = _grounds(run, given)
-    missing = run.known.keys() - run.seen
-    gone = {path for path in missing if any(ground.covers(path) for ground in grounds) and is_missing(path)}
+    unseen = run.unseen()
+    grounds = _grounds(unseen, given)
+    gone = {path for path in unseen if any(ground.covers(path) for ground in grounds) and is_missing(path)}
     moved = _moved(run, gone)
     gone -= moved
     if not allow_missing:
@@ -59,10 +59,10 @@ def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tupl
     return gone, moved
 
 
-def _grounds(run: Triage, given: Sequence[Root]) -> list[_Ground]:
+def _grounds(unseen: Set[bytes], given: Sequence[Root]) -> list[_Ground]:
     grounds: dict[tuple[bytes, bool], _Ground] = {}
     for root in given:
-        is_file = root.path in run.known or os.path.isfile(root.path)
+        is_file = root.path in unseen or os.path.isfile(root.path)
         key = (os.path.dirname(root.path) if is_file else root.path, not is_file)
         ground = grounds.setdefault(key, _Ground(*key))
         if is_file:
@@ -74,7 +74,8 @@ def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
     """Return those of `gone` whose content was found elsewhere. Only files of the same size are read for that."""
     by_size: dict[int, list[bytes]] = {}
     for path in gone:
-        by_size.setdefault(run.known[path].size_bytes, []).append(path)
+        known = run.known.get(path)
+        by_size.setdefault(known.size_bytes if known else 0, []).append(path)
     moved: set[bytes] = set()
     first: list[Found] = []
     for found in run.todo:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import connect, damaged
 from vfindex.storage.documents import set_documents
 from vfindex.storage.errors import LibraryError, Problem
+from vfindex.storage.known import Known, known
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
     below,
@@ -135,17 +135,10 @@ class Catalog:
             for row in rows
         }
 
-    def known_stats(self) -> dict[bytes, KnownStat]:
-        """Return path -> what tells at a glance whether the file there is still the one that is known."""
-        query = (
-            "SELECT l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
-            " FROM location l JOIN video v ON v.id = l.video_id"
-        )
+    def known(self, *, recognised: bool) -> Known:
+        """Return what tells at a glance which files are still those that are known. recognised: see `known`."""
         with self.transaction() as connection:
-            # SQLAlchemy's rows would take twice as long as all the rest of it.
-            cursor = connection.exec_driver_sql(query).cursor
-            rows = cursor.fetchall() if cursor else []
-        return dict(zip(map(itemgetter(0), rows), map(KnownStat._make, rows), strict=True))
+            return known(connection, recognised=recognised)
 
     def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
         """Return (video id, state, speech recognised) of the content, or None; of a vanished one the state before."""

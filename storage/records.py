@@ -180,6 +180,10 @@ class KnownFile:
     problem: Mapping[str, str] | None = None
 
 
+# (path, size_bytes, mtime_ns, state of the files beside it): while these are so, a file is as it was.
+FileState: TypeAlias = tuple[bytes, int, int, str]
+
+
 class KnownStat(NamedTuple):
     """What tells at a glance whether a file is as the library knows it; a tuple, for there may be millions."""
 

@@ -191,7 +191,7 @@ def test_sound_that_is_recognised_elsewhere_is_read_wholly(
     (videos / "red door.srt").unlink()
     with writing(tmp_path / "lib") as writer:
         triage = Triage(writer, Options(Sampling(), asr=True), Watcher())
-        triage.sort(discover([os.fsencode(videos)], is_known=triage.is_unchanged))
+        triage.sort(discover([os.fsencode(videos)], sift=triage.changed))
         assert (len(triage.reworded), len(triage.refined)) == (1, 0)
         refresh(triage, Texts(Text()))
         assert (len(triage.reworded), len(triage.refined)) == (0, 1)

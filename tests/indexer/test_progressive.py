@@ -174,7 +174,7 @@ def test_the_night_decides_by_the_time_left(tmp_path: Path, run: Run, models_cac
     soon, late = (datetime.now(UTC) + timedelta(seconds=s) for s in (0, 1e6))
     with writing(tmp_path / "lib") as writer:
         triage = Triage(writer, Options(Sampling(), asr=False), Watcher())
-        triage.sort(discover([os.fsencode(tmp_path / "videos")], is_known=triage.is_unchanged))
+        triage.sort(discover([os.fsencode(tmp_path / "videos")], sift=triage.changed))
         decided = [_is_progressive(triage, replace(settings, end_at=end)) for end in (None, soon, late)]
         assert decided == [False, True, False]
         assert _is_progressive(triage, replace(settings, progressive=True))

@@ -57,7 +57,8 @@ def test_videos_can_vanish_from_an_old_library(tmp_path: Path) -> None:
         assert len(before.clip_ids()) == 2
         writer.catalog.vanish([b"/videos/a"])
         assert writer.catalog.tombstones()[b"/videos/a"].state == "indexed"
-        known = writer.catalog.known_stats()[b"/videos/b"]
+        known = writer.catalog.known(recognised=False).get(b"/videos/b")
+        assert known is not None
         assert (known.beside, known.coarse, writer.catalog.attempts(1)) == ("", 0, [])
         writer.catalog.begin_run("x")
     with Library.open(tmp_path).snapshot() as snapshot:
