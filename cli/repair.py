@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from vfindex.cli.ingest import print_report, watching
-from vfindex.cli.options import JsonOption, LibraryOption, WorkersOption, cache_folder, library_folder
+from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
+    JsonOption,
+    LibraryOption,
+    PathMapOption,
+    RunnerOption,
+    WorkersOption,
+    cache_folder,
+    library_folder,
+    runner_choice,
+)
 from vfindex.cli.output import counted, plain, print_json
 from vfindex.cli.trust import keep_trust
 
@@ -19,16 +30,25 @@ NAME = "repair"
 EXAMPLE = "vfindex repair --library /srv/videos/library"
 
 
-def command(workers: WorkersOption = None, library: LibraryOption = None, json: JsonOption = False) -> None:
+def command(
+    workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
     """Make a damaged library sound again.
 
     What `vfindex verify` finds: what can be read stays, the rest is made anew from the videos.
     """
     from vfindex.indexer.repair import RepairSettings, repair
 
+    choice = runner_choice(runner, ray_address, path_map, gpu_share)
     folder = library_folder(library)
     with watching() as watcher:
-        report = repair(folder, RepairSettings(cache_folder(), workers), watcher)
+        report = repair(folder, RepairSettings(cache_folder(), workers, choice), watcher)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:

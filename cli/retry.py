@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.ingest import print_report, watching
-from vfindex.cli.options import JsonOption, LibraryOption, WorkersOption, cache_folder, known_as, library_folder
+from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
+    JsonOption,
+    LibraryOption,
+    PathMapOption,
+    RunnerOption,
+    WorkersOption,
+    cache_folder,
+    known_as,
+    library_folder,
+    runner_choice,
+)
 from vfindex.cli.output import print_json, say
 from vfindex.cli.trust import keep_trust
 
@@ -24,6 +36,10 @@ def command(
         bool, typer.Option("--quarantined", help="Those too that broke or outlasted their decoder.")
     ] = False,
     workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -33,10 +49,12 @@ def command(
     """
     from vfindex.indexer.retry import RetrySettings, retry
 
+    choice = runner_choice(runner, ray_address, path_map, gpu_share)
+    settings = RetrySettings(cache_folder(), workers, quarantined, choice)
     folder = library_folder(library)
     named = [candidate for path in paths or () for candidate in known_as(path)]
     with watching() as watcher:
-        report = retry(folder, named, RetrySettings(cache_folder(), workers, quarantined), watcher)
+        report = retry(folder, named, settings, watcher)
     if json:
         print_json(report.to_dict(os.fsdecode))
     elif report.found:

@@ -21,6 +21,7 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import documents_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.report import Report
+from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.indexer.vanished import is_missing
 from vfindex.storage.damage import damaged_videos, false_words
@@ -42,10 +43,14 @@ from vfindex.storage.writer import Writer, locked, writing
 
 @dataclass(frozen=True, slots=True)
 class RepairSettings:
-    """What the user asked for. cache: where models are kept. workers: units read at once, None: the default."""
+    """What the user asked for.
+
+    cache: where models are kept. workers: units read at once, None: the default. runner: who indexes again.
+    """
 
     cache: Path
     workers: int | None = None
+    runner: RunnerChoice = field(default_factory=RunnerChoice)
 
 
 @dataclass(slots=True)
@@ -111,7 +116,7 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
         if is_unfinished:
             _look_everywhere(run, folder)
         if run.has_work():
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
+            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
         run.end(began)
         if not report.run.interrupted:
             if is_unfinished:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfindex.indexer.discover import discover
@@ -12,6 +12,7 @@ from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.ladder import FINAL
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.report import Report
+from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import LibraryNotFound
 from vfindex.storage.library import Library
@@ -22,11 +23,15 @@ from vfindex.storage.writer import writing
 
 @dataclass(frozen=True, slots=True)
 class RetrySettings:
-    """What the user asked for. cache: where models are kept. workers: units read at once. quarantined: these too."""
+    """What the user asked for.
+
+    cache: where models are kept. workers: units read at once. quarantined: these too. runner: who does the work.
+    """
 
     cache: Path
     workers: int | None = None
     quarantined: bool = False
+    runner: RunnerChoice = field(default_factory=RunnerChoice)
 
 
 def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher: Watcher | None = None) -> Report:
@@ -50,7 +55,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         run.report.run_id = writer.catalog.begin_run("retry")
         run.sort(discover(files))
         if run.has_work():
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers))
+            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
         run.end(began)
     return run.report
 

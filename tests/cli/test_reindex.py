@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from datetime import datetime
@@ -13,6 +14,7 @@ from library_maker import axis, clip, install, video
 
 from vfindex.cli.reindex import _end
 from vfindex.indexer.report import Report
+from vfindex.indexer.runner import RunnerChoice
 from vfindex.storage.errors import Problem, UsageError
 from vfindex.storage.records import Location, UnitPlan, UnitResult
 from vfindex.storage.roots import Root, remember
@@ -114,3 +116,22 @@ def test_the_earlier_end_counts() -> None:
     for wrong in ("6", "24:00", "06:60", "six"):
         with pytest.raises(UsageError, match="06:00"):
             _end(wrong, None, NOON)
+
+
+@pytest.mark.parametrize("command", ["retry", "repair"])
+def test_what_is_indexed_again_may_be_so_on_ray(
+    run: Any, nightly: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    with writing(nightly) as writer, writer.catalog.transaction() as connection:
+        if command == "retry":
+            connection.exec_driver_sql("UPDATE video SET state = 'failed' WHERE id = 1")
+        else:
+            connection.exec_driver_sql("UPDATE embedding SET crc32 = crc32 + 1 WHERE clip_id = 1")
+    module = importlib.import_module(f"vfindex.indexer.{command}")
+    asked: list[RunnerChoice] = []
+    monkeypatch.setattr(module, "work", lambda run, setup, settings: asked.append(settings.runner))
+    run(command, "--library", nightly, "--ray-address", "head:6379", "--path-map", "/a=/b", "--gpu-share", "0.25")
+    assert [(each.name, each.address, each.gpu_share) for each in asked] == [("auto", "head:6379", 0.25)]
+    assert asked[0].path_map.there(b"/a/1.mp4") == b"/b/1.mp4"
+    told = run(command, "--library", nightly, "--runner", "sideways")
+    assert (told.code, told.err) == (2, "vfindex: --runner takes auto, local, ray, not 'sideways'\n")
