@@ -118,6 +118,8 @@ def main() -> None:
     code: int | str | None = EXIT_BUG
     try:
         code = _run()
+    except KeyboardInterrupt:  # once more, while the first was answered
+        code = EXIT_INTERRUPTED
     finally:
         gc.enable()
         if code == EXIT_BUG:
