@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
+from vfindex.search.allowed import allowed
 from vfindex.search.confidence import META_KEY, Judge, Label
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.filters import filtered
@@ -27,7 +28,7 @@ from vfindex.search.pairs import best_pairs
 from vfindex.search.pictures import Pictures
 from vfindex.search.query import Combination, Moment, Query
 from vfindex.search.ranking import Asked, Ranking, Scored, View, combined, score_clips
-from vfindex.search.words import WordEvidence, allowed, find_words
+from vfindex.search.words import WordEvidence, find_words
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec

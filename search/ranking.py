@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.search.allowed import Allowed
 from vfindex.search.query import Part, Place
 from vfindex.search.reciprocal import ReciprocalRanks
 from vfindex.search.tail import Tail
@@ -16,11 +18,13 @@ from vfindex.search.words import Found, WordEvidence
 from vfindex.storage.joint import Direction, JointSpec, ModalitySpec, directions, fuse_query
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
-from vfindex.storage.vectors import ClipSet, JointIndex
+from vfindex.storage.vectors import JointIndex
 
 # Of the similarities of sentences, see `sharpened`. Measured over the public collection against plain weights
 # (docs/decisions.md): a plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity is worth what it was.
 NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
+# So many times as deep is looked where clips drop out for what is said in them.
+MAX_DROPPED = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +118,7 @@ def combined(parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArr
 class Ranking:
     """The clips that may answer one moment, ranked as deep as asked; no clip is scored twice."""
 
-    def __init__(self, view: View, asked: Asked, evidence: WordEvidence, among: ClipSet | None) -> None:
+    def __init__(self, view: View, asked: Asked, evidence: WordEvidence, among: Allowed | None) -> None:
         self._view = view
         self._asked = asked
         self._evidence = evidence
@@ -122,15 +126,16 @@ class Ranking:
         alone = [{m: vector} for m, vector in asked.vectors.items() if m in (view.ranks or ())]
         lists = [asked.vectors] if view.ranks is None else alone
         self._joint = np.stack([fuse_query(each, view.spec) for each in lists or [{}]])  # (n_lists, dim)
+        self._clips = None if among is None else among.clips
         tail = Tail.of(view.snapshot, view.spec, view.watermark)
-        self._tails = [tail.best(joint, among) for joint in self._joint]
+        self._tails = [tail.best(joint, self._clips) for joint in self._joint]
         self._worded = self._pick(evidence.clip_ids)
         self._scored: dict[int, Scored | None] = {}
         self._ranks = ReciprocalRanks((), {})
         held = len(view.index) if view.index is not None else 0
         self._size = max(held, len(tail.ids))
-        if among is not None and not among.excluded:
-            self._size = min(self._size, len(among.ids))
+        if self._clips is not None:
+            self._size = min(self._size, len(self._clips.ids))
 
     def is_exhausted(self, depth: int) -> bool:
         """Return whether looking deeper than `depth` finds no further clip."""
@@ -141,13 +146,31 @@ class Ranking:
 
         Where ranks are fused, so many of the index and the tail for each modality.
         """
-        ids = [id_ for tail in self._tails for id_ in tail[:depth]] + self._worded
-        if self._view.index is not None:
-            for joint in self._joint:
-                ids += self._view.index.search(joint[None], depth, self._among)[1][0].tolist()
+        ids = list(self._worded)
+        for joint, tail in zip(self._joint, self._tails, strict=True):
+            ids += self._first(tail.__getitem__, depth) + self._first(partial(self._nearest, joint), depth)
         if self._view.ranks is not None:
             self._ranks = ReciprocalRanks(self._similar(ids), self._view.ranks)
         return self.scored(ids)
+
+    def _nearest(self, joint: FloatArray, wanted: slice) -> list[int]:
+        """Return the clips of the index that come first."""
+        index = self._view.index
+        found: list[int] = [] if index is None else index.search(joint[None], wanted.stop, self._clips)[1][0].tolist()
+        return found
+
+    def _first(self, ordered: Callable[[slice], list[int]], depth: int) -> list[int]:
+        """Return the first `depth` that may answer; where many of them hold what is unwanted, others come up."""
+        among = self._among
+        if among is None or not among.unwanted:
+            return ordered(slice(depth))
+        looked = depth
+        while True:
+            found = ordered(slice(looked))
+            picked = among.pick(found)
+            if len(picked) >= depth or len(found) < looked or looked >= MAX_DROPPED * depth:
+                return picked[:depth]
+            looked *= 2
 
     def bound(self, best: Sequence[Scored], depth: int) -> float:
         """Return what a clip scores at most that is not among the `best` of this depth."""
@@ -184,6 +207,7 @@ def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvid
         having = [each for each in scored if modality in each.vectors.embeddings]
         if having:
             _compare(having, modality, way, (view, asked.strength[modality]))
+    evidence.meet(view.snapshot, [each.clip for each in scored])
     for each in scored:
         _add_words(each, view, evidence)
     return [each for each in scored if each.modalities]

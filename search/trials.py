@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.search.allowed import allowed
 from vfindex.search.collections import Question, Relevant
 from vfindex.search.encoder import QueryEncoder
 from vfindex.search.filters import filtered
 from vfindex.search.grammar import parse
 from vfindex.search.query import Query
 from vfindex.search.ranking import Asked, Ranking, Scored, View, combined, score_clips
-from vfindex.search.words import allowed, find_words
+from vfindex.search.words import find_words
 from vfindex.storage.errors import QueryError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec

@@ -1,28 +1,29 @@
-"""Where the words of a question stand, what each is worth, and which clips that leaves."""
+"""Where the words of a question stand, and what each is worth."""
 
 from __future__ import annotations
 
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query import Moment, Needle, Place
+from vfindex.search.query import Needle, Place
 from vfindex.storage.scripts import index_form
-from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import ClipSet
-from vfindex.storage.words import WordMatch
+from vfindex.storage.snapshot import Snapshot, StoredClip
+from vfindex.storage.words import WordMatch, held_in, kept
 
 # Documents with words of the question that are looked at; beyond these BM25 has little to say.
 MAX_WORD_MATCHES = 200
 # Clips that words bring in, the best documents' first; half as many as the joint index does. To read and score a clip
 # takes 0.1 ms at 1,000,000 clips.
 MAX_WORD_CLIPS = 100
+# Documents that are looked at for what must stand there, 10 us each.
+MAX_PROVED = 4000
 # Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
 MAX_TITLES = 30
 MAX_CLIPS_PER_TITLE = 20
@@ -43,14 +44,60 @@ class Found:
     worth: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """The documents that hold a needle where it may stand.
+
+    documents: (n,), increasing. said: (2, n) document and clip. titled: (2, n) document and video.
+    """
+
+    documents: NDArray[np.int64]
+    said: NDArray[np.int64]
+    titled: NDArray[np.int64]
+
+
 @dataclass(slots=True)
 class WordEvidence:
-    """Which words of a question a clip's speech, or its video's title and tags, holds."""
+    """Which words of a question a clip's speech, or its video's title and tags, holds.
+
+    held: what must stand there. Of its documents, which may be thousands, `meet` reads those of clips looked at.
+    """
 
     speech: dict[int, list[Found]] = field(default_factory=dict)  # by clip id
     text: dict[int, list[Found]] = field(default_factory=dict)  # by video id
     clip_ids: list[int] = field(default_factory=list)
     weight: dict[Needle, float] = field(default_factory=dict)  # its share of the question, summing to 1
+    held: dict[Needle, Held] = field(default_factory=dict)
+    known: dict[int, Found] = field(default_factory=dict)  # by document id
+
+    def add(self, match: WordMatch, needles: Iterable[Needle]) -> None:
+        """Take in a document that holds needles, those that may stand there."""
+        place: Place = "text" if match.start_s is None else "speech"
+        here = tuple(needle for needle in needles if place in needle.places)
+        found = Found(match, here, sum(self.weight[needle] for needle in here))
+        self.known[match.document_id] = found
+        if here and place == "text":
+            self.text.setdefault(match.video_id, []).append(found)
+
+    def say(self, said: Iterable[tuple[int, int]]) -> None:
+        """Take in which of the known documents are said during which clips: (document, clip)."""
+        for document_id, clip_id in said:
+            if (found := self.known[document_id]).needles:
+                self.speech.setdefault(clip_id, []).append(found)
+
+    def meet(self, snapshot: Snapshot, clips: Collection[StoredClip]) -> None:
+        """Take in the documents of clips that hold what must stand there."""
+        if not self.held or not clips:
+            return
+        ids, videos = np.unique([clip.id for clip in clips]), np.unique([clip.video_id for clip in clips])
+        met = [each.said[0, held_in(each.said[1], ids)] for each in self.held.values()]
+        met += [each.titled[0, held_in(each.titled[1], videos)] for each in self.held.values()]
+        new = np.array([id_ for id_ in np.unique(np.concatenate(met)).tolist() if id_ not in self.known], np.int64)
+        for match in snapshot.words.documents(new):
+            id_ = np.array([match.document_id])
+            self.add(match, [n for n in self.weight if n in self.held and held_in(id_, self.held[n].documents)[0]])
+        pairs = [each.said[:, held_in(each.said[0], new)] for each in self.held.values()]
+        self.say(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
 
     def worth(self, found: Sequence[Found]) -> float:
         """Return the share of the question that documents hold together."""
@@ -76,62 +123,48 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
     loose = [needle for needle in needles if not needle.required]
     matches = snapshot.words.match([n.text for n in loose], MAX_WORD_MATCHES, videos) if loose else []
     ids = [match.document_id for match in matches]
-    holders = dict(zip(loose, snapshot.words.documents_with([needle.text for needle in loose], ids), strict=True))
-    known = {match.document_id: match for match in matches}
-    for needle in needles:
-        if needle.required:
-            held = _holding(snapshot, needle, videos)
-            holders[needle] = {match.document_id for match in held}
-            known |= {match.document_id: match for match in held}
-    evidence = WordEvidence(weight=_worth(snapshot, needles, holders))
-    spoken: dict[int, Found] = {}
-    for document_id, match in known.items():
-        place: Place = "text" if match.start_s is None else "speech"
-        here = tuple(needle for needle in needles if document_id in holders[needle] and place in needle.places)
-        found = Found(match, here, sum(evidence.weight[needle] for needle in here))
-        if here and place == "text":
-            evidence.text.setdefault(match.video_id, []).append(found)
-        elif here:
-            spoken[document_id] = found
+    holders: dict[Needle, Collection[int]] = dict(
+        zip(loose, snapshot.words.documents_with([needle.text for needle in loose], ids), strict=True)
+    )
+    held = {needle: _held(snapshot, needle, videos) for needle in needles if needle.required}
+    holders |= {needle: set(each.documents.tolist()) for needle, each in held.items()}
+    evidence = WordEvidence(weight=_worth(snapshot, needles, holders), held=held)
+    for match in matches:
+        evidence.add(match, [needle for needle in needles if match.document_id in holders[needle]])
     during: dict[int, list[int]] = {}
-    for document_id, clip_id in snapshot.words.clips_during(spoken):
-        evidence.speech.setdefault(clip_id, []).append(spoken[document_id])
+    said = snapshot.words.clips_during([match.document_id for match in matches if match.start_s is not None])
+    for document_id, clip_id in said:
         during.setdefault(document_id, []).append(clip_id)
+    evidence.say(said)
     titled = snapshot.first_clips(list(evidence.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if evidence.text else {}
-    brought = (titled.get(m.video_id, ()) if m.start_s is None else during.get(id_, ()) for id_, m in known.items())
+    brought = (titled.get(m.video_id, ()) if m.start_s is None else during.get(m.document_id, ()) for m in matches)
     evidence.clip_ids = list(dict.fromkeys(chain.from_iterable(brought)))[:MAX_WORD_CLIPS]
     return evidence
 
 
-def allowed(
-    snapshot: Snapshot, moment: Moment, evidence: WordEvidence, videos: Collection[int] | None = None
-) -> ClipSet | None:
-    """Return the clips that may answer, or None for all: of `videos`, with all that must stand there and none else."""
-    kept = None if videos is None else _clips_of(snapshot, videos)
-    for needle in moment.needles():
-        if needle.required:
-            speech = {id_ for id_, found in evidence.speech.items() if _holds(found, needle)}
-            titled = [id_ for id_, found in evidence.text.items() if _holds(found, needle)]
-            held = _ids(speech | set(snapshot.clip_ids(videos=titled) if titled else ()))
-            kept = held if kept is None else np.intersect1d(kept, held, assume_unique=True)
-    dropped: set[int] = set()
-    for needle in moment.unwanted():
-        matches = _holding(snapshot, needle, videos)
-        dropped |= {id_ for _, id_ in snapshot.words.clips_during([m.document_id for m in matches])}
-        titled = [match.video_id for match in matches if match.start_s is None]
-        dropped |= set(snapshot.clip_ids(videos=titled) if titled else ())
-    if kept is None:
-        return ClipSet(_ids(dropped), excluded=True) if dropped else None
-    return ClipSet(np.setdiff1d(kept, _ids(dropped), assume_unique=True) if dropped else kept)
+def _held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None) -> Held:
+    """Return the documents that hold a needle; those of the last needles are remembered."""
+    known: dict[Hashable, Held] = snapshot.remembered("held", dict)
+    key = (needle.text, needle.exact, needle.places, None if videos is None else frozenset(videos))
+    return kept(known, key, lambda: find_held(snapshot, needle, videos, MAX_PROVED))
 
 
-def _clips_of(snapshot: Snapshot, videos: Collection[int]) -> NDArray[np.int64]:
-    """Return the clips of videos, increasing; those of the last videos asked are remembered."""
-    last: dict[Collection[int], NDArray[np.int64]] = snapshot.remembered("clips of videos", dict)
-    if videos not in last:
-        last.clear()
-        last[videos] = snapshot.clips_in(videos)
-    return last[videos]
+def find_held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None, limit: int | None = None) -> Held:
+    """Return the documents that hold a needle where it may stand; videos: the only ones looked at.
+
+    An exact phrase may run on from one segment into the next: then both hold it. limit: of more documents than that,
+    so many evenly spread ones are looked at.
+    """
+    ids = snapshot.words.holders(needle.text, videos)
+    if limit is not None and len(ids) > limit:
+        ids = ids[np.linspace(0, len(ids) - 1, limit).astype(np.int64)]
+    if needle.exact:
+        ids = _holding_exactly(snapshot, needle, ids, videos)
+    places = snapshot.words.places(ids)  # (4, n): document, video, whether of a segment, clip
+    spoken = places[2] == 1
+    places = places[:, (spoken & ("speech" in needle.places)) | (~spoken & ("text" in needle.places))]
+    spoken = places[2] == 1
+    return Held(np.unique(places[0]), places[:, spoken & (places[3] > 0)][[0, 3]], places[:2, ~spoken])
 
 
 def _worth(
@@ -148,21 +181,18 @@ def _worth(
     return {needle: value / sum(worth.values()) for needle, value in worth.items()}
 
 
-def _holding(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None) -> list[WordMatch]:
-    """Return all documents that hold a needle where it may stand.
-
-    An exact phrase may run on from one segment into the next: then both hold it.
-    """
-    matches = snapshot.words.holding(needle.text, videos)
-    if needle.exact:
-        words = plain_words(needle.text)
-        matches = [match for match in matches if _stands_in(words, plain_words(match.text))]
-        for cut in range(1, min(len(words), MAX_BROKEN_WORDS)):
-            head, tail = words[:cut], words[cut:]
-            for first, second in snapshot.words.broken(" ".join(head), " ".join(tail), videos):
-                if plain_words(first.text)[-cut:] == head and plain_words(second.text)[: len(tail)] == tail:
-                    matches += (first, second)
-    return [match for match in matches if ("text" if match.start_s is None else "speech") in needle.places]
+def _holding_exactly(
+    snapshot: Snapshot, needle: Needle, ids: NDArray[np.int64], videos: Collection[int] | None
+) -> NDArray[np.int64]:
+    """Return those documents that hold a phrase as typed but for case and accents, and those that hold it together."""
+    words = plain_words(needle.text)
+    found = {m.document_id for m in snapshot.words.documents(ids) if _stands_in(words, plain_words(m.text))}
+    for cut in range(1, min(len(words), MAX_BROKEN_WORDS)):
+        head, tail = words[:cut], words[cut:]
+        for first, second in snapshot.words.broken(" ".join(head), " ".join(tail), videos):
+            if plain_words(first.text)[-cut:] == head and plain_words(second.text)[: len(tail)] == tail:
+                found |= {first.document_id, second.document_id}
+    return np.array(sorted(found), np.int64)
 
 
 def plain_words(text: str) -> list[str]:
@@ -173,11 +203,3 @@ def plain_words(text: str) -> list[str]:
 
 def _stands_in(words: Sequence[str], text: Sequence[str]) -> bool:
     return any(list(text[i : i + len(words)]) == list(words) for i in range(len(text) - len(words) + 1))
-
-
-def _holds(found: Iterable[Found], needle: Needle) -> bool:
-    return any(needle in each.needles for each in found)
-
-
-def _ids(ids: Collection[int]) -> NDArray[np.int64]:
-    return np.fromiter(sorted(ids), np.int64, len(ids))

@@ -219,6 +219,11 @@ class Snapshot:
             found[video_id].append(clip_id)
         return found
 
+    def videos_of(self, clip_ids: Sequence[int]) -> dict[int, int]:
+        """Return clip id -> its video's id."""
+        rows = "SELECT id, video_id FROM clip WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._fetched(rows, (json.dumps(list(clip_ids)),)))
+
     def clips_of(self, video_id: int) -> list[StoredClip]:
         """Return a video's clips in order of time."""
         c = schema.clip.c

@@ -1,11 +1,15 @@
-"""Full text search inside a snapshot: which documents hold a word or a phrase, and which clips those belong to."""
+"""Full text search inside a snapshot: which documents hold a word or a phrase, and which clips those belong to.
+
+Lists of documents come out of SQLite as one text each, a fifth of the time that a row a document takes, and meet one
+another as sorted arrays.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,29 +17,44 @@ from numpy.typing import NDArray
 from vfindex.storage.records import SegmentSource
 from vfindex.storage.scripts import index_form
 
-# A statement and its parameters -> its rows; a key and what computes a count -> the count as of the snapshot.
+Ids = NDArray[np.int64]
+# A statement and its parameters -> its rows; a key and what computes something -> that, as of the snapshot.
 Rows = Callable[[str, tuple[Any, ...]], list[Any]]
-Remembered = Callable[[str, Callable[[], int]], int]
+Remembered = Callable[[str, Callable[[], Any]], Any]
+K = TypeVar("K")
+V = TypeVar("V")
+# Answers to the last questions of one kind that are remembered until somebody commits: who pages through hits, or asks
+# once more with another word, asks for the same again.
+KEPT = 8
 # Subtitles break a sentence where the line is full; what follows later than this is another sentence.
 CONTINUES_S = 2.0
-# Documents compared by BM25, 20 times the time that it takes to find them; and of a commoner word, how many are looked
-# at to choose so many.
+# Documents compared by BM25, 20 times the time that it takes to find them.
 MAX_RANKED = 400
-MAX_HOLDERS = 2000
+# Of a commoner word, how many are looked at to choose so many: the oldest. 20,000 take 3 ms.
+MAX_LISTED = 20_000
 # Multiplied with these, numbers that follow each other stand far apart (Knuth 1973, section 6.4).
 _SHUFFLE, _SHUFFLED = 2654435761, 1 << 32
 _OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, {bm25}, s.start_s, s.end_s, s.source"
 _BESIDE = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
-_COLUMNS = (
-    f"{_OF_DOCUMENT} FROM document_fts JOIN document d ON d.id = document_fts.rowid{_BESIDE}"
-    " WHERE document_fts MATCH ? AND v.state IN ('indexed', 'partial')"
+_SEARCHABLE = " v.state IN ('indexed', 'partial')"
+_RANKED = (
+    f"{_OF_DOCUMENT.format(bm25='-bm25(document_fts) AS bm25')} FROM document_fts"
+    f" JOIN document d ON d.id = document_fts.rowid{_BESIDE}"
+    f" WHERE document_fts MATCH ? AND{_SEARCHABLE} ORDER BY bm25 DESC, d.id"
 )
 # CROSS JOIN goes through the list in its order, and no further than the limit asks.
 _CHOSEN = (
     f"{_OF_DOCUMENT.format(bm25='0.0')} FROM json_each(?) j CROSS JOIN document d ON d.id = j.value{_BESIDE}"
-    " WHERE v.state IN ('indexed', 'partial')"
+    f" WHERE{_SEARCHABLE} LIMIT ?"
 )
-_AMONG_VIDEOS = " AND d.video_id IN (SELECT value FROM json_each(?))"
+# The clips of a segment lie between the last that begins before it and the last that begins within it: the rows of the
+# others are not read, however long the video is. Milliseconds are rounded, so that one more is allowed for.
+_DURING = (
+    "clip c ON c.video_id = d.video_id AND c.start_s <= s.end_s AND c.end_s > s.start_s"
+    " AND c.start_ms <= 1000 * s.end_s + 1 AND c.start_ms >= coalesce((SELECT max(b.start_ms) FROM clip b"
+    " WHERE b.video_id = d.video_id AND b.start_ms <= 1000 * s.start_s - 1), -9e15)"
+)
+_LISTED = "SELECT ?, group_concat(id, ' ') FROM (SELECT rowid AS id FROM document_fts WHERE document_fts MATCH ?"
 # The plus keeps SQLite from looking for each document in the list of all that hold the word, from its beginning: one
 # pass over that list is 50 to 250 times as fast.
 _AMONG = " AND +document_fts.rowid IN (SELECT value FROM json_each(?))"
@@ -65,104 +84,149 @@ class Words:
     def __init__(self, rows: Rows, remembered: Remembered) -> None:
         self._rows = rows
         self._remembered = remembered
-        self._counts: dict[str, int] = {}
+        self._lists: dict[str, Ids] = {}  # of the oldest
+        self._whole: dict[str, Ids] = {}
 
     def match(self, phrases: Sequence[str], limit: int, videos: Collection[int] | None = None) -> list[WordMatch]:
         """Return the documents that hold any of the words or phrases, best first by BM25 (Robertson and Zaragoza 2009).
 
         videos: the only ones looked at. Every phrase is quoted, so that no character of a question is syntax.
         Where more than MAX_RANKED documents hold one, those come first whose words are the rarest together, equals in
-        no order: BM25 reads the length of every document. Of a word in more than MAX_HOLDERS documents the oldest are
-        looked at, and those that hold another word.
+        no order: BM25 reads the length of every document. Of a word in more than MAX_LISTED documents the oldest are
+        looked at.
         """
         total, counts = self.document_frequencies(phrases)
         if sum(counts) > MAX_RANKED:
-            worth = np.log1p(total / np.maximum(counts, 1))
-            chosen = self._rarest([quoted(phrase) for phrase in phrases], worth, videos)
-            found = self._rows(_CHOSEN + " LIMIT ?", (_listed(chosen), limit))
-            return [WordMatch(*row) for row in found]
-        query = _COLUMNS.format(bm25="-bm25(document_fts) AS bm25") + (_AMONG_VIDEOS if videos is not None else "")
-        parameters: tuple[Any, ...] = (" OR ".join(map(quoted, phrases)),)
-        parameters += () if videos is None else (_listed(videos),)
-        rows = self._rows(query + " ORDER BY bm25 DESC, d.id LIMIT ?", (*parameters, limit))
-        return [WordMatch(*row) for row in rows]
+            chosen = self._rarest(phrases, np.log1p(total / np.maximum(counts, 1)), videos)
+            return self.documents(chosen, limit)
+        found = self._rows(_RANKED, (" OR ".join(map(quoted, phrases)),))
+        return [WordMatch(*row) for row in found if videos is None or row[1] in videos][:limit]
 
-    def _rarest(
-        self, expressions: Sequence[str], worth: NDArray[np.float64], videos: Collection[int] | None
-    ) -> list[int]:
-        """Return MAX_RANKED documents, those first that match what is worth most together; worth: one an expression."""
-        among = () if videos is None else (_listed(videos),)
-        one = (
-            "SELECT * FROM (SELECT ?, document_fts.rowid FROM document_fts"
-            f"{' JOIN document d ON d.id = document_fts.rowid' if among else ''} WHERE document_fts MATCH ?"
-            f"{_AMONG_VIDEOS if among else ''} LIMIT {MAX_HOLDERS})"
-        )
-        parameters = (value for n, expression in enumerate(expressions) for value in (n, expression, *among))
-        rows = np.array(self._rows(" UNION ALL ".join([one] * len(expressions)), tuple(parameters)), np.int64)
-        if not rows.size:
-            return []
-        ids, places = np.unique(rows[:, 1], return_inverse=True)
-        together = np.bincount(places, worth[rows[:, 0]])
+    def _rarest(self, phrases: Sequence[str], worth: NDArray[np.float64], videos: Collection[int] | None) -> Ids:
+        """Return MAX_RANKED documents, those first that hold what is worth most together; worth: one a phrase."""
+        lists = [self._within(held, videos) for held in self._listed(phrases)]
+        ids, places = np.unique(np.concatenate(lists), return_inverse=True)
+        together = np.bincount(places, np.repeat(worth, [len(held) for held in lists]), len(ids))
         order = np.lexsort((ids * _SHUFFLE % _SHUFFLED, -together))
-        return [int(id_) for id_ in ids[order[:MAX_RANKED]]]
+        return np.asarray(ids[order[:MAX_RANKED]])
 
-    def holding(self, phrase: str, videos: Collection[int] | None = None) -> list[WordMatch]:
-        """Return all documents that hold the words of a phrase, in any form, one behind the other."""
-        return self._all(quoted(phrase), "", videos)
+    def _listed(self, phrases: Sequence[str]) -> list[Ids]:
+        """Return for each phrase the oldest MAX_LISTED documents that hold it, increasing."""
+        new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._lists]
+        if new:
+            one = f"SELECT * FROM ({_LISTED} LIMIT {MAX_LISTED}))"
+            parameters = (value for n, phrase in enumerate(new) for value in (n, quoted(phrase)))
+            rows = self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters))
+            self._lists |= {new[n]: _ids(told) for n, told in rows}
+        return [self._lists[phrase] for phrase in phrases]
 
-    def _all(self, expression: str, condition: str, videos: Collection[int] | None) -> list[WordMatch]:
-        query = _COLUMNS.format(bm25="0.0") + condition + (_AMONG_VIDEOS if videos is not None else "")
-        parameters = (expression,) if videos is None else (expression, _listed(videos))
-        return [WordMatch(*row) for row in self._rows(query, parameters)]
+    def _within(self, ids: Ids, videos: Collection[int] | None) -> Ids:
+        """Return those documents that are of videos, None: of all; the documents of some videos are remembered."""
+        if videos is None or not len(ids):
+            return ids
+        known: dict[frozenset[int], Ids] = self._remembered("documents of videos", dict)
+        return ids[held_in(ids, kept(known, frozenset(videos), lambda: self._documents_of(videos)))]
+
+    def _documents_of(self, videos: Collection[int]) -> Ids:
+        of_video = "SELECT group_concat(d.id, ' ') FROM json_each(?) j CROSS JOIN document d ON d.video_id = j.value"
+        return np.sort(_ids(self._rows(of_video, (_json(videos),))[0][0]))
+
+    def holders(self, phrase: str, videos: Collection[int] | None = None) -> Ids:
+        """Return all documents that hold the words of a phrase, in any form, one behind the other; increasing."""
+        return self._within(self._holding(quoted(phrase)), videos)
+
+    def _holding(self, expression: str) -> Ids:
+        if expression not in self._whole:
+            self._whole[expression] = _ids(self._rows(f"{_LISTED})", (0, expression))[0][1])
+        return self._whole[expression]
+
+    def documents(self, ids: Collection[int], limit: int = -1) -> list[WordMatch]:
+        """Return documents of searchable videos in the order given, the first `limit`, or all."""
+        return [WordMatch(*row) for row in self._rows(_CHOSEN, (_json(ids), limit))] if len(ids) else []
 
     def broken(self, head: str, tail: str, videos: Collection[int] | None = None) -> list[tuple[WordMatch, WordMatch]]:
         """Return neighbouring segments of which the first holds `head` and the second begins with `tail`."""
-        later = {m.document_id: m for m in self._all(f"^ {quoted(tail)}", " AND d.kind = 'speech'", videos)}
-        if not later:
+        before = self.holders(head, videos)
+        later = self._within(self._holding(f"^ {quoted(tail)}"), videos)
+        if not len(before) or not len(later):
             return []
-        before = {match.document_id: match for match in self.holding(head, {m.video_id for m in later.values()})}
         pairs = self._rows(
             "SELECT d.id, (SELECT e.id FROM segment p JOIN document e ON e.segment_id = p.id"
             " WHERE p.video_id = s.video_id AND (p.start_s, p.id) < (s.start_s, s.id)"
             " AND p.end_s >= s.start_s - ? ORDER BY p.start_s DESC, p.id DESC LIMIT 1)"
             " FROM document d JOIN segment s ON s.id = d.segment_id"
             " WHERE d.id IN (SELECT value FROM json_each(?))",
-            (CONTINUES_S, _listed(later)),
+            (CONTINUES_S, _json(later)),
         )
-        return [(before[first], later[second]) for second, first in pairs if first in before]
+        known = set(before.tolist())
+        found = {second: first for second, first in pairs if first in known}
+        told = {match.document_id: match for match in self.documents([*found, *found.values()])}
+        return [(told[first], told[second]) for second, first in found.items() if first in told and second in told]
 
     def documents_with(self, words: Sequence[str], among: Collection[int]) -> list[set[int]]:
         """Return for each word which of the documents `among` hold it, or another form of it."""
-        found: list[set[int]] = [set() for _ in words]
-        if words and among:
+        if not words or not among:
+            return [set() for _ in words]
+        asked = np.array(sorted(among), np.int64)
+        lists = self._listed(words)
+        found = {word: set(asked[held_in(asked, held)].tolist()) for word, held in zip(words, lists, strict=True)}
+        cut = [word for word, held in zip(words, lists, strict=True) if len(held) >= MAX_LISTED]
+        if cut:
             one = "SELECT ?, rowid FROM document_fts WHERE document_fts MATCH ?" + _AMONG
-            ids = _listed(among)
-            parameters = (value for n, word in enumerate(words) for value in (n, quoted(word), ids))
-            for n, document_id in self._rows(" UNION ALL ".join([one] * len(words)), tuple(parameters)):
-                found[n].add(document_id)
-        return found
+            parameters = (value for word in cut for value in (word, quoted(word), _json(asked)))
+            for word, document_id in self._rows(" UNION ALL ".join([one] * len(cut)), tuple(parameters)):
+                found[word].add(document_id)
+        return [found[word] for word in words]
 
     def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
         """Return (documents in all, for each word the number of documents that hold it)."""
         total = self._remembered("documents", lambda: int(self._rows("SELECT count(*) FROM document", ())[0][0]))
-        new = [word for word in dict.fromkeys(words) if word not in self._counts]
+        counts: dict[str, int] = self._remembered("document frequencies", dict)
+        new = [word for word in dict.fromkeys(words) if word not in counts]
         if new:
             one = "SELECT ?, count(*) FROM document_fts WHERE document_fts MATCH ?"
             parameters = (value for word in new for value in (word, quoted(word)))
-            self._counts |= dict(self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters)))
-        return total, [self._counts[word] for word in words]
+            counts |= dict(self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters)))
+        return total, [counts[word] for word in words]
 
     def clips_during(self, document_ids: Collection[int]) -> list[tuple[int, int]]:
         """Return (document id, clip id) of the clips during which a document is said, in order of time."""
         if not document_ids:
             return []
         return self._rows(
-            "SELECT d.id, c.id FROM document d JOIN segment s ON s.id = d.segment_id"
-            " JOIN clip c ON c.video_id = d.video_id AND c.start_s <= s.end_s AND c.end_s > s.start_s"
-            " AND c.start_ms <= 1000 * s.end_s + 1"  # says nothing new, but this column is in an index
+            f"SELECT d.id, c.id FROM document d JOIN segment s ON s.id = d.segment_id JOIN {_DURING}"
             " WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY d.id, c.start_s",
-            (_listed(document_ids),),
+            (_json(document_ids),),
         )
+
+    def places(self, document_ids: Ids) -> NDArray[np.int64]:
+        """Return (4, n): document, its video, whether it is of a segment, and a clip during which that is said, 0 for
+        none; of searchable videos.
+        """
+        if not len(document_ids):
+            return np.zeros((4, 0), np.int64)
+        found = self._rows(
+            "SELECT d.id, d.video_id, d.segment_id IS NOT NULL, coalesce(c.id, 0) FROM json_each(?) j"
+            f" CROSS JOIN document d ON d.id = j.value{_BESIDE} LEFT JOIN {_DURING} WHERE{_SEARCHABLE}",
+            (_json(document_ids),),
+        )
+        return np.array(found, np.int64).reshape(-1, 4).T
+
+
+def held_in(ids: Ids, among: Ids) -> NDArray[np.bool_]:
+    """Return which of `ids` are among those that increase: for short lists a tenth of the time of np.isin."""
+    if not len(among):
+        return np.zeros(len(ids), np.bool_)
+    return np.asarray(among[np.minimum(np.searchsorted(among, ids), len(among) - 1)] == ids)
+
+
+def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
+    """Return what is known by a key, else what `compute` gives; the newest KEPT stay known."""
+    if key not in known:
+        while len(known) >= KEPT:
+            known.pop(next(iter(known)))
+        known[key] = compute()
+    return known[key]
 
 
 def quoted(phrase: str) -> str:
@@ -170,5 +234,9 @@ def quoted(phrase: str) -> str:
     return '"' + index_form(phrase).replace('"', '""').replace("\0", " ") + '"'
 
 
-def _listed(ids: Collection[int]) -> str:
-    return json.dumps(list(ids))
+def _ids(told: str | None) -> Ids:
+    return np.fromstring(told, np.int64, sep=" ") if told else np.zeros(0, np.int64)
+
+
+def _json(ids: Collection[int] | Ids) -> str:
+    return json.dumps(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
