@@ -1,11 +1,16 @@
 """Local runner against Ray on one machine: python tests/bench/scale.py [--minutes N] [--files N] [--cores N ...]
 
 Makes --files videos of --minutes each, by playing videos of the public collection ($VFINDEX_TEST_MEDIA) again and again
-without coding them anew, and ingests them with either runner, confined to each number of cores (default: 1 and 2; Ray
-then has as many workers of each kind). What Ray costs however short the videos are is measured with one of 2 s, and
-told apart. Memory is the largest sum of the proportional set sizes (PSS) of all processes of a run. `--minutes 60
---files 1 --cores 2` is the hour of video that is to stay below 3 GiB. Ratios of one call compare; seconds of a machine
-that does other work do not. Writes into a temporary folder only.
+without coding them anew, and ingests them with the command itself, confined to each number of cores (default: 1 and 2):
+
+    local     this process alone
+    ray       Ray, started for the run: one worker of each kind for every two cores, or for the one there is
+    machines  Ray, started before: a cluster of machines with a core each, and on each one worker of each kind
+
+What a run costs however little there is to do is measured with a video of 2 s, and told apart. Ratios of one call
+compare; seconds of a machine that does other work do not. Looked at every second, and told as the most that was found:
+memory, the sum of the proportional set sizes (PSS) of all processes of a run; the object store, what its files in
+shared memory hold; the folder for temporary files, deleted ones that are open included. Writes into temporary folders.
 """
 
 from __future__ import annotations
@@ -13,20 +18,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
 from ingest import tree_pss_mb
 
-COMMAND = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
-RUNNERS = ("local", "ray")
+VFINDEX = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
+RUNNERS = ("local", "ray", "machines")
 LOOK_S = 1.0
+SHORT_S = 2.0
+MEMORY_LIMIT_MB = 3 * 1024  # of an hour of video on two cores
+STORE_BYTES = 200 << 20  # of each machine of a cluster
 
 
 def repeated(source: Path, target: Path, length_s: float) -> None:
@@ -42,6 +52,8 @@ def repeated(source: Path, target: Path, length_s: float) -> None:
                 for packet in file.demux(chosen):
                     if packet.dts is None or packet.pts is None or packet.time_base is None:
                         continue
+                    if shift_s + float(packet.dts * packet.time_base) >= length_s:
+                        continue
                     end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                     ticks = round(shift_s / packet.time_base)
                     packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
@@ -50,13 +62,62 @@ def repeated(source: Path, target: Path, length_s: float) -> None:
             shift_s += end_s
 
 
-def make_videos(folder: Path, collection: Path, files: int, minutes: float) -> None:
+def make_videos(folder: Path, collection: Path, files: int, length_s: float) -> None:
     """Make the videos, each from another one of the collection that an MP4 can hold."""
     folder.mkdir()
-    for source in sorted(collection.glob("*.mp4")):
-        if len(list(folder.iterdir())) == files:
-            return
-        repeated(source, folder / source.name, 60 * minutes)
+    sources = sorted(collection.glob("*.mp4"))[:files]
+    if len(sources) < files:
+        raise SystemExit(f"the collection has {len(sources)} MP4 files, not {files}; ask for longer ones")
+    for source in sources:
+        repeated(source, folder / source.name, length_s)
+
+
+@dataclass
+class Peaks:
+    """The most that was found of each, in MB."""
+
+    memory: float = 0.0
+    store: float = 0.0
+    temporary: float = 0.0
+
+    def look(self, temporary: Path) -> None:
+        """Look at all processes below this one. temporary: the folder that they were told to use."""
+        roots = _children(os.getpid())
+        self.memory = max(self.memory, sum(map(tree_pss_mb, roots)))
+        held = dict(_open_files(roots))
+        shared = sum(size for (path, _), size in held.items() if path.startswith("/dev/shm/"))
+        gone = sum(size for (path, _), size in held.items() if path.startswith(f"{temporary}/") and "(deleted)" in path)
+        self.store = max(self.store, shared / 2**20)
+        self.temporary = max(self.temporary, (gone + _folder_bytes(temporary)) / 2**20)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text(encoding="ascii").split())
+    return found
+
+
+def _open_files(roots: Sequence[int]) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield ((path, inode), bytes that it takes up) of the files that processes and all below them hold open."""
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        todo += _children(pid)
+        with suppress(OSError):
+            for handle in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    found = handle.stat()
+                    yield (os.readlink(handle), found.st_ino), 512 * found.st_blocks
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += 512 * path.lstat().st_blocks
+    return total
 
 
 @dataclass(frozen=True)
@@ -64,26 +125,82 @@ class Run:
     """One ingest. wall_s: of the whole process."""
 
     wall_s: float
-    memory_mb: float
     video_s: float
+    peaks: Peaks = field(default_factory=Peaks)
 
 
-def ingest(videos: Sequence[Path], library: Path, runner: str, cores: int) -> Run:
-    """Ingest with the command itself, on the first cores of those that this process may use."""
-    command = [*COMMAND, "ingest", "--json", "--runner", runner, "--library", str(library), *map(str, videos)]
-    chosen = sorted(os.sched_getaffinity(0))[:cores]
-    began, memory_mb = time.monotonic(), 0.0
-    with tempfile.TemporaryFile() as answer:
-        process = subprocess.Popen(command, stdout=answer, preexec_fn=lambda: os.sched_setaffinity(0, chosen))
+@contextmanager
+def confined(cores: int) -> Iterator[None]:
+    """Let what is started meanwhile run on the first cores of those that this process may use."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+@contextmanager
+def options_of(runner: str, cores: int) -> Iterator[list[str]]:
+    """Yield the options that name a runner, and keep its machines up meanwhile."""
+    if runner != "machines":
+        yield ["--runner", runner]
+        return
+    from ray.cluster_utils import Cluster
+
+    machine = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=machine)
+    try:
+        for _ in range(cores - 1):
+            cluster.add_node(**machine)
+        yield ["--ray-address", cluster.address]
+    finally:
+        cluster.shutdown()
+
+
+def ingest(videos: Sequence[Path], library: Path, options: Sequence[str], cores: int) -> Run:
+    """Ingest with the command itself. What it puts into the folder for temporary files is watched."""
+    command = [*VFINDEX, "ingest", "--json", "--preset", "lite", *options, "--library", str(library)]
+    temporary = Path(tempfile.gettempdir())
+    peaks, began = Peaks(), time.monotonic()
+    with tempfile.TemporaryFile(dir=library.parent) as answer:
+        with confined(cores):
+            process = subprocess.Popen([*command, *map(str, videos)], stdout=answer)
         while process.poll() is None:
-            memory_mb = max(memory_mb, tree_pss_mb(process.pid))
+            peaks.look(temporary)
             time.sleep(LOOK_S)
         wall_s = time.monotonic() - began
         answer.seek(0)
         report = json.loads(answer.read())
     if process.returncode or report["indexed"] != len(videos):
-        raise SystemExit(f"{runner} on {cores} cores: {report}")
-    return Run(wall_s, memory_mb, report["video_seconds"])
+        raise SystemExit(f"{' '.join(options)} on {cores} cores: {report}")
+    return Run(wall_s, report["video_seconds"], peaks)
+
+
+def compare(scratch: Path, cores: int, runners: Sequence[str]) -> dict[str, float]:
+    """Ingest the short video and the long ones by each runner, print a line each; return what the long ones took."""
+    rest_s: dict[str, float] = {}
+    short, long = (sorted((scratch / name).iterdir()) for name in ("short", "long"))
+    for runner in runners:
+        with ExitStack() as held:
+            with confined(cores):
+                options = held.enter_context(options_of(runner, cores))
+            fixed = ingest(short, scratch / f"short {runner} {cores}", options, cores)
+            run = ingest(long, scratch / f"long {runner} {cores}", options, cores)
+        rest_s[runner] = run.wall_s - fixed.wall_s
+        found, speed = run.peaks, run.video_s / rest_s[runner]
+        print(
+            f"{cores:5}  {runner:8} {fixed.wall_s:8.1f} s {rest_s[runner]:8.1f} s {speed:12.2f} s "
+            f"{found.memory:7.0f} MB {found.store:10.0f} MB {found.temporary:7.0f} MB",
+            flush=True,
+        )
+        if found.memory >= MEMORY_LIMIT_MB:
+            print(f"       {runner} took more than {MEMORY_LIMIT_MB} MB of memory")
+    for runner in rest_s:
+        if "local" in rest_s and runner != "local":
+            ratio = rest_s[runner] / rest_s["local"]
+            print(f"{cores:5}  {runner} takes {ratio:.2f} times as long as local, the starts apart", flush=True)
+    return rest_s
 
 
 def main() -> None:
@@ -92,31 +209,31 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, metavar="N", help="length of each video")
     parser.add_argument("--files", type=int, default=4, metavar="N", help="number of videos")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], metavar="N", help="processor cores")
-    parser.add_argument("--runners", nargs="+", default=RUNNERS, choices=RUNNERS, help="local, ray")
+    parser.add_argument("--runners", nargs="+", default=RUNNERS, choices=RUNNERS, help="local, ray, machines")
     asked = parser.parse_args()
     media = os.environ.get("VFINDEX_TEST_MEDIA")
     if not media:
         parser.error("set VFINDEX_TEST_MEDIA")
     collection = Path(media) / "public" / "videos"
-    with tempfile.TemporaryDirectory() as scratch:
-        long, short = Path(scratch) / "long", Path(scratch) / "short"
-        make_videos(long, collection, asked.files, asked.minutes)
-        make_videos(short, collection, 1, 1 / 30)
-        print("cores  runner   one of 2 s    the rest  video a second     memory")
-        for cores in asked.cores:
-            rest_s = {}
-            for runner in asked.runners:
-                fixed = ingest(sorted(short.iterdir()), Path(scratch) / f"short {runner} {cores}", runner, cores)
-                run = ingest(sorted(long.iterdir()), Path(scratch) / f"long {runner} {cores}", runner, cores)
-                rest_s[runner] = run.wall_s - fixed.wall_s
-                speed = run.video_s / rest_s[runner]
-                print(
-                    f"{cores:5}  {runner:6} {fixed.wall_s:9.1f} s {rest_s[runner]:9.1f} s {speed:13.2f} s "
-                    f"{run.memory_mb:8.0f} MB",
-                    flush=True,
-                )
-            if len(rest_s) == len(RUNNERS):
-                print(f"{cores:5}  Ray takes {rest_s['ray'] / rest_s['local']:.2f} times as long, its start apart")
+    # Ray's sockets lie below it, and their paths may have 107 characters.
+    temporary = Path(tempfile.gettempdir()) / f"v{os.getpid():x}"
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        make_videos(scratch / "long", collection, asked.files, 60 * asked.minutes)
+        make_videos(scratch / "short", collection, 1, SHORT_S)
+        print(f"{asked.files} videos, {asked.files * asked.minutes:g} minutes together; load {os.getloadavg()[0]:.1f}")
+        print("cores  runner    one of 2 s  the rest  video a second     memory  object store  temporary")
+        temporary.mkdir()
+        os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"] = tempfile.tempdir = str(temporary)
+        try:
+            taken = {cores: compare(scratch, cores, asked.runners) for cores in asked.cores}
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    first, *others = asked.cores
+    for cores in others:
+        for runner in asked.runners:
+            times = taken[first][runner] / taken[cores][runner]
+            print(f"{runner} on {cores} cores does {times:.2f} times what it does on {first}")
 
 
 if __name__ == "__main__":
