@@ -14,6 +14,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import plain, print_json
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryNotFound, VfindexError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _processor(helped: bool) -> Finding:
 
     found = processor()
     features = ", ".join(found.features) or "no vector features known"
-    text = f"{found.name or 'of unknown name'}, {found.cores} cores; {features}"
+    text = f"{found.name or 'of unknown name'}, {counted(found.cores, 'core')}; {features}"
     if helped or BFLOAT16 & set(found.features):
         return Finding("processor", "ok", text)
     return Finding(

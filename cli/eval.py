@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import counted, plain, print_json
+from vfindex.cli.output import plain, print_json
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def _print_labels(questions: Sequence[Question], answers: Answers) -> None:
     from vfindex.search.evaluate import labelled
 
     for label, of in reversed(labelled(questions, answers).items()):
-        told = f"{of.right + of.wrong} questions with an answer ({of.right} right), {of.absent} without"
+        told = f"{counted(of.right + of.wrong, 'question')} with an answer ({of.right} right), {of.absent} without"
         print(f"first hits with confidence {label}: {told}")
 
 

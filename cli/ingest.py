@@ -28,8 +28,9 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem
 
 if TYPE_CHECKING:

@@ -47,11 +47,6 @@ def say(line: str) -> None:
     print(plain(line), file=sys.stderr, flush=True)
 
 
-def counted(n: int, noun: str) -> str:
-    """Return `1 clip`, `2 clips`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def shortened(text: str, chars: int) -> str:
     """Return text of at most `chars` characters, an ellipsis where some are left out."""
     return text if len(text) <= chars else text[: chars - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import counted, print_json
+from vfindex.cli.output import print_json
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
 NAME = "purge"

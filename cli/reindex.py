@@ -23,8 +23,9 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:

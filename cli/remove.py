@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
-from vfindex.cli.output import counted, plain, print_json
+from vfindex.cli.output import plain, print_json
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryError
 
 NAME = "remove"

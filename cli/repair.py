@@ -20,8 +20,9 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import counted, plain, print_json
+from vfindex.cli.output import plain, print_json
 from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
 
 if TYPE_CHECKING:
     from vfindex.indexer.repair import RepairReport

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, counted, plain, print_json, say
+from vfindex.cli.output import clock, plain, print_json, say
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryError, UsageError
 
 if TYPE_CHECKING:

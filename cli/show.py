@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
-from vfindex.cli.output import clock, counted, path_text, plain, print_json
+from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryError
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, counted, path_text, plain, print_json
+from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.search.confidence import META_KEY, Calibration
+from vfindex.storage.counting import counted
 from vfindex.storage.records import MODALITIES
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import counted, print_json, say
+from vfindex.cli.output import print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import Modality
 

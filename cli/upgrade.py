@@ -19,8 +19,9 @@ from vfindex.cli.options import (
     cache_folder,
     library_folder,
 )
-from vfindex.cli.output import clock, counted, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError, VfindexError
 from vfindex.storage.records import SEARCHABLE
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
-from vfindex.cli.output import counted, path_text, plain, print_json, say
+from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.storage.counting import counted
 
 if TYPE_CHECKING:
     from vfindex.storage.verify import Verification

@@ -31,6 +31,7 @@ from vfindex.indexer.decode_open import (
 )
 from vfindex.indexer.decode_sound import Send, Sound
 from vfindex.indexer.sampling import AUTO_GAP_S, Coded, Mode, Sampler, Step
+from vfindex.storage.counting import counted
 from vfindex.storage.pixels import frame_shape
 
 AUDIO_PREROLL_S = 0.5  # sound read before a stretch, so that the decoder has settled when it begins
@@ -360,4 +361,4 @@ def _tagged_duration(stream: Stream) -> float | None:
 
 def out_of_order(pictures: Pictures) -> str:
     """Return a sentence where frames were left out as their times run backwards, else "" ."""
-    return f"{pictures.backwards} frames left out: their times run backwards" if pictures.backwards else ""
+    return f"{counted(pictures.backwards, 'frame')} left out, for times run backwards" if pictures.backwards else ""

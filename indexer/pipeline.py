@@ -8,6 +8,7 @@ the models alone, never on the runner, the order or the number of workers.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,7 @@ from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcrip
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import Listener, Speech, Transcript
 from vfindex.indexer.windows import Window, clip_windows, windows
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import (
     COARSE,
@@ -325,7 +327,7 @@ def _lost(end: ReadEnd, heard: Transcript | None) -> str:
 def _coverage(prepared: Prepared, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return what each modality covers in this unit and why not more, in words."""
     told = {
-        "visual": f"{len(reading.times_s)} frames, sampling {options.sampling}",
+        "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}",
         "speech": speech_coverage(prepared.video.has_audio, options.asr, spoken.segments, spoken.heard),
         "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
     }
@@ -335,7 +337,8 @@ def _coverage(prepared: Prepared, options: Options, reading: Reading, spoken: Sp
 def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
     """Return what of a unit's sound is told by whom, and why not more, in words."""
     sources = sorted({segment.source for segment in segments if segment.source != "asr"})
-    parts = [f"{sum(s.source == source for s in segments)} segments from {source} subtitles" for source in sources]
+    of = Counter(segment.source for segment in segments)
+    parts = [f"{counted(of[source], 'segment')} from {source} subtitles" for source in sources]
     if heard is not None:
         steady = f", {heard.skipped_s:.0f} s too steady to be talk" if heard.skipped_s else ""
         parts.append(

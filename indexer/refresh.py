@@ -29,6 +29,7 @@ from vfindex.indexer.subtitles import sidecar_transcript
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.indexer.triage import Triage
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import Segment, UnitPlan
 from vfindex.storage.snapshot import StoredVideo
@@ -120,7 +121,7 @@ class _Refresh:
         has_audio, asr = prepared.video.has_audio, self._run.options.asr
         kept = 0 if heard else sum(segment.source == "asr" for segment in said)
         told = [speech_coverage(has_audio, asr or bool(kept), said, heard)]
-        told += [f"{kept} segments recognised before"] if kept else []
+        told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
         by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
         return SaidIn(unit.id, tuple(said), by_clip, "; ".join(filter(None, told)))
 

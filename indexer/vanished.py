@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vfindex.indexer.discover import Found, fingerprint
 from vfindex.indexer.triage import Triage
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.roots import Root
 
@@ -107,5 +108,5 @@ def _doubt(ground: _Ground, known: Iterable[bytes], gone: set[bytes]) -> Problem
     held = sum(ground.covers(path) for path in known)
     if lost <= BELIEVED_SHARE * held:
         return None
-    words = f"{lost} of its {held} videos are gone at once, so they were left as they are"
+    words = f"{lost} of its {counted(held, 'video')} went at once, so nothing of it was changed"
     return Problem(ground.path, "discover", "lost_too_much", words, _NEXT)

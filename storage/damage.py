@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
+from vfindex.storage.counting import counted
 from vfindex.storage.database import damaged
 from vfindex.storage.rows import clip_checksum
 from vfindex.storage.snapshot import Snapshot
@@ -63,7 +64,7 @@ def false_words(engine: Engine) -> list[str]:
     try:
         with engine.connect() as connection:
             if strays := connection.execute(query).scalar_one():
-                return [f"{strays} segments of transcript differ from the words of full text search{_REPAIR}"]
+                return [f"full text search has other words for {counted(strays, 'segment')} of transcript{_REPAIR}"]
             wanted = sum(any(map(str.isalnum, words)) for words in connection.scalars(select(schema.document.c.text)))
         found = indexed_documents(engine)
     except DBAPIError as exc:

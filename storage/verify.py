@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
+from vfindex.storage.counting import counted
 from vfindex.storage.damage import damaged_videos, false_words, shown_paths
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
@@ -84,7 +85,7 @@ def _survey(database: Path, result: Verification) -> list[bytes]:
 def _tell_redo(paths: list[bytes], result: Verification) -> None:
     result.redo = paths
     if paths:
-        what = "1 video" if len(paths) == 1 else f"{len(paths)} videos"
+        what = counted(len(paths), "video")
         result.problems.append(f"{what} must be indexed again: {shown_paths(paths)}; run: vfindex repair")
 
 
@@ -94,9 +95,8 @@ def _count(snapshot: Snapshot, result: Verification) -> None:
     result.videos = counts.get("indexed", 0) + counts.get("partial", 0)
     result.embeddings = sum(snapshot.modality_counts().values())
     if counts.get("indexing"):
-        result.notes.append(
-            f"{counts['indexing']} videos are not finished; the next `vfindex ingest` goes on with them"
-        )
+        begun = counted(counts["indexing"], "video")
+        result.notes.append(f"{begun} begun and not finished; the next `vfindex ingest` goes on there")
 
 
 def _check_rows(snapshot: Snapshot, result: Verification) -> Iterator[bytes]:
@@ -111,10 +111,10 @@ def _check_rows(snapshot: Snapshot, result: Verification) -> Iterator[bytes]:
 def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification) -> None:
     torn = sum(not is_whole(library.thumbnail(name)) for name in snapshot.thumbnails())
     if torn:
-        result.notes.append(f"{torn} thumbnails are missing or damaged; `vfindex repair` makes them again")
+        result.notes.append(f"{counted(torn, 'thumbnail')} missing or damaged; `vfindex repair` makes what is missing")
     strays = sum(1 for _ in stray_thumbnails(library, snapshot))
     if strays:
-        result.notes.append(f"{strays} thumbnails belong to no clip; `vfindex repair` deletes them")
+        result.notes.append(f"{counted(strays, 'thumbnail')} of no clip; `vfindex repair` deletes what is of no use")
 
 
 def _check_generation(library: Library, snapshot: Snapshot, result: Verification) -> None:
@@ -133,9 +133,11 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
     held, stored = set(index.ids().tolist()), set(snapshot.clip_ids(searchable=False))
     below = {id_ for id_ in stored if id_ <= generation.watermark}
     if below - held:
-        result.problems.append(f"index/{generation.file} lacks {len(below - held)} clips that it should hold")
+        lacking = counted(len(below - held), "clip")
+        result.problems.append(f"index/{generation.file} lacks {lacking} that it should hold")
     if held - stored and change != "stale":
-        result.problems.append(f"index/{generation.file} holds {len(held - stored)} vectors of clips that are gone")
+        idle = counted(len(held - stored), "vector")
+        result.problems.append(f"index/{generation.file} holds {idle} of clips that are gone")
     if change:
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
     if below and change != "stale":

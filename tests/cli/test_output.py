@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from vfindex.cli.output import clock, counted, path_text, plain, print_json
+from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.cli.search import parse_weights
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
 

@@ -190,7 +190,7 @@ def test_a_vector_missing_from_the_index_is_seen(folder: Path) -> None:
     with sqlite3.connect(folder / "library.db") as connection:
         connection.execute("UPDATE generation SET watermark = watermark + 1")
         connection.execute("UPDATE clip SET id = 7 WHERE id = 6")
-    assert any("lacks 1 clips" in line for line in verify(Library.open(folder)).problems)
+    assert any("lacks 1 clip that" in line for line in verify(Library.open(folder)).problems)
 
 
 def test_a_torn_database_is_reported_not_raised(folder: Path) -> None:
