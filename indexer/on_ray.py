@@ -15,6 +15,7 @@ import signal
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -404,6 +405,7 @@ def _configure() -> None:
         "custom_execution_callback_classes": [_Breaker],
     }
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"ray\.data\.")  # of pools larger than what is to do
     context = ray.data.DataContext.get_current()
     for name, value in wanted.items():
         if hasattr(context, name):
