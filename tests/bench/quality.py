@@ -70,8 +70,9 @@ class Way:
         query = dict(setup.query)
         if self.templates is not None:
             query["visual"] = replace(query["visual"], templates=self.templates)
-        own = {"frame_weight": self.frame_weight, "word_weight": self.word_weight}
-        return replace(setup, query=query, **{name: value for name, value in own.items() if value is not None})
+        frame_weight = setup.frame_weight if self.frame_weight is None else self.frame_weight
+        word_weight = setup.word_weight if self.word_weight is None else self.word_weight
+        return replace(setup, query=query, frame_weight=frame_weight, word_weight=word_weight)
 
     def constants(self) -> AbstractContextManager[object]:
         """Return the sharpening of sentences for as long as this is open."""

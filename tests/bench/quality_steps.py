@@ -47,7 +47,8 @@ def squares(views: Views) -> FloatArray:
 def middle(views: Views) -> FloatArray:
     """Return the square in the middle alone, the first of two."""
     logits = views["squares"]
-    return logits[(len(logits) - 1) // 2][None]
+    at = (len(logits) - 1) // 2
+    return logits[at : at + 1]
 
 
 def ends(views: Views) -> FloatArray:
@@ -204,8 +205,8 @@ def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
     """Make the library of the material again by a recipe, in a new folder, and return that."""
     labels = material.label_vectors(recipe.texts)
     with ExitStack() as changed, writing(folder) as writer, material.base.snapshot() as snapshot:
-        conse_of = {"TEMPERATURE": recipe.temperature, "TOP_LABELS": recipe.top_labels}
-        changed.enter_context(patch.multiple(image_encoder, **conse_of))
+        mixing = patch.multiple(image_encoder, TEMPERATURE=recipe.temperature, TOP_LABELS=recipe.top_labels)
+        changed.enter_context(mixing)
         changed.enter_context(patch.multiple(colours, COLOUR_LENGTH=recipe.colour_length))
         changed.enter_context(patch.multiple(pipeline, windows=recipe.windows))
         setup = setup_from_json(snapshot.get("setup") or "")
@@ -235,11 +236,10 @@ def _make_video_again(
             segments = tuple(s for s in result.segments if s.confidence is None or s.confidence >= recipe.confidence)
             spans = [(clip.start_s, clip.end_s) for clip in result.clips]
             seen = material.frames[video.fingerprint]
+            spoken = pipeline.speech_vectors(spans, segments, material.text)
             clips = tuple(
                 _clip(clip, said, _pictures(clip, seen, recipe, (labels, material.axes)))
-                for clip, said in zip(
-                    result.clips, pipeline.speech_vectors(spans, segments, material.text), strict=True
-                )
+                for clip, said in zip(result.clips, spoken, strict=True)
             )
             writer.catalog.commit_unit(video_id, unit_id, replace(result, clips=clips, segments=segments))
         writer.catalog.finish_video(video_id, video.locations[0], [])
