@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.packet import Packet, PacketSideData
-from av.stream import Disposition, Stream
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from vfindex.indexer.decode_feed import packets, prime, sought, streams_read
 from vfindex.indexer.decode_open import (
     Beat,
     Refusal,
     Source,
     check_size,
-    demux,
     is_shown,
     open_source,
     packet_time,
@@ -35,9 +34,7 @@ from vfindex.storage.counting import counted
 from vfindex.storage.pixels import frame_shape
 
 AUDIO_PREROLL_S = 0.5  # sound read before a stretch, so that the decoder has settled when it begins
-SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
 MAX_FAILURES = 2_000  # damaged packets in a row, about a minute; then the rest is not worth its time
-MAX_DEMUX_FAILURES = 20  # a demuxer that fails without moving on would fail for ever
 OVERRUN_S = AUTO_GAP_S + 1.0  # how far past the end packets are read: until the last GOP is settled, and reordered
 BACKWARDS_S = 1.0  # a jump back in time worth a word; less is a muxer's jitter, and costs one frame of many
 # The filter that most image models were trained with. Against Pillow's, on real frames (tests/bench/parity.py), it is
@@ -203,97 +200,19 @@ class Pictures:
         self.send({"kind": "frame", "time_s": time_s, "height": height, "width": width}, pixels.reshape(-1).data)
 
 
-def streams_read(source: Source, order: Order) -> list[Stream]:
-    """Return the video stream and, where sound is wanted, the audio stream: the default, else the first decodable."""
-    if not order.audio:
-        return [source.video]
-    heard = [stream for stream in source.container.streams.audio if stream.codec_context is not None]
-    heard.sort(key=lambda stream: not stream.disposition & Disposition.default)  # stable
-    return [source.video, *heard[:1]]
-
-
-def prime(source: Source) -> float | None:
-    """Show the decoder the file's first keyframe, return its time, None where there is none. Moves the source on.
-
-    Some of what a decoder must know stands only there: without x264's version FFmpeg gets its 4:4:4 pictures wrong.
-    """
-    video = source.video
-    try:
-        for packet in demux(source.container, video):
-            if packet.is_keyframe and packet.size:
-                video.codec_context.decode(packet)
-                video.codec_context.decode(None)
-                return packet_time(packet)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return None  # damaged at its beginning; the stretch asked for may be sound
-    return None
-
-
-def sought(source: Source, target_s: float, order: Order, beat: Beat) -> tuple[Source, Iterator[Packet[Any] | str]]:
-    """Return the source, perhaps reopened, and its packets from a keyframe at or before `target_s` on.
-
-    Packets that were read to find out are not read again: a change of codec parameters may ride on them only once.
-    Where seeking does not work, the packets are those from the beginning of the file.
-    """
-    for back_s in SEEK_BACK_S:
-        streams = streams_read(source, order)
-        source.only(*streams)
-        try:
-            source.container.seek(int((target_s - back_s) / (source.video.time_base or 1)), stream=source.video)
-        except av.FFmpegError:
-            break
-        feed = packets(source, streams, beat)
-        ahead: list[Packet[Any] | str] = []
-        for packet in feed:
-            ahead.append(packet)
-            if isinstance(packet, str) or packet.stream_index != source.video.index or not packet.is_keyframe:
-                continue
-            key_s = packet_time(packet)
-            if key_s is not None and key_s <= target_s:
-                return source, chain(ahead, feed)
-            break
-        source = source.reopened()
-        prime(source)
-    source = source.reopened()
-    streams = streams_read(source, order)
-    source.only(*streams)
-    return source, packets(source, streams, beat)
-
-
-def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packet[Any] | str]:
-    """Yield the packets of the streams, and at the end of a file that breaks off a sentence that says so."""
-    failures = 0
-    while True:
-        try:
-            for packet in demux(source.container, *streams):
-                beat()
-                failures = 0
-                yield packet
-            return
-        except MemoryError:
-            raise
-        except av.FFmpegError as exc:
-            failures += 1
-            if failures > MAX_DEMUX_FAILURES:
-                yield f"the container is damaged ({exc.strerror})"
-                return
-
-
 def read(path: bytes, order: Order, send: Send, beat: Beat) -> dict[str, Any]:
     """Send frames and sound, return the fields of a ReadEnd; raises Refusal."""
     source = open_source(path)
     try:
         sampler: Sampler[Unit] = Sampler(order.mode, order.fps)
         if order.start_s is None:
-            streams = streams_read(source, order)
+            streams = streams_read(source, order.audio)
             source.only(*streams)
             feed = packets(source, streams, beat)
         else:
             sampler.opening_s = prime(source)
             preroll_s = AUDIO_PREROLL_S if order.audio else 0.0
-            source, feed = sought(source, sampler.anchor_s(order.start_s) - preroll_s, order, beat)
+            source, feed = sought(source, sampler.anchor_s(order.start_s) - preroll_s, order.audio, beat)
         pictures = Pictures(source, order, sampler, send, Painter(source, order.size_px))
         sound = Sound(order.start_s, order.end_s, send)
         error = _pump(feed, pictures, sound)
