@@ -349,6 +349,8 @@ def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:
 
 def _with_pictures(view: View, asked: Asked, question: Question) -> tuple[Asked, list[Answer]]:
     """Return the question with its pictures, and the clips that it names."""
+    if not question.has_pictures:
+        return asked, []
     clips = [(like, clip_at(view.snapshot, like)) for like in question.likes]
     stored = [stored_picture(view.snapshot, clip, like) for like, clip in clips]
     asked = with_pictures(asked, [*question.pictures, *stored], view)

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from vfindex.search.query import Filters
 from vfindex.storage.records import Location
 from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.words import kept
 
 # Tags of containers that say when a video was made, the surest first: QuickTime's with the zone of the place, the UTC
 # one of MP4 and Matroska, and the day of an upload that yt-dlp writes into what it saves.
 _DATE_TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date_utc", "date", "upload_date")
-# Filters whose videos are remembered until somebody commits: who pages through hits asks with the same again.
-KEPT_FILTERS = 8
 _DAY_NS = 86_400 * 10**9
 # Cameras whose clock was never set count from 1904, 1970 or 1980.
 _FIRST_YEAR = 1981
@@ -31,13 +30,16 @@ _DAY = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?!\d)")
 class Shelf:
     """What filters look at, of all videos that a search may return: one row a video, each with its paths.
 
-    ids, lasts_s: (n,). paths: (row, path as text). tags: as stored, one a video. mtimes_ns: (n,), of the oldest copy;
-    -1 where a video lies nowhere.
+    ids, lasts_s: (n,). paths: of all copies as text, each behind a NUL. path_starts, path_rows: (n_paths,) where they
+    begin, and the row of the video. tags: as stored, one a video. mtimes_ns: (n,), of the oldest copy; -1 where a video
+    lies nowhere.
     """
 
     ids: NDArray[np.int64]
     lasts_s: NDArray[np.float64]
-    paths: Sequence[tuple[int, str]]
+    paths: str
+    path_starts: NDArray[np.int64]
+    path_rows: NDArray[np.int64]
     tags: Sequence[str]
     mtimes_ns: NDArray[np.int64]
 
@@ -47,23 +49,43 @@ class Shelf:
         videos, places = snapshot.shelf()
         rows = {video[0]: row for row, video in enumerate(videos)}
         mtimes_ns = np.full(len(videos), -1, np.int64)
-        paths: list[tuple[int, str]] = []
+        texts, path_rows = [], []
         for video_id, path, mtime_ns in places:
             row = rows[video_id]
-            paths.append((row, path.decode("utf-8", "surrogateescape")))
+            texts.append(path.decode("utf-8", "surrogateescape"))
+            path_rows.append(row)
             if mtimes_ns[row] < 0 or mtime_ns < mtimes_ns[row]:
                 mtimes_ns[row] = mtime_ns
-        ids = np.fromiter(rows, np.int64, len(videos))
-        return cls(ids, np.array([video[1] for video in videos]), paths, [video[2] for video in videos], mtimes_ns)
+        return cls(
+            ids=np.fromiter(rows, np.int64, len(videos)),
+            lasts_s=np.array([video[1] for video in videos]),
+            paths="\0".join(["", *texts]),
+            path_starts=1 + np.cumsum([0, *(len(text) + 1 for text in texts[:-1])], dtype=np.int64)[: len(texts)],
+            path_rows=np.array(path_rows, np.int64),
+            tags=[video[2] for video in videos],
+            mtimes_ns=mtimes_ns,
+        )
 
     def inside(self, globs: Sequence[str]) -> NDArray[np.bool_]:
         """Return (n,) which videos have a copy whose path matches any of the globs."""
         found = np.zeros(len(self.ids), np.bool_)
         for glob in globs:
-            pattern, certain = _glob(glob), _literal(glob)
-            rows = [row for row, path in self.paths if certain in path and pattern.match(path)]
-            found[rows] = True
+            pattern, starts = _glob(glob), self._with(_literal(glob))
+            stops = np.append(self.path_starts[1:] - 1, len(self.paths))[starts].tolist()
+            for number, start, stop in zip(starts.tolist(), self.path_starts[starts].tolist(), stops, strict=True):
+                if pattern.match(self.paths[start:stop]):
+                    found[self.path_rows[number]] = True
         return found
+
+    def _with(self, literal: str) -> NDArray[np.int64]:
+        """Return the numbers of the paths that hold a piece of text: one search through all of them."""
+        if not literal:
+            return np.arange(len(self.path_starts))
+        places, place = [], self.paths.find(literal)
+        while place >= 0:
+            places.append(place)
+            place = self.paths.find(literal, place + 1)
+        return np.unique(np.searchsorted(self.path_starts, np.array(places, np.int64), side="right") - 1)
 
     def made_on(self) -> NDArray[np.int64]:
         """Return (n,) the day of each video as `recorded_on` has it, in days since year 1; 0 where nothing says."""
@@ -78,11 +100,7 @@ def filtered(snapshot: Snapshot, filters: Filters) -> frozenset[int] | None:
     if not filters:
         return None
     known: dict[Filters, frozenset[int]] = snapshot.remembered("filtered", dict)
-    if filters not in known:
-        while len(known) >= KEPT_FILTERS:
-            known.pop(next(iter(known)))
-        known[filters] = _passing(snapshot, filters)
-    return known[filters]
+    return kept(known, filters, lambda: _passing(snapshot, filters))
 
 
 def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:

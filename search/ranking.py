@@ -23,6 +23,10 @@ from vfindex.storage.vectors import JointIndex
 # Of the similarities of sentences, see `sharpened`. Measured over the public collection against plain weights
 # (docs/decisions.md): a plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity is worth what it was.
 NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
+# Of candidates, the share that is read: the first hundred where two hundred come from the index and one from words. To
+# read a clip with its frames takes 25 us at 1,000,000 clips, ten times as long as to compare its joint vector. What is
+# lost are clips that their best frame alone would lift over so many others, see docs/decisions.md.
+READ_SHARE = 0.5
 # So many times as deep is looked where clips drop out for what is said in them.
 MAX_DROPPED = 8
 
@@ -133,13 +137,13 @@ class Ranking:
         self._scored: dict[int, Scored | None] = {}
         self._ranks = ReciprocalRanks((), {})
         held = len(view.index) if view.index is not None else 0
-        self._size = max(held, len(tail.ids))
+        self._size = held + len(tail.ids)
         if self._clips is not None:
             self._size = min(self._size, len(self._clips.ids))
 
     def is_exhausted(self, depth: int) -> bool:
         """Return whether looking deeper than `depth` finds no further clip."""
-        return depth >= self._size
+        return READ_SHARE * depth >= self._size
 
     def best(self, depth: int) -> list[Scored]:
         """Return the candidates: `depth` each of the index and the tail, and all with words; best first.
@@ -151,7 +155,21 @@ class Ranking:
             ids += self._first(tail.__getitem__, depth) + self._first(partial(self._nearest, joint), depth)
         if self._view.ranks is not None:
             self._ranks = ReciprocalRanks(self._similar(ids), self._view.ranks)
-        return self.scored(ids)
+            return self.scored(ids)
+        return self.scored(self._worth_reading(ids, int(READ_SHARE * depth)))
+
+    def _worth_reading(self, ids: Iterable[int], wanted: int) -> list[int]:
+        """Return the `wanted` clips that score best without their frames, and those whose joint vector is not known.
+
+        Other fusions than `concat` do not tell what each modality adds: all are returned.
+        """
+        unique = list(dict.fromkeys(ids))
+        if len(unique) <= wanted or self._view.spec.fusion != "concat":
+            return unique
+        words = np.array([self._evidence.foreseen(id_) for id_ in unique])
+        scores = skimmed(self._view, np.array(unique, np.int64), self._asked) + self._view.setup.word_weight * words
+        order = np.argsort(-scores, kind="stable")[: wanted + np.count_nonzero(np.isinf(scores))]
+        return [unique[row] for row in order.tolist()]
 
     def _nearest(self, joint: FloatArray, wanted: slice) -> list[int]:
         """Return the clips of the index that come first."""
@@ -164,7 +182,7 @@ class Ranking:
         among = self._among
         if among is None or not among.unwanted:
             return ordered(slice(depth))
-        looked = depth
+        looked = depth + depth // 8
         while True:
             found = ordered(slice(looked))
             picked = among.pick(found)
@@ -198,6 +216,28 @@ class Ranking:
 
     def _pick(self, ids: Sequence[int]) -> list[int]:
         return list(ids) if self._among is None else self._among.pick(ids)
+
+
+def skimmed(view: View, ids: NDArray[np.int64], asked: Asked) -> NDArray[np.float64]:
+    """Return the scores (n,) of clips without best frames and words, by the joint vectors that index and tail hold.
+
+    Infinite where neither holds one.
+    """
+    scores = np.full(len(ids), np.inf)
+    slices, tail = view.spec.slices(), Tail.of(view.snapshot, view.spec, view.watermark)
+    sources = [] if view.index is None else [(view.index.all_ids(), view.index.rows)]
+    for held, joint in [*sources, (tail.ids, tail.joint)]:
+        if joint is None or not len(held):
+            continue
+        places = np.minimum(np.searchsorted(held, ids), len(held) - 1)
+        known = np.flatnonzero(held[places] == ids)
+        rows = np.take(joint, places[known], axis=0).astype(np.float32)
+        scores[known] = 0.0
+        for modality, way in directions(asked.vectors, view.spec).items():
+            values = (rows[:, slices[modality]] @ way.own).astype(np.float64)
+            spread = np.full(len(rows), view.spec.parts[modality].weight * asked.strength[modality])
+            scores[known] += values if modality == "visual" else sharpened(values, spread)
+    return scores
 
 
 def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvidence) -> list[Scored]:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from vfindex.search.query import Needle, Place
 from vfindex.storage.scripts import index_form
 from vfindex.storage.snapshot import Snapshot, StoredClip
-from vfindex.storage.words import WordMatch, held_in, kept
+from vfindex.storage.words import WordMatch, are_many, held_in, kept
 
 # Documents with words of the question that are looked at; beyond these BM25 has little to say.
 MAX_WORD_MATCHES = 200
 # Clips that words bring in, the best documents' first; half as many as the joint index does. To read and score a clip
 # takes 0.1 ms at 1,000,000 clips.
 MAX_WORD_CLIPS = 100
-# Documents that are looked at for what must stand there, 10 us each.
-MAX_PROVED = 4000
+# Documents that are looked at for what must stand there, 10 us each; of more, so many evenly spread ones.
+MAX_PROVED = 2000
 # Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
 MAX_TITLES = 30
 MAX_CLIPS_PER_TITLE = 20
@@ -66,6 +66,7 @@ class WordEvidence:
     speech: dict[int, list[Found]] = field(default_factory=dict)  # by clip id
     text: dict[int, list[Found]] = field(default_factory=dict)  # by video id
     clip_ids: list[int] = field(default_factory=list)
+    titled: dict[int, int] = field(default_factory=dict)  # clip id -> its video, of clips that a title brings in
     weight: dict[Needle, float] = field(default_factory=dict)  # its share of the question, summing to 1
     held: dict[Needle, Held] = field(default_factory=dict)
     known: dict[int, Found] = field(default_factory=dict)  # by document id
@@ -105,6 +106,11 @@ class WordEvidence:
             return found[0].worth
         return sum(self.weight[needle] for needle in {needle for each in found for needle in each.needles})
 
+    def foreseen(self, clip_id: int) -> float:
+        """Return what share of the question a clip holds, as far as is known before it is read."""
+        places = self.speech.get(clip_id), self.text.get(self.titled.get(clip_id, 0))
+        return sum(self.worth(found) for found in places if found)
+
     def words(self, found: Sequence[Found]) -> tuple[str, ...]:
         """Return the words that documents hold together, in the question's order."""
         needles: Iterable[Needle] = found[0].needles
@@ -137,6 +143,7 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
         during.setdefault(document_id, []).append(clip_id)
     evidence.say(said)
     titled = snapshot.first_clips(list(evidence.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if evidence.text else {}
+    evidence.titled = {clip_id: video_id for video_id, clips in titled.items() for clip_id in clips}
     brought = (titled.get(m.video_id, ()) if m.start_s is None else during.get(m.document_id, ()) for m in matches)
     evidence.clip_ids = list(dict.fromkeys(chain.from_iterable(brought)))[:MAX_WORD_CLIPS]
     return evidence
@@ -161,6 +168,8 @@ def find_held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None
     if needle.exact:
         ids = _holding_exactly(snapshot, needle, ids, videos)
     places = snapshot.words.places(ids)  # (4, n): document, video, whether of a segment, clip
+    if are_many(videos):
+        places = places[:, np.isin(places[1], list(videos or ()))]
     spoken = places[2] == 1
     places = places[:, (spoken & ("speech" in needle.places)) | (~spoken & ("text" in needle.places))]
     spoken = places[2] == 1

@@ -20,7 +20,7 @@ from vfindex.storage.errors import LibraryError, LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import applied_migrations, is_current
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
-from vfindex.storage.spans import FEW_VIDEOS, clip_spans, expanded
+from vfindex.storage.spans import FEW_VIDEOS, clip_spans, clips_of_few, expanded
 from vfindex.storage.words import Words
 
 T = TypeVar("T")
@@ -199,12 +199,10 @@ class Snapshot:
         return {row.id: StoredClip(*row) for row in self._by_id(query, c.id, ids)}
 
     def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
-        """Return the ids of the clips of searchable videos among `videos`, increasing."""
-        few = len(videos) <= FEW_VIDEOS
-        spans = (
-            clip_spans(self._fetched, videos) if few else self.remembered("spans", lambda: clip_spans(self._fetched))
-        )
-        ids, others = expanded(spans, videos)
+        """Return the ids of the clips of `videos`, which are searchable, increasing."""
+        if len(videos) <= FEW_VIDEOS:
+            return np.sort(clips_of_few(self._fetched, videos))
+        ids, others = expanded(self.remembered("spans", lambda: clip_spans(self._fetched)), videos)
         return np.sort(np.concatenate([ids, np.array(self.clip_ids(videos=others) if others else (), np.int64)]))
 
     def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:

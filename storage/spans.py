@@ -1,4 +1,4 @@
-"""Which clips belong to many videos, told by first and last: a row a video instead of one a clip."""
+"""Which clips belong to videos: to many told by first and last, a row a video instead of one a clip."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# A statement and its parameters -> its rows.
+Rows = Callable[[str, tuple[Any, ...]], list[Any]]
 # Where more videos than these are asked for, all are read and kept: 0.2 s at 50,000 videos, once a commit.
 FEW_VIDEOS = 2000
 
 
-def clip_spans(
-    rows: Callable[[str, tuple[Any, ...]], list[Any]], videos: Collection[int] | None = None
-) -> NDArray[np.int64]:
-    """Return (4, n): video id, first and last clip id, and number of clips, of searchable videos with clips.
+def clips_of_few(rows: Rows, videos: Collection[int]) -> NDArray[np.int64]:
+    """Return the ids of the clips of videos, whatever their state, in no order."""
+    of_video = "SELECT group_concat(c.id, ' ') FROM json_each(?) j CROSS JOIN clip c ON c.video_id = j.value"
+    return listed(rows(of_video, (json.dumps(list(videos)),))[0][0])
 
-    rows: a statement and its parameters -> its rows. videos: the only ones looked at.
-    """
-    among = "" if videos is None else " AND v.id IN (SELECT value FROM json_each(?))"
+
+def clip_spans(rows: Rows) -> NDArray[np.int64]:
+    """Return (4, n): video id, first and last clip id, and number of clips, of searchable videos with clips."""
     found = rows(
         "SELECT v.id, min(c.id), max(c.id), count(*) FROM video v JOIN clip c ON c.video_id = v.id"
-        f" WHERE v.state IN ('indexed', 'partial'){among} GROUP BY v.id",
-        () if videos is None else (json.dumps(list(videos)),),
+        " WHERE v.state IN ('indexed', 'partial') GROUP BY v.id",
+        (),
     )
     return np.array(found, np.int64).reshape(-1, 4).T
 
@@ -39,3 +41,8 @@ def expanded(spans: NDArray[np.int64], videos: Collection[int]) -> tuple[NDArray
     stops = np.cumsum(counts[whole])
     within = np.arange(stops[-1] if len(stops) else 0) - np.repeat(stops - counts[whole], counts[whole])
     return np.repeat(firsts[whole], counts[whole]) + within, [int(id_) for id_ in ids[~whole]]
+
+
+def listed(told: str | None) -> NDArray[np.int64]:
+    """Return the numbers of SQLite's group_concat with a space between them."""
+    return np.fromstring(told, np.int64, sep=" ") if told else np.zeros(0, np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.records import SegmentSource
 from vfindex.storage.scripts import index_form
+from vfindex.storage.spans import FEW_VIDEOS, listed
 
 Ids = NDArray[np.int64]
 # A statement and its parameters -> its rows; a key and what computes something -> that, as of the snapshot.
@@ -32,6 +33,8 @@ CONTINUES_S = 2.0
 MAX_RANKED = 400
 # Of a commoner word, how many are looked at to choose so many: the oldest. 20,000 take 3 ms.
 MAX_LISTED = 20_000
+# Of documents of any videos, how many are read to find those of many videos, which are not listed.
+MOST_READ = 10 * MAX_RANKED
 # Multiplied with these, numbers that follow each other stand far apart (Knuth 1973, section 6.4).
 _SHUFFLE, _SHUFFLED = 2654435761, 1 << 32
 _OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, {bm25}, s.start_s, s.end_s, s.source"
@@ -96,19 +99,25 @@ class Words:
         looked at.
         """
         total, counts = self.document_frequencies(phrases)
-        if sum(counts) > MAX_RANKED:
-            chosen = self._rarest(phrases, np.log1p(total / np.maximum(counts, 1)), videos)
-            return self.documents(chosen, limit)
-        found = self._rows(_RANKED, (" OR ".join(map(quoted, phrases)),))
-        return [WordMatch(*row) for row in found if videos is None or row[1] in videos][:limit]
+        if sum(counts) <= MAX_RANKED:
+            rows = self._rows(_RANKED, (" OR ".join(map(quoted, phrases)),))
+            return [WordMatch(*row) for row in rows if videos is None or row[1] in videos][:limit]
+        ordered = self._rarest(phrases, np.log1p(total / np.maximum(counts, 1)), videos)
+        found: list[WordMatch] = []
+        # Of many videos the documents are not listed: those of others fall out as they are read.
+        for first in range(0, MOST_READ if are_many(videos) else MAX_RANKED, MAX_RANKED):
+            found += self.documents(ordered[first : first + MAX_RANKED], limit, videos)
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     def _rarest(self, phrases: Sequence[str], worth: NDArray[np.float64], videos: Collection[int] | None) -> Ids:
-        """Return MAX_RANKED documents, those first that hold what is worth most together; worth: one a phrase."""
+        """Return documents, those first that hold what is worth most together; worth: one a phrase."""
         lists = [self._within(held, videos) for held in self._listed(phrases)]
         ids, places = np.unique(np.concatenate(lists), return_inverse=True)
         together = np.bincount(places, np.repeat(worth, [len(held) for held in lists]), len(ids))
         order = np.lexsort((ids * _SHUFFLE % _SHUFFLED, -together))
-        return np.asarray(ids[order[:MAX_RANKED]])
+        return np.asarray(ids[order])
 
     def _listed(self, phrases: Sequence[str]) -> list[Ids]:
         """Return for each phrase the oldest MAX_LISTED documents that hold it, increasing."""
@@ -117,32 +126,38 @@ class Words:
             one = f"SELECT * FROM ({_LISTED} LIMIT {MAX_LISTED}))"
             parameters = (value for n, phrase in enumerate(new) for value in (n, quoted(phrase)))
             rows = self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters))
-            self._lists |= {new[n]: _ids(told) for n, told in rows}
+            self._lists |= {new[n]: listed(told) for n, told in rows}
         return [self._lists[phrase] for phrase in phrases]
 
     def _within(self, ids: Ids, videos: Collection[int] | None) -> Ids:
-        """Return those documents that are of videos, None: of all; the documents of some videos are remembered."""
-        if videos is None or not len(ids):
+        """Return those documents that are of videos, unless these are many; those of some videos are remembered."""
+        if videos is None or are_many(videos) or not len(ids):
             return ids
         known: dict[frozenset[int], Ids] = self._remembered("documents of videos", dict)
         return ids[held_in(ids, kept(known, frozenset(videos), lambda: self._documents_of(videos)))]
 
     def _documents_of(self, videos: Collection[int]) -> Ids:
         of_video = "SELECT group_concat(d.id, ' ') FROM json_each(?) j CROSS JOIN document d ON d.video_id = j.value"
-        return np.sort(_ids(self._rows(of_video, (_json(videos),))[0][0]))
+        return np.sort(listed(self._rows(of_video, (_json(videos),))[0][0]))
 
     def holders(self, phrase: str, videos: Collection[int] | None = None) -> Ids:
-        """Return all documents that hold the words of a phrase, in any form, one behind the other; increasing."""
+        """Return all documents that hold the words of a phrase, in any form, one behind the other; increasing.
+
+        videos: the only ones looked at, unless these are many: then the documents of all.
+        """
         return self._within(self._holding(quoted(phrase)), videos)
 
     def _holding(self, expression: str) -> Ids:
         if expression not in self._whole:
-            self._whole[expression] = _ids(self._rows(f"{_LISTED})", (0, expression))[0][1])
+            self._whole[expression] = listed(self._rows(f"{_LISTED})", (0, expression))[0][1])
         return self._whole[expression]
 
-    def documents(self, ids: Collection[int], limit: int = -1) -> list[WordMatch]:
-        """Return documents of searchable videos in the order given, the first `limit`, or all."""
-        return [WordMatch(*row) for row in self._rows(_CHOSEN, (_json(ids), limit))] if len(ids) else []
+    def documents(
+        self, ids: Collection[int] | Ids, limit: int = -1, videos: Collection[int] | None = None
+    ) -> list[WordMatch]:
+        """Return documents of searchable videos in the order given, the first `limit`, or all; videos: of these."""
+        rows = self._rows(_CHOSEN, (_json(ids), limit if videos is None else -1)) if len(ids) else []
+        return [WordMatch(*row) for row in rows if videos is None or row[1] in videos]
 
     def broken(self, head: str, tail: str, videos: Collection[int] | None = None) -> list[tuple[WordMatch, WordMatch]]:
         """Return neighbouring segments of which the first holds `head` and the second begins with `tail`."""
@@ -160,7 +175,7 @@ class Words:
         )
         known = set(before.tolist())
         found = {second: first for second, first in pairs if first in known}
-        told = {match.document_id: match for match in self.documents([*found, *found.values()])}
+        told = {match.document_id: match for match in self.documents([*found, *found.values()], videos=videos)}
         return [(told[first], told[second]) for second, first in found.items() if first in told and second in told]
 
     def documents_with(self, words: Sequence[str], among: Collection[int]) -> list[set[int]]:
@@ -213,6 +228,11 @@ class Words:
         return np.array(found, np.int64).reshape(-1, 4).T
 
 
+def are_many(videos: Collection[int] | None) -> bool:
+    """Return whether to list all documents of videos takes longer than to look at some and drop those of others."""
+    return videos is not None and len(videos) > FEW_VIDEOS
+
+
 def held_in(ids: Ids, among: Ids) -> NDArray[np.bool_]:
     """Return which of `ids` are among those that increase: for short lists a tenth of the time of np.isin."""
     if not len(among):
@@ -232,10 +252,6 @@ def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
 def quoted(phrase: str) -> str:
     """Return words as an FTS5 string in the form of the index, in which nothing is syntax."""
     return '"' + index_form(phrase).replace('"', '""').replace("\0", " ") + '"'
-
-
-def _ids(told: str | None) -> Ids:
-    return np.fromstring(told, np.int64, sep=" ") if told else np.zeros(0, np.int64)
 
 
 def _json(ids: Collection[int] | Ids) -> str:

@@ -87,7 +87,7 @@ def test_a_question_of_many_words_asks_no_more_than_one_of_two(folder: Path) -> 
         with counted(engine) as sent:
             engine.search(text)
         lengths.append(len(sent))
-    assert lengths[1] <= lengths[0] + 1, "one more where so many documents match that BM25 is too slow"
+    assert lengths[1] <= lengths[0] + 2, "one where BM25 would be too slow, one for neighbours that were not read yet"
 
 
 def test_filters_are_read_once_until_somebody_commits(tmp_path: Path, folder: Path) -> None:
