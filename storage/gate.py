@@ -31,7 +31,7 @@ MIN_WORDS = {"segment": 4, "title": 2}
 # The video must be among so many videos, of the clips found first.
 FIRST_VIDEOS, FIRST_CLIPS = 10, 200
 P_CHANCE = 0.05
-# Of more clips, a scan of library.db takes longer than building; that the walks find enough was measured then.
+# Of more clips, a scan of library.db takes longer than building; that its codes find enough was measured then.
 SCANNED_CLIPS = 100_000
 # The modalities that such items are about; pictures are left to recall.
 _ASKED: tuple[Modality, ...] = ("speech", "text")

@@ -1,7 +1,7 @@
 """New joint indexes out of what a library holds: made from nothing, or from the one before where little has changed.
 
-Memory stays bounded: clips come from library.db in batches, vectors go to the file as they come, and what is held is a
-graph's byte a dimension and its links (for 1,000,000 clips of 1,152 dimensions 1.4 GB).
+Memory stays bounded: clips come from library.db in batches, vectors go to the file as they come and are read from
+there, mapped.
 """
 
 from __future__ import annotations
@@ -15,16 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage import vectors
-from vfindex.storage.graph import TRAINING_ROWS, Graph
 from vfindex.storage.index_file import IndexWriter, writing_index
+from vfindex.storage.ivf_pq import (
+    ROWS_A_LIST,
+    TRAINING_ROWS,
+    IvfPq,
+    Lists,
+    cluster,
+    encode,
+    grown,
+    number_of_lists,
+    segments_of,
+    train,
+)
 from vfindex.storage.joint import JointSpec, ModalityPrior
 from vfindex.storage.library import joint_batches
 from vfindex.storage.recall import CLIPS_A_QUESTION, QUESTIONS, efforts, questions
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import JointIndex, facts_of
+from vfindex.storage.vectors import JointIndex, code_name, facts_of
 
-# A graph is made anew, with a JointSpec of its own, when so many of the clips it was made of are gone, as a share; when
+# Lists are made anew, with a JointSpec of its own, when so many of the clips it was made of are gone, as a share; when
 # so many have been added, which keeps the work of a library that grows from nothing within twice that of the last; and
 # when the centre of all clips has moved so far, in spreads of the scores of unrelated ones.
 MOST_GONE, MOST_ADDED, MOST_DRIFT = 0.1, 1.0, 0.1
@@ -60,40 +71,40 @@ def build(source: Source, path: Path) -> tuple[int, str]:
     with writing_index(path) as file:
         file.put("ids", "<i8", [ids])
         file.put("dead", "<i8", [np.zeros(0, np.int64)])
-        if len(ids) <= vectors.GRAPH_CLIPS:
+        if len(ids) <= vectors.EXACT_CLIPS:
             file.put("rows", "<f4", source.rows(source.ids))
-            return file.end(facts_of(None, (), (), len(ids)))
-        graph = Graph.trained(source.sample(TRAINING_ROWS))
-        file.put("rows", "<f2", _added(graph, source.rows(source.ids)))
-        slices = list(source.spec.slices().values())
+            return file.end(facts_of(len(ids)))
+        file.put("rows", "<f2", source.rows(source.ids))
+        rows, slices = file.written("rows"), tuple(source.spec.slices().values())
+        sample = source.sample(max(TRAINING_ROWS, ROWS_A_LIST * number_of_lists(len(ids))))
+        codebook = train(sample, segments_of(slices, source.spec.dim))
+        codes = _coded(file, slices, cluster(sample, rows, source.spec.corners()[0]), codebook)
         asked = questions(source.spec, source.priors, source.sample(CLIPS_A_QUESTION * QUESTIONS))
-        measured = efforts(graph, file.written("rows"), asked, slices)
-        if not measured[0].first:  # no walk finds enough at the default weights: all are scored
-            return file.end(facts_of(None, (), (), len(ids)))
-        _put_graph(file, graph)
-        return file.end(facts_of(graph.entry, slices, measured, len(ids)))
+        return file.end(facts_of(len(ids), efforts(codes, rows, asked, slices)))
 
 
 def extend(before: JointIndex, source: Source, path: Path) -> tuple[int, str] | None:
     """Make the index of all clips of the source from the one before, whose JointSpec the source has.
 
-    Return None, and make none, where it has no graph or too much has changed since that was made.
+    Return None, and make none, where it has no lists or too much has changed since that was made.
     """
     ids = np.asarray(source.ids, np.int64)
-    held, graph = before.all_ids(), before.graph
+    held, codes = before.all_ids(), before.codes
     new, gone = np.setdiff1d(ids, held), np.flatnonzero(~np.isin(held, ids))
-    if graph is None or (len(new) and new[0] <= held[-1]) or len(gone) > MOST_GONE * before.built:
+    if codes is None or before.efforts is None or (len(new) and new[0] <= held[-1]):
         return None
     added = ids[ids > held[before.built - 1]]
-    if len(added) > MOST_ADDED * before.built or drift(source, added.tolist()) > MOST_DRIFT:
+    if len(gone) > MOST_GONE * before.built or len(added) > MOST_ADDED * before.built:
         return None
-    grown = graph.thawed()
+    if drift(source, added.tolist()) > MOST_DRIFT:
+        return None
     with writing_index(path) as file:
         file.put("ids", "<i8", [held, new])
         file.put("dead", "<i8", [gone])
-        file.put("rows", "<f2", _followed(before.rows, _added(grown, source.rows(new.tolist()))))
-        _put_graph(file, grown)
-        return file.end(facts_of(grown.entry, before.slices, before.efforts, before.built))
+        file.put("rows", "<f2", _followed(before.rows, source.rows(new.tolist())))
+        lists = grown(codes.lists, file.written("rows"), source.spec.corners()[0])
+        _coded(file, before.efforts.slices, lists, codes.codebook)
+        return file.end(facts_of(before.built, before.efforts))
 
 
 def drift(source: Source, added: Sequence[int]) -> float:
@@ -110,13 +121,6 @@ def drift(source: Source, added: Sequence[int]) -> float:
     return float(max((np.sqrt(np.mean((each @ moved) ** 2)) for each in asked if len(each)), default=0.0))
 
 
-def _added(graph: Graph, batches: Iterator[FloatArray]) -> Iterator[FloatArray]:
-    """Yield the batches, each added to the graph."""
-    for rows in batches:
-        graph.add(rows)
-        yield rows
-
-
 def _followed(held: NDArray[Any], batches: Iterator[FloatArray]) -> Iterator[NDArray[Any]]:
     """Yield the rows held, then the batches."""
     for first in range(0, len(held), _COPIED):
@@ -124,6 +128,14 @@ def _followed(held: NDArray[Any], batches: Iterator[FloatArray]) -> Iterator[NDA
     yield from batches
 
 
-def _put_graph(file: IndexWriter, graph: Graph) -> None:
-    for name, dtype, array in graph.arrays():
-        file.put(name, dtype, [array])
+def _coded(file: IndexWriter, slices: Sequence[slice], lists: Lists, codebook: FloatArray) -> IvfPq:
+    """Write the lists and the codes of the vectors written."""
+    rows = file.written("rows")
+    segments = segments_of(slices, rows.shape[1])
+    file.put("members", "<i4", [lists.members])
+    file.put("ends", "<i8", [lists.ends])
+    file.put("centroids", "<f4", [lists.centroids])
+    file.put("codebook", "<f4", [codebook])
+    for number in range(len(segments)):
+        file.put(code_name(number), "|u1", encode(rows, lists, segments, codebook, number))
+    return IvfPq(segments, lists, codebook, [file.written(code_name(number)) for number in range(len(segments))])

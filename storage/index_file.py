@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vfindex.storage.errors import LibraryDamaged
 
 MAGIC = b"vfjoint1"
-VERSION = 1
+VERSION = 2
 # What one checksum covers: 256 KiB are checked in some 0.2 ms.
 BLOCK_BYTES = 1 << 18
 # Arrays start at pages, so that each is mapped alone and aligned for every processor.
@@ -154,6 +154,11 @@ class IndexFile:
         if not fits:
             raise damaged
         return cls(path, arrays, facts, sha256)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self._arrays)
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays

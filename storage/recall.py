@@ -6,29 +6,30 @@ nothing: those are the harder half. Recall is by score, so that equal vectors ma
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.graph import Graph, HalfVectors
+from vfindex.storage.efforts import FIRST, MANY, Effort, Efforts, Reach
+from vfindex.storage.flat import HalfVectors
+from vfindex.storage.ivf_pq import IvfPq
 from vfindex.storage.joint import JointSpec, ModalityPrior, fuse_query
 from vfindex.storage.library import joint_batches
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import Effort, JointIndex, rescored
+from vfindex.storage.vectors import JointIndex
 
-# What efforts are chosen for, of the harder kind of questions, so that others find 0.99; and the least that a walk must
-# find, or all vectors are scored.
+# What efforts are chosen for, of the harder kind of questions, so that others find 0.99; and the least that a way must
+# find, or another is taken.
 TARGET, LEAST = 0.995, 0.99
 # What a few questions to an index published must still find: 32 of them stray by some 0.02 at titles, whose ten best
 # are often found or missed together.
 FLOOR = 0.95
 # Of the first 200, which are only candidates for the ten that are shown.
 TARGET_OF_MANY = 0.97
-FIRST, MANY = 10, 200
 # Questions of either kind at each weighting, so many or all there are: to choose efforts by, and to look whether an
 # index keeps its word. Of 96 some samples found 0.994 where all 250 found 0.984.
 QUESTIONS, FEW_QUESTIONS = 256, 16
@@ -36,7 +37,10 @@ QUESTIONS, FEW_QUESTIONS = 256, 16
 CLIPS_A_QUESTION = 3
 # Scores this close may stand in either order: float32 sums differ with the order of addition, and float16 rounds.
 TIE = 1e-3
-_EFFORTS = tuple(round(2 ** (power / 4)) for power in range(20, 49))  # 32, 38, 45, ... MAX_EFFORT
+# What is tried: shares of the lists, and numbers of candidates.
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... 4096
+MOST = CANDIDATES[-1]
 
 
 def questions(
@@ -61,25 +65,20 @@ def questions(
 
 
 def efforts(
-    graph: Graph,
-    rows: NDArray[np.float16],
-    asked: Sequence[tuple[FloatArray, FloatArray]],
-    slices: Sequence[slice],
-) -> list[Effort]:
-    """Return how far a walk of the graph must go for the questions of each weighting, see `Effort`.
+    codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[tuple[FloatArray, FloatArray]], slices: Sequence[slice]
+) -> Efforts:
+    """Return what the questions of each weighting need, see `Efforts`.
 
-    rows: (n, dim), the vectors that the graph was made of. asked: as `questions` returns them.
+    rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
-    result = []
-    for kinds in asked:
-        best = [HalfVectors(rows).best(queries, MANY)[0] for queries in kinds]
-        first, recall = _least(_Trial(graph, rows, kinds, [each[:, :FIRST] for each in best]), TARGET)
-        many, _ = _least(_Trial(graph, rows, kinds, best), TARGET_OF_MANY)
-        queries = kinds[1] if len(kinds[1]) else kinds[0]
-        lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
-        shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
-        result.append(Effort(first if recall >= LEAST else 0, many, recall, tuple(shares.tolist())))
-    return result
+    parts = [queries for kinds in asked for queries in kinds]
+    found = HalfVectors(rows).best_scores(np.concatenate(parts), MANY)
+    best = np.split(found, np.cumsum([len(each) for each in parts])[:-1])
+    corners = tuple(_effort(_Trial(codes, rows, kinds, best[2 * at : 2 * at + 2])) for at, kinds in enumerate(asked))
+    queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
+    lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
+    shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
+    return Efforts(corners, tuple(slices), tuple(shares.tolist()))
 
 
 def recall_at_10(
@@ -103,7 +102,7 @@ def recall_at_10(
     scores = np.full(found.shape, -np.inf, np.float32)  # of what was found, as library.db has it
     for part, rows in joint_batches(snapshot, spec, ids.tolist()):
         every = queries @ rows.T
-        best = np.sort(np.concatenate([best, every], axis=1), axis=1)[:, -top_k:]
+        best = np.partition(np.concatenate([best, every], axis=1), -top_k, axis=1)[:, -top_k:]
         at = np.minimum(np.searchsorted(part, found), len(part) - 1)
         scores = np.where(part[at] == found, np.take_along_axis(every, at, axis=1), scores)
     shares = np.array([_share(*each) for each in zip(scores, best, strict=True)])
@@ -113,44 +112,57 @@ def recall_at_10(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Walks to be tried. kinds: of questions, each (n, dim). best: of each kind (n, k) the best scores there are."""
+    """Questions of one weighting. kinds: each (n, dim). best: of each kind, the best scores (n, k) there are."""
 
-    graph: Graph
+    codes: IvfPq
     rows: NDArray[np.float16]
     kinds: Sequence[FloatArray]
     best: Sequence[FloatArray]
 
-    @property
-    def top_k(self) -> int:
-        return max(int(each.shape[1]) for each in self.best)
+    def ranks(self, share: float) -> list[NDArray[np.int64]]:
+        """Return for each kind where among the candidates of a share of the lists the best (n, k) stand.
 
-    def recall(self, effort: int) -> float:
-        """Return the share of the best that walks with this effort find, of the kind that finds less."""
-        parts = [
-            [self._found(query, bars, effort) for query, bars in zip(queries, best, strict=True)]
-            for queries, best in zip(self.kinds, self.best, strict=True)
-        ]
-        return min((float(np.mean(shares)) for shares in parts if shares), default=1.0)
+        One scan tells of every number of candidates: fewer are the first of more. MOST: not among them.
+        """
+        kinds = zip(self.kinds, self.best, strict=True)
+        return [self._ranks(share, *kind) for kind in kinds if len(kind[0])]
 
-    def _found(self, query: FloatArray, bars: FloatArray, effort: int) -> float:
-        places = self.graph.nearest(query, effort)[: rescored(len(bars))]
-        return _share(HalfVectors(self.rows[places]).best(query[None], len(bars))[0][0], bars)
+    def _ranks(self, share: float, queries: FloatArray, best: FloatArray) -> NDArray[np.int64]:
+        ranks = np.full(best.shape, MOST)
+        for row, places in enumerate(self.codes.nearest_of(queries, MOST, share)):
+            scores, at = HalfVectors(self.rows[places[places >= 0]]).best(queries[row], best.shape[1])
+            bars = (best[row] - _tie(best[row]))[: len(at)]
+            ranks[row, : len(at)] = np.where(scores >= bars, at, MOST)
+        return ranks
 
 
-def _least(trial: _Trial, target: float) -> tuple[int, float]:
-    """Return the least effort that reaches the target, or the greatest; and the recall with it."""
-    tried: dict[int, float] = {}
+def _effort(trial: _Trial) -> Effort:
+    """Return the least shares of the lists, and with them the least numbers of candidates, that find enough."""
+    needed: dict[int, tuple[Reach, float]] = {}
+    for share in SHARES:
+        ranks = trial.ranks(share)
+        for top_k, target in ((FIRST, TARGET), (MANY, TARGET_OF_MANY)):
+            if top_k not in needed or needed[top_k][1] < target:
+                needed[top_k] = _least([each[:, :top_k] for each in ranks], share, target)
+        if all(recall >= target for (_, recall), target in zip(needed.values(), (TARGET, TARGET_OF_MANY), strict=True)):
+            break
+    (first, recall), (many, _) = needed[FIRST], needed[MANY]
+    return Effort(first if recall >= LEAST else Reach(0, 1.0), many, recall)
 
-    def recall(effort: int) -> float:
-        tried[effort] = trial.recall(effort)
-        return tried[effort]
 
-    useful = [effort for effort in _EFFORTS if effort >= trial.top_k]
-    at = min(bisect_left(useful, target, key=recall), len(useful) - 1)
-    return useful[at], tried[useful[at]]
+def _least(kinds: Sequence[NDArray[np.int64]], share: float, target: float) -> tuple[Reach, float]:
+    """Return the least number of candidates that reaches the target, or MOST; and the recall of the harder kind."""
+    recalls = [min((float(np.mean(ranks < candidates)) for ranks in kinds), default=1.0) for candidates in CANDIDATES]
+    at = next((number for number, recall in enumerate(recalls) if recall >= target), len(CANDIDATES) - 1)
+    return Reach(CANDIDATES[at], share), recalls[at]
 
 
 def _share(scores: FloatArray, best: FloatArray) -> float:
     """Return which share of the best scores was found, by score. best: (k,), in any order."""
-    bar = float(best.min())
-    return float(np.count_nonzero(scores >= bar - TIE * max(1.0, abs(bar)))) / len(best)
+    bar = best.min()
+    return float(np.count_nonzero(scores >= bar - _tie(bar))) / len(best)
+
+
+def _tie(score: Any) -> Any:
+    """Return how far below a score, or each of several, another may be that stands for it."""
+    return TIE * np.maximum(1.0, np.abs(score))

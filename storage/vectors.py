@@ -1,9 +1,10 @@
-"""The joint index: which clips are nearest to a question, exactly in a small library, by a graph in a large one.
+"""The joint index: which clips are nearest to a question, exactly in a small library, by their codes in a large one.
 
-Up to `GRAPH_CLIPS` clips the vectors stand in the file as float32, and a question is one product of matrix and vector.
-Beyond, they stand as float16 with a graph of near neighbours (graph.py) beside them. Its walk gives candidates, which
-are scored from the float16 vectors. How far a walk must go is measured when the index is built, for every weighting by
-itself (recall.py), and kept as an `Effort` of each; where no walk is good enough, all vectors are scored.
+Up to `EXACT_CLIPS` clips the vectors stand in the file as float32, and a question is one product of matrix and vector.
+Beyond, they stand as float16 with codes of half a byte for two dimensions beside them, in lists of clips that are alike
+(ivf_pq.py). A scan of the nearest lists gives candidates, which are scored from the float16 vectors. How many lists and
+candidates are needed is measured when the index is built, for every weighting by itself (recall.py), and kept with it;
+where no number of them is enough, all vectors are scored.
 
 Either file is mapped, not read: see `JointIndex.load` for what is checked of it.
 """
@@ -11,34 +12,34 @@ Either file is mapped, not read: see `JointIndex.load` for what is checked of it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.efforts import Efforts, Reach
 from vfindex.storage.errors import DimensionError
-from vfindex.storage.graph import Entry, Graph, HalfVectors, on_gpus
+from vfindex.storage.flat import HalfVectors, on_gpus
 from vfindex.storage.index_file import IndexFile, damage
+from vfindex.storage.ivf_pq import IvfPq, Lists, segments_of
 from vfindex.storage.records import FloatArray
 
 # Up to so many clips are scanned exactly: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s.
-GRAPH_CLIPS = 50_000
+EXACT_CLIPS = 50_000
 # Where all vectors are scored, from so many clips on, a GPU does it where there is one. Not measured for want of one.
 GPU_CLIPS = 200_000
 # FAISS answers no more at a time there (its k-selection runs in shared memory).
 GPU_TOP_K = 2048
-# A walk that must go further than this costs more than it saves.
-MAX_EFFORT = 4096
-# Vectors that a walk scores for each of its candidates, and that a scan scores in the same time.
-SCANNED_FOR_ONE = 20
 # Vectors that are gathered and scored at a time where not all are looked at: 150 MB of 1,152 dimensions.
 GATHERED = 65_536
 # A file up to this size is compared with all its checksums when it is opened (some 20 ms); of the large arrays of
 # others, so many blocks.
 CHECKED_BYTES = 1 << 24
 CHECKED_BLOCKS = 16
+# Arrays that steer a search, always checked whole.
+STEERING = ("ids", "dead", "members", "ends", "centroids", "codebook")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,25 +55,6 @@ class ClipSet:
         return [int(id_) for id_ in asked[np.isin(asked, self.ids, invert=self.excluded)]]
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How far a walk goes for the first 10, and for the first 200; 0: no walk is good enough, all are scored.
-
-    recall: recall@10 measured with it. shares: of each slice, in the lengths of the questions it was measured with.
-    """
-
-    first: int
-    many: int
-    recall: float
-    shares: tuple[float, ...]
-
-    def of(self, top_k: int) -> int:
-        """Return how far to go for `top_k`."""
-        if not self.first or top_k <= 10:
-            return self.first
-        return max(self.first, self.many, self.many * top_k // 200)
-
-
 class JointIndex:
     """Joint vectors of clips, searched by inner product."""
 
@@ -81,11 +63,10 @@ class JointIndex:
         self._ids = ids
         self._rows = rows
         self._dead = np.zeros(0, np.int64) if dead is None else dead
-        self._graph: Graph | None = None
-        self._efforts: tuple[Effort, ...] = ()
-        self._slices: tuple[slice, ...] = ()
+        self.codes: IvfPq | None = None  # of a large library, with the efforts measured
+        self.efforts: Efforts | None = None
         self._on_gpus: Any = None
-        self.built = len(ids)  # clips that the graph was made of at once
+        self.built = len(ids)  # clips that the lists were made of at once
 
     @property
     def dim(self) -> int:
@@ -95,35 +76,22 @@ class JointIndex:
         return len(self._ids) - len(self._dead)
 
     @property
-    def efforts(self) -> tuple[Effort, ...]:
-        """What was measured of each weighting, as `JointSpec.corners` orders them; empty without a graph."""
-        return self._efforts
-
-    @property
     def rows(self) -> NDArray[Any]:
         """The vectors by place (n, dim), those of clips that are gone too."""
         return self._rows
-
-    @property
-    def graph(self) -> Graph | None:
-        return self._graph
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """Where each modality stands in a vector; empty without a graph."""
-        return self._slices
 
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids held, increasing."""
         return np.delete(self._ids, self._dead)
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether no question has all vectors scored but for its filters."""
+        return self.efforts is not None and all(each.first.candidates for each in self.efforts.corners)
+
     def all_ids(self) -> NDArray[np.int64]:
         """Return the clip ids by place, those of clips that are gone too."""
         return self._ids
-
-    def walk(self, graph: Graph, slices: Sequence[slice], efforts: Sequence[Effort]) -> None:
-        """Answer by walks of the graph from now on, as far as the efforts say. slices: of the modalities."""
-        self._graph, self._slices, self._efforts = graph, tuple(slices), tuple(efforts)
 
     # --- searching ----------------------------------------------------------------------------------------------
 
@@ -142,22 +110,6 @@ class JointIndex:
         scores = np.array([each[:count] for each, _ in found], np.float32).reshape(len(found), count)
         places = np.array([each[:count] for _, each in found], np.int64).reshape(len(found), count)
         return scores, np.asarray(self._ids)[places]
-
-    def effort(self, query: FloatArray, top_k: int) -> int:
-        """Return how far a walk goes for this question, 0 for a scan.
-
-        One slice alone: as far as was measured for it. Every slice at least half as much in it as at the default
-        weights: as far as for these. Between them: as far as the most difficult of all.
-        """
-        lengths = np.array([np.linalg.norm(query[where]) for where in self._slices])
-        asked = np.flatnonzero(lengths)
-        if len(asked) == 1 and len(self._efforts) > 1:
-            return self._efforts[1 + int(asked[0])].of(top_k)
-        default = self._efforts[0]
-        if not len(lengths) or np.all(2 * lengths >= np.array(default.shares) * lengths.sum()):
-            return default.of(top_k)
-        efforts = [each.of(top_k) for each in self._efforts]
-        return 0 if 0 in efforts else max(efforts)
 
     def _kept(self, among: ClipSet | None) -> NDArray[np.bool_] | None:
         """Return which places may answer (n,), None for all."""
@@ -178,15 +130,27 @@ class JointIndex:
         top_k = min(top_k, count)
         if not top_k:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        effort = self.effort(query, top_k * len(self._ids) // count) if self._graph is not None else 0
-        while self._graph is not None and 0 < effort <= MAX_EFFORT and effort * SCANNED_FOR_ONE < count:
-            places = self._graph.nearest(query, effort)
-            at = np.arange(len(places)) if kept is None else np.flatnonzero(kept[places])
-            # A walk is trusted with as many of the first as were measured with its effort, whoever may answer of them.
-            if kept is None or (len(at) >= top_k and effort >= self.effort(query, int(at[top_k - 1]) + 1)):
-                return self._scored(query, places[at[: rescored(top_k)]], top_k)
-            effort *= 2
-        return self._scan(query, top_k, kept)
+        candidates = self._candidates(query, top_k, kept, count)
+        return self._scan(query, top_k, kept) if candidates is None else self._scored(query, candidates, top_k)
+
+    def _candidates(
+        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """Return places with the best among them, or None where it is faster, or the only way, to score all `count`."""
+        if self.codes is None or self.efforts is None:
+            return None
+        measured = self.efforts.choose(query)
+        reach = measured.of(top_k * len(self._ids) // count)
+        while reach.candidates and self.codes.cost(reach.candidates, reach.share) < count:
+            places = self.codes.nearest(query, reach.candidates, reach.share)
+            if kept is None:
+                return places if len(places) >= top_k else None
+            at = np.flatnonzero(kept[places])
+            # A reach is trusted with as many of the first as were measured with it, whoever may answer of them.
+            if len(at) >= top_k and reach.candidates >= measured.of(int(at[top_k - 1]) + 1).candidates:
+                return places[at]
+            reach = Reach(2 * reach.candidates, 1.0)
+        return None
 
     def _scan(
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
@@ -196,8 +160,7 @@ class JointIndex:
             scores, places = self._on_gpus.search(query[None], top_k)
             return scores[0], places[0]
         if kept is None and self._rows.dtype == np.float16:
-            scores, places = HalfVectors(self._rows).best(query[None], top_k)
-            return scores[0], places[0]
+            return HalfVectors(self._rows).best(query, top_k)
         if kept is None or (self._rows.dtype == np.float32 and 4 * np.count_nonzero(kept) > len(kept)):
             scores = self._rows @ query
             if kept is not None:
@@ -213,7 +176,7 @@ class JointIndex:
             part = places[first : first + GATHERED]
             rows = np.take(self._rows, part, axis=0)
             if rows.dtype == np.float16:
-                [found], [at] = HalfVectors(rows).best(query[None], top_k)
+                found, at = HalfVectors(rows).best(query, top_k)
             else:
                 each = rows @ query
                 at = _largest(each, top_k)
@@ -234,12 +197,11 @@ class JointIndex:
         check every block.
         """
         file = IndexFile.open(path, size_bytes=size_bytes, sha256=sha256)
-        small = [name for name in ("ids", "dead", "ranges", "floors") if name in file]
-        file.check(small)
+        file.check([name for name in STEERING if name in file])
         if thorough or size_bytes <= CHECKED_BYTES:
             file.check_all()
         else:
-            file.check([name for name in ("rows", "codes", "links") if name in file], CHECKED_BLOCKS)
+            file.check([name for name in file.names if name not in STEERING], CHECKED_BLOCKS)
         try:
             return cls._of(file)
         except (KeyError, TypeError, ValueError) as exc:
@@ -255,16 +217,9 @@ class JointIndex:
             raise ValueError("the clips that are gone are in disorder")
         index = cls(ids, rows, dead)
         index.built = int(file.facts["built"])
-        if file.facts["entry"] is not None:
-            arrays = {name: file.array(name) for name in ("codes", "ranges", "floors", "links")}
-            if arrays["codes"].shape != rows.shape:
-                raise ValueError("the graph is of other vectors")
-            slices = [slice(int(start), int(stop)) for start, stop in file.facts["slices"]]
-            efforts = [Effort(**{**each, "shares": tuple(each["shares"])}) for each in file.facts["efforts"]]
-            if len(efforts) not in (1, 1 + len(slices)) or len(efforts[0].shares) != len(slices):
-                raise ValueError("the efforts are not those of the slices")
-            index.walk(Graph.view(arrays, Entry(*file.facts["entry"])), slices, efforts)
-        elif len(ids) >= GPU_CLIPS:
+        if file.facts["efforts"] is not None:
+            index.codes, index.efforts = _codes(file, rows.shape), Efforts.of(file.facts["efforts"])
+        if len(ids) >= GPU_CLIPS and not index.is_quick:
             index.copy_to_gpus()
         return index
 
@@ -273,19 +228,25 @@ class JointIndex:
         self._on_gpus = on_gpus(self._rows)
 
 
-def rescored(top_k: int) -> int:
-    """Return how many candidates of a walk are scored again: one byte a dimension puts few of the best far behind."""
-    return max(2 * top_k, top_k + 32)
+def facts_of(built: int, efforts: Efforts | None = None) -> dict[str, Any]:
+    """Return what a file says of its index beside the arrays. built: clips that the lists were made of at once."""
+    return {"built": built, "efforts": None if efforts is None else efforts.told()}
 
 
-def facts_of(entry: Entry | None, slices: Sequence[slice], efforts: Sequence[Effort], built: int) -> dict[str, Any]:
-    """Return what a file says of its index beside the arrays. built: clips that the graph was made of at once."""
-    return {
-        "entry": None if entry is None else [entry.node, entry.floor],
-        "slices": [[where.start, where.stop] for where in slices],
-        "efforts": [asdict(effort) for effort in efforts],
-        "built": built,
-    }
+def _codes(file: IndexFile, shape: tuple[int, ...]) -> IvfPq:
+    """Return the codes in a file. shape: of its vectors. Raises KeyError, TypeError or ValueError if they are none."""
+    slices = [slice(int(start), int(stop)) for start, stop in file.facts["efforts"]["slices"]]
+    segments = segments_of(slices, shape[1])
+    lists = Lists(file.array("members"), file.array("ends"), file.array("centroids"))
+    if lists.centroids.shape[1] != shape[1] or len(lists.members) != shape[0]:
+        raise ValueError("the lists are of other vectors")
+    codes = [file.array(code_name(number)) for number in range(len(segments))]
+    return IvfPq(segments, lists, file.array("codebook"), codes)
+
+
+def code_name(number: int) -> str:
+    """Return the name of the array with the codes of one segment."""
+    return f"codes of segment {number}"
 
 
 def _largest(scores: FloatArray, top_k: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 HOMES = {
     "av": ("indexer/decode_*.py", "indexer/demo_media.py"),
     "ctranslate2": ("indexer/whisper_backends.py",),
-    "faiss": ("storage/graph.py",),
+    "faiss": ("storage/flat.py", "storage/ivf_pq.py"),
     "faster_whisper": ("indexer/whisper_backends.py",),
     "ir_measures": ("search/metrics.py",),
     "ftfy": ("storage/cleaning.py",),

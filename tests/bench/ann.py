@@ -3,7 +3,7 @@
 384 dimensions in three modalities (ann_data.py), at the default weights of `lite` and at each modality alone, with and
 without a filter that keeps one clip in a hundred. Every engine (ann_engines.py) runs in a process of its own, one
 question at a time on one thread; its knob is raised until it finds 0.99 of the ten best, or to its end. `exact` is the
-joint index without a graph, compared with the time that reading its bytes takes in the same run.
+joint index without codes, compared with the time that reading its bytes takes in the same run.
 
 The peers are no dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec, then run with
 PYTHONPATH=PEERS. Those that are not there are left out. Vectors and indexes are kept in --work; what was built there
@@ -186,7 +186,7 @@ def print_bandwidth(work: Path, made: Material) -> None:
     engine = ENGINES["exact"](work, made)
     timed_build(engine, work / f"exact{len(made.clips)}.built")
     engine.open()
-    rows = np.zeros(made.clips.shape, np.float32)
+    rows = np.ones(made.clips.shape, np.float32)  # zeros would all be one page of memory
     ratios, rates = [], []
     for question in made.asked[:20]:
         read_s = min(_reading_s(rows) for _ in range(3))

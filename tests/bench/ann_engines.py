@@ -72,12 +72,12 @@ class Ours:
 
 
 class Exact(Ours):
-    """The joint index of a library too small for a graph, of whatever size."""
+    """The joint index of a library too small for codes, of whatever size."""
 
     file = "exact"
 
     def build(self) -> None:
-        vectors.GRAPH_CLIPS = len(self.material.clips)
+        vectors.EXACT_CLIPS = len(self.material.clips)
         super().build()
 
 

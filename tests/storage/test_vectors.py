@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install
 
-from vfindex.storage import recall, vectors
+from vfindex.storage import generations, recall, vectors
+from vfindex.storage.efforts import Effort, Efforts, Reach
 from vfindex.storage.errors import DimensionError, LibraryDamaged
-from vfindex.storage.graph import Graph
 from vfindex.storage.index_file import BLOCK_BYTES, IndexFile, writing_index
+from vfindex.storage.ivf_pq import IvfPq, Lists, cluster, encode, train
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.snapshot import Generation
-from vfindex.storage.vectors import ClipSet, Effort, JointIndex, facts_of
+from vfindex.storage.vectors import ClipSet, JointIndex, facts_of
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
@@ -48,10 +51,10 @@ def current(library: Library) -> tuple[Generation, JointIndex]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library that is large enough for a graph."""
+    """Return a library that is large enough for codes."""
     folder = tmp_path_factory.mktemp("large")
     with pytest.MonkeyPatch.context() as patch, writing(folder) as writer:
-        patch.setattr(vectors, "GRAPH_CLIPS", 100)
+        patch.setattr(vectors, "EXACT_CLIPS", 100)
         install(writer)
         add_video(writer, "a", some_clips(1, CLIPS))
         writer.publish()
@@ -59,10 +62,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def walks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let graphs be walked that are so small that a scan is cheaper."""
-    monkeypatch.setattr(vectors, "GRAPH_CLIPS", 100)
-    monkeypatch.setattr(vectors, "SCANNED_FOR_ONE", 0)
+def coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let codes be asked in libraries so small that scoring all is cheaper."""
+    monkeypatch.setattr(vectors, "EXACT_CLIPS", 100)
+    monkeypatch.setattr(IvfPq, "cost", lambda *_: 0.0)
     monkeypatch.setattr(recall, "QUESTIONS", 16)
 
 
@@ -115,59 +118,90 @@ def test_a_library_of_one_clip(tmp_path: Path) -> None:
     assert ids.tolist() == [[1], [1]] and scores.shape == (2, 1)
 
 
-@pytest.mark.usefixtures("walks")
-def test_a_graph_finds_what_a_scan_finds(large: Path) -> None:
-    _, index = current(Library.open(large))
-    assert index.graph is not None and all(effort.recall >= 0.99 for effort in index.efforts)
+@pytest.mark.usefixtures("coded")
+@pytest.mark.parametrize("weights", [None, [1, 0, 0], [0, 1, 0], [1, 0.1, 0]])
+def test_what_codes_find_is_what_a_scan_finds(large: Path, weights: list[float] | None) -> None:
+    generation, index = current(Library.open(large))
     rows = np.asarray(index.rows, np.float32)
-    random = np.random.default_rng(5)
-    for factors in (
-        np.ones(3 * DIM),
-        np.repeat([1, 0, 0], DIM),
-        np.repeat([0, 1, 0], DIM),
-        np.repeat([1, 0.1, 0], DIM),
-    ):
-        shares, filtered = [], []
-        for query in (random.standard_normal((20, 3 * DIM)) * factors).astype(np.float32):
-            exact = rows @ query
-            scores, ids = index.search(query[None], 10)
-            shares.append(np.mean(scores[0] >= np.sort(exact)[-10] - 1e-3))
-            assert np.allclose(exact[np.searchsorted(index.ids(), ids[0])], scores[0], atol=1e-2)
-            # The best half of all may not answer: what is left is found behind them.
-            hidden = ClipSet(index.ids()[exact >= np.median(exact)], excluded=True)
-            scores, _ = index.search(query[None], 10, hidden)
-            filtered.append(np.mean(scores[0] >= np.sort(exact[exact < np.median(exact)])[-10] - 1e-3))
-        assert np.mean(shares) >= 0.97 and np.mean(filtered) >= 0.97
+    factors = generation.spec.corners()[0] if weights is None else np.repeat(weights, DIM)
+    shares, filtered = [], []
+    for query in (np.random.default_rng(5).standard_normal((20, 3 * DIM)) * factors).astype(np.float32):
+        exact = rows @ query
+        scores, ids = index.search(query[None], 10)
+        shares.append(np.mean(scores[0] >= np.sort(exact)[-10] - 1e-3))
+        assert np.allclose(exact[np.searchsorted(index.ids(), ids[0])], scores[0], atol=1e-2)
+        # The best half of all may not answer: what is left is found behind them.
+        hidden = ClipSet(index.ids()[exact >= np.median(exact)], excluded=True)
+        scores, _ = index.search(query[None], 10, hidden)
+        filtered.append(np.mean(scores[0] >= np.sort(exact[exact < np.median(exact)])[-10] - 1e-3))
+    assert np.mean(shares) >= 0.97 and np.mean(filtered) >= 0.97
+
+
+def test_a_large_library_keeps_its_word(large: Path) -> None:
+    _, index = current(Library.open(large))
+    assert index.is_quick and index.efforts is not None
+    assert all(effort.recall >= 0.99 for effort in index.efforts.corners)
     assert verify(Library.open(large)).problems == []
 
 
-def test_between_the_weights_measured_the_most_careful_walk_is_taken() -> None:
-    index = JointIndex(np.arange(4), np.ones((4, 4), np.float16))
-    efforts = [Effort(10, 300, 1.0, (0.7, 0.3)), Effort(40, 200, 1.0, (1.0, 0.0)), Effort(80, 100, 1.0, (0.0, 1.0))]
-    graph = Graph.trained(np.ones((4, 4), np.float32))
-    index.walk(graph, [slice(0, 2), slice(2, 4)], efforts)
-
-    def effort(first: float, second: float, top_k: int = 10) -> int:
-        return index.effort(np.array([first, 0, 0, second], np.float32), top_k)
-
-    assert effort(0.7, 0.3) == 10 and effort(0.8, 0.2) == 10 and effort(0.5, 0.5) == 10
-    assert effort(1, 0) == 40 and effort(0, 1) == 80
-    assert effort(0.9, 0.1) == 80 and effort(0.2, 0.8) == 80
-    assert effort(0.7, 0.3, 200) == 300 and effort(0.7, 0.3, 400) == 600 and effort(0, 1, 50) == 100
-    index.walk(graph, index.slices, [*efforts[:2], Effort(0, 4096, 0.5, (0.0, 1.0))])
-    assert effort(0, 1) == 0 and effort(0.9, 0.1) == 0 and effort(0.7, 0.3) == 10
+def codes_of(rows: FloatArray, segments: list[slice]) -> IvfPq:
+    lists = cluster(rows, rows, np.ones(rows.shape[1], np.float32))
+    codebook = train(rows, segments)
+    codes = [np.concatenate(list(encode(rows, lists, segments, codebook, at))) for at in range(len(segments))]
+    return IvfPq(segments, lists, codebook, codes)
 
 
-def test_a_graph_that_finds_too_little_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "GRAPH_CLIPS", 100)
-    plain = Graph.nearest
-    monkeypatch.setattr(Graph, "nearest", lambda self, query, effort: plain(self, query, effort)[1:])
+def test_the_effort_follows_the_weights_of_a_question() -> None:
+    both, one, other = (
+        Effort(Reach(first, 0.1), Reach(many, 0.2), 1.0) for first, many in ((10, 300), (40, 200), (80, 100))
+    )
+    slices = (slice(0, 2), slice(2, 4))
+    efforts = Efforts((both, one, other), slices, (0.7, 0.3))
+
+    def reach(first: float, second: float, top_k: int = 10) -> tuple[int, float]:
+        chosen = efforts.choose(np.array([first, 0, 0, second], np.float32)).of(top_k)
+        return chosen.candidates, chosen.share
+
+    for weights in ((0.7, 0.3), (0.8, 0.2), (0.5, 0.5)):
+        assert reach(*weights) == (10, 0.1)
+    assert reach(1, 0) == (40, 0.1) and reach(0, 1, 50) == (100, 0.2)
+    assert reach(0.7, 0.3, 200) == (300, 0.2) and reach(0.7, 0.3, 400) == (600, 1.0)
+    assert reach(0.9, 0.1) == (80, 1.0) and reach(0.2, 0.8, 200) == (300, 1.0), "between them the most careful is taken"
+    assert Efforts.of(json.loads(json.dumps(efforts.told()))) == efforts
+    efforts = Efforts((both, one, Effort(Reach(0, 1.0), Reach(4096, 1.0), 0.5)), slices, (0.7, 0.3))
+    assert reach(0, 1)[0] == 0 and reach(0.9, 0.1)[0] == 0 and reach(0.7, 0.3)[0] == 10
+
+
+@pytest.mark.parametrize("dims", [(8, 4), (5, 3), (2, 7, 1)])
+def test_codes_of_every_choice_of_modalities_find_their_best(dims: tuple[int, ...]) -> None:
+    ends = np.cumsum([0, *dims]).tolist()
+    segments = [slice(*each) for each in pairwise(ends)]
+    random = np.random.default_rng(2)
+    rows = random.standard_normal((1003, ends[-1])).astype(np.float32)
+    codes = codes_of(rows, segments)
+    for asked in (c for n in range(1, 1 + len(dims)) for c in combinations(range(len(dims)), n)):
+        query = np.zeros(ends[-1], np.float32)
+        for at in asked:
+            query[segments[at]] = random.standard_normal(dims[at])
+        best = np.argsort(-(rows @ query))[:10]
+        assert np.isin(best, codes.nearest(query, 300)).mean() >= 0.9
+        few = codes.nearest(query, 1003, 0.25)
+        assert 0 < len(few) < 700 and len(set(few.tolist())) == len(few)
+    assert codes.nearest(np.zeros(ends[-1], np.float32), 7).tolist() == list(range(7))
+    nothing = codes_of(np.zeros((40, ends[-1]), np.float32), segments)
+    assert sorted(nothing.nearest(query, 40).tolist()) == list(range(40))
+
+
+def test_codes_that_find_too_little_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "EXACT_CLIPS", 100)
+    plain = IvfPq.nearest_of
+    monkeypatch.setattr(IvfPq, "nearest_of", lambda *asked: plain(*asked)[:, 20:])
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", some_clips(1, 150))
         writer.publish()
     _, index = current(Library.open(tmp_path))
-    assert index.graph is None and len(index) == 150
+    assert index.efforts is not None and not index.is_quick and not index.efforts.corners[0].first.candidates
     assert verify(Library.open(tmp_path)).clean
 
 
@@ -176,15 +210,15 @@ def test_a_graph_that_finds_too_little_is_not_kept(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that every graph made anew is counted in."""
+    """Return a list that all lists made anew are counted in."""
     counted: list[int] = []
-    plain = Graph.trained
-    monkeypatch.setattr(Graph, "trained", lambda rows: counted.append(len(rows)) or plain(rows))
+    plain = cluster
+    monkeypatch.setattr(generations, "cluster", lambda *of: counted.append(len(of[1])) or plain(*of))
     return counted
 
 
-@pytest.mark.usefixtures("walks")
-def test_little_that_is_new_or_gone_makes_no_new_graph(tmp_path: Path, trained: list[int]) -> None:
+@pytest.mark.usefixtures("coded")
+def test_little_that_is_new_or_gone_makes_no_new_lists(tmp_path: Path, trained: list[int]) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", some_clips(1, CLIPS))
@@ -205,9 +239,9 @@ def test_little_that_is_new_or_gone_makes_no_new_graph(tmp_path: Path, trained: 
         assert verify(writer.library).problems == []
 
 
-@pytest.mark.usefixtures("walks")
+@pytest.mark.usefixtures("coded")
 @pytest.mark.parametrize("change", ["gone", "doubled", "elsewhere"])
-def test_a_graph_of_other_clips_is_made_anew(tmp_path: Path, trained: list[int], change: str) -> None:
+def test_lists_of_other_clips_are_made_anew(tmp_path: Path, trained: list[int], change: str) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", some_clips(1, 150))
@@ -234,7 +268,7 @@ def stored(path: Path, count: int = 70_000) -> tuple[int, str]:
         file.put("ids", "<i8", [np.arange(count)])
         file.put("dead", "<i8", [np.zeros(0, np.int64)])
         file.put("rows", "<f4", [rows[:1000], rows[1000:]])
-        return file.end(facts_of(None, (), (), count))
+        return file.end(facts_of(count))
 
 
 @settings(max_examples=25, deadline=None)
@@ -305,28 +339,29 @@ def test_one_bad_block_of_many_is_seen_when_all_are_checked(tmp_path: Path, monk
         JointIndex.load(path, size_bytes=size_bytes, sha256=sha256, thorough=True)
 
 
-@pytest.mark.parametrize("harm", ["nowhere", "floor", "short", "entry", "ranges"])
-def test_links_that_would_lead_out_of_memory_are_refused(harm: str) -> None:
+@pytest.mark.parametrize("harm", ["nowhere", "before", "backwards", "short", "none", "codes", "book"])
+def test_lists_that_would_lead_out_of_memory_are_refused(harm: str) -> None:
     rows = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
-    graph = Graph.trained(rows)
-    graph.add(rows)
-    arrays = {name: array.copy() for name, _, array in graph.arrays()}
-    again = Graph.view(arrays, graph.entry)
-    assert again.nearest(rows[0], 20).tolist() == graph.nearest(rows[0], 20).tolist()
-    entry = graph.entry
+    whole = codes_of(rows, segments := [slice(0, 8)])
+    members, ends, centroids = whole.lists.members.copy(), whole.lists.ends.copy(), whole.lists.centroids
+    codes, book = next(encode(rows, whole.lists, segments, whole.codebook, 0)), whole.codebook
     match harm:
         case "nowhere":
-            arrays["links"][12_345] = 2000
-        case "floor":
-            arrays["floors"][int(np.flatnonzero(arrays["floors"] > 1)[0])] = 1
+            members[123] = 2000
+        case "before":
+            members[123] = -1
+        case "backwards":
+            ends[[3, 7]] = ends[[7, 3]]
         case "short":
-            arrays["links"] = arrays["links"][:-1]
-        case "entry":
-            entry = type(entry)(int(np.argmin(arrays["floors"])), entry.floor)
-        case "ranges":
-            arrays["ranges"] = arrays["ranges"][:-1]
-    with pytest.raises(ValueError, match="graph"):
-        Graph.view(arrays, entry)
+            members = members[:-1]
+        case "none":
+            ends, centroids = ends[:0], centroids[:0]
+        case "codes":
+            codes = codes[:-1]
+        case "book":
+            book = book[:-1]
+    with pytest.raises(ValueError, match=r"lists|codes"):
+        IvfPq(segments, Lists(members, ends, centroids), book, [codes])
 
 
 def test_an_index_of_the_form_before_is_built_again(tmp_path: Path) -> None:
