@@ -1,19 +1,23 @@
-"""Inside the decode child: the packets of a stretch of a file, from the keyframe on at which it can be begun."""
+"""Inside the decode child: the packets of a stretch of a file: where it is begun, and what of it is leapt over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 import av
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from vfindex.indexer.decode_open import Beat, Source, demux, packet_time
 
 SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
 MAX_DEMUX_FAILURES = 20  # a demuxer that fails without moving on would fail for ever
+REORDERED = 16  # frames that a decoder may hold back (H.264, A.3.1; H.265, A.4.2), by which a frame is shown the later
+WORTH_PACKETS = 16  # a leap over fewer saves nothing
 
 
 def streams_read(source: Source, audio: bool) -> list[Stream]:
@@ -92,3 +96,77 @@ def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packe
             if failures > MAX_DEMUX_FAILURES:
                 yield f"the container is damaged ({exc.strerror})"
                 return
+
+
+def leaping(
+    source: Source, feed: Iterator[Packet[Any] | str], rests_until_s: Callable[[], float | None], beat: Beat
+) -> Iterator[Packet[Any] | str]:
+    """Yield of a feed of pictures the packets that matter where few keyframes are read, and nothing else.
+
+    rests_until_s: asked after each keyframe: the time before which no further one is wanted, None where the next is.
+    Where the container's index lists all frames, what lies between is leapt over, so that the keyframes wanted are
+    those that would have come one by one. From the last keyframe on every packet comes: they tell where the video ends.
+    """
+    video = source.video
+    leaps = bool(video.frames) and len(video.index_entries) == video.frames
+    while True:
+        for packet in feed:
+            yield packet
+            if not leaps or isinstance(packet, str) or not packet.is_keyframe:
+                continue
+            until_s = rests_until_s()
+            target = None if until_s is None else _keyframe_after(video, packet, until_s)
+            if target is not None:
+                landed = _landed(source, target, beat)
+                leaps, feed = landed is not None, landed or _after(source, packet, beat)
+                break
+        else:
+            return
+
+
+def _keyframe_after(video: VideoStream, packet: Packet[Any], until_s: float) -> int | None:
+    """Return the time stamp of the first keyframe that may be shown at `until_s` or later, of the last one if none is.
+
+    None where it is too near to be leapt to. The index knows times of decoding alone: a keyframe is taken to be shown
+    as much later as the one at hand is, and REORDERED frames later at most.
+    """
+    entries = video.index_entries
+    if packet.pts is None or packet.dts is None or not video.time_base:
+        return None
+    wanted = int(until_s / video.time_base) - (packet.pts - packet.dts)
+    first = bisect_left(entries, wanted, key=lambda entry: entry.timestamp) - REORDERED
+    first = min(max(first, 0), len(entries) - 1)
+    found = entries.search_timestamp(entries[first].timestamp, backward=False)
+    found = found if found >= 0 else entries.search_timestamp(entries[len(entries) - 1].timestamp)
+    here = entries.search_timestamp(packet.dts)
+    return entries[found].timestamp if found - here >= WORTH_PACKETS else None
+
+
+def _landed(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | str] | None:
+    """Return the packets from the keyframe with this time stamp on; None where the leap leads elsewhere."""
+    try:
+        # Backwards FFmpeg asks of HEVC that the picture be shown by then, and leads to the keyframe before it.
+        source.container.seek(target, stream=source.video, backward=False)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return None
+    feed = packets(source, [source.video], beat)
+    first = next(feed, None)
+    if first is None or isinstance(first, str) or not first.is_keyframe or first.dts != target:
+        return None
+    return chain([first], feed)
+
+
+def _after(source: Source, packet: Packet[Any], beat: Beat) -> Iterator[Packet[Any] | str]:
+    """Yield the packets after this keyframe, once a leap from it has failed."""
+    try:
+        source.container.seek(packet.dts or 0, stream=source.video)
+    except MemoryError:
+        raise
+    except av.FFmpegError as exc:
+        yield f"the container is damaged ({exc.strerror})"
+        return
+    for later in packets(source, [source.video], beat):
+        if isinstance(later, str) or later.dts is None or later.dts > (packet.dts or 0):
+            yield later

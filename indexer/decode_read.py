@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from vfindex.indexer.decode_feed import packets, prime, sought, streams_read
+from vfindex.indexer.decode_feed import leaping, packets, prime, sought, streams_read
 from vfindex.indexer.decode_open import (
     Beat,
     Refusal,
@@ -213,6 +213,8 @@ def read(path: bytes, order: Order, send: Send, beat: Beat) -> dict[str, Any]:
             sampler.opening_s = prime(source)
             preroll_s = AUDIO_PREROLL_S if order.audio else 0.0
             source, feed = sought(source, sampler.anchor_s(order.start_s) - preroll_s, order.audio, beat)
+        if order.mode == "sparse" and not order.audio:
+            feed = leaping(source, feed, sampler.rests_until_s, beat)
         pictures = Pictures(source, order, sampler, send, Painter(source, order.size_px))
         sound = Sound(order.start_s, order.end_s, send)
         error = _pump(feed, pictures, sound)

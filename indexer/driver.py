@@ -314,7 +314,7 @@ class Driver:
             start_s=min(firsts),
             last_s=max(lasts),
             end_s=max(lasts) if broken else max(video.end_s, *lasts),
-            frames=sum(end.frames for end in ends),
+            frames=video.frames if self.coarse else sum(end.frames for end in ends),
         )
 
     def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:

@@ -82,9 +82,10 @@ class AudioBlock:
 class ReadEnd:
     """How a reading ended; always the last item.
 
-    frames: video frames decoded where all were decoded, else coded frames that would be shown. first_s, last_s: their
-    presentation times, None where there were none. damaged: packets that could not be decoded. error: why reading ended
-    before the end of the file, "" where it did not. damaged_audio: packets of sound that could not be decoded.
+    frames: video frames decoded where all were decoded, else coded frames that would be shown, of a look in passing
+    those that were met. first_s, last_s: their presentation times, None where there were none. damaged: packets that
+    could not be decoded. error: why reading ended before the end of the file, "" where it did not. damaged_audio:
+    packets of sound that could not be decoded.
     """
 
     frames: int

@@ -75,6 +75,12 @@ class Sampler(Generic[Packet]):
         fps = {"fps": self.fps, "sparse": SPARSE_FPS}.get(self.mode, AUTO_FPS)
         return min(cell(start_s, fps) / fps, start_s)
 
+    def rests_until_s(self) -> float | None:
+        """Return the time before which a sparse reading takes no further frame; None where it may take the next."""
+        if self.mode != "sparse" or self._taken_s is None:
+            return None
+        return (cell(self._taken_s, SPARSE_FPS) + 1) / SPARSE_FPS
+
     def takes(self, time_s: float, *, key: bool) -> bool:
         """Return whether the next frame is taken; remembers it. A frame before its predecessor (jitter) never is."""
         if self._before_s is not None and time_s <= self._before_s:
