@@ -294,10 +294,10 @@ def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Ans
     asked[0], named = _with_pictures(view, asked[0], question)
     rankings = [_ranking(view, *each, videos) for each in zip(query.moments, asked, strict=True)]
     merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
-    depth = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
+    depth = first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     deepest = max(depth, MAX_CANDIDATES)
     while True:
-        groups, bound = _groups(view, query, rankings, depth)
+        groups, bound = _groups(view, query, rankings, (depth, first))
         # With one hit a video, the spans of all grow together at the end: one question to the library each round.
         settle = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
         answers = gather(groups, wanted, lasts_s, settle, named)
@@ -309,11 +309,18 @@ def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Ans
         depth = min(4 * depth, deepest)  # one long video fills the candidates: look further down
 
 
-def _groups(view: View, query: Query, rankings: Sequence[Ranking], depth: int) -> tuple[list[Group], float]:
-    """Return the candidates, best first, and a bound: what is not among them scores no more."""
+def _groups(
+    view: View, query: Query, rankings: Sequence[Ranking], depths: tuple[int, int]
+) -> tuple[list[Group], float]:
+    """Return the candidates, best first, and a bound: what is not among them scores no more.
+
+    depths: how many clips to look at for each moment, and how many pairs of them to read.
+    """
+    depth, pairs_read = depths
     if query.order is None:
         return [(each,) for each in rankings[0].best(depth)], -math.inf
-    pairs, bound = best_pairs(view.snapshot, (rankings[0], rankings[1]), query.order, query.within_s, depth)
+    when = (query.order, query.within_s)
+    pairs, bound = best_pairs(view.snapshot, (rankings[0], rankings[1]), when, depth, pairs_read)
     return [(pair.first, pair.second) for pair in pairs], bound
 
 

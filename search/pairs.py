@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vfindex.search.query import Order
 from vfindex.search.ranking import Ranking, Scored
-from vfindex.storage.snapshot import Snapshot, StoredClip
+from vfindex.storage.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +32,43 @@ class Pair:
         return max(self.first.clip.end_s, self.second.clip.end_s)
 
 
-def fits(first: StoredClip, second: StoredClip, order: Order, within_s: float) -> bool:
-    """Return whether the gap between two clips is at most `within_s`, from the end of one to the start of the other.
+def fitting(near: NDArray[np.float64], order: Order, within_s: float) -> NDArray[np.bool_]:
+    """Return which clips, the first three rows, have a clip that answers the second moment in the last three, (n,).
 
+    near: as `Snapshot.clips_near` has it. The gap from the end of one to the start of the other is at most `within_s`.
     then: the second begins when the first has ended. near: either may be first, and one clip may answer both moments.
     """
-    if first.video_id != second.video_id:
-        return False
-    gap_s = second.start_s - first.end_s
+    _, first_start_s, first_end_s, _, second_start_s, second_end_s = near
+    gap_s = second_start_s - first_end_s
     if order == "then":
-        return 0 <= gap_s <= within_s
-    return max(gap_s, first.start_s - second.end_s) <= within_s
+        return np.asarray((gap_s >= 0) & (gap_s <= within_s))
+    return np.asarray(np.maximum(gap_s, first_start_s - second_end_s) <= within_s)
 
 
 def best_pairs(
-    snapshot: Snapshot, rankings: tuple[Ranking, Ranking], order: Order, within_s: float, depth: int
+    snapshot: Snapshot, rankings: tuple[Ranking, Ranking], when: tuple[Order, float], depth: int, wanted: int
 ) -> tuple[list[Pair], float]:
-    """Return the pairs of which at least one clip is among the best `depth` for its moment, best first, and a bound.
+    """Return the best pairs of which at least one clip is among the first for its moment, best first, and a bound.
 
-    No other pair scores more than the bound: the worst of the two lists together (Fagin et al. 2003, section 4).
+    when: order and the gap allowed. depth: clips looked at for each moment. Clips are compared by joint vectors and
+    words; those of the best `wanted` pairs are read. No pair left out by `depth` scores more than the bound, best
+    frames aside: the worst of the two lists together (Fagin et al. 2003, section 4).
     """
-    firsts, seconds = (ranking.best(depth) for ranking in rankings)
-    found = list(_partners(snapshot, firsts, rankings[1], within_s))
-    found += [(first, second) for second, first in _partners(snapshot, seconds, rankings[0], within_s)]
-    pairs = {
-        (first.clip.id, second.clip.id): Pair(first, second)
-        for first, second in found
-        if fits(first.clip, second.clip, order, within_s)
+    (order, within_s), leading = when, [ranking.leading(depth) for ranking in rankings]
+    firsts, seconds = (snapshot.clips_near(list(known), within_s) for known in leading)
+    near = np.concatenate([firsts, seconds[[3, 4, 5, 0, 1, 2]]], axis=1)
+    ids = np.unique(near[:, fitting(near, order, within_s)][[0, 3]].astype(np.int64), axis=1)  # (2, n)
+    foreseen = [ranking.foreseen(np.unique(row).tolist()) for ranking, row in zip(rankings, ids, strict=True)]
+    sums = {
+        (first, second): foreseen[0][first] + foreseen[1][second]
+        for first, second in ids.T.tolist()
+        if first in foreseen[0] and second in foreseen[1]
     }
-    bound = rankings[0].bound(firsts, depth) + rankings[1].bound(seconds, depth)
-    ordered = sorted(pairs.values(), key=lambda pair: (-pair.score, pair.first.clip.id, pair.second.clip.id))
-    return ordered, bound
-
-
-def _partners(
-    snapshot: Snapshot, known: Sequence[Scored], other: Ranking, within_s: float
-) -> Iterator[tuple[Scored, Scored]]:
-    """Yield each known clip with every clip near it in time, scored for the other moment."""
-    spans = [(each.clip.video_id, each.clip.start_s - within_s, each.clip.end_s + within_s) for each in known]
-    around = snapshot.clips_around(spans)
-    scored = {each.clip.id: each for each in other.scored(id_ for _, id_ in around)}
-    for number, id_ in around:
-        if id_ in scored:
-            yield known[number], scored[id_]
+    best = sorted(sums, key=lambda pair: (-sums[pair], pair))[:wanted]
+    scored = [
+        {each.clip.id: each for each in ranking.scored(pair[at] for pair in best)}
+        for at, ranking in enumerate(rankings)
+    ]
+    pairs = [Pair(scored[0][a], scored[1][b]) for a, b in best if a in scored[0] and b in scored[1]]
+    bound = sum(ranking.bound(list(known.values()), depth) for ranking, known in zip(rankings, leading, strict=True))
+    return sorted(pairs, key=lambda pair: (-pair.score, pair.first.clip.id, pair.second.clip.id)), bound

@@ -146,30 +146,47 @@ class Ranking:
         return READ_SHARE * depth >= self._size
 
     def best(self, depth: int) -> list[Scored]:
-        """Return the candidates: `depth` each of the index and the tail, and all with words; best first.
+        """Return candidates, best first: the better half of `depth` each of index and tail, and of all with words.
 
-        Where ranks are fused, so many of the index and the tail for each modality.
+        Where ranks are fused, so many of the index and the tail for each modality, and all of them.
         """
-        ids = list(self._worded)
-        for joint, tail in zip(self._joint, self._tails, strict=True):
-            ids += self._first(tail.__getitem__, depth) + self._first(partial(self._nearest, joint), depth)
+        ids = self._candidates(depth)
         if self._view.ranks is not None:
             self._ranks = ReciprocalRanks(self._similar(ids), self._view.ranks)
             return self.scored(ids)
-        return self.scored(self._worth_reading(ids, int(READ_SHARE * depth)))
+        return self.scored(self._leading(ids, depth))
 
-    def _worth_reading(self, ids: Iterable[int], wanted: int) -> list[int]:
-        """Return the `wanted` clips that score best without their frames, and those whose joint vector is not known.
+    def leading(self, depth: int) -> dict[int, float]:
+        """Return the clips that `best` reads, each with its score as `foreseen` has it."""
+        if self._view.ranks is not None:
+            return {each.clip.id: each.score for each in self.best(depth)}
+        return self._leading(self._candidates(depth), depth)
 
-        Other fusions than `concat` do not tell what each modality adds: all are returned.
+    def foreseen(self, ids: Sequence[int]) -> dict[int, float]:
+        """Return the scores of those of the clips that may answer, without best frames where joint vectors tell them.
+
+        Only those of `concat` tell what each modality adds.
         """
-        unique = list(dict.fromkeys(ids))
-        if len(unique) <= wanted or self._view.spec.fusion != "concat":
-            return unique
-        words = np.array([self._evidence.foreseen(id_) for id_ in unique])
-        scores = skimmed(self._view, np.array(unique, np.int64), self._asked) + self._view.setup.word_weight * words
-        order = np.argsort(-scores, kind="stable")[: wanted + np.count_nonzero(np.isinf(scores))]
-        return [unique[row] for row in order.tolist()]
+        picked = self._pick(ids)
+        if self._view.ranks is not None or self._view.spec.fusion != "concat":
+            return {each.clip.id: each.score for each in self.scored(picked)}
+        scores = skimmed(self._view, np.array(picked, np.int64), self._asked)
+        read = {each.clip.id: each.score for each in self.scored(np.array(picked)[np.isinf(scores)].tolist())}
+        worth = self._view.setup.word_weight
+        values = scores + [worth * self._evidence.foreseen(id_) for id_ in picked]
+        return {id_: read.get(id_, value) for id_, value in zip(picked, values.tolist(), strict=True)}
+
+    def _candidates(self, depth: int) -> list[int]:
+        ids = list(self._worded)
+        for joint, tail in zip(self._joint, self._tails, strict=True):
+            ids += self._first(tail.__getitem__, depth) + self._first(partial(self._nearest, joint), depth)
+        return list(dict.fromkeys(ids))
+
+    def _leading(self, ids: Sequence[int], depth: int) -> dict[int, float]:
+        wanted = int(READ_SHARE * depth)
+        known = self.foreseen(ids)
+        chosen = sorted(known, key=lambda id_: -known[id_])[:wanted] if len(known) > wanted else known
+        return {id_: known[id_] for id_ in chosen}
 
     def _nearest(self, joint: FloatArray, wanted: slice) -> list[int]:
         """Return the clips of the index that come first."""
@@ -190,11 +207,11 @@ class Ranking:
                 return picked[:depth]
             looked *= 2
 
-    def bound(self, best: Sequence[Scored], depth: int) -> float:
-        """Return what a clip scores at most that is not among the `best` of this depth."""
+    def bound(self, scores: Sequence[float], depth: int) -> float:
+        """Return what a clip scores at most that is not among those of these scores, the first of this depth."""
         if self._view.ranks is not None:
             return self._ranks.bound(depth)
-        return min((each.score for each in best[:depth]), default=0.0)
+        return min(scores, default=0.0)
 
     def scored(self, ids: Iterable[int]) -> list[Scored]:
         """Return those of the clips that may answer, scored, best first; ties in order of clip id.

@@ -20,7 +20,7 @@ from vfindex.storage.errors import LibraryError, LibraryNotFound, LibraryVersion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import applied_migrations, is_current
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
-from vfindex.storage.spans import FEW_VIDEOS, clip_spans, clips_of_few, expanded
+from vfindex.storage.spans import FEW_VIDEOS, clip_spans, clips_near, clips_of_few, expanded
 from vfindex.storage.words import Words
 
 T = TypeVar("T")
@@ -291,9 +291,17 @@ class Snapshot:
             "SELECT w.key, c.id FROM json_each(?) w"
             " JOIN clip c ON c.video_id = json_extract(w.value, '$[0]')"
             " AND c.start_s <= json_extract(w.value, '$[2]') AND c.end_s >= json_extract(w.value, '$[1]')"
+            # Says nothing new, but this column is in an index: clips of a video follow each other.
+            " AND c.start_ms <= 1000 * json_extract(w.value, '$[2]') + 1 AND c.start_ms >= coalesce("
+            "(SELECT max(b.start_ms) FROM clip b WHERE b.video_id = json_extract(w.value, '$[0]')"
+            " AND b.start_ms <= 1000 * json_extract(w.value, '$[1]') - 1), -9e15)"
             " JOIN video v ON v.id = c.video_id WHERE v.state IN ('indexed', 'partial') ORDER BY w.key, c.start_s",
             (json.dumps(list(spans)),),
         )
+
+    def clips_near(self, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
+        """Return (6, n) for each clip and each clip near it in its video: id, start_s and end_s of both."""
+        return clips_near(self._fetched, ids, within_s)
 
     # --- videos -------------------------------------------------------------------------------------------------
 

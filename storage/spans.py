@@ -1,4 +1,6 @@
-"""Which clips belong to videos: to many told by first and last, a row a video instead of one a clip."""
+"""Which clips belong to videos: to many told by first and last, a row a video instead of one a clip; and which stand
+near others.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,22 @@ def expanded(spans: NDArray[np.int64], videos: Collection[int]) -> tuple[NDArray
     stops = np.cumsum(counts[whole])
     within = np.arange(stops[-1] if len(stops) else 0) - np.repeat(stops - counts[whole], counts[whole])
     return np.repeat(firsts[whole], counts[whole]) + within, [int(id_) for id_ in ids[~whole]]
+
+
+def clips_near(rows: Rows, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
+    """Return (6, n) for each clip and each clip near it, itself too: id, start_s and end_s of both.
+
+    Near is a gap of at most `within_s` between the end of one and the start of the other.
+    """
+    found = rows(
+        "SELECT k.id, k.start_s, k.end_s, c.id, c.start_s, c.end_s FROM json_each(?1) j"
+        " CROSS JOIN clip k ON k.id = j.value CROSS JOIN clip c ON c.video_id = k.video_id"
+        " AND c.start_s <= k.end_s + ?2 AND c.end_s >= k.start_s - ?2"
+        " AND c.start_ms <= 1000 * (k.end_s + ?2) + 1 AND c.start_ms >= coalesce((SELECT max(b.start_ms) FROM clip b"
+        " WHERE b.video_id = k.video_id AND b.start_ms <= 1000 * (k.start_s - ?2) - 1), -9e15)",
+        (json.dumps(list(ids)), within_s),
+    )
+    return np.array(found, np.float64).reshape(-1, 6).T
 
 
 def listed(told: str | None) -> NDArray[np.int64]:
