@@ -189,7 +189,8 @@ def _roll_back(folder: Path, json: bool) -> None:
         return
     print(plain(f"the models before are in use again: preset {setup.preset}, sampling {setup.sampling}"))
     if lacking:
-        print(f"{counted(lacking, 'video')} indexed since then are not in it; the next `vfindex ingest` adds them")
+        since = counted(lacking, "video")
+        print(f"not in it: {since} indexed since then; the next `vfindex ingest` adds what is lacking")
 
 
 def _videos(folder: Path) -> list[StoredVideo]:

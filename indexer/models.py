@@ -118,7 +118,7 @@ class LibraryModels:
         if _identities(self._visual, self._text) != dict(setup.models):
             raise LibraryVersion(
                 "this library was made with other models than this vfindex has, and vectors of the two cannot be "
-                "compared; make a new library with --library DIR, or install the vfindex that made this one"
+                f"compared; search goes on as it is; to add to it, change it over with: {_anew(setup)}"
             )
 
     def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder:
@@ -136,6 +136,14 @@ class LibraryModels:
     def speech(self, threads: int) -> Speech:
         """Open the model of speech."""
         return _speech(self._speech, self._cache, threads)
+
+
+def _anew(setup: Setup) -> str:
+    """Return the command that brings a library over to what its models' names stand for today."""
+    references, preset = references_of(setup), preset_name(setup.preset)
+    usual = chosen_references(Choice(), preset)
+    others = [f" --{kind} {name}" for kind, name in references.items() if name != usual[kind]]
+    return f"vfindex upgrade --preset {preset}{''.join(others)}"
 
 
 def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> Encoders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -20,9 +21,11 @@ from vfindex.indexer.report import UpgradeReport
 from vfindex.indexer.triage import Watcher
 from vfindex.indexer.upgrade import UpgradeSettings, upgrade
 from vfindex.storage.editions import history
+from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.units import runs
 from vfindex.storage.verify import verify
+from vfindex.storage.writer import writing
 
 Upgrade = Callable[..., UpgradeReport]
 FINER = Sampling.parse(SAMPLING)
@@ -94,6 +97,23 @@ def test_another_sampling_is_another_edition(home: Path, made: Made, run: Upgrad
     again = ingest(home / "lib", [os.fsencode(made.base / "videos")], IngestSettings(cache=models_cache))
     assert (again.unchanged, len(again.failed), again.indexed) == (3, 1, 0)
     assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]
+
+
+def test_a_library_of_an_older_lite_is_brought_over(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
+    again = (home / "lib", [os.fsencode(made.base / "videos")], IngestSettings(cache=models_cache))
+    with writing(home / "lib") as writer:  # as before colours stood in its pictures
+        setup = json.loads(writer.catalog.get("setup") or "")
+        setup["models"] = {modality: name[:-1] + "2" for modality, name in setup["models"].items()}
+        setup["query"]["visual"]["templates"] = ["{}", "{word}"]
+        writer.catalog.put("setup", json.dumps(setup))
+    (made.base / "videos" / "new.mp4").write_text("no video")
+    with pytest.raises(LibraryVersion, match=r"vfindex upgrade --preset lite$"):
+        ingest(*again)
+    report = run(choice=Choice(preset="lite"))
+    assert (report.swapped, report.decoded, report.transcripts_reused, report.lost) == (True, 3, 3, [])
+    assert_equal_libraries(home / "lib", made.base / "lib")
+    assert (ingest(*again).unchanged, verify(Library.open(home / "lib")).clean) == (3, True)
+    (made.base / "videos" / "new.mp4").unlink()
 
 
 def test_killed_at_random_instants(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
