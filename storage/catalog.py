@@ -18,7 +18,7 @@ from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import connect, damaged
 from vfindex.storage.documents import set_documents
 from vfindex.storage.errors import LibraryError, Problem
-from vfindex.storage.known import Known, known
+from vfindex.storage.known import Known, known, known_files
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
     below,
@@ -46,7 +46,8 @@ from vfindex.storage.records import (
     VideoState,
 )
 from vfindex.storage.replacing import being_made, forget_orphans, give_up, key_to_begin, take_place
-from vfindex.storage.rows import insert_clip, insert_embedding, insert_segment, inserted, problem_json, video_values
+from vfindex.storage.rows import insert_embedding, inserted, problem_json, video_values
+from vfindex.storage.unit_rows import insert_result, insert_units, pending_units, unit_errors
 
 if TYPE_CHECKING:
     from vfindex.storage.wording import Wording
@@ -106,34 +107,8 @@ class Catalog:
 
     def known_files(self, video_id: int | None = None) -> dict[bytes, KnownFile]:
         """Return everything the library remembers of paths, or of one video's."""
-        v, loc = schema.video.c, schema.location.c
-        query = select(
-            loc.path,
-            loc.size_bytes,
-            loc.mtime_ns,
-            loc.inode,
-            loc.beside,
-            v.id,
-            v.fingerprint,
-            v.state,
-            v.recognised,
-            v.problem,
-        ).join_from(schema.location, schema.video)
-        if video_id is not None:
-            query = query.where(v.id == video_id)
         with self.transaction() as connection:
-            rows = connection.execute(query).all()
-        return {
-            row.path: KnownFile(
-                video_id=row.id,
-                fingerprint=row.fingerprint,
-                location=Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside),
-                state=row.state,
-                recognised=bool(row.recognised),
-                problem=json.loads(row.problem) if row.problem else None,
-            )
-            for row in rows
-        }
+            return known_files(connection, video_id)
 
     def known(self, *, recognised: bool) -> Known:
         """Return what tells at a glance which files are still those that are known. recognised: see `known`."""
@@ -182,18 +157,13 @@ class Catalog:
 
     def unit_errors(self, video_id: int) -> list[str]:
         """Return what was lost in a video's units, in order."""
-        u = schema.unit.c
-        query = select(u.error).where(u.video_id == video_id, u.error.is_not(None)).order_by(u.number)
         with self.transaction() as connection:
-            return [str(error) for error in connection.scalars(query)]
+            return unit_errors(connection, video_id)
 
     def pending_units(self, video_id: int) -> list[tuple[int, UnitPlan]]:
         """Return (unit id, plan) of the units that are not committed yet, in order."""
-        u = schema.unit.c
-        query = select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id, u.state == "pending")
         with self.transaction() as connection:
-            rows = connection.execute(query.order_by(u.number)).all()
-        return [(row.id, UnitPlan(row.number, row.start_s, row.end_s)) for row in rows]
+            return pending_units(connection, video_id)
 
     # --- indexing -----------------------------------------------------------------------------------------------
 
@@ -207,21 +177,7 @@ class Catalog:
         with self.transaction() as connection:
             values["fingerprint"] = key_to_begin(connection, video.fingerprint)
             video_id = inserted(connection, insert(schema.video).values(**values))
-            connection.execute(
-                insert(schema.unit),
-                [
-                    {
-                        "video_id": video_id,
-                        "number": u.number,
-                        "start_s": u.start_s,
-                        "end_s": u.end_s,
-                        "state": "pending",
-                        "attempts": 0,
-                        "coverage": "{}",
-                    }
-                    for u in units
-                ],
-            )
+            insert_units(connection, video_id, units)
         return video_id
 
     def commit_unit(
@@ -232,21 +188,7 @@ class Catalog:
         thumbnails: file names below `thumbs/`, one a clip.
         """
         with self.transaction() as connection:
-            for number, item in enumerate(result.clips):
-                name = thumbnails[number] if thumbnails else None
-                insert_clip(connection, video_id, unit_id, item, name)
-            for segment in result.segments:
-                insert_segment(connection, video_id, unit_id, segment)
-            connection.execute(
-                update(schema.unit)
-                .where(schema.unit.c.id == unit_id)
-                .values(
-                    state="done",
-                    attempts=schema.unit.c.attempts + 1,
-                    error=result.error or None,
-                    coverage=json.dumps(dict(result.coverage)),
-                )
-            )
+            insert_result(connection, video_id, unit_id, result, thumbnails)
 
     def finish_video(
         self, video_id: int, location: Location, documents: Sequence[Document], *, problem: Problem | None = None

@@ -5,13 +5,15 @@ Of 100,000 files most are as they were. They stand in one set, which is filled a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
-from vfindex.storage.records import FileState, KnownStat
+from vfindex.storage import schema
+from vfindex.storage.records import FileState, KnownFile, KnownStat, Location
 
 _FROM = "FROM location l JOIN video v ON v.id = l.video_id WHERE"
 _IS_SETTLED = "(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ?)"
@@ -63,6 +65,37 @@ def known(connection: Connection, *, recognised: bool) -> Known:
     columns = "l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
     others = map(KnownStat._make, _rows(connection, columns, f"NOT {_IS_SETTLED}", recognised))
     return Known(set(settled), {each.path: each for each in others})
+
+
+def known_files(connection: Connection, video_id: int | None) -> dict[bytes, KnownFile]:
+    """Return everything that is remembered of paths, or of one video's."""
+    v, loc = schema.video.c, schema.location.c
+    query = select(
+        loc.path,
+        loc.size_bytes,
+        loc.mtime_ns,
+        loc.inode,
+        loc.beside,
+        v.id,
+        v.fingerprint,
+        v.state,
+        v.recognised,
+        v.problem,
+    ).join_from(schema.location, schema.video)
+    if video_id is not None:
+        query = query.where(v.id == video_id)
+    rows = connection.execute(query).all()
+    return {
+        row.path: KnownFile(
+            video_id=row.id,
+            fingerprint=row.fingerprint,
+            location=Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside),
+            state=row.state,
+            recognised=bool(row.recognised),
+            problem=json.loads(row.problem) if row.problem else None,
+        )
+        for row in rows
+    }
 
 
 def _rows(connection: Connection, columns: str, condition: str, recognised: bool) -> Sequence[Any]:
