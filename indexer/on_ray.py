@@ -12,13 +12,11 @@ import os
 import platform
 import shutil
 import signal
-import socket
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +27,7 @@ import ray.data
 import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vfindex.indexer.around_ray import FOLDER, knock, temporary_folder, without_stderr
 from vfindex.indexer.discover import Found
 from vfindex.indexer.dispatch import Dispatch
 from vfindex.indexer.local import DecoderThreads, usable_cores
@@ -62,9 +61,7 @@ UNITS_AHEAD = 3
 # How often it is looked whether a machine has left, or a worker could not open its models.
 WATCH_S = 2.0
 MAX_CALLERS = 10_000  # that may wait at the desk at once
-KNOCK_S = 10.0  # for a cluster to answer at its address
 STOP_S = 30.0  # for an orderly end of the stream; then it is broken off
-_FOLDER = "VFINDEX_RAY_FOLDER"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
 
 
@@ -85,12 +82,12 @@ class Session:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         try:
-            with _without_stderr():
+            with without_stderr():
                 if self._address:
-                    _knock(self._address)
+                    knock(self._address)
                     ray.init(address=self._address, **quiet)
                 else:
-                    self._folder = _temporary_folder()
+                    self._folder = temporary_folder()
                     limits: dict[str, Any] = {"num_cpus": usable_cores(), "object_store_memory": STORE_BYTES}
                     ray.init(address="local", include_dashboard=False, _temp_dir=str(self._folder), **limits, **quiet)
         except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
@@ -111,53 +108,8 @@ class Session:
         ray.shutdown()
         self._muted.close()
         if self._folder is not None:
-            del os.environ[_FOLDER]
+            del os.environ[FOLDER]
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nothing answers at HOST:PORT; Ray would go on trying for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and "/" not in host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Let what native code writes to standard error go nowhere: Ray notes there what it was told by _QUIET."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _temporary_folder() -> Path:
-    """Return a new folder for Ray's files, of which its processes know by _FOLDER.
-
-    What killed runs have left is removed first: their folders, and those of Ray's processes that outlive its raylet.
-    """
-    base = Path(tempfile.gettempdir())
-    for old in base.glob("vfindex-ray-*-*"):
-        number = old.name.split("-")[2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and old.stat().st_uid == os.getuid():
-            _end_processes(f"{_FOLDER}={old}")
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
-    os.environ[_FOLDER] = str(folder)
-    return folder
-
-
-def _end_processes(variable: str) -> None:
-    """End the processes of this user that have this in their environment."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if os.fsencode(variable) in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _first_line(exc: BaseException) -> str:

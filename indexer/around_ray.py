@@ -1,0 +1,60 @@
+"""What surrounds Ray on a machine: a folder for its files, its noise, and what killed runs have left of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+FOLDER = "VFINDEX_RAY_FOLDER"  # by this variable the processes of a run's Ray are known
+KNOCK_S = 10.0  # for a cluster to answer at its address
+
+
+def knock(address: str) -> None:
+    """Raise OSError where nothing answers at HOST:PORT; Ray would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Let what native code writes to standard error go nowhere: Ray notes there what it was asked not to."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def temporary_folder() -> Path:
+    """Return a new folder for Ray's files, of which its processes know by FOLDER.
+
+    What killed runs have left is removed first: their folders, and those of Ray's processes that outlive its raylet.
+    """
+    base = Path(tempfile.gettempdir())
+    for old in base.glob("vfindex-ray-*-*"):
+        number = old.name.split("-")[2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and old.stat().st_uid == os.getuid():
+            _end_processes(f"{FOLDER}={old}")
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
+    os.environ[FOLDER] = str(folder)
+    return folder
+
+
+def _end_processes(variable: str) -> None:
+    """End the processes of this user that have this in their environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(variable) in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
