@@ -139,9 +139,7 @@ def discover(
         else:
             yield from _folder(root, walk)
     if walk.links:
-        logger.info(
-            "symbolic links not followed: %d; name them on the command line to index them", walk.links
-        )
+        logger.info("symbolic links not followed: %d; name them on the command line to index them", walk.links)
 
 
 def fingerprint(path: bytes) -> str:
