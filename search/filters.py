@@ -117,7 +117,14 @@ def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
         first = filters.since.toordinal() if filters.since is not None else 1
         passing &= (days >= first) & (days < (filters.until.toordinal() if filters.until is not None else np.inf))
     found = frozenset(shelf.ids[passing].tolist())
-    return found & snapshot.videos_in(filters.languages) if filters.languages else found
+    return found & _spoken(snapshot, filters.languages) if filters.languages else found
+
+
+def _spoken(snapshot: Snapshot, languages: Sequence[str]) -> frozenset[int]:
+    """Return the videos with a transcript in any of the languages: `en` is also `en-US`, never `eng`."""
+    known: dict[str, frozenset[int]] = snapshot.remembered("languages", snapshot.videos_by_language)
+    asked = [videos for name, videos in known.items() if any(f"{name}-".startswith(f"{each}-") for each in languages)]
+    return frozenset().union(*asked)
 
 
 def recorded_on(tags: Mapping[str, str], locations: Sequence[Location]) -> date | None:

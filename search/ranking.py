@@ -278,9 +278,9 @@ def _compare(having: Sequence[Scored], modality: Modality, way: Direction, by: t
     """
     view, strength = by
     part = view.spec.parts[modality]
-    rows = part.centre(np.stack([each.vectors.embeddings[modality] for each in having]))  # (n_clips, dim)
-    values = rows @ way.own
-    shared = np.zeros(len(rows)) if way.shared is None else rows @ way.shared
+    rows = np.stack([each.vectors.embeddings[modality] for each in having])  # (n_clips, dim)
+    values = part.along(rows, way.own)
+    shared = np.zeros(len(rows)) if way.shared is None else part.along(rows, way.shared)
     if modality == "visual":
         values = _with_best_frames(having, values, part, (way.own, view.setup.frame_weight))
     shares = np.array([view.spec.share(each.vectors.embeddings) for each in having])
@@ -303,7 +303,7 @@ def _with_best_frames(
     framed = [row for row, each in enumerate(having) if len(each.vectors.frames)]
     if not framed:
         return values
-    frames = part.centre(np.concatenate([having[row].vectors.frames for row in framed])) @ direction  # (n_frames,)
+    frames = part.along(np.concatenate([having[row].vectors.frames for row in framed]), direction)  # (n_frames,)
     mixed, stop = values.copy(), 0
     for row in framed:
         vectors = having[row].vectors

@@ -74,6 +74,10 @@ class ModalitySpec:
         """Return s * (e - mu) for rows e (n, dim)."""
         return np.asarray(self.scale * (vectors - self.mean), dtype=np.float32)
 
+    def along(self, vectors: FloatArray, direction: FloatArray) -> FloatArray:
+        """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without making them."""
+        return np.asarray(self.scale * (vectors @ direction - self.mean @ direction), dtype=np.float32)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointSpec:

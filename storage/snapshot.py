@@ -347,13 +347,12 @@ class Snapshot:
         rows = self._rows(select(v.start_s, v.end_s).where(v.id == video_id))
         return float(rows[0].end_s - rows[0].start_s) if rows else 0.0
 
-    def videos_in(self, languages: Sequence[str]) -> set[int]:
-        """Return the ids of videos with a transcript in any of the languages: `en` is also `en-US`, never `eng`."""
-        query = text(
-            "SELECT DISTINCT s.video_id FROM segment s JOIN json_each(:languages) l"
-            " ON lower(s.language) = l.value OR lower(s.language) LIKE l.value || '-%'"
-        )
-        return {row.video_id for row in self._rows(query, {"languages": json.dumps(list(languages))})}
+    def videos_by_language(self) -> dict[str, frozenset[int]]:
+        """Return language, in lower case, -> the videos with a transcript in it: all segments are read."""
+        found: dict[str, set[int]] = {}
+        for language, video_id in self._fetched("SELECT DISTINCT lower(language), video_id FROM segment"):
+            found.setdefault(language, set()).add(video_id)
+        return {language: frozenset(videos) for language, videos in found.items()}
 
     def video_at(self, path: bytes) -> StoredVideo | None:
         """Return the video that lies at `path`, or None."""
@@ -387,9 +386,12 @@ class Snapshot:
 
     def coverage_of(self, clip_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return clip id -> what each modality covers in the clip's unit."""
-        c, u = schema.clip.c, schema.unit.c
-        query = select(c.id, u.coverage).join_from(schema.clip, schema.unit, u.id == c.unit_id)
-        return {row.id: json.loads(row.coverage) for row in self._by_id(query, c.id, clip_ids)}
+        rows = self._fetched(
+            "SELECT c.id, u.coverage FROM clip c JOIN unit u ON u.id = c.unit_id"
+            " WHERE c.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(clip_ids)),),
+        )
+        return {clip_id: json.loads(coverage) for clip_id, coverage in rows}
 
     def counts(self) -> dict[str, int]:
         """Return how many videos there are in each state, and how many clips, segments and locations in all."""

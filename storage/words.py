@@ -7,7 +7,7 @@ another as sorted arrays.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,10 +23,11 @@ Ids = NDArray[np.int64]
 Rows = Callable[[str, tuple[Any, ...]], list[Any]]
 Remembered = Callable[[str, Callable[[], Any]], Any]
 K = TypeVar("K")
-V = TypeVar("V")
-# Answers to the last questions of one kind that are remembered until somebody commits: who pages through hits, or asks
-# once more with another word, asks for the same again.
-KEPT = 8
+V = TypeVar("V", bound=Sized)
+# Answers of one kind that are remembered until somebody commits, and how many ids they hold together, 32 MB of them:
+# who pages through hits, or asks once more with another word, asks for the same again.
+KEPT = 32
+KEPT_IDS = 4_000_000
 # Subtitles break a sentence where the line is full; what follows later than this is another sentence.
 CONTINUES_S = 2.0
 # Documents compared by BM25, 20 times the time that it takes to find them.
@@ -241,11 +242,12 @@ def held_in(ids: Ids, among: Ids) -> NDArray[np.bool_]:
 
 
 def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
-    """Return what is known by a key, else what `compute` gives; the newest KEPT stay known."""
+    """Return what is known by a key, else what `compute` gives; the newest stay known, up to KEPT and KEPT_IDS."""
     if key not in known:
-        while len(known) >= KEPT:
+        found = compute()
+        while known and (len(known) >= KEPT or sum(map(len, known.values())) + len(found) > KEPT_IDS):
             known.pop(next(iter(known)))
-        known[key] = compute()
+        known[key] = found
     return known[key]
 
 
