@@ -212,9 +212,11 @@ def _warm(library: Path, kinds: Mapping[str, Sequence[str]], rounds: int) -> Non
     print(f"{'ms':14}{columns}{heads}{'statements':>12}")
     with measured(spent):
         for kind, asked in kinds.items():
-            for question in asked:  # what is kept of a library, and its pages
+            for question in asked:  # for the pages of the library
                 engine.search(question)
             first_s = [_first_s(engine, question) for question in asked]
+            for question in asked:  # for what is remembered of each
+                engine.search(question)
             taken = [_asked(engine, question, spent) for _ in range(rounds) for question in asked]
             _print_kind(kind, taken, statistics.median(first_s))
     _print_memory()
