@@ -134,6 +134,7 @@ class Ranking:
         tail = Tail.of(view.snapshot, view.spec, view.watermark)
         self._tails = [tail.best(joint, self._clips) for joint in self._joint]
         self._worded = self._pick(evidence.clip_ids)
+        self._words = evidence.foreseen()
         self._scored: dict[int, Scored | None] = {}
         self._ranks = ReciprocalRanks((), {})
         held = len(view.index) if view.index is not None else 0
@@ -172,8 +173,8 @@ class Ranking:
             return {each.clip.id: each.score for each in self.scored(picked)}
         scores = skimmed(self._view, np.array(picked, np.int64), self._asked)
         read = {each.clip.id: each.score for each in self.scored(np.array(picked)[np.isinf(scores)].tolist())}
-        worth = self._view.setup.word_weight
-        values = scores + [worth * self._evidence.foreseen(id_) for id_ in picked]
+        words = np.array([self._words.get(id_, 0.0) for id_ in picked])
+        values = scores + self._view.setup.word_weight * words
         return {id_: read.get(id_, value) for id_, value in zip(picked, values.tolist(), strict=True)}
 
     def _candidates(self, depth: int) -> list[int]:

@@ -110,10 +110,12 @@ class WordEvidence:
             return found[0].worth
         return sum(self.weight[needle] for needle in {needle for each in found for needle in each.needles})
 
-    def foreseen(self, clip_id: int) -> float:
-        """Return what share of the question a clip holds, as far as is known before it is read."""
-        places = self.speech.get(clip_id), self.text.get(self.titled.get(clip_id, 0))
-        return sum(self.worth(found) for found in places if found)
+    def foreseen(self) -> dict[int, float]:
+        """Return clip id -> what share of the question it holds, as far as is known before clips are read."""
+        worth: dict[int, float] = {id_: self.worth(found) for id_, found in self.speech.items()}
+        for id_, video_id in self.titled.items():
+            worth[id_] = worth.get(id_, 0.0) + self.worth(self.text[video_id])
+        return worth
 
     def words(self, found: Sequence[Found]) -> tuple[str, ...]:
         """Return the words that documents hold together, in the question's order."""
