@@ -21,6 +21,10 @@ class Reach:
     candidates: int
     share: float
 
+    def covers(self, other: Reach) -> bool:
+        """Return whether it finds all that another finds."""
+        return self.candidates >= other.candidates and self.share >= other.share
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:

@@ -163,7 +163,8 @@ def train(sample: FloatArray, segments: Sequence[slice]) -> FloatArray:
         quantizer: Any = faiss.ProductQuantizer(2 * _pairs(where), _pairs(where), 4)
         rounds = quantizer.cp
         rounds.niter, rounds.min_points_per_centroid, rounds.max_points_per_centroid = _ROUNDS, 1, TRAINING_ROWS
-        quantizer.train(_padded(sample[:, where]))
+        with one_thread():  # of two dimensions each, too little for more
+            quantizer.train(_padded(sample[:, where]))
         books.append(faiss.vector_to_array(quantizer.centroids).reshape(-1, 2 * CODES))
     return np.concatenate(books)
 
@@ -196,7 +197,7 @@ def grown(lists: Lists, rows: NDArray[Any], factors: FloatArray) -> Lists:
 
 def number_of_lists(count: int) -> int:
     """Return how many lists so many vectors are put into."""
-    return max(1, round(math.sqrt(count)))
+    return max(1, round(2 * math.sqrt(count)))
 
 
 def lists_of(belongs: NDArray[np.int64], rows: NDArray[Any], count: int) -> Lists:

@@ -131,7 +131,12 @@ class JointIndex:
         if not top_k:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
         candidates = self._candidates(query, top_k, kept, count)
-        return self._scan(query, top_k, kept) if candidates is None else self._scored(query, candidates, top_k)
+        if candidates is not None:
+            found = self._scored(query, candidates, top_k)
+            # Clips that lack what is asked for score 0, many at once: where they stand among codes says nothing.
+            if kept is None or found[0][-1] > 0:
+                return found
+        return self._scan(query, top_k, kept)
 
     def _candidates(
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
@@ -147,7 +152,7 @@ class JointIndex:
                 return places if len(places) >= top_k else None
             at = np.flatnonzero(kept[places])
             # A reach is trusted with as many of the first as were measured with it, whoever may answer of them.
-            if len(at) >= top_k and reach.candidates >= measured.of(int(at[top_k - 1]) + 1).candidates:
+            if len(at) >= top_k and reach.covers(measured.of(int(at[top_k - 1]) + 1)):
                 return places[at]
             reach = Reach(2 * reach.candidates, 1.0)
         return None
