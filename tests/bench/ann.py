@@ -20,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ann_data import DIM, ORDER, Material, material
@@ -82,23 +84,25 @@ def main() -> None:
     print(
         f"{arguments.n:,} clips, {made.clips.shape[1]} dimensions, {len(made.asked)} questions; {os.cpu_count()} cores"
     )
+    told: dict[str, Mapping[str, Any]] = {}
     for name in ("ours", "exact", *filter(None, arguments.peers.split(","))):
         if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
             print(f"{name}: left out, it is not installed (see the head of this file)")
         elif name in SLOW and arguments.n > MOST_FOR_SLOW:
             print(f"{name}: left out above {MOST_FOR_SLOW:,} clips")
         else:
-            run(name, arguments.work, arguments.n)
+            told[name] = run(name, arguments.work, arguments.n)
+    print_ratios(told)
     print_bandwidth(arguments.work, made)
 
 
-def run(name: str, work: Path, count: int) -> None:
-    """Measure an engine in a process of its own, and print what it says."""
+def run(name: str, work: Path, count: int) -> Mapping[str, Any]:
+    """Measure an engine in a process of its own, print what it says and return it; nothing if it failed."""
     command = [sys.executable, __file__, "--engine", name, "--work", str(work), "--n", str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{name}: failed\n{done.stderr[-2000:]}")
-        return
+        return {}
     told = json.loads(done.stdout.splitlines()[-1])
     print(
         f"\n{name}: built in {told['build_s']:.0f} s, opened in {told['open_s']:.3f} s; memory {told['pss_mb']:.0f} MB "
@@ -111,6 +115,23 @@ def run(name: str, work: Path, count: int) -> None:
             f"{each['p50_ms']:>10.2f}{each['p99_ms']:>10.2f}{each['processor_ms']:>11.2f}"
         )
         print(line, flush=True)
+    return dict(told)
+
+
+def print_ratios(told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print our p50 against that of the fastest peer that finds enough, case by case."""
+    print("\nours against the fastest of the peers that find enough, p50:")
+    for number, ours in enumerate(told["ours"].get("cases", [])):
+        peers = [
+            (engine["cases"][number]["p50_ms"], name)
+            for name, engine in told.items()
+            if name not in ("ours", "exact") and engine and engine["cases"][number]["recall"] >= ENOUGH
+        ]
+        fastest = "no peer finds enough"
+        if peers:
+            p50_ms, name = min(peers)
+            fastest = f"{ours['p50_ms'] / p50_ms:.2f} of {name}"
+        print(f"  {ours['case']:24}{fastest}")
 
 
 def measure(name: str, work: Path, made: Material) -> dict[str, object]:
