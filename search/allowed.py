@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from vfindex.search.query import Moment, Needle
 from vfindex.search.words import WordEvidence, find_held
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import ClipSet
 from vfindex.storage.words import held_in, kept
 
 
@@ -24,7 +23,7 @@ class Allowed:
 
     def __init__(self, snapshot: Snapshot, clips: NDArray[np.int64] | None, unwanted: Sequence[Needle] = ()) -> None:
         """clips: (n,), increasing."""
-        self.clips = None if clips is None else ClipSet(clips)
+        self.clips = clips
         self.unwanted = tuple(unwanted)
         self._snapshot = snapshot
         self._videos: dict[int, int] = {}  # by clip, of those looked at
@@ -35,7 +34,7 @@ class Allowed:
         """Return those of `ids` that may answer, in their order."""
         asked = np.asarray(ids, np.int64)
         if self.clips is not None:
-            asked = asked[held_in(asked, self.clips.ids)]
+            asked = asked[held_in(asked, self.clips)]
         chosen: list[int] = asked.tolist()
         if not self.unwanted or not chosen:
             return chosen

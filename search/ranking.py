@@ -140,7 +140,7 @@ class Ranking:
         held = len(view.index) if view.index is not None else 0
         self._size = held + len(tail.ids)
         if self._clips is not None:
-            self._size = min(self._size, len(self._clips.ids))
+            self._size = min(self._size, len(self._clips))
 
     def is_exhausted(self, depth: int) -> bool:
         """Return whether looking deeper than `depth` finds no further clip."""

@@ -11,7 +11,7 @@ from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import exact_scan, joint_batches
 from vfindex.storage.records import FloatArray
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import ClipSet
+from vfindex.storage.words import held_in
 
 # Joint vectors kept from one question to the next, 4.6 KB each with three modalities of 384 dimensions; the writer
 # publishes before a tail is that long.
@@ -40,9 +40,9 @@ class Tail:
         kept["last"] = cls(snapshot, spec, watermark, np.array(ids, np.int64), joint)
         return kept["last"]
 
-    def best(self, query: FloatArray, among: ClipSet | None) -> list[int]:
-        """Return the ids of the clips, best first; query: (spec.dim,). among: the only clips looked at."""
-        ids = self.ids if among is None else np.array(among.pick(self.ids.tolist()), np.int64)
+    def best(self, query: FloatArray, among: NDArray[np.int64] | None) -> list[int]:
+        """Return the ids of the clips, best first; query: (spec.dim,). among: the only ids looked at, increasing."""
+        ids = self.ids if among is None else self.ids[held_in(self.ids, among)]
         if self.joint is None:
             return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids.tolist())]
         scores = self.joint[np.searchsorted(self.ids, ids)] @ query if among is not None else self.joint @ query

@@ -11,8 +11,6 @@ Either file is mapped, not read: see `JointIndex.load` for what is checked of it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +38,6 @@ CHECKED_BYTES = 1 << 24
 CHECKED_BLOCKS = 16
 # Arrays that steer a search, always checked whole.
 STEERING = ("ids", "dead", "members", "ends", "centroids", "codebook")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClipSet:
-    """Some of a library's clips: those of `ids` (n,), or all but those."""
-
-    ids: NDArray[np.int64]
-    excluded: bool = False
-
-    def pick(self, ids: Sequence[int]) -> list[int]:
-        """Return those of `ids` that belong to the set, in their order."""
-        asked = np.asarray(ids, np.int64)
-        return [int(id_) for id_ in asked[np.isin(asked, self.ids, invert=self.excluded)]]
 
 
 class JointIndex:
@@ -96,11 +81,11 @@ class JointIndex:
     # --- searching ----------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: FloatArray, top_k: int, among: ClipSet | None = None
+        self, queries: FloatArray, top_k: int, among: NDArray[np.int64] | None = None
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return (scores, ids), each (n_queries, <= top_k), best first. Raises DimensionError.
 
-        among: the only clips looked at; others cost no place among the first.
+        among: ids (m,) of the only clips looked at, increasing; others cost no place among the first.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {queries.shape}")
@@ -111,14 +96,14 @@ class JointIndex:
         places = np.array([each[:count] for _, each in found], np.int64).reshape(len(found), count)
         return scores, np.asarray(self._ids)[places]
 
-    def _kept(self, among: ClipSet | None) -> NDArray[np.bool_] | None:
+    def _kept(self, among: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
         """Return which places may answer (n,), None for all."""
         if among is None and not len(self._dead):
             return None
-        kept = np.full(len(self._ids), among is None or among.excluded)
+        kept = np.full(len(self._ids), among is None)
         if among is not None and len(self._ids):
-            places = np.minimum(np.searchsorted(self._ids, among.ids), len(self._ids) - 1)
-            kept[places[self._ids[places] == among.ids]] = not among.excluded
+            places = np.minimum(np.searchsorted(self._ids, among), len(self._ids) - 1)
+            kept[places[self._ids[places] == among]] = True
         kept[self._dead] = False
         return kept
 

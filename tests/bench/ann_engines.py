@@ -17,7 +17,7 @@ from vfindex.storage import generations, vectors
 from vfindex.storage.generations import Source
 from vfindex.storage.joint import JointSpec, ModalityPrior, ModalitySpec
 from vfindex.storage.records import FloatArray, Modality
-from vfindex.storage.vectors import ClipSet, JointIndex
+from vfindex.storage.vectors import JointIndex
 
 # The weights of `lite`.
 WEIGHTS: Mapping[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
@@ -68,7 +68,7 @@ class Ours:
         self.index = JointIndex.load(self.path, size_bytes=size_bytes, sha256=sha256)
 
     def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
-        return self.index.search(query[None], 10, None if kept is None else ClipSet(kept))[1][0]
+        return self.index.search(query[None], 10, kept)[1][0]
 
 
 class Exact(Ours):

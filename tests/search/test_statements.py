@@ -27,7 +27,6 @@ from vfindex.storage import snapshot as snapshot_module
 from vfindex.storage import words as words_module
 from vfindex.storage.library import Library, exact_scan, reading_spec
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
-from vfindex.storage.vectors import ClipSet
 from vfindex.storage.writer import writing
 
 # A dozen whatever is asked, two for each round in which hits take in neighbours, five more for a second moment.
@@ -220,7 +219,7 @@ def test_the_tail_is_an_exact_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         expected = [id_ for id_, _ in exact_scan(snapshot, spec, query, snapshot.clip_ids(after=3))]
         tail = Tail.of(snapshot, spec, 3)
         assert tail.best(query, None) == expected
-        some = ClipSet(np.array([5, 7, 11]))
+        some = np.array([5, 7, 11])
         assert tail.best(query, some) == [id_ for id_ in expected if id_ in (5, 7, 11)]
         assert Tail.of(snapshot, spec.with_weights({"speech": 0.1}), 3).joint is tail.joint, (
             "weights are the question's"
