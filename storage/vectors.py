@@ -160,11 +160,14 @@ class JointIndex:
         return self._scored(query, np.flatnonzero(kept), top_k)
 
     def _scored(self, query: FloatArray, places: NDArray[np.int64], top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, places) of the best among `places`, by their vectors."""
+        """Return (scores, places) of the best among `places`, by what is asked for of their vectors."""
         best, scores = places[:0], np.zeros(0, np.float32)
+        asked = np.flatnonzero(query)
+        span = slice(int(asked[0]), int(asked[-1]) + 1) if len(asked) else slice(self.dim)
+        query = query[span]
         for first in range(0, len(places), GATHERED):
             part = places[first : first + GATHERED]
-            rows = np.take(self._rows, part, axis=0)
+            rows = self._rows[part, span]
             if rows.dtype == np.float16:
                 found, at = HalfVectors(rows).best(query, top_k)
             else:
