@@ -35,11 +35,11 @@ class Effort:
     recall: float
 
     def of(self, top_k: int) -> Reach:
-        """Return what `top_k` need. Of more than were measured all lists are read."""
+        """Return what `top_k` need. More than MANY need more candidates of as many lists: that share hardly changes."""
         if not self.first.candidates or top_k <= FIRST:
             return self.first
-        most = Reach(max(self.first.candidates, self.many.candidates), max(self.first.share, self.many.share))
-        return most if top_k <= MANY else Reach(most.candidates * top_k // MANY, 1.0)
+        most = max(self.first.candidates, self.many.candidates)
+        return Reach(max(most, most * top_k // MANY), max(self.first.share, self.many.share))
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def test_the_effort_follows_the_weights_of_a_question() -> None:
     for weights in ((0.7, 0.3), (0.8, 0.2), (0.5, 0.5)):
         assert reach(*weights) == (10, 0.1)
     assert reach(1, 0) == (40, 0.1) and reach(0, 1, 50) == (100, 0.2)
-    assert reach(0.7, 0.3, 200) == (300, 0.2) and reach(0.7, 0.3, 400) == (600, 1.0)
+    assert reach(0.7, 0.3, 200) == (300, 0.2) and reach(0.7, 0.3, 400) == (600, 0.2)
     assert reach(0.9, 0.1) == (80, 1.0) and reach(0.2, 0.8, 200) == (300, 1.0), "between them the most careful is taken"
     assert Efforts.of(json.loads(json.dumps(efforts.told()))) == efforts
     efforts = Efforts((both, one, Effort(Reach(0, 1.0), Reach(4096, 1.0), 0.5)), slices, (0.7, 0.3))
