@@ -7,12 +7,14 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER = "VFINDEX_RAY_FOLDER"  # by this variable the processes of a run's Ray are known
 KNOCK_S = 10.0  # for a cluster to answer at its address
+END_S = 10.0  # for processes to be gone
 
 
 def knock(address: str) -> None:
@@ -45,16 +47,26 @@ def temporary_folder() -> Path:
     for old in base.glob("vfindex-ray-*-*"):
         number = old.name.split("-")[2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and old.stat().st_uid == os.getuid():
-            _end_processes(f"{FOLDER}={old}")
+            end_processes(old)
             shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
     os.environ[FOLDER] = str(folder)
     return folder
 
 
-def _end_processes(variable: str) -> None:
-    """End the processes of this user that have this in their environment."""
+def end_processes(folder: Path) -> None:
+    """End the processes of this user whose Ray has its files in a folder, and those that they begin meanwhile."""
+    until = time.monotonic() + END_S
+    while _killed(os.fsencode(f"{FOLDER}={folder}")) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _killed(variable: bytes) -> bool:
+    """Kill the processes of this user that have this in their environment; return whether there were any."""
+    found = False
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if os.fsencode(variable) in (folder / "environ").read_bytes().split(b"\0"):
+            if variable in (folder / "environ").read_bytes().split(b"\0"):
                 os.kill(int(folder.name), signal.SIGKILL)
+                found = True
+    return found

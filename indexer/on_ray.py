@@ -27,7 +27,7 @@ import ray.data
 import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vfindex.indexer.around_ray import FOLDER, knock, temporary_folder, without_stderr
+from vfindex.indexer.around_ray import FOLDER, end_processes, knock, temporary_folder, without_stderr
 from vfindex.indexer.discover import Found
 from vfindex.indexer.dispatch import Dispatch
 from vfindex.indexer.local import DecoderThreads, usable_cores
@@ -108,6 +108,7 @@ class Session:
         ray.shutdown()
         self._muted.close()
         if self._folder is not None:
+            end_processes(self._folder)  # a worker may hang in its own end
             del os.environ[FOLDER]
             shutil.rmtree(self._folder, ignore_errors=True)
 

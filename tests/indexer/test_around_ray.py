@@ -1,0 +1,45 @@
+"""What surrounds Ray: nothing of a run's processes stays, and nobody else's are touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vfindex.indexer.around_ray import FOLDER, end_processes
+
+# A process that begins others as fast as it can, as a raylet does with workers.
+BUSY = (
+    "import subprocess, sys, time\n"
+    "while True:\n"
+    "    subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])\n"
+    "    time.sleep(0.05)\n"
+)
+
+
+def begun(folder: Path, code: str = "import time; time.sleep(60)") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-S", "-c", code], env={**os.environ, FOLDER: str(folder)})
+
+
+def left(folder: Path) -> list[str]:
+    """Return the processes that run and know of the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(f"{FOLDER}={folder}") in (process / "environ").read_bytes().split(b"\0"):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_processes_of_a_folder_are_ended_with_those_that_they_begin_meanwhile(tmp_path: Path) -> None:
+    busy, other = begun(tmp_path / "a", BUSY), begun(tmp_path / "b")
+    while len(left(tmp_path / "a")) < 3:
+        assert busy.poll() is None
+    end_processes(tmp_path / "a")
+    assert busy.wait(10) == -9
+    assert left(tmp_path / "a") == [] and other.poll() is None
+    end_processes(tmp_path / "b")
+    assert other.wait(10) == -9
