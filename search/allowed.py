@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from vfindex.search.query import Moment, Needle
 from vfindex.search.words import WordEvidence, find_held
+from vfindex.storage.ids import held_in
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.words import held_in, kept
+from vfindex.storage.words import kept
 
 
 class Allowed:

@@ -15,6 +15,7 @@ from vfindex.search.query import Part, Place
 from vfindex.search.reciprocal import ReciprocalRanks
 from vfindex.search.tail import Tail
 from vfindex.search.words import Found, WordEvidence
+from vfindex.storage.ids import places_in
 from vfindex.storage.joint import Direction, JointSpec, ModalitySpec, directions, fuse_query
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
@@ -242,16 +243,16 @@ def skimmed(view: View, ids: NDArray[np.int64], asked: Asked) -> NDArray[np.floa
     Infinite where neither holds one.
     """
     scores = np.full(len(ids), np.inf)
-    slices, tail = view.spec.slices(), Tail.of(view.snapshot, view.spec, view.watermark)
+    slices, ways = view.spec.slices(), directions(asked.vectors, view.spec)
+    tail = Tail.of(view.snapshot, view.spec, view.watermark)
     sources = [] if view.index is None else [(view.index.all_ids(), view.index.rows)]
     for held, joint in [*sources, (tail.ids, tail.joint)]:
-        if joint is None or not len(held):
+        if joint is None:
             continue
-        places = np.minimum(np.searchsorted(held, ids), len(held) - 1)
-        known = np.flatnonzero(held[places] == ids)
+        places, known = places_in(ids, held)
         rows = np.take(joint, places[known], axis=0).astype(np.float32)
         scores[known] = 0.0
-        for modality, way in directions(asked.vectors, view.spec).items():
+        for modality, way in ways.items():
             values = (rows[:, slices[modality]] @ way.own).astype(np.float64)
             spread = np.full(len(rows), view.spec.parts[modality].weight * asked.strength[modality])
             scores[known] += values if modality == "visual" else sharpened(values, spread)

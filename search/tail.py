@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.ids import held_in
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import exact_scan, joint_batches
 from vfindex.storage.records import FloatArray
 from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.words import held_in
 
 # Joint vectors kept from one question to the next, 4.6 KB each with three modalities of 384 dimensions; the writer
 # publishes before a tail is that long.
@@ -42,10 +42,11 @@ class Tail:
 
     def best(self, query: FloatArray, among: NDArray[np.int64] | None) -> list[int]:
         """Return the ids of the clips, best first; query: (spec.dim,). among: the only ids looked at, increasing."""
-        ids = self.ids if among is None else self.ids[held_in(self.ids, among)]
+        asked = slice(None) if among is None else held_in(self.ids, among)
+        ids = self.ids[asked]
         if self.joint is None:
             return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids.tolist())]
-        scores = self.joint[np.searchsorted(self.ids, ids)] @ query if among is not None else self.joint @ query
+        scores = self.joint[asked] @ query
         return [int(id_) for id_ in ids[np.lexsort((ids, -scores))]]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.query import Needle, Place
+from vfindex.storage.ids import held_in
 from vfindex.storage.scripts import index_form
 from vfindex.storage.snapshot import Snapshot, StoredClip
-from vfindex.storage.words import WordMatch, are_many, held_in, kept
+from vfindex.storage.words import WordMatch, are_many, kept
 
 # Documents with words of the question that are looked at, 35 us each; beyond these BM25 has little to say, and they
 # bring in no further clips.

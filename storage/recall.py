@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.efforts import FIRST, MANY, Effort, Efforts, Reach
 from vfindex.storage.flat import HalfVectors
+from vfindex.storage.ids import evenly, places_in
 from vfindex.storage.ivf_pq import IvfPq
 from vfindex.storage.joint import JointSpec, ModalityPrior, fuse_query
 from vfindex.storage.library import joint_batches
@@ -53,7 +54,7 @@ def questions(
     most = most or QUESTIONS
     asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
     count = min((len(rows) for rows in asked.values()), default=0)
-    chosen = range(0, count, max(1, count // most))[:most]
+    chosen = range(count)[evenly(count, most)]
     plain = spec if spec.adds_up else spec.with_weights(dict.fromkeys(spec.order, 1.0))
     background = [fuse_query({m: rows[at] for m, rows in asked.items()}, plain) for at in chosen]
     result = []
@@ -90,7 +91,7 @@ def recall_at_10(
     """
     ids = index.ids()
     wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
-    chosen = ids[:: max(1, len(ids) // wanted)][:wanted].tolist()
+    chosen = ids[evenly(len(ids), wanted)].tolist()
     clips = [rows for _, rows in joint_batches(snapshot, spec, chosen)]
     own = np.concatenate([np.zeros((0, spec.dim), np.float32), *clips])
     asked = [np.concatenate(kinds) for kinds in questions(spec, priors, own, FEW_QUESTIONS)]
@@ -103,8 +104,8 @@ def recall_at_10(
     for part, rows in joint_batches(snapshot, spec, ids.tolist()):
         every = queries @ rows.T
         best = np.partition(np.concatenate([best, every], axis=1), -top_k, axis=1)[:, -top_k:]
-        at = np.minimum(np.searchsorted(part, found), len(part) - 1)
-        scores = np.where(part[at] == found, np.take_along_axis(every, at, axis=1), scores)
+        at, known = places_in(found, part)
+        scores = np.where(known, np.take_along_axis(every, at, axis=1), scores)
     shares = np.array([_share(*each) for each in zip(scores, best, strict=True)])
     parts = np.split(shares, np.cumsum([len(each) for each in asked])[:-1])
     return [float(each.mean()) if len(each) else 1.0 for each in parts]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vfindex.storage.efforts import Efforts, Reach
 from vfindex.storage.errors import DimensionError
 from vfindex.storage.flat import HalfVectors, on_gpus
+from vfindex.storage.ids import places_in
 from vfindex.storage.index_file import IndexFile, damage
 from vfindex.storage.ivf_pq import IvfPq, Lists, segments_of
 from vfindex.storage.records import FloatArray
@@ -101,9 +102,9 @@ class JointIndex:
         if among is None and not len(self._dead):
             return None
         kept = np.full(len(self._ids), among is None)
-        if among is not None and len(self._ids):
-            places = np.minimum(np.searchsorted(self._ids, among), len(self._ids) - 1)
-            kept[places[self._ids[places] == among]] = True
+        if among is not None:
+            places, known = places_in(among, self._ids)
+            kept[places[known]] = True
         kept[self._dead] = False
         return kept
 

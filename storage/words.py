@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.ids import Ids, held_in
 from vfindex.storage.records import SegmentSource
 from vfindex.storage.scripts import index_form
 from vfindex.storage.spans import FEW_VIDEOS, listed
 
-Ids = NDArray[np.int64]
 # A statement and its parameters -> its rows; a key and what computes something -> that, as of the snapshot.
 Rows = Callable[[str, tuple[Any, ...]], list[Any]]
 Remembered = Callable[[str, Callable[[], Any]], Any]
@@ -232,13 +232,6 @@ class Words:
 def are_many(videos: Collection[int] | None) -> bool:
     """Return whether to list all documents of videos takes longer than to look at some and drop those of others."""
     return videos is not None and len(videos) > FEW_VIDEOS
-
-
-def held_in(ids: Ids, among: Ids) -> NDArray[np.bool_]:
-    """Return which of `ids` are among those that increase: for short lists a tenth of the time of np.isin."""
-    if not len(among):
-        return np.zeros(len(ids), np.bool_)
-    return np.asarray(among[np.minimum(np.searchsorted(among, ids), len(among) - 1)] == ids)
 
 
 def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
