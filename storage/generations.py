@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage import vectors
+from vfindex.storage.ids import evenly
 from vfindex.storage.index_file import IndexWriter, writing_index
 from vfindex.storage.ivf_pq import (
     ROWS_A_LIST,
@@ -59,11 +60,6 @@ class Source:
         yield np.zeros((0, self.spec.dim), np.float32)
         yield from (rows for _, rows in joint_batches(self.snapshot, self.spec, ids))
 
-    def sample(self, count: int, ids: Sequence[int] | None = None) -> FloatArray:
-        """Return the joint vectors of `count` clips, taken evenly from `ids` or from all."""
-        every = self.ids if ids is None else ids
-        return np.concatenate(list(self.rows(every[:: max(1, len(every) // count)][:count])))
-
 
 def build(source: Source, path: Path) -> tuple[int, str]:
     """Make the index of all clips of the source; return (bytes, SHA-256) as `JointIndex.load` wants them."""
@@ -76,10 +72,10 @@ def build(source: Source, path: Path) -> tuple[int, str]:
             return file.end(facts_of(len(ids)))
         file.put("rows", "<f2", source.rows(source.ids))
         rows, slices = file.written("rows"), tuple(source.spec.slices().values())
-        sample = source.sample(max(TRAINING_ROWS, ROWS_A_LIST * number_of_lists(len(ids))))
+        sample = _some(rows, max(TRAINING_ROWS, ROWS_A_LIST * number_of_lists(len(ids))))
         codebook = train(sample, segments_of(slices, source.spec.dim))
         codes = _coded(file, slices, cluster(sample, rows, source.spec.corners()[0]), codebook)
-        asked = questions(source.spec, source.priors, source.sample(CLIPS_A_QUESTION * QUESTIONS))
+        asked = questions(source.spec, source.priors, _some(rows, CLIPS_A_QUESTION * QUESTIONS))
         return file.end(facts_of(len(ids), efforts(codes, rows, asked, slices)))
 
 
@@ -113,12 +109,17 @@ def drift(source: Source, added: Sequence[int]) -> float:
     As the root mean square, over the background questions, of the score of the new centre, which is 0 for the old one.
     Unrelated clips have scores with a spread of about 1 for each modality.
     """
-    rows = source.sample(DRIFT_CLIPS, added)
+    rows = np.concatenate(list(source.rows(added[evenly(len(added), DRIFT_CLIPS)])))
     if not len(rows):
         return 0.0
     moved = len(added) / len(source.ids) * rows.mean(axis=0)
     asked = [background for _, background in questions(source.spec, source.priors, rows[:0])]
     return float(max((np.sqrt(np.mean((each @ moved) ** 2)) for each in asked if len(each)), default=0.0))
+
+
+def _some(rows: NDArray[Any], count: int) -> FloatArray:
+    """Return `count` of the rows (n, dim), taken evenly."""
+    return np.asarray(rows[evenly(len(rows), count)], np.float32)
 
 
 def _followed(held: NDArray[Any], batches: Iterator[FloatArray]) -> Iterator[NDArray[Any]]:
