@@ -70,7 +70,7 @@ class Efforts:
             return self.corners[1 + int(asked[0])]
         if np.all(2 * lengths >= np.array(self.shares) * lengths.sum()):
             return self.corners[0]
-        return careful(self.corners)
+        return _careful(self.corners)
 
     def told(self) -> dict[str, Any]:
         """Return the same for a file."""
@@ -86,7 +86,7 @@ class Efforts:
         return cls(tuple(corners), slices, tuple(map(float, told["shares"])))
 
 
-def careful(efforts: Sequence[Effort]) -> Effort:
+def _careful(efforts: Sequence[Effort]) -> Effort:
     """Return an effort that is at least each of some, with all lists; none if one of them is none."""
     if any(not each.first.candidates for each in efforts):
         return Effort(Reach(0, 1.0), Reach(0, 1.0), 0.0)

@@ -34,7 +34,7 @@ class HalfVectors:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
         half = faiss.ScalarQuantizer.QT_fp16
         index: Any = faiss.IndexScalarQuantizer(dim, half, faiss.METRIC_INNER_PRODUCT)
-        lend(index.codes, np.ascontiguousarray(self._rows).view(np.uint8).reshape(-1))
+        _lend(index.codes, np.ascontiguousarray(self._rows).view(np.uint8).reshape(-1))
         index.ntotal, index.is_trained = count, True
         with one_thread():
             scores, places = index.search(np.ascontiguousarray(query[None], np.float32), min(top_k, count))
@@ -84,7 +84,7 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def lend(vector: Any, data: NDArray[Any]) -> None:
+def _lend(vector: Any, data: NDArray[Any]) -> None:
     """Let one of FAISS's vectors look into an array that somebody keeps."""
     import faiss
 

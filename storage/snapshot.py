@@ -272,11 +272,6 @@ class Snapshot:
                     rows[row.modality][where[row.clip_id]] = unpack_vector(row.vector)
             yield np.asarray(part, np.int64), rows
 
-    def clips_without_embedding(self) -> list[int]:
-        """Return the ids of clips that have no embedding of any modality."""
-        c, e = schema.clip.c, schema.embedding.c
-        return [row.id for row in self._rows(select(c.id).where(~select(e.clip_id).where(e.clip_id == c.id).exists()))]
-
     def thumbnails(self) -> Iterator[str]:
         """Yield the file names of all thumbnails."""
         name = schema.clip.c.thumbnail
