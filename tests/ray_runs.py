@@ -53,12 +53,17 @@ class RayRun:
 
 def marked(mark: str) -> list[int]:
     """Return the processes that were started with this mark in their environment, and run."""
-    wanted = f"{MARK}={mark}".encode()
+    return knowing(f"{MARK}={mark}")
+
+
+def knowing(variable: str) -> list[int]:
+    """Return the processes that run and were started with this in their environment."""
+    wanted = os.fsencode(variable)
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError):
-                if wanted in (folder / "environ").read_bytes():
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
     return found
 

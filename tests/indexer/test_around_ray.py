@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ray_runs import knowing
+
 from vfindex.indexer.around_ray import FOLDER, end_processes
 
 # A process that begins others as fast as it can, as a raylet does with workers.
@@ -22,16 +24,8 @@ def begun(folder: Path, code: str = "import time; time.sleep(60)") -> subprocess
     return subprocess.Popen([sys.executable, "-S", "-c", code], env={**os.environ, FOLDER: str(folder)})
 
 
-def left(folder: Path) -> list[str]:
-    """Return the processes that run and know of the folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.fsencode(f"{FOLDER}={folder}") in (process / "environ").read_bytes().split(b"\0"):
-                found.append(process.name)
-        except OSError:
-            continue
-    return found
+def left(folder: Path) -> list[int]:
+    return knowing(f"{FOLDER}={folder}")
 
 
 def test_processes_of_a_folder_are_ended_with_those_that_they_begin_meanwhile(tmp_path: Path) -> None:
