@@ -28,7 +28,10 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What the first FIRST and the first MANY need. recall: recall@10 measured with it."""
+    """What the first FIRST and the first MANY need.
+
+    recall: recall@10 measured with it, of the kind of questions that found the least.
+    """
 
     first: Reach
     many: Reach
