@@ -44,6 +44,9 @@ MIN_CANDIDATES = 200
 # What is looked at in the end, where many candidates are of one video, or stand far from their other moment. Scoring so
 # many takes some 0.1 s; pairs of which neither clip is among the first of its moment are not found.
 MAX_CANDIDATES = 3200
+# So many times as deep is looked where the candidates do not do; for a pair from the start, whose moments' first 200
+# are hardly ever of one video in a large library: to look at 200 in vain takes as long as to look at 800 once.
+DEEPER = 4
 # Characters of transcript shown with a hit whose words were not matched.
 SNIPPET_CHARS = 160
 
@@ -294,7 +297,8 @@ def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Ans
     asked[0], named = _with_pictures(view, asked[0], question)
     rankings = [_ranking(view, *each, videos) for each in zip(query.moments, asked, strict=True)]
     merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
-    depth = first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
+    first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
+    depth = first if query.order is None else DEEPER * first
     deepest = max(depth, MAX_CANDIDATES)
     while True:
         groups, bound = _groups(view, query, rankings, (depth, first))
@@ -306,7 +310,7 @@ def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Ans
             if per_video == 1:
                 merge(answers, named)
             return answers
-        depth = min(4 * depth, deepest)  # one long video fills the candidates: look further down
+        depth = min(DEEPER * depth, deepest)  # one long video fills the candidates: look further down
 
 
 def _groups(
