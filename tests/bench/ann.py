@@ -6,9 +6,9 @@ question at a time on one thread; its knob is raised until it finds 0.99 of the 
 as ours does, or to its end. `exact` is the joint index without codes, compared with the time that reading its bytes
 takes in the same run.
 
-The peers are no dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec, then run with
-PYTHONPATH=PEERS. Those that are not there are left out. Vectors and indexes are kept in --work; what was built there
-before is not built again, and keeps its time.
+The peers are no dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec apsw, then run
+with PYTHONPATH=PEERS. Those that are not there are left out. Vectors and indexes are kept in --work; what was built
+there before is not built again, and keeps its time.
 """
 
 from __future__ import annotations

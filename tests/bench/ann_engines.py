@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -196,8 +195,8 @@ class Lance:
 
 
 class SqliteVec:
-    """sqlite-vec, exact. It has no inner product: one more dimension makes all vectors equally long, for which the
-    nearest is the one with the largest.
+    """sqlite-vec, exact, in the SQLite of apsw: Python's own may have been built without extensions. It has no inner
+    product: one more dimension makes all vectors equally long, for which the nearest is the one with the largest.
     """
 
     knobs = (0,)
@@ -205,12 +204,13 @@ class SqliteVec:
     def __init__(self, folder: Path, material: Material) -> None:
         self.path, self.clips = folder / f"sqlite{len(material.clips)}.db", material.clips
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Any:
+        import apsw
         import sqlite_vec
 
-        connection = sqlite3.connect(self.path)
+        connection = apsw.Connection(str(self.path))
         connection.enable_load_extension(True)
-        sqlite_vec.load(connection)
+        connection.load_extension(sqlite_vec.loadable_path())
         return connection
 
     def build(self) -> None:
