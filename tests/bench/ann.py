@@ -1,4 +1,6 @@
-"""How well and how fast the joint index finds, and other libraries' indexes: python tests/bench/ann.py [--n 1000000]
+"""How well and how fast the joint index finds, and other libraries' indexes:
+
+    python tests/bench/ann.py [--n 1000000] [--questions 100]
 
 384 dimensions in three modalities (ann_data.py), at the default weights of `lite` and at each modality alone, with and
 without a filter that keeps one clip in a hundred. Every engine (ann_engines.py) runs in a process of its own, one
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ann_data import DIM, ORDER, Material, material
+from ann_data import DIM, KNOWN, ORDER, Material, material
 from ann_engines import ENGINES, MODULES, THREADS, WEIGHTS, Engine, Ids, timed_build
 
 from vfindex.storage.records import FloatArray
@@ -57,12 +60,14 @@ class Case:
 class Measured:
     """What one engine did in one case with its knob at one place.
 
-    processor_ms: median of the processor time of all its threads, which hardly feels other work on the machine.
+    error: standard error of the recall, in which a question may miss all ten. processor_ms: median of the processor
+    time of all its threads, which hardly feels other work on the machine.
     """
 
     case: str
     knob: int
     recall: float
+    error: float
     p50_ms: float
     p99_ms: float
     processor_ms: float
@@ -72,12 +77,13 @@ def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description="Compare the joint index with others.")
     parser.add_argument("--n", type=int, default=1_000_000, help="clips (default: 1000000)")
+    parser.add_argument("--questions", type=int, default=100, help=f"asked, up to {KNOWN} (default: 100)")
     parser.add_argument("--peers", default=",".join(MODULES), help="comma-separated (default: all)")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vfindex-ann", help="kept files")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    made = material(arguments.work, arguments.n)
+    made = material(arguments.work, arguments.n, min(arguments.questions, KNOWN))
     if arguments.engine:
         print(json.dumps(measure(arguments.engine, arguments.work, made)))
         return
@@ -92,7 +98,7 @@ def main() -> None:
         elif name in SLOW and arguments.n > MOST_FOR_SLOW:
             print(f"{name}: left out above {MOST_FOR_SLOW:,} clips")
         else:
-            told[name] = run(name, arguments.work, arguments.n)
+            told[name] = run(name, arguments.work, made)
             if name == "ours":
                 found = {case["case"]: case["recall"] for case in told[name].get("cases", [])}
                 recalls_at(arguments.work, arguments.n).write_text(json.dumps(found))
@@ -100,10 +106,12 @@ def main() -> None:
     print_bandwidth(arguments.work, made)
 
 
-def run(name: str, work: Path, count: int) -> Mapping[str, Any]:
+def run(name: str, work: Path, made: Material) -> Mapping[str, Any]:
     """Measure an engine in a process of its own, print what it says and return it; nothing if it failed."""
-    command = [sys.executable, __file__, "--engine", name, "--work", str(work), "--n", str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    of = ["--work", str(work), "--n", str(len(made.clips)), "--questions", str(len(made.asked))]
+    done = subprocess.run(
+        [sys.executable, __file__, "--engine", name, *of], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         print(f"{name}: failed\n{done.stderr[-2000:]}")
         return {}
@@ -112,11 +120,11 @@ def run(name: str, work: Path, count: int) -> Mapping[str, Any]:
         f"\n{name}: built in {told['build_s']:.0f} s, opened in {told['open_s']:.3f} s; memory {told['pss_mb']:.0f} MB "
         f"(PSS), of which its own {told['own_mb']:.0f} MB; load {os.getloadavg()[0]:.1f}"
     )
-    heads = f"{'knob':>6}{'recall@10':>11}{'p50 ms':>10}{'p99 ms':>10}{'processor':>11}"
+    heads = f"{'knob':>6}{'recall@10':>11}{'error':>8}{'p50 ms':>10}{'p99 ms':>10}{'processor':>11}"
     print(f"  {'weights, filter':24}{heads}  as much as ours: recall, p50 ms")
     for each in told["cases"]:
         line = (
-            f"  {each['case']:24}{each['knob']:>6}{each['recall']:>11.4f}"
+            f"  {each['case']:24}{each['knob']:>6}{each['recall']:>11.4f}{each['error']:>8.4f}"
             f"{each['p50_ms']:>10.2f}{each['p99_ms']:>10.2f}{each['processor_ms']:>11.2f}"
             f"{each['alike']['recall']:>23.4f}{each['alike']['p50_ms']:>10.2f}"
         )
@@ -177,7 +185,8 @@ def ask(engine: Engine, case: Case, clips: FloatArray, wanted: float) -> list[Me
             shares.append(np.count_nonzero(scores >= bar - TIE * max(1.0, abs(bar))) / TOP_K)
         p50_ms, p99_ms = np.percentile(taken, [50, 99]).tolist()
         middle_ms = float(np.median(worked))
-        trials.append(Measured(case.name, knob, float(np.mean(shares)), p50_ms, p99_ms, middle_ms))
+        error = float(np.std(shares)) / math.sqrt(len(shares))
+        trials.append(Measured(case.name, knob, float(np.mean(shares)), error, p50_ms, p99_ms, middle_ms))
         if trials[-1].recall >= wanted:
             break
     return trials
@@ -185,7 +194,7 @@ def ask(engine: Engine, case: Case, clips: FloatArray, wanted: float) -> list[Me
 
 def truth(work: Path, made: Material) -> list[Case]:
     """Return the cases; their bars are kept in `work`."""
-    kept_at = work / f"truth{len(made.clips)}.npz"
+    kept_at = work / f"truth{len(made.clips)}-{len(made.asked)}.npz"
     weightings = {"default": [WEIGHTS[m] for m in ORDER]} | {m: [float(m == each) for each in ORDER] for m in ORDER}
     asked = {name: made.asked * np.repeat(np.float32(factors), DIM) for name, factors in weightings.items()}
     if not kept_at.exists():

@@ -22,22 +22,22 @@ ORDER: tuple[Modality, ...] = ("visual", "speech", "text")
 SHARES = ((0.55, 0.55, 0.63), (0.55, 0.6, 0.58), (0.6, 0.8, 0.0))
 SPEAKING, TITLED, SILENT_CLIPS = 0.55, 0.9, 0.1
 CLIPS_A_VIDEO = 12
-# Even ones are about a clip, odd ones about nothing. The first are asked, the last are known when an index is built.
-QUESTIONS, ASKED, KNOWN = 1000, 100, 500
+# Even ones are about a clip, odd ones about nothing. Of the first half some are asked; of the last, those about nothing
+# are known when an index is built.
+QUESTIONS, KNOWN = 1000, 500
 _BATCH = 100_000
 
 
 @dataclass(frozen=True)
 class Material:
-    """clips: (n, 384), mapped. questions: (QUESTIONS, 384). kept: ids of the hundredth that a filter keeps."""
+    """clips: (n, 384), mapped. questions: (QUESTIONS, 384). asked: the first of them. kept: ids of the hundredth that a
+    filter keeps.
+    """
 
     clips: FloatArray
     questions: FloatArray
+    asked: FloatArray
     kept: NDArray[np.int64]
-
-    @property
-    def asked(self) -> FloatArray:
-        return self.questions[:ASKED]
 
     @property
     def background(self) -> FloatArray:
@@ -45,17 +45,18 @@ class Material:
         return self.questions[KNOWN:][1::2]
 
 
-def material(folder: Path, count: int) -> Material:
-    """Return the material of `count` clips, made in `folder` if it is not there."""
+def material(folder: Path, count: int, asked: int) -> Material:
+    """Return the material of `count` clips, made in `folder` if it is not there. asked: questions, <= KNOWN."""
     clips, questions = folder / f"x{count}.npy", folder / f"q{count}.npy"
     if not clips.exists():
-        made, asked = _make(count)
-        np.save(questions, asked)
+        made, about = _make(count)
+        np.save(questions, about)
         np.save(clips, made)
     random = np.random.default_rng(1)
     runs = random.choice(count // CLIPS_A_VIDEO, max(1, count // 100 // CLIPS_A_VIDEO), replace=False)
     kept = np.sort((runs[:, None] * CLIPS_A_VIDEO + np.arange(CLIPS_A_VIDEO)).reshape(-1))
-    return Material(np.load(clips, mmap_mode="r"), np.load(questions), kept.astype(np.int64))
+    every = np.load(questions)
+    return Material(np.load(clips, mmap_mode="r"), every, every[:asked], kept.astype(np.int64))
 
 
 def _make(count: int) -> tuple[FloatArray, FloatArray]:
