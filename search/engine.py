@@ -298,8 +298,8 @@ def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Ans
     rankings = [_ranking(view, *each, videos) for each in zip(query.moments, asked, strict=True)]
     merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
     first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
-    depth = first if query.order is None else DEEPER * first
-    deepest = max(depth, MAX_CANDIDATES)
+    deepest = max(first, MAX_CANDIDATES)
+    depth = first if query.order is None else min(DEEPER * first, deepest)
     while True:
         groups, bound = _groups(view, query, rankings, (depth, first))
         # With one hit a video, the spans of all grow together at the end: one question to the library each round.

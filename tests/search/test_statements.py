@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,9 +153,18 @@ def test_two_moments_are_looked_for_no_deeper_than_allowed(folder: Path, monkeyp
     monkeypatch.setattr(engine_module, "MIN_CANDIDATES", 1)
     monkeypatch.setattr(engine_module, "CANDIDATES_PER_HIT", 1)
     monkeypatch.setattr(engine_module, "MAX_CANDIDATES", 5)
+    depths, looked = [], engine_module.best_pairs
+
+    def watched(*asked: Any) -> Any:
+        depths.append(asked[3])
+        return looked(*asked)
+
+    monkeypatch.setattr(engine_module, "best_pairs", watched)
     engine = SearchEngine.open(folder)
     assert engine.search("1 then 2 within 9s", top_k=4) == engine.search("1 then 2 within 9s", top_k=4)
+    assert depths and max(depths) == 5
     assert len(engine.search("nothing then nowhere within 1s", top_k=40)) <= 40
+    assert max(depths) == 40, "as many as are wanted are looked at in any case"
 
 
 # --- words ------------------------------------------------------------------------------------------------------
