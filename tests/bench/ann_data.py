@@ -30,19 +30,14 @@ _BATCH = 100_000
 
 @dataclass(frozen=True)
 class Material:
-    """clips: (n, 384), mapped. questions: (QUESTIONS, 384). asked: the first of them. kept: ids of the hundredth that a
-    filter keeps.
+    """clips: (n, 384), mapped. asked: questions (n, 384). background: questions about nothing that an index may know
+    when it is built (n, 384). kept: ids of the hundredth that a filter keeps.
     """
 
     clips: FloatArray
-    questions: FloatArray
     asked: FloatArray
+    background: FloatArray
     kept: NDArray[np.int64]
-
-    @property
-    def background(self) -> FloatArray:
-        """Questions about nothing that an index may know when it is built."""
-        return self.questions[KNOWN:][1::2]
 
 
 def material(folder: Path, count: int, asked: int) -> Material:
@@ -56,7 +51,7 @@ def material(folder: Path, count: int, asked: int) -> Material:
     runs = random.choice(count // CLIPS_A_VIDEO, max(1, count // 100 // CLIPS_A_VIDEO), replace=False)
     kept = np.sort((runs[:, None] * CLIPS_A_VIDEO + np.arange(CLIPS_A_VIDEO)).reshape(-1))
     every = np.load(questions)
-    return Material(np.load(clips, mmap_mode="r"), every, every[:asked], kept.astype(np.int64))
+    return Material(np.load(clips, mmap_mode="r"), every[:asked], every[KNOWN:][1::2], kept.astype(np.int64))
 
 
 def _make(count: int) -> tuple[FloatArray, FloatArray]:
