@@ -8,6 +8,7 @@ input: each pattern's repeated class excludes the character that the pattern sta
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,9 +66,9 @@ def parse_packets(packets: Iterable[tuple[float, float, str]], codec: str) -> li
     last until the next one, at most ASSUMED_CUE_S. codec: FFmpeg's name of the codec.
     """
     events = sorted((p for p in packets if 0 <= p[0] <= MAX_TIME_S), key=lambda p: p[:2])
-    starts = [start for start, _, _ in events[1:]] + [float("inf")]
     cues = []
-    for (start_s, end_s, raw), next_s in zip(events, starts, strict=True):
+    for n, (start_s, end_s, raw) in enumerate(events):
+        next_s = events[n + 1][0] if n + 1 < len(events) else math.inf
         end = (
             end_s
             if end_s > start_s

@@ -118,6 +118,11 @@ def test_packets(codec: str, raw: str, text: str) -> None:
     assert (segment.text, segment.language, segment.source) == (text, "en", "embedded")
 
 
+@pytest.mark.parametrize("packets", [[], [(-2.0, -1.0, "before")], [(1.0, 2.0, " ")], [(0.0, 0.0, "")]])
+def test_a_track_without_a_usable_cue_has_none(packets: list[tuple[float, float, str]]) -> None:
+    assert subtitles.from_packets(packets, "subrip", "eng") == []
+
+
 def test_packets_without_an_end_last_until_the_next() -> None:
     cues = parse_packets([(1.0, 1.0, "one"), (3.0, 0.0, "two"), (60.0, 60.0, "three")], "subrip")
     assert [(c.start_s, c.end_s) for c in cues] == [(1.0, 3.0), (3.0, 8.0), (60.0, 65.0)]
