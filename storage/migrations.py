@@ -1,17 +1,25 @@
 """How a library.db of any age becomes one of today: named functions, run in order, each recorded by its name.
 
-A function is never edited once released; a change of the tables is a new function at the end of `MIGRATIONS`.
+To change the tables, change `schema.py` and append a function to `MIGRATIONS`. It is never edited once released, and
+begins with a test of whether its table or column is there, for `create_tables` makes today's tables in a new library.
+
+- An additive migration adds a table or a column whose rows older readers may ignore. A new column has a server default
+  or may be NULL. Nothing else is needed: older readers ignore what they do not know, and `complete_schema` gives a
+  reader of an older library an empty table, or the default as a column, so that its queries need not ask.
+- A breaking migration changes the meaning of what readers read. It is appended to `BREAKING` too. Older readers then
+  refuse the library (its setting `min_reader` is above theirs), and today's refuse a library without the migration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Column, Connection, DefaultClause, insert, select, text
 
 from vfindex.storage import schema
-from vfindex.storage.errors import LibraryVersion
+from vfindex.storage.errors import LibraryNotFound, LibraryVersion
 from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
 
 
@@ -108,6 +116,10 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     remember_what_lies_beside,
     mark_coarse_videos,
 )
+# Without these a reader cannot read a library; all others are additive.
+BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)
+# The setting that says how many of BREAKING a reader must know to read the library.
+MIN_READER = "min_reader"
 
 
 def migrate(connection: Connection) -> None:
@@ -129,6 +141,56 @@ def migrate(connection: Connection) -> None:
             function(connection)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             connection.execute(insert(schema.migration).values(name=function.__name__, applied_at=now))
+    if min_reader(connection) != len(BREAKING):
+        values = {"key": MIN_READER, "value": str(len(BREAKING))}
+        connection.execute(text("INSERT OR REPLACE INTO meta (key, value) VALUES (:key, :value)"), values)
+
+
+def min_reader(connection: Connection) -> int:
+    """Return how many breaking migrations a reader of this library must know; 0 before that was recorded."""
+    stored = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == MIN_READER))
+    return int(stored) if stored is not None and stored.isdecimal() else 0
+
+
+def check_readable(connection: Connection) -> bool:
+    """Return whether the library has today's tables and columns, or `complete_schema` must be called.
+
+    Raises LibraryNotFound for a database without tables, LibraryVersion for one that needs a newer reader or lacks a
+    breaking migration.
+    """
+    applied = set(applied_migrations(connection))
+    if not applied:
+        raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
+    if min_reader(connection) > len(BREAKING):
+        raise LibraryVersion(
+            "this library was written by a newer vfindex and cannot be read by this one; "
+            "upgrade with: pip install --upgrade vfindex"
+        )
+    if not applied.issuperset(function.__name__ for function in BREAKING):
+        raise LibraryVersion(
+            "this library was written by an older vfindex; run `vfindex ingest` once with this version to update it"
+        )
+    return applied.issuperset(function.__name__ for function in MIGRATIONS)
+
+
+def complete_schema(connection: Connection) -> None:
+    """Give a reader of an older library the tables and columns that it lacks, until its transaction ends.
+
+    Temporary tables and views come before those of the library under the same names.
+    """
+    for table in schema.metadata.sorted_tables:
+        stored = [row.name for row in connection.execute(text(f"PRAGMA main.table_info({table.name})"))]
+        if not stored:
+            columns = ", ".join(column.name for column in table.columns)
+            connection.execute(text(f"CREATE TEMP TABLE {table.name} ({columns})"))
+        elif missing := [column for column in table.columns if column.name not in stored]:
+            shown = ", ".join([*stored, *(f"{_default(column)} AS {column.name}" for column in missing)])
+            connection.execute(text(f"CREATE TEMP VIEW {table.name} AS SELECT {shown} FROM main.{table.name}"))
+
+
+def _default(column: Column[Any]) -> str:
+    default = column.server_default.arg if isinstance(column.server_default, DefaultClause) else None
+    return "NULL" if default is None else f"CAST('{default}' AS {column.type})"
 
 
 def applied_migrations(connection: Connection) -> list[str]:
@@ -137,8 +199,3 @@ def applied_migrations(connection: Connection) -> list[str]:
     if not connection.scalar(known):
         return []
     return list(connection.scalars(select(schema.migration.c.name)))
-
-
-def is_current(applied: Collection[str]) -> bool:
-    """Return whether a database that has had the migrations `applied` has had exactly today's."""
-    return set(applied) == {function.__name__ for function in MIGRATIONS}

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.database import damaged, memory_of
-from vfindex.storage.errors import LibraryError, LibraryNotFound, LibraryVersion
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.joint import JointSpec
-from vfindex.storage.migrations import applied_migrations, is_current
+from vfindex.storage.migrations import check_readable, complete_schema
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
 from vfindex.storage.spans import FEW_VIDEOS, clip_spans, clips_near, clips_of_few, expanded
 from vfindex.storage.words import Words
@@ -74,7 +74,7 @@ class StoredVideo(Video):
 class Snapshot:
     """One read transaction. words: its full text search.
 
-    Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one not of today's form.
+    Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -85,23 +85,14 @@ class Snapshot:
         self.words = Words(self._fetched, self.remembered)
         try:
             self._memory = memory_of(self._connection)
-            self.remembered("checked", self._check)
+            if not self.remembered("complete", lambda: check_readable(self._connection)):
+                complete_schema(self._connection)
         except DBAPIError as exc:
             self.close()
             raise damaged(exc) from exc
         except LibraryError:
             self.close()
             raise
-
-    def _check(self) -> None:
-        applied = applied_migrations(self._connection)
-        if not applied:
-            raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
-        if not is_current(applied):
-            raise LibraryVersion(
-                "this library was written by another version of vfindex; "
-                "run `vfindex ingest` once with this version, or upgrade: pip install --upgrade vfindex"
-            )
 
     def close(self) -> None:
         self._connection.close()

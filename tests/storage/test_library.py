@@ -20,7 +20,6 @@ from vfindex.storage.errors import (
     LibraryError,
     LibraryLocked,
     LibraryNotFound,
-    LibraryVersion,
     Problem,
 )
 from vfindex.storage.library import Library, reading_spec
@@ -144,15 +143,6 @@ def test_readers_do_not_wait_for_the_writer(folder: Path) -> None:
 def test_there_is_a_sentence_where_there_is_no_library(tmp_path: Path) -> None:
     with pytest.raises(LibraryNotFound, match="vfindex ingest"):
         Library.open(tmp_path)
-
-
-def test_a_newer_library_is_refused(folder: Path) -> None:
-    with sqlite3.connect(folder / "library.db") as connection:
-        connection.execute("INSERT INTO migration VALUES ('add_hologram_table', '2031')")
-    with pytest.raises(LibraryVersion):
-        Library.open(folder).snapshot()
-    with pytest.raises(LibraryVersion, match="add_hologram_table"), writing(folder):
-        pass
 
 
 def test_old_generations_are_dropped(folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from library_maker import add_video, axis, clip, install
 from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
@@ -11,8 +14,11 @@ from sqlalchemy.schema import CreateTable
 
 from vfindex.storage import schema
 from vfindex.storage.database import connect
+from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
-from vfindex.storage.migrations import MIGRATIONS
+from vfindex.storage.migrations import BREAKING, MIGRATIONS
+from vfindex.storage.records import Document
+from vfindex.storage.units import coarse_videos, stored_roots
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
@@ -44,6 +50,62 @@ def make_old(folder: Path) -> None:
         connection.execute(text(f"DELETE FROM migration WHERE name IN {LATER}"))
         connection.commit()
     engine.dispose()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Return a published library of two videos."""
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number, name in enumerate(("a", "b")):
+            add_video(writer, name, [clip(visual=axis(number))], documents=[Document("title", name)])
+        writer.publish()
+    return tmp_path
+
+
+def test_a_reader_reads_an_older_library_as_it_is(library: Path) -> None:
+    make_old(library)
+    opened = Library.open(library)
+    for _ in range(2):  # the same connection serves the second
+        with opened.snapshot() as snapshot:
+            assert [video.locations[0].beside for video in snapshot.videos()] == ["", ""]
+            assert [match.video_id for match in snapshot.words.match(["b"], 5)] == [2]
+            assert (coarse_videos(snapshot), stored_roots(snapshot)) == (frozenset(), ())
+    assert verify(opened).clean
+    with writing(library):
+        pass
+    with opened.snapshot() as snapshot:
+        assert len(snapshot.videos()) == 2
+    with closing(sqlite3.connect(library / "library.db")) as connection:
+        assert connection.execute("SELECT value FROM meta WHERE key = 'min_reader'").fetchall() == [("3",)]
+
+
+def test_a_reader_reads_a_library_of_a_later_additive_migration(library: Path) -> None:
+    with closing(sqlite3.connect(library / "library.db")) as connection, connection:
+        connection.execute("INSERT INTO migration VALUES ('add_hologram_table', '2031')")
+    with Library.open(library).snapshot() as snapshot:
+        assert len(snapshot.clip_ids()) == 2
+    assert verify(Library.open(library)).clean
+    with pytest.raises(LibraryVersion, match="add_hologram_table"), writing(library):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE meta SET value = '4' WHERE key = 'min_reader'", "written by a newer vfindex"),
+        ("DELETE FROM migration WHERE name = 'index_every_script'", "written by an older vfindex"),
+    ],
+)
+def test_a_reader_refuses_what_it_cannot_read(library: Path, change: str, message: str) -> None:
+    with closing(sqlite3.connect(library / "library.db")) as connection, connection:
+        connection.execute(change)
+    with pytest.raises(LibraryVersion, match=message):
+        Library.open(library).snapshot()
+
+
+def test_every_breaking_migration_is_a_migration() -> None:
+    assert set(BREAKING) <= set(MIGRATIONS)
 
 
 def test_videos_can_vanish_from_an_old_library(tmp_path: Path) -> None:
