@@ -323,11 +323,20 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
         source.close()
 
 
-def subtitle_tracks(container: InputContainer) -> list[dict[str, int | str]]:
-    """Return index, language and codec of each text subtitle stream."""
+def subtitle_tracks(container: InputContainer) -> list[dict[str, Any]]:
+    """Return the fields of a SubtitleTrack for each text subtitle stream."""
     text = [stream for stream in container.streams.subtitles if subtitle_codec(stream) in TEXT_CODECS]
     return [
-        {"index": stream.index, "language": (stream.language or "")[:MAX_TAG_KEY], "codec": subtitle_codec(stream)}
+        {
+            "index": stream.index,
+            "language": (stream.language or "")[:MAX_TAG_KEY],
+            "codec": subtitle_codec(stream),
+            "title": stream.metadata.get("title", "")[:MAX_TAG_VALUE],
+            "forced": bool(stream.disposition & Disposition.forced),
+            "hearing_impaired": bool(stream.disposition & Disposition.hearing_impaired),
+            "default": bool(stream.disposition & Disposition.default),
+            "comment": bool(stream.disposition & Disposition.comment),
+        }
         for stream in text[:MAX_TRACKS]
     ]
 

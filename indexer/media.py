@@ -32,11 +32,19 @@ MAX_EVENTS = 1 << 18  # subtitles of one file
 
 @dataclass(frozen=True, slots=True)
 class SubtitleTrack:
-    """A text subtitle stream. index: in the container. language: as the container says, "" where it does not."""
+    """A text subtitle stream. index: in the container. language, title: as the container says, "" where it does not.
+
+    forced, hearing_impaired, default, comment: its dispositions, as marked in the container.
+    """
 
     index: int
     language: str
     codec: str
+    title: str = ""
+    forced: bool = False
+    hearing_impaired: bool = False
+    default: bool = False
+    comment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,16 @@ def _text(value: object, name: str) -> str:
 
 
 def _track(fields: _Fields) -> SubtitleTrack:
-    return SubtitleTrack(fields.integer("index", 0, 1 << 16), fields.text("language"), fields.text("codec"))
+    return SubtitleTrack(
+        index=fields.integer("index", 0, 1 << 16),
+        language=fields.text("language"),
+        codec=fields.text("codec"),
+        title=fields.text("title"),
+        forced=fields.flag("forced"),
+        hearing_impaired=fields.flag("hearing_impaired"),
+        default=fields.flag("default"),
+        comment=fields.flag("comment"),
+    )
 
 
 def _probe(fields: _Fields) -> Probe:

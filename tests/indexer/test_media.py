@@ -11,7 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import Shot, make_video, media_folder, overwrite, truncate
+from av.stream import Disposition
+from media import ASS_HEADER, Shot, make_video, media_folder, overwrite, shot_frames, truncate
 from reading import SIZE_PX, read, refusal
 
 from vfindex.indexer import decode_open
@@ -220,6 +221,26 @@ def test_subtitles_are_read_with_their_times(decoder: Decoder, tmp_path: Path, n
     assert [(round(start_s, 3), round(end_s, 3), words) for start_s, end_s, words in events] == text
     with pytest.raises(VideoError, match="no text subtitles"):
         decoder.subtitles(os.fsencode(path), 0)
+
+
+def test_marks_of_subtitle_tracks_are_probed(decoder: Decoder, tmp_path: Path) -> None:
+    path = tmp_path / "marked.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        signs, full = container.add_stream("subrip"), container.add_stream("subrip")
+        for stream in (signs, full):
+            stream.codec_context.subtitle_header = ASS_HEADER
+        signs.disposition = Disposition.forced | Disposition.default
+        full.disposition = Disposition.hearing_impaired | Disposition.comment
+        full.metadata["title"], full.metadata["language"] = "Full (SDH)", "eng"
+        for image in shot_frames([Shot("red", 1.0)], 10, 64, 48):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image[1], format="rgb24")))
+        container.mux(video.encode(None))
+    first, second = decoder.probe(os.fsencode(path)).subtitles
+    assert (first.forced, first.default, first.hearing_impaired, first.comment) == (True, True, False, False)
+    assert (second.forced, second.default, second.hearing_impaired, second.comment) == (False, False, True, True)
+    assert (first.title, second.title, second.language) == ("", "Full (SDH)", "eng")
 
 
 def test_tags_and_chapters_that_are_no_text_are_kept_as_far_as_they_go(
