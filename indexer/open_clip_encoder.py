@@ -193,12 +193,19 @@ class OpenClipEncoder:
             self._free.put(lane)
 
     def _seconds(self, n: int) -> float:
-        """Return how long a batch of n takes, the second time. Raises OutOfMemory."""
+        """Return how long a batch of n takes, the second time in one lane. Raises OutOfMemory.
+
+        Each lane allocates for itself: the first batch of a size in a lane takes longer.
+        """
         pixels = np.zeros((n, self.size_px, self.size_px, 3), dtype=np.uint8)
-        self._encode(pixels)
-        began = time.perf_counter()
-        self._encode(pixels)
-        return time.perf_counter() - began
+        lane = self._free.get()
+        try:
+            lane.encode(pixels)
+            began = time.perf_counter()
+            lane.encode(pixels)
+            return time.perf_counter() - began
+        finally:
+            self._free.put(lane)
 
 
 class OutOfMemory(Exception):

@@ -86,23 +86,21 @@ def cut_clips(
 
     vectors: (n, dim) unit rows, histograms: (n, 512), times_s: (n,) increasing, of its frames.
     Clips last MIN_CLIP_S to MAX_CLIP_S and lie inside shots: a shorter shot joins the neighbour whose frames resemble
-    its own more, a longer one is cut into equal parts at the frames nearest. A boundary is the time of the later frame;
-    the gap before it is its uncertainty. Every clip holds a frame, so where frames are further apart than MAX_CLIP_S,
-    clips are as long as their gaps. A stretch under MIN_CLIP_S is one clip.
+    its own more, a longer one is cut at frames into as few parts as can be, nearly equal. A boundary is the time of the
+    later frame; the gap before it is its uncertainty. Every clip holds a frame, so where frames are further apart than
+    MAX_CLIP_S, clips are as long as their gaps. A stretch under MIN_CLIP_S is one clip.
     """
     if not len(times_s):
         return []
     starts = _join_short(vectors, times_s, detect_shots(frame_distances(vectors, histograms)), end_s)
     bounds = [*starts, len(times_s)]
+    # Where a clip begins that begins with frame i; what follows the last frame is the end.
+    edges_s = np.array([start_s, *times_s[1:], max(end_s, float(times_s[-1]) + 1e-3)])
     spans: list[Span] = []
     for first, last in pairwise(bounds):
-        shot_end = float(times_s[last]) if last < len(times_s) else end_s
-        edges = _split(times_s, first, last, shot_end)
-        for a, b in pairwise(edges):
-            begin = start_s if a == 0 else float(times_s[a])
-            end = float(times_s[b]) if b < len(times_s) else max(end_s, float(times_s[-1]) + 1e-3)
+        for a, b in pairwise(_split(edges_s, first, last)):
             gap = 0.0 if a == 0 else float(times_s[a] - times_s[a - 1])
-            spans.append(Span(begin, end, a, b, gap))
+            spans.append(Span(float(edges_s[a]), float(edges_s[b]), a, b, gap))
     return spans
 
 
@@ -127,14 +125,42 @@ def _join_short(vectors: FloatArray, times_s: NDArray[np.float64], starts: Seque
     return kept
 
 
-def _split(times_s: NDArray[np.float64], first: int, last: int, shot_end: float) -> list[int]:
-    """Return frame positions that cut the shot first..last into parts of at most MAX_CLIP_S, where frames allow."""
-    length = shot_end - float(times_s[first])
-    parts = max(1, int(np.ceil(length / MAX_CLIP_S)))
-    wanted = times_s[first] + length * np.arange(1, parts) / parts
-    cuts = first + np.searchsorted(times_s[first:last], wanted)
-    inner = sorted({int(cut) for cut in cuts if first < cut < last})
-    return [first, *inner, last]
+def _split(edges_s: NDArray[np.float64], first: int, last: int) -> list[int]:
+    """Return positions first..last that cut a shot into parts of at most MAX_CLIP_S wherever frames allow it.
+
+    As few parts as can be, and as equal as the frames let them be: each cut is at the frame nearest to where the rest
+    would be cut into equal parts, among those from which the remaining parts can still reach the end.
+    """
+    count = len(_reached(edges_s[first : last + 1]))
+    back = _reached(-edges_s[first : last + 1][::-1])  # n parts reach the end from position last - back[n - 1] on
+    cuts = [first]
+    for left in range(count, 1, -1):
+        here = cuts[-1]
+        wanted_s = edges_s[here] + (edges_s[last] - edges_s[here]) / left
+        high = _reach(edges_s, here)
+        low = min(high, max(last - back[left - 2], _after(edges_s, here)))
+        cuts.append(high - int(np.argmin(np.abs(edges_s[low : high + 1] - wanted_s)[::-1])))
+    return [*cuts, last]
+
+
+def _reached(edges_s: NDArray[np.float64]) -> list[int]:
+    """Return where the longest allowed parts end, one after the other, up to the last edge."""
+    found = [0]
+    while found[-1] < len(edges_s) - 1:
+        found.append(_reach(edges_s, found[-1]))
+    return found[1:]
+
+
+def _reach(edges_s: NDArray[np.float64], at: int) -> int:
+    """Return the furthest edge that a clip may end at that begins at edge `at`; the next one where all are too far."""
+    within = int(np.searchsorted(edges_s[at:] - edges_s[at], MAX_CLIP_S, side="right")) - 1
+    return max(at + within, _after(edges_s, at))
+
+
+def _after(edges_s: NDArray[np.float64], at: int) -> int:
+    """Return the first edge later than edge `at`, or the last edge."""
+    later = at + int(np.searchsorted(edges_s[at:], edges_s[at], side="right"))
+    return min(later, len(edges_s) - 1)
 
 
 def _mean(vectors: FloatArray) -> FloatArray:

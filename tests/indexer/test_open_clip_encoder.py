@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -256,6 +257,27 @@ def test_the_search_for_a_batch_is_bounded(one_s: float, asked: list[int], wante
     assert best_batch(seconds, first=4, largest=32, budget_s=2.5) == wanted
     assert seen == asked
     assert len(seen) == 1 or sum(2 * one_s * n**0.9 for n in seen) <= 2.5
+
+
+def test_a_batch_is_timed_in_the_lane_that_was_warmed(clip: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Lane:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def encode(self, pixels: Pixels) -> FloatArray:
+            asked.append((self.name, len(pixels)))
+            return np.zeros((len(pixels), clip.dim), np.float32)
+
+    lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+    lanes.put(Lane("A"))
+    lanes.put(Lane("B"))
+    monkeypatch.setattr(clip, "_free", lanes)
+    for n in (8, 16):
+        clip._seconds(n)
+    assert asked == [("A", 8), ("A", 8), ("B", 16), ("B", 16)]
+    assert lanes.qsize() == 2
 
 
 def test_bfloat16_hardly_turns_a_vector(

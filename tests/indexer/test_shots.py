@@ -81,6 +81,37 @@ def test_a_long_take_is_cut_into_equal_parts() -> None:
     assert [span.end_s - span.start_s for span in spans] == [10.0, 10.0, 10.0, 10.0]
 
 
+def cut(times_s: list[float], end_s: float, start_s: float | None = None) -> list[tuple[float, float]]:
+    """Return the clips (start_s, end_s) of one take with frames at these times."""
+    n = len(times_s)
+    begin = times_s[0] if start_s is None else start_s
+    spans = cut_clips(takes(n), colours(n), np.array(times_s), start_s=begin, end_s=end_s)
+    assert [span.first for span in spans] == [0, *(span.last for span in spans[:-1])] and spans[-1].last == n
+    return [(span.start_s, span.end_s) for span in spans]
+
+
+def test_no_clip_is_longer_than_frames_ask_for() -> None:
+    assert cut([0.0, 5.0, 10.0, 15.0, 20.0], 24.0) == [(0.0, 10.0), (10.0, 15.0), (15.0, 24.0)]
+    assert cut([0.0, 1.0, 2.0, 14.0], 14.5) == [(0.0, 2.0), (2.0, 14.0), (14.0, 14.5)]
+    assert cut([0.0, 30.0, 31.0, 44.0], 50.0) == [(0.0, 30.0), (30.0, 31.0), (31.0, 44.0), (44.0, 50.0)]
+    assert cut([11.0, 12.0, 13.0], 14.0, start_s=0.0) == [(0.0, 12.0), (12.0, 14.0)]
+    assert cut([0.0, 0.0, 30.0], 40.0) == [(0.0, 30.0), (30.0, 40.0)]
+
+
+@given(st.lists(st.floats(0.01, 40.0), min_size=1, max_size=40), st.floats(0, 1e5), st.floats(0, 20))
+def test_clips_keep_to_their_length_where_frames_allow_it(gaps_s: list[float], start_s: float, lead_s: float) -> None:
+    edges_s = np.array([start_s, *(start_s + lead_s + np.cumsum(gaps_s))])  # the first frame is shown from start_s on
+    times_s = [start_s + lead_s, *map(float, edges_s[1:-1])]
+    spans = cut(times_s, float(edges_s[-1]), start_s)
+    assert (spans[0][0], spans[-1][1]) == (start_s, edges_s[-1])
+    allowed = [*pairwise(edges_s)]
+    for begin, end in spans:
+        assert begin < end
+        assert end - begin <= MAX_CLIP_S or (begin, end) in allowed, "one gap between frames is longer"
+    for (begin, _), (_, end) in pairwise(spans):
+        assert end - begin > MAX_CLIP_S, "two parts that could be one"
+
+
 def test_a_short_shot_joins_its_more_similar_neighbour() -> None:
     a, b = np.eye(DIM, dtype=np.float32)[:2]
     flash = (0.3 * a + 0.95 * b).astype(np.float32)
