@@ -181,7 +181,7 @@ def _models(cache: Path) -> Finding:
 
 def _library(folder: Path, cache: Path) -> Finding:
     from vfindex.indexer.store import is_cached, locate
-    from vfindex.storage.database import refuse_network_folder
+    from vfindex.storage.file_systems import refuse_network_folder
     from vfindex.storage.library import Library, setup_from_json
 
     refuse_network_folder(_standing(folder))

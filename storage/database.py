@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from vfindex.storage.errors import LibraryDamaged, LibraryError
+from vfindex.storage.errors import LibraryDamaged
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
@@ -22,11 +22,6 @@ BUSY_TIMEOUT_S = 20
 RUN_VERIFY = "; run: vfindex verify"
 # Where a connection has its memory among what SQLAlchemy keeps of it.
 _MEMORY = "memory"
-# File systems on which SQLite's write-ahead log is not safe: it shares memory between processes (sqlite.org/wal.html).
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "lustre", "ceph", "glusterfs", "beegfs"}
-    | {"fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "fuse.ceph", "afpfs", "webdav"}
-)
 
 
 def connect(path: Path | None, *, write: bool) -> Engine:
@@ -140,33 +135,6 @@ def check_integrity(engine: Engine) -> list[str]:
     except DBAPIError as exc:
         return [str(exc.orig)]
     return [line for line in found if line != "ok"] + broken
-
-
-def refuse_network_folder(folder: Path) -> None:
-    """Raise LibraryError if `folder` lies on a network file system, where two machines would damage the log."""
-    kind = file_system(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise LibraryError(
-            f"{folder} is on a network file system ({kind}), where SQLite's write-ahead log is not safe; "
-            "keep the library on a local disk with --library DIR (the videos may stay where they are)"
-        )
-
-
-def file_system(folder: Path) -> str:
-    """Return the type of the file system that holds `folder`, "" where the platform does not say."""
-    try:
-        mounts = Path("/proc/mounts").read_bytes().splitlines()
-    except OSError:
-        return ""
-    real = os.fsencode(os.path.realpath(folder))
-    best, kind = b"", ""
-    for line in mounts:
-        _, point, name, *_ = line.split(b" ")
-        point = point.decode("unicode_escape").encode("latin-1")
-        inside = real == point or real.startswith(point.rstrip(b"/") + b"/")
-        if inside and len(point) >= len(best):
-            best, kind = point, name.decode()
-    return kind
 
 
 def damaged(exc: DBAPIError | sqlite3.Error) -> LibraryDamaged:

@@ -16,10 +16,10 @@ from sqlalchemy import insert, select
 from vfindex.storage import schema
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.catalog import Catalog, now
-from vfindex.storage.database import refuse_network_folder
 from vfindex.storage.derived import QUERY_MODELS, digests_of
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
+from vfindex.storage.file_systems import refuse_network_folder
 from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.gate import View, refusal
 from vfindex.storage.generations import Source, build, extend

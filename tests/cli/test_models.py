@@ -19,7 +19,7 @@ from vfindex.indexer import machine, store
 from vfindex.indexer.cards import CARDS
 from vfindex.indexer.presets import PRESETS
 from vfindex.indexer.store import locate
-from vfindex.storage import database
+from vfindex.storage import file_systems
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.writer import writing
 
@@ -198,7 +198,7 @@ def test_the_doctor_tells_what_prevents_an_ingest(
         row = finding(run, "media", "--library", folder)
         assert (row["state"], row["next"]) == ("error", "reinstall av")
     with monkeypatch.context() as patch:
-        patch.setattr(database, "file_system", lambda _: "nfs4")
+        patch.setattr(file_systems, "file_system", lambda _: "nfs4")
         row = finding(run, "library", "--library", folder)
         assert row["state"] == "error"
         assert "network file system (nfs4)" in row["text"]

@@ -14,7 +14,6 @@ from library_maker import DIM, SETUP, add_video, all_clip_ids, axis, clip, insta
 
 from vfindex.storage.blobs import pack_frames, unpack_frames
 from vfindex.storage.catalog import Catalog
-from vfindex.storage.database import NETWORK_FILE_SYSTEMS, refuse_network_folder
 from vfindex.storage.errors import (
     LibraryDamaged,
     LibraryError,
@@ -189,14 +188,6 @@ def test_a_torn_database_is_reported_not_raised(folder: Path) -> None:
     (folder / "library.db").write_bytes(bytes(data))
     (folder / "library.db-wal").unlink(missing_ok=True)
     assert not verify(Library.open(folder)).clean
-
-
-def test_network_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_network_folder(tmp_path)
-    monkeypatch.setattr("vfindex.storage.database.file_system", lambda folder: "nfs4")
-    assert "nfs4" in NETWORK_FILE_SYSTEMS
-    with pytest.raises(LibraryError, match="--library"):
-        refuse_network_folder(tmp_path)
 
 
 def test_frame_blobs_round_trip_and_refuse_nonsense() -> None:

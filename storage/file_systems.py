@@ -1,0 +1,157 @@
+"""File systems on which SQLite's write-ahead log is not safe: it shares memory between processes (sqlite.org/wal.html).
+
+A file system whose files another machine may change, or the host of a virtual machine or container, gives no shared
+memory that both sides see, and often no lock that both sides keep.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from vfindex.storage.errors import LibraryError
+
+# Types as the kernel names them, without the `fuse.` before those of FUSE.
+_NETWORK = frozenset(
+    [
+        "nfs",
+        "nfs3",
+        "nfs4",
+        "cifs",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "smbnetfs",
+        "afs",
+        "kafs",
+        "openafs",
+        "auristorfs",
+        "coda",
+        "ncp",
+        "ncpfs",
+        "afpfs",
+        "webdav",
+        "davfs",
+        "davfs2",
+        "sshfs",
+        "curlftpfs",
+        "ftpfs",
+        "gvfs",
+        "gvfsd-fuse",
+        "kio-fuse",
+    ]
+)
+_CLUSTER = frozenset(
+    [
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "beegfs",
+        "fhgfs",
+        "gpfs",
+        "panfs",
+        "pvfs2",
+        "orangefs",
+        "ocfs2",
+        "gfs",
+        "gfs2",
+        "acfs",
+        "juicefs",
+        "wekafs",
+        "moosefs",
+        "mfs",
+        "lizardfs",
+        "quobyte",
+        "seaweedfs",
+        "hdfs",
+        "maprfs",
+        "vmfs",
+    ]
+)
+_OBJECT_STORES = frozenset(["s3fs", "s3ql", "goofys", "gcsfuse", "blobfuse", "blobfuse2", "mount-s3", "rclone"])
+_HOST_FOLDERS = frozenset(
+    [
+        "9p",
+        "virtiofs",
+        "vboxsf",
+        "vmhgfs",
+        "vmhgfs-fuse",
+        "prl_fs",
+        "drvfs",
+        "wslfs",
+        "lxfs",
+        "osxfs",
+        "grpcfuse",
+        "fakeowner",
+    ]
+)
+SHARED_FILE_SYSTEMS = _NETWORK | _CLUSTER | _OBJECT_STORES | _HOST_FOLDERS
+# Those of FUSE whose files lie on this machine; any other is taken for a network's, as most are.
+_LOCAL_FUSE = frozenset(
+    [
+        "bindfs",
+        "cryfs",
+        "encfs",
+        "exfat",
+        "ext2",
+        "fuse-ext2",
+        "fuse-overlayfs",
+        "gocryptfs",
+        "mergerfs",
+        "ntfs",
+        "ntfs-3g",
+        "securefs",
+        "unionfs",
+        "unionfs-fuse",
+        "veracrypt",
+        "zfs",
+    ]
+)
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+def refuse_network_folder(folder: Path) -> None:
+    """Raise LibraryError if `folder` lies on a network or virtual file system, where two sides would damage the log."""
+    kind = file_system(folder)
+    if is_shared(kind):
+        raise LibraryError(
+            f"{folder} is on a network or shared file system ({kind}), where SQLite's write-ahead log is not safe; "
+            "keep the library on a local disk with --library DIR (the videos may stay where they are)"
+        )
+
+
+def is_shared(kind: str) -> bool:
+    """Return whether files on a file system of this type may be changed from outside this machine."""
+    prefix, _, name = kind.lower().rpartition(".")
+    if name in SHARED_FILE_SYSTEMS:
+        return True
+    return "fuse" in (prefix, name) and name not in _LOCAL_FUSE
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that holds `folder`, "" where the platform does not say."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return ""
+    return file_system_among(mounts, os.fsencode(os.path.realpath(folder)))
+
+
+def file_system_among(mountinfo: bytes, path: bytes) -> str:
+    """Return the type of the file system that holds the absolute `path`, by the text of /proc/self/mountinfo.
+
+    Its lines: id, parent, device, root, mount point, options, optional fields, "-", type, source, options (proc(5)).
+    The longest mount point counts, and of several mounts at one the last, which hides the others.
+    """
+    best, kind = b"", ""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(b" - ")
+        columns, types = fields.split(b" "), rest.split(b" ")
+        if len(columns) < 6:
+            continue
+        point = _ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), columns[4])
+        is_inside = path == point or path.startswith(point.rstrip(b"/") + b"/")
+        if is_inside and len(point) >= len(best):
+            best, kind = point, types[0].decode(errors="replace")
+    return kind
