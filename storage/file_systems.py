@@ -13,101 +13,18 @@ from pathlib import Path
 from vfindex.storage.errors import LibraryError
 
 # Types as the kernel names them, without the `fuse.` before those of FUSE.
-_NETWORK = frozenset(
-    [
-        "nfs",
-        "nfs3",
-        "nfs4",
-        "cifs",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "smbnetfs",
-        "afs",
-        "kafs",
-        "openafs",
-        "auristorfs",
-        "coda",
-        "ncp",
-        "ncpfs",
-        "afpfs",
-        "webdav",
-        "davfs",
-        "davfs2",
-        "sshfs",
-        "curlftpfs",
-        "ftpfs",
-        "gvfs",
-        "gvfsd-fuse",
-        "kio-fuse",
-    ]
-)
-_CLUSTER = frozenset(
-    [
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-        "fhgfs",
-        "gpfs",
-        "panfs",
-        "pvfs2",
-        "orangefs",
-        "ocfs2",
-        "gfs",
-        "gfs2",
-        "acfs",
-        "juicefs",
-        "wekafs",
-        "moosefs",
-        "mfs",
-        "lizardfs",
-        "quobyte",
-        "seaweedfs",
-        "hdfs",
-        "maprfs",
-        "vmfs",
-    ]
-)
-_OBJECT_STORES = frozenset(["s3fs", "s3ql", "goofys", "gcsfuse", "blobfuse", "blobfuse2", "mount-s3", "rclone"])
-_HOST_FOLDERS = frozenset(
-    [
-        "9p",
-        "virtiofs",
-        "vboxsf",
-        "vmhgfs",
-        "vmhgfs-fuse",
-        "prl_fs",
-        "drvfs",
-        "wslfs",
-        "lxfs",
-        "osxfs",
-        "grpcfuse",
-        "fakeowner",
-    ]
-)
-SHARED_FILE_SYSTEMS = _NETWORK | _CLUSTER | _OBJECT_STORES | _HOST_FOLDERS
+_NETWORK = {"nfs", "nfs3", "nfs4", "cifs", "smb2", "smb3", "smbfs", "smbnetfs", "afs", "kafs", "openafs", "auristorfs"}
+_NETWORK |= {"coda", "ncp", "ncpfs", "afpfs", "webdav", "davfs", "davfs2", "sshfs", "curlftpfs", "ftpfs"}
+_NETWORK |= {"gvfs", "gvfsd-fuse", "kio-fuse"}
+_CLUSTER = {"ceph", "glusterfs", "lustre", "beegfs", "fhgfs", "gpfs", "panfs", "pvfs2", "orangefs", "ocfs2", "gfs"}
+_CLUSTER |= {"gfs2", "acfs", "juicefs", "wekafs", "moosefs", "mfs", "lizardfs", "quobyte", "seaweedfs", "hdfs", "vmfs"}
+_OBJECT_STORES = {"s3fs", "s3ql", "goofys", "gcsfuse", "blobfuse", "blobfuse2", "mount-s3", "rclone"}
+_HOST_FOLDERS = {"9p", "virtiofs", "vboxsf", "vmhgfs", "vmhgfs-fuse", "prl_fs", "drvfs", "wslfs", "lxfs", "osxfs"}
+_HOST_FOLDERS |= {"grpcfuse", "fakeowner"}
+SHARED_FILE_SYSTEMS = frozenset(_NETWORK | _CLUSTER | _OBJECT_STORES | _HOST_FOLDERS)
 # Those of FUSE whose files lie on this machine; any other is taken for a network's, as most are.
-_LOCAL_FUSE = frozenset(
-    [
-        "bindfs",
-        "cryfs",
-        "encfs",
-        "exfat",
-        "ext2",
-        "fuse-ext2",
-        "fuse-overlayfs",
-        "gocryptfs",
-        "mergerfs",
-        "ntfs",
-        "ntfs-3g",
-        "securefs",
-        "unionfs",
-        "unionfs-fuse",
-        "veracrypt",
-        "zfs",
-    ]
-)
+_LOCAL_FUSE = {"bindfs", "cryfs", "encfs", "exfat", "ext2", "fuse-ext2", "fuse-overlayfs", "gocryptfs", "mergerfs"}
+_LOCAL_FUSE |= {"ntfs", "ntfs-3g", "securefs", "unionfs", "unionfs-fuse", "veracrypt", "zfs"}
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -116,7 +33,7 @@ def refuse_network_folder(folder: Path) -> None:
     kind = file_system(folder)
     if is_shared(kind):
         raise LibraryError(
-            f"{folder} is on a network or shared file system ({kind}), where SQLite's write-ahead log is not safe; "
+            f"{folder} is on a shared or network file system ({kind}), where SQLite's write-ahead log is not safe; "
             "keep the library on a local disk with --library DIR (the videos may stay where they are)"
         )
 
