@@ -103,7 +103,10 @@ def _processor(helped: bool) -> Finding:
     if helped or BFLOAT16 & set(found.features):
         return Finding("processor", "ok", text)
     return Finding(
-        "processor", "warning", text, "without AMX-BF16 or AVX512-BF16, larger presets than lite compute in float32"
+        "processor",
+        "warning",
+        text,
+        "without AMX-BF16 or AVX512-BF16, presets larger than lite take about twice as long",
     )
 
 

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
@@ -31,6 +32,8 @@ from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.pixels import ResizeMode, square
 from vfindex.storage.records import FloatArray
 
+NumberFormat = Literal["auto", "float32", "bfloat16"]
+
 CONFIG = "open_clip_config.json"
 _INTERPOLATIONS = ("bicubic", "bilinear")
 # Two batches a device: while one is computed, the next is copied there.
@@ -41,6 +44,15 @@ SEARCH_S = {"cuda": 10.0, "cpu": 2.0}
 FIRST_BATCH = {"cuda": 8, "cpu": 4}
 LARGEST_BATCH = {"cuda": 256, "cpu": 32}
 WORTH = 1.05
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Tensor cores multiply bfloat16 from this compute capability on.
+_CUDA_BFLOAT16 = (8, 0)
+# `auto` times one product on a processor: a linear layer of a small tower, rows x inputs x outputs. The best of all
+# rounds counts, as the first ones make kernels.
+_PRODUCT = (64, 512, 512)
+_ROUNDS = 7
+# How much faster bfloat16 must be to be taken. Measured: 2.0 times with AVX512-BF16, 0.2 to 0.4 where it is emulated.
+_FORMAT_GAIN = 1.25
 # What allocators other than CUDA's own, which has an exception for it, say when they have nothing left.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _TOO_LARGE = (
@@ -130,12 +142,19 @@ class OpenClipEncoder:
 
     @classmethod
     def open(
-        cls, folder: Path, *, threads: int, devices: Sequence[str] | None = None, compiled: bool = False
+        cls,
+        folder: Path,
+        *,
+        threads: int,
+        devices: Sequence[str] | None = None,
+        compiled: bool = False,
+        number_format: NumberFormat = "auto",
     ) -> OpenClipEncoder:
         """Return the encoder of a model's folder.
 
         threads: of the processor, where there is no GPU. devices: torch's names of them; all CUDA devices by default,
         else the processor. compiled: by torch.compile, which wants a C++ compiler and takes some time.
+        number_format: of weights and activations; `auto` is the fastest on each device. Vectors are float32 always.
         Raises UsageError for a device that is not there, ModelError if a file is missing, damaged or unfit, or if the
         memory does not suffice for one picture.
         """
@@ -143,6 +162,8 @@ class OpenClipEncoder:
         chosen = _devices(devices)
         tower = load_tower(folder)
         towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
+        for replica, device in zip(towers, chosen, strict=True):
+            replica.visual.to(fastest_format(device) if number_format == "auto" else _DTYPES[number_format])
         placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
         try:
             encoder = cls(placed, batch_frames=1)
@@ -326,15 +347,33 @@ def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, bud
     return best
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 faster than float32: in hardware, not by emulation."""
+@cache
+def fastest_format(device: torch.device) -> torch.dtype:
+    """Return the number format in which a device multiplies fastest, float32 or bfloat16; found once a process.
+
+    A processor is timed, some milliseconds: its flags do not say what the libraries make of them
+    (ONEDNN_MAX_CPU_ISA, virtual machines), and where bfloat16 is emulated it is several times slower.
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _CUDA_BFLOAT16 else torch.float32
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
-    except OSError:
-        return False  # not Linux, where float32 is never wrong
-    return device.type == "cpu" and ("amx_bf16" in flags or "avx512_bf16" in flags)
+        float32_s, bfloat16_s = (
+            min(_product_s(dtype) for _ in range(_ROUNDS)) for dtype in (torch.float32, torch.bfloat16)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return torch.bfloat16 if float32_s > _FORMAT_GAIN * bfloat16_s else torch.float32
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Return the processor time of one small product in one thread, which other work on the machine hardly changes."""
+    rows, inputs, outputs = _PRODUCT
+    batch, weights = torch.ones((rows, inputs), dtype=dtype), torch.ones((outputs, inputs), dtype=dtype)
+    began_s = time.thread_time()
+    functional.linear(batch, weights)
+    return time.thread_time() - began_s
 
 
 def _check_config(folder: Path) -> None:
@@ -364,9 +403,7 @@ def _check_config(folder: Path) -> None:
 
 
 def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
-    """Return the tower on its device, in the number format that is fastest there."""
-    if has_bfloat16(device):
-        tower.visual.to(torch.bfloat16)
+    """Return the tower on its device. Raises ModelError."""
     try:
         tower.to(device)
     except RuntimeError as exc:

@@ -6,7 +6,7 @@ the same device does in large matrix products in the same round; rates and share
 `lite`'s image encoder against its plain torch form, in turn.
 
 On CUDA where there is one, else on the processor; there, time is processor time divided by the number of threads
-(OMP_NUM_THREADS), so that other work on the machine does not count. bfloat16 only where the hardware multiplies it.
+(OMP_NUM_THREADS), so that other work on the machine does not count. bfloat16 only where it is the faster format.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vfindex.indexer.export import load_label_model
 from vfindex.indexer.lite import SIZE_PX, VISUAL_WEIGHTS, ensure_lite, locate
-from vfindex.indexer.open_clip_encoder import LANES, ImageTower, OpenClipEncoder, Preparation, has_bfloat16
+from vfindex.indexer.open_clip_encoder import LANES, ImageTower, OpenClipEncoder, Preparation, fastest_format
 from vfindex.storage.image_encoder import LiteImageEncoder
 from vfindex.storage.pixels import Pixels
 
@@ -161,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{device.type}, {name}")
     for model in asked.models:
         for dtype in (torch.bfloat16, torch.float32):
-            if dtype is torch.float32 or has_bfloat16(device):
+            if dtype in (torch.float32, fastest_format(device)):
                 bench_tower(model, device, dtype, asked.rounds)
             else:
-                print(f"{model:14} bfloat16: not multiplied in hardware here")
+                print(f"{model:14} bfloat16: not the faster format here")
     if not asked.without_lite:
         bench_lite(torch.get_num_threads(), asked.rounds)
 
