@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfindex.indexer import wire
+from vfindex.indexer.confined import child_environment
 from vfindex.storage.errors import Problem, Stage, VideoError
 
 logger = logging.getLogger(__name__)
@@ -51,20 +52,24 @@ class Child:
     """A running decode child."""
 
     def __init__(self, limits: Limits, command: Sequence[str] | None) -> None:
+        """Start it. Raises OSError where the machine lacks processes, files, memory or room in its temporary folder."""
         module = [sys.executable, "-P", "-m", "vfindex.indexer.decode_child", str(limits.memory_bytes)]
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         self._limits = limits
         # A file cannot block the child as a full pipe would; the child bounds its size. Closed by close().
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the child
-        self._process = subprocess.Popen(
-            list(command) if command is not None else module,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends the child in order
-            env={**os.environ, **threads},
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(command) if command is not None else module,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the parent, which ends the child in order
+                env=child_environment(),
+            )
+        except OSError:
+            self._stderr.close()
+            raise
         self._unread = bytearray()
         self._cpu_s = self._wall_s = self._waited_s = 0.0
         self._killed = False

@@ -12,6 +12,7 @@ from typing import Any
 from vfindex.indexer.discover import Found, fingerprint
 from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.ladder import MAX_LOST_UNITS, is_tried_again, next_care
+from vfindex.indexer.media import NO_RESOURCES
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, Texts, documents_of, text_vector
 from vfindex.indexer.report import Progress
@@ -43,7 +44,8 @@ class _Active:
     """A video in work.
 
     before: units committed by earlier runs. failed: tries that failed. broken: units given up, as no try could read
-    them. copies: further files of the same content, found meanwhile.
+    them. copies: further files of the same content, found meanwhile. put_off: the machine has no
+    room for it now, so it is left to a later run.
     """
 
     prepared: Prepared
@@ -56,6 +58,7 @@ class _Active:
     done: list[Indexed] = field(default_factory=list)
     copies: list[Found] = field(default_factory=list)
     failure: VideoError | None = None
+    put_off: bool = False
 
     def tries(self, plan: UnitPlan) -> list[Attempt]:
         return [attempt for attempt in self.failed if attempt.unit == plan.number]
@@ -235,15 +238,23 @@ class Driver:
         except VideoError as exc:
             if self._again(active, (unit_id, plan), exc):
                 return
+            if exc.problem.code == NO_RESOURCES:
+                active.waiting.clear()
+                active.failure, active.put_off = exc, True
+                self._finish_if_done(active)
+                return
             result = self._give_up(active, plan, exc)
         if result.clips or len(active.prepared.units) > 1:
             self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
         self.run.report.clips += 0 if self.coarse else len(result.clips)
         self.unpublished += len(result.clips)
         self.done_s += length_s
+        self._finish_if_done(active)
+        self._tell()
+
+    def _finish_if_done(self, active: _Active) -> None:
         if not active.waiting and not active.open_units:
             self._finish(active)
-        self._tell()
 
     def _tried(self, plan: UnitPlan | None, failed: Sequence[Attempt], exc: VideoError) -> list[Attempt]:
         """Return the try that has just failed, for the record; nothing where it says no more than the error will."""
@@ -276,8 +287,8 @@ class Driver:
         """Make a video searchable now that its units are committed, or record why it is not."""
         found, video = active.prepared.found, active.prepared.video
         del self.active[video.fingerprint]
-        failure = active.failure
-        if failure is not None and (active.broken > MAX_LOST_UNITS or not (active.done or active.before)):
+        failure, is_given_up = active.failure, active.put_off or active.broken > MAX_LOST_UNITS
+        if failure is not None and (is_given_up or not (active.done or active.before)):
             self.early_copies[video.fingerprint] = active.copies
             self._fail(_Opening(found, video.fingerprint), failure, active.failed)
             return
@@ -318,6 +329,11 @@ class Driver:
         )
 
     def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:
+        if exc.problem.code == NO_RESOURCES:  # says nothing of its content, so nothing is stored: the next run goes on
+            self._end_file("failed", exc.problem)
+            for copy in self.early_copies.pop(opening.print_, []):
+                self._end_file("failed", replace(exc.problem, path=copy.location.path))
+            return
         stale = self.writer.catalog.fail_video(
             opening.print_, opening.found.location, exc.problem, quarantine=exc.quarantine, attempts=failed
         )

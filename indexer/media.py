@@ -28,6 +28,7 @@ MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
 MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
 MAX_BLOCK_SAMPLES = 1 << 20
 MAX_EVENTS = 1 << 18  # subtitles of one file
+NO_RESOURCES = "no_resources"  # code of a file that the machine, not its content, kept from being read
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,8 +344,8 @@ class Decoder:
         self.refuse_if_killed(path)
         if self._busy:
             raise RuntimeError("a decoder does one request at a time")
+        child = self._start(path, stage)
         self._busy, reusable = True, False
-        child = self._start()
         try:
             for header, payload in child.ask(path, stage, request):
                 item, last = parse(str(header.get("kind")), _Fields(header), payload)
@@ -362,11 +363,17 @@ class Decoder:
             if not reusable:
                 self.close()
 
-    def _start(self) -> Child:
+    def _start(self, path: bytes, stage: Stage) -> Child:
+        """Return the child, started if need be. Raises VideoError, code `no_resources`: not for what the file holds."""
         if self._child is not None and not self._child.running():
             self.close()
         if self._child is None:
-            self._child = Child(self._limits, self._command)
+            try:
+                self._child = Child(self._limits, self._command)
+            except OSError as exc:
+                reason = f"the process that decodes it cannot be started ({exc.strerror or exc})"
+                next_step = "free memory, room in the temporary folder or file handles (ulimit -n), and index it again"
+                raise VideoError(Problem(path, stage, NO_RESOURCES, reason, next_step)) from exc
         return self._child
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.indexer import wire
+from vfindex.indexer.confined import child_environment
 from vfindex.indexer.media import SAMPLE_RATE_HZ
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class SpeechPool:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env=child_environment(),
         )
 
     def _give(self, child: subprocess.Popen[bytes]) -> None:

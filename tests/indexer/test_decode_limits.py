@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from media import Shot, make_video
@@ -138,3 +143,69 @@ def test_child_ends_with_its_parent(clip: Path) -> None:
     while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text():
         assert time.monotonic() < deadline_s, "the child outlived its parent"
         time.sleep(0.1)
+
+
+def test_a_machine_without_room_fails_the_file_and_keeps_the_decoder(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Decoder() as decoder:
+        for what in (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), OSError(errno.ENOSPC, "No space left")):
+            with monkeypatch.context() as full:
+                full.setattr(tempfile, "TemporaryFile", raising(what))
+                error = refusal(decoder, clip)
+            assert (error.problem.code, error.quarantine) == ("no_resources", False)
+            assert what.strerror in error.problem.reason
+        with monkeypatch.context() as full:
+            full.setattr(subprocess, "Popen", raising(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))))
+            assert refusal(decoder, clip).problem.code == "no_resources"
+        assert decoder.probe(os.fsencode(clip)).frames == 100
+
+
+def raising(error: OSError) -> Callable[..., Any]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+# What the child knows and may do
+
+TELLING = """
+import ctypes, json, os, resource, sys
+from vfindex.indexer import decode_child, decode_open
+def probe(path, beat):
+    told = {"environment": sorted(os.environ), "processes": resource.getrlimit(resource.RLIMIT_NPROC)}
+    if sys.platform == "linux":
+        told["no_new_privs"] = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)  # PR_GET_NO_NEW_PRIVS
+    raise decode_open.Refusal("probe", "told", json.dumps(told), "next")
+decode_open.probe = probe
+decode_child.main()
+"""
+
+
+def test_the_child_gets_no_secrets_no_privileges_and_no_processes(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "GITHUB_TOKEN", "HOME"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LC_ALL", "C")
+    limits = Limits()
+    with Decoder(limits, [sys.executable, "-c", TELLING, str(limits.memory_bytes)]) as decoder:
+        told = json.loads(refusal(decoder, clip).problem.reason)
+    allowed = (
+        "PATH",
+        "LANG",
+        "LC_",
+        "TZ",
+        "TMPDIR",
+        "PYTHON",
+        "LD_",
+        "DYLD_",
+        "ORT_",
+        "ONEDNN_",
+        "OMP_",
+        "OPENBLAS_",
+        "MKL_",
+    )
+    assert [name for name in told["environment"] if not name.startswith(allowed)] == []
+    assert "LC_ALL" in told["environment"]
+    assert told["processes"] == [0, 0]
+    assert told.get("no_new_privs", 1) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -13,7 +14,7 @@ import pytest
 from equality import assert_equal_libraries
 from media import Shot, make_video, truncate
 
-from vfindex.indexer import driver, pipeline, triage
+from vfindex.indexer import driver, media, pipeline, triage
 from vfindex.indexer import ingest as ingest_module
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.media import Decoder
@@ -299,3 +300,29 @@ def test_nothing_to_do_is_no_error(tmp_path: Path, run: Ingest) -> None:
     (tmp_path / "videos").mkdir()
     assert run().found == 0
     assert triage.Report().adds_up()
+
+
+def test_files_that_the_machine_could_not_read_are_read_by_the_next_run(
+    run: Ingest, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as full:
+        full.setattr(media, "Child", start)
+        report = run()
+    assert counts(report) == (0, 0, 0, 0, 3, 0)
+    assert {problem.code for problem in report.failed} == {"no_resources"}
+    assert counts(run()) == (3, 0, 0, 0, 0, 0)
+
+
+def test_a_unit_that_the_machine_could_not_read_leaves_its_video_to_the_next_run(
+    run: Ingest, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(self: Decoder, path: bytes, **_: object) -> None:
+        raise VideoError(Problem(path, "decode", media.NO_RESOURCES, "no handles", "free some"))
+
+    with monkeypatch.context() as full:
+        full.setattr(Decoder, "read", read)
+        assert counts(run()) == (0, 0, 0, 0, 3, 0)
+    assert counts(run()) == (3, 0, 0, 0, 0, 0)
