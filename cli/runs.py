@@ -91,11 +91,15 @@ def _write(path: Path, run: StoredRun) -> None:
 
 
 def _runs(library: Any) -> list[StoredRun]:
-    from vfindex.storage.library import Library
+    from vfindex.storage.library import Library, again_if_changed
     from vfindex.storage.reports import stored_runs
 
-    with Library.open(library_folder(library)).snapshot() as snapshot:
-        return stored_runs(snapshot)
+    @again_if_changed
+    def read() -> list[StoredRun]:
+        with Library.open(library_folder(library)).snapshot() as snapshot:
+            return stored_runs(snapshot)
+
+    return read()
 
 
 def _summary(run: StoredRun) -> str:

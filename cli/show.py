@@ -32,12 +32,15 @@ def command(
 
     Its clips, its transcript with the sources, and what each modality covers.
     """
-    from vfindex.storage.library import Library
+    from vfindex.storage.library import Library, again_if_changed
 
-    opened = Library.open(library_folder(library))
-    with opened.snapshot() as snapshot:
-        found = _find(snapshot, video)
-        document = _document(opened, snapshot, found)
+    @again_if_changed
+    def read() -> dict[str, Any]:
+        opened = Library.open(library_folder(library))
+        with opened.snapshot() as snapshot:
+            return _document(opened, snapshot, _find(snapshot, video))
+
+    document = read()
     if json:
         print_json(document)
     else:

@@ -22,11 +22,16 @@ _TROUBLED = ("partial", "failed", "quarantined")
 
 def command(library: LibraryOption = None, json: JsonOption = False) -> None:
     """Tell what the library holds, and what could not be indexed."""
-    from vfindex.storage.library import Library
+    from vfindex.storage.library import Library, again_if_changed
 
     folder = library_folder(library)
-    with Library.open(folder).snapshot() as snapshot:
-        document = _document(folder, snapshot)
+
+    @again_if_changed
+    def read() -> dict[str, Any]:
+        with Library.open(folder).snapshot() as snapshot:
+            return _document(folder, snapshot)
+
+    document = read()
     if json:
         print_json(document)
     else:

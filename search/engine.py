@@ -32,7 +32,7 @@ from vfindex.search.words import WordEvidence, find_words
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec
-from vfindex.storage.library import Library, estimated_spec, reading_spec, setup_from_json
+from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec, setup_from_json
 from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, SegmentSource, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
@@ -126,6 +126,7 @@ class SearchEngine:
         self._tried: JointSpec | None = None
 
     @classmethod
+    @again_if_changed
     def open(cls, folder: Path, fusion: Fusion | None = None) -> SearchEngine:
         """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged.
 
@@ -143,6 +144,7 @@ class SearchEngine:
         """What the library was made with."""
         return self._setup
 
+    @again_if_changed
     def search(
         self,
         text: str | Query = "",

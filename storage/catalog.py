@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from vfindex.storage import schema
 from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attempts
 from vfindex.storage.blobs import pack_vector
-from vfindex.storage.database import connect, damaged
+from vfindex.storage.database import RUN_VERIFY, check_integrity, connect, translated
 from vfindex.storage.documents import set_documents
-from vfindex.storage.errors import LibraryError, Problem
+from vfindex.storage.errors import LibraryDamaged, Problem
 from vfindex.storage.known import Known, known, known_files
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
@@ -79,13 +79,12 @@ class Catalog:
         try:
             with self.engine.begin() as connection:
                 yield connection
+        except IntegrityError as exc:
+            if found := check_integrity(self.engine):
+                raise LibraryDamaged(f"the library's database is damaged ({found[0]}){RUN_VERIFY}") from exc
+            raise
         except DBAPIError as exc:
-            if "full" in str(exc.orig) or "disk I/O" in str(exc.orig):
-                raise LibraryError(
-                    f"the library could not be written ({exc.orig}); free some space and run the same command again: "
-                    "nothing that was committed is lost"
-                ) from exc
-            raise damaged(exc) from exc
+            raise translated(exc) from exc
 
     # --- settings -----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DBAPIError
@@ -12,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.counting import counted
-from vfindex.storage.database import damaged
 from vfindex.storage.rows import clip_checksum
 from vfindex.storage.snapshot import Snapshot
 
@@ -34,11 +34,8 @@ def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
     Raises LibraryDamaged where SQLite itself cannot read them.
     """
     reasons: dict[int, list[str]] = {}
-    try:
-        for video_id, reason in (*_false_rows(snapshot), *_bare_clips(snapshot), *_false_names(snapshot)):
-            reasons.setdefault(video_id, []).append(reason)
-    except DBAPIError as exc:
-        raise damaged(exc) from exc
+    for video_id, reason in chain(_false_rows(snapshot), _bare_clips(snapshot), _false_names(snapshot)):
+        reasons.setdefault(video_id, []).append(reason)
     paths = paths_of(snapshot, reasons)
     return [DamagedVideo(id_, tuple(paths.get(id_, ())), tuple(found)) for id_, found in sorted(reasons.items())]
 
@@ -92,7 +89,7 @@ def indexed_documents(engine: Engine) -> int | None:
 
 def _false_rows(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
     """Yield (video id, what is wrong) of each row of a clip, vector or segment that does not match its checksum."""
-    for what, video_id, stored, found in (*_clips(snapshot), *_embeddings(snapshot), *_segments(snapshot)):
+    for what, video_id, stored, found in chain(_clips(snapshot), _embeddings(snapshot), _segments(snapshot)):
         if stored != found:
             yield video_id, f"{what} does not match its checksum"
 

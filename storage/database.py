@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
+from vfindex.storage.permissions import is_allowed
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
@@ -31,14 +33,17 @@ def connect(path: Path | None, *, write: bool) -> Engine:
     """
 
     def creator() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            ":memory:" if path is None else _uri(path, write),
+        opened = None if path is None or write else opening(path)
+        connection: _Connection = sqlite3.connect(
+            ":memory:" if path is None else opened.uri if opened else f"{_file_uri(path)}?mode=rwc",
             uri=path is not None,
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
+            factory=_Connection,
         )
-        for pragma in _pragmas(write):
+        connection.opened = opened
+        for pragma in _pragmas(write, is_locked=opened is None or opened.is_locked):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
@@ -58,16 +63,95 @@ def connect(path: Path | None, *, write: bool) -> Engine:
     return engine
 
 
-@dataclass(slots=True)
-class Memory:
-    """What a reader's connection knows of the library as of `version`, SQLite's counter of commits by others.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """How a reader opens the database at `path`, and what lies there.
 
-    opened: the file that it was opened on, and how.
+    is_locked: SQLite's locks keep a snapshot as it is. They need the shared memory beside the log, which a reader
+    without permission to write cannot make. What is read without them counts only if `files`, which then has the sizes
+    and times of the database and its log, is the same afterwards.
     """
 
-    opened: object
+    path: Path
+    uri: str
+    is_locked: bool
+    files: tuple[object, ...]
+
+    def has_changed(self) -> bool:
+        """Return whether what was read since may be of several states of the library."""
+        return not self.is_locked and self != opening(self.path)
+
+
+def opening(path: Path) -> Opened:
+    """Return how a reader opens the database at `path` as it lies there now."""
+    log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if log.exists() and shared.exists():
+        is_locked = is_allowed(shared, os.R_OK)
+    else:
+        is_locked = is_allowed(path.parent, os.W_OK | os.X_OK)
+    how = "mode=ro"
+    if not is_locked:
+        # Without locks SQLite keeps the map of a log in memory of its own; where there is no log, it wants none.
+        how += "&vfs=unix-none" if log.exists() else "&immutable=1"
+    files = (_stamp(path),) if is_locked else tuple(_stamp(file, with_times=True) for file in (path, log))
+    return Opened(path, f"{_file_uri(path)}?{how}", is_locked, files)
+
+
+class Unchanged:
+    """A block that raises LibraryChanged, whatever else it raised, if what no lock protects has changed meanwhile."""
+
+    def __init__(self, opened: Opened | None) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if self._opened is None or not self._opened.has_changed():
+            return
+        if exc is None or isinstance(exc, Exception):
+            raise LibraryChanged(
+                "the library was changed while it was read by a user who cannot write to its folder; "
+                "run the same command again"
+            ) from exc
+
+
+class _Connection(sqlite3.Connection):
+    opened: Opened | None = None
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a reader's connection knows of the library as of `version`, SQLite's counter of commits by others."""
+
+    opened: Opened
     version: int = -1
     known: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
+    """Return a connection with a read transaction, and what it may remember. Raises LibraryError.
+
+    What is asked for with the first try may be gone with the last writer, and is opened in another way then.
+    """
+    try:
+        return _begin_reading(engine)
+    except DBAPIError:
+        try:
+            return _begin_reading(engine)
+        except DBAPIError as exc:
+            raise translated(exc) from exc
+
+
+def _begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
+    connection = engine.connect()
+    try:
+        return connection, memory_of(connection)
+    except DBAPIError:
+        if _MEMORY in connection.info:
+            connection.invalidate()
+        connection.close()
+        raise
 
 
 def memory_of(connection: Connection) -> Memory | None:
@@ -86,38 +170,39 @@ def memory_of(connection: Connection) -> Memory | None:
 def _keep_while_true(engine: Engine, path: Path) -> None:
     """Give the engine's connections a memory, and drop one once another file lies at its path.
 
-    So it does after a repair; and a library that was opened without a log, for nobody wrote, may have a writer now.
+    So it does after a repair; and a library that was opened without locks, for nobody wrote, may have a writer now.
     """
 
-    def opened() -> object:
-        try:
-            stat = path.stat()
-        except OSError:
-            return None
-        return stat.st_dev, stat.st_ino, _uri(path, write=False)
-
     @event.listens_for(engine, "connect")
-    def connected(_: Any, record: Any) -> None:
-        record.info[_MEMORY] = Memory(opened())
+    def connected(connection: Any, record: Any) -> None:
+        record.info[_MEMORY] = Memory(connection.opened)
 
     @event.listens_for(engine, "checkout")
     def checked_out(_: Any, record: Any, __: Any) -> None:
-        if record.info[_MEMORY].opened != opened():
+        if record.info[_MEMORY].opened != opening(path):
             raise DisconnectionError(f"{path} is another file now")
 
 
-def _uri(path: Path, write: bool) -> str:
-    name = quote(os.fsencode(path.absolute()))
-    if write:
-        return f"file:{name}?mode=rwc"
-    # A library on a read-only medium has no log to share; `immutable` lets SQLite open it without one.
-    frozen = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
-    return f"file:{name}?mode=ro" + ("&immutable=1" if frozen else "")
+def _file_uri(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path.absolute()))}"
 
 
-def _pragmas(write: bool) -> list[str]:
+def _stamp(path: Path, *, with_times: bool = False) -> tuple[int, ...] | None:
+    """Return what tells a file from another at its path, or from itself before a change; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if with_times else ()
+    return stat.st_dev, stat.st_ino, *times
+
+
+def _pragmas(write: bool, *, is_locked: bool) -> list[str]:
     # trusted_schema: the schema of a library that came from elsewhere must not call functions with side effects.
     pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=2147418112"]
+    if not is_locked:
+        # EXCLUSIVE: no shared memory is asked for. A mapped file that is cut short meanwhile would kill the process.
+        pragmas = ["locking_mode=EXCLUSIVE", *pragmas[:-1]]
     if write:
         # FULL: a commit is on the disk before the next unit starts, so a power cut costs at most the open unit.
         pragmas += ["journal_mode=WAL", "synchronous=FULL"]
@@ -125,7 +210,10 @@ def _pragmas(write: bool) -> list[str]:
 
 
 def check_integrity(engine: Engine) -> list[str]:
-    """Return what SQLite's own checks find wrong: an empty list for a sound database."""
+    """Return what SQLite's own checks find wrong: an empty list for a sound database.
+
+    Raises LibraryError where this user may not read it.
+    """
     try:
         with engine.connect() as connection:
             found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
@@ -133,16 +221,61 @@ def check_integrity(engine: Engine) -> list[str]:
                 f"{row[0]} row {row[1]} has no {row[2]}" for row in connection.execute(text("PRAGMA foreign_key_check"))
             ]
     except DBAPIError as exc:
+        error = translated(exc)
+        if not isinstance(error, LibraryDamaged):
+            raise error from exc
         return [str(exc.orig)]
     return [line for line in found if line != "ok"] + broken
 
 
-def damaged(exc: DBAPIError | sqlite3.Error) -> LibraryDamaged:
-    """Return SQLite's complaint as a sentence."""
-    complaint = str(exc.orig if isinstance(exc, DBAPIError) else exc)
-    if "not a database" in complaint:
+# Complaints of SQLite without a code of their own that no statement of ours can cause in a sound library.
+_DAMAGE = re.compile(
+    "could not decode|no such (table|column|index|module|tokenizer)|has no column|malformed|constructor failed"
+    "|error in (table|view|index)|unrecognized token|file format|logic error",
+    re.IGNORECASE,
+)
+_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FORMAT}
+_READ_FAULTS = {
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+    sqlite3.SQLITE_IOERR_DATA,
+}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+_READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+
+
+def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
+    """Return SQLite's complaint as a sentence. One that only a bug of ours can cause is raised as it is."""
+    error = exc.orig if isinstance(exc, DBAPIError) else exc
+    complaint, extended = str(error), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
         return LibraryDamaged(
             "the file library.db in the library's folder is no library of vfindex; "
             "put back the one that was there, or name another folder with --library DIR"
         )
-    return LibraryDamaged(f"the library's database cannot be read ({complaint}){RUN_VERIFY}")
+    if code in _DAMAGE_CODES or extended in _READ_FAULTS or (code == 1 and _DAMAGE.search(complaint)):
+        return LibraryDamaged(f"the library's database cannot be read ({complaint}){RUN_VERIFY}")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return LibraryError(
+            f"the library could not be written ({complaint}); free some space and run the same command again: "
+            "nothing that was committed is lost"
+        )
+    if code in _BUSY:
+        return LibraryError(
+            f"another program holds the library's database ({complaint}); run the same command again when it has ended"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return LibraryError(
+            f"the library's database cannot be opened ({complaint}); this user needs permission to enter the library's "
+            "folder and to read library.db and library.db-wal"
+        )
+    if code in _READ_ONLY:
+        return LibraryError(
+            f"the library's database cannot be written ({complaint}); this user needs permission to write library.db "
+            "and the library's folder, and the disk must not be mounted read-only"
+        )
+    if code == sqlite3.SQLITE_NOMEM:
+        return LibraryError("there is not enough memory to read the library's database; close other programs")
+    raise exc

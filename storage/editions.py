@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.index_file import sync_folder
+from vfindex.storage.permissions import has_file, unreadable
 
 POINTER = "current"
 # What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.
@@ -37,6 +38,8 @@ def history(folder: Path) -> list[int]:
             lines = file.read(_MAX_POINTER_BYTES).decode(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return [0]
+    except PermissionError as exc:
+        raise unreadable(folder / POINTER) from exc
     except OSError as exc:
         raise LibraryError(f"{folder / POINTER} cannot be read ({exc.strerror})") from exc
     matches = [_LINE.fullmatch(line) for line in lines]
@@ -53,7 +56,7 @@ def in_use(folder: Path) -> Path:
     """Return the folder of the edition in use. Raises LibraryDamaged if it is not there."""
     number = history(folder)[0]
     place = edition_folder(folder, number)
-    if number and not (place / "library.db").is_file():
+    if number and not has_file(place / "library.db"):
         raise LibraryDamaged(
             f"{folder / POINTER} names editions/{number}, which holds no library; put that folder back, or write into "
             "it `.` for the first edition, or `editions/` and the number of another"

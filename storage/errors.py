@@ -8,6 +8,7 @@ VfindexError
 │   ├── LibraryVersion  written by a newer vfindex, or for other models
 │   ├── LibraryLocked   another writer is at work
 │   ├── LibraryDamaged  a checksum or a bijection does not hold
+│   ├── LibraryChanged  a writer came between two reads of a reader that cannot lock
 │   ├── NotPublished    a new joint index that is worse than the one before
 │   └── DimensionError  vectors of another length
 ├── ClusterError        Ray, or machines that should help
@@ -78,6 +79,10 @@ class LibraryLocked(LibraryError):
 
 class LibraryDamaged(LibraryError):
     """A checksum or a bijection inside the library does not hold."""
+
+
+class LibraryChanged(LibraryError):
+    """The library was changed while it was read without a lock; what was read may be of two states."""
 
 
 class NotPublished(LibraryError):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from vfindex.storage.blobs import unpack_vector
 from vfindex.storage.database import connect
 from vfindex.storage.editions import in_use
-from vfindex.storage.errors import LibraryDamaged, LibraryNotFound
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryNotFound
 from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
+from vfindex.storage.permissions import has_file, refuse_unreadable, unreadable
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+P = ParamSpec("P")
+T = TypeVar("T")
 # Of the files of joint indexes; those of the form before, of FAISS, are built again.
 INDEX_SUFFIX = ".joint"
 
@@ -44,7 +48,11 @@ class Library:
     def open(cls, folder: Path) -> Library:
         """Open the edition in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
         place = in_use(folder)
-        if not (place / "library.db").is_file():
+        database = place / "library.db"
+        if has_file(database):
+            refuse_unreadable(database)
+            refuse_unreadable(place / "library.db-wal")
+        else:
             raise LibraryNotFound(
                 f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"
             )
@@ -73,7 +81,7 @@ class Library:
         if not name or name != os.path.basename(name):
             return None
         path = self.thumbs / name[:2] / name
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) else None  # one in a folder that cannot be entered counts as missing
 
     def load_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex | None:
         """Return the joint index of a generation, or None if its file is gone, damaged or of an older form.
@@ -91,6 +99,21 @@ class Library:
             )
         except (FileNotFoundError, LibraryDamaged):
             return None
+        except PermissionError as exc:
+            raise unreadable(self.index / generation.file) from exc
+
+
+def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:
+    """Return `read`, done once more where the library changed under a reader that cannot lock it."""
+
+    @wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except LibraryChanged:
+            return read(*args, **kwargs)
+
+    return reading
 
 
 def setup_from_json(stored: str) -> Setup:

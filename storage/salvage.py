@@ -16,6 +16,7 @@ from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.damage import damaged_videos, paths_of
+from vfindex.storage.database import opening, translated
 from vfindex.storage.documents import insert_document
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.places import put
@@ -101,13 +102,18 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
 
 
 def _open(damaged: Path) -> sqlite3.Connection:
-    source = sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    opened = opening(damaged)
+    source = sqlite3.connect(opened.uri, uri=True, isolation_level=None)
     try:
+        if not opened.is_locked:
+            source.execute("PRAGMA locking_mode=EXCLUSIVE")
         source.execute("PRAGMA trusted_schema=OFF")
         source.execute("PRAGMA cell_size_check=ON")
         source.execute("SELECT name FROM sqlite_master").fetchall()
     except sqlite3.DatabaseError as exc:
         source.close()
+        if not isinstance(error := translated(exc), LibraryDamaged):
+            raise error from exc
         raise LibraryDamaged(
             f"{damaged}: nothing can be read of it any more ({exc}); move the library away, and make it again with: "
             "vfindex ingest VIDEOS"

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
-from vfindex.storage.database import damaged, memory_of
+from vfindex.storage.database import Unchanged, begin_reading, translated
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import check_readable, complete_schema
@@ -74,22 +74,20 @@ class StoredVideo(Video):
 class Snapshot:
     """One read transaction. words: its full text search.
 
+    Leaving its `with` block raises LibraryChanged where a writer came and this user can hold no lock against it.
+
     Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
     """
 
     def __init__(self, engine: Engine) -> None:
-        try:
-            self._connection: Connection = engine.connect()
-        except DBAPIError as exc:
-            raise damaged(exc) from exc
+        self._connection, self._memory = begin_reading(engine)
         self.words = Words(self._fetched, self.remembered)
         try:
-            self._memory = memory_of(self._connection)
             if not self.remembered("complete", lambda: check_readable(self._connection)):
                 complete_schema(self._connection)
         except DBAPIError as exc:
             self.close()
-            raise damaged(exc) from exc
+            raise translated(exc) from exc
         except LibraryError:
             self.close()
             raise
@@ -100,8 +98,9 @@ class Snapshot:
     def __enter__(self) -> Snapshot:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self.close()
+        Unchanged(None if self._memory is None else self._memory.opened).__exit__(kind, exc, trace)
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` gives of this snapshot; later ones do not ask again until somebody commits."""
@@ -117,7 +116,7 @@ class Snapshot:
         try:
             return self._connection.execute(query, parameters or {}).all()
         except DBAPIError as exc:
-            raise damaged(exc) from exc
+            raise translated(exc) from exc
 
     def _by_id(self, query: Any, column: Any, ids: Sequence[int]) -> Iterator[Any]:
         """Yield the query's rows whose column is among `ids`.
@@ -130,7 +129,10 @@ class Snapshot:
 
     def stream(self, query: Any) -> Iterator[Any]:
         """Yield a query's rows a few at a time, so that memory stays bounded."""
-        yield from self._connection.execution_options(yield_per=1000).execute(query)
+        try:
+            yield from self._connection.execute(query, execution_options={"yield_per": 1000})
+        except DBAPIError as exc:
+            raise translated(exc) from exc
 
     def _fetched(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         """Return a query's rows as plain tuples: those of SQLAlchemy take as long again as all the rest of it."""
@@ -138,7 +140,7 @@ class Snapshot:
             cursor = self._connection.exec_driver_sql(query, parameters).cursor
             return list(cursor.fetchall()) if cursor else []
         except (DBAPIError, sqlite3.Error) as exc:
-            raise damaged(exc) from exc
+            raise translated(exc) from exc
 
     def get(self, key: str) -> str | None:
         """Return a setting, or None."""

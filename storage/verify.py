@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,11 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.counting import counted
 from vfindex.storage.damage import damaged_videos, false_words, shown_paths
-from vfindex.storage.database import RUN_VERIFY, check_integrity, connect
+from vfindex.storage.database import RUN_VERIFY, Unchanged, check_integrity, connect, opening
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
-from vfindex.storage.errors import LibraryError
-from vfindex.storage.library import Library, priors_from_json
+from vfindex.storage.errors import DimensionError, LibraryDamaged
+from vfindex.storage.library import Library, again_if_changed, priors_from_json
+from vfindex.storage.permissions import is_allowed
 from vfindex.storage.recall import FLOOR, recall_at_10
 from vfindex.storage.salvage import survey
 from vfindex.storage.snapshot import Snapshot
@@ -37,11 +39,18 @@ class Verification:
         return not self.problems
 
 
+@again_if_changed
 def verify(library: Library) -> Verification:
     """Return what SQLite's check, the row checksums, the clip-vector bijection and an exact scan find.
 
-    The query encoders are read whole, thumbnails looked at; no video is opened.
+    The query encoders are read whole, thumbnails looked at; no video is opened. Raises LibraryError for what this user
+    may not read, which is no fault of the library.
     """
+    with Unchanged(opening(library.folder / "library.db")):
+        return _verification(library)
+
+
+def _verification(library: Library) -> Verification:
     result = Verification()
     database = library.folder / "library.db"
     torn = _check_database(database, result)
@@ -53,7 +62,7 @@ def verify(library: Library) -> Verification:
             result.problems += query_faults(library, snapshot).values()
             _check_thumbnails(library, snapshot, result)
             _check_generation(library, snapshot, result)
-    except (LibraryError, DBAPIError, ValueError) as exc:
+    except (LibraryDamaged, DimensionError, DBAPIError, ValueError) as exc:
         # A damaged page shows itself as any of these; SQLite's check above has usually named it already.
         result.problems.append(str(exc).removesuffix(RUN_VERIFY))
     if torn:
@@ -77,7 +86,7 @@ def _survey(database: Path, result: Verification) -> list[bytes]:
     """Return the paths of the videos that cannot be read out of a damaged database."""
     try:
         return survey(database)
-    except LibraryError as exc:
+    except LibraryDamaged as exc:
         result.problems.append(str(exc))
         return []
 
@@ -109,6 +118,9 @@ def _check_rows(snapshot: Snapshot, result: Verification) -> Iterator[bytes]:
 
 
 def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification) -> None:
+    if library.thumbs.is_dir() and not is_allowed(library.thumbs, os.R_OK | os.X_OK):
+        result.notes.append(f"no permission to read {library.thumbs}; the thumbnails were not checked")
+        return
     torn = sum(not is_whole(library.thumbnail(name)) for name in snapshot.thumbnails())
     if torn:
         result.notes.append(f"{counted(torn, 'thumbnail')} missing or damaged; `vfindex repair` makes what is missing")

@@ -1,0 +1,103 @@
+"""What SQLite complains of, as sentences; a bug of ours stays a bug."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from library_maker import add_video, axis, clip, install
+from sqlalchemy import insert, text
+from sqlalchemy.exc import IntegrityError
+
+from vfindex.storage import schema
+from vfindex.storage.catalog import Catalog
+from vfindex.storage.database import translated
+from vfindex.storage.errors import LibraryDamaged, LibraryError
+from vfindex.storage.library import Library
+from vfindex.storage.reports import stored_runs
+from vfindex.storage.writer import writing
+
+
+def complaint(code: int, message: str = "what SQLite says") -> sqlite3.Error:
+    error = sqlite3.OperationalError(message)
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "is_damage", "sentence"),
+    [
+        (sqlite3.SQLITE_CORRUPT, True, "run: vfindex verify"),
+        (sqlite3.SQLITE_CORRUPT_VTAB, True, "run: vfindex verify"),
+        (sqlite3.SQLITE_NOTADB, True, "is no library of vfindex"),
+        (sqlite3.SQLITE_IOERR_SHORT_READ, True, "run: vfindex verify"),
+        (sqlite3.SQLITE_IOERR_WRITE, False, "free some space"),
+        (sqlite3.SQLITE_FULL, False, "free some space"),
+        (sqlite3.SQLITE_READONLY, False, "needs permission to write"),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, False, "needs permission to write"),
+        (sqlite3.SQLITE_PERM, False, "needs permission to write"),
+        (sqlite3.SQLITE_CANTOPEN, False, "needs permission to enter"),
+        (sqlite3.SQLITE_BUSY, False, "another program holds"),
+        (sqlite3.SQLITE_LOCKED, False, "another program holds"),
+        (sqlite3.SQLITE_NOMEM, False, "not enough memory"),
+    ],
+)
+def test_each_kind_of_complaint_has_its_sentence(code: int, is_damage: bool, sentence: str) -> None:
+    error = translated(complaint(code))
+    assert type(error) is (LibraryDamaged if is_damage else LibraryError)
+    assert sentence in str(error)
+
+
+@pytest.mark.parametrize("message", ["no such table: clip", "Could not decode to UTF-8 column 'title'"])
+def test_what_only_damage_can_cause_is_damage(message: str) -> None:
+    assert isinstance(translated(complaint(sqlite3.SQLITE_ERROR, message)), LibraryDamaged)
+
+
+@pytest.mark.parametrize("message", ['near "SELEKT": syntax error', "no such function: nonsense"])
+def test_a_wrong_statement_is_a_bug(message: str) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        translated(complaint(sqlite3.SQLITE_ERROR, message))
+
+
+def test_a_constraint_of_our_own_is_a_bug() -> None:
+    """It was reported as damage of the library."""
+    catalog = Catalog.open(None)
+    with pytest.raises(IntegrityError), catalog.transaction() as connection:
+        connection.execute(insert(schema.meta).values(key="key", value=None))
+
+
+def test_a_constraint_that_damage_breaks_is_damage() -> None:
+    catalog = Catalog.open(None)
+    with catalog.engine.connect() as connection:
+        connection.connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
+        connection.execute(text("INSERT INTO document (video_id, kind, text) VALUES (99, 'title', 'of no video')"))
+        connection.commit()
+    with pytest.raises(LibraryDamaged, match="has no video"), catalog.transaction() as connection:
+        connection.execute(insert(schema.meta).values(key="changed", value="x"))
+        connection.exec_driver_sql("INSERT INTO meta (key, value) VALUES ('changed', 'y')")
+
+
+def test_a_damaged_page_is_a_sentence_while_rows_are_streamed(tmp_path: Path) -> None:
+    """`vfindex runs` printed a traceback."""
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", [clip(visual=axis(0))])
+        writer.catalog.begin_run("ingest")
+    with closing(sqlite3.connect(tmp_path / "library.db")) as connection:
+        [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'run'").fetchall()
+        [(size,)] = connection.execute("PRAGMA page_size").fetchall()
+    with (tmp_path / "library.db").open("rb+") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    with Library.open(tmp_path).snapshot() as snapshot, pytest.raises(LibraryDamaged, match="run: vfindex verify"):
+        stored_runs(snapshot)
+
+
+def test_streaming_does_not_change_the_connection(tmp_path: Path) -> None:
+    catalog = Catalog.open(tmp_path / "library.db")
+    catalog.close()
+    with Library(tmp_path).snapshot() as snapshot:
+        stored_runs(snapshot)
+        assert "yield_per" not in snapshot._connection.get_execution_options()
