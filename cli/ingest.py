@@ -187,7 +187,7 @@ def _progress() -> Iterator[ProgressCallback]:
 def print_report(report: Report) -> None:
     """Print what became of the files, one line a problem on standard error, the counts on standard output."""
     kinds = (("failed", report.failed), ("partial", report.partial), ("skipped", report.skipped))
-    for word, problems in (*kinds, ("left alone", report.left_alone)):
+    for word, problems in (*kinds, ("left alone", report.left_alone), ("note", report.notes)):
         for problem in problems:
             say(f"{word}: {_line(problem)}")
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
@@ -195,6 +195,8 @@ def print_report(report: Report) -> None:
     for word in ("reworded", "coarse", "vanished"):
         counts += f", {getattr(report, word)} {word}" if getattr(report, word) else ""
     print(counts)
+    if report.left_out:
+        print("left out: " + ", ".join(counted(number, kind) for kind, number in sorted(report.left_out.items())))
     if not report.found and not report.left_alone and not report.interrupted:
         say("no videos there; name a folder that holds some, or the files themselves")
     if report.clips:

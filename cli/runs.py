@@ -22,7 +22,7 @@ EXAMPLE = "vfindex runs show 12"
 COUNTS = (
     "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
 )  # fmt: skip
-LISTS = ("failed", "partial", "left_alone", "skipped", "lost")
+LISTS = ("failed", "partial", "left_alone", "skipped", "lost", "notes")
 
 app = typer.Typer(
     help="Tell what earlier runs did. Without a command, list them.",

@@ -1,28 +1,138 @@
-"""The files that lie beside a video and tell of it, subtitles and descriptions: whether they have changed."""
+"""Sidecars: the subtitle and description files that belong to a video, and a signature of their state."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 
-SIDECAR_EXTENSIONS = (b".srt", b".vtt", b".ass", b".ssa", b".info.json")
+TEXT_SUFFIXES = (b".srt", b".vtt", b".ass", b".ssa")  # the earlier is preferred: the plainer, the plainer the text
+# Subtitles that are not read: pictures (.sub with .idx, .sup), lyrics, and formats that hardly any tool writes today.
+UNREAD_SUFFIXES = tuple(
+    b"." + suffix for suffix in b"sub idx sup smi sami ttml dfxp sbv lrc stl scc mcc usf mpl mks".split()
+)
+INFO_SUFFIX = b".info.json"
+SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, *UNREAD_SUFFIXES, INFO_SUFFIX)
+SUBTITLE_FOLDERS = frozenset({"subs", "sub", "subtitles", "subtitle"})  # upper and lower case alike
 _CHARS = 16  # of a hash: enough to tell two states of one folder apart
 
 
-def signature(path: bytes, candidates: Sequence[bytes]) -> str:
-    """Return a text that changes when a file beside the video at `path` comes, goes or changes; "" without any.
+def name_key(name: bytes) -> str:
+    """Return a file name in Unicode's composed form: disks and archives store "é" as one character or as two."""
+    return unicodedata.normalize("NFC", os.fsdecode(name))
 
-    candidates: names in its folder that begin with its stem and a dot, in order. The stem itself does not count, so
-    that a video renamed together with them is as it was.
+
+def sidecar_suffix(name: bytes) -> bytes:
+    """Return the suffix of a sidecar in lower case, b"" for any other file."""
+    lower = name.lower()
+    return next((suffix for suffix in SIDECAR_SUFFIXES if lower.endswith(suffix)), b"")
+
+
+def mark_text(video: bytes, sidecar: bytes) -> str | None:
+    """Return what stands between a video's name and the suffix of a sidecar: "" beside `talk.mp4` of `talk.srt`,
+    ".en" of `talk.en.srt` and `talk.mp4.en.srt`. None where the sidecar's name is not the video's, as in `Subs/`.
+    """
+    base = os.path.basename(sidecar)
+    text = name_key(base[: len(base) - len(sidecar_suffix(base))])
+    for own in (name_key(video), name_key(os.path.splitext(video)[0])):
+        if text.startswith(own) and not text[len(own) : len(own) + 1].isalnum():
+            return text[len(own) :]
+    return None
+
+
+class FolderSidecars:
+    """The sidecars of one folder, by video.
+
+    A sidecar belongs to the video whose name, with or without extension, its own name begins with; the longest such
+    name wins, and what follows must not begin with a letter or digit. Files in a subtitle folder (`Subs/`) belong to
+    the video whose name they or their own folder have, or to the only video there is.
+    """
+
+    def __init__(self, videos: Iterable[bytes], sidecars: Iterable[bytes]) -> None:
+        """videos: base names. sidecars: base names, or paths in a subtitle folder, relative to the folder."""
+        self._by_name: dict[str, list[bytes]] = {}
+        own = list(videos)
+        stems = {name_key(os.path.splitext(video)[0]) for video in own}
+        names = stems.union(map(name_key, own))
+        for sidecar in sorted(sidecars):
+            folder, base = os.path.split(sidecar)
+            name = _longest(name_key(base[: len(base) - len(sidecar_suffix(base))]), names)
+            if name is None and folder:
+                inner = name_key(os.path.basename(folder))
+                name = inner if inner in names else next(iter(stems)) if len(stems) == 1 else None
+            if name is not None:
+                self._by_name.setdefault(name, []).append(sidecar)
+
+    def of(self, video: bytes) -> tuple[bytes, ...]:
+        """Return the sidecars of a video, sorted by bytes."""
+        if not self._by_name:
+            return ()
+        keys = dict.fromkeys((name_key(os.path.splitext(video)[0]), name_key(video)))
+        return tuple(sorted(found for key in keys for found in self._by_name.get(key, ())))
+
+
+def _longest(text: str, names: set[str]) -> str | None:
+    """Return the longest of `names` that is the text, or its beginning up to a separator."""
+    if text in names:
+        return text
+    for end in range(len(text) - 1, 0, -1):
+        if not text[end].isalnum() and text[:end] in names:
+            return text[:end]
+    return None
+
+
+def subtitle_folder_files(folder: bytes, names: Iterable[bytes]) -> list[bytes]:
+    """Return the sidecars in the subtitle folders of a folder and one level below, as relative paths.
+
+    names: the folders in it. Links are not followed; a folder that cannot be listed has none.
+    """
+    found: list[bytes] = []
+    pending = [name for name in names if os.fsdecode(name).lower() in SUBTITLE_FOLDERS]
+    while pending:
+        inner = pending.pop()
+        try:
+            with os.scandir(os.path.join(folder, inner)) as entries:
+                for entry in entries:
+                    path = os.path.join(inner, entry.name)
+                    if entry.is_file(follow_symlinks=False) and sidecar_suffix(entry.name) not in (b"", INFO_SUFFIX):
+                        found.append(path)
+                    elif b"/" not in inner and entry.is_dir(follow_symlinks=False):
+                        pending.append(path)
+        except OSError:
+            continue  # the walk enters the folder too, and reports it
+    return found
+
+
+def list_sidecars(folder: bytes, is_video: Callable[[bytes], bool], *videos: bytes) -> FolderSidecars:
+    """Return the sidecars of a folder's videos. videos: base names that are some whatever their extension.
+
+    Raises OSError where the folder cannot be listed.
+    """
+    files: list[bytes] = []
+    folders: list[bytes] = []
+    with os.scandir(folder or b".") as entries:
+        for entry in entries:
+            (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+    sidecars = [name for name in files if sidecar_suffix(name)]
+    return FolderSidecars({*videos, *filter(is_video, files)}, [*sidecars, *subtitle_folder_files(folder, folders)])
+
+
+def signature(path: bytes, candidates: Sequence[bytes]) -> str:
+    """Return a text that changes when a sidecar of the video at `path` comes, goes or changes; "" without any.
+
+    candidates: paths relative to its folder, in order. The video's stem does not count, so that the signature survives
+    a common renaming of video and sidecars.
     """
     folder, name = os.path.split(path)
-    stem = len(os.path.splitext(name)[0])
+    stem = name_key(os.path.splitext(name)[0])
     rows = []
     for candidate in candidates:
         try:
             found = os.lstat(os.path.join(folder, candidate))
         except OSError:
             continue  # gone since the folder was listed
-        rows.append(b"%s/%d/%d" % (candidate[stem:], found.st_size, found.st_mtime_ns))
+        inner, base = os.path.split(candidate)
+        mark = os.fsencode(name_key(base).removeprefix(stem))
+        rows.append(b"%s/%d/%d" % (inner.split(b"/")[0] + mark, found.st_size, found.st_mtime_ns))
     return hashlib.sha256(b"\0".join(rows)).hexdigest()[:_CHARS] if rows else ""

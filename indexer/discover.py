@@ -9,11 +9,10 @@ import logging
 import os
 import re
 import stat
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vfindex.indexer.beside import SIDECAR_EXTENSIONS, signature
+from vfindex.indexer.beside import FolderSidecars, list_sidecars, sidecar_suffix, signature, subtitle_folder_files
 from vfindex.storage.errors import Problem, Stage, VideoError
 from vfindex.storage.records import FileState, Location
 
@@ -50,6 +49,20 @@ _NEAR_MISS_WORDS = {
     "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
 }
 
+# What recyclers, network disks and synchronisers keep: copies and previews, that nobody asks for. Lower case.
+_SYSTEM_NAMES = {
+    "recycle bin": b"$recycle.bin recycler recycled .trash .trashes #recycle @recycle .recycle trashbox",
+    "preview folder": b"@eadir .@__thumb @__thumb .thumbnails .thumbs",
+    "snapshot folder": b".snapshot .snapshots #snapshot @snapshot ~snapshot @recently-snapshot .zfs",
+    "sync folder": b".stfolder .stversions .dropbox.cache .sync .syncthing .owncloudsync .tmp.drivedownload",
+    "system folder": b"lost+found .spotlight-v100 .fseventsd .appledouble .appledb .appledesktop .temporaryitems "
+    b".documentrevisions-v100 .pkinstallsandboxmanager @tmp @database @appstore #dev",
+}
+_SYSTEM_KINDS = {name: kind for kind, names in _SYSTEM_NAMES.items() for name in names.split()}
+_SYSTEM_KINDS |= {b"system volume information": "system folder", b"network trash folder": "recycle bin"}
+_SYSTEM_PATTERN = re.compile(rb"\.trash-\d+|found\.\d{3}")  # freedesktop.org trash of a user; what chkdsk recovered
+_APPLE_DOUBLE = "AppleDouble file"  # `._clip.mp4`: what macOS keeps of a file on foreign disks, no video
+
 FINGERPRINT_VERSION = "a"  # changes whenever what is hashed changes, so that old and new can never be taken for equal
 FINGERPRINT_BLOCK_BYTES = 1 << 20
 
@@ -59,8 +72,7 @@ class Found:
     """A file to be indexed.
 
     named: given on the command line itself, so that a refusal is a failure whatever the extension.
-    sidecar_candidates: base names in the same folder that begin with the video's stem and a dot, and end as
-        subtitles and descriptions do.
+    sidecar_candidates: its sidecars as `FolderSidecars` finds them, as paths relative to its folder.
     """
 
     location: Location
@@ -70,9 +82,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is media, or may be, yet no video."""
+    """A file that is media, or may be, yet no video.
+
+    system: the kind of system folder or file that was not entered ("recycle bin"), "" for any other file.
+    """
 
     problem: Problem
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +112,7 @@ class _Walk:
     sift: Sift
     named_files: set[bytes] = field(default_factory=set)
     entered: set[bytes] = field(default_factory=set)
-    siblings: dict[bytes, list[bytes]] = field(default_factory=dict)
+    siblings: dict[bytes, FolderSidecars] = field(default_factory=dict)
     links: int = 0
 
 
@@ -110,9 +126,10 @@ def discover(
     """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
 
     A named file is `Found` whatever its extension; a named link is resolved. Inside folders, symbolic links and hidden
-    names are passed over, near misses are pictures, sounds, playlists, Flash and names without extension, and anything
-    else yields nothing. Order: as named; in a folder first its files, then its folders, each sorted by bytes. No file
-    comes twice, however the named paths overlap. All paths are absolute bytes and need not be UTF-8.
+    names are passed over; near misses are pictures, sounds, playlists, Flash and names without extension; system
+    folders (recycle bins, previews and snapshots of network disks) are not entered; anything else yields nothing.
+    Order: as named; in a folder first its files, then its folders, each sorted by bytes. No file comes twice, however
+    the named paths overlap. All paths are absolute bytes and need not be UTF-8.
 
     exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, upper and lower case told
     apart. A file or folder is left out if a glob matches its base name or its path relative to the named folder; a glob
@@ -194,13 +211,15 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
     folder, name = os.path.split(path)
     try:
         found = os.stat(path, follow_symlinks=False)
-        if folder not in walk.siblings:  # once a folder: a shell's glob may name its every file
-            walk.siblings[folder] = sorted(n for n in os.listdir(folder) if n.lower().endswith(SIDECAR_EXTENSIONS))
+        if folder not in walk.siblings or not _is_video_name(
+            name
+        ):  # once a folder: a shell's glob may name its every file
+            walk.siblings[folder] = list_sidecars(folder, _is_video_name, name)
     except PermissionError:
-        walk.siblings[folder] = []  # a folder may be passable and yet not list its names
+        walk.siblings[folder] = FolderSidecars((), ())  # a folder may be passable and yet not list its names
     except OSError as exc:
         return Failed(_os_problem(path, "discover", exc))
-    own = _sidecars(name, walk.siblings[folder])
+    own = walk.siblings[folder].of(name)
     return Found(_location(path, found, own), True, own)
 
 
@@ -216,14 +235,19 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
         walk.entered.add(folder)
         files: dict[bytes, os.DirEntry[bytes]] = {}
         folders: list[bytes] = []
+        system: list[Skipped] = []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
                     if name[0] == 46:  # a dot: hidden
+                        system += filter(None, [_system_item(entry)])
                         continue
                     is_file = entry.is_file(follow_symlinks=False)
                     is_folder = not is_file and entry.is_dir(follow_symlinks=False)
+                    if is_folder and (item := _system_item(entry)):
+                        system.append(item)
+                        continue
                     if is_excluded is not None and is_excluded(name, entry.path[prefix:], is_folder):
                         continue
                     if is_folder:
@@ -234,17 +258,43 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
                         walk.links += 1
         except OSError as exc:
             yield Failed(_os_problem(folder, "discover", exc))
+        yield from sorted(system, key=lambda item: item.problem.path)
         pending.extend(sorted(folders, reverse=True))
-        yield from _files(files, walk)
+        yield from _files(files, subtitle_folder_files(folder, map(os.path.basename, folders)), walk)
 
 
-def _files(files: Mapping[bytes, os.DirEntry[bytes]], walk: _Walk) -> Iterator[Discovered]:
-    """Yield what the files of one folder are, sorted by name."""
+def _system_item(entry: os.DirEntry[bytes]) -> Skipped | None:
+    """Return what kind of system folder or file an entry is, None where it is none."""
+    name = entry.name.lower()
+    if name.startswith(b"._"):
+        kind = _APPLE_DOUBLE if _extension(name) in VIDEO_EXTENSIONS else ""
+    else:
+        kind = _SYSTEM_KINDS.get(name) or ("system folder" if _SYSTEM_PATTERN.fullmatch(name) else "")
+        kind = kind if kind and entry.is_dir(follow_symlinks=False) else ""
+    words = (f"it is a {kind}", "name it on the command line if you want what it holds")
+    return Skipped(Problem(entry.path, "discover", "system", *words), kind) if kind else None
+
+
+def _is_video_name(name: bytes) -> bool:
+    return _extension(name) in VIDEO_EXTENSIONS
+
+
+def sidecars_of(path: bytes) -> tuple[bytes, ...]:
+    """Return the sidecars of the video at `path`, as paths relative to its folder; none if that cannot be listed."""
+    folder, video = os.path.split(path)
+    try:
+        return list_sidecars(folder, _is_video_name, video).of(video)
+    except OSError:
+        return ()
+
+
+def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes], walk: _Walk) -> Iterator[Discovered]:
+    """Yield what the files of one folder are, sorted by name. subtitles: those in its subtitle folders."""
     names = sorted(files)
     others = {name: _extension(name) for name in names if name[name.rfind(b".") :] not in _VIDEO_SUFFIXES}
     videos = [name for name in names if name not in others or others[name] in VIDEO_EXTENSIONS]
     told: dict[bytes, Discovered] = dict(_near_misses(files, others, walk))
-    sidecars = [name for name in others if name.lower().endswith(SIDECAR_EXTENSIONS)]
+    sidecars = FolderSidecars(videos, [*filter(sidecar_suffix, others), *subtitles])
     states: dict[FileState, os.DirEntry[bytes]] = {}
     named_files, is_regular = walk.named_files, stat.S_ISREG
     for name in videos:
@@ -260,12 +310,12 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], walk: _Walk) -> Iterator[D
         if not is_regular(found.st_mode):
             told[name] = Failed(_not_regular(path, "discover", found.st_mode))
             continue
-        beside = signature(path, _sidecars(name, sidecars)) if sidecars else ""
+        beside = signature(path, sidecars.of(name))
         states[path, found.st_size, found.st_mtime_ns, beside] = entry
     for state in walk.sift(states):
         entry = states[state]
         inode = entry.stat(follow_symlinks=False).st_ino  # as it was read above
-        told[entry.name] = Found(Location(*state[:3], inode, state[3]), False, _sidecars(entry.name, sidecars))
+        told[entry.name] = Found(Location(*state[:3], inode, state[3]), False, sidecars.of(entry.name))
     yield from (told[name] for name in sorted(told))
 
 
@@ -284,19 +334,6 @@ def _extension(name: bytes) -> bytes:
     """Return what follows the last dot in lower case; nothing where that holds a blank ("Talk. Part 2")."""
     _, dot, extension = name.rpartition(b".")
     return extension.lower() if dot and b" " not in extension else b""
-
-
-def _sidecars(name: bytes, sidecars: list[bytes]) -> tuple[bytes, ...]:
-    """Return the names in the sorted list that begin with the stem of `name`, found by bisection."""
-    if not sidecars:
-        return ()
-    stem, dot, _ = name.rpartition(b".")
-    prefix = (stem if dot else name) + b"."
-    first = bisect_left(sidecars, prefix)
-    last = first
-    while last < len(sidecars) and sidecars[last].startswith(prefix):
-        last += 1
-    return tuple(sidecars[first:last])
 
 
 def _location(path: bytes, found: os.stat_result, beside: Sequence[bytes]) -> Location:

@@ -304,6 +304,7 @@ class Driver:
             self.run.refined.append(found)
             self.done_files += 1
         else:
+            self.run.report.notes += active.prepared.notes
             self._end_file("partial" if problem else "indexed", problem)
         for copy in active.copies:
             self._place(active.video_id, copy)

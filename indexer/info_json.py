@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vfindex.indexer.beside import INFO_SUFFIX, mark_text, sidecar_suffix
 from vfindex.storage.errors import Problem
 
-SUFFIX = b".info.json"
 # A film's is 1 MB, with all its comments far more. The worst JSON of 5 MB, all empty lists, takes 110 MB in memory.
 MAX_INFO_BYTES = 5_000_000
 MAX_FIELD_CHARS = 10_000  # as much as full text search keeps of a tag
 MAX_ITEMS = 1_000
+MAX_CHAPTER_CHARS = 200  # as much as of a chapter inside a file
 _DAY = re.compile(r"[12][0-9]{7}")
 
 
@@ -29,15 +32,22 @@ class Info:
     problem: Problem | None = None
 
 
-def read_info(video_path: bytes) -> Info:
-    """Return what stands beside a video; nothing of it is trusted but its shape. Never raises for what it holds."""
+def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = math.inf) -> Info:
+    """Return what a video's `.info.json` says; nothing of it is trusted but its shape. Never raises for what it holds.
+
+    sidecars: paths relative to the video's folder, of which one may be it, under a name in another Unicode form.
+    end_s: of the video; chapters that begin later are not of it.
+    """
     folder, name = os.path.split(video_path)
-    path = os.path.join(folder, os.path.splitext(name)[0] + SUFFIX)
+    own = (sidecar for sidecar in sidecars if sidecar_suffix(sidecar) == INFO_SUFFIX and mark_text(name, sidecar) == "")
+    path = os.path.join(folder, next(own, os.path.splitext(name)[0] + INFO_SUFFIX))
     try:
         data = _read(path)
     except FileNotFoundError:
         return Info()
     except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            return Info()  # no file can have the name of a video of 250 bytes and this suffix
         return _unreadable(path, exc.strerror or "it is not a regular file")
     if len(data) > MAX_INFO_BYTES:
         return _unreadable(path, f"it is larger than {MAX_INFO_BYTES // 1_000_000} MB")
@@ -47,7 +57,16 @@ def read_info(video_path: bytes) -> Info:
         return _unreadable(path, "it is no JSON that can be read")
     if not isinstance(document, dict):
         return _unreadable(path, "it describes no video")
-    return Info(_tags(document), tuple(_texts(document.get("chapters"), "title")))
+    chapters = [text[:MAX_CHAPTER_CHARS] for text in _texts(_begun_before(document.get("chapters"), end_s), "title")]
+    return Info(_tags(document), tuple(chapters))
+
+
+def _begun_before(chapters: object, end_s: float) -> list[Any]:
+    """Return the chapters that begin before the end of the video, or at no time that can be read."""
+    items = chapters[:MAX_ITEMS] if isinstance(chapters, list) else []
+    starts = [item.get("start_time") if isinstance(item, dict) else None for item in items]
+    is_late = [isinstance(start, (int, float)) and start >= end_s for start in starts]
+    return [item for item, late in zip(items, is_late, strict=True) if not late]
 
 
 def _read(path: bytes) -> bytes:
@@ -61,7 +80,8 @@ def _read(path: bytes) -> bytes:
 
 def _tags(document: Mapping[str, Any]) -> dict[str, str]:
     tags = {name: _text(document.get(name)) for name in ("title", "description")}
-    tags["keywords"] = ", ".join(_texts(document.get("tags")))[:MAX_FIELD_CHARS]
+    keywords = document.get("tags")
+    tags["keywords"] = ", ".join(_texts([keywords] if isinstance(keywords, str) else keywords))[:MAX_FIELD_CHARS]
     day = _text(document.get("upload_date"))
     tags["upload_date"] = day if _DAY.fullmatch(day) else ""
     return {name: text for name, text in tags.items() if text}

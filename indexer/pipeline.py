@@ -23,7 +23,15 @@ from vfindex.indexer.media import AudioBlock, Decoder, Probe, ReadEnd
 from vfindex.indexer.options import Options
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.shots import Span, cut_clips, unit
-from vfindex.indexer.subtitles import from_packets, preferred, sidecar_transcript
+from vfindex.indexer.subtitles import (
+    Sidecars,
+    SubtitleText,
+    from_packets,
+    fullest,
+    notes_of,
+    sidecar_transcript,
+    track_order,
+)
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import Listener, Speech, Transcript
 from vfindex.indexer.windows import Window, clip_windows, windows
@@ -46,6 +54,8 @@ from vfindex.storage.records import (
 UNIT_S = 600.0
 # A last unit shorter than half a unit joins the one before it.
 MIN_LAST_UNIT_S = UNIT_S / 2
+# Subtitle tracks of one language that are read to find the fullest; films have two or three.
+MAX_TRACKS_COMPARED = 4
 # A week of video. A longer one, or a file that lies about its length, has a last unit that is longer.
 MAX_CUTS = 1000
 
@@ -70,7 +80,8 @@ class Texts:
 class Prepared:
     """A video before its units: what it is, what it is called, what subtitles say, and its plan.
 
-    text_vector: (dim,) of the text modality, or None. problems: files beside it that could not be read.
+    text_vector: (dim,) of the text modality, or None. problems: sidecars that could not be read. notes: what else the
+    report says of sidecars and subtitle tracks. sidecars: which are used, and why others are not, in words for `show`.
     """
 
     found: Found
@@ -80,6 +91,8 @@ class Prepared:
     documents: tuple[Document, ...]
     text_vector: FloatArray | None
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
+    sidecars: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +124,11 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
-    info = read_info(path)
+    info = read_info(path, found.sidecar_candidates, probe.end_s)
     tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
     chapters = probe.chapters or info.chapters
     description = describe(path, tags, chapters)
-    subtitles, problems = _subtitles(found, replace(probe, subtitles=()) if options.safe else probe, decoder)
+    subtitles = _subtitles(found, replace(probe, subtitles=()) if options.safe else probe, decoder)
     video = Video(
         fingerprint=fingerprint,
         size_bytes=found.location.size_bytes,
@@ -137,10 +150,12 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         found=found,
         video=video,
         units=plan_units(probe.start_s, probe.end_s, list if options.safe else partial(decoder.keyframes_before, path)),
-        subtitles=tuple(subtitles),
+        subtitles=subtitles.segments,
         documents=documents_of([found.location.path], tags, chapters),
         text_vector=text_vector(description.text, encoders.text),
-        problems=(*problems, *([info.problem] if info.problem else [])),
+        problems=(*subtitles.problems, *([info.problem] if info.problem else [])),
+        notes=subtitles.notes,
+        sidecars=subtitles.words,
     )
 
 
@@ -155,24 +170,30 @@ def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:
     return encoder.encode_passages([text])[0] if text else None
 
 
-def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> tuple[list[Segment], list[Problem]]:
-    """Return a video's subtitles: those beside it, else the first embedded track that holds any."""
-    segments, problems = sidecar_transcript(found.location.path, found.sidecar_candidates)
-    if segments:
-        return segments, problems
-    for position in preferred([track.language for track in probe.subtitles]):
-        track = probe.subtitles[position]
-        try:
-            packets = decoder.subtitles(found.location.path, track.index)
-        except VideoError as exc:
-            if exc.quarantine or exc.problem.code == "killed":
-                raise
-            problems.append(replace(exc.problem, stage="transcribe"))  # pictures and sound may be whole
-            continue
-        segments = from_packets(packets, track.codec, track.language)
-        if segments:
+def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
+    """Return a video's subtitles: those of its sidecars, else of the best embedded tracks that hold any."""
+    path = found.location.path
+    chosen = sidecar_transcript(path, found.sidecar_candidates, probe.end_s)
+    if chosen.segments:
+        return chosen
+    problems, notes = list(chosen.problems), list(chosen.notes)
+    for group in track_order(probe.subtitles):
+        texts: list[SubtitleText] = []
+        for position in group[:MAX_TRACKS_COMPARED]:
+            track = probe.subtitles[position]
+            try:
+                text = from_packets(decoder.subtitles(path, track.index), track, probe.end_s)
+            except VideoError as exc:
+                if exc.quarantine or exc.problem.code == "killed":
+                    raise
+                problems.append(replace(exc.problem, stage="transcribe"))  # pictures and sound may be whole
+                continue
+            notes += notes_of(path, text, f"its subtitle track {track.index}: ")
+            texts.append(text)
+        if any(text.segments for text in texts):
+            chosen = replace(chosen, segments=texts[fullest(texts)].segments)
             break
-    return segments, problems
+    return replace(chosen, problems=tuple(problems), notes=tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +265,7 @@ def assemble(
         frames = vectors[span.first : span.last]
         clips.append(_clip(span, reading, frames, speech, prepared.text_vector))
     lost = _lost(reading.end, spoken.heard)
-    coverage = _coverage(prepared, options, reading, spoken)
+    coverage = _coverage(prepared, plan, options, reading, spoken)
     return Indexed(UnitResult(tuple(clips), spoken.segments, coverage, lost), reading.end, lost)
 
 
@@ -324,14 +345,20 @@ def _lost(end: ReadEnd, heard: Transcript | None) -> str:
     return "; ".join(parts)
 
 
-def _coverage(prepared: Prepared, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
+def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return what each modality covers in this unit and why not more, in words."""
+    speech = speech_coverage(prepared.video.has_audio, options.asr, spoken.segments, spoken.heard)
     told = {
         "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}",
-        "speech": speech_coverage(prepared.video.has_audio, options.asr, spoken.segments, spoken.heard),
+        "speech": with_sidecars(speech, prepared, plan),
         "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
     }
     return told | ({COARSE: "looked at in passing, sound not at all"} if options.sampling.mode == "sparse" else {})
+
+
+def with_sidecars(speech: str, prepared: Prepared, plan: UnitPlan) -> str:
+    """Return the words on a unit's speech; of the first unit with those on the video's sidecars."""
+    return "; ".join(filter(None, [speech, "" if plan.number else prepared.sidecars]))
 
 
 def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:

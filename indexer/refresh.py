@@ -22,6 +22,7 @@ from vfindex.indexer.pipeline import (
     speech_coverage,
     speech_vectors,
     text_vector,
+    with_sidecars,
 )
 from vfindex.indexer.report import Progress
 from vfindex.indexer.reuse import listen
@@ -84,6 +85,7 @@ class _Refresh:
         words = self._words(prepared, video, said, problems)
         has_changed = not _is_as_stored(words, video, units)
         self._catalog.reword(video.id, found.location, words if has_changed else None)
+        self._run.report.notes += prepared.notes
         self._run.end_file("reworded" if has_changed else "unchanged")
 
     def _prepared(self, found: Found, video: StoredVideo) -> Prepared:
@@ -93,9 +95,9 @@ class _Refresh:
             return prepared
         for place in video.locations:
             if place.beside and place.path != found.location.path:
-                segments, _ = sidecar_transcript(place.path, None)
-                if segments:
-                    return replace(prepared, subtitles=tuple(segments))
+                other = sidecar_transcript(place.path, None, prepared.video.end_s)
+                if other.segments:
+                    return replace(prepared, subtitles=other.segments, sidecars=other.words)
         return prepared
 
     def _said(self, prepared: Prepared, units: Sequence[UnitWords], bare: Spans) -> tuple[list[SaidIn], list[str]]:
@@ -123,7 +125,8 @@ class _Refresh:
         told = [speech_coverage(has_audio, asr or bool(kept), said, heard)]
         told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
         by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
-        return SaidIn(unit.id, tuple(said), by_clip, "; ".join(filter(None, told)))
+        coverage = with_sidecars("; ".join(filter(None, told)), prepared, unit.plan)
+        return SaidIn(unit.id, tuple(said), by_clip, coverage)
 
     def _words(
         self, prepared: Prepared, video: StoredVideo, said: Sequence[SaidIn], problems: Sequence[str]

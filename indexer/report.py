@@ -18,6 +18,8 @@ class Report:
     read. coarse: searchable, but the next run must read them wholly. partial: searchable, but not all of it could be
     read. clips, video_seconds: added by this run. vanished: files that are no longer there. left: files that the run
     did not come to. left_alone: roots that are missing, or have lost so much at once that nothing of it is believed.
+    notes: what is odd about sidecars and subtitle tracks of the videos that were read, or why they were not used; the
+    videos are counted elsewhere. left_out: system folders and files that were not entered, by kind.
     out_of_time: it ended because it was told to end by then. not_published: why the new joint index was not, "" if it
     was or none was due.
     """
@@ -35,6 +37,8 @@ class Report:
     vanished: int = 0
     left: int = 0
     left_alone: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     clips: int = 0
     video_seconds: float = 0.0
     wall_s: float = 0.0
@@ -53,7 +57,7 @@ class Report:
 
     def sort(self) -> None:
         """Put the problems in order of path, so that a report does not depend on who was fastest."""
-        for problems in (self.partial, self.failed, self.skipped, self.left_alone):
+        for problems in (self.partial, self.failed, self.skipped, self.left_alone, self.notes):
             problems.sort(key=lambda problem: problem.path)
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
@@ -72,6 +76,8 @@ class Report:
             "vanished": self.vanished,
             "left": self.left,
             "left_alone": _rows(self.left_alone, path),
+            "notes": _rows(self.notes, path),
+            "left_out": dict(sorted(self.left_out.items())),
             "clips": self.clips,
             "video_seconds": round(self.video_seconds, 3),
             "wall_s": round(self.wall_s, 3),

@@ -24,6 +24,7 @@ from vfindex.indexer.pipeline import (
     speech_coverage,
     speech_vectors,
     text_vector,
+    with_sidecars,
 )
 from vfindex.indexer.reading import Wanted, items_of
 from vfindex.indexer.titles import describe
@@ -190,10 +191,8 @@ class ReusingRunner(LocalRunner):
             replace(_spoken(clip, vector, prepared.text_vector), thumbnail=path.read_bytes() if path else None)
             for clip, vector, path in zip(clips, spoken, pictures, strict=True)
         ]
-        coverage = {
-            **unit.result.coverage,
-            "speech": speech_coverage(prepared.video.has_audio, options.asr, segments, heard),
-        }
+        speech = speech_coverage(prepared.video.has_audio, options.asr, segments, heard)
+        coverage = {**unit.result.coverage, "speech": with_sidecars(speech, prepared, unit.plan)}
         lost = "; ".join(dict.fromkeys([*filter(None, [unit.result.error]), *(heard.problems if heard else ())]))
         return Indexed(UnitResult(tuple(new), tuple(segments), coverage, lost), end, lost)
 

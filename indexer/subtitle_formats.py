@@ -10,16 +10,26 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 MAX_TIME_S = 100 * 3600.0  # what two digits of hours can say; later times are slips or overflow
 MAX_CUE_S = 600.0  # a cue shown for longer is a watermark or a broken end time
 MAX_CUE_CHARS = 5000  # a cue is read in seconds; 5,000 characters are two pages
-ASSUMED_CUE_S = 5.0  # shown for how long, where a container does not say
+ASSUMED_CUE_S = 5.0  # shown for how long, where its end is missing, not after its start, or absurdly late
 ADJOINING_S = 0.1  # captions that continue one another are at most a few frames apart
+# The fastest speaker on record says 655 words a minute (Sean Shannon, Guinness World Records, 1995); at 6 characters a
+# word and its space that is 65.5 characters a second, four times what subtitles are written for (Netflix: 17 to 20).
+CHARS_PER_S = 66.0
+BURST_S = 10.0  # of text at that pace may stand at one moment: signs and two languages at once
+MAX_EVENTS = 1 << 17  # of a file that are looked at: three times what karaoke of 5 MB has
+EVENTS_PER_S, EVENT_BURST = 200.0, 5000.0  # cleaned of markup: layers of typesetting repeat a line up to 100 times
 
-_TIME = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,:](\d{1,6}))?")
+_TIME = re.compile(r"([-\u2212]?)(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,:](\d{1,6}))?")
+_TIMING = re.compile(
+    r"\s{0,20}([-\u2212]?\d[\d:.,]{2,20})\s{0,20}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)\s{0,20}(\S{0,24})"
+)
+_ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
 _BLOCK = re.compile(r"\{([^{}]*)\}")
 _SRT_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
@@ -44,46 +54,136 @@ class Cue:
         return " ".join(self.lines)
 
 
-def parse_cues(text: str) -> list[Cue]:
-    """Return the cues of a subtitle file in order of time; the format is told by the content.
+# Start, end (None where it cannot be read) and the lines with their markup, not yet cleaned of it.
+Event = tuple[float, float | None, Sequence[str]]
+UNREADABLE: Event = (math.nan, None, ())  # times that nobody can read
 
-    Malformed cues are left out; a text of no known format has none.
+
+@dataclass(frozen=True, slots=True)
+class Cues:
+    """The cues of a file or track in order of time, and how many of its events are not among them.
+
+    late, early: events from the end of the video on, and before its beginning. first_late_s: the start of the first of
+    these. unreadable: without a time. crowded: more text than anybody speaks in the time.
+    """
+
+    cues: tuple[Cue, ...]
+    late: int = 0
+    early: int = 0
+    first_late_s: float = 0.0
+    unreadable: int = 0
+    crowded: int = 0
+
+
+def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
+    """Return the cues of a subtitle file that begin before `end_s`, the video's end; the content tells the format.
+
+    A cue whose end is missing, not after its start or more than MAX_CUE_S later is kept for ASSUMED_CUE_S at most; one
+    that begins before 0 or reaches beyond the video is cut. A text of no known format has no cues.
     """
     head = text[:4096].lstrip("\ufeff \t\r\n")
     if head.startswith("WEBVTT"):
-        cues: Iterable[Cue] = _webvtt(text)
-    elif "-->" not in text or "[script info]" in head.lower():
-        cues = _substation(text)
-    else:
-        cues = _subrip(text)
-    return collapse(cues)
+        return _settle(_webvtt(text), _markup_free_lines, end_s)
+    if _ARROW.search(text) and "[script info]" not in head.lower():
+        return _settle(_subrip(text), _markup_free_lines, end_s)
+    return _settle(_substation(text), lambda raw: _substation_lines(raw[0]), end_s)
+
+
+def parse_cues(text: str) -> list[Cue]:
+    """Return the cues of a subtitle file beside a video of any length, see `read_cues`."""
+    return list(read_cues(text).cues)
+
+
+def read_packets(packets: Iterable[tuple[float, float, str]], codec: str, end_s: float = MAX_TIME_S) -> Cues:
+    """Return the cues of an embedded track, see `read_cues`.
+
+    packets: (start_s, end_s, raw text); an end that is not after the start is unknown. codec: FFmpeg's name.
+    """
+    return _settle(((a, b, (raw,)) for a, b, raw in packets), lambda raw: _packet_lines(raw[0], codec), end_s)
 
 
 def parse_packets(packets: Iterable[tuple[float, float, str]], codec: str) -> list[Cue]:
-    """Return the cues of an embedded track, in order of time.
+    """Return the cues of an embedded track of a video of any length, see `read_packets`."""
+    return list(read_packets(packets, codec).cues)
 
-    packets: (start_s, end_s, raw text); an end that is not after the start means unknown, and the cue is then taken to
-    last until the next one, at most ASSUMED_CUE_S. codec: FFmpeg's name of the codec.
-    """
-    events = sorted((p for p in packets if 0 <= p[0] <= MAX_TIME_S), key=lambda p: p[:2])
-    cues = []
-    for n, (start_s, end_s, raw) in enumerate(events):
-        next_s = events[n + 1][0] if n + 1 < len(events) else math.inf
-        end = (
-            end_s
-            if end_s > start_s
-            else start_s + ASSUMED_CUE_S
-            if next_s <= start_s
-            else min(next_s, start_s + ASSUMED_CUE_S)
-        )
-        cues.append(cue(start_s, end, _packet_lines(raw, codec)))
-    return collapse(c for c in cues if c is not None)
+
+def _settle(events: Iterable[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float) -> Cues:
+    """Return the cues of events: those within the video, with times that hold, and no more text than can be said."""
+    inside: list[tuple[float, float | None, Sequence[str]]] = []
+    late = early = unreadable = crowded = 0
+    first_late_s = math.inf
+    for start_s, stop_s, raw in events:
+        if not abs(start_s) <= MAX_TIME_S:
+            unreadable += 1
+        elif start_s >= end_s:
+            late += 1
+            first_late_s = min(first_late_s, start_s)
+        elif start_s < 0 and (stop_s is None or stop_s <= 0):
+            early += 1
+        elif len(inside) >= MAX_EVENTS:
+            crowded += 1
+        else:
+            inside.append((max(start_s, 0.0), stop_s, raw))
+    inside.sort(key=lambda event: event[0])
+    cues, dropped = _paced(inside, lines_of, end_s)
+    spoken, unsaid = _sayable(collapse(cues))
+    return Cues(tuple(spoken), late, early, first_late_s if late else 0.0, unreadable, crowded + dropped + unsaid)
+
+
+def _paced(
+    events: Sequence[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float
+) -> tuple[list[Cue], int]:
+    """Return the cues of events in order of time, and how many are left out where more than EVENTS_PER_S come."""
+    ends = _ends(events, end_s)
+    cues: list[Cue] = []
+    dropped, backlog, before_s = 0, 0.0, 0.0
+    for (start_s, _, raw), stop_s in zip(events, ends, strict=True):
+        backlog = max(0.0, backlog - (start_s - before_s) * EVENTS_PER_S)
+        before_s = start_s
+        if backlog >= EVENT_BURST:
+            dropped += 1
+            continue
+        backlog += 1
+        made = cue(start_s, stop_s, lines_of(raw))
+        if made is not None:
+            cues.append(made)
+    return cues, dropped
+
+
+def _ends(events: Sequence[Event], end_s: float) -> list[float]:
+    """Return where each of the sorted events ends: as it says if that can be, else at the next one or soon after."""
+    ends: list[float] = []
+    next_s, later_s = math.inf, math.inf  # the next start after this one, and the last start seen
+    for start_s, stop_s, _ in reversed(events):
+        if start_s < later_s:
+            next_s, later_s = later_s, start_s
+        if stop_s is None or not start_s < stop_s <= start_s + MAX_CUE_S:
+            stop_s = min(next_s, start_s + ASSUMED_CUE_S)
+        ends.append(min(stop_s, end_s))
+    return ends[::-1]
+
+
+def _sayable(cues: Iterable[Cue]) -> tuple[list[Cue], int]:
+    """Return the cues, and how many are left out or cut where there is more text than CHARS_PER_S and a burst hold."""
+    kept: list[Cue] = []
+    over, backlog, before_s = 0, 0.0, 0.0
+    for each in cues:
+        backlog = max(0.0, backlog - (each.start_s - before_s) * CHARS_PER_S)
+        before_s = each.start_s
+        room = int((each.end_s - each.start_s + BURST_S) * CHARS_PER_S)
+        if backlog >= BURST_S * CHARS_PER_S:
+            over += 1
+            continue
+        if len(each.text) > room:
+            over += 1
+            each = replace(each, lines=(each.text[:room].strip(),))
+        backlog += len(each.text)
+        kept.append(each)
+    return kept, over
 
 
 def cue(start_s: float, end_s: float, lines: Iterable[str]) -> Cue | None:
-    """Return a cue of the lines that say something, or None where the times are absurd or there is nothing said."""
-    if not (0 <= start_s < end_s <= MAX_TIME_S and end_s - start_s <= MAX_CUE_S):
-        return None
+    """Return a cue of the lines that say something, or None where nothing is said."""
     kept = []
     room = MAX_CUE_CHARS
     for line in lines:
@@ -93,7 +193,7 @@ def cue(start_s: float, end_s: float, lines: Iterable[str]) -> Cue | None:
             room -= len(words)
         if room <= 0:
             break
-    return Cue(start_s, end_s, tuple(kept)) if kept else None
+    return Cue(start_s, end_s, tuple(kept)) if kept and start_s < end_s else None
 
 
 def plain(text: str) -> str:
@@ -138,53 +238,74 @@ def _unrepeated(shown: Cue, before: Cue | None) -> Cue:
 
 
 def parse_time(text: str) -> float | None:
-    """Return the seconds of `[hours:]minutes:seconds[.,fraction]`, None if it is not one."""
+    """Return the seconds of `[-][hours:]minutes:seconds[.,fraction]`, None if it is not one."""
     match = _TIME.fullmatch(text.strip()[:32])
     if match is None:
         return None
-    hours, minutes, seconds, fraction = match.groups()
-    whole = 3600 * int(hours or 0) + 60 * int(minutes) + int(seconds)
-    return whole + (int(fraction) / 10 ** len(fraction) if fraction else 0.0)
+    sign, hours, minutes, seconds, fraction = match.groups()
+    time_s = 3600 * int(hours or 0) + 60 * int(minutes) + int(seconds) + float(f"0.{fraction or 0}")
+    return -time_s if sign else time_s
 
 
-def _timing(line: str) -> tuple[float, float] | None:
-    """Return (start_s, end_s) of a `start --> end settings` line; (-1, -1) where it is one but cannot be read."""
-    if "-->" not in line:
-        return None
-    left, _, right = line.partition("-->")
-    start_s, end_s = parse_time(left), parse_time((right[:64].split() or [""])[0])
-    return (-1.0, -1.0) if start_s is None or end_s is None else (start_s, end_s)
+def _timing(line: str) -> tuple[float, float | None] | None:
+    """Return (start_s, end_s) of a `start --> end settings` line, None for any other, an arrow in spoken text too."""
+    match = _TIMING.match(line) if ">" in line or "\u2192" in line else None
+    start_s = parse_time(match[1]) if match else None
+    return None if match is None or start_s is None else (start_s, parse_time(match[2]))
 
 
-def _subrip(text: str) -> Iterator[Cue]:
+def _is_broken_timing(line: str) -> bool:
+    """Return whether a line has an arrow and an end, as a timing line has, but no start that can be read."""
+    _, arrow, right = line.partition("-->")
+    return bool(arrow) and parse_time((right[:64].split() or [""])[0]) is not None
+
+
+def _subrip(text: str) -> Iterator[Event]:
     """As FFmpeg reads it: a cue's text goes on to the next timing line, less the number that stands before that."""
-    times: tuple[float, float] | None = None
+    times: tuple[float, float | None] | None = None
     lines: list[str] = []
-    for line in [*text.splitlines(), "0", "0 --> 0"]:
+    for line in text.splitlines():
         found = _timing(line)
-        if found is None:
+        broken = found is None and _is_broken_timing(line) and (not lines or lines[-1].strip().isdecimal())
+        if found is None and not broken:
             if line.strip():
                 lines.append(line)
             continue
         if lines and lines[-1].strip().isdecimal():
             lines.pop()
-        if times and (made := cue(*times, (_markup_free(line) for line in lines))):
-            yield made
+        if times:
+            yield *times, lines
+        if broken:
+            yield UNREADABLE
         times, lines = found, []
+    if times:
+        yield *times, lines
 
 
-def _webvtt(text: str) -> Iterator[Cue]:
-    """As the standard reads it: a cue ends at an empty line, so that NOTE, STYLE and REGION blocks fall away."""
-    times: tuple[float, float] | None = None
+def _webvtt(text: str) -> Iterator[Event]:
+    """As the standard reads it: a cue ends at an empty line, so that NOTE, STYLE and REGION blocks fall away.
+
+    A line of blanks is no empty line: downloaded captions that roll up begin with one. A name of the next cue that
+    follows such a line is none of this one's text.
+    """
+    times: tuple[float, float | None] | None = None
     lines: list[str] = []
-    for line in [*text.splitlines(), ""]:
+    for line in text.splitlines():
         found = _timing(line)
-        if line.strip() and found is None:
+        if line and found is None:
             lines.append(line)
             continue
-        if times and (made := cue(*times, (_markup_free(line) for line in lines))):
-            yield made
+        if found and len(lines) > 1 and not lines[-2].strip():
+            lines.pop()
+        if times:
+            yield *times, lines
         times, lines = found, []
+    if times:
+        yield *times, lines
+
+
+def _markup_free_lines(lines: Sequence[str]) -> Iterator[str]:
+    return map(_markup_free, lines)
 
 
 def _markup_free(line: str) -> str:
@@ -196,7 +317,7 @@ def _markup_free(line: str) -> str:
 _COLUMNS = ["layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text"]
 
 
-def _substation(text: str) -> Iterator[Cue]:
+def _substation(text: str) -> Iterator[Event]:
     """The `Format:` line of the events says which column is which; the text is the last, and may hold commas."""
     columns: Sequence[str] = _COLUMNS
     in_events = False
@@ -206,17 +327,15 @@ def _substation(text: str) -> Iterator[Cue]:
         if word.startswith("["):
             in_events = word.startswith("[events")
         elif word == "format" and colon and in_events:
-            named = [name.strip().lower() for name in rest.split(",")]
+            named = [name.strip().lower() for name in rest[:1000].split(",")]
             columns = named if {"start", "end"} <= set(named) and named[-1] == "text" else _COLUMNS
         elif word == "dialogue" and colon:
             fields = rest.split(",", len(columns) - 1)
             if len(fields) < len(columns):
+                yield UNREADABLE
                 continue
             start_s, end_s = parse_time(fields[columns.index("start")]), parse_time(fields[columns.index("end")])
-            if start_s is None or end_s is None:
-                continue
-            if made := cue(start_s, end_s, _substation_lines(fields[-1])):
-                yield made
+            yield UNREADABLE if start_s is None else (start_s, end_s, fields[-1:])
 
 
 def _substation_lines(text: str) -> list[str]:

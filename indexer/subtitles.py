@@ -1,134 +1,216 @@
-"""Subtitles that lie beside a video or inside it, as transcript segments."""
+"""Subtitles in sidecars and inside a video, as transcript segments."""
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from vfindex.indexer.subtitle_formats import Cue, parse_cues, parse_packets
+from vfindex.indexer.discover import sidecars_of
+from vfindex.indexer.languages import language_tag
+from vfindex.indexer.media import SubtitleTrack
+from vfindex.indexer.sidecar_names import marks_of, preference, read_marks, sort_sidecars
+from vfindex.indexer.subtitle_formats import MAX_TIME_S, Cue, Cues, read_cues, read_packets
+from vfindex.indexer.telemetry import is_log, is_telemetry
+from vfindex.indexer.text_encoding import decode_text, is_mojibake
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import Segment, SegmentSource
 
 MAX_SIDECAR_BYTES = 10_000_000  # the subtitles of a 3-hour film are 0.2 MB, with karaoke effects 5 MB
-SUFFIXES = (
-    b".srt",
-    b".vtt",
-    b".ass",
-    b".ssa",
-)  # the earlier is preferred: the plainer the format, the plainer the text
+LATE_SHARE = 0.1  # of the subtitles; fewer beyond the end are credits of a longer cut
+MAX_SHOWN = 20  # sidecars of a video that `show` lists
+_VTT_LANGUAGE = re.compile(r"^Language:\s{0,10}([A-Za-z][\w-]{1,30})\s*$", re.MULTILINE)
 
-# What may stand between the video's name and the suffix: a language, or a word about the kind of subtitles.
-_LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{2,8}){0,3}")
-_KINDS = frozenset({"forced", "sdh", "cc", "hi", "default", "full", "auto"})
-_NO_LANGUAGE = frozenset({"", "und", "unk", "mis", "zxx", "none"})
+
+@dataclass(frozen=True, slots=True)
+class SubtitleText:
+    """What a file or track says in order of time, and in words what is odd about it, as (code, reason)."""
+
+    segments: tuple[Segment, ...]
+    oddities: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecars:
+    """The subtitles beside a video.
+
+    problems: files that should have been read and could not be. notes: what else the report says of them. words: which
+    file is used, which are not and why, in a line for `show`; "" without any.
+    """
+
+    segments: tuple[Segment, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    words: str = ""
 
 
 def find_sidecars(video_path: bytes, siblings: Iterable[bytes] | None) -> list[bytes]:
     """Return the paths of a video's subtitle files, the one to read first first.
 
-    siblings: names or paths of files in the video's folder; None lists the folder. A sidecar of `talk.mp4` is
-    `talk.srt` or `talk.mp4.srt`, with up to three marks before the suffix: `talk.en.srt`, `talk.en.forced.srt`. Only
-    the suffix and the marks may differ in case. `lite` knows English, and several languages would fill a clip with the
-    same words twice, so one transcript is taken: English before unmarked before others, forced ones last.
+    siblings: its sidecars as paths relative to its folder; None lists the folder. Several languages would fill a clip
+    with the same words twice, so one transcript is taken; the order is that of `sort_sidecars`.
     """
     folder, video = os.path.split(video_path)
-    try:
-        names = sorted(
-            {os.path.basename(name) for name in (os.listdir(folder or b".") if siblings is None else siblings)}
-        )
-    except OSError:
-        return []  # a folder that cannot be listed: the video itself was named, and is opened and reported on its own
-    ranked = []
-    for name in names:
-        marks = _marks(video, name)
-        if marks is not None and name != video:
-            suffix = SUFFIXES.index(os.path.splitext(name)[1].lower())
-            ranked.append(("forced" in marks, _rank(_language(marks)), suffix, name))
-    return [os.path.join(folder, name) for _, _, _, name in sorted(ranked)]
+    ranked, _ = sort_sidecars(video, sidecars_of(video_path) if siblings is None else siblings)
+    return [os.path.join(folder, sidecar) for sidecar in ranked]
 
 
-def sidecar_language(video_path: bytes, sidecar: bytes) -> str:
-    """Return the language tag in the sidecar's name (`talk.en.srt` -> "en"), "" where it has none."""
-    return _language(_marks(os.path.basename(video_path), os.path.basename(sidecar)) or [])
+def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> SubtitleText:
+    """Return the text of one subtitle file beside a video that ends at `end_s`.
 
-
-def read_sidecar(path: bytes, language: str = "") -> list[Segment]:
-    """Return the segments of one subtitle file in order of time.
-
-    Format: by content. Encoding: the byte order mark; else UTF-16 where every second byte of the beginning is mostly
-    zero; else UTF-8 if it is valid throughout; else Windows-1252, the usual one of old files, which refuses nothing.
+    The content tells format and encoding. language: of the name, "" for that of a WebVTT header.
     Raises VideoError (stage `transcribe`) with code `too_large` above MAX_SIDECAR_BYTES, `not_regular`, `unreadable`.
     """
-    return _segments(parse_cues(_decode(_read(path))), "sidecar", language)
+    decoded = decode_text(_read(path), language)
+    header = _VTT_LANGUAGE.search(decoded.text[:1000]) if decoded.text.startswith("WEBVTT") else None
+    spoken = language or (language_tag(header[1]) if header else "")
+    found = _text(read_cues(decoded.text, end_s), "sidecar", spoken, end_s)
+    doubts = [("encoding", f"its encoding is in doubt: {decoded.doubt}")] if decoded.doubt else []
+    return SubtitleText(found.segments, (*doubts, *found.oddities))
 
 
-def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None) -> tuple[list[Segment], list[Problem]]:
-    """Return the segments of the first of `find_sidecars` that has any, and what was wrong with those tried before."""
+def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None, end_s: float = MAX_TIME_S) -> Sidecars:
+    """Return the segments of the first sidecar with any before `end_s`, the video's end, and what became of the others.
+
+    siblings: as for `find_sidecars`.
+    """
+    folder, video = os.path.split(video_path)
+    ranked, unread = sort_sidecars(video, sidecars_of(video_path) if siblings is None else siblings)
     problems: list[Problem] = []
-    for path in find_sidecars(video_path, siblings):
+    notes: list[Problem] = []
+    lines: list[str] = []
+    segments: tuple[Segment, ...] = ()
+    for sidecar in ranked:
+        name, path = os.fsdecode(sidecar), os.path.join(folder, sidecar)
+        if segments:
+            lines.append(f"{name}: not used, another was preferred")
+            continue
         try:
-            segments = read_sidecar(path, sidecar_language(video_path, path))
+            text = read_sidecar(path, marks_of(video, sidecar).language, end_s)
+            if not text.segments and not text.oddities:
+                raise VideoError(_problem(path, "no_text", "the file holds no subtitle that can be read"))
         except VideoError as error:
             problems.append(error.problem)
+            lines.append(f"{name}: not used, {error.problem.reason}")
             continue
-        if segments:
-            return segments, problems
-        problems.append(_problem(path, "no_text", "the file holds no subtitle that can be read", "check its format"))
-    return [], problems
+        segments = text.segments
+        notes += notes_of(path, text)
+        lines.append(f"{name}: {_use_of(text)}")
+    lines += [f"{os.fsdecode(sidecar)}: not used, {reason}" for sidecar, _, reason in unread]
+    if not segments:
+        notes += [_problem(os.path.join(folder, sidecar), code, reason) for sidecar, code, reason in unread]
+    if len(lines) > MAX_SHOWN:
+        lines[MAX_SHOWN:] = [f"{counted(len(lines) - MAX_SHOWN, 'further subtitle file')} not used"]
+    return Sidecars(segments, tuple(problems), tuple(notes), "; ".join(lines))
 
 
-def preferred(languages: Sequence[str]) -> list[int]:
-    """Return the positions of `languages` in the order to try: English, unmarked, the others as they stand."""
-    return sorted(range(len(languages)), key=lambda i: _rank(language_tag(languages[i])))
+def track_order(tracks: Sequence[SubtitleTrack]) -> list[list[int]]:
+    """Return the positions of tracks to try, in groups of equal worth, the best first.
 
-
-def from_packets(packets: Iterable[tuple[float, float, str]], codec: str, language: str) -> list[Segment]:
-    """Return the segments of an embedded text track in order of time.
-
-    packets: (start_s, end_s, raw text) as `Decoder.subtitles` gives them. codec: FFmpeg's name. language: as the
-    container has it.
+    Whole tracks come before forced ones, signs and commentary; English before unmarked before other languages. Within a
+    group those for the deaf are last, and the default track is first.
     """
-    return _segments(parse_packets(packets, codec), "embedded", language_tag(language))
+    groups: dict[tuple[bool, int, str], list[tuple[bool, bool, int]]] = {}
+    for position, track in enumerate(tracks):
+        marks = read_marks(track.title, named=False)
+        language = language_tag(track.language) or marks.language
+        partial = track.forced or track.comment or marks.partial
+        spoken = (partial, preference(language), language)
+        groups.setdefault(spoken, []).append((track.hearing_impaired or marks.sdh, not track.default, position))
+    by_worth = sorted(groups, key=lambda spoken: (*spoken[:2], min(position for _, _, position in groups[spoken])))
+    return [[position for _, _, position in sorted(groups[spoken])] for spoken in by_worth]
 
 
-def language_tag(text: str) -> str:
-    """Return a language as containers and file names write it in lower case, English as "en", unknown as ""."""
-    tag = text.strip().lower().replace("_", "-")
-    if tag in ("eng", "english"):
-        return "en"
-    return "" if tag in _NO_LANGUAGE or not _LANGUAGE.fullmatch(tag) else tag
+def from_packets(
+    packets: Iterable[tuple[float, float, str]], track: SubtitleTrack, end_s: float = MAX_TIME_S
+) -> SubtitleText:
+    """Return the text of an embedded track of a video that ends at `end_s`.
+
+    packets: (start_s, end_s, raw text) as `Decoder.subtitles` gives them.
+    """
+    language = language_tag(track.language) or read_marks(track.title, named=False).language
+    return _text(read_packets(packets, track.codec, end_s), "embedded", language, end_s)
 
 
-def _rank(language: str) -> int:
-    if language.split("-")[0] == "en":
-        return 0
-    return 2 if language else 1
+def fullest(texts: Sequence[SubtitleText]) -> int:
+    """Return the position of the text to take: the first, or the longest of the others where it has twice as much.
+
+    A track of forced passages is not always marked as one; one for the deaf has at most half as much again.
+    """
+    sizes = [sum(len(segment.text) for segment in text.segments) for text in texts]
+    longest = max(range(len(sizes)), key=sizes.__getitem__)
+    return longest if sizes[longest] > 2 * sizes[0] else 0
 
 
-def _marks(video: bytes, name: bytes) -> list[str] | None:
-    """Return the marks between the video's name and the suffix of a sidecar, None where it is not one."""
-    stem, suffix = os.path.splitext(name)
-    if suffix.lower() not in SUFFIXES:
-        return None
-    for own in (video, os.path.splitext(video)[0]):
-        if stem == own:
-            return []
-        if stem.startswith(own + b"."):
-            marks = os.fsdecode(stem[len(own) + 1 :]).lower().split(".")
-            if len(marks) <= 3 and all(m in _KINDS or m == "english" or _LANGUAGE.fullmatch(m) for m in marks):
-                return marks
-    return None
+def notes_of(path: bytes, text: SubtitleText, what: str = "") -> list[Problem]:
+    """Return what the report says of a text that is odd; what: begins each sentence."""
+    return [_problem(path, code, what + reason) for code, reason in text.oddities]
 
 
-def _language(marks: Sequence[str]) -> str:
-    return next((language_tag(mark) for mark in marks if mark not in _KINDS), "")
+def _text(found: Cues, source: SegmentSource, language: str, end_s: float) -> SubtitleText:
+    """Return the segments of cues that are speech, and what is odd about them."""
+    cues: Sequence[Cue] = found.cues
+    odd = _odd_times(found, end_s)
+    texts = [each.text for each in cues]
+    if is_log(texts):
+        return SubtitleText((), (("flight_log", "it holds a flight log or other measured values, no speech"), *odd))
+    spoken = [each for each in cues if not is_telemetry(each.text)]
+    if len(spoken) < len(cues):
+        odd.append(("telemetry", f"{counted(len(cues) - len(spoken), 'line')} of measured values left out"))
+    if found.crowded:
+        odd.append(("crowded", f"{counted(found.crowded, 'subtitle')} cut or left out: more text than can be said"))
+    if is_mojibake(texts):
+        odd.append(("mojibake", "its letters were garbled by a wrong encoding before it was saved"))
+    segments = tuple(Segment(each.start_s, each.end_s, each.text, source, language) for each in spoken)
+    return SubtitleText(segments, tuple(odd))
 
 
-def _problem(path: bytes, code: str, reason: str, advice: str) -> Problem:
-    return Problem(path=path, stage="transcribe", code=code, reason=reason, next=advice)
+def _odd_times(found: Cues, end_s: float) -> list[tuple[str, str]]:
+    odd: list[tuple[str, str]] = []
+    total = len(found.cues) + found.late + found.early + found.unreadable
+    if found.late > LATE_SHARE * total:
+        late = f"{found.late} of {counted(total, 'subtitle')} begin after the video ends at {_clock(end_s)}"
+        odd.append(("clock", f"{late}, the first at {_clock(found.first_late_s)}"))
+    if found.early:
+        odd.append(("clock", f"{counted(found.early, 'subtitle')} before the beginning of the video"))
+    if found.unreadable:
+        odd.append(("times", f"{counted(found.unreadable, 'subtitle')} without a time that can be read"))
+    return odd
+
+
+def _clock(time_s: float) -> str:
+    minutes, seconds = divmod(int(time_s), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _use_of(text: SubtitleText) -> str:
+    """Return whether and how a file is used, for `show`."""
+    reasons = "; ".join(reason for _, reason in text.oddities)
+    if not text.segments:
+        return f"not used, {reasons}"
+    language = text.segments[0].language
+    return f"used{f' as {language}' if language else ''}{f', but {reasons}' if reasons else ''}"
+
+
+_ADVICE = {
+    "no_text": "check its format",
+    "not_read": "convert it to .srt",
+    "name": "name it like the video, with a language if you like: talk.en.srt beside talk.mp4",
+    "flight_log": "nothing to do",
+    "telemetry": "nothing to do",
+    "clock": "shift its times if it belongs to this video",
+    "times": "correct them if you need these lines",
+    "crowded": "check the file",
+    "encoding": "save it as UTF-8 if it reads wrongly",
+    "mojibake": "replace it by a sound copy",
+}
+
+
+def _problem(path: bytes, code: str, reason: str, advice: str = "") -> Problem:
+    return Problem(path=path, stage="transcribe", code=code, reason=reason, next=advice or _ADVICE[code])
 
 
 def _read(path: bytes) -> bytes:
@@ -152,27 +234,3 @@ def _read(path: bytes) -> bytes:
         reason = f"the subtitle file is larger than {MAX_SIDECAR_BYTES // 1_000_000} MB"
         raise VideoError(_problem(path, "too_large", reason, "split or shorten it"))
     return data
-
-
-def _decode(data: bytes) -> str:
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
-        (codecs.BOM_UTF32_BE, "utf-32-be"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    ):
-        if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, errors="replace")
-    head = data[:4096]
-    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if head[first::2].count(0) > len(head) // 4 and head[1 - first :: 2].count(0) < len(head) // 16:
-            return data.decode(encoding, errors="replace")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
-
-
-def _segments(cues: Iterable[Cue], source: SegmentSource, language: str) -> list[Segment]:
-    return [Segment(c.start_s, c.end_s, c.text, source, language) for c in cues]

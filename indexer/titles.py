@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import unicodedata
@@ -57,7 +58,7 @@ _OWNER_FOLDERS = re.compile(rb"/(?:home|users|volumes|run/media)/[^/]+", re.IGNO
 _CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON: Design rule for Camera File system, CIPA DC-009
 
 # Resolution, codec, source and packaging marks of file names; the split into words comes after.
-_RELEASE_MARKS = re.compile(
+RELEASE_MARKS = re.compile(
     r"(?<![^\W_])(?:\d{3,4}[pi](?:\d{2,3})?(?:fps)?|\d{3,4}\s?x\s?\d{3,4}|[248]k|u?hd|uhdtv|fhd|\d{2,3}fps"
     r"|(?:8|10|12)[ -]?bit|hdr(?:10)?|[xh][ .]?26[345]|hevc|avc|av1|vp[89]|xvid|divx"
     r"|aac(?:2[ .]0|5[ .]1)?|e?ac3|ddp?[257][ .][01]|dts(?:-hd)?|flac|opus"
@@ -80,6 +81,9 @@ _HEX = re.compile(r"(?<![^\W_])(?=[0-9a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}(?![
 _BRACKETED_ID = re.compile(r"[\[(]([A-Za-z0-9_-]{11})[\])]")
 _TRAILING_ID = re.compile(r"-([A-Za-z0-9_-]{11})$")
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_MARKUP = re.compile(r"<[!/?]?[A-Za-z]|[>\"']|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,31});")
+_UNSAID_ELEMENTS = re.compile(r"<(script|style)\b[^<>]{0,1000}>", re.IGNORECASE)
+_MAX_QUOTED_CHARS = 2_000  # of an attribute's value
 _VOWELS = frozenset("aeiouyæœø\u0131əɛɔ")  # \u0131: Turkish dotless i
 
 
@@ -139,7 +143,8 @@ def _tag_texts(tags: Mapping[str, str]) -> list[str]:
 
 def _tag_words(value: str) -> str:
     """Return a tag's text without what programs leave in tags; a name in disguise ("my_trip.mp4") is split like one."""
-    plain = _plain(value[: 4 * MAX_DOCUMENT_CHARS])
+    # Twice, for some sites escape what was escaped before.
+    plain = _plain(without_markup(without_markup(value[: 4 * MAX_DOCUMENT_CHARS])))
     if _PROGRAM_NOISE.match(plain):
         return ""
     plain = _URL.sub(" ", plain)
@@ -148,11 +153,59 @@ def _tag_words(value: str) -> str:
     return " ".join(_HEX.sub(" ", _UUID.sub(" ", plain)).split())[:MAX_DOCUMENT_CHARS]
 
 
+def without_markup(text: str) -> str:
+    """Return a text without HTML: tags with their attributes, scripts and styles go, entities become characters.
+
+    A `<` that begins no tag stays, and so does a tag that is never closed. Linear in the length of the text.
+    """
+    if "<" not in text and "&" not in text:
+        return text
+    text = _without_scripts(text)
+    said: list[str] = []
+    at = 0  # up to here `text` is in `said` or dropped
+    tag_at = -1  # where an open tag begins
+    skip_to = 0  # behind a quoted value
+    for mark in _MARKUP.finditer(text):
+        if mark.start() < skip_to:
+            continue
+        char = mark.group()
+        if tag_at < 0 and char[0] == "&":
+            said += [text[at : mark.start()], html.unescape(char)]
+            at = mark.end()
+        elif char[0] == "<":
+            tag_at = mark.start()  # an unclosed tag before it is text
+        elif tag_at >= 0 and char == ">":
+            said += [text[at:tag_at], " "]
+            at, tag_at = mark.end(), -1
+        elif tag_at >= 0 and text[mark.start() - 1] == "=":
+            end = text.find(char, mark.end(), mark.end() + _MAX_QUOTED_CHARS)
+            skip_to = end + 1
+    return "".join(said) + text[at:]
+
+
+def _without_scripts(text: str) -> str:
+    said: list[str] = []
+    at = 0
+    lower = text.lower()
+    unclosed: set[str] = set()
+    for found in _UNSAID_ELEMENTS.finditer(text):
+        name = found[1].lower()
+        if found.start() < at or name in unclosed:
+            continue
+        end = lower.find(f"</{name}", found.end())
+        if end < 0:
+            unclosed.add(name)
+            continue
+        said.append(text[at : found.start()])
+        at = end
+    return " ".join([*said, text[at:]])
+
+
 def _name_words(name: str) -> str:
     """Return a file's or folder's name as words: "BigBuckBunny_1080p-x264" gives "Big Buck Bunny"."""
     name = _BRACKETED_ID.sub(lambda found: " " if _looks_random(found[1]) else found[0], name)
     name = _TRAILING_ID.sub(lambda found: " " if _looks_random(found[1]) else found[0], name)
-    for noise in (_UUID, _URL, _RELEASE_MARKS, _HEX):
+    for noise in (_UUID, _URL, RELEASE_MARKS, _HEX):
         name = noise.sub(" ", name)
     name = "".join(c if c in "'\u2019&" or _is_wordlike(c) else " " for c in name)
     words: list[str] = []

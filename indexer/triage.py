@@ -103,6 +103,8 @@ class Triage:
         for each in found:
             if isinstance(each, Found):
                 self._sort_file(each)
+            elif isinstance(each, Skipped) and each.system:
+                self.report.left_out[each.system] = self.report.left_out.get(each.system, 0) + 1
             elif isinstance(each, Skipped):
                 self.end_file("skipped", each.problem)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfindex.indexer import subtitles
+from vfindex.indexer.media import SubtitleTrack
+from vfindex.indexer.sidecar_names import marks_of
 from vfindex.indexer.subtitle_formats import parse_cues, parse_packets
 from vfindex.storage.errors import VideoError
 
@@ -36,7 +39,7 @@ def test_sidecars_in_order_of_preference() -> None:
     [(b"a.eng.srt", "en"), (b"a.pt_BR.srt", "pt-br"), (b"a.srt", ""), (b"a.und.srt", ""), (b"a.forced.fr.srt", "fr")],
 )
 def test_language_from_the_name(name: bytes, language: str) -> None:
-    assert subtitles.sidecar_language(b"/v/a.mp4", b"/v/" + name) == language
+    assert marks_of(b"a.mp4", name).language == language
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
@@ -45,9 +48,9 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         file.write(b"1\n00:00:01,000 --> 00:00:02,000\nhello\n")
     assert subtitles.find_sidecars(os.path.join(folder, b"\xff\xfe.mp4"), None) == [path]
-    segments, problems = subtitles.sidecar_transcript(os.path.join(folder, b"\xff\xfe.mp4"), None)
-    assert [s.text for s in segments] == ["hello"]
-    assert problems == []
+    found = subtitles.sidecar_transcript(os.path.join(folder, b"\xff\xfe.mp4"), None)
+    assert [s.text for s in found.segments] == ["hello"]
+    assert found.problems == found.notes == ()
 
 
 def test_subrip_as_people_write_it() -> None:
@@ -63,6 +66,8 @@ def test_subrip_as_people_write_it() -> None:
         (1.5, 3.0, "One two & three and a < b"),
         (4.25, 5.0, "Dots"),
         (6.0, 7.0, "no number"),
+        (9.0, 10.0, "backward"),
+        (14.0, 15.0, "watermark"),
         (15.0, 16.0, "Last [31m"),
     ]
 
@@ -83,6 +88,7 @@ def test_substation_columns_overrides_and_drawings() -> None:
         "Dialogue: broken\nDialogue: -0:00:01.00,0:00:09.00,0,early\n"
     )
     assert [(c.start_s, c.end_s, c.text) for c in parse_cues(HEAD + own)] == [
+        (0.0, 9.0, "early"),
         (1.0, 2.5, "Well , yes indeed".replace(" ,", ",")),
         (5.0, 6.0, "shown"),
     ]
@@ -114,13 +120,13 @@ def test_repetitions_are_kept_once() -> None:
     ],
 )
 def test_packets(codec: str, raw: str, text: str) -> None:
-    (segment,) = subtitles.from_packets([(1.0, 2.0, raw)], codec, "eng")
+    (segment,) = subtitles.from_packets([(1.0, 2.0, raw)], SubtitleTrack(2, "eng", codec)).segments
     assert (segment.text, segment.language, segment.source) == (text, "en", "embedded")
 
 
 @pytest.mark.parametrize("packets", [[], [(-2.0, -1.0, "before")], [(1.0, 2.0, " ")], [(0.0, 0.0, "")]])
 def test_a_track_without_a_usable_cue_has_none(packets: list[tuple[float, float, str]]) -> None:
-    assert subtitles.from_packets(packets, "subrip", "eng") == []
+    assert subtitles.from_packets(packets, SubtitleTrack(2, "eng", "subrip")).segments == ()
 
 
 def test_packets_without_an_end_last_until_the_next() -> None:
@@ -146,7 +152,7 @@ def test_encodings(tmp_path: Path, data: bytes, text: str) -> None:
     mark = 4 if encoding == "utf-32-le" else 2 if encoding == "utf-16-le" else 3 if data[:1] == b"\xef" else 0
     path = tmp_path / "a.srt"
     path.write_bytes(data[:mark] + "1\n00:00:01,000 --> 00:00:02,000\n".encode(encoding) + data[mark:])
-    (segment,) = subtitles.read_sidecar(os.fsencode(path), "fr")
+    (segment,) = subtitles.read_sidecar(os.fsencode(path), "fr").segments
     assert (segment.text, segment.language, segment.source, segment.confidence) == (text, "fr", "sidecar", None)
 
 
@@ -158,8 +164,9 @@ def test_what_cannot_be_read_is_recorded_and_the_next_is_tried(tmp_path: Path) -
     (tmp_path / "a.srt").symlink_to(tmp_path / "real")
     (tmp_path / "a.ass").write_text("no cue in here")
     (tmp_path / "a.de.srt").write_text(cue)
-    segments, problems = subtitles.sidecar_transcript(os.fsencode(tmp_path / "a.mp4"), None)
-    assert [(s.text, s.language) for s in segments] == [("hello", "de")]
+    found = subtitles.sidecar_transcript(os.fsencode(tmp_path / "a.mp4"), None)
+    problems = found.problems
+    assert [(s.text, s.language) for s in found.segments] == [("hello", "de")]
     assert [p.code for p in problems] == ["too_large", "not_regular", "unreadable", "no_text"]
     assert all(p.stage == "transcribe" and p.next for p in problems)
     with pytest.raises(VideoError):
@@ -167,7 +174,21 @@ def test_what_cannot_be_read_is_recorded_and_the_next_is_tried(tmp_path: Path) -
 
 
 def test_preferred_tracks() -> None:
-    assert subtitles.preferred(["ger", "und", "eng", ""]) == [2, 1, 3, 0]
+    plain = [SubtitleTrack(n, language, "subrip") for n, language in enumerate(["ger", "und", "eng", ""])]
+    assert subtitles.track_order(plain) == [[2], [1, 3], [0]]
+    english = SubtitleTrack(2, "eng", "subrip")
+    marked = [
+        replace(english, forced=True),
+        replace(english, comment=True),
+        replace(english, title="Signs & Songs"),
+        replace(english, hearing_impaired=True),
+        replace(english, title="English (SDH)"),
+        replace(english, title="Commentary by the director"),
+        english,
+        replace(english, default=True),
+        replace(english, language="", title="Deutsch"),
+    ]
+    assert subtitles.track_order(marked) == [[7, 6, 3, 4], [8], [0, 1, 2, 5]]
 
 
 MARKUP = st.lists(
@@ -195,7 +216,7 @@ def test_any_text_gives_valid_segments(text: str, codec: str) -> None:
 def test_any_bytes_give_segments(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "a.srt"
     path.write_bytes(data)
-    for segment in subtitles.read_sidecar(os.fsencode(path)):
+    for segment in subtitles.read_sidecar(os.fsencode(path)).segments:
         assert segment.text.strip()
 
 
