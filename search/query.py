@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
+from vfindex.storage.folding import folded
 from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.scripts import words_of
 
@@ -139,8 +140,8 @@ class Moment:
         weights: dict[str, float] = {}
         for term in self.terms:
             for word in words_of(term.text) if term.is_word else ():
-                weights[word.casefold()] = max(weights.get(word.casefold(), 0.0), term.weight)
-        found = [Needle(w, weights[w.casefold()], PLACES, required=False, exact=False) for w in self.words]
+                weights[folded(word)] = max(weights.get(folded(word), 0.0), term.weight)
+        found = [Needle(w, weights[folded(w)], PLACES, required=False, exact=False) for w in self.words]
         found += [Needle(t.text, t.weight, t.places, True, t.phrase) for t in self.terms if t.required]
         return tuple(dict.fromkeys(found))
 
@@ -203,15 +204,15 @@ class Query:
 def content_words(text: str) -> tuple[str, ...]:
     """Return the distinct content words of a text as typed; all its words where it has no other."""
     unique = list(distinct(words_of(text)))
-    content = [word for word in unique if word.casefold() not in STOP_WORDS]
+    content = [word for word in unique if folded(word) not in STOP_WORDS]
     return tuple((content or unique)[:MAX_WORDS])
 
 
 def distinct(words: Iterable[str]) -> Iterable[str]:
-    """Return words that differ in more than case, each as it came first."""
+    """Return words that differ in more than case and accents, each as it came first."""
     first: dict[str, str] = {}
     for word in words:
-        first.setdefault(word.casefold(), word)
+        first.setdefault(folded(word), word)
     return first.values()
 
 

@@ -7,16 +7,17 @@ import re
 import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, reduce
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query import Needle, Place
+from vfindex.search.query import PLACES, Needle, Place
 from vfindex.storage.ids import held_in
 from vfindex.storage.scripts import index_form
 from vfindex.storage.snapshot import Snapshot, StoredClip
-from vfindex.storage.words import WordMatch, are_many, kept
+from vfindex.storage.words import WordMatch, kept
 
 # Documents with words of the question that are looked at, 35 us each; beyond these BM25 has little to say, and they
 # bring in no further clips.
@@ -24,7 +25,7 @@ MAX_WORD_MATCHES = 100
 # Clips that words bring in, the best documents' first; half as many as the joint index does. To read and score a clip
 # takes 0.1 ms at 1,000,000 clips.
 MAX_WORD_CLIPS = 100
-# Documents that are looked at for what must stand there, 10 us each; of more, so many evenly spread ones.
+# Documents that are looked at for what must stand there, 10 us each; of more, see `_chosen`.
 MAX_PROVED = 2000
 # Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
 MAX_TITLES = 30
@@ -135,11 +136,10 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
     """
     loose = [needle for needle in needles if not needle.required]
     matches = snapshot.words.match([n.text for n in loose], MAX_WORD_MATCHES, videos) if loose else []
-    ids = [match.document_id for match in matches]
-    holders: dict[Needle, Collection[int]] = dict(
-        zip(loose, snapshot.words.documents_with([needle.text for needle in loose], ids), strict=True)
-    )
-    held = {needle: _held(snapshot, needle, videos) for needle in needles if needle.required}
+    holders: dict[Needle, Collection[int]] = {
+        needle: {match.document_id for match in matches if needle.text in match.phrases} for needle in loose
+    }
+    held = _held(snapshot, [needle for needle in needles if needle.required], videos)
     holders |= {needle: set(each.documents.tolist()) for needle, each in held.items()}
     evidence = WordEvidence(weight=_worth(snapshot, needles, holders), held=held)
     for match in matches:
@@ -156,27 +156,68 @@ def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection
     return evidence
 
 
-def _held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None) -> Held:
-    """Return the documents that hold a needle; those of the last needles are remembered."""
+def _held(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection[int] | None) -> dict[Needle, Held]:
+    """Return the documents that hold what must stand there; those of the last questions are remembered."""
     known: dict[Hashable, Held] = snapshot.remembered("held", dict)
-    key = (needle.text, needle.exact, needle.places, None if videos is None else frozenset(videos))
-    return kept(known, key, lambda: find_held(snapshot, needle, videos, MAX_PROVED))
+    asked = tuple((needle.text, needle.exact, needle.places) for needle in needles)
+    chosen = cache(lambda: _chosen(snapshot, needles, videos))
+
+    def held(number: int) -> Held:
+        key = (number, asked, None if videos is None else frozenset(videos))
+        return kept(known, key, lambda: _proved(snapshot, needles[number], chosen()[number], videos))
+
+    return {needle: held(number) for number, needle in enumerate(needles)}
 
 
-def find_held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None, limit: int | None = None) -> Held:
-    """Return the documents that hold a needle where it may stand; videos: the only ones looked at.
+def _chosen(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection[int] | None) -> list[NDArray[np.int64]]:
+    """Return for each needle the documents to be looked at for it, at most MAX_PROVED, of videos that hold all needles.
 
-    An exact phrase may run on from one segment into the next: then both hold it. limit: of more documents than that,
-    so many evenly spread ones are looked at.
+    Those first that hold the most needles, then the newest; half of them, and of the others so many evenly spread ones.
     """
-    ids = snapshot.words.holders(needle.text, videos)
-    if limit is not None and len(ids) > limit:
-        ids = ids[np.linspace(0, len(ids) - 1, limit).astype(np.int64)]
+    words = snapshot.words
+    lists = [words.holders(needle.text, videos) for needle in needles]
+    if all(len(ids) <= MAX_PROVED for ids in lists):
+        return lists
+    lists = [words.visible(ids) for ids in lists]
+    for number, needle in enumerate(needles):
+        if needle.places != PLACES and len(lists[number]) > MAX_PROVED:
+            written = held_in(lists[number], words.written())
+            lists[number] = lists[number][written if needle.places == ("text",) else ~written]
+    # A phrase may run on from one segment into the next: then its videos hold no document with all of it.
+    whole = [ids for ids, needle in zip(lists, needles, strict=True) if not (needle.exact and _has_many(needle))]
+    if len(needles) > 1 and whole:
+        shared = reduce(np.intersect1d, [np.unique(words.videos_of(ids)) for ids in whole])
+        lists = [ids[np.isin(words.videos_of(ids), shared)] for ids in lists]
+    every, times = np.unique(np.concatenate(lists), return_counts=True)
+    return [_first(ids, times[np.searchsorted(every, ids)]) for ids in lists]
+
+
+def _first(ids: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return MAX_PROVED documents, increasing; times: how many needles each holds."""
+    if len(ids) <= MAX_PROVED:
+        return ids
+    ordered, half = ids[np.lexsort((-ids, -times))], MAX_PROVED // 2
+    spread = np.linspace(half, len(ids) - 1, MAX_PROVED - half).astype(np.int64)
+    return np.asarray(np.sort(np.append(ordered[:half], ordered[spread])))
+
+
+def _has_many(needle: Needle) -> bool:
+    return len(plain_words(needle.text)) > 1
+
+
+def find_held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None) -> Held:
+    """Return all documents that hold a needle where it may stand; videos: the only ones looked at."""
+    return _proved(snapshot, needle, snapshot.words.holders(needle.text, videos), videos)
+
+
+def _proved(snapshot: Snapshot, needle: Needle, ids: NDArray[np.int64], videos: Collection[int] | None) -> Held:
+    """Return those of documents that hold a needle where it may stand.
+
+    An exact phrase may run on from one segment into the next: then both hold it.
+    """
     if needle.exact:
         ids = _holding_exactly(snapshot, needle, ids, videos)
     places = snapshot.words.places(ids)  # (4, n): document, video, whether of a segment, clip
-    if are_many(videos):
-        places = places[:, np.isin(places[1], list(videos or ()))]
     spoken = places[2] == 1
     places = places[:, (spoken & ("speech" in needle.places)) | (~spoken & ("text" in needle.places))]
     spoken = places[2] == 1
@@ -212,9 +253,11 @@ def _holding_exactly(
 
 
 def plain_words(text: str) -> list[str]:
-    """Return the words of a text without case and accents."""
-    decomposed = unicodedata.normalize("NFKD", index_form(text).casefold())
-    return _WORD.findall("".join(c for c in decomposed if unicodedata.category(c) != "Mn"))
+    """Return the words of a text in the one form that `folding.folded` gives letters."""
+    form = index_form(text.lower())
+    if not form.isascii():
+        form = "".join(c for c in unicodedata.normalize("NFKD", form) if unicodedata.category(c) != "Mn")
+    return _WORD.findall(form)
 
 
 def _stands_in(words: Sequence[str], text: Sequence[str]) -> bool:

@@ -19,8 +19,9 @@ from typing import Any
 from sqlalchemy import Column, Connection, DefaultClause, insert, select, text
 
 from vfindex.storage import schema
+from vfindex.storage.documents import rebuild_index, stored_fold
 from vfindex.storage.errors import LibraryNotFound, LibraryVersion
-from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
+from vfindex.storage.folding import FOLD
 
 
 def create_tables(connection: Connection) -> None:
@@ -43,20 +44,10 @@ def create_full_text_index(connection: Connection) -> None:
 
 
 def index_every_script(connection: Connection) -> None:
-    """Make `document_fts` anew from `scripts.index_form` of each document, so that words of scripts without spaces are
-    found. The index keeps no text: `document` has it as it was written.
+    """Make `document_fts` again from `scripts.index_form` of each document, so that words of scripts without spaces
+    are found.
     """
-    connection.execute(text("DROP TABLE document_fts"))
-    connection.execute(
-        text(f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")")
-    )
-    statement = text("INSERT INTO document_fts(rowid, text) VALUES (:id, :text)")
-    last = 0
-    while rows := connection.execute(
-        text("SELECT id, text FROM document WHERE id > :last ORDER BY id LIMIT 10000"), {"last": last}
-    ).all():
-        connection.execute(statement, [{"id": row.id, "text": index_form(row.text)} for row in rows])
-        last = rows[-1].id
+    rebuild_index(connection)
 
 
 def create_roots(connection: Connection) -> None:
@@ -100,6 +91,12 @@ def mark_coarse_videos(connection: Connection) -> None:
     _add_column(connection, "video", "coarse INTEGER NOT NULL DEFAULT 0")
 
 
+def fold_words(connection: Connection) -> None:
+    """Index words again in one form for case, accents and widths (`folding.folded`); its version is a setting."""
+    if stored_fold(connection) != FOLD:
+        rebuild_index(connection)
+
+
 def _add_column(connection: Connection, table: str, column: str) -> None:
     columns = [row.name for row in connection.execute(text(f"PRAGMA table_info({table})"))]
     if column.split()[0] not in columns:
@@ -115,6 +112,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_attempts,
     remember_what_lies_beside,
     mark_coarse_videos,
+    fold_words,
 )
 # Without these a reader cannot read a library; all others are additive.
 BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)
@@ -144,6 +142,14 @@ def migrate(connection: Connection) -> None:
     if min_reader(connection) != len(BREAKING):
         values = {"key": MIN_READER, "value": str(len(BREAKING))}
         connection.execute(text("INSERT OR REPLACE INTO meta (key, value) VALUES (:key, :value)"), values)
+    held = stored_fold(connection)
+    if held > FOLD:
+        raise LibraryVersion(
+            "this library was written by a newer vfindex (its words are folded in another way); "
+            "upgrade with: pip install --upgrade vfindex"
+        )
+    if held < FOLD:
+        rebuild_index(connection)
 
 
 def min_reader(connection: Connection) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 
-# Porter's stemmer lets "dogs" find "dog"; unicode61 folds case and accents. Marks belong to their letter: without the
-# last option the vowel signs of Hindi part its words.
+from vfindex.storage.folding import FOLD, folded
+
+# Porter's stemmer lets "dogs" find "dog". Marks belong to their letter: without the last option the vowel signs of
+# Hindi part its words.
 INDEX_TOKENIZER = "porter unicode61 remove_diacritics 2 categories 'L* N* Co M*'"
 # Scripts that are written without spaces between words, and Hangul, whose particles stick to their words (UAX 24).
 _HIRAGANA = "\u3041-\u309f"
@@ -19,22 +22,24 @@ _UNSPACED = re.compile(f"[{_HIRAGANA}{_KATAKANA}{_HAN}{_HANGUL}{_SOUTH_EAST}]+")
 _RUN = re.compile(
     f"(?P<whole>[{_KATAKANA}]+)|(?P<pairs>[{_HAN}]+|[{_HANGUL}]+)|(?P<triples>[{_SOUTH_EAST}]+)|(?P<little>[{_HIRAGANA}]+)"
 )
-# Vowel signs of Arabic and Hebrew, which most texts leave out, and the stretching stroke.
+# Of libraries that are folded as FOLD 0: vowel signs of Arabic and Hebrew, and the stretching stroke.
 _OPTIONAL = re.compile("[\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]")
-_ASCII = re.compile(r"[\x00-\x7f]*")
 _WORD = re.compile(r"\w+")
+# Where marks of letters stand in Unicode, combining half marks aside.
+_WITH_MARKS = range(0x300, 0x3100)
 
 
-def index_form(text: str) -> str:
-    """Return a text as it is indexed, and as a question asks for it: words that a tokenizer can tell apart.
+def index_form(text: str, fold: int = FOLD) -> str:
+    """Return a text as it is indexed, and as a question asks for it: folded, in words that a tokenizer can tell apart.
 
     Every character of a script without spaces is a word of its own, its marks with it, so that a word of such a script
-    is found as a phrase of characters wherever it stands. Vowel signs that may be left out are. Full width and other
-    compatibility forms are the plain ones (NFKC).
+    is found as a phrase of characters wherever it stands. fold: that of the library, see `folding.FOLD`.
     """
-    if _ASCII.fullmatch(text):
+    if text.isascii():
         return text
-    text = unicodedata.normalize("NFC", _OPTIONAL.sub("", unicodedata.normalize("NFKD", text)))
+    text = (
+        folded(text) if fold else unicodedata.normalize("NFC", _OPTIONAL.sub("", unicodedata.normalize("NFKD", text)))
+    )
     return _UNSPACED.sub(lambda run: " " + " ".join(_letters(run[0])) + " ", text)
 
 
@@ -44,18 +49,29 @@ def words_of(text: str) -> Iterator[str]:
     Katakana as it stands, Han and Hangul as pairs of characters (Nie et al. 2000: as good as a dictionary), Thai, Lao,
     Myanmar and Khmer as triples; Hiragana, which mostly inflects, only in a text of nothing else.
     """
+    if text.isascii():
+        yield from _WORD.findall(text)
+        return
+    text = unicodedata.normalize("NFC", text)
     words = [word for part in _parts(text) for word in part]
     yield from words or _UNSPACED.findall(text)
 
 
 def _parts(text: str) -> Iterator[list[str]]:
     """Yield the words of each stretch of one script."""
-    start = 0
+    start, word = 0, _word_with_marks()
     for run in _RUN.finditer(text):
-        yield _WORD.findall(text[start : run.start()])
+        yield word.findall(text[start : run.start()])
         yield _grams(run)
         start = run.end()
-    yield _WORD.findall(text[start:])
+    yield word.findall(text[start:])
+
+
+@cache
+def _word_with_marks() -> re.Pattern[str]:
+    """Return what a word is: letters and digits, each with its marks, which `\\w` leaves out."""
+    marks = "".join(chr(code) for code in _WITH_MARKS if unicodedata.category(chr(code)).startswith("M"))
+    return re.compile(rf"\w[\w{marks}]*")
 
 
 def _grams(run: re.Match[str]) -> list[str]:

@@ -5,7 +5,8 @@ near others.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 
 # A statement and its parameters -> its rows.
 Rows = Callable[[str, tuple[Any, ...]], list[Any]]
+# Stretches of ids, first and last, increasing.
+Spans = Sequence[tuple[int, int]]
+# Where ids have more gaps than are wanted, how many stretches are told: many of them hold little but others anyway.
+LOOSE_SPANS = 4
 # Where more videos than these are asked for, all are read and kept: 0.2 s at 50,000 videos, once a commit.
 FEW_VIDEOS = 2000
 
@@ -64,3 +69,41 @@ def clips_near(rows: Rows, ids: Collection[int], within_s: float) -> NDArray[np.
 def listed(told: str | None) -> NDArray[np.int64]:
     """Return the numbers of SQLite's group_concat with a space between them."""
     return np.fromstring(told, np.int64, sep=" ") if told else np.zeros(0, np.int64)
+
+
+def around(ids: NDArray[np.int64], most: int) -> Spans:
+    """Return the stretches of ids, increasing, that follow each other; where they are more than `most`, LOOSE_SPANS
+    stretches that hold them all, parted at the widest gaps.
+    """
+    if not len(ids):
+        return []
+    gaps = np.diff(ids)
+    cuts = np.flatnonzero(gaps > 1)
+    if len(cuts) >= most:
+        cuts = np.sort(np.argsort(-gaps, kind="stable")[: LOOSE_SPANS - 1])
+    starts, stops = ids[np.append(0, cuts + 1)], ids[np.append(cuts, len(ids) - 1)]
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def outside(ids: NDArray[np.int64], last: int, most: int) -> Spans:
+    """Return the stretches from 1 to `last` between the `most` longest runs of ids that follow each other."""
+    if not len(ids):
+        return [(1, last)]
+    starts = np.append(0, np.flatnonzero(np.diff(ids) > 1) + 1)
+    lengths = np.diff(np.append(starts, len(ids)))
+    longest = np.sort(np.argsort(-lengths, kind="stable")[:most])
+    holes = [(int(ids[starts[n]]), int(ids[starts[n] + lengths[n] - 1])) for n in longest]
+    edges = [0, *(edge for hole in holes for edge in hole), last + 1]
+    spans = [(edges[n] + 1, edges[n + 1] - 1) for n in range(0, len(edges), 2)]
+    return [span for span in spans if span[0] <= span[1]]
+
+
+def newest_part(spans: Spans, share: float) -> Spans:
+    """Return the newest part of spans, `share` of their ids; all where that is 1 or more."""
+    left = math.ceil(share * sum(last - first + 1 for first, last in spans))
+    chosen: list[tuple[int, int]] = []
+    for first, last in reversed(spans):
+        if left > 0:
+            chosen.append((max(first, last - left + 1), last))
+        left -= last - first + 1
+    return chosen[::-1]

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from vfindex.storage.cleaning import CLEANINGS
 from vfindex.storage.colours import colour_vector, colours_named
 from vfindex.storage.errors import ModelError
+from vfindex.storage.folding import readable_form
 from vfindex.storage.records import FloatArray
 
 META_FORMAT = 1
@@ -147,8 +148,8 @@ class TextEncoder:
 
 
 def readable(text: str) -> str:
-    """Return what of a text is encoded: MAX_CHARACTERS, without the lone surrogates of odd file names."""
-    return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    """Return what of a text is encoded: MAX_CHARACTERS in their plain form, without lone surrogates of file names."""
+    return readable_form(text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8"))[:MAX_CHARACTERS]
 
 
 def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:

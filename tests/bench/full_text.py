@@ -3,16 +3,26 @@
 Subtitles of nine languages, six lines each, and words with the lines in which they stand, in whatever form. Each way to
 index is asked for each word as a quoted string; printed are recall and precision over all pairs of a language, and the
 size of the index and the time of a question over many lines.
+
+--documents N: instead, the time of `Words.match` for words of every frequency in a library of N documents, and where in
+the answer the newest document stands, which holds all words; --before FILE: against another storage/words.py, in turn.
 """
 # ruff: noqa: RUF001  letters of other scripts are the matter of this file
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import random
 import sqlite3
+import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from vfindex.storage import words as words_module
 from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
 
 # language -> (lines, word -> numbers of the lines that hold it, in any form)
@@ -174,7 +184,105 @@ def cost(tokenizer: str, form: Callable[[str], str]) -> tuple[float, float]:
     return pages * size / 1e6, 1000 * (time.perf_counter() - start) / len(words)
 
 
+# Question -> how many videos it is asked in, None for all. A word `w<n>` stands in one of n documents, `left` in every
+# second, `right` in the others, and both in the newest.
+QUESTIONS: dict[str, int | None] = {
+    "w1000 w5000": None,
+    "w2": None,
+    "w2 w3": None,
+    "w2 w3 w4 w6": None,
+    "w2 w3 w1000": None,
+    "w2 w20 w200": None,
+    "w2 w3 w1000 in": 20,
+    "w2 w3 in": 3000,
+    "left right": None,
+}
+WORD_FREQUENCIES = (2, 3, 4, 6, 20, 200, 1000, 5000)
+DOCUMENTS_PER_VIDEO = 20
+TIMES = 9
+
+
+def library(documents: int) -> sqlite3.Connection:
+    """Return what `Words` reads of a library of so many documents, the newest of which holds every word."""
+    connection, draw = sqlite3.connect(":memory:"), random.Random(0)
+    connection.executescript(
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT); INSERT INTO meta VALUES ('fold', '1');"
+        "CREATE TABLE video (id INTEGER PRIMARY KEY, state TEXT);"
+        "CREATE TABLE segment (id INTEGER PRIMARY KEY, start_s REAL, end_s REAL, source TEXT);"
+        "CREATE TABLE document (id INTEGER PRIMARY KEY, video_id INTEGER, segment_id INTEGER, kind TEXT, text TEXT);"
+        "CREATE INDEX document_by_video ON document (video_id);"
+        f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\");"
+    )
+    connection.executemany(
+        "INSERT INTO video VALUES (?, 'indexed')", ((i,) for i in range(documents // DOCUMENTS_PER_VIDEO + 1))
+    )
+    for id_ in range(1, documents + 1):
+        held = [f"w{n}" for n in WORD_FREQUENCIES if id_ == documents or draw.random() < 1 / n]
+        held += ["left", "right"] if id_ == documents else ["right" if id_ % 2 else "left"]
+        line = " ".join(held + draw.choices(["some", "more", "words", "of", "speech"], k=draw.randint(4, 14)))
+        connection.execute("INSERT INTO segment VALUES (?, 0.0, 1.0, 'asr')", (id_,))
+        connection.execute(
+            "INSERT INTO document VALUES (?, ?, ?, 'speech', ?)", (id_, (id_ - 1) // DOCUMENTS_PER_VIDEO, id_, line)
+        )
+        connection.execute("INSERT INTO document_fts (rowid, text) VALUES (?, ?)", (id_, index_form(line)))
+    return connection
+
+
+def matched(module: Any, connection: sqlite3.Connection, question: str, videos: Sequence[int] | None) -> list[int]:
+    """Return the documents that a module's `Words` of a new snapshot finds, as the engine asks it."""
+    known = KNOWN.setdefault(module.__name__, {})
+    words = module.Words(
+        lambda query, parameters: connection.execute(query, parameters).fetchall(),
+        lambda key, compute: known[key] if key in known else known.setdefault(key, compute()),
+    )
+    asked = [word for word in question.split() if word != "in"]
+    found = [match.document_id for match in words.match(asked, 100, videos)]
+    if hasattr(words, "documents_with"):  # until 2026, what the engine asked for next
+        words.documents_with(asked, found)
+    return found
+
+
+KNOWN: dict[str, dict[str, Any]] = {}
+
+
+def compare(documents: int, before: Path | None) -> None:
+    """Print the median time of each question, of both modules asked in turn, and where the newest document comes."""
+    modules: dict[str, Any] = {"now": words_module}
+    if before is not None:
+        spec = importlib.util.spec_from_file_location("words_before", before)
+        if spec is None or spec.loader is None:
+            raise SystemExit(f"{before} is no module")
+        modules["before"] = importlib.util.module_from_spec(spec)
+        sys.modules["words_before"] = modules["before"]
+        spec.loader.exec_module(modules["before"])
+    connection = library(documents)
+    last = documents // DOCUMENTS_PER_VIDEO - 1
+    print(f"{f'{documents} documents':20}" + "".join(f"{name:>28}" for name in modules) + "   ratio")
+    for question, some in QUESTIONS.items():
+        step = 1 if some is None else max(1, last // some)
+        videos = None if some is None else frozenset(range(last, -1, -step)[:some])
+        times: dict[str, list[float]] = {name: [] for name in modules}
+        places = {}
+        for _ in range(TIMES):
+            for name, module in modules.items():
+                start = time.process_time()  # one thread's work, whatever else the machine does
+                found = matched(module, connection, question, videos)
+                times[name].append(1000 * (time.process_time() - start))
+                places[name] = found.index(documents) + 1 if documents in found else "absent"
+        medians = {name: statistics.median(each[1:]) for name, each in times.items()}
+        cells = [f"{medians[name]:.1f} ms, newest {places[name]}" for name in modules]
+        ratio = f"{medians['now'] / medians['before']:8.2f}" if "before" in medians else ""
+        print(f"{question:20}" + "".join(f"{cell:>28}" for cell in cells) + ratio)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure full text search.")
+    parser.add_argument("--documents", type=int, help="time words in a library of so many documents")
+    parser.add_argument("--before", type=Path, help="a storage/words.py to compare with")
+    arguments = parser.parse_args()
+    if arguments.documents:
+        compare(arguments.documents, arguments.before)
+        return
     print(f"{'recall / precision':20}" + "".join(f"{name:>20}" for name in WAYS))
     for language in SAMPLE:
         cells = ["{:.2f} / {:.2f}".format(*quality(language, *way)) for way in WAYS.values()]
