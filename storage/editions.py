@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.index_file import sync_folder
-from vfindex.storage.permissions import has_file, unreadable
+from vfindex.storage.permissions import has_file, share, unreadable
 
 POINTER = "current"
 # What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.
@@ -127,6 +127,7 @@ def _point(folder: Path, numbers: list[int]) -> None:
             file.write("\n".join(lines) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        share(temporary)
         temporary.replace(folder / POINTER)
         sync_folder(folder)
     except OSError as exc:

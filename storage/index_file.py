@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.permissions import share
 
 MAGIC = b"vfjoint1"
 VERSION = 2
@@ -111,6 +112,7 @@ def writing_index(path: Path) -> Iterator[IndexWriter]:
     try:
         with part.open("wb") as file:
             yield IndexWriter(file, part)
+        share(part)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

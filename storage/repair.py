@@ -22,6 +22,7 @@ from vfindex.storage.documents import set_documents, unindex_documents
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.migrations import index_every_script
+from vfindex.storage.permissions import share
 from vfindex.storage.places import delete_videos, put
 from vfindex.storage.records import Document
 from vfindex.storage.salvage import Salvage, salvage
@@ -66,6 +67,7 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
         _set_aside_in(new, found)
         with new.open("rb+") as file:
             os.fsync(file.fileno())
+        share(new)
         return found, _swap(database, new)
     except OSError as exc:
         raise LibraryError(
@@ -114,6 +116,7 @@ def _link(path: Path, name: Path) -> None:
         os.link(path, name)
     except OSError:
         shutil.copyfile(path, name)
+        share(name)
 
 
 def _discard(database: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from vfindex.storage.generations import Source, build, extend
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library, priors_from_json, setup_from_json
+from vfindex.storage.permissions import DATABASE, is_shared_as, share
 from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.snapshot import Generation, Snapshot
@@ -35,6 +36,7 @@ from vfindex.storage.vectors import JointIndex
 MAX_TAIL_CLIPS = 50_000
 # The current generation and the one before it: a reader that has just read the pointer still finds its file.
 KEPT_GENERATIONS = 2
+_FOLDERS = ("index", "query", "thumbs")
 
 
 @contextmanager
@@ -67,6 +69,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise LibraryError(f"the library folder {folder} cannot be made ({exc.strerror}); use --library DIR") from exc
+    for made in (folder.parent, folder):
+        if "editions" in (made.name, made.parent.name):
+            share(made)
     refuse_network_folder(folder)
     lock = FileLock(folder / "lock")
     try:
@@ -78,6 +83,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as exc:
         raise LibraryError(f"the library {folder} cannot be written ({exc.strerror})") from exc
     try:
+        share(folder / "lock")
         yield
     finally:
         lock.release()
@@ -88,12 +94,14 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         with _on_disk("a folder"):
-            for name in ("index", "query", "thumbs"):
-                (folder / name).mkdir(exist_ok=True)
+            for name in _FOLDERS:
+                _make_folder(folder / name)
         self.folder = folder
         if (folder / "library.db").is_dir():
             raise LibraryError(f"{folder / 'library.db'} is a folder; move it away, or use another --library")
-        self.catalog = Catalog.open(folder / "library.db")
+        self.catalog = Catalog.open(folder / DATABASE)
+        for suffix in ("", "-wal", "-shm"):
+            share(folder / (DATABASE + suffix))
         self.library = Library(folder)
 
     def close(self) -> None:
@@ -157,7 +165,7 @@ class Writer:
             if source is None or target.exists():
                 continue
             with _on_disk("a thumbnail"):
-                target.parent.mkdir(exist_ok=True)
+                _make_folder(target.parent)
                 try:
                     os.link(source, target)
                 except OSError:
@@ -305,13 +313,10 @@ def _copy_folder(source: Path, target: Path) -> None:
         return
     temporary = target.with_name(target.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    _make_folder(temporary)
     try:
         for path in sorted(source.iterdir()):
-            try:
-                os.link(path, temporary / path.name)
-            except OSError:
-                shutil.copyfile(path, temporary / path.name)
+            _link_or_copy(path, temporary / path.name)
         temporary.rename(target)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)  # half a model on a full disk is in the way of its owner
@@ -319,14 +324,31 @@ def _copy_folder(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make a file in the library: a hard link, or a copy of a private source or where the disk has no links."""
+    if is_shared_as(source, target):
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+    share(target)
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(exist_ok=True)
+        share(path)
+
+
 def _write_file(path: Path, data: bytes) -> None:
     """Write a derived file so that no reader sees half of it; one that is there already stays as it is."""
-    path.parent.mkdir(exist_ok=True)
+    _make_folder(path.parent)
     if path.is_file() and path.read_bytes() == data:
         return
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_bytes(data)
+        share(temporary)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from library_maker import add_video, axis, clip, install
+from library_maker import PICTURE, add_video, axis, clip, install
 
+from vfindex.storage.editions import edition_folder, put_in_use
+from vfindex.storage.repair import salvage_database
 from vfindex.storage.writer import writing
 
 READER = """
@@ -225,3 +229,58 @@ def test_a_read_only_mount_whose_host_writes(home: Path) -> None:
             add_video(writer, "d", [clip(visual=axis(2))])
             assert other.ask("count") == [4, 3]
         assert other.ask("verify")[0] == []
+
+
+def test_what_a_private_user_writes_is_for_all_users_of_the_library(home: Path, tmp_path: Path) -> None:
+    """Under umask 077 the index, the thumbnails and the query encoders were for their maker alone."""
+    folder, model = home / "library", tmp_path / "model"
+    model.mkdir()
+    (model / "meta.json").write_text("{}")
+    (model / "meta.json").chmod(0o600)
+    folder.chmod(0o2775)
+    (folder / "library.db").chmod(0o664)
+    if os.geteuid() == 0:
+        for path in (folder, folder / "library.db"):
+            os.chown(path, 65534, 65534)
+    library, database = folder.stat(), (folder / "library.db").stat()
+    for path in folder.iterdir():  # what is made below is made by the private user
+        if path.name != "library.db":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = os.umask(0o077)
+    try:
+        write_all(folder, model)
+    finally:
+        os.umask(before)
+    made = [path for path in folder.rglob("*") if path.name != "library.db-shm"]
+    names = {path.relative_to(folder).as_posix() for path in made}
+    assert {"lock", "current", "index", "thumbs/pi/pic.webp", "query/new/meta.json", "editions/1/lock"} <= names
+    assert {"editions/1/library.db", "editions/1/index/00000001.joint"} <= names
+    for path in made:
+        found, wanted = path.stat(), library if path.is_dir() else database
+        mode = wanted.st_mode if path.is_dir() else stat.S_IFREG | 0o664
+        assert (path, oct(found.st_mode), found.st_gid) == (path, oct(mode), wanted.st_gid)
+        assert found.st_uid == wanted.st_uid
+    assert stat.S_IMODE((model / "meta.json").stat().st_mode) == 0o600  # the user's own cache stays as it was
+
+
+def write_all(folder: Path, model: Path) -> None:
+    """Write every kind of file that a library has: into the library, into an edition, and by a repair."""
+    with writing(folder) as writer:
+        writer.write_thumbnail("pic.webp", PICTURE)
+        writer.renew_query_encoders({"new": model})
+        add_video(writer, "c", [clip(visual=axis(2))])
+        for path in (folder / "library.db-wal", folder / "library.db-shm"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o664
+        writer.publish()
+    with writing(edition_folder(folder, 1)) as writer:
+        install(writer, {"new": model})
+        add_video(writer, "c", [clip(visual=axis(2))])
+        writer.publish()
+    put_in_use(folder, 1)
+    put_in_use(folder, 0)
+    with closing(sqlite3.connect(folder / "library.db")) as connection:
+        [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'segment'").fetchall()
+    with (folder / "library.db").open("rb+") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xff" * 4096)
+    assert salvage_database(folder) is not None
