@@ -38,8 +38,8 @@ _POINTED_CHARS = 36
 
 
 def command(
-    text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")
     ] = None,
     image: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A picture whose like is wanted; may be repeated.")
@@ -75,9 +75,9 @@ def command(
     from vfindex.search.engine import SearchEngine
     from vfindex.storage.errors import QueryError
 
-    if text is None and not image and not like:
+    if not words and not image and not like:
         raise UsageError(f"say what to look for: words, --image or --like, as in: {EXAMPLE}")
-    text = text or ""
+    text = " ".join(words or ())
     weights = parse_weights(weight) if weight else None
     engine = SearchEngine.open(library_folder(library))
     images = _images(engine, image or [], like or [])
@@ -92,8 +92,12 @@ def command(
         write_sheet(" ".join([text, *(f"[{each}]" for each in images)]).strip(), hits, sheet)
     if json:
         asked = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
-        print_json({**asked, "confident": _is_confident(hits), "hits": [hit_to_dict(hit) for hit in hits]})
-    elif not hits:
+        told = {"confident": _is_confident(hits), "hints": [asdict(hint) for hint in found.hints]}
+        print_json({**asked, **told, "hits": [hit_to_dict(hit) for hit in hits]})
+        return
+    for hint in found.hints:
+        say(f"hint: {hint.text}")
+    if not hits:
         say(_NOTHING_CONFIDENT if found else _NOTHING)
     else:
         _print(hits, explain=explain)

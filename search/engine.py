@@ -20,9 +20,10 @@ from pathlib import Path
 from vfindex.search.allowed import allowed
 from vfindex.search.confidence import META_KEY, Judge, Label
 from vfindex.search.encoder import QueryEncoder
-from vfindex.search.filters import filtered
+from vfindex.search.filters import filtered, unmatched_globs
 from vfindex.search.grammar import parse
 from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
+from vfindex.search.hints import Hint, hints
 from vfindex.search.likeness import Like, clip_at, stored_picture, with_pictures
 from vfindex.search.pairs import best_pairs
 from vfindex.search.pictures import Pictures
@@ -113,6 +114,14 @@ class Hit:
     coarse: bool = False
 
 
+class Hits(list[Hit]):
+    """Hits, best first. hints: what the question may have meant otherwise; they change no hit."""
+
+    def __init__(self, hits: Iterable[Hit] = (), hints: tuple[Hint, ...] = ()) -> None:
+        super().__init__(hits)
+        self.hints = hints
+
+
 class SearchEngine:
     """A library opened for questions; it follows new generations and editions. Not for several threads at once."""
 
@@ -154,7 +163,7 @@ class SearchEngine:
         per_video: int = 1,
         weights: Mapping[Modality, float] | None = None,
         combine: Combination = "convex",
-    ) -> list[Hit]:
+    ) -> Hits:
         """Return the best `top_k` hits for the question, at most `per_video` of one video.
 
         text: as docs/query.md describes; `Query.plain` makes a question of text in which nothing is syntax.
@@ -193,7 +202,7 @@ class SearchEngine:
             self._encoder, self.pictures = now._encoder, now.pictures
             self._loaded, self._tried = None, None
 
-    def _answer(self, view: View, question: Question, wanted: tuple[int, int]) -> list[Hit]:
+    def _answer(self, view: View, question: Question, wanted: tuple[int, int]) -> Hits:
         answers = _choose(view, question, wanted)
         shown = {id_ for a in answers for id_ in (a.video_id, *(place.video_id for place in a.also))}
         clips = [each.clip.id for answer in answers for each in answer.moments]
@@ -202,7 +211,8 @@ class SearchEngine:
         stored = view.snapshot.get(META_KEY) if view.ranks is None and not question.has_pictures else None
         judge = Judge.of(stored, question.query, view.spec)
         hits = [self._hit(rank, answer, told) for rank, answer in enumerate(answers, start=1)]
-        return [replace(hit, confidence=judge.label(hit.modalities)) for hit in hits]
+        hinted = hints(question.query, unmatched_globs(snapshot, question.query.filters))
+        return Hits((replace(hit, confidence=judge.label(hit.modalities)) for hit in hits), hinted)
 
     def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float], combine: Combination) -> View:
         spec, generation = self._spec(snapshot)

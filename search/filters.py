@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from fnmatch import translate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.query import Filters
+from vfindex.storage.names import composed, glob_pattern
 from vfindex.storage.records import Location
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.words import kept
@@ -30,9 +30,9 @@ _DAY = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?!\d)")
 class Shelf:
     """What filters look at, of all videos that a search may return: one row a video, each with its paths.
 
-    ids, lasts_s: (n,). paths: of all copies as text, each behind a NUL. path_starts, path_rows: (n_paths,) where they
-    begin, and the row of the video. tags: as stored, one a video. mtimes_ns: (n,), of the oldest copy; -1 where a video
-    lies nowhere.
+    ids, lasts_s: (n,). paths: of all copies as composed text, each behind a NUL. path_starts, path_rows: (n_paths,)
+    where they begin, and the row of the video. tags: as stored, one a video. mtimes_ns: (n,), of the oldest copy; -1
+    where a video lies nowhere.
     """
 
     ids: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Shelf:
         texts, path_rows = [], []
         for video_id, path, mtime_ns in places:
             row = rows[video_id]
-            texts.append(path.decode("utf-8", "surrogateescape"))
+            texts.append(composed(path.decode("utf-8", "surrogateescape")))
             path_rows.append(row)
             if mtimes_ns[row] < 0 or mtime_ns < mtimes_ns[row]:
                 mtimes_ns[row] = mtime_ns
@@ -66,15 +66,14 @@ class Shelf:
             mtimes_ns=mtimes_ns,
         )
 
-    def inside(self, globs: Sequence[str]) -> NDArray[np.bool_]:
-        """Return (n,) which videos have a copy whose path matches any of the globs."""
+    def inside(self, glob: str) -> NDArray[np.bool_]:
+        """Return (n,) which videos have a copy whose path matches a glob."""
         found = np.zeros(len(self.ids), np.bool_)
-        for glob in globs:
-            pattern, starts = _glob(glob), self._with(_literal(glob))
-            stops = np.append(self.path_starts[1:] - 1, len(self.paths))[starts].tolist()
-            for number, start, stop in zip(starts.tolist(), self.path_starts[starts].tolist(), stops, strict=True):
-                if pattern.match(self.paths[start:stop]):
-                    found[self.path_rows[number]] = True
+        pattern, starts = _glob(glob), self._with(_literal(glob))
+        stops = np.append(self.path_starts[1:] - 1, len(self.paths))[starts].tolist()
+        for number, start, stop in zip(starts.tolist(), self.path_starts[starts].tolist(), stops, strict=True):
+            if pattern.match(self.paths[start:stop]):
+                found[self.path_rows[number]] = True
         return found
 
     def _with(self, literal: str) -> NDArray[np.int64]:
@@ -103,11 +102,25 @@ def filtered(snapshot: Snapshot, filters: Filters) -> frozenset[int] | None:
     return kept(known, filters, lambda: _passing(snapshot, filters))
 
 
+def unmatched_globs(snapshot: Snapshot, filters: Filters) -> list[str]:
+    """Return the globs of `in:` that match no path of a searchable video."""
+    return [glob for glob in filters.inside if not _inside(snapshot, glob)]
+
+
+def _inside(snapshot: Snapshot, glob: str) -> frozenset[int]:
+    """Return the videos with a path that matches a glob; those of the last globs are remembered."""
+    known: dict[str, frozenset[int]] = snapshot.remembered("globs", dict)
+    shelf = _shelf(snapshot)
+    return kept(known, glob, lambda: frozenset(shelf.ids[shelf.inside(glob)].tolist()))
+
+
+def _shelf(snapshot: Snapshot) -> Shelf:
+    return snapshot.remembered("shelf", lambda: Shelf.of(snapshot))
+
+
 def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
-    shelf: Shelf = snapshot.remembered("shelf", lambda: Shelf.of(snapshot))
+    shelf = _shelf(snapshot)
     passing = np.ones(len(shelf.ids), np.bool_)
-    if filters.inside:
-        passing &= shelf.inside(filters.inside)
     if filters.longer_s is not None:
         passing &= shelf.lasts_s > filters.longer_s
     if filters.shorter_s is not None:
@@ -117,6 +130,8 @@ def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
         first = filters.since.toordinal() if filters.since is not None else 1
         passing &= (days >= first) & (days < (filters.until.toordinal() if filters.until is not None else np.inf))
     found = frozenset(shelf.ids[passing].tolist())
+    if filters.inside:
+        found &= frozenset().union(*(_inside(snapshot, glob) for glob in filters.inside))
     return found & _spoken(snapshot, filters.languages) if filters.languages else found
 
 
@@ -160,9 +175,9 @@ def _glob(glob: str) -> re.Pattern[str]:
     """
     glob = glob.rstrip("/")
     anywhere = "" if glob.startswith(("/", "*")) else "(?:.*/)?"
-    return re.compile(f"{anywhere}{translate(glob)[:-2]}(?:/.*)?\\Z", re.DOTALL)
+    return re.compile(f"{anywhere}{glob_pattern(glob)}(?:/.*)?\\Z", re.DOTALL)
 
 
 def _literal(glob: str) -> str:
     """Return the longest piece that stands in every path which the glob matches: looked for 20 times as fast."""
-    return max(re.split(r"[*?]", glob.rstrip("/").split("[")[0]), key=len)
+    return max(re.split(r"[*?]", composed(glob).rstrip("/").split("[")[0]), key=len)

@@ -21,14 +21,19 @@ from vfindex.storage.errors import QueryError
 MAX_QUERY_CHARS = 2_000
 MAX_WEIGHT = 100
 ORDERS: tuple[Order, ...] = ("then", "near")
-# Keyboards and word processors make the curved ones of the straight one.
-_QUOTES = '"\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}'
-_HEAD = re.compile(
-    r"(?P<dash>-(?=[^\s-]))?"
-    r"(?:(?P<weight>[0-9]{1,9}(?:\.[0-9]{1,9})?):(?=[^\s\d]))?"
-    rf"(?:(?P<prefix>{'|'.join(PREFIXES)}):(?=\S))?"
+# Keyboards and word processors make curved ones of the straight one; other languages have their own.
+_QUOTES = (
+    '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f\u301d\u301e\u301f\uff02\uff62\uff63'
 )
-_FILTER = re.compile(r"(?P<dash>-?)(?P<name>in|after|before|longer|shorter|lang):")
+# They also make dashes of a minus: hyphens, figure, en and em dash, the minus sign, and the small and full-width ones.
+_DASH = "\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
+_COLON = "[:\uff1a]"
+_HEAD = re.compile(
+    rf"(?P<dash>[{_DASH}](?=[^\s{_DASH}]))?"
+    rf"(?:(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d]))?"
+    rf"(?:(?P<prefix>{'|'.join(PREFIXES)}){_COLON}(?=\S))?"
+)
+_FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang){_COLON}")
 _TOKEN = re.compile(r"\S+")
 _HAS_WORD = re.compile(r"\w")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

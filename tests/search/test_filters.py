@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -143,3 +144,34 @@ def test_a_filtered_search_is_the_best_of_what_is_left(tmp_path: Path) -> None:
                 writer.publish()
     hits = SearchEngine.open(tmp_path).search("question in:kept", top_k=40)
     assert [int(Path((hit.video or b"").decode()).name) for hit in hits] == list(range(29, -1, -1))
+
+
+def test_names_are_the_same_however_composed_and_brackets_mean_themselves_too(tmp_path: Path) -> None:
+    names = {
+        "nfd": "/srv/Cafe\u0301 2024/nfd.mp4",
+        "nfc": "/srv/Café 2024/nfc.mp4",
+        "trip": "/srv/[2024] Trip/trip.mp4",
+        "short": "/srv/2 Trip/short.mp4",
+        "question": "/srv/why?/question.mp4",
+        "back": "/srv/a\\b/back.mp4",
+        "odd": b"/srv/\xff\xfe/odd.mp4".decode("utf-8", "surrogateescape"),
+    }
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number, path in enumerate(names.values()):
+            video_id = writer.catalog.begin_video(video(f"f{number}"), [UnitPlan(0)], recognised=True)
+            [(unit_id, _)] = writer.catalog.pending_units(video_id)
+            writer.commit_unit(video_id, f"f{number}", unit_id, UnitResult((clip(visual=axis(0)),), ()))
+            writer.catalog.finish_video(video_id, Location(os.fsencode(path), 1, 1, 1), [])
+    engine = SearchEngine.open(tmp_path)
+
+    def kept(glob: str) -> str:
+        found = engine.search(f'question in:"{glob}"')
+        assert bool(found.hints) == (not found)
+        return " ".join(sorted(Path(os.fsdecode(hit.video or b"")).stem for hit in found))
+
+    assert kept("Café 2024") == kept("Cafe\u0301 2024/") == kept("*Cafe\u0301*") == "nfc nfd"
+    assert kept("[2024] Trip") == "short trip" and kept("[2024] Trip/*.mp4") == "short trip"
+    assert kept("/srv/[2024]*") == "short trip" and kept("[[]2024]*") == "trip"
+    assert kept("why?") == "question" and kept("a\\b") == "back" and kept("*odd.mp4") == "odd"
+    assert kept("CAFÉ 2024") == "" and kept("[9]") == ""

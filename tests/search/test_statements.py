@@ -256,4 +256,4 @@ def test_days_are_those_of_tags_else_of_the_oldest_copy(tmp_path: Path) -> None:
         [stored] = snapshot.videos()
     made = recorded_on(stored.tags, stored.locations)
     assert made is not None and shelf.made_on().tolist() == [made.toordinal()] == [date(1970, 1, 1).toordinal()]
-    assert shelf.inside(["copy"]).tolist() == [True] and shelf.inside(["b*"]).tolist() == [False]
+    assert shelf.inside("copy").tolist() == [True] and shelf.inside("b*").tolist() == [False]

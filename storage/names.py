@@ -1,0 +1,68 @@
+"""Names of files as people type them: the same to a reader is the same, however its bytes are composed.
+
+macOS writes accents apart from their letters (NFD), most others together (NFC); file systems keep either.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import translate
+
+from vfindex.storage.errors import UsageError
+
+# Of names that look alike, as many are told.
+_TOLD = 3
+
+
+def composed(text: str) -> str:
+    """Return a name with every accent composed with its letter (NFC)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def glob_pattern(glob: str) -> str:
+    """Return the regular expression of a glob; to be matched with a composed name.
+
+    `*` matches any characters, also `/`, `?` one, `[ab]` a choice. The literal name is matched as well: square brackets
+    are common in names, and then mean themselves.
+    """
+    glob = composed(glob)
+    ways = dict.fromkeys((glob, glob.replace("[", "[[]")))  # translate ends each with \\Z, or \\z
+    return f"(?:{'|'.join(translate(way)[:-2] for way in ways)})"
+
+
+def resolve(
+    typed: Sequence[bytes], is_known: Callable[[bytes], bool], known: Callable[[], Iterable[bytes]]
+) -> bytes | None:
+    """Return the path that is meant, of a file or a folder of files; None if nothing known lies there.
+
+    typed: absolute paths, the likeliest first. The exact bytes come first, then what is composed to the same. Raises
+    UsageError where several known paths are. is_known: whether something lies at or below a path. known: all paths.
+    """
+    for path in typed:
+        if is_known(path):
+            return path
+    for path in typed:
+        found = sorted(_alike(path, known()))
+        if len(found) > 1:
+            told = ", ".join(ascii(os.fsdecode(each))[1:-1] for each in found[:_TOLD])
+            raise UsageError(
+                f"{os.fsdecode(path)} may be any of {len(found)} paths in this library that look alike and differ in "
+                f"how accents are composed ({told}); name one exactly, as the shell completes it"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _alike(path: bytes, known: Iterable[bytes]) -> set[bytes]:
+    """Return the known paths, and folders of known paths, that are composed to the same as `path`."""
+    wanted, parts = composed(os.fsdecode(path)), path.rstrip(b"/").count(b"/") + 1
+    found = set()
+    for each in known:
+        if not each.isascii():
+            place = b"/".join(each.split(b"/")[:parts])
+            if composed(os.fsdecode(place)) == wanted:
+                found.add(place)
+    return found

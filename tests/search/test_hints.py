@@ -1,0 +1,98 @@
+"""What a question may have meant otherwise: told beside the hits, which stay as they are."""
+# ruff: noqa: RUF001  dashes and quotation marks of other keyboards are the matter of this file
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from asking import axis_of_digit, let_questions_be
+from library_maker import add_video, axis, clip, install
+
+from vfindex.search.engine import SearchEngine
+from vfindex.search.grammar import parse
+from vfindex.search.hints import hints
+from vfindex.search.query import Query, Term
+from vfindex.storage.errors import QueryError
+from vfindex.storage.writer import writing
+
+
+@pytest.mark.parametrize(
+    ("question", "negation", "written"),
+    [
+        ("a street without cars", "without", "-cars"),
+        ("a street without any red cars in the rain", "without", '-"red cars"'),
+        ("beach, no people or dogs", "no", "-people -dogs"),
+        ("dog not barking", "not", "-barking"),
+        ("fruit other than apples", "other than", "-apples"),
+        ("everything except for the cat.", "except", "-cat"),
+        ("pets excluding cats, at home", "excluding", "-cats"),
+        ("a cat instead of a dog", "instead of", "-dog"),
+        ("house w/o garden", "w/o", "-garden"),
+        ("STREET WITHOUT CARS", "WITHOUT", "-CARS"),
+        ("park then street without cars within 20s", "without", "-cars"),
+        ("street without cars in:holiday", "without", "-cars"),
+    ],
+)
+def test_a_negation_is_told_with_what_excludes(question: str, negation: str, written: str) -> None:
+    [hint] = hints(parse(question), ())
+    assert hint.kind == "negation"
+    assert hint.text.startswith(f'"{negation}" is searched like any other word') and hint.text.endswith(f": {written}")
+    assert parse(written).moments[0].terms[0].unlike, "what is told is what excludes"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("No Country for Old Men", '"no cars" street', "said:without cars", "titled:no", "to be or not to be"),
+        *("no one on a street", "not only dogs", "a street without", "street -cars", "street without cars -cars"),
+        *("nothing", "notes except", "no -cars", "now or never"),
+    ],
+)
+def test_what_negates_nothing_is_not_told(question: str) -> None:
+    assert hints(parse(question), ()) == ()
+
+
+def test_hints_change_no_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_questions_be(monkeypatch, axis_of_digit)
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number in range(3):
+            add_video(writer, f"v{number}", [clip(visual=axis(number))])
+    engine = SearchEngine.open(tmp_path)
+    found, plain = engine.search("1 without cars"), engine.search(Query.plain("1 without cars"))
+    assert list(found) == list(plain) and len(found) == 3
+    assert [hint.kind for hint in found.hints] == ["negation"]
+    nothing = engine.search("1 in:nowhere in:v1")
+    assert [hit.video for hit in nothing] == [b"/videos/v1"]
+    [hint] = nothing.hints
+    assert hint.kind == "in" and hint.text.startswith("in:nowhere matches no path in this library")
+    assert engine.search("1 in:v1").hints == ()
+
+
+@pytest.mark.parametrize("dash", "-‐‑‒–—―−﹣－")
+def test_dashes_of_phones_before_a_word_exclude(dash: str) -> None:
+    [moment] = parse(f"dog {dash}cat").moments
+    assert moment.terms == (Term("dog"), Term("cat", unlike=True))
+    [moment] = parse(f'dog {dash}2:said:"red cat"').moments
+    assert moment.terms[1] == Term("red cat", phrase=True, modality="speech", unlike=True, weight=2)
+    for text in (f"dog {dash} cat", f"{dash}5 degrees", f"dog{dash}cat", f"a {dash}{dash}b"):
+        assert parse(text) == Query.plain(text)
+    with pytest.raises(QueryError, match="turned round") as caught:
+        parse(f"dog {dash}in:x")
+    assert caught.value.position == 4
+
+
+@pytest.mark.parametrize("marks", ["“”", "„“", "«»", "»«", "「」", "『』", "＂＂", "‹›", "〝〟"])
+def test_quotation_marks_of_other_keyboards_quote(marks: str) -> None:
+    [moment] = parse(f"dog {marks[0]} red  cat {marks[1]}").moments
+    assert moment.terms == (Term("dog"), Term("red cat", phrase=True))
+    assert parse(f"dog in:{marks[0]}my dog{marks[1]}").filters.inside == ("my dog",)
+    with pytest.raises(QueryError, match="at character 5 is never closed") as caught:
+        parse(f"dog {marks[0]}red cat")
+    assert caught.value.position == 4
+
+
+def test_wide_colons_are_colons() -> None:
+    assert parse("said：dog").moments[0].terms == (Term("dog", modality="speech"),)
+    assert parse("dog in：holiday").filters.inside == ("holiday",)
