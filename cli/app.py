@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from vfindex import __version__
 from vfindex.cli import (
     demo,
     doctor,
@@ -84,9 +85,7 @@ for _group in (runs, models):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"vfindex {version('vfindex')}")
+        print(f"vfindex {__version__}")
         raise typer.Exit
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import secrets
 import shutil
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +63,7 @@ UNITS_AHEAD = 3
 WATCH_S = 2.0
 MAX_CALLERS = 10_000  # that may wait at the desk at once
 STOP_S = 30.0  # for an orderly end of the stream; then it is broken off
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
+_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
 
 
 class Session:
@@ -88,8 +89,12 @@ class Session:
                     ray.init(address=self._address, **quiet)
                 else:
                     self._folder = temporary_folder()
+                    _keep_token_in_memory()
                     limits: dict[str, Any] = {"num_cpus": usable_cores(), "object_store_memory": STORE_BYTES}
-                    ray.init(address="local", include_dashboard=False, _temp_dir=str(self._folder), **limits, **quiet)
+                    with _without_dashboard():
+                        ray.init(
+                            address="local", include_dashboard=False, _temp_dir=str(self._folder), **limits, **quiet
+                        )
         except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
             self._leave()
             where = f"reached at {self._address}" if self._address else "started"
@@ -111,6 +116,28 @@ class Session:
             end_processes(self._folder)  # a worker may hang in its own end
             del os.environ[FOLDER]
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def _without_dashboard() -> Iterator[None]:
+    """Let ray.init start no dashboard process.
+
+    include_dashboard=False leaves one that asks clouds' metadata hosts where it runs, even where usage reports are off.
+    Ray has no switch for it, but goes on without where it cannot be started: so this stands for such a failure.
+    """
+    services = ray._private.services
+    start = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)
+    try:
+        yield
+    finally:
+        services.start_api_server = start
+
+
+def _keep_token_in_memory() -> None:
+    """Give the Ray of this process a secret, unless the user did: else Ray writes one to ~/.ray/auth_token."""
+    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _first_line(exc: BaseException) -> str:

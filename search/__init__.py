@@ -1,0 +1,30 @@
+"""Questions to a library, and their answers: `from vfindex.search import SearchEngine`.
+
+The names are loaded when they are first used: importing this package loads nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vfindex.search.engine import Hit, SearchEngine
+    from vfindex.search.likeness import Like
+    from vfindex.search.query import Query
+
+__all__ = ["Hit", "Like", "Query", "SearchEngine"]
+
+_MODULES = {"Hit": "engine", "Like": "likeness", "Query": "query", "SearchEngine": "engine"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name of one of this package's modules. Raises AttributeError."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

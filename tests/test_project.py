@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+from vfindex import __version__ as VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cli", "indexer", "search", "storage")
@@ -64,6 +68,8 @@ UNKNOWN_TO_SEARCH = {
     "torchvision",
     "transformers",
 }
+# What vfindex/__init__.py itself defines: for every package.
+PACKAGE = ("__version__", "TELEMETRY_OFF")
 MAX_LINES = 450
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -88,7 +94,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_arrows_between_the_packages(path: Path) -> None:
-    siblings = {name.split(".")[1] for name in imported_modules(path) if name.startswith("vfindex.")}
+    siblings = {name.split(".")[1] for name in imported_modules(path) if name.startswith("vfindex.")} - set(PACKAGE)
     assert siblings <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
 
 
@@ -117,21 +123,54 @@ def test_search_starts_without_the_indexer_s_libraries() -> None:
     assert not {name for name in loaded if name.startswith(("vfindex.indexer", "vfindex.cli"))}
 
 
+def test_importing_the_search_package_loads_nothing_else() -> None:
+    code = "import sys, vfindex.search\nprint(*(name for name in sys.modules if name.startswith('vfindex')))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert set(done.stdout.split()) == {"vfindex", "vfindex.search"}
+
+
+def test_public_names_of_search() -> None:
+    import vfindex.search
+    from vfindex.search import Hit, Like, Query, SearchEngine
+    from vfindex.search.engine import SearchEngine as Engine
+
+    assert SearchEngine is Engine
+    assert {each.__name__ for each in (Hit, Like, Query, SearchEngine)} == set(vfindex.search.__all__)
+    assert dir(vfindex.search) == sorted(vfindex.search.__all__)
+    assert not hasattr(vfindex.search, "Searcher")
+
+
 def test_every_folder_with_python_files_is_packaged() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        setuptools = tomllib.load(file)["tool"]["setuptools"]
-    folders = {relative(path.parent) for path in SOURCES}
-    assert set(setuptools["packages"]) == {f"vfindex.{folder.replace('/', '.')}" for folder in folders}
-    for package, folder in setuptools["package-dir"].items():
-        assert package == f"vfindex.{folder.replace('/', '.')}"
-        assert (ROOT / folder / "py.typed").exists()
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    folders = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("*/__init__.py")}
+    assert set(wheel["only-include"]) == folders == set(PACKAGES)
+    assert wheel["sources"] == {folder: f"vfindex/{folder}" for folder in folders}
+    assert wheel["force-include"]["storage/package.py"] == "vfindex/__init__.py"
+    assert all((ROOT / folder / "py.typed").exists() for folder in folders)
+
+
+def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="hatchling builds the wheel: pip install hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    [wheel] = tmp_path.glob("*.whl")
+    files = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in files} == {"vfindex", f"vfindex-{VERSION}.dist-info"}
+    assert {"vfindex/__init__.py", "vfindex/py.typed", "vfindex/indexer/sentences.txt"} <= set(files)
+    assert "vfindex/storage/package.py" not in files
+    code = (
+        "import sys, vfindex\nfrom vfindex.search import SearchEngine\n"
+        "print(vfindex.__version__, vfindex.__path__, SearchEngine.__module__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(wheel), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [VERSION, f"['{wheel}/vfindex']", "vfindex.search.engine"]
 
 
 def test_the_changelog_knows_the_version() -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        version = tomllib.load(file)["project"]["version"]
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
-    assert version == headings[0] or headings[:2] == ["Unreleased", version]
+    assert headings[0] == VERSION or headings[:2] == ["Unreleased", VERSION]
 
 
 def test_the_readme_holds_the_two_set_up_commands() -> None:

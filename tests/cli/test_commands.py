@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+from vfindex import __version__
 from vfindex.cli import demo, ingest, remove, search, show, status, verify
 from vfindex.cli.app import app
 from vfindex.cli.ingest import _progress
@@ -92,7 +93,7 @@ print(*sys.modules, file=sys.stderr)
 
 
 def test_version(run: Any) -> None:
-    assert run("--version").out.startswith("vfindex 0.")
+    assert run("--version").out == f"vfindex {__version__}\n"
 
 
 # --- exit codes -----------------------------------------------------------------------------------------------------

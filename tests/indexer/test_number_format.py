@@ -1,0 +1,54 @@
+"""Which number format a machine is fastest in: measured, whatever its flags say."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("float32_s", "bfloat16_s", "wanted"),
+    [
+        ([4.0], [2.0], "bfloat16"),
+        ([2.0], [1.7], "float32"),  # no clear gain
+        ([2.0], [2.0], "float32"),
+        ([1.0], [80.0], "float32"),  # emulated
+        ([4.0], [9.0, 9.0, 9.0, 2.0], "bfloat16"),  # other work on the machine, for a while
+        ([9.0, 9.0, 9.0, 2.0], [2.0], "float32"),
+    ],
+)
+def test_the_faster_format_is_taken(
+    monkeypatch: pytest.MonkeyPatch, float32_s: list[float], bfloat16_s: list[float], wanted: str
+) -> None:
+    import torch
+
+    from vfindex.indexer import open_clip_encoder
+
+    times_s = {torch.float32: [*float32_s], torch.bfloat16: [*bfloat16_s]}
+    monkeypatch.setattr(
+        open_clip_encoder,
+        "_product_s",
+        lambda dtype: times_s[dtype].pop(0) if times_s[dtype][1:] else times_s[dtype][0],
+    )
+    measured = open_clip_encoder.fastest_format.__wrapped__
+    assert measured(torch.device("cpu")) is getattr(torch, wanted)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is held to AVX2 on x86 alone")
+def test_auto_is_float32_where_the_libraries_emulate_bfloat16() -> None:
+    code = (
+        "import torch\nfrom vfindex.indexer.open_clip_encoder import fastest_format\n"
+        "print(fastest_format(torch.device('cpu')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "torch.float32"
