@@ -8,18 +8,20 @@ import resource
 import sys
 from collections.abc import Mapping
 
+from vfindex import TELEMETRY_OFF
+
 _MAX_OPEN_FILES = 64
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 # What Python and its libraries need to start, and nothing that could hold a token or a key.
 _KEPT_NAMES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"})
-_KEPT_PREFIXES = ("LC_", "PYTHON", "ORT_DISABLE_", "ONEDNN_")
+_KEPT_PREFIXES = ("LC_", "PYTHON", "ONEDNN_")
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return what a child that parses strangers' data may know of our environment; its libraries run on one thread."""
     kept = {name: text for name, text in environment.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
-    return kept | _ONE_THREAD
+    return kept | TELEMETRY_OFF | _ONE_THREAD
 
 
 def limit_process(memory_bytes: int, *, file_bytes: int = 0) -> None:

@@ -163,7 +163,7 @@ class _Download:
         """Run the child to its end. Raises ModelError."""
         request_s = str(max(1, min(_REQUEST_S, ceil(self._timeout_s))))
         limits = {"HF_HUB_ETAG_TIMEOUT": request_s, "HF_HUB_DOWNLOAD_TIMEOUT": request_s}
-        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         with tempfile.TemporaryFile() as messages:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "vfindex.indexer.hub_child"],

@@ -19,6 +19,7 @@ import pytest
 from media import Shot, make_video
 from reading import SIZE_PX, read, refusal
 
+from vfindex import TELEMETRY_OFF
 from vfindex.indexer.media import Decoder, Limits
 from vfindex.indexer.options import Sampling
 
@@ -199,7 +200,7 @@ def test_the_child_gets_no_secrets_no_privileges_and_no_processes(clip: Path, mo
         "PYTHON",
         "LD_",
         "DYLD_",
-        "ORT_",
+        *TELEMETRY_OFF,
         "ONEDNN_",
         "OMP_",
         "OPENBLAS_",
