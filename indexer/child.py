@@ -172,6 +172,8 @@ class Child:
             return "killed", "reading it was interrupted"
         if status == -signal.SIGXCPU:
             return "cpu", f"reading it took more than the limit of {self._cpu_s:g} s of processor time"
+        if status == -signal.SIGVTALRM:
+            return "header", "opening it takes too long: its header holds far more tags or tracks than any film"
         if status == -signal.SIGKILL or "MemoryError" in trace:
             return "memory", f"reading it took more memory than the limit of {self._limits.memory_bytes / 1e9:.1f} GB"
         logger.warning("decode child ended with status %d: %s", status, trace)
@@ -186,7 +188,7 @@ class Child:
 
     def _problem(self, path: bytes, stage: Stage, code: str, reason: str) -> VideoError:
         again = "index it again" if code == "killed" else _NEXT
-        return VideoError(Problem(path, stage, code, reason, again), quarantine=code != "killed")
+        return VideoError(Problem(path, stage, code, reason, again), quarantine=code not in ("killed", "header"))
 
     def _refusal(self, path: bytes, stage: Stage, header: dict[str, Any]) -> VideoError:
         words = [header.get(name) for name in ("code", "reason", "next")]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from vfindex import TELEMETRY_OFF
 
@@ -54,6 +56,16 @@ def limit_cpu(budget_s: float) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = int(used.ru_utime + used.ru_stime + budget_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+@contextmanager
+def ended_after(user_s: float) -> Iterator[None]:
+    """Have the kernel end the process by SIGVTALRM when the block takes more than `user_s` of processor time."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, user_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def read_exactly(size: int) -> bytes:

@@ -20,6 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vfindex.indexer import sniff
+from vfindex.indexer.confined import ended_after
 
 # Containers that hold their own media. Not here, as they open what they name or make pictures up: hls, dash, concat,
 # sdp, rtsp, image2, *_pipe, tty, lavfi. Nor raw streams, which have no times.
@@ -35,6 +36,8 @@ MAX_SUBTITLE_BYTES = 10 << 20  # the same limit as for a sidecar
 MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 64, 64, 2000  # the last two in characters; longer is no title
 MAX_CHAPTERS, MAX_CHAPTER_TITLE, MAX_TRACKS = 500, 200, 100
 MAX_EVENT_CHARS = 10_000  # one subtitle; what is longer is no subtitle
+# FFmpeg's time for tags is quadratic: 10,000 take 1 s, 1,000,000 hours. A film of 24 hours opens in 2 s.
+OPEN_CPU_S = 10.0
 PROBE_PACKETS = 400  # video packets tried for a first frame: more than the damage of a GOP, less than a film
 TAIL_S = 10.0  # how far before the end that the header names the last frames are looked for
 
@@ -144,7 +147,8 @@ def open_container(fd: int) -> InputContainer:
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(ALLOWED_FORMATS)}
     try:
-        return av.open(f"file:{folder}/{fd}", "r", options=options, metadata_errors="replace")
+        with ended_after(OPEN_CPU_S):
+            return av.open(f"file:{folder}/{fd}", "r", options=options, metadata_errors="replace")
     except MemoryError as exc:
         raise out_of_memory("open") from exc
     except av.FFmpegError as exc:

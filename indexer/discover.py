@@ -60,7 +60,7 @@ _SYSTEM_NAMES = {
 }
 _SYSTEM_KINDS = {name: kind for kind, names in _SYSTEM_NAMES.items() for name in names.split()}
 _SYSTEM_KINDS |= {b"system volume information": "system folder", b"network trash folder": "recycle bin"}
-_SYSTEM_PATTERN = re.compile(rb"\.trash-\d+|found\.\d{3}")  # freedesktop.org trash of a user; what chkdsk recovered
+_TRASH_OF_A_USER = re.compile(rb"\.trash-\d+")  # freedesktop.org
 _APPLE_DOUBLE = "AppleDouble file"  # `._clip.mp4`: what macOS keeps of a file on foreign disks, no video
 
 FINGERPRINT_VERSION = "a"  # changes whenever what is hashed changes, so that old and new can never be taken for equal
@@ -269,7 +269,7 @@ def _system_item(entry: os.DirEntry[bytes]) -> Skipped | None:
     if name.startswith(b"._"):
         kind = _APPLE_DOUBLE if _extension(name) in VIDEO_EXTENSIONS else ""
     else:
-        kind = _SYSTEM_KINDS.get(name) or ("system folder" if _SYSTEM_PATTERN.fullmatch(name) else "")
+        kind = _SYSTEM_KINDS.get(name) or ("recycle bin" if _TRASH_OF_A_USER.fullmatch(name) else "")
         kind = kind if kind and entry.is_dir(follow_symlinks=False) else ""
     words = (f"it is a {kind}", "name it on the command line if you want what it holds")
     return Skipped(Problem(entry.path, "discover", "system", *words), kind) if kind else None

@@ -22,6 +22,7 @@ FINAL = frozenset(
     {
         "empty",
         "flash",
+        "header",
         "incomplete",
         "lfs_pointer",
         "no_decoder",

@@ -18,7 +18,7 @@ _KIND_WORDS = {
     _SDH: "sdh cc hoh captions closed caption hi hearing impaired",
     _PLAIN: "default full complete auto asr generated orig original sub subs subtitle subtitles track text utf utf8 "
     "dialog dialogue transcript transcription whisper whisperx large medium small base turbo sync synced fixed final "
-    "brazil brazilian latin american america european simplified traditional mandarin spanish us",
+    "brazil brazilian latin american european simplified traditional us und unk unknown none mp4 mkv avi mov webm m4v",
 }
 _KINDS = {word: kind for kind, words in _KIND_WORDS.items() for word in words.split()}
 _VARIANTS = {("pt", "brazil"): "pt-br", ("pt", "brazilian"): "pt-br", ("es", "latin"): "es-419"}

@@ -139,7 +139,7 @@ def _replaced(data: bytes, encoding: str) -> Decoded:
 def _utf16_order(head: bytes) -> str:
     """Return the UTF-16 of a text without a mark: its digits and line ends have a zero byte, always on one side."""
     even, odd = head[::2].count(0), head[1::2].count(0)
-    if even + odd < len(head) // 16 or min(even, odd) * 8 > max(even, odd):
+    if even + odd < max(2, len(head) // 16) or min(even, odd) * 8 > max(even, odd):
         return ""
     return "utf-16-le" if odd > even else "utf-16-be"
 

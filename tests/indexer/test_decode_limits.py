@@ -36,6 +36,9 @@ def beats(path, beat):
     while True: decode_child.Outlet(1).send({"kind": "beat"}); time.sleep(0.01)
 def hoard(path, beat): return len(bytearray(1 << 36))
 def crash(path, beat): os.kill(os.getpid(), signal.SIGSEGV)
+def overlong(path, beat):
+    with decode_open.ended_after(0.05):
+        while True: pass
 def bug(path, beat): raise KeyError("a bug")
 decode_child.BEAT_S = 0.0
 decode_open.probe = globals()[sys.argv.pop(1)]
@@ -64,6 +67,13 @@ def test_a_child_that_misbehaves_costs_one_file(clip: Path, behaviour: str, code
             error = refusal(decoder, clip)
             assert error.problem.code == code and word in error.problem.reason
             assert error.quarantine
+
+
+def test_a_header_that_takes_too_long_is_refused_once(clip: Path) -> None:
+    with patched("overlong") as decoder:
+        error = refusal(decoder, clip)
+    assert error.problem.code == "header" and "tags" in error.problem.reason
+    assert not error.quarantine, "another try would take as long"
 
 
 def message(header: str) -> bytes:
