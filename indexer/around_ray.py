@@ -13,6 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER = "VFINDEX_RAY_FOLDER"  # by this variable the processes of a run's Ray are known
+# Of the path of a Unix socket (sockaddr_un), less what Ray and `temporary_folder` add to the temporary folder:
+# vfindex-ray-PID-RANDOM/session_DAY_TIME_MICROSECONDS_PID/sockets/plasma_store.
+_ADDED = "/vfindex-ray-1234567-12345678/session_2000-01-01_00-00-00_123456_1234567/sockets/plasma_store"
+MAX_BASE_BYTES = 107 - len(_ADDED)
 KNOCK_S = 10.0  # for a cluster to answer at its address
 END_S = 10.0  # for processes to be gone
 
@@ -38,12 +42,18 @@ def without_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def base_folder() -> Path:
+    """Return where Ray's folder lies: the folder for temporary files, or /tmp if its path is too long for sockets."""
+    base = Path(tempfile.gettempdir())
+    return base if len(os.fsencode(base)) <= MAX_BASE_BYTES else Path("/tmp")
+
+
 def temporary_folder() -> Path:
-    """Return a new folder for Ray's files, of which its processes know by FOLDER.
+    """Return a new folder for Ray's files, of which its processes know by FOLDER. Raises OSError.
 
     What killed runs have left is removed first: their folders, and those of Ray's processes that outlive its raylet.
     """
-    base = Path(tempfile.gettempdir())
+    base = base_folder()
     for old in base.glob("vfindex-ray-*-*"):
         number = old.name.split("-")[2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and old.stat().st_uid == os.getuid():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pytest
 from ray_runs import knowing
 
-from vfindex.indexer.around_ray import FOLDER, end_processes
+from vfindex.indexer.around_ray import FOLDER, MAX_BASE_BYTES, base_folder, end_processes
 
 # A process that begins others as fast as it can, as a raylet does with workers.
 BUSY = (
@@ -37,3 +39,10 @@ def test_processes_of_a_folder_are_ended_with_those_that_they_begin_meanwhile(tm
     assert left(tmp_path / "a") == [] and other.poll() is None
     end_processes(tmp_path / "b")
     assert other.wait(10) == -9
+
+
+@pytest.mark.parametrize(("length", "kept"), [(MAX_BASE_BYTES, True), (MAX_BASE_BYTES + 1, False)])
+def test_paths_too_long_for_sockets_are_left_for_tmp(monkeypatch: pytest.MonkeyPatch, length: int, kept: bool) -> None:
+    folder = "/".ljust(length, "t")
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    assert base_folder() == Path(folder if kept else "/tmp")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from equality import assert_equal_libraries
 from media import Shot, make_video
 from ray_runs import SHORT, RayRun, short_videos, workers
 
+from vfindex.indexer.around_ray import base_folder
 from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def temporary_folders(run: RayRun) -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(f"vfindex-ray-{run.process.pid}-*"))
+    return list(base_folder().glob(f"vfindex-ray-{run.process.pid}-*"))
 
 
 def test_a_run_on_ray_makes_the_library_of_one_process(tmp_path: Path, models_cache: Path) -> None:
