@@ -121,7 +121,7 @@ def main() -> None:
         code = EXIT_INTERRUPTED
     finally:
         gc.enable()
-        if code == EXIT_BUG:
+        if code == EXIT_BUG and sys.exc_info()[0] is not None:
             traceback.print_exc()
             say("this is a bug of vfindex: please report it with the lines above")
         sys.exit(code)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 NAME = "ingest"
 EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
+EXIT_BUG = 70
 # Widths in characters. Room for "1000/2000 files 1:00:00 of video, 10.0x 0:00:00 1:00:00 left" beside the bar, and for
 # the ^C that a terminal writes behind it: one that wraps would leave a second bar on the screen.
 _SHORTEST_BAR, _LONGEST_BAR, _BESIDE_BAR = 4, 40, 66
@@ -102,7 +103,19 @@ def command(
     if report.interrupted:
         raise typer.Exit(130)
     keep_trust(folder)
-    if report.failed:
+    end_with(report.bugs(), failed=bool(report.failed))
+
+
+def end_with(found: list[Problem], *, failed: bool) -> None:
+    """Exit with 70 if a run has met bugs, after their tracebacks; with 1 if something failed; else return."""
+    for problem in found:
+        say(f"{path_text(problem.path)}: {problem.reason}")
+        for line in problem.trace.splitlines():
+            say(f"  {line}")
+    if found:
+        say("this is a bug of vfindex: please report it with the lines above")
+        raise typer.Exit(EXIT_BUG)
+    if failed:
         raise typer.Exit(1)
 
 

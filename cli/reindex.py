@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.ingest import print_report, watching
+from vfindex.cli.ingest import end_with, print_report, watching
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -85,8 +85,7 @@ def command(
         raise typer.Exit(130)
     if report.has_changed() and not report.out_of_time:
         keep_trust(folder)
-    if report.failed or report.left_alone:
-        raise typer.Exit(1)
+    end_with(report.bugs(), failed=bool(report.failed or report.left_alone))
 
 
 def _end(until: str | None, max_hours: float | None, now: datetime) -> datetime | None:

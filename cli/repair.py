@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vfindex.cli.ingest import print_report, watching
+from vfindex.cli.ingest import end_with, print_report, watching
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -58,8 +58,7 @@ def command(
         raise typer.Exit(130)
     if report.run.has_changed():
         keep_trust(folder)
-    if report.run.failed:
-        raise typer.Exit(1)
+    end_with(report.run.bugs(), failed=bool(report.run.failed))
 
 
 def _print(report: RepairReport) -> None:

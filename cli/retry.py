@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vfindex.cli.ingest import print_report, watching
+from vfindex.cli.ingest import end_with, print_report, watching
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -65,5 +65,4 @@ def command(
         raise typer.Exit(130)
     if report.has_changed():
         keep_trust(folder)
-    if report.failed:
-        raise typer.Exit(1)
+    end_with(report.bugs(), failed=bool(report.failed))

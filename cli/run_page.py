@@ -33,10 +33,14 @@ def page(run: StoredRun) -> str:
     title = f"vfindex: run {run.id}, {run.command}"
     parts = [f"<h1>{_text(title)}</h1>", _table((), facts)]
     for name in LISTS:
-        rows = [(row["path"], row["reason"], row["next"]) for row in report.get(name) or ()]
+        found = report.get(name) or ()
+        rows = [(row["path"], row["reason"], row["next"]) for row in found]
         if rows:
             parts += [f"<h2>{_text(name.replace('_', ' ').capitalize())}: {len(rows)}</h2>"]
             parts += [_table(("file", "why", "what to do"), rows)]
+        for row in found:
+            lines = row.get("traceback", "").splitlines()
+            parts += [f"<h3>{_text(row['path'])}</h3><pre>" + "\n".join(map(_text, lines)) + "</pre>"] if lines else []
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"

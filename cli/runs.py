@@ -139,3 +139,5 @@ def _print(run: StoredRun) -> None:
     for name in LISTS:
         for problem in report.get(name, []):
             print(plain(f"{name.replace('_', ' ')}: {problem['path']}: {problem['reason']}; {problem['next']}"))
+            for line in problem.get("traceback", "").splitlines():
+                print(plain(f"  {line}"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.ingest import watching
+from vfindex.cli.ingest import end_with, watching
 from vfindex.cli.options import (
     JsonOption,
     LibraryOption,
@@ -85,6 +85,7 @@ def command(
 
 
 def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
+    from vfindex.indexer.report import bugs
     from vfindex.indexer.upgrade import upgrade
 
     rows: list[dict[str, Any]] = []
@@ -108,8 +109,7 @@ def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
         raise typer.Exit(130)
     if report.swapped:
         keep_trust(folder)
-    elif report.lost:
-        raise typer.Exit(1)
+    end_with(bugs(report.lost), failed=bool(report.lost) and not report.swapped)
 
 
 def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:

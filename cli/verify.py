@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vfindex.cli.ingest import end_with
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import path_text, plain, print_json, say
 from vfindex.storage.counting import counted
 
 if TYPE_CHECKING:
+    from vfindex.storage.errors import Problem
     from vfindex.storage.verify import Verification
 
 NAME = "verify"
@@ -40,8 +42,9 @@ def command(
     folder = library_folder(library)
     result = verify(Library.open(folder))
     clips, files = None, None
+    met: list[Problem] = []
     if sample and not result.problems:
-        clips = _read_again(folder, sample, result)
+        clips, met = _read_again(folder, sample, result)
     if full and not result.problems:
         files = _read_wholly(folder, result)
     if json:
@@ -78,18 +81,17 @@ def command(
             print(f"{counted(clips['clips'], 'clip')} read again: lowest cosine {clips['lowest_cosine']:.4f}")
         if files is not None:
             print(f"{counted(files['compared'], 'file')} as before, {files['first']} read wholly for the first time")
-    if not result.clean:
-        raise typer.Exit(1)
+    end_with(met, failed=not result.clean)
 
 
-def _read_again(folder: Path, count: int, result: Verification) -> dict[str, Any]:
-    """Compare a sample of clips with their files; tell the result what is wrong, and return the figures."""
+def _read_again(folder: Path, count: int, result: Verification) -> tuple[dict[str, Any], list[Problem]]:
+    """Compare a sample of clips with their files; tell the result what is wrong, return the figures and bugs met."""
     from vfindex.indexer.recheck import recheck
 
     found = recheck(folder, count, cache_folder())
     result.problems += found.problems
     result.notes += found.notes
-    return {"clips": found.clips, "lowest_cosine": found.lowest}
+    return {"clips": found.clips, "lowest_cosine": found.lowest}, found.bugs
 
 
 def _read_wholly(folder: Path, result: Verification) -> dict[str, Any]:

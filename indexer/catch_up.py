@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfindex.indexer.boundary import one_file
 from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver, retitle
 from vfindex.indexer.local import default_workers, usable_cores
@@ -17,7 +18,7 @@ from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.report import Progress, UpgradeReport
 from vfindex.indexer.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
 from vfindex.indexer.triage import Triage, Watcher
-from vfindex.storage.errors import Problem
+from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.roots import Root, remember
@@ -82,14 +83,14 @@ class CatchUp:
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         opened = [video for video in missing if self._must_be_opened(video, state)]
-        failed: dict[bytes, Problem] = {}
-        self._take_over([video for video in missing if not self._must_be_opened(video, state)], state, report)
+        ready = [video for video in missing if not self._must_be_opened(video, state)]
+        failed = self._take_over(ready, state, report)
         if opened and not report.interrupted:
-            failed = self._index(opened, state, report)
+            failed |= self._index(opened, state, report)
         if not report.interrupted:
-            self._align(state)
+            untitled = self._align(state)
             remember(self.writer.catalog, state.roots)
-            report.lost = self._lost(state, failed)
+            report.lost = [*self._lost(state, failed), *untitled]
         if self.writer.catalog.change():
             self.writer.publish()
         with self.writer.library.snapshot() as snapshot:
@@ -118,10 +119,11 @@ class CatchUp:
         plan = self._plan
         return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.watcher.say)
 
-    def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> None:
-        """Take videos over of which no file need be opened."""
+    def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
+        """Take videos over of which no file need be opened; return path -> why it failed."""
+        failed: dict[bytes, Problem] = {}
         if not videos:
-            return
+            return failed
         text = None if self._plan.reuse.sentences else self._open(asr=False).text
         work = TakeOver(self.old, self.writer, text)
         total_s = sum(video.end_s - video.start_s for video in videos)
@@ -129,10 +131,15 @@ class CatchUp:
         for number, video in enumerate(videos, start=1):
             if self.watcher.stop():
                 report.interrupted = True
-                return
-            report.taken_over += work.video(video, recognised=video.fingerprint in state.recognised)
+                break
+            try:
+                with one_file(video.locations[0].path, "commit"):
+                    report.taken_over += work.video(video, recognised=video.fingerprint in state.recognised)
+            except VideoError as exc:
+                failed[exc.problem.path] = exc.problem
             done_s += video.end_s - video.start_s
             self.watcher.progress(Progress(number, len(videos), done_s, total_s))
+        return failed
 
     def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
         """Index videos again from their files; return path -> why it failed."""
@@ -186,8 +193,11 @@ class CatchUp:
                 for place in video.locations[1:]:
                     catalog.place(entered[0], place)
 
-    def _align(self, state: _State) -> None:
-        """Let every video lie where the old edition says, and forget what it no longer knows."""
+    def _align(self, state: _State) -> list[Problem]:
+        """Let every video lie where the old edition says, and forget what it no longer knows.
+
+        Return why some could not be given the words of their names.
+        """
         catalog = self.writer.catalog
         prints = {path: file.fingerprint for path, file in catalog.known_files().items()}
         here: dict[str, set[bytes]] = {}
@@ -203,16 +213,22 @@ class CatchUp:
             places = [p for p in video.locations if prints.get(p.path) is None or prints[p.path] in theirs]
             if not places or {place.path for place in places} == here.get(video.fingerprint):
                 continue
-            moved.append(found[0])
+            moved.append((found[0], places[0].path))
             for place in places:
                 self.writer.discard_thumbnails(catalog.place(found[0], place))
         wanted = {place.path for video in state.videos for place in video.locations}
         for path in prints.keys() - wanted:
             self.writer.discard_thumbnails(catalog.remove(path)[2])
+        problems: list[Problem] = []
         if moved:
             encoder = self._open(asr=False).text
-            for video_id in moved:
-                retitle(self.writer, video_id, encoder)
+            for video_id, path in moved:
+                try:
+                    with one_file(path, "commit"):
+                        retitle(self.writer, video_id, encoder)
+                except VideoError as exc:
+                    problems.append(exc.problem)
+        return problems
 
     def _lost(self, state: _State, failed: dict[bytes, Problem]) -> list[Problem]:
         """Return why searchable videos are not in the new edition; a file whose content has changed is not lost."""

@@ -43,8 +43,8 @@ class Limits:
     cpu_per_mb_s: float = 10.0
     wall_factor: float = 5.0
 
-    def cpu_s(self, size_bytes: int) -> float:
-        """Return the processor time that a file of this size may take."""
+    def cpu_s(self, size_bytes: float) -> float:
+        """Return the processor time that so many bytes of a file may take."""
         return self.cpu_base_s + self.cpu_per_mb_s * size_bytes / (1 << 20)
 
 
@@ -94,9 +94,10 @@ class Child:
     def ask(self, path: bytes, stage: Stage, request: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Yield the (header, payload) of every answer until it stops being asked.
 
+        `share` in a request: of the file, as far as its time is concerned; without it, all of it may have to be read.
         Raises VideoError where it refuses the file, dies, hangs or runs over a limit; then it is not to be used again.
         """
-        self._begin(path)
+        self._begin(path, request.get("share", 1.0))
         try:
             self._send({**request, "cpu_s": self._cpu_s}, path)
             while True:
@@ -120,12 +121,12 @@ class Child:
         self._process.kill()
         return self._problem(path, stage, "crashed", f"its decoder answered nonsense ({what})")
 
-    def _begin(self, path: bytes) -> None:
+    def _begin(self, path: bytes, share: float) -> None:
         try:
             size_bytes = os.lstat(path).st_size
         except OSError:
             size_bytes = 0  # the child will say what is wrong with the file
-        self._cpu_s = self._limits.cpu_s(size_bytes)
+        self._cpu_s = self._limits.cpu_s(size_bytes * share)
         self._wall_s, self._waited_s = self._cpu_s * self._limits.wall_factor, 0.0
 
     def _send(self, request: dict[str, Any], path: bytes) -> None:

@@ -9,10 +9,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vfindex.indexer.boundary import BUG_STEP, one_file
 from vfindex.indexer.discover import Found, fingerprint
 from vfindex.indexer.encoders import PassageEncoder
-from vfindex.indexer.ladder import MAX_LOST_UNITS, is_tried_again, next_care
-from vfindex.indexer.media import NO_RESOURCES
+from vfindex.indexer.ladder import is_tried_again, is_worth_reading, last_word, next_care
+from vfindex.indexer.media import NO_RESOURCES, ReadEnd
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, Texts, documents_of, text_vector
 from vfindex.indexer.report import Progress
@@ -20,12 +21,13 @@ from vfindex.indexer.runner import Runner
 from vfindex.indexer.titles import describe
 from vfindex.indexer.triage import Ending, Triage, remembered
 from vfindex.storage.catalog import now
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.errors import BUG, Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
 from vfindex.storage.writer import MAX_TAIL_CLIPS, Writer
 
 # What lies beside a video at this place was not read yet; no `beside.signature` is so.
 _UNREAD = "?"
+_UNREAD_REST = "the rest was not read, as too many parts of it broke their decoder"
 # How long the driver waits before it looks whether it shall stop.
 POLL_S = 0.2
 
@@ -43,19 +45,22 @@ class _Opening:
 class _Active:
     """A video in work.
 
-    before: units committed by earlier runs. failed: tries that failed. broken: units given up, as no try could read
-    them. copies: further files of the same content, found meanwhile. put_off: the machine has no
-    room for it now, so it is left to a later run.
+    before: units committed by earlier runs. planned: units in all. failed: tries that failed. broken: units given up,
+    as no try could read them. ends: how the reading of each unit ended. unread: units that were left out, as too many
+    others were broken. copies: further files of the same content, found meanwhile. put_off: the machine has no room for
+    it now, so it is left to a later run.
     """
 
     prepared: Prepared
     video_id: int
     waiting: deque[tuple[int, UnitPlan]]
     before: int
+    planned: int
     failed: list[Attempt]
     open_units: int = 0
     broken: int = 0
-    done: list[Indexed] = field(default_factory=list)
+    ends: list[ReadEnd] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
     copies: list[Found] = field(default_factory=list)
     failure: VideoError | None = None
     put_off: bool = False
@@ -132,9 +137,10 @@ class Driver:
     # --- what a file is -----------------------------------------------------------------------------------------
 
     def _identify(self, found: Found) -> None:
-        """Tell new content from content that is known under another name, by its fingerprint."""
+        """Tell new content from content that is known under another name, by its fingerprint; open what is new."""
         try:
-            print_ = fingerprint(found.location.path)
+            with one_file(found.location.path, "open"):
+                print_ = fingerprint(found.location.path)
         except VideoError as exc:
             self._end_file("failed", exc.problem)
             return
@@ -144,16 +150,26 @@ class Driver:
         if any(print_ == opening.print_ for opening in self.preparing.values()):
             self.early_copies.setdefault(print_, []).append(found)
             return
+        opening = _Opening(found, print_)
+        try:
+            with one_file(found.location.path, "commit"):
+                if not self._end_known(found, print_):
+                    self._open(opening)
+        except VideoError as exc:
+            self._fail(opening, exc, self._tried(None, (), exc))
+
+    def _end_known(self, found: Found, print_: str) -> bool:
+        """Return whether a file's content is known, so that nothing of it must be read; it has ended then."""
         hit = self.writer.catalog.find(print_)
         if hit is not None:
             video_id, state, recognised = hit
             if state in SEARCHABLE and (self.coarse or self._is_whole(video_id, recognised)):
                 self._place(video_id, found)
-                return
+                return True
             if state in ("failed", "quarantined") and (print_ in self.run.failed_now or not found.named):
                 self._fail_again(video_id, found)
-                return
-        self._open(_Opening(found, print_))
+                return True
+        return False
 
     def _is_whole(self, video_id: int, recognised: bool) -> bool:
         return (recognised or not self.options.asr) and not self.writer.catalog.is_coarse(video_id)
@@ -195,19 +211,25 @@ class Driver:
     def _prepared(self, future: Future[Prepared]) -> None:
         opening = self.preparing.pop(future)
         try:
-            prepared = future.result()
+            with one_file(opening.found.location.path, "probe"):
+                prepared = future.result()
+                if next_care(opening.failed) == "safe":
+                    prepared = replace(prepared, problems=(*prepared.problems, _read_safely(prepared, opening.failed)))
+                active = self._begun(opening, prepared)
         except VideoError as exc:
             failed = (*opening.failed, *self._tried(None, opening.failed, exc))
             if is_tried_again(exc) and next_care(failed) is not None:
                 self._open(replace(opening, failed=failed))
             else:
-                self._fail(opening, _last_word(exc, failed), failed)
+                self._fail(opening, last_word(exc, failed), failed)
             return
-        if next_care(opening.failed) == "safe":
-            prepared = replace(prepared, problems=(*prepared.problems, _read_safely(prepared, opening.failed)))
-        self._begin(opening, prepared)
+        active.copies = self.early_copies.pop(opening.print_, [])
+        self.active[opening.print_] = active
+        self.total_s += sum(_length_s(prepared, plan) for _, plan in active.waiting)
+        if not active.waiting:
+            self._finish(active)
 
-    def _begin(self, opening: _Opening, prepared: Prepared) -> None:
+    def _begun(self, opening: _Opening, prepared: Prepared) -> _Active:
         """Enter a video, or go on with it where an earlier run was broken off."""
         catalog, asr = self.writer.catalog, self.options.asr
         begun = catalog.resumable(opening.print_, recognised=asr, coarse=self.coarse)
@@ -218,12 +240,7 @@ class Driver:
         for attempt in opening.failed:
             catalog.note_attempt(video_id, attempt)
         units = deque(catalog.pending_units(video_id))
-        copies = self.early_copies.pop(opening.print_, [])
-        active = _Active(prepared, video_id, units, before, [*failed, *opening.failed], copies=copies)
-        self.active[opening.print_] = active
-        self.total_s += sum(_length_s(prepared, plan) for _, plan in units)
-        if not units:
-            self._finish(active)
+        return _Active(prepared, video_id, units, before, before + len(units), [*failed, *opening.failed])
 
     def _indexed(self, future: Future[Indexed]) -> None:
         active, unit_id, plan = self.indexing.pop(future)
@@ -231,9 +248,11 @@ class Driver:
         length_s = _length_s(active.prepared, plan)
         failed = active.tries(plan)
         try:
-            indexed = future.result()
-            active.done.append(indexed)
-            result = _told_safe(indexed.result, failed) if next_care(failed) == "safe" else indexed.result
+            with one_file(active.prepared.found.location.path, "decode"):
+                indexed = future.result()
+                result = _told_safe(indexed.result, failed) if next_care(failed) == "safe" else indexed.result
+                self._commit(active, unit_id, result)
+            active.ends.append(indexed.end)
             self.run.report.video_seconds += 0.0 if self.coarse else length_s
         except VideoError as exc:
             if self._again(active, (unit_id, plan), exc):
@@ -244,8 +263,7 @@ class Driver:
                 self._finish_if_done(active)
                 return
             result = self._give_up(active, plan, exc)
-        if result.clips or len(active.prepared.units) > 1:
-            self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
+            self._commit(active, unit_id, result)
         self.run.report.clips += 0 if self.coarse else len(result.clips)
         self.unpublished += len(result.clips)
         self.done_s += length_s
@@ -256,12 +274,16 @@ class Driver:
         if not active.waiting and not active.open_units:
             self._finish(active)
 
+    def _commit(self, active: _Active, unit_id: int, result: UnitResult) -> None:
+        """Commit a unit, unless it is empty and all there is of its video."""
+        if result.clips or active.planned > 1:
+            self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
+
     def _tried(self, plan: UnitPlan | None, failed: Sequence[Attempt], exc: VideoError) -> list[Attempt]:
         """Return the try that has just failed, for the record; nothing where it says no more than the error will."""
-        care = next_care(failed)
-        if care is None or not (is_tried_again(exc) or failed):
+        care, problem = next_care(failed), exc.problem
+        if care is None or not (is_tried_again(exc) or failed or problem.code == BUG):
             return []
-        problem = exc.problem
         return [Attempt(plan.number if plan else None, care, problem.code, problem.reason, now())]
 
     def _again(self, active: _Active, unit: tuple[int, UnitPlan], exc: VideoError) -> bool:
@@ -278,8 +300,9 @@ class Driver:
         """Return what stands for a unit that cannot be read; a video that breaks too often is not read any further."""
         failed = active.tries(plan)
         active.broken += bool(failed)
-        active.failure = _last_word(exc, failed)
-        if active.broken > MAX_LOST_UNITS:
+        active.failure = last_word(exc, failed)
+        if not is_worth_reading(active.broken, len(active.ends) + active.before):
+            active.unread += [unit_id for unit_id, _ in active.waiting]
             active.waiting.clear()
         return UnitResult((), (), error=active.failure.problem.reason)
 
@@ -287,11 +310,33 @@ class Driver:
         """Make a video searchable now that its units are committed, or record why it is not."""
         found, video = active.prepared.found, active.prepared.video
         del self.active[video.fingerprint]
-        failure, is_given_up = active.failure, active.put_off or active.broken > MAX_LOST_UNITS
-        if failure is not None and (is_given_up or not (active.done or active.before)):
+        try:
+            with one_file(found.location.path, "commit"):
+                problem = self._completed(active)
+        except VideoError as exc:
+            failed = active.failed if exc is active.failure else [*active.failed, *self._tried(None, (), exc)]
             self.early_copies[video.fingerprint] = active.copies
-            self._fail(_Opening(found, video.fingerprint), failure, active.failed)
+            self._fail(_Opening(found, video.fingerprint), exc, failed)
             return
+        if self.coarse:
+            self.run.refined.append(found)
+            self.done_files += 1
+        else:
+            self.run.report.notes += active.prepared.notes
+            self._end_file("partial" if problem else "indexed", problem)
+        for copy in active.copies:
+            self._identify(copy)
+        if self.unpublished > MAX_TAIL_CLIPS:
+            self.run.publish()
+            self.unpublished = 0
+
+    def _completed(self, active: _Active) -> Problem | None:
+        """Make a video searchable; return what of it could not be read. Raises VideoError where nothing could."""
+        if active.failure is not None and (active.put_off or not (active.ends or active.before)):
+            raise active.failure
+        found = active.prepared.found
+        for unit_id in active.unread:
+            self._commit(active, unit_id, UnitResult((), (), error=_UNREAD_REST))
         self._measure(active)
         problem = partial_problem(self.writer, active.video_id, active.prepared)
         documents = active.prepared.documents
@@ -300,21 +345,12 @@ class Driver:
         )
         if len(self.writer.catalog.names(active.video_id)[0]) > 1:
             retitle(self.writer, active.video_id, self.encoders.text)  # it has replaced what lay at several places
-        if self.coarse:
-            self.run.refined.append(found)
-            self.done_files += 1
-        else:
-            self.run.report.notes += active.prepared.notes
-            self._end_file("partial" if problem else "indexed", problem)
-        for copy in active.copies:
-            self._place(active.video_id, copy)
-        if self.unpublished > MAX_TAIL_CLIPS:
-            self.run.publish()
-            self.unpublished = 0
+        bug = active.failure.problem if active.failure is not None else None
+        return replace(problem, trace=bug.trace) if problem is not None and bug is not None else problem
 
     def _measure(self, active: _Active) -> None:
         """Replace what the header said by what reading found, where a whole reading was had."""
-        ends = [indexed.end for indexed in active.done]
+        ends = active.ends
         firsts = [end.first_s for end in ends if end.first_s is not None]
         lasts = [end.last_s for end in ends if end.last_s is not None]
         if active.before or not firsts or not lasts:
@@ -330,17 +366,22 @@ class Driver:
         )
 
     def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:
-        if exc.problem.code == NO_RESOURCES:  # says nothing of its content, so nothing is stored: the next run goes on
-            self._end_file("failed", exc.problem)
+        found, problem = opening.found, exc.problem
+        if problem.code == NO_RESOURCES:  # says nothing of its content, so nothing is stored: the next run goes on
+            self._end_file("failed", problem)
             for copy in self.early_copies.pop(opening.print_, []):
-                self._end_file("failed", replace(exc.problem, path=copy.location.path))
+                self._end_file("failed", replace(problem, path=copy.location.path))
             return
-        stale = self.writer.catalog.fail_video(
-            opening.print_, opening.found.location, exc.problem, quarantine=exc.quarantine, attempts=failed
-        )
-        self.writer.discard_thumbnails(stale)
+        try:
+            with one_file(found.location.path, "commit"):
+                stale = self.writer.catalog.fail_video(
+                    opening.print_, found.location, problem, quarantine=exc.quarantine, attempts=failed
+                )
+                self.writer.discard_thumbnails(stale)
+        except VideoError as second:  # it is told, and met again by the next run
+            problem = second.problem
         self.run.failed_now.add(opening.print_)
-        self._end_file("failed", exc.problem)
+        self._end_file("failed", problem)
         for copy in self.early_copies.pop(opening.print_, []):
             self._identify(copy)
 
@@ -359,6 +400,8 @@ def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Proble
     lost = writer.catalog.unit_errors(video_id)
     if lost:
         words = "; ".join(dict.fromkeys(lost))
+        if any(attempt.code == BUG for attempt in writer.catalog.attempts(video_id)):
+            return Problem(path, "decode", BUG, words, f"what could be read is searchable; {BUG_STEP}")
         step = "what could be read is searchable; copy the file again if you have a better one"
         return Problem(path, "decode", "damaged", words, step)
     if prepared.problems:
@@ -379,14 +422,6 @@ def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> None:
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:
     start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
     return (plan.end_s if plan.end_s is not None else prepared.video.end_s) - start_s
-
-
-def _last_word(exc: VideoError, failed: Sequence[Attempt]) -> VideoError:
-    """Return why no try could read a file or a unit: what broke the decoder, rather than what was left to read."""
-    if not failed or is_tried_again(exc):
-        return exc
-    words = f"{failed[0].reason}; read safely, {exc.problem.reason}"
-    return VideoError(replace(exc.problem, code=failed[0].code, reason=words), quarantine=True)
 
 
 def _told_safe(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:

@@ -89,6 +89,7 @@ def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
 
     Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
     """
+    run.reopen()
     if settings.runner.with_ray(needs_gpu=references_of(setup)["visual"] != LITE_VISUAL):
         _work_on_ray(run, setup, settings)
         return

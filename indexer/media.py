@@ -269,7 +269,7 @@ class Decoder:
         (found,) = self._ask(path, "probe", {"kind": "cuts", "times": list(times_s)}, parse)
         return found
 
-    def read(
+    def read(  # noqa: PLR0913  what the child is asked, each with its name
         self,
         path: bytes,
         *,
@@ -278,20 +278,21 @@ class Decoder:
         audio: bool,
         start_s: float | None = None,
         end_s: float | None = None,
+        share: float = 1.0,
     ) -> Iterator[Frame | AudioBlock | ReadEnd]:
         """Yield the sampled frames and the sound with start_s <= time < end_s, interleaved, then one ReadEnd.
 
         size_px: the short side of the frames; the long side is at most wire.LONG_SIDE times that. Frames come in order
         of time, and a stretch gives exactly the frames that the whole file gives there. What the pipe holds is all that
-        is read ahead. sampling: None for the sound alone, with no frame decoded. Raises VideoError, with `quarantine`
-        where the child had to be killed.
+        is read ahead. sampling: None for the sound alone, with no frame decoded. share: of the processor time that the
+        file may take. Raises VideoError, with `quarantine` where the child had to be killed.
         """
         if not 1 <= size_px <= wire.MAX_SIZE_PX:
             raise ValueError(f"frames of {size_px} px are not between 1 and {wire.MAX_SIZE_PX}")
         chosen = sampling or Sampling("keyframes")
         wanted = {"size_px": size_px, "audio": audio, "pictures": sampling is not None}
         order = {"mode": chosen.mode, "fps": chosen.fps, **wanted}
-        request = {"kind": "read", "order": {**order, "start_s": start_s, "end_s": end_s}}
+        request = {"kind": "read", "order": {**order, "start_s": start_s, "end_s": end_s}, "share": share}
 
         def parse(kind: str, fields: _Fields, payload: bytes) -> tuple[Frame | AudioBlock | ReadEnd, bool]:
             if kind == "frame":

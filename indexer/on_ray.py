@@ -45,7 +45,7 @@ from vfindex.indexer.stations import (
     payloads,
     table_of,
 )
-from vfindex.storage.errors import ClusterError, ModelError, VfindexError
+from vfindex.storage.errors import ClusterError, VfindexError
 from vfindex.storage.records import Setup, UnitPlan
 
 log = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ class RayRunner:
         return self._threads.submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._texts))
 
     def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
-        """Return the future of one unit's result. It raises VideoError, ModelError, ClusterError."""
+        """Return the future of one unit's result. It raises VideoError, ClusterError."""
         path = self._choice.path_map.there(prepared.found.location.path)
         future = self._dispatch.submit(prepared, plan, options, path)
         self._send()
@@ -356,7 +356,7 @@ class RayRunner:
                 log.debug("nothing to be learnt of the cluster", exc_info=exc)
                 continue
             if refusal:
-                self._dispatch.fail(ModelError(refusal))
+                self._dispatch.fail(ClusterError(refusal))
             elif left:
                 self._break_off()
 

@@ -6,19 +6,21 @@ the frames and the sound come with the last one; what reaches the end are vector
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vfindex.indexer.boundary import one_file
 from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.media import AudioBlock, Decoder
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline import Indexed, Prepared, Spoken, assemble, listener_of, say, wants_sound
+from vfindex.indexer.pipeline import Indexed, Prepared, Spoken, assemble, listener_of, say, time_share, wants_sound
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.transcribe import Speech
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.errors import Problem, Stage, VfindexError, VideoError
 from vfindex.storage.records import FloatArray, UnitPlan
 
 
@@ -91,10 +93,11 @@ class DecodeStation:
         """Yield a unit in parcels, the last one with its rest; or a failure."""
         part = 0
         try:
-            self._compare(job)
-            for parcel in self._decoded(job):
-                part = parcel.part + 1
-                yield parcel
+            with one_file(job.path, "decode"):
+                self._compare(job)
+                for parcel in self._decoded(job):
+                    part = parcel.part + 1
+                    yield parcel
         except _Unseen as exc:
             yield Parcel(job.number, part, failure=Failure(exc.problem, unseen=self._place))
         except VideoError as exc:
@@ -114,28 +117,39 @@ class DecodeStation:
         self._seen = wanted
 
     def _decoded(self, job: Job) -> Iterator[Parcel]:
-        wanted = Wanted(job.options.sampling, self._size_px, audio=wants_sound(job.prepared, job.options))
+        audio, share = wants_sound(job.prepared, job.options), time_share(job.prepared, job.plan)
+        wanted = Wanted(job.options.sampling, self._size_px, audio, share)
         part, size_bytes = 0, 0
         pictures: list[Pixels] = []
         sound: list[AudioBlock] = []
-        for item in decode_unit(job.path, job.plan, wanted, self._decoder):
-            if isinstance(item, Reading):
-                item.thumbnails.compress()
-                yield Parcel(job.number, part, tuple(pictures), rest=Rest(job, item, tuple(sound)))
-            elif isinstance(item, AudioBlock):
-                sound.append(item)
-            else:
-                if pictures and size_bytes + item.nbytes > self._parcel_bytes:
-                    yield Parcel(job.number, part, tuple(pictures))
-                    part, size_bytes, pictures = part + 1, 0, []
-                pictures.append(item)
-                size_bytes += item.nbytes
+        with closing(decode_unit(job.path, job.plan, wanted, self._decoder)) as items:
+            for item in items:
+                if isinstance(item, Reading):
+                    item.thumbnails.compress()
+                    yield Parcel(job.number, part, tuple(pictures), rest=Rest(job, item, tuple(sound)))
+                elif isinstance(item, AudioBlock):
+                    sound.append(item)
+                else:
+                    if pictures and size_bytes + item.nbytes > self._parcel_bytes:
+                        yield Parcel(job.number, part, tuple(pictures))
+                        part, size_bytes, pictures = part + 1, 0, []
+                    pictures.append(item)
+                    size_bytes += item.nbytes
 
 
-class _Unseen(Exception):
+class _Unseen(VfindexError):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.reason)
         self.problem = problem
+
+
+def survived(parcel: Parcel, stage: Stage, work: Callable[[Parcel], Parcel]) -> Parcel:
+    """Return what `work` makes of a parcel, or why it made nothing: a worker that raised would end the stream."""
+    try:
+        with one_file(b"", stage):
+            return work(parcel)
+    except VideoError as exc:
+        return Parcel(parcel.job, parcel.part, failure=Failure(exc.problem, exc.quarantine))
 
 
 def encoded(parcel: Parcel, encoder: ImageEncoder) -> Parcel:
@@ -179,7 +193,11 @@ class Arrivals:
             raise ValueError("a unit has arrived unheard")
         vectors = _in_order(self.parcels)
         job = self.job
-        return assemble(job.prepared, job.plan, job.options, last.rest.reading, vectors, spoken)
+        try:
+            with one_file(job.prepared.found.location.path, "encode"):
+                return assemble(job.prepared, job.plan, job.options, last.rest.reading, vectors, spoken)
+        except VideoError as exc:
+            return Failure(exc.problem, exc.quarantine)
 
 
 def _in_order(parcels: dict[int, Parcel]) -> FloatArray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -56,6 +57,8 @@ UNIT_S = 600.0
 MIN_LAST_UNIT_S = UNIT_S / 2
 # Subtitle tracks of one language that are read to find the fullest; films have two or three.
 MAX_TRACKS_COMPARED = 4
+# Bit rate of ordinary video, 3.2 Mbit/s: a unit of ten minutes has time for 240 MB at least.
+RATE_BYTES_S = 400_000
 # A week of video. A longer one, or a file that lies about its length, has a last unit that is longer.
 MAX_CUTS = 1000
 
@@ -215,22 +218,39 @@ def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: De
     Raises VideoError if not one frame of it can be read.
     """
     listener = listener_of(prepared, options, encoders.speech)
-    wanted = Wanted(options.sampling, encoders.image.size_px, audio=listener is not None)
+    wanted = Wanted(
+        options.sampling, encoders.image.size_px, audio=listener is not None, share=time_share(prepared, plan)
+    )
     reading = Reading()
     batch: list[Pixels] = []
     vectors: list[FloatArray] = []
-    for item in decode_unit(prepared.found.location.path, plan, wanted, decoder):
-        if isinstance(item, Reading):
-            reading = item
-        elif not isinstance(item, AudioBlock):
-            batch.append(item)
-        elif listener is not None:
-            listener.feed(item)
-        if len(batch) >= encoders.image.batch_frames or (batch and item is reading):
-            vectors.append(encoders.image.encode_images(batch))
-            batch.clear()
+    with closing(decode_unit(prepared.found.location.path, plan, wanted, decoder)) as items:
+        for item in items:
+            if isinstance(item, Reading):
+                reading = item
+            elif not isinstance(item, AudioBlock):
+                batch.append(item)
+            elif listener is not None:
+                listener.feed(item)
+            if len(batch) >= encoders.image.batch_frames or (batch and item is reading):
+                vectors.append(encoders.image.encode_images(batch))
+                batch.clear()
     spoken = say(prepared, plan, listener.finish() if listener else None, encoders.text)
     return assemble(prepared, plan, options, reading, np.concatenate(vectors), spoken)
+
+
+def time_share(prepared: Prepared, plan: UnitPlan) -> float:
+    """Return the share of the processor time that a file may take which one unit of it may take, up to 1.
+
+    Twice its share of the length, as bit rates vary; but no less than for as long a video of RATE_BYTES_S, so that a
+    file that claims to be endless has time for the units that it does hold.
+    """
+    start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
+    end_s = plan.end_s if plan.end_s is not None else prepared.video.end_s
+    length_s, whole_s = end_s - start_s, prepared.video.end_s - prepared.video.start_s
+    if length_s >= whole_s or length_s <= 0:
+        return 1.0
+    return min(1.0, length_s * max(2 / whole_s, RATE_BYTES_S / max(1, prepared.video.size_bytes)))
 
 
 def wants_sound(prepared: Prepared, options: Options) -> bool:

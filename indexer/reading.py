@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +24,15 @@ MAX_UNIT_FRAMES = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: its sound."""
+    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: its sound.
+
+    share: of the processor time that the file may take.
+    """
 
     sampling: Sampling | None
     size_px: int
     audio: bool
+    share: float = 1.0
 
 
 class Reading:
@@ -70,7 +74,9 @@ class Reading:
         self._last = None
 
 
-def items_of(path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder) -> Iterator[Frame | AudioBlock | ReadEnd]:
+def items_of(
+    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder
+) -> Generator[Frame | AudioBlock | ReadEnd, None, None]:
     """Yield what decoding a unit gives, read ahead of whoever takes it. Raises VideoError."""
     items = decoder.read(
         path,
@@ -79,6 +85,7 @@ def items_of(path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder) -> I
         audio=wanted.audio,
         start_s=plan.start_s,
         end_s=plan.end_s,
+        share=wanted.share,
     )
     for item in read_ahead(items, READ_AHEAD):
         decoder.refuse_if_killed(path)
@@ -87,7 +94,7 @@ def items_of(path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder) -> I
 
 def decode_unit(
     path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder
-) -> Iterator[Pixels | AudioBlock | Reading]:
+) -> Generator[Pixels | AudioBlock | Reading, None, None]:
     """Yield the pictures of a unit that must be encoded and its sound, each in order of time; last the Reading.
 
     Raises VideoError, also where not one frame can be read.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from vfindex.indexer.boundary import one_file
 from vfindex.indexer.encoders import ImageEncoder
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import AudioBlock, Decoder
 from vfindex.indexer.models import LibraryModels
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
+from vfindex.indexer.report import bugs
 from vfindex.indexer.shots import unit
-from vfindex.storage.errors import LibraryNotFound, VideoError
+from vfindex.storage.errors import LibraryNotFound, Problem, VideoError
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import FloatArray, UnitPlan
 from vfindex.storage.snapshot import Snapshot, StoredClip
@@ -28,12 +31,16 @@ SAME_COSINE = 0.99
 
 @dataclass(slots=True)
 class Recheck:
-    """What reading clips again found. lowest: the least cosine between old and new vector, None where none was read."""
+    """What reading clips again found. lowest: the least cosine between old and new vector, None where none was read.
+
+    bugs: of vfindex, that were met meanwhile.
+    """
 
     clips: int = 0
     lowest: float | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bugs: list[Problem] = field(default_factory=list)
 
 
 def recheck(folder: Path, count: int, cache: Path) -> Recheck:
@@ -70,11 +77,12 @@ class _Eye:
     def vector(self, path: bytes, start_s: float, end_s: float) -> FloatArray:
         """Return the clip's visual vector (dim,). Raises VideoError."""
         pictures = []
-        for item in decode_unit(path, UnitPlan(0, start_s, end_s), self.wanted, self.decoder):
-            if isinstance(item, Reading):
-                reading = item
-            elif not isinstance(item, AudioBlock):
-                pictures.append(item)
+        with closing(decode_unit(path, UnitPlan(0, start_s, end_s), self.wanted, self.decoder)) as items:
+            for item in items:
+                if isinstance(item, Reading):
+                    reading = item
+                elif not isinstance(item, AudioBlock):
+                    pictures.append(item)
         size = self.encoder.batch_frames
         vectors = [self.encoder.encode_images(pictures[at : at + size]) for at in range(0, len(pictures), size)]
         return unit(np.concatenate(vectors)[reading.rows].mean(axis=0))
@@ -89,11 +97,13 @@ def _compare(snapshot: Snapshot, clip: StoredClip, eye: _Eye, result: Recheck) -
         return
     where = f"{os.fsdecode(paths[0])} at {clip.start_s:.1f} s"
     try:
-        found = eye.vector(paths[0], clip.start_s, clip.end_s)
+        with one_file(paths[0], "decode"):
+            found = eye.vector(paths[0], clip.start_s, clip.end_s)
+            cosine = float(found @ unit(snapshot.vectors([clip.id])[clip.id].embeddings["visual"]))
     except VideoError as exc:
+        result.bugs += bugs([exc.problem])
         result.problems.append(f"{where}: cannot be read again ({exc.problem.reason})")
         return
-    cosine = float(found @ unit(snapshot.vectors([clip.id])[clip.id].embeddings["visual"]))
     result.clips += 1
     result.lowest = cosine if result.lowest is None else min(result.lowest, cosine)
     if cosine < SAME_COSINE:

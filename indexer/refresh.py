@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vfindex.indexer.boundary import one_file
 from vfindex.indexer.discover import Found
 from vfindex.indexer.driver import partial_problem
 from vfindex.indexer.media import Decoder
@@ -30,9 +31,10 @@ from vfindex.indexer.subtitles import sidecar_transcript
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.indexer.triage import Triage
+from vfindex.storage.catalog import now
 from vfindex.storage.counting import counted
-from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.records import Segment, UnitPlan
+from vfindex.storage.errors import BUG, Problem, VideoError
+from vfindex.storage.records import Attempt, Segment, UnitPlan
 from vfindex.storage.snapshot import StoredVideo
 from vfindex.storage.wording import SaidIn, UnitWords, Wording, unit_words
 
@@ -68,20 +70,34 @@ class _Refresh:
 
     def file(self, found: Found) -> None:
         """Bring one video's words up to date, and count it."""
+        try:
+            with one_file(found.location.path, "transcribe"):
+                self._redo(found)
+        except VideoError as exc:
+            if exc.problem.code == BUG:
+                self._remember(found, exc.problem)
+            self._run.end_file("failed", exc.problem)
+
+    def _remember(self, found: Found, problem: Problem) -> None:
+        """Keep a video whose words a bug does not let be redone from being tried at every run."""
+        with self._run.writer.library.snapshot() as snapshot:
+            video = snapshot.video_at(found.location.path)
+        if video is not None:
+            attempt = Attempt(None, "usual", problem.code, problem.reason, now())
+            self._catalog.fail_video(video.fingerprint, found.location, problem, attempts=[attempt])
+
+    def _redo(self, found: Found) -> None:
         with self._run.writer.library.snapshot() as snapshot:
             video = snapshot.video_at(found.location.path)
             units = unit_words(snapshot, video.id) if video else []
         if video is None:
             return self._run.end_file("unchanged")  # removed meanwhile
-        try:
-            prepared = self._prepared(found, video)
-            bare = _bared(prepared, units) if self._run.options.asr and prepared.video.has_audio else []
-            if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
-                self._catalog.mark_coarse(video.id)
-                return self._run.refined.append(found)
-            said, problems = self._said(prepared, units, bare)
-        except VideoError as exc:
-            return self._run.end_file("failed", exc.problem)
+        prepared = self._prepared(found, video)
+        bare = _bared(prepared, units) if self._run.options.asr and prepared.video.has_audio else []
+        if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
+            self._catalog.mark_coarse(video.id)
+            return self._run.refined.append(found)
+        said, problems = self._said(prepared, units, bare)
         words = self._words(prepared, video, said, problems)
         has_changed = not _is_as_stored(words, video, units)
         self._catalog.reword(video.id, found.location, words if has_changed else None)

@@ -6,12 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vfindex.indexer.boundary import one_file
 from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.local import usable_cores
@@ -210,7 +212,12 @@ def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: Repair
                 if watcher.stop():
                     report.run.interrupted = True
                     return
-                report.thumbnails += _remake(writer, snapshot, video, wanted, decoder)
+                try:
+                    with one_file(video.locations[0].path, "decode"):
+                        report.thumbnails += _remake(writer, snapshot, video, wanted, decoder)
+                except VideoError as exc:
+                    report.run.found += 1
+                    report.run.failed.append(exc.problem)
 
 
 def _without_thumbnails(library: Library, snapshot: Snapshot) -> list[StoredVideo]:
@@ -240,7 +247,8 @@ def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Want
         if not lacking:
             continue
         try:
-            [reading] = [item for item in decode_unit(path, plan, wanted, decoder) if isinstance(item, Reading)]
+            with closing(decode_unit(path, plan, wanted, decoder)) as items:
+                [reading] = [item for item in items if isinstance(item, Reading)]
         except VideoError:
             return made
         for clip, name in lacking:

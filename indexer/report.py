@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,10 @@ class Report:
     interrupted: bool = False
     out_of_time: bool = False
     not_published: str = ""
+
+    def bugs(self) -> list[Problem]:
+        """Return what failed, wholly or in part, by a bug that this run has met."""
+        return bugs([*self.failed, *self.partial])
 
     def adds_up(self) -> bool:
         """Return whether every file found ended in exactly one way."""
@@ -132,9 +136,8 @@ class UpgradeReport:
 
 
 def _rows(problems: list[Problem], path: Callable[[bytes], str]) -> list[dict[str, str]]:
-    return [
-        {"path": path(p.path), "stage": p.stage, "code": p.code, "reason": p.reason, "next": p.next} for p in problems
-    ]
+    rows = ((p, {"stage": p.stage, "code": p.code, "reason": p.reason, "next": p.next}) for p in problems)
+    return [{"path": path(p.path), **row, **({"traceback": p.trace} if p.trace else {})} for p, row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,11 @@ class Progress:
     total_files: int
     done_s: float
     total_s: float
+
+
+def bugs(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems that are bugs of vfindex, met by this very run."""
+    return [problem for problem in problems if problem.trace]
 
 
 ProgressCallback = Callable[[Progress], None]

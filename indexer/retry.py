@@ -14,7 +14,7 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
-from vfindex.storage.errors import LibraryNotFound
+from vfindex.storage.errors import BUG, LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.records import KnownFile
 from vfindex.storage.settings import recognises
@@ -64,15 +64,18 @@ def chosen(known: Mapping[bytes, KnownFile], paths: Iterable[bytes], *, quaranti
     """Return the files to be tried again, in order of bytes.
 
     A file that is named is tried whatever kept it out, or kept a part of it out. Of all others, those stay away of
-    which the same would be said again (`ladder.FINAL`), and those in quarantine unless they are asked for.
+    which the same would be said again (`ladder.FINAL`), and those in quarantine unless they are asked for. What a bug
+    of vfindex kept out, or a part of it, is always tried.
     """
     named = set(paths)
     states = ("failed", "quarantined") if quarantined else ("failed",)
     found = []
     for path, file in known.items():
-        if path in named and file.state in ("failed", "quarantined", "partial"):
+        code = file.problem.get("code") if file.problem else None
+        if path in named:
+            found += [path] if file.state in ("failed", "quarantined", "partial") else []
+        elif named and not any(path.startswith(root.rstrip(b"/") + b"/") for root in named):
+            continue
+        elif (file.state == "partial" and code == BUG) or (file.state in states and code not in FINAL):
             found.append(path)
-        elif file.state in states and (not named or any(path.startswith(root.rstrip(b"/") + b"/") for root in named)):
-            final = file.problem is not None and file.problem.get("code") in FINAL
-            found += [] if final else [path]
     return sorted(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from vfindex.indexer.discover import Found
@@ -24,6 +25,7 @@ from vfindex.indexer.pipeline import (
     speech_coverage,
     speech_vectors,
     text_vector,
+    time_share,
     with_sidecars,
 )
 from vfindex.indexer.reading import Wanted, items_of
@@ -208,11 +210,13 @@ def listen(
     listener = listener_of(prepared, options, speech)
     if listener is None:
         return end, None
-    for item in items_of(prepared.found.location.path, plan, Wanted(None, 1, audio=True), decoder):
-        if isinstance(item, AudioBlock):
-            listener.feed(item)
-        elif isinstance(item, ReadEnd):
-            end = item
+    wanted = Wanted(None, 1, audio=True, share=time_share(prepared, plan))
+    with closing(items_of(prepared.found.location.path, plan, wanted, decoder)) as items:
+        for item in items:
+            if isinstance(item, AudioBlock):
+                listener.feed(item)
+            elif isinstance(item, ReadEnd):
+                end = item
     return end, listener.finish()
 
 

@@ -11,13 +11,14 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from vfindex.indexer.models import LibraryModels
-from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard
+from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard, survived
 from vfindex.storage.errors import Problem, VfindexError
 from vfindex.storage.records import Setup
 
@@ -196,7 +197,8 @@ class EncodeWorker:
             self._shared.desk.release(parcel.job, parcel.part)  # it was copied out of the object store
             killed = self._shared.killed("encode", parcel.job, parcel.part) if parcel.pictures else None
             if self._encoder is not None:
-                yield table_of(killed or encoded(parcel, self._encoder))
+                encode = partial(encoded, encoder=self._encoder)
+                yield table_of(killed or survived(parcel, "encode", encode))
 
 
 class ListenWorker:
@@ -211,4 +213,5 @@ class ListenWorker:
         for parcel in payloads(table):
             killed = self._shared.killed("listen to", parcel.job, parcel.part) if parcel.rest else None
             if self._text is not None:
-                yield table_of(killed or heard(parcel, self._speech, self._text))
+                listen = partial(heard, speech=self._speech, text=self._text)
+                yield table_of(killed or survived(parcel, "transcribe", listen))

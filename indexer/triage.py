@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from vfindex.indexer.discover import Failed, Found, Skipped
@@ -19,6 +19,7 @@ from vfindex.storage.records import SEARCHABLE, FileState, KnownStat
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
 
+MAX_TRACES = 20
 Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial", "failed", "skipped"]
 
 
@@ -55,6 +56,16 @@ class Triage:
         self._settled_seen = 0
         self._back: list[bytes] = []
         self.failed_now: set[str] = set()
+        self._traces = 0
+        self._past_bugs = writer.catalog.past_bugs()
+        for path in self._past_bugs:
+            self.known.unsettle(path)
+
+    def reopen(self) -> None:
+        """Let the next pass read wholly what an older vfindex could read in part only, because of a bug."""
+        for found in self.refined:
+            if found.location.path in self._past_bugs:
+                self.writer.catalog.mark_coarse(self._past_bugs[found.location.path])
 
     def changed(self, states: Collection[FileState]) -> Collection[FileState]:
         """Return those files of a folder that are not as the library knows them, and count the others.
@@ -137,14 +148,17 @@ class Triage:
                 self.reworded.append(found)
             else:
                 self.end_file("unchanged")
-        elif found.named:
-            self.todo.append(found)
+        elif found.named or path in self._past_bugs:
+            self.todo.append(replace(found, named=True))
         else:
             self.end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
 
     def end_file(self, how: Ending, problem: Problem | None = None) -> None:
-        """Count a file's end, once."""
+        """Count a file's end, once. Of tracebacks MAX_TRACES are kept: one bug may meet every file of a run."""
         self.report.found += 1
+        if problem is not None and problem.trace:
+            self._traces += 1
+            problem = problem if self._traces <= MAX_TRACES else replace(problem, trace="")
         if problem is not None:
             getattr(self.report, how).append(problem)
         else:

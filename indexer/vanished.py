@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
+from vfindex.indexer.boundary import one_file
 from vfindex.indexer.discover import Found, fingerprint
 from vfindex.indexer.triage import Triage
 from vfindex.storage.counting import counted
@@ -93,7 +94,8 @@ def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
 def _fingerprint(path: bytes) -> str:
     """Return a file's fingerprint, "" where it cannot be read: the run comes to it once more, and says why."""
     try:
-        return fingerprint(path)
+        with one_file(path, "open"):
+            return fingerprint(path)
     except VideoError:
         return ""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select, update
 
 from vfindex.storage import schema
+from vfindex.storage.errors import BUG
 from vfindex.storage.records import Attempt
 from vfindex.storage.snapshot import Snapshot
 
@@ -45,6 +48,16 @@ def attempt_counts(snapshot: Snapshot) -> dict[int, int]:
     a = schema.attempt.c
     counted = select(a.video_id, func.count().label("n")).group_by(a.video_id)
     return {row.video_id: row.n for row in snapshot.stream(counted)}
+
+
+def past_bugs(connection: Connection) -> dict[bytes, int]:
+    """Return path -> video id of files that failed, wholly or in part, by a bug of another version of vfindex."""
+    v, loc = schema.video.c, schema.location.c
+    query = select(loc.path, v.id, v.problem).join_from(schema.location, schema.video)
+    rows = connection.execute(query.where(v.state.in_(("failed", "partial")), v.problem.contains(BUG))).all()
+    here = version("vfindex")
+    told = ((row.path, row.id, json.loads(row.problem)) for row in rows)
+    return {path: key for path, key, problem in told if problem.get("code") == BUG and problem.get("version") != here}
 
 
 def _of(video_id: int) -> Select[Any]:

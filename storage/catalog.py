@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from vfindex.storage import schema
-from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attempts
+from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attempts, past_bugs
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect, translated
 from vfindex.storage.documents import set_documents
@@ -45,7 +45,7 @@ from vfindex.storage.records import (
     Video,
     VideoState,
 )
-from vfindex.storage.replacing import being_made, forget_orphans, give_up, key_to_begin, take_place
+from vfindex.storage.replacing import being_made, forget_orphans, give_up, key_to_begin, take_place, thumbnails
 from vfindex.storage.rows import insert_embedding, inserted, problem_json, video_values
 from vfindex.storage.unit_rows import insert_result, insert_units, pending_units, unit_errors
 
@@ -227,6 +227,11 @@ class Catalog:
         with self.transaction() as connection:
             return noted_attempts(connection, video_id)
 
+    def past_bugs(self) -> dict[bytes, int]:
+        """Return path -> video id of what failed, wholly or in part, by a bug of another version of vfindex."""
+        with self.transaction() as connection:
+            return past_bugs(connection)
+
     def fail_video(
         self,
         fingerprint: str,
@@ -249,6 +254,7 @@ class Catalog:
             "problem": problem_json(problem),
         }
         with self.transaction() as connection:
+            lost = thumbnails(connection, being_made(fingerprint))
             held = give_up(connection, fingerprint)
             if held is not None:
                 kept = {"state": "partial", "problem": problem_json(problem), "coarse": 0, "recognised": 1}
@@ -257,7 +263,8 @@ class Catalog:
                 delete_videos(connection, schema.video.c.fingerprint == fingerprint)
                 held = inserted(connection, insert(schema.video).values(**values))
             insert_attempts(connection, held, attempts)
-            return move_location(connection, held, location)
+            still = set(thumbnails(connection, schema.video.c.id == held))
+            return [*(name for name in lost if name not in still), *move_location(connection, held, location)]
 
     def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
         """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""

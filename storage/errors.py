@@ -22,6 +22,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+# Code of a problem that is no fault of the file: vfindex raised something that it should not.
+BUG = "bug"
 Stage = Literal["discover", "open", "probe", "decode", "transcribe", "encode", "commit"]
 
 
@@ -35,6 +37,7 @@ class Problem:
 
     code: a short stable word for programs (`empty`, `not_a_video`, `playlist`, `truncated`, `killed`, ...).
     reason: what is wrong, in words. next: what the user can do about it.
+    trace: Python's traceback, of a bug that was met by this very run.
     """
 
     path: bytes
@@ -42,6 +45,7 @@ class Problem:
     code: str
     reason: str
     next: str
+    trace: str = ""
 
     def sentence(self) -> str:
         """Return the problem as one line; the path is not escaped for a terminal."""

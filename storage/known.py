@@ -6,7 +6,7 @@ Of 100,000 files most are as they were. They stand in one set, which is filled a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, MutableSet, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ class Known:
     others: path -> what is to be known of the rest.
     """
 
-    def __init__(self, settled: Set[FileState], others: dict[bytes, KnownStat]) -> None:
+    def __init__(self, settled: MutableSet[FileState], others: dict[bytes, KnownStat]) -> None:
         self.settled = settled
         self._others = others
 
@@ -52,6 +52,13 @@ class Known:
     def add(self, known: KnownStat) -> None:
         """Let one more file be known."""
         self._others[known.path] = known
+
+    def unsettle(self, path: bytes) -> None:
+        """Let a settled file count as one that must be read wholly."""
+        state = self._by_path.pop(path, None)
+        if state is not None:
+            self.settled.discard(state)
+            self.add(KnownStat(*state[:3], "partial", recognised=1, beside=state[3], coarse=1))
 
     def unseen(self, seen: Set[bytes], settled_seen: int) -> set[bytes]:
         """Return the paths that are not in `seen`. settled_seen: of how many in `settled` it is known that they are."""

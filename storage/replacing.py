@@ -6,8 +6,6 @@ transaction puts it in the place of the old one, with all its paths.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from vfindex.storage import schema
@@ -48,10 +46,10 @@ def take_place(connection: Connection, video_id: int) -> list[str]:
     if old is not None:
         for table in (schema.location, schema.tombstone):
             connection.execute(update(table).where(table.c.video_id == old).values(video_id=video_id))
-        names = _thumbnails(connection, [old])
+        names = thumbnails(connection, v.id == old)
         delete_videos(connection, v.id == old)
     connection.execute(update(schema.video).where(v.id == video_id).values(fingerprint=fingerprint))
-    kept = set(_thumbnails(connection, [video_id]))
+    kept = set(thumbnails(connection, v.id == video_id))
     return [name for name in names if name not in kept]
 
 
@@ -73,6 +71,8 @@ def forget_orphans(connection: Connection) -> None:
             connection.execute(delete(schema.video).where(v.id == video_id))
 
 
-def _thumbnails(connection: Connection, videos: Collection[int]) -> list[str]:
+def thumbnails(connection: Connection, videos: ColumnElement[bool]) -> list[str]:
+    """Return the names of the thumbnails of these videos' clips."""
     name = schema.clip.c.thumbnail
-    return list(connection.scalars(select(name).where(schema.clip.c.video_id.in_(videos), name.is_not(None))))
+    query = select(name).join_from(schema.clip, schema.video).where(videos, name.is_not(None))
+    return list(connection.scalars(query))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import Connection, insert
@@ -12,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum, pack_frames, pack_vector
 from vfindex.storage.documents import insert_document
-from vfindex.storage.errors import Problem
+from vfindex.storage.errors import BUG, Problem
 from vfindex.storage.records import Clip, Segment, Video
 
 
@@ -29,10 +30,11 @@ def video_values(video: Video) -> dict[str, Any]:
 
 
 def problem_json(problem: Problem | None) -> str | None:
-    """Return a problem as it is stored, without its path; None for none."""
+    """Return a problem as it is stored, without its path, a bug with the version that has it; None for none."""
     if problem is None:
         return None
-    return json.dumps({"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next})
+    told = {"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next}
+    return json.dumps(told | ({"version": version("vfindex")} if problem.code == BUG else {}))
 
 
 def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip, thumbnail: str | None) -> None:

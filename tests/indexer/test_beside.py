@@ -16,6 +16,7 @@ from library_maker import axis
 from media import Shot, make_video
 
 from vfindex.indexer import ingest as ingest_module
+from vfindex.indexer import refresh as refresh_module
 from vfindex.indexer.beside import signature
 from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, ingest
@@ -25,6 +26,7 @@ from vfindex.indexer.pipeline import Texts
 from vfindex.indexer.refresh import refresh
 from vfindex.indexer.reindex import ReindexSettings, reindex
 from vfindex.indexer.report import Report
+from vfindex.indexer.retry import RetrySettings, retry
 from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.search.engine import SearchEngine
@@ -144,6 +146,28 @@ def test_subtitles_that_come_change_and_go(
     video.with_suffix(".srt").unlink()
     assert (run().reworded, transcript(tmp_path / "lib"), speech.heard) == (1, heard(0, 1, 2), 2)
     assert verify(Library.open(tmp_path / "lib")).clean
+
+
+def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
+    tmp_path: Path, videos: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(videos / "green.mp4", shots=[Shot("green", 2)])
+    assert run().indexed == 2
+    for name in ("red door.mp4", "green.mp4"):
+        subtitle(videos / name, (0.0, 1.0, "the xylophone"))
+    real = refresh_module.speech_coverage
+    calls: list[int] = []
+
+    def broken(*args: Any) -> str:
+        calls.append(1)
+        return real(*args) if len(calls) > 1 else [][0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(refresh_module, "speech_coverage", broken)
+        report = run()
+    assert (report.reworded, len(report.failed), len(report.bugs())) == (1, 1, 1)
+    assert run().unchanged == 2, "it is not tried at every run"
+    assert retry(tmp_path / "lib", [], RetrySettings(models_cache, 1)).indexed == 1
 
 
 def test_the_library_equals_one_that_never_knew_otherwise(

@@ -14,7 +14,7 @@ from media import Shot, make_video
 
 from vfindex.indexer import pipeline
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.ladder import next_care
+from vfindex.indexer.ladder import is_worth_reading, next_care
 from vfindex.indexer.media import Decoder
 from vfindex.indexer.report import Report
 from vfindex.indexer.retry import RetrySettings, chosen, retry
@@ -116,12 +116,28 @@ def test_a_unit_that_breaks_is_read_again_and_then_safely(
     assert tries(tmp_path / "lib") == []
 
 
-def test_one_unit_may_be_lost_and_no_more(
+def test_what_is_committed_stays_however_much_breaks(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patch(patched, Breaks({4.0: lambda *_: True, 8.0: lambda *_: True}))
+        assert [(problem.code, problem.reason) for problem in run().partial] == [("damaged", "its decoder crashed")]
+    assert len(tries(tmp_path / "lib")) == 6
+    with Library.open(tmp_path / "lib").snapshot() as snapshot:
+        assert [clip.end_s for clip in snapshot.clips_of(1)] == [4.0]
+    assert verify(Library.open(tmp_path / "lib")).clean
+    settings = RetrySettings(models_cache, 1)
+    assert retry(tmp_path / "lib", [], settings).found == 0
+    assert retry(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], settings).indexed == 1
+
+
+def test_a_video_whose_first_units_break_is_not_read_further(
+    tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        broken = patch(patched, Breaks({None: lambda *_: True, 4.0: lambda *_: True}))
         assert [problem.code for problem in run().failed] == ["crashed"]
+    assert broken.tries[8.0] == 0, "two broke and none could be read"
     assert len(tries(tmp_path / "lib")) == 6
     settings = RetrySettings(models_cache, 1)
     assert retry(tmp_path / "lib", [], settings).found == 0
@@ -130,6 +146,11 @@ def test_one_unit_may_be_lost_and_no_more(
         report = retry(tmp_path / "lib", [], replace(settings, quarantined=True))
         assert [problem.reason for problem in report.partial] == ["its decoder crashed"]
     assert tries(tmp_path / "lib") == [(1, "safe", "crashed"), (1, "usual", "crashed"), (1, "usual", "crashed")]
+
+
+def test_the_rest_is_worth_reading_while_more_is_read_than_breaks() -> None:
+    assert is_worth_reading(1, 0) and is_worth_reading(2, 3)
+    assert not is_worth_reading(2, 0) and not is_worth_reading(2, 2)
 
 
 def test_a_killed_run_goes_on_down_the_ladder(tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,53 @@ def test_a_run_on_ray_makes_the_library_of_one_process(tmp_path: Path, models_ca
     assert temporary_folders(ray) == []
 
 
+# What Python runs first in every process: each worker of Ray raises over the second unit.
+BROKEN = """
+import sys
+if any("ray" in part or "vfindex" in part for part in sys.argv + sys.orig_argv):
+    try:
+        from vfindex.indexer import stations
+    except ImportError:
+        pass
+    else:
+        real = stations.encoded
+        def encoded(parcel, encoder):
+            if parcel.job == 2:
+                raise ValueError("a bug")
+            return real(parcel, encoder)
+        stations.encoded = encoded
+"""
+
+
+def test_a_worker_that_raises_costs_one_file(
+    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
+    (tmp_path / "videos").mkdir()
+    for number in range(3):
+        make_video(tmp_path / "videos" / f"{number}.mp4", shots=[Shot("red", 1 + number)])
+    run = RayRun(
+        models_cache,
+        tmp_path / "library",
+        "ingest",
+        tmp_path / "videos",
+        "--runner",
+        "ray",
+        "--no-asr",
+        "--workers",
+        "1",
+    )
+    code, out, err = run.end()
+    report = json.loads(out)
+    assert (code, report["indexed"]) == (70, 2), err
+    [failed] = report["failed"]
+    assert failed["code"] == "bug" and failed["traceback"].rstrip().endswith("ValueError: a bug")
+    assert "this is a bug of vfindex" in err
+    assert run.left() == []
+
+
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, models_cache: Path, presses: int) -> None:
     videos = tmp_path / "videos"

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from media import Shot, make_video
 
+from vfindex.indexer import parcels
 from vfindex.indexer.discover import Found, discover, fingerprint
 from vfindex.indexer.dispatch import MAX_BREAKS, Dispatch
 from vfindex.indexer.encoders import Pixels
 from vfindex.indexer.media import Decoder
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard
+from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard, survived
 from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare
 from vfindex.indexer.stations import MAX_TRIES, DeskBook, Shared, payloads, table_of
 from vfindex.storage.errors import ClusterError, Problem, VideoError
@@ -77,12 +78,12 @@ def test_parcels_make_the_unit_of_one_process(prepared: Prepared, decoder: Decod
     dispatch = Dispatch()
     future = dispatch.submit(prepared, plan, OPTIONS, prepared.found.location.path)
     (job,) = dispatch.ready()
-    parcels = through(job, parcel_bytes)
-    assert (len(parcels) == 1) == (parcel_bytes == 1 << 30)
-    for parcel in [*parcels[1:2], *reversed(parcels)]:  # out of order, and one of them twice
+    sent = through(job, parcel_bytes)
+    assert (len(sent) == 1) == (parcel_bytes == 1 << 30)
+    for parcel in [*sent[1:2], *reversed(sent)]:  # out of order, and one of them twice
         assert not future.done()
         dispatch.arrived(parcel)
-    assert dispatch.arrived(parcels[0]) == job.number  # late
+    assert dispatch.arrived(sent[0]) == job.number  # late
     unit = future.result()
     assert (unit.end, unit.lost, unit.result.coverage) == (whole.end, whole.lost, whole.result.coverage)
     assert unit.result.segments == whole.result.segments
@@ -172,6 +173,31 @@ def test_a_unit_that_kills_its_workers_fails_and_no_other() -> None:
     assert parcel.failure.quarantine
     assert parcel.failure.problem.code == "worker_died"
     assert pickle.loads(pickle.dumps(parcel)) == parcel
+
+
+def test_a_worker_that_raises_gives_its_unit_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatch, future, job = job_of(prepared, prepared.found.location.path)
+
+    def broken(*_: object) -> Parcel:
+        raise ValueError("a bug")
+
+    parcel = survived(Parcel(job.number, 0), "encode", broken)
+    (arrived,) = payloads(table_of(parcel))
+    assert heard(encoded(arrived, ENCODERS.image), None, ENCODERS.text).failure == arrived.failure
+    assert dispatch.arrived(arrived) == job.number
+    with pytest.raises(VideoError) as caught:
+        future.result()
+    problem = caught.value.problem
+    assert (problem.path, problem.code) == (
+        prepared.found.location.path,
+        "bug",
+    ) and "ValueError: a bug" in problem.trace
+
+    monkeypatch.setattr(parcels, "assemble", broken)  # of the driver's own work on what has come through
+    dispatch, future, job = job_of(prepared, prepared.found.location.path)
+    for parcel in through(job, 1 << 30):
+        dispatch.arrived(parcel)
+    assert "ValueError: a bug" in future.exception().problem.trace
 
 
 def test_what_is_under_way_is_bounded() -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from media import Shot, make_video
 
 from vfindex.indexer import driver, pipeline
+from vfindex.indexer.child import Child
 from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder
-from vfindex.indexer.pipeline import plan_units
+from vfindex.indexer.media import Decoder, Limits, ReadEnd
+from vfindex.indexer.pipeline import Prepared, plan_units, time_share
 from vfindex.indexer.report import Report
 from vfindex.storage.library import Library
-from vfindex.storage.records import UnitPlan
+from vfindex.storage.records import UnitPlan, Video
 
 Run = Callable[[], Report]
 
@@ -95,3 +97,51 @@ def test_a_video_begun_with_other_cuts_goes_on_with_them(
             run()
     assert driver.Driver._finish is real
     assert (run().indexed, {4.0, 8.0} <= starts(tmp_path / "lib")) == (1, True)
+
+
+def test_what_is_kept_of_a_unit_does_not_grow_with_its_frames(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = driver.Driver._finish
+    kept: list[object] = []
+
+    def finish(self: driver.Driver, active: Any) -> None:
+        kept.extend(active.ends)
+        real(self, active)
+
+    monkeypatch.setattr(driver.Driver, "_finish", finish)
+    assert run().indexed == 1
+    assert [type(item) for item in kept] == [ReadEnd] * 3, "neither vectors nor thumbnails"
+
+
+def prepared(size_bytes: int, end_s: float) -> Prepared:
+    video = Video("f", size_bytes, "mov", "h264", 640, 360, 0, 0.0, end_s, end_s, None, has_audio=False)
+    found: Any = None
+    return Prepared(found, video, (), (), (), None, ())
+
+
+def test_a_unit_has_its_share_of_the_time() -> None:
+    gib = 1 << 30
+    film = prepared(4 * gib, 7200.0)
+    share = time_share(film, UnitPlan(1, 600.0, 1200.0))
+    assert share == pytest.approx(2 / 12)
+    assert Limits().cpu_s(4 * gib * share) < 2 * 3600 < Limits().cpu_s(4 * gib) / 5
+    assert time_share(film, UnitPlan(0, None, 600.0)) == time_share(film, UnitPlan(11, 6600.0, None)) == share
+    assert time_share(film, UnitPlan(0)) == 1.0
+    assert time_share(prepared(10_000_000, 7200.0), UnitPlan(0, None, 600.0)) == 1.0, "small files have all of it"
+    lies = prepared(4 * gib, 1e9)
+    assert Limits().cpu_s(4 * gib * time_share(lies, UnitPlan(0, None, 600.0))) > 2000
+
+
+def test_a_unit_is_decoded_within_its_share(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    real = Child._begin
+
+    def begin(self: Child, path: bytes, share: float) -> None:
+        asked.append(share)
+        real(self, path, share)
+
+    monkeypatch.setattr(Child, "_begin", begin)
+    monkeypatch.setattr(pipeline, "RATE_BYTES_S", 0)
+    assert run().indexed == 1
+    assert len([share for share in asked if share < 1]) == 3, "three units"

@@ -1,0 +1,81 @@
+"""Where what goes wrong over one file ends: whatever is raised becomes the file's own error, and the run goes on."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vfindex.indexer.media import NO_RESOURCES
+from vfindex.storage.errors import (
+    BUG,
+    DimensionError,
+    ModelError,
+    Problem,
+    Stage,
+    VfindexError,
+    VideoError,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_TRACE_CHARS = 8000  # of one traceback, its end
+BUG_STEP = "report it with the traceback; vfindex retry, and the next version of vfindex, read it again"
+_MEMORY_STEP = "free some memory or take fewer --workers, then run: vfindex retry"
+_MODEL_STEP = "see to that, then run: vfindex retry"
+_RESOURCES_STEP = "free memory, room in the temporary folder or file handles (ulimit -n), and index it again"
+# The machine's fault, and neither the file's nor a bug.
+_NO_RESOURCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+
+@contextmanager
+def one_file(path: bytes, stage: Stage) -> Iterator[None]:
+    """Raise a VideoError of `path` for whatever is raised inside; what concerns the whole run passes as it is.
+
+    What passes: VideoError, a library that cannot be written, a cluster that is gone, wrong options. A bug has code
+    `bug` and its traceback; it is logged here. Memory that runs out, or a model that fails on a picture, is the file's
+    own; a machine without threads, file handles or room for temporary files has code `no_resources`.
+    """
+    try:
+        yield
+    except Exception as exc:
+        error = _own_error(path, stage, exc)
+        if error is None:
+            raise
+        if error.problem.code == BUG:
+            logger.error("a bug of vfindex, over %r", os.fsdecode(path), exc_info=exc)
+        if exc.__traceback__ is not None:
+            traceback.clear_frames(exc.__traceback__)  # pictures that it would hold
+        raise error from exc
+
+
+def _own_error(path: bytes, stage: Stage, exc: Exception) -> VideoError | None:
+    """Return the error of the file, None where the whole run is concerned."""
+    if isinstance(exc, ModelError):
+        return VideoError(Problem(path, stage, "model", _printable(str(exc)), _MODEL_STEP))
+    if isinstance(exc, VfindexError) and not isinstance(exc, DimensionError):
+        return None
+    if isinstance(exc, MemoryError):
+        return VideoError(Problem(path, stage, "memory", "there was not enough memory for it", _MEMORY_STEP))
+    if lacks_resources(exc):
+        reason = f"this machine has no room for it ({getattr(exc, 'strerror', None) or exc})"
+        return VideoError(Problem(path, stage, NO_RESOURCES, reason, _RESOURCES_STEP))
+    first = str(exc).strip().split("\n", 1)[0][:300]
+    reason = f"vfindex failed on it ({type(exc).__name__}{': ' if first else ''}{first})"
+    trace = "".join(traceback.format_exception(exc))[-MAX_TRACE_CHARS:]
+    return VideoError(Problem(path, stage, BUG, _printable(reason), BUG_STEP, _printable(trace)))
+
+
+def lacks_resources(exc: Exception) -> bool:
+    """Return whether an exception says that the machine has no handles, threads, memory or temporary room left."""
+    if isinstance(exc, RuntimeError):
+        return "start new thread" in str(exc)
+    return isinstance(exc, OSError) and exc.errno in _NO_RESOURCES
+
+
+def _printable(text: str) -> str:
+    """Return text that any database and any stream takes: stray bytes of file names as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,243 @@
+"""Whatever is raised over one file ends this file and not the run; a bug is told with its traceback, exit code 70."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import vfindex
+from media import Shot, make_video
+
+from vfindex.indexer import boundary, driver, pipeline
+from vfindex.indexer.boundary import one_file
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.report import Report
+from vfindex.indexer.retry import RetrySettings, retry
+from vfindex.storage import attempts
+from vfindex.storage.catalog import Catalog
+from vfindex.storage.errors import ClusterError, DimensionError, LibraryError, ModelError, Problem, VideoError
+from vfindex.storage.library import Library
+from vfindex.storage.verify import verify
+from vfindex.storage.writer import Writer
+
+BAD = b"bad.mp4"
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    for number, name in enumerate(("a.mp4", "bad.mp4", "c.mp4")):
+        make_video(tmp_path / "videos" / name, shots=[Shot("red", 1 + number)])
+    return tmp_path / "videos"
+
+
+def run(videos: Path, cache: Path) -> Report:
+    settings = IngestSettings(cache=cache, workers=1, asr=False)
+    return ingest(videos.parent / "lib", [os.fsencode(videos)], settings)
+
+
+def paths(problems: list[Problem]) -> list[tuple[bytes, str]]:
+    return [(os.path.basename(problem.path), problem.code) for problem in problems]
+
+
+def over_bad(real: Callable[..., Any], error: Callable[[], Exception]) -> Callable[..., Any]:
+    """Return a function that does what it did, and raises where an argument is about bad.mp4."""
+
+    def called(*args: Any, **options: Any) -> Any:
+        if any("bad.mp4" in repr(arg) for arg in (*args, *options.values())):
+            raise error()
+        return real(*args, **options)
+
+    return called
+
+
+def test_a_bug_over_one_file_ends_that_file(
+    tmp_path: Path, videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "assemble", over_bad(pipeline.assemble, lambda: ValueError("of no use")))
+        report = run(videos, models_cache)
+        assert (report.indexed, paths(report.failed)) == (2, [(BAD, "bug")])
+        [problem] = report.bugs()
+        assert problem.reason == "vfindex failed on it (ValueError: of no use)"
+        assert problem.trace.rstrip().endswith("ValueError: of no use") and "index_unit" in problem.trace
+        with Library.open(tmp_path / "lib").snapshot() as snapshot:
+            [video] = [video for video in snapshot.videos() if video.state == "failed"]
+            told = [(t.unit, t.care, t.code) for t in attempts.attempts_of(snapshot, video.id)]
+        assert told == [(0, "usual", "bug")]
+    again = run(videos, models_cache)
+    assert (again.unchanged, paths(again.failed), again.bugs()) == (2, [(BAD, "bug")], []), "not tried every night"
+    monkeypatch.setattr(attempts, "version", lambda _: "9.9")
+    newer = run(videos, models_cache)
+    assert (newer.unchanged, newer.indexed, newer.failed) == (2, 1, []), "another vfindex tries it again"
+    assert verify(Library.open(tmp_path / "lib")).clean
+
+
+def test_a_bug_over_one_unit_leaves_the_others(
+    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
+    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "bad.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 3)])
+    real = pipeline.assemble
+
+    def assemble(prepared: Any, plan: Any, *rest: Any) -> Any:
+        if plan.number == 1:
+            raise RuntimeError("not this one")
+        return real(prepared, plan, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "assemble", assemble)
+        report = run(tmp_path / "videos", models_cache)
+    assert (paths(report.partial), len(report.bugs())) == ([(BAD, "bug")], 1)
+    with Library.open(tmp_path / "lib").snapshot() as snapshot:
+        assert [clip.start_s for clip in snapshot.clips_of(1)] == [0.0, 8.0]
+    assert run(tmp_path / "videos", models_cache).unchanged == 1
+    with monkeypatch.context() as newer:
+        newer.setattr(attempts, "version", lambda _: "9.9")
+        newer.setattr(pipeline, "assemble", assemble)
+        assert len(run(tmp_path / "videos", models_cache).bugs()) == 1
+    assert retry(tmp_path / "lib", [], RetrySettings(models_cache, 1)).indexed == 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (pipeline, "plan_units"),  # prepare
+        (driver, "fingerprint"),
+        (Catalog, "resumable"),
+        (Catalog, "begin_video"),
+        (Writer, "commit_unit"),
+        (Catalog, "finish_video"),
+        (driver, "partial_problem"),
+    ],
+)
+def test_a_bug_of_the_driver_ends_that_file_too(
+    videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    real = getattr(owner, name)
+    calls = 0
+
+    def second(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyError(name)
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, second)
+    report = run(videos, models_cache)
+    assert (report.indexed, paths(report.failed), report.adds_up()) == (2, [(BAD, "bug")], True)
+    assert verify(Library.open(videos.parent / "lib")).clean
+
+
+def test_a_copy_that_cannot_be_entered_does_not_end_the_run(
+    videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (videos / "copy.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    monkeypatch.setattr(driver, "retitle", over_bad(driver.retitle, RuntimeError))
+    monkeypatch.setattr(driver, "describe", lambda *_: 1 / 0)
+    report = run(videos, models_cache)
+    assert (report.indexed, paths(report.failed)) == (3, [(b"copy.mp4", "bug")])
+
+
+def test_records_that_cannot_be_are_the_files_own(
+    videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip twice: SQLite refuses the second, and nothing of the unit stays."""
+    real = pipeline.assemble
+
+    def doubled(prepared: Any, *rest: Any) -> Any:
+        from dataclasses import replace
+
+        indexed = real(prepared, *rest)
+        if not prepared.found.location.path.endswith(BAD):
+            return indexed
+        return replace(indexed, result=replace(indexed.result, clips=indexed.result.clips * 2))
+
+    monkeypatch.setattr(pipeline, "assemble", doubled)
+    report = run(videos, models_cache)
+    assert (report.indexed, paths(report.failed)) == (2, [(BAD, "bug")])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ModelError("the model did not fit"), "model"),
+        (MemoryError(), "memory"),
+        (RuntimeError("can't start new thread"), "no_resources"),
+        (OSError(errno.ENOSPC, "full"), "no_resources"),
+        (OSError(errno.EMFILE, "too many open files"), "no_resources"),
+        (DimensionError("7 numbers, not 512"), "bug"),
+        (OSError(errno.EIO, "input/output error"), "bug"),
+        (UnicodeError("\udcff"), "bug"),
+    ],
+)
+def test_what_belongs_to_a_file(error: Exception, code: str) -> None:
+    with pytest.raises(VideoError) as caught, one_file(b"/v.mp4", "decode"):
+        raise error
+    problem = caught.value.problem
+    assert (problem.path, problem.stage, problem.code) == (b"/v.mp4", "decode", code)
+    assert bool(problem.trace) == (code == "bug")
+    problem.trace.encode(), problem.reason.encode()
+
+
+@pytest.mark.parametrize("error", [LibraryError("full"), ClusterError("gone"), KeyboardInterrupt()])
+def test_what_concerns_the_run(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, one_file(b"/v.mp4", "decode"):
+        raise error
+    assert caught.value is error
+
+
+BROKEN = """
+import sys
+from vfindex.indexer import pipeline
+real = pipeline.describe
+def describe(path, *rest):
+    if path.endswith(b"bad.mp4"):
+        raise ValueError("a bug")
+    return real(path, *rest)
+pipeline.describe = describe
+from vfindex.cli.app import main
+main()
+"""
+
+
+def test_the_command_line_tells_a_bug_at_its_end(tmp_path: Path, videos: Path, models_cache: Path) -> None:
+    library = ("--library", str(tmp_path / "lib"))
+    command = [sys.executable, "-P", "-c", BROKEN, "ingest", str(videos), *library, "--no-asr"]
+    environment = os.environ | {"VFINDEX_CACHE": str(models_cache)}
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, timeout=230)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["indexed"]) == (70, 2), done.stderr.decode()
+    [failed] = report["failed"]
+    assert failed["path"].endswith("bad.mp4") and failed["code"] == "bug"
+    assert failed["traceback"].rstrip().endswith("ValueError: a bug")
+    told = done.stderr.decode()
+    assert "bad.mp4: vfindex failed on it (ValueError: a bug)" in told and "describe" in told
+    assert told.endswith("this is a bug of vfindex: please report it with the lines above\n")
+    shown = vfindex(models_cache, "runs", "show", "1", *library)
+    assert shown.code == 0 and "  ValueError: a bug\n" in shown.out
+    again = vfindex(models_cache, "ingest", videos, *library, "--no-asr", "--json")
+    assert (again.code, again.document()["failed"][0]["code"]) == (1, "bug")
+    assert vfindex(models_cache, "retry", *library, "--json").document()["indexed"] == 1
+
+
+def test_one_bug_in_every_file_does_not_flood_the_report(
+    videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vfindex.indexer import triage
+
+    monkeypatch.setattr(triage, "MAX_TRACES", 1)
+    monkeypatch.setattr(pipeline, "describe", lambda *_: 1 / 0)
+    report = run(videos, models_cache)
+    assert (len(report.failed), len(report.bugs())) == (3, 1)
+    assert len(report.bugs()[0].trace) <= boundary.MAX_TRACE_CHARS
