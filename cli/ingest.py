@@ -28,7 +28,7 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints
 from vfindex.cli.trust import keep_trust
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem
@@ -203,6 +203,7 @@ def print_report(report: Report) -> None:
     for word, problems in (*kinds, ("left alone", report.left_alone), ("note", report.notes)):
         for problem in problems:
             say(f"{word}: {_line(problem)}")
+    say_hints(report.hints)
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
     counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
     for word in ("reworded", "coarse", "vanished"):

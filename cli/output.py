@@ -6,7 +6,11 @@ import json
 import os
 import sys
 import unicodedata
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vfindex.storage.records import Hint
 
 # Characters that order text or hide in it: with them a name can show what it is not (Unicode TR 36, section 2.4).
 # The joiners U+200C and U+200D stay: Persian, Hindi and emoji are not themselves without them.
@@ -45,6 +49,12 @@ def print_json(document: dict[str, Any]) -> None:
 def say(line: str) -> None:
     """Print a line for people on standard error."""
     print(plain(line), file=sys.stderr, flush=True)
+
+
+def say_hints(hints: Iterable[Hint]) -> None:
+    """Print hints on standard error, a line each."""
+    for hint in hints:
+        say(f"hint: {hint.text}")
 
 
 def shortened(text: str, chars: int) -> str:

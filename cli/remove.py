@@ -28,16 +28,15 @@ def command(
     folder = library_folder(library)
     Library.open(folder)
     with writing(folder) as writer:
-        for candidate in known_as(path):
-            locations, videos, thumbnails = writer.catalog.remove(candidate)
-            if locations:
-                break
+        typed = known_as(path)
+        chosen = writer.catalog.path_of(typed) or typed[0]
+        locations, videos, thumbnails = writer.catalog.remove(chosen)
         writer.discard_thumbnails(thumbnails)
         if writer.catalog.change():
             writer.publish()  # also what a call that was killed had left to do
     if not locations:
         raise LibraryError(f"{plain(path)} is not in this library; `vfindex status` tells what is")
     if json:
-        print_json({"path": os.fsdecode(candidate), "locations": locations, "videos": videos})
+        print_json({"path": os.fsdecode(chosen), "locations": locations, "videos": videos})
     else:
         print(f"forgot {counted(locations, 'file')}, {counted(videos, 'video')}")

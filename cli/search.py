@@ -13,7 +13,7 @@ import typer
 
 from vfindex.cli.explain import decimals, explained, write_sheet
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
-from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
+from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
 from vfindex.search.confidence import LABELS, Label
 from vfindex.search.query import COMBINATIONS, Combination
 from vfindex.storage.errors import UsageError
@@ -95,8 +95,7 @@ def command(
         told = {"confident": _is_confident(hits), "hints": [asdict(hint) for hint in found.hints]}
         print_json({**asked, **told, "hits": [hit_to_dict(hit) for hit in hits]})
         return
-    for hint in found.hints:
-        say(f"hint: {hint.text}")
+    say_hints(found.hints)
     if not hits:
         say(_NOTHING_CONFIDENT if found else _NOTHING)
     else:

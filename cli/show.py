@@ -48,10 +48,10 @@ def command(
 
 
 def _find(snapshot: Snapshot, path: str) -> StoredVideo:
-    for candidate in known_as(path):
-        found = snapshot.video_at(candidate)
-        if found is not None:
-            return found
+    known = snapshot.path_of(known_as(path))
+    found = None if known is None else snapshot.video_at(known)
+    if found is not None:
+        return found
     name = plain(path)
     if os.path.isdir(path):
         raise LibraryError(f"{name} is a folder; name one of its videos")

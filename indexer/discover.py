@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fnmatch
 import hashlib
 import logging
 import os
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 
 from vfindex.indexer.beside import FolderSidecars, list_sidecars, sidecar_suffix, signature, subtitle_folder_files
 from vfindex.storage.errors import Problem, Stage, VideoError
+from vfindex.storage.names import composed, glob_pattern
 from vfindex.storage.records import FileState, Location
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ Sift = Callable[[Collection[FileState]], Collection[FileState]]
 class _Walk:
     """What one call of `discover` remembers: folders entered, files given by name, folders closed to it."""
 
-    is_excluded: Callable[[bytes, bytes, bool], bool] | None
+    is_excluded: Exclusions | None
     avoid: frozenset[bytes]
     sift: Sift
     named_files: set[bytes] = field(default_factory=set)
@@ -119,7 +119,7 @@ class _Walk:
 def discover(
     paths: Sequence[bytes],
     *,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | Exclusions = (),
     avoid: Sequence[bytes] = (),
     sift: Sift = lambda states: states,
 ) -> Iterator[Discovered]:
@@ -131,12 +131,14 @@ def discover(
     Order: as named; in a folder first its files, then its folders, each sorted by bytes. No file comes twice, however
     the named paths overlap. All paths are absolute bytes and need not be UTF-8.
 
-    exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, upper and lower case told
-    apart. A file or folder is left out if a glob matches its base name or its path relative to the named folder; a glob
-    ending in `/` matches folders only. Of a named file only the base name is tried; a named folder is always entered.
+    exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, or these very brackets; upper
+    and lower case are told apart, accents are the same however composed. A file or folder is left out if a glob matches
+    its base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
+    only the base name is tried; a named folder is always entered.
     avoid: folders that are never entered (the library itself). sift: keeps back what need not be told.
     """
-    walk = _Walk(_excluder(exclude), frozenset(os.path.realpath(path) for path in avoid), sift)
+    exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)
+    walk = _Walk(exclusions or None, frozenset(os.path.realpath(path) for path in avoid), sift)
     roots = [_resolve(path) for path in paths]
     walk.named_files.update(root for root in roots if isinstance(root, bytes) and not os.path.isdir(root))
     seen: set[bytes] = set()
@@ -340,27 +342,31 @@ def _location(path: bytes, found: os.stat_result, beside: Sequence[bytes]) -> Lo
     return Location(path, found.st_size, found.st_mtime_ns, found.st_ino, signature(path, beside))
 
 
-def _excluder(globs: Sequence[str]) -> Callable[[bytes, bytes, bool], bool] | None:
-    """Return a test of (base name, relative path, is a folder) against the globs, None where there are none.
+class Exclusions:
+    """A test of names against globs; the rule stands in `discover`. unmatched: those that have matched nothing yet."""
 
-    The rule stands in `discover`.
-    """
-    anything = [glob for glob in globs if glob and not glob.endswith("/")]
-    for_folders = anything + [glob.rstrip("/") for glob in globs if glob.endswith("/")]
-    if not for_folders:
-        return None
-    patterns = {False: _pattern(anything), True: _pattern(for_folders)}
+    def __init__(self, globs: Sequence[str]) -> None:
+        self.unmatched = list(dict.fromkeys(glob for glob in globs if glob.strip("/")))
+        self._one = {glob: re.compile(rf"{glob_pattern(glob.rstrip('/'))}\Z") for glob in self.unmatched}
+        self._any = {is_folder: self._together(is_folder) for is_folder in (False, True)}
 
-    def is_excluded(name: bytes, relative: bytes, is_folder: bool) -> bool:
-        matches = patterns[is_folder].match
-        return bool(matches(os.fsdecode(name)) or matches(os.fsdecode(relative)))
+    def __bool__(self) -> bool:
+        return bool(self._one)
 
-    return is_excluded
+    def __call__(self, name: bytes, relative: bytes, is_folder: bool) -> bool:
+        """Return whether a file or folder is excluded by its base name, or by its path relative to the named folder."""
+        names = [composed(os.fsdecode(each)) for each in (name, relative)]
+        matches = self._any[is_folder].match
+        if not any(map(matches, names)):
+            return False
+        for glob in [glob for glob in self.unmatched if is_folder or not glob.endswith("/")]:
+            if any(map(self._one[glob].match, names)):
+                self.unmatched.remove(glob)
+        return True
 
-
-def _pattern(globs: Sequence[str]) -> re.Pattern[str]:
-    nothing = r"(?!)"
-    return re.compile("|".join(fnmatch.translate(glob) for glob in globs) or nothing)
+    def _together(self, is_folder: bool) -> re.Pattern[str]:
+        chosen = [each.pattern for glob, each in self._one.items() if is_folder or not glob.endswith("/")]
+        return re.compile("|".join(chosen) or r"(?!)")
 
 
 def _hashed_ranges(size: int) -> list[tuple[int, int]]:

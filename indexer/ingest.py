@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vfindex.indexer.discover import discover
+from vfindex.indexer.discover import Exclusions, discover
 from vfindex.indexer.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.models import (
     LibraryModels,
@@ -31,7 +31,7 @@ from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.storage.errors import UsageError
-from vfindex.storage.records import Setup
+from vfindex.storage.records import Hint, Setup
 from vfindex.storage.roots import Root, remember
 from vfindex.storage.settings import recognises, set_recognises
 from vfindex.storage.writer import Writer, writing
@@ -73,7 +73,9 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         run.report.run_id = writer.catalog.begin_run(settings.command)
         remember(writer.catalog, _roots(folder, paths, settings.exclude))
         avoid = [os.fsencode(folder)]
-        run.sort(discover(paths, exclude=settings.exclude, avoid=avoid, sift=run.changed))
+        exclude = Exclusions(settings.exclude)
+        run.sort(discover(paths, exclude=exclude, avoid=avoid, sift=run.changed))
+        run.report.hints += [] if run.report.interrupted else map(_unmatched, exclude.unmatched)
         run.bring_back()
         if run.has_work():
             work(run, setup, settings)
@@ -82,6 +84,11 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
     if hint and is_new and settings.choice == Choice() and not run.report.interrupted:
         watcher.say(hint)
     return run.report
+
+
+def _unmatched(glob: str) -> Hint:
+    words = "it is compared with names, and with paths relative to the folder that is ingested"
+    return Hint("exclude", f"--exclude {glob} matches nothing there: {words}")
 
 
 def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:

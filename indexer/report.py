@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vfindex.storage.errors import Problem
+from vfindex.storage.records import Hint
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Report:
     did not come to. left_alone: roots that are missing, or have lost so much at once that nothing of it is believed.
     notes: what is odd about sidecars and subtitle tracks of the videos that were read, or why they were not used; the
     videos are counted elsewhere. left_out: system folders and files that were not entered, by kind.
+    hints: globs of --exclude that match nothing.
     out_of_time: it ended because it was told to end by then. not_published: why the new joint index was not, "" if it
     was or none was due.
     """
@@ -39,6 +41,7 @@ class Report:
     left_alone: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    hints: list[Hint] = field(default_factory=list)
     clips: int = 0
     video_seconds: float = 0.0
     wall_s: float = 0.0
@@ -82,6 +85,7 @@ class Report:
             "left_alone": _rows(self.left_alone, path),
             "notes": _rows(self.notes, path),
             "left_out": dict(sorted(self.left_out.items())),
+            "hints": [asdict(hint) for hint in self.hints],
             "clips": self.clips,
             "video_seconds": round(self.video_seconds, 3),
             "wall_s": round(self.wall_s, 3),

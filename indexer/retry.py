@@ -37,7 +37,8 @@ class RetrySettings:
 def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher: Watcher | None = None) -> Report:
     """Try again what failed at and below `paths`, everywhere if there are none; return what became of each file.
 
-    Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError, ModelError.
+    Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError, ModelError, UsageError (a path may be any
+    of several).
     """
     watcher = watcher or Watcher()
     began = time.monotonic()
@@ -47,7 +48,8 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         if setup is None:
             raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
         known = writer.catalog.known_files()
-        files = chosen(known, paths, quarantined=settings.quarantined)
+        named = [writer.catalog.path_of([path]) or path for path in paths]
+        files = chosen(known, named, quarantined=settings.quarantined)
         for path in files:
             if known[path].state == "partial":
                 writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew

@@ -23,7 +23,7 @@ from vfindex.search.encoder import QueryEncoder
 from vfindex.search.filters import filtered, unmatched_globs
 from vfindex.search.grammar import parse
 from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
-from vfindex.search.hints import Hint, hints
+from vfindex.search.hints import hints
 from vfindex.search.likeness import Like, clip_at, stored_picture, with_pictures
 from vfindex.search.pairs import best_pairs
 from vfindex.search.pictures import Pictures
@@ -34,7 +34,7 @@ from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec, setup_from_json
-from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, SegmentSource, Setup
+from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Hint, Modality, SegmentSource, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 

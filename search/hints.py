@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from vfindex.search.query import STOP_WORDS, Query, Term
 from vfindex.storage.folding import folded
+from vfindex.storage.records import Hint
 
 # Words of English that negate what follows, and pairs of them.
 _NEGATIONS = frozenset(["without", "w/o", "no", "not", "except", "excluding"])
@@ -19,14 +18,6 @@ _LEADING, _IDIOMS = frozenset(_LEADING_WORDS.split()), frozenset(_IDIOM_WORDS.sp
 _JOINING = frozenset(["or", "and", "nor"])
 _END_OF_PHRASE = (",", ".", ";", ":", "!", "?")
 _MARKS = ",.;:!?()[]'\"…"
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """kind: for programs; a negation that excludes nothing, a glob of `in:` without a video. text: for people."""
-
-    kind: Literal["negation", "in"]
-    text: str
 
 
 def hints(query: Query, unmatched: Sequence[str]) -> tuple[Hint, ...]:

@@ -46,8 +46,8 @@ class Like:
 def clip_at(snapshot: Snapshot, like: Like) -> StoredClip:
     """Return the clip that covers a time of a video. Raises QueryError if the library has none there."""
     typed = os.fsencode(like.video)
-    places = dict.fromkeys((os.path.realpath(typed), os.path.abspath(typed)))
-    video = next((found for place in places if (found := snapshot.video_at(place)) is not None), None)
+    path = snapshot.path_of([os.path.realpath(typed), os.path.abspath(typed)])
+    video = None if path is None else snapshot.video_at(path)
     if video is None or video.state not in SEARCHABLE:
         raise QueryError(f"{like.video} is not in this library, or not wholly indexed; look it up with: vfindex show")
     clips = snapshot.clips_of(video.id)

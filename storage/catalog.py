@@ -28,6 +28,7 @@ from vfindex.storage.places import (
     fingerprint_at,
     forget_homeless,
     former_paths,
+    known_path,
     move_location,
     put,
     tombstones,
@@ -308,6 +309,14 @@ class Catalog:
                     insert_embedding(connection, clip_id, "text", pack_vector(vector), None)
             set_documents(connection, video_id, documents)
             put(connection, "changed", "stale")
+
+    def path_of(self, typed: Sequence[bytes]) -> bytes | None:
+        """Return which known path, of a file or a folder, is meant by any of these, see `names.resolve`.
+
+        Files that vanished and what was ever ingested by name are known, too. Raises UsageError.
+        """
+        with self.transaction() as connection:
+            return known_path(connection, typed)
 
     def remove(self, path: bytes) -> tuple[int, int, list[str]]:
         """Forget the file at `path`, or every file below the folder `path`, and that these were ever named.

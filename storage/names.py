@@ -63,6 +63,6 @@ def _alike(path: bytes, known: Iterable[bytes]) -> set[bytes]:
     for each in known:
         if not each.isascii():
             place = b"/".join(each.split(b"/")[:parts])
-            if composed(os.fsdecode(place)) == wanted:
+            if place != path and composed(os.fsdecode(place)) == wanted:
                 found.add(place)
     return found

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage import schema
 from vfindex.storage.documents import unindex_documents
+from vfindex.storage.names import resolve
 from vfindex.storage.records import KnownStat, Location
 
 _COPIED = ("path", "video_id", "size_bytes", "mtime_ns", "inode", "beside")
@@ -133,6 +134,20 @@ def fingerprint_at(connection: Connection, path: bytes) -> str | None:
     """Return the fingerprint of what lies at `path` as far as the library knows."""
     query = select(schema.video.c.fingerprint).join_from(schema.location, schema.video)
     return connection.scalar(query.where(schema.location.c.path == path))
+
+
+def known_path(connection: Connection, typed: Sequence[bytes]) -> bytes | None:
+    """Return which known path, of a file or a folder, is meant by any of `typed`, see `names.resolve`."""
+    tables = (schema.location, schema.tombstone, schema.root)
+
+    def is_known(path: bytes) -> bool:
+        query = (select(table.c.path).where(below(table.c.path, path)).limit(1) for table in tables)
+        return any(connection.scalar(each) is not None for each in query)
+
+    def known() -> list[bytes]:
+        return [path for table in tables for path in connection.scalars(select(table.c.path))]
+
+    return resolve(typed, is_known, known)
 
 
 def _has(owner: ColumnElement[int]) -> ColumnElement[bool]:

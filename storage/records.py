@@ -24,6 +24,17 @@ FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """What a user may have meant otherwise; it changes no result. text: a line for people.
+
+    kind: a negation that excludes nothing, a glob of `in:` or of `--exclude` that matches nothing.
+    """
+
+    kind: Literal["negation", "in", "exclude"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of transcript: what is said in [start_s, end_s).
 

@@ -19,6 +19,7 @@ from vfindex.storage.database import Unchanged, begin_reading, translated
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import check_readable, complete_schema
+from vfindex.storage.names import resolve
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
 from vfindex.storage.spans import FEW_VIDEOS, clip_spans, clips_near, clips_of_few, expanded
 from vfindex.storage.words import Words
@@ -347,6 +348,13 @@ class Snapshot:
         loc = schema.location.c
         rows = self._rows(select(loc.video_id).where(loc.path == path))
         return self.videos([rows[0].video_id])[0] if rows else None
+
+    def path_of(self, typed: Sequence[bytes]) -> bytes | None:
+        """Return the path of the video that is meant by any of these paths, see `names.resolve`. Raises UsageError."""
+        return resolve(typed, lambda path: self.video_at(path) is not None, self._paths)
+
+    def _paths(self) -> list[bytes]:
+        return [path for (path,) in self._fetched("SELECT path FROM location")]
 
     def segments(self, video_id: int) -> list[Segment]:
         """Return a video's transcript in order of time."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.discover import Discovered, Failed, Found, Skipped, discover, fingerprint
+from vfindex.indexer.discover import Discovered, Exclusions, Failed, Found, Skipped, discover, fingerprint
+from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.storage.errors import VideoError
 
 
@@ -302,3 +303,29 @@ def test_failed_and_skipped_are_told_apart_by_type(root: Path) -> None:
     put(root, "p.png")
     (found,) = walk(root)
     assert isinstance(found, Skipped) and not isinstance(found, Failed)
+
+
+def test_brackets_mean_themselves_too_and_accents_are_composed_either_way(root: Path) -> None:
+    for name in ("[2024] Trip", "Cafe\u0301", "keep"):
+        (root / name).mkdir()
+        (root / name / "a.mp4").write_bytes(b"v")
+    assert names(walk(root, exclude=["[2024] Trip", "Caf\u00e9/"]), root) == ["keep/a.mp4"]
+    assert names(walk(root, exclude=["[2024] Trip/*", "Cafe\u0301/*"]), root) == ["keep/a.mp4"]
+
+
+def test_a_glob_that_matches_nothing_is_known(root: Path) -> None:
+    (root / "raw").mkdir()
+    (root / "raw" / "a.mp4").write_bytes(b"v")
+    (root / "b.mp4").write_bytes(b"v")
+    exclusions = Exclusions(["raw", "raw/", "*.mp4", "b.mp4/", "RAW", "", "*.mkv"])
+    assert not list(discover([os.fsencode(root)], exclude=exclusions))
+    assert exclusions.unmatched == ["b.mp4/", "RAW", "*.mkv"]
+
+
+def test_ingest_tells_globs_that_match_nothing(tmp_path: Path, root: Path, models_cache: Path) -> None:
+    (root / "[2024] Trip").mkdir()
+    settings = IngestSettings(cache=models_cache, asr=False, exclude=("[2024] Trip", "[2025] Trip"))
+    report = ingest(tmp_path / "library", [os.fsencode(root)], settings)
+    [hint] = report.hints
+    assert hint.kind == "exclude" and hint.text.startswith("--exclude [2025] Trip matches nothing")
+    assert report.to_dict(os.fsdecode)["hints"] == [{"kind": "exclude", "text": hint.text}]
