@@ -14,6 +14,7 @@ from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.counting import counted
 from vfindex.storage.rows import clip_checksum
+from vfindex.storage.scripts import index_form
 from vfindex.storage.snapshot import Snapshot
 
 _REPAIR = "; run: vfindex repair"
@@ -62,7 +63,8 @@ def false_words(engine: Engine) -> list[str]:
         with engine.connect() as connection:
             if strays := connection.execute(query).scalar_one():
                 return [f"full text search has other words for {counted(strays, 'segment')} of transcript{_REPAIR}"]
-            wanted = sum(any(map(str.isalnum, words)) for words in connection.scalars(select(schema.document.c.text)))
+            texts = connection.scalars(select(schema.document.c.text))
+            wanted = sum(any(map(str.isalnum, index_form(words))) for words in texts)
         found = indexed_documents(engine)
     except DBAPIError as exc:
         return [f"the words of full text search cannot be read ({exc.orig}){_REPAIR}"]

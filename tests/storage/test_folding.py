@@ -171,3 +171,14 @@ def test_words_of_a_video_leave_the_index_with_it(tmp_path: Path) -> None:
 @given(st.text())
 def test_the_index_form_of_an_index_form_has_the_same_words(words: str) -> None:
     assert index_form(index_form(words)).split() == index_form(words).split()
+
+
+def test_a_title_of_marks_alone_is_not_missing_from_the_index(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(
+            writer, "a", [clip(visual=axis(0))], documents=[Document("title", "\u02bc"), Document("tag", "\u0640")]
+        )
+    engine = connect(tmp_path / "library.db", write=False)
+    assert false_words(engine) == []
+    engine.dispose()
