@@ -68,7 +68,7 @@ WORDS = (
     "horse",
 )
 # What an engine keeps of questions until somebody commits.
-ASKED = ("filtered", "clips of videos", "documents of videos", "held", "document frequencies")
+ASKED = ("filtered", "globs", "clips of videos", "documents of videos", "held", "document frequencies")
 # What a question spends its time on. Vectors are read within scoring.
 PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((QueryEncoder, "encode"),),
