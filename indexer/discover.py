@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vfindex.indexer.beside import FolderSidecars, list_sidecars, sidecar_suffix, signature, subtitle_folder_files
+from vfindex.indexer.system_names import APPLE_DOUBLE, system_kind
 from vfindex.storage.errors import Problem, Stage, VideoError
 from vfindex.storage.names import composed, glob_pattern
 from vfindex.storage.records import FileState, Location
@@ -48,20 +49,6 @@ _NEAR_MISS_WORDS = {
     "flash": ("a Flash programme, not a video", "convert it to .mp4"),
     "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
 }
-
-# What recyclers, network disks and synchronisers keep: copies and previews, that nobody asks for. Lower case.
-_SYSTEM_NAMES = {
-    "recycle bin": b"$recycle.bin recycler recycled .trash .trashes #recycle @recycle .recycle trashbox",
-    "preview folder": b"@eadir .@__thumb @__thumb .thumbnails .thumbs",
-    "snapshot folder": b".snapshot .snapshots #snapshot @snapshot ~snapshot @recently-snapshot .zfs",
-    "sync folder": b".stfolder .stversions .dropbox.cache .sync .syncthing .owncloudsync .tmp.drivedownload",
-    "system folder": b"lost+found .spotlight-v100 .fseventsd .appledouble .appledb .appledesktop .temporaryitems "
-    b".documentrevisions-v100 .pkinstallsandboxmanager @tmp @database @appstore #dev",
-}
-_SYSTEM_KINDS = {name: kind for kind, names in _SYSTEM_NAMES.items() for name in names.split()}
-_SYSTEM_KINDS |= {b"system volume information": "system folder", b"network trash folder": "recycle bin"}
-_TRASH_OF_A_USER = re.compile(rb"\.trash-\d+")  # freedesktop.org
-_APPLE_DOUBLE = "AppleDouble file"  # `._clip.mp4`: what macOS keeps of a file on foreign disks, no video
 
 FINGERPRINT_VERSION = "a"  # changes whenever what is hashed changes, so that old and new can never be taken for equal
 FINGERPRINT_BLOCK_BYTES = 1 << 20
@@ -266,15 +253,11 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
 
 
 def _system_item(entry: os.DirEntry[bytes]) -> Skipped | None:
-    """Return what kind of system folder or file an entry is, None where it is none."""
-    name = entry.name.lower()
-    if name.startswith(b"._"):
-        kind = _APPLE_DOUBLE if _extension(name) in VIDEO_EXTENSIONS else ""
-    else:
-        kind = _SYSTEM_KINDS.get(name) or ("recycle bin" if _TRASH_OF_A_USER.fullmatch(name) else "")
-        kind = kind if kind and entry.is_dir(follow_symlinks=False) else ""
+    """Return a system folder, or a file of one's kind with a video's extension; None for all else."""
+    kind = system_kind(entry.name)
+    is_meant = _is_video_name(entry.name) if kind == APPLE_DOUBLE else kind and entry.is_dir(follow_symlinks=False)
     words = (f"it is a {kind}", "name it on the command line if you want what it holds")
-    return Skipped(Problem(entry.path, "discover", "system", *words), kind) if kind else None
+    return Skipped(Problem(entry.path, "discover", "system", *words), kind) if is_meant else None
 
 
 def _is_video_name(name: bytes) -> bool:

@@ -32,6 +32,7 @@ from vfindex.indexer.subtitles import (
     notes_of,
     sidecar_transcript,
     track_order,
+    use_of,
 )
 from vfindex.indexer.titles import describe
 from vfindex.indexer.transcribe import Listener, Speech, Transcript
@@ -179,7 +180,7 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
     chosen = sidecar_transcript(path, found.sidecar_candidates, probe.end_s)
     if chosen.segments:
         return chosen
-    problems, notes = list(chosen.problems), list(chosen.notes)
+    problems, notes, words = list(chosen.problems), list(chosen.notes), [chosen.words]
     for group in track_order(probe.subtitles):
         texts: list[SubtitleText] = []
         for position in group[:MAX_TRACKS_COMPARED]:
@@ -192,11 +193,12 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
                 problems.append(replace(exc.problem, stage="transcribe"))  # pictures and sound may be whole
                 continue
             notes += notes_of(path, text, f"its subtitle track {track.index}: ")
+            words += [f"subtitle track {track.index}: {use_of(text)}"] if text.oddities else []
             texts.append(text)
         if any(text.segments for text in texts):
             chosen = replace(chosen, segments=texts[fullest(texts)].segments)
             break
-    return replace(chosen, problems=tuple(problems), notes=tuple(notes))
+    return replace(chosen, problems=tuple(problems), notes=tuple(notes), words="; ".join(filter(None, words)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from vfindex.storage.records import Segment, SegmentSource
 
 MAX_SIDECAR_BYTES = 10_000_000  # the subtitles of a 3-hour film are 0.2 MB, with karaoke effects 5 MB
 LATE_SHARE = 0.1  # of the subtitles; fewer beyond the end are credits of a longer cut
+MAX_TRIED = 20  # files of a video that are read in search of one with subtitles
 MAX_SHOWN = 20  # sidecars of a video that `show` lists
 _VTT_LANGUAGE = re.compile(r"^Language:\s{0,10}([A-Za-z][\w-]{1,30})\s*$", re.MULTILINE)
 
@@ -83,10 +84,11 @@ def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None, end_
     notes: list[Problem] = []
     lines: list[str] = []
     segments: tuple[Segment, ...] = ()
-    for sidecar in ranked:
+    for n, sidecar in enumerate(ranked):
         name, path = os.fsdecode(sidecar), os.path.join(folder, sidecar)
-        if segments:
-            lines.append(f"{name}: not used, another was preferred")
+        if segments or n >= MAX_TRIED:
+            why = "another was preferred" if segments else f"the first {MAX_TRIED} hold no subtitles"
+            lines.append(f"{name}: not used, {why}")
             continue
         try:
             text = read_sidecar(path, marks_of(video, sidecar).language, end_s)
@@ -98,7 +100,7 @@ def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None, end_
             continue
         segments = text.segments
         notes += notes_of(path, text)
-        lines.append(f"{name}: {_use_of(text)}")
+        lines.append(f"{name}: {use_of(text)}")
     lines += [f"{os.fsdecode(sidecar)}: not used, {reason}" for sidecar, _, reason in unread]
     if not segments:
         notes += [_problem(os.path.join(folder, sidecar), code, reason) for sidecar, code, reason in unread]
@@ -186,7 +188,7 @@ def _clock(time_s: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def _use_of(text: SubtitleText) -> str:
+def use_of(text: SubtitleText) -> str:
     """Return whether and how a file is used, for `show`."""
     reasons = "; ".join(reason for _, reason in text.oddities)
     if not text.segments:

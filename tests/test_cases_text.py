@@ -20,6 +20,8 @@ NAMES = (
     "c20_odd.mp4", "c24_rolling.mp4",
 )  # fmt: skip
 
+EMPTY_TRACKS = ("F1_empty_subtitle_track.mkv", "F1_empty_subtitle_track.mp4")
+
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Case:
@@ -31,6 +33,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Case:
     for path in dict.fromkeys(path for name in NAMES for path in case_files(name)):
         copy = shutil.copytree if path.is_dir() else shutil.copyfile
         copy(path, source / path.name)
+    for name in EMPTY_TRACKS:
+        shutil.copyfile(media_folder("fuzz") / name, source / name)
     return ingest_folder(models_cache, source / NAMES[0], source, folder / "library", "--no-asr")
 
 
@@ -53,7 +57,12 @@ def note(cases: Case, name: str) -> dict[str, str]:
 
 def test_every_case_is_indexed_whole(cases: Case) -> None:
     assert cases.report["partial"] == cases.report["failed"] == []
-    assert cases.report["indexed"] == len(NAMES)
+    assert cases.report["indexed"] == len(NAMES) + len(EMPTY_TRACKS)
+
+
+@pytest.mark.parametrize("name", EMPTY_TRACKS)
+def test_a_track_without_a_usable_cue_gives_no_subtitles(cases: Case, name: str) -> None:
+    assert (shown(cases, name)["state"], said(cases, name)) == ("indexed", [])
 
 
 def test_a_flight_log_is_no_speech(cases: Case) -> None:

@@ -28,11 +28,12 @@ MAY_IMPORT = {
 # Heavy or delicate libraries, and the only files that may import them.
 HOMES = {
     "av": ("indexer/decode_*.py", "indexer/demo_media.py"),
+    "charset_normalizer": ("indexer/text_encoding.py",),
     "ctranslate2": ("indexer/whisper_backends.py",),
     "faiss": ("storage/flat.py", "storage/ivf_pq.py"),
     "faster_whisper": ("indexer/whisper_backends.py",),
     "ir_measures": ("search/metrics.py",),
-    "ftfy": ("storage/cleaning.py",),
+    "ftfy": ("storage/cleaning.py", "indexer/text_encoding.py"),
     "huggingface_hub": ("indexer/hub_child.py",),
     "onnx": ("indexer/export.py",),
     "onnxruntime": ("storage/text_encoder.py", "storage/image_encoder.py", "indexer/export.py"),
