@@ -103,7 +103,7 @@ def command(
     if report.interrupted:
         raise typer.Exit(130)
     keep_trust(folder)
-    end_with(report.bugs(), failed=bool(report.failed))
+    end_with(report.bugs(), failed=bool(report.failed or report.not_published))
 
 
 def end_with(found: list[Problem], *, failed: bool) -> None:

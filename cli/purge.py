@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import print_json
+from vfindex.cli.output import print_json, say
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
@@ -40,12 +40,14 @@ def command(
     with writing(folder) as writer:
         files, videos, thumbnails = writer.catalog.purge(before)
         writer.discard_thumbnails(thumbnails)
-        if writer.catalog.change():
-            writer.publish()
-    if json:
-        print_json({"locations": files, "videos": videos})
-    else:
-        print(f"forgot {counted(files, 'file')}, {counted(videos, 'video')}")
+        # What is purged is gone already: said before anything else may fail.
+        if json:
+            print_json({"locations": files, "videos": videos})
+        else:
+            print(f"forgot {counted(files, 'file')}, {counted(videos, 'video')}")
+        refused = writer.publish_changes()
+    if refused:
+        say(refused)
 
 
 def _age(text: str) -> timedelta:

@@ -85,7 +85,7 @@ def command(
         raise typer.Exit(130)
     if report.has_changed() and not report.out_of_time:
         keep_trust(folder)
-    end_with(report.bugs(), failed=bool(report.failed or report.left_alone))
+    end_with(report.bugs(), failed=bool(report.failed or report.left_alone or report.not_published))
 
 
 def _end(until: str | None, max_hours: float | None, now: datetime) -> datetime | None:

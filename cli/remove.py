@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
-from vfindex.cli.output import plain, print_json
+from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryError
 
@@ -32,11 +32,13 @@ def command(
         chosen = writer.catalog.path_of(typed) or typed[0]
         locations, videos, thumbnails = writer.catalog.remove(chosen)
         writer.discard_thumbnails(thumbnails)
-        if writer.catalog.change():
-            writer.publish()  # also what a call that was killed had left to do
+        # What is removed is gone from searches already: said before anything else may fail.
+        if locations and json:
+            print_json({"path": os.fsdecode(chosen), "locations": locations, "videos": videos})
+        elif locations:
+            print(f"forgot {counted(locations, 'file')}, {counted(videos, 'video')}")
+        refused = writer.publish_changes()  # also what a call that was killed had left to do
+    if refused:
+        say(refused)
     if not locations:
         raise LibraryError(f"{plain(path)} is not in this library; `vfindex status` tells what is")
-    if json:
-        print_json({"path": os.fsdecode(chosen), "locations": locations, "videos": videos})
-    else:
-        print(f"forgot {counted(locations, 'file')}, {counted(videos, 'video')}")

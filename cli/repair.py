@@ -58,7 +58,7 @@ def command(
         raise typer.Exit(130)
     if report.run.has_changed():
         keep_trust(folder)
-    end_with(report.run.bugs(), failed=bool(report.run.failed))
+    end_with(report.run.bugs(), failed=bool(report.run.failed or report.run.not_published))
 
 
 def _print(report: RepairReport) -> None:

@@ -65,4 +65,4 @@ def command(
         raise typer.Exit(130)
     if report.has_changed():
         keep_trust(folder)
-    end_with(report.bugs(), failed=bool(report.failed))
+    end_with(report.bugs(), failed=bool(report.failed or report.not_published))

@@ -63,6 +63,7 @@ def command(
         Label | None,
         typer.Option(metavar="LABEL", help=f"Hits of this label or better: {', '.join(LABELS)}."),
     ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Scan every clip, without the index.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each hit is one.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the hits as a picture (PNG).")] = None,
     library: LibraryOption = None,
@@ -82,7 +83,9 @@ def command(
     engine = SearchEngine.open(library_folder(library))
     images = _images(engine, image or [], like or [])
     try:
-        found = engine.search(text, images=images, top_k=top_k, per_video=per_video, weights=weights, combine=combine)
+        found = engine.search(
+            text, images=images, top_k=top_k, per_video=per_video, weights=weights, combine=combine, exact=exact
+        )
     except QueryError as exc:
         if exc.position is not None and text.strip() and not json:
             _point_at(text, exc.position)

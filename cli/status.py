@@ -9,10 +9,12 @@ from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.search.confidence import META_KEY, Calibration
 from vfindex.storage.counting import counted
+from vfindex.storage.errors import IndexUnusable
 from vfindex.storage.records import MODALITIES
 
 if TYPE_CHECKING:
-    from vfindex.storage.snapshot import Snapshot
+    from vfindex.storage.library import Library
+    from vfindex.storage.snapshot import Generation, Snapshot
 
 NAME = "status"
 EXAMPLE = "vfindex status --json"
@@ -28,8 +30,9 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 
     @again_if_changed
     def read() -> dict[str, Any]:
-        with Library.open(folder).snapshot() as snapshot:
-            return _document(folder, snapshot)
+        opened = Library.open(folder)
+        with opened.snapshot() as snapshot:
+            return _document(folder, opened, snapshot)
 
     document = read()
     if json:
@@ -38,7 +41,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         _print(document)
 
 
-def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
+def _document(folder: Path, opened: Library, snapshot: Snapshot) -> dict[str, Any]:
     from vfindex.storage import fusion
     from vfindex.storage.attempts import attempt_counts
     from vfindex.storage.library import setup_from_json
@@ -49,6 +52,7 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     stored, generation, videos = snapshot.get("setup"), snapshot.generation(), snapshot.videos()
     setup = setup_from_json(stored) if stored else None
     form = fusion.Fusion.from_json(snapshot.get(fusion.META_KEY)).form
+    fault = _index_fault(opened, generation)
     return {
         "library": str(folder),
         "preset": setup.preset if setup else None,
@@ -64,8 +68,9 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
         "video_seconds": round(sum(v.end_s - v.start_s for v in videos if v.state in ("indexed", "partial")), 3),
         "confidence": _confidence(snapshot.get(META_KEY)) if form == "concat" else None,
         "fusion": form,
-        "generation": generation.id if generation else None,
-        "clips_in_generation": generation.clips if generation else 0,
+        "generation": generation.id if generation and not fault else None,
+        "clips_in_generation": generation.clips if generation and not fault else 0,
+        "index_problem": fault,
         "problems": [
             {
                 "path": path_text(place.path),
@@ -81,6 +86,16 @@ def _document(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
+def _index_fault(opened: Library, generation: Generation | None) -> str | None:
+    """Return why searches do without the joint index, None where they use it or none is published yet."""
+    try:
+        if generation is not None:
+            opened.open_index(generation)
+    except IndexUnusable as exc:
+        return str(exc)
+    return None
+
+
 def _confidence(stored: str | None) -> dict[str, Any] | None:
     """Return modality -> what was measured of its scores, None before it was."""
     calibration = Calibration.from_json(stored)
@@ -92,10 +107,17 @@ def _confidence(stored: str | None) -> dict[str, Any] | None:
     }
 
 
+def _index_line(document: dict[str, Any]) -> str:
+    if document["index_problem"]:
+        return f"not used: {document['index_problem']}"
+    if not document["generation"]:
+        return "none yet; searches scan the clips"
+    return f"generation {document['generation']}, {counted(document['clips_in_generation'], 'clip')}"
+
+
 def _print(document: dict[str, Any]) -> None:
     preset, sampling = document["preset"], document["sampling"]
     length, files = clock(document["video_seconds"]), counted(document["locations"], "file")
-    held = f"generation {document['generation']}, {counted(document['clips_in_generation'], 'clip')}"
     print(f"library     {plain(document['library'])}")
     print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest takes one'}")
     if document["models"]:
@@ -103,7 +125,7 @@ def _print(document: dict[str, Any]) -> None:
     print(f"videos      {document['videos']}, {length} long in all; {files} known")
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")
     print(f"transcript  {counted(document['segments'], 'segment')}")
-    print(f"index       {held if document['generation'] else 'none yet; searches scan the clips'}")
+    print(f"index       {plain(_index_line(document))}")
     if document["fusion"] != "concat":
         print(f"fusion      {document['fusion']}, whose weights are fixed and whose hits have no confidence")
     for modality, of in (document["confidence"] or {}).items():

@@ -23,7 +23,7 @@ from vfindex.indexer.triage import Ending, Triage, remembered
 from vfindex.storage.catalog import now
 from vfindex.storage.errors import BUG, Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
-from vfindex.storage.writer import MAX_TAIL_CLIPS, Writer
+from vfindex.storage.writer import Writer
 
 # What lies beside a video at this place was not read yet; no `beside.signature` is so.
 _UNREAD = "?"
@@ -90,7 +90,6 @@ class Driver:
         self.total_files = len(run.todo)
         self.done_files = 0
         self.done_s = self.total_s = 0.0
-        self.unpublished = 0
 
     def work(self) -> None:
         """Work until every file has ended, or the watcher says stop."""
@@ -194,7 +193,8 @@ class Driver:
         stale = self.writer.catalog.place(video_id, location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)
         if here not in paths:
-            retitle(self.writer, video_id, self.encoders.text)
+            self.run.unindexed += retitle(self.writer, video_id, self.encoders.text)
+            self.run.publish_many()
         if is_reworded:
             self.run.reworded.append(found)
             self.done_files += 1
@@ -265,7 +265,7 @@ class Driver:
             result = self._give_up(active, plan, exc)
             self._commit(active, unit_id, result)
         self.run.report.clips += 0 if self.coarse else len(result.clips)
-        self.unpublished += len(result.clips)
+        self.run.unindexed += len(result.clips)
         self.done_s += length_s
         self._finish_if_done(active)
         self._tell()
@@ -326,9 +326,7 @@ class Driver:
             self._end_file("partial" if problem else "indexed", problem)
         for copy in active.copies:
             self._identify(copy)
-        if self.unpublished > MAX_TAIL_CLIPS:
-            self.run.publish()
-            self.unpublished = 0
+        self.run.publish_many()
 
     def _completed(self, active: _Active) -> Problem | None:
         """Make a video searchable; return what of it could not be read. Raises VideoError where nothing could."""
@@ -344,7 +342,8 @@ class Driver:
             self.writer.catalog.finish_video(active.video_id, found.location, documents, problem=problem)
         )
         if len(self.writer.catalog.names(active.video_id)[0]) > 1:
-            retitle(self.writer, active.video_id, self.encoders.text)  # it has replaced what lay at several places
+            # It has replaced what lay at several places.
+            self.run.unindexed += retitle(self.writer, active.video_id, self.encoders.text)
         bug = active.failure.problem if active.failure is not None else None
         return replace(problem, trace=bug.trace) if problem is not None and bug is not None else problem
 
@@ -411,12 +410,15 @@ def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Proble
     return None
 
 
-def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> None:
-    """Let a video's words be those of all its names; the first in order of bytes gives title and vector."""
+def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
+    """Let a video's words be those of all its names; the first in order of bytes gives title and vector.
+
+    Returns the number of clips whose vectors have changed.
+    """
     paths, tags, chapters = writer.catalog.names(video_id)
     description = describe(paths[0], tags, chapters)
     vector = text_vector(description.text, encoder)
-    writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
+    return writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
 
 
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:

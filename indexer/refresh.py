@@ -102,6 +102,9 @@ class _Refresh:
         has_changed = not _is_as_stored(words, video, units)
         self._catalog.reword(video.id, found.location, words if has_changed else None)
         self._run.report.notes += prepared.notes
+        if has_changed:
+            self._run.unindexed += sum(len(unit.clips) for unit in units)
+            self._run.publish_many()
         self._run.end_file("reworded" if has_changed else "unchanged")
 
     def _prepared(self, found: Found, video: StoredVideo) -> Prepared:

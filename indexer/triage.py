@@ -15,6 +15,7 @@ from vfindex.indexer.report import ProgressCallback, Report
 from vfindex.storage.errors import NotPublished, Problem
 from vfindex.storage.library import INDEX_SUFFIX
 from vfindex.storage.records import SEARCHABLE, FileState, KnownStat
+from vfindex.storage.writer import MAX_TAIL_CLIPS
 
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
@@ -39,7 +40,8 @@ class Triage:
     """The files of a run, sorted by what the library knows of them.
 
     todo: to be read. refined: searchable, and to be read wholly, for they were only looked at in passing or without
-    sound. reworded: as they were, but what lies beside them is not.
+    sound. reworded: as they were, but what lies beside them is not. unindexed: clips that searches scan exactly until
+    the next generation.
     """
 
     def __init__(self, writer: Writer, options: Options, watcher: Watcher) -> None:
@@ -56,6 +58,7 @@ class Triage:
         self._settled_seen = 0
         self._back: list[bytes] = []
         self.failed_now: set[str] = set()
+        self.unindexed = writer.catalog.unindexed()
         self._traces = 0
         self._past_bugs = writer.catalog.past_bugs()
         for path in self._past_bugs:
@@ -175,9 +178,15 @@ class Triage:
         self.report.sort()
         self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
 
+    def publish_many(self) -> None:
+        """Publish a new generation if too many clips wait for one."""
+        if self.unindexed > MAX_TAIL_CLIPS:
+            self.publish()
+
     def publish(self) -> None:
         """Publish a new generation; where the one before stays instead, the report says why."""
         self.report.not_published = ""
+        self.unindexed = 0
         try:
             self.writer.publish()
         except NotPublished as exc:

@@ -118,7 +118,7 @@ class _Bench:
         self._encoder = QueryEncoder(library, setup)
         spec, generation = reading_spec(snapshot)
         index = library.load_index(generation) if generation is not None else None
-        watermark = generation.watermark if generation is not None and index is not None else 0
+        watermark = 0 if generation is None else generation.watermark
         self._view = View(snapshot, spec, setup, index, watermark, is_whole=True)
         self._prints = {video.id: video.fingerprint for video in snapshot.videos()}
 

@@ -10,6 +10,7 @@ for hit in engine.search("dog running in park"):
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,13 +31,15 @@ from vfindex.search.pictures import Pictures
 from vfindex.search.query import Combination, Moment, Query
 from vfindex.search.ranking import Asked, Ranking, Scored, View, combined, score_clips
 from vfindex.search.words import WordEvidence, find_words
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import IndexUnusable, QueryError, UsageError
 from vfindex.storage.fusion import Fusion
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec, setup_from_json
 from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Hint, Modality, SegmentSource, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
+
+logger = logging.getLogger(__name__)
 
 # Candidates from the joint index for one hit wanted: the rerank by best frame and words moves clips by some places, and
 # a long video may hold many of the first.
@@ -132,6 +135,7 @@ class SearchEngine:
         self._encoder = QueryEncoder(library, setup)
         self.pictures = Pictures(library, setup)
         self._loaded: tuple[int, JointIndex] | None = None
+        self._fault = self._told = ""  # why an index could not be used, and the last time that this was logged
         self._tried: JointSpec | None = None
 
     @classmethod
@@ -154,7 +158,7 @@ class SearchEngine:
         return self._setup
 
     @again_if_changed
-    def search(
+    def search(  # noqa: PLR0913  every option of a question has its name; no record to import for one of them
         self,
         text: str | Query = "",
         *,
@@ -163,13 +167,15 @@ class SearchEngine:
         per_video: int = 1,
         weights: Mapping[Modality, float] | None = None,
         combine: Combination = "convex",
+        exact: bool = False,
     ) -> Hits:
         """Return the best `top_k` hits for the question, at most `per_video` of one video.
 
         text: as docs/query.md describes; `Query.plain` makes a question of text in which nothing is syntax.
         images: picture files, and clips of the library, whose like is asked for; text may then be empty.
         weights: replaces the default weight of the modalities named; 0 leaves one out. combine: `rrf` fuses ranks;
-        such hits have no confidence, which is measured of scores. Raises QueryError, ModelError, LibraryDamaged.
+        such hits have no confidence, which is measured of scores. exact: scan every clip of library.db, without the
+        joint index: slow in a large library. Raises QueryError, ModelError, LibraryDamaged.
         """
         self._follow()
         query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
@@ -179,12 +185,17 @@ class SearchEngine:
         asked = self._encoded(query, images)
         # A generation's file may be superseded between reading its pointer and opening it: the pointer is read once
         # more. A file that is gone for good is done without, by an exact scan.
+        how = (checked, combine, exact)
         with self._library.snapshot() as snapshot:
-            view = self._view(snapshot, checked, combine)
+            view = self._view(snapshot, *how)
             if view.is_whole:
                 return self._answer(view, asked, (top_k, per_video))
         with self._library.snapshot() as snapshot:
-            return self._answer(self._view(snapshot, checked, combine), asked, (top_k, per_video))
+            view = self._view(snapshot, *how)
+            if not view.is_whole and self._fault != self._told:
+                logger.warning("%s", self._fault)
+                self._told = self._fault
+            return self._answer(view, asked, (top_k, per_video))
 
     def _encoded(self, query: Query, images: Sequence[Path | Like]) -> Question:
         if images and query.order is not None:
@@ -214,7 +225,7 @@ class SearchEngine:
         hinted = hints(question.query, unmatched_globs(snapshot, question.query.filters))
         return Hits((replace(hit, confidence=judge.label(hit.modalities)) for hit in hits), hinted)
 
-    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float], combine: Combination) -> View:
+    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float], combine: Combination, exact: bool) -> View:
         spec, generation = self._spec(snapshot)
         if weights and not spec.weights_are_open:
             raise UsageError(
@@ -222,9 +233,9 @@ class SearchEngine:
                 "its own; for that run: vfindex rebuild --fusion concat"
             )
         spec = spec.with_weights(weights)
-        index = self._index(generation)
-        watermark = generation.watermark if generation is not None and index is not None else 0
-        whole = generation is None or index is not None
+        index = None if generation is None or exact else self._index(snapshot, generation)
+        watermark = 0 if generation is None else generation.watermark
+        whole = generation is None or exact or index is not None
         lists = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
         ranks = lists if combine == "rrf" else None
         return View(snapshot, spec, self._setup, index, watermark, is_whole=whole, ranks=ranks)
@@ -236,15 +247,21 @@ class SearchEngine:
             self._tried = estimated_spec(snapshot, self._fusion)
         return self._tried, None
 
-    def _index(self, generation: Generation | None) -> JointIndex | None:
-        if generation is None:
-            return None
+    def _index(self, snapshot: Snapshot, generation: Generation) -> JointIndex | None:
+        """Return the index of a generation, None for one that cannot be used: not tried again until a commit."""
         if self._loaded is None or self._loaded[0] != generation.id:
-            index = self._library.load_index(generation)
-            if index is None:
+            found = snapshot.remembered(("index", generation.id), lambda: self._opened(generation))
+            if isinstance(found, IndexUnusable):
+                self._fault = str(found)
                 return None
-            self._loaded = (generation.id, index)
+            self._loaded = (generation.id, found)
         return self._loaded[1]
+
+    def _opened(self, generation: Generation) -> JointIndex | IndexUnusable:
+        try:
+            return self._library.open_index(generation)
+        except IndexUnusable as exc:
+            return exc
 
     def _hit(self, rank: int, answer: Answer, told: Told) -> Hit:
         best = max(answer.moments, key=lambda each: each.score)

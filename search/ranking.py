@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from vfindex.search.query import Part, Place
 from vfindex.search.reciprocal import ReciprocalRanks
 from vfindex.search.tail import Tail
 from vfindex.search.words import Found, WordEvidence
-from vfindex.storage.ids import places_in
+from vfindex.storage.ids import held_in, places_in
 from vfindex.storage.joint import Direction, JointSpec, ModalitySpec, directions, fuse_query
 from vfindex.storage.records import FloatArray, Modality, Setup
 from vfindex.storage.snapshot import Snapshot, StoredClip, StoredVectors
@@ -74,7 +75,8 @@ class Scored:
 class View:
     """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly.
 
-    ranks: the weight of each modality's list where ranks are fused, None where scores are.
+    watermark: the last clip of the current generation, 0 before the first. is_whole: the index is there, or none is
+    wanted. ranks: the weight of each modality's list where ranks are fused, None where scores are.
     """
 
     snapshot: Snapshot
@@ -84,6 +86,11 @@ class View:
     watermark: int
     is_whole: bool
     ranks: Mapping[Modality, float] | None = None
+
+    @property
+    def tail(self) -> Tail:
+        """The clips that the index does not answer for."""
+        return Tail.of(self.snapshot, self.spec, 0 if self.index is None else self.watermark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,8 @@ class Ranking:
         lists = [asked.vectors] if view.ranks is None else alone
         self._joint = np.stack([fuse_query(each, view.spec) for each in lists or [{}]])  # (n_lists, dim)
         self._clips = None if among is None else among.clips
-        tail = Tail.of(view.snapshot, view.spec, view.watermark)
+        tail = view.tail
+        self._outdated = tail.outdated
         self._tails = [tail.best(joint, self._clips) for joint in self._joint]
         self._worded = self._pick(evidence.clip_ids)
         self._words = evidence.foreseen()
@@ -193,7 +201,10 @@ class Ranking:
     def _nearest(self, joint: FloatArray, wanted: slice) -> list[int]:
         """Return the clips of the index that come first."""
         index = self._view.index
-        found: list[int] = [] if index is None else index.search(joint[None], wanted.stop, self._clips)[1][0].tolist()
+        if index is None:
+            return []
+        _, ids = index.search(joint[None], wanted.stop, self._clips, self._outdated)
+        found: list[int] = ids[0].tolist()
         return found
 
     def _first(self, ordered: Callable[[slice], list[int]], depth: int) -> list[int]:
@@ -244,12 +255,16 @@ def skimmed(view: View, ids: NDArray[np.int64], asked: Asked) -> NDArray[np.floa
     """
     scores = np.full(len(ids), np.inf)
     slices, ways = view.spec.slices(), directions(asked.vectors, view.spec)
-    tail = Tail.of(view.snapshot, view.spec, view.watermark)
-    sources = [] if view.index is None else [(view.index.all_ids(), view.index.rows)]
-    for held, joint in [*sources, (tail.ids, tail.joint)]:
-        if joint is None:
-            continue
+    tail = view.tail
+    sources: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+    if view.index is not None:
+        sources.append((view.index.all_ids(), view.index.rows))
+    if tail.joint is not None:
+        sources.append((tail.ids, tail.joint))
+    for held, joint in sources:
         places, known = places_in(ids, held)
+        if joint is not tail.joint:
+            known &= ~held_in(ids, tail.outdated)
         rows = np.take(joint, places[known], axis=0).astype(np.float32)
         scores[known] = 0.0
         for modality, way in ways.items():

@@ -1,8 +1,8 @@
-"""The tail: clips that no generation of the joint index holds yet, scanned exactly for every question."""
+"""The tail: clips that the joint index lacks or has older vectors of, scanned exactly for every question."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +20,29 @@ MAX_KEPT = 60_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tail:
-    """Clips above a watermark. ids: (n,), increasing. joint: (n, spec.dim), None where there are too many to keep."""
+    """Searchable clips that an index up to `watermark` lacks, or has older vectors of.
+
+    ids: (n,), increasing. joint: (n, spec.dim), None where there are too many to keep. outdated: (m,), increasing, the
+    clips whose rows in the index do not count.
+    """
 
     snapshot: Snapshot
     spec: JointSpec
     watermark: int
     ids: NDArray[np.int64]
     joint: FloatArray | None
+    outdated: NDArray[np.int64]
 
     @classmethod
     def of(cls, snapshot: Snapshot, spec: JointSpec, watermark: int) -> Tail:
-        """Return the tail of a snapshot; its vectors are kept until somebody commits."""
+        """Return the tail of a snapshot; its vectors are kept until somebody commits. watermark: 0 for no index."""
         kept: dict[str, Tail] = snapshot.remembered("tail", dict)
         last = kept.get("last")
         if last is not None and last.watermark == watermark and _fuse_alike(last.spec, spec):
-            return cls(snapshot, spec, watermark, last.ids, last.joint)
-        ids = snapshot.clip_ids(after=watermark)
+            return replace(last, snapshot=snapshot, spec=spec)
+        ids = snapshot.unindexed(watermark)
         joint = _fused(snapshot, spec, ids) if len(ids) <= MAX_KEPT else None
-        kept["last"] = cls(snapshot, spec, watermark, np.array(ids, np.int64), joint)
+        kept["last"] = cls(snapshot, spec, watermark, ids, joint, snapshot.outdated(watermark))
         return kept["last"]
 
     def best(self, query: FloatArray, among: NDArray[np.int64] | None) -> list[int]:
@@ -45,12 +50,12 @@ class Tail:
         asked = slice(None) if among is None else held_in(self.ids, among)
         ids = self.ids[asked]
         if self.joint is None:
-            return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids.tolist())]
+            return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids)]
         scores = self.joint[asked] @ query
         return [int(id_) for id_ in ids[np.lexsort((ids, -scores))]]
 
 
-def _fused(snapshot: Snapshot, spec: JointSpec, ids: list[int]) -> FloatArray:
+def _fused(snapshot: Snapshot, spec: JointSpec, ids: NDArray[np.int64]) -> FloatArray:
     none = np.zeros((0, spec.dim), np.float32)
     return np.concatenate([none, *(rows for _, rows in joint_batches(snapshot, spec, ids))])
 

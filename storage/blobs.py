@@ -29,11 +29,15 @@ def unpack_vector(blob: bytes) -> FloatArray:
     return np.frombuffer(blob, dtype="<f2").astype(np.float32)
 
 
-def unpack_vectors(blobs: Sequence[bytes]) -> FloatArray:
-    """Return (n, dim) float32 of `pack_vector`'s bytes. Raises LibraryDamaged if their lengths differ."""
-    if len(set(map(len, blobs))) > 1:
+def unpack_vectors(blobs: Sequence[bytes], dim: int | None = None) -> FloatArray:
+    """Return (n, dim) float32 of `pack_vector`'s bytes. Raises LibraryDamaged if their lengths differ, or are not dim.
+
+    dim: None for that of the first.
+    """
+    lengths = set(map(len, blobs)) | ({2 * dim} if dim is not None else set())
+    if len(lengths) > 1:
         raise LibraryDamaged("vectors of one modality have several lengths; run: vfindex verify")
-    return np.frombuffer(b"".join(blobs), dtype="<f2").astype(np.float32).reshape(len(blobs), -1)
+    return np.frombuffer(b"".join(blobs), dtype="<f2").astype(np.float32).reshape(len(blobs), dim or -1)
 
 
 def pack_frames(vectors: FloatArray, times_s: NDArray[np.float64]) -> bytes:

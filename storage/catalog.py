@@ -103,6 +103,15 @@ class Catalog:
         """Return what happened since the last published generation: None, `added`, or `stale` (removed, retitled)."""
         return self.get("changed")
 
+    def unindexed(self) -> int:
+        """Return how many clips readers scan exactly: new, changed or deleted since the last published generation."""
+        g, c = schema.generation.c, schema.clip.c
+        last = select(g.watermark).order_by(g.id.desc()).limit(1)
+        with self.transaction() as connection:
+            watermark = connection.scalar(last) or 0
+            new = connection.scalar(select(func.count()).where(c.id > watermark)) or 0
+            return new + (connection.scalar(select(func.count()).select_from(schema.index_change)) or 0)
+
     # --- what is known ------------------------------------------------------------------------------------------
 
     def known_files(self, video_id: int | None = None) -> dict[bytes, KnownFile]:
@@ -294,8 +303,11 @@ class Catalog:
                 reword(connection, video_id, words)
             move_location(connection, video_id, location)
 
-    def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> None:
-        """Give a video that was moved the words of its new name; vector: (dim,) of the text modality, or None."""
+    def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> int:
+        """Give a video that was moved the words of its new name; return how many clips have another vector for it.
+
+        vector: (dim,) of the text modality, or None.
+        """
         clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
         with self.transaction() as connection:
             connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(title=title))
@@ -304,11 +316,14 @@ class Catalog:
                     schema.embedding.c.modality == "text", schema.embedding.c.clip_id.in_(clips)
                 )
             )
+            held = connection.scalars(clips).all()
             if vector is not None:
-                for clip_id in connection.scalars(clips).all():
-                    insert_embedding(connection, clip_id, "text", pack_vector(vector), None)
+                packed = pack_vector(vector)
+                for clip_id in held:
+                    insert_embedding(connection, clip_id, "text", packed, None)
             set_documents(connection, video_id, documents)
             put(connection, "changed", "stale")
+        return len(held)
 
     def path_of(self, typed: Sequence[bytes]) -> bytes | None:
         """Return which known path, of a file or a folder, is meant by any of these, see `names.resolve`.

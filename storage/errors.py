@@ -9,6 +9,7 @@ VfindexError
 │   ├── LibraryLocked   another writer is at work
 │   ├── LibraryDamaged  a checksum or a bijection does not hold
 │   ├── LibraryChanged  a writer came between two reads of a reader that cannot lock
+│   ├── IndexUnusable   a joint index that is missing, damaged or may not be read
 │   ├── NotPublished    a new joint index that is worse than the one before
 │   └── DimensionError  vectors of another length
 ├── ClusterError        Ray, or machines that should help
@@ -87,6 +88,10 @@ class LibraryDamaged(LibraryError):
 
 class LibraryChanged(LibraryError):
     """The library was changed while it was read without a lock; what was read may be of two states."""
+
+
+class IndexUnusable(LibraryError):
+    """The file of the joint index is missing, damaged or may not be read; searches scan library.db instead."""
 
 
 class NotPublished(LibraryError):

@@ -25,19 +25,28 @@ class HalfVectors:
         """rows: (n, dim)."""
         self._rows = rows
 
-    def best(self, query: FloatArray, top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, places), each (<= top_k,), best first. query: (dim,)."""
+    def best(
+        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None = None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return (scores, places), each (<= top_k,), best first. query: (dim,). kept: which may answer (n,), or all."""
         import faiss
 
         count, dim = self._rows.shape
-        if not min(top_k, count):
+        top_k = min(top_k, count if kept is None else int(np.count_nonzero(kept)))
+        if not top_k:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
         half = faiss.ScalarQuantizer.QT_fp16
         index: Any = faiss.IndexScalarQuantizer(dim, half, faiss.METRIC_INNER_PRODUCT)
         _lend(index.codes, np.ascontiguousarray(self._rows).view(np.uint8).reshape(-1))
         index.ntotal, index.is_trained = count, True
+        parameters: Any = None
+        if kept is not None:
+            selector: Any = faiss.IDSelectorBitmap
+            of: Any = faiss.SearchParameters
+            parameters = of(sel=selector(np.packbits(kept, bitorder="little")))
         with one_thread():
-            scores, places = index.search(np.ascontiguousarray(query[None], np.float32), min(top_k, count))
+            asked = np.ascontiguousarray(query[None], np.float32)
+            scores, places = index.search(asked, top_k, params=parameters)
         return scores[0], places[0]
 
     def best_scores(self, queries: FloatArray, top_k: int) -> FloatArray:

@@ -1,9 +1,10 @@
 """Whether a new joint index may take the place of the one before: it must find what a scan finds, and readers found.
 
-Two measures. Recall@10 against a scan of library.db at every weighting, see `recall`. And known items (Craswell 2009):
-segments of transcript and titles are asked of what readers search now, the generation before and the clips since, and
-of the new one; a fall that chance does not explain (one-sided sign test over those found by one of the two alone:
-McNemar 1947) means that the statistics of the new one are no good. A single item more or less means nothing.
+Three measures. The vectors of some clips against library.db, at every size. Recall@10 against a scan of library.db at
+every weighting, see `recall`. And known items (Craswell 2009): segments of transcript and titles are asked of what
+readers search now, the generation before and the clips since, and of the new one; a fall that chance does not explain
+(one-sided sign test over those found by one of the two alone: McNemar 1947) means that the statistics of the new one
+are no good. A single item more or less means nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from math import comb
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import text
 
+from vfindex.storage.ids import evenly, held_in
 from vfindex.storage.joint import JointSpec, fuse_query
 from vfindex.storage.library import Library, joint_batches, priors_from_json, setup_from_json
 from vfindex.storage.recall import FLOOR, recall_at_10
@@ -33,17 +36,35 @@ FIRST_VIDEOS, FIRST_CLIPS = 10, 200
 P_CHANCE = 0.05
 # Of more clips, a scan of library.db takes longer than building; that its codes find enough was measured then.
 SCANNED_CLIPS = 100_000
+# Clips whose vectors are compared: so many spread over the index, and of those changed since the one before.
+SAMPLED_CLIPS = 512
+# How far a vector of float16 may be from its float32, as a share of its length (2 ** -11 each), and at least.
+ROUNDING, LEAST_ROUNDING = 1e-3, 1e-5
 # The modalities that such items are about; pictures are left to recall.
 _ASKED: tuple[Modality, ...] = ("speech", "text")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What readers search: an index up to its watermark and, exactly, the clips since; None: all exactly."""
+    """What readers search: an index but for its outdated clips and, exactly, a tail; None: all exactly."""
 
     spec: JointSpec
     index: JointIndex | None
-    tail: Sequence[int]
+    tail: NDArray[np.int64]
+    outdated: NDArray[np.int64]
+
+    @classmethod
+    def before(cls, library: Library, snapshot: Snapshot, generation: Generation) -> View:
+        """Return what readers search until a new generation is published."""
+        index = library.load_index(generation)
+        watermark = generation.watermark if index is not None else 0
+        return cls(generation.spec, index, snapshot.unindexed(watermark), snapshot.outdated(watermark))
+
+    @classmethod
+    def made(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
+        """Return what they search once an index of all clips is published."""
+        last = int(index.all_ids()[-1]) if len(index.all_ids()) else 0
+        return cls(spec, index, np.zeros(0, np.int64), snapshot.hidden(last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +73,24 @@ class _Item:
     video_id: int
 
 
-def refusal(library: Library, snapshot: Snapshot, before: Generation | None, made: View) -> str | None:
+def refusal(
+    library: Library, snapshot: Snapshot, before: Generation | None, spec: JointSpec, index: JointIndex
+) -> str | None:
     """Return why a joint index just made must not be published, None where nothing speaks against it.
 
-    before: the generation that it would take the place of.
+    before: the generation that it would take the place of, None where other hits are wanted. spec: that of the index.
     """
-    if made.index is not None and len(made.index) <= SCANNED_CLIPS:
+    newest = snapshot.generation()
+    changed = snapshot.changed(newest.watermark) if newest is not None else np.zeros(0, np.int64)
+    ids = index.ids()
+    moved = changed[held_in(changed, ids)]
+    sample = np.union1d(ids[evenly(len(ids), SAMPLED_CLIPS)], moved[evenly(len(moved), SAMPLED_CLIPS)])
+    wrong = wrong_rows(snapshot, index, spec, sample)
+    if wrong:
+        return f"of {len(sample)} clips looked at, it has other vectors than library.db for {wrong}"
+    if len(index) <= SCANNED_CLIPS:
         priors = priors_from_json(snapshot.get("priors"))
-        recall = min(recall_at_10(snapshot, made.index, made.spec, priors), default=1.0)
+        recall = min(recall_at_10(snapshot, index, spec, priors), default=1.0)
         if recall < FLOOR:
             return f"it finds {recall:.2f} of what an exact scan finds"
     if before is None:
@@ -68,15 +99,24 @@ def refusal(library: Library, snapshot: Snapshot, before: Generation | None, mad
     questions = _questions(library, snapshot, items) if len(items) >= MIN_ITEMS else []
     if not questions:
         return None
-    now = View(before.spec, library.load_index(before), snapshot.clip_ids(after=before.watermark))
-    if now.index is None:
-        now = View(before.spec, None, snapshot.clip_ids())
-    had, has = (_found(snapshot, view, items, questions) for view in (now, made))
+    views = View.before(library, snapshot, before), View.made(snapshot, spec, index)
+    had, has = (_found(snapshot, view, items, questions) for view in views)
     pairs = list(zip(had, has, strict=True))
     if is_worse(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)):
         asked = f"of {len(items)} questions made of the library's own titles and transcripts"
         return f"{asked} it answers {sum(has)}, where the one before answers {sum(had)}"
     return None
+
+
+def wrong_rows(snapshot: Snapshot, index: JointIndex, spec: JointSpec, ids: NDArray[np.int64]) -> int:
+    """Return how many of some clips, which an index holds, have another vector in it than in library.db."""
+    if index.dim != spec.dim:
+        return len(ids)
+    wrong = 0
+    for part, rows in joint_batches(snapshot, spec, ids):
+        errors = np.linalg.norm(np.asarray(index.rows[index.places_of(part)], np.float32) - rows, axis=1)
+        wrong += int(np.count_nonzero(errors > ROUNDING * np.linalg.norm(rows, axis=1) + LEAST_ROUNDING))
+    return wrong
 
 
 def is_worse(lost: int, won: int) -> bool:
@@ -129,7 +169,7 @@ def _found(
     result = []
     for item, query, found in zip(items, queries, lists, strict=True):
         if view.index is not None:
-            scores, ids = view.index.search(query[None], FIRST_CLIPS)
+            scores, ids = view.index.search(query[None], FIRST_CLIPS, without=view.outdated)
             found += zip(scores[0].tolist(), ids[0].tolist(), strict=True)
         best = [id_ for _, id_ in sorted(found, key=lambda pair: (-pair[0], pair[1]))[:FIRST_CLIPS]]
         clips = snapshot.clips(best)

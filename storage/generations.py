@@ -1,4 +1,4 @@
-"""New joint indexes out of what a library holds: made from nothing, or from the one before where little has changed.
+"""New joint indexes out of what a library holds: built from nothing, or from the one before where little has changed.
 
 Memory stays bounded: clips come from library.db in batches, vectors go to the file as they come and are read from
 there, mapped.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.vectors import JointIndex, code_name, facts_of
 
-# Lists are made anew, with a JointSpec of its own, when so many of the clips it was made of are gone, as a share; when
-# so many have been added, which keeps the work of a library that grows from nothing within twice that of the last; and
-# when the centre of all clips has moved so far, in spreads of the scores of unrelated ones.
+# Lists are built again, with a JointSpec of their own, when so many of the clips they were made of are gone or have
+# other vectors, as a share; when so many have been added, which keeps the work of a library that grows from nothing
+# within twice that of the last; and when the centre of all clips has moved so far, in spreads of the scores of
+# unrelated ones.
 MOST_GONE, MOST_ADDED, MOST_DRIFT = 0.1, 1.0, 0.1
 # Clips from which it is estimated how far the centre has moved.
 DRIFT_CLIPS = 4096
@@ -55,7 +57,7 @@ class Source:
     priors: dict[Modality, ModalityPrior]
     ids: Sequence[int]
 
-    def rows(self, ids: Sequence[int]) -> Iterator[FloatArray]:
+    def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> Iterator[FloatArray]:
         """Yield the joint vectors of clips in bounded batches, at least an empty one."""
         yield np.zeros((0, self.spec.dim), np.float32)
         yield from (rows for _, rows in joint_batches(self.snapshot, self.spec, ids))
@@ -79,28 +81,31 @@ def build(source: Source, path: Path) -> tuple[int, str]:
         return file.end(facts_of(len(ids), efforts(codes, rows, asked, slices)))
 
 
-def extend(before: JointIndex, source: Source, path: Path) -> tuple[int, str] | None:
+def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path: Path) -> tuple[int, str] | None:
     """Make the index of all clips of the source from the one before, whose JointSpec the source has.
 
-    Return None, and make none, where it has no lists or too much has changed since that was made.
+    changed: clips whose vectors are no longer those of the one before, increasing. Nothing is left of vectors of clips
+    that are gone. Return None, and make none, where it has no lists or too much has changed since they were built.
     """
     ids = np.asarray(source.ids, np.int64)
     held, codes = before.all_ids(), before.codes
     new, gone = np.setdiff1d(ids, held), np.flatnonzero(~np.isin(held, ids))
     if codes is None or before.efforts is None or (len(new) and new[0] <= held[-1]):
         return None
+    moved = np.setdiff1d(before.places_of(changed), gone)
+    replaced = before.replaced + len(moved)
     added = ids[ids > held[before.built - 1]]
-    if len(gone) > MOST_GONE * before.built or len(added) > MOST_ADDED * before.built:
+    if len(gone) + replaced > MOST_GONE * before.built or len(added) > MOST_ADDED * before.built:
         return None
     if drift(source, added.tolist()) > MOST_DRIFT:
         return None
     with writing_index(path) as file:
         file.put("ids", "<i8", [held, new])
         file.put("dead", "<i8", [gone])
-        file.put("rows", "<f2", _followed(before.rows, source.rows(new.tolist())))
-        lists = grown(codes.lists, file.written("rows"), source.spec.corners()[0])
+        file.put("rows", "<f2", chain(_renewed(before, source, moved, gone), source.rows(new)))
+        lists = grown(codes.lists, file.written("rows"), source.spec.corners()[0], moved, gone)
         _coded(file, before.efforts.slices, lists, codes.codebook)
-        return file.end(facts_of(before.built, before.efforts))
+        return file.end(facts_of(before.built, before.efforts, replaced))
 
 
 def drift(source: Source, added: Sequence[int]) -> float:
@@ -122,11 +127,22 @@ def _some(rows: NDArray[Any], count: int) -> FloatArray:
     return np.asarray(rows[evenly(len(rows), count)], np.float32)
 
 
-def _followed(held: NDArray[Any], batches: Iterator[FloatArray]) -> Iterator[NDArray[Any]]:
-    """Yield the rows held, then the batches."""
-    for first in range(0, len(held), _COPIED):
-        yield held[first : first + _COPIED]
-    yield from batches
+def _renewed(
+    before: JointIndex, source: Source, moved: NDArray[np.int64], gone: NDArray[np.int64]
+) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an index: of the places `moved` those of the source, of `gone` zeros, others as they are."""
+    ids = before.all_ids()
+    for first in range(0, len(ids), _COPIED):
+        rows = np.array(before.rows[first : first + _COPIED])
+        rows[_within(gone, first) - first] = 0
+        places = _within(moved, first)
+        rows[places - first] = np.concatenate(list(source.rows(ids[places])))
+        yield rows
+
+
+def _within(places: NDArray[np.int64], first: int) -> NDArray[np.int64]:
+    """Return those of increasing places that stand in the piece copied from `first` on."""
+    return places[slice(*np.searchsorted(places, (first, first + _COPIED)))]
 
 
 def _coded(file: IndexWriter, slices: Sequence[slice], lists: Lists, codebook: FloatArray) -> IvfPq:

@@ -185,14 +185,23 @@ def cluster(sample: FloatArray, rows: NDArray[Any], factors: FloatArray) -> List
     return lists_of(_assigned(rows, means.centroids, roots), rows, len(means.centroids))
 
 
-def grown(lists: Lists, rows: NDArray[Any], factors: FloatArray) -> Lists:
-    """Return the lists with the vectors behind those that they have. rows: (n, dim), of all."""
+def grown(
+    lists: Lists, rows: NDArray[Any], factors: FloatArray, moved: NDArray[np.int64], dead: NDArray[np.int64]
+) -> Lists:
+    """Return the lists with the vectors behind those that they have, and with others of those that have changed.
+
+    rows: (n, dim), of all. moved: places of changed ones, increasing. dead: places of those that are gone, which are 0.
+    """
     roots = np.sqrt(factors)
     belongs = np.empty(len(rows), np.int64)
     belongs[lists.members] = np.repeat(np.arange(len(lists.ends)), lists.sizes)
     had = len(lists.members)
-    belongs[had:] = _assigned(rows[had:], lists.centroids * roots, roots)
-    return lists_of(belongs, rows, len(lists.ends))
+    centroids = lists.centroids * roots
+    for places in (moved, np.arange(had, len(rows))):
+        for first in range(0, len(places), _TOGETHER):
+            part = places[first : first + _TOGETHER]
+            belongs[part] = _assigned(rows[part], centroids, roots)
+    return lists_of(belongs, rows, len(lists.ends), dead)
 
 
 def number_of_lists(count: int) -> int:
@@ -200,17 +209,20 @@ def number_of_lists(count: int) -> int:
     return max(1, round(2 * math.sqrt(count)))
 
 
-def lists_of(belongs: NDArray[np.int64], rows: NDArray[Any], count: int) -> Lists:
-    """Return `count` lists. belongs: the list of each row (n,)."""
+def lists_of(
+    belongs: NDArray[np.int64], rows: NDArray[Any], count: int, dead: NDArray[np.int64] | None = None
+) -> Lists:
+    """Return `count` lists. belongs: the list of each row (n,). dead: places of rows that are 0, and in no mean."""
     members = np.argsort(belongs, kind="stable").astype(np.int32)
     sizes = np.bincount(belongs, minlength=count)
+    living = sizes if dead is None else sizes - np.bincount(belongs[dead], minlength=count)
     sums = np.zeros((count, rows.shape[1]), np.float32)
     for first in range(0, len(rows), _TOGETHER):
         part = belongs[first : first + _TOGETHER]
         order = np.argsort(part, kind="stable")
         numbers, starts = np.unique(part[order], return_index=True)
         sums[numbers] += np.add.reduceat(np.asarray(rows[first + order], np.float32), starts, axis=0)
-    return Lists(members, np.cumsum(sizes), sums / np.maximum(1, sizes).astype(np.float32)[:, None])
+    return Lists(members, np.cumsum(sizes), sums / np.maximum(1, living).astype(np.float32)[:, None])
 
 
 def encode(

@@ -10,10 +10,12 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from vfindex.storage.blobs import unpack_vector
 from vfindex.storage.database import connect
 from vfindex.storage.editions import in_use
-from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryNotFound
+from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryNotFound
 from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.permissions import has_file, refuse_unreadable, unreadable
@@ -22,11 +24,12 @@ from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# How a sentence about a joint index ends that cannot be used.
+_SCANS = ", so searches scan every clip; run: vfindex rebuild"
 # Of the files of joint indexes; those of the form before, of FAISS, are built again.
 INDEX_SUFFIX = ".joint"
 
@@ -84,23 +87,30 @@ class Library:
         return path if os.path.isfile(path) else None  # one in a folder that cannot be entered counts as missing
 
     def load_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex | None:
-        """Return the joint index of a generation, or None if its file is gone, damaged or of an older form.
+        """Return the joint index of a generation, or None if its file cannot be used; `open_index` says why."""
+        try:
+            return self.open_index(generation, thorough=thorough)
+        except IndexUnusable:
+            return None
+
+    def open_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex:
+        """Return the joint index of a generation. Raises IndexUnusable if its file is gone, damaged or unreadable.
 
         thorough: check all of the file, else what `JointIndex.load` says.
         """
-        if generation.file != os.path.basename(generation.file):
-            return None
+        path = self.index / generation.file
         try:
-            return JointIndex.load(
-                self.index / generation.file,
-                size_bytes=generation.size_bytes,
-                sha256=generation.sha256,
-                thorough=thorough,
-            )
-        except (FileNotFoundError, LibraryDamaged):
-            return None
+            if path.parent != self.index or generation.file in ("", ".", ".."):
+                raise IndexUnusable(f"the library names a joint index outside itself ({generation.file!r}){_SCANS}")
+            return JointIndex.load(path, size_bytes=generation.size_bytes, sha256=generation.sha256, thorough=thorough)
+        except FileNotFoundError as exc:
+            raise IndexUnusable(f"the joint index {path} is missing{_SCANS}") from exc
+        except LibraryDamaged as exc:
+            raise IndexUnusable(f"the joint index {path} is damaged or of an older form{_SCANS}") from exc
         except PermissionError as exc:
-            raise unreadable(self.index / generation.file) from exc
+            raise unreadable(path) from exc
+        except OSError as exc:
+            raise IndexUnusable(f"the joint index {path} cannot be read ({exc.strerror}){_SCANS}") from exc
 
 
 def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:
@@ -171,7 +181,7 @@ def estimated_spec(snapshot: Snapshot, fusion: Fusion) -> JointSpec:
 
 
 def joint_batches(
-    snapshot: Snapshot, spec: JointSpec, ids: Sequence[int]
+    snapshot: Snapshot, spec: JointSpec, ids: Sequence[int] | NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
     """Yield (ids (n,), joint vectors (n, spec.dim)) of the clips `ids`, fused from SQLite, in bounded batches."""
     dims = {m: part.dim for m, part in spec.parts.items()}
@@ -179,9 +189,12 @@ def joint_batches(
         yield part, fuse(rows, spec)
 
 
-def exact_scan(snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequence[int]) -> list[tuple[int, float]]:
+def exact_scan(
+    snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequence[int] | NDArray[np.int64]
+) -> list[tuple[int, float]]:
     """Return (clip id, score) of the clips `ids`, best first, by fusing them from SQLite."""
-    found: list[tuple[int, float]] = []
-    for part, rows in joint_batches(snapshot, spec, ids):
-        found += zip(part.tolist(), (rows @ query).tolist(), strict=True)
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+    scores = [rows @ query for _, rows in joint_batches(snapshot, spec, ids)]
+    each = np.concatenate(scores) if scores else np.zeros(0, np.float32)
+    held = np.asarray(ids, np.int64)
+    order = np.lexsort((held, -each))
+    return list(zip(held[order].tolist(), each[order].tolist(), strict=True))

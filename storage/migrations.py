@@ -97,6 +97,35 @@ def fold_words(connection: Connection) -> None:
         rebuild_index(connection)
 
 
+def record_index_changes(connection: Connection) -> None:
+    """Create `index_change`, the triggers that fill it, and an index of the videos that are not searchable.
+
+    Earlier versions copied the vectors of changed clips from one large index (more than 50,000 clips) to the next.
+    Such an index, and one that was older than its clips, is not trusted: all of its clips count as changed, so
+    searches scan them exactly until the next run has built an index from nothing.
+    """
+    schema.index_change.create(connection, checkfirst=True)
+    connection.execute(
+        text("CREATE INDEX IF NOT EXISTS video_unsearchable ON video (id) WHERE state NOT IN ('indexed', 'partial')")
+    )
+    newest = "(SELECT watermark FROM generation ORDER BY id DESC LIMIT 1)"
+    for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
+        connection.execute(
+            text(
+                f"CREATE TRIGGER IF NOT EXISTS index_change_{event.lower()} AFTER {event} ON embedding"
+                f" WHEN {row}.clip_id <= {newest}"
+                f" BEGIN INSERT OR IGNORE INTO index_change VALUES ({row}.clip_id); END"
+            )
+        )
+    trusted = text(
+        "SELECT clips <= 50000 AND NOT EXISTS (SELECT 1 FROM meta WHERE key = 'changed' AND value = 'stale')"
+        " FROM generation ORDER BY id DESC LIMIT 1"
+    )
+    if connection.scalar(trusted) == 0:
+        connection.execute(text(f"INSERT OR IGNORE INTO index_change SELECT id FROM clip WHERE id <= {newest}"))
+        connection.execute(text("INSERT OR REPLACE INTO meta VALUES ('changed', 'stale')"))
+
+
 def _add_column(connection: Connection, table: str, column: str) -> None:
     columns = [row.name for row in connection.execute(text(f"PRAGMA table_info({table})"))]
     if column.split()[0] not in columns:
@@ -113,6 +142,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     remember_what_lies_beside,
     mark_coarse_videos,
     fold_words,
+    record_index_changes,
 )
 # Without these a reader cannot read a library; all others are additive.
 BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)

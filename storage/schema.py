@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -77,6 +78,8 @@ video = Table(
     Column("state_before", Text, nullable=False, default="indexing"),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
     CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
+    # Few videos are not searchable; a search finds them without a scan of all.
+    Index("video_unsearchable", "id", sqlite_where=text("state NOT IN ('indexed', 'partial')")),
     sqlite_autoincrement=True,
 )
 
@@ -211,6 +214,15 @@ generation = Table(
     Column("clips", Integer, nullable=False),
     Column("created_at", Text, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Clips at or below the watermark of the newest generation whose vectors were changed or deleted since: their rows in
+# its file no longer count. Triggers on `embedding` fill it, so that no statement can change a vector unrecorded (see
+# migrations.py); the next generation empties it.
+index_change = Table(
+    "index_change",
+    metadata,
+    Column("clip_id", Integer, primary_key=True),
 )
 
 run = Table(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from vfindex.storage import schema
+from vfindex.storage import schema, spans
 from vfindex.storage.blobs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.database import Unchanged, begin_reading, translated
 from vfindex.storage.errors import LibraryError
@@ -21,7 +21,6 @@ from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import check_readable, complete_schema
 from vfindex.storage.names import resolve
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
-from vfindex.storage.spans import FEW_VIDEOS, clip_spans, clips_near, clips_of_few, expanded
 from vfindex.storage.words import Words
 
 T = TypeVar("T")
@@ -182,6 +181,22 @@ class Snapshot:
             parameters.append(json.dumps(list(videos)))
         return [id_ for (id_,) in self._fetched(query + " ORDER BY c.id", tuple(parameters))]
 
+    def hidden(self, watermark: int) -> NDArray[np.int64]:
+        """Return the clips of an index up to `watermark` whose video is not searchable now, increasing."""
+        return self.remembered(("hidden", watermark), lambda: spans.hidden_clips(self._fetched, watermark))
+
+    def changed(self, watermark: int) -> NDArray[np.int64]:
+        """Return the clips of the newest index whose vectors were changed or deleted since it was published."""
+        return self.remembered(("changed", watermark), lambda: spans.changed_clips(self._fetched, watermark))
+
+    def outdated(self, watermark: int) -> NDArray[np.int64]:
+        """Return the clips whose rows in an index up to `watermark` do not count: `hidden` or `changed`, increasing."""
+        return np.union1d(self.hidden(watermark), self.changed(watermark))
+
+    def unindexed(self, watermark: int) -> NDArray[np.int64]:
+        """Return the searchable clips that an index up to `watermark` lacks or has older vectors of, increasing."""
+        return self.remembered(("unindexed", watermark), lambda: spans.unindexed_clips(self._fetched, watermark))
+
     def clips(self, ids: Sequence[int]) -> dict[int, StoredClip]:
         """Return the searchable clips among `ids`; others are left out."""
         c = schema.clip.c
@@ -194,9 +209,9 @@ class Snapshot:
 
     def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
         """Return the ids of the clips of `videos`, which are searchable, increasing."""
-        if len(videos) <= FEW_VIDEOS:
-            return np.sort(clips_of_few(self._fetched, videos))
-        ids, others = expanded(self.remembered("spans", lambda: clip_spans(self._fetched)), videos)
+        if len(videos) <= spans.FEW_VIDEOS:
+            return np.sort(spans.clips_of_few(self._fetched, videos))
+        ids, others = spans.expanded(self.remembered("spans", lambda: spans.clip_spans(self._fetched)), videos)
         return np.sort(np.concatenate([ids, np.array(self.clip_ids(videos=others) if others else (), np.int64)]))
 
     def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
@@ -253,18 +268,20 @@ class Snapshot:
         return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(
-        self, ids: Sequence[int], dims: Mapping[Modality, int]
+        self, ids: Sequence[int] | NDArray[np.int64], dims: Mapping[Modality, int]
     ) -> Iterator[tuple[NDArray[np.int64], dict[Modality, FloatArray]]]:
         """Yield (ids (n,), modality -> (n, dim) float32, zero rows where absent) over the clips, in bounded batches."""
-        e = schema.embedding.c
+        among = "(SELECT value FROM json_each(?))"
+        query = f"SELECT clip_id, vector FROM embedding WHERE clip_id IN {among} AND modality = ?"
         for first in range(0, len(ids), BATCH_CLIPS):
-            part = ids[first : first + BATCH_CLIPS]
-            where = {id_: row for row, id_ in enumerate(part)}
+            part = np.asarray(ids[first : first + BATCH_CLIPS], np.int64)
+            order, told = np.argsort(part), json.dumps(part.tolist())
             rows = {m: np.zeros((len(part), dim), np.float32) for m, dim in dims.items()}
-            for row in self._by_id(select(e.clip_id, e.modality, e.vector), e.clip_id, part):
-                if row.modality in rows:
-                    rows[row.modality][where[row.clip_id]] = unpack_vector(row.vector)
-            yield np.asarray(part, np.int64), rows
+            for modality, vectors in rows.items():
+                found = self._fetched(query, (told, modality))
+                held, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
+                vectors[order[np.searchsorted(part, held, sorter=order)]] = unpack_vectors(blobs, vectors.shape[1])
+            yield part, rows
 
     def thumbnails(self) -> Iterator[str]:
         """Yield the file names of all thumbnails."""
@@ -290,7 +307,7 @@ class Snapshot:
 
     def clips_near(self, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
         """Return (6, n) for each clip and each clip near it in its video: id, start_s and end_s of both."""
-        return clips_near(self._fetched, ids, within_s)
+        return spans.clips_near(self._fetched, ids, within_s)
 
     # --- videos -------------------------------------------------------------------------------------------------
 

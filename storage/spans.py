@@ -1,5 +1,5 @@
-"""Which clips belong to videos: to many told by first and last, a row a video instead of one a clip; and which stand
-near others.
+"""Which clips belong to videos: to many told by first and last, a row a video instead of one a clip; which stand near
+others; and which the joint index does not answer for.
 """
 
 from __future__ import annotations
@@ -64,6 +64,33 @@ def clips_near(rows: Rows, ids: Collection[int], within_s: float) -> NDArray[np.
         (json.dumps(list(ids)), within_s),
     )
     return np.array(found, np.float64).reshape(-1, 6).T
+
+
+def hidden_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
+    """Return the clips up to `watermark` whose video is not searchable now, increasing."""
+    found = rows(
+        "SELECT group_concat(c.id, ' ') FROM video v CROSS JOIN clip c ON c.video_id = v.id"
+        " WHERE v.state NOT IN ('indexed', 'partial') AND c.id <= ?",
+        (watermark,),
+    )
+    return np.sort(listed(found[0][0]))
+
+
+def changed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
+    """Return the clips up to `watermark` whose vectors were changed or deleted since that was published, increasing."""
+    found = rows("SELECT group_concat(clip_id, ' ') FROM index_change WHERE clip_id <= ?", (watermark,))
+    return np.sort(listed(found[0][0]))
+
+
+def unindexed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
+    """Return the searchable clips above `watermark`, and those up to it that were changed since, increasing."""
+    searchable = "JOIN video v ON v.id = c.video_id AND v.state IN ('indexed', 'partial')"
+    found = rows(
+        f"SELECT group_concat(id, ' ') FROM (SELECT c.id FROM clip c {searchable} WHERE c.id > ?1 UNION ALL"
+        f" SELECT c.id FROM index_change i CROSS JOIN clip c ON c.id = i.clip_id {searchable} WHERE i.clip_id <= ?1)",
+        (watermark,),
+    )
+    return np.sort(listed(found[0][0]))
 
 
 def listed(told: str | None) -> NDArray[np.int64]:

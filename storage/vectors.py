@@ -53,6 +53,7 @@ class JointIndex:
         self.efforts: Efforts | None = None
         self._on_gpus: Any = None
         self.built = len(ids)  # clips that the lists were made of at once
+        self.replaced = 0  # vectors replaced since
 
     @property
     def dim(self) -> int:
@@ -82,31 +83,41 @@ class JointIndex:
     # --- searching ----------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: FloatArray, top_k: int, among: NDArray[np.int64] | None = None
+        self,
+        queries: FloatArray,
+        top_k: int,
+        among: NDArray[np.int64] | None = None,
+        without: NDArray[np.int64] | None = None,
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return (scores, ids), each (n_queries, <= top_k), best first. Raises DimensionError.
 
-        among: ids (m,) of the only clips looked at, increasing; others cost no place among the first.
+        among: ids (m,) of the only clips looked at, increasing; others cost no place among the first. without: ids of
+        clips that are passed over, increasing.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {queries.shape}")
-        kept = self._kept(among)
+        kept = self._kept(among, without)
         found = [self._nearest(query, top_k, kept) for query in np.ascontiguousarray(queries, np.float32)]
         count = min((len(places) for _, places in found), default=0)
         scores = np.array([each[:count] for each, _ in found], np.float32).reshape(len(found), count)
         places = np.array([each[:count] for _, each in found], np.int64).reshape(len(found), count)
         return scores, np.asarray(self._ids)[places]
 
-    def _kept(self, among: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    def _kept(self, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
         """Return which places may answer (n,), None for all."""
-        if among is None and not len(self._dead):
+        dropped = self._dead if without is None else np.append(self._dead, self.places_of(without))
+        if among is None and not len(dropped):
             return None
         kept = np.full(len(self._ids), among is None)
         if among is not None:
-            places, known = places_in(among, self._ids)
-            kept[places[known]] = True
-        kept[self._dead] = False
+            kept[self.places_of(among)] = True
+        kept[dropped] = False
         return kept
+
+    def places_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places of those of some clips that the index holds."""
+        places, known = places_in(ids, self._ids)
+        return places[known]
 
     def _nearest(
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
@@ -150,9 +161,10 @@ class JointIndex:
         if self._on_gpus is not None and kept is None and top_k <= GPU_TOP_K:
             scores, places = self._on_gpus.search(query[None], top_k)
             return scores[0], places[0]
-        if kept is None and self._rows.dtype == np.float16:
-            return HalfVectors(self._rows).best(query, top_k)
-        if kept is None or (self._rows.dtype == np.float32 and 4 * np.count_nonzero(kept) > len(kept)):
+        many = kept is None or 4 * np.count_nonzero(kept) > len(kept)
+        if many and self._rows.dtype == np.float16:
+            return HalfVectors(self._rows).best(query, top_k, kept)
+        if kept is None or (many and self._rows.dtype == np.float32):
             scores = self._rows @ query
             if kept is not None:
                 scores[~kept] = -np.inf
@@ -210,7 +222,7 @@ class JointIndex:
         if len(dead) and not (np.all(dead[1:] > dead[:-1]) and dead[0] >= 0 and dead[-1] < len(ids)):
             raise ValueError("the clips that are gone are in disorder")
         index = cls(ids, rows, dead)
-        index.built = int(file.facts["built"])
+        index.built, index.replaced = int(file.facts["built"]), int(file.facts.get("replaced", 0))
         if file.facts["efforts"] is not None:
             index.codes, index.efforts = _codes(file, rows.shape), Efforts.of(file.facts["efforts"])
         if len(ids) >= GPU_CLIPS and not index.is_quick:
@@ -222,9 +234,12 @@ class JointIndex:
         self._on_gpus = on_gpus(self._rows)
 
 
-def facts_of(built: int, efforts: Efforts | None = None) -> dict[str, Any]:
-    """Return what a file says of its index beside the arrays. built: clips that the lists were made of at once."""
-    return {"built": built, "efforts": None if efforts is None else efforts.told()}
+def facts_of(built: int, efforts: Efforts | None = None, replaced: int = 0) -> dict[str, Any]:
+    """Return what a file says of its index beside the arrays.
+
+    built: clips that the lists were made of at once. replaced: vectors replaced since.
+    """
+    return {"built": built, "efforts": None if efforts is None else efforts.told(), "replaced": replaced}
 
 
 def _codes(file: IndexFile, shape: tuple[int, ...]) -> IvfPq:

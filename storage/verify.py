@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.counting import counted
 from vfindex.storage.damage import damaged_videos, false_words, shown_paths
 from vfindex.storage.database import RUN_VERIFY, Unchanged, check_integrity, connect, opening
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
-from vfindex.storage.errors import DimensionError, LibraryDamaged
+from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged
+from vfindex.storage.gate import wrong_rows
+from vfindex.storage.ids import held_in
 from vfindex.storage.library import Library, again_if_changed, priors_from_json
 from vfindex.storage.permissions import is_allowed
 from vfindex.storage.recall import FLOOR, recall_at_10
@@ -135,27 +138,29 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         if result.clips:
             result.notes.append("no joint index is published yet; searches scan the clips exactly")
         return
-    index = library.load_index(generation, thorough=True)
-    if index is None:
-        result.problems.append(
-            f"index/{generation.file} is missing or damaged; searches scan exactly, the next `vfindex ingest` builds it"
-        )
+    try:
+        index = library.open_index(generation, thorough=True)
+    except IndexUnusable as exc:
+        result.problems.append(str(exc))
         return
     change = snapshot.get("changed")
-    held, stored = set(index.ids().tolist()), set(snapshot.clip_ids(searchable=False))
-    below = {id_ for id_ in stored if id_ <= generation.watermark}
-    if below - held:
-        lacking = counted(len(below - held), "clip")
-        result.problems.append(f"index/{generation.file} lacks {lacking} that it should hold")
-    if held - stored and change != "stale":
-        idle = counted(len(held - stored), "vector")
-        result.problems.append(f"index/{generation.file} holds {idle} of clips that are gone")
+    held, stored = index.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
+    lacking = int(np.count_nonzero(~held_in(stored[stored <= generation.watermark], held)))
+    idle = int(np.count_nonzero(~held_in(held, stored)))
+    name = f"index/{generation.file}"
+    if lacking:
+        result.problems.append(f"{name} lacks {counted(lacking, 'clip')} that it should hold")
+    if idle and change != "stale":
+        result.problems.append(f"{name} holds {counted(idle, 'vector')} of clips that are gone")
     if change:
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
-    if below and change != "stale":
+    same = np.setdiff1d(held[held_in(held, stored)], snapshot.changed(generation.watermark))
+    wrong = wrong_rows(snapshot, index, generation.spec, same)
+    if wrong:
+        told = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
+        result.problems.append(f"{name} {told}; run: vfindex rebuild")
+    elif len(held) and change != "stale":
         priors = priors_from_json(snapshot.get("priors"))
         result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)
         if result.recall_at_10 < FLOOR:
-            result.problems.append(
-                f"index/{generation.file} finds {result.recall_at_10:.2f} of what an exact scan finds"
-            )
+            result.problems.append(f"{name} finds {result.recall_at_10:.2f} of what an exact scan finds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import pack_vector
@@ -21,7 +22,7 @@ from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
 from vfindex.storage.file_systems import refuse_network_folder
 from vfindex.storage.fusion import META_KEY, Fusion
-from vfindex.storage.gate import View, refusal
+from vfindex.storage.gate import refusal
 from vfindex.storage.generations import Source, build, extend
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec
@@ -32,7 +33,9 @@ from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
-# Committed clips that readers scan exactly before a new generation is published in the middle of a run.
+logger = logging.getLogger(__name__)
+
+# Committed clips, new or changed, that readers scan exactly before a generation is published in the middle of a run.
 MAX_TAIL_CLIPS = 50_000
 # The current generation and the one before it: a reader that has just read the pointer still finds its file.
 KEPT_GENERATIONS = 2
@@ -189,29 +192,32 @@ class Writer:
 
     # --- generations --------------------------------------------------------------------------------------------
 
-    def publish(self, fusion: Fusion | None = None) -> Generation:
-        """Make a generation of all committed clips, from the one before where little has changed, the current one.
+    def publish_changes(self) -> str:
+        """Publish a generation if clips have changed; return why it was refused, "" where it was not."""
+        try:
+            if self.catalog.change():
+                self.publish()
+        except NotPublished as exc:
+            return str(exc)
+        return ""
 
-        The file is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept.
-        fusion: the library's from now on; None leaves it as it is. Raises UsageError if it does not fit the models,
-        NotPublished if the new generation finds less than it should (`gate`): then the one before stays, and readers
-        scan what has come since.
+    def publish(self, fusion: Fusion | None = None) -> Generation:
+        """Make a generation of all committed clips the current one.
+
+        It is made from the one before where little has changed. Where that finds less than it should (`gate`), it is
+        built from nothing, and where its new statistics do, from nothing with those of the generation before. The file
+        is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept. fusion: the library's
+        from now on; None leaves it as it is. Raises UsageError if it does not fit the models, NotPublished if no index
+        passes: then the one before stays, and readers scan what it lacks.
         """
         chosen = Fusion.from_json(self.catalog.get(META_KEY)) if fusion is None else fusion
         with self.library.snapshot() as snapshot:
             newest = snapshot.generation()
             name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
-            try:
-                made = self._extended(snapshot, newest, name) if fusion is None else None
-                source, size_bytes, sha256 = made or self._built(snapshot, chosen, name)
-            except (OSError, RuntimeError, MemoryError) as exc:
-                raise LibraryError(
-                    f"the joint index could not be written ({exc}); free some space and run the same command again: "
-                    "searches go on with the index before it"
-                ) from exc
             # Another fusion is somebody's choice, and may find other things.
-            self._pass_gate(snapshot, newest if fusion is None else None, source.spec, (name, size_bytes, sha256))
-        self._point_to((name, size_bytes, sha256), chosen, source.spec, source.ids)
+            before = newest if fusion is None else None
+            source, file = self._made(snapshot, before, chosen, name)
+        self._point_to(file, chosen, source.spec, source.ids)
         self._drop_old_files()
         with self.library.snapshot() as snapshot:
             generation = snapshot.generation()
@@ -219,37 +225,61 @@ class Writer:
             raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
         return generation
 
-    def _pass_gate(
-        self, snapshot: Snapshot, before: Generation | None, spec: JointSpec, file: tuple[str, int, str]
-    ) -> None:
-        """Delete a file just made, and raise NotPublished, if it must not take the place of the generation before."""
-        name, size_bytes, sha256 = file
-        path = self.library.index / name
-        index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
-        reason = refusal(self.library, snapshot, before, View(spec, index, ()))
-        if reason is not None:
-            path.unlink(missing_ok=True)
-            raise NotPublished(
-                f"the new joint index was not published: {reason}; searches go on without it, exactly over what "
-                "the one before lacks, and the next run tries again"
-            )
+    def _made(
+        self, snapshot: Snapshot, before: Generation | None, fusion: Fusion, name: str
+    ) -> tuple[Source, tuple[str, int, str]]:
+        """Return what a new file was made of, and its name, size and SHA-256. Raises as `publish` does."""
+        reason = ""
+        for make in (self._extended, self._built, self._rebuilt):
+            try:
+                made = make(snapshot, before, fusion, name)
+            except (OSError, RuntimeError, MemoryError) as exc:
+                raise LibraryError(
+                    f"the joint index could not be written ({exc}); free some space and run the same command again: "
+                    "searches go on with the index before it"
+                ) from exc
+            if made is None:
+                continue
+            source, size_bytes, sha256 = made
+            index = JointIndex.load(self.library.index / name, size_bytes=size_bytes, sha256=sha256)
+            refused = refusal(self.library, snapshot, before, source.spec, index)
+            if refused is None:
+                return source, (name, size_bytes, sha256)
+            reason = refused
+            logger.info("a new joint index was not published: %s", reason)
+            (self.library.index / name).unlink(missing_ok=True)
+        raise NotPublished(
+            f"the new joint index was not published: {reason}; searches stay right, but scan exactly what the one "
+            "before lacks; run: vfindex verify"
+        )
 
-    def _extended(self, snapshot: Snapshot, newest: Generation | None, name: str) -> tuple[Source, int, str] | None:
+    def _extended(
+        self, snapshot: Snapshot, before: Generation | None, _: Fusion, name: str
+    ) -> tuple[Source, int, str] | None:
         """Make the file of a generation from the one before; None where too much has changed since that was built."""
-        index = self.library.load_index(newest) if newest is not None else None
-        if newest is None or index is None:
+        index = self.library.load_index(before) if before is not None else None
+        if before is None or index is None:
             return None
-        source = Source(snapshot, newest.spec, self.priors(), snapshot.clip_ids(searchable=False))
-        made = extend(index, source, self.library.index / name)
+        source = Source(snapshot, before.spec, self.priors(), snapshot.clip_ids(searchable=False))
+        made = extend(index, source, snapshot.changed(before.watermark), self.library.index / name)
         return None if made is None else (source, *made)
 
-    def _built(self, snapshot: Snapshot, fusion: Fusion, name: str) -> tuple[Source, int, str]:
+    def _built(self, snapshot: Snapshot, _: Generation | None, fusion: Fusion, name: str) -> tuple[Source, int, str]:
         """Make the file of a generation from all clips, and their JointSpec."""
         priors = self.priors()
         dims = {m: len(p.mean) for m, p in priors.items()}
         ids = snapshot.clip_ids(searchable=False)
         spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), fusion)
         source = Source(snapshot, spec, priors, ids)
+        return source, *build(source, self.library.index / name)
+
+    def _rebuilt(
+        self, snapshot: Snapshot, before: Generation | None, _: Fusion, name: str
+    ) -> tuple[Source, int, str] | None:
+        """Make the file of a generation from all clips, with the JointSpec of the one before if there is one."""
+        if before is None:
+            return None
+        source = Source(snapshot, before.spec, self.priors(), snapshot.clip_ids(searchable=False))
         return source, *build(source, self.library.index / name)
 
     def _point_to(self, file: tuple[str, int, str], fusion: Fusion, spec: JointSpec, ids: Sequence[int]) -> None:
@@ -265,6 +295,7 @@ class Writer:
                 )
             )
             put(connection, META_KEY, fusion.to_json())
+            connection.execute(delete(schema.index_change))
             connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
 
     def _drop_old_files(self) -> None:

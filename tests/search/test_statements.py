@@ -24,7 +24,7 @@ from vfindex.search import tail as tail_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.filters import recorded_on
 from vfindex.search.tail import Tail
-from vfindex.storage import snapshot as snapshot_module
+from vfindex.storage import spans
 from vfindex.storage import words as words_module
 from vfindex.storage.library import Library, exact_scan, reading_spec
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
@@ -205,7 +205,7 @@ def test_clips_of_videos_are_found_in_whatever_order_they_came(tmp_path: Path, m
         assert torn not in {each.video_id for each in half.clips(half.clips_in([1, torn]).tolist()).values()}
         for videos in ([], [2], [1, 3], [torn], [1, torn, 99], [each.id for each in snapshot.videos()]):
             for few in (0, 100):
-                monkeypatch.setattr(snapshot_module, "FEW_VIDEOS", few)
+                monkeypatch.setattr(spans, "FEW_VIDEOS", few)
                 assert snapshot.clips_in(videos).tolist() == snapshot.clip_ids(videos=videos)
 
 

@@ -21,6 +21,7 @@ from vfindex.storage.generations import Source
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray, Segment
+from vfindex.storage.vectors import JointIndex
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, writing
 
@@ -66,30 +67,47 @@ def test_an_index_of_other_vectors_is_refused(writer: Writer, monkeypatch: pytes
         yield from (rows[::-1] for rows in inner(self, ids))
 
     monkeypatch.setattr(Source, "rows", shuffled)
-    with pytest.raises(NotPublished, match="of what an exact scan finds"):
+    with pytest.raises(NotPublished, match=r"of 41 clips looked at, it has other vectors than library\.db for 40"):
         writer.publish()
     assert_old_one_stays(writer)
     monkeypatch.undo()
     assert writer.publish().clips == VIDEOS + 1
 
 
-def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vectors are right, but a search of it gives the worst."""
+    plain = JointIndex.search
+    monkeypatch.setattr(JointIndex, "search", lambda self, queries, *rest: plain(self, -queries, *rest))
+    run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+    run.report.run_id = writer.catalog.begin_run("ingest")
+    run.end(time.monotonic())
+    assert "of what an exact scan finds" in run.report.not_published
+    with writer.library.snapshot() as snapshot:
+        last = snapshot.last_run()
+    assert last is not None and last["report"]["not_published"] == run.report.not_published
+    monkeypatch.undo()
+    assert_old_one_stays(writer)
+
+
+def test_statistics_that_lose_known_items_are_not_taken(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index finds what a scan with its JointSpec finds; but that JointSpec has turned the vectors round."""
-    inner = writing_side.estimate_spec
+    inner, refused = writing_side.estimate_spec, []
 
     def turned(*arguments: Any) -> JointSpec:
         spec = inner(*arguments)
         return replace(spec, parts={m: replace(part, scale=-part.scale) for m, part in spec.parts.items()})
 
+    def noted(*arguments: Any) -> str | None:
+        refused.append(gate.refusal(*arguments))
+        return refused[-1]
+
     monkeypatch.setattr(writing_side, "estimate_spec", turned)
-    run = Triage(writer, Options(Sampling(), asr=False), Watcher())
-    run.report.run_id = writer.catalog.begin_run("ingest")
-    run.end(time.monotonic())
-    assert "made of the library's own titles and transcripts it answers" in run.report.not_published
+    monkeypatch.setattr(writing_side, "refusal", noted)
     with writer.library.snapshot() as snapshot:
-        last = snapshot.last_run()
-    assert last is not None and last["report"]["not_published"] == run.report.not_published
-    assert_old_one_stays(writer)
+        before = snapshot.generation()
+    after = writer.publish()
+    assert "made of the library's own titles and transcripts it answers" in refused[0] and refused[1:] == [None]
+    assert before is not None and after.spec.to_json() == before.spec.to_json() and after.clips == VIDEOS + 1
 
 
 def assert_old_one_stays(writer: Writer) -> None:

@@ -1,0 +1,295 @@
+"""Vectors that change under a clip's id reach the joint index, whatever its size; until then its rows do not count."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from library_maker import DIM, add_video, clip, install
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage import gate, generations, migrations, recall, vectors
+from vfindex.storage import writer as writing_side
+from vfindex.storage.errors import NotPublished
+from vfindex.storage.ivf_pq import IvfPq
+from vfindex.storage.library import exact_scan, joint_batches
+from vfindex.storage.records import Clip, FloatArray
+from vfindex.storage.snapshot import Generation
+from vfindex.storage.vectors import JointIndex
+from vfindex.storage.verify import verify
+from vfindex.storage.wording import Wording
+from vfindex.storage.writer import Writer, writing
+
+VIDEOS, CLIPS_EACH = 60, 5
+CLIPS = VIDEOS * CLIPS_EACH
+RANDOM = np.random.default_rng(7)
+
+
+def unit(count: int) -> FloatArray:
+    """Return vectors (count, DIM) of length 1."""
+    rows = RANDOM.standard_normal((count, DIM)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def some_clips(count: int, title: FloatArray) -> list[Clip]:
+    seen, said = unit(count), unit(count)
+    return [clip(5.0 * at, 5.0 * at + 5, visual=seen[at], speech=said[at], text=title) for at in range(count)]
+
+
+@pytest.fixture(scope="module", params=[50, vectors.EXACT_CLIPS], ids=["codes", "exact"])
+def size(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Yield up to how many clips an index has no codes: fewer than the library's, and more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "EXACT_CLIPS", request.param)
+        patch.setattr(IvfPq, "cost", lambda *_: 0.0)
+        patch.setattr(recall, "QUESTIONS", 16)
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def published(size: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a published library of VIDEOS videos, whose ids are 1 to VIDEOS."""
+    folder = tmp_path_factory.mktemp(f"published-{size}")
+    with writing(folder) as writer:
+        install(writer)
+        for number, title in enumerate(unit(VIDEOS)):
+            add_video(writer, f"v{number}", some_clips(CLIPS_EACH, title))
+        writer.publish()
+    return folder
+
+
+@pytest.fixture
+def writer(published: Path, tmp_path: Path) -> Iterator[Writer]:
+    """Yield the writer of a library of one's own."""
+    shutil.copytree(published, tmp_path / "library")
+    with writing(tmp_path / "library") as writer:
+        yield writer
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of the sizes of all indexes that are built from nothing."""
+    sizes: list[int] = []
+    plain = generations.build
+
+    def counted(source: generations.Source, path: Path) -> tuple[int, str]:
+        sizes.append(len(source.ids))
+        return plain(source, path)
+
+    monkeypatch.setattr(writing_side, "build", counted)
+    return sizes
+
+
+def current(writer: Writer) -> tuple[Generation, JointIndex]:
+    with writer.library.snapshot() as snapshot:
+        generation = snapshot.generation()
+    assert generation is not None
+    return generation, writer.library.open_index(generation, thorough=True)
+
+
+def asked_for(generation: Generation, title: FloatArray) -> FloatArray:
+    """Return the joint vector of a question for a title alone."""
+    query = np.zeros(generation.spec.dim, np.float32)
+    query[generation.spec.slices()["text"]] = generation.spec.parts["text"].centre(title)
+    return query
+
+
+def assert_as_scanned(writer: Writer, queries: FloatArray) -> None:
+    """The index holds the vectors of library.db, and finds what a scan of library.db finds."""
+    generation, index = current(writer)
+    with writer.library.snapshot() as snapshot:
+        ids = snapshot.clip_ids(searchable=False)
+        assert index.ids().tolist() == ids
+        for part, rows in joint_batches(snapshot, generation.spec, ids):
+            assert np.allclose(index.rows[index.places_of(part)], rows, atol=5e-3)
+        for query in queries:
+            expected = [score for _, score in exact_scan(snapshot, generation.spec, query, ids)[:10]]
+            assert np.allclose(index.search(query[None], 10)[0][0], expected, atol=1e-2)
+    assert len(snapshot_changes(writer)) == 0
+
+
+def snapshot_changes(writer: Writer) -> NDArray[np.int64]:
+    with writer.library.snapshot() as snapshot:
+        generation = snapshot.generation()
+        return snapshot.changed(0 if generation is None else generation.watermark)
+
+
+def test_a_renamed_video_is_found_by_its_new_name_once_published(writer: Writer, built: list[int], size: int) -> None:
+    [title] = unit(1)
+    writer.catalog.retitle(1, "new", (), title)
+    assert snapshot_changes(writer).tolist() == [1, 2, 3, 4, 5]
+    generation = writer.publish()
+    assert bool(built) == (size > CLIPS), "a large index is extended"
+    _, index = current(writer)
+    found = index.search(asked_for(generation, title)[None], 5)[1][0]
+    assert sorted(found.tolist()) == [1, 2, 3, 4, 5]
+    assert_as_scanned(writer, np.stack([asked_for(generation, each) for each in (title, *unit(5))]))
+    assert verify(writer.library).problems == []
+
+
+def test_a_library_whose_every_video_is_renamed_is_published(writer: Writer, built: list[int]) -> None:
+    titles = unit(VIDEOS)
+    for number, title in enumerate(titles):
+        writer.catalog.retitle(number + 1, "new", (), title)
+    writer.publish()
+    assert built == [CLIPS], "too much has changed to extend"
+    assert_as_scanned(writer, np.stack([asked_for(current(writer)[0], title) for title in titles[:8]]))
+
+
+def test_small_changes_add_up_to_a_new_build(writer: Writer, built: list[int], size: int) -> None:
+    """Each night a few: lists and codebook are of vectors that are no longer there."""
+    if size > CLIPS:
+        pytest.skip("an index without codes is always built")
+    for number, title in enumerate(unit(7)):
+        writer.catalog.retitle(number + 1, "new", (), title)
+        writer.publish()
+    assert len(built) == 1
+    assert_as_scanned(writer, np.stack([asked_for(current(writer)[0], title) for title in unit(4)]))
+
+
+def test_other_words_reach_the_index(writer: Writer) -> None:
+    [title] = unit(1)
+    with writer.catalog.transaction() as connection:
+        from vfindex.storage.wording import reword
+
+        reword(connection, 2, Wording("new", {}, (), (), title, ()))
+    assert snapshot_changes(writer).tolist() == [6, 7, 8, 9, 10]
+    writer.publish()
+    assert_as_scanned(writer, asked_for(current(writer)[0], title)[None])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE embedding SET vector = zeroblob(16) WHERE clip_id = 3",
+        "DELETE FROM embedding WHERE clip_id = 3 AND modality = 'text'",
+        "INSERT INTO embedding VALUES (3, 'other', zeroblob(16), NULL, 0)",
+        "DELETE FROM clip WHERE id = 3",
+        "INSERT OR REPLACE INTO embedding SELECT * FROM embedding WHERE clip_id = 3",
+    ],
+)
+def test_no_statement_changes_a_vector_unseen(writer: Writer, statement: str) -> None:
+    with writer.catalog.transaction() as connection:
+        connection.execute(text(statement))
+    assert snapshot_changes(writer).tolist() == [3]
+    with writer.library.snapshot() as snapshot:
+        assert snapshot.outdated(CLIPS).tolist() == [3]
+        assert snapshot.unindexed(CLIPS).tolist() == ([] if "FROM clip" in statement else [3])
+
+
+def test_new_clips_are_no_changes(writer: Writer) -> None:
+    add_video(writer, "new", some_clips(3, unit(1)[0]))
+    assert snapshot_changes(writer).tolist() == []
+    with writer.library.snapshot() as snapshot:
+        assert snapshot.unindexed(CLIPS).tolist() == [CLIPS + 1, CLIPS + 2, CLIPS + 3]
+
+
+def test_nothing_is_left_of_forgotten_vectors(writer: Writer, size: int) -> None:
+    if size > CLIPS:
+        pytest.skip("an index without codes is always built")
+    _, index = current(writer)
+    assert np.any(index.rows[5:10])
+    writer.catalog.remove(b"/videos/v1")
+    writer.publish()
+    generation, index = current(writer)
+    assert len(index.all_ids()) == CLIPS and len(index) == CLIPS - CLIPS_EACH, "the places stay"
+    assert not np.any(index.rows[5:10])
+    assert_as_scanned(writer, np.stack([asked_for(generation, title) for title in unit(5)]))
+
+
+# --- the gate -------------------------------------------------------------------------------------------------------
+
+
+def copied(before: JointIndex, *_: Any) -> Iterator[NDArray[Any]]:
+    """Stand for `_renewed` with a fault: every row is copied, whatever has changed."""
+    yield np.array(before.rows)
+
+
+@pytest.mark.parametrize("scanned", [gate.SCANNED_CLIPS, 10])
+@pytest.mark.parametrize("renamed", [1, 6])
+def test_old_vectors_are_seen_at_every_size_and_cured_at_once(
+    writer: Writer, built: list[int], monkeypatch: pytest.MonkeyPatch, scanned: int, renamed: int
+) -> None:
+    monkeypatch.setattr(gate, "SCANNED_CLIPS", scanned)
+    monkeypatch.setattr(generations, "_renewed", copied)
+    titles = unit(renamed)
+    for number, title in enumerate(titles):
+        writer.catalog.retitle(number + 1, "new", (), title)
+    writer.publish()
+    assert built == [CLIPS], "what was refused is built from nothing, in the same call"
+    assert_as_scanned(writer, np.stack([asked_for(current(writer)[0], title) for title in titles]))
+
+
+def test_an_index_that_never_passes_leaves_everything_as_it_was(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _ = current(writer)
+    monkeypatch.setattr(writing_side, "refusal", lambda *_: "it is worse")
+    writer.catalog.retitle(1, "new", (), unit(1)[0])
+    with pytest.raises(NotPublished, match=r"not published: it is worse; .*run: vfindex verify"):
+        writer.publish()
+    assert current(writer)[0] == before and writer.catalog.change() == "stale"
+    assert [path.name for path in writer.library.index.iterdir()] == [before.file]
+    assert snapshot_changes(writer).tolist() == [1, 2, 3, 4, 5], "still scanned exactly"
+    assert "it is worse" in writer.publish_changes()
+
+
+def test_verify_compares_vectors_of_the_index(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that no trigger saw: the record of the change is lost."""
+    writer.catalog.retitle(1, "new", (), unit(1)[0])
+    with writer.catalog.transaction() as connection:
+        connection.execute(text("DELETE FROM index_change"))
+        connection.execute(text("DELETE FROM meta WHERE key = 'changed'"))
+    [problem] = verify(writer.library).problems
+    assert "has other vectors than library.db for 5 of 300 clips" in problem and "run: vfindex rebuild" in problem
+
+
+# --- in the middle of a run -----------------------------------------------------------------------------------------
+
+
+def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vfindex.indexer import triage
+
+    monkeypatch.setattr(triage, "MAX_TAIL_CLIPS", 8)
+    before, _ = current(writer)
+    run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+    counts = []
+    for number, title in enumerate(unit(2)):
+        run.unindexed += writer.catalog.retitle(number + 1, "new", (), title)
+        run.publish_many()
+        counts.append(current(writer)[0].id - before.id)
+    assert counts == [0, 1] and run.unindexed == 0
+    writer.catalog.retitle(1, "again", (), unit(1)[0])
+    assert Triage(writer, Options(Sampling(), asr=False), Watcher()).unindexed == 5, "also what a killed run has left"
+
+
+# --- libraries of earlier versions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "clips, change, expected", [(CLIPS, None, 0), (CLIPS, "added", 0), (CLIPS, "stale", CLIPS), (50_001, None, CLIPS)]
+)
+def test_indexes_of_earlier_versions_that_may_be_stale_are_not_trusted(
+    writer: Writer, clips: int, change: str | None, expected: int
+) -> None:
+    with writer.catalog.transaction() as connection:
+        for event in ("insert", "update", "delete"):
+            connection.execute(text(f"DROP TRIGGER index_change_{event}"))
+        connection.execute(text("DROP TABLE index_change"))
+        connection.execute(text("DROP INDEX video_unsearchable"))
+        connection.execute(text("DELETE FROM migration WHERE name = 'record_index_changes'"))
+        connection.execute(text("UPDATE generation SET clips = :clips"), {"clips": clips})
+        if change:
+            connection.execute(text("INSERT INTO meta VALUES ('changed', :change)"), {"change": change})
+        migrations.migrate(connection)
+    assert len(snapshot_changes(writer)) == expected
+    assert writer.catalog.change() == ("stale" if expected else change)
+    writer.catalog.retitle(1, "new", (), unit(1)[0])
+    assert len(snapshot_changes(writer)) == max(expected, CLIPS_EACH), "the triggers are there"
