@@ -134,6 +134,8 @@ def _print(run: StoredRun) -> None:
     if report.get("video_seconds") and report.get("wall_s"):
         speed = report["video_seconds"] / report["wall_s"]
         print(f"speed     {clock(report['video_seconds'])} of video in {clock(report['wall_s'])}, {speed:.1f} times")
+    for kind, number in report.get("left_out", {}).items():
+        print(f"left out  {counted(number, kind)}")
     for words in ends_of(report):
         print(f"it was    {words}")
     for name in LISTS:

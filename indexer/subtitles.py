@@ -161,9 +161,9 @@ def _text(found: Cues, source: SegmentSource, language: str, end_s: float) -> Su
         return SubtitleText((), (("flight_log", "it holds a flight log or other measured values, no speech"), *odd))
     spoken = [each for each in cues if not is_telemetry(each.text)]
     if len(spoken) < len(cues):
-        odd.append(("telemetry", f"{counted(len(cues) - len(spoken), 'line')} of measured values left out"))
+        odd.append(("telemetry", f"lines of measured values left out: {len(cues) - len(spoken)}"))
     if found.crowded:
-        odd.append(("crowded", f"{counted(found.crowded, 'subtitle')} cut or left out: more text than can be said"))
+        odd.append(("crowded", f"subtitles cut or left out, as nobody can say so much in the time: {found.crowded}"))
     if is_mojibake(texts):
         odd.append(("mojibake", "its letters were garbled by a wrong encoding before it was saved"))
     segments = tuple(Segment(each.start_s, each.end_s, each.text, source, language) for each in spoken)
@@ -174,12 +174,12 @@ def _odd_times(found: Cues, end_s: float) -> list[tuple[str, str]]:
     odd: list[tuple[str, str]] = []
     total = len(found.cues) + found.late + found.early + found.unreadable
     if found.late > LATE_SHARE * total:
-        late = f"{found.late} of {counted(total, 'subtitle')} begin after the video ends at {_clock(end_s)}"
-        odd.append(("clock", f"{late}, the first at {_clock(found.first_late_s)}"))
+        late = f"{found.late} of {total}, the first at {_clock(found.first_late_s)}"
+        odd.append(("clock", f"subtitles after the end of the video at {_clock(end_s)}: {late}"))
     if found.early:
-        odd.append(("clock", f"{counted(found.early, 'subtitle')} before the beginning of the video"))
+        odd.append(("clock", f"subtitles before the beginning of the video: {found.early} of {total}"))
     if found.unreadable:
-        odd.append(("times", f"{counted(found.unreadable, 'subtitle')} without a time that can be read"))
+        odd.append(("times", f"subtitles without a time that can be read: {found.unreadable} of {total}"))
     return odd
 
 

@@ -213,7 +213,7 @@ def test_a_line_of_a_log_amid_speech_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text(text)
     found = read_sidecar(os.fsencode(tmp_path / "a.srt"))
     assert [s.text for s in found.segments] == [lines[0], lines[2]]
-    assert found.oddities == (("telemetry", "1 line of measured values left out"),)
+    assert found.oddities == (("telemetry", "lines of measured values left out: 1"),)
 
 
 def test_a_flight_log_inside_a_video() -> None:
@@ -259,12 +259,12 @@ def test_times_outside_the_film_do_not_count_and_are_reported(tmp_path: Path) ->
     found = read_sidecar(os.fsencode(path), "", 12.0)
     assert found.segments == ()
     assert found.oddities == (
-        ("clock", "40 of 40 subtitles begin after the video ends at 0:00:12, the first at 10:00:00"),
+        ("clock", "subtitles after the end of the video at 0:00:12: 40 of 40, the first at 10:00:00"),
     )
     path.write_text("-00:00:03,000 --> -00:00:02,000\nbefore\n\n-00:00:01,000 --> 00:00:02,000\nacross\n")
     found = read_sidecar(os.fsencode(path), "", 12.0)
     assert [(s.start_s, s.end_s, s.text) for s in found.segments] == [(0.0, 2.0, "across")]
-    assert found.oddities == (("clock", "1 subtitle before the beginning of the video"),)
+    assert found.oddities == (("clock", "subtitles before the beginning of the video: 1 of 2"),)
 
 
 def test_out_of_order_and_overlapping_cues_come_in_order() -> None:
@@ -318,6 +318,13 @@ def test_markup_is_no_words(markup: str, words: str) -> None:
 def test_escaped_markup_is_no_words() -> None:
     description = describe(b"/x/talk.mp4", {"description": "&lt;p class=&quot;intro&quot;&gt;clay &amp; glaze"}, ())
     assert ("tag", "clay & glaze") in description.documents
+
+
+def test_a_description_under_the_other_form_of_a_name(tmp_path: Path) -> None:
+    name = unicodedata.normalize("NFD", "Caf\u00e9") + ".INFO.json"
+    (tmp_path / name).write_text('{"title": "Waiters"}')
+    path = os.fsencode(tmp_path / "Caf\u00e9.mp4")
+    assert read_info(path, sidecars_of(path)).tags == {"title": "Waiters"}
 
 
 def test_chapters_after_the_end_are_not_the_videos(tmp_path: Path) -> None:
