@@ -71,9 +71,12 @@ def test_our_own_form(tmp_path: Path) -> None:
 
 
 def test_the_public_collection_is_read_whole() -> None:
-    questions = read_questions(media_folder("public") / "queries.jsonl")
-    assert len(questions) == 176
-    assert sum(bool(each.spans) for question in questions for each in question.relevant) == 235
+    path = media_folder("public") / "queries.jsonl"
+    questions = read_questions(path)
+    written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [question.text for question in questions] == [each["query"] for each in written]
+    timed = sum("start" in relevant for each in written for relevant in each["relevant"])
+    assert sum(bool(each.spans) for question in questions for each in question.relevant) == timed > 100
 
 
 def test_msr_vtt(tmp_path: Path) -> None:
