@@ -26,7 +26,9 @@ def name_key(name: bytes) -> str:
 def sidecar_suffix(name: bytes) -> bytes:
     """Return the suffix of a sidecar in lower case, b"" for any other file."""
     lower = name.lower()
-    return next((suffix for suffix in SIDECAR_SUFFIXES if lower.endswith(suffix)), b"")
+    if not lower.endswith(SIDECAR_SUFFIXES):
+        return b""
+    return next(suffix for suffix in SIDECAR_SUFFIXES if lower.endswith(suffix))
 
 
 def mark_text(video: bytes, sidecar: bytes) -> str | None:
@@ -52,10 +54,13 @@ class FolderSidecars:
     def __init__(self, videos: Iterable[bytes], sidecars: Iterable[bytes]) -> None:
         """videos: base names. sidecars: base names, or paths in a subtitle folder, relative to the folder."""
         self._by_name: dict[str, list[bytes]] = {}
+        ordered = sorted(sidecars)
+        if not ordered:
+            return  # most folders: nothing is computed for their videos
         own = list(videos)
         stems = {name_key(os.path.splitext(video)[0]) for video in own}
         names = stems.union(map(name_key, own))
-        for sidecar in sorted(sidecars):
+        for sidecar in ordered:
             folder, base = os.path.split(sidecar)
             name = _longest(name_key(base[: len(base) - len(sidecar_suffix(base))]), names)
             if name is None and folder:
@@ -124,6 +129,8 @@ def signature(path: bytes, candidates: Sequence[bytes]) -> str:
     candidates: paths relative to its folder, in order. The video's stem does not count, so that the signature survives
     a common renaming of video and sidecars.
     """
+    if not candidates:
+        return ""
     folder, name = os.path.split(path)
     stem = name_key(os.path.splitext(name)[0])
     rows = []
