@@ -59,6 +59,10 @@ PathMapOption = Annotated[
 GpuShareOption = Annotated[
     float | None, typer.Option(metavar="F", hidden=True, help="Of a GPU, for each of Ray's workers that needs one.")
 ]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Write what was looked at, and what is left there, as JSON."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import print_json, say
+from vfindex.cli.options import JsonOption, LibraryOption, ReportOption, library_folder
+from vfindex.cli.output import print_json
+from vfindex.cli.removal import checked_report, removal_settings, tell, write_report
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
@@ -24,6 +25,7 @@ def command(
         str, typer.Option(metavar="AGE", help="Files gone for this long: hours (12h), days or weeks.")
     ] = DEFAULT_AGE,
     now: Annotated[bool, typer.Option("--now", help="All files that are gone, however short.")] = False,
+    report: ReportOption = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -31,23 +33,19 @@ def command(
 
     `vfindex reindex` finds what has vanished; until it is purged, it returns with its file.
     """
-    from vfindex.storage.library import Library
-    from vfindex.storage.writer import writing
+    from vfindex.storage.forgetting import forget_missing
 
     before = None if now else (datetime.now(UTC) - _age(older_than)).isoformat(timespec="seconds")
     folder = library_folder(library)
-    Library.open(folder)
-    with writing(folder) as writer:
-        files, videos, thumbnails = writer.catalog.purge(before)
-        writer.discard_thumbnails(thumbnails)
-        # What is purged is gone already: said before anything else may fail.
-        if json:
-            print_json({"locations": files, "videos": videos})
-        else:
-            print(f"forgot {counted(files, 'file')}, {counted(videos, 'video')}")
-        refused = writer.publish_changes()
-    if refused:
-        say(refused)
+    checked_report(report, folder)
+    found = forget_missing(folder, lambda w: w.catalog.purge(before), removal_settings(report))
+    document = found.to_dict()
+    write_report(report, "purge", document)
+    tell(found)
+    if json:
+        print_json(document)
+    else:
+        print(f"forgot {counted(found.locations, 'file')}, {counted(found.videos, 'video')}")
 
 
 def _age(text: str) -> timedelta:

@@ -44,6 +44,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 def _document(folder: Path, opened: Library, snapshot: Snapshot) -> dict[str, Any]:
     from vfindex.storage import fusion
     from vfindex.storage.attempts import attempt_counts
+    from vfindex.storage.exclusions import stored_exclusions
     from vfindex.storage.library import setup_from_json
     from vfindex.storage.units import coarse_videos
 
@@ -71,6 +72,7 @@ def _document(folder: Path, opened: Library, snapshot: Snapshot) -> dict[str, An
         "generation": generation.id if generation and not fault else None,
         "clips_in_generation": generation.clips if generation and not fault else 0,
         "index_problem": fault,
+        "removed": [path_text(path) for path in stored_exclusions(snapshot)],
         "problems": [
             {
                 "path": path_text(place.path),
@@ -138,6 +140,8 @@ def _print(document: dict[str, Any]) -> None:
         print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` goes on")
     if document["states"]["vanished"]:
         print(f"vanished    {counted(document['states']['vanished'], 'video')}; `vfindex purge` deletes what is left")
+    for path in document["removed"]:
+        print(plain(f"{'removed':11} {path}, and skipped; to index it again: vfindex remove --forget-exclusion PATH"))
     for row in document["problems"]:
         tries = f" ({row['attempts']} tries failed)" if row["attempts"] > 1 else ""
         print(plain(f"{row['state']:11} {row['path']}: {row.get('reason', '')}{tries}; {row.get('next', '')}"))

@@ -18,7 +18,9 @@ from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.report import Progress, UpgradeReport
 from vfindex.indexer.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
 from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage.catalog import now
 from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.exclusions import replace_exclusions, stored_exclusions
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.roots import Root, remember
@@ -33,6 +35,7 @@ class _State:
     """What an edition holds: its videos, whether speech is recognised, and what was ingested.
 
     recognised, coarse: fingerprints of the videos that were heard, and of those only looked at in passing.
+    removed: paths that no run indexes again.
     """
 
     videos: tuple[StoredVideo, ...]
@@ -40,13 +43,14 @@ class _State:
     coarse: frozenset[str]
     asr: bool
     roots: tuple[Root, ...]
+    removed: tuple[bytes, ...]
 
     @classmethod
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
             asr = recognises(snapshot)
             videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), coarse_videos(snapshot)
-            return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot))
+            return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot), stored_exclusions(snapshot))
 
     def searchable(self) -> list[StoredVideo]:
         return [video for video in self.videos if video.state in SEARCHABLE]
@@ -90,6 +94,7 @@ class CatchUp:
         if not report.interrupted:
             untitled = self._align(state)
             remember(self.writer.catalog, state.roots)
+            replace_exclusions(self.writer.catalog, state.removed, now())
             report.lost = [*self._lost(state, failed), *untitled]
         if self.writer.catalog.change():
             self.writer.publish()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from vfindex.indexer.beside import FolderSidecars, list_sidecars, sidecar_suffix, signature, subtitle_folder_files
 from vfindex.indexer.system_names import APPLE_DOUBLE, system_kind
 from vfindex.storage.errors import Problem, Stage, VideoError
+from vfindex.storage.exclusions import exclusion_key
 from vfindex.storage.names import composed, glob_pattern
 from vfindex.storage.records import FileState, Location
 
@@ -96,6 +97,7 @@ class _Walk:
 
     is_excluded: Exclusions | None
     avoid: frozenset[bytes]
+    removed: frozenset[bytes]
     sift: Sift
     named_files: set[bytes] = field(default_factory=set)
     entered: set[bytes] = field(default_factory=set)
@@ -108,6 +110,7 @@ def discover(
     *,
     exclude: Sequence[str] | Exclusions = (),
     avoid: Sequence[bytes] = (),
+    removed: Collection[bytes] = (),
     sift: Sift = lambda states: states,
 ) -> Iterator[Discovered]:
     """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
@@ -122,10 +125,12 @@ def discover(
     and lower case are told apart, accents are the same however composed. A file or folder is left out if a glob matches
     its base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
     only the base name is tried; a named folder is always entered.
-    avoid: folders that are never entered (the library itself). sift: keeps back what need not be told.
+    avoid: folders that are never entered (the library itself). removed: files and folders, as `exclusion_key` has them,
+    that count only if they are named. sift: keeps back what need not be told.
     """
     exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)
-    walk = _Walk(exclusions or None, frozenset(os.path.realpath(path) for path in avoid), sift)
+    avoided = frozenset(os.path.realpath(path) for path in avoid)
+    walk = _Walk(exclusions or None, avoided, frozenset(removed), sift)
     roots = [_resolve(path) for path in paths]
     walk.named_files.update(root for root in roots if isinstance(root, bytes) and not os.path.isdir(root))
     seen: set[bytes] = set()
@@ -146,6 +151,16 @@ def discover(
             yield from _folder(root, walk)
     if walk.links:
         logger.info("symbolic links not followed: %d; name them on the command line to index them", walk.links)
+
+
+def is_excluded_below(root: bytes, exclude: Exclusions, path: bytes) -> bool:
+    """Return whether `discover` leaves out a file at or below a named path."""
+    name = os.path.basename(path)
+    if path == root:
+        return exclude(name, name, False)
+    parts = path[len(root.rstrip(b"/")) + 1 :].split(b"/")
+    heads = (b"/".join(parts[: end + 1]) for end in range(len(parts)))
+    return any(exclude(parts[i], head, i < len(parts) - 1) for i, head in enumerate(heads))
 
 
 def fingerprint(path: bytes) -> str:
@@ -247,6 +262,9 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
                         walk.links += 1
         except OSError as exc:
             yield Failed(_os_problem(folder, "discover", exc))
+        if walk.removed:
+            folders = [path for path in folders if exclusion_key(path) not in walk.removed]
+            files = {name: each for name, each in files.items() if exclusion_key(each.path) not in walk.removed}
         yield from sorted(system, key=lambda item: item.problem.path)
         pending.extend(sorted(folders, reverse=True))
         yield from _files(files, subtitle_folder_files(folder, map(os.path.basename, folders)), walk)

@@ -15,10 +15,10 @@ from vfindex.indexer.encoders import PassageEncoder
 from vfindex.indexer.ladder import is_tried_again, is_worth_reading, last_word, next_care
 from vfindex.indexer.media import NO_RESOURCES, ReadEnd
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, Texts, documents_of, text_vector
+from vfindex.indexer.pipeline import Encoders, Indexed, Prepared, Texts, text_vector
 from vfindex.indexer.report import Progress
 from vfindex.indexer.runner import Runner
-from vfindex.indexer.titles import describe
+from vfindex.indexer.titles import describe, documents_of
 from vfindex.indexer.triage import Ending, Triage, remembered
 from vfindex.storage.catalog import now
 from vfindex.storage.errors import BUG, Problem, VideoError
@@ -234,7 +234,11 @@ class Driver:
         catalog, asr = self.writer.catalog, self.options.asr
         begun = catalog.resumable(opening.print_, recognised=asr, coarse=self.coarse)
         if begun is None:
-            begun = catalog.begin_video(prepared.video, prepared.units, recognised=asr, coarse=self.coarse), 0
+            path = prepared.found.location.path
+            begun_id = catalog.begin_video(
+                prepared.video, prepared.units, recognised=asr, coarse=self.coarse, path=path
+            )
+            begun = begun_id, 0
         video_id, before = begun
         failed = catalog.attempts(video_id)
         for attempt in opening.failed:

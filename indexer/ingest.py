@@ -30,9 +30,11 @@ from vfindex.indexer.presets import LITE_VISUAL, Choice
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
+from vfindex.indexer.vanished import excluded
 from vfindex.storage.errors import UsageError
+from vfindex.storage.exclusions import exclusions, forget_exclusions
 from vfindex.storage.records import Hint, Setup
-from vfindex.storage.roots import Root, remember
+from vfindex.storage.roots import Root, remember, roots
 from vfindex.storage.settings import recognises, set_recognises
 from vfindex.storage.writer import Writer, writing
 
@@ -71,12 +73,17 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         asr = _asr(writer, settings.asr)
         run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
         run.report.run_id = writer.catalog.begin_run(settings.command)
-        remember(writer.catalog, _roots(folder, paths, settings.exclude))
-        avoid = [os.fsencode(folder)]
+        given = _roots(folder, paths, settings.exclude)
+        remember(writer.catalog, given)
+        for path in forget_exclusions(writer.catalog, [root.path for root in given]):
+            watcher.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
+        removed, avoid = exclusions(writer.catalog), [os.fsencode(folder)]
         exclude = Exclusions(settings.exclude)
-        run.sort(discover(paths, exclude=exclude, avoid=avoid, sift=run.changed))
+        run.sort(discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed))
         run.report.hints += [] if run.report.interrupted else map(_unmatched, exclude.unmatched)
         run.bring_back()
+        if settings.exclude and not run.report.interrupted:
+            run.leave_out(excluded(run.unseen(), roots(writer.catalog)))
         if run.has_work():
             work(run, setup, settings)
         run.end(began)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +34,7 @@ from vfindex.indexer.subtitles import (
     track_order,
     use_of,
 )
-from vfindex.indexer.titles import describe
+from vfindex.indexer.titles import describe, documents_of
 from vfindex.indexer.transcribe import Listener, Speech, Transcript
 from vfindex.indexer.windows import Window, clip_windows, windows
 from vfindex.storage.counting import counted
@@ -161,12 +161,6 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         notes=subtitles.notes,
         sidecars=subtitles.words,
     )
-
-
-def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[str]) -> tuple[Document, ...]:
-    """Return the words of all a video's names, of its folders and tags, each once, for full text search."""
-    told = (described for path in paths for described in describe(path, tags, chapters).documents)
-    return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in told))
 
 
 def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:

@@ -18,7 +18,6 @@ from vfindex.indexer.pipeline import (
     Prepared,
     Texts,
     begins_in,
-    documents_of,
     prepare,
     speech_coverage,
     speech_vectors,
@@ -28,7 +27,7 @@ from vfindex.indexer.pipeline import (
 from vfindex.indexer.report import Progress
 from vfindex.indexer.reuse import listen
 from vfindex.indexer.subtitles import sidecar_transcript
-from vfindex.indexer.titles import describe
+from vfindex.indexer.titles import describe, documents_of
 from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.indexer.triage import Triage
 from vfindex.storage.catalog import now

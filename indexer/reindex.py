@@ -19,8 +19,9 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
-from vfindex.indexer.vanished import is_missing, vanished
+from vfindex.indexer.vanished import excluded, is_missing, vanished
 from vfindex.storage.errors import LibraryError, Problem
+from vfindex.storage.exclusions import exclusions
 from vfindex.storage.library import Library
 from vfindex.storage.records import Setup
 from vfindex.storage.reports import extent, measured_speed, stored_runs
@@ -64,6 +65,7 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
             if gone:
                 run.writer.catalog.vanish(sorted(gone))
             run.report.vanished = len(gone)
+            run.leave_out(excluded(run.unseen() - gone, given))
         run.report.left = len(run.todo) + len(run.refined) + len(run.reworded)
         if run.has_work() and not run.report.interrupted:
             from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
@@ -114,6 +116,7 @@ def estimate(folder: Path, settings: ReindexSettings, watcher: Watcher | None = 
     with _scanning(folder, watcher or Watcher()) as (run, given, _):
         run.sort(_scan(run, given, folder))
         gone, moved = vanished(run, given, allow_missing=settings.allow_missing)
+        gone |= excluded(run.unseen() - gone, given)
         read = list(run.todo)[len(moved) :]
         size_bytes = sum(found.location.size_bytes for found in (*read, *run.refined))
         changed = sum(found.location.path in run.known for found in read)
@@ -188,9 +191,10 @@ def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discover
     for root in given:
         if not is_missing(root.path):
             by_globs.setdefault(root.exclude, []).append(root.path)
+    removed, avoid = exclusions(run.writer.catalog), [os.fsencode(folder)]
     told: set[bytes] = set()
     for exclude, paths in by_globs.items():
-        for each in discover(paths, exclude=exclude, avoid=[os.fsencode(folder)], sift=run.changed):
+        for each in discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed):
             path = each.location.path if isinstance(each, Found) else each.problem.path
             if path not in told:
                 told.add(path)

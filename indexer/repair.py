@@ -20,10 +20,10 @@ from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import Decoder
 from vfindex.indexer.models import Opening, open_encoders, query_folders
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline import documents_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
+from vfindex.indexer.titles import documents_of
 from vfindex.indexer.triage import Triage, Watcher
 from vfindex.indexer.vanished import is_missing
 from vfindex.storage.damage import damaged_videos, false_words
@@ -31,6 +31,7 @@ from vfindex.storage.database import connect
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
+from vfindex.storage.exclusions import exclusions
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
 from vfindex.storage.repair import UNFINISHED, delete_orphans, rewrite_words, salvage_database, set_aside, waiting
@@ -131,10 +132,10 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
 
 def _look_everywhere(run: Triage, folder: Path) -> None:
     """Add to a run what the library does not know of the roots: files whose rows are lost, or were being made."""
-    avoid = [os.fsencode(folder)]
+    avoid, removed = [os.fsencode(folder)], exclusions(run.writer.catalog)
     for root in roots(run.writer.catalog):
         if not is_missing(root.path):
-            run.sort(discover([root.path], exclude=root.exclude, avoid=avoid, sift=run.changed))
+            run.sort(discover([root.path], exclude=root.exclude, avoid=avoid, removed=removed, sift=run.changed))
 
 
 def _keys(ranges: Sequence[tuple[int, int]]) -> int:

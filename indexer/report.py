@@ -17,8 +17,9 @@ class Report:
     unchanged: content that the library already has, at the same place or as a further copy. moved: content whose file
     was elsewhere. reworded: content that it has, with other subtitles or another description beside it; no frame was
     read. coarse: searchable, but the next run must read them wholly. partial: searchable, but not all of it could be
-    read. clips, video_seconds: added by this run. vanished: files that are no longer there. left: files that the run
-    did not come to. left_alone: roots that are missing, or have lost so much at once that nothing of it is believed.
+    read. clips, video_seconds: added by this run. vanished: files that are no longer there, or excluded
+    by now. left: files that the run did not come to. left_alone: roots that are missing, or have lost so much at once
+    that nothing of it is believed.
     notes: what is odd about sidecars and subtitle tracks of the videos that were read, or why they were not used; the
     videos are counted elsewhere. left_out: system folders and files that were not entered, by kind.
     hints: globs of --exclude that match nothing.

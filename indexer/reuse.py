@@ -17,7 +17,6 @@ from vfindex.indexer.pipeline import (
     Encoders,
     Indexed,
     Prepared,
-    documents_of,
     embeddings_of,
     index_unit,
     listener_of,
@@ -29,7 +28,7 @@ from vfindex.indexer.pipeline import (
     with_sidecars,
 )
 from vfindex.indexer.reading import Wanted, items_of
-from vfindex.indexer.titles import describe
+from vfindex.indexer.titles import describe, documents_of
 from vfindex.indexer.transcribe import Speech, Transcript
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
@@ -100,7 +99,8 @@ class TakeOver:
         begun = found is not None and found[1:] == ("indexing", recognised)
         if found is not None and begun and {plan for _, plan in catalog.pending_units(found[0])} <= set(plans):
             return found[0]
-        return catalog.begin_video(video, plans, recognised=recognised)
+        path = next((place.path for place in video.locations), None)
+        return catalog.begin_video(video, plans, recognised=recognised, path=path)
 
     def _with_words(self, unit: UnitResult, words: FloatArray | None) -> tuple[Clip, ...]:
         if self._text is None:

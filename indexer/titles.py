@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from vfindex.storage.records import Document
+
 # Tags that people fill in, most telling first. Not encoder, handler_name, creation_time: programs fill in those.
 TEXT_TAGS = (
     "title",
@@ -127,6 +129,12 @@ def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> D
     documents += [("tag", tag) for tag in _distinct([*folders, *told_tags]) if tag not in titles]
     title = told[0] if told else stem or "untitled"
     return Description(title[:MAX_TITLE_CHARS], text, tuple(documents))
+
+
+def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[str]) -> tuple[Document, ...]:
+    """Return the words of all a video's names, of its folders and tags, each once, for full text search."""
+    told = (described for path in paths for described in describe(path, tags, chapters).documents)
+    return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in told))
 
 
 def _tag_texts(tags: Mapping[str, str]) -> list[str]:

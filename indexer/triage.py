@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from vfindex.indexer.discover import Failed, Found, Skipped
 from vfindex.indexer.options import Options
 from vfindex.indexer.report import ProgressCallback, Report
+from vfindex.storage.counting import counted
 from vfindex.storage.errors import NotPublished, Problem
 from vfindex.storage.library import INDEX_SUFFIX
 from vfindex.storage.records import SEARCHABLE, FileState, KnownStat
@@ -136,6 +137,13 @@ class Triage:
         if self._back:
             self.writer.catalog.come_back(self._back)
             self._back.clear()
+
+    def leave_out(self, paths: Collection[bytes]) -> None:
+        """Let files that the globs of every root exclude by now leave search; they return with their globs."""
+        if paths:
+            self.writer.catalog.vanish(sorted(paths))
+            self.report.vanished += len(paths)
+            self.watcher.say(f"{counted(len(paths), 'file')} of the library excluded now, and no longer searched")
 
     def _sort_file(self, found: Found) -> None:
         path = found.location.path

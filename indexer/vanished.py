@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.discover import Found, fingerprint
+from vfindex.indexer.discover import Exclusions, Found, fingerprint, is_excluded_below
 from vfindex.indexer.triage import Triage
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.places import is_below
+from vfindex.storage.records import Location
 from vfindex.storage.roots import Root
 
+# Files by which a renamed folder is known again, spread evenly, and how many of them must be there.
+SAMPLE, SAMPLE_SHARE = 20, 0.5
 # A root that has lost more than this share of its videos at once is rather a disk that is not mounted.
 BELIEVED_SHARE = 0.2
 _NEXT = "mount its disk; or, if they are gone for good, run: vfindex reindex --allow-missing"
+_NEXT_ROOT = (
+    "mount its disk; if it was renamed, run: vfindex ingest NEWNAME; "
+    "if it is gone for good, run: vfindex reindex --allow-missing, or vfindex remove {}"
+)
 
 
 @dataclass(slots=True)
@@ -54,11 +63,60 @@ def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tupl
     gone -= moved
     if not allow_missing:
         for ground in grounds:
-            problem = _doubt(ground, run.known, gone)
+            problem = _doubt(ground, run, gone, moved)
             if problem is not None:
                 run.report.left_alone.append(problem)
                 gone = {path for path in gone if not ground.covers(path)}
     return gone, moved
+
+
+def excluded(unseen: Set[bytes], given: Sequence[Root]) -> set[bytes]:
+    """Return those of `unseen` that are there, and that every root at or above them excludes."""
+    tests = {root.path: Exclusions(root.exclude) for root in given}
+    if not any(tests.values()):
+        return set()
+    chosen = set()
+    for path in unseen:
+        above = [root for root in tests if is_below(path, root)]
+        if above and all(is_excluded_below(root, tests[root], path) for root in above) and not is_missing(path):
+            chosen.add(path)
+    return chosen
+
+
+def _new_name(run: Triage, root: bytes) -> bytes | None:
+    """Return where a folder lies now that is not there, if it or a folder above it was renamed; None if not.
+
+    It is known by its files: size, time and inode. Those of a disk that is not mounted are nowhere; a copy on another
+    disk has other inodes.
+    """
+    files = run.writer.catalog.sample_below(root, SAMPLE)
+    return next((place for place in _namesakes(root) if files and _are_there(files, root, place)), None)
+
+
+def _namesakes(path: bytes) -> Iterator[bytes]:
+    """Yield the folders that may be `path` under another name of the first folder on its way that is not there."""
+    parent, rest = path, b""
+    while is_missing(parent):
+        parent, name = os.path.split(parent)
+        rest = os.path.join(name, rest) if rest else name
+    tail = rest.partition(b"/")[2]
+    try:
+        names = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return
+    yield from (os.path.join(parent, name, tail).rstrip(b"/") for name in names if not name.startswith(b"."))
+
+
+def _are_there(files: Sequence[Location], root: bytes, place: bytes) -> bool:
+    """Return whether enough of the files below `root` lie below `place` as they were."""
+    same = 0
+    for file in files:
+        try:
+            found = os.lstat(place + file.path[len(root.rstrip(b"/")) :])
+        except OSError:
+            continue
+        same += (found.st_size, found.st_mtime_ns, found.st_ino) == (file.size_bytes, file.mtime_ns, file.inode)
+    return same >= SAMPLE_SHARE * len(files)
 
 
 def _grounds(unseen: Set[bytes], given: Sequence[Root]) -> list[_Ground]:
@@ -100,15 +158,22 @@ def _fingerprint(path: bytes) -> str:
         return ""
 
 
-def _doubt(ground: _Ground, known: Iterable[bytes], gone: set[bytes]) -> Problem | None:
-    """Return why nothing of a root is believed to be gone, None where it is."""
+def _doubt(ground: _Ground, run: Triage, gone: set[bytes], moved: set[bytes]) -> Problem | None:
+    """Return why nothing of a root is believed to be gone, None where it is.
+
+    A missing root of which all files lie elsewhere now, or are known to be gone, is no trouble: it has nothing to lose.
+    """
+    known = [path for path in run.known if ground.covers(path)]
     if ground.is_folder and is_missing(ground.path):
-        return Problem(ground.path, "discover", "missing", "it is not there, so nothing of it was changed", _NEXT)
+        if moved.issuperset(known):
+            return None
+        place = _new_name(run, ground.path)
+        step = _NEXT_ROOT.format(shlex.quote(os.fsdecode(ground.path)))
+        if place is not None:
+            step = f"it seems to be {os.fsdecode(place)} now; run: vfindex ingest {shlex.quote(os.fsdecode(place))}"
+        return Problem(ground.path, "discover", "missing", "it is not there, so nothing of it was changed", step)
     lost = sum(ground.covers(path) for path in gone)
-    if not lost:
+    if lost <= BELIEVED_SHARE * len(known):
         return None
-    held = sum(ground.covers(path) for path in known)
-    if lost <= BELIEVED_SHARE * held:
-        return None
-    words = f"{lost} of its {counted(held, 'video')} went at once, so nothing of it was changed"
+    words = f"{lost} of its {counted(len(known), 'video')} went at once, so nothing of it was changed"
     return Problem(ground.path, "discover", "lost_too_much", words, _NEXT)

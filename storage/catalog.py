@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from vfindex.storage import schema
@@ -25,9 +25,11 @@ from vfindex.storage.places import (
     besides,
     come_back,
     delete_videos,
+    exclude_path,
     fingerprint_at,
     forget_homeless,
     former_paths,
+    is_below,
     known_path,
     move_location,
     put,
@@ -46,12 +48,24 @@ from vfindex.storage.records import (
     Video,
     VideoState,
 )
-from vfindex.storage.replacing import being_made, forget_orphans, give_up, key_to_begin, take_place, thumbnails
+from vfindex.storage.replacing import (
+    being_made,
+    forget_begun,
+    forget_orphans,
+    give_up,
+    key_to_begin,
+    take_place,
+    thumbnails,
+)
 from vfindex.storage.rows import insert_embedding, inserted, problem_json, video_values
+from vfindex.storage.scrubbing import forget_traces
 from vfindex.storage.unit_rows import insert_result, insert_units, pending_units, unit_errors
 
 if TYPE_CHECKING:
     from vfindex.storage.wording import Wording
+
+# Values that one statement takes.
+FEW = 500
 
 
 class Catalog:
@@ -176,17 +190,28 @@ class Catalog:
 
     # --- indexing -----------------------------------------------------------------------------------------------
 
-    def begin_video(self, video: Video, units: Sequence[UnitPlan], *, recognised: bool, coarse: bool = False) -> int:
+    def begin_video(
+        self,
+        video: Video,
+        units: Sequence[UnitPlan],
+        *,
+        recognised: bool,
+        coarse: bool = False,
+        path: bytes | None = None,
+    ) -> int:
         """Enter a video whose units are still to come, and return its id. Searches do not see it yet.
 
         What stood under the same fingerprint is replaced: at once, or if it is searchable, when this one is finished.
-        coarse: it is only looked at in passing, and to be read wholly by a later run.
+        coarse: it is only looked at in passing, and to be read wholly by a later run. path: of its file, by which
+        `remove` finds it before it is finished.
         """
         values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
         with self.transaction() as connection:
             values["fingerprint"] = key_to_begin(connection, video.fingerprint)
             video_id = inserted(connection, insert(schema.video).values(**values))
             insert_units(connection, video_id, units)
+            if path is not None:
+                connection.execute(insert(schema.begun).values(video_id=video_id, path=path))
         return video_id
 
     def commit_unit(
@@ -214,6 +239,7 @@ class Catalog:
                 .where(schema.video.c.id == video_id)
                 .values(state=state, problem=problem_json(problem))
             )
+            connection.execute(delete(schema.begun).where(schema.begun.c.video_id == video_id))
             set_documents(connection, video_id, documents)
             stale = take_place(connection, video_id)
             return [*stale, *move_location(connection, video_id, location)]
@@ -333,21 +359,52 @@ class Catalog:
         with self.transaction() as connection:
             return known_path(connection, typed)
 
-    def remove(self, path: bytes) -> tuple[int, int, list[str]]:
+    def remove(self, path: bytes, *, exclude: bool = False) -> tuple[int, int, list[str]]:
         """Forget the file at `path`, or every file below the folder `path`, and that these were ever named.
 
         Returns (locations, videos) forgotten and the thumbnails no longer needed; a video that lies
-        elsewhere too stays.
+        elsewhere too stays. exclude: where a folder above `path` is indexed, no run takes `path` up again.
         """
-        loc, tomb = schema.location.c, schema.tombstone.c
         with self.transaction() as connection:
-            here = connection.scalars(select(loc.path).where(below(loc.path, path))).all()
-            gone = connection.scalars(select(tomb.path).where(below(tomb.path, path))).all()
-            for table in (schema.location, schema.tombstone, schema.root):
-                connection.execute(delete(table).where(below(table.c.path, path)))
-            videos, thumbnails = forget_homeless(connection)
-            forget_orphans(connection)
-        return len(here) + len(gone), videos, thumbnails
+            files = 0
+            for table in (schema.location, schema.tombstone, schema.root, schema.exclusion):
+                count = connection.execute(delete(table).where(below(table.c.path, path))).rowcount
+                files += count if table in (schema.location, schema.tombstone) else 0
+            if exclude:
+                exclude_path(connection, path, now())
+            return files, *self._forget(connection, lambda other: is_below(other, path))
+
+    def sample_below(self, folder: bytes, most: int) -> list[Location]:
+        """Return up to `most` of the files known below a folder, spread evenly."""
+        loc = schema.location.c
+        query = select(loc.path, loc.size_bytes, loc.mtime_ns, loc.inode).where(below(loc.path, folder))
+        with self.transaction() as connection:
+            rows = connection.execute(query.order_by(loc.path)).all()
+        return [Location(*row) for row in rows[:: -(-len(rows) // most) or 1]]
+
+    def unsettle(self, video_id: int) -> None:
+        """Have the next run redo a video's words, as if what lies beside it had changed."""
+        loc = schema.location.c
+        with self.transaction() as connection:
+            connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))
+
+    def forget_contents(self, fingerprints: Collection[str], paths: Collection[bytes]) -> list[str]:
+        """Forget videos wherever they lie, and files; return thumbnails no longer needed."""
+        with self.transaction() as connection:
+            for first in range(0, len(fingerprints), FEW):
+                some = list(fingerprints)[first : first + FEW]
+                ids = select(schema.video.c.id).where(schema.video.c.fingerprint.in_(some))
+                for table in (schema.location, schema.tombstone):
+                    connection.execute(delete(table).where(table.c.video_id.in_(ids)))
+            return self._forget(connection, set(paths).__contains__)[1]
+
+    def _forget(self, connection: Connection, is_removed: Callable[[bytes], bool]) -> tuple[int, list[str]]:
+        """Delete videos that lie nowhere now and all that names the removed paths; return number and thumbnails."""
+        names = forget_begun(connection, is_removed)
+        videos, lost = forget_homeless(connection)
+        names += forget_orphans(connection)
+        forget_traces(connection, is_removed)
+        return videos, [*lost, *names]
 
     # --- what is gone -------------------------------------------------------------------------------------------
 
@@ -385,11 +442,10 @@ class Catalog:
         """Forget what vanished before a time (as `now` writes it), or ever; return as `remove` does."""
         tomb = schema.tombstone.c
         with self.transaction() as connection:
-            old = delete(schema.tombstone) if before is None else delete(schema.tombstone).where(tomb.gone_at < before)
-            files = connection.execute(old).rowcount
-            videos, thumbnails = forget_homeless(connection)
-            forget_orphans(connection)
-            return files, videos, thumbnails
+            old = true() if before is None else tomb.gone_at < before
+            paths = set(connection.scalars(select(tomb.path).where(old)))
+            connection.execute(delete(schema.tombstone).where(old))
+            return len(paths), *(self._forget(connection, paths.__contains__) if paths else (0, []))
 
     # --- runs ---------------------------------------------------------------------------------------------------
 

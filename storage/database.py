@@ -205,7 +205,9 @@ def _pragmas(write: bool, *, is_locked: bool) -> list[str]:
         pragmas = ["locking_mode=EXCLUSIVE", *pragmas[:-1]]
     if write:
         # FULL: a commit is on the disk before the next unit starts, so a power cut costs at most the open unit.
-        pragmas += ["journal_mode=WAL", "synchronous=FULL"]
+        # What is deleted is overwritten, and the file can shrink (see scrubbing.py). auto_vacuum comes before the first
+        # page is written, and changes nothing of a database that is there.
+        pragmas += ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"]
     return pragmas
 
 

@@ -126,6 +126,12 @@ def record_index_changes(connection: Connection) -> None:
         connection.execute(text("INSERT OR REPLACE INTO meta VALUES ('changed', 'stale')"))
 
 
+def remember_removals(connection: Connection) -> None:
+    """Create `exclusion`, for paths that were removed, and `begun`, for the paths of unfinished videos."""
+    schema.exclusion.create(connection, checkfirst=True)
+    schema.begun.create(connection, checkfirst=True)
+
+
 def _add_column(connection: Connection, table: str, column: str) -> None:
     columns = [row.name for row in connection.execute(text(f"PRAGMA table_info({table})"))]
     if column.split()[0] not in columns:
@@ -143,6 +149,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     mark_coarse_videos,
     fold_words,
     record_index_changes,
+    remember_removals,
 )
 # Without these a reader cannot read a library; all others are additive.
 BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)

@@ -25,6 +25,20 @@ def below(column: ColumnElement[bytes], path: bytes) -> ColumnElement[bool]:
     return (column == path) | (func.substr(column, 1, len(prefix)) == prefix)
 
 
+def is_below(path: bytes, folder: bytes) -> bool:
+    """Return whether a path is `folder` or lies below it; the test of `below`."""
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def exclude_path(connection: Connection, path: bytes, when: str) -> bool:
+    """Skip `path` from now on if a folder above it is indexed; return whether one is."""
+    roots = connection.scalars(select(schema.root.c.path)).all()
+    covered = any(root != path and is_below(path, root) for root in roots)
+    if covered:
+        connection.execute(upsert(schema.exclusion).values(path=path, added_at=when).on_conflict_do_nothing())
+    return covered
+
+
 def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
     """Delete videos and all that belongs to them; return how many."""
     chosen = select(schema.video.c.id).where(condition)
@@ -138,7 +152,7 @@ def fingerprint_at(connection: Connection, path: bytes) -> str | None:
 
 def known_path(connection: Connection, typed: Sequence[bytes]) -> bytes | None:
     """Return which known path, of a file or a folder, is meant by any of `typed`, see `names.resolve`."""
-    tables = (schema.location, schema.tombstone, schema.root)
+    tables = (schema.location, schema.tombstone, schema.root, schema.begun)
 
     def is_known(path: bytes) -> bool:
         query = (select(table.c.path).where(below(table.c.path, path)).limit(1) for table in tables)

@@ -6,7 +6,9 @@ transaction puts it in the place of the old one, with all its paths.
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, delete, select, update
+from collections.abc import Callable
+
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from vfindex.storage import schema
 from vfindex.storage.places import delete_videos
@@ -62,13 +64,32 @@ def give_up(connection: Connection, fingerprint: str) -> int | None:
     return held
 
 
-def forget_orphans(connection: Connection) -> None:
-    """Delete new readings of videos that are gone."""
+def forget_orphans(connection: Connection) -> list[str]:
+    """Delete new readings of videos that are gone; return thumbnails no longer needed."""
     v = schema.video.c
     mine = select(v.id, v.fingerprint).where(v.fingerprint >= _MARK, v.fingerprint < _AFTER)
-    for video_id, key in connection.execute(mine).all():
-        if connection.scalar(select(v.id).where(v.fingerprint == key.removeprefix(_MARK))) is None:
-            connection.execute(delete(schema.video).where(v.id == video_id))
+    gone = [
+        video_id
+        for video_id, key in connection.execute(mine).all()
+        if connection.scalar(select(v.id).where(v.fingerprint == key.removeprefix(_MARK))) is None
+    ]
+    names = thumbnails(connection, v.id.in_(gone))
+    delete_videos(connection, v.id.in_(gone))
+    return names
+
+
+def forget_begun(connection: Connection, is_removed: Callable[[bytes], bool]) -> list[str]:
+    """Delete unfinished videos whose file was removed; return thumbnails no longer needed.
+
+    One whose file is not known goes too: libraries of older versions did not say, and its words must not stay.
+    """
+    v, b = schema.video.c, schema.begun.c
+    query = select(v.id, b.path).select_from(schema.video).outerjoin(schema.begun).where(v.state == "indexing")
+    rows = connection.execute(query.where(~v.fingerprint.startswith(_MARK))).all()
+    gone = [row.id for row in rows if row.path is None or is_removed(row.path)]
+    names = thumbnails(connection, v.id.in_(gone))
+    delete_videos(connection, v.id.in_(gone))
+    return names
 
 
 def thumbnails(connection: Connection, videos: ColumnElement[bool]) -> list[str]:

@@ -109,6 +109,23 @@ root = Table(
     Column("added_at", Text, nullable=False),
 )
 
+# Paths below the roots that `remove` has taken out: no run takes them up again until they are named.
+exclusion = Table(
+    "exclusion",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),
+    Column("added_at", Text, nullable=False),
+)
+
+# Where the file of an unfinished video lies, which has no location before it is finished.
+begun = Table(
+    "begun",
+    metadata,
+    Column("video_id", Integer, ForeignKey("video.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", LargeBinary, nullable=False),
+    Index("begun_by_path", "path"),
+)
+
 # A work unit: a video, or [start_s, end_s) of a long one; end_s is NULL where it runs to the end.
 unit = Table(
     "unit",

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from sqlalchemy import delete, insert, select
 from vfindex.storage import schema
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.catalog import Catalog, now
+from vfindex.storage.database import translated
 from vfindex.storage.derived import QUERY_MODELS, digests_of
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
@@ -30,6 +32,7 @@ from vfindex.storage.library import INDEX_SUFFIX, Library, priors_from_json, set
 from vfindex.storage.permissions import DATABASE, is_shared_as, share
 from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
+from vfindex.storage.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.snapshot import Generation, Snapshot
 from vfindex.storage.vectors import JointIndex
 
@@ -63,6 +66,7 @@ def writing(folder: Path) -> Iterator[Writer]:
             if is_new and writer.setup() is None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+        writer.scrub()
 
 
 @contextmanager
@@ -106,6 +110,7 @@ class Writer:
         for suffix in ("", "-wal", "-shm"):
             share(folder / (DATABASE + suffix))
         self.library = Library(folder)
+        self._scrubbed: Scrubbed | None = None
 
     def close(self) -> None:
         self.library.close()
@@ -181,6 +186,35 @@ class Writer:
             if path is not None:
                 with _on_disk("the thumbnails"):
                     path.unlink(missing_ok=True)
+
+    def pictures_of(self, fingerprints: Iterable[str]) -> Iterator[Path]:
+        """Yield the thumbnail files of videos, those included that no clip names: of units that were not committed."""
+        by_folder: dict[str, set[str]] = {}
+        for prefix in (each.removeprefix("+")[1:33] for each in fingerprints):
+            by_folder.setdefault(prefix[:2], set()).add(prefix)
+        for name, prefixes in by_folder.items():
+            folder = self.library.thumbs / name
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.name.rpartition("-")[0] in prefixes:
+                    yield path
+
+    def discard_pictures_of(self, fingerprints: Iterable[str]) -> None:
+        """Delete every thumbnail of videos that are gone."""
+        with _on_disk("the thumbnails"):
+            for path in self.pictures_of(fingerprints):
+                path.unlink(missing_ok=True)
+
+    def scrub(self) -> Scrubbed:
+        """Clean the database where a removal is still to be cleaned up after; see `scrubbing`. Once a writer."""
+        if self._scrubbed is None and self.catalog.get(SCRUB) is not None:
+            self.library.close()
+            for part in self.folder.glob("library.db.repaired*"):
+                part.unlink(missing_ok=True)
+            try:
+                self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
+            except sqlite3.DatabaseError as exc:
+                raise translated(exc) from exc
+        return self._scrubbed or Scrubbed()
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
@@ -300,9 +334,11 @@ class Writer:
 
     def _drop_old_files(self) -> None:
         g = schema.generation.c
+        # After a removal the vectors that are gone must not stay in the file before.
+        most = KEPT_GENERATIONS if self.catalog.get(SCRUB) is None else 1
         with self.catalog.transaction() as connection:
-            kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(KEPT_GENERATIONS)).all()
-            oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(KEPT_GENERATIONS)).all()[-1]
+            kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(most)).all()
+            oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(most)).all()[-1]
             connection.execute(schema.generation.delete().where(g.id < oldest))
         with _on_disk("the joint index"):
             for path in self.library.index.iterdir():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +22,10 @@ from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
 from vfindex.indexer.report import Report
+from vfindex.indexer.triage import Watcher
 from vfindex.storage.errors import LibraryError, LibraryNotFound
+from vfindex.storage.exclusions import forget_exclusions, stored_exclusions
+from vfindex.storage.forgetting import Forgotten, RemovalSettings, forget_path
 from vfindex.storage.library import Library
 from vfindex.storage.records import Location, UnitPlan, UnitResult
 from vfindex.storage.reports import stored_runs
@@ -284,3 +289,132 @@ def test_nothing_heavy_is_imported_when_nothing_has_changed(library: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert "10 unchanged" in done.stdout
     assert not {name.split(".")[0] for name in done.stdout.split()} & HEAVY
+
+
+# --- what a user has removed or excluded -----------------------------------------------------------------------------
+
+
+def remove(library: Path, path: Path, *, cache: Path | None = None) -> Forgotten:
+    settings = RemovalSettings(lambda paths, *_: (os.fsdecode(paths[0]), []), cache)
+    return forget_path(library, [os.fsencode(path)], settings)[1]
+
+
+def exclude(library: Path, folder: Path, *globs: str) -> None:
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(os.fsencode(folder), globs)])
+
+
+@pytest.mark.parametrize("part", ["0/v0.mp4", "0"])
+def test_what_was_removed_stays_away(library: Path, videos: Path, run: Run, part: str) -> None:
+    removed = remove(library, videos / part)
+    assert removed.excluded
+    left = 10 - removed.locations
+    assert (run().unchanged, run().found, searchable(library)) == (left, left, left)
+    with Library.open(library).snapshot() as snapshot:
+        assert stored_exclusions(snapshot) == (os.fsencode(videos / part),)
+    with writing(library) as writer:
+        assert forget_exclusions(writer.catalog, [os.fsencode(videos / part)]) == [os.fsencode(videos / part)]
+    assert estimate(library, ReindexSettings(library)).new == removed.locations
+
+
+def test_a_removed_name_is_known_in_every_form_of_its_accents(library: Path, videos: Path, run: Run) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "été.mp4") for form in ("NFC", "NFD"))
+    (videos / "0" / "v0.mp4").rename(videos / "0" / decomposed)
+    with writing(library) as writer:
+        known = writer.catalog.known_files()[os.fsencode(videos / "0" / "v0.mp4")]
+        place = location(videos / "0" / decomposed)
+        writer.catalog.place(known.video_id, place, moved_from=os.fsencode(videos / "0" / "v0.mp4"))
+    remove(library, videos / "0" / decomposed)
+    (videos / "0" / decomposed).rename(videos / "0" / composed)
+    assert run().found == 9
+
+
+def test_a_root_that_is_removed_is_no_exclusion(library: Path, videos: Path) -> None:
+    removed = remove(library, videos)
+    assert (removed.roots, removed.locations, removed.excluded) == (1, 10, False)
+
+
+def test_what_is_excluded_leaves_search_and_returns_with_its_globs(library: Path, videos: Path, run: Run) -> None:
+    exclude(library, videos, "v4.*", "1/")
+    report = run()
+    assert (report.vanished, report.left_alone, searchable(library)) == (6, [], 4)
+    assert run().vanished == 0
+    exclude(library, videos)
+    assert (run().unchanged, searchable(library)) == (10, 10)
+
+
+def test_what_another_root_wants_is_not_excluded(library: Path, videos: Path, run: Run) -> None:
+    exclude(library, videos, "1/")
+    exclude(library, videos / "1")
+    assert (run().vanished, searchable(library)) == (0, 10)
+
+
+def test_ingest_excludes_what_it_knows_and_brings_back_what_is_named(
+    library: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove(library, videos / "0" / "v0.mp4")
+    without_models(monkeypatch)
+    said: list[str] = []
+    watcher = Watcher(say=said.append, stop=lambda: bool(said))
+    settings = ingest.IngestSettings(library, exclude=("v2.*",))
+    ingest.ingest(library, [os.fsencode(videos)], settings, Watcher(say=said.append))
+    assert said == ["1 file of the library excluded now, and no longer searched"]
+    assert searchable(library) == 8
+    said.clear()
+    path = videos / "0" / "v0.mp4"
+    ingest.ingest(library, [os.fsencode(path)], ingest.IngestSettings(library), watcher)
+    assert said == [f"{path} had been removed and is indexed again, as it is named"]
+
+
+# --- folders that have another name now ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root", ["", "0"])
+def test_a_renamed_folder_is_named_and_ends_the_complaint(
+    library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(os.fsencode(videos / root))])
+    new = videos.with_name("films of 2020")
+    videos.rename(new)
+    report = run()
+    steps = {problem.path: problem.next for problem in report.left_alone}
+    place = os.fspath(new / root)
+    assert steps[os.fsencode(videos / root)] == f"it seems to be {place} now; run: vfindex ingest '{place}'"
+    assert (report.vanished, searchable(library)) == (0, 10)
+    without_models(monkeypatch)
+    settings = ingest.IngestSettings(library)
+    assert ingest.ingest(library, [os.fsencode(new)], settings).moved == 10
+    again = run()
+    assert (again.unchanged, again.left_alone, again.vanished) == (10, [], 0)
+    assert remove(library, videos / root).roots == 1
+
+
+def test_a_renamed_folder_below_another_root_is_no_trouble(
+    library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(os.fsencode(videos / "0"))])
+    (videos / "0").rename(videos / "other name")
+    without_models(monkeypatch)
+    report = run()
+    assert (report.moved, report.left_alone, run().left_alone) == (5, [], [])
+
+
+def test_what_is_believed_to_be_gone_is_told_once(library: Path, videos: Path, run: Run) -> None:
+    videos.rename(videos.with_name("elsewhere"))
+    run(allow_missing=True)
+    assert run().left_alone == []
+    removed = remove(library, videos)
+    assert (removed.roots, removed.locations) == (1, 10)
+
+
+def test_a_copy_on_another_disk_is_no_renamed_folder(library: Path, videos: Path, run: Run) -> None:
+    copy = videos.with_name("backup")
+    shutil.copytree(videos, copy)
+    shutil.rmtree(videos)
+    report = run()
+    assert (report.moved, report.found, searchable(library)) == (0, 0, 10)
+    [problem] = report.left_alone
+    assert problem.next.endswith(f"run: vfindex reindex --allow-missing, or vfindex remove {videos}")
+    assert remove(library, videos).locations == 10
