@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from vfindex.cli.output import print_json
 from vfindex.cli.removal import checked_report, removal_settings, tell, write_report
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
+
+if TYPE_CHECKING:
+    from vfindex.storage.writer import Writer
 
 NAME = "purge"
 EXAMPLE = "vfindex purge --older-than 90d"
@@ -31,14 +34,19 @@ def command(
 ) -> None:
     """Forget videos whose files have vanished, for good.
 
-    `vfindex reindex` finds what has vanished; until it is purged, it returns with its file.
+    `vfindex reindex` finds what has vanished; until it is purged, it returns with its file. Time between two runs
+    counts up to half of AGE.
     """
     from vfindex.storage.forgetting import forget_missing
 
-    before = None if now else (datetime.now(UTC) - _age(older_than)).isoformat(timespec="seconds")
+    age = _age(older_than)
     folder = library_folder(library)
     checked_report(report, folder)
-    found = forget_missing(folder, lambda w: w.catalog.purge(before), removal_settings(report))
+
+    def purge(writer: Writer) -> tuple[int, int, list[str]]:
+        return writer.catalog.purge(None) if now else writer.catalog.purge_missing(age, datetime.now(UTC))
+
+    found = forget_missing(folder, purge, removal_settings(report))
     document = found.to_dict()
     write_report(report, "purge", document)
     tell(found)

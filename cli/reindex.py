@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,9 +66,10 @@ def command(
 
     gc.freeze()
     gc.enable()
-    end_at = _end(until, max_hours, datetime.now())
+    end_at = None if until is None else next_time(until, datetime.now())
+    max_s = None if max_hours is None else max_hours * 3600
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
-    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, progressive or None, choice)
+    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, max_s, progressive or None, choice)
     folder = library_folder(library)
     if nice:
         os.nice(nice)
@@ -88,16 +89,31 @@ def command(
     end_with(report.bugs(), failed=bool(report.failed or report.left_alone or report.not_published))
 
 
-def _end(until: str | None, max_hours: float | None, now: datetime) -> datetime | None:
-    """Return the earlier of the two ends, with its zone; None where there is none. now: local. Raises UsageError."""
-    ends = [] if max_hours is None else [now + timedelta(hours=max_hours)]
-    if until is not None:
-        match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", until)
-        if match is None:
-            raise UsageError(f"--until takes a time of the day, as in 06:00 or 23:30, not {until!r}")
-        end = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
-        ends.append(end if end > now else end + timedelta(days=1))
-    return min(ends).astimezone() if ends else None
+def next_time(until: str, now: datetime) -> datetime:
+    """Return the next instant at which a clock on the wall shows `until` (HH:MM), in UTC. Raises UsageError.
+
+    now: local, naive in the zone of the system or with its zone. Of a time that a change of the clock skips, the
+    instant is that of the old clock; of one that it shows twice, the first that is still to come.
+    """
+    match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", until)
+    if match is None:
+        raise UsageError(f"--until takes a time of the day, as in 06:00 or 23:30, not {until!r}")
+    today = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+    # Not one day alone: of a zone that changes sides of the date line, a day may be missing.
+    walls = (today + timedelta(days=days) for days in (-1, 0, 1, 2))
+    instants = (_instant(wall, fold) for wall in walls for fold in (0, 1) if _counts(wall, fold))
+    return min(instant for instant in instants if instant > _instant(now, now.fold))
+
+
+def _instant(wall: datetime, fold: int) -> datetime:
+    # Not `astimezone`, which swaps the readings of a skipped time in the zone of the system (CPython 3.11).
+    return datetime.fromtimestamp(wall.replace(fold=fold).timestamp(), UTC)
+
+
+def _counts(wall: datetime, fold: int) -> bool:
+    """Return whether a local time is one to end at: the first reading of it, or the second of one shown twice."""
+    back = _instant(wall, fold).astimezone(wall.tzinfo).replace(tzinfo=wall.tzinfo, fold=0)
+    return fold == 0 or back.replace(tzinfo=None) == wall.replace(tzinfo=None, fold=0)
 
 
 def _print_estimate(found: Estimate, json: bool) -> None:

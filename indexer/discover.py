@@ -262,12 +262,20 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
                         walk.links += 1
         except OSError as exc:
             yield Failed(_os_problem(folder, "discover", exc))
-        if walk.removed:
-            folders = [path for path in folders if exclusion_key(path) not in walk.removed]
-            files = {name: each for name, each in files.items() if exclusion_key(each.path) not in walk.removed}
+        folders, files = _not_removed(folders, files, walk.removed)
         yield from sorted(system, key=lambda item: item.problem.path)
         pending.extend(sorted(folders, reverse=True))
         yield from _files(files, subtitle_folder_files(folder, map(os.path.basename, folders)), walk)
+
+
+def _not_removed(
+    folders: list[bytes], files: dict[bytes, os.DirEntry[bytes]], removed: frozenset[bytes]
+) -> tuple[list[bytes], dict[bytes, os.DirEntry[bytes]]]:
+    """Return the folders and files of one folder that a user has not removed from the library."""
+    if removed:
+        folders = [path for path in folders if exclusion_key(path) not in removed]
+        files = {name: entry for name, entry in files.items() if exclusion_key(entry.path) not in removed}
+    return folders, files
 
 
 def _system_item(entry: os.DirEntry[bytes]) -> Skipped | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,20 +32,37 @@ from vfindex.storage.writer import writing
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """now: the time, with its zone. monotonic: seconds by a clock that nobody sets and that never leaps."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
 class ReindexSettings:
     """What the user asked for.
 
     cache: where models are kept. workers: units read at once, None: the default. allow_missing: believe that what is
-    not there is gone, however much it is. end_at: with its zone; after it no unit is begun. progressive: see
-    `passes.in_turn`; None: where what is new will hardly be read until `end_at`. runner: who does the work.
+    not there is gone, however much it is. end_at: with its zone; after it no unit is begun. max_s: nor after so many
+    seconds, by a clock that nobody sets. progressive: see `passes.in_turn`; None: where what is new will hardly be read
+    until then. runner: who does the work. clock: what time it is.
     """
 
     cache: Path
     workers: int | None = None
     allow_missing: bool = False
     end_at: datetime | None = None
+    max_s: float | None = None
     progressive: bool | None = None
     runner: RunnerChoice = field(default_factory=RunnerChoice)
+    clock: Clock = field(default_factory=Clock)
+
+    def left_s(self, began: float) -> float | None:
+        """Return the seconds until the earlier end, None where there is none. began: on the clock nobody sets."""
+        ends = [] if self.end_at is None else [(self.end_at - self.clock.now()).total_seconds()]
+        ends += [] if self.max_s is None else [began + self.max_s - self.clock.monotonic()]
+        return min(ends, default=None)
 
 
 def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Report:
@@ -55,7 +72,8 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
     """
     asked = watcher or Watcher()
     began = time.monotonic()
-    with _scanning(folder, _with_end(asked, settings.end_at)) as (run, given, setup):
+    start = settings.clock.monotonic()
+    with _scanning(folder, _with_end(asked, settings, start)) as (run, given, setup):
         run.report.run_id = run.writer.catalog.begin_run("reindex")
         with _uncollected():
             run.sort(_scan(run, given, folder))
@@ -70,7 +88,7 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
         if run.has_work() and not run.report.interrupted:
             from vfindex.indexer.ingest import IngestSettings, work  # models, decoder and all
 
-            progressive = _is_progressive(run, settings)
+            progressive = _is_progressive(run, settings, start)
             wanted = IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner)
             work(run, setup, replace(wanted, progressive=progressive))
         run.report.out_of_time = run.report.interrupted and not asked.stop()
@@ -79,13 +97,13 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
     return run.report
 
 
-def _is_progressive(run: Triage, settings: ReindexSettings) -> bool:
-    if settings.progressive is not None or settings.end_at is None:
+def _is_progressive(run: Triage, settings: ReindexSettings, began: float = 0.0) -> bool:
+    left_s = settings.left_s(began)
+    if settings.progressive is not None or left_s is None:
         return bool(settings.progressive)
     with run.writer.library.snapshot() as snapshot:
         video_s = _video_s(snapshot, sum(found.location.size_bytes for found in run.todo))
         speed = measured_speed(stored_runs(snapshot))
-    left_s = (settings.end_at - datetime.now(UTC)).total_seconds()
     return video_s is None or speed is None or video_s / speed > left_s
 
 
@@ -168,10 +186,12 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _with_end(watcher: Watcher, end_at: datetime | None) -> Watcher:
-    if end_at is None:
-        return watcher
-    return replace(watcher, stop=lambda: watcher.stop() or datetime.now(UTC) >= end_at)
+def _with_end(watcher: Watcher, settings: ReindexSettings, began: float) -> Watcher:
+    def stop() -> bool:
+        left_s = settings.left_s(began)
+        return watcher.stop() or (left_s is not None and left_s <= 0)
+
+    return replace(watcher, stop=stop)
 
 
 def _video_s(snapshot: Snapshot, size_bytes: int) -> float | None:

@@ -14,7 +14,7 @@ from vfindex.indexer.discover import Exclusions, Found, fingerprint, is_excluded
 from vfindex.indexer.triage import Triage
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.places import is_below
+from vfindex.storage.places import is_below, sample_below
 from vfindex.storage.records import Location
 from vfindex.storage.roots import Root
 
@@ -89,7 +89,8 @@ def _new_name(run: Triage, root: bytes) -> bytes | None:
     It is known by its files: size, time and inode. Those of a disk that is not mounted are nowhere; a copy on another
     disk has other inodes.
     """
-    files = run.writer.catalog.sample_below(root, SAMPLE)
+    with run.writer.catalog.transaction() as connection:
+        files = sample_below(connection, root, SAMPLE)
     return next((place for place in _namesakes(root) if files and _are_there(files, root, place)), None)
 
 

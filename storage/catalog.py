@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from vfindex.storage import schema
+from vfindex.storage.absence import long_gone, newest_time
 from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attempts, past_bugs
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect, translated
@@ -27,7 +28,6 @@ from vfindex.storage.places import (
     delete_videos,
     exclude_path,
     fingerprint_at,
-    forget_homeless,
     former_paths,
     is_below,
     known_path,
@@ -50,22 +50,17 @@ from vfindex.storage.records import (
 )
 from vfindex.storage.replacing import (
     being_made,
-    forget_begun,
-    forget_orphans,
     give_up,
     key_to_begin,
     take_place,
     thumbnails,
 )
 from vfindex.storage.rows import insert_embedding, inserted, problem_json, video_values
-from vfindex.storage.scrubbing import forget_traces
+from vfindex.storage.scrubbing import forget_removed
 from vfindex.storage.unit_rows import insert_result, insert_units, pending_units, unit_errors
 
 if TYPE_CHECKING:
     from vfindex.storage.wording import Wording
-
-# Values that one statement takes.
-FEW = 500
 
 
 class Catalog:
@@ -372,46 +367,18 @@ class Catalog:
                 files += count if table in (schema.location, schema.tombstone) else 0
             if exclude:
                 exclude_path(connection, path, now())
-            return files, *self._forget(connection, lambda other: is_below(other, path))
-
-    def sample_below(self, folder: bytes, most: int) -> list[Location]:
-        """Return up to `most` of the files known below a folder, spread evenly."""
-        loc = schema.location.c
-        query = select(loc.path, loc.size_bytes, loc.mtime_ns, loc.inode).where(below(loc.path, folder))
-        with self.transaction() as connection:
-            rows = connection.execute(query.order_by(loc.path)).all()
-        return [Location(*row) for row in rows[:: -(-len(rows) // most) or 1]]
-
-    def unsettle(self, video_id: int) -> None:
-        """Have the next run redo a video's words, as if what lies beside it had changed."""
-        loc = schema.location.c
-        with self.transaction() as connection:
-            connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))
-
-    def forget_contents(self, fingerprints: Collection[str], paths: Collection[bytes]) -> list[str]:
-        """Forget videos wherever they lie, and files; return thumbnails no longer needed."""
-        with self.transaction() as connection:
-            for first in range(0, len(fingerprints), FEW):
-                some = list(fingerprints)[first : first + FEW]
-                ids = select(schema.video.c.id).where(schema.video.c.fingerprint.in_(some))
-                for table in (schema.location, schema.tombstone):
-                    connection.execute(delete(table).where(table.c.video_id.in_(ids)))
-            return self._forget(connection, set(paths).__contains__)[1]
-
-    def _forget(self, connection: Connection, is_removed: Callable[[bytes], bool]) -> tuple[int, list[str]]:
-        """Delete videos that lie nowhere now and all that names the removed paths; return number and thumbnails."""
-        names = forget_begun(connection, is_removed)
-        videos, lost = forget_homeless(connection)
-        names += forget_orphans(connection)
-        forget_traces(connection, is_removed)
-        return videos, [*lost, *names]
+            return files, *forget_removed(connection, lambda other: is_below(other, path))
 
     # --- what is gone -------------------------------------------------------------------------------------------
 
     def vanish(self, paths: Collection[bytes]) -> None:
-        """Say that nothing is at `paths` any more: what lies nowhere else leaves search, and is kept for its return."""
+        """Say that nothing is at `paths` any more: what lies nowhere else leaves search, and is kept for its return.
+
+        Since now, or, by a clock that is behind, since the latest time that the library knows.
+        """
         with self.transaction() as connection:
-            vanish(connection, paths, now())
+            newest = newest_time(connection)
+            vanish(connection, paths, max(now(), newest.isoformat(timespec="seconds") if newest else ""))
 
     def come_back(self, paths: Collection[bytes]) -> None:
         """Say that the files at `paths` are there again, as they were before they vanished."""
@@ -442,10 +409,23 @@ class Catalog:
         """Forget what vanished before a time (as `now` writes it), or ever; return as `remove` does."""
         tomb = schema.tombstone.c
         with self.transaction() as connection:
-            old = true() if before is None else tomb.gone_at < before
-            paths = set(connection.scalars(select(tomb.path).where(old)))
-            connection.execute(delete(schema.tombstone).where(old))
-            return len(paths), *(self._forget(connection, paths.__contains__) if paths else (0, []))
+            return self._purge(connection, true() if before is None else tomb.gone_at < before)
+
+    def purge_missing(self, age: timedelta, at: datetime) -> tuple[int, int, list[str]]:
+        """Forget what has been missing for `age` at the time `at`, see `absence`; return as `remove` does.
+
+        Raises LibraryError for a clock that is behind the library.
+        """
+        tomb = schema.tombstone.c
+        with self.transaction() as connection:
+            times = json.dumps(long_gone(connection, age, at))
+            old = tomb.gone_at.in_(select(func.json_each(times).table_valued("value").c.value))
+            return self._purge(connection, old)
+
+    def _purge(self, connection: Connection, old: ColumnElement[bool]) -> tuple[int, int, list[str]]:
+        paths = set(connection.scalars(select(schema.tombstone.c.path).where(old)))
+        connection.execute(delete(schema.tombstone).where(old))
+        return len(paths), *(forget_removed(connection, paths.__contains__) if paths else (0, []))
 
     # --- runs ---------------------------------------------------------------------------------------------------
 

@@ -22,10 +22,10 @@ from vfindex.storage.damage import false_words
 from vfindex.storage.database import connect
 from vfindex.storage.errors import LibraryError, LibraryLocked
 from vfindex.storage.library import Library
-from vfindex.storage.places import below
+from vfindex.storage.places import below, unsettle
 from vfindex.storage.raw_bytes import files_with
 from vfindex.storage.records import Document
-from vfindex.storage.scrubbing import Scrubbed
+from vfindex.storage.scrubbing import Scrubbed, forget_removed
 from vfindex.storage.writer import Writer, locked, writing
 
 # Texts of what was removed that a report looks for in the bytes of every file: each costs 0.5 s a GB.
@@ -178,8 +178,18 @@ def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], setting
             return [Place("edition", str(place), 1, "an upgrade that is at work removes it before it is put in use")]
         other = Writer(place)
         held.callback(other.close)
-        names = remove(other)[2] + other.catalog.forget_contents(set(gone.prints.values()), gone.paths)
+        names = remove(other)[2] + _forget_contents(other, gone)
         return _cleaned(other, names, gone, settings)
+
+
+def _forget_contents(writer: Writer, gone: _Contents) -> list[str]:
+    """Forget videos wherever they lie in another edition; return thumbnails no longer needed."""
+    chosen = "IN (SELECT id FROM video WHERE fingerprint IN (SELECT value FROM json_each(:prints)))"
+    prints = json.dumps(list(gone.prints.values()))
+    with writer.catalog.transaction() as connection:
+        for table in ("location", "tombstone"):
+            connection.execute(text(f"DELETE FROM {table} WHERE video_id {chosen}"), {"prints": prints})
+        return forget_removed(connection, gone.paths.__contains__)[1]
 
 
 # --- what is removed -------------------------------------------------------------------------------------------------
@@ -241,7 +251,8 @@ def _rename(writer: Writer, fingerprints: Iterable[str], describe: Describe) -> 
         if found and paths:
             title, documents = describe(paths, tags, chapters)
             writer.catalog.retitle(found[0], title, documents, None)
-            writer.catalog.unsettle(found[0])
+            with writer.catalog.transaction() as connection:
+                unsettle(connection, found[0])
 
 
 def _still_foreign(writer: Writer, gone: _Contents) -> list[bytes]:

@@ -171,3 +171,17 @@ def _has(owner: ColumnElement[int]) -> ColumnElement[bool]:
 def _return(connection: Connection, chosen: ColumnElement[bool]) -> None:
     v = schema.video.c
     connection.execute(update(schema.video).where(chosen, v.state == "vanished").values(state=v.state_before))
+
+
+def sample_below(connection: Connection, folder: bytes, most: int) -> list[Location]:
+    """Return up to `most` of the files known below a folder, spread evenly."""
+    loc = schema.location.c
+    query = select(loc.path, loc.size_bytes, loc.mtime_ns, loc.inode).where(below(loc.path, folder))
+    rows = connection.execute(query.order_by(loc.path)).all()
+    return [Location(*row) for row in rows[:: -(-len(rows) // most) or 1]]
+
+
+def unsettle(connection: Connection, video_id: int) -> None:
+    """Have the next run redo a video's words, as if what lies beside it had changed."""
+    loc = schema.location.c
+    connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))

@@ -19,7 +19,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, text, update
 
 from vfindex.storage import schema
-from vfindex.storage.places import put
+from vfindex.storage.places import forget_homeless, put
+from vfindex.storage.replacing import forget_begun, forget_orphans
 
 SCRUB = "scrub"
 # Up to this size the database is written anew at every removal: 10 s on a slow disk. Above it, and if it was made with
@@ -100,6 +101,15 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 # --- rows that name what was removed ---------------------------------------------------------------------------------
+
+
+def forget_removed(connection: Connection, is_removed: Callable[[bytes], bool]) -> tuple[int, list[str]]:
+    """Delete the videos that lie nowhere now, and all that names the removed paths; return number and thumbnails."""
+    names = forget_begun(connection, is_removed)
+    videos, lost = forget_homeless(connection)
+    names += forget_orphans(connection)
+    forget_traces(connection, is_removed)
+    return videos, [*lost, *names]
 
 
 def forget_traces(connection: Connection, is_removed: Callable[[bytes], bool]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from datetime import datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from library_maker import axis, clip, install, video
 
-from vfindex.cli.reindex import _end
+from vfindex.cli.reindex import next_time
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.storage.errors import Problem, UsageError
@@ -108,14 +110,47 @@ def test_an_unknown_run_is_a_sentence(run: Any, nightly: Path) -> None:
     assert ran.err == "vfindex: there is no run 7 in this library; `vfindex runs list` tells which there are\n"
 
 
-def test_the_earlier_end_counts() -> None:
-    assert _end(None, None, NOON) is None
-    assert _end("13:30", 5, NOON) == datetime(2026, 3, 1, 13, 30).astimezone()
-    assert _end("06:00", 5, NOON) == datetime(2026, 3, 1, 17, 0).astimezone()
-    assert _end("12:00", None, NOON) == datetime(2026, 3, 2, 12, 0).astimezone()
+def test_the_next_time_of_the_day() -> None:
+    assert next_time("13:30", NOON) == datetime(2026, 3, 1, 13, 30).astimezone()
+    assert next_time("12:00", NOON) == datetime(2026, 3, 2, 12, 0).astimezone()
     for wrong in ("6", "24:00", "06:60", "six"):
         with pytest.raises(UsageError, match="06:00"):
-            _end(wrong, None, NOON)
+            next_time(wrong, NOON)
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "until", "hours"),
+    [
+        ("America/New_York", "2026-03-08 00:30", "06:00", 4.5),  # 02:00 becomes 03:00
+        ("America/New_York", "2026-03-08 00:30", "02:30", 2.0),  # is not shown: as the old clock counts
+        ("America/New_York", "2026-11-01 00:30", "06:00", 6.5),  # 02:00 becomes 01:00
+        ("America/New_York", "2026-11-01 00:30", "01:30", 1.0),  # is shown twice: the first
+        ("America/New_York", "2026-11-01 01:45", "01:30", 0.75),  # and after that the second
+        ("America/New_York", "2026-03-07 23:00", "22:00", 22.0),
+        ("Pacific/Apia", "2011-12-29 23:00", "06:00", 7.0),  # the 30th did not exist
+        ("Pacific/Apia", "2026-03-08 23:00", "06:00", 7.0),
+        ("UTC", "2026-03-08 00:30", "00:30", 24.0),
+    ],
+)
+@pytest.mark.parametrize("is_naive", [False, True])
+def test_the_next_time_of_the_day_where_clocks_change(
+    monkeypatch: pytest.MonkeyPatch, zone: str, now: str, until: str, hours: float, is_naive: bool
+) -> None:
+    try:
+        here = datetime.fromisoformat(now).replace(tzinfo=ZoneInfo(zone))
+    except ZoneInfoNotFoundError:
+        pytest.skip("this system has no data of time zones")
+    expected = here.astimezone(UTC) + timedelta(hours=hours)
+    if not is_naive:
+        assert next_time(until, here) == expected
+        return
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert next_time(until, here.replace(tzinfo=None)) == expected
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("command", ["retry", "repair"])

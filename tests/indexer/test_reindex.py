@@ -9,7 +9,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from library_maker import PICTURE, axis, clip, install, video
 from vfindex.indexer import ingest
 from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.pipeline import Encoders
-from vfindex.indexer.reindex import ReindexSettings, estimate, reindex
+from vfindex.indexer.reindex import Clock, ReindexSettings, estimate, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Watcher
 from vfindex.storage.errors import LibraryError, LibraryNotFound
@@ -241,6 +241,34 @@ def test_after_its_end_nothing_is_begun(videos: Path, run: Run) -> None:
     report = run(end_at=datetime.now(UTC) - timedelta(hours=1))
     assert (report.out_of_time, report.interrupted, report.left, report.failed) == (True, False, 1, [])
     assert not run(end_at=datetime.now(UTC) - timedelta(hours=1), allow_missing=True).indexed
+
+
+@dataclass
+class Leaping:
+    """A clock that shows `times`, one after the other, while `passed_s` seconds pass in truth at each look."""
+
+    times: list[datetime]
+    passed_s: float = 0.0
+    elapsed_s: float = 0.0
+
+    def now(self) -> datetime:
+        return self.times.pop(0) if len(self.times) > 1 else self.times[0]
+
+    def monotonic(self) -> float:
+        self.elapsed_s += self.passed_s
+        return self.elapsed_s
+
+
+@pytest.mark.parametrize(("passed_s", "out_of_time"), [(1.0, False), (3600.0, True)])
+def test_hours_are_not_counted_by_a_clock_that_leaps(
+    videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch, passed_s: float, out_of_time: bool
+) -> None:
+    without_models(monkeypatch)
+    (videos / "0" / "v0.mp4").rename(videos / "0" / "new.mp4")
+    noon = datetime(2026, 3, 8, 12, tzinfo=UTC)
+    clock = Leaping([noon, noon.replace(year=2099)], passed_s)
+    report = run(max_s=3 * 3600.0, clock=Clock(clock.now, clock.monotonic))
+    assert (report.out_of_time, report.moved) == (out_of_time, 0 if out_of_time else 1)
 
 
 def test_an_estimate_changes_nothing(library: Path, videos: Path, run: Run, tmp_path: Path) -> None:
