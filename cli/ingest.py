@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,24 +132,40 @@ def watching() -> Iterator[Watcher]:
     """Yield a watcher that draws progress on a terminal and stops at Ctrl-C; a second one raises."""
     from vfindex.indexer.triage import Watcher
 
-    with _stopping() as stop, _progress() as progress:
-        yield Watcher(progress, stop, say)
+    with _stopping() as (stop, at_once), _progress() as progress:
+        yield Watcher(progress, stop, say, at_once)
 
 
 @contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed or the process was asked to end; a second one raises."""
+def _stopping() -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractContextManager[None]]]]:
+    """Yield a function that says whether Ctrl-C was pressed or the process was asked to end; a second one raises.
+
+    The second function gives a context in which the first one raises.
+    """
     asked: list[int] = []
+    impatient = 0
+
+    @contextmanager
+    def at_once() -> Iterator[None]:
+        nonlocal impatient
+        impatient += 1
+        try:
+            yield
+        finally:
+            impatient -= 1
 
     def handle(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
         asked.append(number)
-        say("stopping after the videos in work; press Ctrl-C again to stop at once")
+        if len(asked) == 1 and not impatient:
+            say("stopping after the videos in work; press Ctrl-C again to stop at once")
+            return
+        if len(asked) == 1:
+            say("interrupted; run the same command again to go on")
+        raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(asked), at_once
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

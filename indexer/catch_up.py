@@ -97,7 +97,8 @@ class CatchUp:
             replace_exclusions(self.writer.catalog, state.removed, now())
             report.lost = [*self._lost(state, failed), *untitled]
         if self.writer.catalog.change():
-            self.writer.publish()
+            with self.watcher.at_once():
+                self.writer.publish()
         with self.writer.library.snapshot() as snapshot:
             counts = snapshot.counts()
         report.videos, report.clips = sum(counts.get(name, 0) for name in SEARCHABLE), counts["clip"]
@@ -122,7 +123,8 @@ class CatchUp:
 
     def _open(self, asr: bool) -> Encoders:
         plan = self._plan
-        return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.watcher.say)
+        with self.watcher.at_once():
+            return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.watcher.say)
 
     def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
         """Take videos over of which no file need be opened; return path -> why it failed."""
@@ -152,13 +154,13 @@ class CatchUp:
         options = Options(Sampling.parse(self._plan.setup.sampling), state.asr)
         run = Triage(self.writer, options, self.watcher)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
-        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)]))
+        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.watcher.stop))
         run.todo.extend(run.refined)
         whole = [video for video in videos if video.fingerprint not in state.coarse]
         kept = {v.fingerprint: v for v in whole if reuse.pictures or self._transcript_holds(v, state)}
         if reuse.pictures:
             self._link_pictures(videos)
-        if run.todo:
+        if run.todo and not run.report.interrupted:
             workers = self._plan.workers or default_workers()
             encoders = self._open(asr=state.asr)
             with ReusingRunner(workers, encoders, Stored(self.old, kept, reuse)) as runner:

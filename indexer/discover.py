@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from vfindex.indexer.beside import FolderSidecars, list_sidecars, sidecar_suffix, signature, subtitle_folder_files
 from vfindex.indexer.system_names import APPLE_DOUBLE, system_kind
@@ -86,7 +87,11 @@ class Failed:
     problem: Problem
 
 
+T = TypeVar("T")
 Discovered = Found | Skipped | Failed
+# Files that are looked at between two questions whether to stop: some milliseconds of a local disk, and half a second
+# of a network disk that takes 2 ms a file.
+ASK_EVERY = 256
 # Asked of all videos of a folder at once, for a call each is a third of the time: which of them are to be told.
 Sift = Callable[[Collection[FileState]], Collection[FileState]]
 
@@ -99,10 +104,20 @@ class _Walk:
     avoid: frozenset[bytes]
     removed: frozenset[bytes]
     sift: Sift
+    stop: Callable[[], bool]
+    asked: int = 0
     named_files: set[bytes] = field(default_factory=set)
     entered: set[bytes] = field(default_factory=set)
     siblings: dict[bytes, FolderSidecars] = field(default_factory=dict)
     links: int = 0
+
+    def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield items, one a file, until it is time to stop."""
+        for item in items:
+            self.asked += 1
+            if self.asked % ASK_EVERY == 0 and self.stop():
+                return
+            yield item
 
 
 def discover(
@@ -112,6 +127,7 @@ def discover(
     avoid: Sequence[bytes] = (),
     removed: Collection[bytes] = (),
     sift: Sift = lambda states: states,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Discovered]:
     """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
 
@@ -126,12 +142,13 @@ def discover(
     its base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
     only the base name is tried; a named folder is always entered.
     avoid: folders that are never entered (the library itself). removed: files and folders, as `exclusion_key` has them,
-    that count only if they are named. sift: keeps back what need not be told.
+    that count only if they are named. sift: keeps back what need not be told. stop: asked at
+    every folder, and at every ASK_EVERY-th file; True: there is nothing more.
     """
     exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)
     avoided = frozenset(os.path.realpath(path) for path in avoid)
-    walk = _Walk(exclusions or None, avoided, frozenset(removed), sift)
-    roots = [_resolve(path) for path in paths]
+    walk = _Walk(exclusions or None, avoided, frozenset(removed), sift, stop)
+    roots = [_resolve(path) for path in walk.until_stopped(paths)]
     walk.named_files.update(root for root in roots if isinstance(root, bytes) and not os.path.isdir(root))
     seen: set[bytes] = set()
     for root in roots:
@@ -232,7 +249,7 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
     pending = [root]
     prefix = len(root.rstrip(b"/")) + 1
     is_excluded = walk.is_excluded
-    while pending:
+    while pending and not walk.stop():
         folder = pending.pop()
         if folder in walk.entered or folder in walk.avoid:
             continue
@@ -242,7 +259,7 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
         system: list[Skipped] = []
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
+                for entry in walk.until_stopped(entries):
                     name = entry.name
                     if name[0] == 46:  # a dot: hidden
                         system += filter(None, [_system_item(entry)])
@@ -308,7 +325,7 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes]
     sidecars = FolderSidecars(videos, [*filter(sidecar_suffix, others), *subtitles])
     states: dict[FileState, os.DirEntry[bytes]] = {}
     named_files, is_regular = walk.named_files, stat.S_ISREG
-    for name in videos:
+    for name in walk.until_stopped(videos):
         entry = files[name]
         path = entry.path
         if path in named_files:

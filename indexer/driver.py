@@ -102,6 +102,7 @@ class Driver:
                 self._fill()
             futures: list[Future[Any]] = [*self.preparing, *self.indexing]
             if not futures:
+                self.run.report.interrupted = bool(stopping or self.run.todo or self.active)
                 return
             done, _ = wait(futures, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for future in done:
@@ -117,7 +118,7 @@ class Driver:
 
     def _fill(self) -> None:
         """Give the runner work: units of videos begun first, then the next files. One task waits ready in the queue."""
-        while len(self.preparing) + len(self.indexing) <= self.workers:
+        while len(self.preparing) + len(self.indexing) <= self.workers and not self.run.watcher.stop():
             active = next((a for a in self.active.values() if a.waiting), None)
             if active is not None:
                 unit_id, plan = active.waiting.popleft()

@@ -76,7 +76,14 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
     command = [sys.executable, "-P", "-m", module, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryFile() as messages:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, env=environment)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=messages,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends the child
+        )
         try:
             yield
             code = child.wait()

@@ -69,7 +69,8 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
     began = time.monotonic()
     with writing(folder) as writer:
         is_new = writer.setup() is None
-        setup = _setup(writer, settings, watcher)
+        with watcher.at_once():
+            setup = _setup(writer, settings, watcher)
         asr = _asr(writer, settings.asr)
         run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
         run.report.run_id = writer.catalog.begin_run(settings.command)
@@ -79,7 +80,9 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
             watcher.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
         removed, avoid = exclusions(writer.catalog), [os.fsencode(folder)]
         exclude = Exclusions(settings.exclude)
-        run.sort(discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed))
+        run.sort(
+            discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.watcher.stop)
+        )
         run.report.hints += [] if run.report.interrupted else map(_unmatched, exclude.unmatched)
         run.bring_back()
         if settings.exclude and not run.report.interrupted:
@@ -103,13 +106,17 @@ def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
 
     Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
     """
+    if run.report.interrupted:
+        run.leave()
+        return
     run.reopen()
     if settings.runner.with_ray(needs_gpu=references_of(setup)["visual"] != LITE_VISUAL):
         _work_on_ray(run, setup, settings)
         return
     workers = settings.workers or default_workers()
     opening = Opening(usable_cores(), run.options.asr, settings.compiled)
-    encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
+    with run.watcher.at_once():
+        encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
     with LocalRunner(workers, encoders) as runner:
         in_turn(run, runner, encoders, workers, progressive=settings.progressive)
 
@@ -117,7 +124,8 @@ def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
 def _work_on_ray(run: Triage, setup: Setup, settings: IngestSettings) -> None:
     from vfindex.indexer.on_ray import Models, RayRunner, Session  # takes seconds to import
 
-    texts = Texts(LibraryModels(setup, settings.cache, say=run.watcher.say).text(usable_cores()))
+    with run.watcher.at_once():
+        texts = Texts(LibraryModels(setup, settings.cache, say=run.watcher.say).text(usable_cores()))
     models = Models(setup, settings.cache, run.options.asr, settings.compiled)
     with Session(settings.runner.address), RayRunner(models, texts, settings.runner) as runner:
         in_turn(run, runner, texts, settings.workers or runner.window, progressive=settings.progressive)

@@ -124,7 +124,10 @@ def sqlite_version() -> str:
 def _ask(command: list[str]) -> str:
     """Return what a program prints. Raises FileNotFoundError, VfindexError with its last line if it fails."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
+        # A session of its own: at Ctrl-C it does not fail, but is ended by the parent.
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S, start_new_session=True
+        )
     except subprocess.TimeoutExpired as exc:
         raise VfindexError(f"{command[0]} does not answer; see whether its driver hangs") from exc
     if done.returncode:

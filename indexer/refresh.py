@@ -32,7 +32,7 @@ from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans,
 from vfindex.indexer.triage import Triage
 from vfindex.storage.catalog import now
 from vfindex.storage.counting import counted
-from vfindex.storage.errors import BUG, Problem, VideoError
+from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError
 from vfindex.storage.records import Attempt, Segment, UnitPlan
 from vfindex.storage.snapshot import StoredVideo
 from vfindex.storage.wording import SaidIn, UnitWords, Wording, unit_words
@@ -52,8 +52,16 @@ def refresh(run: Triage, encoders: Encoders | Texts) -> None:
             if run.watcher.stop():
                 run.report.interrupted = True
                 return
-            work.file(run.reworded.popleft())
+            try:
+                work.file(run.reworded[0])
+            except _Stopped:
+                return
+            run.reworded.popleft()
             run.watcher.progress(Progress(total - len(run.reworded), total, 0.0, 0.0))
+
+
+class _Stopped(VfindexError):
+    """The run is to end between two units of a video."""
 
 
 class _Refresh:
@@ -124,6 +132,8 @@ class _Refresh:
         found: list[SaidIn] = []
         problems: list[str] = []
         for unit in units:
+            if self._run.has_stopped():
+                raise _Stopped
             heard = None
             if any(_meets(unit.plan, span) for span in bare):
                 _, heard = listen(prepared, unit.plan, self._run.options, self._decoder, self._speech)

@@ -214,7 +214,9 @@ def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discover
     removed, avoid = exclusions(run.writer.catalog), [os.fsencode(folder)]
     told: set[bytes] = set()
     for exclude, paths in by_globs.items():
-        for each in discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed):
+        for each in discover(
+            paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.watcher.stop
+        ):
             path = each.location.path if isinstance(each, Found) else each.problem.path
             if path not in told:
                 told.add(path)

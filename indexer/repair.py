@@ -110,11 +110,13 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
             watcher.say(f"the damaged database is kept as {report.kept.name}; what could be read of it was saved")
         run_id = writer.catalog.begin_run("repair")
         _repair_rows(writer, saved[0] if saved else Salvage(), report)
-        _renew_encoders(writer, setup, settings.cache, report, watcher)
+        with watcher.at_once():
+            _renew_encoders(writer, setup, settings.cache, report, watcher)
         paths = [path for video in waiting(writer.catalog) for path in video.paths]
         run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
         run.report.run_id, report.run = run_id, run.report
-        run.sort(discover(list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))))
+        again = list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))
+        run.sort(discover(again, stop=watcher.stop))
         is_unfinished = writer.catalog.get(UNFINISHED) == "1"
         if is_unfinished:
             _look_everywhere(run, folder)
@@ -135,7 +137,16 @@ def _look_everywhere(run: Triage, folder: Path) -> None:
     avoid, removed = [os.fsencode(folder)], exclusions(run.writer.catalog)
     for root in roots(run.writer.catalog):
         if not is_missing(root.path):
-            run.sort(discover([root.path], exclude=root.exclude, avoid=avoid, removed=removed, sift=run.changed))
+            run.sort(
+                discover(
+                    [root.path],
+                    exclude=root.exclude,
+                    avoid=avoid,
+                    removed=removed,
+                    sift=run.changed,
+                    stop=run.watcher.stop,
+                )
+            )
 
 
 def _keys(ranges: Sequence[tuple[int, int]]) -> int:
@@ -206,7 +217,8 @@ def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: Repair
         bare = _without_thumbnails(writer.library, snapshot)
         if not bare:
             return
-        encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=watcher.say)
+        with watcher.at_once():
+            encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=watcher.say)
         wanted = Wanted(Sampling.parse(setup.sampling), encoders.image.size_px, audio=False)
         with Decoder() as decoder:
             for video in bare:

@@ -55,7 +55,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
                 writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew
         run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
         run.report.run_id = writer.catalog.begin_run("retry")
-        run.sort(discover(files))
+        run.sort(discover(files, stop=watcher.stop))
         if run.has_work():
             work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
         run.end(began)

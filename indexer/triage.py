@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -29,12 +30,14 @@ Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial
 class Watcher:
     """Who watches a run. progress: told after every unit. stop: asked often; True: end after the units in work.
 
-    say: told, in a line, of what takes long before the first unit.
+    say: told, in a line, of what takes long before the first unit. at_once: while it is entered nothing is in work that
+    is worth waiting for, so that an interruption raises KeyboardInterrupt.
     """
 
     progress: ProgressCallback = lambda _: None
     stop: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda _: None
+    at_once: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Triage:
@@ -124,13 +127,24 @@ class Triage:
                 self.end_file("skipped", each.problem)
             else:
                 self.end_file("failed", each.problem)
-            if self.watcher.stop():
-                self.report.interrupted = True
+            if self.has_stopped():
                 return
+        self.has_stopped()
+
+    def has_stopped(self) -> bool:
+        """Return whether the run is to end, and note it in the report if so."""
+        self.report.interrupted = self.report.interrupted or self.watcher.stop()
+        return self.report.interrupted
 
     def has_work(self) -> bool:
         """Return whether any file is to be opened."""
         return bool(self.todo or self.refined or self.reworded)
+
+    def leave(self) -> None:
+        """Tell the report what an interrupted run leaves to the next one."""
+        self.report.left = len(self.todo) + len(self.reworded)
+        for _ in self.refined:
+            self.end_file("coarse")
 
     def bring_back(self) -> None:
         """Let the files return that had vanished and were found again as they were."""
@@ -180,8 +194,10 @@ class Triage:
 
         began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else its size.
         """
-        if not self.report.interrupted and _is_due(self.writer, thorough):
-            self.publish()
+        if not self.report.interrupted:
+            with self._until_interrupted():
+                if _is_due(self.writer, thorough):
+                    self.publish()
         self.report.wall_s = time.monotonic() - began
         self.report.sort()
         self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
@@ -196,9 +212,19 @@ class Triage:
         self.report.not_published = ""
         self.unindexed = 0
         try:
-            self.writer.publish()
+            with self._until_interrupted():
+                self.writer.publish()
         except NotPublished as exc:
             self.report.not_published = str(exc)
+
+    @contextmanager
+    def _until_interrupted(self) -> Iterator[None]:
+        """Give up what is done inside at an interruption: the joint index before it stays, and the next run goes on."""
+        try:
+            with self.watcher.at_once():
+                yield
+        except KeyboardInterrupt:
+            self.report.interrupted = True
 
 
 def _is_due(writer: Writer, thorough: bool) -> bool:

@@ -248,7 +248,8 @@ def _begin(old: Library, writer: Writer, wish: Wish, cache: Path, watcher: Watch
             writer.adopt_runs(runs(snapshot))
         writer.catalog.put(_WISH, json.dumps(asdict(wish)))
     try:
-        return install(writer, wish.choice(), wish.sampling, cache, say=watcher.say)
+        with watcher.at_once():
+            return install(writer, wish.choice(), wish.sampling, cache, say=watcher.say)
     except VfindexError:
         editions.discard(old.root, [int(writer.folder.name)])
         raise

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.discover import Exclusions, Found, fingerprint, is_excluded_below
+from vfindex.indexer.discover import ASK_EVERY, Exclusions, Found, fingerprint, is_excluded_below
 from vfindex.indexer.triage import Triage
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import Problem, VideoError
@@ -54,12 +54,19 @@ def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tupl
     """Return what is gone from the roots, and what is gone but found again among `run.todo`, which then comes first.
 
     Roots that are missing, or have lost too much at once, are left alone and told in the report, unless they may be.
-    A file below several roots vanishes only if each of them is believed.
+    A file below several roots vanishes only if each of them is believed. Nothing is gone where the run is to end.
     """
     unseen = run.unseen()
     grounds = _grounds(unseen, given)
-    gone = {path for path in unseen if any(ground.covers(path) for ground in grounds) and is_missing(path)}
+    gone = set()
+    for number, path in enumerate(unseen):
+        if number % ASK_EVERY == 0 and run.has_stopped():
+            break
+        if any(ground.covers(path) for ground in grounds) and is_missing(path):
+            gone.add(path)
     moved = _moved(run, gone)
+    if run.report.interrupted:
+        return set(), set()
     gone -= moved
     if not allow_missing:
         for ground in grounds:
@@ -140,6 +147,8 @@ def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
     moved: set[bytes] = set()
     first: list[Found] = []
     for found in run.todo:
+        if run.has_stopped():
+            break
         places = {run.writer.catalog.fingerprint_at(path): path for path in by_size.get(found.location.size_bytes, [])}
         place = places.get(_fingerprint(found.location.path)) if places else None
         if place is not None and place not in moved:

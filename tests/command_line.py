@@ -38,10 +38,16 @@ def _environment(cache: Path) -> dict[str, str]:
     return kept | {"VFINDEX_CACHE": str(cache)}
 
 
-def start(cache: Path, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start `vfindex ARGUMENTS`; paths may be bytes."""
+def start(cache: Path, *arguments: object, group: bool = False) -> subprocess.Popen[bytes]:
+    """Start `vfindex ARGUMENTS`; paths may be bytes. group: in a process group of its own, as a shell starts it."""
     command = [*COMMAND, *(a if isinstance(a, bytes) else os.fsencode(str(a)) for a in arguments)]
-    return subprocess.Popen(command, env=_environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        env=_environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0 if group else None,
+    )
 
 
 def vfindex(cache: Path, *arguments: object, cwd: Path | None = None, prepare: Callable[[], None] | None = None) -> Ran:

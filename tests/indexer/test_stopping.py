@@ -1,0 +1,176 @@
+"""A run that is to end is seen to be, whatever it does: folders, fingerprints, exports, publications."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import start
+from media import Shot, make_video
+
+from vfindex.indexer import machine
+from vfindex.indexer import vanished as vanished_module
+from vfindex.indexer.discover import ASK_EVERY, discover
+from vfindex.indexer.export_cache import exporting
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.reindex import ReindexSettings, reindex
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.indexer.vanished import vanished
+from vfindex.storage.library import Library
+from vfindex.storage.roots import Root
+from vfindex.storage.verify import verify
+from vfindex.storage.writer import Writer, writing
+
+FILES = 2000
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    for number in range(FILES):
+        (folder / f"{number:04}.mp4").touch()
+    return folder
+
+
+class Counting:
+    """Says stop from the given question on, and counts the questions."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.at
+
+
+def test_stopping_is_asked_while_unchanged_files_are_walked(tree: Path) -> None:
+    stop = Counting(10**9)
+    assert list(discover([os.fsencode(tree)], sift=lambda _: [], stop=stop)) == []
+    assert stop.asked >= 2 * FILES // ASK_EVERY, "as names are read, and as files are looked at"
+    early = Counting(3)
+    assert list(discover([os.fsencode(tree)], sift=lambda _: [], stop=early)) == []
+    assert early.asked < 10
+
+
+def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
+    tmp_path: Path, tree: Path, models_cache: Path
+) -> None:
+    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    report = ingest(tmp_path / "lib", [os.fsencode(tree)], settings, Watcher(stop=lambda: True))
+    assert (report.interrupted, report.found) == (True, 0)
+    report = ingest(tmp_path / "lib", [os.fsencode(tree / "0001.mp4")], settings, Watcher(stop=lambda: True))
+    assert (report.interrupted, report.left) == (True, 1)
+    ended = ReindexSettings(models_cache, end_at=datetime.now(UTC) - timedelta(hours=1))
+    report = reindex(tmp_path / "lib", ended)
+    assert (report.out_of_time, report.interrupted) == (True, False)
+
+
+def test_nothing_is_gone_where_the_search_for_it_is_stopped(
+    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vanished_module, "ASK_EVERY", 1)
+    with writing(tmp_path / "lib") as writer:
+        run = Triage(writer, Options(Sampling(), asr=False), Watcher(stop=Counting(3)))
+        monkeypatch.setattr(run, "unseen", lambda: {b"%s/%d" % (os.fsencode(tmp_path), n) for n in range(9)})
+        assert vanished(run, [Root(os.fsencode(tmp_path), ())], allow_missing=True) == (set(), set())
+        assert run.report.interrupted
+
+
+def test_copies_that_are_only_entered_do_not_hide_a_stop(tmp_path: Path, models_cache: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    first = make_video(tmp_path / "videos" / "a.mp4", shots=[Shot("red", 1)])
+    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    assert ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings).indexed == 1
+    for number in range(9):
+        (tmp_path / "videos" / f"b{number}.mp4").write_bytes(first.read_bytes())
+    done: list[int] = []
+    stop = Watcher(progress=lambda progress: done.append(progress.done_files), stop=lambda: len(done) >= 2)
+    report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings, stop)
+    assert (report.interrupted, report.left, len(done)) == (True, 7, 2)
+
+
+def test_a_publication_is_given_up_at_an_interruption(
+    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(tmp_path / "a.mp4", shots=[Shot("red", 1)])
+    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    entered: list[int] = []
+
+    @contextmanager
+    def at_once() -> Any:
+        entered.append(1)
+        yield
+
+    def interrupted(*_: object) -> None:
+        assert entered
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "publish", interrupted)
+        report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings, Watcher(at_once=at_once))
+    assert (report.indexed, report.interrupted) == (1, True)
+    again = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings)
+    assert (again.unchanged, again.interrupted) == (1, False)
+    assert verify(Library.open(tmp_path / "lib")).notes == []
+
+
+# --- Ctrl-C as a terminal sends it: to every process of the group ----------------------------------------------------
+
+
+def running(pattern: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                line = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if pattern.encode() in line:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize("command", ["ingest", "upgrade"])
+def test_ctrl_c_during_the_first_export(tmp_path: Path, models_cache: Path, command: str) -> None:
+    make_video(tmp_path / "a.mp4", shots=[Shot("red", 1)])
+    library = tmp_path / "lib"
+    arguments: tuple[object, ...] = ("ingest", tmp_path / "a.mp4")
+    if command == "upgrade":
+        settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+        ingest(library, [os.fsencode(tmp_path / "a.mp4")], settings)
+        arguments = ("upgrade", "--sampling", "1")
+    cache = tmp_path / "cache"
+    with start(cache, *arguments, "--library", library, group=True) as process:
+        deadline_s = time.monotonic() + 120
+        while not (children := running(str(cache))) or (process.pid in children[:1] and len(children) < 2):
+            assert process.poll() is None and time.monotonic() < deadline_s
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    told = err.decode().splitlines()
+    assert process.returncode == 130
+    assert told[-1:] == ["interrupted; run the same command again to go on"], told
+    assert not any("memory" in line or "Traceback" in line for line in told)
+    assert running(str(cache)) == []
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+def test_children_have_sessions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what a terminal sends goes to the parent, which ends them in order."""
+    here = os.getsid(0)
+    (tmp_path / "session.py").write_text("import os, sys; open(sys.argv[1], 'w').write(str(os.getsid(0)))")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with exporting("session", [str(tmp_path / "told")], what="it"):
+        pass
+    assert int((tmp_path / "told").read_text()) != here
+    assert int(machine._ask([sys.executable, "-c", "import os; print(os.getsid(0))"])) != here
