@@ -1,4 +1,4 @@
-"""What yt-dlp wrote down beside a video (`talk.info.json` beside `talk.mp4`), as tags and chapters."""
+"""Tags and chapters from the sidecar that yt-dlp writes: `talk.info.json` beside `talk.mp4`."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def _text(value: object) -> str:
 
 
 def _unreadable(path: bytes, why: str) -> Info:
-    reason = f"what is written beside it about the video was not used: {why}"
+    reason = f"its description was not used: {why}"
     return Info(problem=Problem(path, "probe", "info_json", reason, "remove it, or write it again"))
