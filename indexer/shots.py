@@ -92,7 +92,8 @@ def cut_clips(
     """
     if not len(times_s):
         return []
-    starts = _join_short(vectors, times_s, detect_shots(frame_distances(vectors, histograms)), end_s)
+    found = detect_shots(frame_distances(vectors, histograms))
+    starts = _join_short(vectors, times_s, without_flashes(found, vectors, histograms, times_s), end_s)
     bounds = [*starts, len(times_s)]
     # Where a clip begins that begins with frame i; what follows the last frame is the end.
     edges_s = np.array([start_s, *times_s[1:], max(end_s, float(times_s[-1]) + 1e-3)])
@@ -102,6 +103,27 @@ def cut_clips(
             gap = 0.0 if a == 0 else float(times_s[a] - times_s[a - 1])
             spans.append(Span(float(edges_s[a]), float(edges_s[b]), a, b, gap))
     return spans
+
+
+def without_flashes(
+    starts: Sequence[int], vectors: FloatArray, histograms: FloatArray, times_s: NDArray[np.float64]
+) -> list[int]:
+    """Return the starts of shots but for those of flashes, and of the shots that go on after them.
+
+    A flash (of a camera, a lightning, a strobe) is too short to be a clip, and the frames before and after it are
+    nearer to each other than those of a cut.
+    """
+    kept = list(starts[:1])
+    rest = list(starts[1:])
+    while rest:
+        start = rest.pop(0)
+        if rest and times_s[rest[0]] - times_s[start] < MIN_CLIP_S:
+            around = [start - 1, rest[0]]
+            if frame_distances(vectors[around], histograms[around])[0] < MIN_DISTANCE:
+                rest.pop(0)
+                continue
+        kept.append(start)
+    return kept
 
 
 def _join_short(vectors: FloatArray, times_s: NDArray[np.float64], starts: Sequence[int], end_s: float) -> list[int]:

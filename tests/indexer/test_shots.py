@@ -160,3 +160,18 @@ def test_clips_cover_their_stretch(lengths: list[int], gap_s: float, start_s: fl
         length_s = span.end_s - span.start_s
         assert length_s <= MAX_CLIP_S + 2 * gap_s
         assert length_s >= MIN_CLIP_S - 1e-6 or len(spans) == 1 or gap_s * 2 > MIN_CLIP_S
+
+
+def test_flashes_in_one_take_are_no_shots() -> None:
+    vectors, histograms = takes(12, 12), colours(12, 12)
+    flash, white = np.eye(DIM, dtype=np.float32)[9], np.eye(512, dtype=np.float32)[9]
+    for at in (3, 7, 8, 17):
+        vectors[at], histograms[at] = flash, white
+    spans = cut_clips(vectors, histograms, seconds(24), start_s=0.0, end_s=24.0)
+    assert [(span.start_s, span.end_s) for span in spans] == [(0.0, 12.0), (12.0, 24.0)]
+
+
+def test_a_flash_at_a_cut_leaves_the_cut() -> None:
+    vectors, histograms = takes(10, 1, 10), colours(10, 1, 10)
+    spans = cut_clips(vectors, histograms, seconds(21), start_s=0.0, end_s=21.0)
+    assert len(spans) == 2 and spans[1].start_s in (10.0, 11.0)
