@@ -13,8 +13,8 @@ from vfindex.indexer.discover import discover
 from vfindex.indexer.driver import Driver, retitle
 from vfindex.indexer.local import default_workers, usable_cores
 from vfindex.indexer.models import Opening, open_encoders
-from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import Encoders
+from vfindex.indexer.presets import options_of
 from vfindex.indexer.report import Progress, UpgradeReport
 from vfindex.indexer.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
 from vfindex.indexer.triage import Triage, Watcher
@@ -151,7 +151,7 @@ class CatchUp:
     def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
         """Index videos again from their files; return path -> why it failed."""
         reuse = self._plan.reuse
-        options = Options(Sampling.parse(self._plan.setup.sampling), state.asr)
+        options = options_of(self._plan.setup, asr=state.asr)
         run = Triage(self.writer, options, self.watcher)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
         run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.watcher.stop))

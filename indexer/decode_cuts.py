@@ -7,7 +7,7 @@ from itertools import islice
 
 import av
 
-from vfindex.indexer.decode_open import Beat, Source, demux, open_source, packet_time
+from vfindex.indexer.decode_open import Beat, Source, begins_anew, open_source, packet_time
 
 # Packets looked at after a jump: formats with an index land on a keyframe, others somewhere before one.
 LOOK_PACKETS = 400
@@ -20,6 +20,8 @@ def keyframes_before(path: bytes, times_s: Sequence[float], beat: Beat) -> list[
     """
     source = open_source(path)
     try:
+        if begins_anew(source, beat):
+            return list(times_s)
         source.only(source.video)
         return [_keyframe(source, time_s, beat) for time_s in times_s]
     finally:
@@ -29,8 +31,8 @@ def keyframes_before(path: bytes, times_s: Sequence[float], beat: Beat) -> list[
 def _keyframe(source: Source, time_s: float, beat: Beat) -> float:
     video = source.video
     try:
-        source.container.seek(int(time_s / (video.time_base or 1)), stream=video)
-        for packet in islice(demux(source.container, video), LOOK_PACKETS):
+        source.seek(time_s)
+        for packet in islice(source.demux(video), LOOK_PACKETS):
             beat()
             if packet.is_keyframe and packet.size:
                 key_s = packet_time(packet)

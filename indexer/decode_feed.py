@@ -9,24 +9,22 @@ from typing import Any
 
 import av
 from av.packet import Packet
-from av.stream import Disposition, Stream
+from av.stream import Stream
 from av.video.stream import VideoStream
 
-from vfindex.indexer.decode_open import Beat, Source, demux, packet_time
+from vfindex.indexer.decode_clock import REORDERED
+from vfindex.indexer.decode_open import Beat, Source, begins_anew, packet_time
+from vfindex.indexer.sampling import HELD_BYTES
 
 SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
 MAX_DEMUX_FAILURES = 20  # a demuxer that fails without moving on would fail for ever
-REORDERED = 16  # frames that a decoder may hold back (H.264, A.3.1; H.265, A.4.2), by which a frame is shown the later
 WORTH_PACKETS = 16  # a leap over fewer saves nothing
 
 
-def streams_read(source: Source, audio: bool) -> list[Stream]:
-    """Return the video stream and, where sound is wanted, the audio stream: the default, else the first decodable."""
-    if not audio:
-        return [source.video]
-    heard = [stream for stream in source.container.streams.audio if stream.codec_context is not None]
-    heard.sort(key=lambda stream: not stream.disposition & Disposition.default)  # stable
-    return [source.video, *heard[:1]]
+def streams_read(source: Source, audio: int | None) -> list[Stream]:
+    """Return the video stream and, where sound is wanted, the audio stream with index `audio`, if it can be decoded."""
+    heard = [s for s in source.container.streams.audio if s.index == audio and s.codec_context is not None]
+    return [source.video, *heard]
 
 
 def prime(source: Source) -> float | None:
@@ -36,7 +34,7 @@ def prime(source: Source) -> float | None:
     """
     video = source.video
     try:
-        for packet in demux(source.container, video):
+        for packet in source.demux(video):
             if packet.is_keyframe and packet.size:
                 video.codec_context.decode(packet)
                 video.codec_context.decode(None)
@@ -48,17 +46,19 @@ def prime(source: Source) -> float | None:
     return None
 
 
-def sought(source: Source, target_s: float, audio: bool, beat: Beat) -> tuple[Source, Iterator[Packet[Any] | str]]:
+def sought(
+    source: Source, target_s: float, audio: int | None, beat: Beat
+) -> tuple[Source, Iterator[Packet[Any] | str]]:
     """Return the source, perhaps reopened, and its packets from a keyframe at or before `target_s` on.
 
     Packets that were read to find out are not read again: a change of codec parameters may ride on them only once.
     Where seeking does not work, the packets are those from the beginning of the file.
     """
-    for back_s in SEEK_BACK_S:
+    for back_s in () if begins_anew(source, beat) else SEEK_BACK_S:
         streams = streams_read(source, audio)
         source.only(*streams)
         try:
-            source.container.seek(int((target_s - back_s) / (source.video.time_base or 1)), stream=source.video)
+            source.seek(target_s - back_s)
         except av.FFmpegError:
             break
         feed = packets(source, streams, beat)
@@ -76,7 +76,33 @@ def sought(source: Source, target_s: float, audio: bool, beat: Beat) -> tuple[So
     source = source.reopened()
     streams = streams_read(source, audio)
     source.only(*streams)
-    return source, packets(source, streams, beat)
+    return source, _from_keyframe(source, packets(source, streams, beat), target_s)
+
+
+def _from_keyframe(source: Source, feed: Iterator[Packet[Any] | str], target_s: float) -> Iterator[Packet[Any] | str]:
+    """Yield a feed from its last keyframe at or before `target_s` on; from its beginning, where that is far off.
+
+    A change of codec parameters may ride on a packet left out: the last such comes first.
+    """
+    held: list[Packet[Any] | str] = []
+    held_bytes = 0
+    carrier: Packet[Any] | None = None
+    for packet in feed:
+        if not isinstance(packet, str) and packet.stream_index == source.video.index and packet.is_keyframe:
+            key_s = packet_time(packet)
+            if key_s is not None and key_s > target_s:
+                feed = chain([packet], feed)
+                break
+            passed = (p for p in reversed(held) if not isinstance(p, str) and p.has_sidedata("new_extradata"))
+            carrier = next(passed, carrier)
+            held, held_bytes = [], 0
+        held.append(packet)
+        held_bytes += 0 if isinstance(packet, str) else packet.size
+        if held_bytes > HELD_BYTES:
+            break
+    if carrier is not None:
+        yield carrier
+    yield from chain(held, feed)
 
 
 def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packet[Any] | str]:
@@ -84,7 +110,7 @@ def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packe
     failures = 0
     while True:
         try:
-            for packet in demux(source.container, *streams):
+            for packet in source.demux(*streams):
                 beat()
                 failures = 0
                 yield packet
@@ -108,7 +134,7 @@ def leaping(
     those that would have come one by one. From the last keyframe on every packet comes: they tell where the video ends.
     """
     video = source.video
-    leaps = bool(video.frames) and len(video.index_entries) == video.frames
+    leaps = source.clock.is_stored and bool(video.frames) and len(video.index_entries) == video.frames
     while True:
         for packet in feed:
             yield packet
@@ -146,6 +172,7 @@ def _landed(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | s
     """Return the packets from the keyframe with this time stamp on; None where the leap leads elsewhere."""
     try:
         # Backwards FFmpeg asks of HEVC that the picture be shown by then, and leads to the keyframe before it.
+        source.clock.restart()
         source.container.seek(target, stream=source.video, backward=False)
     except MemoryError:
         raise
@@ -161,6 +188,7 @@ def _landed(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | s
 def _after(source: Source, packet: Packet[Any], beat: Beat) -> Iterator[Packet[Any] | str]:
     """Yield the packets after this keyframe, once a leap from it has failed."""
     try:
+        source.clock.restart()
         source.container.seek(packet.dts or 0, stream=source.video)
     except MemoryError:
         raise

@@ -6,11 +6,13 @@ import errno
 import os
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Self
 
 import av
 from av.container import InputContainer
@@ -21,6 +23,8 @@ from av.video.stream import VideoStream
 
 from vfindex.indexer import sniff
 from vfindex.indexer.confined import ended_after
+from vfindex.indexer.decode_clock import MAX_STEP_S, Clock, FrameTimes, claimed_s, seconds
+from vfindex.indexer.decode_tracks import TEXT_CODECS, audio_tracks, chapters, codec_name, subtitle_tracks, tags
 
 # Containers that hold their own media. Not here, as they open what they name or make pictures up: hls, dash, concat,
 # sdp, rtsp, image2, *_pipe, tty, lavfi. Nor raw streams, which have no times.
@@ -31,13 +35,13 @@ ALLOWED_FORMATS = (
 MAX_PIXELS = 1 << 26  # 8192 x 8192; 17 reference frames of it at 8 bit 4:2:0 are 1.7 GB
 MAX_SIDE_PX = 1 << 15
 MAX_PIXEL_ASPECT = 16  # real ones are between 1:4 and 4:1; a lie of 1:60000 must not become a picture of that shape
-TEXT_CODECS = frozenset({"subrip", "text", "mov_text", "webvtt", "ass", "ssa"})
 MAX_SUBTITLE_BYTES = 10 << 20  # the same limit as for a sidecar
-MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 64, 64, 2000  # the last two in characters; longer is no title
-MAX_CHAPTERS, MAX_CHAPTER_TITLE, MAX_TRACKS = 500, 200, 100
 MAX_EVENT_CHARS = 10_000  # one subtitle; what is longer is no subtitle
 # FFmpeg's time for tags is quadratic: 10,000 take 1 s, 1,000,000 hours. A film of 24 hours opens in 2 s.
 OPEN_CPU_S = 10.0
+STILLS = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+TRACK_PACKETS = 200  # of all video streams: a track that moves has its second picture within some seconds
+MAX_LAST_S = 600.0  # how long a last frame may claim to be shown where no header says how long the video is
 PROBE_PACKETS = 400  # video packets tried for a first frame: more than the damage of a GOP, less than a film
 TAIL_S = 10.0  # how far before the end that the header names the last frames are looked for
 
@@ -54,11 +58,16 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """An open file and the stream in it that is the video."""
+    """An open file, the stream in it that is the video, and its clock."""
 
     fd: int
     container: InputContainer
     video: VideoStream
+    clock: Clock
+
+    @classmethod
+    def of(cls, fd: int, container: InputContainer, video: VideoStream) -> Self:
+        return cls(fd, container, video, Clock(container, video))
 
     def only(self, *streams: Stream) -> None:
         """Have the demuxer skip all other streams."""
@@ -68,18 +77,28 @@ class Source:
 
     def reopened(self) -> Source:
         """Return the same file, read from its beginning. Not every container can be rewound by seeking."""
+        index = self.video.index
         self.container.close()
         container = open_container(self.fd)
-        return Source(self.fd, container, choose_video(container))
+        if index >= len(container.streams):
+            raise Refusal("probe", "no_video", "its streams change as they are read", "copy it again")
+        return self.of(self.fd, container, prepared_video(container.streams[index]))
+
+    def seek(self, time_s: float) -> None:
+        """Jump to the keyframe at or before a time of the clock, as far as the container can; raises FFmpegError."""
+        self.clock.restart()
+        base = self.video.time_base or 1
+        self.container.seek(int((time_s + self.clock.origin_s) / base), stream=self.video)
+
+    def demux(self, *streams: Stream) -> Iterator[Packet[Any]]:
+        """Yield the packets of the streams, their stamps on the clock; raises FFmpegError where damaged."""
+        for packet in demux(self.container, *streams):
+            self.clock.apply(packet)
+            yield packet
 
     def close(self) -> None:
         self.container.close()
         os.close(self.fd)
-
-
-def seconds(value: int | None, time_base: Fraction | None) -> float | None:
-    """Return a time stamp in seconds, None where there is none."""
-    return None if value is None or time_base is None else float(value * time_base)
 
 
 def packet_time(packet: Packet[Any]) -> float | None:
@@ -155,13 +174,42 @@ def open_container(fd: int) -> InputContainer:
         raise Refusal("open", *sniff.verdict(head)) from exc
 
 
-def choose_video(container: InputContainer) -> VideoStream:
-    """Return the stream to index: the first marked default, else the first; cover pictures are none. Raises Refusal."""
-    real = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+def choose_video(fd: int, container: InputContainer) -> VideoStream:
+    """Return the stream to index: the first marked default, else the first, of those that move, if any does.
+
+    Cover pictures are none. Raises Refusal.
+    """
+    real = [stream for stream in container.streams.video if not stream.disposition & STILLS]
     if not real:
         reason = "only a cover picture in it, no video" if container.streams.video else "no video stream in it"
         raise Refusal("probe", "no_video", reason, "vfindex indexes videos; leave it out with --exclude")
-    chosen = next((stream for stream in real if stream.disposition & Disposition.default), real[0])
+    if len(real) > 1:
+        moving = moving_streams(fd, [stream.index for stream in real])
+        real = [stream for stream in real if stream.index in moving] or real
+    return prepared_video(next((s for s in real if s.disposition & Disposition.default), real[0]))
+
+
+def moving_streams(fd: int, indices: list[int]) -> set[int]:
+    """Return which of the streams have more than one picture, as far as the first TRACK_PACKETS packets tell."""
+    container = open_container(fd)
+    counts: Counter[int] = Counter()
+    try:
+        streams = [container.streams[index] for index in indices]
+        for packet in islice(demux(container, *streams), TRACK_PACKETS):
+            counts[packet.stream_index] += bool(packet.size)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        pass  # the readable part tells
+    finally:
+        container.close()
+    return {index for index, count in counts.items() if count > 1}
+
+
+def prepared_video(chosen: Stream) -> VideoStream:
+    """Return a video stream set up for decoding within bounds; raises Refusal."""
+    if not isinstance(chosen, VideoStream):
+        raise Refusal("probe", "no_video", "its streams change as they are read", "copy it again")
     context = chosen.codec_context
     if context is None:
         raise Refusal("probe", "no_decoder", "this FFmpeg has no decoder for its video", "convert it, say to H.264")
@@ -189,40 +237,48 @@ def open_source(path: bytes) -> Source:
         os.close(fd)
         raise
     try:
-        return Source(fd, container, choose_video(container))
+        return Source.of(fd, container, choose_video(fd, container))
     except Refusal:
         container.close()
         os.close(fd)
         raise
 
 
-def shape_px(video: VideoStream, rotation_deg: int) -> tuple[int, int]:
-    """Return (width, height) as shown: the pixel aspect widens or narrows, a quarter turn swaps."""
-    context = video.codec_context
-    aspect = video.sample_aspect_ratio
+def shape_px(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
+    """Return (width, height) of a frame as shown: a quarter turn swaps."""
+    width, height = shown_px(frame.width, frame.height, video.sample_aspect_ratio)
+    return (height, width) if round(rotation(frame) / 90) % 2 else (width, height)
+
+
+def shown_px(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """Return (width, height) once the pixel aspect has widened or narrowed the picture."""
     if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         aspect = Fraction(1)
-    width, height = max(1, round(context.width * aspect)), max(1, context.height)
-    return (height, width) if round(rotation_deg / 90) % 2 else (width, height)
+    return max(1, round(width * aspect)), max(1, height)
 
 
-def first_frame(source: Source, beat: Beat) -> VideoFrame:
-    """Return the first frame that decodes and is shown; raises Refusal."""
+def first_frame(source: Source, beat: Beat) -> tuple[VideoFrame, float | None]:
+    """Return the first frame that decodes and is shown, and its time; raises Refusal."""
     source.only(source.video)
     context = source.video.codec_context
-    tried = (packet for packet in demux(source.container, source.video) if packet.size)
+    times = FrameTimes(source.clock)
+    tried = (packet for packet in source.demux(source.video) if packet.size)
     try:
         for packet in chain(islice(tried, PROBE_PACKETS), (None,)):  # None: what the decoder holds back
             beat()
+            if packet is not None:
+                times.sent(packet)
             try:
                 frames = context.decode(packet)
             except MemoryError:
                 raise  # PyAV's is an FFmpegError too, but no damage
             except av.FFmpegError:
+                if packet is not None:
+                    times.lost(packet)
                 continue  # damaged; a later packet may do
             if frames:
                 check_size(frames[0].width, frames[0].height)
-                return frames[0]
+                return frames[0], times.of(frames[0])
     except MemoryError as exc:
         raise out_of_memory("probe") from exc
     except av.FFmpegError:
@@ -232,23 +288,34 @@ def first_frame(source: Source, beat: Beat) -> VideoFrame:
 
 
 def last_end(source: Source, beat: Beat) -> float | None:
-    """Return when the last frame ends, by demuxing on from where the container stands; None without frames."""
-    end_s = None
-    rate = source.video.average_rate
-    frame_s = float(1 / rate) if rate else 0.0
+    """Return when the last frame ends, by demuxing on from where the container stands; None without frames.
+
+    A last frame that claims to go on after the length in the header does not.
+    """
+    end_s = last_s = None
+    frame_s = source.clock.frame_s
     try:
-        for packet in demux(source.container, source.video):
+        for packet in source.demux(source.video):
             beat()
             start_s = packet_time(packet)
             if start_s is None or not is_shown(packet, source.video.codec_context.name):
                 continue
             packet_end_s = start_s + (seconds(packet.duration, packet.time_base) or frame_s)
+            last_s = start_s if last_s is None else max(last_s, start_s)
             end_s = packet_end_s if end_s is None else max(end_s, packet_end_s)
     except MemoryError:
         raise
     except av.FFmpegError:
-        return end_s  # the readable part ends here
-    return end_s
+        pass  # the readable part ends here
+    if end_s is None or last_s is None:
+        return None
+    header_s = claimed_s(source.container, source.video)
+    if not source.clock.is_trusted:
+        return end_s if end_s - last_s <= MAX_STEP_S else last_s + frame_s
+    if header_s is None:
+        return min(end_s, last_s + MAX_LAST_S)
+    begin_s = (seconds(source.video.start_time, source.video.time_base) or 0.0) - source.clock.origin_s
+    return min(end_s, max(last_s + frame_s, begin_s + header_s))
 
 
 def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float]:
@@ -261,9 +328,9 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
     header_s = seconds(video.duration, video.time_base)
     if header_s is None and source.container.duration is not None:
         header_s = source.container.duration / av.time_base
-    if header_s and header_s > TAIL_S and video.time_base:
+    if header_s and header_s > TAIL_S and video.time_base and source.clock.is_trusted:
         try:
-            source.container.seek(int((start_s + header_s - TAIL_S) / video.time_base), stream=video)
+            source.seek(start_s + header_s - TAIL_S)
             end_s = last_end(source, beat)
         except MemoryError:
             raise
@@ -276,6 +343,24 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
     return source, max(last_end(source, beat) or start_s, start_s)
 
 
+def begins_anew(source: Source, beat: Beat) -> bool:
+    """Return whether one cannot jump in the file by its times, as its clock begins anew on the way."""
+    if source.clock.is_trusted:
+        return False
+    state = os.fstat(source.fd)
+    return _begins_anew((source.fd, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), beat)
+
+
+@lru_cache(maxsize=1)  # the units of a file are asked for one after another
+def _begins_anew(identity: tuple[int, ...], beat: Beat) -> bool:
+    container = open_container(identity[0])
+    source = Source.of(identity[0], container, choose_video(identity[0], container))
+    source.only(source.video)
+    last_end(source, beat)
+    container.close()
+    return source.clock.clocks > 1
+
+
 def coded_frames(video: VideoStream) -> int | None:
     """Return the number of shown frames where the container's index lists them all, else None."""
     entries = video.index_entries
@@ -284,26 +369,15 @@ def coded_frames(video: VideoStream) -> int | None:
     return sum(1 for entry in entries if entry.size and not entry.is_discard)
 
 
-def tags(source: Source) -> dict[str, str]:
-    """Return the tags of the container, then those of the video stream, keys in lower case, bounded."""
-    found: dict[str, str] = {}
-    for metadata in (source.container.metadata, source.video.metadata):
-        for key, value in metadata.items():
-            if len(found) < MAX_TAGS:
-                found.setdefault(key.lower()[:MAX_TAG_KEY], value[:MAX_TAG_VALUE])
-    return found
-
-
 def probe(path: bytes, beat: Beat) -> dict[str, Any]:
     """Return the fields of a Probe; raises Refusal."""
     source = open_source(path)
     try:
-        frame = first_frame(source, beat)
-        start_s = seconds(frame.pts, source.video.time_base)
+        frame, start_s = first_frame(source, beat)
         if start_s is None:
             reason = "its frames carry no times"
             raise Refusal("probe", "no_times", reason, "remux it, for example `ffmpeg -i FILE -c copy FILE.mkv`")
-        width_px, height_px = shape_px(source.video, rotation(frame))
+        width_px, height_px = shape_px(frame, source.video)
         container = source.container
         found = {
             "container": container.format.name,
@@ -312,42 +386,17 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
             "height_px": height_px,
             "rotation_deg": rotation(frame),
             "start_s": start_s,
-            "has_audio": bool(container.streams.audio),
+            "clock_s": source.clock.start_s,
+            "audio": audio_tracks(container),
             "frames": coded_frames(source.video),
             "subtitles": subtitle_tracks(container),
-            "tags": tags(source),
-            "chapters": [
-                chapter["metadata"].get("title", "")[:MAX_CHAPTER_TITLE]
-                for chapter in container.chapters()[:MAX_CHAPTERS]
-            ],
+            "tags": tags(container, source.video),
+            "chapters": chapters(container),
         }
         source, found["end_s"] = video_end(source, start_s, beat)
         return found
     finally:
         source.close()
-
-
-def subtitle_tracks(container: InputContainer) -> list[dict[str, Any]]:
-    """Return the fields of a SubtitleTrack for each text subtitle stream."""
-    text = [stream for stream in container.streams.subtitles if subtitle_codec(stream) in TEXT_CODECS]
-    return [
-        {
-            "index": stream.index,
-            "language": (stream.language or "")[:MAX_TAG_KEY],
-            "codec": subtitle_codec(stream),
-            "title": stream.metadata.get("title", "")[:MAX_TAG_VALUE],
-            "forced": bool(stream.disposition & Disposition.forced),
-            "hearing_impaired": bool(stream.disposition & Disposition.hearing_impaired),
-            "default": bool(stream.disposition & Disposition.default),
-            "comment": bool(stream.disposition & Disposition.comment),
-        }
-        for stream in text[:MAX_TRACKS]
-    ]
-
-
-def subtitle_codec(stream: Stream) -> str:
-    """Return the stream's codec name, "" where this FFmpeg does not know it."""
-    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
 
 
 def subtitles(path: bytes, track: int, beat: Beat) -> list[tuple[float, float, str]]:
@@ -356,23 +405,23 @@ def subtitles(path: bytes, track: int, beat: Beat) -> list[tuple[float, float, s
     try:
         container = source.container
         stream = next((s for s in container.streams.subtitles if s.index == track), None)
-        if stream is None or subtitle_codec(stream) not in TEXT_CODECS:
+        if stream is None or codec_name(stream) not in TEXT_CODECS:
             raise Refusal("probe", "no_subtitles", f"its stream {track} holds no text subtitles", "index it again")
         source.only(stream)
-        return _events(container, stream, beat)
+        return _events(source, stream, beat)
     finally:
         source.close()
 
 
-def _events(container: InputContainer, stream: Stream, beat: Beat) -> list[tuple[float, float, str]]:
+def _events(source: Source, stream: Stream, beat: Beat) -> list[tuple[float, float, str]]:
     events: list[tuple[float, float, str]] = []
     total_bytes = 0
     try:
-        for packet in demux(container, stream):
+        for packet in source.demux(stream):
             beat()
             start_s = packet_time(packet)
             data = bytes(packet)
-            if subtitle_codec(stream) == "mov_text":  # 3GPP TS 26.245: 16 bit length, text, then style boxes
+            if codec_name(stream) == "mov_text":  # 3GPP TS 26.245: 16 bit length, text, then style boxes
                 data = data[2 : 2 + int.from_bytes(data[:2], "big")]
             if start_s is None or not data:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.packet import Packet, PacketSideData
-from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from vfindex.indexer import sniff
+from vfindex.indexer.decode_clock import FrameTimes, claimed_s, seconds
 from vfindex.indexer.decode_feed import leaping, packets, prime, sought, streams_read
 from vfindex.indexer.decode_open import (
     Beat,
@@ -25,8 +27,7 @@ from vfindex.indexer.decode_open import (
     open_source,
     packet_time,
     rotation,
-    seconds,
-    shape_px,
+    shown_px,
 )
 from vfindex.indexer.decode_sound import Send, Sound
 from vfindex.indexer.sampling import AUTO_GAP_S, Coded, Mode, Sampler, Step
@@ -42,6 +43,7 @@ BACKWARDS_S = 1.0  # a jump back in time worth a word; less is a muxer's jitter,
 # ms instead of 8.3, on busy cores). Without full chroma, edges in 1080p are off by up to 75 instead of 22.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 EARLY_END_S = 2.0  # a file that ends this much before its header says is cut off
+TOLD_S = 60.0  # a header that claims more than this and twice the frames' time is worth a word
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,26 @@ class Order:
     mode: Mode
     fps: float
     size_px: int
-    audio: bool
+    audio: int | None
     pictures: bool
     start_s: float | None
     end_s: float | None
 
 
 class Painter:
-    """Turns decoded frames into small upright RGB pictures."""
+    """Turns decoded frames into small upright RGB pictures, each in its own shape."""
 
     def __init__(self, source: Source, size_px: int) -> None:
-        self._shape = frame_shape(*shape_px(source.video, 0), size_px)
+        self._source, self._size_px = source, size_px
+        self._coded = self._shape = (0, 0)
         self._scaler = VideoReformatter()
 
     def pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return (height, width, 3) uint8, contiguous."""
-        check_size(frame.width, frame.height)
+        if self._coded != (frame.width, frame.height):
+            check_size(frame.width, frame.height)
+            self._coded = (frame.width, frame.height)
+            self._shape = frame_shape(*shown_px(*self._coded, self._source.video.sample_aspect_ratio), self._size_px)
         small = self._scaler.reformat(
             frame,
             width=self._shape[0],
@@ -96,6 +102,7 @@ class Pictures:
     sampler: Sampler[Unit]
     send: Send
     painter: Painter
+    times: FrameTimes
     damaged: int = 0
     failures: int = 0  # damaged packets in a row
     coded: int = 0
@@ -161,9 +168,12 @@ class Pictures:
         if self._undrained:
             self._decode(None)
             self.source.video.codec_context.flush_buffers()
+            self.times.forget()
             self._undrained = False
 
     def _decode(self, packet: Packet[Any] | None) -> None:
+        if packet is not None:
+            self.times.sent(packet)
         try:
             frames = self.source.video.codec_context.decode(packet)
             self._undrained = True
@@ -174,12 +184,14 @@ class Pictures:
             self.damaged += 1
             self.failures += 1
             self._undrained = True
+            if packet is not None:
+                self.times.lost(packet)
             return
         for frame in frames:
             self._frame(frame)
 
     def _frame(self, frame: VideoFrame) -> None:
-        time_s = seconds(frame.pts, self.source.video.time_base)  # drained frames know no time base of their own
+        time_s = self.times.of(frame)
         if time_s is None:
             reason = "its frames carry no times"
             raise Refusal("decode", "no_times", reason, "remux it, for example `ffmpeg -i FILE -c copy FILE.mkv`")
@@ -211,11 +223,11 @@ def read(path: bytes, order: Order, send: Send, beat: Beat) -> dict[str, Any]:
             feed = packets(source, streams, beat)
         else:
             sampler.opening_s = prime(source)
-            preroll_s = AUDIO_PREROLL_S if order.audio else 0.0
+            preroll_s = 0.0 if order.audio is None else AUDIO_PREROLL_S
             source, feed = sought(source, sampler.anchor_s(order.start_s) - preroll_s, order.audio, beat)
-        if order.mode == "sparse" and not order.audio:
+        if order.mode == "sparse" and order.audio is None:
             feed = leaping(source, feed, sampler.rests_until_s, beat)
-        pictures = Pictures(source, order, sampler, send, Painter(source, order.size_px))
+        pictures = Pictures(source, order, sampler, send, Painter(source, order.size_px), FrameTimes(source.clock))
         sound = Sound(order.start_s, order.end_s, send)
         error = _pump(feed, pictures, sound)
         return {
@@ -225,7 +237,9 @@ def read(path: bytes, order: Order, send: Send, beat: Beat) -> dict[str, Any]:
             "rotation_deg": pictures.rotation_deg,
             "damaged": pictures.damaged,
             "damaged_audio": sound.damaged,
+            "audio_packets": sound.packets,
             "error": error or cut_off(source, pictures) or out_of_order(pictures),
+            "note": unsupported_length(source, pictures),
         }
     finally:
         source.close()
@@ -254,30 +268,44 @@ def _pump(feed: Iterator[Packet[Any] | str], pictures: Pictures, sound: Sound) -
 
 
 def cut_off(source: Source, pictures: Pictures) -> str:
-    """Return a sentence where the video ends well before its header says, else "" ."""
-    stream = source.video
-    header_s = seconds(stream.duration, stream.time_base)
-    if header_s is None and len(source.container.streams) == 1 and source.container.duration:
-        header_s = source.container.duration / av.time_base
-    header_s = _tagged_duration(stream) if header_s is None else header_s
-    if header_s is None or pictures.order.end_s is not None or pictures.last_s is None:
+    """Return a sentence where the video ends well before its header says, and the file too, else "" ."""
+    header_s = _header_end_s(source, pictures)
+    last_s = pictures.last_s
+    if header_s is None or last_s is None or not source.clock.is_trusted:
         return ""
-    begin_s = seconds(stream.start_time, stream.time_base) or 0.0
-    frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
-    if pictures.last_s + frame_s + EARLY_END_S > begin_s + header_s:
+    frame_s = float(1 / source.video.average_rate) if source.video.average_rate else 0.0
+    if last_s + frame_s + EARLY_END_S > header_s or is_whole(source):
         return ""
-    return f"the video ends at {pictures.last_s:.1f} s, its header says {begin_s + header_s:.1f} s: it is cut off"
+    return f"the video ends at {last_s:.1f} s, its header says {header_s:.1f} s: it is cut off"
 
 
-def _tagged_duration(stream: Stream) -> float | None:
-    """Return Matroska's DURATION tag (HH:MM:SS.fraction) in seconds, None where there is none."""
-    parts = stream.metadata.get("DURATION", "").split(":")
-    try:
-        hours, minutes, rest = (float(part) for part in parts)
-    except ValueError:
+def unsupported_length(source: Source, pictures: Pictures) -> str:
+    """Return a sentence where the header claims a length that the frames come nowhere near, else "" ."""
+    header_s, last_s = _header_end_s(source, pictures), pictures.last_s
+    if header_s is None or last_s is None or header_s < 2 * last_s + TOLD_S:
+        return ""
+    return f"its header claims {header_s:.0f} s, its frames end at {last_s:.1f} s"
+
+
+def _header_end_s(source: Source, pictures: Pictures) -> float | None:
+    """Return when the headers say that the video ends, None where they do not or only a part was read."""
+    length_s = claimed_s(source.container, source.video)
+    if length_s is None or pictures.order.end_s is not None:
         return None
-    total_s = hours * 3600 + minutes * 60 + rest
-    return total_s if math.isfinite(total_s) else None
+    return (seconds(source.video.start_time, source.video.time_base) or 0.0) - source.clock.origin_s + length_s
+
+
+def is_whole(source: Source) -> bool:
+    """Return whether all that the file's structure announces is in it: then the last picture stays, or a length lies.
+
+    False where the structure does not say.
+    """
+    size_bytes = os.fstat(source.fd).st_size
+    entries = source.video.index_entries
+    if source.video.frames and len(entries) >= source.video.frames:
+        return all(entry.pos + entry.size <= size_bytes for entry in entries)
+    end = sniff.matroska_end(os.pread(source.fd, sniff.HEAD_BYTES, 0))
+    return end is not None and end <= size_bytes
 
 
 def out_of_order(pictures: Pictures) -> str:

@@ -23,10 +23,10 @@ from vfindex.indexer.models import (
     preset_name,
     references_of,
 )
-from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.passes import in_turn
 from vfindex.indexer.pipeline import Texts
-from vfindex.indexer.presets import LITE_VISUAL, Choice
+from vfindex.indexer.presets import LITE_VISUAL, Choice, options_of
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
@@ -72,7 +72,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         with watcher.at_once():
             setup = _setup(writer, settings, watcher)
         asr = _asr(writer, settings.asr)
-        run = Triage(writer, Options(Sampling.parse(setup.sampling), asr), watcher)
+        run = Triage(writer, options_of(setup, asr=asr), watcher)
         run.report.run_id = writer.catalog.begin_run(settings.command)
         given = _roots(folder, paths, settings.exclude)
         remember(writer.catalog, given)

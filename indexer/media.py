@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from vfindex.indexer import wire
 from vfindex.indexer.child import Child, Limits
 from vfindex.indexer.options import Sampling
+from vfindex.indexer.sound_tracks import AudioTrack
 from vfindex.storage.errors import Problem, Stage, VideoError
 
 Answer = TypeVar("Answer")
 
-__all__ = ["AudioBlock", "Decoder", "Frame", "Limits", "Probe", "ReadEnd", "SubtitleTrack"]
+__all__ = ["AudioBlock", "AudioTrack", "Decoder", "Frame", "Limits", "Probe", "ReadEnd", "SubtitleTrack"]
 
 SAMPLE_RATE_HZ = 16_000  # what speech recognition and voice activity detection take
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
@@ -55,6 +56,7 @@ class Probe:
     width_px, height_px: as shown, after pixel aspect and rotation. rotation_deg: counter-clockwise, as in the display
     matrix. start_s, end_s: presentation times of the video stream, end of the last frame. frames: coded frames that are
     shown, None where that would need decoding. tags, chapters: raw text of the file, bounded, not to be trusted.
+    clock_s: when the container starts, the 0 s of players and of sidecars.
     """
 
     container: str
@@ -64,11 +66,17 @@ class Probe:
     rotation_deg: int
     start_s: float
     end_s: float
-    has_audio: bool
+    audio: tuple[AudioTrack, ...]
     frames: int | None
     subtitles: tuple[SubtitleTrack, ...]
     tags: dict[str, str]
     chapters: tuple[str, ...]
+    clock_s: float = 0.0
+
+    @property
+    def has_audio(self) -> bool:
+        """Return whether there is sound, be there a decoder for it or not."""
+        return bool(self.audio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """Sound from `time_s` on: (n,) int16, mono (all channels mixed), SAMPLE_RATE_HZ."""
+    """Sound from `time_s` on: (n,) int16, mono, SAMPLE_RATE_HZ.
+
+    All channels mixed, or the loudest where they cancel each other.
+    """
 
     time_s: float
     samples: NDArray[np.int16]
@@ -94,7 +105,7 @@ class ReadEnd:
     frames: video frames decoded where all were decoded, else coded frames that would be shown, of a look in passing
     those that were met. first_s, last_s: their presentation times, None where there were none. damaged: packets that
     could not be decoded. error: why reading ended before the end of the file, "" where it did not. damaged_audio:
-    packets of sound that could not be decoded.
+    packets of sound that could not be decoded, of audio_packets. note: what is odd, though nothing is lost, or "".
     """
 
     frames: int
@@ -104,6 +115,8 @@ class ReadEnd:
     damaged: int
     error: str
     damaged_audio: int = 0
+    note: str = ""
+    audio_packets: int = 0
 
 
 class _Doubt(Exception):
@@ -177,6 +190,18 @@ def _track(fields: _Fields) -> SubtitleTrack:
     )
 
 
+def _audio_track(fields: _Fields) -> AudioTrack:
+    return AudioTrack(
+        index=fields.integer("index", 0, 1 << 16),
+        language=fields.text("language"),
+        codec=fields.text("codec"),
+        title=fields.text("title"),
+        is_default=fields.flag("is_default"),
+        is_aside=fields.flag("is_aside"),
+        has_decoder=fields.flag("has_decoder"),
+    )
+
+
 def _probe(fields: _Fields) -> Probe:
     frames = None if fields.maybe_number("frames") is None else fields.integer("frames", 0, 1 << 40)
     return Probe(
@@ -187,11 +212,12 @@ def _probe(fields: _Fields) -> Probe:
         rotation_deg=fields.integer("rotation_deg", -360, 360),
         start_s=fields.number("start_s"),
         end_s=fields.number("end_s"),
-        has_audio=fields.flag("has_audio"),
+        audio=tuple(_audio_track(_Fields(track)) for track in fields.items("audio")),
         frames=frames,
         subtitles=tuple(_track(_Fields(track)) for track in fields.items("subtitles")),
         tags=fields.texts("tags"),
         chapters=tuple(_text(title, "chapters") for title in fields.items("chapters")),
+        clock_s=fields.number("clock_s"),
     )
 
 
@@ -228,6 +254,8 @@ def _end(fields: _Fields) -> ReadEnd:
         damaged=fields.integer("damaged", 0, 1 << 40),
         error=fields.text("error"),
         damaged_audio=fields.integer("damaged_audio", 0, 1 << 40),
+        note=fields.text("note"),
+        audio_packets=fields.integer("audio_packets", 0, 1 << 40),
     )
 
 
@@ -275,17 +303,18 @@ class Decoder:
         *,
         sampling: Sampling | None,
         size_px: int,
-        audio: bool,
+        audio: int | None,
         start_s: float | None = None,
         end_s: float | None = None,
         share: float = 1.0,
     ) -> Iterator[Frame | AudioBlock | ReadEnd]:
         """Yield the sampled frames and the sound with start_s <= time < end_s, interleaved, then one ReadEnd.
 
-        size_px: the short side of the frames; the long side is at most wire.LONG_SIDE times that. Frames come in order
-        of time, and a stretch gives exactly the frames that the whole file gives there. What the pipe holds is all that
-        is read ahead. sampling: None for the sound alone, with no frame decoded. share: of the processor time that the
-        file may take. Raises VideoError, with `quarantine` where the child had to be killed.
+        audio: index of the audio stream, None for no sound. size_px: the short side of the frames; the long side is at
+        most wire.LONG_SIDE times that. Frames come in order of time, and a stretch gives exactly the frames that the
+        whole file gives there. What the pipe holds is all that is read ahead. sampling: None for the sound alone, with
+        no frame decoded. share: of the processor time that the file may take. Raises VideoError, with `quarantine`
+        where the child had to be killed.
         """
         if not 1 <= size_px <= wire.MAX_SIZE_PX:
             raise ValueError(f"frames of {size_px} px are not between 1 and {wire.MAX_SIZE_PX}")

@@ -48,12 +48,14 @@ class Sampling:
 class Options:
     """What decides how a file is read. asr: recognise speech where no subtitle covers it.
 
-    safe: the file has broken or outlasted its decoder, so that only what is needed is read, see `safely`.
+    languages: those that the speech model knows, as tags; None: whatever is spoken. safe: the file has broken or
+    outlasted its decoder, so that only what is needed is read, see `safely`.
     """
 
     sampling: Sampling
     asr: bool
     safe: bool = False
+    languages: frozenset[str] | None = None
 
     def safely(self) -> Options:
         """Return the options of a last try: keyframes alone, each for itself, no sound, no embedded subtitles.

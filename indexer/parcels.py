@@ -17,7 +17,7 @@ from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.media import AudioBlock, Decoder
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline import Indexed, Prepared, Spoken, assemble, listener_of, say, time_share, wants_sound
+from vfindex.indexer.pipeline import Indexed, Prepared, Spoken, assemble, listener_of, say, sound_track, time_share
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.transcribe import Speech
 from vfindex.storage.errors import Problem, Stage, VfindexError, VideoError
@@ -117,12 +117,12 @@ class DecodeStation:
         self._seen = wanted
 
     def _decoded(self, job: Job) -> Iterator[Parcel]:
-        audio, share = wants_sound(job.prepared, job.options), time_share(job.prepared, job.plan)
+        audio, share = sound_track(job.prepared, job.options), time_share(job.prepared, job.plan)
         wanted = Wanted(job.options.sampling, self._size_px, audio, share)
         part, size_bytes = 0, 0
         pictures: list[Pixels] = []
         sound: list[AudioBlock] = []
-        with closing(decode_unit(job.path, job.plan, wanted, self._decoder)) as items:
+        with closing(decode_unit(job.path, job.plan, wanted, self._decoder, may_be_empty=True)) as items:
             for item in items:
                 if isinstance(item, Reading):
                     item.thumbnails.compress()
@@ -203,4 +203,5 @@ class Arrivals:
 def _in_order(parcels: dict[int, Parcel]) -> FloatArray:
     """Return the vectors of all pictures, (n, dim), in order of time."""
     found: Sequence[FloatArray | None] = [parcels[part].vectors for part in sorted(parcels)]
-    return np.concatenate([vectors for vectors in found if vectors is not None])
+    some = [vectors for vectors in found if vectors is not None]
+    return np.concatenate(some) if some else np.zeros((0, 0), np.float32)

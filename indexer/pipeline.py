@@ -24,6 +24,7 @@ from vfindex.indexer.media import AudioBlock, Decoder, Probe, ReadEnd
 from vfindex.indexer.options import Options
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.shots import Span, cut_clips, unit
+from vfindex.indexer.sound_tracks import AudioTrack, choose_track, lost_sound, unheard
 from vfindex.indexer.subtitles import (
     Sidecars,
     SubtitleText,
@@ -86,6 +87,8 @@ class Prepared:
 
     text_vector: (dim,) of the text modality, or None. problems: sidecars that could not be read. notes: what else the
     report says of sidecars and subtitle tracks. sidecars: which are used, and why others are not, in words for `show`.
+    clock_s: when the container starts, as in Probe. track: the sound chosen, None without any that can be decoded.
+    unheard: why no speech is recognised in it, or "".
     """
 
     found: Found
@@ -97,6 +100,9 @@ class Prepared:
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...] = ()
     sidecars: str = ""
+    clock_s: float = 0.0
+    track: AudioTrack | None = None
+    unheard: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,7 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
     chapters = probe.chapters or info.chapters
     description = describe(path, tags, chapters)
     subtitles = _subtitles(found, replace(probe, subtitles=()) if options.safe else probe, decoder)
+    track = choose_track(probe.audio, options.languages)
     video = Video(
         fingerprint=fingerprint,
         size_bytes=found.location.size_bytes,
@@ -160,6 +167,9 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         problems=(*subtitles.problems, *([info.problem] if info.problem else [])),
         notes=subtitles.notes,
         sidecars=subtitles.words,
+        clock_s=probe.clock_s,
+        track=track,
+        unheard=unheard(track, probe.audio, options.languages),
     )
 
 
@@ -171,9 +181,9 @@ def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:
 def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
     """Return a video's subtitles: those of its sidecars, else of the best embedded tracks that hold any."""
     path = found.location.path
-    chosen = sidecar_transcript(path, found.sidecar_candidates, probe.end_s)
+    chosen = sidecar_transcript(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
     if chosen.segments:
-        return chosen
+        return replace(chosen, segments=on_clock(chosen.segments, probe.clock_s))
     problems, notes, words = list(chosen.problems), list(chosen.notes), [chosen.words]
     for group in track_order(probe.subtitles):
         texts: list[SubtitleText] = []
@@ -195,6 +205,16 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
     return replace(chosen, problems=tuple(problems), notes=tuple(notes), words="; ".join(filter(None, words)))
 
 
+def on_clock(segments: Sequence[Segment], clock_s: float) -> tuple[Segment, ...]:
+    """Return the segments of a sidecar, whose clock is that of players, on the clock of a video that starts at
+    `clock_s`; what would begin before 0 s begins there.
+    """
+    if not clock_s:
+        return tuple(segments)
+    moved = ((s, max(0.0, s.start_s + clock_s)) for s in segments)
+    return tuple(replace(s, start_s=start_s, end_s=max(start_s, s.end_s + clock_s)) for s, start_s in moved)
+
+
 @dataclass(frozen=True, slots=True)
 class Spoken:
     """What is said in a unit, by subtitles and as recognised, in order of time. vectors: (n_windows, dim).
@@ -214,13 +234,12 @@ def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: De
     Raises VideoError if not one frame of it can be read.
     """
     listener = listener_of(prepared, options, encoders.speech)
-    wanted = Wanted(
-        options.sampling, encoders.image.size_px, audio=listener is not None, share=time_share(prepared, plan)
-    )
+    audio = None if listener is None else sound_track(prepared, options)
+    wanted = Wanted(options.sampling, encoders.image.size_px, audio, share=time_share(prepared, plan))
     reading = Reading()
     batch: list[Pixels] = []
     vectors: list[FloatArray] = []
-    with closing(decode_unit(prepared.found.location.path, plan, wanted, decoder)) as items:
+    with closing(decode_unit(prepared.found.location.path, plan, wanted, decoder, may_be_empty=True)) as items:
         for item in items:
             if isinstance(item, Reading):
                 reading = item
@@ -232,7 +251,8 @@ def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: De
                 vectors.append(encoders.image.encode_images(batch))
                 batch.clear()
     spoken = say(prepared, plan, listener.finish() if listener else None, encoders.text)
-    return assemble(prepared, plan, options, reading, np.concatenate(vectors), spoken)
+    pictures = np.concatenate(vectors) if vectors else np.zeros((0, encoders.image.dim), np.float32)
+    return assemble(prepared, plan, options, reading, pictures, spoken)
 
 
 def time_share(prepared: Prepared, plan: UnitPlan) -> float:
@@ -249,14 +269,14 @@ def time_share(prepared: Prepared, plan: UnitPlan) -> float:
     return min(1.0, length_s * max(2 / whole_s, RATE_BYTES_S / max(1, prepared.video.size_bytes)))
 
 
-def wants_sound(prepared: Prepared, options: Options) -> bool:
-    """Return whether a video has sound that is to be recognised."""
-    return options.asr and prepared.video.has_audio
+def sound_track(prepared: Prepared, options: Options) -> int | None:
+    """Return the index of the audio stream in which speech is to be recognised, None where there is none."""
+    return prepared.track.index if options.asr and prepared.track is not None and not prepared.unheard else None
 
 
 def listener_of(prepared: Prepared, options: Options, speech: Speech | None) -> Listener | None:
     """Return who takes a unit's sound; None where none is recognised."""
-    if speech is None or not wants_sound(prepared, options):
+    if speech is None or sound_track(prepared, options) is None:
         return None
     return speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
 
@@ -280,7 +300,7 @@ def assemble(
     for span, speech in zip(spans, said, strict=True):
         frames = vectors[span.first : span.last]
         clips.append(_clip(span, reading, frames, speech, prepared.text_vector))
-    lost = _lost(reading.end, spoken.heard)
+    lost = _lost(prepared, options, reading.end, spoken.heard)
     coverage = _coverage(prepared, plan, options, reading, spoken)
     return Indexed(UnitResult(tuple(clips), spoken.segments, coverage, lost), reading.end, lost)
 
@@ -293,6 +313,8 @@ def begins_in(segment: Segment, plan: UnitPlan) -> bool:
 
 
 def _spans(video: Video, plan: UnitPlan, reading: Reading, vectors: FloatArray) -> list[Span]:
+    if not reading.times_s:
+        return []  # nothing is shown in this part of the video
     times_s = np.asarray(reading.times_s)
     start_s = plan.start_s if plan.start_s is not None else min(video.start_s, reading.times_s[0])
     end_s = plan.end_s if plan.end_s is not None else _end_s(video, reading)
@@ -346,7 +368,8 @@ def _clip(span: Span, reading: Reading, frames: FloatArray, speech: FloatArray |
     )
 
 
-def _lost(end: ReadEnd, heard: Transcript | None) -> str:
+def _lost(prepared: Prepared, options: Options, end: ReadEnd, heard: Transcript | None) -> str:
+    """Return what of a unit could not be read, in words, or "" ."""
     parts = []
     if end.error:
         parts.append(end.error)
@@ -356,16 +379,19 @@ def _lost(end: ReadEnd, heard: Transcript | None) -> str:
             if end.damaged > 1
             else "a damaged packet or frame was left out"
         )
-    if heard is not None:
-        parts += heard.problems
-    return "; ".join(parts)
+    if options.asr and prepared.video.has_audio and prepared.track is None:
+        parts.append(prepared.unheard)
+    parts.append(lost_sound(end.audio_packets, end.damaged_audio))
+    parts += heard.problems if heard is not None else []
+    return "; ".join(filter(None, parts))
 
 
 def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return what each modality covers in this unit and why not more, in words."""
-    speech = speech_coverage(prepared.video.has_audio, options.asr, spoken.segments, spoken.heard)
+    speech = speech_coverage(prepared.unheard, options.asr, spoken.segments, spoken.heard)
+    note = f"; {reading.end.note}" if reading.end.note else ""
     told = {
-        "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}",
+        "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}{note}",
         "speech": with_sidecars(speech, prepared, plan),
         "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
     }
@@ -377,7 +403,7 @@ def with_sidecars(speech: str, prepared: Prepared, plan: UnitPlan) -> str:
     return "; ".join(filter(None, [speech, "" if plan.number else prepared.sidecars]))
 
 
-def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
+def speech_coverage(unheard: str, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
     """Return what of a unit's sound is told by whom, and why not more, in words."""
     sources = sorted({segment.source for segment in segments if segment.source != "asr"})
     of = Counter(segment.source for segment in segments)
@@ -388,8 +414,6 @@ def speech_coverage(has_audio: bool, asr: bool, segments: Sequence[Segment], hea
             f"{heard.heard_s:.0f} s of possible speech, {heard.recognised_s:.0f} s recognised, "
             f"{heard.dropped_s:.0f} s dropped as unsure{steady}"
         )
-    elif not has_audio:
-        parts.append("no sound")
-    elif not asr:
-        parts.append("speech recognition was off")
+    elif unheard or not asr:
+        parts.append(unheard or "speech recognition was off")
     return "; ".join(parts)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from vfindex.storage.records import Modality
+from vfindex.indexer.options import Options, Sampling
+from vfindex.storage.records import Modality, Setup
 
 PresetName = Literal["lite", "small", "base", "large", "multilingual"]
 LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "pocketsphinx-en-us"
@@ -74,3 +75,15 @@ PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
 # What a new library gets: the first where all its models are at hand, else the second, which needs none.
 BEST_DEFAULT: PresetName = "base"
 DEFAULT_PRESET: PresetName = "lite"
+
+
+def options_of(setup: Setup, *, asr: bool) -> Options:
+    """Return how files are read for a library. asr: recognise speech."""
+    preset = next((preset for name, preset in PRESETS.items() if name == setup.preset), PRESETS[DEFAULT_PRESET])
+    speech = setup.references.get("speech", preset.speech)
+    return Options(Sampling.parse(setup.sampling), asr, languages=languages_of(speech))
+
+
+def languages_of(speech: str) -> frozenset[str] | None:
+    """Return the languages that a model of speech knows, by its reference; None: whatever is spoken."""
+    return frozenset({"en"}) if speech == LITE_SPEECH or speech.endswith(".en") else None

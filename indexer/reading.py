@@ -24,14 +24,13 @@ MAX_UNIT_FRAMES = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: its sound.
-
-    share: of the processor time that the file may take.
+    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: index of its
+    stream, None: no sound. share: of the processor time that the file may take.
     """
 
     sampling: Sampling | None
     size_px: int
-    audio: bool
+    audio: int | None
     share: float = 1.0
 
 
@@ -54,7 +53,7 @@ class Reading:
 
     @property
     def histograms(self) -> FloatArray:
-        return np.stack(self._histograms)  # (n_frames, 512)
+        return np.stack(self._histograms) if self._histograms else np.zeros((0, 512), np.float32)  # (n_frames, 512)
 
     def add(self, frame: Frame) -> bool:
         """Note a frame; return whether it must be encoded."""
@@ -93,11 +92,12 @@ def items_of(
 
 
 def decode_unit(
-    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder
+    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder, *, may_be_empty: bool = False
 ) -> Generator[Pixels | AudioBlock | Reading, None, None]:
     """Yield the pictures of a unit that must be encoded and its sound, each in order of time; last the Reading.
 
-    Raises VideoError, also where not one frame can be read.
+    Raises VideoError, also where not one frame can be read, unless a unit may be empty: a part of a video in which a
+    picture stays, or nothing was recorded.
     """
     reading = Reading()
     for item in items_of(path, plan, wanted, decoder):
@@ -112,7 +112,10 @@ def decode_unit(
             words = f"more than {MAX_UNIT_FRAMES} frames; the rest was not read"
             reading.finish(replace(reading.end, error=words))
             break
-    if not reading.times_s:
+    end = reading.end
+    is_part = plan.start_s is not None or plan.end_s is not None
+    is_sound = may_be_empty and is_part and not (end.frames or end.damaged or end.error)
+    if not reading.times_s and not is_sound:
         words = reading.end.error or "no frame of it could be decoded"
         raise VideoError(Problem(path, "decode", "no_frames", words, "check that it plays, or copy it again"))
     yield reading

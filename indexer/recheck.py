@@ -59,7 +59,7 @@ def recheck(folder: Path, count: int, cache: Path) -> Recheck:
         if not chosen:
             return result
         encoder = LibraryModels(setup, cache, say=lambda _: None).image(usable_cores())
-        wanted = Wanted(Sampling.parse(setup.sampling), encoder.size_px, audio=False)
+        wanted = Wanted(Sampling.parse(setup.sampling), encoder.size_px, audio=None)
         with Decoder() as decoder:
             for clip in snapshot.clips(chosen).values():
                 _compare(snapshot, clip, _Eye(encoder, decoder, wanted), result)

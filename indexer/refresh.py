@@ -18,7 +18,9 @@ from vfindex.indexer.pipeline import (
     Prepared,
     Texts,
     begins_in,
+    on_clock,
     prepare,
+    sound_track,
     speech_coverage,
     speech_vectors,
     text_vector,
@@ -26,6 +28,7 @@ from vfindex.indexer.pipeline import (
 )
 from vfindex.indexer.report import Progress
 from vfindex.indexer.reuse import listen
+from vfindex.indexer.sound_tracks import lost_sound
 from vfindex.indexer.subtitles import sidecar_transcript
 from vfindex.indexer.titles import describe, documents_of
 from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
@@ -100,7 +103,7 @@ class _Refresh:
         if video is None:
             return self._run.end_file("unchanged")  # removed meanwhile
         prepared = self._prepared(found, video)
-        bare = _bared(prepared, units) if self._run.options.asr and prepared.video.has_audio else []
+        bare = _bared(prepared, units) if sound_track(prepared, self._run.options) is not None else []
         if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
             self._catalog.mark_coarse(video.id)
             return self._run.refined.append(found)
@@ -121,9 +124,10 @@ class _Refresh:
             return prepared
         for place in video.locations:
             if place.beside and place.path != found.location.path:
-                other = sidecar_transcript(place.path, None, prepared.video.end_s)
+                other = sidecar_transcript(place.path, None, prepared.video.end_s - prepared.clock_s)
                 if other.segments:
-                    return replace(prepared, subtitles=other.segments, sidecars=other.words)
+                    on_time = on_clock(other.segments, prepared.clock_s)
+                    return replace(prepared, subtitles=on_time, sidecars=other.words)
         return prepared
 
     def _said(self, prepared: Prepared, units: Sequence[UnitWords], bare: Spans) -> tuple[list[SaidIn], list[str]]:
@@ -136,7 +140,8 @@ class _Refresh:
                 raise _Stopped
             heard = None
             if any(_meets(unit.plan, span) for span in bare):
-                _, heard = listen(prepared, unit.plan, self._run.options, self._decoder, self._speech)
+                end, heard = listen(prepared, unit.plan, self._run.options, self._decoder, self._speech)
+                problems += filter(None, [lost_sound(end.audio_packets, end.damaged_audio)])
             recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
             problems += heard.problems if heard else []
             begun = [s for s in prepared.subtitles if begins_in(s, unit.plan)]
@@ -148,9 +153,9 @@ class _Refresh:
     ) -> SaidIn:
         said = sorted(segments, key=lambda s: (s.start_s, s.end_s))
         vectors = speech_vectors([clip[1:] for clip in unit.clips], said, self._text)
-        has_audio, asr = prepared.video.has_audio, self._run.options.asr
+        asr = self._run.options.asr
         kept = 0 if heard else sum(segment.source == "asr" for segment in said)
-        told = [speech_coverage(has_audio, asr or bool(kept), said, heard)]
+        told = [speech_coverage(prepared.unheard, asr or bool(kept), said, heard)]
         told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
         by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
         coverage = with_sidecars("; ".join(filter(None, told)), prepared, unit.plan)

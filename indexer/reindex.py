@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vfindex.indexer.discover import Discovered, Found, discover
-from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.presets import options_of
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
@@ -167,7 +167,7 @@ def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Roo
                 f"the library {folder} does not know which folders it was made of; name them once more: "
                 "vfindex ingest VIDEOS"
             )
-        options = Options(Sampling.parse(setup.sampling), recognises(writer.catalog))
+        options = options_of(setup, asr=recognises(writer.catalog))
         with _uncollected():
             run = Triage(writer, options, watcher)
         yield run, given, setup

@@ -19,7 +19,8 @@ from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import Decoder
 from vfindex.indexer.models import Opening, open_encoders, query_folders
-from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.options import Sampling
+from vfindex.indexer.presets import options_of
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
@@ -113,7 +114,7 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
         with watcher.at_once():
             _renew_encoders(writer, setup, settings.cache, report, watcher)
         paths = [path for video in waiting(writer.catalog) for path in video.paths]
-        run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
+        run = Triage(writer, options_of(setup, asr=recognises(writer.catalog)), watcher)
         run.report.run_id, report.run = run_id, run.report
         again = list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))
         run.sort(discover(again, stop=watcher.stop))
@@ -219,7 +220,7 @@ def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: Repair
             return
         with watcher.at_once():
             encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=watcher.say)
-        wanted = Wanted(Sampling.parse(setup.sampling), encoders.image.size_px, audio=False)
+        wanted = Wanted(Sampling.parse(setup.sampling), encoders.image.size_px, audio=None)
         with Decoder() as decoder:
             for video in bare:
                 if watcher.stop():

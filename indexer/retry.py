@@ -10,7 +10,7 @@ from pathlib import Path
 from vfindex.indexer.discover import discover
 from vfindex.indexer.ingest import IngestSettings, work
 from vfindex.indexer.ladder import FINAL
-from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.presets import options_of
 from vfindex.indexer.report import Report
 from vfindex.indexer.runner import RunnerChoice
 from vfindex.indexer.triage import Triage, Watcher
@@ -53,7 +53,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         for path in files:
             if known[path].state == "partial":
                 writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew
-        run = Triage(writer, Options(Sampling.parse(setup.sampling), recognises(writer.catalog)), watcher)
+        run = Triage(writer, options_of(setup, asr=recognises(writer.catalog)), watcher)
         run.report.run_id = writer.catalog.begin_run("retry")
         run.sort(discover(files, stop=watcher.stop))
         if run.has_work():

@@ -21,6 +21,7 @@ from vfindex.indexer.pipeline import (
     index_unit,
     listener_of,
     prepare,
+    sound_track,
     speech_coverage,
     speech_vectors,
     text_vector,
@@ -28,6 +29,7 @@ from vfindex.indexer.pipeline import (
     with_sidecars,
 )
 from vfindex.indexer.reading import Wanted, items_of
+from vfindex.indexer.sound_tracks import lost_sound
 from vfindex.indexer.titles import describe, documents_of
 from vfindex.indexer.transcribe import Speech, Transcript
 from vfindex.storage.errors import Problem
@@ -193,9 +195,10 @@ class ReusingRunner(LocalRunner):
             replace(_spoken(clip, vector, prepared.text_vector), thumbnail=path.read_bytes() if path else None)
             for clip, vector, path in zip(clips, spoken, pictures, strict=True)
         ]
-        speech = speech_coverage(prepared.video.has_audio, options.asr, segments, heard)
+        speech = speech_coverage(prepared.unheard, options.asr, segments, heard)
         coverage = {**unit.result.coverage, "speech": with_sidecars(speech, prepared, unit.plan)}
-        lost = "; ".join(dict.fromkeys([*filter(None, [unit.result.error]), *(heard.problems if heard else ())]))
+        told = [unit.result.error, lost_sound(end.audio_packets, end.damaged_audio), *(heard.problems if heard else ())]
+        lost = "; ".join(dict.fromkeys(filter(None, told)))
         return Indexed(UnitResult(tuple(new), tuple(segments), coverage, lost), end, lost)
 
 
@@ -210,7 +213,7 @@ def listen(
     listener = listener_of(prepared, options, speech)
     if listener is None:
         return end, None
-    wanted = Wanted(None, 1, audio=True, share=time_share(prepared, plan))
+    wanted = Wanted(None, 1, sound_track(prepared, options), share=time_share(prepared, plan))
     with closing(items_of(prepared.found.location.path, plan, wanted, decoder)) as items:
         for item in items:
             if isinstance(item, AudioBlock):

@@ -130,3 +130,28 @@ def _raw(head: bytes) -> Verdict | None:
     if head.startswith((b"\0\0\0\1", b"\0\0\1")):
         return Verdict("not_a_video", "a raw video stream without a container and without times", _RAW_NEXT)
     return None
+
+
+def matroska_end(head: bytes) -> int | None:
+    """Return where the segment of a Matroska file ends, by its first bytes; None where they do not say.
+
+    RFC 8794, 4: the lengths of elements, whose leading zero bits tell their own length; all ones are unknown. RFC 9559.
+    """
+    if not head.startswith(b"\x1a\x45\xdf\xa3"):
+        return None
+    header = _element_length(head, 4)
+    if header is None:
+        return None
+    at = sum(header)
+    segment = _element_length(head, at + 4) if head[at : at + 4] == b"\x18\x53\x80\x67" else None
+    return None if segment is None else sum(segment)
+
+
+def _element_length(data: bytes, at: int) -> tuple[int, int] | None:
+    """Return (where the element's content begins, its length) of the length stored at `at`."""
+    size = 9 - data[at].bit_length() if at < len(data) else 9
+    if size > 8 or at + size > len(data):
+        return None
+    mask = (1 << 7 * size) - 1
+    length = int.from_bytes(data[at : at + size], "big") & mask
+    return None if length == mask else (at + size, length)

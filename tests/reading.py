@@ -9,6 +9,7 @@ import pytest
 
 from vfindex.indexer.media import Decoder, Frame, ReadEnd
 from vfindex.indexer.options import Sampling
+from vfindex.indexer.sound_tracks import choose_track
 from vfindex.storage.errors import VideoError
 
 SIZE_PX = 32
@@ -18,11 +19,17 @@ def read(
     decoder: Decoder, path: Path, sampling: str, start_s: float | None = None, end_s: float | None = None
 ) -> tuple[list[Frame], ReadEnd]:
     how = Sampling.parse(sampling)
-    items = decoder.read(os.fsencode(path), sampling=how, size_px=SIZE_PX, audio=False, start_s=start_s, end_s=end_s)
+    items = decoder.read(os.fsencode(path), sampling=how, size_px=SIZE_PX, audio=None, start_s=start_s, end_s=end_s)
     found = list(items)
     end = found.pop()
     assert isinstance(end, ReadEnd)
     return [item for item in found if isinstance(item, Frame)], end
+
+
+def sound_of(decoder: Decoder, path: Path | bytes) -> int | None:
+    """Return the index of a file's sound, as an indexing run would choose it."""
+    track = choose_track(decoder.probe(os.fsencode(path)).audio, None)
+    return None if track is None else track.index
 
 
 def refusal(decoder: Decoder, path: Path | bytes) -> VideoError:

@@ -5,16 +5,85 @@ Those about subtitles, names and folders are in `test_cases_text.py`.
 
 from __future__ import annotations
 
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
-from cases import Ingest, case
+from cases import Case, Ingest, case, ingest_folder
+from media import media_folder
 
 __all__ = ["case"]
 
 
+def is_whole(found: Case) -> bool:
+    return (found.shown["state"], found.shown["problem"]) == ("indexed", None)
+
+
+def clip_starts(found: Case) -> list[float]:
+    return [clip["start_s"] for clip in found.shown["clips"]]
+
+
+def test_two_recordings_joined_go_on_on_one_clock(case: Ingest) -> None:
+    found = case("c05a_two_recordings_joined.ts")
+    assert is_whole(found)
+    clips = found.shown["clips"]
+    assert (clips[0]["start_s"], clips[-1]["end_s"]) == (0.0, pytest.approx(24.0, abs=0.1))
+    assert all(a["end_s"] == b["start_s"] < b["end_s"] for a, b in pairwise(clips))
+    assert (found.shown["frames"], found.shown["duration_s"]) == (288, pytest.approx(24.0, abs=0.1))
+    assert found.hits("--like", f"{found.path}@18")
+
+
+def test_a_clock_that_wraps_starts_at_zero(case: Ingest) -> None:
+    found = case("c05b_pts_wraps.ts")
+    assert is_whole(found)
+    assert (found.shown["frames"], found.shown["start_s"]) == (144, 0.0)
+    assert found.shown["end_s"] == pytest.approx(12.0, abs=0.01)
+    assert any(abs(start_s - 6.0) <= 0.5 for start_s in clip_starts(found))
+    assert found.hits("--like", f"{found.path}@0:02")
+
+
+def test_stereo_of_which_one_side_is_inverted_is_understood(case: Ingest) -> None:
+    found = case("c06_antiphase.mp4")
+    assert {"wizard", "curtain"} <= set(found.transcript.split())
+
+
+def test_reordered_frames_in_avi_come_in_order(case: Ingest) -> None:
+    found = case("c08d_h264_bframes_1fps.avi")
+    assert is_whole(found)
+    assert (found.shown["frames"], found.shown["duration_s"]) == (60, 60.0)
+
+
+def test_the_track_that_moves_is_indexed(case: Ingest) -> None:
+    found = case("c12b_cover_track_first_both_default.mkv")
+    assert is_whole(found)
+    assert (found.shown["frames"], len(found.shown["clips"])) == (144, 2)
+    assert (found.shown["duration_s"], found.shown["codec"]) == (pytest.approx(12.0, abs=0.1), "h264")
+
+
+def test_sound_in_a_language_that_the_model_knows_is_recognised(case: Ingest) -> None:
+    found = case("c13_dual_audio.mkv")
+    assert is_whole(found)
+    assert {segment["language"] for segment in found.shown["transcript"]} == {"en"}
+
+
 def test_sound_that_begins_late_keeps_its_times(case: Ingest) -> None:
     found = case("c14a_audio_starts_6s_late.mp4")
-    assert found.shown["state"] == "indexed"
+    assert is_whole(found)
     assert found.shown["transcript"][0]["start_s"] == pytest.approx(6.3, abs=0.3)
+
+
+def test_a_sidecar_belongs_to_a_container_that_starts_late(case: Ingest) -> None:
+    found = case("c15_dvb.ts")
+    assert is_whole(found)
+    assert (found.shown["start_s"], found.shown["end_s"]) == (0.0, pytest.approx(12.0, abs=0.1))
+    assert found.shown["transcript"]
+    assert all(0 <= segment["start_s"] < segment["end_s"] <= 12.1 for segment in found.shown["transcript"])
+    assert any("speech" in clip["modalities"] for clip in found.shown["clips"])
+
+
+def test_flashes_of_cameras_are_no_cuts(case: Ingest) -> None:
+    assert len(case("c19a_flashes.mp4").shown["clips"]) == 1
 
 
 def test_talk_in_the_centre_channel_is_recognised(case: Ingest) -> None:
@@ -23,5 +92,54 @@ def test_talk_in_the_centre_channel_is_recognised(case: Ingest) -> None:
 
 @pytest.mark.parametrize("name", ["c19b_dissolve.mp4", "c19c_fade_black.mp4"])
 def test_a_slow_transition_is_a_boundary(case: Ingest, name: str) -> None:
-    starts_s = [clip["start_s"] for clip in case(name, "--no-asr").shown["clips"]]
-    assert any(abs(start_s - 6.0) <= 1.5 for start_s in starts_s)
+    assert any(abs(start_s - 6.0) <= 1.5 for start_s in clip_starts(case(name)))
+
+
+def test_pictures_that_change_their_size_keep_their_shape(case: Ingest) -> None:
+    from PIL import Image
+
+    found = case("c28_rotating_screen.ts")
+    assert is_whole(found)
+    shapes = [Image.open(clip["thumbnail"]).size for clip in found.shown["clips"]]
+    assert shapes[0][0] > shapes[0][1] and shapes[-1][0] < shapes[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "end_s", "problem"),
+    [
+        ("F1_empty_subtitle_track.mkv", 3, 0.3, None),
+        ("F2_avi_scalemax.avi", 60, 60.0, None),
+        ("F8_255_channels.mkv", 4, 4.0, "its sound could not be decoded"),
+    ],
+)
+def test_small_files_found_by_mutation_are_indexed(
+    tmp_path: Path, models_cache: Path, name: str, frames: int, end_s: float, problem: str | None
+) -> None:
+    source = tmp_path / "videos"
+    source.mkdir()
+    shutil.copyfile(media_folder("fuzz") / name, source / name)
+    found = ingest_folder(models_cache, source / name, source, tmp_path / "library")
+    assert found.report["failed"] == []
+    assert found.shown["frames"] == frames
+    assert found.shown["end_s"] == pytest.approx(end_s, abs=0.5)
+    assert found.report["video_seconds"] == pytest.approx(end_s, abs=0.5)
+    told = (found.shown["problem"] or {}).get("reason")
+    assert told is None if problem is None else problem in told
+
+
+def test_a_length_that_nothing_supports_is_told(tmp_path: Path, models_cache: Path) -> None:
+    source = tmp_path / "videos"
+    source.mkdir()
+    name = "F2_avi_scalemax.avi"
+    shutil.copyfile(media_folder("fuzz") / name, source / name)
+    found = ingest_folder(models_cache, source / name, source, tmp_path / "library", "--no-asr")
+    assert "its header claims 130996502467 s, its frames end at 59.0 s" in found.shown["coverage"][0]["visual"]
+
+
+def test_a_last_picture_that_stays_is_no_damage(tmp_path: Path, models_cache: Path) -> None:
+    source = tmp_path / "videos"
+    source.mkdir()
+    shutil.copyfile(media_folder("public") / "videos" / "v104.mp4", source / "v104.mp4")
+    found = ingest_folder(models_cache, source / "v104.mp4", source, tmp_path / "library", "--no-asr")
+    assert is_whole(found)
+    assert found.shown["frames"] == 45

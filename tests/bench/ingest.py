@@ -36,7 +36,7 @@ from vfindex.indexer.local import usable_cores
 from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd
 from vfindex.indexer.models import install
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare
+from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare, sound_track
 from vfindex.indexer.presets import Choice
 from vfindex.indexer.speech_pool import SpeechPool
 from vfindex.indexer.transcribe import Transcriber
@@ -171,7 +171,7 @@ class Alone:
                 prepared.found.location.path,
                 sampling=OPTIONS.sampling,
                 size_px=self.image.size_px,
-                audio=prepared.video.has_audio,
+                audio=sound_track(prepared, OPTIONS),
                 start_s=start_s,
                 end_s=end_s,
             )

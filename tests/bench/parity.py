@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 from vfindex.indexer import decode_read
-from vfindex.indexer.decode_open import Source, demux, open_source, rotation, shape_px
+from vfindex.indexer.decode_open import Source, demux, open_source, rotation, shown_px
 from vfindex.indexer.encoders import Pixels
 from vfindex.indexer.export import load_label_model
 from vfindex.indexer.lite import SIZE_PX, VISUAL_WEIGHTS, locate
@@ -82,7 +82,8 @@ def squares(path: Path, n: int) -> Iterator[dict[tuple[str, str, str], Pixels]]:
     """
     with closing(open_source(os.fsencode(path))) as source:
         context = source.video.codec_context
-        plain = shape_px(source.video, 0) == (context.width, context.height)
+        size = (context.width, context.height)
+        plain = shown_px(*size, source.video.sample_aspect_ratio) == size
         ways = [way for way in WAYS if plain or way[0] == "squash"]
         for frame in keyframes(source, n):
             found = {}

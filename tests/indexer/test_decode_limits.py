@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from media import Shot, make_video
-from reading import SIZE_PX, read, refusal
+from reading import SIZE_PX, read, refusal, sound_of
 
 from vfindex import TELEMETRY_OFF
 from vfindex.indexer.media import Decoder, Limits
@@ -127,7 +127,9 @@ def test_kill_from_another_thread_ends_a_read(clip: Path) -> None:
 
 
 def test_a_read_given_up_leaves_the_decoder_usable(decoder: Decoder, clip: Path) -> None:
-    items = decoder.read(os.fsencode(clip), sampling=Sampling.parse("25"), size_px=SIZE_PX, audio=True)
+    items = decoder.read(
+        os.fsencode(clip), sampling=Sampling.parse("25"), size_px=SIZE_PX, audio=sound_of(decoder, clip)
+    )
     next(items)
     with pytest.raises(RuntimeError, match="one request"):
         decoder.probe(os.fsencode(clip))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from media import media_folder
+from reading import sound_of
 
 from vfindex.indexer.media import AudioBlock, Decoder, Frame, Probe, ReadEnd
 from vfindex.indexer.options import Sampling
@@ -41,7 +42,11 @@ def edge(name: str) -> bytes:
 def read(
     decoder: Decoder, path: bytes, sampling: str, *, size_px: int = SIZE_PX, audio: bool = False
 ) -> tuple[list[Frame], list[AudioBlock], ReadEnd]:
-    items = list(decoder.read(path, sampling=Sampling.parse(sampling), size_px=size_px, audio=audio))
+    items = list(
+        decoder.read(
+            path, sampling=Sampling.parse(sampling), size_px=size_px, audio=sound_of(decoder, path) if audio else None
+        )
+    )
     end = items[-1]
     assert isinstance(end, ReadEnd)
     frames = [item for item in items if isinstance(item, Frame)]

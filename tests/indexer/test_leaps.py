@@ -18,7 +18,7 @@ LENGTH_S = 70
 
 def read(path: Path, start_s: float | None = None, end_s: float | None = None) -> tuple[list[Any], dict[str, Any]]:
     """Return (time, hash of the pixels) of the frames of a sparse reading, and how it ended."""
-    order = decode_read.Order("sparse", 0.0, 32, audio=False, pictures=True, start_s=start_s, end_s=end_s)
+    order = decode_read.Order("sparse", 0.0, 32, audio=None, pictures=True, start_s=start_s, end_s=end_s)
     frames: list[tuple[float, str]] = []
 
     def send(header: dict[str, Any], payload: bytes | memoryview = b"") -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from media import ASS_HEADER, Shot, make_video, media_folder, overwrite, shot_frames, truncate
-from reading import SIZE_PX, read, refusal
+from reading import SIZE_PX, read, refusal, sound_of
 
 from vfindex.indexer import decode_open
 from vfindex.indexer.media import AudioBlock, Decoder
@@ -24,7 +24,12 @@ from vfindex.storage.errors import UsageError, VideoError
 def sound(decoder: Decoder, path: Path, start_s: float | None = None, end_s: float | None = None) -> list[AudioBlock]:
     sampling = Sampling.parse("keyframes")
     items = decoder.read(
-        os.fsencode(path), sampling=sampling, size_px=SIZE_PX, audio=True, start_s=start_s, end_s=end_s
+        os.fsencode(path),
+        sampling=sampling,
+        size_px=SIZE_PX,
+        audio=sound_of(decoder, path),
+        start_s=start_s,
+        end_s=end_s,
     )
     return [item for item in items if isinstance(item, AudioBlock)]
 
@@ -178,7 +183,7 @@ def test_sound_without_frames_is_the_same_sound(
     path = make_video(tmp_path / "tone.mp4", shots=[Shot("red", 4)], tone_hz=440)
     start_s, end_s = stretch
     *items, end = decoder.read(
-        os.fsencode(path), sampling=None, size_px=SIZE_PX, audio=True, start_s=start_s, end_s=end_s
+        os.fsencode(path), sampling=None, size_px=SIZE_PX, audio=sound_of(decoder, path), start_s=start_s, end_s=end_s
     )
     expected = sound(decoder, path, start_s, end_s)
     assert [(block.time_s, block.samples.tolist()) for block in items] == [

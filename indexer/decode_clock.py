@@ -1,0 +1,201 @@
+"""Inside the decode child: one rising clock for files whose time stamps wrap, begin anew, leap, or start anywhere.
+
+Every packet's stamps are rewritten as it is demuxed, so that whatever decodes it sees the one clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+# A start up to this late is a delay of decoders (ISO/IEC 13818-1, 2.4.2.3: 1 s, of MPEG-4 10 s) or meant, and is kept
+# as stored; clocks of containers that are joined start anywhere.
+MAX_START_S = 10.0
+MAX_JOINED_START_S = 1.0
+BACK_S = 1.0  # decoding times never run back; further than jitter, the clock has begun anew
+NEW_CLOCK_S = 60.0  # a leap ahead as long as this is a new clock, where clocks may begin anew in a file
+WEEK_S = 7 * 86_400.0  # a length beyond this is not believed, nor any leap of it
+MAX_STEP_S = 10.0  # a frame that claims to last longer does not say where a new clock goes on
+COARSEST_TICK = Fraction(1)  # slower time bases cannot tell frames apart
+FINE_TICK = Fraction(1, 1000)
+REORDERED = 16  # frames that a decoder may hold back (H.264, A.3.1; H.265, A.4.2)
+# Containers that are written as they are received, and joined by appending: their clocks may begin anew.
+_JOINED = frozenset({"mpegts", "mpeg", "flv", "live_flv", "ogg", "nsv", "wtv", "dhav", "ty", "pva"})
+# Containers that store the order of decoding alone; FFmpeg guesses the other, and errs where frames are reordered.
+_DECODING_TIMES = frozenset({"avi"})
+
+
+def seconds(value: int | None, time_base: Fraction | None) -> float | None:
+    """Return a time stamp in seconds, None where there is none."""
+    return None if value is None or time_base is None else float(value * time_base)
+
+
+def claimed_s(container: InputContainer, stream: Stream) -> float | None:
+    """Return how long the headers say the stream is, None where they do not."""
+    length_s = seconds(stream.duration, stream.time_base)
+    if length_s is None and len(container.streams) == 1 and container.duration:
+        length_s = container.duration / av.time_base
+    return tagged_s(stream) if length_s is None else length_s
+
+
+def tagged_s(stream: Stream) -> float | None:
+    """Return Matroska's DURATION tag (HH:MM:SS.fraction) in seconds, None where there is none."""
+    try:
+        hours, minutes, rest = (float(part) for part in stream.metadata.get("DURATION", "").split(":"))
+    except ValueError:
+        return None
+    total_s = hours * 3600 + minutes * 60 + rest
+    return total_s if math.isfinite(total_s) else None
+
+
+@dataclass
+class _Track:
+    """Where one stream stands: the clock that it goes by, and when its next packet is due."""
+
+    clock: int = 0
+    due_s: float | None = None
+
+
+class Clock:
+    """The time line of one open file.
+
+    origin_s: what is 0 s here, as the container stores it. start_s: when the container starts, here; the time that
+    players call 0. is_trusted: the stored times rise from beginning to end, so that one may jump by them. tick: of the
+    video's stamps once they are rewritten. frame_s: how long a frame lasts that does not say so itself.
+    """
+
+    def __init__(self, container: InputContainer, video: VideoStream) -> None:
+        start_s = _start_s(container, video)
+        first_s = seconds(video.start_time, video.time_base)
+        is_joined = _name(container) in _JOINED
+        is_odd = start_s > (MAX_JOINED_START_S if is_joined else MAX_START_S) or (first_s is not None and first_s < 0)
+        self.origin_s = start_s if is_odd else 0.0
+        self.start_s = start_s - self.origin_s
+        lengths = (claimed_s(container, video), (container.duration or 0) / av.time_base)
+        self.is_trusted = not is_joined and all(0 <= length <= WEEK_S for length in lengths if length)
+        base = video.time_base or FINE_TICK
+        self.tick = base if base <= COARSEST_TICK else FINE_TICK
+        self._leap_s = WEEK_S if self.is_trusted else NEW_CLOCK_S
+        self._video = video.index
+        self._only_dts = _name(container) in _DECODING_TIMES
+        rate = video.average_rate
+        self.frame_s = float(1 / rate) if rate and rate >= 1 / MAX_STEP_S else 1.0
+        self._offsets_s = [-self.origin_s]  # of each clock in turn, added to what is stored
+        self._tracks: dict[int, _Track] = {}
+
+    @property
+    def clocks(self) -> int:
+        """Return how many clocks the packets seen go by."""
+        return len(self._offsets_s)
+
+    @property
+    def is_stored(self) -> bool:
+        """Return whether times are those that the container stores."""
+        return self.is_trusted and not self.origin_s
+
+    def restart(self) -> None:
+        """Forget where the streams stand, after a jump."""
+        del self._offsets_s[1:]
+        self._tracks.clear()
+
+    def apply(self, packet: Packet[Any]) -> None:
+        """Rewrite a packet's stamps; packets of a stream come in the order of the file."""
+        base = packet.time_base
+        if not base:
+            return
+        is_video = packet.stream_index == self._video
+        track = self._tracks.get(packet.stream_index)
+        if track is None:
+            track = self._tracks[packet.stream_index] = _Track()
+        if packet.dts is not None:
+            stored_s = float(packet.dts * base)
+            time_s = stored_s + self._offsets_s[track.clock]
+            if track.due_s is not None and not -BACK_S <= time_s - track.due_s <= self._leap_s:
+                self._begin_anew(track, stored_s, track.due_s)
+                time_s = stored_s + self._offsets_s[track.clock]
+            track.due_s = time_s + self._step_s(packet, base)
+        self._shift(packet, base, self.tick if is_video else base, self._offsets_s[track.clock])
+        if is_video and self._only_dts:
+            packet.pts = None
+
+    def _begin_anew(self, track: _Track, stored_s: float, due_s: float) -> None:
+        """Put a stream on the clock that another one has gone over to, if it goes on there, else on a new one."""
+        for clock in range(track.clock + 1, len(self._offsets_s)):
+            if abs(stored_s + self._offsets_s[clock] - due_s) <= MAX_STEP_S:
+                track.clock = clock
+                return
+        self._offsets_s.append(due_s - stored_s)
+        track.clock = len(self._offsets_s) - 1
+
+    def _step_s(self, packet: Packet[Any], base: Fraction) -> float:
+        length_s = float(packet.duration * base) if packet.duration else 0.0
+        return length_s if 0 < length_s <= MAX_STEP_S else self.frame_s if packet.stream_index == self._video else 0.0
+
+    @staticmethod
+    def _shift(packet: Packet[Any], base: Fraction, tick: Fraction, offset_s: float) -> None:
+        if tick == base:
+            if not offset_s:
+                return
+            shift = round(offset_s / tick)
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
+            return
+        packet.pts = None if packet.pts is None else round((float(packet.pts * base) + offset_s) / tick)
+        packet.dts = None if packet.dts is None else round((float(packet.dts * base) + offset_s) / tick)
+        packet.duration = 0
+        packet.time_base = tick
+
+
+class FrameTimes:
+    """When decoded frames are shown.
+
+    Where packets have decoding times alone, frames, which come in the order in which they are shown, take these in
+    ascending order.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: list[int] = []
+
+    def sent(self, packet: Packet[Any]) -> None:
+        """Note a packet that the decoder was given."""
+        if packet.pts is None and packet.dts is not None:
+            heapq.heappush(self._waiting, packet.dts)
+            if len(self._waiting) > REORDERED + 1:
+                heapq.heappop(self._waiting)
+
+    def lost(self, packet: Packet[Any]) -> None:
+        """Note that a packet gave no frame."""
+        if packet.dts in self._waiting:
+            self._waiting.remove(packet.dts)
+            heapq.heapify(self._waiting)
+
+    def forget(self) -> None:
+        """Note that the decoder has forgotten everything."""
+        self._waiting.clear()
+
+    def of(self, frame: VideoFrame) -> float | None:
+        """Return when a frame is shown, None where nothing says so."""
+        if frame.pts is None and self._waiting:
+            return seconds(heapq.heappop(self._waiting), self._clock.tick)
+        return seconds(frame.pts, self._clock.tick)  # drained frames know no time base of their own
+
+
+def _name(container: InputContainer) -> str:
+    return container.format.name
+
+
+def _start_s(container: InputContainer, video: VideoStream) -> float:
+    start_s = None if container.start_time is None else container.start_time / av.time_base
+    first_s = seconds(video.start_time, video.time_base)
+    return start_s if start_s is not None else first_s if first_s is not None else 0.0

@@ -1,0 +1,73 @@
+"""The audio stream of a video that is recognised: the film's own sound, in a language that the speech model knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vfindex.indexer.languages import language_tag
+from vfindex.storage.counting import counted
+
+# Titles of streams that talk about the film, or describe its pictures.
+_ASIDE = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visually|h[öo]rfilm|\bAD\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioTrack:
+    """An audio stream. index: in the container. language: as a tag, "" where it is unknown.
+
+    is_aside: a commentary, or a description for people who do not see. is_default: marked so. has_decoder: it can be
+    decoded here. codec: its name, "" where FFmpeg does not know it.
+    """
+
+    index: int
+    language: str = ""
+    codec: str = ""
+    title: str = ""
+    is_default: bool = False
+    is_aside: bool = False
+    has_decoder: bool = True
+
+
+def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> AudioTrack | None:
+    """Return the track to recognise, None where none can be decoded.
+
+    languages: those that the model knows; None: all. The film's own sound before commentaries, then a language that the
+    model knows before an unmarked one before others, then the default one, then the first.
+    """
+
+    def rank(track: AudioTrack) -> tuple[bool, int, bool]:
+        is_aside = track.is_aside or bool(_ASIDE.search(track.title))
+        return is_aside, _language_rank(track.language, languages), not track.is_default
+
+    return min((track for track in tracks if track.has_decoder), key=rank, default=None)
+
+
+def unheard(track: AudioTrack | None, tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> str:
+    """Return why the sound of a video with `tracks`, of which `track` was chosen, is not recognised, or "" ."""
+    if not tracks:
+        return "no sound"
+    if track is None:
+        names = ", ".join(sorted({track.codec or "unknown" for track in tracks}))
+        return f"this FFmpeg has no decoder for its sound ({names})"
+    if _language_rank(track.language, languages) > 1:
+        known = ", ".join(sorted(languages or ()))
+        return f"its sound is marked as {language_tag(track.language)}, the speech model knows {known} alone"
+    return ""
+
+
+def lost_sound(packets: int, damaged: int) -> str:
+    """Return a sentence about packets of sound that could not be decoded, "" where all could."""
+    if not damaged:
+        return ""
+    if damaged >= packets:
+        return f"its sound could not be decoded, {counted(damaged, 'damaged packet')}"
+    return f"{counted(damaged, 'damaged packet')} of {packets} of its sound were left out"
+
+
+def _language_rank(language: str, languages: frozenset[str] | None) -> int:
+    tag = language_tag(language).split("-")[0]
+    if not tag:
+        return 1
+    return 0 if languages is None or tag in languages else 2
