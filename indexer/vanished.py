@@ -146,10 +146,15 @@ def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
         by_size.setdefault(known.size_bytes if known else 0, []).append(path)
     moved: set[bytes] = set()
     first: list[Found] = []
+    by_print: dict[int, dict[str | None, bytes]] = {}
     for found in run.todo:
         if run.has_stopped():
             break
-        places = {run.writer.catalog.fingerprint_at(path): path for path in by_size.get(found.location.size_bytes, [])}
+        size_bytes = found.location.size_bytes
+        if size_bytes not in by_print:  # once for all files of a size, of which there may be many
+            paths = by_size.get(size_bytes, [])
+            by_print[size_bytes] = {run.writer.catalog.fingerprint_at(path): path for path in paths}
+        places = by_print[size_bytes]
         place = places.get(_fingerprint(found.location.path)) if places else None
         if place is not None and place not in moved:
             moved.add(place)

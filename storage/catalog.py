@@ -300,10 +300,7 @@ class Catalog:
     def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
         """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""
         with self.transaction() as connection:
-            if moved_from is not None:
-                for table in (schema.location, schema.tombstone):
-                    connection.execute(delete(table).where(table.c.path == moved_from))
-            return move_location(connection, video_id, location)
+            return move_location(connection, video_id, location, moved_from=moved_from)
 
     def mark_coarse(self, video_id: int) -> None:
         """Have a video read wholly by the next pass over it."""

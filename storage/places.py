@@ -6,9 +6,10 @@ do not see it, nothing of it is deleted before a purge, and it returns when its 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage import schema
@@ -16,13 +17,15 @@ from vfindex.storage.documents import unindex_documents
 from vfindex.storage.names import resolve
 from vfindex.storage.records import KnownStat, Location
 
-_COPIED = ("path", "video_id", "size_bytes", "mtime_ns", "inode", "beside")
+_COPIED = "path, video_id, size_bytes, mtime_ns, inode, beside"
+_IS_CHOSEN = "path IN (SELECT path FROM temp.chosen)"
 
 
 def below(column: ColumnElement[bytes], path: bytes) -> ColumnElement[bool]:
     """Return the condition that a path is `path` or lies below it."""
-    prefix = path.rstrip(b"/") + b"/"
-    return (column == path) | (func.substr(column, 1, len(prefix)) == prefix)
+    folder = path.rstrip(b"/")
+    # A range, which an index of the column finds: the slash is followed by the zero.
+    return (column == path) | ((column >= folder + b"/") & (column < folder + b"0"))
 
 
 def is_below(path: bytes, folder: bytes) -> bool:
@@ -55,11 +58,20 @@ def put(connection: Connection, key: str, value: str) -> None:
     connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
 
 
-def move_location(connection: Connection, video_id: int, location: Location) -> list[str]:
+def move_location(
+    connection: Connection, video_id: int, location: Location, *, moved_from: bytes | None = None
+) -> list[str]:
     """Let `location` belong to this video, which returns if it had vanished; forget the videos that then lie nowhere.
 
-    Returns thumbnails no longer needed.
+    moved_from: a path that no video has any more. Returns thumbnails no longer needed.
     """
+    left = [path for path in (location.path, moved_from) if path is not None]
+    owners: set[int] = set()
+    for table in (schema.location, schema.tombstone):
+        owners.update(connection.scalars(select(table.c.video_id).where(table.c.path.in_(left))))
+    if moved_from is not None:
+        connection.execute(delete(schema.location).where(schema.location.c.path == moved_from))
+    connection.execute(delete(schema.tombstone).where(schema.tombstone.c.path.in_(left)))
     values = {
         "video_id": video_id,
         "size_bytes": location.size_bytes,
@@ -69,46 +81,51 @@ def move_location(connection: Connection, video_id: int, location: Location) -> 
     }
     statement = upsert(schema.location).values(path=location.path, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
-    connection.execute(delete(schema.tombstone).where(schema.tombstone.c.path == location.path))
-    _return(connection, schema.video.c.id == video_id)
-    return forget_homeless(connection)[1]
+    _return(connection, [video_id])
+    return forget_orphaned(connection, owners - {video_id})[1]
 
 
-def forget_homeless(connection: Connection) -> tuple[int, list[str]]:
+def forget_orphaned(connection: Connection, videos: Collection[int] | None) -> tuple[int, list[str]]:
     """Let videos without a location vanish, and delete those without a tombstone too; return number and thumbnails.
 
-    Videos that are still being indexed have no location yet.
+    videos: those that have lost one, so that the work does not grow with the library; None for all. Videos that are
+    still being indexed have no location yet.
     """
+    if videos is not None and not videos:
+        return 0, []
     v = schema.video.c
-    nowhere = ~_has(schema.location.c.video_id)
-    gone = nowhere & v.state.not_in(("indexing", "vanished")) & _has(schema.tombstone.c.video_id)
+    nowhere = (v.state != "indexing") & ~_has(schema.location.c.video_id)
+    if videos is not None:
+        nowhere &= v.id.in_(_among(videos))
+    gone = nowhere & (v.state != "vanished") & _has(schema.tombstone.c.video_id)
     connection.execute(update(schema.video).where(gone).values(state_before=v.state, state="vanished"))
-    homeless = select(v.id).where(v.state != "indexing", nowhere, ~_has(schema.tombstone.c.video_id))
-    thumbnails = connection.scalars(select(schema.clip.c.thumbnail).where(schema.clip.c.video_id.in_(homeless))).all()
-    count = delete_videos(connection, v.id.in_(homeless))
-    return count, [name for name in thumbnails if name]
+    orphaned = connection.scalars(select(v.id).where(nowhere, ~_has(schema.tombstone.c.video_id))).all()
+    if not orphaned:
+        return 0, []
+    named = select(schema.clip.c.thumbnail).where(schema.clip.c.video_id.in_(_among(orphaned)))
+    thumbnails = [name for name in connection.scalars(named) if name]
+    return delete_videos(connection, v.id.in_(_among(orphaned))), thumbnails
 
 
 def vanish(connection: Connection, paths: Collection[bytes], when: str) -> None:
     """Turn locations into tombstones. when: as `catalog.now` writes times."""
-    loc = schema.location.c
-    for path in paths:
-        row = connection.execute(select(*(loc[name] for name in _COPIED)).where(loc.path == path)).first()
-        if row is not None:
-            connection.execute(insert(schema.tombstone).values(**row._mapping, gone_at=when))
-            connection.execute(delete(schema.location).where(loc.path == path))
-    forget_homeless(connection)
+    _choose(connection, paths)
+    videos = _chosen_videos(connection, "location")
+    connection.execute(
+        text(f"INSERT INTO tombstone ({_COPIED}, gone_at) SELECT {_COPIED}, :when FROM location WHERE {_IS_CHOSEN}"),
+        {"when": when},
+    )
+    connection.execute(text(f"DELETE FROM location WHERE {_IS_CHOSEN}"))
+    forget_orphaned(connection, videos)
 
 
 def come_back(connection: Connection, paths: Collection[bytes]) -> None:
     """Turn tombstones into locations again: the files are there, and as they were."""
-    t = schema.tombstone.c
-    for path in paths:
-        row = connection.execute(select(*(t[name] for name in _COPIED)).where(t.path == path)).first()
-        if row is not None:
-            connection.execute(insert(schema.location).values(**row._mapping))
-            connection.execute(delete(schema.tombstone).where(t.path == path))
-            _return(connection, schema.video.c.id == row.video_id)
+    _choose(connection, paths)
+    videos = _chosen_videos(connection, "tombstone")
+    connection.execute(text(f"INSERT INTO location ({_COPIED}) SELECT {_COPIED} FROM tombstone WHERE {_IS_CHOSEN}"))
+    connection.execute(text(f"DELETE FROM tombstone WHERE {_IS_CHOSEN}"))
+    _return(connection, videos)
 
 
 def tombstones(connection: Connection) -> dict[bytes, KnownStat]:
@@ -168,9 +185,27 @@ def _has(owner: ColumnElement[int]) -> ColumnElement[bool]:
     return select(owner).where(owner == schema.video.c.id).correlate(schema.video).exists()
 
 
-def _return(connection: Connection, chosen: ColumnElement[bool]) -> None:
+def _return(connection: Connection, videos: Collection[int]) -> None:
     v = schema.video.c
-    connection.execute(update(schema.video).where(chosen, v.state == "vanished").values(state=v.state_before))
+    vanished = v.id.in_(_among(videos)) & (v.state == "vanished")
+    connection.execute(update(schema.video).where(vanished).values(state=v.state_before))
+
+
+def _among(ids: Collection[int]) -> Select[tuple[int]]:
+    """Return some ids as a query: one parameter, however many there are."""
+    return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
+
+
+def _choose(connection: Connection, paths: Collection[bytes]) -> None:
+    """Let `_IS_CHOSEN` hold for these paths, which are bytes that JSON cannot carry."""
+    connection.execute(text("CREATE TEMP TABLE IF NOT EXISTS chosen (path BLOB PRIMARY KEY) WITHOUT ROWID"))
+    connection.execute(text("DELETE FROM temp.chosen"))
+    if paths:
+        connection.execute(text("INSERT OR IGNORE INTO temp.chosen VALUES (:path)"), [{"path": path} for path in paths])
+
+
+def _chosen_videos(connection: Connection, table: str) -> Sequence[int]:
+    return connection.scalars(text(f"SELECT DISTINCT video_id FROM {table} WHERE {_IS_CHOSEN}")).all()
 
 
 def sample_below(connection: Connection, folder: bytes, most: int) -> list[Location]:

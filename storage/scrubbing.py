@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, text, update
 
 from vfindex.storage import schema
-from vfindex.storage.places import forget_homeless, put
+from vfindex.storage.places import forget_orphaned, put
 from vfindex.storage.replacing import forget_begun, forget_orphans
 
 SCRUB = "scrub"
@@ -106,7 +106,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 def forget_removed(connection: Connection, is_removed: Callable[[bytes], bool]) -> tuple[int, list[str]]:
     """Delete the videos that lie nowhere now, and all that names the removed paths; return number and thumbnails."""
     names = forget_begun(connection, is_removed)
-    videos, lost = forget_homeless(connection)
+    videos, lost = forget_orphaned(connection, None)
     names += forget_orphans(connection)
     forget_traces(connection, is_removed)
     return videos, [*lost, *names]
