@@ -176,6 +176,8 @@ def is_excluded_below(root: bytes, exclude: Exclusions, path: bytes) -> bool:
     if path == root:
         return exclude(name, name, False)
     parts = path[len(root.rstrip(b"/")) + 1 :].split(b"/")
+    if any(map(system_kind, parts[:-1])) or system_kind(name) == APPLE_DOUBLE:
+        return True
     heads = (b"/".join(parts[: end + 1]) for end in range(len(parts)))
     return any(exclude(parts[i], head, i < len(parts) - 1) for i, head in enumerate(heads))
 

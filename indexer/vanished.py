@@ -80,8 +80,6 @@ def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tupl
 def excluded(unseen: Set[bytes], given: Sequence[Root]) -> set[bytes]:
     """Return those of `unseen` that are there, and that every root at or above them excludes."""
     tests = {root.path: Exclusions(root.exclude) for root in given}
-    if not any(tests.values()):
-        return set()
     chosen = set()
     for path in unseen:
         above = [root for root in tests if is_below(path, root)]

@@ -12,7 +12,7 @@ import pytest
 from fuzzing import mutated_text
 
 from vfindex.indexer.beside import FolderSidecars, signature
-from vfindex.indexer.discover import Found, Skipped, discover, sidecars_of
+from vfindex.indexer.discover import Exclusions, Found, Skipped, discover, is_excluded_below, sidecars_of
 from vfindex.indexer.info_json import Info, read_info
 from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media import SubtitleTrack
@@ -368,6 +368,15 @@ def test_system_folders_are_counted_unless_named(tmp_path: Path) -> None:
     for name in ("#recycle", "._keep.mp4"):
         [each] = discover([os.fsencode(tmp_path / name)])
         assert isinstance(each, Found)
+
+
+def test_what_was_indexed_in_a_system_folder_leaves_search() -> None:
+    nothing = Exclusions(())
+    for path in (b"/disk/#recycle/a.mp4", b"/disk/deep/@eaDir/b/c.mp4", b"/disk/._a.mp4"):
+        assert is_excluded_below(b"/disk", nothing, path)
+        assert not is_excluded_below(path, nothing, path), "unless it was named itself"
+    assert not is_excluded_below(b"/disk/#recycle", nothing, b"/disk/#recycle/a.mp4")
+    assert not is_excluded_below(b"/disk", nothing, b"/disk/recycle/a.mp4")
 
 
 # --- hostile --------------------------------------------------------------------------------------------------------
