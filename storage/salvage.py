@@ -90,12 +90,17 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     """Copy all tables. blobs: the vectors too; without them their rows tell only whether they are sound."""
     found = Salvage()
     with closing(_open(damaged)) as source, catalog.transaction() as connection:
-        for table in schema.metadata.sorted_tables:
+        # Generations come last: before the first of them no vector is recorded as changed.
+        for table in sorted(schema.metadata.sorted_tables, key=lambda table: table is schema.generation):
             if table.name not in _DERIVED:
                 _copy(source, connection, table, found, blobs=blobs)
         _check_settings(connection, damaged)
         _write_words(source, connection, found)
         _keep_counting(source, connection)
+        name = schema.index_change.name
+        if name in found.lost or not source.execute(f"PRAGMA table_info({name})").fetchall():
+            # Which rows of the index still count is not known: searches scan exactly until the repair publishes.
+            connection.execute(text("DELETE FROM generation"))
         put(connection, "changed", "stale")
         found.videos |= _may_lack_rows(connection, found)
     return found

@@ -120,6 +120,24 @@ def test_ids_go_on_where_they_were(database: Path, tmp_path: Path) -> None:
     assert last == VIDEOS * 4
 
 
+@pytest.mark.parametrize("state", ["recorded", "of an earlier version"])
+def test_rows_of_the_index_count_as_before(database: Path, tmp_path: Path, state: str) -> None:
+    """A clip that was changed stays so; where no changes were recorded, no index is trusted."""
+    damaged, new = torn(database, tmp_path / "damaged.db", 0, database.read_bytes()[:PAGE_BYTES]), tmp_path / "new.db"
+    with closing(sqlite3.connect(damaged)) as connection, connection:
+        if state == "recorded":
+            connection.execute("INSERT INTO index_change VALUES (7)")
+        else:
+            for event in ("insert", "update", "delete"):
+                connection.execute(f"DROP TRIGGER index_change_{event}")
+            connection.execute("DROP TABLE index_change")
+    salvage(damaged, new)
+    with closing(sqlite3.connect(new)) as connection:
+        changes = [row[0] for row in connection.execute("SELECT clip_id FROM index_change")]
+        [(generations,)] = connection.execute("SELECT count(*) FROM generation")
+    assert (changes, generations) == (([7], 1) if state == "recorded" else ([], 0))
+
+
 def test_a_cut_file_is_read_as_far_as_it_goes(database: Path, tmp_path: Path) -> None:
     shutil.copyfile(database, tmp_path / "torn.db")
     os.truncate(tmp_path / "torn.db", database.stat().st_size * 3 // 4)
