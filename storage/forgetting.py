@@ -32,6 +32,9 @@ from vfindex.storage.writer import Writer, locked, writing
 MAX_NEEDLES = 24
 # Shorter texts are also found where they mean something else.
 MIN_NEEDLE_BYTES = 6
+_KEPT_NAME = (
+    "the path itself is kept, so that no run indexes it again; to delete it: vfindex remove --forget-exclusion PATH"
+)
 # What a removal deletes, as `Catalog.remove` returns it.
 Removal = Callable[[Writer], tuple[int, int, list[str]]]
 # What a video is called by its paths, tags and chapters: its title and words.
@@ -116,6 +119,7 @@ def forget_path(folder: Path, typed: Sequence[bytes], settings: RemovalSettings)
         chosen = writer.catalog.path_of(typed)
         found = Forgotten() if chosen is None else _known(writer, chosen)
         if chosen is None or found.is_empty():
+            writer.publish_changes()  # what a call that was killed had left to do
             return typed[0], Forgotten()
         owners = [
             select(table.c.video_id).where(below(table.c.path, chosen))
@@ -126,6 +130,8 @@ def forget_path(folder: Path, typed: Sequence[bytes], settings: RemovalSettings)
         with writer.catalog.transaction() as connection:
             e = schema.exclusion.c
             found.excluded = connection.scalar(select(e.path).where(e.path == chosen)) is not None
+        if found.excluded:
+            found.places["library"].append(Place("exclusions", "status", 0, _KEPT_NAME))
         return chosen, found
 
 
@@ -282,8 +288,7 @@ def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: Remova
     writer.discard_pictures_of(gone.prints.values())
     fault = ""
     try:
-        if writer.catalog.change():
-            writer.publish()
+        fault = writer.publish_changes()
     except LibraryError as exc:
         fault = str(exc)
     scrubbed = writer.scrub()
