@@ -108,13 +108,13 @@ def _videos(
     for id_, title, length_s in zip(numbers, titles, lasts_s.sum(axis=1).tolist(), strict=True):
         print_ = f"{rng.integers(2**62):016x}{id_:016x}"
         shape = ("mp4", "h264", 1280, 720, 0, 0.0, length_s - 0.04, length_s, round(25 * length_s), 1)
-        yield (id_, print_, "indexed", 10**8, *shape, title, "{}", "[]", None, 1, "indexed")
+        yield (id_, print_, "indexed", 10**8, *shape, title, "{}", "[]", None, 1, 0, "indexed")
 
 
 def _locations(numbers: Sequence[int], rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     times = _FIRST_MTIME_NS + rng.integers(0, TEN_YEARS_NS, len(numbers))
     for id_, mtime_ns in zip(numbers, times.tolist(), strict=True):
-        yield f"/videos/shelf-{id_ % FOLDERS:02d}/{id_:07d}.mp4".encode(), id_, 10**8, mtime_ns, id_
+        yield f"/videos/shelf-{id_ % FOLDERS:02d}/{id_:07d}.mp4".encode(), id_, 10**8, mtime_ns, id_, ""
 
 
 def _add_clips(
