@@ -389,6 +389,7 @@ def _lost(prepared: Prepared, options: Options, end: ReadEnd, heard: Transcript 
 def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return what each modality covers in this unit and why not more, in words."""
     speech = speech_coverage(prepared.unheard, options.asr, spoken.segments, spoken.heard)
+    speech = "; ".join(filter(None, [speech, lost_sound(reading.end.audio_packets, reading.end.damaged_audio)]))
     note = f"; {reading.end.note}" if reading.end.note else ""
     told = {
         "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}{note}",

@@ -6,12 +6,15 @@ Those about subtitles, names and folders are in `test_cases_text.py`.
 from __future__ import annotations
 
 import shutil
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from cases import Case, Ingest, case, ingest_folder
-from media import media_folder
+from media import Shot, media_folder, shot_frames
 
 __all__ = ["case"]
 
@@ -65,6 +68,56 @@ def test_sound_in_a_language_that_the_model_knows_is_recognised(case: Ingest) ->
     found = case("c13_dual_audio.mkv")
     assert is_whole(found)
     assert {segment["language"] for segment in found.shown["transcript"]} == {"en"}
+
+
+def test_sound_in_another_language_is_left_alone(tmp_path: Path, models_cache: Path) -> None:
+    source = tmp_path / "videos"
+    source.mkdir()
+    german = source / "german.mkv"
+    with av.open(str(media_folder("cases") / "c13_dual_audio.mkv")) as both, av.open(str(german), "w") as one:
+        kept = [both.streams.video[0], both.streams.audio[0]]
+        copies = {stream.index: one.add_stream_from_template(stream) for stream in kept}
+        copies[1].metadata["language"] = "ger"
+        for packet in both.demux(kept):
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream_index]
+                one.mux(packet)
+    found = ingest_folder(models_cache, german, source, tmp_path / "library")
+    assert is_whole(found)
+    assert found.shown["transcript"] == []
+    assert "its sound is marked as de, the speech model knows en alone" in found.shown["coverage"][0]["speech"]
+
+
+def test_sound_that_cannot_be_decoded_makes_a_video_partial(tmp_path: Path, models_cache: Path) -> None:
+    source = tmp_path / "videos"
+    source.mkdir()
+    path = source / "mute.mkv"
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("mpeg4", rate=12), container.add_stream("flac", rate=16_000)
+        audio.codec_context.layout = "mono"
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for time_s, image in shot_frames([Shot("red", 4.0)], 12, 64, 48):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(time_s * 12), Fraction(1, 12)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for n in range(40):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
+            sound.sample_rate, sound.pts = 16_000, n * 1600
+            for packet in audio.encode(sound):
+                broken = av.Packet(b"\xff" * packet.size)
+                broken.pts, broken.dts, broken.time_base, broken.stream = (
+                    packet.pts,
+                    packet.dts,
+                    packet.time_base,
+                    audio,
+                )
+                container.mux(broken)
+    found = ingest_folder(models_cache, path, source, tmp_path / "library")
+    (partial,) = found.report["partial"]
+    assert partial["reason"].startswith("its sound could not be decoded, ")
+    assert (found.shown["state"], found.shown["frames"]) == ("partial", 48)
+    assert "its sound could not be decoded" in found.shown["coverage"][0]["speech"]
 
 
 def test_sound_that_begins_late_keeps_its_times(case: Ingest) -> None:
