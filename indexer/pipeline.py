@@ -134,7 +134,7 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
     """Return what a file is, before any frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
-    info = read_info(path, found.sidecar_candidates, probe.end_s)
+    info = read_info(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
     tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
     chapters = probe.chapters or info.chapters
     description = describe(path, tags, chapters)
@@ -207,12 +207,15 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
 
 def on_clock(segments: Sequence[Segment], clock_s: float) -> tuple[Segment, ...]:
     """Return the segments of a sidecar, whose clock is that of players, on the clock of a video that starts at
-    `clock_s`; what would begin before 0 s begins there.
+    `clock_s`; what would begin before 0 s begins there, and what would end before is left out.
     """
     if not clock_s:
         return tuple(segments)
-    moved = ((s, max(0.0, s.start_s + clock_s)) for s in segments)
-    return tuple(replace(s, start_s=start_s, end_s=max(start_s, s.end_s + clock_s)) for s, start_s in moved)
+    return tuple(
+        replace(s, start_s=max(0.0, s.start_s + clock_s), end_s=s.end_s + clock_s)
+        for s in segments
+        if s.end_s + clock_s > 0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from vfindex.indexer.discover import Exclusions, Found, Skipped, discover, is_ex
 from vfindex.indexer.info_json import Info, read_info
 from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media import SubtitleTrack
+from vfindex.indexer.pipeline import on_clock
 from vfindex.indexer.sidecar_names import marks_of, read_marks, sort_sidecars
 from vfindex.indexer.subtitle_formats import BURST_S, CHARS_PER_S, read_cues
 from vfindex.indexer.subtitles import (
@@ -265,6 +266,12 @@ def test_times_outside_the_film_do_not_count_and_are_reported(tmp_path: Path) ->
     found = read_sidecar(os.fsencode(path), "", 12.0)
     assert [(s.start_s, s.end_s, s.text) for s in found.segments] == [(0.0, 2.0, "across")]
     assert found.oddities == (("clock", "subtitles before the beginning of the video: 1 of 2"),)
+
+
+def test_a_sidecar_is_moved_to_the_clock_of_its_video() -> None:
+    said = [Segment(0.0, 0.5, "a", "sidecar", "en"), Segment(1.0, 2.0, "b", "sidecar", "en")]
+    assert [(s.start_s, s.end_s) for s in on_clock(said, 1.5)] == [(1.5, 2.0), (2.5, 3.5)]
+    assert [(s.start_s, s.end_s) for s in on_clock(said, -1.5)] == [(0.0, 0.5)]
 
 
 def test_out_of_order_and_overlapping_cues_come_in_order() -> None:
