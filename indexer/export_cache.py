@@ -73,7 +73,8 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
 
     The child is told to leave the network alone.
     """
-    command = [sys.executable, "-P", "-m", module, *arguments]
+    # Unbuffered: else what it printed earlier comes after the exception, and is taken for its last line.
+    command = [sys.executable, "-P", "-u", "-m", module, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryFile() as messages:
         child = subprocess.Popen(

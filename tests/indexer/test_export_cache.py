@@ -18,6 +18,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a module that runs what its first argument says."""
     (tmp_path / "obedient.py").write_text("import sys; exec(sys.argv[1])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     return "obedient"
 
 
