@@ -33,6 +33,9 @@ GPU_CLIPS = 200_000
 GPU_TOP_K = 2048
 # Vectors that are gathered and scored at a time where not all are looked at: 150 MB of 1,152 dimensions.
 GATHERED = 65_536
+# Where at least this share of the clips may answer, as but for some that are outdated, candidates are trusted as where
+# all may.
+MOSTLY = 0.9
 # A file up to this size is compared with all its checksums when it is opened (some 20 ms); of the large arrays of
 # others, so many blocks.
 CHECKED_BYTES = 1 << 24
@@ -130,8 +133,9 @@ class JointIndex:
         candidates = self._candidates(query, top_k, kept, count)
         if candidates is not None:
             found = self._scored(query, candidates, top_k)
-            # Clips that lack what is asked for score 0, many at once: where they stand among codes says nothing.
-            if kept is None or found[0][-1] > 0:
+            # Clips that lack what is asked for score 0, many at once: where they stand among codes says nothing of
+            # those that a filter leaves.
+            if count >= MOSTLY * len(self._ids) or found[0][-1] > 0:
                 return found
         return self._scan(query, top_k, kept)
 

@@ -144,6 +144,18 @@ def test_a_large_library_keeps_its_word(large: Path) -> None:
     assert verify(Library.open(large)).problems == []
 
 
+@pytest.mark.usefixtures("coded")
+def test_some_outdated_clips_cost_no_scan(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 600 clips 300 speak: whoever asks for 400 by their speech gets some that score 0."""
+    generation, index = current(Library.open(large))
+    query = np.zeros((1, index.dim), np.float32)
+    query[0, generation.spec.slices()["speech"]] = axis(1)
+    outdated = index.ids()[3:30]
+    monkeypatch.setattr(JointIndex, "_scan", lambda *_: pytest.fail("all vectors were scored"))
+    found = index.search(query, 400, without=outdated)[1][0]
+    assert len(found) == 400 and not set(found.tolist()) & set(outdated.tolist())
+
+
 def codes_of(rows: FloatArray, segments: list[slice]) -> IvfPq:
     lists = cluster(rows, rows, np.ones(rows.shape[1], np.float32))
     codebook = train(rows, segments)
