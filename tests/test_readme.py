@@ -100,7 +100,7 @@ def test_the_architecture_names_every_table() -> None:
         (ARCHITECTURE, f"near multiples of {UNIT_S:.0f} s"),
         (ARCHITECTURE, f"last stretch below {MIN_LAST_UNIT_S:.0f} s"),
         (ARCHITECTURE, f"as much as {PRIOR_CLIPS} clips"),
-        (ARCHITECTURE, f"past {MAX_TAIL_CLIPS:,} clips"),
+        (ARCHITECTURE, f"more than {MAX_TAIL_CLIPS:,} clips are new or changed"),
         (SECURITY, f"(`RLIMIT_AS`) | {Limits().memory_bytes >> 30} GiB |"),
         (SECURITY, f"(`RLIMIT_CPU`) | {Limits().cpu_base_s:g} s + {Limits().cpu_per_mb_s:g} s per MiB of file |"),
         (SECURITY, f"silence, by the parent's clock | {Limits().idle_s:g} s |"),
