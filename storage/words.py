@@ -35,8 +35,9 @@ KEPT = 32
 KEPT_IDS = 4_000_000
 # Subtitles break a sentence where the line is full; what follows later than this is another sentence.
 CONTINUES_S = 2.0
-# Documents compared by BM25: 6 us each to read and to compare.
-MAX_RANKED = 400
+# Documents compared by FTS5's own BM25, 2 us each. Of more, so many are by themselves: 15 us each to read and to index.
+MAX_COMPARED = 2_000
+MAX_RANKED = 150
 # A word in more documents is common: not all of them are looked at to choose so many. 20,000 take 3 ms.
 MAX_LISTED = 20_000
 # Of a common word, the newest so many are, and the newest so many that hold a rarer word of the question, too; in some
@@ -105,9 +106,9 @@ class Words:
         """Return the documents that hold any of the words or phrases, best first by BM25 (Robertson and Zaragoza 2009).
 
         videos: the only ones looked at. Every phrase is quoted, so that no character of a question is syntax.
-        Where more than MAX_RANKED documents hold one, those are compared whose words are the rarest together, of equals
-        the newest. Of a word in more than MAX_LISTED documents those are looked at that hold another word as well, and
-        the newest.
+        Where more than MAX_COMPARED documents hold one, MAX_RANKED are compared whose words are the rarest together, of
+        equals the newest. Of a word in more than MAX_LISTED documents those are looked at that hold another word as
+        well, and the newest.
         """
         total, counts = self.document_frequencies(phrases)
         asked = {phrase: n for phrase, n in sorted(zip(phrases, counts, strict=True), key=lambda each: each[1]) if n}
@@ -115,7 +116,7 @@ class Words:
         if not any(map(len, lists.values())):
             return []
         worth = {phrase: math.log1p((total - n + 0.5) / (n + 0.5)) for phrase, n in asked.items()}
-        compare = self._compared if sum(counts) <= MAX_RANKED else self._compared_apart
+        compare = self._compared if sum(counts) <= MAX_COMPARED else self._compared_apart
         scores, holding = compare(lists, worth)
         best = sorted(scores, key=lambda id_: (-scores[id_], -id_))[:limit]
         rows = self._rows(_CHOSEN, (_json(best),)) if best else []

@@ -28,6 +28,7 @@ def few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words_module, "MAX_LISTED", 20)
     monkeypatch.setattr(words_module, "MAX_NEWEST", 20)
     monkeypatch.setattr(words_module, "LEAST_NEWEST", 3)
+    monkeypatch.setattr(words_module, "MAX_COMPARED", 10)
     monkeypatch.setattr(words_module, "MAX_RANKED", 10)
     monkeypatch.setattr(proof_module, "MAX_PROVED", 10)
 

@@ -95,6 +95,7 @@ def test_filters_of_few_and_of_many_videos_leave_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(full_text_module, "FEW_VIDEOS", few)
+    monkeypatch.setattr(full_text_module, "MAX_COMPARED", 7)
     monkeypatch.setattr(full_text_module, "MAX_RANKED", 7)
     for text in ("1 fox in:v0*", "1 said:owl in:v0*", '1 "fox and the owl" in:v0*', "1 -owl in:v0*"):
         assert found(folder, text) == {n for n in found(folder, text.removesuffix(" in:v0*")) if n < 10}

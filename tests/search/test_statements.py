@@ -180,6 +180,7 @@ def test_the_rarest_words_choose_what_bm25_compares(tmp_path: Path, monkeypatch:
     with Library(tmp_path).snapshot() as snapshot:
         everything = snapshot.words.match(words, 10)
         assert len(everything) == 6 and snapshot.words.document_frequencies(words) == (6, [6, 2, 2])
+        monkeypatch.setattr(words_module, "MAX_COMPARED", 3)
         monkeypatch.setattr(words_module, "MAX_RANKED", 3)
         chosen = snapshot.words.match(words, 10)
         assert chosen[0].text == "rare other common"
