@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,8 @@ def checked_report(report: Path | None, folder: Path) -> None:
     real = report.resolve()
     if real.is_relative_to(folder.resolve()):
         raise UsageError(f"{report} lies inside the library; name a file elsewhere for --report")
-    if not real.parent.is_dir():
-        raise UsageError(f"{real.parent} is not a folder; make it, or name another file for --report")
+    if not real.parent.is_dir() or not os.access(real.parent, os.W_OK):
+        raise UsageError(f"{real.parent} is no folder that can be written to; name another file for --report")
     if real.exists() and not _is_report(real):
         raise UsageError(f"{report} exists and is no report of a removal; name another file for --report")
 

@@ -8,12 +8,19 @@ from pathlib import Path
 
 
 def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[str] = ()) -> tuple[int, list[str]]:
-    """Return how many files lie in `folder`, and the names of those that hold any needle, in order.
+    """Return how many files lie in `folder`, and the names of those that hold any needle or cannot be read, in order.
 
     passed_over: base names of files that are not looked into.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in passed_over)
-    return len(paths), [str(path.relative_to(folder)) for path in paths if _holds(path, needles)]
+    found = []
+    for path in paths:
+        name = str(path.relative_to(folder))
+        try:
+            found += [name] if _holds(path, needles) else []
+        except OSError as exc:
+            found.append(f"{name} (cannot be read: {exc.strerror})")
+    return len(paths), found
 
 
 def _holds(path: Path, needles: Sequence[bytes]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from library_maker import DIM, PICTURE, add_video, axis, clip, install, place, video
 from sqlalchemy import text
 
-from vfindex.storage import editions, scrubbing
+from vfindex.storage import editions, raw_bytes, scrubbing
 from vfindex.storage.damage import false_words
 from vfindex.storage.database import connect
 from vfindex.storage.forgetting import Forgotten, RemovalSettings, forget_missing, forget_path
@@ -93,6 +93,7 @@ STATES = (subtitles, reworded, unfinished_reading, unfinished_video, of_older_ve
 def made(folder: Path, state: Callable[[Writer], None]) -> Path:
     with writing(folder) as writer:
         install(writer)
+        writer.catalog.engine.raw_connection().cursor().execute("PRAGMA synchronous=OFF")  # no power cut is tried here
         for number in range(30):
             words = [Segment(i, i + 1, f"harbour {number} {i}", "asr", "en", 0.5) for i in range(number)]
             add_video(writer, f"other {number}.mp4", [clip(visual=axis(number % DIM))], words)
@@ -303,3 +304,13 @@ def test_the_report_is_json(folder: Path) -> None:
         "bytes of the library",
         "bytes of the cache",
     ]
+
+
+def test_a_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(folder, subtitles)
+
+    def denied(path: Path, needles: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(raw_bytes, "_holds", denied)
+    assert files_with(folder, NEEDLES)[1][-1].endswith("(cannot be read: Permission denied)")
