@@ -1,0 +1,38 @@
+"""Files that are gone, found again among what is new: no look-up is repeated for each of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import pytest
+from library_maker import add_video, axis, clip, install
+
+from vfindex.indexer import vanished as module
+from vfindex.indexer.discover import Found
+from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.triage import Triage, Watcher
+from vfindex.storage.catalog import Catalog
+from vfindex.storage.records import Location
+from vfindex.storage.writer import writing
+
+FILES = 30
+
+
+def test_many_moved_files_of_one_size_are_looked_up_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorders cut files of one size: each new one was compared with every missing one, by a question each."""
+    asked: list[bytes] = []
+    plain = Catalog.fingerprint_at
+    monkeypatch.setattr(Catalog, "fingerprint_at", lambda self, path: asked.append(path) or plain(self, path))
+    monkeypatch.setattr(module, "_fingerprint", lambda path: path.decode().rsplit("/", 1)[-1])
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+        for number in range(FILES):
+            add_video(writer, f"v{number}", [clip(visual=axis(1))])
+        run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+        run.todo = deque(
+            Found(Location(f"/elsewhere/v{number}".encode(), 100, 1, 1), named=False) for number in range(FILES)
+        )
+        gone = {f"/videos/v{number}".encode() for number in range(FILES)}
+        assert module._moved(run, gone) == gone
+    assert sorted(asked) == sorted(gone)
