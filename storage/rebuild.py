@@ -81,11 +81,14 @@ def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
 
 
 def _drop_unreadable(catalog: Catalog) -> None:
-    """Delete pointers whose description of the joint vectors cannot be read."""
+    """Delete pointers whose description of the joint vectors cannot be read, and those before them.
+
+    What has changed since an earlier generation is no longer recorded, so none may take its place.
+    """
     g = schema.generation.c
     with catalog.transaction() as connection:
-        for row in connection.execute(select(g.id, g.spec)).all():
+        for row in connection.execute(select(g.id, g.spec).order_by(g.id)).all():
             try:
                 JointSpec.from_json(row.spec)
             except LibraryDamaged:
-                connection.execute(schema.generation.delete().where(g.id == row.id))
+                connection.execute(schema.generation.delete().where(g.id <= row.id))

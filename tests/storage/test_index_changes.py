@@ -20,6 +20,7 @@ from vfindex.storage import writer as writing_side
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.ivf_pq import IvfPq
 from vfindex.storage.library import exact_scan, joint_batches
+from vfindex.storage.rebuild import _drop_unreadable as drop_unreadable
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.snapshot import Generation
 from vfindex.storage.vectors import JointIndex
@@ -268,6 +269,22 @@ def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypat
     assert counts == [0, 1] and run.unindexed == 0
     writer.catalog.retitle(1, "again", (), unit(1)[0])
     assert Triage(writer, Options(Sampling(), asr=False), Watcher()).unindexed == 5, "also what a killed run has left"
+
+
+def test_no_earlier_generation_takes_the_place_of_an_unreadable_one(writer: Writer, built: list[int]) -> None:
+    """The first does not know of a rename that the second holds: extended, it would bring the old vectors back."""
+    [title] = unit(1)
+    writer.catalog.retitle(1, "new", (), title)
+    writer.publish()
+    built.clear()
+    with writer.catalog.transaction() as connection:
+        connection.execute(text("UPDATE generation SET spec = 'torn' WHERE id = 2"))
+    drop_unreadable(writer.catalog)
+    with writer.library.snapshot() as snapshot:
+        assert snapshot.generation() is None and len(snapshot.unindexed(0)) == CLIPS
+    writer.publish()
+    assert built == [CLIPS]
+    assert_as_scanned(writer, asked_for(current(writer)[0], title)[None])
 
 
 # --- libraries of earlier versions ----------------------------------------------------------------------------------
