@@ -22,7 +22,7 @@ from vfindex.storage.raw_bytes import files_with
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.repair import rewrite_words
 from vfindex.storage.verify import verify
-from vfindex.storage.writer import Writer, writing
+from vfindex.storage.writer import Writer, locked, writing
 
 SECRET = "holiday-giraffe.mp4"
 PATH = f"/videos/{SECRET}".encode()
@@ -314,3 +314,12 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(raw_bytes, "_holds", denied)
     assert files_with(folder, NEEDLES)[1][-1].endswith("(cannot be read: Permission denied)")
+
+
+def test_an_edition_that_an_upgrade_holds_is_told(folder: Path) -> None:
+    made(folder, subtitles)
+    made(editions.edition_folder(folder, 1), subtitles)
+    with locked(editions.edition_folder(folder, 1)):
+        [(edition, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "edition"]
+    assert (edition, left.left) == ("editions/1", 1)
+    assert left.note == "an upgrade that is at work removes it before it is put in use"
