@@ -20,7 +20,7 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import plain, print_json
+from vfindex.cli.output import plain, print_json, say
 from vfindex.cli.trust import keep_trust
 from vfindex.storage.counting import counted
 
@@ -58,7 +58,9 @@ def command(
         raise typer.Exit(130)
     if report.run.has_changed():
         keep_trust(folder)
-    end_with(report.run.bugs(), failed=bool(report.run.failed or report.run.not_published))
+    for problem in report.left:
+        say(f"not repaired: {plain(problem)}")
+    end_with(report.run.bugs(), failed=bool(report.run.failed or report.run.not_published or report.left))
 
 
 def _print(report: RepairReport) -> None:

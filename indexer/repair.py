@@ -35,13 +35,22 @@ from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
 from vfindex.storage.exclusions import exclusions
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
-from vfindex.storage.repair import UNFINISHED, delete_orphans, rewrite_words, salvage_database, set_aside, waiting
+from vfindex.storage.repair import (
+    UNFINISHED,
+    delete_orphans,
+    restore_settings,
+    rewrite_words,
+    salvage_database,
+    set_aside,
+    waiting,
+)
 from vfindex.storage.roots import roots
 from vfindex.storage.salvage import Salvage
 from vfindex.storage.settings import recognises
 from vfindex.storage.snapshot import Snapshot, StoredVideo
 from vfindex.storage.text_encoder import check_files, read_meta
 from vfindex.storage.units import committed_plans, stored_unit
+from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, locked, writing
 
 
@@ -63,7 +72,8 @@ class RepairReport:
 
     unreadable: table -> rows' keys in it that could not be read. damaged: videos whose rows were deleted. words: full
     text search was made anew. encoders: names of the query encoders replaced. thumbnails: made anew; strays: deleted.
-    run: what became of the videos that had to be indexed again, and of all files that were looked at for it.
+    left: what `verify` still finds wrong. run: what became of the videos that had to be indexed again, and of all files
+    that were looked at for it.
     """
 
     kept: Path | None = None
@@ -73,6 +83,7 @@ class RepairReport:
     encoders: list[str] = field(default_factory=list)
     thumbnails: int = 0
     strays: int = 0
+    left: list[str] = field(default_factory=list)
     run: Report = field(default_factory=Report)
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
@@ -86,6 +97,7 @@ class RepairReport:
             "encoders": self.encoders,
             "thumbnails": self.thumbnails,
             "strays": self.strays,
+            "left": self.left,
         }
 
 
@@ -102,6 +114,7 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
     with locked(folder):
         saved = salvage_database(in_use(folder))
     with writing(folder) as writer:
+        restore_settings(writer.catalog, writer.folder)
         setup = writer.setup()
         if setup is None:
             raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
@@ -129,7 +142,10 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
                 writer.catalog.put(UNFINISHED, "0")
             _remake_thumbnails(writer, setup, settings.cache, report, watcher)
         report.run.wall_s = time.monotonic() - began
+        writer.write_spare()
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
+    if not report.run.interrupted:
+        report.left = verify(Library.open(folder)).problems
     return report
 
 
@@ -159,9 +175,9 @@ def _keys(ranges: Sequence[tuple[int, int]]) -> int:
 
 def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
     """Delete the rows of damaged videos, and make the words anew where they are not those of the rows left."""
-    delete_orphans(writer.catalog)
     with writer.library.snapshot() as snapshot:
         known = {video.id for video in damaged_videos(snapshot)}
+    delete_orphans(writer.catalog)
     known |= saved.videos
     if known:
         set_aside(writer.catalog, known)

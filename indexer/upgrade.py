@@ -110,6 +110,7 @@ def upgrade(
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
         if report.swapped:
             writer.catalog.put(_COMPLETE, "1")
+            writer.put_down()  # a pointer to an edition of which a log holds all would lose it with the log
             editions.put_in_use(folder, number)
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attemp
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect, translated
 from vfindex.storage.documents import set_documents
-from vfindex.storage.errors import LibraryDamaged, Problem
+from vfindex.storage.errors import LibraryDamaged, LibraryError, Problem
 from vfindex.storage.known import Known, known, known_files
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
@@ -57,6 +58,7 @@ from vfindex.storage.replacing import (
 )
 from vfindex.storage.rows import insert_embedding, inserted, problem_json, video_values
 from vfindex.storage.scrubbing import forget_removed
+from vfindex.storage.seals import setting
 from vfindex.storage.unit_rows import insert_result, insert_units, pending_units, unit_errors
 
 if TYPE_CHECKING:
@@ -93,15 +95,26 @@ class Catalog:
             if found := check_integrity(self.engine):
                 raise LibraryDamaged(f"the library's database is damaged ({found[0]}){RUN_VERIFY}") from exc
             raise
-        except DBAPIError as exc:
+        except (DBAPIError, sqlite3.Error) as exc:
             raise translated(exc) from exc
+
+    def checkpoint(self) -> None:
+        """Move the log into the database and cut it; both are on the disk when this returns. Raises LibraryError."""
+        try:
+            with self.engine.connect() as connection:
+                driver: Any = connection.connection.driver_connection  # a checkpoint is none within a transaction
+                busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except (DBAPIError, sqlite3.Error) as exc:
+            raise translated(exc) from exc
+        if busy:
+            raise LibraryError("a search holds the library's database; run the same command again when it has ended")
 
     # --- settings -----------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> str | None:
         """Return a setting, or None."""
         with self.transaction() as connection:
-            return connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == key))
+            return setting(connection, key)
 
     def put(self, key: str, value: str) -> None:
         """Store a setting."""

@@ -14,14 +14,19 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.counting import counted
+from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.folding import FOLD_KEY, fold_of
+from vfindex.storage.records import MODALITIES
 from vfindex.storage.rows import clip_checksum
 from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
+from vfindex.storage.seals import SEALED, is_broken
 from vfindex.storage.snapshot import Snapshot
 
 _REPAIR = "; run: vfindex repair"
 # Documents with wrong words that are counted, so that memory stays bounded.
 MANY = 10_000
+# Reasons kept of a video: they are shown as one and a number.
+_MOST_REASONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,24 @@ def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
     Raises LibraryDamaged where SQLite itself cannot read them.
     """
     reasons: dict[int, list[str]] = {}
-    for video_id, reason in chain(_false_rows(snapshot), _bare_clips(snapshot), _false_names(snapshot)):
-        reasons.setdefault(video_id, []).append(reason)
+    checks = (_broken_rows, _false_rows, _bare_clips, _false_vectors, _false_names)
+    with snapshot.any_text():
+        for video_id, reason in chain.from_iterable(check(snapshot) for check in checks):
+            told = reasons.setdefault(video_id, [])
+            if len(told) < _MOST_REASONS:
+                told.append(reason)
     paths = paths_of(snapshot, reasons)
     return [DamagedVideo(id_, tuple(paths.get(id_, ())), tuple(found)) for id_, found in sorted(reasons.items())]
+
+
+def diagnosis(snapshot: Snapshot) -> LibraryDamaged | None:
+    """Return what is wrong with a library that was found to hold what it cannot, None for a sound one."""
+    try:
+        found = broken_settings(snapshot)
+        found += [f"{shown_paths(video.paths, 1)}: {video.reasons[0]}{_REPAIR}" for video in damaged_videos(snapshot)]
+    except LibraryDamaged as exc:
+        return exc
+    return LibraryDamaged(f"the library is damaged: {found[0]}") if found else None
 
 
 def paths_of(snapshot: Snapshot, video_ids: Iterable[int]) -> dict[int, list[bytes]]:
@@ -91,6 +110,10 @@ def _compared_words(connection: sqlite3.Connection) -> list[str]:
     sizes = "SELECT id FROM document_fts_docsize"
     strangers = connection.execute(f"{sizes} WHERE id NOT IN (SELECT id FROM document) LIMIT {MANY}")
     extra.update(id_ for (id_,) in strangers)
+    lengths = "main.document_fts_docsize a JOIN temp.wanted_docsize b ON a.id = b.id"
+    extra.update(
+        id_ for (id_,) in connection.execute(f"SELECT a.id FROM {lengths} WHERE a.sz IS NOT b.sz LIMIT {MANY}")
+    )
     absent = connection.execute(f"SELECT id FROM document WHERE id NOT IN ({sizes}) LIMIT {MANY}")
     missing.update(id_ for (id_,) in absent)
     total = connection.execute("SELECT count(*) FROM document").fetchone()[0]
@@ -147,6 +170,40 @@ def indexed_documents(engine: Engine) -> int | None:
             return int(connection.execute(text("SELECT count(DISTINCT doc) FROM temp.indexed")).scalar_one())
     except DBAPIError:
         return None
+
+
+def broken_settings(snapshot: Snapshot) -> list[str]:
+    """Return what is wrong with rows that belong to no video: settings, roots, runs, generations."""
+    names = {"meta": "key", "root": "path", "run": "id", "generation": "id"}
+    found = []
+    with snapshot.any_text():
+        for table, column in names.items():
+            condition = is_broken(schema.metadata.tables[table])
+            for row in snapshot.stream(text(f"SELECT CAST({column} AS TEXT) AS name FROM {table} WHERE {condition}")):
+                found.append(f"the row '{row.name}' of {table} does not match its checksum{_REPAIR}")
+    return found
+
+
+def _broken_rows(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    """Yield the videos with rows that are not sealed as they are."""
+    for table in SEALED:
+        if table is schema.video or "video_id" in table.columns:
+            owner = "id" if table is schema.video else "video_id"
+            # The owner itself may be what is wrong: what has a unit is that of its video too.
+            other = "(SELECT u.video_id FROM unit u WHERE u.id = unit_id)" if "unit_id" in table.columns else "NULL"
+            query = f"SELECT {owner} AS owner, {other} AS other FROM {table.name} WHERE {is_broken(table)}"
+            for row in snapshot.stream(text(query)):
+                for video_id in {row.owner, row.other}:
+                    if isinstance(video_id, int):
+                        yield video_id, f"its row in the table {table.name} does not match its checksum"
+
+
+def _false_vectors(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    """Yield the videos with vectors of modalities that there are not."""
+    c, e = schema.clip.c, schema.embedding.c
+    query = select(c.video_id, e.clip_id).join_from(schema.embedding, schema.clip).where(e.modality.not_in(MODALITIES))
+    for row in snapshot.stream(query):
+        yield row.video_id, f"a vector of clip {row.clip_id} is of no modality"
 
 
 def _false_rows(snapshot: Snapshot) -> Iterator[tuple[int, str]]:

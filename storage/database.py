@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
 from vfindex.storage.permissions import is_allowed
+from vfindex.storage.seals import register
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
@@ -43,6 +45,7 @@ def connect(path: Path | None, *, write: bool) -> Engine:
             factory=_Connection,
         )
         connection.opened = opened
+        register(connection)
         for pragma in _pragmas(write, is_locked=opened is None or opened.is_locked):
             connection.execute(f"PRAGMA {pragma}")
         return connection
@@ -209,6 +212,21 @@ def _pragmas(write: bool, *, is_locked: bool) -> list[str]:
         # page is written, and changes nothing of a database that is there.
         pragmas += ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"]
     return pragmas
+
+
+@contextmanager
+def any_text(connection: Connection) -> Iterator[None]:
+    """Let text that is no UTF-8 be read, with replacement characters, so that its row can be told from sound ones."""
+    driver: Any = connection.connection.driver_connection
+    before, driver.text_factory = driver.text_factory, decoded
+    try:
+        yield
+    finally:
+        driver.text_factory = before
+
+
+def decoded(data: bytes) -> str:
+    return data.decode(errors="replace")
 
 
 def check_integrity(engine: Engine) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, text
+from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, select, text
 
 from vfindex.storage import schema
 from vfindex.storage.folding import FOLD, FOLD_KEY, fold_of
@@ -36,7 +36,7 @@ def insert_document(connection: Connection, values: Mapping[str, Any]) -> None:
 def unindex_documents(connection: Connection, condition: ColumnElement[bool]) -> None:
     """Take documents out of the full text index, which must happen before their rows go."""
     d = schema.document.c
-    rows = connection.execute(select(d.id, d.text).where(condition)).all()
+    rows = connection.execute(select(d.id, cast(d.text, Text).label("text")).where(condition)).all()  # damaged: bytes
     statement = text("INSERT INTO document_fts(document_fts, rowid, text) VALUES ('delete', :id, :text)")
     for row in rows:
         connection.execute(statement, {"id": row.id, "text": index_form(row.text)})

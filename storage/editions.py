@@ -20,7 +20,7 @@ from vfindex.storage.permissions import has_file, share, unreadable
 
 POINTER = "current"
 # What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.
-_OWN_FILES = ("library.db", "library.db-wal", "library.db-shm")
+_OWN_FILES = ("library.db", "library.db-wal", "library.db-shm", "library.json")
 _OWN_FOLDERS = ("index", "query", "thumbs")
 _LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
 _MAX_POINTER_BYTES = 10_000

@@ -59,7 +59,7 @@ def folded(text: str) -> str:
 
 def fold_of(stored: str | None) -> int:
     """Return the fold that the setting of a library tells; 0 where it tells none."""
-    return int(stored) if stored is not None and stored.isdecimal() else 0
+    return int(stored) if isinstance(stored, str) and stored.isdecimal() else 0
 
 
 def readable_form(text: str) -> str:

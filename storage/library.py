@@ -21,6 +21,7 @@ from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.permissions import has_file, refuse_unreadable, unreadable
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 from vfindex.storage.snapshot import Generation, Snapshot
+from vfindex.storage.spare import read_spare
 from vfindex.storage.vectors import JointIndex
 
 if TYPE_CHECKING:
@@ -71,7 +72,15 @@ class Library:
 
     def snapshot(self) -> Snapshot:
         """Return a view of the library as of now; readers never wait for the writer."""
-        return Snapshot(self._engine)
+        try:
+            return Snapshot(self._engine)
+        except LibraryNotFound as exc:
+            if read_spare(self.folder) is None:
+                raise
+            raise LibraryDamaged(
+                f"{self.folder / 'library.db'} has lost all that it held; put back the file from a backup, or run: "
+                "vfindex repair"
+            ) from exc
 
     def query_folder(self, model: QueryModel) -> Path:
         """Return the folder of a query encoder. Raises LibraryDamaged for a name that leaves the library."""

@@ -2,6 +2,7 @@
 
 To change the tables, change `schema.py` and append a function to `MIGRATIONS`. It is never edited once released, and
 begins with a test of whether its table or column is there, for `create_tables` makes today's tables in a new library.
+One that changes rows ends with `seal_rows`.
 
 - An additive migration adds a table or a column whose rows older readers may ignore. A new column has a server default
   or may be NULL. Nothing else is needed: older readers ignore what they do not know, and `complete_schema` gives a
@@ -21,7 +22,8 @@ from sqlalchemy import Column, Connection, DefaultClause, insert, select, text
 from vfindex.storage import schema
 from vfindex.storage.documents import rebuild_index, stored_fold
 from vfindex.storage.errors import LibraryNotFound, LibraryVersion
-from vfindex.storage.folding import FOLD
+from vfindex.storage.folding import FOLD, FOLD_KEY
+from vfindex.storage.seals import SEAL, SEALED, is_broken, keep_seals, seal_rows, setting
 
 
 def create_tables(connection: Connection) -> None:
@@ -123,7 +125,7 @@ def record_index_changes(connection: Connection) -> None:
     )
     if connection.scalar(trusted) == 0:
         connection.execute(text(f"INSERT OR IGNORE INTO index_change SELECT id FROM clip WHERE id <= {newest}"))
-        connection.execute(text("INSERT OR REPLACE INTO meta VALUES ('changed', 'stale')"))
+        connection.execute(text("INSERT OR REPLACE INTO meta (key, value) VALUES ('changed', 'stale')"))
 
 
 def remember_removals(connection: Connection) -> None:
@@ -138,6 +140,13 @@ def _add_column(connection: Connection, table: str, column: str) -> None:
         connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column}"))
 
 
+def seal_all_rows(connection: Connection) -> None:
+    """Give rows a checksum: a column `seal`, of all that is there as it is."""
+    for table in SEALED:
+        _add_column(connection, table.name, f"{SEAL} INTEGER")
+    seal_rows(connection)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_full_text_index,
@@ -150,6 +159,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     fold_words,
     record_index_changes,
     remember_removals,
+    seal_all_rows,
 )
 # Without these a reader cannot read a library; all others are additive.
 BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)
@@ -176,6 +186,10 @@ def migrate(connection: Connection) -> None:
             function(connection)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             connection.execute(insert(schema.migration).values(name=function.__name__, applied_at=now))
+    keep_seals(connection)
+    connection.execute(
+        text(f"DELETE FROM meta WHERE key IN ('{MIN_READER}', '{FOLD_KEY}') AND {is_broken(schema.meta)}")
+    )  # both are known without it, or made again
     if min_reader(connection) != len(BREAKING):
         values = {"key": MIN_READER, "value": str(len(BREAKING))}
         connection.execute(text("INSERT OR REPLACE INTO meta (key, value) VALUES (:key, :value)"), values)
@@ -192,7 +206,7 @@ def migrate(connection: Connection) -> None:
 def min_reader(connection: Connection) -> int:
     """Return how many breaking migrations a reader of this library must know; 0 before that was recorded."""
     stored = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == MIN_READER))
-    return int(stored) if stored is not None and stored.isdecimal() else 0
+    return int(stored) if isinstance(stored, str) and stored.isdecimal() else 0
 
 
 def check_readable(connection: Connection) -> bool:
@@ -204,6 +218,8 @@ def check_readable(connection: Connection) -> bool:
     applied = set(applied_migrations(connection))
     if not applied:
         raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
+    if seal_all_rows.__name__ in applied:
+        setting(connection, MIN_READER)  # a damaged one does not tell of a newer vfindex
     if min_reader(connection) > len(BREAKING):
         raise LibraryVersion(
             "this library was written by a newer vfindex and cannot be read by this one; "

@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Text, case, cast, delete, func, select, text, update
 
 from vfindex.storage import schema
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.damage import damaged_videos, indexed_documents
-from vfindex.storage.database import check_integrity, connect
+from vfindex.storage.database import any_text, check_integrity, connect
 from vfindex.storage.documents import set_documents, unindex_documents
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.migrations import index_every_script
 from vfindex.storage.permissions import share
 from vfindex.storage.places import delete_videos, put
-from vfindex.storage.records import Document
+from vfindex.storage.records import Document, Video
+from vfindex.storage.rows import video_values
 from vfindex.storage.salvage import Salvage, salvage
+from vfindex.storage.seals import is_broken
 from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.spare import restore
 
 # The code of the problem of a video that waits to be indexed again, and what its row says.
 LOST_ROWS = "lost_rows"
@@ -135,16 +138,33 @@ def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
     problem = json.dumps({"stage": "commit", "code": LOST_ROWS, "reason": _REASON, "next": _NEXT})
     v, d = schema.video.c, schema.document.c
     chosen = select(func.json_each(json.dumps(list(video_ids))).table_valued("value").c.value)
-    values = {"state": "failed", "recognised": 0, "tags": "{}", "chapters": "[]", "problem": problem}
-    with catalog.transaction() as connection:
+    nothing = Video("", 0, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
+    values = video_values(nothing) | {"state": "failed", "recognised": 0, "state_before": "failed", "problem": problem}
+    values["coarse"] = 0
+    # What is not as it was written may name another content; the path tells which it is.
+    named = case((text(is_broken(schema.video)), "damaged " + cast(v.id, Text)), else_=v.fingerprint)
+    with catalog.transaction() as connection, any_text(connection):
+        for owned in (schema.location, schema.tombstone, schema.attempt):
+            connection.execute(text(f"DELETE FROM {owned.name} WHERE {is_broken(owned)}"))
         unindex_documents(connection, d.video_id.in_(chosen))
         for table in (schema.document, schema.segment, schema.unit):  # clips go with units, and vectors with clips
             connection.execute(delete(table).where(table.c.video_id.in_(chosen)))
-        connection.execute(update(schema.video).where(v.id.in_(chosen)).values(values))
+        connection.execute(update(schema.video).where(v.id.in_(chosen)).values(values | {"fingerprint": named}))
         homeless = ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
         delete_videos(connection, v.id.in_(chosen) & homeless)
         put(connection, "changed", "stale")
         put(connection, UNFINISHED, "1")
+
+
+def restore_settings(catalog: Catalog, folder: Path) -> None:
+    """Let settings and roots that are lost or damaged be those of the spare copy in `folder`.
+
+    Where anything was, all roots are looked at again for what was lost with it.
+    """
+    with catalog.transaction() as connection:
+        if restore(connection, folder):
+            put(connection, "changed", "stale")
+            put(connection, UNFINISHED, "1")
 
 
 def waiting(catalog: Catalog) -> list[Waiting]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Table, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InterfaceError, ProgrammingError
 
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.damage import damaged_videos, paths_of
-from vfindex.storage.database import opening, translated
+from vfindex.storage.database import decoded, opening, translated
 from vfindex.storage.documents import insert_document
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.places import put
+from vfindex.storage.seals import SEAL, is_broken, register
 from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.spare import read_spare, restore
 
+_AGAIN = "; put back library.db from a backup, or move the library away and make it again with: vfindex ingest VIDEOS"
 # Keys tried one by one behind the last row that can be read: a page holds fewer rows. Farther on, the steps grow.
 NEAR_KEYS = 4096
 STEP_GROWTH = 1.2
@@ -89,11 +92,12 @@ def survey(damaged: Path) -> list[bytes]:
 def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     """Copy all tables. blobs: the vectors too; without them their rows tell only whether they are sound."""
     found = Salvage()
-    with closing(_open(damaged)) as source, catalog.transaction() as connection:
+    with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
         # Generations come last: before the first of them no vector is recorded as changed.
         for table in sorted(schema.metadata.sorted_tables, key=lambda table: table is schema.generation):
             if table.name not in _DERIVED:
                 _copy(source, connection, table, found, blobs=blobs)
+        restore(connection, damaged.parent)
         _check_settings(connection, damaged)
         _write_words(source, connection, found)
         _keep_counting(source, connection)
@@ -106,12 +110,18 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     return found
 
 
-def _open(damaged: Path) -> sqlite3.Connection:
+def _open(damaged: Path) -> sqlite3.Connection | None:
+    """Return a connection that reads what it can; None where that is nothing, and the settings have a spare copy.
+
+    Raises LibraryDamaged where that is not there either, LibraryError where this user may not read it.
+    """
     opened = opening(damaged)
     source = sqlite3.connect(opened.uri, uri=True, isolation_level=None)
     try:
         if not opened.is_locked:
             source.execute("PRAGMA locking_mode=EXCLUSIVE")
+        register(source)
+        source.text_factory = decoded
         source.execute("PRAGMA trusted_schema=OFF")
         source.execute("PRAGMA cell_size_check=ON")
         source.execute("SELECT name FROM sqlite_master").fetchall()
@@ -119,10 +129,9 @@ def _open(damaged: Path) -> sqlite3.Connection:
         source.close()
         if not isinstance(error := translated(exc), LibraryDamaged):
             raise error from exc
-        raise LibraryDamaged(
-            f"{damaged}: nothing can be read of it any more ({exc}); move the library away, and make it again with: "
-            "vfindex ingest VIDEOS"
-        ) from exc
+        if read_spare(damaged.parent) is None:
+            raise LibraryDamaged(f"{damaged}: nothing can be read of it any more ({exc}){_AGAIN}") from exc
+        return None
     return source
 
 
@@ -130,31 +139,42 @@ def _check_settings(connection: Connection, damaged: Path) -> None:
     if connection.scalar(text("SELECT count(*) FROM meta WHERE key IN ('setup', 'priors')")) != 2:
         raise LibraryDamaged(
             f"{damaged}: which models the library was made with cannot be read any more, and without that its vectors "
-            "mean nothing; move the library away, and make it again with: vfindex ingest VIDEOS"
+            f"mean nothing{_AGAIN}"
         )
 
 
 def _copy(source: sqlite3.Connection, connection: Connection, table: Table, found: Salvage, *, blobs: bool) -> None:
     """Copy a table's rows, all columns that the damaged database has of it."""
     stored = {row[1] for row in source.execute(f"PRAGMA table_info({table.name})")}
-    columns = [column.name for column in table.columns if column.name in stored]
+    columns = [column.name for column in table.columns if column.name in stored and column.name != SEAL]
     if not columns:
         return  # a library of an older version has no such table
+    is_sealed = SEAL in stored and SEAL in table.columns
+    broken = is_broken(table) if is_sealed else "0"
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
     insert = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
-    for values in _rows(source, table.name, names, found):
+    for is_false, *values in _rows(source, table.name, f"{broken}, {names}", found):
         row = dict(zip(columns, values, strict=True))
+        if is_false:
+            _lose(table, row, found)
+            continue
         if not blobs and table is schema.embedding:
             is_sound = checksum(row["vector"], row["frames"]) == row["crc32"]
             row |= {"vector": b"", "frames": None, "crc32": checksum(b"", None) if is_sound else -1}
         try:
             connection.exec_driver_sql(insert, tuple(row.values()))
             found.rows += 1
-        except IntegrityError:  # what it belongs to is lost, or what it says cannot be
-            if table in (schema.location, schema.tombstone):
-                found.paths.append(row["path"])
-            elif table in (schema.unit, schema.clip, schema.segment):
-                found.videos.add(row["video_id"])
+        except (IntegrityError, UnicodeEncodeError, InterfaceError, ProgrammingError):
+            # What it belongs to is lost, or what it says cannot be.
+            _lose(table, row, found)
+
+
+def _lose(table: Table, row: Mapping[str, Any], found: Salvage) -> None:
+    """Enter what a row that is not copied leaves to be indexed again."""
+    if table in (schema.location, schema.tombstone) and isinstance(row["path"], bytes):
+        found.paths.append(row["path"])
+    if "video_id" in row and isinstance(row["video_id"], int):
+        found.videos.add(row["video_id"])
 
 
 def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) -> Iterator[tuple[Any, ...]]:
@@ -205,6 +225,8 @@ def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
 def _write_words(source: sqlite3.Connection, connection: Connection, found: Salvage) -> None:
     """Enter titles and tags as they were read, and the words of every segment that is there."""
     videos = set(connection.scalars(text("SELECT id FROM video")))
+    if not source.execute("SELECT 1 FROM sqlite_master WHERE name = 'document'").fetchone():
+        return
     for video_id, kind, words in _rows(source, "document", "video_id, kind, text", found):
         if kind != "speech" and video_id in videos:
             insert_document(connection, {"video_id": video_id, "kind": kind, "text": words})

@@ -42,11 +42,17 @@ def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Colu
     )
 
 
+def _seal() -> Column[int]:
+    """Return the column of a row's checksum, see seals.py."""
+    return Column("seal", Integer)
+
+
 meta = Table(
     "meta",
     metadata,
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
+    _seal(),
 )
 
 # One row a content; `state` says how far it got, `state_before` what a vanished one returns to. `problem` is JSON of a
@@ -76,6 +82,7 @@ video = Table(
     Column("recognised", Integer, nullable=False),
     Column("coarse", Integer, nullable=False, default=0, server_default="0"),
     Column("state_before", Text, nullable=False, default="indexing"),
+    _seal(),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
     CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
     # Few videos are not searchable; a search finds them without a scan of all.
@@ -88,6 +95,7 @@ location = Table(
     "location",
     metadata,
     *_place(),
+    _seal(),
     Index("location_by_video", "video_id"),
 )
 
@@ -97,6 +105,7 @@ tombstone = Table(
     metadata,
     *_place(),
     Column("gone_at", Text, nullable=False),
+    _seal(),
     Index("tombstone_by_video", "video_id"),
 )
 
@@ -107,6 +116,7 @@ root = Table(
     Column("path", LargeBinary, primary_key=True),
     Column("exclude", Text, nullable=False),
     Column("added_at", Text, nullable=False),
+    _seal(),
 )
 
 # Paths below the roots that `remove` has taken out: no run takes them up again until they are named.
@@ -115,6 +125,7 @@ exclusion = Table(
     metadata,
     Column("path", LargeBinary, primary_key=True),
     Column("added_at", Text, nullable=False),
+    _seal(),
 )
 
 # Where the file of an unfinished video lies, which has no location before it is finished.
@@ -139,6 +150,7 @@ unit = Table(
     Column("attempts", Integer, nullable=False),
     Column("error", Text),
     Column("coverage", Text, nullable=False),
+    _seal(),
     UniqueConstraint("video_id", "number"),
     CheckConstraint("state IN ('pending', 'done')"),
 )
@@ -154,6 +166,7 @@ attempt = Table(
     Column("code", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("at", Text, nullable=False),
+    _seal(),
     Index("attempt_by_video", "video_id"),
 )
 
@@ -170,6 +183,7 @@ clip = Table(
     Column("start_uncertainty_s", Float, nullable=False),
     Column("thumbnail", Text),
     Column("crc32", Integer, nullable=False),
+    _seal(),
     UniqueConstraint("video_id", "start_ms"),
     Index("clip_by_unit", "unit_id"),
     sqlite_autoincrement=True,
@@ -200,6 +214,7 @@ segment = Table(
     Column("confidence", Float),
     Column("source", Text, nullable=False),
     Column("crc32", Integer, nullable=False),
+    _seal(),
     Index("segment_by_video", "video_id", "start_s"),
     Index("segment_by_unit", "unit_id"),
 )
@@ -214,6 +229,7 @@ document = Table(
     Column("segment_id", Integer, ForeignKey("segment.id", ondelete="CASCADE")),
     Column("kind", Text, nullable=False),
     Column("text", Text, nullable=False),
+    _seal(),
     Index("document_by_video", "video_id"),
     Index("document_by_segment", "segment_id"),
     sqlite_autoincrement=True,
@@ -230,6 +246,7 @@ generation = Table(
     Column("watermark", Integer, nullable=False),
     Column("clips", Integer, nullable=False),
     Column("created_at", Text, nullable=False),
+    _seal(),
     sqlite_autoincrement=True,
 )
 
@@ -250,6 +267,7 @@ run = Table(
     Column("started_at", Text, nullable=False),
     Column("finished_at", Text),
     Column("report", Text),
+    _seal(),
     sqlite_autoincrement=True,
 )
 

@@ -5,25 +5,31 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage import schema, spans
 from vfindex.storage.blobs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
-from vfindex.storage.database import Unchanged, begin_reading, translated
-from vfindex.storage.errors import LibraryError
+from vfindex.storage.database import Unchanged, any_text, begin_reading, translated
+from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import check_readable, complete_schema
 from vfindex.storage.names import resolve
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
+from vfindex.storage.seals import is_broken, setting
 from vfindex.storage.words import Words
 
 T = TypeVar("T")
+# What comes of values of another kind, form or size than were written: a bug, unless the library turns out damaged.
+_NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+# A time that no video reaches: 30 years.
+_MOST_S = 1e9
 # Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
 
@@ -99,8 +105,19 @@ class Snapshot:
         return self
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        self.close()
+        try:
+            if isinstance(exc, _NOT_AS_WRITTEN):
+                from vfindex.storage.damage import diagnosis  # needs this module
+
+                if found := diagnosis(self):
+                    raise found from exc
+        finally:
+            self.close()
         Unchanged(None if self._memory is None else self._memory.opened).__exit__(kind, exc, trace)
+
+    def any_text(self) -> AbstractContextManager[None]:
+        """Let text that is no UTF-8 be read meanwhile, see `database.any_text`."""
+        return any_text(self._connection)
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` gives of this snapshot; later ones do not ask again until somebody commits."""
@@ -147,8 +164,10 @@ class Snapshot:
         return self.remembered(("setting", key), lambda: self._get(key))
 
     def _get(self, key: str) -> str | None:
-        rows = self._rows(select(schema.meta.c.value).where(schema.meta.c.key == key))
-        return None if not rows else str(rows[0].value)
+        try:
+            return setting(self._connection, key)
+        except DBAPIError as exc:
+            raise translated(exc) from exc
 
     def generation(self) -> Generation | None:
         """Return the current generation, or None before the first is published."""
@@ -156,10 +175,13 @@ class Snapshot:
 
     def _generation(self) -> Generation | None:
         g = schema.generation.c
-        rows = self._rows(select(schema.generation).order_by(g.id.desc()).limit(1))
+        is_whole: Any = literal_column(f"NOT ({is_broken(schema.generation)})").label("is_whole")
+        rows = self._rows(select(schema.generation, is_whole).order_by(g.id.desc()).limit(1))
         if not rows:
             return None
         row = rows[0]
+        if not row.is_whole:
+            raise LibraryDamaged("the row of the joint index is not as it was written; run: vfindex repair")
         return Generation(
             row.id, row.file, row.size_bytes, row.sha256, JointSpec.from_json(row.spec), row.watermark, row.clips
         )
@@ -205,7 +227,7 @@ class Snapshot:
             .join_from(schema.clip, schema.video)
             .where(schema.video.c.state.in_(SEARCHABLE))
         )
-        return {row.id: StoredClip(*row) for row in self._by_id(query, c.id, ids)}
+        return {row.id: _stored_clip(row) for row in self._by_id(query, c.id, ids)}
 
     def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
         """Return the ids of the clips of `videos`, which are searchable, increasing."""
@@ -235,7 +257,7 @@ class Snapshot:
         """Return a video's clips in order of time."""
         c = schema.clip.c
         query = select(c.id, c.video_id, c.start_s, c.end_s, c.thumbnail).where(c.video_id == video_id)
-        return [StoredClip(*row) for row in self._rows(query.order_by(c.start_s))]
+        return [_stored_clip(row) for row in self._rows(query.order_by(c.start_s))]
 
     def vectors(self, ids: Sequence[int]) -> dict[int, StoredVectors]:
         """Return the embeddings of clips, frame vectors included."""
@@ -256,11 +278,11 @@ class Snapshot:
             " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
             (json.dumps(list(ids)),),
         )
-        clips = {id_: StoredClip(*row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
+        clips = {id_: _stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
         embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
         for modality in {row[5] for row in rows if row[5] is not None}:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
-            for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
+            for id_, vector in zip(blobs, _finite(unpack_vectors(list(blobs.values()))), strict=True):
                 embeddings[id_][modality] = vector
         framed = {row[0]: row[7] for row in rows if row[7] is not None}
         frames = dict(zip(framed, unpack_all_frames(list(framed.values())), strict=True))
@@ -280,7 +302,8 @@ class Snapshot:
             for modality, vectors in rows.items():
                 found = self._fetched(query, (told, modality))
                 held, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
-                vectors[order[np.searchsorted(part, held, sorter=order)]] = unpack_vectors(blobs, vectors.shape[1])
+                values = _finite(unpack_vectors(blobs, vectors.shape[1]))
+                vectors[order[np.searchsorted(part, held, sorter=order)]] = values
             yield part, rows
 
     def thumbnails(self) -> Iterator[str]:
@@ -437,11 +460,30 @@ class Snapshot:
         }
 
 
+def _stored_clip(row: Sequence[Any]) -> StoredClip:
+    _check_times(row[2], row[3])
+    return StoredClip(*row)
+
+
+def _check_times(*times_s: float) -> None:
+    """Raise LibraryDamaged for what is no time in a video."""
+    if not all(isinstance(time_s, float | int) and abs(time_s) < _MOST_S for time_s in times_s):
+        raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
+
+
+def _finite(vectors: FloatArray) -> FloatArray:
+    """Return vectors as they are. Raises LibraryDamaged for one that is not a number."""
+    if not np.isfinite(vectors).all():
+        raise LibraryDamaged("a vector in the library is not as it was written; run: vfindex repair")
+    return vectors
+
+
 def _no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
     return np.zeros((0, 0), np.float32), np.zeros(0)
 
 
 def _stored_video(row: Any, places: list[Location]) -> StoredVideo:
+    _check_times(row.start_s, row.last_s, row.end_s)
     values = {field.name: getattr(row, field.name) for field in fields(Video)}
     values |= {
         "has_audio": bool(row.has_audio),

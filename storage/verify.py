@@ -11,17 +11,20 @@ import numpy as np
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.counting import counted
-from vfindex.storage.damage import damaged_videos, false_words, shown_paths
+from vfindex.storage.damage import broken_settings, damaged_videos, false_words, shown_paths
 from vfindex.storage.database import RUN_VERIFY, Unchanged, check_integrity, connect, opening
 from vfindex.storage.derived import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged
 from vfindex.storage.gate import wrong_rows
 from vfindex.storage.ids import held_in
-from vfindex.storage.library import Library, again_if_changed, priors_from_json
+from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed, priors_from_json
 from vfindex.storage.permissions import is_allowed
 from vfindex.storage.recall import FLOOR, recall_at_10
 from vfindex.storage.salvage import survey
 from vfindex.storage.snapshot import Snapshot
+from vfindex.storage.spare import read_spare
+
+_RESTORE = "; put back library.db from a backup, or run: vfindex repair"
 
 
 @dataclass(slots=True)
@@ -61,7 +64,9 @@ def _verification(library: Library) -> Verification:
     try:
         with library.snapshot() as snapshot:
             _count(snapshot, result)
+            result.problems += broken_settings(snapshot)
             redo.update(_check_rows(snapshot, result))
+            _check_loss(library, snapshot, result)
             result.problems += query_faults(library, snapshot).values()
             _check_thumbnails(library, snapshot, result)
             _check_generation(library, snapshot, result)
@@ -130,6 +135,22 @@ def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification
     strays = sum(1 for _ in stray_thumbnails(library, snapshot))
     if strays:
         result.notes.append(f"{counted(strays, 'thumbnail')} of no clip; `vfindex repair` deletes what is of no use")
+
+
+def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> None:
+    """Find out whether the database lacks what was committed before the last publication."""
+    spare = read_spare(library.folder)
+    generation = snapshot.generation()
+    newest = 0 if generation is None else generation.id
+    if spare is not None and newest < spare.generation:
+        result.problems.append(
+            f"the database has lost what was committed last: it had {counted(spare.clips, 'clip')} at index generation "
+            f"{spare.generation} and is at {newest}{_RESTORE}"
+        )
+    elif spare is None and newest == 0 and not result.clips and any(library.index.glob(f"*{INDEX_SUFFIX}")):
+        result.problems.append(f"the database is empty, and there is a joint index of its clips{_RESTORE}")
+    if snapshot.get("setup") is None and spare is not None:
+        result.problems.append("the library's settings are lost; run: vfindex repair")
 
 
 def _check_generation(library: Library, snapshot: Snapshot, result: Verification) -> None:

@@ -34,6 +34,7 @@ from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.snapshot import Generation, Snapshot
+from vfindex.storage.spare import write_spare
 from vfindex.storage.vectors import JointIndex
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ class Writer:
         self.catalog.put(QUERY_MODELS, digests_of(query_models))
         self.catalog.put("priors", priors_to_json(priors))
         self.catalog.put("setup", json.dumps(asdict(setup)))
+        self.write_spare()
 
     def renew_query_encoders(self, query_models: Mapping[str, Path]) -> None:
         """Replace damaged query encoders by copies of others (name -> folder)."""
@@ -147,6 +149,17 @@ class Writer:
     def priors(self) -> dict[Modality, ModalityPrior]:
         """Return the priors of the library's models. Raises LibraryDamaged."""
         return priors_from_json(self.catalog.get("priors"))
+
+    def write_spare(self) -> None:
+        """Copy the settings, and how far the library has come, beside its database."""
+        with self.catalog.transaction() as connection, _on_disk("the copy of the settings"):
+            write_spare(connection, self.folder)
+
+    def put_down(self) -> None:
+        """Move the write-ahead log into the database and onto the disk, so that the one file holds all. Raises
+        LibraryError where a reader is in the way for BUSY_TIMEOUT_S.
+        """
+        self.catalog.checkpoint()
 
     # --- units --------------------------------------------------------------------------------------------------
 
@@ -253,6 +266,7 @@ class Writer:
             source, file = self._made(snapshot, before, chosen, name)
         self._point_to(file, chosen, source.spec, source.ids)
         self._drop_old_files()
+        self.write_spare()
         with self.library.snapshot() as snapshot:
             generation = snapshot.generation()
         if generation is None:

@@ -240,7 +240,7 @@ def make_scenarios(base: Path, machine: Machine, names: Collection[str]) -> list
     _do(machine, *reindex, library=copy_library(first, again))
     unpublished = copy_library(again, base / "unpublished")
     with closing(sqlite3.connect(unpublished / "library.db")) as connection, connection:
-        connection.execute("INSERT INTO meta VALUES ('changed', 'stale')")
+        connection.execute("INSERT INTO meta (key, value) VALUES ('changed', 'stale')")
     torn = copy_library(again, base / "torn")
     _tear(torn / "library.db", "embedding")
     ingest = ("ingest", os.fspath(videos), "--no-asr", "--workers", "2")

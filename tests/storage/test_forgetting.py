@@ -238,7 +238,7 @@ def test_a_database_that_a_repair_kept_is_told(folder: Path) -> None:
 def test_a_root_alone_is_removed(folder: Path) -> None:
     made(folder, subtitles)
     with writing(folder) as writer, writer.catalog.transaction() as connection:
-        connection.execute(text("INSERT INTO root VALUES (CAST('/gone' AS BLOB), '[]', '')"))
+        connection.execute(text("INSERT INTO root (path, exclude, added_at) VALUES (CAST('/gone' AS BLOB), '[]', '')"))
     chosen, found = forget_path(folder, [b"/nothing", b"/gone"], settings(folder))
     assert (chosen, found.roots, found.locations, found.excluded) == (b"/gone", 1, 0, False)
 

@@ -304,7 +304,7 @@ def test_indexes_of_earlier_versions_that_may_be_stale_are_not_trusted(
         connection.execute(text("DELETE FROM migration WHERE name = 'record_index_changes'"))
         connection.execute(text("UPDATE generation SET clips = :clips"), {"clips": clips})
         if change:
-            connection.execute(text("INSERT INTO meta VALUES ('changed', :change)"), {"change": change})
+            connection.execute(text("INSERT INTO meta (key, value) VALUES ('changed', :change)"), {"change": change})
         migrations.migrate(connection)
     assert len(snapshot_changes(writer)) == expected
     assert writer.catalog.change() == ("stale" if expected else change)

@@ -177,9 +177,11 @@ def test_a_zeroed_vector_is_seen_by_its_checksum(folder: Path) -> None:
 
 
 def test_a_vector_missing_from_the_index_is_seen(folder: Path) -> None:
-    with sqlite3.connect(folder / "library.db") as connection:
-        connection.execute("UPDATE generation SET watermark = watermark + 1")
-        connection.execute("UPDATE clip SET id = 7 WHERE id = 6")
+    with writing(folder) as writer, writer.catalog.transaction() as connection:
+        connection.exec_driver_sql("UPDATE generation SET watermark = watermark + 1")
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        connection.exec_driver_sql("UPDATE clip SET id = 7 WHERE id = 6")
+        connection.exec_driver_sql("UPDATE embedding SET clip_id = 7 WHERE clip_id = 6")
     assert any("lacks 1 clip that" in line for line in verify(Library.open(folder)).problems)
 
 

@@ -18,12 +18,20 @@ from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.migrations import BREAKING, MIGRATIONS
 from vfindex.storage.records import Document
+from vfindex.storage.seals import SEAL, SEALED
 from vfindex.storage.units import coarse_videos, stored_roots
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
-NEW_IN_VIDEO = ("state_before", "coarse")
-LATER = ("create_roots", "let_videos_vanish", "create_attempts", "remember_what_lies_beside", "mark_coarse_videos")
+NEW_IN_VIDEO = ("state_before", "coarse", SEAL)
+LATER = (
+    "create_roots",
+    "let_videos_vanish",
+    "create_attempts",
+    "remember_what_lies_beside",
+    "mark_coarse_videos",
+    "seal_all_rows",
+)
 
 
 def old_video_table() -> str:
@@ -40,6 +48,8 @@ def make_old(folder: Path) -> None:
         connection.connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
         connection.commit()
         columns = ", ".join(c.name for c in schema.video.columns if c.name not in NEW_IN_VIDEO)
+        for table in SEALED:
+            connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {SEAL}"))
         connection.execute(text("CREATE TABLE today AS SELECT * FROM video"))
         connection.execute(text("DROP TABLE video"))
         connection.execute(text(old_video_table()))
@@ -93,7 +103,7 @@ def test_a_reader_reads_a_library_of_a_later_additive_migration(library: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE meta SET value = '4' WHERE key = 'min_reader'", "written by a newer vfindex"),
+        ("UPDATE meta SET value = '4', seal = NULL WHERE key = 'min_reader'", "written by a newer vfindex"),
         ("DELETE FROM migration WHERE name = 'index_every_script'", "written by an older vfindex"),
     ],
 )
