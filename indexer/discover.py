@@ -114,10 +114,14 @@ class _Walk:
     def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
         """Yield items, one a file, until it is time to stop."""
         for item in items:
-            self.asked += 1
-            if self.asked % ASK_EVERY == 0 and self.stop():
+            if self.is_stopped():
                 return
             yield item
+
+    def is_stopped(self) -> bool:
+        """Return whether it is time to stop; that is asked once in ASK_EVERY files and folders."""
+        self.asked += 1
+        return self.asked % ASK_EVERY == 0 and self.stop()
 
 
 def discover(
@@ -143,7 +147,7 @@ def discover(
     only the base name is tried; a named folder is always entered.
     avoid: folders that are never entered (the library itself). removed: files and folders, as `exclusion_key` has them,
     that count only if they are named. sift: keeps back what need not be told. stop: asked at
-    every folder, and at every ASK_EVERY-th file; True: there is nothing more.
+    every ASK_EVERY-th file or folder; True: there is nothing more.
     """
     exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)
     avoided = frozenset(os.path.realpath(path) for path in avoid)
@@ -251,7 +255,7 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
     pending = [root]
     prefix = len(root.rstrip(b"/")) + 1
     is_excluded = walk.is_excluded
-    while pending and not walk.stop():
+    while pending and not walk.is_stopped():
         folder = pending.pop()
         if folder in walk.entered or folder in walk.avoid:
             continue
