@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
@@ -36,7 +37,7 @@ class Row:
     tiles: tuple[Tile, ...]
 
 
-def contact_sheet(rows: Sequence[Row], path: Path, title: str) -> None:
+def contact_sheet(rows: Sequence[Row], path: Path | BinaryIO, title: str) -> None:
     """Write the rows as a PNG, below a title.
 
     Text too wide for its place is cut with an ellipsis; letters without a shape in Pillow's own font show as boxes.

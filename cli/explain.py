@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfindex.cli.out_file import write_out_file
 from vfindex.cli.output import clock, path_text, plain, shortened
-from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
     from vfindex.cli.contact_sheet import Row
@@ -71,7 +72,6 @@ def write_sheet(question: str, hits: Sequence[Hit], path: Path) -> None:
     """Write hits as a PNG. Raises UsageError where that cannot be written."""
     from vfindex.cli.contact_sheet import contact_sheet
 
-    try:
-        contact_sheet([row_of(plain(question), hits)], path, "vfindex search")
-    except OSError as exc:
-        raise UsageError(f"the sheet {path} cannot be written ({exc.strerror}); name another file") from exc
+    picture = io.BytesIO()
+    contact_sheet([row_of(plain(question), hits)], picture, "vfindex search")
+    write_out_file(path, "--sheet", picture.getvalue())

@@ -26,6 +26,7 @@ from vfindex.cli.options import (
     WorkersOption,
     cache_folder,
     library_folder,
+    refuse_empty,
     runner_choice,
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints
@@ -82,6 +83,8 @@ def command(
     from vfindex.indexer.ingest import IngestSettings
     from vfindex.indexer.options import Sampling
     from vfindex.indexer.presets import Choice
+
+    refuse_empty(paths)
 
     settings = IngestSettings(
         cache=cache_folder(),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vfindex.storage.errors import LibraryError, ModelError, UsageError
+
 if TYPE_CHECKING:
     from vfindex.indexer.runner import RunnerChoice
 
+_OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
+_NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -67,12 +72,40 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def library_folder(chosen: Path | None) -> Path:
-    """Return the library's folder, the platform's place for data if none was chosen."""
+    """Return the library's folder, the platform's for data if none was chosen. Raises LibraryError, UsageError."""
     if chosen is not None:
-        return chosen.expanduser().absolute()
+        try:
+            return chosen.expanduser().absolute()
+        except RuntimeError as exc:
+            raise UsageError(f"{chosen}: there is no such home folder; name the folder in full") from exc
+    base = _platform_folder("user_data_dir")
+    if base is None or not _is_usable(base / "library"):
+        where = f" in {base / 'library'}, nor can one be made there" if base else ""
+        raise LibraryError(f"there is no library{where} ({_no_home()}); name a folder with --library DIR, {_OR_HOME}")
+    return base / "library"
+
+
+def _platform_folder(kind: str) -> Path | None:
+    """Return the platform's folder of a kind for this program, None where it would be in a home that is not known."""
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("vfindex", appauthor=False)) / "library"
+    try:
+        folder = Path(getattr(platformdirs, kind)("vfindex", appauthor=False))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
+
+
+def _is_usable(folder: Path) -> bool:
+    """Return whether a folder is there, or can be made."""
+    near = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == place.parent)
+    return near == folder or (near.is_dir() and os.access(near, os.W_OK | os.X_OK))
+
+
+def _no_home() -> str:
+    """Return in words why the user's home cannot be used."""
+    home = os.environ.get("HOME")
+    return f"HOME is {home}, which cannot be written" if home else "HOME is not set"
 
 
 def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float | None) -> RunnerChoice:
@@ -83,17 +116,44 @@ def runner_choice(name: str, address: str | None, path_map: list[str] | None, gp
     return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), share)
 
 
+def refuse_empty(paths: Iterable[str]) -> None:
+    """Raise UsageError for an empty path, which the system would take for the folder one stands in."""
+    if not all(paths):
+        raise UsageError("a path is empty; name a file or a folder, or . for the folder that you stand in")
+
+
 def known_as(path: str) -> list[bytes]:
     """Return the absolute paths under which a library may know what the user calls `path`, the likeliest first.
 
     Runs resolve the links that they are given by name; a file that is gone has only the path as it stood.
     """
+    refuse_empty([path])
     typed = os.fsencode(path)
     return list(dict.fromkeys((os.path.realpath(typed), os.path.abspath(typed))))
 
 
 def cache_folder() -> Path:
-    """Return where exported models are kept: the platform's place for what can be made again."""
-    import platformdirs
+    """Return where exported models are kept: the platform's place for what can be made again.
 
-    return Path(os.environ.get("VFINDEX_CACHE") or platformdirs.user_cache_dir("vfindex", appauthor=False))
+    Without a home that can be written to, a folder of this user's own among the temporary ones. Raises ModelError.
+    """
+    if chosen := os.environ.get("VFINDEX_CACHE"):
+        return Path(chosen).absolute()
+    base = _platform_folder("user_cache_dir")
+    return base if base is not None and _is_usable(base) else _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """Return a folder that nobody else can have put models into. Raises ModelError."""
+    import stat
+    import tempfile
+
+    try:
+        folder = Path(tempfile.gettempdir()) / f"vfindex-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as exc:
+        raise ModelError(f"there is no place for models ({_no_home()}, {exc.strerror}); {_NAME_CACHE}") from exc
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ModelError(f"{folder} is not this user's own, and {_no_home()}; {_NAME_CACHE}")
+    return folder

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
+from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryError, UsageError
@@ -65,10 +66,13 @@ def list_command(library: LibraryOption = None, json: JsonOption = False) -> Non
 def show_command(
     run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page for browsers.")] = None,
+    force: ForceOption = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what became of every file of a run, how fast it was, and what is left."""
+    if page is not None:
+        check_out_file(page, "--page", HTML, force=force)
     run = next((run for run in _runs(library) if run.id == run_id), None)
     if run is None:
         raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` tells which there are")
@@ -83,10 +87,7 @@ def show_command(
 def _write(path: Path, run: StoredRun) -> None:
     from vfindex.cli.run_page import page
 
-    try:
-        path.write_text(page(run), encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"the page {path} cannot be written ({exc.strerror}); name another file") from exc
+    write_out_file(path, "--page", page(run).encode())
     say(f"written: {path}")
 
 

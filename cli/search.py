@@ -13,6 +13,7 @@ import typer
 
 from vfindex.cli.explain import decimals, explained, write_sheet
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
 from vfindex.search.confidence import LABELS, Label
 from vfindex.search.query import COMBINATIONS, Combination
@@ -66,6 +67,7 @@ def command(
     exact: Annotated[bool, typer.Option("--exact", help="Scan every clip, without the index.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each hit is one.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the hits as a picture (PNG).")] = None,
+    force: ForceOption = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -78,6 +80,8 @@ def command(
 
     if not words and not image and not like:
         raise UsageError(f"say what to look for: words, --image or --like, as in: {EXAMPLE}")
+    if sheet is not None:
+        check_out_file(sheet, "--sheet", PNG, force=force)
     text = " ".join(words or ())
     weights = parse_weights(weight) if weight else None
     engine = SearchEngine.open(library_folder(library))

@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vfindex.storage.regular import regular
+
 # Headers of real models have some 100 kB; the format's own limit is 100 MB (safetensors, "Format").
 _LONGEST_HEADER = 100_000_000
 # CTranslate2's writer: 16 bits for the length of a name, 8 for the number of dimensions, 32 for each and for bytes.
@@ -27,7 +29,7 @@ def flaw(path: Path) -> str | None:
     """
     if not path.stat().st_size:
         return "is empty"
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         if path.suffix == ".json":
             return _json(file)
         if path.suffix == ".safetensors":

@@ -31,6 +31,7 @@ from vfindex.indexer.encoders import Pixels
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.pixels import ResizeMode, square
 from vfindex.storage.records import FloatArray
+from vfindex.storage.regular import read_file
 
 NumberFormat = Literal["auto", "float32", "bfloat16"]
 
@@ -380,7 +381,7 @@ def _check_config(folder: Path) -> None:
     """Raise ModelError unless the folder's configuration is one that can be loaded without a network."""
     path = folder / CONFIG
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = json.loads(read_file(path))
         model, pixels = config["model_cfg"], config.get("preprocess_cfg") or {}
         text = model["text_cfg"]
     except FileNotFoundError as exc:

@@ -23,6 +23,7 @@ from vfindex.indexer.cards import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, La
 from vfindex.indexer.intact import flaw
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.records import ModelKind
+from vfindex.storage.regular import read_file, regular
 
 MANIFEST = "vfindex.json"
 _FORMAT = 1
@@ -168,7 +169,7 @@ def read_manifest(card: Card, cache: Path) -> Manifest | None:
 
 def _read(path: Path) -> Manifest | None:
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
+        document: dict[str, Any] = json.loads(read_file(path))
         files = {name: FileFacts(**facts) for name, facts in document["files"].items()}
         rest = {name: document[name] for name in ("kind", "reference", "pulled", "repository", "revision")}
         if document["format"] != _FORMAT or rest["kind"] not in get_args(ModelKind):
@@ -276,7 +277,7 @@ def _named_inside(card: Card, layout: Layout, folder: Path, weights: str) -> lis
 
 def _document(card: Card, path: Path, form: Document) -> Document:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_file(path))
     except FileNotFoundError:
         return form  # that it is missing is said where all needed files are looked for
     except (OSError, ValueError) as exc:
@@ -337,7 +338,7 @@ def _is_unchanged(path: Path, facts: FileFacts) -> bool:
 
 def _sha256(card: Card, path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_remedy(card)}") from exc

@@ -18,6 +18,7 @@ from typing import Any
 
 from vfindex.search.metrics import Span
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.regular import read_file
 
 # ActivityNet Captions, the largest of them, has 10 MB; more than this is some other file.
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -113,7 +114,7 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise QueryError(f"{path} has more than {MAX_FILE_BYTES >> 20} MiB; that is no file of questions")
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as exc:
         raise QueryError(f"{path} cannot be read ({exc.strerror}); name a file of questions") from exc
     try:

@@ -19,6 +19,7 @@ from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.fusion import META_KEY, Fusion
 from vfindex.storage.library import Library
 from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Modality
+from vfindex.storage.regular import read_file
 
 # What `vfindex search` shows, and so what is measured unless a configuration goes deeper.
 DEPTH = 10
@@ -146,7 +147,7 @@ def _from_text(text: str) -> list[tuple[str, str]]:
 
 def _from_file(path: Path) -> list[tuple[str, str]]:
     try:
-        entry: Any = json.loads(path.read_text(encoding="utf-8"))
+        entry: Any = json.loads(read_file(path))
     except OSError as exc:
         raise UsageError(f"the configuration {path} cannot be read ({exc.strerror})") from exc
     except (ValueError, RecursionError) as exc:

@@ -18,6 +18,7 @@ import numpy as np
 from vfindex.storage.errors import ModelError, QueryError
 from vfindex.storage.pixels import Pixels, frame_shape
 from vfindex.storage.records import FloatArray, Setup
+from vfindex.storage.regular import regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,7 +94,7 @@ def read_picture(path: Path, size_px: int) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that are refused below, and of harmless flaws
-            with Image.open(path, formats=FORMATS) as file:
+            with open(path, "rb", opener=regular) as opened, Image.open(opened, formats=FORMATS) as file:
                 width_px, height_px = file.size
                 if width_px * height_px > MAX_PIXELS:
                     told = f"it has {width_px} x {height_px} pixels, and at most {MAX_PIXELS // 1_000_000} million"

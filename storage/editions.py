@@ -17,6 +17,7 @@ from pathlib import Path
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.permissions import has_file, share, unreadable
+from vfindex.storage.regular import regular
 
 POINTER = "current"
 # What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.
@@ -34,7 +35,7 @@ def edition_folder(folder: Path, number: int) -> Path:
 def history(folder: Path) -> list[int]:
     """Return the numbers of the edition in use and, latest first, of those used before it. Raises LibraryDamaged."""
     try:
-        with (folder / POINTER).open("rb") as file:
+        with open(folder / POINTER, "rb", opener=regular) as file:
             lines = file.read(_MAX_POINTER_BYTES).decode(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return [0]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.permissions import share
+from vfindex.storage.regular import regular
 
 MAGIC = b"vfjoint1"
 VERSION = 2
@@ -139,7 +140,7 @@ class IndexFile:
         damaged = damage(path)
         if path.stat().st_size != size_bytes:
             raise damaged
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             footer, end = _read_footer(file, size_bytes)
         if footer is None or hashlib.sha256(footer).hexdigest() != sha256:
             raise damaged
@@ -198,7 +199,7 @@ def damage(path: Path) -> LibraryDamaged:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

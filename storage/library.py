@@ -53,9 +53,9 @@ class Library:
         """Open the edition in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
         place = in_use(folder)
         database = place / "library.db"
-        if has_file(database):
-            refuse_unreadable(database)
-            refuse_unreadable(place / "library.db-wal")
+        if has_file(database) or os.path.lexists(database):
+            for suffix in ("", "-wal", "-shm"):
+                refuse_unreadable(database.with_name(database.name + suffix))
         else:
             raise LibraryNotFound(
                 f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"

@@ -36,9 +36,12 @@ def has_file(path: Path) -> bool:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raise LibraryError for a file that is there and that this user may not read."""
-    if has_file(path) and not is_allowed(path, os.R_OK):
-        raise unreadable(path)
+    """Raise LibraryError for what is there and is no file, or is one that this user may not read."""
+    if has_file(path):
+        if not is_allowed(path, os.R_OK):
+            raise unreadable(path)
+    elif os.path.lexists(path):
+        raise LibraryError(f"{path} is no file; move it away, or use another --library")
 
 
 def unreadable(path: Path) -> LibraryError:

@@ -6,6 +6,8 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
+from vfindex.storage.regular import regular
+
 
 def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[str] = ()) -> tuple[int, list[str]]:
     """Return how many files lie in `folder`, and the names of those that hold any needle or cannot be read, in order.
@@ -24,7 +26,7 @@ def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[
 
 
 def _holds(path: Path, needles: Sequence[bytes]) -> bool:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         if not path.stat().st_size:
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

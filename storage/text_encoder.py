@@ -28,6 +28,7 @@ from vfindex.storage.colours import colour_vector, colours_named
 from vfindex.storage.errors import ModelError
 from vfindex.storage.folding import readable_form
 from vfindex.storage.records import FloatArray
+from vfindex.storage.regular import read_file, regular
 
 META_FORMAT = 1
 # Texts are cut to this many characters before they are split into tokens: the models read 256 tokens, some 1,300
@@ -178,7 +179,7 @@ def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.In
 def read_meta(folder: Path) -> dict[str, Any]:
     """Return a model folder's meta.json. Raises ModelError if it is missing, damaged or of another version."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads(read_file(folder / "meta.json"))
     except FileNotFoundError as exc:
         raise ModelError(f"{folder}: there is no model in this folder; {_REMEDY}") from exc
     except (OSError, ValueError) as exc:
@@ -217,7 +218,7 @@ def write_meta(folder: Path, **facts: Any) -> None:
 def file_sha256(path: Path) -> str:
     """Return a file's sha256, in hexadecimal. Raises ModelError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_REMEDY}") from exc

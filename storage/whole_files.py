@@ -17,6 +17,7 @@ from vfindex.storage.catalog import now
 from vfindex.storage.library import Library
 from vfindex.storage.places import put
 from vfindex.storage.records import SEARCHABLE, Location
+from vfindex.storage.regular import regular
 from vfindex.storage.snapshot import StoredVideo
 from vfindex.storage.writer import writing
 
@@ -77,7 +78,7 @@ def _places(videos: Iterable[StoredVideo]) -> Iterator[tuple[StoredVideo, Locati
 def _sha256(place: Location, result: FileCheck) -> str | None:
     """Return the hash of a file that is as the library knows it, None of any other, which is noted."""
     try:
-        with open(place.path, "rb") as file:
+        with open(place.path, "rb", opener=regular) as file:
             found = os.fstat(file.fileno())
             if (found.st_size, found.st_mtime_ns) != (place.size_bytes, place.mtime_ns):
                 result.notes.append(f"{_name(place)} has changed since it was indexed; `vfindex reindex` takes it up")

@@ -29,7 +29,7 @@ from vfindex.storage.generations import Source, build, extend
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library, priors_from_json, setup_from_json
-from vfindex.storage.permissions import DATABASE, is_shared_as, share
+from vfindex.storage.permissions import DATABASE, is_shared_as, refuse_unreadable, share
 from vfindex.storage.places import put
 from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.scrubbing import SCRUB, Scrubbed, scrub
@@ -53,7 +53,7 @@ def writing(folder: Path) -> Iterator[Writer]:
     A folder that was made for it goes again where the library was not given its setup, as when a model is not there.
     Raises LibraryLocked at once if another process holds it, LibraryError on a network folder.
     """
-    is_new = not folder.exists()
+    is_new = not os.path.lexists(folder)
     with ExitStack() as held:
         held.enter_context(locked(folder))
         place = in_use(folder)
@@ -105,8 +105,8 @@ class Writer:
             for name in _FOLDERS:
                 _make_folder(folder / name)
         self.folder = folder
-        if (folder / "library.db").is_dir():
-            raise LibraryError(f"{folder / 'library.db'} is a folder; move it away, or use another --library")
+        for suffix in ("", "-wal", "-shm"):
+            refuse_unreadable(folder / f"{DATABASE}{suffix}")
         self.catalog = Catalog.open(folder / DATABASE)
         for suffix in ("", "-wal", "-shm"):
             share(folder / (DATABASE + suffix))

@@ -1,0 +1,58 @@
+"""Files that a command writes because it was asked to: never over something else, never inside a library."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vfindex.storage.errors import UsageError
+from vfindex.storage.regular import regular
+
+PNG, HTML = b"\x89PNG\r\n\x1a\n", b"<!doctype html>"
+# What a library's folder holds; an upgraded one may have lost its own library.db.
+_OF_A_LIBRARY = ("library.db", "current", "editions")
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file of another kind.")]
+
+
+def check_out_file(path: Path, option: str, begins: bytes, *, force: bool) -> None:
+    """Raise UsageError if `path` must not be written: it lies in a library, is a link, or a file of another kind.
+
+    begins: what a file of the kind that is written begins with; one that does not is replaced by `force` alone.
+    """
+    folder = Path(os.path.realpath(path.parent))
+    for place in (folder, *folder.parents):
+        if (place / _OF_A_LIBRARY[0]).exists() or all((place / name).exists() for name in _OF_A_LIBRARY[1:]):
+            raise UsageError(f"{path} lies inside the library {place}; name a file elsewhere for {option}")
+    if path.is_symlink():
+        raise UsageError(f"{path} is a symbolic link; name the file itself for {option}")
+    if not path.exists():
+        return
+    try:
+        with open(path, "rb", opener=regular) as file:
+            first = file.read(len(begins))
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be replaced ({exc.strerror}); name another file for {option}") from exc
+    if first and first != begins and not force:
+        raise UsageError(f"{path} exists and is of another kind; name another file for {option}, or add --force")
+
+
+def write_out_file(path: Path, option: str, data: bytes) -> None:
+    """Put a file in its place, whole or not at all. Raises UsageError where it cannot be written."""
+    try:
+        handle, part = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(part, 0o666 & ~mask)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be written ({exc.strerror}); name another file for {option}") from exc

@@ -1,0 +1,41 @@
+"""Files that are opened by name, and nothing else: a pipe, a socket or a device in their place would be waited for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def regular(path: str | bytes | os.PathLike[str], flags: int) -> int:
+    """Return the descriptor of a regular file, as the opener of `open`. Raises OSError for anything else.
+
+    Nothing is waited for: neither the other end of a pipe, nor what a file of the kernel's has not to give yet.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise OSError(errno.EINVAL, "it is no file", os.fsdecode(path)) from exc
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = next((words for test, words in _KINDS if test(mode)), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, no file", os.fsdecode(path))
+    return handle
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a regular file holds. Raises OSError, also for anything else than a regular file."""
+    with open(path, "rb", opener=regular) as file:
+        return file.read()

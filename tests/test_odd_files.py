@@ -1,0 +1,166 @@
+"""Pipes, links and empty names where a file is expected, and homes that are not there: sentences, and no waiting."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from command_line import COMMAND, vfindex
+from media import Shot, make_video
+
+from vfindex.cli.out_file import PNG
+from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.storage.regular import read_file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
+    """Return a folder with a library of one video and the video."""
+    folder = tmp_path_factory.mktemp("made")
+    make_video(folder / "one.mp4", shots=[Shot("red", 1)])
+    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    ingest(folder / "lib", [os.fsencode(folder / "one.mp4")], settings)
+    return folder
+
+
+@pytest.fixture
+def library(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "lib", tmp_path / "lib"))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "socket", "link", "."):
+        with pytest.raises(OSError, match=r"it is (a|no)"):
+            read_file(tmp_path / name)
+    with pytest.raises(OSError, match="a device"):
+        read_file(Path("/dev/zero"))
+    (tmp_path / "file").write_bytes(b"text")
+    assert read_file(tmp_path / "file") == b"text"
+    listener.close()
+
+
+@pytest.mark.parametrize("name", ["current", "library.db", "library.db-wal", "index", "meta.json"])
+def test_a_pipe_in_a_library_is_not_waited_for(library: Path, models_cache: Path, name: str) -> None:
+    path = {
+        "index": next((library / "index").iterdir()),
+        "meta.json": next(library.glob("query/*/meta.json")),
+    }.get(name, library / name)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    for command in (("search", "red"), ("status",), ("verify",), ("ingest", library.parent)):
+        ran = vfindex(models_cache, *command, "--library", library)
+        assert "Traceback" not in ran.err
+        if name in ("current", "library.db", "library.db-wal"):
+            assert ran.is_sentence() and path.name in ran.err, command
+
+
+def test_a_pipe_among_the_arguments_is_not_waited_for(library: Path, models_cache: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for command in (
+        ("search", "--image", tmp_path / "pipe"),
+        ("search", "red", "--sheet", tmp_path / "pipe"),
+        ("runs", "show", "1", "--page", tmp_path / "pipe"),
+        ("eval", tmp_path / "pipe"),
+        ("tune", tmp_path / "pipe"),
+        ("ingest", tmp_path / "pipe"),
+    ):
+        ran = vfindex(models_cache, *command, "--library", library)
+        assert ran.code in (1, 2) and "Traceback" not in ran.err, command
+        assert "pipe" in ran.err
+
+
+def test_an_empty_path_is_not_the_folder_one_stands_in(library: Path, models_cache: Path, tmp_path: Path) -> None:
+    for command in (("ingest", ""), ("retry", ""), ("remove", ""), ("show", "")):
+        ran = vfindex(models_cache, *command, "--library", library, cwd=tmp_path)
+        assert (ran.code, ran.err) == (
+            2,
+            "vfindex: a path is empty; name a file or a folder, or . for the folder that you stand in\n",
+        )
+
+
+def test_a_written_file_replaces_nothing_else(library: Path, models_cache: Path, tmp_path: Path) -> None:
+    notes, link, sheet = tmp_path / "notes.txt", tmp_path / "link.png", tmp_path / "sheet.png"
+    notes.write_text("dear diary")
+    link.symlink_to(notes)
+    before = (library / "library.db").read_bytes()
+
+    def search(path: Path, *more: str) -> tuple[int, str]:
+        ran = vfindex(models_cache, "search", "red", "--sheet", path, *more, "--library", library, "--json")
+        return ran.code, ran.err
+
+    assert search(sheet) == (0, "") and sheet.read_bytes().startswith(PNG)
+    assert search(sheet) == (0, ""), "a picture made before is replaced"
+    for path, words in (
+        (notes, "of another kind"),
+        (link, "a symbolic link"),
+        (library / "library.db", "inside the library"),
+        (library / "thumbs" / "new.png", "inside the library"),
+    ):
+        code, err = search(path)
+        assert code == 2 and words in err and err.count("\n") == 1
+        code, _ = search(path, "--force")
+        assert code == (0 if path == notes else 2)
+    assert notes.read_bytes().startswith(PNG)
+    assert (library / "library.db").read_bytes() == before
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        ran = vfindex(models_cache, "runs", "show", "1", "--page", page, "--library", library)
+        assert ran.code == 0 and page.read_text().startswith("<!doctype html>")
+    ran = vfindex(models_cache, "runs", "show", "1", "--page", sheet, "--library", library)
+    assert ran.code == 2 and "--force" in ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "lib",
+        "link.png",
+        "notes.txt",
+        "page.html",
+        "sheet.png",
+    ]
+
+
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path: Path, models_cache: Path) -> None:
+    for command in (("status",), ("search", "red"), ("ingest", tmp_path)):
+        ran = vfindex(models_cache, *command, "--library", tmp_path / ("x" * 256))
+        assert ran.is_sentence(), ran.err
+
+
+# --- homes ----------------------------------------------------------------------------------------------------------
+
+# What Python runs first: as for a user id that no file knows.
+NOBODY = "import pwd\ndef unknown(*_): raise KeyError('uid not found')\npwd.getpwuid = pwd.getpwnam = unknown\n"
+
+
+@pytest.mark.parametrize("home", [None, "file"])
+def test_without_a_home(made: Path, tmp_path: Path, home: str | None) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(NOBODY)
+    (tmp_path / "file").touch()
+    (tmp_path / "tmp").mkdir()
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(tmp_path / "first")}
+    environment |= {"HOME": str(tmp_path / home)} if home else {}
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        command = [*COMMAND, *map(str, arguments)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=230, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    for command in (("status",), ("search", "red"), ("ingest", made)):
+        code, out, err = run(*command)
+        assert (code, out, err.count("\n")) == (1, "", 1), err
+        assert all(word in err for word in ("HOME", "--library", "VFINDEX_CACHE"))
+    code, out, err = run("search", "red", "--library", made / "lib")
+    assert code == 0 and "one.mp4" in out, err
+    code, out, err = run("ingest", made / "one.mp4", "--library", made / "lib", "--no-asr")
+    assert code == 0 and "1 unchanged" in out, err
+    own = tmp_path / "tmp" / f"vfindex-{os.getuid()}"
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o777)  # anybody could have put models there
+    code, out, err = run("models", "list")
+    assert code == 1 and "VFINDEX_CACHE" in err
