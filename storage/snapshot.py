@@ -238,15 +238,7 @@ class Snapshot:
 
     def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
         """Return video id -> the ids of its first `limit` clips, in order of time."""
-        rows = self._fetched(
-            "SELECT j.value, c.id FROM json_each(?) j JOIN clip c ON c.id IN"
-            " (SELECT id FROM clip WHERE video_id = j.value ORDER BY start_ms LIMIT ?) ORDER BY c.start_ms",
-            (json.dumps(list(video_ids)), limit),
-        )
-        found: dict[int, list[int]] = {id_: [] for id_ in video_ids}
-        for video_id, clip_id in rows:
-            found[video_id].append(clip_id)
-        return found
+        return spans.first_clips(self._fetched, video_ids, limit)
 
     def videos_of(self, clip_ids: Sequence[int]) -> dict[int, int]:
         """Return clip id -> its video's id."""

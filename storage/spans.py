@@ -66,6 +66,18 @@ def clips_near(rows: Rows, ids: Collection[int], within_s: float) -> NDArray[np.
     return np.array(found, np.float64).reshape(-1, 6).T
 
 
+def first_clips(rows: Rows, videos: Collection[int], limit: int) -> dict[int, list[int]]:
+    """Return video id -> the ids of its first `limit` clips, in order of time."""
+    found: dict[int, list[int]] = {id_: [] for id_ in videos}
+    for video_id, clip_id in rows(
+        "SELECT j.value, c.id FROM json_each(?) j JOIN clip c ON c.id IN"
+        " (SELECT id FROM clip WHERE video_id = j.value ORDER BY start_ms LIMIT ?) ORDER BY c.start_ms",
+        (json.dumps(list(videos)), limit),
+    ):
+        found[video_id].append(clip_id)
+    return found
+
+
 def hidden_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
     """Return the clips up to `watermark` whose video is not searchable now, increasing."""
     found = rows(
