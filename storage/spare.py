@@ -26,7 +26,7 @@ from vfindex.storage.seals import is_broken
 
 SPARE = "library.json"
 # Of the moment, or of the database that has them, and wrong in another.
-_NOT_KEPT = {"changed", "repairing", "min_reader", FOLD_KEY}
+_NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY}
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,7 @@ class Writer:
                 self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
             except sqlite3.DatabaseError as exc:
                 raise translated(exc) from exc
+            self.write_spare()  # which names the roots and the hashes of files
         return self._scrubbed or Scrubbed()
 
     # --- runs ---------------------------------------------------------------------------------------------------

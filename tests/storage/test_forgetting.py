@@ -21,6 +21,7 @@ from vfindex.storage.places import put
 from vfindex.storage.raw_bytes import files_with
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.repair import rewrite_words
+from vfindex.storage.roots import Root, remember
 from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -237,10 +238,13 @@ def test_a_database_that_a_repair_kept_is_told(folder: Path) -> None:
 
 def test_a_root_alone_is_removed(folder: Path) -> None:
     made(folder, subtitles)
-    with writing(folder) as writer, writer.catalog.transaction() as connection:
-        connection.execute(text("INSERT INTO root (path, exclude, added_at) VALUES (CAST('/gone' AS BLOB), '[]', '')"))
+    with writing(folder) as writer:
+        remember(writer.catalog, [Root(b"/gone")])
+        writer.publish()
+    assert b"/gone".hex() in (folder / "library.json").read_text()
     chosen, found = forget_path(folder, [b"/nothing", b"/gone"], settings(folder))
     assert (chosen, found.roots, found.locations, found.excluded) == (b"/gone", 1, 0, False)
+    assert b"/gone".hex() not in (folder / "library.json").read_text()
 
 
 def test_an_unknown_path_changes_nothing(folder: Path) -> None:
