@@ -19,7 +19,7 @@ from vfindex.storage.attempts import insert_attempts, note_attempt, noted_attemp
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.database import RUN_VERIFY, check_integrity, connect, translated
 from vfindex.storage.documents import set_documents
-from vfindex.storage.errors import LibraryDamaged, LibraryError, Problem
+from vfindex.storage.errors import LibraryDamaged, Problem
 from vfindex.storage.known import Known, known, known_files
 from vfindex.storage.migrations import migrate
 from vfindex.storage.places import (
@@ -97,17 +97,6 @@ class Catalog:
             raise
         except (DBAPIError, sqlite3.Error) as exc:
             raise translated(exc) from exc
-
-    def checkpoint(self) -> None:
-        """Move the log into the database and cut it; both are on the disk when this returns. Raises LibraryError."""
-        try:
-            with self.engine.connect() as connection:
-                driver: Any = connection.connection.driver_connection  # a checkpoint is none within a transaction
-                busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except (DBAPIError, sqlite3.Error) as exc:
-            raise translated(exc) from exc
-        if busy:
-            raise LibraryError("a search holds the library's database; run the same command again when it has ended")
 
     # --- settings -----------------------------------------------------------------------------------------------
 

@@ -229,6 +229,18 @@ def decoded(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
+def checkpoint(engine: Engine) -> None:
+    """Move the log into the database and cut it; both are on the disk when this returns. Raises LibraryError."""
+    try:
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection  # a checkpoint is none within a transaction
+            busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except (DBAPIError, sqlite3.Error) as exc:
+        raise translated(exc) from exc
+    if busy:
+        raise LibraryError("a search holds the library's database; run the same command again when it has ended")
+
+
 def check_integrity(engine: Engine) -> list[str]:
     """Return what SQLite's own checks find wrong: an empty list for a sound database.
 

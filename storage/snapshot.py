@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,60 +20,27 @@ from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.joint import JointSpec
 from vfindex.storage.migrations import check_readable, complete_schema
 from vfindex.storage.names import resolve
-from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment, Video, VideoState
+from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment
 from vfindex.storage.seals import is_broken, setting
+from vfindex.storage.stored import (
+    Generation,
+    StoredClip,
+    StoredVectors,
+    StoredVideo,
+    finite,
+    no_frames,
+    stored_clip,
+    stored_video,
+)
 from vfindex.storage.words import Words
+
+__all__ = ["Generation", "Snapshot", "StoredClip", "StoredVectors", "StoredVideo"]
 
 T = TypeVar("T")
 # What comes of values of another kind, form or size than were written: a bug, unless the library turns out damaged.
 _NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-# A time that no video reaches: 30 years.
-_MOST_S = 1e9
 # Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """The pointer to a joint index: a file below `index/`, what it must hash to, and the last clip id it holds."""
-
-    id: int
-    file: str
-    size_bytes: int
-    sha256: str
-    spec: JointSpec
-    watermark: int
-    clips: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredClip:
-    """A clip as stored: its id, its video's id, its span and the file name of its thumbnail."""
-
-    id: int
-    video_id: int
-    start_s: float
-    end_s: float
-    thumbnail: str | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredVectors:
-    """A clip's embeddings: modality -> (dim,); frames: (n, dim), frame_times_s: (n,), both empty where not visual."""
-
-    embeddings: Mapping[Modality, FloatArray]
-    frames: FloatArray
-    frame_times_s: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredVideo(Video):
-    """A video as stored: its id, how far it got and why no further, and where its copies lie."""
-
-    id: int
-    state: VideoState
-    problem: Mapping[str, str] | None
-    locations: tuple[Location, ...]
 
 
 class Snapshot:
@@ -227,7 +193,7 @@ class Snapshot:
             .join_from(schema.clip, schema.video)
             .where(schema.video.c.state.in_(SEARCHABLE))
         )
-        return {row.id: _stored_clip(row) for row in self._by_id(query, c.id, ids)}
+        return {row.id: stored_clip(row) for row in self._by_id(query, c.id, ids)}
 
     def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
         """Return the ids of the clips of `videos`, which are searchable, increasing."""
@@ -249,7 +215,7 @@ class Snapshot:
         """Return a video's clips in order of time."""
         c = schema.clip.c
         query = select(c.id, c.video_id, c.start_s, c.end_s, c.thumbnail).where(c.video_id == video_id)
-        return [_stored_clip(row) for row in self._rows(query.order_by(c.start_s))]
+        return [stored_clip(row) for row in self._rows(query.order_by(c.start_s))]
 
     def vectors(self, ids: Sequence[int]) -> dict[int, StoredVectors]:
         """Return the embeddings of clips, frame vectors included."""
@@ -260,7 +226,7 @@ class Snapshot:
             found[row.clip_id][row.modality] = unpack_vector(row.vector)
             if row.frames is not None:
                 frames[row.clip_id] = unpack_frames(row.frames)
-        return {id_: StoredVectors(found[id_], *frames.get(id_, _no_frames())) for id_ in ids}
+        return {id_: StoredVectors(found[id_], *frames.get(id_, no_frames())) for id_ in ids}
 
     def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
         """Return the searchable clips among `ids` with their embeddings; others are left out."""
@@ -270,15 +236,15 @@ class Snapshot:
             " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
             (json.dumps(list(ids)),),
         )
-        clips = {id_: _stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
+        clips = {id_: stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
         embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
         for modality in {row[5] for row in rows if row[5] is not None}:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
-            for id_, vector in zip(blobs, _finite(unpack_vectors(list(blobs.values()))), strict=True):
+            for id_, vector in zip(blobs, finite(unpack_vectors(list(blobs.values()))), strict=True):
                 embeddings[id_][modality] = vector
         framed = {row[0]: row[7] for row in rows if row[7] is not None}
         frames = dict(zip(framed, unpack_all_frames(list(framed.values())), strict=True))
-        none = _no_frames()
+        none = no_frames()
         return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(
@@ -294,7 +260,7 @@ class Snapshot:
             for modality, vectors in rows.items():
                 found = self._fetched(query, (told, modality))
                 held, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
-                values = _finite(unpack_vectors(blobs, vectors.shape[1]))
+                values = finite(unpack_vectors(blobs, vectors.shape[1]))
                 vectors[order[np.searchsorted(part, held, sorter=order)]] = values
             yield part, rows
 
@@ -338,7 +304,7 @@ class Snapshot:
             )
         query = select(schema.video).order_by(v.id)
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
-        return [_stored_video(row, places.get(row.id, [])) for row in rows]
+        return [stored_video(row, places.get(row.id, [])) for row in rows]
 
     def shelf(self) -> tuple[list[tuple[int, float, str]], list[tuple[int, bytes, int]]]:
         """Return (id, length in s, tags as JSON) of all searchable videos, and (video id, path, mtime_ns) of their
@@ -450,42 +416,3 @@ class Snapshot:
             "finished_at": row.finished_at,
             "report": report,
         }
-
-
-def _stored_clip(row: Sequence[Any]) -> StoredClip:
-    _check_times(row[2], row[3])
-    return StoredClip(*row)
-
-
-def _check_times(*times_s: float) -> None:
-    """Raise LibraryDamaged for what is no time in a video."""
-    if not all(isinstance(time_s, float | int) and abs(time_s) < _MOST_S for time_s in times_s):
-        raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
-
-
-def _finite(vectors: FloatArray) -> FloatArray:
-    """Return vectors as they are. Raises LibraryDamaged for one that is not a number."""
-    if not np.isfinite(vectors).all():
-        raise LibraryDamaged("a vector in the library is not as it was written; run: vfindex repair")
-    return vectors
-
-
-def _no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
-    return np.zeros((0, 0), np.float32), np.zeros(0)
-
-
-def _stored_video(row: Any, places: list[Location]) -> StoredVideo:
-    _check_times(row.start_s, row.last_s, row.end_s)
-    values = {field.name: getattr(row, field.name) for field in fields(Video)}
-    values |= {
-        "has_audio": bool(row.has_audio),
-        "tags": json.loads(row.tags),
-        "chapters": tuple(json.loads(row.chapters)),
-    }
-    return StoredVideo(
-        **values,
-        id=row.id,
-        state=row.state,
-        problem=json.loads(row.problem) if row.problem else None,
-        locations=tuple(sorted(places, key=lambda place: place.path)),
-    )

@@ -18,7 +18,7 @@ from sqlalchemy import delete, insert, select
 from vfindex.storage import schema
 from vfindex.storage.blobs import pack_vector
 from vfindex.storage.catalog import Catalog, now
-from vfindex.storage.database import translated
+from vfindex.storage.database import checkpoint, translated
 from vfindex.storage.derived import QUERY_MODELS, digests_of
 from vfindex.storage.editions import in_use
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
@@ -159,7 +159,7 @@ class Writer:
         """Move the write-ahead log into the database and onto the disk, so that the one file holds all. Raises
         LibraryError where a reader is in the way for BUSY_TIMEOUT_S.
         """
-        self.catalog.checkpoint()
+        checkpoint(self.catalog.engine)
 
     # --- units --------------------------------------------------------------------------------------------------
 
