@@ -93,7 +93,7 @@ def test_torn_files_are_told_and_made_again_as_they_were(
     (library / "thumbs" / "stray.webp").write_bytes(b"of a killed command")
     harm(encoder / ("model.onnx.data" if harm is zero else "tokenizer.json"))
     result = verify(Library.open(library))
-    assert str(encoder) in result.problems[0] and "missing or damaged" in result.problems[1]
+    assert str(encoder) in result.problems[0] and "the joint index" in result.problems[1]
     assert "2 thumbnails missing or damaged" in result.notes[0] and "1 thumbnail of no clip" in result.notes[1]
     if harm is cut:  # of the weights a search looks at the length alone
         with pytest.raises(ModelError, match=r"damaged; run: vfindex repair$"):
