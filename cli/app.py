@@ -41,6 +41,7 @@ from vfindex.cli import eval as evaluation
 from vfindex.cli.options import HELP_SETTINGS
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
+from vfindex.storage.resources import lack
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
 # What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.
@@ -135,8 +136,12 @@ def _run() -> int | str | None:
         # Whoever read our output has had enough, as in `vfindex search ... | head`. Python's own flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except OSError as exc:
-        if exc.errno not in _NO_ROOM:
+    except (ImportError, MemoryError, OSError, RuntimeError) as exc:
+        told = lack(exc)
+        if told is not None:
+            say(f"vfindex: {told}, and run the same command again")
+            return EXIT_FAILED
+        if not isinstance(exc, OSError) or exc.errno not in _NO_ROOM:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = f"{exc.filename}: " if exc.filename else ""

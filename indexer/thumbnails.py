@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401  loaded now: Pillow would pass over a plugin that cannot be
 
 LONG_SIDE_PX = 320
 WEBP_QUALITY = 70

@@ -29,6 +29,7 @@ from vfindex.storage.errors import ModelError
 from vfindex.storage.folding import readable_form
 from vfindex.storage.records import FloatArray
 from vfindex.storage.regular import read_file, regular
+from vfindex.storage.resources import lack
 
 META_FORMAT = 1
 # Texts are cut to this many characters before they are split into tokens: the models read 256 tokens, some 1,300
@@ -173,6 +174,8 @@ def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.In
     try:
         return ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     except (RuntimeError, ValueError, *_ORT_ERRORS) as exc:
+        if told := lack(exc):
+            raise ModelError(f"{folder}: the model cannot be opened: {told}") from exc
         raise ModelError(f"{folder}: the model cannot be opened; {_REMEDY}") from exc
 
 

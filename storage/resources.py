@@ -1,0 +1,32 @@
+"""What a process has too little of, in words: memory, threads and open files, and the limits that hold."""
+
+from __future__ import annotations
+
+import errno
+import resource
+
+_MEMORY_WORDS = ("bad_alloc", "Cannot allocate memory", "cannot allocate memory", "start new thread")
+# What the loader says of a library that does not fit.
+_LOADER_WORDS = ("failed to map segment", "cannot allocate memory", "cannot map")
+
+
+def lack(exc: BaseException | None) -> str | None:
+    """Return a sentence that names the limit behind an exception, or behind what caused it; None for any other."""
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return f"no more files can be opened (the limit is {files}); raise it with: ulimit -n 1024"
+        if isinstance(exc, MemoryError) or _is_memory(exc):
+            bytes_ = resource.getrlimit(resource.RLIMIT_AS)[0]
+            limit = "" if bytes_ == resource.RLIM_INFINITY else f" (the limit is {bytes_ >> 20} MiB)"
+            return f"there is too little memory{limit}; raise the limit with ulimit -v, or free some memory"
+        exc = exc.__cause__ or exc.__context__
+    return None
+
+
+def _is_memory(exc: BaseException) -> bool:
+    text = str(exc)
+    if isinstance(exc, ImportError):
+        return any(word in text for word in _LOADER_WORDS)
+    is_oom = isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EAGAIN)
+    return is_oom or any(word in text for word in _MEMORY_WORDS)  # ONNX Runtime's errors are no RuntimeError
