@@ -6,6 +6,7 @@ from vfindex.search.query import Part
 from vfindex.storage.errors import ModelError
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
+from vfindex.storage.resources import lack
 from vfindex.storage.text_encoder import TextEncoder
 
 
@@ -34,6 +35,9 @@ class QueryEncoder:
         if model.folder not in self._open:
             try:
                 self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
-            except ModelError as exc:  # the model's own advice is for a cache, where it is made anew when it is missed
+            except ModelError as exc:
+                if lack(exc):
+                    raise
+                # The model's own advice is for a cache, where it is made anew when it is missed.
                 raise ModelError(f"{str(exc).partition(';')[0]}; run: vfindex repair") from exc
         return self._open[model.folder]
