@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 TEXT_SUFFIXES = (b".srt", b".vtt", b".ass", b".ssa")  # the earlier is preferred: the plainer, the plainer the text
 # Subtitles that are not read: pictures (.sub with .idx, .sup), lyrics, and formats that hardly any tool writes today.
@@ -23,6 +23,11 @@ def name_key(name: bytes) -> str:
     return unicodedata.normalize("NFC", os.fsdecode(name))
 
 
+def _caseless(name: str) -> str:
+    """Return a name in one case and of the same length: what disks without case hold, and what tools change it to."""
+    return "".join(lower if len(lower := char.lower()) == 1 else char for char in name)
+
+
 def sidecar_suffix(name: bytes) -> bytes:
     """Return the suffix of a sidecar in lower case, b"" for any other file."""
     lower = name.lower()
@@ -33,12 +38,13 @@ def sidecar_suffix(name: bytes) -> bytes:
 
 def mark_text(video: bytes, sidecar: bytes) -> str | None:
     """Return what stands between a video's name and the suffix of a sidecar: "" beside `talk.mp4` of `talk.srt`,
-    ".en" of `talk.en.srt` and `talk.mp4.en.srt`. None where the sidecar's name is not the video's, as in `Subs/`.
+    ".en" of `talk.en.srt`, `TALK.en.srt` and `talk.mp4.en.srt`. None where the sidecar's name is not the video's, as in
+    `Subs/`.
     """
     base = os.path.basename(sidecar)
     text = name_key(base[: len(base) - len(sidecar_suffix(base))])
     for own in (name_key(video), name_key(os.path.splitext(video)[0])):
-        if text.startswith(own) and not text[len(own) : len(own) + 1].isalnum():
+        if _caseless(text[: len(own)]) == _caseless(own) and not text[len(own) : len(own) + 1].isalnum():
             return text[len(own) :]
     return None
 
@@ -47,8 +53,9 @@ class FolderSidecars:
     """The sidecars of one folder, by video.
 
     A sidecar belongs to the video whose name, with or without extension, its own name begins with; the longest such
-    name wins, and what follows must not begin with a letter or digit. Files in a subtitle folder (`Subs/`) belong to
-    the video whose name they or their own folder have, or to the only video there is.
+    name wins, and what follows must not begin with a letter or digit. Upper and lower case only matter where videos
+    differ in nothing else. Files in a subtitle folder (`Subs/`) belong to the video whose name they or their own folder
+    have, or to the only video there is.
     """
 
     def __init__(self, videos: Iterable[bytes], sidecars: Iterable[bytes]) -> None:
@@ -59,14 +66,17 @@ class FolderSidecars:
             return  # most folders: nothing is computed for their videos
         own = list(videos)
         stems = {name_key(os.path.splitext(video)[0]) for video in own}
-        names = stems.union(map(name_key, own))
+        spellings: dict[str, set[str]] = {}
+        for name in stems.union(map(name_key, own)):
+            spellings.setdefault(_caseless(name), set()).add(name)
         for sidecar in ordered:
             folder, base = os.path.split(sidecar)
-            name = _longest(name_key(base[: len(base) - len(sidecar_suffix(base))]), names)
-            if name is None and folder:
+            text = name_key(base[: len(base) - len(sidecar_suffix(base))])
+            found = _spelled(text, _longest(_caseless(text), spellings), spellings)
+            if not found and folder:
                 inner = name_key(os.path.basename(folder))
-                name = inner if inner in names else next(iter(stems)) if len(stems) == 1 else None
-            if name is not None:
+                found = _spelled(inner, _caseless(inner), spellings) or (stems if len(stems) == 1 else set())
+            for name in found:
                 self._by_name.setdefault(name, []).append(sidecar)
 
     def of(self, video: bytes) -> tuple[bytes, ...]:
@@ -77,7 +87,13 @@ class FolderSidecars:
         return tuple(sorted(found for key in keys for found in self._by_name.get(key, ())))
 
 
-def _longest(text: str, names: set[str]) -> str | None:
+def _spelled(text: str, name: str | None, spellings: Mapping[str, set[str]]) -> set[str]:
+    """Return the spelling of a name that the text begins with, else all that differ from it in case alone."""
+    found = spellings.get(name, set()) if name is not None else set()
+    return {spelling for spelling in found if text.startswith(spelling)} or found
+
+
+def _longest(text: str, names: Container[str]) -> str | None:
     """Return the longest of `names` that is the text, or its beginning up to a separator."""
     if text in names:
         return text
@@ -140,6 +156,7 @@ def signature(path: bytes, candidates: Sequence[bytes]) -> str:
         except OSError:
             continue  # gone since the folder was listed
         inner, base = os.path.split(candidate)
-        mark = os.fsencode(name_key(base).removeprefix(stem))
+        text = name_key(base)
+        mark = os.fsencode(text[len(stem) :] if _caseless(text).startswith(_caseless(stem)) else text)
         rows.append(b"%s/%d/%d" % (inner.split(b"/")[0] + mark, found.st_size, found.st_mtime_ns))
     return hashlib.sha256(b"\0".join(rows)).hexdigest()[:_CHARS] if rows else ""

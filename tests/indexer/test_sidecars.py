@@ -53,6 +53,19 @@ def test_a_sidecar_belongs_to_the_longest_name_that_it_begins_with() -> None:
     assert found.of(b"IMG_1.mov") == (b"IMG_1.SRT",)
 
 
+def test_case_only_matters_where_videos_differ_in_nothing_else(tmp_path: Path) -> None:
+    sidecars = [b"TALK.EN.SRT", b"talk.info.json", b"talk.mp4.vtt", b"subs/TALK/3_French.srt"]
+    alone = FolderSidecars([b"Talk.MP4"], sidecars)
+    assert len(alone.of(b"Talk.MP4")) == 4
+    both = FolderSidecars([b"Talk.mp4", b"talk.mkv"], [b"talk.srt", b"Talk.en.srt", b"TALK.de.srt"])
+    assert both.of(b"Talk.mp4") == (b"TALK.de.srt", b"Talk.en.srt")
+    assert both.of(b"talk.mkv") == (b"TALK.de.srt", b"talk.srt")
+    assert marks_of(b"Talk.mp4", b"TALK.DE.SRT").language == "de"
+    (tmp_path / "TALK.srt").write_text(CUE)
+    [segment] = sidecar_transcript(os.fsencode(tmp_path / "Talk.mp4"), [b"TALK.srt"]).segments
+    assert segment.text == "hello there"
+
+
 def test_subtitle_folders(tmp_path: Path) -> None:
     for name in ("film.mp4", "Subs/2_English.srt", "Subs/film/3_French.srt", "subtitles/film.de.srt", "Subs/x/y/z.srt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
