@@ -34,6 +34,9 @@ _JOINED = frozenset({"mpegts", "mpeg", "flv", "live_flv", "ogg", "nsv", "wtv", "
 # Containers that store the order of decoding alone; FFmpeg guesses the other, and errs where frames are reordered.
 _DECODING_TIMES = frozenset({"avi"})
 
+# Containers in which FFmpeg stores when the last frame ends, whenever the first begins, as their length.
+_END_TIMES = frozenset({"asf", "nut", "matroska,webm"})
+
 
 def seconds(value: int | None, time_base: Fraction | None) -> float | None:
     """Return a time stamp in seconds, None where there is none."""
@@ -46,6 +49,14 @@ def claimed_s(container: InputContainer, stream: Stream) -> float | None:
     if length_s is None and len(container.streams) == 1 and container.duration:
         length_s = container.duration / av.time_base
     return tagged_s(stream) if length_s is None else length_s
+
+
+def claimed_end_s(container: InputContainer, stream: Stream) -> float | None:
+    """Return when the headers say that the stream ends, as the container stores times, None where they do not."""
+    length_s = claimed_s(container, stream)
+    if length_s is None or _name(container) in _END_TIMES:
+        return length_s
+    return (seconds(stream.start_time, stream.time_base) or 0.0) + length_s
 
 
 def tagged_s(stream: Stream) -> float | None:
@@ -118,7 +129,7 @@ class Clock:
         if track is None:
             track = self._tracks[packet.stream_index] = _Track()
         if packet.dts is not None:
-            stored_s = float(packet.dts * base)
+            stored_s = self._stored_s(packet.dts, packet.pts, base)
             time_s = stored_s + self._offsets_s[track.clock]
             if track.due_s is not None and not -BACK_S <= time_s - track.due_s <= self._leap_s:
                 self._begin_anew(track, stored_s, track.due_s)
@@ -127,6 +138,14 @@ class Clock:
         self._shift(packet, base, self.tick if is_video else base, self._offsets_s[track.clock])
         if is_video and self._only_dts:
             packet.pts = None
+
+    def _stored_s(self, dts: int, pts: int | None, base: Fraction) -> float:
+        """Return a packet's decoding time, or when it is shown where the two lie a leap apart.
+
+        Encoders delay decoding times by a frame or more, so that before a leap some are still those of its other side.
+        """
+        is_apart = pts is not None and abs(pts - dts) * base > self._leap_s
+        return float((pts if pts is not None and is_apart else dts) * base)
 
     def _begin_anew(self, track: _Track, stored_s: float, due_s: float) -> None:
         """Put a stream on the clock that another one has gone over to, if it goes on there, else on a new one."""

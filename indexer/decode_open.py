@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 
 from vfindex.indexer import sniff
 from vfindex.indexer.confined import ended_after
-from vfindex.indexer.decode_clock import MAX_STEP_S, Clock, FrameTimes, claimed_s, seconds
+from vfindex.indexer.decode_clock import MAX_STEP_S, Clock, FrameTimes, claimed_end_s, seconds
 from vfindex.indexer.decode_tracks import TEXT_CODECS, audio_tracks, chapters, codec_name, subtitle_tracks, tags
 
 # Containers that hold their own media. Not here, as they open what they name or make pictures up: hls, dash, concat,
@@ -309,13 +309,12 @@ def last_end(source: Source, beat: Beat) -> float | None:
         pass  # the readable part ends here
     if end_s is None or last_s is None:
         return None
-    header_s = claimed_s(source.container, source.video)
+    header_s = claimed_end_s(source.container, source.video)
     if not source.clock.is_trusted:
         return end_s if end_s - last_s <= MAX_STEP_S else last_s + frame_s
     if header_s is None:
         return min(end_s, last_s + MAX_LAST_S)
-    begin_s = (seconds(source.video.start_time, source.video.time_base) or 0.0) - source.clock.origin_s
-    return min(end_s, max(last_s + frame_s, begin_s + header_s))
+    return min(end_s, max(last_s + frame_s, header_s - source.clock.origin_s))
 
 
 def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float]:

@@ -16,7 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from vfindex.indexer import sniff
-from vfindex.indexer.decode_clock import FrameTimes, claimed_s, seconds
+from vfindex.indexer.decode_clock import FrameTimes, claimed_end_s, seconds
 from vfindex.indexer.decode_feed import leaping, packets, prime, sought, streams_read
 from vfindex.indexer.decode_open import (
     Beat,
@@ -289,10 +289,8 @@ def unsupported_length(source: Source, pictures: Pictures) -> str:
 
 def _header_end_s(source: Source, pictures: Pictures) -> float | None:
     """Return when the headers say that the video ends, None where they do not or only a part was read."""
-    length_s = claimed_s(source.container, source.video)
-    if length_s is None or pictures.order.end_s is not None:
-        return None
-    return (seconds(source.video.start_time, source.video.time_base) or 0.0) - source.clock.origin_s + length_s
+    claimed_s = claimed_end_s(source.container, source.video)
+    return None if claimed_s is None or pictures.order.end_s is not None else claimed_s - source.clock.origin_s
 
 
 def is_whole(source: Source) -> bool:

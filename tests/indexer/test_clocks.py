@@ -94,6 +94,28 @@ def test_an_empty_stretch_is_no_damage(decoder: Decoder, tmp_path: Path) -> None
         assert found[-1].time_s - found[0].time_s > 30
 
 
+@pytest.mark.parametrize("name", ["pause.ts", "pause.mpg"])
+def test_no_frame_is_lost_where_decoding_times_leap_after_the_pictures(
+    decoder: Decoder, tmp_path: Path, name: str
+) -> None:
+    times_s = [n / 12 + (200.0 if n >= 48 else 0.0) for n in range(96)]
+    path = make_video(tmp_path / name, shots=SHOTS, fps=12.0, codec="mpeg2video", times_s=times_s)
+    found, end = read(decoder, path, "12")
+    assert (end.frames, end.damaged, end.error) == (96, 0, "")
+    assert found[-1].time_s == pytest.approx(8.0, abs=0.7), "a leap of a minute is a new clock"
+
+
+@pytest.mark.parametrize("start_s", [5.0, 100.0])
+@pytest.mark.parametrize("name", ["late.wmv", "late.nut", "late.mkv", "late.mov"])
+def test_a_late_start_is_counted_once(decoder: Decoder, tmp_path: Path, name: str, start_s: float) -> None:
+    codec = "wmv2" if name.endswith("wmv") else "mpeg4"
+    path = make_video(tmp_path / name, shots=SHOTS, fps=12.0, codec=codec, start_s=start_s)
+    end_s = 8.0 + (start_s if start_s <= 10 else 0.0)
+    assert decoder.probe(os.fsencode(path)).end_s == pytest.approx(end_s, abs=0.3)
+    end = read(decoder, path, "12")[1]
+    assert (end.frames, end.error, end.note) == (96, "", "")
+
+
 @pytest.mark.parametrize("name", ["stays.mp4", "stays.mkv"])
 def test_a_last_picture_that_stays_is_no_damage(decoder: Decoder, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
