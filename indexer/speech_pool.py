@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.indexer import wire
+from vfindex.indexer.boundary import lacks_resources
 from vfindex.indexer.confined import child_environment
 from vfindex.indexer.media import SAMPLE_RATE_HZ
 
@@ -77,7 +78,8 @@ class SpeechPool:
     def submit(self, samples: NDArray[np.int16]) -> Future[Recognition]:
         """Return the future words of one utterance: (n,) int16 at SAMPLE_RATE_HZ, silence cut off.
 
-        The future never raises for what the sound does to a recogniser; it is cancelled where the pool is killed first.
+        The future never raises for what the sound does to a recogniser, but OSError where the machine lacks what one
+        needs; it is cancelled where the pool is killed first.
         """
         return self._threads.submit(self._recognize, samples)
 
@@ -86,6 +88,8 @@ class SpeechPool:
         try:
             child = self._take()
         except OSError as error:
+            if lacks_resources(error):  # says nothing of the sound: the next run reads the video
+                raise
             return Recognition((), f"speech recognition cannot start its process ({error.strerror})")
         if child is None:
             return Recognition((), "speech recognition is off: its process ended again and again, or was stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vfindex.indexer import transcribe
-from vfindex.indexer.media import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer import speech_pool, transcribe
+from vfindex.indexer.boundary import one_file
+from vfindex.indexer.media import NO_RESOURCES, SAMPLE_RATE_HZ, AudioBlock
 from vfindex.indexer.speech_pool import Recognition, SpeechLimits, SpeechPool, Word
 from vfindex.indexer.transcribe import Transcriber, Transcript
 from vfindex.indexer.voice import GAP_S, MAX_UTTERANCE_S, VoiceFinder, syllable_depth
+from vfindex.storage.errors import VideoError
 
 Sound = NDArray[np.int16]
 MEDIA = os.environ.get("VFINDEX_TEST_MEDIA")
@@ -264,6 +267,18 @@ def test_recognisers_that_only_die_are_given_up() -> None:
     assert "off" in problems[3]
     with SpeechPool(1, command=["/nonexistent/recogniser"]) as pool:
         assert pool.submit(voiced(0.1)).result().problem
+
+
+def test_a_machine_without_handles_is_no_fault_of_the_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(speech_pool.subprocess, "Popen", start)
+    sound = blocks(np.concatenate([voiced(1), silent(1)]))
+    with SpeechPool(1) as pool, pytest.raises(VideoError) as raised, one_file(b"/videos/a.mp4", "decode"):
+        transcript(pool, sound)
+    assert raised.value.problem.code == NO_RESOURCES
+    assert "ulimit -n" in raised.value.problem.next
 
 
 def test_no_recogniser_starts_before_the_first_utterance() -> None:
