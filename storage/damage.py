@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.counting import counted
+from vfindex.storage.database import translated
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.folding import FOLD_KEY, fold_of
 from vfindex.storage.records import MODALITIES
@@ -44,7 +45,7 @@ def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
     Raises LibraryDamaged where SQLite itself cannot read them.
     """
     reasons: dict[int, list[str]] = {}
-    checks = (_broken_rows, _false_rows, _bare_clips, _false_vectors, _false_names)
+    checks = (_broken_rows, _false_rows, _bare_clips, _false_vectors, _false_names, _placeless)
     with snapshot.any_text():
         for video_id, reason in chain.from_iterable(check(snapshot) for check in checks):
             told = reasons.setdefault(video_id, [])
@@ -93,6 +94,8 @@ def false_words(engine: Engine) -> list[str]:
             driver = connection.connection.driver_connection
             return _compared_words(driver) if isinstance(driver, sqlite3.Connection) else []
     except (DBAPIError, sqlite3.Error) as exc:
+        if not isinstance(error := translated(exc), LibraryDamaged):
+            raise error from exc
         return [f"the words of full text search cannot be read ({getattr(exc, 'orig', exc)}){_REPAIR}"]
 
 
@@ -168,7 +171,9 @@ def indexed_documents(engine: Engine) -> int | None:
         with engine.connect() as connection:
             connection.execute(walk)
             return int(connection.execute(text("SELECT count(DISTINCT doc) FROM temp.indexed")).scalar_one())
-    except DBAPIError:
+    except DBAPIError as exc:
+        if not isinstance(error := translated(exc), LibraryDamaged):
+            raise error from exc
         return None
 
 
@@ -241,6 +246,18 @@ def _bare_clips(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
     c, e = schema.clip.c, schema.embedding.c
     for row in snapshot.stream(select(c.id, c.video_id).where(~select(e.clip_id).where(e.clip_id == c.id).exists())):
         yield row.video_id, f"clip {row.id} has no vector at all"
+
+
+def _placeless(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    """Yield the videos that lie nowhere, which writers forget; one that is being indexed has no place yet."""
+    v, owner = schema.video.c, schema.location.c.video_id
+    query = select(v.id).where(v.state.not_in(("indexing", "vanished")))
+    for row in snapshot.stream(query.where(~select(owner).where(owner == v.id).exists())):
+        yield row.id, "the row of its place is lost"
+    owner = schema.tombstone.c.video_id
+    query = select(v.id).where(v.state == "vanished")
+    for row in snapshot.stream(query.where(~select(owner).where(owner == v.id).exists())):
+        yield row.id, "the row of its former place is lost"
 
 
 def _false_names(snapshot: Snapshot) -> Iterator[tuple[int, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
 from vfindex.storage.permissions import is_allowed
+from vfindex.storage.resources import least_room, temporary_folder
 from vfindex.storage.seals import register
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
@@ -26,6 +27,8 @@ BUSY_TIMEOUT_S = 20
 RUN_VERIFY = "; run: vfindex verify"
 # Where a connection has its memory among what SQLAlchemy keeps of it.
 _MEMORY = "memory"
+# What an exception of SQLite carries: the folder of the database.
+_FOLDER = "folder"
 
 
 def connect(path: Path | None, *, write: bool) -> Engine:
@@ -36,15 +39,15 @@ def connect(path: Path | None, *, write: bool) -> Engine:
 
     def creator() -> sqlite3.Connection:
         opened = None if path is None or write else opening(path)
-        connection: _Connection = sqlite3.connect(
+        connection: DatabaseConnection = sqlite3.connect(
             ":memory:" if path is None else opened.uri if opened else f"{_file_uri(path)}?mode=rwc",
             uri=path is not None,
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
-            factory=_Connection,
+            factory=DatabaseConnection,
         )
-        connection.opened = opened
+        connection.opened, connection.folder = opened, path.parent if path else None
         register(connection)
         for pragma in _pragmas(write, is_locked=opened is None or opened.is_locked):
             connection.execute(f"PRAGMA {pragma}")
@@ -119,8 +122,50 @@ class Unchanged:
             ) from exc
 
 
-class _Connection(sqlite3.Connection):
+class DatabaseConnection(sqlite3.Connection):
+    """A connection whose errors say in which folder the database lies, and are SQLite's even if they are no UTF-8."""
+
     opened: Opened | None = None
+    folder: Path | None = None
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(_Cursor)
+
+    def execute(self, *arguments: Any) -> Any:
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        return self.cursor().executemany(*arguments)
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, *arguments: Any) -> Self:
+        with _OwnErrors(self.connection):
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Self:
+        with _OwnErrors(self.connection):
+            return super().executemany(*arguments)
+
+
+class _OwnErrors:
+    """A block whose errors are as `DatabaseConnection` says; as a generator it would take three times as long."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, UnicodeDecodeError):
+            # What SQLite complains of quotes the file, and Python cannot read that.
+            complaint = exc.object.decode(errors="replace")
+            error = sqlite3.DatabaseError(complaint)
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error from exc
+        if isinstance(exc, sqlite3.Error):
+            setattr(exc, _FOLDER, getattr(self._connection, _FOLDER, None))
 
 
 @dataclass(slots=True)
@@ -277,6 +322,22 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 
 
+def room_wanted(folder: Path | None, bytes_: int = 0) -> str:
+    """Return what to do about a full disk: in which folder to free some space, `bytes_` of it where so much is known.
+
+    SQLite says of no file which one did not fit, and has deleted the temporary ones when that is asked.
+    """
+    temporary = temporary_folder()
+    found = least_room([temporary] if folder is None else [folder, temporary])
+    wanted = f"{bytes_ / 1e9:.1f} GB" if bytes_ else "some space"
+    if found is None:
+        return f"free {wanted}"
+    where = f"{found[0]}, which has {found[1] / 1e6:,.1f} MB left"
+    if found[0] == temporary:
+        return f"free {wanted} in the folder for temporary files, {where}, or set TMPDIR to another folder,"
+    return f"free {wanted} in {where},"
+
+
 def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
     """Return SQLite's complaint as a sentence. One that only a bug of ours can cause is raised as it is."""
     error = exc.orig if isinstance(exc, DBAPIError) else exc
@@ -291,8 +352,8 @@ def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
         return LibraryDamaged(f"the library's database cannot be read ({complaint}){RUN_VERIFY}")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return LibraryError(
-            f"the library could not be written ({complaint}); free some space and run the same command again: "
-            "nothing that was committed is lost"
+            f"the library could not be written ({complaint}); {room_wanted(getattr(error, _FOLDER, None))} and run the "
+            "same command again: nothing that was committed is lost"
         )
     if code in _BUSY:
         return LibraryError(

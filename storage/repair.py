@@ -17,7 +17,7 @@ from sqlalchemy import Text, case, cast, delete, func, select, text, update
 from vfindex.storage import schema
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.damage import damaged_videos, indexed_documents
-from vfindex.storage.database import any_text, check_integrity, connect
+from vfindex.storage.database import DatabaseConnection, any_text, check_integrity, connect
 from vfindex.storage.documents import set_documents, unindex_documents
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.index_file import sync_folder
@@ -101,7 +101,7 @@ def _swap(database: Path, new: Path) -> Path:
     """
     kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
     log = database.with_name(database.name + "-wal")
-    with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.DatabaseError):
+    with closing(sqlite3.connect(database, factory=DatabaseConnection)) as connection, suppress(sqlite3.DatabaseError):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
         if path.exists() and path.stat().st_size:  # a log that could not be taken over is kept as well

@@ -1,9 +1,12 @@
-"""What a process has too little of, in words: memory, threads and open files, and the limits that hold."""
+"""What a process has too little of, in words: memory, threads, open files, room on a disk, and the limits that hold."""
 
 from __future__ import annotations
 
 import errno
+import os
 import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 _MEMORY_WORDS = ("bad_alloc", "Cannot allocate memory", "cannot allocate memory", "start new thread")
 # What the loader says of a library that does not fit.
@@ -30,3 +33,24 @@ def _is_memory(exc: BaseException) -> bool:
         return any(word in text for word in _LOADER_WORDS)
     is_oom = isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EAGAIN)
     return is_oom or any(word in text for word in _MEMORY_WORDS)  # ONNX Runtime's errors are no RuntimeError
+
+
+def temporary_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where SQLite puts its temporary files: the first that may be written, as its unixTempFileDir looks."""
+    named = [environment.get(name) for name in ("SQLITE_TMPDIR", "TMPDIR")]
+    for name in filter(None, [*named, "/var/tmp", "/usr/tmp", "/tmp"]):
+        if os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK):
+            return Path(name)
+    return Path()
+
+
+def least_room(folders: Sequence[Path]) -> tuple[Path, int] | None:
+    """Return which of the folders has the least room left, the first of equals, and its bytes; None if none tells."""
+    rooms = []
+    for folder in folders:
+        try:
+            disk = os.statvfs(folder)
+        except OSError:
+            continue
+        rooms.append((folder, disk.f_bavail * disk.f_frsize))
+    return min(rooms, key=lambda room: room[1], default=None)

@@ -16,7 +16,7 @@ from vfindex.storage import schema
 from vfindex.storage.blobs import checksum
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.damage import damaged_videos, paths_of
-from vfindex.storage.database import decoded, opening, translated
+from vfindex.storage.database import DatabaseConnection, decoded, opening, translated
 from vfindex.storage.documents import insert_document
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.places import put
@@ -116,7 +116,7 @@ def _open(damaged: Path) -> sqlite3.Connection | None:
     Raises LibraryDamaged where that is not there either, LibraryError where this user may not read it.
     """
     opened = opening(damaged)
-    source = sqlite3.connect(opened.uri, uri=True, isolation_level=None)
+    source = sqlite3.connect(opened.uri, uri=True, isolation_level=None, factory=DatabaseConnection)
     try:
         if not opened.is_locked:
             source.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, text, update
 
 from vfindex.storage import schema
+from vfindex.storage.database import room_wanted
 from vfindex.storage.places import forget_orphaned, put
 from vfindex.storage.replacing import forget_begun, forget_orphans
 
@@ -59,7 +60,7 @@ def scrub(engine: Engine, database: Path) -> Scrubbed:
         if not isinstance(connection, sqlite3.Connection):
             return Scrubbed()
         connection.execute("INSERT INTO document_fts(document_fts) VALUES ('optimize')")
-        fault = _compact(connection)
+        fault = _compact(connection, database.parent)
         log_bytes = _empty_log(connection, database)
         done = Scrubbed(log_bytes, _pragma(connection, "freelist_count"), fault)
         if done.is_complete:
@@ -70,7 +71,7 @@ def scrub(engine: Engine, database: Path) -> Scrubbed:
         pooled.close()
 
 
-def _compact(connection: sqlite3.Connection) -> str:
+def _compact(connection: sqlite3.Connection, folder: Path) -> str:
     """Write the database anew, or cut off its free pages; return why that failed, "" if it did not."""
     size_bytes = _pragma(connection, "page_count") * _pragma(connection, "page_size")
     try:
@@ -80,7 +81,7 @@ def _compact(connection: sqlite3.Connection) -> str:
         else:
             connection.execute(f"PRAGMA incremental_vacuum({CUT_PAGES})").fetchall()
     except sqlite3.OperationalError as exc:
-        return f"library.db could not be rewritten ({exc}); free {size_bytes / 1e9:.1f} GB and remove anything again"
+        return f"library.db could not be rewritten ({exc}); {room_wanted(folder, size_bytes)} and remove anything again"
     return ""
 
 

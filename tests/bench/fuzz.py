@@ -11,6 +11,7 @@ causes a fault is copied to.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import random
@@ -319,7 +320,10 @@ def _asked(bench: Bench, library: Path) -> tuple[list[Answer | None], list[str]]
         ran, more = bench.run("search", question, "--library", library, "--json")
         faults += more
         answers.append(answer(ran) if ran.code == 0 else None)
-        if ran.code == 0 and any(word in ran.out for word in ("NaN", "Infinity")):
+        odd: list[str] = []
+        if ran.code == 0:
+            json.loads(ran.out, parse_constant=odd.append)
+        if odd:
             faults.append("a number that is not finite")
     return answers, faults
 

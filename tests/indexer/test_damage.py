@@ -161,3 +161,16 @@ def _copy_page(data: bytearray, chance: random.Random) -> None:
 
 
 WAYS: tuple[Callable[[bytearray, random.Random], None], ...] = (_flip, _zero, _cut, _copy_page)
+
+
+@pytest.mark.parametrize("table", ["location", "tombstone"])
+def test_a_video_whose_place_is_lost_is_told_and_forgotten(sound: Path, tmp_path: Path, table: str) -> None:
+    folder = shutil.copytree(sound, tmp_path / "library")
+    with writing(folder) as writer:
+        if table == "tombstone":
+            writer.catalog.vanish([b"/videos/video 3"])
+    with closing(sqlite3.connect(folder / "library.db")) as connection, connection:
+        connection.execute(f"DELETE FROM {table} WHERE path = CAST('/videos/video 3' AS BLOB)")
+    assert "the row of its" in verify(Library.open(folder)).problems[0]
+    assert repair(folder, RepairSettings(tmp_path / "cache")).left == []
+    assert verify(Library.open(folder)).videos == 11

@@ -5,18 +5,22 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from library_maker import add_video, axis, clip, install
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
-from vfindex.storage import schema
+from vfindex.storage import resources, schema
 from vfindex.storage.catalog import Catalog
-from vfindex.storage.database import translated
+from vfindex.storage.damage import false_words
+from vfindex.storage.database import check_integrity, connect, room_wanted, translated
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.library import Library
+from vfindex.storage.records import Document
 from vfindex.storage.reports import stored_runs
+from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.writer import writing
 
 
@@ -101,3 +105,48 @@ def test_streaming_does_not_change_the_connection(tmp_path: Path) -> None:
     with Library(tmp_path).snapshot() as snapshot:
         stored_runs(snapshot)
         assert "yield_per" not in snapshot._connection.get_execution_options()
+
+
+def test_a_complaint_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:
+    with writing(tmp_path / "library"):
+        pass
+    database = tmp_path / "library" / "library.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    data = database.read_bytes()
+    database.write_bytes(data.replace(b"CREATE TABLE run", b"CREATE \xffABLE run"))
+    with pytest.raises(LibraryDamaged, match="run: vfindex verify"):
+        Snapshot(connect(database, write=False))
+    engine = connect(database, write=False)
+    assert "malformed database schema" in check_integrity(engine)[0]
+    engine.dispose()
+
+
+def test_the_folder_with_the_least_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, temporary = tmp_path / "library", tmp_path / "temporary"
+    for folder in (library, temporary):
+        folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    rooms = {library: 5_000, temporary: 1}
+
+    def room(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=rooms[folder], f_frsize=4096)
+
+    monkeypatch.setattr(resources.os, "statvfs", room)
+    assert f"free some space in the folder for temporary files, {temporary}, " in room_wanted(library)
+    rooms[library] = 0
+    assert f"free some space in {library}, which has 0.0 MB left" in room_wanted(library)
+
+
+def test_a_full_disk_is_no_damage_of_the_words(tmp_path: Path) -> None:
+    with writing(tmp_path / "library") as writer:
+        for number in range(40):
+            add_video(writer, f"video {number}", [], documents=[Document("title", f"title {number}")])
+    engine = connect(tmp_path / "library" / "library.db", write=False)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA temp.page_size=512")
+        connection.exec_driver_sql("PRAGMA temp.max_page_count=3")
+    with pytest.raises(LibraryError, match="free some space"):
+        false_words(engine)
+    engine.dispose()
