@@ -46,7 +46,7 @@ def one_file(path: bytes, stage: Stage) -> Iterator[None]:
         if error is None:
             raise
         if error.problem.code == BUG:
-            logger.error("a bug of vfindex, over %r", os.fsdecode(path), exc_info=exc)
+            logger.error("a bug of vfindex, over %r\n%s", os.fsdecode(path), error.problem.trace.rstrip())
         if exc.__traceback__ is not None:
             traceback.clear_frames(exc.__traceback__)  # pictures that it would hold
         raise error from exc
