@@ -64,6 +64,7 @@ def parse(text: str, *, wordless: bool = False) -> Query:
     Raises QueryError, with the position of the offending character, if it is empty, longer than MAX_QUERY_CHARS or
     wrong.
     """
+    typed = text  # of paths every byte counts, of words those that are text: one "?" for each other one
     text = text.encode("utf-8", "replace").decode()
     length = len(" ".join(text.split()))
     if not length and not wordless:
@@ -75,7 +76,7 @@ def parse(text: str, *, wordless: bool = False) -> Query:
     token = _TOKEN.search(text)
     while token is not None:
         match = _FILTER.match(text, token.start())
-        end = _read_filter(text, match, read) if match else _read_term(text, token, read)
+        end = _read_filter(typed, match, read) if match else _read_term(text, token, read)
         token = _TOKEN.search(text, end)
     if not read.terms and not wordless:
         raise QueryError("the question has filters and nothing to look for; add a word", len(text.rstrip()))
