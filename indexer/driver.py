@@ -196,6 +196,8 @@ class Driver:
         if here not in paths:
             self.run.unindexed += retitle(self.writer, video_id, self.encoders.text)
             self.run.publish_many()
+        if moved_from:
+            self.run.moved_now.add(here)
         if is_reworded:
             self.run.reworded.append(found)
             self.done_files += 1

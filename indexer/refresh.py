@@ -115,7 +115,12 @@ class _Refresh:
         if has_changed:
             self._run.unindexed += sum(len(unit.clips) for unit in units)
             self._run.publish_many()
-        self._run.end_file("reworded" if has_changed else "unchanged")
+        if words.problem is not None and _reason(video) != words.problem.reason:
+            self._run.end_file("partial", words.problem)
+        elif has_changed:
+            self._run.end_file("reworded")
+        else:
+            self._run.end_file("moved" if found.location.path in self._run.moved_now else "unchanged")
 
     def _prepared(self, found: Found, video: StoredVideo) -> Prepared:
         """Return what stands in and beside the file; subtitles beside a copy of it, where this one has none."""
@@ -190,10 +195,14 @@ def _bared(prepared: Prepared, units: Sequence[UnitWords]) -> list[tuple[float, 
 
 
 def _is_as_stored(words: Wording, video: StoredVideo, units: Sequence[UnitWords]) -> bool:
-    told = (words.title, dict(words.tags), tuple(words.chapters), words.problem is None)
-    if told != (video.title, dict(video.tags), tuple(video.chapters), video.problem is None):
+    told = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
+    if told != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
         return False
     return all(said.segments == unit.segments for said, unit in zip(words.said, units, strict=True))
+
+
+def _reason(video: StoredVideo) -> str:
+    return video.problem["reason"] if video.problem else ""
 
 
 def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:

@@ -61,7 +61,8 @@ class Triage:
         self._seen: set[bytes] = set()
         self._settled_seen = 0
         self._back: list[bytes] = []
-        self.failed_now: set[str] = set()
+        self.failed_now: set[str] = set()  # fingerprints
+        self.moved_now: set[bytes] = set()
         self.unindexed = writer.catalog.unindexed()
         self._traces = 0
         self._past_bugs = writer.catalog.past_bugs()

@@ -148,6 +148,37 @@ def test_subtitles_that_come_change_and_go(
     assert verify(Library.open(tmp_path / "lib")).clean
 
 
+def test_a_sidecar_that_becomes_unreadable_is_in_the_report(
+    videos: Path, run: Run, no_frames: Callable[[], None]
+) -> None:
+    video = videos / "red door.mp4"
+    subtitle(video, (3.0, 4.0, "the xylophone"))
+    info = videos / "red door.info.json"
+    info.write_text(json.dumps({"title": "A harbour"}))
+    assert run().indexed == 1
+    no_frames()
+    for broken, name in ((info, "red door.info.json"), (video.with_suffix(".srt"), "red door.srt")):
+        whole = broken.read_text()
+        broken.write_text("{")
+        report = run()
+        assert (report.reworded, [problem.reason.startswith(name) for problem in report.partial]) == (0, [True])
+        assert run().unchanged == 1
+        broken.write_text(whole)
+        assert run().reworded == 1
+
+
+def test_a_video_that_moves_is_counted_as_moved_also_where_its_sidecars_change_their_names(
+    videos: Path, run: Run
+) -> None:
+    subtitle(videos / "red door.mp4", (3.0, 4.0, "the xylophone"))
+    assert run().indexed == 1
+    (videos / "old").mkdir()
+    (videos / "red door.mp4").rename(videos / "old/red door.mp4")
+    (videos / "red door.srt").rename(videos / "old/RED DOOR.SRT")
+    report = run()
+    assert (report.moved, report.reworded, report.unchanged) == (1, 0, 0)
+
+
 def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
     tmp_path: Path, videos: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
