@@ -29,6 +29,7 @@ _TIME = re.compile(r"([-\u2212]?)(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,:](\d{1
 _TIMING = re.compile(
     r"\s{0,20}([-\u2212]?\d[\d:.,]{2,20})\s{0,20}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)\s{0,20}(\S{0,24})"
 )
+_SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]?(?!\S)")  # words behind the times
 _ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
 _BLOCK = re.compile(r"\{([^{}]*)\}")
@@ -261,12 +262,21 @@ def _is_broken_timing(line: str) -> bool:
 
 
 def _subrip(text: str) -> Iterator[Event]:
-    """As FFmpeg reads it: a cue's text goes on to the next timing line, less the number that stands before that."""
+    """As FFmpeg reads it: a cue's text goes on to the next timing line, less the number that stands before that.
+
+    A line of times and words ("10:30 --> 11:45 we train") is text where neither a number nor an empty line precedes it.
+    """
     times: tuple[float, float | None] | None = None
     lines: list[str] = []
+    before = ""
     for line in text.splitlines():
+        begins = not before or before.isdecimal()
+        before = line.strip()
         found = _timing(line)
-        broken = found is None and _is_broken_timing(line) and (not lines or lines[-1].strip().isdecimal())
+        if found and not begins and _SENTENCE.search(line[:200]):
+            found = None
+        is_next = begins and (not lines or lines[-1].strip().isdecimal())
+        broken = found is None and is_next and _is_broken_timing(line)
         if found is None and not broken:
             if line.strip():
                 lines.append(line)

@@ -259,6 +259,20 @@ def test_times_that_cannot_be_are_repaired() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "said", ["10:30 --> 11:45 we train", "from 10:30 --> 11:45", "doors\n10:30 -> 11:45 only, today"]
+)
+def test_times_in_the_text_are_text(said: str) -> None:
+    found = read_cues(f"1\n00:00:01,000 --> 00:00:02,000 X1:1 Y1:2\n{said}\n\n2\n00:00:03,000 --> 00:00:04,000\nend\n")
+    assert [cue.text for cue in found.cues] == [" ".join(said.split("\n")), "end"]
+    assert not found.unreadable
+
+
+def test_cues_without_numbers_and_empty_lines_are_told_apart() -> None:
+    lines = ["00:01.000 --> 00:02.000", "one", "00:03.000 --> 00:04.000 align:start position:0%", "two", "4", "five"]
+    assert [cue.text for cue in read_cues("\n".join(lines)).cues] == ["one", "two 4 five"]
+
+
 def test_arrows_in_the_text_are_text() -> None:
     text = (
         "1\n00:00:01,000 --> 00:00:02,000\nfrom A --> B\nat 10:30 --> 11:00\n\n2\n00:00:03,000 -> 00:00:04,000\nlean\n"

