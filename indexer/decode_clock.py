@@ -48,6 +48,8 @@ def claimed_s(container: InputContainer, stream: Stream) -> float | None:
     length_s = seconds(stream.duration, stream.time_base)
     if length_s is None and len(container.streams) == 1 and container.duration:
         length_s = container.duration / av.time_base
+    if _name(container) == "avi" and stream.frames and stream.average_rate:
+        return max(length_s or 0.0, float(stream.frames / stream.average_rate))  # FFmpeg scales it by the file's size
     return tagged_s(stream) if length_s is None else length_s
 
 

@@ -269,9 +269,18 @@ def _pump(feed: Iterator[Packet[Any] | str], pictures: Pictures, sound: Sound) -
 
 def cut_off(source: Source, pictures: Pictures) -> str:
     """Return a sentence where the video ends well before its header says, and the file too, else "" ."""
-    header_s = _header_end_s(source, pictures)
     last_s = pictures.last_s
-    if header_s is None or last_s is None or not source.clock.is_trusted:
+    if last_s is None or pictures.order.end_s is not None:
+        return ""
+    announced, size_bytes = _sizes(source)
+    is_short = announced is not None and announced > size_bytes
+    header_s = _header_end_s(source, pictures)
+    if header_s is None and is_short:
+        if source.container.duration is None:  # FFmpeg gives it up with files that are shorter than they say
+            return f"the file has {size_bytes} of the {announced} bytes that its header says: it is cut off"
+        header_s = ((source.container.start_time or 0) + source.container.duration) / av.time_base
+        header_s -= source.clock.origin_s
+    if header_s is None or not (is_short or source.clock.is_trusted):
         return ""
     frame_s = float(1 / source.video.average_rate) if source.video.average_rate else 0.0
     if last_s + frame_s + EARLY_END_S > header_s or is_whole(source):
@@ -298,12 +307,17 @@ def is_whole(source: Source) -> bool:
 
     False where the structure does not say.
     """
-    size_bytes = os.fstat(source.fd).st_size
+    announced, size_bytes = _sizes(source)
     entries = source.video.index_entries
     if source.video.frames and len(entries) >= source.video.frames:
         return all(entry.pos + entry.size <= size_bytes for entry in entries)
-    end = sniff.matroska_end(os.pread(source.fd, sniff.HEAD_BYTES, 0))
-    return end is not None and end <= size_bytes
+    has_more = source.container.format.name == "avi" and announced is not None and announced + 1 < size_bytes
+    return announced is not None and announced <= size_bytes and not has_more
+
+
+def _sizes(source: Source) -> tuple[int | None, int]:
+    """Return how many bytes the file's header says that there are, None where it does not, and how many there are."""
+    return sniff.announced_end(os.pread(source.fd, sniff.HEAD_BYTES, 0)), os.fstat(source.fd).st_size
 
 
 def out_of_order(pictures: Pictures) -> str:

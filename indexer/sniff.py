@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import string
+import struct
 from typing import NamedTuple
 
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 HEAD_BYTES = 4096  # the longest signature here stands in the first 300 bytes; text wants a sample
 
 
@@ -130,6 +133,25 @@ def _raw(head: bytes) -> Verdict | None:
     if head.startswith((b"\0\0\0\1", b"\0\0\1")):
         return Verdict("not_a_video", "a raw video stream without a container and without times", _RAW_NEXT)
     return None
+
+
+def announced_end(head: bytes) -> int | None:
+    """Return where a Matroska, AVI, ASF or FLV file ends, by its first bytes; None where they do not say.
+
+    Of an AVI file of several parts (OpenDML) the first is meant.
+    """
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        length = int.from_bytes(head[4:8], "little")
+        return length + 8 if 0 < length < 0xFFFFFFFF else None  # else never written, or unknown
+    if head.startswith(_ASF_HEADER):
+        at = head.find(_ASF_PROPERTIES) + 40  # ASF specification, 3.2: the size stands behind two GUIDs and a length
+        is_live = at < 40 or head[at + 48 : at + 49] in (b"", b"\1", b"\3")
+        return None if is_live else int.from_bytes(head[at : at + 8], "little") or None
+    if head.startswith(b"FLV"):
+        _, found, rest = head.partition(b"\0\x08filesize\0")
+        size = struct.unpack(">d", rest[:8])[0] if found and len(rest) >= 8 else 0.0
+        return int(size) if 0 < size < 2**53 else None
+    return matroska_end(head)
 
 
 def matroska_end(head: bytes) -> int | None:

@@ -13,7 +13,7 @@ from media import Shot, make_video, overwrite, shot_frames, truncate
 from reading import read
 
 from vfindex.indexer.media import Decoder, Frame
-from vfindex.indexer.sniff import matroska_end
+from vfindex.indexer.sniff import announced_end, matroska_end
 
 WRAP_S = 2**33 / 90_000
 SHOTS = [Shot("red", 4.0), Shot("blue", 4.0)]
@@ -137,6 +137,23 @@ def test_a_last_picture_that_stays_is_no_damage(decoder: Decoder, tmp_path: Path
         assert "cut off" in read(decoder, cut, "auto")[1].error
 
 
+@pytest.mark.parametrize("tone_hz", [None, 440])
+@pytest.mark.parametrize("start_s", [0.0, 3.0])
+@pytest.mark.parametrize("name", ["cut.avi", "cut.wmv", "cut.flv", "cut.mkv"])
+def test_a_file_shorter_than_its_header_says_is_cut_off(
+    decoder: Decoder, tmp_path: Path, name: str, start_s: float, tone_hz: int | None
+) -> None:
+    if name.endswith("flv") and tone_hz:
+        pytest.skip("FLV takes sound at few rates")
+    codec = {"wmv": "wmv2", "flv": "flv1"}.get(name[-3:], "mpeg4")
+    whole = make_video(tmp_path / f"whole-{name}", shots=SHOTS, codec=codec, start_s=start_s, tone_hz=tone_hz)
+    assert read(decoder, whole, "auto")[1].error == ""
+    assert "cut off" in read(decoder, truncate(whole, tmp_path / name, 0.6), "auto")[1].error
+    longer = tmp_path / f"longer-{name}"
+    longer.write_bytes(whole.read_bytes() + bytes(1000))
+    assert "cut off" not in read(decoder, longer, "auto")[1].error
+
+
 @pytest.mark.parametrize("b_frames", [0, 2])
 def test_avi_shows_reordered_frames_in_order(decoder: Decoder, tmp_path: Path, b_frames: int) -> None:
     path = make_video(tmp_path / "b.avi", shots=SHOTS, fps=12.0, b_frames=b_frames, keyframe_s=2.0)
@@ -173,3 +190,11 @@ def test_where_a_matroska_file_ends(tmp_path: Path) -> None:
         and matroska_end(data[:10]) is None
         and matroska_end(b"\x1a\x45\xdf\xa3\x00") is None
     )
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.wmv", "wmv2"), ("a.flv", "flv1")])
+def test_where_other_files_say_that_they_end(tmp_path: Path, name: str, codec: str) -> None:
+    data = make_video(tmp_path / name, shots=[Shot("red", 1.0)], codec=codec).read_bytes()
+    assert announced_end(data[:4096]) == len(data)
+    for length in (0, 3, 8, 12, 30, 70, 90, 200):
+        announced_end(data[:length])
