@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Two-letter code (ISO 639-1): three-letter codes (ISO 639-2, both forms), then names in English and in the language.
+# Two-letter code (ISO 639-1): three-letter codes (ISO 639-2, both forms, and those of subtitle sites), then names in
+# English and in the language.
 _TABLE = """
 af: afr, afrikaans
 am: amh, amharic, አማርኛ
@@ -23,13 +24,13 @@ de: ger, deu, german, deutsch
 el: gre, ell, greek, ελληνικά
 en: eng, english
 eo: epo, esperanto
-es: spa, spanish, español, castilian, castellano, espanol latino, latino
+es: spa, esp, spanish, español, castilian, castellano, espanol latino, latino, latam
 et: est, estonian, eesti
 eu: baq, eus, basque, euskara
 fa: per, fas, persian, farsi, فارسی
 fi: fin, finnish, suomi
 fil: filipino
-fr: fre, fra, french, français
+fr: fre, fra, french, français, vostfr
 ga: gle, irish, gaeilge
 gl: glg, galician, galego
 gu: guj, gujarati, ગુજરાતી
@@ -68,7 +69,7 @@ no: nor, norwegian, norsk
 pa: pan, punjabi, ਪੰਜਾਬੀ
 pl: pol, polish, polski
 ps: pus, pashto, پښتو
-pt: por, portuguese, português, brazilian
+pt: por, pob, ptbr, portuguese, português, brazilian
 ro: rum, ron, romanian, română
 ru: rus, russian, русский
 si: sin, sinhala, සිංහල
@@ -90,7 +91,7 @@ uz: uzb, uzbek, ozbek, o\u02bbzbek
 vi: vie, vietnamese, tiếng việt
 yi: yid, yiddish, ייִדיש
 yue: cantonese, 粵語, 廣東話, 广东话
-zh: chi, zho, cmn, chinese, mandarin, 中文, 汉语, 漢語, 简体中文, 繁體中文, 简体, 繁體
+zh: chi, zho, cmn, chs, cht, chinese, mandarin, 中文, 汉语, 漢語, 简体中文, 繁體中文, 简体, 繁體
 zu: zul, zulu
 """
 # Two-letter codes of ISO 639-1 that need no name here: no subtitle site offers them.

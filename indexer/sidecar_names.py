@@ -25,6 +25,7 @@ _VARIANTS = {("pt", "brazil"): "pt-br", ("pt", "brazilian"): "pt-br", ("es", "la
 _VARIANTS |= {("zh", "simplified"): "zh-hans", ("zh", "traditional"): "zh-hant", ("en", "us"): "en-us"}
 _BETWEEN = re.compile(r"[.\s()\[\]{}+,;&='\"#@!~]+")
 _INNER = re.compile(r"[-_]+")
+_TRACK = re.compile(r"(?:track|stream)\d{1,3}")  # tools that take subtitles out of a film number them
 _MAX_MARK = 200  # characters of a name that are looked at
 
 
@@ -65,7 +66,7 @@ def read_marks(text: str, *, named: bool = True) -> Marks:
             elif not language and (found := named_language(word)):
                 language, used = _with_region(found, words[at:])
                 at += used
-            elif not language and not (word.isdecimal() and not named):
+            elif not language and not (word.isdecimal() and not named) and not _TRACK.fullmatch(lower):
                 strange.append(word)
     foreign = " ".join(strange) if strange and named else ""
     return Marks(language, _SIGNS in kinds, _SDH in kinds, foreign)

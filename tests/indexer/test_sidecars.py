@@ -119,6 +119,10 @@ def test_a_signature_knows_both_forms_of_a_name(tmp_path: Path) -> None:
         (".en.Signs & Songs", "en", True, False),
         (".1080p.x264.en", "en", False, False),
         (".und", "", False, False),
+        (".chs", "zh", False, False),
+        (".VOSTFR", "fr", False, False),
+        ("_track3_[eng]", "en", False, False),
+        (".Track12", "", False, False),
     ],
 )
 def test_marks(mark: str, language: str, partial: bool, sdh: bool) -> None:
