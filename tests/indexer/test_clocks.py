@@ -101,7 +101,7 @@ def test_no_frame_is_lost_where_decoding_times_leap_after_the_pictures(
     times_s = [n / 12 + (200.0 if n >= 48 else 0.0) for n in range(96)]
     path = make_video(tmp_path / name, shots=SHOTS, fps=12.0, codec="mpeg2video", times_s=times_s)
     found, end = read(decoder, path, "12")
-    assert (end.frames, end.damaged, end.error) == (96, 0, "")
+    assert (end.frames, end.damaged, end.error, end.note) == (96, 0, "", "")
     assert found[-1].time_s == pytest.approx(8.0, abs=0.7), "a leap of a minute is a new clock"
 
 
