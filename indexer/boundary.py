@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +62,7 @@ def _own_error(path: bytes, stage: Stage, exc: Exception) -> VideoError | None:
     if isinstance(exc, MemoryError):
         return VideoError(Problem(path, stage, "memory", "there was not enough memory for it", _MEMORY_STEP))
     if lacks_resources(exc):
-        reason = f"this machine has no room for it ({getattr(exc, 'strerror', None) or exc})"
-        return VideoError(Problem(path, stage, NO_RESOURCES, reason, _RESOURCES_STEP))
+        return VideoError(_no_resources(path, stage, exc))
     first = str(exc).strip().split("\n", 1)[0][:300]
     reason = f"vfindex failed on it ({type(exc).__name__}{': ' if first else ''}{first})"
     trace = "".join(traceback.format_exception(exc))[-MAX_TRACE_CHARS:]
@@ -79,3 +79,35 @@ def lacks_resources(exc: Exception) -> bool:
 def _printable(text: str) -> str:
     """Return text that any database and any stream takes: stray bytes of file names as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _no_resources(path: bytes, stage: Stage, exc: Exception) -> Problem:
+    reason = f"this machine has no room for it ({getattr(exc, 'strerror', None) or exc})"
+    return Problem(path, stage, NO_RESOURCES, reason, _RESOURCES_STEP)
+
+
+def not_regular(path: bytes, stage: Stage, mode: int) -> Problem:
+    kinds = (
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    kind = next((words for test, words in kinds if test(mode)), "a device")
+    return Problem(path, stage, "not_regular", f"it is {kind}, not a file", "name a video file or a folder of them")
+
+
+def os_problem(path: bytes, stage: Stage, exc: OSError) -> Problem:
+    """Put an error of the operating system into words."""
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Problem(path, stage, "missing", "there is no such file or folder", "check the spelling and the mount")
+    if exc.errno == errno.ELOOP:
+        return Problem(path, stage, "not_regular", "it is a symbolic link, or a loop of them", "name what it points to")
+    if exc.errno == errno.ENXIO:
+        return not_regular(path, stage, stat.S_IFSOCK)
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        return Problem(path, stage, "unreadable", "you may not read it", "change its permissions, or exclude it")
+    if lacks_resources(exc):
+        return _no_resources(path, stage, exc)
+    reason = f"it cannot be read ({exc.strerror or type(exc).__name__})"
+    return Problem(path, stage, "unreadable", reason, "check the disk or the mount, then try again")

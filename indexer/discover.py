@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vfindex.indexer.beside import FolderSidecars, list_sidecars, sidecar_suffix, signature, subtitle_folder_files
+from vfindex.indexer.boundary import lacks_resources, not_regular, os_problem
 from vfindex.indexer.system_names import APPLE_DOUBLE, system_kind
-from vfindex.storage.errors import Problem, Stage, VideoError
+from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.exclusions import exclusion_key
 from vfindex.storage.names import composed, glob_pattern
 from vfindex.storage.records import FileState, Location
@@ -197,17 +198,17 @@ def fingerprint(path: bytes) -> str:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as exc:
-        raise VideoError(_os_problem(path, "open", exc)) from exc
+        raise VideoError(os_problem(path, "open", exc)) from exc
     try:
         before = os.fstat(handle)
         if not stat.S_ISREG(before.st_mode):
-            raise VideoError(_not_regular(path, "open", before.st_mode))
+            raise VideoError(not_regular(path, "open", before.st_mode))
         digest = hashlib.sha256(b"%d:" % before.st_size)
         for start, length in _hashed_ranges(before.st_size):
             digest.update(_read_range(handle, start, length))
         after = os.fstat(handle)
     except OSError as exc:
-        raise VideoError(_os_problem(path, "open", exc)) from exc
+        raise VideoError(os_problem(path, "open", exc)) from exc
     finally:
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -222,11 +223,11 @@ def _resolve(path: bytes) -> bytes | Failed:
     try:
         mode = os.stat(resolved).st_mode
     except OSError as exc:
-        return Failed(_os_problem(os.path.abspath(path), "discover", exc))
+        return Failed(os_problem(os.path.abspath(path), "discover", exc))
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return Failed(_not_regular(resolved, "discover", mode))
+        return Failed(not_regular(resolved, "discover", mode))
     if not os.access(resolved, os.R_OK):
-        return Failed(_os_problem(resolved, "discover", PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
+        return Failed(os_problem(resolved, "discover", PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
     return resolved
 
 
@@ -245,7 +246,7 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
     except PermissionError:
         walk.siblings[folder] = FolderSidecars((), ())  # a folder may be passable and yet not list its names
     except OSError as exc:
-        return Failed(_os_problem(path, "discover", exc))
+        return Failed(os_problem(path, "discover", exc))
     own = walk.siblings[folder].of(name)
     return Found(_location(path, found, own), True, own)
 
@@ -284,7 +285,7 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
                     else:
                         walk.links += 1
         except OSError as exc:
-            yield Failed(_os_problem(folder, "discover", exc))
+            yield Failed(os_problem(folder, "discover", exc))
         folders, files = _not_removed(folders, files, walk.removed)
         yield from sorted(system, key=lambda item: item.problem.path)
         pending.extend(sorted(folders, reverse=True))
@@ -314,11 +315,16 @@ def _is_video_name(name: bytes) -> bool:
 
 
 def sidecars_of(path: bytes) -> tuple[bytes, ...]:
-    """Return the sidecars of the video at `path`, as paths relative to its folder; none if that cannot be listed."""
+    """Return the sidecars of the video at `path`, as paths relative to its folder; none if that cannot be listed.
+
+    Raises OSError where that is for want of handles or memory.
+    """
     folder, video = os.path.split(path)
     try:
         return list_sidecars(folder, _is_video_name, video).of(video)
-    except OSError:
+    except OSError as exc:
+        if lacks_resources(exc):
+            raise
         return ()
 
 
@@ -339,10 +345,10 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes]
         try:
             found = entry.stat(follow_symlinks=False)
         except OSError as exc:
-            told[name] = Failed(_os_problem(path, "discover", exc))
+            told[name] = Failed(os_problem(path, "discover", exc))
             continue
         if not is_regular(found.st_mode):
-            told[name] = Failed(_not_regular(path, "discover", found.st_mode))
+            told[name] = Failed(not_regular(path, "discover", found.st_mode))
             continue
         beside = signature(path, sidecars.of(name))
         states[path, found.st_size, found.st_mtime_ns, beside] = entry
@@ -423,28 +429,3 @@ def _read_range(handle: int, start: int, length: int) -> bytes:
 
 def _failed(path: bytes, code: str, reason: str, next_step: str) -> Failed:
     return Failed(Problem(path, "discover", code, reason, next_step))
-
-
-def _not_regular(path: bytes, stage: Stage, mode: int) -> Problem:
-    kinds = (
-        (stat.S_ISLNK, "a symbolic link"),
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-    )
-    kind = next((words for test, words in kinds if test(mode)), "a device")
-    return Problem(path, stage, "not_regular", f"it is {kind}, not a file", "name a video file or a folder of them")
-
-
-def _os_problem(path: bytes, stage: Stage, exc: OSError) -> Problem:
-    """Put an error of the operating system into words."""
-    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
-        return Problem(path, stage, "missing", "there is no such file or folder", "check the spelling and the mount")
-    if exc.errno == errno.ELOOP:
-        return Problem(path, stage, "not_regular", "it is a symbolic link, or a loop of them", "name what it points to")
-    if exc.errno == errno.ENXIO:
-        return _not_regular(path, stage, stat.S_IFSOCK)
-    if exc.errno in (errno.EACCES, errno.EPERM):
-        return Problem(path, stage, "unreadable", "you may not read it", "change its permissions, or exclude it")
-    reason = f"it cannot be read ({exc.strerror or type(exc).__name__})"
-    return Problem(path, stage, "unreadable", reason, "check the disk or the mount, then try again")

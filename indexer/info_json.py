@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vfindex.indexer.beside import INFO_SUFFIX, mark_text, sidecar_suffix
+from vfindex.indexer.boundary import lacks_resources
 from vfindex.storage.errors import Problem
 
 # A film's is 1 MB, with all its comments far more. The worst JSON of 5 MB, all empty lists, takes 110 MB in memory.
@@ -48,6 +49,8 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
     except OSError as exc:
         if exc.errno == errno.ENAMETOOLONG:
             return Info()  # no file can have the name of a video of 250 bytes and this suffix
+        if lacks_resources(exc):
+            raise
         return _unreadable(path, exc.strerror or "it is not a regular file")
     if len(data) > MAX_INFO_BYTES:
         return _unreadable(path, f"it is larger than {MAX_INFO_BYTES // 1_000_000} MB")

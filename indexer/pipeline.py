@@ -20,7 +20,7 @@ import numpy as np
 from vfindex.indexer.discover import Found
 from vfindex.indexer.encoders import ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.info_json import read_info
-from vfindex.indexer.media import AudioBlock, Decoder, Probe, ReadEnd
+from vfindex.indexer.media import NO_RESOURCES, AudioBlock, Decoder, Probe, ReadEnd
 from vfindex.indexer.options import Options
 from vfindex.indexer.reading import Reading, Wanted, decode_unit
 from vfindex.indexer.shots import Span, cut_clips, unit
@@ -192,7 +192,7 @@ def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
             try:
                 text = from_packets(decoder.subtitles(path, track.index), track, probe.end_s)
             except VideoError as exc:
-                if exc.quarantine or exc.problem.code == "killed":
+                if exc.quarantine or exc.problem.code in ("killed", NO_RESOURCES):
                     raise
                 problems.append(replace(exc.problem, stage="transcribe"))  # pictures and sound may be whole
                 continue

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vfindex.indexer.boundary import lacks_resources
 from vfindex.indexer.discover import sidecars_of
 from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media import SubtitleTrack
@@ -216,10 +217,15 @@ def _problem(path: bytes, code: str, reason: str, advice: str = "") -> Problem:
 
 
 def _read(path: bytes) -> bytes:
-    """Return the bytes of a regular file; a link is not followed and a pipe not waited for."""
+    """Return the bytes of a regular file; a link is not followed and a pipe not waited for.
+
+    Raises VideoError, and OSError where the machine lacks what reading needs.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if lacks_resources(error):
+            raise
         advice = "replace the link by the file" if os.path.islink(path) else "check its permissions"
         reason = f"the subtitle file cannot be opened: {os.strerror(error.errno or 0)}"
         raise VideoError(_problem(path, "unreadable", reason, advice)) from error
@@ -230,6 +236,8 @@ def _read(path: bytes) -> bytes:
         try:
             data = file.read(MAX_SIDECAR_BYTES + 1)
         except OSError as error:
+            if lacks_resources(error):
+                raise
             reason = f"the subtitle file cannot be read: {os.strerror(error.errno or 0)}"
             raise VideoError(_problem(path, "unreadable", reason, "check the disk")) from error
     if len(data) > MAX_SIDECAR_BYTES:

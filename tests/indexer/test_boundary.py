@@ -17,9 +17,12 @@ from media import Shot, make_video
 
 from vfindex.indexer import boundary, driver, pipeline
 from vfindex.indexer.boundary import one_file
+from vfindex.indexer.discover import fingerprint
+from vfindex.indexer.info_json import read_info
 from vfindex.indexer.ingest import IngestSettings, ingest
 from vfindex.indexer.report import Report
 from vfindex.indexer.retry import RetrySettings, retry
+from vfindex.indexer.subtitles import sidecar_transcript
 from vfindex.storage import attempts
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.errors import ClusterError, DimensionError, LibraryError, ModelError, Problem, VideoError
@@ -241,3 +244,27 @@ def test_one_bug_in_every_file_does_not_flood_the_report(
     report = run(videos, models_cache)
     assert (len(report.failed), len(report.bugs())) == (3, 1)
     assert len(report.bugs()[0].trace) <= boundary.MAX_TRACE_CHARS
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".en.srt", ".info.json"])
+def test_a_file_that_there_is_no_handle_for_is_no_bad_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = make_video(tmp_path / "a.mp4", shots=[Shot("red", 1.0)])
+    (tmp_path / "a.en.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello there\n")
+    (tmp_path / "a.info.json").write_text("{}")
+    real = os.open
+
+    def without(name: bytes | str, *rest: int, **more: int) -> int:
+        if os.fsdecode(name).endswith(suffix):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(os, "open", without)
+    raw = os.fsencode(path)
+    with pytest.raises(VideoError) as raised, one_file(raw, "probe"):
+        fingerprint(raw)
+        sidecar_transcript(raw, None, 1.0)
+        read_info(raw)
+    assert raised.value.problem.code == "no_resources"
+    assert "ulimit -n" in raised.value.problem.next
