@@ -130,9 +130,15 @@ def _compared_words(connection: sqlite3.Connection) -> list[str]:
         connection.execute(f"SELECT block FROM {name}_data WHERE id = 1").fetchone()
         for name in ("main.document_fts", "temp.wanted")
     ]
-    if not faults and totals[0] != totals[1]:
+    if not faults and _counts(totals[0]) != _counts(totals[1]):
         faults.append(f"full text search counts other numbers of words and documents than there are{_REPAIR}")
     return faults
+
+
+def _counts(row: tuple[bytes] | None) -> bytes:
+    """Return the totals of a full text index: those of one that never held anything are empty, of an emptied one 0."""
+    block = row[0] if row else b""
+    return block if any(block) else b""
 
 
 def _instances(connection: sqlite3.Connection, database: str, table: str) -> Iterator[tuple[str, int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ MIN_NEEDLE_BYTES = 6
 _KEPT_NAME = (
     "the path itself is kept, so that no run indexes it again; to delete it: vfindex remove --forget-exclusion PATH"
 )
+_READ_AGAIN = "they may be those beside the removed file, until their words are read again by: vfindex reindex"
 # What a removal deletes, as `Catalog.remove` returns it.
 Removal = Callable[[Writer], tuple[int, int, list[str]]]
 # What a video is called by its paths, tags and chapters: its title and words.
@@ -184,8 +185,17 @@ def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], setting
             return [Place("edition", str(place), 1, "an upgrade that is at work removes it before it is put in use")]
         other = Writer(place)
         held.callback(other.close)
+        own = replace(gone, prints=_ids_there(other, gone))
         names = remove(other)[2] + _forget_contents(other, gone)
-        return _cleaned(other, names, gone, settings)
+        return _cleaned(other, names, own, settings)
+
+
+def _ids_there(writer: Writer, gone: _Contents) -> dict[int, str]:
+    """Return what another edition calls the videos that are gone: its ids are its own."""
+    query = text("SELECT id, fingerprint FROM video WHERE fingerprint IN (SELECT value FROM json_each(:prints))")
+    with writer.catalog.transaction() as connection:
+        rows = connection.execute(query, {"prints": json.dumps(list(gone.prints.values()))})
+        return {row.id: row.fingerprint for row in rows}
 
 
 def _forget_contents(writer: Writer, gone: _Contents) -> list[str]:
@@ -292,7 +302,7 @@ def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: Remova
     except LibraryError as exc:
         fault = str(exc)
     scrubbed = writer.scrub()
-    quick = [Place("index", "index/", int(bool(fault)), fault), *_pages(writer, scrubbed)]
+    quick = [Place("index", "index/", int(bool(fault)), fault), *_pages(writer, scrubbed), *_beside(writer, gone)]
     if settings.cache is None:
         return quick
     return [
@@ -311,6 +321,19 @@ def _pages(writer: Writer, scrubbed: Scrubbed) -> list[Place]:
         Place("write-ahead log", "library.db-wal", scrubbed.log_bytes, held if scrubbed.log_bytes else ""),
         Place("free pages", free, int(bool(scrubbed.fault)), scrubbed.fault),
     ]
+
+
+def _beside(writer: Writer, gone: _Contents) -> list[Place]:
+    """Look for subtitles in the words of videos that have lost a path and stay: it may be those that lay beside it."""
+    query = text(
+        "SELECT count(*) FROM video v WHERE fingerprint IN (SELECT value FROM json_each(:prints))"
+        " AND EXISTS (SELECT 1 FROM segment s WHERE s.video_id = v.id AND s.source = 'sidecar')"
+    )
+    with writer.catalog.transaction() as connection:
+        left = connection.scalar(query, {"prints": json.dumps(gone.renamed)}) or 0
+    if not left:
+        return []
+    return [Place("subtitles", f"{counted(left, 'video')} that also lies elsewhere", left, _READ_AGAIN)]
 
 
 def _tables(writer: Writer, gone: _Contents) -> Place:

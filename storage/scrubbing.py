@@ -3,7 +3,8 @@
 SQLite overwrites what it deletes (`secure_delete`), but not the copies that it leaves in a page when rows move to
 another one: only VACUUM writes every page anew. FTS5 keeps the words of deleted rows until its segments are merged.
 The setting SCRUB is committed together with a removal and cleared when the cleaning is complete, so that the next
-writer finishes what a kill or a reader has prevented.
+writer finishes what a kill or a reader has prevented. It stays while the words of a video are still to be read again,
+as one of its copies was removed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ READER_WAIT_MS = 2000
 # What stands in the report of a run for a path that was removed.
 REMOVED = "(removed)"
 _INCREMENTAL = 2
+# Whether what lies beside some video is still to be read, see `places.unsettle`.
+_UNREAD = "SELECT 1 FROM location WHERE beside = '?' LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def scrub(engine: Engine, database: Path) -> Scrubbed:
         fault = _compact(connection, database.parent)
         log_bytes = _empty_log(connection, database)
         done = Scrubbed(log_bytes, _pragma(connection, "freelist_count"), fault)
-        if done.is_complete:
+        if done.is_complete and not connection.execute(_UNREAD).fetchone():
             connection.execute("DELETE FROM meta WHERE key = ?", (SCRUB,))
             _empty_log(connection, database)
         return done

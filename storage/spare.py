@@ -8,6 +8,7 @@ what was committed, as when its log was cut; and one whose settings are lost tak
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -22,6 +23,7 @@ from vfindex.storage import schema
 from vfindex.storage.folding import FOLD_KEY
 from vfindex.storage.index_file import sync_folder
 from vfindex.storage.permissions import share
+from vfindex.storage.regular import read_file
 from vfindex.storage.seals import is_broken
 
 SPARE = "library.json"
@@ -81,9 +83,9 @@ def restore(connection: Connection, folder: Path) -> bool:
 
 
 def read_spare(folder: Path) -> Spare | None:
-    """Return the spare copy, None where there is none, or it is damaged itself. Raises OSError."""
+    """Return the spare copy, None where there is none, or it is damaged itself or no file. Raises OSError."""
     try:
-        outer: dict[str, Any] = json.loads((folder / SPARE).read_bytes())
+        outer: dict[str, Any] = json.loads(read_file(folder / SPARE))
         if zlib.crc32(outer["held"].encode()) != outer["crc32"]:
             return None
         held = json.loads(outer["held"])
@@ -91,3 +93,7 @@ def read_spare(folder: Path) -> Spare | None:
         return Spare(**held)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    except OSError as exc:
+        if exc.errno in (errno.EINVAL, errno.ELOOP):  # no file at all
+            return None
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ MAX_TAIL_CLIPS = 50_000
 # The current generation and the one before it: a reader that has just read the pointer still finds its file.
 KEPT_GENERATIONS = 2
 _FOLDERS = ("index", "query", "thumbs")
+_IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
 @contextmanager
@@ -383,6 +385,11 @@ def _on_disk(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        if exc.errno in _IN_THE_WAY:
+            raise LibraryError(
+                f"{what} of the library could not be written: {exc.filename2 or exc.filename} is in the way "
+                f"({exc.strerror}); move it away and run the same command again"
+            ) from exc
         raise LibraryError(
             f"{what} of the library could not be written ({exc.strerror}); make room for it or see to the disk, and "
             "run the same command again: nothing that was committed is lost"

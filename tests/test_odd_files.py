@@ -47,7 +47,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("name", ["current", "library.db", "library.db-wal", "index", "meta.json"])
+@pytest.mark.parametrize("name", ["current", "library.db", "library.db-wal", "library.json", "index", "meta.json"])
 def test_a_pipe_in_a_library_is_not_waited_for(library: Path, models_cache: Path, name: str) -> None:
     path = {
         "index": next((library / "index").iterdir()),

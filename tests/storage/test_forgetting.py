@@ -23,6 +23,7 @@ from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.repair import rewrite_words
 from vfindex.storage.roots import Root, remember
 from vfindex.storage.verify import verify
+from vfindex.storage.wording import SaidIn, UnitWords, Wording, unit_words
 from vfindex.storage.writer import Writer, locked, writing
 
 SECRET = "holiday-giraffe.mp4"
@@ -152,6 +153,56 @@ def test_older_editions_are_cleaned_too(folder: Path) -> None:
     assert sorted(found.places) == [".", "editions/1", "library"]
     assert files_with(folder, NEEDLES)[1] == []
     assert (found.locations, found.videos, list(found.left())) == (1, 1, [])
+
+
+def test_ids_of_another_edition_are_not_those_of_this_one(folder: Path) -> None:
+    made(folder, lambda writer: None)
+    with writing(folder) as writer:
+        commit(writer)
+        add_video(writer, "new.mp4", [clip(visual=axis(1))])
+        writer.publish()
+    edition = editions.edition_folder(folder, 1)
+    with writing(edition) as writer:
+        install(writer)
+        commit(writer)  # here its id is 1, which is another video's there
+        writer.publish()
+    editions.put_in_use(folder, 1)
+    assert list(removed(folder).left()) == []
+    assert files_with(folder, NEEDLES)[1] == []
+
+
+def test_subtitles_of_a_removed_copy_are_told_and_cleaned_once_reread(folder: Path) -> None:
+    made(folder, subtitles)
+    said = (Segment(0.0, 2.0, "an okapi in the barn", "sidecar"),)
+    with writing(folder) as writer:
+        found = writer.catalog.find(PRINT)
+        assert found is not None
+        writer.catalog.place(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"))
+        [unit] = read_words(writer, found[0])
+        words = Wording("copy", {}, (), (Document("title", "copy"),), None, (SaidIn(unit.id, said, {}, ""),))
+        writer.catalog.reword(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"), words)
+    [(_, left)] = [each for each in removed(folder).left() if each[1].place == "subtitles"]
+    assert "vfindex reindex" in left.note
+    with writing(folder):
+        pass  # a command that reads no words
+    with writing(folder) as writer:
+        words = replace(words, said=(SaidIn(unit.id, (), {}, ""),))
+        writer.catalog.reword(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"), words)
+    assert files_with(folder, [b"okapi"])[1] == []
+
+
+def test_a_library_that_nothing_is_left_of_is_sound(folder: Path) -> None:
+    with writing(folder) as writer:
+        install(writer)
+        commit(writer)
+        writer.publish()
+    assert list(removed(folder).left()) == []
+    assert verify(Library.open(folder)).problems == []
+
+
+def read_words(writer: Writer, video_id: int) -> list[UnitWords]:
+    with writer.library.snapshot() as snapshot:
+        return unit_words(snapshot, video_id)
 
 
 def test_a_purge_reaches_the_same_content_in_older_editions(folder: Path) -> None:
