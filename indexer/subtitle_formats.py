@@ -29,6 +29,7 @@ _TIME = re.compile(r"([-\u2212]?)(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,:](\d{1
 _TIMING = re.compile(
     r"\s{0,20}([-\u2212]?\d[\d:.,]{2,20})\s{0,20}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)\s{0,20}(\S{0,24})"
 )
+_SPACED = re.compile(r"(?<=\d)\s{0,3}([:.,])\s{0,3}(?=\d)")  # translation programmes write "00: 00: 05, 000"
 _SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]?(?!\S)")  # words behind the times
 _ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
@@ -250,7 +251,9 @@ def parse_time(text: str) -> float | None:
 
 def _timing(line: str) -> tuple[float, float | None] | None:
     """Return (start_s, end_s) of a `start --> end settings` line, None for any other, an arrow in spoken text too."""
-    match = _TIMING.match(line) if ">" in line or "\u2192" in line else None
+    match = None
+    if ">" in line or "\u2192" in line:
+        match = _TIMING.match(line) or _TIMING.match(_SPACED.sub(r"\1", line[:80]))
     start_s = parse_time(match[1]) if match else None
     return None if match is None or start_s is None else (start_s, parse_time(match[2]))
 
