@@ -23,6 +23,8 @@ from vfindex.storage.seals import register
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
+# The least of shared memory beside a log: SQLite makes it in regions of this size.
+SHARED_BYTES = 32 << 10
 # How most sentences about damage end; `verify` itself leaves it out.
 RUN_VERIFY = "; run: vfindex verify"
 # Where a connection has its memory among what SQLAlchemy keeps of it.
@@ -74,8 +76,8 @@ class Opened:
     """How a reader opens the database at `path`, and what lies there.
 
     is_locked: SQLite's locks keep a snapshot as it is. They need the shared memory beside the log, which a reader
-    without permission to write cannot make. What is read without them counts only if `files`, which then has the sizes
-    and times of the database and its log, is the same afterwards.
+    without permission to write, or room for it, cannot make. What is read without them counts only if `files`, which
+    then has the sizes and times of the database and its log, is the same afterwards.
     """
 
     path: Path
@@ -91,16 +93,30 @@ class Opened:
 def opening(path: Path) -> Opened:
     """Return how a reader opens the database at `path` as it lies there now."""
     log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if log.exists() and shared.exists():
+    if log.exists() and _size_bytes(shared) >= SHARED_BYTES:  # smaller, a writer had no room for it
         is_locked = is_allowed(shared, os.R_OK)
     else:
-        is_locked = is_allowed(path.parent, os.W_OK | os.X_OK)
+        # A log that this user may write to would be deleted by a reader without locks, when it closes.
+        is_locked = is_allowed(path.parent, os.W_OK | os.X_OK) and (_size_bytes(log) > 0 or _has_room(path.parent))
     how = "mode=ro"
     if not is_locked:
         # Without locks SQLite keeps the map of a log in memory of its own; where there is no log, it wants none.
-        how += "&vfs=unix-none" if log.exists() else "&immutable=1"
+        how += "&vfs=unix-none" if _size_bytes(log) else "&immutable=1"
     files = (_stamp(path),) if is_locked else tuple(_stamp(file, with_times=True) for file in (path, log))
     return Opened(path, f"{_file_uri(path)}?{how}", is_locked, files)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _has_room(folder: Path) -> bool:
+    """Return whether the shared memory beside a log would fit on the disk; a full one must not keep readers out."""
+    found = least_room([folder])
+    return found is None or found[1] >= 2 * SHARED_BYTES
 
 
 class Unchanged:

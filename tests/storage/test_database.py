@@ -12,7 +12,7 @@ from library_maker import add_video, axis, clip, install
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
-from vfindex.storage import resources, schema
+from vfindex.storage import database, resources, schema
 from vfindex.storage.catalog import Catalog
 from vfindex.storage.damage import false_words
 from vfindex.storage.database import check_integrity, connect, room_wanted, translated
@@ -150,3 +150,22 @@ def test_a_full_disk_is_no_damage_of_the_words(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="free some space"):
         false_words(engine)
     engine.dispose()
+
+
+def test_a_full_disk_keeps_no_reader_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "library"
+    with writing(folder) as writer:
+        install(writer)
+        add_video(writer, "video", [clip(visual=axis(1))])
+    monkeypatch.setattr(database, "least_room", lambda folders: (folders[0], 0))
+    with Library.open(folder).snapshot() as snapshot:
+        assert len(snapshot.clip_ids()) == 1
+        assert not list(folder.glob("*-shm")), "there is no room for it"
+    for suffix in ("-wal", "-shm"):  # of a writer that found no room
+        (folder / f"library.db{suffix}").touch()
+    with Library.open(folder).snapshot() as snapshot:
+        assert len(snapshot.clip_ids()) == 1
+    monkeypatch.undo()
+    with Library.open(folder).snapshot() as snapshot:
+        assert len(snapshot.clip_ids()) == 1
+        assert list(folder.glob("*-shm"))
