@@ -6,6 +6,7 @@ whatever the umask of the user whose run makes it: SQLite does the same for its 
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -33,6 +34,10 @@ def has_file(path: Path) -> bool:
         return False
     except PermissionError as exc:
         raise unreadable(path) from exc
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def refuse_unreadable(path: Path) -> None:

@@ -22,6 +22,8 @@ import pytest
 from library_maker import PICTURE, add_video, axis, clip, install
 
 from vfindex.storage.editions import edition_folder, put_in_use
+from vfindex.storage.errors import LibraryError
+from vfindex.storage.permissions import refuse_unreadable
 from vfindex.storage.repair import salvage_database
 from vfindex.storage.writer import writing
 
@@ -284,3 +286,10 @@ def write_all(folder: Path, model: Path) -> None:
         file.seek(4096 * (page - 1))
         file.write(b"\xff" * 4096)
     assert salvage_database(folder) is not None
+
+
+def test_a_link_to_itself_is_no_database(tmp_path: Path) -> None:
+    for name in ("library.db", "library.db-wal"):
+        (tmp_path / name).symlink_to(name)
+        with pytest.raises(LibraryError, match="is no file; move it away"):
+            refuse_unreadable(tmp_path / name)
