@@ -230,7 +230,7 @@ def print_report(report: Report) -> None:
     print(counts)
     if report.left_out:
         print("left out: " + ", ".join(counted(number, kind) for kind, number in sorted(report.left_out.items())))
-    if not report.found and not report.left_alone and not report.interrupted:
+    if not (report.found or report.left_alone or report.interrupted or report.out_of_time):
         say("no videos there; name a folder that holds some, or the files themselves")
     if report.clips:
         speed = report.video_seconds / report.wall_s if report.wall_s else 0.0
@@ -241,7 +241,8 @@ def print_report(report: Report) -> None:
     if report.not_published:
         say(report.not_published)
     if report.out_of_time:
-        print(f"out of time: {counted(report.left, 'file')} left; the next run goes on")
+        known = f": {counted(report.left, 'file')} left" if report.left else ""
+        print(f"out of time{known}; the next run goes on")
 
 
 def _line(problem: Problem) -> str:

@@ -180,11 +180,8 @@ class Driver:
 
     def _place(self, video_id: int, found: Found) -> None:
         """Give known content the place where it was found: moved if a former place is gone, else a further copy."""
-        paths, _, _ = self.writer.catalog.names(video_id)
+        paths, moved_from = self._former(video_id, found.location.path)
         here = found.location.path
-        former = [*paths, *self.writer.catalog.former_paths(video_id)]
-        gone = [path for path in former if path != here and not os.path.lexists(path)]
-        moved_from = gone[0] if gone and here not in paths else None
         location = found.location
         is_reworded = location.beside not in self.writer.catalog.besides(video_id) and (
             location.beside or moved_from or here in paths
@@ -204,9 +201,17 @@ class Driver:
         else:
             self._end_file("moved" if moved_from else "unchanged")
 
+    def _former(self, video_id: int, here: bytes) -> tuple[Sequence[bytes], bytes | None]:
+        """Return the paths of known content, and the one that it was moved from to `here`, None if it was not."""
+        paths, _, _ = self.writer.catalog.names(video_id)
+        former = [*paths, *self.writer.catalog.former_paths(video_id)]
+        gone = [path for path in former if path != here and not os.path.lexists(path)]
+        return paths, gone[0] if gone and here not in paths else None
+
     def _fail_again(self, video_id: int, found: Found) -> None:
-        self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location))
         path = found.location.path
+        _, moved_from = self._former(video_id, path)
+        self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location, moved_from=moved_from))
         self._end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
 
     # --- what comes back ----------------------------------------------------------------------------------------
