@@ -71,10 +71,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find clips for a question, best first.
-
-    A question that begins with a dash goes last, behind two dashes of their own.
-    """
+    """Find clips for a question, best first. One that begins with a dash goes last, after `--`."""
     from vfindex.search.engine import SearchEngine
     from vfindex.storage.errors import QueryError
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +78,7 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
     # Unbuffered: else what it printed earlier comes after the exception, and is taken for its last line.
     command = [sys.executable, "-P", "-u", "-m", module, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as messages:
+    with tempfile.TemporaryFile() as messages, _interrupts_held() as let_interrupts:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -86,6 +88,7 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
             start_new_session=True,  # Ctrl-C is for the parent, which ends the child
         )
         try:
+            let_interrupts()
             yield
             code = child.wait()
         finally:
@@ -96,6 +99,25 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
             lines = messages.read().decode("utf-8", "replace").strip().splitlines() or [f"exit code {code}"]
             reason = lines[-1] if code > 0 else f"killed by signal {-code}, as happens when memory runs out"
             raise ModelError(f"{what} could not be exported: {reason}")
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until what is yielded is called, or the body ends: one within Popen leaves its child alive."""
+    came: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # where Python handles signals
+    held = [signal.signal(signal.SIGINT, lambda number, _: came.append(number))] if is_main else []
+
+    def let() -> None:
+        if held:
+            signal.signal(signal.SIGINT, held.pop())
+            if came:
+                signal.raise_signal(signal.SIGINT)
+
+    try:
+        yield let
+    finally:
+        let()
 
 
 @contextmanager

@@ -323,8 +323,8 @@ def check_integrity(engine: Engine) -> list[str]:
 
 # Complaints of SQLite without a code of their own that no statement of ours can cause in a sound library.
 _DAMAGE = re.compile(
-    "could not decode|no such (table|column|index|module|tokenizer)|has no column|malformed|constructor failed"
-    "|error in (table|view|index)|unrecognized token|file format|logic error",
+    "could not decode|no such (fts5 table|table|column|index|module|tokenizer)|has no column|malformed"
+    "|constructor failed|error in (table|view|index)|unrecognized token|file format|logic error",
     re.IGNORECASE,
 )
 _DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FORMAT}

@@ -17,7 +17,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.verify import verify
 
 # The query encoders, which are larger, lie elsewhere. All but FREE_KB is taken.
-DISK_KB, FREE_KB = 4096, 64
+DISK_KB, FREE_KB = 8192, 64
 LONGER_S = 20.0
 
 
