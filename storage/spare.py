@@ -49,6 +49,7 @@ def write_spare(connection: Connection, folder: Path) -> None:
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
     held = json.dumps(asdict(Spare(settings, roots, connection.scalar(select(func.max(g.id))) or 0, clips)))
     temporary = folder / f"{SPARE}.part"
+    temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}))
         file.flush()

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND, vfindex
+from library_maker import add_video, axis, clip, install
 from media import Shot, make_video
 
 from vfindex.cli.out_file import PNG
 from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.storage.library import INDEX_SUFFIX
 from vfindex.storage.regular import read_file
+from vfindex.storage.writer import writing
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,16 @@ def test_a_pipe_in_a_library_is_not_waited_for(library: Path, models_cache: Path
         assert "Traceback" not in ran.err
         if name in ("current", "library.db", "library.db-wal"):
             assert ran.is_sentence() and path.name in ran.err, command
+
+
+def test_a_pipe_where_a_new_file_is_written_is_not_waited_for(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a.mp4", [clip(visual=axis(0))])
+        for name in ("library.json.part", f"index/{1:08d}{INDEX_SUFFIX}.part"):
+            os.mkfifo(tmp_path / name)
+        assert writer.publish().clips == 1
+    assert [path.name for path in tmp_path.rglob("*.part")] == []
 
 
 def test_a_pipe_among_the_arguments_is_not_waited_for(library: Path, models_cache: Path, tmp_path: Path) -> None:
