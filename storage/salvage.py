@@ -156,7 +156,7 @@ def _copy(source: sqlite3.Connection, connection: Connection, table: Table, foun
     for is_false, *values in _rows(source, table.name, f"{broken}, {names}", found):
         row = dict(zip(columns, values, strict=True))
         if is_false:
-            _lose(table, row, found)
+            _lose(connection, table, row, found)
             continue
         if not blobs and table is schema.embedding:
             is_sound = checksum(row["vector"], row["frames"]) == row["crc32"]
@@ -166,15 +166,18 @@ def _copy(source: sqlite3.Connection, connection: Connection, table: Table, foun
             found.rows += 1
         except (IntegrityError, UnicodeEncodeError, InterfaceError, ProgrammingError):
             # What it belongs to is lost, or what it says cannot be.
-            _lose(table, row, found)
+            _lose(connection, table, row, found)
 
 
-def _lose(table: Table, row: Mapping[str, Any], found: Salvage) -> None:
-    """Enter what a row that is not copied leaves to be indexed again."""
+def _lose(connection: Connection, table: Table, row: Mapping[str, Any], found: Salvage) -> None:
+    """Enter what a row that is not copied leaves to be indexed again: its video, and that of its unit."""
     if table in (schema.location, schema.tombstone) and isinstance(row["path"], bytes):
         found.paths.append(row["path"])
     if "video_id" in row and isinstance(row["video_id"], int):
         found.videos.add(row["video_id"])
+    if isinstance(row.get("unit_id"), int):
+        owner = text("SELECT video_id FROM unit WHERE id = :unit")
+        found.videos.update(connection.scalars(owner, {"unit": row["unit_id"]}))
 
 
 def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) -> Iterator[tuple[Any, ...]]:

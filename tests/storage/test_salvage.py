@@ -156,3 +156,11 @@ def test_a_file_without_a_beginning_is_a_sentence(database: Path, tmp_path: Path
         salvage(damaged, tmp_path / "new.db")
     with pytest.raises(LibraryDamaged):
         survey(damaged)
+
+
+def test_a_clip_that_no_longer_names_its_video_is_missed(database: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copyfile(database, tmp_path / "library.db"))
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("UPDATE clip SET video_id = x'fffe' WHERE id = 5")
+    found = salvage(copy, tmp_path / "new.db")
+    assert found.videos == {2}
