@@ -112,6 +112,11 @@ class Clock:
         return len(self._offsets_s)
 
     @property
+    def carried_s(self) -> float:
+        """Return by how much the last clock's times were moved, apart from where the container starts."""
+        return self._offsets_s[-1] - self._offsets_s[0]
+
+    @property
     def is_stored(self) -> bool:
         """Return whether times are those that the container stores."""
         return self.is_trusted and not self.origin_s

@@ -18,12 +18,12 @@ import pytest
 from library_maker import PICTURE, axis, clip, install, video
 
 from vfindex.indexer import ingest
-from vfindex.indexer.discover import Found, discover, fingerprint
+from vfindex.indexer.discover import fingerprint
 from vfindex.indexer.pipeline import Encoders
 from vfindex.indexer.reindex import Clock, ReindexSettings, estimate, reindex
 from vfindex.indexer.report import Report
 from vfindex.indexer.triage import Watcher
-from vfindex.storage.errors import LibraryError, LibraryNotFound, Problem
+from vfindex.storage.errors import LibraryError, LibraryNotFound
 from vfindex.storage.exclusions import forget_exclusions, stored_exclusions
 from vfindex.storage.forgetting import Forgotten, RemovalSettings, forget_path
 from vfindex.storage.library import Library
@@ -416,26 +416,6 @@ def test_a_renamed_folder_is_named_and_ends_the_complaint(
     again = run()
     assert (again.unchanged, again.left_alone, again.vanished) == (10, [], 0)
     assert remove(library, videos / root).roots == 1
-
-
-def test_a_renamed_folder_takes_its_failed_files_along(
-    library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = videos / "broken.mp4"
-    broken.write_bytes(b"no video")
-    [found] = [each for each in discover([os.fsencode(broken)]) if isinstance(each, Found)]
-    problem = Problem(os.fsencode(broken), "open", "not_a_video", "it is no video", "check the file")
-    with writing(library) as writer:
-        writer.catalog.fail_video(fingerprint(os.fsencode(broken)), found.location, problem)
-    new = videos.with_name("films of 2021")
-    videos.rename(new)
-    without_models(monkeypatch)
-    report = ingest.ingest(library, [os.fsencode(new)], ingest.IngestSettings(library))
-    assert (report.moved, [os.path.basename(each.path) for each in report.failed]) == (10, [b"broken.mp4"])
-    again = run()
-    assert (again.unchanged, len(again.failed), again.left_alone) == (10, 1, [])
-    with writing(library) as writer:
-        assert not [path for path in writer.catalog.known_files() if path.startswith(os.fsencode(videos) + b"/")]
 
 
 def test_a_renamed_folder_below_another_root_is_no_trouble(
