@@ -41,14 +41,14 @@ def command(
 
     Stored is only what wins for questions and videos that were held out.
     """
+    if reset and (queries is not None or dry_run):
+        raise UsageError("--reset learns nothing: it takes neither QUERIES nor --dry-run")
+    if queries is None and not reset:
+        raise UsageError("name a file of questions with known answers (docs/evaluation.md shows some), or --reset")
     folder = library_folder(library)
-    if reset:
-        if queries is not None or dry_run:
-            raise UsageError("--reset learns nothing: it takes neither QUERIES nor --dry-run")
+    if queries is None:
         _reset(folder, json)
         return
-    if queries is None:
-        raise UsageError("name a file of questions with known answers (docs/evaluation.md shows some), or --reset")
     from vfindex.search.collections import read_questions
     from vfindex.search.tune import tune
     from vfindex.storage.rebuild import adopt

@@ -83,8 +83,12 @@ class FasterWhisper:
         self._suppressed = get_suppressed_tokens(self._tokenizer, (-1,))
 
     @classmethod
-    def open(cls, folder: Path, *, threads: int, device: str | None) -> FasterWhisper:
-        """Open a folder of CTranslate2. On a processor each core has a worker of its own."""
+    def open(cls, folder: Path, *, threads: int, device: str | None, number_format: str | None = None) -> FasterWhisper:
+        """Open a folder of CTranslate2. On a processor each core has a worker of its own.
+
+        number_format: of CTranslate2; None for int8 on a processor, float16 on CUDA. int8 rounds further on processors
+        without VNNI, where sums of products saturate.
+        """
         for name in CTRANSLATE2_FILES:
             if not (folder / name).is_file():
                 raise ModelError(f"{folder / name}: this file of the speech model is missing; {REMEDY}")
@@ -96,7 +100,7 @@ class FasterWhisper:
                 str(folder),
                 device=where,
                 device_index=indexes,
-                compute_type="int8" if where == "cpu" else "float16",
+                compute_type=number_format or ("int8" if where == "cpu" else "float16"),
                 cpu_threads=1,
                 num_workers=threads if where == "cpu" else 1,
                 local_files_only=True,

@@ -46,8 +46,12 @@ def pulled(cache: Path) -> Path:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes the doctor most of its time: hashing the embedded models, another Python with PyAV."""
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave out what takes the doctor most of its time: hashing the embedded models, another Python with PyAV.
+
+    The library is one below `tmp_path`: there may be no home for the usual one.
+    """
+    monkeypatch.setenv("VFINDEX_LIBRARY", str(tmp_path / "library"))
     monkeypatch.setattr(store, "check_embedded", lambda _: None)
     monkeypatch.setattr(machine, "media_versions", lambda: ("1", "2"))
 
