@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from vfindex import __version__
-from vfindex.cli import (
+from vfindex.cli.commands import (
     demo,
     doctor,
     ingest,
@@ -37,11 +37,11 @@ from vfindex.cli import (
     upgrade,
     verify,
 )
-from vfindex.cli import eval as evaluation
+from vfindex.cli.commands import eval as evaluation
 from vfindex.cli.options import HELP_SETTINGS
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
-from vfindex.storage.resources import lack
+from vfindex.storage.files.resources import lack
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
 # What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.

@@ -12,7 +12,7 @@ import typer
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from vfindex.indexer.runner import RunnerChoice
+    from vfindex.indexer.runners.base import RunnerChoice
 
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
 _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
@@ -110,7 +110,7 @@ def _no_home() -> str:
 
 def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float | None) -> RunnerChoice:
     """Return who does the work. Raises UsageError."""
-    from vfindex.indexer.runner import GPU_SHARE, PathMap, RunnerChoice, runner_name
+    from vfindex.indexer.runners.base import GPU_SHARE, PathMap, RunnerChoice, runner_name
 
     share = GPU_SHARE if gpu_share is None else gpu_share
     return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), share)

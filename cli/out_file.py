@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vfindex.storage.errors import UsageError
-from vfindex.storage.regular import regular
+from vfindex.storage.files.regular import regular
 
 PNG, HTML = b"\x89PNG\r\n\x1a\n", b"<!doctype html>"
 # What a library's folder holds; an upgraded one may have lost its own library.db.

@@ -13,7 +13,7 @@ from vfindex.cli.output import plain, say
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
-    from vfindex.storage.forgetting import Forgotten, RemovalSettings
+    from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings
     from vfindex.storage.records import Document
 
 _KEY = "vfindex"
@@ -21,7 +21,7 @@ _KEY = "vfindex"
 
 def removal_settings(report: Path | None) -> RemovalSettings:
     """Return how a removal is done: every place is looked at where a report is wanted."""
-    from vfindex.storage.forgetting import RemovalSettings
+    from vfindex.storage.maintenance.removal import RemovalSettings
 
     return RemovalSettings(_describe, cache_folder() if report is not None else None)
 
@@ -29,7 +29,7 @@ def removal_settings(report: Path | None) -> RemovalSettings:
 def _describe(
     paths: Sequence[bytes], tags: Mapping[str, str], chapters: Sequence[str]
 ) -> tuple[str, Sequence[Document]]:
-    from vfindex.indexer.titles import describe, documents_of
+    from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 
     return describe(paths[0], tags, chapters).title, documents_of(paths, tags, chapters)
 

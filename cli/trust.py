@@ -13,8 +13,8 @@ def keep_trust(folder: Path) -> None:
 
     Another writer that has begun meanwhile comes first: its own run measures, and searches go on with what there is.
     """
-    from vfindex.indexer.priors import background_queries
-    from vfindex.search.calibrate import keep_calibrated
+    from vfindex.indexer.models.priors import background_queries
+    from vfindex.search.calibration.fit import keep_calibrated
 
     try:
         keep_calibrated(folder, background_queries(), say)

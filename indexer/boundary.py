@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vfindex.indexer.media import NO_RESOURCES
+from vfindex.indexer.media.decoder import NO_RESOURCES
 from vfindex.storage.errors import (
     BUG,
     DimensionError,

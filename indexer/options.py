@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
-    from vfindex.indexer.sampling import Mode
+    from vfindex.indexer.media.sampling import Mode
 
 MIN_FPS = 0.01  # one frame in 100 s; fewer finds nothing
 MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames show the same

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vfindex.search.engine import Hit, SearchEngine
-    from vfindex.search.likeness import Like
-    from vfindex.search.query import Query
+    from vfindex.search.query.ast import Query
+    from vfindex.search.query.like import Like
 
 __all__ = ["Hit", "Like", "Query", "SearchEngine"]
 
-_MODULES = {"Hit": "engine", "Like": "likeness", "Query": "query", "SearchEngine": "engine"}
+_MODULES = {"Hit": "engine", "Like": "query.like", "Query": "query.ast", "SearchEngine": "engine"}
 
 
 def __getattr__(name: str) -> Any:

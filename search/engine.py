@@ -18,26 +18,26 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
-from vfindex.search.allowed import allowed
-from vfindex.search.confidence import META_KEY, Judge, Label
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.filters import filtered, unmatched_globs
-from vfindex.search.grammar import parse
-from vfindex.search.grouping import Answer, Group, gather, merge_neighbours
-from vfindex.search.hints import hints
-from vfindex.search.likeness import Like, clip_at, stored_picture, with_pictures
-from vfindex.search.pairs import best_pairs
-from vfindex.search.pictures import Pictures
-from vfindex.search.query import Combination, Moment, Query
-from vfindex.search.ranking import Asked, Ranking, Scored, View, combined, score_clips
-from vfindex.search.words import WordEvidence, find_words
+from vfindex.search.calibration.labels import META_KEY, Judge, Label
+from vfindex.search.query.ast import Combination, Moment, Query
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.query.filters import filtered, unmatched_globs
+from vfindex.search.query.hints import hints
+from vfindex.search.query.image import Pictures
+from vfindex.search.query.like import Like, clip_at, stored_picture, with_pictures
+from vfindex.search.query.parser import parse
+from vfindex.search.rank.candidates import Asked, Ranking, Scored, View, combined, score_clips
+from vfindex.search.rank.group import Answer, Group, gather, merge_neighbours
+from vfindex.search.rank.lexical import WordEvidence, find_words
+from vfindex.search.rank.prefilter import allowed
+from vfindex.search.rank.temporal import best_pairs
+from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, QueryError, UsageError
-from vfindex.storage.fusion import Fusion
-from vfindex.storage.joint import JointSpec
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec, setup_from_json
 from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Hint, Modality, SegmentSource, Setup
-from vfindex.storage.snapshot import Generation, Snapshot
-from vfindex.storage.vectors import JointIndex
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from vfindex.storage.blobs import unpack_vector
-from vfindex.storage.database import connect
-from vfindex.storage.editions import in_use
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryNotFound
-from vfindex.storage.fusion import META_KEY, Fusion
-from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec, fuse
-from vfindex.storage.permissions import has_file, refuse_unreadable, unreadable
+from vfindex.storage.files.permissions import has_file, refuse_unreadable, unreadable
+from vfindex.storage.index.model_versions import in_use
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.joint.codecs import unpack_vector
+from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec, fuse
 from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
-from vfindex.storage.snapshot import Generation, Snapshot
-from vfindex.storage.spare import read_spare
-from vfindex.storage.vectors import JointIndex
+from vfindex.storage.settings_backup import read_spare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

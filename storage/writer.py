@@ -16,27 +16,27 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, insert, select
 
-from vfindex.storage import schema
-from vfindex.storage.blobs import pack_vector
-from vfindex.storage.catalog import Catalog, now
-from vfindex.storage.database import checkpoint, translated
-from vfindex.storage.derived import QUERY_MODELS, digests_of
-from vfindex.storage.editions import in_use
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.engine import checkpoint, translated
+from vfindex.storage.db.locations import put
+from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
-from vfindex.storage.file_systems import refuse_network_folder
-from vfindex.storage.fusion import META_KEY, Fusion
-from vfindex.storage.gate import refusal
-from vfindex.storage.generations import Source, build, extend
-from vfindex.storage.index_file import sync_folder
-from vfindex.storage.joint import JointSpec, ModalityPrior, estimate_spec
+from vfindex.storage.files.file_systems import refuse_network_folder
+from vfindex.storage.files.permissions import DATABASE, is_shared_as, refuse_unreadable, share
+from vfindex.storage.index.builder import Source, build, extend
+from vfindex.storage.index.file_format import sync_folder
+from vfindex.storage.index.gate import refusal
+from vfindex.storage.index.model_versions import in_use
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.joint.codecs import pack_vector
+from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library, priors_from_json, setup_from_json
-from vfindex.storage.permissions import DATABASE, is_shared_as, refuse_unreadable, share
-from vfindex.storage.places import put
+from vfindex.storage.maintenance.assets import QUERY_MODELS, digests_of
 from vfindex.storage.records import Modality, Setup, UnitResult
-from vfindex.storage.scrubbing import SCRUB, Scrubbed, scrub
-from vfindex.storage.snapshot import Generation, Snapshot
-from vfindex.storage.spare import write_spare
-from vfindex.storage.vectors import JointIndex
+from vfindex.storage.settings_backup import write_spare
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from vfindex.indexer.lite import ensure_lite
+from vfindex.indexer.models.lite import ensure_lite
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("vfindex", deadline=None)

@@ -30,7 +30,7 @@ from media import Shot, make_video
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryNotFound, VfindexError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 UNIT_S = 2.0
 # Fingerprint -> the searchable clips of the video: start in ms, start_s, end_s.
@@ -38,31 +38,32 @@ Videos = dict[str, list[tuple[int, float, float]]]
 TIMEOUT_S = 230  # a machine that does five other things
 # What a command is at, by the function that does it; the innermost counts.
 PHASES = (
-    ("vfindex.indexer.ingest", "work", "opening models"),
-    ("vfindex.indexer.driver", "Driver.work", "reading videos"),
+    ("vfindex.indexer.runs.ingest", "work", "opening models"),
+    ("vfindex.indexer.runs.scheduler", "Driver.work", "reading videos"),
     ("vfindex.storage.writer", "Writer.install", "installing"),
     ("vfindex.storage.writer", "Writer.commit_unit", "committing a unit"),
     ("vfindex.storage.writer", "Writer.discard_thumbnails", "deleting thumbnails"),
     ("vfindex.storage.writer", "Writer.publish", "publishing"),
-    ("vfindex.storage.catalog", "Catalog.begin_video", "beginning a video"),
-    ("vfindex.storage.catalog", "Catalog.finish_video", "finishing a video"),
-    ("vfindex.storage.catalog", "Catalog.retitle", "retitling"),
-    ("vfindex.storage.catalog", "Catalog.place", "moving"),
-    ("vfindex.storage.catalog", "Catalog.vanish", "entering what vanished"),
-    ("vfindex.storage.catalog", "Catalog.remove", "removing"),
-    ("vfindex.storage.catalog", "Catalog.purge", "purging"),
-    ("vfindex.indexer.repair", "salvage_database", "saving a database"),
-    ("vfindex.indexer.repair", "set_aside", "setting videos aside"),
-    ("vfindex.indexer.repair", "rewrite_words", "writing words anew"),
-    ("vfindex.search.calibrate", "keep_calibrated", "measuring scores"),
+    ("vfindex.storage.db.catalog", "Catalog.begin_video", "beginning a video"),
+    ("vfindex.storage.db.catalog", "Catalog.finish_video", "finishing a video"),
+    ("vfindex.storage.db.catalog", "Catalog.retitle", "retitling"),
+    ("vfindex.storage.db.catalog", "Catalog.place", "moving"),
+    ("vfindex.storage.db.catalog", "Catalog.vanish", "entering what vanished"),
+    ("vfindex.storage.db.catalog", "Catalog.remove", "removing"),
+    ("vfindex.storage.db.catalog", "Catalog.purge", "purging"),
+    ("vfindex.indexer.runs.repair", "salvage_database", "saving a database"),
+    ("vfindex.indexer.runs.repair", "set_aside", "setting videos aside"),
+    ("vfindex.indexer.runs.repair", "rewrite_words", "writing words anew"),
+    ("vfindex.search.calibration.fit", "keep_calibrated", "measuring scores"),
 )
 STARTING = "starting"
 NAMES = ("ingest", "reindex", "remove", "purge", "publish", "rebuild", "repair")
 # What the commands import when they are needed.
 _PRELOADED = (
-    *("vfindex.cli.app", "vfindex.indexer.ingest", "vfindex.indexer.reindex", "vfindex.indexer.driver", "faiss"),
-    *("vfindex.indexer.repair", "vfindex.storage.rebuild"),
-    *("vfindex.search.calibrate", "vfindex.storage.verify", "onnxruntime", "PIL.WebPImagePlugin", "crashing"),
+    *("vfindex.cli.app", "vfindex.indexer.runs.ingest", "vfindex.indexer.runs.reindex"),
+    *("vfindex.indexer.runs.scheduler", "vfindex.indexer.runs.repair", "vfindex.search.calibration.fit"),
+    *("vfindex.storage.maintenance.rebuild", "vfindex.storage.maintenance.verify"),
+    *("faiss", "onnxruntime", "PIL.WebPImagePlugin", "crashing"),
 )
 
 
@@ -191,13 +192,13 @@ def _follow(stack: list[str], name: str) -> None:
 def _act(arguments: tuple[str, ...], cache: str, pipe: Connection) -> None:
     """In the new process: run the command, telling its phases."""
     from vfindex.cli.app import main
-    from vfindex.indexer import pipeline
+    from vfindex.indexer.pipeline import stages
 
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(silent, descriptor)
     os.environ["VFINDEX_CACHE"] = cache
-    pipeline.UNIT_S, pipeline.MIN_LAST_UNIT_S = UNIT_S, UNIT_S / 2
+    stages.UNIT_S, stages.MIN_LAST_UNIT_S = UNIT_S, UNIT_S / 2
     for module, name, phase in PHASES:
         _tell(module, name, phase, pipe)
     sys.argv = ["vfindex", *arguments]

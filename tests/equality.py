@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.search.engine import SearchEngine
+from vfindex.storage.db.reader import StoredVectors
 from vfindex.storage.library import Library
-from vfindex.storage.snapshot import StoredVectors
 
 SAME_COSINE = 0.9999
 TIE = 1e-4

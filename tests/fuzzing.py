@@ -27,8 +27,9 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL_S = 0.02
 # What commands import when they need it.
 _PRELOADED = (
-    *("vfindex.cli.app", "vfindex.indexer.ingest", "vfindex.indexer.driver", "vfindex.indexer.repair"),
-    *("vfindex.storage.verify", "vfindex.search.engine", "faiss", "onnxruntime", "PIL.WebPImagePlugin"),
+    *("vfindex.cli.app", "vfindex.indexer.runs.ingest", "vfindex.indexer.runs.scheduler"),
+    *("vfindex.indexer.runs.repair", "vfindex.storage.maintenance.verify", "vfindex.search.engine"),
+    *("faiss", "onnxruntime", "PIL.WebPImagePlugin"),
 )
 # Exit codes that a command may have: well, and failed with a sentence.
 EXPECTED_CODES = (0, 1)

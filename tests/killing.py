@@ -15,9 +15,9 @@ from command_line import start
 from media import Shot, make_video
 
 from vfindex.search.engine import SearchEngine
-from vfindex.storage.editions import history
+from vfindex.storage.index.model_versions import history
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 SAMPLING = "1"
 QUESTION = "the xylophone museum behind the red door"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vfindex.storage.joint import ModalityPrior
+from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library
 from vfindex.storage.records import (
     Clip,

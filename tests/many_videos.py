@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from library_maker import DIM, axis, clip, install, place, video
 from sqlalchemy import text
 
+from vfindex.storage.db.locations import come_back, vanish
+from vfindex.storage.db.transcripts import SaidIn, Wording
 from vfindex.storage.errors import Problem
-from vfindex.storage.places import come_back, vanish
 from vfindex.storage.records import Attempt, Document, Segment, UnitPlan, UnitResult
-from vfindex.storage.wording import SaidIn, Wording
 from vfindex.storage.writer import Writer
 
 _MANY = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count) INSERT INTO"

@@ -16,9 +16,14 @@ from typing import Any
 
 import pytest
 
-from vfindex.search import calibrate, engine, grouping, likeness, ranking, words
-from vfindex.search.confidence import Judge, Trust
-from vfindex.search.reciprocal import ReciprocalRanks
+from vfindex.search import engine
+from vfindex.search.calibration import fit as calibrate
+from vfindex.search.calibration.labels import Judge, Trust
+from vfindex.search.query import like as likeness
+from vfindex.search.rank import candidates as ranking
+from vfindex.search.rank import group as grouping
+from vfindex.search.rank import lexical as words
+from vfindex.search.rank.rrf import ReciprocalRanks
 
 HERE = Path(__file__).resolve().parent / "search"
 CALIBRATED = "test_calibrate.py::test_labels_appear_where_they_are_earned_and_are_right"

@@ -17,7 +17,7 @@ import pytest
 from command_line import Ran, vfindex
 from media import media_folder
 
-from vfindex.indexer.discover import VIDEO_EXTENSIONS
+from vfindex.indexer.scan.walk import VIDEO_EXTENSIONS
 
 TIME_SLACK_S = 0.001  # the table rounds to milliseconds
 LISTS = ("partial", "failed", "skipped")
@@ -76,7 +76,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Collec
 @pytest.fixture(scope="module")
 def videos(edge: Collection) -> dict[str, dict[str, Any]]:
     """Return name -> what `show` tells of it; read in this process, as 80 processes would take a minute."""
-    from vfindex.cli import show
+    from vfindex.cli.commands import show
     from vfindex.storage.library import Library
 
     library = Library.open(edge.library)

@@ -12,9 +12,9 @@ import pytest
 from command_line import Ran, vfindex
 from media import Shot, make_video
 
-from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 # The query encoders, which are larger, lie elsewhere. All but FREE_KB is taken.
 DISK_KB, FREE_KB = 8192, 64

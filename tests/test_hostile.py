@@ -15,13 +15,14 @@ import pytest
 from command_line import Ran, vfindex
 from media import Shot, make_video
 
-from vfindex.indexer import ladder, local
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder, Limits
+from vfindex.indexer.media.decoder import Decoder, Limits
+from vfindex.indexer.runners import local
+from vfindex.indexer.runs import retry_policy as ladder
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 PLAYLISTS = {
     "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{url}\n#EXTINF:5,\n{file}\n#EXT-X-ENDLIST\n",
@@ -213,7 +214,7 @@ def test_a_quotation_that_never_ends_is_pointed_at(trap: Trap) -> None:
 
 CHILD = """
 import os, signal, sys, time
-from vfindex.indexer import decode_child, decode_open, decode_read
+from vfindex.indexer.media import container as decode_open, frames as decode_read, worker as decode_child
 def misbehave(path):
     if b"hangs" in path: time.sleep(1000)
     while b"spins" in path: pass

@@ -11,8 +11,8 @@ import pytest
 from command_line import vfindex
 from media import Shot, make_video
 
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.storage.resources import lack
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.storage.files.resources import lack
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from library_maker import add_video, axis, clip, install
 from media import Shot, make_video
 
 from vfindex.cli.out_file import PNG
-from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.storage.files.regular import read_file
 from vfindex.storage.library import INDEX_SUFFIX
-from vfindex.storage.regular import read_file
 from vfindex.storage.writer import writing
 
 

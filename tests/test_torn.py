@@ -14,13 +14,13 @@ from crashing import copy_library
 from equality import assert_equal_libraries
 from media import Shot, make_video
 
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.repair import RepairReport, RepairSettings, repair
-from vfindex.indexer.triage import Watcher
+from vfindex.indexer.runs.classify import Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.repair import RepairReport, RepairSettings, repair
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryDamaged, ModelError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 PAGE_BYTES = 4096
 Harm = Callable[[Path], None]

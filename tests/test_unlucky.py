@@ -12,10 +12,10 @@ import pytest
 from command_line import Ran, start, vfindex
 from media import Shot, make_video
 
-from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.storage.errors import LibraryNotFound
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 # --- interruptions and other writers --------------------------------------------------------------------------------
 

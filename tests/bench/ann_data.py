@@ -3,7 +3,7 @@
 Three modalities of 128 dimensions, their variances falling like 1 / rank, as those of real embeddings do. Clips are of
 videos, videos of topics, of very different size. Every clip has pictures; about half of the videos speak, in nine of
 ten clips; nine of ten videos have a title, the same for all their clips. Half of the questions are about a clip of the
-library, half about nothing in it; the modalities are centred and scaled as `storage/joint.py` does it.
+library, half about nothing in it; the modalities are centred and scaled as `storage/joint/vector.py` does it.
 """
 
 from __future__ import annotations

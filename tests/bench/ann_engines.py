@@ -12,11 +12,11 @@ import numpy as np
 from ann_data import DIM, ORDER, Material
 from numpy.typing import NDArray
 
-from vfindex.storage import generations, vectors
-from vfindex.storage.generations import Source
-from vfindex.storage.joint import JointSpec, ModalityPrior, ModalitySpec
+from vfindex.storage.index import builder, reader
+from vfindex.storage.index.builder import Source
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 from vfindex.storage.records import FloatArray, Modality
-from vfindex.storage.vectors import JointIndex
 
 # The weights of `lite`.
 WEIGHTS: Mapping[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
@@ -59,7 +59,7 @@ class Ours:
         banks = np.split(self.material.background, len(ORDER), axis=1)
         priors = {m: ModalityPrior(zero, zero, 1.0, bank, WEIGHTS[m]) for m, bank in zip(ORDER, banks, strict=True)}
         stored: Any = _Stored(self.material)
-        made = generations.build(Source(stored, spec, priors, range(len(self.material.clips))), self.path)
+        made = builder.build(Source(stored, spec, priors, range(len(self.material.clips))), self.path)
         self.path.with_suffix(".sha256").write_text(json.dumps(made))
 
     def open(self) -> None:
@@ -76,7 +76,7 @@ class Exact(Ours):
     file = "exact"
 
     def build(self) -> None:
-        vectors.EXACT_CLIPS = len(self.material.clips)
+        reader.EXACT_CLIPS = len(self.material.clips)
         super().build()
 
 

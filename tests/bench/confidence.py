@@ -21,13 +21,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.priors import background_queries
-from vfindex.search.calibrate import Best, auc, fit, measure
-from vfindex.search.collections import Question, read_questions
-from vfindex.search.confidence import LABELS, META_KEY, Label
+from vfindex.indexer.models.priors import background_queries
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.search.calibration.fit import Best, auc, fit, measure
+from vfindex.search.calibration.labels import LABELS, META_KEY, Label
 from vfindex.search.engine import SearchEngine
-from vfindex.search.query import Query
+from vfindex.search.evaluation.datasets import Question, read_questions
+from vfindex.search.query.ast import Query
 from vfindex.storage.library import Library
 from vfindex.storage.records import Modality
 from vfindex.storage.writer import writing

@@ -22,7 +22,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parent.parent))
 
 from crashing import NAMES, Machine, Meanwhile, Scenario, kill, make_scenarios, search_meanwhile
 
-from vfindex.indexer.lite import ensure_lite
+from vfindex.indexer.models.lite import ensure_lite
 
 
 def main() -> None:

@@ -25,11 +25,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vfindex.indexer.export import load_label_model
-from vfindex.indexer.lite import SIZE_PX, VISUAL_WEIGHTS, ensure_lite, locate
-from vfindex.indexer.open_clip_encoder import LANES, ImageTower, OpenClipEncoder, Preparation, fastest_format
-from vfindex.storage.image_encoder import LiteImageEncoder
-from vfindex.storage.pixels import Pixels
+from vfindex.indexer.models.export.lite import load_label_model
+from vfindex.indexer.models.lite import SIZE_PX, VISUAL_WEIGHTS, ensure_lite, locate
+from vfindex.indexer.models.open_clip import LANES, ImageTower, OpenClipEncoder, Preparation, fastest_format
+from vfindex.storage.encoders.image import LiteImageEncoder
+from vfindex.storage.encoders.pixels import Pixels
 
 MODELS = ("ViT-B-32", "PE-Core-B-16")
 # Sides of the square matrices: large enough to keep the device busy, some tenths of a second on a processor.

@@ -5,7 +5,7 @@ index is asked for each word as a quoted string; printed are recall and precisio
 size of the index and the time of a question over many lines.
 
 --documents N: instead, the time of `Words.match` for words of every frequency in a library of N documents, and where in
-the answer the newest document stands, which holds all words; --before FILE: against another storage/words.py, in turn.
+the answer the newest document stands, which holds all words; --before FILE: against another full_text.py, in turn.
 """
 # ruff: noqa: RUF001  letters of other scripts are the matter of this file
 
@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vfindex.storage import words as words_module
-from vfindex.storage.scripts import INDEX_TOKENIZER, index_form
+from vfindex.storage.text import full_text as words_module
+from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
 # language -> (lines, word -> numbers of the lines that hold it, in any form)
 SAMPLE: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
@@ -278,7 +278,7 @@ def compare(documents: int, before: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure full text search.")
     parser.add_argument("--documents", type=int, help="time words in a library of so many documents")
-    parser.add_argument("--before", type=Path, help="a storage/words.py to compare with")
+    parser.add_argument("--before", type=Path, help="a storage/text/full_text.py to compare with")
     arguments = parser.parse_args()
     if arguments.documents:
         compare(arguments.documents, arguments.before)

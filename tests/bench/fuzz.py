@@ -29,7 +29,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parent.parent))
 from fuzzing import Machine, Ran, damage, mutated, mutated_text
 from media import Shot, make_video
 
-from vfindex.indexer.lite import ensure_lite
+from vfindex.indexer.models.lite import ensure_lite
 from vfindex.storage.library import Library
 
 BATCH = 50

@@ -29,20 +29,20 @@ from typing import Any
 import numpy as np
 
 from vfindex.cli.options import cache_folder
-from vfindex.indexer.discover import Found, discover, fingerprint
-from vfindex.indexer.encoders import Pixels, is_still
-from vfindex.indexer.lite import ensure_lite
-from vfindex.indexer.local import usable_cores
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd
-from vfindex.indexer.models import install
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.models.base import Pixels, is_still
+from vfindex.indexer.models.factory import install
+from vfindex.indexer.models.lite import ensure_lite
+from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare, sound_track
-from vfindex.indexer.presets import Choice
-from vfindex.indexer.speech_pool import SpeechPool
-from vfindex.indexer.transcribe import Transcriber
-from vfindex.storage.image_encoder import BATCH_FRAMES, LiteImageEncoder
+from vfindex.indexer.pipeline.stages import Encoders, Prepared, index_unit, prepare, sound_track
+from vfindex.indexer.runners.local import usable_cores
+from vfindex.indexer.scan.walk import Found, discover, fingerprint
+from vfindex.indexer.speech.recognizer_pool import SpeechPool
+from vfindex.indexer.speech.transcribe import Transcriber
+from vfindex.storage.encoders.image import BATCH_FRAMES, LiteImageEncoder
+from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.records import FloatArray, Segment
-from vfindex.storage.text_encoder import TextEncoder
 from vfindex.storage.writer import Writer, writing
 
 Item = Frame | AudioBlock | ReadEnd

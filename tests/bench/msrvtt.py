@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from vfindex.indexer.media import Decoder, Frame
-from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+from vfindex.indexer.media.decoder import Decoder, Frame
+from vfindex.indexer.models.export.folders import ensure_clip_text
+from vfindex.indexer.models.open_clip import OpenClipEncoder
+from vfindex.indexer.models.store import locate as locate_model
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.store import locate as locate_model
-from vfindex.indexer.towers import ensure_clip_text
-from vfindex.search.collections import read_questions
-from vfindex.search.evaluate import locate
-from vfindex.search.metrics import score, summarise
+from vfindex.search.evaluation.datasets import read_questions
+from vfindex.search.evaluation.evaluate import locate
+from vfindex.search.evaluation.metrics import score, summarise
+from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import VideoError
 from vfindex.storage.records import FloatArray
-from vfindex.storage.text_encoder import TextEncoder
 
 # Frames are read so often, and the nearest to each moment is taken: at most 0.25 s beside it.
 READ_FPS = 2.0

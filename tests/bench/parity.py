@@ -29,12 +29,12 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torch import nn
 
-from vfindex.indexer import decode_read
-from vfindex.indexer.decode_open import Source, demux, open_source, rotation, shown_px
-from vfindex.indexer.encoders import Pixels
-from vfindex.indexer.export import load_label_model
-from vfindex.indexer.lite import SIZE_PX, VISUAL_WEIGHTS, locate
-from vfindex.indexer.open_clip_encoder import Preparation
+from vfindex.indexer.media import frames as decode_read
+from vfindex.indexer.media.container import Source, demux, open_source, rotation, shown_px
+from vfindex.indexer.models.base import Pixels
+from vfindex.indexer.models.export.lite import load_label_model
+from vfindex.indexer.models.lite import SIZE_PX, VISUAL_WEIGHTS, locate
+from vfindex.indexer.models.open_clip import Preparation
 from vfindex.storage.records import FloatArray
 
 # Preprocessings of the presets' models: ViT-B-32-256; SigLIP2; PE-Core.

@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from vfindex.cli.options import cache_folder
-from vfindex.indexer.models import LibraryModels
+from vfindex.indexer.models.factory import LibraryModels
 from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.likeness import Like
+from vfindex.search.query.like import Like
 from vfindex.storage.library import Library
 
 

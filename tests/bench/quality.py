@@ -28,15 +28,24 @@ import numpy as np
 from quality_frames import texts_kept
 from quality_steps import RECIPES, make_again, read_material
 
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.search import ranking
-from vfindex.search.collections import Question, read_questions
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.search.engine import SearchEngine
-from vfindex.search.evaluate import DEPTH, Answers, Found, Level, ask, differences, judge, parse_configuration
-from vfindex.search.query import Combination
-from vfindex.search.tune import tune
+from vfindex.search.evaluation.datasets import Question, read_questions
+from vfindex.search.evaluation.evaluate import (
+    DEPTH,
+    Answers,
+    Found,
+    Level,
+    ask,
+    differences,
+    judge,
+    parse_configuration,
+)
+from vfindex.search.evaluation.tune import tune
+from vfindex.search.query.ast import Combination
+from vfindex.search.rank import candidates as ranking
 from vfindex.storage.errors import UsageError
-from vfindex.storage.fusion import Fusion
+from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import FusionName, Modality, Setup
 

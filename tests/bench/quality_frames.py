@@ -16,15 +16,15 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from vfindex.indexer.media import Decoder, Frame
+from vfindex.indexer.media.decoder import Decoder, Frame
 from vfindex.indexer.options import Sampling
-from vfindex.storage.colours import colour_shares
-from vfindex.storage.image_encoder import LiteImageEncoder
+from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.encoders.colours import colour_shares
+from vfindex.storage.encoders.image import LiteImageEncoder
+from vfindex.storage.encoders.pixels import Pixels, crops, square
+from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.library import Library, setup_from_json
-from vfindex.storage.pixels import Pixels, crops, square
 from vfindex.storage.records import FloatArray
-from vfindex.storage.snapshot import StoredVideo
-from vfindex.storage.text_encoder import TextEncoder
 
 # Raise it when the views change: what an earlier form kept is then read anew.
 FORM = 1

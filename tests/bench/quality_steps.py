@@ -18,20 +18,21 @@ from unittest.mock import patch
 import numpy as np
 from quality_frames import Seen, Views, milliseconds, read_frames
 
-from vfindex.indexer import pipeline
-from vfindex.indexer.lite import ensure_lite, general_vectors, label_texts, load_priors
-from vfindex.indexer.priors import background_queries, estimate_prior
-from vfindex.indexer.shots import unit
-from vfindex.indexer.windows import MAX_GAP_S, Window, windows
-from vfindex.storage import colours, image_encoder
-from vfindex.storage.colours import COLOUR_LENGTH, colour_vector, with_colours
-from vfindex.storage.image_encoder import conse
-from vfindex.storage.joint import ModalityPrior
+from vfindex.indexer.models.lite import ensure_lite, general_vectors, label_texts, load_priors
+from vfindex.indexer.models.priors import background_queries, estimate_prior
+from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline.chunks import MAX_GAP_S, Window, windows
+from vfindex.indexer.pipeline.shots import unit
+from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.db.units import committed_plans, stored_unit
+from vfindex.storage.encoders import colours
+from vfindex.storage.encoders import image as image_encoder
+from vfindex.storage.encoders.colours import COLOUR_LENGTH, colour_vector, with_colours
+from vfindex.storage.encoders.image import conse
+from vfindex.storage.encoders.text import AXES, TextEncoder
+from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import Clip, FloatArray, Modality, Segment
-from vfindex.storage.snapshot import StoredVideo
-from vfindex.storage.text_encoder import AXES, TextEncoder
-from vfindex.storage.units import committed_plans, stored_unit
 from vfindex.storage.writer import Writer, writing
 
 Texts = Callable[[str, str], list[str]]

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
-from vfindex.storage import schema
-from vfindex.storage.roots import Root, remember
+from vfindex.storage.db import schema
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.writer import writing
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))

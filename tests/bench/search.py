@@ -34,12 +34,12 @@ from unittest.mock import patch
 from sqlalchemy import event
 
 from vfindex.search import engine as engine_module
-from vfindex.search import ranking as ranking_module
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
-from vfindex.search.grammar import parse
-from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.vectors import JointIndex
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.query.parser import parse
+from vfindex.search.rank import candidates as ranking_module
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.index.reader import JointIndex
 
 YARDSTICK = "import numpy, faiss, onnxruntime, sqlalchemy, typer, tokenizers"
 VFINDEX = "from vfindex.cli.app import main; main()"

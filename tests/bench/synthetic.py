@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from vfindex.indexer.lite import ensure_lite
-from vfindex.indexer.models import install
-from vfindex.indexer.presets import Choice
-from vfindex.storage.blobs import checksum, pack_frames
+from vfindex.indexer.models.factory import install
+from vfindex.indexer.models.lite import ensure_lite
+from vfindex.indexer.models.presets import Choice
+from vfindex.storage.db.rows import clip_checksum
+from vfindex.storage.encoders.text import TextEncoder
+from vfindex.storage.joint.codecs import checksum, pack_frames
 from vfindex.storage.records import FloatArray
-from vfindex.storage.rows import clip_checksum
-from vfindex.storage.scripts import index_form
-from vfindex.storage.text_encoder import TextEncoder
+from vfindex.storage.text.tokenizer import index_form
 from vfindex.storage.writer import writing
 
 CLIPS_PER_VIDEO = 20

@@ -22,12 +22,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from vfindex.indexer.export import PARITY
-from vfindex.indexer.priors import background_queries, sentences
-from vfindex.indexer.store import LocalModel
-from vfindex.indexer.towers import ensure_clip_text, ensure_sentence
+from vfindex.indexer.models.export.folders import ensure_clip_text, ensure_sentence
+from vfindex.indexer.models.export.lite import PARITY
+from vfindex.indexer.models.priors import background_queries, sentences
+from vfindex.indexer.models.store import LocalModel
+from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.records import FloatArray
-from vfindex.storage.text_encoder import TextEncoder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -55,7 +55,7 @@ OPENING = """
 import sys, time
 from pathlib import Path
 from typing import TypeVar
-from vfindex.storage.text_encoder import TextEncoder
+from vfindex.storage.encoders.text import TextEncoder
 began = time.perf_counter()
 encoder = TextEncoder.open(Path(sys.argv[1]))
 opened = time.perf_counter()

@@ -21,11 +21,11 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parent.parent))
 from equality import assert_equal_libraries
 from killing import end_upgrade, kill_upgrade, make_videos
 
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.presets import Choice
-from vfindex.storage.editions import history
+from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.storage.index.model_versions import history
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 
 def complete(library: Path, undisturbed: Path, cache: Path) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from library_maker import axis, clip, install, video
 
 from vfindex.cli.app import main
-from vfindex.search.encoder import QueryEncoder
+from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.records import Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer, writing
 

@@ -16,17 +16,17 @@ import pytest
 import typer
 
 from vfindex import __version__
-from vfindex.cli import demo, ingest, remove, search, show, status, verify
 from vfindex.cli.app import app
-from vfindex.cli.ingest import _progress
-from vfindex.indexer import ingest as indexer_ingest
-from vfindex.indexer.local import default_workers, usable_cores
+from vfindex.cli.commands import demo, ingest, remove, search, show, status, verify
+from vfindex.cli.commands.ingest import _progress
+from vfindex.indexer.models.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
-from vfindex.indexer.report import Progress, Report
+from vfindex.indexer.runners.local import default_workers, usable_cores
+from vfindex.indexer.runs import ingest as indexer_ingest
+from vfindex.indexer.runs.report import Progress, Report
 from vfindex.search.engine import SearchEngine
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.library import Library
-from vfindex.storage.roots import Root, remember
 from vfindex.storage.writer import writing
 
 COMMANDS = {module.NAME: module for module in (ingest, search, status, show, remove, verify, demo)}
@@ -386,7 +386,8 @@ def test_files_that_failed_at_once_tell_nothing_of_the_time_left() -> None:
 def drawn_by(code: str) -> str:
     """Return what a terminal of 80 columns gets while `code` tells of progress."""
     code = (
-        "import time; from vfindex.cli.ingest import _progress; from vfindex.indexer.report import Progress\n"
+        "import time\nfrom vfindex.cli.commands.ingest import _progress\n"
+        "from vfindex.indexer.runs.report import Progress\n"
         f"with _progress() as tell: time.sleep(0.3); {code}; time.sleep(0.3)"
     )
     ours, theirs = os.openpty()
@@ -441,10 +442,3 @@ def test_a_report_replaces_no_other_file(run: Any, library: Path, tmp_path: Path
     assert other.read_text() == "{}"
     for _ in range(2):
         assert run("purge", "--now", "--library", library, "--report", tmp_path / "r.json").code == 0
-
-
-def test_a_path_that_was_only_named_is_removed(run: Any, library: Path) -> None:
-    with writing(library) as writer:
-        remember(writer.catalog, [Root(b"/old")])
-    ran = run("remove", "/old", "--library", library)
-    assert (ran.code, ran.out) == (0, "forgot 0 files, 0 videos\n1 path no longer looked into by `vfindex reindex`\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vfindex.cli.contact_sheet import Row, Tile, contact_sheet
+from vfindex.cli.render.contact_sheet import Row, Tile, contact_sheet
 
 
 def picture(colour: str, size: tuple[int, int] = (320, 180), kind: str = "WEBP") -> bytes:

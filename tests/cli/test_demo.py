@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vfindex.indexer.demo_media import QUESTIONS, VIDEOS
+from vfindex.cli.demo_media import QUESTIONS, VIDEOS
 
 
 def test_the_demo_answers_what_is_seen_and_what_is_said(models_cache: Path, tmp_path: Path) -> None:

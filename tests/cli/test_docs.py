@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli import models, runs
-from vfindex.cli.search import _TABLE_WIDTH
-from vfindex.indexer.repair import RepairReport
-from vfindex.indexer.report import Report, UpgradeReport
+from vfindex.cli.commands import models, runs
+from vfindex.cli.commands.search import _TABLE_WIDTH
+from vfindex.indexer.runs.repair import RepairReport
+from vfindex.indexer.runs.report import Report, UpgradeReport
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

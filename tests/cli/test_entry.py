@@ -28,8 +28,8 @@ main()
 @pytest.mark.parametrize(
     "at",
     [
-        *("vfindex.cli.app", "typer", "vfindex.cli.search", "vfindex.storage.errors"),  # the program
-        *("pydantic", "sqlalchemy", "vfindex.storage.snapshot"),  # the command
+        *("vfindex.cli.app", "typer", "vfindex.cli.commands.search", "vfindex.storage.errors"),  # the program
+        *("pydantic", "sqlalchemy", "vfindex.storage.db.reader"),  # the command
     ],
 )
 def test_ctrl_c_is_quiet(tmp_path: Path, at: str) -> None:

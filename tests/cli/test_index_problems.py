@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer import ingest as ingesting
-from vfindex.indexer.report import Report
+from vfindex.indexer.runs import ingest as ingesting
+from vfindex.indexer.runs.report import Report
 from vfindex.storage import writer as writing_side
 from vfindex.storage.writer import writing
 

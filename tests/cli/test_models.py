@@ -14,13 +14,14 @@ import pytest
 from fake_hub import Hub, sentence_files, serving
 from library_maker import install
 
-from vfindex.cli.models import _size
-from vfindex.indexer import machine, store
-from vfindex.indexer.cards import CARDS
-from vfindex.indexer.presets import PRESETS
-from vfindex.indexer.store import locate
-from vfindex.storage import file_systems
+from vfindex.cli.commands.models import _size
+from vfindex.indexer.models import hardware as machine
+from vfindex.indexer.models import store
+from vfindex.indexer.models.catalog import CARDS
+from vfindex.indexer.models.presets import PRESETS
+from vfindex.indexer.models.store import locate
 from vfindex.storage.errors import VfindexError
+from vfindex.storage.files import file_systems
 from vfindex.storage.writer import writing
 
 NAME = "tiny/sentences"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from library_maker import add_video, axis, clip, install
 
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.writer import writing
 
 NFC, NFD = "/videos/caf\u00e9.mp4", "/videos/cafe\u0301.mp4"
@@ -57,3 +58,10 @@ def test_words_need_no_quotation_marks_of_the_shell(run: Any, folder: Path) -> N
     assert json.loads(run("search", "dog", "running", "--library", folder, "--json").out) == one
     ran = run("search", "dog", '"in', "park", "--library", folder)
     assert ran.code == 1 and "at character 5" in ran.err
+
+
+def test_a_path_that_was_only_named_is_removed(run: Any, library: Path) -> None:
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(b"/old")])
+    ran = run("remove", "/old", "--library", library)
+    assert (ran.code, ran.out) == (0, "forgot 0 files, 0 videos\n1 path no longer looked into by `vfindex reindex`\n")

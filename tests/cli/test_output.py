@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from vfindex.cli.commands.search import parse_weights
 from vfindex.cli.output import clock, path_text, plain, print_json
-from vfindex.cli.search import parse_weights
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import UsageError
 
@@ -97,7 +97,7 @@ def test_json_has_no_numbers_that_json_lacks() -> None:
 SEARCH = """
 import numpy as np
 from vfindex.cli.app import main
-from vfindex.search.encoder import QueryEncoder
+from vfindex.search.query.encode import QueryEncoder
 QueryEncoder.encode = lambda *_: dict.fromkeys(("visual", "speech", "text"), np.eye(8, dtype=np.float32)[1])
 main()
 """

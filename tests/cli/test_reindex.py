@@ -14,12 +14,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pytest
 from library_maker import axis, clip, install, video
 
-from vfindex.cli.reindex import next_time
-from vfindex.indexer.report import Report
-from vfindex.indexer.runner import RunnerChoice
+from vfindex.cli.commands.reindex import next_time
+from vfindex.indexer.runners.base import RunnerChoice
+from vfindex.indexer.runs.report import Report
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import Problem, UsageError
 from vfindex.storage.records import Location, UnitPlan, UnitResult
-from vfindex.storage.roots import Root, remember
 from vfindex.storage.writer import writing
 
 NOON = datetime(2026, 3, 1, 12, 0)

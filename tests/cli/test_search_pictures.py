@@ -10,8 +10,8 @@ import pytest
 from library_maker import add_video, axis, clip, install
 from PIL import Image
 
-from vfindex.indexer.models import LibraryModels
-from vfindex.search.pictures import Pictures
+from vfindex.indexer.models.factory import LibraryModels
+from vfindex.search.query.image import Pictures
 from vfindex.storage.errors import ModelError
 from vfindex.storage.writer import writing
 

@@ -13,11 +13,11 @@ import pytest
 from library_maker import SETUP, add_video, axis, clip, prior
 from library_maker import install as make
 
-from vfindex.indexer import catch_up
-from vfindex.indexer import upgrade as upgrading
-from vfindex.indexer.models import references_of
-from vfindex.indexer.pipeline import Encoders
-from vfindex.indexer.presets import Choice
+from vfindex.indexer.models.factory import references_of
+from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.runs import edition_builder as catch_up
+from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.storage.records import FloatArray, Setup
 from vfindex.storage.writer import Writer, writing
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from media import make_video
 
-from vfindex.indexer.media import Decoder
+from vfindex.indexer.media.decoder import Decoder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray_runs import knowing
 
-from vfindex.indexer.around_ray import FOLDER, MAX_BASE_BYTES, base_folder, end_processes
+from vfindex.indexer.runners.ray_machine import FOLDER, MAX_BASE_BYTES, base_folder, end_processes
 
 # A process that begins others as fast as it can, as a raylet does with workers.
 BUSY = (

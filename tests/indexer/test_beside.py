@@ -15,24 +15,24 @@ from equality import assert_equal_libraries
 from library_maker import axis
 from media import Shot, make_video
 
-from vfindex.indexer import ingest as ingest_module
-from vfindex.indexer import refresh as refresh_module
-from vfindex.indexer.beside import signature
-from vfindex.indexer.discover import discover
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import AudioBlock, Decoder
+from vfindex.indexer.media.decoder import AudioBlock, Decoder
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline import Texts
-from vfindex.indexer.refresh import refresh
-from vfindex.indexer.reindex import ReindexSettings, reindex
-from vfindex.indexer.report import Report
-from vfindex.indexer.retry import RetrySettings, retry
-from vfindex.indexer.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
-from vfindex.indexer.triage import Triage, Watcher
+from vfindex.indexer.pipeline.stages import Texts
+from vfindex.indexer.runs import ingest as ingest_module
+from vfindex.indexer.runs import refresh_text as refresh_module
+from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.refresh_text import refresh
+from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.retry import RetrySettings, retry
+from vfindex.indexer.scan.sidecars import signature
+from vfindex.indexer.scan.walk import discover
+from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Segment
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 Run = Callable[..., Report]

@@ -15,19 +15,21 @@ import pytest
 from command_line import vfindex
 from media import Shot, make_video
 
-from vfindex.indexer import boundary, driver, pipeline
+from vfindex.indexer import boundary
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.discover import fingerprint
-from vfindex.indexer.info_json import read_info
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.report import Report
-from vfindex.indexer.retry import RetrySettings, retry
-from vfindex.indexer.subtitles import sidecar_transcript
-from vfindex.storage import attempts
-from vfindex.storage.catalog import Catalog
+from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline.ytdlp import read_info
+from vfindex.indexer.runs import scheduler as driver
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.retry import RetrySettings, retry
+from vfindex.indexer.scan.walk import fingerprint
+from vfindex.indexer.speech.subtitles import sidecar_transcript
+from vfindex.storage.db import attempts
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.errors import ClusterError, DimensionError, LibraryError, ModelError, Problem, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import Writer
 
 BAD = b"bad.mp4"
@@ -202,7 +204,7 @@ def test_what_concerns_the_run(error: BaseException) -> None:
 
 BROKEN = """
 import sys
-from vfindex.indexer import pipeline
+from vfindex.indexer.pipeline import stages as pipeline
 real = pipeline.describe
 def describe(path, *rest):
     if path.endswith(b"bad.mp4"):
@@ -237,7 +239,7 @@ def test_the_command_line_tells_a_bug_at_its_end(tmp_path: Path, videos: Path, m
 def test_one_bug_in_every_file_does_not_flood_the_report(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vfindex.indexer import triage
+    from vfindex.indexer.runs import classify as triage
 
     monkeypatch.setattr(triage, "MAX_TRACES", 1)
     monkeypatch.setattr(pipeline, "describe", lambda *_: 1 / 0)

@@ -12,8 +12,8 @@ import pytest
 from media import Shot, make_video, overwrite, shot_frames, truncate
 from reading import read
 
-from vfindex.indexer.media import Decoder, Frame
-from vfindex.indexer.sniff import announced_end, matroska_end
+from vfindex.indexer.media.decoder import Decoder, Frame
+from vfindex.indexer.media.sniff import announced_end, matroska_end
 
 WRAP_S = 2**33 / 90_000
 SHOTS = [Shot("red", 4.0), Shot("blue", 4.0)]

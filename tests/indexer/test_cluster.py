@@ -18,7 +18,7 @@ from ray_runs import MARK, PATIENCE_S, SHORT, RayRun, kill_one, short_videos
 
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 pytestmark = pytest.mark.timeout(900)
 MACHINES_MARK = uuid.uuid4().hex

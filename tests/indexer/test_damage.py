@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer.repair import RepairSettings, repair
+from vfindex.indexer.runs.repair import RepairSettings, repair
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.library import Library, exact_scan, reading_spec, setup_from_json
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment
-from vfindex.storage.roots import Root, remember
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 PAGE_BYTES = 4096

@@ -20,7 +20,7 @@ from media import Shot, make_video
 from reading import SIZE_PX, read, refusal, sound_of
 
 from vfindex import TELEMETRY_OFF
-from vfindex.indexer.media import Decoder, Limits
+from vfindex.indexer.media.decoder import Decoder, Limits
 from vfindex.indexer.options import Sampling
 
 QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
@@ -28,7 +28,7 @@ QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
 
 PATCHED = """
 import sys, time, os, signal
-from vfindex.indexer import decode_child, decode_open
+from vfindex.indexer.media import container as decode_open, worker as decode_child
 def spin(path, beat):
     while True: pass
 def hang(path, beat): time.sleep(1000)
@@ -139,7 +139,7 @@ def test_a_read_given_up_leaves_the_decoder_usable(decoder: Decoder, clip: Path)
 
 PARENT = """
 import os, sys, threading
-from vfindex.indexer.media import Decoder
+from vfindex.indexer.media.decoder import Decoder
 decoder = Decoder(command=[sys.executable, "-c", sys.argv[1], "spin", str(4 << 30)])
 threading.Timer(1.0, lambda: print(decoder._child._process.pid, flush=True)).start()
 decoder.probe(os.fsencode(sys.argv[2]))
@@ -185,7 +185,7 @@ def raising(error: OSError) -> Callable[..., Any]:
 
 TELLING = """
 import ctypes, json, os, resource, sys
-from vfindex.indexer import decode_child, decode_open
+from vfindex.indexer.media import container as decode_open, worker as decode_child
 def probe(path, beat):
     told = {"environment": sorted(os.environ), "processes": resource.getrlimit(resource.RLIMIT_NPROC)}
     if sys.platform == "linux":

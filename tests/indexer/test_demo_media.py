@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from vfindex.indexer import demo_media
-from vfindex.indexer.demo_media import QUESTIONS, VIDEOS, View, make_demo_videos
-from vfindex.indexer.titles import describe
+from vfindex.cli import demo_media
+from vfindex.cli.demo_media import QUESTIONS, VIDEOS, View, make_demo_videos
+from vfindex.indexer.pipeline.metadata_text import describe
 from vfindex.storage.errors import VfindexError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.discover import Discovered, Exclusions, Failed, Found, Skipped, discover, fingerprint
-from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.scan.walk import Discovered, Exclusions, Failed, Found, Skipped, discover, fingerprint
 from vfindex.storage.errors import VideoError
 
 

@@ -11,7 +11,7 @@ import pytest
 from media import media_folder
 from reading import sound_of
 
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, Probe, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, Probe, ReadEnd
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import VideoError
 

@@ -13,15 +13,15 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from vfindex.indexer import lite
-from vfindex.indexer.encoders import is_still
-from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
-from vfindex.indexer.presets import DEFAULT_PRESET, LITE_VISUAL_TEMPLATES, PRESETS
+from vfindex.indexer.models import lite
+from vfindex.indexer.models.base import is_still
+from vfindex.indexer.models.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
+from vfindex.indexer.models.presets import DEFAULT_PRESET, LITE_VISUAL_TEMPLATES, PRESETS
+from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
+from vfindex.storage.encoders.pixels import Pixels, crops
+from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
-from vfindex.storage.image_encoder import TOP_LABELS, LiteImageEncoder, conse
-from vfindex.storage.pixels import Pixels, crops
 from vfindex.storage.records import MODALITIES, FloatArray
-from vfindex.storage.text_encoder import TextEncoder
 
 
 @pytest.fixture(scope="module")

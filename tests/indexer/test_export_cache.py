@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vfindex.indexer.export_cache import exporting
+from vfindex.indexer.models.export.cache import exporting
 from vfindex.storage.errors import ModelError
 
 

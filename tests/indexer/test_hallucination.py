@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vfindex.indexer.hallucination import (
+from vfindex.indexer.speech.hallucination import (
     RawSegment,
     cleaned,
     confidence,

@@ -22,10 +22,10 @@ from command_line import start
 from fake_hub import COMMIT, Hub, sentence_files, serving
 from filelock import FileLock
 
-from vfindex.indexer.cards import find_card
-from vfindex.indexer.hub import Fetching, pull
-from vfindex.indexer.hub_child import WRITE_BYTES
-from vfindex.indexer.store import is_cached, locate, read_manifest
+from vfindex.indexer.models.catalog import find_card
+from vfindex.indexer.models.hub import Fetching, pull
+from vfindex.indexer.models.hub_child import WRITE_BYTES
+from vfindex.indexer.models.store import is_cached, locate, read_manifest
 from vfindex.storage.errors import ModelError
 
 NAME = "tiny/sentences"
@@ -208,7 +208,7 @@ def test_ctrl_c_ends_a_pull_at_once(hub: Hub, tmp_path: Path) -> None:
 def test_the_child_ends_when_its_parent_does(hub: Hub, tmp_path: Path) -> None:
     hub.hang = "/api/models/"
     request = {"kind": "text", "reference": NAME, "repository": NAME, "revision": None, "folder": str(tmp_path)}
-    command = [sys.executable, "-P", "-m", "vfindex.indexer.hub_child"]
+    command = [sys.executable, "-P", "-m", "vfindex.indexer.models.hub_child"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdin is not None
         assert child.stdout is not None

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.info_json import MAX_FIELD_CHARS, MAX_INFO_BYTES, Info, _tags, read_info
-from vfindex.indexer.titles import describe
-from vfindex.search.filters import recorded_on
+from vfindex.indexer.pipeline.metadata_text import describe
+from vfindex.indexer.pipeline.ytdlp import MAX_FIELD_CHARS, MAX_INFO_BYTES, Info, _tags, read_info
+from vfindex.search.query.filters import recorded_on
 
 
 def beside(folder: Path, data: bytes) -> Info:

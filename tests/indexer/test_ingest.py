@@ -14,18 +14,21 @@ import pytest
 from equality import assert_equal_libraries
 from media import Shot, make_video, truncate
 
-from vfindex.indexer import driver, media, pipeline, triage
-from vfindex.indexer import ingest as ingest_module
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder
+from vfindex.indexer.media import decoder as media
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.presets import Choice
-from vfindex.indexer.report import Report
-from vfindex.indexer.triage import Watcher
+from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.runs import classify
+from vfindex.indexer.runs import ingest as ingest_module
+from vfindex.indexer.runs import scheduler as driver
+from vfindex.indexer.runs.classify import Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.report import Report
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import Problem, UsageError, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 Ingest = Callable[..., Report]
 
@@ -299,7 +302,7 @@ def test_searches_during_an_ingest_neither_fail_nor_block(tmp_path: Path, videos
 def test_nothing_to_do_is_no_error(tmp_path: Path, run: Ingest) -> None:
     (tmp_path / "videos").mkdir()
     assert run().found == 0
-    assert triage.Report().adds_up()
+    assert classify.Report().adds_up()
 
 
 def test_files_that_the_machine_could_not_read_are_read_by_the_next_run(

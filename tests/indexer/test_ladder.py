@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from media import Shot, make_video
 
-from vfindex.indexer import pipeline
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.ladder import is_worth_reading, next_care
-from vfindex.indexer.media import Decoder
-from vfindex.indexer.report import Report
-from vfindex.indexer.retry import RetrySettings, chosen, retry
-from vfindex.storage.attempts import attempt_counts, attempts_of
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.retry import RetrySettings, chosen, retry
+from vfindex.indexer.runs.retry_policy import is_worth_reading, next_care
+from vfindex.storage.db.attempts import attempt_counts, attempts_of
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Attempt, KnownFile, Location
-from vfindex.storage.verify import verify
 
 Ingest = Callable[..., Report]
 

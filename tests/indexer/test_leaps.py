@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from media import Shot, make_video, media_folder, truncate
 
-from vfindex.indexer import decode_feed, decode_read, sampling
+from vfindex.indexer.media import frames as decode_read
+from vfindex.indexer.media import sampling
+from vfindex.indexer.media import seeking as decode_feed
 
 SHOTS = tuple(Shot(colour, 7) for colour in ("red", "green", "blue", "white", "black") * 2)
 LENGTH_S = 70

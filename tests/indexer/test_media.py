@@ -15,8 +15,8 @@ from av.stream import Disposition
 from media import ASS_HEADER, Shot, make_video, media_folder, overwrite, shot_frames, truncate
 from reading import SIZE_PX, read, refusal, sound_of
 
-from vfindex.indexer import decode_open
-from vfindex.indexer.media import AudioBlock, Decoder
+from vfindex.indexer.media import container as decode_open
+from vfindex.indexer.media.decoder import AudioBlock, Decoder
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import UsageError, VideoError
 

@@ -26,7 +26,7 @@ def test_the_faster_format_is_taken(
 ) -> None:
     import torch
 
-    from vfindex.indexer import open_clip_encoder
+    from vfindex.indexer.models import open_clip as open_clip_encoder
 
     times_s = {torch.float32: [*float32_s], torch.bfloat16: [*bfloat16_s]}
     monkeypatch.setattr(
@@ -41,7 +41,7 @@ def test_the_faster_format_is_taken(
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is held to AVX2 on x86 alone")
 def test_auto_is_float32_where_the_libraries_emulate_bfloat16() -> None:
     code = (
-        "import torch\nfrom vfindex.indexer.open_clip_encoder import fastest_format\n"
+        "import torch\nfrom vfindex.indexer.models.open_clip import fastest_format\n"
         "print(fastest_format(torch.device('cpu')))"
     )
     done = subprocess.run(

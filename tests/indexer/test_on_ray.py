@@ -13,9 +13,9 @@ from equality import assert_equal_libraries
 from media import Shot, make_video
 from ray_runs import SHORT, RayRun, short_videos, workers
 
-from vfindex.indexer.around_ray import base_folder
+from vfindex.indexer.runners.ray_machine import base_folder
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -50,7 +50,7 @@ BROKEN = """
 import sys
 if any("ray" in part or "vfindex" in part for part in sys.argv + sys.orig_argv):
     try:
-        from vfindex.indexer import stations
+        from vfindex.indexer.runners import stations
     except ImportError:
         pass
     else:

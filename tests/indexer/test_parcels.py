@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from media import Shot, make_video
 
-from vfindex.indexer import parcels
-from vfindex.indexer.discover import Found, discover, fingerprint
-from vfindex.indexer.dispatch import MAX_BREAKS, Dispatch
-from vfindex.indexer.encoders import Pixels
-from vfindex.indexer.media import Decoder
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.models.base import Pixels
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard, survived
-from vfindex.indexer.pipeline import Encoders, Prepared, index_unit, prepare
-from vfindex.indexer.stations import MAX_TRIES, DeskBook, Shared, payloads, table_of
+from vfindex.indexer.pipeline.stages import Encoders, Prepared, index_unit, prepare
+from vfindex.indexer.runners import parcels
+from vfindex.indexer.runners.dispatch import MAX_BREAKS, Dispatch
+from vfindex.indexer.runners.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard, survived
+from vfindex.indexer.runners.stations import MAX_TRIES, DeskBook, Shared, payloads, table_of
+from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.storage.errors import ClusterError, Problem, VideoError
 from vfindex.storage.records import FloatArray, UnitPlan
 

@@ -16,17 +16,17 @@ from tiny_models import make_clip, make_siglip
 from tiny_sentences import make_e5
 from tiny_whisper import convert, make_whisper
 
-from vfindex.indexer.cards import find_card
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.presets import LITE_TEXT, PRESETS, Choice, PresetName
-from vfindex.indexer.report import UpgradeReport
-from vfindex.indexer.store import folder_of
-from vfindex.indexer.upgrade import UpgradeSettings, roll_back, upgrade
-from vfindex.indexer.whisper import Whisper
+from vfindex.indexer.models.catalog import find_card
+from vfindex.indexer.models.presets import LITE_TEXT, PRESETS, Choice, PresetName
+from vfindex.indexer.models.store import folder_of
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.report import UpgradeReport
+from vfindex.indexer.runs.upgrade import UpgradeSettings, roll_back, upgrade
+from vfindex.indexer.speech.whisper import Whisper
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryVersion, ModelError, UsageError
 from vfindex.storage.library import Library
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 SAID = "We grow tomatoes in the garden."
 # Of the public collection: short, and one of them with speech.

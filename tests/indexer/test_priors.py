@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vfindex.indexer import photographs
-from vfindex.indexer.encoders import Pixels
-from vfindex.indexer.photographs import PHOTOGRAPHS, VIEWS, general_pictures
-from vfindex.indexer.priors import BANKS, background_queries, clip_prior, estimate_prior, sentence_prior, sentences
+from vfindex.indexer.models import calibration_images as photographs
+from vfindex.indexer.models.base import Pixels
+from vfindex.indexer.models.calibration_images import PHOTOGRAPHS, VIEWS, general_pictures
+from vfindex.indexer.models.priors import (
+    BANKS,
+    background_queries,
+    clip_prior,
+    estimate_prior,
+    sentence_prior,
+    sentences,
+)
 from vfindex.storage.errors import ModelError, VfindexError
 from vfindex.storage.records import FloatArray
 

@@ -14,20 +14,20 @@ import pytest
 from equality import assert_equal_libraries
 from media import Shot, make_video
 
-from vfindex.indexer import pipeline
-from vfindex.indexer.discover import discover
-from vfindex.indexer.driver import Driver
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.media import Decoder
+from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.reindex import ReindexSettings, _is_progressive, estimate, reindex
-from vfindex.indexer.report import Report
-from vfindex.indexer.triage import Triage, Watcher
+from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.reindex import ReindexSettings, _is_progressive, estimate, reindex
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.scheduler import Driver
+from vfindex.indexer.scan.walk import discover
 from vfindex.search.engine import SearchEngine
+from vfindex.storage.db.units import coarse_videos
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.units import coarse_videos
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import writing
 
 Run = Callable[..., Report]

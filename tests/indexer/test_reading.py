@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vfindex.indexer.media import Frame
-from vfindex.indexer.reading import Reading
+from vfindex.indexer.media.decoder import Frame
+from vfindex.indexer.pipeline.unit_reader import Reading
 
 
 def read(greys: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -9,13 +9,13 @@ import pytest
 from library_maker import all_clip_ids
 from media import Shot, make_video
 
-from vfindex.indexer.ingest import IngestSettings, ingest
-from vfindex.indexer.recheck import SAME_COSINE, recheck
-from vfindex.storage.blobs import checksum, pack_vector, unpack_vector
-from vfindex.storage.catalog import Catalog
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.spot_check import SAME_COSINE, recheck
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.joint.codecs import checksum, pack_vector, unpack_vector
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.file_hashes import check_files
 from vfindex.storage.records import FloatArray
-from vfindex.storage.whole_files import check_files
 
 
 @pytest.fixture(scope="module")

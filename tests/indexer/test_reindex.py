@@ -17,20 +17,20 @@ import numpy as np
 import pytest
 from library_maker import PICTURE, axis, clip, install, video
 
-from vfindex.indexer import ingest
-from vfindex.indexer.discover import fingerprint
-from vfindex.indexer.pipeline import Encoders
-from vfindex.indexer.reindex import Clock, ReindexSettings, estimate, reindex
-from vfindex.indexer.report import Report
-from vfindex.indexer.triage import Watcher
+from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.runs import ingest
+from vfindex.indexer.runs.classify import Watcher
+from vfindex.indexer.runs.reindex import Clock, ReindexSettings, estimate, reindex
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.scan.walk import fingerprint
+from vfindex.storage.db.exclusions import forget_exclusions, stored_exclusions
+from vfindex.storage.db.runs import stored_runs
+from vfindex.storage.db.sources import Root, remember, roots
 from vfindex.storage.errors import LibraryError, LibraryNotFound
-from vfindex.storage.exclusions import forget_exclusions, stored_exclusions
-from vfindex.storage.forgetting import Forgotten, RemovalSettings, forget_path
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings, forget_path
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Location, UnitPlan, UnitResult
-from vfindex.storage.reports import stored_runs
-from vfindex.storage.roots import Root, remember, roots
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 HEAVY = {"av", "faiss", "onnxruntime", "PIL", "pocketsphinx", "ray", "rich", "tokenizers", "torch"}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer import ingest
-from vfindex.indexer.discover import Found, discover, fingerprint
-from vfindex.indexer.pipeline import Encoders
-from vfindex.indexer.reindex import ReindexSettings, reindex
+from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.runs import ingest
+from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.scan.walk import Found, discover, fingerprint
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import Problem
-from vfindex.storage.roots import Root, remember
 from vfindex.storage.writer import writing
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vfindex.indexer import machine
-from vfindex.indexer.machine import Gpu
-from vfindex.indexer.runner import PathMap, Pools, RunnerChoice, runner_name
+from vfindex.indexer.models import hardware as machine
+from vfindex.indexer.models.hardware import Gpu
+from vfindex.indexer.runners.base import PathMap, Pools, RunnerChoice, runner_name
 from vfindex.storage.errors import UsageError
 
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.shots import MAX_CLIP_S, MIN_CLIP_S, colour_histogram, cut_clips, detect_shots, frame_distances
+from vfindex.indexer.pipeline.shots import (
+    MAX_CLIP_S,
+    MIN_CLIP_S,
+    colour_histogram,
+    cut_clips,
+    detect_shots,
+    frame_distances,
+)
 from vfindex.storage.records import FloatArray
 
 DIM = 16

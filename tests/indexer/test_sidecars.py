@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from fuzzing import mutated_text
 
-from vfindex.indexer.beside import FolderSidecars, signature
-from vfindex.indexer.discover import Exclusions, Found, Skipped, discover, is_excluded_below, sidecars_of
-from vfindex.indexer.info_json import Info, read_info
 from vfindex.indexer.languages import language_tag
-from vfindex.indexer.media import SubtitleTrack
-from vfindex.indexer.pipeline import on_clock
-from vfindex.indexer.sidecar_names import marks_of, read_marks, sort_sidecars
-from vfindex.indexer.subtitle_formats import BURST_S, CHARS_PER_S, read_cues
-from vfindex.indexer.subtitles import (
+from vfindex.indexer.media.decoder import SubtitleTrack
+from vfindex.indexer.pipeline.metadata_text import describe, without_markup
+from vfindex.indexer.pipeline.stages import on_clock
+from vfindex.indexer.pipeline.ytdlp import Info, read_info
+from vfindex.indexer.scan.sidecar_names import marks_of, read_marks, sort_sidecars
+from vfindex.indexer.scan.sidecars import FolderSidecars, signature
+from vfindex.indexer.scan.walk import Exclusions, Found, Skipped, discover, is_excluded_below, sidecars_of
+from vfindex.indexer.speech.subtitle_formats import BURST_S, CHARS_PER_S, read_cues
+from vfindex.indexer.speech.subtitles import (
     MAX_SHOWN,
     MAX_TRIED,
     SubtitleText,
@@ -28,8 +29,7 @@ from vfindex.indexer.subtitles import (
     read_sidecar,
     sidecar_transcript,
 )
-from vfindex.indexer.telemetry import is_log, is_telemetry
-from vfindex.indexer.titles import describe, without_markup
+from vfindex.indexer.speech.telemetry import is_log, is_telemetry
 from vfindex.storage.errors import VideoError
 from vfindex.storage.records import Segment
 

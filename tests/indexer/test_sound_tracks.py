@@ -10,10 +10,10 @@ import pytest
 from media import Shot, make_video, overwrite
 from reading import sound_of
 
-from vfindex.indexer.decode_sound import mono_weights, to_mono
-from vfindex.indexer.media import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.media.audio import mono_weights, to_mono
+from vfindex.indexer.media.audio_tracks import AudioTrack, choose_track, lost_sound, unheard
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.sound_tracks import AudioTrack, choose_track, lost_sound, unheard
 
 EN = frozenset({"en"})
 

@@ -15,18 +15,18 @@ import pytest
 from command_line import start
 from media import Shot, make_video
 
-from vfindex.indexer import machine
-from vfindex.indexer import vanished as vanished_module
-from vfindex.indexer.discover import ASK_EVERY, discover
-from vfindex.indexer.export_cache import exporting
-from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.models import hardware
+from vfindex.indexer.models.export.cache import exporting
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.reindex import ReindexSettings, reindex
-from vfindex.indexer.triage import Triage, Watcher
-from vfindex.indexer.vanished import vanished
+from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.scan import missing as vanished_module
+from vfindex.indexer.scan.missing import vanished
+from vfindex.indexer.scan.walk import ASK_EVERY, discover
+from vfindex.storage.db.sources import Root
 from vfindex.storage.library import Library
-from vfindex.storage.roots import Root
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import Writer, writing
 
 FILES = 2000
@@ -173,4 +173,4 @@ def test_children_have_sessions_of_their_own(tmp_path: Path, monkeypatch: pytest
     with exporting("session", [str(tmp_path / "told")], what="it"):
         pass
     assert int((tmp_path / "told").read_text()) != here
-    assert int(machine._ask([sys.executable, "-c", "import os; print(os.getsid(0))"])) != here
+    assert int(hardware._ask([sys.executable, "-c", "import os; print(os.getsid(0))"])) != here

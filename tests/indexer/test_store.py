@@ -14,11 +14,19 @@ from pathlib import Path
 import pytest
 from fake_hub import safetensors, sentence_files
 
-from vfindex.indexer import store
-from vfindex.indexer.cards import CARDS, OPEN_CLIP, OPENAI_SHA256, SENTENCES, find_card, kind_of
-from vfindex.indexer.intact import flaw
-from vfindex.indexer.presets import PRESETS
-from vfindex.indexer.store import check, check_embedded, folder_of, is_cached, known_models, locate, read_manifest
+from vfindex.indexer.models import store
+from vfindex.indexer.models.catalog import CARDS, OPEN_CLIP, OPENAI_SHA256, SENTENCES, find_card, kind_of
+from vfindex.indexer.models.integrity import flaw
+from vfindex.indexer.models.presets import PRESETS
+from vfindex.indexer.models.store import (
+    check,
+    check_embedded,
+    folder_of,
+    is_cached,
+    known_models,
+    locate,
+    read_manifest,
+)
 from vfindex.storage.errors import ModelError, UsageError
 
 PE = "PE-Core-B-16:meta"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer import subtitles
-from vfindex.indexer.media import SubtitleTrack
-from vfindex.indexer.sidecar_names import marks_of
-from vfindex.indexer.subtitle_formats import parse_cues, parse_packets
+from vfindex.indexer.media.decoder import SubtitleTrack
+from vfindex.indexer.scan.sidecar_names import marks_of
+from vfindex.indexer.speech import subtitles
+from vfindex.indexer.speech.subtitle_formats import parse_cues, parse_packets
 from vfindex.storage.errors import VideoError
 
 HEAD = "[Script Info]\nTitle: x\n[V4+ Styles]\nStyle: D,Arial,nonsense\n[Events]\n"

@@ -16,18 +16,20 @@ from equality import contents, transcripts
 from library_maker import DIM, SETUP, axis, clip, place, prior, video
 from sqlalchemy import Connection, select
 
-from vfindex.indexer import catch_up
-from vfindex.indexer import upgrade as upgrading
-from vfindex.indexer.pipeline import Encoders
-from vfindex.indexer.presets import Choice
-from vfindex.indexer.report import UpgradeReport
-from vfindex.indexer.reuse import TakeOver
-from vfindex.indexer.triage import Watcher
-from vfindex.indexer.upgrade import UpgradeSettings, discard, roll_back, upgrade
-from vfindex.search.encoder import QueryEncoder
+from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.runs import edition_builder as catch_up
+from vfindex.indexer.runs import upgrade as upgrading
+from vfindex.indexer.runs.classify import Watcher
+from vfindex.indexer.runs.report import UpgradeReport
+from vfindex.indexer.runs.reuse import TakeOver
+from vfindex.indexer.runs.upgrade import UpgradeSettings, discard, roll_back, upgrade
 from vfindex.search.engine import SearchEngine
-from vfindex.storage import migrations, schema
-from vfindex.storage.editions import beside, edition_folder, history
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.storage.db import migrations, schema
+from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.db.units import stored_roots
 from vfindex.storage.errors import (
     LibraryError,
     LibraryLocked,
@@ -36,12 +38,10 @@ from vfindex.storage.errors import (
     Problem,
     UsageError,
 )
+from vfindex.storage.index.model_versions import beside, edition_folder, history
 from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
-from vfindex.storage.roots import Root, remember
-from vfindex.storage.snapshot import StoredVideo
-from vfindex.storage.units import stored_roots
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, writing
 
 OLD = replace(
@@ -264,7 +264,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(folder: Path, run: 
 
 
 def test_a_unit_broken_off_is_gone_on_with(folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vfindex.storage.catalog import Catalog
+    from vfindex.storage.db.catalog import Catalog
 
     commit, committed = Catalog.commit_unit, []
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.subtitles import read_sidecar
-from vfindex.indexer.text_encoding import decode_text, is_mojibake
+from vfindex.indexer.speech.subtitles import read_sidecar
+from vfindex.indexer.speech.text_encoding import decode_text, is_mojibake
 
 SENTENCES = {
     "zh": "\u8001\u7684\u706f\u5854\u770b\u5b88\u4eba\u5728\u66b4\u98ce\u96e8\u4e2d\u5212\u8239\u51fa\u6d77\u3002",

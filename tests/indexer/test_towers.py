@@ -23,17 +23,18 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import CLIP, CLIP_PIXELS, CLIP_SIZE_PX, make_open_clip, make_siglip
 from tiny_sentences import make_e5
 
-from vfindex.indexer import export_towers, towers
-from vfindex.indexer.export import PARITY, check_parity
-from vfindex.indexer.photographs import general_pictures
-from vfindex.indexer.priors import background_queries, clip_prior, sentence_prior, sentences
-from vfindex.indexer.sentence_encoder import SentenceEncoder, chosen_prompts
-from vfindex.indexer.store import LocalModel
-from vfindex.indexer.towers import ensure_clip_image, ensure_clip_text, ensure_sentence, short_name
+from vfindex.indexer.models.calibration_images import general_pictures
+from vfindex.indexer.models.export import folders as towers
+from vfindex.indexer.models.export import open_models
+from vfindex.indexer.models.export.folders import ensure_clip_image, ensure_clip_text, ensure_sentence, short_name
+from vfindex.indexer.models.export.lite import PARITY, check_parity
+from vfindex.indexer.models.priors import background_queries, clip_prior, sentence_prior, sentences
+from vfindex.indexer.models.sentence import SentenceEncoder, chosen_prompts
+from vfindex.indexer.models.store import LocalModel
+from vfindex.storage.encoders.image import open_image_encoder
+from vfindex.storage.encoders.text import TextEncoder, open_session, read_meta, readable
 from vfindex.storage.errors import ModelError
-from vfindex.storage.image_encoder import open_image_encoder
 from vfindex.storage.records import FloatArray
-from vfindex.storage.text_encoder import TextEncoder, open_session, read_meta, readable
 
 TEXTS = [
     "a dog in the snow",
@@ -73,11 +74,11 @@ def children() -> Iterator[list[str]]:
 
     @contextmanager
     def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int) -> Iterator[None]:
-        assert module == export_towers.__name__ and threads >= 1
+        assert module == open_models.__name__ and threads >= 1
         made.append(what)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", [module, *arguments])
-            export_towers.main()
+            open_models.main()
         yield
 
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -158,7 +159,7 @@ def test_a_tower_that_reads_padding_gets_it(siglip: LocalModel, cache: Path) -> 
 
 
 def test_an_image_tower_is_open_clip_s(clip: LocalModel, cache: Path) -> None:
-    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+    from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     folder = ensure_clip_image(clip, cache, say=ignore)
     meta = read_meta(folder)
@@ -173,7 +174,7 @@ def test_an_image_tower_is_open_clip_s(clip: LocalModel, cache: Path) -> None:
 
 def test_a_picture_that_is_asked_for_goes_the_way_of_frames(clip: LocalModel, cache: Path) -> None:
     """From the frame as it is, wider than the model's square, through ONNX Runtime and through torch."""
-    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+    from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     frames = list(islice(general_pictures(CLIP_SIZE_PX), 4))
     found = open_image_encoder(ensure_clip_image(clip, cache, say=ignore)).encode_images(frames)
@@ -287,7 +288,7 @@ def test_a_graph_that_disagrees_is_refused() -> None:
 
 
 def test_pictures_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
-    from vfindex.indexer.open_clip_encoder import OpenClipEncoder
+    from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     prior = clip_prior(OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
     assert not prior.query_mean.any()

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vfindex.indexer import speech_pool, transcribe
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.media import NO_RESOURCES, SAMPLE_RATE_HZ, AudioBlock
-from vfindex.indexer.speech_pool import Recognition, SpeechLimits, SpeechPool, Word
-from vfindex.indexer.transcribe import Transcriber, Transcript
-from vfindex.indexer.voice import GAP_S, MAX_UTTERANCE_S, VoiceFinder, syllable_depth
+from vfindex.indexer.media.decoder import NO_RESOURCES, SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.speech import recognizer_pool, transcribe
+from vfindex.indexer.speech.recognizer_pool import Recognition, SpeechLimits, SpeechPool, Word
+from vfindex.indexer.speech.transcribe import Transcriber, Transcript
+from vfindex.indexer.speech.vad import GAP_S, MAX_UTTERANCE_S, VoiceFinder, syllable_depth
 from vfindex.storage.errors import VideoError
 
 Sound = NDArray[np.int16]
@@ -32,7 +32,7 @@ needs_media = pytest.mark.skipif(MEDIA is None, reason="real speech comes from t
 # A recogniser that hears one word in each utterance: how many samples it has.
 FAKE = """
 import os, sys
-from vfindex.indexer import wire
+from vfindex.indexer.media import protocol as wire
 while True:
     try:
         request, pcm = wire.unpack(lambda n: sys.stdin.buffer.read(n) or os._exit(0))
@@ -273,7 +273,7 @@ def test_a_machine_without_handles_is_no_fault_of_the_sound(monkeypatch: pytest.
     def start(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(speech_pool.subprocess, "Popen", start)
+    monkeypatch.setattr(recognizer_pool.subprocess, "Popen", start)
     sound = blocks(np.concatenate([voiced(1), silent(1)]))
     with SpeechPool(1) as pool, pytest.raises(VideoError) as raised, one_file(b"/videos/a.mp4", "decode"):
         transcript(pool, sound)
@@ -302,7 +302,8 @@ def test_killing_the_pool_ends_work_at_once() -> None:
 
 def test_the_recogniser_ends_with_its_parent() -> None:
     script = (
-        "import numpy as np, sys, time\nfrom vfindex.indexer.speech_pool import SpeechPool\npool = SpeechPool(1)\n"
+        "import numpy as np, sys, time\nfrom vfindex.indexer.speech.recognizer_pool import SpeechPool\n"
+        "pool = SpeechPool(1)\n"
         "pool.submit(np.zeros(1600, np.int16)).result()\nprint(pool._idle[0].pid, flush=True)\ntime.sleep(99)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:

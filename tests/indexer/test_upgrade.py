@@ -14,17 +14,17 @@ import pytest
 from equality import assert_equal_libraries
 from killing import SAMPLING, kill_upgrade, make_videos
 
-from vfindex.indexer.ingest import IngestSettings, ingest
+from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.presets import Choice
-from vfindex.indexer.report import UpgradeReport
-from vfindex.indexer.triage import Watcher
-from vfindex.indexer.upgrade import UpgradeSettings, upgrade
-from vfindex.storage.editions import history
+from vfindex.indexer.runs.classify import Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.report import UpgradeReport
+from vfindex.indexer.runs.upgrade import UpgradeSettings, upgrade
+from vfindex.storage.db.units import runs
 from vfindex.storage.errors import LibraryVersion
+from vfindex.storage.index.model_versions import history
 from vfindex.storage.library import Library
-from vfindex.storage.units import runs
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import writing
 
 Upgrade = Callable[..., UpgradeReport]

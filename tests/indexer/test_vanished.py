@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer import vanished as module
-from vfindex.indexer.discover import Found
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.triage import Triage, Watcher
-from vfindex.storage.catalog import Catalog
+from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.scan import missing as module
+from vfindex.indexer.scan.walk import Found
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.records import Location
 from vfindex.storage.writer import writing
 

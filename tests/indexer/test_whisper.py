@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer import whisper
-from vfindex.indexer.hallucination import RawSegment
-from vfindex.indexer.media import SAMPLE_RATE_HZ, AudioBlock
-from vfindex.indexer.transcribe import Transcript
-from vfindex.indexer.voice import GAP_S
-from vfindex.indexer.whisper import STOPPED, Heard, Sound, Whisper, uncovered, windows_of
+from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.speech import whisper
+from vfindex.indexer.speech.hallucination import RawSegment
+from vfindex.indexer.speech.transcribe import Transcript
+from vfindex.indexer.speech.vad import GAP_S
+from vfindex.indexer.speech.whisper import STOPPED, Heard, Sound, Whisper, uncovered, windows_of
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 

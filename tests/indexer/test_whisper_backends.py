@@ -18,9 +18,9 @@ import pytest
 import tiny_whisper
 from numpy.typing import NDArray
 
-from vfindex.indexer.media import SAMPLE_RATE_HZ, AudioBlock
-from vfindex.indexer.whisper import SpeechModel, Whisper
-from vfindex.indexer.whisper_backends import FasterWhisper, find_voice, open_model, padded, timed
+from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.speech.backends import FasterWhisper, find_voice, open_model, padded, timed
+from vfindex.indexer.speech.whisper import SpeechModel, Whisper
 from vfindex.storage.errors import ModelError
 
 Sound = NDArray[np.int16]
@@ -225,7 +225,7 @@ def test_a_device_that_is_not_there_is_told(folders: dict[str, Path], name: str)
 def test_cublas_is_found_where_pip_puts_it() -> None:
     if not any(package.metadata["Name"] == "nvidia-cublas-cu12" for package in importlib.metadata.distributions()):
         pytest.skip("cuBLAS 12 comes with faiss-gpu, on Linux alone")
-    code = "import ctypes; from vfindex.indexer.whisper_backends import _load_cublas; _load_cublas();"
+    code = "import ctypes; from vfindex.indexer.speech.backends import _load_cublas; _load_cublas();"
     code += "ctypes.CDLL('libcublas.so.12')"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from library_maker import SETUP, add_video, prior
 
 from vfindex.cli.app import main
-from vfindex.search.calibrate import Best, auc, fit, keep_calibrated, shortened
-from vfindex.search.confidence import LABELS, META_KEY, MIN_ITEMS, SCORES, Calibration, Judge, Label, Trust
-from vfindex.search.encoder import QueryEncoder
+from vfindex.search.calibration.fit import Best, auc, fit, keep_calibrated, shortened
+from vfindex.search.calibration.labels import LABELS, META_KEY, MIN_ITEMS, SCORES, Calibration, Judge, Label, Trust
 from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.grammar import parse
-from vfindex.search.query import Part
+from vfindex.search.query.ast import Part
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.query.parser import parse
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.joint import JointSpec, ModalitySpec
+from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray, Modality, Segment
 from vfindex.storage.writer import writing

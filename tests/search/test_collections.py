@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media import media_folder
 
-from vfindex.search.collections import Question, Relevant, read_questions, read_run
+from vfindex.search.evaluation.datasets import Question, Relevant, read_questions, read_run
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 
 OURS = """\

@@ -10,13 +10,13 @@ import pytest
 from asking import axis_of_digit, let_questions_be
 from library_maker import add_video, axis, clip, install, video
 
-from vfindex.search import words as proof_module
 from vfindex.search.engine import SearchEngine
-from vfindex.storage import words as words_module
-from vfindex.storage.bm25 import saturations
+from vfindex.search.rank import lexical as proof_module
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
-from vfindex.storage.scripts import INDEX_TOKENIZER
+from vfindex.storage.text import full_text as words_module
+from vfindex.storage.text.bm25 import saturations
+from vfindex.storage.text.tokenizer import INDEX_TOKENIZER
 from vfindex.storage.writer import writing
 
 VIDEOS, LINES = 40, 5

@@ -10,7 +10,7 @@ from asking import axis_of_digit, engine_over, let_questions_be, names
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SNIPPET_CHARS, SearchEngine
-from vfindex.search.grammar import MAX_QUERY_CHARS
+from vfindex.search.query.parser import MAX_QUERY_CHARS
 from vfindex.storage.errors import LibraryNotFound, QueryError
 from vfindex.storage.records import Clip, Document, Segment
 from vfindex.storage.writer import Writer, writing

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.cli.app import main
-from vfindex.search.collections import Question, Relevant
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.evaluate import (
+from vfindex.search.evaluation.datasets import Question, Relevant
+from vfindex.search.evaluation.evaluate import (
     Answers,
     Configuration,
     Found,
@@ -30,6 +29,7 @@ from vfindex.search.evaluate import (
     locate,
     parse_configuration,
 )
+from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.writer import writing
 

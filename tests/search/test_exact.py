@@ -14,15 +14,16 @@ from library_maker import DIM, add_video, clip, install, place
 from sqlalchemy import text
 
 from vfindex.search import engine as engine_module
-from vfindex.search import tail as tail_module
 from vfindex.search.engine import SearchEngine
-from vfindex.storage import recall, vectors
-from vfindex.storage.efforts import Effort, Efforts, Reach
+from vfindex.search.rank import delta as tail_module
+from vfindex.storage.db.transcripts import SaidIn, Wording, unit_words
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.ivf_pq import IvfPq
+from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import tuning as recall
+from vfindex.storage.index.ivf_pq import IvfPq
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.search_params import Effort, Efforts, Reach
 from vfindex.storage.records import FloatArray, Modality
-from vfindex.storage.vectors import JointIndex
-from vfindex.storage.wording import SaidIn, Wording, unit_words
 from vfindex.storage.writer import Writer, writing
 
 VIDEOS, CLIPS_EACH = 60, 5

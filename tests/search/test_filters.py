@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from library_maker import DIM, axis, clip, install, video
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.filters import recorded_on
+from vfindex.search.query.filters import recorded_on
+from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.records import Clip, Location, Segment, UnitPlan, UnitResult
-from vfindex.storage.vectors import JointIndex
 from vfindex.storage.writer import Writer, writing
 
 DAY_NS = 86_400_000_000_000

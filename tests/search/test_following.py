@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from library_maker import SETUP, add_video, axis, clip, prior
 
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
-from vfindex.search.query import Query
-from vfindex.storage.editions import discard, edition_folder, put_in_use, roll_back
+from vfindex.search.query.ast import Query
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.storage.index.model_versions import discard, edition_folder, put_in_use, roll_back
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.writer import writing
 

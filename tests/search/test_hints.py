@@ -10,9 +10,9 @@ from asking import axis_of_digit, let_questions_be
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.grammar import parse
-from vfindex.search.hints import hints
-from vfindex.search.query import Query, Term
+from vfindex.search.query.ast import Query, Term
+from vfindex.search.query.hints import hints
+from vfindex.search.query.parser import parse
 from vfindex.storage.errors import QueryError
 from vfindex.storage.writer import writing
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from library_maker import SETUP, add_video, clip, prior
 
-from vfindex.indexer.lite import ensure_lite
+from vfindex.indexer.models.lite import ensure_lite
+from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.records import QueryModel, Segment
-from vfindex.storage.text_encoder import TextEncoder
 from vfindex.storage.writer import writing
 
 HEAVY = {"torch", "ray", "av", "timm", "transformers", "sentence_transformers", "skimage", "PIL"}
@@ -57,5 +57,5 @@ def test_a_search_imports_nothing_of_the_indexer_s(tmp_path: Path, models_cache:
 def test_help_does_without_numpy() -> None:
     command = [sys.executable, "-c", SEARCH, "search", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "vfindex.cli.search" in done.stderr.split()
+    assert "vfindex.cli.commands.search" in done.stderr.split()
     assert "numpy" not in done.stderr.split()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install, place, video
 
-from vfindex.search import known_items as module
-from vfindex.search.encoder import QueryEncoder
+from vfindex.search.calibration import known_items as module
+from vfindex.search.calibration.known_items import KnownItem, Recall, ask, known_items, recall_by_source
 from vfindex.search.engine import SearchEngine
-from vfindex.search.known_items import KnownItem, Recall, ask, known_items, recall_by_source
+from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.library import Library
 from vfindex.storage.records import Segment, SegmentSource, UnitPlan
 from vfindex.storage.writer import writing

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from library_maker import DIM, axis, clip
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.query import Query
+from vfindex.search.query.ast import Query
 from vfindex.storage.errors import QueryError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfindex.search.metrics import MEDIAN_RANK, compare, measures, score, summarise, temporal_iou
+from vfindex.search.evaluation.metrics import MEDIAN_RANK, compare, measures, score, summarise, temporal_iou
 
 DOCUMENTS = [f"d{i}" for i in range(14)]
 JUDGED = st.dictionaries(

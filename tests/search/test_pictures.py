@@ -17,11 +17,11 @@ from library_maker import DIM, SETUP, axis, clip, install
 from PIL import Image
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.likeness import Like, with_pictures
-from vfindex.search.pictures import BACKDROP, MAX_PIXELS, Pictures, read_picture
-from vfindex.search.ranking import Asked, View
+from vfindex.search.query.image import BACKDROP, MAX_PIXELS, Pictures, read_picture
+from vfindex.search.query.like import Like, with_pictures
+from vfindex.search.rank.candidates import Asked, View
 from vfindex.storage.errors import ModelError, QueryError, UsageError
-from vfindex.storage.joint import JointSpec, ModalitySpec
+from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing

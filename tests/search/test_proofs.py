@@ -11,13 +11,13 @@ from asking import axis_of_digit, let_questions_be
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search import engine as engine_module
-from vfindex.search import ranking as ranking_module
-from vfindex.search import words as words_module
 from vfindex.search.engine import SearchEngine
-from vfindex.search.pairs import fitting
-from vfindex.storage import words as full_text_module
+from vfindex.search.rank import candidates as ranking_module
+from vfindex.search.rank import lexical as words_module
+from vfindex.search.rank.temporal import fitting
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
+from vfindex.storage.text import full_text as full_text_module
 from vfindex.storage.writer import writing
 
 VIDEOS, CLIPS = 30, 6

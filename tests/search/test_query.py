@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vfindex.search.grammar import MAX_QUERY_CHARS, parse
-from vfindex.search.query import MAX_WORDS, Filters, Moment, Query, Term, content_words, duration
+from vfindex.search.query.ast import MAX_WORDS, Filters, Moment, Query, Term, content_words, duration
+from vfindex.search.query.parser import MAX_QUERY_CHARS, parse
 from vfindex.storage.errors import QueryError
 
 # Pieces from which text near the grammar is made; any text at all is tried beside it.

@@ -11,7 +11,7 @@ from asking import let_questions_be
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.reciprocal import RANK_CONSTANT
+from vfindex.search.rank.rrf import RANK_CONSTANT
 from vfindex.storage.records import Clip, FloatArray, Segment
 from vfindex.storage.writer import writing
 

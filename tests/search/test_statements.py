@@ -19,15 +19,15 @@ from library_maker import DIM, add_video, axis, clip, install, place, video
 from sqlalchemy import event
 
 from vfindex.search import engine as engine_module
-from vfindex.search import filters as filters_module
-from vfindex.search import tail as tail_module
 from vfindex.search.engine import SearchEngine
-from vfindex.search.filters import recorded_on
-from vfindex.search.tail import Tail
-from vfindex.storage import spans
-from vfindex.storage import words as words_module
+from vfindex.search.query import filters as filters_module
+from vfindex.search.query.filters import recorded_on
+from vfindex.search.rank import delta as tail_module
+from vfindex.search.rank.delta import Tail
+from vfindex.storage.db import spans
 from vfindex.storage.library import Library, exact_scan, reading_spec
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
+from vfindex.storage.text import full_text as words_module
 from vfindex.storage.writer import writing
 
 # A dozen whatever is asked, two for each round in which hits take in neighbours, five more for a second moment.

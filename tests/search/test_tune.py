@@ -16,19 +16,19 @@ from library_maker import SETUP, add_video, clip
 from numpy.typing import NDArray
 
 from vfindex.cli.app import main
-from vfindex.search import contrast
-from vfindex.search.calibrate import _has_changed
-from vfindex.search.collections import Question, Relevant
-from vfindex.search.confidence import Calibration, Trust
-from vfindex.search.contrast import learn_heads, mean_ndcg
-from vfindex.search.encoder import QueryEncoder
-from vfindex.search.evaluate import Configuration, ask, judge
-from vfindex.search.metrics import score
-from vfindex.search.trials import Trial, Trials, gather
-from vfindex.search.tune import MIN_HELD, learn_weights, split
+from vfindex.search.calibration.fit import _has_changed
+from vfindex.search.calibration.labels import Calibration, Trust
+from vfindex.search.evaluation import contrastive as contrast
+from vfindex.search.evaluation.contrastive import learn_heads, mean_ndcg
+from vfindex.search.evaluation.datasets import Question, Relevant
+from vfindex.search.evaluation.evaluate import Configuration, ask, judge
+from vfindex.search.evaluation.metrics import score
+from vfindex.search.evaluation.training import Trial, Trials, gather
+from vfindex.search.evaluation.tune import MIN_HELD, learn_weights, split
+from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import UsageError
-from vfindex.storage.fusion import META_KEY, Fusion
-from vfindex.storage.joint import JointSpec, ModalityPrior, ModalitySpec
+from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 from vfindex.storage.library import Library
 from vfindex.storage.records import MODALITIES, FloatArray, Modality
 from vfindex.storage.writer import writing
@@ -279,7 +279,7 @@ def test_a_weight_stays_where_nothing_tells_it_to_move() -> None:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any, trusted: list[Path] | None = None) -> Any:
     """Return the exit code of `vfindex tune`. trusted: gets the libraries whose scores were to be measured again."""
     monkeypatch.setattr("sys.argv", ["vfindex", "tune", *map(str, arguments)])
-    monkeypatch.setattr("vfindex.cli.tune.keep_trust", (trusted if trusted is not None else []).append)
+    monkeypatch.setattr("vfindex.cli.commands.tune.keep_trust", (trusted if trusted is not None else []).append)
     with pytest.raises(SystemExit) as ended:
         main()
     return ended.value.code

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search.query import Query
-from vfindex.search.words import find_words
+from vfindex.search.query.ast import Query
+from vfindex.search.rank.lexical import find_words
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
 from vfindex.storage.writer import writing

@@ -9,7 +9,7 @@ import pytest
 from library_maker import add_video, axis, clip, install
 from sqlalchemy import text
 
-from vfindex.storage.catalog import Catalog
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.writer import writing
 
@@ -74,7 +74,7 @@ def test_what_vanishes_by_a_clock_that_is_behind_has_just_vanished(
 ) -> None:
     with writing(missing(tmp_path, [day(1)])) as writer:
         add_video(writer, "b", [clip(visual=axis(0))])
-        monkeypatch.setattr("vfindex.storage.catalog.now", lambda: "1970-01-01T00:05:00+00:00")
+        monkeypatch.setattr("vfindex.storage.db.catalog.now", lambda: "1970-01-01T00:05:00+00:00")
         writer.catalog.vanish([b"/videos/b"])
         with writer.catalog.transaction() as connection:
             gone = connection.scalar(text("SELECT gone_at FROM tombstone WHERE path = CAST('/videos/b' AS BLOB)"))

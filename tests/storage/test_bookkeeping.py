@@ -9,8 +9,8 @@ import pytest
 from many_videos import BOOKKEEPING, fill
 from sqlalchemy import event, select, text
 
-from vfindex.storage import schema
-from vfindex.storage.places import below, come_back, vanish
+from vfindex.storage.db import schema
+from vfindex.storage.db.locations import below, come_back, vanish
 from vfindex.storage.writer import Writer, writing
 
 SMALL, LARGE = 100, 3000

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vfindex.storage.cleaning import CLEANINGS
+from vfindex.storage.encoders.cleaning import CLEANINGS
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_texts_come_out_clean(how: str, text: str, wanted: str) -> None:
 
 def test_plain_text_costs_no_import() -> None:
     code = (
-        "import sys; from vfindex.storage.cleaning import CLEANINGS as c; print(c['lower']('It\\'s a DOG.'));"
+        "import sys; from vfindex.storage.encoders.cleaning import CLEANINGS as c; print(c['lower']('It\\'s a DOG.'));"
         "print('ftfy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

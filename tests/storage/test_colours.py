@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vfindex.storage.colours import (
+from vfindex.storage.encoders.colours import (
     COLOURS,
     OTHER_NAMES,
     colour_axes,

@@ -12,15 +12,17 @@ from library_maker import add_video, axis, clip, install
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
-from vfindex.storage import database, resources, schema
-from vfindex.storage.catalog import Catalog
-from vfindex.storage.damage import false_words
-from vfindex.storage.database import check_integrity, connect, room_wanted, translated
+from vfindex.storage.db import engine as database
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.engine import check_integrity, connect, room_wanted, translated
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.errors import LibraryDamaged, LibraryError
+from vfindex.storage.files import resources
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.records import Document
-from vfindex.storage.reports import stored_runs
-from vfindex.storage.snapshot import Snapshot
 from vfindex.storage.writer import writing
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.storage import editions
-from vfindex.storage.editions import beside, discard, edition_folder, history, in_use, put_in_use, roll_back
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
+from vfindex.storage.index import model_versions as editions
+from vfindex.storage.index.model_versions import beside, discard, edition_folder, history, in_use, put_in_use, roll_back
 from vfindex.storage.library import Library
 from vfindex.storage.writer import locked, writing
 

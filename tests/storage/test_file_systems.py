@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.storage import file_systems
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.file_systems import file_system_among, is_shared, refuse_network_folder
+from vfindex.storage.files import file_systems
+from vfindex.storage.files.file_systems import file_system_among, is_shared, refuse_network_folder
 
 MOUNTINFO = rb"""27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
 40 27 0:40 / /mnt/c rw,noatime shared:1 - 9p drvfs rw,dirsync,aname=drvfs;path=C:\134;uid=1000

@@ -13,17 +13,17 @@ from library_maker import add_video, axis, clip, install
 from sqlalchemy import text
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.query import content_words
-from vfindex.storage.damage import false_words
-from vfindex.storage.database import connect
-from vfindex.storage.documents import rebuild_index, stored_fold
+from vfindex.search.query.ast import content_words
+from vfindex.storage.db.documents import rebuild_index, stored_fold
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.migrations import migrate
 from vfindex.storage.errors import LibraryVersion
-from vfindex.storage.folding import FOLD, folded, readable_form
 from vfindex.storage.library import Library
-from vfindex.storage.migrations import migrate
+from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.records import Document, Segment
-from vfindex.storage.scripts import index_form
-from vfindex.storage.words import Words
+from vfindex.storage.text.folding import FOLD, folded, readable_form
+from vfindex.storage.text.full_text import Words
+from vfindex.storage.text.tokenizer import index_form
 from vfindex.storage.writer import writing
 
 # What is said, and what asks for it.

@@ -12,18 +12,20 @@ import pytest
 from library_maker import DIM, PICTURE, add_video, axis, clip, install, place, video
 from sqlalchemy import text
 
-from vfindex.storage import editions, raw_bytes, scrubbing
-from vfindex.storage.damage import false_words
-from vfindex.storage.database import connect
-from vfindex.storage.forgetting import Forgotten, RemovalSettings, forget_missing, forget_path
+from vfindex.storage.db import scrubbing
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.locations import put
+from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.db.transcripts import SaidIn, UnitWords, Wording, unit_words
+from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
-from vfindex.storage.places import put
-from vfindex.storage.raw_bytes import files_with
+from vfindex.storage.maintenance import raw_bytes
+from vfindex.storage.maintenance.damage import false_words
+from vfindex.storage.maintenance.raw_bytes import files_with
+from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings, forget_missing, forget_path
+from vfindex.storage.maintenance.repair import rewrite_words
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
-from vfindex.storage.repair import rewrite_words
-from vfindex.storage.roots import Root, remember
-from vfindex.storage.verify import verify
-from vfindex.storage.wording import SaidIn, UnitWords, Wording, unit_words
 from vfindex.storage.writer import Writer, locked, writing
 
 SECRET = "holiday-giraffe.mp4"
@@ -147,8 +149,8 @@ def test_no_file_holds_what_was_removed(folder: Path, state: Callable[[Writer], 
 
 def test_older_editions_are_cleaned_too(folder: Path) -> None:
     made(folder, subtitles)
-    made(editions.edition_folder(folder, 1), subtitles)
-    editions.put_in_use(folder, 1)
+    made(model_versions.edition_folder(folder, 1), subtitles)
+    model_versions.put_in_use(folder, 1)
     found = removed(folder)
     assert sorted(found.places) == [".", "editions/1", "library"]
     assert files_with(folder, NEEDLES)[1] == []
@@ -161,12 +163,12 @@ def test_ids_of_another_edition_are_not_those_of_this_one(folder: Path) -> None:
         commit(writer)
         add_video(writer, "new.mp4", [clip(visual=axis(1))])
         writer.publish()
-    edition = editions.edition_folder(folder, 1)
+    edition = model_versions.edition_folder(folder, 1)
     with writing(edition) as writer:
         install(writer)
         commit(writer)  # here its id is 1, which is another video's there
         writer.publish()
-    editions.put_in_use(folder, 1)
+    model_versions.put_in_use(folder, 1)
     assert list(removed(folder).left()) == []
     assert files_with(folder, NEEDLES)[1] == []
 
@@ -207,8 +209,8 @@ def read_words(writer: Writer, video_id: int) -> list[UnitWords]:
 
 def test_a_purge_reaches_the_same_content_in_older_editions(folder: Path) -> None:
     made(folder, subtitles)
-    made(editions.edition_folder(folder, 1), subtitles)
-    editions.put_in_use(folder, 1)
+    made(model_versions.edition_folder(folder, 1), subtitles)
+    model_versions.put_in_use(folder, 1)
     purged(folder)
     assert files_with(folder, NEEDLES)[1] == []
 
@@ -373,8 +375,8 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.Mo
 
 def test_an_edition_that_an_upgrade_holds_is_told(folder: Path) -> None:
     made(folder, subtitles)
-    made(editions.edition_folder(folder, 1), subtitles)
-    with locked(editions.edition_folder(folder, 1)):
+    made(model_versions.edition_folder(folder, 1), subtitles)
+    with locked(model_versions.edition_folder(folder, 1)):
         [(edition, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "edition"]
     assert (edition, left.left) == ("editions/1", 1)
     assert left.note == "an upgrade that is at work removes it before it is put in use"

@@ -13,16 +13,16 @@ import pytest
 from library_maker import add_video, clip, install
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.triage import Triage, Watcher
-from vfindex.storage import gate
+from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.storage import writer as writing_side
 from vfindex.storage.errors import NotPublished
-from vfindex.storage.generations import Source
-from vfindex.storage.joint import JointSpec
+from vfindex.storage.index import gate
+from vfindex.storage.index.builder import Source
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import FloatArray, Segment
-from vfindex.storage.vectors import JointIndex
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, writing
 
 VIDEOS = 40

@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.triage import Triage, Watcher
-from vfindex.storage import gate, generations, migrations, recall, vectors
+from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.storage import writer as writing_side
+from vfindex.storage.db import migrations
+from vfindex.storage.db.reader import Generation
+from vfindex.storage.db.transcripts import Wording
 from vfindex.storage.errors import NotPublished
-from vfindex.storage.ivf_pq import IvfPq
+from vfindex.storage.index import builder as generations
+from vfindex.storage.index import gate
+from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import tuning as recall
+from vfindex.storage.index.ivf_pq import IvfPq
+from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.library import exact_scan, joint_batches
-from vfindex.storage.rebuild import _drop_unreadable as drop_unreadable
+from vfindex.storage.maintenance.rebuild import _drop_unreadable as drop_unreadable
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Clip, FloatArray
-from vfindex.storage.snapshot import Generation
-from vfindex.storage.vectors import JointIndex
-from vfindex.storage.verify import verify
-from vfindex.storage.wording import Wording
 from vfindex.storage.writer import Writer, writing
 
 VIDEOS, CLIPS_EACH = 60, 5
@@ -158,7 +162,7 @@ def test_small_changes_add_up_to_a_new_build(writer: Writer, built: list[int], s
 def test_other_words_reach_the_index(writer: Writer) -> None:
     [title] = unit(1)
     with writer.catalog.transaction() as connection:
-        from vfindex.storage.wording import reword
+        from vfindex.storage.db.transcripts import reword
 
         reword(connection, 2, Wording("new", {}, (), (), title, ()))
     assert snapshot_changes(writer).tolist() == [6, 7, 8, 9, 10]
@@ -256,7 +260,7 @@ def test_verify_compares_vectors_of_the_index(writer: Writer, monkeypatch: pytes
 
 
 def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vfindex.indexer import triage
+    from vfindex.indexer.runs import classify as triage
 
     monkeypatch.setattr(triage, "MAX_TAIL_CLIPS", 8)
     before, _ = current(writer)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from library_maker import DIM, axis, prior
 
 from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
-from vfindex.storage.fusion import Fusion, Heads
-from vfindex.storage.joint import JointSpec, ModalityPrior, directions, estimate_spec, fuse, fuse_query
+from vfindex.storage.joint.fusion import Fusion, Heads
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, directions, estimate_spec, fuse, fuse_query
 from vfindex.storage.records import FUSIONS, FloatArray, FusionName, Modality
 
 ORDER: tuple[Modality, ...] = ("visual", "speech", "text")

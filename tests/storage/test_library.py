@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from library_maker import DIM, SETUP, add_video, all_clip_ids, axis, clip, install, place, video
 
-from vfindex.storage.blobs import pack_frames, unpack_frames
-from vfindex.storage.catalog import Catalog
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import (
     LibraryDamaged,
     LibraryError,
@@ -21,10 +21,10 @@ from vfindex.storage.errors import (
     LibraryNotFound,
     Problem,
 )
+from vfindex.storage.joint.codecs import pack_frames, unpack_frames
 from vfindex.storage.library import Library, reading_spec
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Location, Segment, UnitPlan, UnitResult
-from vfindex.storage.snapshot import Snapshot
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 

@@ -12,15 +12,15 @@ from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
-from vfindex.storage import schema
-from vfindex.storage.database import connect
+from vfindex.storage.db import schema
+from vfindex.storage.db.checksums import SEAL, SEALED
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.migrations import BREAKING, MIGRATIONS
+from vfindex.storage.db.units import coarse_videos, stored_roots
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
-from vfindex.storage.migrations import BREAKING, MIGRATIONS
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document
-from vfindex.storage.seals import SEAL, SEALED
-from vfindex.storage.units import coarse_videos, stored_roots
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 NEW_IN_VIDEO = ("state_before", "coarse", SEAL)

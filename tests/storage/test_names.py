@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install, place
 
-from vfindex.search.likeness import Like, clip_at
+from vfindex.search.query.like import Like, clip_at
 from vfindex.storage.errors import UsageError
+from vfindex.storage.files.names import glob_pattern, resolve
 from vfindex.storage.library import Library
-from vfindex.storage.names import glob_pattern, resolve
 from vfindex.storage.writer import writing
 
 NFC, NFD = "/videos/Caf\u00e9/a.mp4".encode(), "/videos/Cafe\u0301/a.mp4".encode()

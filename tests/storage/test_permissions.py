@@ -21,19 +21,19 @@ from typing import Any
 import pytest
 from library_maker import PICTURE, add_video, axis, clip, install
 
-from vfindex.storage.editions import edition_folder, put_in_use
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.permissions import refuse_unreadable
-from vfindex.storage.repair import salvage_database
+from vfindex.storage.files.permissions import refuse_unreadable
+from vfindex.storage.index.model_versions import edition_folder, put_in_use
+from vfindex.storage.maintenance.repair import salvage_database
 from vfindex.storage.writer import writing
 
 READER = """
 import json, os, shutil, sys, tempfile
 from pathlib import Path
-from vfindex.storage import text_encoder  # imported late by verify, and not to be found by another user
+from vfindex.storage.encoders import text  # imported late by verify, and not to be found by another user
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.library import Library, again_if_changed
-from vfindex.storage.verify import verify
+from vfindex.storage.maintenance.verify import verify
 
 folder, spare = map(Path, sys.argv[1:])
 verify(Library.open(spare))  # all else that is imported late

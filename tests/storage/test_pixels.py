@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.storage.pixels import LONG_SIDE, Pixels, crops, frame_shape, square
+from vfindex.storage.encoders.pixels import LONG_SIDE, Pixels, crops, frame_shape, square
 
 
 def ramp(height: int, width: int) -> Pixels:

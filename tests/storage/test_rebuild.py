@@ -10,14 +10,14 @@ import pytest
 from library_maker import DIM, add_video, axis, clip, install
 from sqlalchemy import text
 
-from vfindex.search.encoder import QueryEncoder
 from vfindex.search.engine import SearchEngine
+from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import LibraryNotFound, UsageError
-from vfindex.storage.fusion import Fusion, Heads
+from vfindex.storage.joint.fusion import Fusion, Heads
 from vfindex.storage.library import Library
-from vfindex.storage.rebuild import adopt, rebuild
+from vfindex.storage.maintenance.rebuild import adopt, rebuild
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Segment
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage import recall
-from vfindex.storage.efforts import Reach
-from vfindex.storage.joint import JointSpec, ModalityPrior, ModalitySpec
+from vfindex.storage.index import tuning
+from vfindex.storage.index.search_params import Reach
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 
 
 class Trial:
@@ -30,24 +30,24 @@ class Trial:
 def test_an_effort_is_more_careful_where_the_ten_best_are_missed_together() -> None:
     scattered, together = np.zeros((500, 10), bool), np.zeros((500, 10), bool)
     scattered[:40, 0] = together[:4] = True
-    efforts = [recall._effort(trial) for trial in map(Trial, (scattered, together))]  # type: ignore[arg-type]
+    efforts = [tuning._effort(trial) for trial in map(Trial, (scattered, together))]  # type: ignore[arg-type]
     assert scattered.mean() == together.mean() == 0.008
     assert [(each.first.candidates, each.recall) for each in efforts] == [(32, 0.992), (362, 1.0)]
 
 
 def test_no_lists_are_tried_that_cost_more_than_what_is_enough() -> None:
     trial = Trial(np.zeros((8, 10), bool))
-    assert recall._effort(trial).first == Reach(32, recall.SHARES[0])  # type: ignore[arg-type]
-    assert trial.shares == list(recall.SHARES[:1])
+    assert tuning._effort(trial).first == Reach(32, tuning.SHARES[0])  # type: ignore[arg-type]
+    assert trial.shares == list(tuning.SHARES[:1])
 
 
 def test_an_index_that_finds_too_little_is_scanned() -> None:
     missed = np.zeros((100, 10), bool)
     missed[:20] = True
     trial = Trial(missed)
-    trial.found_at[missed] = recall.MOST
-    effort = recall._effort(trial)  # type: ignore[arg-type]
-    assert effort.first.candidates == 0 and effort.recall == 0.8 and trial.shares == list(recall.SHARES)
+    trial.found_at[missed] = tuning.MOST
+    effort = tuning._effort(trial)  # type: ignore[arg-type]
+    assert effort.first.candidates == 0 and effort.recall == 0.8 and trial.shares == list(tuning.SHARES)
 
 
 def test_clips_that_hold_all_that_is_asked_for_are_the_first_questions() -> None:
@@ -56,7 +56,7 @@ def test_clips_that_hold_all_that_is_asked_for_are_the_first_questions() -> None
     bank = random.standard_normal((3, 2)).astype(np.float32)
     priors = {m: ModalityPrior(zero, zero, 1.0, bank, 0.5) for m in spec.order}
     clips = np.array([[1, 1, 0, 0], [0, 0, 2, 2], [3, 3, 3, 3], [0, 0, 0, 0]], np.float32)
-    asked = recall.questions(spec, priors, clips, 2)
+    asked = tuning.questions(spec, priors, clips, 2)
     assert [own.tolist() for own, _ in asked] == [
         [[1.5, 1.5, 1.5, 1.5], [0.5, 0.5, 0.0, 0.0]],
         [[1.0, 1.0, 0.0, 0.0], [3.0, 3.0, 0.0, 0.0]],

@@ -13,8 +13,8 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.maintenance.salvage import salvage, survey
 from vfindex.storage.records import Document, Segment
-from vfindex.storage.salvage import salvage, survey
 from vfindex.storage.writer import writing
 
 VIDEOS = 40

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
 from sqlalchemy import text
 
-from vfindex.search.query import content_words
-from vfindex.storage.database import connect
+from vfindex.search.query.ast import content_words
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.migrations import create_full_text_index, migrate
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
-from vfindex.storage.migrations import create_full_text_index, migrate
 from vfindex.storage.records import Document, Segment
-from vfindex.storage.scripts import index_form, words_of
+from vfindex.storage.text.tokenizer import index_form, words_of
 from vfindex.storage.writer import writing
 
 LINES = {

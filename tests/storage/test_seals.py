@@ -10,13 +10,13 @@ import pytest
 from library_maker import SETUP, add_video, axis, clip, install
 from sqlalchemy import text
 
-from vfindex.storage.damage import broken_settings, damaged_videos
+from vfindex.storage.db.checksums import SEAL, SEALED
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.damage import broken_settings, damaged_videos
+from vfindex.storage.maintenance.repair import salvage_database
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment
-from vfindex.storage.repair import salvage_database
-from vfindex.storage.seals import SEAL, SEALED
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import Writer, writing
 
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vfindex.indexer.lite import TEXT_WEIGHTS, ensure_lite, locate
+from vfindex.indexer.models.lite import TEXT_WEIGHTS, ensure_lite, locate
+from vfindex.storage.encoders.text import MAX_CHARACTERS, TextEncoder, check_files, read_meta
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
-from vfindex.storage.text_encoder import MAX_CHARACTERS, TextEncoder, check_files, read_meta
 
 TEXTS = ["a dog in the snow", "", "Häuser, C++ & -foo?", "word " * 600, "犬", "the price of oil rose by 3 % on Tuesday"]
 
@@ -192,7 +192,7 @@ def test_a_graph_that_cannot_be_opened(copy: Path) -> None:
 
 def test_it_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, vfindex.storage.text_encoder; print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
+        "import sys, vfindex.storage.encoders.text; print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

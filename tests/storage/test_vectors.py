@@ -15,16 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install
 
-from vfindex.storage import generations, recall, vectors
-from vfindex.storage.efforts import Effort, Efforts, Reach
+from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import DimensionError, LibraryDamaged
-from vfindex.storage.index_file import BLOCK_BYTES, IndexFile, writing_index
-from vfindex.storage.ivf_pq import IvfPq, Lists, cluster, encode, train
+from vfindex.storage.index import builder as generations
+from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import tuning as recall
+from vfindex.storage.index.file_format import BLOCK_BYTES, IndexFile, writing_index
+from vfindex.storage.index.ivf_pq import IvfPq, Lists, cluster, encode, train
+from vfindex.storage.index.reader import JointIndex, facts_of
+from vfindex.storage.index.search_params import Effort, Efforts, Reach
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Clip, FloatArray
-from vfindex.storage.snapshot import Generation
-from vfindex.storage.vectors import JointIndex, facts_of
-from vfindex.storage.verify import verify
 from vfindex.storage.writer import writing
 
 CLIPS = 600

@@ -1,0 +1,80 @@
+"""vfindex demo"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.commands.ingest import print_report, run_ingest
+from vfindex.cli.commands.search import hit_to_dict
+from vfindex.cli.options import JsonOption, cache_folder
+from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
+from vfindex.cli.render.explain import row_of
+
+if TYPE_CHECKING:
+    from vfindex.search.engine import Hit
+
+NAME = "demo"
+EXAMPLE = "vfindex demo --library /tmp/vfindex-demo"
+_HITS = 4
+_SNIPPET_CHARS = 70
+
+
+def command(
+    library: Annotated[
+        Path | None,
+        typer.Option("--library", metavar="DIR", help="Folder of the demo's own library.  [default: in the cache]"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Try vfindex on a few videos that it makes itself.
+
+    They are indexed, four questions are asked, and the answers are drawn as a picture. The demo has a library of its
+    own; yours is never touched.
+    """
+    from vfindex.cli.demo_media import QUESTIONS, make_demo_videos
+    from vfindex.cli.render.contact_sheet import contact_sheet
+    from vfindex.indexer.models.presets import Choice
+    from vfindex.indexer.runs.ingest import IngestSettings
+    from vfindex.search.engine import SearchEngine
+
+    base = cache_folder() / "demo"
+    folder = library.expanduser().absolute() if library else base / "library"
+    say(f"making videos in {base / 'videos'}")
+    paths = make_demo_videos(base / "videos")
+    settings = IngestSettings(cache=cache_folder(), choice=Choice("lite"), command="demo")
+    report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
+    if not json:
+        print_report(report)
+    if report.interrupted:
+        raise typer.Exit(130)
+    engine = SearchEngine.open(folder)
+    answers = [(question, engine.search(question.text, top_k=_HITS)) for question in QUESTIONS]
+    sheet = folder / "demo.png"
+    contact_sheet([row_of(question.text, hits) for question, hits in answers], sheet, "vfindex demo")
+    if json:
+        print_json({"library": str(folder), "contact_sheet": str(sheet), "answers": [_answer(*a) for a in answers]})
+        return
+    for question, hits in answers:
+        print(f'\n"{question.text}" ({question.modality})')
+        for hit in hits[:2]:
+            name = plain(os.path.basename(path_text(hit.video) or "?"))
+            span = f"{clock(hit.start_s)}-{clock(hit.end_s)}"
+            said = hit.snippet if question.modality == "speech" else None
+            snippet = f"  {shortened(plain(said), _SNIPPET_CHARS)}" if said else ""
+            print(f"  {hit.rank}. {name} {span}  {hit.score:.2f}{snippet}")
+    print(f"\nthe answers as a picture: {plain(str(sheet))}")
+    print(f'ask it yourself: vfindex search "a cat" --library {plain(shlex.quote(str(folder)))}')
+
+
+def _answer(question: Any, hits: list[Hit]) -> dict[str, Any]:
+    return {
+        "query": question.text,
+        "modality": question.modality,
+        "expected": question.expected,
+        "hits": [hit_to_dict(hit) for hit in hits],
+    }

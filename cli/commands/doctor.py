@@ -1,0 +1,223 @@
+"""vfindex doctor"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.output import plain, print_json
+from vfindex.storage.counting import counted
+from vfindex.storage.errors import LibraryNotFound, VfindexError
+
+if TYPE_CHECKING:
+    from vfindex.indexer.models.hardware import Gpu
+
+NAME = "doctor"
+EXAMPLE = "vfindex doctor"
+State = Literal["ok", "warning", "error"]
+_WIDTH, _INDENT = 80, 21
+# The largest memory of all processes of an ingest with `lite` (README, "Measured"), and the same again for the rest.
+_LITTLE_MEMORY_BYTES = 1_800_000_000
+# The exported `lite` models take 200 MB.
+_LITTLE_DISK_BYTES, _NO_DISK_BYTES = 2_000_000_000, 250_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. error: nothing can be indexed like this. next: what to do, "" where all is well."""
+
+    name: str
+    state: State
+    text: str
+    next: str = ""
+
+
+def command(library: LibraryOption = None, json: JsonOption = False) -> None:
+    """Look for what could keep vfindex from working here.
+
+    The processor, memory, GPUs, FFmpeg, SQLite, models, disks. Exit code 1 if nothing can be indexed.
+    """
+    from vfindex.indexer.models.hardware import gpus
+
+    folder, cache = library_folder(library), cache_folder()
+    try:
+        found, silent = gpus(), ""
+    except VfindexError as exc:
+        found, silent = [], str(exc)
+    looks: list[tuple[str, Callable[[], Finding]]] = [
+        ("processor", lambda: _processor(bool(found))),
+        ("memory", _memory),
+        ("gpu", lambda: _gpu(found, silent)),
+        ("media", _media),
+        ("sqlite", _sqlite),
+        ("lite", _lite),
+        ("models", lambda: _models(cache)),
+        ("library", lambda: _library(folder, cache)),
+        ("disk", lambda: _disk("disk", folder)),
+        ("cache", lambda: _disk("cache", cache)),
+    ]
+    findings = [_found(name, look) for name, look in looks]
+    if json:
+        print_json({"healthy": not _failed(findings), "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            _print(finding)
+    if _failed(findings):
+        raise typer.Exit(1)
+
+
+def _failed(findings: list[Finding]) -> bool:
+    return any(finding.state == "error" for finding in findings)
+
+
+def _found(name: str, look: Callable[[], Finding]) -> Finding:
+    """Return what a look finds; what it raises prevents an ingest."""
+    try:
+        return look()
+    except VfindexError as exc:
+        reason, _, remedy = str(exc).partition("; ")
+        return Finding(name, "error", reason, remedy)
+
+
+def _print(finding: Finding) -> None:
+    text = plain(f"{finding.text}; {finding.next}" if finding.next else finding.text)
+    head = f"{finding.state:9} {finding.name:10} "
+    print(textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT, break_on_hyphens=False))
+
+
+def _processor(helped: bool) -> Finding:
+    """helped: by a GPU, which then does what it is slow at."""
+    from vfindex.indexer.models.hardware import BFLOAT16, processor
+
+    found = processor()
+    features = ", ".join(found.features) or "no vector features known"
+    text = f"{found.name or 'of unknown name'}, {counted(found.cores, 'core')}; {features}"
+    if helped or BFLOAT16 & set(found.features):
+        return Finding("processor", "ok", text)
+    return Finding(
+        "processor",
+        "warning",
+        text,
+        "without AMX-BF16 or AVX512-BF16, presets larger than lite take about twice as long",
+    )
+
+
+def _memory() -> Finding:
+    from vfindex.indexer.models.hardware import available_bytes
+
+    free = available_bytes()
+    if free is None:
+        return Finding("memory", "ok", "unknown on this platform")
+    text = f"{free / 1e9:.1f} GB available"
+    if free < _LITTLE_MEMORY_BYTES:
+        return Finding("memory", "warning", text, "end other programs, or ingest with --workers 1")
+    return Finding("memory", "ok", text)
+
+
+def _gpu(found: list[Gpu], silent: str) -> Finding:
+    """silent: why the driver does not answer."""
+    from vfindex.indexer.models.hardware import torch_without_cuda
+
+    if silent:
+        return Finding("gpu", "warning", silent, "until then the processor does all")
+    if not found:
+        return Finding("gpu", "ok", "none found; the processor does all")
+    text = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 1e9:.0f} GB, driver {gpu.driver}" for gpu in found)
+    without = torch_without_cuda()
+    if without:
+        return Finding("gpu", "warning", f"{text}; torch {without} cannot use it", "install a torch built for CUDA")
+    return Finding("gpu", "ok", text)
+
+
+def _media() -> Finding:
+    from vfindex.indexer.models.hardware import media_versions
+
+    return Finding("media", "ok", "PyAV {}, FFmpeg {}".format(*media_versions()))
+
+
+def _sqlite() -> Finding:
+    from vfindex.indexer.models.hardware import sqlite_version
+
+    return Finding("sqlite", "ok", f"SQLite {sqlite_version()} with full text search")
+
+
+def _lite() -> Finding:
+    from vfindex.indexer.models.catalog import CARDS
+    from vfindex.indexer.models.store import check_embedded
+
+    for card in CARDS:
+        if card.package:
+            check_embedded(card)
+    return Finding("lite", "ok", "the embedded models are whole")
+
+
+def _models(cache: Path) -> Finding:
+    from vfindex.indexer.models.presets import BEST_DEFAULT, PRESETS
+    from vfindex.indexer.models.store import folder_of, is_cached, known_models
+
+    begun = [
+        card.reference
+        for card in known_models(cache)
+        if not card.package and folder_of(card, cache).is_dir() and not is_cached({card.kind: card.reference}, cache)
+    ]
+    if begun:
+        return Finding(
+            "models", "warning", f"not whole: {', '.join(begun)}", f"run: vfindex models pull {' '.join(begun)}"
+        )
+    here = [
+        name
+        for name, preset in PRESETS.items()
+        if is_cached({"visual": preset.visual, "text": preset.text, "speech": preset.speech}, cache)
+    ]
+    text = f"presets that are here: {', '.join(here)}"
+    better = "" if BEST_DEFAULT in here else f"; to find more: vfindex models pull {BEST_DEFAULT}"
+    return Finding("models", "ok", text + better)
+
+
+def _library(folder: Path, cache: Path) -> Finding:
+    from vfindex.indexer.models.store import is_cached, locate
+    from vfindex.storage.files.file_systems import refuse_network_folder
+    from vfindex.storage.library import Library, setup_from_json
+
+    refuse_network_folder(_standing(folder))
+    try:
+        with Library.open(folder).snapshot() as snapshot:
+            stored = snapshot.get("setup")
+    except LibraryNotFound:
+        return Finding("library", "ok", f"none yet in {folder}; the first ingest makes it")
+    setup = setup_from_json(stored) if stored else None
+    text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"
+    for kind, reference in (setup.references if setup else {}).items():
+        if not is_cached({kind: reference}, cache):
+            locate(kind, reference, cache)  # says what is missing
+    return Finding("library", "ok", text)
+
+
+def _disk(name: str, folder: Path) -> Finding:
+    place = _standing(folder)
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1e9:.1f} GB free for {folder}"
+    if not os.access(place, os.W_OK):
+        return Finding(name, "error", f"{folder} cannot be written", _other_folder(name))
+    if free < _NO_DISK_BYTES:
+        return Finding(name, "error", text, f"make room, or {_other_folder(name)}")
+    if free < _LITTLE_DISK_BYTES:
+        return Finding(name, "warning", text, f"make room, or {_other_folder(name)}")
+    return Finding(name, "ok", text)
+
+
+def _other_folder(name: str) -> str:
+    return "name another VFINDEX_CACHE" if name == "cache" else "name another folder with --library DIR"
+
+
+def _standing(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -1,0 +1,43 @@
+"""vfindex rebuild"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.output import print_json
+from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
+from vfindex.storage.records import FUSIONS, FusionName
+
+NAME = "rebuild"
+EXAMPLE = "vfindex rebuild --fusion concat"
+
+
+def command(
+    fusion: Annotated[
+        FusionName | None,
+        typer.Option(metavar="NAME", help=f"Fuse modalities so: {', '.join(FUSIONS)}.  [default: as before]"),
+    ] = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the index anew from the library's database.
+
+    No video is opened. docs/fusion.md tells the fusions apart.
+    """
+    from vfindex.storage.maintenance.rebuild import rebuild
+
+    folder = library_folder(library)
+    done = rebuild(folder, fusion)
+    keep_trust(folder)
+    if json:
+        print_json(asdict(done))
+    else:
+        print(
+            f"index of {counted(done.clips, 'clip')} as {done.fusion}, {done.dimensions} dimensions; "
+            f"words of {counted(done.documents, 'line')}"
+        )

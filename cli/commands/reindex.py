@@ -1,0 +1,136 @@
+"""vfindex reindex"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vfindex.cli.commands.ingest import end_with, print_report, watching
+from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
+    JsonOption,
+    LibraryOption,
+    PathMapOption,
+    RunnerOption,
+    WorkersOption,
+    cache_folder,
+    library_folder,
+    runner_choice,
+)
+from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
+from vfindex.storage.errors import UsageError
+
+if TYPE_CHECKING:
+    from vfindex.indexer.runs.reindex import Estimate
+
+NAME = "reindex"
+EXAMPLE = "vfindex reindex --until 06:00 --nice 10"
+
+
+def command(
+    until: Annotated[
+        str | None, typer.Option(metavar="HH:MM", help="Begin nothing after this time of the day.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, metavar="H", help="Begin nothing after so many hours.")
+    ] = None,
+    nice: Annotated[
+        int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work, 19 the most.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
+    progressive: Annotated[bool, typer.Option("--progressive", help="Look at all in passing first.")] = False,
+    workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Believe that what is not there is gone.")
+    ] = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Bring the index up to date with all that was ever ingested.
+
+    New, changed and moved files are indexed; vanished ones leave search, and return when they do.
+    """
+    from vfindex.indexer.runs.reindex import ReindexSettings, estimate, reindex
+
+    gc.freeze()
+    gc.enable()
+    end_at = None if until is None else next_time(until, datetime.now())
+    max_s = None if max_hours is None else max_hours * 3600
+    choice = runner_choice(runner, ray_address, path_map, gpu_share)
+    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, max_s, progressive or None, choice)
+    folder = library_folder(library)
+    if nice:
+        os.nice(nice)
+    if dry_run:
+        _print_estimate(estimate(folder, settings), json)
+        return
+    with watching() as watcher:
+        report = reindex(folder, settings, watcher)
+    if json:
+        print_json(report.to_dict(os.fsdecode))
+    else:
+        print_report(report)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.has_changed() and not report.out_of_time:
+        keep_trust(folder)
+    end_with(report.bugs(), failed=bool(report.failed or report.left_alone or report.not_published))
+
+
+def next_time(until: str, now: datetime) -> datetime:
+    """Return the next instant at which a clock on the wall shows `until` (HH:MM), in UTC. Raises UsageError.
+
+    now: local, naive in the zone of the system or with its zone. Of a time that a change of the clock skips, the
+    instant is that of the old clock; of one that it shows twice, the first that is still to come.
+    """
+    match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", until)
+    if match is None:
+        raise UsageError(f"--until takes a time of the day, as in 06:00 or 23:30, not {until!r}")
+    today = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+    # Not one day alone: of a zone that changes sides of the date line, a day may be missing.
+    walls = (today + timedelta(days=days) for days in (-1, 0, 1, 2))
+    instants = (_instant(wall, fold) for wall in walls for fold in (0, 1) if _counts(wall, fold))
+    return min(instant for instant in instants if instant > _instant(now, now.fold))
+
+
+def _instant(wall: datetime, fold: int) -> datetime:
+    # Not `astimezone`, which swaps the readings of a skipped time in the zone of the system (CPython 3.11).
+    return datetime.fromtimestamp(wall.replace(fold=fold).timestamp(), UTC)
+
+
+def _counts(wall: datetime, fold: int) -> bool:
+    """Return whether a local time is one to end at: the first reading of it, or the second of one shown twice."""
+    back = _instant(wall, fold).astimezone(wall.tzinfo).replace(tzinfo=wall.tzinfo, fold=0)
+    return fold == 0 or back.replace(tzinfo=None) == wall.replace(tzinfo=None, fold=0)
+
+
+def _print_estimate(found: Estimate, json: bool) -> None:
+    if json:
+        left_alone = [{"path": path_text(p.path), "code": p.code, "reason": p.reason} for p in found.left_alone]
+        names = ("new", "changed", "moved", "reworded", "coarse", "vanished")
+        counts = {name: getattr(found, name) for name in names}
+        lengths = {"bytes": found.size_bytes, "video_seconds": found.video_s, "wall_s": found.wall_s}
+        print_json(counts | {"left_alone": left_alone} | lengths)
+        return
+    for problem in found.left_alone:
+        say(f"left alone: {path_text(problem.path)}: {problem.reason}; {problem.next}")
+    files = counted(found.new, "new file")
+    told = f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} vanished"
+    told += f", {found.reworded} with other words beside them" if found.reworded else ""
+    print(f"{told}, {found.coarse} to be read wholly" if found.coarse else told)
+    if found.size_bytes:
+        length = "of unknown length" if found.video_s is None else f"some {clock(found.video_s)} of video"
+        took = "no run to go by yet" if found.wall_s is None else f"some {clock(found.wall_s)} at the speed so far"
+        print(plain(f"{found.size_bytes / 1e9:.1f} GB to read, {length}; {took}"))

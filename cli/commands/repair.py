@@ -1,0 +1,77 @@
+"""vfindex repair"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import typer
+
+from vfindex.cli.commands.ingest import end_with, print_report, watching
+from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
+    JsonOption,
+    LibraryOption,
+    PathMapOption,
+    RunnerOption,
+    WorkersOption,
+    cache_folder,
+    library_folder,
+    runner_choice,
+)
+from vfindex.cli.output import plain, print_json, say
+from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
+
+if TYPE_CHECKING:
+    from vfindex.indexer.runs.repair import RepairReport
+
+NAME = "repair"
+EXAMPLE = "vfindex repair --library /srv/videos/library"
+
+
+def command(
+    workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a damaged library sound again.
+
+    What `vfindex verify` finds: what can be read stays, the rest is made anew from the videos.
+    """
+    from vfindex.indexer.runs.repair import RepairSettings, repair
+
+    choice = runner_choice(runner, ray_address, path_map, gpu_share)
+    folder = library_folder(library)
+    with watching() as watcher:
+        report = repair(folder, RepairSettings(cache_folder(), workers, choice), watcher)
+    if json:
+        print_json(report.to_dict(os.fsdecode))
+    else:
+        _print(report)
+    if report.run.interrupted:
+        raise typer.Exit(130)
+    if report.run.has_changed():
+        keep_trust(folder)
+    for problem in report.left:
+        say(f"not repaired: {plain(problem)}")
+    end_with(report.run.bugs(), failed=bool(report.run.failed or report.run.not_published or report.left))
+
+
+def _print(report: RepairReport) -> None:
+    if report.kept is not None:
+        lost = ", ".join(f"{name} {n}" for name, n in report.unreadable.items()) or "none"
+        print(plain(f"library.db is new, the damaged one is kept as {report.kept}; keys not read: {lost}"))
+    done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
+    done += ["the words of full text search"] if report.words else []
+    done += [f"the query encoder {plain(name)}" for name in report.encoders]
+    done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
+    done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []
+    print(f"repaired: {', '.join(done)}" if done else "nothing else to repair" if report.kept else "nothing to repair")
+    if report.run.found:
+        print_report(report.run)

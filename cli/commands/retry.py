@@ -1,0 +1,68 @@
+"""vfindex retry"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from vfindex.cli.commands.ingest import end_with, print_report, watching
+from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
+    JsonOption,
+    LibraryOption,
+    PathMapOption,
+    RunnerOption,
+    WorkersOption,
+    cache_folder,
+    known_as,
+    library_folder,
+    runner_choice,
+)
+from vfindex.cli.output import print_json, say
+from vfindex.cli.trust import keep_trust
+
+NAME = "retry"
+EXAMPLE = "vfindex retry --quarantined"
+
+
+def command(
+    paths: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH", help="Files, and folders of files.  [default: all]")
+    ] = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Those too that broke or outlasted their decoder.")
+    ] = False,
+    workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Try again what could not be indexed.
+
+    What is no video stays away unless it is named itself.
+    """
+    from vfindex.indexer.runs.retry import RetrySettings, retry
+
+    choice = runner_choice(runner, ray_address, path_map, gpu_share)
+    settings = RetrySettings(cache_folder(), workers, quarantined, choice)
+    folder = library_folder(library)
+    named = [candidate for path in paths or () for candidate in known_as(path)]
+    with watching() as watcher:
+        report = retry(folder, named, settings, watcher)
+    if json:
+        print_json(report.to_dict(os.fsdecode))
+    elif report.found:
+        print_report(report)
+    else:
+        say("nothing to try again; `vfindex status` tells what failed, and a file that is named is tried in any case")
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.has_changed():
+        keep_trust(folder)
+    end_with(report.bugs(), failed=bool(report.failed or report.not_published))

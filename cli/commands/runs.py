@@ -1,0 +1,146 @@
+"""vfindex runs"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
+from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
+from vfindex.cli.output import clock, plain, print_json, say
+from vfindex.storage.counting import counted
+from vfindex.storage.errors import LibraryError, UsageError
+
+if TYPE_CHECKING:
+    from vfindex.storage.db.runs import StoredRun
+
+NAME = "runs"
+EXAMPLE = "vfindex runs show 12"
+COUNTS = (
+    "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
+)  # fmt: skip
+LISTS = ("failed", "partial", "left_alone", "skipped", "lost", "notes")
+
+app = typer.Typer(
+    help="Tell what earlier runs did. Without a command, list them.",
+    epilog=f"Example:  {EXAMPLE}",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    context_settings=HELP_SETTINGS,
+)
+
+
+@app.callback()
+def bare_command(context: typer.Context, library: LibraryOption = None, json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_command(library, json)
+        return
+    typed = [name for name in ("library", "json") if _is_typed(context, name)]
+    if typed:
+        raise UsageError(
+            f"--{typed[0]} goes behind the command: vfindex runs {context.invoked_subcommand} --{typed[0]}"
+        )
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@app.command("list", epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
+def list_command(library: LibraryOption = None, json: JsonOption = False) -> None:
+    """List all runs, the latest last."""
+    found = _runs(library)
+    if json:
+        print_json({"runs": [asdict(run) for run in found]})
+        return
+    for run in found:
+        print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
+
+
+@app.command("show", epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+def show_command(
+    run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page for browsers.")] = None,
+    force: ForceOption = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what became of every file of a run, how fast it was, and what is left."""
+    if page is not None:
+        check_out_file(page, "--page", HTML, force=force)
+    run = next((run for run in _runs(library) if run.id == run_id), None)
+    if run is None:
+        raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` tells which there are")
+    if page is not None:
+        _write(page, run)
+    if json:
+        print_json(asdict(run))
+    elif page is None:
+        _print(run)
+
+
+def _write(path: Path, run: StoredRun) -> None:
+    from vfindex.cli.render.run_page import page
+
+    write_out_file(path, "--page", page(run).encode())
+    say(f"written: {path}")
+
+
+def _runs(library: Any) -> list[StoredRun]:
+    from vfindex.storage.db.runs import stored_runs
+    from vfindex.storage.library import Library, again_if_changed
+
+    @again_if_changed
+    def read() -> list[StoredRun]:
+        with Library.open(library_folder(library)).snapshot() as snapshot:
+            return stored_runs(snapshot)
+
+    return read()
+
+
+def _summary(run: StoredRun) -> str:
+    """Return a run in a line."""
+    report = run.report
+    if report is None:
+        return "not finished: at work, or killed"
+    if "found" not in report:
+        return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
+    parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
+    parts += [
+        f"{report[name]} {name}" for name in ("moved", "reworded", "coarse", "vanished", "left") if report.get(name)
+    ]
+    parts += [*ends_of(report), *(["roots left alone"] if report.get("left_alone") else [])]
+    return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
+
+
+def ends_of(report: Mapping[str, Any]) -> list[str]:
+    """Return in words how a run ended before it was done; nothing where it was."""
+    words = {"interrupted": "interrupted", "out_of_time": "out of time"}
+    return [*(told for name, told in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
+
+
+def _print(run: StoredRun) -> None:
+    print(plain(f"run {run.id}: {run.command}"))
+    print(f"began     {run.started_at}")
+    print(f"ended     {run.finished_at or 'not yet: it is at work, or was killed'}")
+    report = run.report or {}
+    for name in COUNTS:
+        if name in report:
+            print(f"{name.replace('_', ' '):9} {report[name]}")
+    if report.get("video_seconds") and report.get("wall_s"):
+        speed = report["video_seconds"] / report["wall_s"]
+        print(f"speed     {clock(report['video_seconds'])} of video in {clock(report['wall_s'])}, {speed:.1f} times")
+    for kind, number in report.get("left_out", {}).items():
+        print(f"left out  {counted(number, kind)}")
+    for words in ends_of(report):
+        print(f"it was    {words}")
+    for name in LISTS:
+        for problem in report.get(name, []):
+            print(plain(f"{name.replace('_', ' ')}: {problem['path']}: {problem['reason']}; {problem['next']}"))
+            for line in problem.get("traceback", "").splitlines():
+                print(plain(f"  {line}"))

@@ -1,0 +1,252 @@
+"""vfindex search"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.out_file import PNG, ForceOption, check_out_file
+from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
+from vfindex.cli.render.explain import decimals, explained, write_sheet
+from vfindex.search.calibration.labels import LABELS, Label
+from vfindex.search.query.ast import COMBINATIONS, Combination
+from vfindex.storage.errors import UsageError
+from vfindex.storage.records import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    from vfindex.search.engine import Hit, SearchEngine
+    from vfindex.search.query.like import Like
+
+NAME = "search"
+EXAMPLE = 'vfindex search "dog running in park" -k 5 --weight speech=0'
+# Below this width a table has no room for words: hits are shown as short paragraphs.
+_TABLE_WIDTH = 110
+# What the other columns want: "1000", "12.34", "1:00:00-1:00:12", "visual +0.98, speech +12.34, text +0.00" and gaps.
+_BESIDE_VIDEO = 75
+# Of what is said, as much as fills two or three lines of a terminal; --json has it whole.
+_SNIPPET_CHARS = 120
+_NOTHING = "no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)"
+_NOTHING_CONFIDENT = "no confident match; --min-confidence none shows what comes nearest"
+# Characters of a wrong question that are shown on either side of its error.
+_POINTED_CHARS = 36
+
+
+def command(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A picture whose like is wanted; may be repeated.")
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="VIDEO@TIME", help="A clip of the library whose like is wanted.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Hits wanted.")] = 10,
+    per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits of one video at most.")] = 1,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=W,...",
+            help=f"Weights of {', '.join(MODALITIES)}.  [default: the preset's]",
+        ),
+    ] = None,
+    combine: Annotated[
+        Combination, typer.Option(metavar="HOW", help=f"Scores or ranks are summed: {' or '.join(COMBINATIONS)}.")
+    ] = "convex",
+    min_confidence: Annotated[
+        Label | None,
+        typer.Option(metavar="LABEL", help=f"Hits of this label or better: {', '.join(LABELS)}."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Scan every clip, without the index.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each hit is one.")] = False,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the hits as a picture (PNG).")] = None,
+    force: ForceOption = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find clips for a question, best first. One that begins with a dash goes last, after `--`."""
+    from vfindex.search.engine import SearchEngine
+    from vfindex.storage.errors import QueryError
+
+    if not words and not image and not like:
+        raise UsageError(f"say what to look for: words, --image or --like, as in: {EXAMPLE}")
+    if sheet is not None:
+        check_out_file(sheet, "--sheet", PNG, force=force)
+    text = " ".join(words or ())
+    weights = parse_weights(weight) if weight else None
+    engine = SearchEngine.open(library_folder(library))
+    images = _images(engine, image or [], like or [])
+    try:
+        found = engine.search(
+            text, images=images, top_k=top_k, per_video=per_video, weights=weights, combine=combine, exact=exact
+        )
+    except QueryError as exc:
+        if exc.position is not None and text.strip() and not json:
+            _point_at(text, exc.position)
+        raise
+    hits = _confident(found, min_confidence)
+    if sheet is not None:
+        write_sheet(" ".join([text, *(f"[{each}]" for each in images)]).strip(), hits, sheet)
+    if json:
+        asked = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
+        told = {"confident": _is_confident(hits), "hints": [asdict(hint) for hint in found.hints]}
+        print_json({**asked, **told, "hits": [hit_to_dict(hit) for hit in hits]})
+        return
+    say_hints(found.hints)
+    if not hits:
+        say(_NOTHING_CONFIDENT if found else _NOTHING)
+    else:
+        _print(hits, explain=explain)
+
+
+def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[Path | Like]:
+    """Return the pictures and clips asked for, the model of pictures at hand. Raises UsageError, QueryError."""
+    if not files and not clips:
+        return []
+    from vfindex.search.query.image import check_file
+    from vfindex.search.query.like import Like
+
+    likes = [Like.parse(clip) for clip in clips]
+    for file in files:
+        check_file(file)
+    if files and not engine.pictures.are_readable:
+        from vfindex.indexer.models.factory import LibraryModels
+
+        engine.pictures.take(LibraryModels(engine.setup, cache_folder(), say=say).image_folder())
+    return [*files, *likes]
+
+
+def _confident(hits: list[Hit], least: Label | None) -> list[Hit]:
+    """Return the hits with the label `least` or a better one; None: all but those that are known to be chance."""
+    if least is None:
+        return [hit for hit in hits if hit.confidence != "none"]
+    wanted = LABELS[LABELS.index(least) :]
+    return [hit for hit in hits if least == "none" or hit.confidence in wanted]
+
+
+def _is_confident(hits: list[Hit]) -> bool | None:
+    """Return whether any hit is better than chance; None: the library cannot tell."""
+    labels = {hit.confidence for hit in hits}
+    if labels - {None, "none"}:
+        return True
+    return None if None in labels else False
+
+
+def parse_weights(text: str) -> dict[Modality, float]:
+    """Return modality -> weight from `speech=0.5,text=0`. Raises UsageError."""
+    weights: dict[Modality, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        modality = next((m for m in MODALITIES if m == name.strip()), None)
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if modality is None or not 0 <= number < float("inf"):
+            raise UsageError(f"--weight takes names and numbers from 0, as in visual=1,speech=0.5,text=0; not {part!r}")
+        weights[modality] = number
+    return weights
+
+
+def _point_at(text: str, position: int) -> None:
+    """Print the part of a question where it is wrong, with a caret below the character."""
+    start = max(0, position - _POINTED_CHARS)
+    before, after = plain(text[start:position]), plain(text[position : position + _POINTED_CHARS])
+    columns = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
+    say(f"  {before}{after}")
+    say(f"  {' ' * columns}^")
+
+
+def hit_to_dict(hit: Hit) -> dict[str, Any]:
+    """Return a hit for JSON."""
+    return {
+        "rank": hit.rank,
+        "video": path_text(hit.video),
+        "start_s": round(hit.start_s, 3),
+        "end_s": round(hit.end_s, 3),
+        "frame_s": None if hit.frame_s is None else round(hit.frame_s, 3),
+        "score": hit.score,
+        "confidence": hit.confidence,
+        "coarse": hit.coarse,
+        "modalities": dict(hit.modalities),
+        "words": list(hit.words),
+        "snippet": hit.snippet,
+        "moments": [
+            {
+                "start_s": round(span.start_s, 3),
+                "end_s": round(span.end_s, 3),
+                "frame_s": None if span.frame_s is None else round(span.frame_s, 3),
+                "score": span.score,
+            }
+            for span in hit.moments
+        ],
+        "also": [
+            {"video": path_text(place.video), "start_s": round(place.start_s, 3), "end_s": round(place.end_s, 3)}
+            for place in hit.also
+        ],
+        "matches": [asdict(match) for match in hit.matches],
+        "missing": dict(hit.missing),
+        "thumbnail": None if hit.thumbnail is None else str(hit.thumbnail),
+    }
+
+
+def _print(hits: list[Hit], *, explain: bool) -> None:
+    if sys.stdout.isatty() and not explain:
+        _print_table(hits)
+        return
+    digits = decimals(hits)
+    for hit in hits:
+        print(f"{hit.rank}\t{hit.score:.{digits + 1}f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
+        for line in explained(hit, digits) if explain else ():
+            print(f"    {line}")
+
+
+def _span(hit: Hit) -> str:
+    return f"{clock(hit.start_s)}-{clock(hit.end_s)}"
+
+
+def _because(hit: Hit, digits: int) -> str:
+    parts = [f"{m} {value:+.{digits}f}" for m, value in hit.modalities.items() if value is not None]
+    return ", ".join(parts)
+
+
+def _print_table(hits: list[Hit]) -> None:
+    """Print hits for people; every piece of text from a file is plain text, never markup."""
+    from rich.console import Console
+    from rich.style import Style
+    from rich.table import Table
+    from rich.text import Text
+
+    console, digits = Console(highlight=False), decimals(hits)
+    wide = console.width >= _TABLE_WIDTH
+    table = Table(box=None, pad_edge=False, header_style="dim", show_header=wide, padding=(0, 2, 0 if wide else 1, 0))
+    table.add_column("#", justify="right")
+    if wide:
+        table.add_column("score", justify="right")
+        table.add_column("time", justify="right")
+        table.add_column("video", overflow="fold", max_width=console.width - _BESIDE_VIDEO)
+        table.add_column("because", overflow="fold")
+    else:
+        table.add_column("hit", overflow="fold")
+    for hit in hits:
+        folder, name = os.path.split(path_text(hit.video) or "?")
+        link = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
+        place = Text.assemble((plain(name), Style(bold=True, link=link)), "\n", (plain(folder), "dim"))
+        because = Text(_because(hit, digits))
+        if hit.snippet:
+            because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")
+        label = hit.confidence or ""
+        rank, score = Text(str(hit.rank)), f"{hit.score:.{digits}f}"
+        if wide:
+            table.add_row(rank, Text(f"{score}\n{label}".rstrip()), Text(_span(hit)), place, because)
+        else:
+            head = Text(f"{_span(hit)}  score {score}{label and f', confidence {label}'}")
+            table.add_row(rank, Text("\n").join([head, place, because]))
+    console.print(table)

@@ -1,0 +1,221 @@
+"""vfindex upgrade"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.commands.ingest import end_with, watching
+from vfindex.cli.options import (
+    JsonOption,
+    LibraryOption,
+    SpeechOption,
+    TextOption,
+    VisualOption,
+    WorkersOption,
+    cache_folder,
+    library_folder,
+)
+from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.trust import keep_trust
+from vfindex.storage.counting import counted
+from vfindex.storage.errors import UsageError, VfindexError
+from vfindex.storage.records import SEARCHABLE
+
+if TYPE_CHECKING:
+    from vfindex.indexer.runs.report import UpgradeReport
+    from vfindex.indexer.runs.upgrade import UpgradeSettings
+    from vfindex.storage.db.reader import StoredVideo
+
+NAME = "upgrade"
+EXAMPLE = "vfindex upgrade --preset base"
+# How the sources of known-item questions are called.
+_ASKED = {"sidecar": "subtitles beside", "embedded": "subtitles inside", "asr": "recognised speech", "title": "titles"}
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def command(
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="New models: lite, small, base, large or multilingual.")
+    ] = None,
+    visual: VisualOption = None,
+    text: TextOption = None,
+    speech: SpeechOption = None,
+    sampling: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Frames read: auto, keyframes, or a number a second.")
+    ] = None,
+    workers: WorkersOption = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Change over even if videos cannot be read again.")
+    ] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Return to the models before.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Delete what is kept of models not in use.")] = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Change a library to other models.
+
+    It is built anew beside the old one, which answers until the new one is complete. Ctrl-C, and the same command again
+    goes on.
+    """
+    folder = library_folder(library)
+    models = (preset, visual, text, speech, sampling)
+    if rollback + discard + any(models) > 1:
+        raise UsageError("--rollback, --discard and a choice of models are three things; ask for one at a time")
+    if rollback:
+        _roll_back(folder, json)
+    elif discard:
+        _discard(folder, json)
+    else:
+        from vfindex.indexer.models.presets import Choice
+        from vfindex.indexer.options import Sampling
+        from vfindex.indexer.runs.upgrade import UpgradeSettings
+
+        settings = UpgradeSettings(
+            cache=cache_folder(),
+            choice=Choice(preset, visual, text, speech),
+            sampling=Sampling.parse(sampling) if sampling else None,
+            workers=workers,
+            allow_missing=allow_missing,
+        )
+        _upgrade(folder, settings, json)
+
+
+def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
+    from vfindex.indexer.runs.report import bugs
+    from vfindex.indexer.runs.upgrade import upgrade
+
+    rows: list[dict[str, Any]] = []
+
+    def compare(old: Path, new: Path) -> None:
+        try:
+            rows.extend(_known_items(old, new))
+        except VfindexError as exc:
+            say(f"the two could not be compared: {exc}")
+            return
+        if not json:
+            _print_known_items(rows)
+
+    with watching() as watcher:
+        report = upgrade(folder, settings, watcher, compare)
+    if json:
+        print_json(report.to_dict(os.fsdecode) | {"known_items": rows})
+    else:
+        _print(report, settings.allow_missing)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.swapped:
+        keep_trust(folder)
+    end_with(bugs(report.lost), failed=bool(report.lost) and not report.swapped)
+
+
+def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
+    """Return recall before and after, a row a source of questions; the questions are the old edition's."""
+    from vfindex.search.calibration.known_items import ask, known_items, recall_by_source
+    from vfindex.search.engine import SearchEngine
+    from vfindex.storage.library import Library
+
+    with Library.open(old).snapshot() as before, Library.open(new).snapshot() as after:
+        items = known_items(before)
+        if not items:
+            return []
+        say(f"asking both for what the library holds: {counted(len(items), 'known-item question')}")
+        was = recall_by_source(items, ask(SearchEngine.open(old), before, items))
+        now = recall_by_source(items, ask(SearchEngine.open(new), after, items))
+    return [
+        {
+            "source": source,
+            "n": recall.n,
+            "recall_at_10_before": recall.at_10,
+            "recall_at_10_after": now[source].at_10,
+            "first_before": recall.at_1,
+            "first_after": now[source].at_1,
+        }
+        for source, recall in was.items()
+    ]
+
+
+def _print_known_items(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        print("the library holds no words to ask it for: no transcript, no telling title")
+        return
+    print("known-item questions, before -> after")
+    print(f"{'':>18} {'n':>4}  {'recall@10':^16}  {'found first':^16}")
+    for row in rows:
+        cells = [f"{row[f'{name}_before']:.3f} -> {row[f'{name}_after']:.3f}" for name in ("recall_at_10", "first")]
+        print(f"{_ASKED[row['source']]:>18} {row['n']:>4}  {cells[0]:^16}  {cells[1]:^16}")
+
+
+def _print(report: UpgradeReport, allow_missing: bool) -> None:
+    for problem in report.lost:
+        say(plain(f"lost: {path_text(problem.path)}: {problem.reason}; {problem.next}"))
+    if not report.edition:
+        print("nothing to do: the library has these models already")
+        return
+    changed = [f"{name} {report.before[name]} -> {report.after[name]}" for name in _changed(report)]
+    print(plain(", ".join(changed)))
+    length = f", {clock(report.decoded_s)} long" if report.decoded else ""
+    print(
+        f"{counted(report.videos, 'video')}, {counted(report.clips, 'clip')} in {clock(report.wall_s)}: "
+        f"{report.taken_over} taken over unread, {report.heard} heard again, {report.decoded} decoded again{length}, "
+        f"{report.transcripts_reused} of them with the transcript they had"
+    )
+    if report.swapped:
+        print("in use from now on; to return: vfindex upgrade --rollback; to free the old one's disk: --discard")
+    elif report.interrupted:
+        print("interrupted: the old models stay in use; run the same command again to go on")
+    elif not allow_missing:
+        print(f"{counted(len(report.lost), 'video')} would be lost: the old models stay in use")
+
+
+def _changed(report: UpgradeReport) -> list[str]:
+    return [name for name, value in report.before.items() if report.after[name] != value]
+
+
+def _roll_back(folder: Path, json: bool) -> None:
+    from vfindex.indexer.runs.upgrade import roll_back
+    from vfindex.storage.library import Library, setup_from_json
+
+    left = {video.fingerprint for video in _videos(folder)}
+    place = roll_back(folder)
+    with Library.open(place).snapshot() as snapshot:
+        setup = setup_from_json(snapshot.get("setup") or "")
+    lacking = len(left - {video.fingerprint for video in _videos(folder)})
+    if json:
+        print_json({"edition": str(place), "preset": setup.preset, "lacking": lacking})
+        return
+    print(plain(f"the models before are in use again: preset {setup.preset}, sampling {setup.sampling}"))
+    if lacking:
+        since = counted(lacking, "video")
+        print(f"not in it: {since} indexed since then; the next `vfindex ingest` adds what is lacking")
+
+
+def _videos(folder: Path) -> list[StoredVideo]:
+    from vfindex.storage.library import Library
+
+    with Library.open(folder).snapshot() as snapshot:
+        return [video for video in snapshot.videos() if video.state in SEARCHABLE]
+
+
+def _discard(folder: Path, json: bool) -> None:
+    from vfindex.indexer.runs.upgrade import discard
+
+    numbers, freed = discard(folder)
+    if json:
+        print_json({"discarded": numbers, "bytes": freed})
+    elif numbers or freed:
+        print(f"deleted {counted(len(numbers), 'set')} of models and vectors not in use: {_size(freed)} freed")
+    else:
+        print("nothing to delete: all that the library holds is in use")
+
+
+def _size(count: float) -> str:
+    """Return bytes as people read them, in powers of 1000."""
+    for unit in _UNITS[:-1]:
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"

@@ -1,0 +1,104 @@
+"""vfindex verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vfindex.cli.commands.ingest import end_with
+from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.storage.counting import counted
+
+if TYPE_CHECKING:
+    from vfindex.storage.errors import Problem
+    from vfindex.storage.maintenance.verify import Verification
+
+NAME = "verify"
+EXAMPLE = "vfindex verify --library /srv/videos/library"
+
+
+def command(
+    sample: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Also read N clips again, chosen by chance, and compare their vectors."),
+    ] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also read every file wholly, and compare it with the last time.")
+    ] = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check that the library is sound.
+
+    The database, the checksums of its rows, that every clip has its vector, the
+    index against an exact scan.
+    """
+    from vfindex.storage.library import Library
+    from vfindex.storage.maintenance.verify import verify
+
+    folder = library_folder(library)
+    result = verify(Library.open(folder))
+    clips, files = None, None
+    met: list[Problem] = []
+    if sample and not result.problems:
+        clips, met = _read_again(folder, sample, result)
+    if full and not result.problems:
+        files = _read_wholly(folder, result)
+    if json:
+        print_json(
+            {
+                "clean": result.clean,
+                "videos": result.videos,
+                "clips": result.clips,
+                "embeddings": result.embeddings,
+                "segments": result.segments,
+                "recall_at_10": result.recall_at_10,
+                "redo": [path_text(path) for path in result.redo],
+                "sample": clips,
+                "full": files,
+                "problems": result.problems,
+                "notes": result.notes,
+            }
+        )
+    else:
+        for problem in result.problems:
+            say(f"problem: {problem}")
+        for note in result.notes:
+            print(plain(f"note: {note}"))
+        recall = "" if result.recall_at_10 is None else f", recall@10 against an exact scan {result.recall_at_10:.2f}"
+        numbers = (
+            (result.videos, "video"),
+            (result.clips, "clip"),
+            (result.embeddings, "vector"),
+            (result.segments, "segment"),
+        )
+        found = ", ".join(counted(n, noun) for n, noun in numbers)
+        print(f"{'clean' if result.clean else 'NOT clean'}: {found}{recall}")
+        if clips is not None and clips["clips"]:
+            print(f"{counted(clips['clips'], 'clip')} read again: lowest cosine {clips['lowest_cosine']:.4f}")
+        if files is not None:
+            print(f"{counted(files['compared'], 'file')} as before, {files['first']} read wholly for the first time")
+    end_with(met, failed=not result.clean)
+
+
+def _read_again(folder: Path, count: int, result: Verification) -> tuple[dict[str, Any], list[Problem]]:
+    """Compare a sample of clips with their files; tell the result what is wrong, return the figures and bugs met."""
+    from vfindex.indexer.runs.spot_check import recheck
+
+    found = recheck(folder, count, cache_folder())
+    result.problems += found.problems
+    result.notes += found.notes
+    return {"clips": found.clips, "lowest_cosine": found.lowest}, found.bugs
+
+
+def _read_wholly(folder: Path, result: Verification) -> dict[str, Any]:
+    """Compare whole files with what they were; tell the result what is wrong, and return the figures."""
+    from vfindex.storage.maintenance.file_hashes import check_files
+
+    found = check_files(folder)
+    result.problems += found.problems
+    result.notes += found.notes
+    return {"compared": found.compared - len(found.problems), "first": found.first}

@@ -1,0 +1,1 @@
+"""Results as pictures, HTML pages and explanations."""

@@ -1,0 +1,77 @@
+"""Why hits are hits: what each modality adds, which words stand where, what was missing; and hits as a picture."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfindex.cli.out_file import write_out_file
+from vfindex.cli.output import clock, path_text, plain, shortened
+
+if TYPE_CHECKING:
+    from vfindex.cli.render.contact_sheet import Row
+    from vfindex.search.engine import Hit, Match
+
+_LINE_CHARS = 100
+_SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised"}
+
+
+def decimals(hits: Sequence[Hit]) -> int:
+    """Return how many decimals tell the scores of hits apart: those of fused ranks are all below 0.1."""
+    return 2 if any(abs(hit.score) >= 0.1 for hit in hits) else 4
+
+
+def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
+    """Yield the lines that say why a hit is one, harmless to a terminal. digits: decimals of a score."""
+    total = sum(abs(value) for value in hit.modalities.values() if value is not None)
+    for modality, value in hit.modalities.items():
+        if value is None:
+            yield f"{modality:7} -      {plain(hit.missing.get(modality, ''))}".rstrip()
+            continue
+        share = f"{abs(value) / total:4.0%}" if total else "  0%"
+        frame = hit.frame_s if modality == "visual" else None
+        best = "" if frame is None else f"  best frame {clock(frame, tenths=True)}"
+        yield f"{modality:7} {value:+.{digits}f}  {share}{best}"
+    for match in hit.matches:
+        yield f"words   {_line(match)}"
+    for number, span in enumerate(hit.moments, start=1):
+        name = "moment " if len(hit.moments) == 1 else f"part {number} "
+        times = f"{clock(span.start_s, tenths=True)}-{clock(span.end_s, tenths=True)}"
+        yield f"{name} {times}  score {span.score:.{digits}f}"
+    if hit.coarse:
+        yield "coarse  its video was only looked at in passing; the next run reads it wholly"
+    for place in hit.also:
+        yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {plain(path_text(place.video) or '?')}"
+
+
+def _line(match: Match) -> str:
+    told = f"{plain(', '.join(match.words))}: {shortened(plain(match.text), _LINE_CHARS)}"
+    if match.start_s is None or match.end_s is None:
+        return f"{told}  ({match.kind})"
+    source = _SOURCES.get(match.source or "", match.source)
+    return f"{told}  ({clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}, {source})"
+
+
+def row_of(question: str, hits: Sequence[Hit]) -> Row:
+    """Return hits as a row of a contact sheet: thumbnail, name, span and score."""
+    from vfindex.cli.render.contact_sheet import Row, Tile
+
+    tiles = []
+    for hit in hits:
+        picture = hit.thumbnail.read_bytes() if hit.thumbnail else None
+        name = plain(os.path.basename(path_text(hit.video) or "?"))
+        score = f"score {hit.score:.{decimals(hits)}f}"
+        tiles.append(Tile(picture, (name, f"{clock(hit.start_s)}-{clock(hit.end_s)}   {score}")))
+    return Row(question, tuple(tiles))
+
+
+def write_sheet(question: str, hits: Sequence[Hit], path: Path) -> None:
+    """Write hits as a PNG. Raises UsageError where that cannot be written."""
+    from vfindex.cli.render.contact_sheet import contact_sheet
+
+    picture = io.BytesIO()
+    contact_sheet([row_of(plain(question), hits)], picture, "vfindex search")
+    write_out_file(path, "--sheet", picture.getvalue())

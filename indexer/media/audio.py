@@ -1,0 +1,144 @@
+"""Inside the decode child: sound as one channel at one rate, in blocks that know their time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from vfindex.indexer.media.clock import seconds
+from vfindex.storage.records import FloatArray
+
+Send = Callable[..., None]
+
+SAMPLE_RATE_HZ = 16_000
+BLOCK = 8_000  # samples sent at once, half a second
+# Relative loudness of channels in the mix, as ITU-R BS.775 mixes surround sound down; LFE carries no talk.
+WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0, "LFE2": 0.0}
+SURROUND_WEIGHT = 0.5
+# Channels that cancel each other leave this little of the power of the loudest one. A talker in one channel of two
+# leaves a quarter, in the centre of 5.1 a twelfth.
+CANCELLED = 0.05
+# ValueError, ArithmeticError: frames whose rate, layout or format no resampler takes. Memory that sound asks for too
+# much of is given back, and the pictures are read on.
+FAILURES = (av.FFmpegError, ValueError, ArithmeticError, MemoryError)
+JUMP_S = 0.1  # time stamps this far from the samples counted are a gap; less is rounding and codec padding
+
+
+def mono_weights(channels: Sequence[str]) -> FloatArray:
+    """Return what each channel, by FFmpeg's name, gives to the mix, (n,) float32, summing to 1."""
+    weights = np.array([WEIGHTS.get(name, SURROUND_WEIGHT) for name in channels], np.float32)
+    return weights / weights.sum() if weights.any() else np.full(len(channels), 1 / len(channels), np.float32)
+
+
+def to_mono(channels: NDArray[np.int16], weights: FloatArray | None) -> NDArray[np.int16]:
+    """Return (n,) of (channels, n): their mix, or the loudest of them where they cancel each other in it."""
+    if len(channels) == 1 or weights is None:
+        return channels[:1].reshape(-1)
+    sound = channels.astype(np.float32)
+    mixed: FloatArray = weights @ sound
+    powers: FloatArray = np.einsum("ij,ij->i", sound, sound)
+    loudest = int(np.argmax(powers))
+    is_cancelled = float(mixed @ mixed) < CANCELLED * float(powers[loudest])
+    return channels[loudest : loudest + 1].reshape(-1) if is_cancelled else np.rint(mixed).astype(np.int16)
+
+
+class Sound:
+    """Decoded sound as mono at SAMPLE_RATE_HZ, in blocks that know their time.
+
+    Whatever fails in it costs the packet, and never the pictures. packets, damaged: those inside the stretch, and those
+    of them that could not be decoded.
+    """
+
+    def __init__(self, start_s: float | None, end_s: float | None, send: Send) -> None:
+        self._start_s, self._end_s, self._send = start_s, end_s, send
+        self._stream: AudioStream | None = None
+        self._resampler: AudioResampler | None = None
+        self._kind: tuple[str, str, int] | None = None
+        self._weights: FloatArray | None = None
+        self._next_s = 0.0  # time at which the next input frame is due
+        self._out_s = 0.0  # time of the first sample kept back
+        self._kept: list[NDArray[np.int16]] = []  # (channels, n) each
+        self._kept_samples = 0
+        self.packets = 0
+        self.damaged = 0
+
+    def decode(self, packet: Packet[AudioStream]) -> None:
+        """Take the next packet."""
+        self._stream = packet.stream
+        time_s = seconds(packet.pts, packet.time_base)
+        counts = self._start_s is None or time_s is None or time_s >= self._start_s  # a decoder settles before
+        self.packets += counts
+        try:
+            for frame in packet.decode():
+                self._add(frame, packet.time_base)
+        except FAILURES:
+            self.damaged += counts
+            self._resampler = None
+
+    def _add(self, frame: AudioFrame, time_base: Fraction | None) -> None:
+        time_s = seconds(frame.pts, time_base)
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if time_s is None:
+            time_s = self._next_s
+        if self._resampler is None or kind != self._kind or abs(time_s - self._next_s) > JUMP_S:
+            self._flush()
+            self._resampler = AudioResampler(format="s16p", layout=frame.layout, rate=SAMPLE_RATE_HZ)
+            self._weights = mono_weights([channel.name for channel in frame.layout.channels])
+            self._kind, self._out_s = kind, time_s
+            self._next_s = time_s
+        self._next_s += frame.samples / frame.sample_rate
+        frame.pts = None  # times are counted here; the resampler would fill or cut by its own lights
+        self._keep(self._resampler.resample(frame))
+
+    def _keep(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            samples = frame.to_ndarray().astype(np.int16, copy=False)
+            self._kept.append(samples)
+            self._kept_samples += samples.shape[1]
+        if self._kept_samples >= BLOCK:
+            self._flush_kept()
+
+    def finish(self) -> None:
+        """Send everything up to the end of the sound."""
+        if self._stream is None:
+            return
+        try:
+            for frame in self._stream.codec_context.decode(None):
+                self._add(frame, self._stream.time_base)
+            self._flush()
+        except FAILURES:
+            self.damaged += 1
+            self._flush_kept()
+
+    def _flush(self) -> None:
+        """Send what the resampler and the block still hold."""
+        resampler, self._resampler = self._resampler, None
+        if resampler is not None:
+            self._keep(resampler.resample(None))
+        self._flush_kept()
+
+    def _flush_kept(self) -> None:
+        if not self._kept:
+            return
+        samples = to_mono(np.concatenate(self._kept, axis=1), self._weights)
+        start_s = self._out_s
+        self._out_s += len(samples) / SAMPLE_RATE_HZ
+        self._kept, self._kept_samples = [], 0
+        first, last = 0, len(samples)
+        if self._start_s is not None:
+            first = max(0, math.ceil((self._start_s - start_s) * SAMPLE_RATE_HZ))
+        if self._end_s is not None:
+            last = min(last, math.ceil((self._end_s - start_s) * SAMPLE_RATE_HZ))
+        for begin in range(first, last, 4 * BLOCK):
+            block = np.ascontiguousarray(samples[begin : min(last, begin + 4 * BLOCK)])
+            time_s = start_s + begin / SAMPLE_RATE_HZ
+            self._send({"kind": "audio", "time_s": time_s, "samples": len(block)}, block.tobytes())

@@ -1,0 +1,59 @@
+"""How the decode child and its parent talk: a length, a JSON header, and as many raw bytes as the header says.
+
+Never pickle: what comes out of the child may have been written by whoever made the video.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vfindex.storage.encoders import pixels
+
+LENGTH_BYTES = 4  # big endian, before every header
+MAX_HEADER_BYTES = 4 << 20  # tags, chapters or a batch of subtitles, each bounded, with every character escaped
+MAX_PAYLOAD_BYTES = 64 << 20  # a frame of 2,600 x 7,800 pixels; requests ask for a tenth of that side
+MAX_SIZE_PX = 2048  # short side of a frame; long side at most LONG_SIDE times that
+LONG_SIDE = pixels.LONG_SIDE
+
+
+class WireError(Exception):
+    """What came through the pipe is no message."""
+
+
+def pack(header: dict[str, Any], payload: bytes | memoryview = b"") -> list[bytes | memoryview]:
+    """Return the message as buffers to write in turn."""
+    text = json.dumps({**header, "bytes": len(payload)}, allow_nan=False).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise WireError(f"header of {len(text)} bytes")
+    return [len(text).to_bytes(LENGTH_BYTES, "big") + text, payload]
+
+
+def write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
+    """Write everything; raises OSError, BrokenPipeError where nobody reads any more."""
+    for buffer in buffers:
+        rest = memoryview(buffer)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+
+def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], bytes]:
+    """Return (header, payload) of the next message. read(n) gives exactly n bytes, or raises.
+
+    Raises WireError where lengths or the header make no sense; the fields are the caller's to check.
+    """
+    size = int.from_bytes(read(LENGTH_BYTES), "big")
+    if not 2 <= size <= MAX_HEADER_BYTES:
+        raise WireError(f"header of {size} bytes")
+    try:
+        header = json.loads(read(size))
+    except (ValueError, RecursionError) as exc:
+        raise WireError("the header is not JSON") from exc
+    if not isinstance(header, dict):
+        raise WireError("the header is not an object")
+    length = header.get("bytes")
+    if type(length) is not int or not 0 <= length <= MAX_PAYLOAD_BYTES:
+        raise WireError(f"payload of {length!r} bytes")
+    return header, read(length) if length else b""

@@ -1,0 +1,200 @@
+"""Inside the decode child: the packets of a stretch of a file: where it is begun, and what of it is leapt over."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import av
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from vfindex.indexer.media.clock import REORDERED
+from vfindex.indexer.media.container import Beat, Source, begins_anew, packet_time
+from vfindex.indexer.media.sampling import HELD_BYTES
+
+SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
+MAX_DEMUX_FAILURES = 20  # a demuxer that fails without moving on would fail for ever
+WORTH_PACKETS = 16  # a leap over fewer saves nothing
+
+
+def streams_read(source: Source, audio: int | None) -> list[Stream]:
+    """Return the video stream and, where sound is wanted, the audio stream with index `audio`, if it can be decoded."""
+    heard = [s for s in source.container.streams.audio if s.index == audio and s.codec_context is not None]
+    return [source.video, *heard]
+
+
+def prime(source: Source) -> float | None:
+    """Show the decoder the file's first keyframe, return its time, None where there is none. Moves the source on.
+
+    Some of what a decoder must know stands only there: without x264's version FFmpeg gets its 4:4:4 pictures wrong.
+    """
+    video = source.video
+    try:
+        for packet in source.demux(video):
+            if packet.is_keyframe and packet.size:
+                video.codec_context.decode(packet)
+                video.codec_context.decode(None)
+                return packet_time(packet)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return None  # damaged at its beginning; the stretch asked for may be sound
+    return None
+
+
+def sought(
+    source: Source, target_s: float, audio: int | None, beat: Beat
+) -> tuple[Source, Iterator[Packet[Any] | str]]:
+    """Return the source, perhaps reopened, and its packets from a keyframe at or before `target_s` on.
+
+    Packets that were read to find out are not read again: a change of codec parameters may ride on them only once.
+    Where seeking does not work, the packets are those from the beginning of the file.
+    """
+    for back_s in () if begins_anew(source, beat) else SEEK_BACK_S:
+        streams = streams_read(source, audio)
+        source.only(*streams)
+        try:
+            source.seek(target_s - back_s)
+        except av.FFmpegError:
+            break
+        feed = packets(source, streams, beat)
+        ahead: list[Packet[Any] | str] = []
+        for packet in feed:
+            ahead.append(packet)
+            if isinstance(packet, str) or packet.stream_index != source.video.index or not packet.is_keyframe:
+                continue
+            key_s = packet_time(packet)
+            if key_s is not None and key_s <= target_s:
+                return source, chain(ahead, feed)
+            break
+        source = source.reopened()
+        prime(source)
+    source = source.reopened()
+    streams = streams_read(source, audio)
+    source.only(*streams)
+    return source, _from_keyframe(source, packets(source, streams, beat), target_s)
+
+
+def _from_keyframe(source: Source, feed: Iterator[Packet[Any] | str], target_s: float) -> Iterator[Packet[Any] | str]:
+    """Yield a feed from its last keyframe at or before `target_s` on; from its beginning, where that is far off.
+
+    A change of codec parameters may ride on a packet left out: the last such comes first.
+    """
+    held: list[Packet[Any] | str] = []
+    held_bytes = 0
+    carrier: Packet[Any] | None = None
+    for packet in feed:
+        if not isinstance(packet, str) and packet.stream_index == source.video.index and packet.is_keyframe:
+            key_s = packet_time(packet)
+            if key_s is not None and key_s > target_s:
+                feed = chain([packet], feed)
+                break
+            passed = (p for p in reversed(held) if not isinstance(p, str) and p.has_sidedata("new_extradata"))
+            carrier = next(passed, carrier)
+            held, held_bytes = [], 0
+        held.append(packet)
+        held_bytes += 0 if isinstance(packet, str) else packet.size
+        if held_bytes > HELD_BYTES:
+            break
+    if carrier is not None:
+        yield carrier
+    yield from chain(held, feed)
+
+
+def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packet[Any] | str]:
+    """Yield the packets of the streams, and at the end of a file that breaks off a sentence that says so."""
+    failures = 0
+    while True:
+        try:
+            for packet in source.demux(*streams):
+                beat()
+                failures = 0
+                yield packet
+            return
+        except MemoryError:
+            raise
+        except av.FFmpegError as exc:
+            failures += 1
+            if failures > MAX_DEMUX_FAILURES:
+                yield f"the container is damaged ({exc.strerror})"
+                return
+
+
+def leaping(
+    source: Source, feed: Iterator[Packet[Any] | str], rests_until_s: Callable[[], float | None], beat: Beat
+) -> Iterator[Packet[Any] | str]:
+    """Yield of a feed of pictures the packets that matter where few keyframes are read, and nothing else.
+
+    rests_until_s: asked after each keyframe: the time before which no further one is wanted, None where the next is.
+    Where the container's index lists all frames, what lies between is leapt over, so that the keyframes wanted are
+    those that would have come one by one. From the last keyframe on every packet comes: they tell where the video ends.
+    """
+    video = source.video
+    leaps = source.clock.is_stored and bool(video.frames) and len(video.index_entries) == video.frames
+    while True:
+        for packet in feed:
+            yield packet
+            if not leaps or isinstance(packet, str) or not packet.is_keyframe:
+                continue
+            until_s = rests_until_s()
+            target = None if until_s is None else _keyframe_after(video, packet, until_s)
+            if target is not None:
+                landed = _landed(source, target, beat)
+                leaps, feed = landed is not None, landed or _after(source, packet, beat)
+                break
+        else:
+            return
+
+
+def _keyframe_after(video: VideoStream, packet: Packet[Any], until_s: float) -> int | None:
+    """Return the time stamp of the first keyframe that may be shown at `until_s` or later, of the last one if none is.
+
+    None where it is too near to be leapt to. The index knows times of decoding alone: a keyframe is taken to be shown
+    as much later as the one at hand is, and REORDERED frames later at most.
+    """
+    entries = video.index_entries
+    if packet.pts is None or packet.dts is None or not video.time_base:
+        return None
+    wanted = int(until_s / video.time_base) - (packet.pts - packet.dts)
+    first = bisect_left(entries, wanted, key=lambda entry: entry.timestamp) - REORDERED
+    first = min(max(first, 0), len(entries) - 1)
+    found = entries.search_timestamp(entries[first].timestamp, backward=False)
+    found = found if found >= 0 else entries.search_timestamp(entries[len(entries) - 1].timestamp)
+    here = entries.search_timestamp(packet.dts)
+    return entries[found].timestamp if found - here >= WORTH_PACKETS else None
+
+
+def _landed(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | str] | None:
+    """Return the packets from the keyframe with this time stamp on; None where the leap leads elsewhere."""
+    try:
+        # Backwards FFmpeg asks of HEVC that the picture be shown by then, and leads to the keyframe before it.
+        source.clock.restart()
+        source.container.seek(target, stream=source.video, backward=False)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return None
+    feed = packets(source, [source.video], beat)
+    first = next(feed, None)
+    if first is None or isinstance(first, str) or not first.is_keyframe or first.dts != target:
+        return None
+    return chain([first], feed)
+
+
+def _after(source: Source, packet: Packet[Any], beat: Beat) -> Iterator[Packet[Any] | str]:
+    """Yield the packets after this keyframe, once a leap from it has failed."""
+    try:
+        source.clock.restart()
+        source.container.seek(packet.dts or 0, stream=source.video)
+    except MemoryError:
+        raise
+    except av.FFmpegError as exc:
+        yield f"the container is damaged ({exc.strerror})"
+        return
+    for later in packets(source, [source.video], beat):
+        if isinstance(later, str) or later.dts is None or later.dts > (packet.dts or 0):
+            yield later

@@ -1,0 +1,1 @@
+"""Models: what they are, where they lie, and the encoders made of them."""

@@ -1,0 +1,1 @@
+"""Models exported to ONNX, in child processes, and the cache that holds them."""

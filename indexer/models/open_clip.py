@@ -1,0 +1,432 @@
+"""Pictures to unit vectors by the image tower of an open_clip model, on CUDA or the processor.
+
+Only this file and the exports import open_clip. A model is a folder as open_clip's `local-dir:` reads it:
+open_clip_config.json and open_clip_model.safetensors. Nothing here touches the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import open_clip
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional, init
+from torch.overrides import TorchFunctionMode
+
+from vfindex.indexer.models.base import Pixels
+from vfindex.storage.encoders.pixels import ResizeMode, square
+from vfindex.storage.errors import ModelError, UsageError
+from vfindex.storage.files.regular import read_file
+from vfindex.storage.records import FloatArray
+
+NumberFormat = Literal["auto", "float32", "bfloat16"]
+
+CONFIG = "open_clip_config.json"
+_INTERPOLATIONS = ("bicubic", "bilinear")
+# Two batches a device: while one is computed, the next is copied there.
+LANES = 2
+# The batch is searched for by doubling, for at most so long; the gain below which doubling is not worth its memory.
+# ViT-B-32 on a processor: 0.41 of the rate of matrix products one by one, 0.57 by twos, 0.68 by fours and by eights.
+SEARCH_S = {"cuda": 10.0, "cpu": 2.0}
+FIRST_BATCH = {"cuda": 8, "cpu": 4}
+LARGEST_BATCH = {"cuda": 256, "cpu": 32}
+WORTH = 1.05
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Tensor cores multiply bfloat16 from this compute capability on.
+_CUDA_BFLOAT16 = (8, 0)
+# `auto` times one product on a processor: a linear layer of a small tower, rows x inputs x outputs. The best of all
+# rounds counts, as the first ones make kernels.
+_PRODUCT = (64, 512, 512)
+_ROUNDS = 7
+# How much faster bfloat16 must be to be taken. Measured: 2.0 times with AVX512-BF16, 0.2 to 0.4 where it is emulated.
+_FORMAT_GAIN = 1.25
+# What allocators other than CUDA's own, which has an exception for it, say when they have nothing left.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_TOO_LARGE = (
+    "there is not enough memory to encode even one picture with this model; close other programs, or take a smaller "
+    "model with --preset"
+)
+# What open_clip, torch and safetensors raise for a folder whose files do not fit each other, or are no such files.
+_LOADING_ERRORS = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What open_clip does to a picture before its tower sees it, less the normalisation.
+
+    size_px: the square's side. resize_mode: what becomes of a long side: cut off at both ends, or squeezed.
+    interpolation: the filter that squeezes it. mean, std: of each channel, in units of 255.
+    """
+
+    size_px: int
+    resize_mode: ResizeMode
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def square(self, frame: Pixels) -> Pixels:
+        """Return (size_px, size_px, 3) uint8. frame: uint8 RGB with the short side size_px; else raises ValueError."""
+        return square(frame, self.size_px, self.resize_mode, self.interpolation)
+
+
+class ImageTower(nn.Module):
+    """An open_clip image tower on pixels: normalisation of colours and of vectors included.
+
+    preparation: what the pixels must have been through.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, visual: nn.Module, preparation: Preparation) -> None:
+        super().__init__()
+        self.visual = visual
+        self.preparation = preparation
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preparation.mean, preparation.std))
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (n, dim) float32, rows of length 1, of pixels (n, size, size, 3), uint8 RGB."""
+        dtype = next(self.visual.parameters()).dtype
+        colours = pixels.permute(0, 3, 1, 2).float()
+        features = self.visual((colours * self.scale + self.shift).to(dtype))
+        return functional.normalize(features.float(), dim=1)
+
+
+class OpenClipEncoder:
+    """An open image tower, one replica a device; the `ImageEncoder` of the presets beyond `lite`.
+
+    size_px, dim, batch_frames: as `ImageEncoder` says. batch_frames was found by trying, and shrinks for good when
+    memory runs out. What several threads ask for is computed batch by batch, by whichever lane is free.
+    """
+
+    def __init__(self, towers: Sequence[tuple[ImageTower, torch.device]], *, batch_frames: int) -> None:
+        self._preparation = towers[0][0].preparation
+        self._device_type = towers[0][1].type
+        self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        for tower, device in towers:
+            for _ in range(LANES if device.type == "cuda" else 1):
+                self._free.put(_Lane(tower, device))
+        self._shrinking = threading.Lock()
+        self.size_px = self._preparation.size_px
+        self.batch_frames = batch_frames
+        try:
+            self.dim = self._encode(np.zeros((1, self.size_px, self.size_px, 3), dtype=np.uint8)).shape[1]
+        except OutOfMemory as exc:
+            raise ModelError(_TOO_LARGE) from exc
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        threads: int,
+        devices: Sequence[str] | None = None,
+        compiled: bool = False,
+        number_format: NumberFormat = "auto",
+    ) -> OpenClipEncoder:
+        """Return the encoder of a model's folder.
+
+        threads: of the processor, where there is no GPU. devices: torch's names of them; all CUDA devices by default,
+        else the processor. compiled: by torch.compile, which wants a C++ compiler and takes some time.
+        number_format: of weights and activations; `auto` is the fastest on each device. Vectors are float32 always.
+        Raises UsageError for a device that is not there, ModelError if a file is missing, damaged or unfit, or if the
+        memory does not suffice for one picture.
+        """
+        torch.set_num_threads(threads)
+        chosen = _devices(devices)
+        tower = load_tower(folder)
+        towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
+        for replica, device in zip(towers, chosen, strict=True):
+            replica.visual.to(fastest_format(device) if number_format == "auto" else _DTYPES[number_format])
+        placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
+        try:
+            encoder = cls(placed, batch_frames=1)
+            encoder.find_batch()
+        except RuntimeError as exc:
+            if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(exc).strip().split("\n", 1)[0]
+            raise ModelError(
+                f"{folder}: the model cannot be compiled here ({reason}); install a C++ compiler, or do not compile"
+            ) from exc
+        return encoder
+
+    def find_batch(self) -> None:
+        """Set batch_frames to what is fastest here, by trying for some seconds."""
+        kind = self._device_type
+        self.batch_frames = best_batch(
+            self._seconds, first=FIRST_BATCH[kind], largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind]
+        )
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, as `ImageEncoder` says."""
+        vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
+        done = 0
+        while done < len(frames):
+            n = min(self.batch_frames, len(frames) - done)
+            try:
+                pixels = np.stack([self._preparation.square(frame) for frame in frames[done : done + n]])
+                vectors[done : done + n] = self._encode(pixels)
+            except (OutOfMemory, MemoryError) as exc:
+                if n == 1:
+                    raise ModelError(_TOO_LARGE) from exc
+                self._shrink(n // 2)
+                continue
+            done += n
+        return vectors
+
+    def _shrink(self, batch_frames: int) -> None:
+        with self._shrinking:
+            self.batch_frames = min(self.batch_frames, batch_frames)
+
+    def _encode(self, pixels: Pixels) -> FloatArray:
+        """Return the vectors of one batch (n, size, size, 3). Raises OutOfMemory."""
+        lane = self._free.get()
+        try:
+            return lane.encode(pixels)
+        finally:
+            self._free.put(lane)
+
+    def _seconds(self, n: int) -> float:
+        """Return how long a batch of n takes, the second time in one lane. Raises OutOfMemory.
+
+        Each lane allocates for itself: the first batch of a size in a lane takes longer.
+        """
+        pixels = np.zeros((n, self.size_px, self.size_px, 3), dtype=np.uint8)
+        lane = self._free.get()
+        try:
+            lane.encode(pixels)
+            began = time.perf_counter()
+            lane.encode(pixels)
+            return time.perf_counter() - began
+        finally:
+            self._free.put(lane)
+
+
+class OutOfMemory(Exception):
+    """A batch did not fit."""
+
+
+class _Lane:
+    """A tower on its device, one batch at a time, on a stream or a thread of its own."""
+
+    def __init__(self, tower: ImageTower, device: torch.device) -> None:
+        self._tower = tower
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        # One thread for all callers: OpenMP would give each of them a team of threads.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="image")
+
+    def encode(self, pixels: Pixels) -> FloatArray:
+        """Return (n, dim) float32 of a batch (n, size, size, 3). Raises OutOfMemory."""
+        try:
+            return self._thread.submit(self._run, pixels).result()
+        except (RuntimeError, MemoryError) as exc:
+            if not _is_out_of_memory(exc):
+                raise
+        if self._stream is not None:
+            torch.cuda.empty_cache()
+        raise OutOfMemory
+
+    @torch.inference_mode()
+    def _run(self, pixels: Pixels) -> FloatArray:
+        batch = torch.from_numpy(pixels)
+        found: FloatArray
+        if self._stream is None:
+            found = self._tower(batch.to(self._device)).cpu().numpy()
+            return found
+        with torch.cuda.stream(self._stream):
+            vectors = self._tower(batch.pin_memory().to(self._device, non_blocking=True))
+            host = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
+        self._stream.synchronize()
+        found = host.numpy()
+        return found
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the drawing of random weights: loading replaces every one of them, or fails.
+
+    Measured, processor seconds until ViT-B-32 is made: 0.3 instead of 1.6; PE-Core-B-16: 0.7 instead of 9.5.
+    """
+
+    _DRAWING = frozenset(
+        {
+            Tensor.erfinv_,
+            Tensor.normal_,
+            Tensor.uniform_,
+            init.kaiming_uniform_,
+            init.normal_,
+            init.trunc_normal_,
+            init.uniform_,
+        }
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self._DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def load_tower(folder: Path) -> ImageTower:
+    """Return the image tower of a model's folder, float32 on the processor; the text tower is let go.
+
+    Raises ModelError if a file is missing, damaged or unfit, or if this is a kind of model that vfindex cannot ask.
+    """
+    _check_config(folder)
+    try:
+        with _Uninitialised():
+            # Pickled weights, where there are no others, are read with weights_only=True by default.
+            visual = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).visual
+        settings = visual.preprocess_cfg
+        sides = {int(side) for side in np.atleast_1d(settings["size"])}
+        (size_px,) = sides
+        preparation = Preparation(
+            size_px, settings["resize_mode"], settings["interpolation"], tuple(settings["mean"]), tuple(settings["std"])
+        )
+        tower = ImageTower(visual, preparation)
+    except _LOADING_ERRORS as exc:
+        if _is_out_of_memory(exc):
+            raise ModelError(f"{folder}: there is not enough memory to load this model; take a smaller one") from exc
+        reason = " ".join(str(exc).split())[:300] or type(exc).__name__
+        raise ModelError(
+            f"{folder}: this open_clip model cannot be loaded ({reason}); pull it again with `vfindex models pull`, or "
+            "replace its files"
+        ) from exc
+    return tower.eval().requires_grad_(False)
+
+
+def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, budget_s: float) -> int:
+    """Return how many pictures to encode at a time, found by doubling from `first` until it no longer pays.
+
+    seconds(n): how long n pictures take, after as long again; may raise OutOfMemory, but for n = 1. The search ends
+    before it takes longer than `budget_s`; a device too slow to try `first` is given that.
+    """
+    taken_s = seconds(1)
+    spent_s, expected_s = 2 * taken_s, first * taken_s
+    n, best, best_rate = first, first, 0.0
+    while n <= largest and spent_s + 2 * expected_s <= budget_s:
+        try:
+            taken_s = seconds(n)
+        except OutOfMemory:
+            return best if n > first else n // 2
+        spent_s += 2 * taken_s
+        if n / taken_s > best_rate * WORTH:
+            best, best_rate = n, n / taken_s
+        elif n >= 4 * best:
+            break
+        n *= 2
+        expected_s = n / best_rate
+    return best
+
+
+@cache
+def fastest_format(device: torch.device) -> torch.dtype:
+    """Return the number format in which a device multiplies fastest, float32 or bfloat16; found once a process.
+
+    A processor is timed, some milliseconds: its flags do not say what the libraries make of them
+    (ONEDNN_MAX_CPU_ISA, virtual machines), and where bfloat16 is emulated it is several times slower.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _CUDA_BFLOAT16 else torch.float32
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        float32_s, bfloat16_s = (
+            min(_product_s(dtype) for _ in range(_ROUNDS)) for dtype in (torch.float32, torch.bfloat16)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return torch.bfloat16 if float32_s > _FORMAT_GAIN * bfloat16_s else torch.float32
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Return the processor time of one small product in one thread, which other work on the machine hardly changes."""
+    rows, inputs, outputs = _PRODUCT
+    batch, weights = torch.ones((rows, inputs), dtype=dtype), torch.ones((outputs, inputs), dtype=dtype)
+    began_s = time.thread_time()
+    functional.linear(batch, weights)
+    return time.thread_time() - began_s
+
+
+def _check_config(folder: Path) -> None:
+    """Raise ModelError unless the folder's configuration is one that can be loaded without a network."""
+    path = folder / CONFIG
+    try:
+        config: Any = json.loads(read_file(path))
+        model, pixels = config["model_cfg"], config.get("preprocess_cfg") or {}
+        text = model["text_cfg"]
+    except FileNotFoundError as exc:
+        raise ModelError(
+            f"{path}: this file of the model is missing; run `vfindex models pull`, or put an open_clip model there"
+        ) from exc
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ModelError(f"{path}: this is no description of an open_clip model; pull the model again") from exc
+    reason = ""
+    if "hf_model_name" in text:
+        reason = f"its text tower is the hub's {text['hf_model_name']}, not open_clip's own"
+    elif "multimodal_cfg" in model:
+        reason = "it also writes captions (CoCa)"
+    elif pixels.get("resize_mode", "shortest") not in ("shortest", "squash"):
+        reason = f"it wants its pictures resized by the rule {pixels['resize_mode']!r}"
+    elif pixels.get("interpolation", "bicubic") not in _INTERPOLATIONS:
+        reason = f"it wants its pictures resized with the filter {pixels['interpolation']!r}"
+    if reason:
+        raise ModelError(f"{folder}: vfindex cannot use this model: {reason}; choose another one")
+
+
+def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
+    """Return the tower on its device. Raises ModelError."""
+    try:
+        tower.to(device)
+    except RuntimeError as exc:
+        if _is_out_of_memory(exc):
+            raise ModelError(f"{device}: there is not enough memory for this model; take a smaller one") from exc
+        raise
+    if compiled:
+        tower.compile(dynamic=True)
+    return tower
+
+
+def _devices(names: Sequence[str] | None) -> list[torch.device]:
+    """Return the devices of these names, or all that there are. Raises UsageError."""
+    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    chosen = list(names or present or ["cpu"])
+    for name in chosen:
+        if name not in ("cpu", *present):
+            raise UsageError(f"there is no device {name!r} here; choose from: {', '.join(['cpu', *present])}")
+    return [torch.device(name) for name in chosen]
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(exc, RuntimeError) and any(words in str(exc) for words in _OUT_OF_MEMORY)

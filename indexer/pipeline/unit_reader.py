@@ -1,0 +1,121 @@
+"""What decoding a unit gives: pictures to encode and sound to recognise as they come, and the record of all frames."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.media.prefetch import read_ahead
+from vfindex.indexer.media.thumbnails import ThumbnailPicker
+from vfindex.indexer.models.base import Pixels, is_still
+from vfindex.indexer.options import Sampling
+from vfindex.indexer.pipeline.shots import colour_histogram
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.records import FloatArray, UnitPlan
+
+# Frames and blocks of sound that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
+READ_AHEAD = 64
+# More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
+MAX_UNIT_FRAMES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: index of its
+    stream, None: no sound. share: of the processor time that the file may take.
+    """
+
+    sampling: Sampling | None
+    size_px: int
+    audio: int | None
+    share: float = 1.0
+
+
+class Reading:
+    """All frames of a unit but for their pixels: times, colours, candidates for thumbnails, and who shares a vector.
+
+    A frame that shows what the last encoded one shows (`is_still`) shares its vector; the comparison is never with a
+    frame that was passed over, so that slow changes add up until they count. rows: of every frame, among the vectors of
+    the pictures encoded.
+    """
+
+    def __init__(self) -> None:
+        self._last: Pixels | None = None  # of the pictures to encode
+        self._n_pictures = 0
+        self._histograms: list[FloatArray] = []
+        self.rows: list[int] = []
+        self.times_s: list[float] = []
+        self.thumbnails = ThumbnailPicker()
+        self.end = ReadEnd(0, None, None, 0, 0, "")
+
+    @property
+    def histograms(self) -> FloatArray:
+        return np.stack(self._histograms) if self._histograms else np.zeros((0, 512), np.float32)  # (n_frames, 512)
+
+    def add(self, frame: Frame) -> bool:
+        """Note a frame; return whether it must be encoded."""
+        self.thumbnails.offer(frame.time_s, frame.pixels)
+        moved = self._last is None or not is_still(self._last, frame.pixels)
+        if moved:
+            self._last = frame.pixels
+            self._n_pictures += 1
+        self.rows.append(self._n_pictures - 1)
+        self._histograms.append(colour_histogram(frame.pixels))
+        self.times_s.append(frame.time_s)
+        return moved
+
+    def finish(self, end: ReadEnd) -> None:
+        """Note how the reading ended."""
+        self.end = end
+        self._last = None
+
+
+def items_of(
+    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder
+) -> Generator[Frame | AudioBlock | ReadEnd, None, None]:
+    """Yield what decoding a unit gives, read ahead of whoever takes it. Raises VideoError."""
+    items = decoder.read(
+        path,
+        sampling=wanted.sampling,
+        size_px=wanted.size_px,
+        audio=wanted.audio,
+        start_s=plan.start_s,
+        end_s=plan.end_s,
+        share=wanted.share,
+    )
+    for item in read_ahead(items, READ_AHEAD):
+        decoder.refuse_if_killed(path)
+        yield item
+
+
+def decode_unit(
+    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder, *, may_be_empty: bool = False
+) -> Generator[Pixels | AudioBlock | Reading, None, None]:
+    """Yield the pictures of a unit that must be encoded and its sound, each in order of time; last the Reading.
+
+    Raises VideoError, also where not one frame can be read, unless a unit may be empty: a part of a video in which a
+    picture stays, or nothing was recorded.
+    """
+    reading = Reading()
+    for item in items_of(path, plan, wanted, decoder):
+        if isinstance(item, Frame):
+            if reading.add(item):
+                yield item.pixels
+        elif isinstance(item, ReadEnd):
+            reading.finish(item)
+        else:
+            yield item
+        if len(reading.times_s) >= MAX_UNIT_FRAMES:
+            words = f"more than {MAX_UNIT_FRAMES} frames; the rest was not read"
+            reading.finish(replace(reading.end, error=words))
+            break
+    end = reading.end
+    is_part = plan.start_s is not None or plan.end_s is not None
+    is_sound = may_be_empty and is_part and not (end.frames or end.damaged or end.error)
+    if not reading.times_s and not is_sound:
+        words = reading.end.error or "no frame of it could be decoded"
+        raise VideoError(Problem(path, "decode", "no_frames", words, "check that it plays, or copy it again"))
+    yield reading

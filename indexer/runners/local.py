@@ -1,0 +1,101 @@
+"""The in-process runner: worker threads, each with a decode child of its own; recognisers shared by all.
+
+ONNX Runtime and the children do the work outside Python's lock, so threads fill the cores. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.stages import Encoders, Indexed, Prepared, index_unit, prepare
+from vfindex.indexer.scan.walk import Found
+from vfindex.storage.records import UnitPlan
+
+T = TypeVar("T")
+
+
+def default_workers() -> int:
+    """Return how many units are read at once by default: the cores that this process may use, and one more.
+
+    A worker often waits for its recognisers or its disk; the one more keeps the cores busy meanwhile.
+    """
+    return usable_cores() + 1
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class DecoderThreads:
+    """Threads, each with a decode child of its own while it works. A context manager: the children end with it."""
+
+    def __init__(self, workers: int) -> None:
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
+        self._decoders = [Decoder() for _ in range(workers)]
+        self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        for decoder in self._decoders:
+            self._free.put(decoder)
+
+    def submit(self, work: Callable[[Decoder], T]) -> Future[T]:
+        """Return the future of what `work` gives with a decoder."""
+
+        def run() -> T:
+            decoder = self._free.get()
+            try:
+                return work(decoder)
+            finally:
+                self._free.put(decoder)
+
+        return self._threads.submit(run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the children: at once if the run was broken off, else when their work is done."""
+        if kind is not None:
+            for decoder in self._decoders:
+                decoder.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+
+
+class LocalRunner:
+    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
+
+    def __init__(self, workers: int, encoders: Encoders) -> None:
+        self._encoders = encoders
+        self._threads = DecoderThreads(workers)
+
+    def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
+        """Return the future of `pipeline.prepare`."""
+        return self._threads.submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
+
+    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
+        """Return the future of `pipeline.index_unit`."""
+        return self._threads.submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the children: at once if the run was broken off, else when their work is done."""
+        speech = self._encoders.speech
+        if kind is not None and speech is not None:
+            speech.kill()
+        self._threads.__exit__(kind, error, trace)
+        if speech is not None:
+            speech.close()

@@ -1,0 +1,1 @@
+"""Whole runs over a library: ingest, reindex, retry, repair, upgrade, and what they share."""

@@ -1,0 +1,262 @@
+"""Brings the edition that an upgrade builds up to the one in use, and again where that has changed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfindex.indexer.boundary import one_file
+from vfindex.indexer.models.factory import Opening, open_encoders
+from vfindex.indexer.models.presets import options_of
+from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.runners.local import default_workers, usable_cores
+from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.report import Progress, UpgradeReport
+from vfindex.indexer.runs.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
+from vfindex.indexer.runs.scheduler import Driver, retitle
+from vfindex.indexer.scan.walk import discover
+from vfindex.storage.db.catalog import now
+from vfindex.storage.db.exclusions import replace_exclusions, stored_exclusions
+from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.db.settings import recognises, set_recognises
+from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.db.units import coarse_videos, recognised_videos, stored_roots
+from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.library import Library
+from vfindex.storage.records import SEARCHABLE, Setup
+from vfindex.storage.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What an edition holds: its videos, whether speech is recognised, and what was ingested.
+
+    recognised, coarse: fingerprints of the videos that were heard, and of those only looked at in passing.
+    removed: paths that no run indexes again.
+    """
+
+    videos: tuple[StoredVideo, ...]
+    recognised: frozenset[str]
+    coarse: frozenset[str]
+    asr: bool
+    roots: tuple[Root, ...]
+    removed: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, library: Library) -> _State:
+        with library.snapshot() as snapshot:
+            asr = recognises(snapshot)
+            videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), coarse_videos(snapshot)
+            return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot), stored_exclusions(snapshot))
+
+    def searchable(self) -> list[StoredVideo]:
+        return [video for video in self.videos if video.state in SEARCHABLE]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an edition is built: made with `setup`, what holds of the old one, with which resources."""
+
+    setup: Setup
+    reuse: Reuse
+    cache: Path
+    workers: int | None = None
+
+
+class CatchUp:
+    """Builds an edition from another one, which others may go on writing to."""
+
+    def __init__(self, old: Library, writer: Writer, plan: Plan, watcher: Watcher) -> None:
+        self.old = old
+        self.writer = writer
+        self._plan = plan
+        self.watcher = watcher
+        self._seen: _State | None = None
+
+    def is_done(self) -> bool:
+        """Return whether the old edition is still as it was when the last round began."""
+        return self._seen == _State.of(self.old)
+
+    def round(self, report: UpgradeReport) -> None:
+        """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
+        state = self._seen = _State.of(self.old)
+        set_recognises(self.writer.catalog, state.asr)
+        self._carry_failures(state)
+        missing = [video for video in state.searchable() if not self._has(video, state)]
+        opened = [video for video in missing if self._must_be_opened(video, state)]
+        ready = [video for video in missing if not self._must_be_opened(video, state)]
+        failed = self._take_over(ready, state, report)
+        if opened and not report.interrupted:
+            failed |= self._index(opened, state, report)
+        if not report.interrupted:
+            untitled = self._align(state)
+            remember(self.writer.catalog, state.roots)
+            replace_exclusions(self.writer.catalog, state.removed, now())
+            report.lost = [*self._lost(state, failed), *untitled]
+        if self.writer.catalog.change():
+            with self.watcher.at_once():
+                self.writer.publish()
+        with self.writer.library.snapshot() as snapshot:
+            counts = snapshot.counts()
+        report.videos, report.clips = sum(counts.get(name, 0) for name in SEARCHABLE), counts["clip"]
+
+    # --- what holds ---------------------------------------------------------------------------------------------
+
+    def _has(self, video: StoredVideo, state: _State) -> bool:
+        found = self.writer.catalog.find(video.fingerprint)
+        return found is not None and found[1] in SEARCHABLE and (found[2] or video.fingerprint not in state.recognised)
+
+    def _transcript_holds(self, video: StoredVideo, state: _State) -> bool:
+        if not state.asr or not video.has_audio:
+            return True
+        return self._plan.reuse.transcript and video.fingerprint in state.recognised
+
+    def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
+        if video.fingerprint in state.coarse:
+            return True
+        return not (self._plan.reuse.pictures and self._transcript_holds(video, state))
+
+    # --- the work -----------------------------------------------------------------------------------------------
+
+    def _open(self, asr: bool) -> Encoders:
+        plan = self._plan
+        with self.watcher.at_once():
+            return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.watcher.say)
+
+    def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
+        """Take videos over of which no file need be opened; return path -> why it failed."""
+        failed: dict[bytes, Problem] = {}
+        if not videos:
+            return failed
+        text = None if self._plan.reuse.sentences else self._open(asr=False).text
+        work = TakeOver(self.old, self.writer, text)
+        total_s = sum(video.end_s - video.start_s for video in videos)
+        done_s = 0.0
+        for number, video in enumerate(videos, start=1):
+            if self.watcher.stop():
+                report.interrupted = True
+                break
+            try:
+                with one_file(video.locations[0].path, "commit"):
+                    report.taken_over += work.video(video, recognised=video.fingerprint in state.recognised)
+            except VideoError as exc:
+                failed[exc.problem.path] = exc.problem
+            done_s += video.end_s - video.start_s
+            self.watcher.progress(Progress(number, len(videos), done_s, total_s))
+        return failed
+
+    def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
+        """Index videos again from their files; return path -> why it failed."""
+        reuse = self._plan.reuse
+        options = options_of(self._plan.setup, asr=state.asr)
+        run = Triage(self.writer, options, self.watcher)
+        paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
+        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.watcher.stop))
+        run.todo.extend(run.refined)
+        whole = [video for video in videos if video.fingerprint not in state.coarse]
+        kept = {v.fingerprint: v for v in whole if reuse.pictures or self._transcript_holds(v, state)}
+        if reuse.pictures:
+            self._link_pictures(videos)
+        if run.todo and not run.report.interrupted:
+            workers = self._plan.workers or default_workers()
+            encoders = self._open(asr=state.asr)
+            with ReusingRunner(workers, encoders, Stored(self.old, kept, reuse)) as runner:
+                Driver(run, runner, encoders, workers).work()
+            self._count(runner, report)
+        report.interrupted = run.report.interrupted
+        return {problem.path: problem for problem in run.report.failed}
+
+    def _count(self, runner: ReusingRunner, report: UpgradeReport) -> None:
+        """Tell the report what was read again of the videos that are complete now."""
+        with self.writer.library.snapshot() as snapshot:
+            lengths_s = {v.fingerprint: v.end_s - v.start_s for v in snapshot.videos() if v.state in SEARCHABLE}
+        decoded = runner.decoded & lengths_s.keys()
+        report.decoded += len(decoded)
+        report.decoded_s += sum(lengths_s[fingerprint] for fingerprint in decoded)
+        report.heard += len((runner.heard - decoded) & lengths_s.keys())
+        report.transcripts_reused += len(runner.kept & decoded)
+
+    def _link_pictures(self, videos: Sequence[StoredVideo]) -> None:
+        with self.old.snapshot() as snapshot:
+            for video in videos:
+                names = [clip.thumbnail for clip in snapshot.clips_of(video.id) if clip.thumbnail]
+                self.writer.link_thumbnails(self.old, names)
+
+    # --- places -------------------------------------------------------------------------------------------------
+
+    def _carry_failures(self, state: _State) -> None:
+        """Remember what could not be indexed, so that it is not tried again."""
+        catalog = self.writer.catalog
+        for video in state.videos:
+            problem = stored_problem(video)
+            if video.state not in ("failed", "quarantined") or problem is None or catalog.find(video.fingerprint):
+                continue
+            quarantine = video.state == "quarantined"
+            catalog.fail_video(video.fingerprint, video.locations[0], problem, quarantine=quarantine)
+            if entered := catalog.find(video.fingerprint):
+                for place in video.locations[1:]:
+                    catalog.place(entered[0], place)
+
+    def _align(self, state: _State) -> list[Problem]:
+        """Let every video lie where the old edition says, and forget what it no longer knows.
+
+        Return why some could not be given the words of their names.
+        """
+        catalog = self.writer.catalog
+        prints = {path: file.fingerprint for path, file in catalog.known_files().items()}
+        here: dict[str, set[bytes]] = {}
+        for path, fingerprint in prints.items():
+            here.setdefault(fingerprint, set()).add(path)
+        theirs = {video.fingerprint for video in state.videos}
+        moved = []
+        for video in state.searchable():
+            found = catalog.find(video.fingerprint)
+            if found is None or found[1] not in SEARCHABLE:
+                continue
+            # A path that holds content the old edition has never seen was changed: what was read is newer than it.
+            places = [p for p in video.locations if prints.get(p.path) is None or prints[p.path] in theirs]
+            if not places or {place.path for place in places} == here.get(video.fingerprint):
+                continue
+            moved.append((found[0], places[0].path))
+            for place in places:
+                self.writer.discard_thumbnails(catalog.place(found[0], place))
+        wanted = {place.path for video in state.videos for place in video.locations}
+        for path in prints.keys() - wanted:
+            self.writer.discard_thumbnails(catalog.remove(path)[2])
+        problems: list[Problem] = []
+        if moved:
+            encoder = self._open(asr=False).text
+            for video_id, path in moved:
+                try:
+                    with one_file(path, "commit"):
+                        retitle(self.writer, video_id, encoder)
+                except VideoError as exc:
+                    problems.append(exc.problem)
+        return problems
+
+    def _lost(self, state: _State, failed: dict[bytes, Problem]) -> list[Problem]:
+        """Return why searchable videos are not in the new edition; a file whose content has changed is not lost."""
+        held = {path for path, file in self.writer.catalog.known_files().items() if file.state in SEARCHABLE}
+        lost = []
+        for video in state.searchable():
+            paths = [place.path for place in video.locations]
+            if self._has(video, state) or held.intersection(paths):
+                continue
+            reasons = [failed[path] for path in paths if path in failed]
+            lost.append(reasons[0] if reasons else _missing(paths[0]))
+        return lost
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _missing(path: bytes) -> Problem:
+    step = "mount its disk or put it back and run the same command again, or leave it out with --allow-missing"
+    return Problem(path, "open", "missing", "the file is not there now, and its pictures must be read again", step)

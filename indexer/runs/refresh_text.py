@@ -1,0 +1,219 @@
+"""Videos that are as they were while the subtitles or descriptions beside them are not: words alone are redone.
+
+No frame is read. Sound is, where a subtitle no longer tells what is said in it; speech recognised before is kept where
+no subtitle has come to cover it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vfindex.indexer.boundary import one_file
+from vfindex.indexer.media.audio_tracks import lost_sound
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.pipeline.metadata_text import describe, documents_of
+from vfindex.indexer.pipeline.stages import (
+    Encoders,
+    Prepared,
+    Texts,
+    begins_in,
+    on_clock,
+    prepare,
+    sound_track,
+    speech_coverage,
+    speech_vectors,
+    text_vector,
+    with_sidecars,
+)
+from vfindex.indexer.runs.classify import Triage
+from vfindex.indexer.runs.report import Progress
+from vfindex.indexer.runs.reuse import listen
+from vfindex.indexer.runs.scheduler import partial_problem
+from vfindex.indexer.scan.walk import Found
+from vfindex.indexer.speech.subtitles import sidecar_transcript
+from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
+from vfindex.storage.counting import counted
+from vfindex.storage.db.catalog import now
+from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.db.transcripts import SaidIn, UnitWords, Wording, unit_words
+from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError
+from vfindex.storage.records import Attempt, Segment, UnitPlan
+
+ROUNDING_S = 1e-3  # subtitles tell their times in milliseconds
+Spans = Sequence[tuple[float, float]]
+
+
+def refresh(run: Triage, encoders: Encoders | Texts) -> None:
+    """Redo the words of all videos in `run.reworded`, one after the other, until the watcher says stop."""
+    total = len(run.reworded)
+    if not total or run.report.interrupted:
+        return
+    with Decoder() as decoder:
+        work = _Refresh(run, encoders, decoder)
+        while run.reworded:
+            if run.watcher.stop():
+                run.report.interrupted = True
+                return
+            try:
+                work.file(run.reworded[0])
+            except _Stopped:
+                return
+            run.reworded.popleft()
+            run.watcher.progress(Progress(total - len(run.reworded), total, 0.0, 0.0))
+
+
+class _Stopped(VfindexError):
+    """The run is to end between two units of a video."""
+
+
+class _Refresh:
+    """What is redone with, for one video after the other."""
+
+    def __init__(self, run: Triage, encoders: Encoders | Texts, decoder: Decoder) -> None:
+        self._run = run
+        self._catalog = run.writer.catalog
+        self._text = encoders.text
+        self._speech = encoders.speech if isinstance(encoders, Encoders) else None
+        self._encoders = encoders
+        self._decoder = decoder
+
+    def file(self, found: Found) -> None:
+        """Bring one video's words up to date, and count it."""
+        try:
+            with one_file(found.location.path, "transcribe"):
+                self._redo(found)
+        except VideoError as exc:
+            if exc.problem.code == BUG:
+                self._remember(found, exc.problem)
+            self._run.end_file("failed", exc.problem)
+
+    def _remember(self, found: Found, problem: Problem) -> None:
+        """Keep a video whose words a bug does not let be redone from being tried at every run."""
+        with self._run.writer.library.snapshot() as snapshot:
+            video = snapshot.video_at(found.location.path)
+        if video is not None:
+            attempt = Attempt(None, "usual", problem.code, problem.reason, now())
+            self._catalog.fail_video(video.fingerprint, found.location, problem, attempts=[attempt])
+
+    def _redo(self, found: Found) -> None:
+        with self._run.writer.library.snapshot() as snapshot:
+            video = snapshot.video_at(found.location.path)
+            units = unit_words(snapshot, video.id) if video else []
+        if video is None:
+            return self._run.end_file("unchanged")  # removed meanwhile
+        prepared = self._prepared(found, video)
+        bare = _bared(prepared, units) if sound_track(prepared, self._run.options) is not None else []
+        if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
+            self._catalog.mark_coarse(video.id)
+            return self._run.refined.append(found)
+        said, problems = self._said(prepared, units, bare)
+        words = self._words(prepared, video, said, problems)
+        has_changed = not _is_as_stored(words, video, units)
+        self._catalog.reword(video.id, found.location, words if has_changed else None)
+        self._run.report.notes += prepared.notes
+        if has_changed:
+            self._run.unindexed += sum(len(unit.clips) for unit in units)
+            self._run.publish_many()
+        if words.problem is not None and _reason(video) != words.problem.reason:
+            self._run.end_file("partial", words.problem)
+        elif has_changed:
+            self._run.end_file("reworded")
+        else:
+            self._run.end_file("moved" if found.location.path in self._run.moved_now else "unchanged")
+
+    def _prepared(self, found: Found, video: StoredVideo) -> Prepared:
+        """Return what stands in and beside the file; subtitles beside a copy of it, where this one has none."""
+        prepared = prepare(found, video.fingerprint, self._run.options, self._decoder, self._encoders)
+        if any(segment.source == "sidecar" for segment in prepared.subtitles):
+            return prepared
+        for place in video.locations:
+            if place.beside and place.path != found.location.path:
+                other = sidecar_transcript(place.path, None, prepared.video.end_s - prepared.clock_s)
+                if other.segments:
+                    on_time = on_clock(other.segments, prepared.clock_s)
+                    return replace(prepared, subtitles=on_time, sidecars=other.words)
+        return prepared
+
+    def _said(self, prepared: Prepared, units: Sequence[UnitWords], bare: Spans) -> tuple[list[SaidIn], list[str]]:
+        """Return what is said in each unit now, and what went wrong while its sound was recognised."""
+        now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
+        found: list[SaidIn] = []
+        problems: list[str] = []
+        for unit in units:
+            if self._run.has_stopped():
+                raise _Stopped
+            heard = None
+            if any(_meets(unit.plan, span) for span in bare):
+                end, heard = listen(prepared, unit.plan, self._run.options, self._decoder, self._speech)
+                problems += filter(None, [lost_sound(end.audio_packets, end.damaged_audio)])
+            recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
+            problems += heard.problems if heard else []
+            begun = [s for s in prepared.subtitles if begins_in(s, unit.plan)]
+            found.append(self._said_in(unit, [*begun, *recognised], heard, prepared))
+        return found, problems
+
+    def _said_in(
+        self, unit: UnitWords, segments: Sequence[Segment], heard: Transcript | None, prepared: Prepared
+    ) -> SaidIn:
+        said = sorted(segments, key=lambda s: (s.start_s, s.end_s))
+        vectors = speech_vectors([clip[1:] for clip in unit.clips], said, self._text)
+        asr = self._run.options.asr
+        kept = 0 if heard else sum(segment.source == "asr" for segment in said)
+        told = [speech_coverage(prepared.unheard, asr or bool(kept), said, heard)]
+        told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
+        by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
+        coverage = with_sidecars("; ".join(filter(None, told)), prepared, unit.plan)
+        return SaidIn(unit.id, tuple(said), by_clip, coverage)
+
+    def _words(
+        self, prepared: Prepared, video: StoredVideo, said: Sequence[SaidIn], problems: Sequence[str]
+    ) -> Wording:
+        paths = sorted({place.path for place in video.locations})
+        tags, chapters = prepared.video.tags, prepared.video.chapters
+        description = describe(paths[0], tags, chapters)
+        problem = partial_problem(self._run.writer, video.id, prepared)
+        if problem is None and problems:
+            name = prepared.found.location.path
+            problem = Problem(name, "transcribe", "damaged", "; ".join(dict.fromkeys(problems)), "copy the file again")
+        return Wording(
+            title=description.title,
+            tags=tags,
+            chapters=chapters,
+            documents=documents_of(paths, tags, chapters),
+            text=text_vector(description.text, self._text),
+            said=tuple(said),
+            problem=problem,
+        )
+
+
+def _bared(prepared: Prepared, units: Sequence[UnitWords]) -> list[tuple[float, float]]:
+    """Return the time that subtitles answered for, and no longer do, at least not wholly."""
+    before = covered_spans([(s.start_s, s.end_s) for unit in units for s in unit.segments if s.source != "asr"])
+    now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
+    return [span for span in before if overlap_s(now, *span) < span[1] - span[0] - ROUNDING_S]
+
+
+def _is_as_stored(words: Wording, video: StoredVideo, units: Sequence[UnitWords]) -> bool:
+    told = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
+    if told != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
+        return False
+    return all(said.segments == unit.segments for said, unit in zip(words.said, units, strict=True))
+
+
+def _reason(video: StoredVideo) -> str:
+    return video.problem["reason"] if video.problem else ""
+
+
+def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:
+    """Return whether a span lies in a unit, or reaches into it."""
+    begins_before_its_end = plan.end_s is None or span[0] < plan.end_s
+    return begins_before_its_end and (plan.start_s is None or span[1] >= plan.start_s)
+
+
+def _is_kept(segment: Segment, covered: Spans) -> bool:
+    """Return whether a recognised segment stays: no subtitle covers the most of it (as in `Transcriber`)."""
+    if segment.source != "asr":
+        return False
+    length_s = segment.end_s - segment.start_s
+    return overlap_s(covered, segment.start_s, segment.end_s) < COVERED_SHARE * length_s or not length_s

@@ -1,0 +1,294 @@
+"""Makes a damaged library sound again: what can be read stays, what cannot is made anew from the videos."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vfindex.indexer.boundary import one_file
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
+from vfindex.indexer.models.presets import options_of
+from vfindex.indexer.options import Sampling
+from vfindex.indexer.pipeline.metadata_text import documents_of
+from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
+from vfindex.indexer.runners.base import RunnerChoice
+from vfindex.indexer.runners.local import usable_cores
+from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.ingest import IngestSettings, work
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.scan.missing import is_missing
+from vfindex.indexer.scan.walk import discover
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.exclusions import exclusions
+from vfindex.storage.db.reader import Snapshot, StoredVideo
+from vfindex.storage.db.settings import recognises
+from vfindex.storage.db.sources import roots
+from vfindex.storage.db.units import committed_plans, stored_unit
+from vfindex.storage.encoders.text import check_files, read_meta
+from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
+from vfindex.storage.index.model_versions import in_use
+from vfindex.storage.library import Library
+from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
+from vfindex.storage.maintenance.damage import damaged_videos, false_words
+from vfindex.storage.maintenance.repair import (
+    UNFINISHED,
+    delete_orphans,
+    restore_settings,
+    rewrite_words,
+    salvage_database,
+    set_aside,
+    waiting,
+)
+from vfindex.storage.maintenance.salvage import Salvage
+from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
+from vfindex.storage.writer import Writer, locked, writing
+
+
+@dataclass(frozen=True, slots=True)
+class RepairSettings:
+    """What the user asked for.
+
+    cache: where models are kept. workers: units read at once, None: the default. runner: who indexes again.
+    """
+
+    cache: Path
+    workers: int | None = None
+    runner: RunnerChoice = field(default_factory=RunnerChoice)
+
+
+@dataclass(slots=True)
+class RepairReport:
+    """One repair. kept: where the damaged database is now, None where SQLite found nothing wrong with it.
+
+    unreadable: table -> rows' keys in it that could not be read. damaged: videos whose rows were deleted. words: full
+    text search was made anew. encoders: names of the query encoders replaced. thumbnails: made anew; strays: deleted.
+    left: what `verify` still finds wrong. run: what became of the videos that had to be indexed again, and of all files
+    that were looked at for it.
+    """
+
+    kept: Path | None = None
+    unreadable: dict[str, int] = field(default_factory=dict)
+    damaged: int = 0
+    words: bool = False
+    encoders: list[str] = field(default_factory=list)
+    thumbnails: int = 0
+    strays: int = 0
+    left: list[str] = field(default_factory=list)
+    run: Report = field(default_factory=Report)
+
+    def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
+        """Return the report for JSON; path: how a path becomes text."""
+        return {
+            **self.run.to_dict(path),
+            "kept": None if self.kept is None else str(self.kept),
+            "unreadable": self.unreadable,
+            "damaged": self.damaged,
+            "words": self.words,
+            "encoders": self.encoders,
+            "thumbnails": self.thumbnails,
+            "strays": self.strays,
+            "left": self.left,
+        }
+
+
+def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = None) -> RepairReport:
+    """Make the library in `folder` sound again and return what was done.
+
+    A repair that is broken off is continued by the next. Videos that are not there now keep their places and wait.
+    Raises LibraryNotFound, LibraryLocked, LibraryDamaged (nothing can be read any more), LibraryError, ModelError.
+    """
+    watcher = watcher or Watcher()
+    began = time.monotonic()
+    Library.open(folder)
+    report = RepairReport()
+    with locked(folder):
+        saved = salvage_database(in_use(folder))
+    with writing(folder) as writer:
+        restore_settings(writer.catalog, writer.folder)
+        setup = writer.setup()
+        if setup is None:
+            raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        if saved is not None:
+            found, report.kept = saved
+            report.unreadable = {name: _keys(ranges) for name, ranges in sorted(found.lost.items())}
+            watcher.say(f"the damaged database is kept as {report.kept.name}; what could be read of it was saved")
+        run_id = writer.catalog.begin_run("repair")
+        _repair_rows(writer, saved[0] if saved else Salvage(), report)
+        with watcher.at_once():
+            _renew_encoders(writer, setup, settings.cache, report, watcher)
+        paths = [path for video in waiting(writer.catalog) for path in video.paths]
+        run = Triage(writer, options_of(setup, asr=recognises(writer.catalog)), watcher)
+        run.report.run_id, report.run = run_id, run.report
+        again = list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))
+        run.sort(discover(again, stop=watcher.stop))
+        is_unfinished = writer.catalog.get(UNFINISHED) == "1"
+        if is_unfinished:
+            _look_everywhere(run, folder)
+        if run.has_work():
+            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
+        run.end(began)
+        if not report.run.interrupted:
+            if is_unfinished:
+                writer.catalog.put(UNFINISHED, "0")
+            _remake_thumbnails(writer, setup, settings.cache, report, watcher)
+        report.run.wall_s = time.monotonic() - began
+        writer.write_spare()
+        writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
+    if not report.run.interrupted:
+        report.left = verify(Library.open(folder)).problems
+    return report
+
+
+def _look_everywhere(run: Triage, folder: Path) -> None:
+    """Add to a run what the library does not know of the roots: files whose rows are lost, or were being made."""
+    avoid, removed = [os.fsencode(folder)], exclusions(run.writer.catalog)
+    for root in roots(run.writer.catalog):
+        if not is_missing(root.path):
+            run.sort(
+                discover(
+                    [root.path],
+                    exclude=root.exclude,
+                    avoid=avoid,
+                    removed=removed,
+                    sift=run.changed,
+                    stop=run.watcher.stop,
+                )
+            )
+
+
+def _keys(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
+    """Delete the rows of damaged videos, and make the words anew where they are not those of the rows left."""
+    with writer.library.snapshot() as snapshot:
+        known = {video.id for video in damaged_videos(snapshot)}
+    delete_orphans(writer.catalog)
+    known |= saved.videos
+    if known:
+        set_aside(writer.catalog, known)
+    report.damaged = len(known)
+    engine = connect(writer.folder / "library.db", write=False)
+    try:
+        report.words = bool(known) or bool(false_words(engine))
+    finally:
+        engine.dispose()
+    if report.words or "document" in saved.lost:
+        report.words = True
+        rewrite_words(writer.catalog, _titles(writer) if "document" in saved.lost else {})
+
+
+def _titles(writer: Writer) -> dict[int, tuple[Document, ...]]:
+    """Return video id -> its titles and tags, of all videos that lie somewhere."""
+    with writer.library.snapshot() as snapshot:
+        videos = [video for video in snapshot.videos() if video.locations and video.state in SEARCHABLE]
+    return {
+        video.id: documents_of((place.path for place in video.locations), video.tags, video.chapters)
+        for video in videos
+    }
+
+
+# --- query encoders -------------------------------------------------------------------------------------------------
+
+
+def _renew_encoders(writer: Writer, setup: Setup, cache: Path, report: RepairReport, watcher: Watcher) -> None:
+    """Replace damaged query encoders by those of the cache, which are exported again where they are damaged too."""
+    with writer.library.snapshot() as snapshot:
+        faults = query_faults(writer.library, snapshot)
+    if not faults:
+        return
+    folders = query_folders(setup, cache, say=watcher.say)
+    for name in faults:
+        try:
+            check_files(folders[name], read_meta(folders[name]))
+        except ModelError:
+            shutil.rmtree(folders[name], ignore_errors=True)  # as links, the two are one file often
+            folders = query_folders(setup, cache, say=watcher.say)
+    writer.renew_query_encoders({name: folders[name] for name in faults})
+    report.encoders = sorted(faults)
+
+
+# --- thumbnails -----------------------------------------------------------------------------------------------------
+
+
+def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairReport, watcher: Watcher) -> None:
+    """Make missing and torn thumbnails anew from the videos that are there; delete those of no clip."""
+    with writer.library.snapshot() as snapshot:
+        for path in stray_thumbnails(writer.library, snapshot):
+            path.unlink(missing_ok=True)
+            report.strays += 1
+        bare = _without_thumbnails(writer.library, snapshot)
+        if not bare:
+            return
+        with watcher.at_once():
+            encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=watcher.say)
+        wanted = Wanted(Sampling.parse(setup.sampling), encoders.image.size_px, audio=None)
+        with Decoder() as decoder:
+            for video in bare:
+                if watcher.stop():
+                    report.run.interrupted = True
+                    return
+                try:
+                    with one_file(video.locations[0].path, "decode"):
+                        report.thumbnails += _remake(writer, snapshot, video, wanted, decoder)
+                except VideoError as exc:
+                    report.run.found += 1
+                    report.run.failed.append(exc.problem)
+
+
+def _without_thumbnails(library: Library, snapshot: Snapshot) -> list[StoredVideo]:
+    """Return the searchable videos that lie somewhere and lack a whole thumbnail of a clip that should have one."""
+    return [
+        video
+        for video in snapshot.videos()
+        if video.state in SEARCHABLE
+        and any(os.path.isfile(place.path) for place in video.locations)
+        and any(
+            clip.thumbnail and not is_whole(library.thumbnail(clip.thumbnail)) for clip in snapshot.clips_of(video.id)
+        )
+    ]
+
+
+def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Wanted, decoder: Decoder) -> int:
+    """Decode a video's units again, and write the thumbnails that are not whole; return how many.
+
+    A video that cannot be read now stays without; `verify` says so.
+    """
+    path = next(place.path for place in video.locations if os.path.isfile(place.path))
+    made = 0
+    for plan in committed_plans(snapshot, video.id):
+        unit = stored_unit(snapshot, video.id, plan)
+        pairs = [(c, name) for c, name in zip(unit.result.clips, unit.thumbnails, strict=True) if name]
+        lacking = [(c, name) for c, name in pairs if not is_whole(writer.library.thumbnail(name))]
+        if not lacking:
+            continue
+        try:
+            with closing(decode_unit(path, plan, wanted, decoder)) as items:
+                [reading] = [item for item in items if isinstance(item, Reading)]
+        except VideoError:
+            return made
+        for clip, name in lacking:
+            picture = reading.thumbnails.pick(clip.start_s, clip.end_s, _middle_s(clip))
+            if picture is not None:
+                writer.write_thumbnail(name, picture)
+                made += 1
+    return made
+
+
+def _middle_s(clip: Clip) -> float:
+    """Return the time of the frame that stands for a clip: the one nearest to its mean."""
+    return float(clip.frame_times_s[int(np.argmax(clip.frame_vectors @ clip.embeddings["visual"]))])

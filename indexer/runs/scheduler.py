@@ -1,0 +1,449 @@
+"""The driver of a run: hands files and units to the runner, and commits what comes back. The only writer."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vfindex.indexer.boundary import BUG_STEP, one_file
+from vfindex.indexer.media.decoder import NO_RESOURCES, ReadEnd
+from vfindex.indexer.models.base import PassageEncoder
+from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.metadata_text import describe, documents_of
+from vfindex.indexer.pipeline.stages import Encoders, Indexed, Prepared, Texts, text_vector
+from vfindex.indexer.runners.base import Runner
+from vfindex.indexer.runs.classify import Ending, Triage, remembered
+from vfindex.indexer.runs.report import Progress
+from vfindex.indexer.runs.retry_policy import is_tried_again, is_worth_reading, last_word, next_care
+from vfindex.indexer.scan.walk import Found, fingerprint
+from vfindex.storage.db.catalog import now
+from vfindex.storage.errors import BUG, Problem, VideoError
+from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
+from vfindex.storage.writer import Writer
+
+# What lies beside a video at this place was not read yet; no `beside.signature` is so.
+_UNREAD = "?"
+_UNREAD_REST = "the rest was not read, as too many parts of it broke their decoder"
+# How long the driver waits before it looks whether it shall stop.
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """A file that is looked into. failed: the tries so far."""
+
+    found: Found
+    print_: str
+    failed: tuple[Attempt, ...] = ()
+
+
+@dataclass(slots=True)
+class _Active:
+    """A video in work.
+
+    before: units committed by earlier runs. planned: units in all. failed: tries that failed. broken: units given up,
+    as no try could read them. ends: how the reading of each unit ended. unread: units that were left out, as too many
+    others were broken. copies: further files of the same content, found meanwhile. put_off: the machine has no room for
+    it now, so it is left to a later run.
+    """
+
+    prepared: Prepared
+    video_id: int
+    waiting: deque[tuple[int, UnitPlan]]
+    before: int
+    planned: int
+    failed: list[Attempt]
+    open_units: int = 0
+    broken: int = 0
+    ends: list[ReadEnd] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
+    copies: list[Found] = field(default_factory=list)
+    failure: VideoError | None = None
+    put_off: bool = False
+
+    def tries(self, plan: UnitPlan) -> list[Attempt]:
+        return [attempt for attempt in self.failed if attempt.unit == plan.number]
+
+
+class Driver:
+    """Hands the files of `run.todo` and their units to the runner and commits what comes back."""
+
+    def __init__(
+        self, run: Triage, runner: Runner, encoders: Encoders | Texts, workers: int, *, coarse: bool = False
+    ) -> None:
+        """coarse: make what is new searchable by a look in passing, and leave the rest of it in `run.refined`."""
+        self.run = run
+        self.coarse = coarse
+        self.options = run.options.coarsely() if coarse else run.options
+        self.writer = run.writer
+        self.runner = runner
+        self.encoders = encoders
+        self.workers = workers
+        self.preparing: dict[Future[Prepared], _Opening] = {}
+        self.indexing: dict[Future[Indexed], tuple[_Active, int, UnitPlan]] = {}
+        self.active: dict[str, _Active] = {}
+        self.early_copies: dict[str, list[Found]] = {}
+        self.total_files = len(run.todo)
+        self.done_files = 0
+        self.done_s = self.total_s = 0.0
+
+    def work(self) -> None:
+        """Work until every file has ended, or the watcher says stop."""
+        while True:
+            stopping = self.run.report.interrupted or self.run.watcher.stop()
+            self.run.report.interrupted = stopping
+            if stopping:
+                self._drop_unstarted()
+            else:
+                self._fill()
+            futures: list[Future[Any]] = [*self.preparing, *self.indexing]
+            if not futures:
+                self.run.report.interrupted = bool(stopping or self.run.todo or self.active)
+                return
+            done, _ = wait(futures, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                if future in self.preparing:
+                    self._prepared(future)
+                else:
+                    self._indexed(future)
+
+    def _drop_unstarted(self) -> None:
+        """Take back what no worker has begun; the next run finds it again."""
+        self.preparing = {future: value for future, value in self.preparing.items() if not future.cancel()}
+        self.indexing = {future: value for future, value in self.indexing.items() if not future.cancel()}
+
+    def _fill(self) -> None:
+        """Give the runner work: units of videos begun first, then the next files. One task waits ready in the queue."""
+        while len(self.preparing) + len(self.indexing) <= self.workers and not self.run.watcher.stop():
+            active = next((a for a in self.active.values() if a.waiting), None)
+            if active is not None:
+                unit_id, plan = active.waiting.popleft()
+                active.open_units += 1
+                future = self.runner.index(active.prepared, plan, self._options(active.tries(plan)))
+                self.indexing[future] = (active, unit_id, plan)
+            elif self.run.todo:
+                self._identify(self.run.todo.popleft())
+            else:
+                return
+
+    def _options(self, failed: Sequence[Attempt]) -> Options:
+        """Return how a file or a unit is read after these failed tries."""
+        return self.options.safely() if next_care(failed) == "safe" else self.options
+
+    # --- what a file is -----------------------------------------------------------------------------------------
+
+    def _identify(self, found: Found) -> None:
+        """Tell new content from content that is known under another name, by its fingerprint; open what is new."""
+        try:
+            with one_file(found.location.path, "open"):
+                print_ = fingerprint(found.location.path)
+        except VideoError as exc:
+            self._end_file("failed", exc.problem)
+            return
+        if print_ in self.active:
+            self.active[print_].copies.append(found)
+            return
+        if any(print_ == opening.print_ for opening in self.preparing.values()):
+            self.early_copies.setdefault(print_, []).append(found)
+            return
+        opening = _Opening(found, print_)
+        try:
+            with one_file(found.location.path, "commit"):
+                if not self._end_known(found, print_):
+                    self._open(opening)
+        except VideoError as exc:
+            self._fail(opening, exc, self._tried(None, (), exc))
+
+    def _end_known(self, found: Found, print_: str) -> bool:
+        """Return whether a file's content is known, so that nothing of it must be read; it has ended then."""
+        hit = self.writer.catalog.find(print_)
+        if hit is not None:
+            video_id, state, recognised = hit
+            if state in SEARCHABLE and (self.coarse or self._is_whole(video_id, recognised)):
+                self._place(video_id, found)
+                return True
+            if state in ("failed", "quarantined") and (print_ in self.run.failed_now or not found.named):
+                self._fail_again(video_id, found)
+                return True
+        return False
+
+    def _is_whole(self, video_id: int, recognised: bool) -> bool:
+        return (recognised or not self.options.asr) and not self.writer.catalog.is_coarse(video_id)
+
+    def _open(self, opening: _Opening) -> None:
+        future = self.runner.prepare(opening.found, opening.print_, self._options(opening.failed))
+        self.preparing[future] = opening
+
+    def _place(self, video_id: int, found: Found) -> None:
+        """Give known content the place where it was found: moved if a former place is gone, else a further copy."""
+        paths, moved_from = self._former(video_id, found.location.path)
+        here = found.location.path
+        location = found.location
+        is_reworded = location.beside not in self.writer.catalog.besides(video_id) and (
+            location.beside or moved_from or here in paths
+        )
+        if is_reworded:
+            location = replace(location, beside=_UNREAD)
+        stale = self.writer.catalog.place(video_id, location, moved_from=moved_from)
+        self.writer.discard_thumbnails(stale)
+        if here not in paths:
+            self.run.unindexed += retitle(self.writer, video_id, self.encoders.text)
+            self.run.publish_many()
+        if moved_from:
+            self.run.moved_now.add(here)
+        if is_reworded:
+            self.run.reworded.append(found)
+            self.done_files += 1
+        else:
+            self._end_file("moved" if moved_from else "unchanged")
+
+    def _former(self, video_id: int, here: bytes) -> tuple[Sequence[bytes], bytes | None]:
+        """Return the paths of known content, and the one that it was moved from to `here`, None if it was not."""
+        paths, _, _ = self.writer.catalog.names(video_id)
+        former = [*paths, *self.writer.catalog.former_paths(video_id)]
+        gone = [path for path in former if path != here and not os.path.lexists(path)]
+        return paths, gone[0] if gone and here not in paths else None
+
+    def _fail_again(self, video_id: int, found: Found) -> None:
+        path = found.location.path
+        _, moved_from = self._former(video_id, path)
+        self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location, moved_from=moved_from))
+        self._end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
+
+    # --- what comes back ----------------------------------------------------------------------------------------
+
+    def _prepared(self, future: Future[Prepared]) -> None:
+        opening = self.preparing.pop(future)
+        try:
+            with one_file(opening.found.location.path, "probe"):
+                prepared = future.result()
+                if next_care(opening.failed) == "safe":
+                    prepared = replace(prepared, problems=(*prepared.problems, _read_safely(prepared, opening.failed)))
+                active = self._begun(opening, prepared)
+        except VideoError as exc:
+            failed = (*opening.failed, *self._tried(None, opening.failed, exc))
+            if is_tried_again(exc) and next_care(failed) is not None:
+                self._open(replace(opening, failed=failed))
+            else:
+                self._fail(opening, last_word(exc, failed), failed)
+            return
+        active.copies = self.early_copies.pop(opening.print_, [])
+        self.active[opening.print_] = active
+        self.total_s += sum(_length_s(prepared, plan) for _, plan in active.waiting)
+        if not active.waiting:
+            self._finish(active)
+
+    def _begun(self, opening: _Opening, prepared: Prepared) -> _Active:
+        """Enter a video, or go on with it where an earlier run was broken off."""
+        catalog, asr = self.writer.catalog, self.options.asr
+        begun = catalog.resumable(opening.print_, recognised=asr, coarse=self.coarse)
+        if begun is None:
+            path = prepared.found.location.path
+            begun_id = catalog.begin_video(
+                prepared.video, prepared.units, recognised=asr, coarse=self.coarse, path=path
+            )
+            begun = begun_id, 0
+        video_id, before = begun
+        failed = catalog.attempts(video_id)
+        for attempt in opening.failed:
+            catalog.note_attempt(video_id, attempt)
+        units = deque(catalog.pending_units(video_id))
+        return _Active(prepared, video_id, units, before, before + len(units), [*failed, *opening.failed])
+
+    def _indexed(self, future: Future[Indexed]) -> None:
+        active, unit_id, plan = self.indexing.pop(future)
+        active.open_units -= 1
+        length_s = _length_s(active.prepared, plan)
+        failed = active.tries(plan)
+        try:
+            with one_file(active.prepared.found.location.path, "decode"):
+                indexed = future.result()
+                result = _told_safe(indexed.result, failed) if next_care(failed) == "safe" else indexed.result
+                self._commit(active, unit_id, result)
+            active.ends.append(indexed.end)
+            self.run.report.video_seconds += 0.0 if self.coarse else length_s
+        except VideoError as exc:
+            if self._again(active, (unit_id, plan), exc):
+                return
+            if exc.problem.code == NO_RESOURCES:
+                active.waiting.clear()
+                active.failure, active.put_off = exc, True
+                self._finish_if_done(active)
+                return
+            result = self._give_up(active, plan, exc)
+            self._commit(active, unit_id, result)
+        self.run.report.clips += 0 if self.coarse else len(result.clips)
+        self.run.unindexed += len(result.clips)
+        self.done_s += length_s
+        self._finish_if_done(active)
+        self._tell()
+
+    def _finish_if_done(self, active: _Active) -> None:
+        if not active.waiting and not active.open_units:
+            self._finish(active)
+
+    def _commit(self, active: _Active, unit_id: int, result: UnitResult) -> None:
+        """Commit a unit, unless it is empty and all there is of its video."""
+        if result.clips or active.planned > 1:
+            self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
+
+    def _tried(self, plan: UnitPlan | None, failed: Sequence[Attempt], exc: VideoError) -> list[Attempt]:
+        """Return the try that has just failed, for the record; nothing where it says no more than the error will."""
+        care, problem = next_care(failed), exc.problem
+        if care is None or not (is_tried_again(exc) or failed or problem.code == BUG):
+            return []
+        return [Attempt(plan.number if plan else None, care, problem.code, problem.reason, now())]
+
+    def _again(self, active: _Active, unit: tuple[int, UnitPlan], exc: VideoError) -> bool:
+        """Note a failed try; return whether the unit waits for another one."""
+        for attempt in self._tried(unit[1], active.tries(unit[1]), exc):
+            active.failed.append(attempt)
+            self.writer.catalog.note_attempt(active.video_id, attempt)
+        if not is_tried_again(exc) or next_care(active.tries(unit[1])) is None:
+            return False
+        active.waiting.appendleft(unit)
+        return True
+
+    def _give_up(self, active: _Active, plan: UnitPlan, exc: VideoError) -> UnitResult:
+        """Return what stands for a unit that cannot be read; a video that breaks too often is not read any further."""
+        failed = active.tries(plan)
+        active.broken += bool(failed)
+        active.failure = last_word(exc, failed)
+        if not is_worth_reading(active.broken, len(active.ends) + active.before):
+            active.unread += [unit_id for unit_id, _ in active.waiting]
+            active.waiting.clear()
+        return UnitResult((), (), error=active.failure.problem.reason)
+
+    def _finish(self, active: _Active) -> None:
+        """Make a video searchable now that its units are committed, or record why it is not."""
+        found, video = active.prepared.found, active.prepared.video
+        del self.active[video.fingerprint]
+        try:
+            with one_file(found.location.path, "commit"):
+                problem = self._completed(active)
+        except VideoError as exc:
+            failed = active.failed if exc is active.failure else [*active.failed, *self._tried(None, (), exc)]
+            self.early_copies[video.fingerprint] = active.copies
+            self._fail(_Opening(found, video.fingerprint), exc, failed)
+            return
+        if self.coarse:
+            self.run.refined.append(found)
+            self.done_files += 1
+        else:
+            self.run.report.notes += active.prepared.notes
+            self._end_file("partial" if problem else "indexed", problem)
+        for copy in active.copies:
+            self._identify(copy)
+        self.run.publish_many()
+
+    def _completed(self, active: _Active) -> Problem | None:
+        """Make a video searchable; return what of it could not be read. Raises VideoError where nothing could."""
+        if active.failure is not None and (active.put_off or not (active.ends or active.before)):
+            raise active.failure
+        found = active.prepared.found
+        for unit_id in active.unread:
+            self._commit(active, unit_id, UnitResult((), (), error=_UNREAD_REST))
+        self._measure(active)
+        problem = partial_problem(self.writer, active.video_id, active.prepared)
+        documents = active.prepared.documents
+        self.writer.discard_thumbnails(
+            self.writer.catalog.finish_video(active.video_id, found.location, documents, problem=problem)
+        )
+        if len(self.writer.catalog.names(active.video_id)[0]) > 1:
+            # It has replaced what lay at several places.
+            self.run.unindexed += retitle(self.writer, active.video_id, self.encoders.text)
+        bug = active.failure.problem if active.failure is not None else None
+        return replace(problem, trace=bug.trace) if problem is not None and bug is not None else problem
+
+    def _measure(self, active: _Active) -> None:
+        """Replace what the header said by what reading found, where a whole reading was had."""
+        ends = active.ends
+        firsts = [end.first_s for end in ends if end.first_s is not None]
+        lasts = [end.last_s for end in ends if end.last_s is not None]
+        if active.before or not firsts or not lasts:
+            return
+        broken = any(end.error for end in ends)
+        video = active.prepared.video
+        self.writer.catalog.measure_video(
+            active.video_id,
+            start_s=min(firsts),
+            last_s=max(lasts),
+            end_s=max(lasts) if broken else max(video.end_s, *lasts),
+            frames=video.frames if self.coarse else sum(end.frames for end in ends),
+        )
+
+    def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:
+        found, problem = opening.found, exc.problem
+        if problem.code == NO_RESOURCES:  # says nothing of its content, so nothing is stored: the next run goes on
+            self._end_file("failed", problem)
+            for copy in self.early_copies.pop(opening.print_, []):
+                self._end_file("failed", replace(problem, path=copy.location.path))
+            return
+        try:
+            with one_file(found.location.path, "commit"):
+                stale = self.writer.catalog.fail_video(
+                    opening.print_, found.location, problem, quarantine=exc.quarantine, attempts=failed
+                )
+                self.writer.discard_thumbnails(stale)
+        except VideoError as second:  # it is told, and met again by the next run
+            problem = second.problem
+        self.run.failed_now.add(opening.print_)
+        self._end_file("failed", problem)
+        for copy in self.early_copies.pop(opening.print_, []):
+            self._identify(copy)
+
+    def _end_file(self, how: Ending, problem: Problem | None = None) -> None:
+        self.run.end_file(how, problem)
+        self.done_files += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
+
+
+def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Problem | None:
+    """Return what of a video could not be read, None where all could."""
+    path = prepared.found.location.path
+    lost = writer.catalog.unit_errors(video_id)
+    if lost:
+        words = "; ".join(dict.fromkeys(lost))
+        if any(attempt.code == BUG for attempt in writer.catalog.attempts(video_id)):
+            return Problem(path, "decode", BUG, words, f"what could be read is searchable; {BUG_STEP}")
+        step = "what could be read is searchable; copy the file again if you have a better one"
+        return Problem(path, "decode", "damaged", words, step)
+    if prepared.problems:
+        first = prepared.problems[0]
+        name = os.fsdecode(os.path.basename(first.path))
+        return replace(first, path=path, reason=f"{name}: {first.reason}")
+    return None
+
+
+def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
+    """Let a video's words be those of all its names; the first in order of bytes gives title and vector.
+
+    Returns the number of clips whose vectors have changed.
+    """
+    paths, tags, chapters = writer.catalog.names(video_id)
+    description = describe(paths[0], tags, chapters)
+    vector = text_vector(description.text, encoder)
+    return writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
+
+
+def _length_s(prepared: Prepared, plan: UnitPlan) -> float:
+    start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
+    return (plan.end_s if plan.end_s is not None else prepared.video.end_s) - start_s
+
+
+def _told_safe(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:
+    words = f"only keyframes were read, and no sound, because {failed[-1].reason}"
+    return replace(result, error="; ".join(filter(None, [words, result.error])))
+
+
+def _read_safely(prepared: Prepared, failed: Sequence[Attempt]) -> Problem:
+    words = f"no subtitles inside it were looked for, because {failed[-1].reason}"
+    step = "convert it if you need them"
+    return Problem(prepared.found.location.path, "probe", failed[-1].code, words, step)

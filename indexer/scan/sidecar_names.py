@@ -1,0 +1,122 @@
+"""What the name of a subtitle file says: its language, its kind, and whether it is this video's at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vfindex.indexer.languages import named_language
+from vfindex.indexer.pipeline.metadata_text import RELEASE_MARKS
+from vfindex.indexer.scan.sidecars import INFO_SUFFIX, TEXT_SUFFIXES, mark_text, sidecar_suffix
+
+_SIGNS, _SDH, _PLAIN = "signs", "sdh", "plain"
+# Words about the kind of subtitles, as players, download tools and recognisers write them.
+_KIND_WORDS = {
+    _SIGNS: "forced foreign signs songs karaoke commentary comment comments lyrics",
+    _SDH: "sdh cc hoh captions closed caption hi hearing impaired",
+    _PLAIN: "default full complete auto asr generated orig original sub subs subtitle subtitles track text utf utf8 "
+    "dialog dialogue transcript transcription whisper whisperx large medium small base turbo sync synced fixed final "
+    "brazil brazilian latin american european simplified traditional us und unk unknown none mp4 mkv avi mov webm m4v",
+}
+_KINDS = {word: kind for kind, words in _KIND_WORDS.items() for word in words.split()}
+_VARIANTS = {("pt", "brazil"): "pt-br", ("pt", "brazilian"): "pt-br", ("es", "latin"): "es-419"}
+_VARIANTS |= {("zh", "simplified"): "zh-hans", ("zh", "traditional"): "zh-hant", ("en", "us"): "en-us"}
+_BETWEEN = re.compile(r"[.\s()\[\]{}+,;&='\"#@!~]+")
+_INNER = re.compile(r"[-_]+")
+_TRACK = re.compile(r"(?:track|stream)\d{1,3}")  # tools that take subtitles out of a film number them
+_MAX_MARK = 200  # characters of a name that are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a name says. partial: signs, songs, forced passages or commentary, no transcript. sdh: for the deaf.
+
+    language: its tag, "" unmarked. foreign: the words that make it the name of another video, "" where there are none.
+    """
+
+    language: str = ""
+    partial: bool = False
+    sdh: bool = False
+    foreign: str = ""
+
+
+def read_marks(text: str, *, named: bool = True) -> Marks:
+    """Return what the marks between a video's name and the suffix say.
+
+    Words before the language that mean nothing here make the file another video's ("talk.part2.srt", "talk show.srt");
+    words behind it are a title or what a download tool appends. `hi` alone is Hindi, and behind a language "hearing
+    impaired". named: the file bears the video's name; else (`Subs/2_English.srt`) numbers and words may precede.
+    """
+    language = ""
+    kinds: set[str] = set()
+    strange: list[str] = []
+    for piece in _BETWEEN.split(RELEASE_MARKS.sub(" ", text[:_MAX_MARK])):
+        words = [word for word in _INNER.split(piece) if word]
+        at = 0
+        while at < len(words):
+            word = words[at]
+            lower = word.lower()
+            at += 1
+            if language and (language.split("-")[0], lower) in _VARIANTS:
+                language = _VARIANTS[language.split("-")[0], lower]
+            elif lower in _KINDS and (language or lower != "hi") and not (not language and named_language(word)):
+                kinds.add(_KINDS[lower])
+            elif not language and (found := named_language(word)):
+                language, used = _with_region(found, words[at:])
+                at += used
+            elif not language and not (word.isdecimal() and not named) and not _TRACK.fullmatch(lower):
+                strange.append(word)
+    foreign = " ".join(strange) if strange and named else ""
+    return Marks(language, _SIGNS in kinds, _SDH in kinds, foreign)
+
+
+def _with_region(code: str, following: Sequence[str]) -> tuple[str, int]:
+    """Return a language with the script and region in the next words of its piece, and how many words these are."""
+    tag, used = code, 0
+    for word in following[:2]:
+        longer = named_language(f"{tag}-{word}")
+        if longer == tag or word.lower() in _KINDS:
+            break
+        tag, used = longer, used + 1
+    return tag, used
+
+
+def preference(language: str) -> int:
+    """Return 0 for English, 1 for no language, 2 for others: `lite` knows English."""
+    if language.split("-")[0] == "en":
+        return 0
+    return 2 if language else 1
+
+
+def marks_of(video: bytes, sidecar: bytes) -> Marks:
+    """Return the marks of a sidecar. video: base name. sidecar: path relative to the video's folder."""
+    text = mark_text(video, sidecar)
+    if text is not None:
+        return read_marks(text)
+    return read_marks(os.fsdecode(os.path.splitext(os.path.basename(sidecar))[0]), named=False)
+
+
+def sort_sidecars(video: bytes, sidecars: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, str, str]]]:
+    """Return the subtitle files to try, the best first, and those that are not read, with code and reason.
+
+    The first is whole rather than signs or commentary, English rather than unmarked rather than another language, not
+    for the deaf, and of the plainest format.
+    """
+    ranked = []
+    unread: list[tuple[bytes, str, str]] = []
+    for sidecar in sidecars:
+        suffix = sidecar_suffix(sidecar)
+        is_another = mark_text(video, sidecar) is None and b"/" not in sidecar
+        if suffix == INFO_SUFFIX or not suffix or sidecar == video or is_another:
+            continue
+        marks = marks_of(video, sidecar)
+        if suffix not in TEXT_SUFFIXES:
+            unread.append((sidecar, "not_read", f"subtitles in the format {suffix.decode()} are not read"))
+        elif marks.foreign:
+            unread.append((sidecar, "name", f"{marks.foreign!r} in its name is no language: it may be another video's"))
+        else:
+            rank = (marks.partial, preference(marks.language), marks.sdh, TEXT_SUFFIXES.index(suffix), sidecar)
+            ranked.append((rank, sidecar))
+    return [sidecar for _, sidecar in sorted(ranked)], sorted(unread)

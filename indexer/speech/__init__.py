@@ -1,0 +1,1 @@
+"""Speech as transcript segments: subtitles first, else speech recognition."""

@@ -1,0 +1,232 @@
+"""Recognisers in child processes: sound in, words out, and no sound can stop a run."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.indexer.boundary import lacks_resources
+from vfindex.indexer.media import protocol
+from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ
+from vfindex.indexer.media.limits import child_environment
+
+log = logging.getLogger(__name__)
+
+MAX_WORDS_PER_S = 30  # ten times fast speech; more is no answer of a recogniser
+MAX_WORD_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechLimits:
+    """What an utterance may cost before its recogniser is killed.
+
+    memory_bytes: address space; model and search take 0.3 GiB. base_s, factor: wall clock is base_s plus factor times
+    the utterance's length, for a machine may do ten other things; processor time is half of that. failures: recognisers
+    that may die in a row before the pool gives up, as it does where none can start.
+    """
+
+    memory_bytes: int = 1 << 30
+    base_s: float = 60.0
+    factor: float = 20.0
+    failures: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A recognised word; start_s, end_s from the utterance's beginning, probability: its posterior, 0 to 1."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """The words of one utterance in order of time. problem: why there are none, "" where all went well."""
+
+    words: tuple[Word, ...]
+    problem: str = ""
+
+
+class SpeechPool:
+    """Recognisers that share the utterances of all videos. Each is started when there is work for it."""
+
+    def __init__(self, workers: int, limits: SpeechLimits | None = None, command: Sequence[str] | None = None) -> None:
+        """workers: children at most. command: argv of the child instead of the real one."""
+        self._limits = limits or SpeechLimits()
+        module = "vfindex.indexer.speech.recognizer_child"
+        self._command = list(command or (sys.executable, "-P", "-m", module, str(self._limits.memory_bytes)))
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="speech")  # a thread waits for one child
+        self._lock = threading.Lock()
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._busy: set[subprocess.Popen[bytes]] = set()
+        self._failures = 0  # children that died in a row
+        self._killed = False
+
+    def submit(self, samples: NDArray[np.int16]) -> Future[Recognition]:
+        """Return the future words of one utterance: (n,) int16 at SAMPLE_RATE_HZ, silence cut off.
+
+        The future never raises for what the sound does to a recogniser, but OSError where the machine lacks what one
+        needs; it is cancelled where the pool is killed first.
+        """
+        return self._threads.submit(self._recognize, samples)
+
+    def _recognize(self, samples: NDArray[np.int16]) -> Recognition:
+        length_s = len(samples) / SAMPLE_RATE_HZ
+        try:
+            child = self._take()
+        except OSError as error:
+            if lacks_resources(error):  # says nothing of the sound: the next run reads the video
+                raise
+            return Recognition((), f"speech recognition cannot start its process ({error.strerror})")
+        if child is None:
+            return Recognition((), "speech recognition is off: its process ended again and again, or was stopped")
+        late = threading.Event()
+        wall_s = self._limits.base_s + self._limits.factor * length_s
+
+        def stop() -> None:
+            late.set()
+            child.kill()
+
+        alarm = threading.Timer(wall_s, stop)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            words = _ask(child, samples, wall_s / 2)
+        except (OSError, EOFError, protocol.WireError, ValueError) as error:
+            self._drop(child)
+            reason = f"took longer than {wall_s:.0f} s" if late.is_set() else _fate(child, error)
+            log.debug("recogniser lost over %.1f s of sound: %s", length_s, reason)
+            return Recognition((), f"speech recognition of {length_s:.0f} s of sound {reason}")
+        finally:
+            alarm.cancel()
+        self._give(child)
+        return Recognition(words)
+
+    def _take(self) -> subprocess.Popen[bytes] | None:
+        """Return an idle child or a new one; None where they only die, or the pool is killed."""
+        with self._lock:
+            if self._killed or self._failures >= self._limits.failures:
+                return None
+            child = self._idle.pop() if self._idle else self._start()
+            self._busy.add(child)
+            return child
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C goes to the parent, which decides.
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=child_environment(),
+        )
+
+    def _give(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._failures = 0
+            self._busy.discard(child)
+            if not self._killed:
+                self._idle.append(child)
+                return
+        _end(child)
+
+    def _drop(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._failures += 1
+            self._busy.discard(child)
+        _end(child)
+
+    def close(self) -> None:
+        """Wait for the utterances submitted, then end the children."""
+        self._threads.shutdown(wait=True)
+        with self._lock:
+            self._killed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            _end(child)
+
+    def kill(self) -> None:
+        """End the children at once, from any thread; utterances in work come back with a problem."""
+        with self._lock:
+            self._killed = True
+            children, self._idle = [*self._idle, *self._busy], []
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        self.close()
+
+
+def _ask(child: subprocess.Popen[bytes], samples: NDArray[np.int16], cpu_s: float) -> tuple[Word, ...]:
+    """Send an utterance and return its words; raises OSError, EOFError, WireError, ValueError."""
+    if child.stdin is None or child.stdout is None:
+        raise ValueError("a recogniser needs pipes")
+    answers = child.stdout
+    pcm = np.ascontiguousarray(samples, dtype="<i2")
+    protocol.write_all(child.stdin.fileno(), protocol.pack({"cpu_s": cpu_s}, pcm.data.cast("B") if len(pcm) else b""))
+
+    def read_exactly(size: int) -> bytes:
+        data = answers.read(size)
+        if len(data) < size:
+            raise EOFError("no answer")
+        return data
+
+    header, _ = protocol.unpack(read_exactly)
+    return _checked(header.get("words"), len(samples) / SAMPLE_RATE_HZ)
+
+
+def _checked(words: Any, length_s: float) -> tuple[Word, ...]:
+    """Return the words of an answer; raises ValueError where a field is not what a recogniser would say."""
+    if not isinstance(words, list) or len(words) > MAX_WORDS_PER_S * (length_s + 1):
+        raise ValueError("no list of words")
+    checked = []
+    for fields in words:
+        if not (isinstance(fields, list) and len(fields) == 4 and isinstance(fields[0], str)):
+            raise ValueError("no word")
+        if not all(type(number) in (int, float) for number in fields[1:]):
+            raise ValueError("no number")
+        text, (start_s, end_s, probability) = fields[0], map(float, fields[1:])
+        if not (0 < len(text) <= MAX_WORD_CHARS and text.isprintable() and 0 <= start_s <= end_s <= length_s + 1):
+            raise ValueError("a word outside its utterance")
+        checked.append(Word(text, start_s, end_s, min(max(probability, 0.0), 1.0)))
+    if any(later.start_s < earlier.start_s for earlier, later in itertools.pairwise(checked)):
+        raise ValueError("words out of order")
+    return tuple(checked)
+
+
+def _fate(child: subprocess.Popen[bytes], error: Exception) -> str:
+    """Say in words why a child (ended by now) gave no answer."""
+    if isinstance(error, protocol.WireError | ValueError):
+        return f"gave no usable answer ({error})"
+    return f"ended its process (status {child.returncode})"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child for good and take its pipes and its exit status."""
+    child.kill()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
+    child.wait()

@@ -1,0 +1,334 @@
+"""Speech recognition with Whisper (Radford et al. 2022, arXiv 2212.04356): a unit's sound in, believable segments out.
+
+Only voiced sound reaches the model, in windows of 30 s; the language is asked at several places, and what is written is
+checked (`hallucination`) before it is kept.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.speech.hallucination import Flaw, RawSegment, cleaned, confidence, flaw, repeated
+from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s
+from vfindex.indexer.speech.vad import GAP_S
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray, Segment
+
+log = logging.getLogger(__name__)
+
+Sound = NDArray[np.int16]  # (n,) at SAMPLE_RATE_HZ
+VoiceFilter = Callable[[Sound], Sequence[tuple[int, int]]]
+
+WINDOW_S = 30.0  # what Whisper hears at once
+# Sound held for one unit: 29 MB. A unit has 15 minutes at most; a file that lies about its length may have more, and
+# what is held is then recognised before more is taken.
+HELD_S = 900.0
+MIN_PIECE_S = 1.0  # sound between two subtitles shorter than this is the edge of what they tell
+VOICE_PIECE_S = 120.0  # the voice filter takes 0.4 MB for a second of sound
+PROBES = 5  # windows whose language is found out first, evenly spread
+SURE = 0.5  # a language less probable than this is a guess
+# Seconds of the model's threads that a unit may take for each of its windows; what is then left is given up. A core
+# takes some 3 s for Whisper base.
+LIMIT_WINDOW_S = 600.0
+STOPPED = "speech recognition was stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a sound says. language: BCP 47 tag. problem: why there is nothing, "" where all went well."""
+
+    language: str = ""
+    probability: float = 0.0
+    segments: tuple[RawSegment, ...] = ()
+    problem: str = ""
+
+
+class SpeechModel(Protocol):
+    """A back end of Whisper. workers: how many threads may call it at once. batch: sounds it takes best at a time."""
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+        """Return what each sound says. Raises ModelError where it cannot take them, be it for their number.
+
+        sounds: (n,) from -1 to 1, at most WINDOW_S. language: the one of all, its probability then is 1; "": each
+        sound's own is found out, as of the languages that the model knows.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Sound that Whisper hears at once, from start_s of the video on; voiced: spans in it, seconds from its start."""
+
+    start_s: float
+    samples: Sound
+    voiced: tuple[tuple[float, float], ...]
+
+    @property
+    def length_s(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+    @property
+    def sound(self) -> FloatArray:
+        """The samples as Whisper takes them, from -1 to 1."""
+        return self.samples.astype(np.float32) / 32768.0
+
+
+class Allowance:
+    """The seconds that recognising some windows may take of the model's threads, all together."""
+
+    def __init__(self, n_windows: int) -> None:
+        self.limit_s = LIMIT_WINDOW_S * n_windows
+        self._spent_s = 0.0
+        self._lock = threading.Lock()
+
+    def spend(self, seconds: float) -> None:
+        """Take seconds off."""
+        with self._lock:
+            self._spent_s += seconds
+
+    @property
+    def used_up(self) -> bool:
+        """Whether nothing is left."""
+        return self._spent_s >= self.limit_s
+
+
+class Whisper:
+    """A Whisper model that the units in work share; a `Speech`."""
+
+    def __init__(self, model: SpeechModel, voice: VoiceFilter) -> None:
+        """voice: sound -> spans in it that may be speech, (first, last + 1) in samples, in order, up to WINDOW_S."""
+        self._model = model
+        self.voice = voice
+        self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
+        self._killed = threading.Event()
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int, device: str | None = None) -> Whisper:
+        """Open the model in a folder: one for CTranslate2 (`model.bin`) or for openai-whisper (a single `*.pt`).
+
+        threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA where there is such a GPU.
+        Raises ModelError. Never reaches for the network.
+        """
+        from vfindex.indexer.speech.backends import find_voice, open_model
+
+        return cls(open_model(folder, threads=threads, device=device), find_voice)
+
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> WhisperListener:
+        """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""
+        return WhisperListener(self, covered)
+
+    def transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
+        """Return what is said in windows, once the model's threads have had time for them."""
+        size = self._model.batch
+        batches = [windows[at : at + size] for at in range(0, len(windows), size)]
+        futures = [self._threads.submit(self._transcribe, batch, language, allowance) for batch in batches]
+        return [heard for future in futures for heard in future.result()]
+
+    def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
+        """Return what is said in a batch; one that fails is tried again by halves, for it may be too large."""
+        problem = self._refusal(allowance)
+        if problem:
+            return [Heard(problem=problem)] * len(windows)
+        began = time.monotonic()
+        try:
+            return self._model.transcribe([window.sound for window in windows], language)
+        except ModelError as exc:
+            problem = str(exc)
+        finally:
+            allowance.spend(time.monotonic() - began)
+        if len(windows) == 1:
+            return [Heard(problem=problem)]
+        log.debug("a batch of %d windows failed and is halved: %s", len(windows), problem)
+        halves = windows[: len(windows) // 2], windows[len(windows) // 2 :]
+        return [heard for half in halves for heard in self._transcribe(half, language, allowance)]
+
+    def _refusal(self, allowance: Allowance) -> str:
+        if self._killed.is_set():
+            return STOPPED
+        return f"speech recognition took longer than {allowance.limit_s:.0f} s" if allowance.used_up else ""
+
+    def kill(self) -> None:
+        """Begin no more work, from any thread: the batches in the model end, the rest comes back with a problem."""
+        self._killed.set()
+
+    def close(self) -> None:
+        """Wait for what is in work, then free the model."""
+        self._threads.shutdown(wait=True)
+        self._model.close()
+
+
+@dataclass(slots=True)
+class _Run:
+    """Sound without a gap, from start_s on; pcm: its samples as bytes."""
+
+    start_s: float
+    pcm: bytearray = field(default_factory=bytearray)
+
+    @property
+    def length_s(self) -> float:
+        return len(self.pcm) / (2 * SAMPLE_RATE_HZ)
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.length_s
+
+    @property
+    def samples(self) -> Sound:
+        return np.frombuffer(self.pcm, dtype=np.int16)
+
+
+class WhisperListener:
+    """The recognition of one unit's sound: feed its blocks in order, then finish; a `Listener`.
+
+    covered: as `transcribe.Transcriber` takes it; what subtitles cover is not even kept.
+    """
+
+    def __init__(self, whisper: Whisper, covered: Sequence[tuple[float, float]] = ()) -> None:
+        self._whisper = whisper
+        self._covered = covered_spans(covered)
+        self._runs: list[_Run] = []
+        self._heard_s = self._recognised_s = self._dropped_s = 0.0
+        self._segments: list[Segment] = []
+        self._problems: dict[str, None] = {}  # an ordered set: each is told once
+
+    def feed(self, block: AudioBlock) -> None:
+        """Take the next block; where HELD_S are held, they are recognised first."""
+        for start_s, samples in uncovered(block, self._covered):
+            if not self._runs or abs(start_s - self._runs[-1].end_s) > GAP_S:
+                if self._runs and self._runs[-1].length_s < MIN_PIECE_S:
+                    self._runs.pop()  # a hostile file may have a gap after each sample
+                self._runs.append(_Run(start_s))
+            self._runs[-1].pcm += samples.astype(np.int16).tobytes()
+        if sum(run.length_s for run in self._runs) >= HELD_S:
+            self._recognise()
+
+    def finish(self) -> Transcript:
+        """Return the transcript, once all is recognised."""
+        self._recognise()
+        segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
+        seconds = (self._heard_s, self._recognised_s, self._dropped_s)
+        return Transcript(segments, *seconds, list(self._problems))
+
+    def _recognise(self) -> None:
+        """Turn the sound held into segments."""
+        runs, self._runs = self._runs, []
+        windows = [window for run in runs for window in windows_of(run.start_s, run.samples, self._whisper.voice)]
+        self._heard_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
+        if windows:
+            self._keep(windows, self._listen(windows, Allowance(len(windows))))
+
+    def _listen(self, windows: Sequence[Window], allowance: Allowance) -> list[Heard]:
+        """Return what is said in windows: all in one language where PROBES of them agree, else each in its own.
+
+        A window that is not sure of its own is heard again in the one that is most probable over all windows.
+        """
+        probes = sorted({round(n) for n in np.linspace(0, len(windows) - 1, PROBES)})
+        heard: dict[int, Heard] = {}
+
+        def listen(rows: Sequence[int], language: str) -> None:
+            answers = self._whisper.transcribe([windows[n] for n in rows], language, allowance)
+            heard.update(zip(rows, answers, strict=True))
+
+        listen(probes, "")
+        first = heard[0].language
+        agreed = all(h.language == first and h.probability >= SURE for h in heard.values())
+        listen([n for n in range(len(windows)) if n not in heard], first if agreed else "")
+        total: defaultdict[str, float] = defaultdict(float)
+        for h in heard.values():
+            total[h.language] += h.probability
+        main = max(total, key=lambda language: total[language])
+        listen([n for n, h in heard.items() if not h.problem and h.probability < SURE and h.language != main], main)
+        return [heard[n] for n in range(len(windows))]
+
+    def _keep(self, windows: Sequence[Window], answers: Sequence[Heard]) -> None:
+        """Keep of the windows' segments those that can be believed, and count the others."""
+        found: list[tuple[Segment, Flaw]] = []
+        for window, heard in zip(windows, answers, strict=True):
+            if heard.problem:
+                self._problems[heard.problem] = None
+            found += judged(window, heard)
+        again = repeated([segment.text for segment, _ in found])
+        for (segment, why), said_before in zip(found, again, strict=True):
+            length_s = segment.end_s - segment.start_s
+            if why or said_before:
+                log.debug("%.2f to %.2f s dropped: %s", segment.start_s, segment.end_s, why or "said before")
+                self._dropped_s += length_s
+            else:
+                self._recognised_s += length_s
+                self._segments.append(segment)
+
+
+def judged(window: Window, heard: Heard) -> Iterator[tuple[Segment, Flaw]]:
+    """Yield what is said in a window, in time of the video, and why it cannot be believed, or "".
+
+    Times beyond the window's sound are its end; a segment without text is none.
+    """
+    for raw in heard.segments:
+        text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
+        if not text:
+            continue
+        raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
+        why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
+        begin_s = max(0.0, window.start_s + raw.start_s)
+        end_s = max(begin_s, window.start_s + raw.end_s)
+        yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw)), why
+
+
+def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:
+    """Yield the parts of a block, with their times, that no span covers; spans are disjoint and in order."""
+    block_end_s = block.time_s + len(block.samples) / SAMPLE_RATE_HZ
+    first = bisect.bisect_right(covered, block.time_s, key=lambda span: span[1])
+    at = 0
+    spans = (covered[n] for n in range(first, len(covered)))
+    for span in itertools.takewhile(lambda span: span[0] < block_end_s, spans):
+        start, end = (round((time_s - block.time_s) * SAMPLE_RATE_HZ) for time_s in span)
+        if start > at:
+            yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:start]
+        at = end
+    if at < len(block.samples):
+        yield block.time_s + at / SAMPLE_RATE_HZ, block.samples[at:]
+
+
+def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[Window]:
+    """Yield the windows of a sound without gaps that begins at start_s: voiced spans and what lies between them.
+
+    Each takes as many spans as WINDOW_S holds: times in it are times of the video, and no sound costs more than all of
+    it would.
+    """
+    if len(samples) < MIN_PIECE_S * SAMPLE_RATE_HZ:
+        return
+    piece, most = int(VOICE_PIECE_S * SAMPLE_RATE_HZ), int(WINDOW_S * SAMPLE_RATE_HZ)
+    spans: list[tuple[int, int]] = []
+    for at in range(0, len(samples), piece):
+        spans += [(at + first, at + last) for first, last in voice(samples[at : at + piece])]
+    while spans:
+        begin = spans[0][0]
+        taken = [span for span in spans if span[1] - begin <= most] or spans[:1]
+        del spans[: len(taken)]
+        voiced = tuple(((a - begin) / SAMPLE_RATE_HZ, (b - begin) / SAMPLE_RATE_HZ) for a, b in taken)
+        yield Window(start_s + begin / SAMPLE_RATE_HZ, samples[begin : taken[-1][1]], voiced)

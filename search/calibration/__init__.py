@@ -1,0 +1,1 @@
+"""Confidence labels, calibrated on questions that the library answers by construction."""

@@ -1,0 +1,224 @@
+"""Measures whether scores tell what a library holds from what it does not; `confidence` says what becomes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.search.calibration.known_items import KnownItem, known_items
+from vfindex.search.calibration.labels import META_KEY, MIN_ITEMS, Calibration, Trust
+from vfindex.search.query.ast import Query, content_words
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.rank.candidates import Ranking, View, combined
+from vfindex.search.rank.lexical import find_words
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.library import Library, reading_spec, setup_from_json
+from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.writer import writing
+
+# Content words that a question made of a transcript keeps. Verbatim ones are found too easily: over real recordings
+# three words score like the questions that people ask (medians 2.8 and 2.6, verbatim 4.4; docs/decisions.md).
+QUESTION_WORDS = 3
+# Candidates scored for the best of one modality; they come in the order of the clips' own vectors.
+DEPTH = 20
+# A library that has grown or shrunk by less keeps what was measured: the best of n scores grows with log n alone.
+MAX_CHANGE = 0.2
+P_HIGH, P_MEDIUM = 0.95, 0.5
+# Share of the bank below chance level, and of the known items above it.
+_KEPT = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best score of a modality for a known item, and whether it is of the video that holds the item."""
+
+    score: float
+    right: bool
+
+
+def keep_calibrated(folder: Path, background: Sequence[str], say: Callable[[str], None]) -> None:
+    """Measure the library in `folder` and store the result, unless it has hardly changed since it was last done.
+
+    Not done for other fusions than `concat`, whose scores have no labels.
+    background: questions that are not about it. say: told before work that takes seconds. Raises LibraryError,
+    ModelError.
+    """
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        clips, before = snapshot.counts()["clip"], Calibration.from_json(snapshot.get(META_KEY))
+        spec, _ = reading_spec(snapshot)
+    if clips and spec.fusion == "concat" and (before is None or _has_changed(before, clips, spec)):
+        calibration = measure(library, background, say)
+        with writing(folder) as writer:
+            writer.catalog.put(META_KEY, calibration.to_json())
+
+
+def _has_changed(before: Calibration, clips: int, spec: JointSpec) -> bool:
+    weights = {m: part.weight for m, part in spec.parts.items()}
+    reweighted = any(trust.weight != weights.get(m) for m, trust in before.trust.items() if trust.background)
+    return reweighted or abs(clips - before.clips) > MAX_CHANGE * before.clips
+
+
+def measure(library: Library, background: Sequence[str], say: Callable[[str], None]) -> Calibration:
+    """Return what can be told of the scores of each modality that the library's clips have."""
+    with library.snapshot() as snapshot:
+        present = [m for m in MODALITIES if snapshot.modality_counts().get(m)]
+        items = known_items(snapshot)
+        asked = {m: _items_for(m, items) for m in present}
+        enough = [m for m in present if len(asked[m]) >= MIN_ITEMS]
+        trust = {m: Trust(0.5, len(asked[m]), 0, 0.0) for m in present}
+        if enough:
+            say("measuring how far scores can be trusted")
+            bench = _Bench(library, snapshot)
+            nulls = [bench.best(text, enough) for text in background]
+            trust |= {m: _trust(bench, m, asked[m], nulls) for m in enough}
+        return Calibration(snapshot.counts()["clip"], trust)
+
+
+def _trust(bench: _Bench, modality: Modality, items: Sequence[KnownItem], nulls: Sequence[Found]) -> Trust:
+    known = []
+    for item in items:
+        found = bench.best(shortened(item.text), [modality]).get(modality)
+        if found is not None:
+            known.append(Best(found[0], found[1] == item.fingerprint))
+    null = [found[modality][0] for found in nulls if modality in found]
+    return fit(known, null, bench.weight(modality))
+
+
+def shortened(text: str) -> str:
+    """Return QUESTION_WORDS content words of a text, evenly spaced, in their order: what one might remember of it."""
+    words = [word for word in content_words(text) if not word.isdigit()] or list(content_words(text))
+    n, count = len(words), min(len(words), QUESTION_WORDS)
+    return " ".join(words[(2 * i + 1) * n // (2 * count)] for i in range(count))
+
+
+def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem]:
+    """Return the known items that a modality should find: for pictures titles, or what is said where these are few."""
+    said = [item for item in items if item.source != "title"]
+    titled = [item for item in items if item.source == "title"]
+    if modality == "speech" or (modality == "visual" and len(titled) < MIN_ITEMS):
+        return said
+    return titled
+
+
+# Modality -> best score, and the fingerprint of its video.
+Found = Mapping[Modality, tuple[float, str]]
+
+
+class _Bench:
+    """Scores questions by one modality at a time, as a search with the default weights does."""
+
+    def __init__(self, library: Library, snapshot: Snapshot) -> None:
+        setup = setup_from_json(snapshot.get("setup") or "")
+        self._encoder = QueryEncoder(library, setup)
+        spec, generation = reading_spec(snapshot)
+        index = library.load_index(generation) if generation is not None else None
+        watermark = 0 if generation is None else generation.watermark
+        self._view = View(snapshot, spec, setup, index, watermark, is_whole=True)
+        self._prints = {video.id: video.fingerprint for video in snapshot.videos()}
+
+    def weight(self, modality: Modality) -> float:
+        """Return the default weight of a modality."""
+        return self._view.spec.parts[modality].weight
+
+    def best(self, text: str, modalities: Sequence[Modality]) -> Found:
+        """Return what is found best by each modality; one that scores no clip is missing."""
+        [moment] = Query.plain(text).moments
+        parts = moment.parts()
+        vectors = [self._encoder.encode(part) for part in parts]
+        evidence = find_words(self._view.snapshot, moment.needles())
+        found: dict[Modality, tuple[float, str]] = {}
+        for modality in modalities:
+            view = replace(self._view, spec=_alone(self._view.spec, modality))
+            ranked = Ranking(view, combined(parts, vectors, view.spec), evidence, None).best(DEPTH)
+            if ranked and modality in ranked[0].modalities:
+                best = ranked[0]
+                found[modality] = (best.modalities[modality], self._prints[best.clip.video_id])
+        return found
+
+
+def _alone(spec: JointSpec, modality: Modality) -> JointSpec:
+    return spec.with_weights(dict.fromkeys((m for m in spec.order if m != modality), 0.0))
+
+
+# --- from scores to thresholds --------------------------------------------------------------------------------------
+
+
+def fit(known: Sequence[Best], background: Sequence[float], weight: float = 1.0) -> Trust:
+    """Return the AUC of known items against background questions, and from which score on which label is earned.
+
+    weight: that of the modality in these scores.
+    """
+    if not known or not len(background):
+        return Trust(0.5, len(known), len(background), weight)
+    own = np.array([best.score for best in known])
+    right = np.array([best.right for best in known])
+    null = np.asarray(background, dtype=np.float64)
+    trust = Trust(auc(own, null), len(known), len(background), weight)
+    slope, offset = _logistic(own, right, null)
+    if slope <= 0 or not right.any():
+        return trust
+    # So many known items may be lost; the order statistic is the conservative one (at most 5 % expected).
+    lost = int((len(own) + 1) * (1 - _KEPT))
+    least = np.sort(own)[lost - 1] if lost else own.min()
+    low = float(min(np.quantile(null, _KEPT), least))
+    medium = max(low, (_logit(P_MEDIUM) - offset) / slope)
+    high = max(medium, (_logit(P_HIGH) - offset) / slope)
+    return replace(trust, low=low, medium=medium, high=_precise(own, right, null, high))
+
+
+def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:
+    """Return the probability that a value of the first kind is above one of the second, ties counted half."""
+    ordered = np.sort(below)
+    under = np.searchsorted(ordered, above, side="left") + np.searchsorted(ordered, above, side="right")
+    return float(under.mean() / (2 * len(below)))
+
+
+def _logistic(own: NDArray[np.float64], right: NDArray[np.bool_], null: NDArray[np.float64]) -> tuple[float, float]:
+    """Return (slope, offset) of the log odds that the best hit at a score is right; both kinds weigh the same.
+
+    Newton's method on scores brought to unit spread, with a weak pull towards slope 0, which keeps it finite where the
+    two kinds do not overlap.
+    """
+    scores = np.concatenate([own, null])
+    centre, spread = scores.mean(), max(float(scores.std()), 1e-12)
+    rows = np.stack([(scores - centre) / spread, np.ones_like(scores)], axis=1)  # (n, 2)
+    target = np.concatenate([right, np.zeros(len(null))])
+    weight = np.concatenate([np.full(len(own), 1 / len(own)), np.full(len(null), 1 / len(null))]) * len(scores) / 2
+    theta = np.zeros(2)
+    pull = np.diag([0.1, 1e-6])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-rows @ theta))
+        gradient = rows.T @ (weight * (target - chance)) - pull @ theta
+        step = np.linalg.solve((rows * (weight * chance * (1 - chance))[:, None]).T @ rows + pull, gradient)
+        theta += np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-9:
+            break
+    slope = float(theta[0] / spread)
+    return slope, float(theta[1] - slope * centre)
+
+
+def _precise(own: NDArray[np.float64], right: NDArray[np.bool_], null: NDArray[np.float64], start: float) -> float:
+    """Return the least score from `start` on from which P_HIGH of what was seen is right, both kinds weighing the same.
+
+    Infinite where there is none.
+    """
+    scores = np.concatenate([own, null])
+    hits = np.concatenate([right / len(own), np.zeros(len(null))])
+    shares = np.concatenate([np.full(len(own), 1 / len(own)), np.full(len(null), 1 / len(null))])
+    order = np.argsort(-scores, kind="stable")
+    precision = np.cumsum(hits[order]) / np.cumsum(shares[order])
+    above = int(np.sum(scores >= start))
+    good = np.nonzero(precision[:above] >= P_HIGH)[0]
+    if not above or (len(good) and good[-1] == above - 1):
+        return start
+    return float(scores[order][good[-1]]) if len(good) else float("inf")
+
+
+def _logit(chance: float) -> float:
+    return float(np.log(chance / (1 - chance)))

@@ -1,0 +1,136 @@
+"""Known-item questions that a library answers of itself: what is said in it and what it is called, each of one video.
+
+They tell whether a change loses what was found before (known-item search: Craswell 2009). Their words stand in the
+library, so that they are easier than a person's; only the difference between two editions means something.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from vfindex.search.engine import SearchEngine
+from vfindex.search.query.ast import STOP_WORDS, Query, content_words
+from vfindex.storage.db.reader import Snapshot, StoredVideo
+from vfindex.storage.records import SEARCHABLE
+
+T = TypeVar("T")
+ItemSource = Literal["sidecar", "embedded", "asr", "title"]
+# Questions of each kind, said and titled: with 200, a share of 0.95 is known to within 0.03.
+MAX_ITEMS = 200
+# Content words that a segment needs, so that it is about something; a title is short by nature.
+MIN_SAID_WORDS = 4
+MIN_TITLE_WORDS = 2
+TOP_K = 10
+
+
+@dataclass(frozen=True, slots=True)
+class KnownItem:
+    """A question and the fingerprint of the one video that holds it. source: where its text stands."""
+
+    text: str
+    fingerprint: str
+    source: ItemSource
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Of n questions: the share whose own video is among the first ten videos found, and whose is the very first."""
+
+    n: int
+    at_10: float
+    at_1: float
+
+
+def known_items(snapshot: Snapshot) -> list[KnownItem]:
+    """Return at most MAX_ITEMS segments of transcript, evenly spread over the videos, and as many titles.
+
+    A text that stands in several videos is no known item. The same library always gives the same questions.
+    """
+    videos = [video for video in snapshot.videos() if video.state in SEARCHABLE]
+    videos.sort(key=lambda video: video.fingerprint)  # a hash: an order that has nothing to do with contents
+    return [*_said(snapshot, videos), *_titled(videos)]
+
+
+def ask(engine: SearchEngine, places: Snapshot, items: Sequence[KnownItem]) -> list[int | None]:
+    """Return the rank from 1 at which each question finds its video, None if not among the first TOP_K.
+
+    A hit stands for all places of its footage; the video may be any of them. places: of the engine's library; it tells
+    which content lies at a path.
+    """
+    prints = {place.path: video.fingerprint for video in places.videos() for place in video.locations}
+    ranks: list[int | None] = []
+    for item in items:
+        hits = engine.search(Query.plain(item.text), top_k=TOP_K)
+        places_of = ((hit.rank, path) for hit in hits for path in (hit.video, *(place.video for place in hit.also)))
+        found = [rank for rank, path in places_of if path is not None and prints.get(path) == item.fingerprint]
+        ranks.append(min(found, default=None))
+    return ranks
+
+
+def recall_by_source(items: Sequence[KnownItem], ranks: Sequence[int | None]) -> dict[ItemSource, Recall]:
+    """Return the recall of each source that has questions."""
+    by_source: dict[ItemSource, list[int | None]] = {}
+    for item, rank in zip(items, ranks, strict=True):
+        by_source.setdefault(item.source, []).append(rank)
+    return {
+        source: Recall(
+            n=len(found),
+            at_10=sum(rank is not None for rank in found) / len(found),
+            at_1=sum(rank == 1 for rank in found) / len(found),
+        )
+        for source, found in sorted(by_source.items())
+    }
+
+
+def _said(snapshot: Snapshot, videos: Sequence[StoredVideo]) -> list[KnownItem]:
+    asked = _spread(videos, MAX_ITEMS)
+    candidates = {video.fingerprint: list(_segments(snapshot, video)) for video in asked}
+    holders = Counter(text for items in candidates.values() for text in {item.text.casefold() for item in items})
+    telling = [[item for item in items if holders[item.text.casefold()] == 1] for items in candidates.values()]
+    quotas = _quotas([len(items) for items in telling], MAX_ITEMS)
+    return [item for items, quota in zip(telling, quotas, strict=True) for item in _spread(items, quota)]
+
+
+def _segments(snapshot: Snapshot, video: StoredVideo) -> Iterator[KnownItem]:
+    seen = set()
+    for segment in snapshot.segments(video.id):
+        text = " ".join(segment.text.split())
+        if text not in seen and _content_words(text) >= MIN_SAID_WORDS:
+            seen.add(text)
+            yield KnownItem(text, video.fingerprint, segment.source)
+
+
+def _titled(videos: Sequence[StoredVideo]) -> list[KnownItem]:
+    holders = Counter(video.title.casefold() for video in videos)
+    telling = [
+        video
+        for video in videos
+        if holders[video.title.casefold()] == 1 and _content_words(video.title) >= MIN_TITLE_WORDS
+    ]
+    return [KnownItem(video.title, video.fingerprint, "title") for video in _spread(telling, MAX_ITEMS)]
+
+
+def _content_words(text: str) -> int:
+    words = (word for word in content_words(text) if not word.isdigit())
+    return sum(word.casefold() not in STOP_WORDS for word in words)
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` of the items, or all if there are fewer, evenly spaced."""
+    n = len(items)
+    return list(items) if n <= count else [items[(2 * i + 1) * n // (2 * count)] for i in range(count)]
+
+
+def _quotas(sizes: Sequence[int], total: int) -> list[int]:
+    """Return how many to take of each, as evenly as their sizes let; together `total`, or all there are."""
+    quotas = [0] * len(sizes)
+    left = min(total, sum(sizes))
+    while left:
+        for at, size in enumerate(sizes):
+            if left and quotas[at] < size:
+                quotas[at] += 1
+                left -= 1
+    return quotas

@@ -1,0 +1,1 @@
+"""Evaluation on questions with known answers, and the weights learned from them."""

@@ -1,0 +1,199 @@
+"""Questions with known answers as numbers to learn from: what each modality says of every clip that may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.search.evaluation.datasets import Question, Relevant
+from vfindex.search.query.ast import Query
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.query.filters import filtered
+from vfindex.search.query.parser import parse
+from vfindex.search.rank.candidates import Asked, Ranking, Scored, View, combined, score_clips
+from vfindex.search.rank.lexical import find_words
+from vfindex.search.rank.prefilter import allowed
+from vfindex.storage.db.reader import Snapshot, StoredClip
+from vfindex.storage.errors import QueryError
+from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.library import Library, estimated_spec, setup_from_json
+from vfindex.storage.records import MODALITIES, FloatArray, Modality
+
+# Clips looked at for each weighting tried in advance: the default one, and each modality alone.
+DEPTH = 100
+# A clip answers where it and a span that was judged share half of the shorter of the two.
+_HALF = 0.5
+# Of the ranks that nDCG@10 looks at.
+_DISCOUNTS = 1 / np.log2(np.arange(2, 12))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A question and its n candidates, the clips of a video side by side.
+
+    clips, videos: (n,) ids. firsts: where each video's clips begin. similar: (n, 3) similarity at weight 1, in the
+    order of MODALITIES, 0 where a clip has none. words: (n, 3) what words add. right: (n,) whether the clip answers.
+    grades: grade of each video, 0 for those that do not answer. ideal: of every video that answers, best first.
+    asked: modality -> centred question (dim,).
+    """
+
+    question: Question
+    clips: NDArray[np.int64]
+    videos: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    similar: NDArray[np.float64]
+    words: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    grades: NDArray[np.float64]
+    ideal: NDArray[np.float64]
+    asked: Mapping[Modality, FloatArray]
+
+    def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the scores (n,) of the clips at weights (3,); words of a modality of weight 0 do not count."""
+        return np.asarray(self.similar @ weights + self.words @ (weights > 0))
+
+    def among(self, videos: NDArray[np.int64]) -> Trial:
+        """Return the trial with the candidates of these videos alone."""
+        kept = np.isin(self.videos, videos)
+        grades = self.grades[kept[self.firsts]]
+        firsts = np.unique(self.videos[kept], return_index=True)[1]
+        chosen = {name: getattr(self, name)[kept] for name in ("clips", "videos", "similar", "words", "right")}
+        return replace(self, firsts=firsts, grades=grades, **chosen)
+
+    def ndcg(self, scores: NDArray[np.float64]) -> float:
+        """Return nDCG@10 of the videos by their best clips, as `metrics` has it."""
+        best = np.maximum.reduceat(scores, self.firsts) if len(scores) else scores
+        return _dcg(self.grades[np.argsort(-best, kind="stable")]) / _dcg(self.ideal)
+
+
+def _dcg(gains: NDArray[np.float64]) -> float:
+    top = gains[: len(_DISCOUNTS)]
+    return float(top @ _DISCOUNTS[: len(top)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trials:
+    """Trials over one library, scored by one form. vectors: modality -> (n_clips, dim) centred, 0 where absent.
+
+    rows: clip id -> row of `vectors`.
+    """
+
+    each: Sequence[Trial]
+    spec: JointSpec
+    vectors: Mapping[Modality, FloatArray]
+    rows: Mapping[int, int]
+
+    def of(self, questions: Sequence[Question]) -> Trials:
+        """Return those of some questions."""
+        wanted = {question.id for question in questions}
+        return replace(self, each=[trial for trial in self.each if trial.question.id in wanted])
+
+    def among_answers(self) -> Trials:
+        """Return the trials with the candidates alone whose videos answer one of them."""
+        answers = [trial.videos[trial.firsts][trial.grades > 0] for trial in self.each]
+        videos = np.concatenate([np.zeros(0, np.int64), *answers])
+        return replace(self, each=[trial.among(videos) for trial in self.each])
+
+
+def gather(library: Library, questions: Sequence[Question], known: Mapping[str, int], fusion: Fusion) -> Trials:
+    """Return the trials of the questions that one moment answers; no other form of question teaches weights.
+
+    known: name of a video -> its id. fusion: the form that clips are scored by. Raises LibraryError, ModelError.
+    """
+    with library.snapshot() as snapshot:
+        setup = setup_from_json(snapshot.get("setup") or "")
+        spec = estimated_spec(snapshot, fusion)
+        view = View(snapshot, spec, setup, None, 0, is_whole=True)
+        encoder = QueryEncoder(library, setup)
+        found = (_trial(view, encoder, question, known) for question in questions)
+        each = [trial for trial in found if trial is not None]
+        ids = sorted({id_ for trial in each for id_ in trial.clips.tolist()})
+        return Trials(each, spec, _centred(snapshot, spec, ids), {id_: row for row, id_ in enumerate(ids)})
+
+
+def _trial(view: View, encoder: QueryEncoder, question: Question, known: Mapping[str, int]) -> Trial | None:
+    try:
+        query = Query.plain(question.text) if question.is_caption else parse(question.text)
+    except QueryError:
+        return None
+    if len(query.moments) > 1:
+        return None
+    [moment] = query.moments
+    videos = filtered(view.snapshot, query.filters)
+    evidence = find_words(view.snapshot, moment.needles(), videos)
+    among = allowed(view.snapshot, moment, evidence, videos)
+    vectors = [encoder.encode(part) for part in moment.parts()]
+    asked = combined(moment.parts(), vectors, view.spec)
+    ids: set[int] = set()
+    for weights in ({}, *(_alone(view.spec, m) for m in view.spec.order)):
+        tried = replace(view, spec=view.spec.with_weights(weights))
+        ids |= {scored.clip.id for scored in Ranking(tried, asked, evidence, among).best(DEPTH)}
+    even = replace(view, spec=view.spec.with_weights(dict.fromkeys(view.spec.order, 1.0)))
+    scored = sorted(
+        score_clips(even, sorted(ids), asked, evidence), key=lambda each: (each.clip.video_id, each.clip.id)
+    )
+    return _numbers(question, scored, _centred_query(asked, view.spec), known)
+
+
+def _alone(spec: JointSpec, modality: Modality) -> dict[Modality, float]:
+    return {m: float(m == modality) for m in spec.order}
+
+
+def _centred_query(asked: Asked, spec: JointSpec) -> dict[Modality, FloatArray]:
+    return {m: vector - spec.parts[m].query_mean for m, vector in asked.vectors.items()}
+
+
+def _numbers(
+    question: Question, scored: Sequence[Scored], asked: Mapping[Modality, FloatArray], known: Mapping[str, int]
+) -> Trial:
+    relevant = {known[each.video]: each for each in question.relevant if each.video in known}
+    videos = [each.clip.video_id for each in scored]
+    firsts = [at for at, video in enumerate(videos) if not at or videos[at - 1] != video]
+    words = [[_bonus(each, m) for m in MODALITIES] for each in scored]
+    totals = [[each.modalities.get(m, 0.0) for m in MODALITIES] for each in scored]
+    grades = [relevant[videos[at]].grade if videos[at] in relevant else 0 for at in firsts]
+    return Trial(
+        question,
+        clips=np.array([each.clip.id for each in scored], np.int64),
+        videos=np.array(videos, np.int64),
+        firsts=np.array(firsts, np.int64),
+        similar=np.array(totals).reshape(-1, 3) - np.array(words).reshape(-1, 3),
+        words=np.array(words).reshape(-1, 3),
+        right=_right([each.clip for each in scored], relevant),
+        grades=np.array(grades, np.float64),
+        ideal=np.sort(np.array([each.grade for each in question.relevant], np.float64))[::-1],
+        asked=asked,
+    )
+
+
+def _bonus(scored: Scored, modality: Modality) -> float:
+    return sum(value for place, value in scored.bonus.items() if place == modality)
+
+
+def _right(clips: Sequence[StoredClip], relevant: Mapping[int, Relevant]) -> NDArray[np.bool_]:
+    """Return which clips answer: those of the spans judged, all of a video where none was judged or none fits."""
+    right = np.zeros(len(clips), np.bool_)
+    for video_id, answer in relevant.items():
+        own = [at for at, clip in enumerate(clips) if clip.video_id == video_id]
+        fitting = [at for at in own if any(_fits(clips[at], span) for span in answer.spans)]
+        right[fitting or own] = True
+    return right
+
+
+def _fits(clip: StoredClip, span: tuple[float, float]) -> bool:
+    shared = min(clip.end_s, span[1]) - max(clip.start_s, span[0])
+    return shared > 0 and shared >= _HALF * min(clip.end_s - clip.start_s, span[1] - span[0])
+
+
+def _centred(snapshot: Snapshot, spec: JointSpec, ids: Sequence[int]) -> dict[Modality, FloatArray]:
+    dims = {m: part.dim for m, part in spec.parts.items()}
+    batches = [rows for _, rows in snapshot.batches(ids, dims)]
+    result: dict[Modality, FloatArray] = {}
+    for modality, part in spec.parts.items():
+        rows = np.concatenate([batch[modality] for batch in batches] or [np.zeros((0, part.dim), np.float32)])
+        result[modality] = part.centre(rows) * np.any(rows, axis=1)[:, None]
+    return result

@@ -1,0 +1,93 @@
+"""What a question may have meant otherwise than it was read; told beside its hits, which stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vfindex.search.query.ast import STOP_WORDS, Query, Term
+from vfindex.storage.records import Hint
+from vfindex.storage.text.folding import folded
+
+# Words of English that negate what follows, and pairs of them.
+_NEGATIONS = frozenset(["without", "w/o", "no", "not", "except", "excluding"])
+_NEGATING_PAIRS = frozenset([("other", "than"), ("apart", "from"), ("rather", "than"), ("instead", "of")])
+# What stands between a negation and what it negates, and words behind which it negates nothing that is seen or said.
+_LEADING_WORDS = "a an the any some all his her its my your their our of for from being having with"
+_IDIOM_WORDS = "one longer matter doubt more only just yet even sure enough always"
+_LEADING, _IDIOMS = frozenset(_LEADING_WORDS.split()), frozenset(_IDIOM_WORDS.split())
+_JOINING = frozenset(["or", "and", "nor"])
+_END_OF_PHRASE = (",", ".", ";", ":", "!", "?")
+_MARKS = ",.;:!?()[]'\"…"
+
+
+def hints(query: Query, unmatched: Sequence[str]) -> tuple[Hint, ...]:
+    """Return what may be meant otherwise. unmatched: globs of `in:` that no path of the library matches."""
+    found = [
+        Hint("in", f"in:{glob} matches no path in this library; * stands for any characters, and case counts")
+        for glob in unmatched
+    ]
+    for moment in query.moments:
+        for words, excluded in _negations(moment.terms):
+            told = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
+            found.append(Hint("negation", told))
+    return tuple(dict.fromkeys(found))
+
+
+def _negations(terms: Sequence[Term]) -> Iterator[tuple[str, str]]:
+    """Yield each negation before a noun phrase, and how the grammar writes it."""
+    at = 0
+    while at < len(terms):
+        length = _negation(terms[at : at + 2])
+        start = at + max(1, length)
+        if length and not _is_name(terms[at : start + 1]):
+            excluded, start = _negated(terms, start)
+            if excluded and not {*excluded} <= {str(term) for term in terms}:
+                yield " ".join(term.text for term in terms[at : at + length]), " ".join(excluded)
+        at = start
+
+
+def _negation(terms: Sequence[Term]) -> int:
+    """Return how many of the terms, the first one or two, are a negation; 0 if none is."""
+    words = tuple(_word(term) for term in terms)
+    return 2 if words in _NEGATING_PAIRS else int(words[0] in _NEGATIONS)
+
+
+def _is_name(terms: Sequence[Term]) -> bool:
+    """Return whether the words are capitalised as in a name: "No Country for Old Men"."""
+    return len(terms) > 1 and all(term.text[:1].isupper() and not term.text[1:].isupper() for term in terms)
+
+
+def _negated(terms: Sequence[Term], start: int) -> tuple[list[str], int]:
+    """Return the terms that exclude what is named from `start` on, and where that ends."""
+    excluded: list[str] = []
+    while start < len(terms):
+        while start < len(terms) and _word(terms[start]) in _LEADING:
+            start += 1
+        words: list[str] = []
+        ended = False
+        while (
+            start < len(terms)
+            and not ended
+            and _is_content(terms[start])
+            and (words or _word(terms[start]) not in _IDIOMS)
+        ):
+            words.append(terms[start].text.strip(_MARKS))
+            ended = terms[start].text.endswith(_END_OF_PHRASE)
+            start += 1
+        if not words:
+            break
+        excluded.append(f"-{words[0]}" if len(words) == 1 else f'-"{" ".join(words)}"')
+        if ended or start >= len(terms) or _word(terms[start]) not in _JOINING:
+            break
+        start += 1
+    return excluded, start
+
+
+def _is_content(term: Term) -> bool:
+    word = _word(term)
+    return bool(word) and word not in STOP_WORDS and word not in _NEGATIONS and word not in _JOINING
+
+
+def _word(term: Term) -> str:
+    """Return a plain word folded and without the marks around it; nothing of another term."""
+    return folded(term.text.strip(_MARKS)) if term.is_word else ""

@@ -1,0 +1,206 @@
+"""Text to a question. What is not exactly syntax is a plain word, so that `it's`, `C++` and `a AND` are questions.
+
+question = moment [("then" | "near") moment "within" duration] , filters anywhere
+moment   = term { term }
+term     = ["-"] [weight ":"] ["said:" | "shown:" | "titled:"] (word | '"' phrase '"')
+filter   = "in:" glob | ("after:" | "before:") date | ("longer:" | "shorter:") duration | "lang:" tag
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, cast
+
+from vfindex.search.query.ast import PREFIXES, Filters, Moment, Order, Query, Term
+from vfindex.storage.errors import QueryError
+
+# The text encoders read 256 tokens; a question of this length is a pasted document.
+MAX_QUERY_CHARS = 2_000
+MAX_WEIGHT = 100
+ORDERS: tuple[Order, ...] = ("then", "near")
+# Keyboards and word processors make curved ones of the straight one; other languages have their own.
+_QUOTES = (
+    '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f\u301d\u301e\u301f\uff02\uff62\uff63'
+)
+# They also make dashes of a minus: hyphens, figure, en and em dash, the minus sign, and the small and full-width ones.
+_DASH = "\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
+_COLON = "[:\uff1a]"
+_HEAD = re.compile(
+    rf"(?P<dash>[{_DASH}](?=[^\s{_DASH}]))?"
+    rf"(?:(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d]))?"
+    rf"(?:(?P<prefix>{'|'.join(PREFIXES)}){_COLON}(?=\S))?"
+)
+_FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang){_COLON}")
+_TOKEN = re.compile(r"\S+")
+_HAS_WORD = re.compile(r"\w")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|sec|seconds?|m|min|minutes?|h|hours?)")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8})*")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_EXAMPLES = {
+    "in": "in:holiday/*",
+    "after": "after:2026-01-31",
+    "before": "before:2026-01-31",
+    "longer": "longer:60s",
+    "shorter": "shorter:10m",
+    "lang": "lang:en",
+}
+
+
+@dataclass(slots=True)
+class _Read:
+    """What has been read of a question so far."""
+
+    terms: list[Term] = field(default_factory=list)
+    filters: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(text: str, *, wordless: bool = False) -> Query:
+    """Return the question in `text`; wordless: it need not ask for anything, as beside a picture.
+
+    Raises QueryError, with the position of the offending character, if it is empty, longer than MAX_QUERY_CHARS or
+    wrong.
+    """
+    typed = text  # of paths every byte counts, of words those that are text: one "?" for each other one
+    text = text.encode("utf-8", "replace").decode()
+    length = len(" ".join(text.split()))
+    if not length and not wordless:
+        raise QueryError('the question is empty; ask for something, as in: vfindex search "dog running in park"', 0)
+    if length > MAX_QUERY_CHARS:
+        told = f"the question has {length} characters; at most {MAX_QUERY_CHARS} are read, shorten it"
+        raise QueryError(told, MAX_QUERY_CHARS)
+    read = _Read()
+    token = _TOKEN.search(text)
+    while token is not None:
+        match = _FILTER.match(text, token.start())
+        end = _read_filter(typed, match, read) if match else _read_term(text, token, read)
+        token = _TOKEN.search(text, end)
+    if not read.terms and not wordless:
+        raise QueryError("the question has filters and nothing to look for; add a word", len(text.rstrip()))
+    return _paired(read.terms, Filters(**read.filters))
+
+
+def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
+    """Read one term that begins with the token; return where it ends."""
+    head = _HEAD.match(text, token.start())
+    start = head.end() if head else token.start()
+    dash, weight, prefix = head.group("dash", "weight", "prefix") if head else (None, None, None)
+    phrase = text[start] in _QUOTES
+    body, end = _quoted(text, start) if phrase else (text[start : token.end()], token.end())
+    if phrase:
+        body = " ".join(body.split())
+        if not _HAS_WORD.search(body):
+            raise QueryError(f"there is no word between the quotation marks at character {start + 1}", start)
+    # "-5 degrees" is cold, "->" is an arrow: a dash is syntax before a letter, or a mark, with a word behind it.
+    is_number = bool(dash) and not weight and body[0].isdigit()
+    if not phrase and (is_number or not _HAS_WORD.search(body)):
+        read.terms.append(Term(token[0], position=token.start()))
+        return token.end()
+    read.terms.append(
+        Term(
+            body,
+            phrase=phrase,
+            modality=PREFIXES[prefix] if prefix else None,
+            unlike=bool(dash),
+            weight=_weight(weight, token.start()) if weight else 1.0,
+            position=token.start(),
+        )
+    )
+    return end
+
+
+def _quoted(text: str, start: int) -> tuple[str, int]:
+    """Return what stands between the quotation mark at `start` and the next, and where that ends."""
+    for end in range(start + 1, len(text)):
+        if text[end] in _QUOTES:
+            return text[start + 1 : end], end + 1
+    told = f"the quotation mark at character {start + 1} is never closed; close it behind the phrase, or leave it out"
+    raise QueryError(told, start)
+
+
+def _weight(text: str, position: int) -> float:
+    weight = round(float(text), 3)
+    if not 0 < weight <= MAX_WEIGHT:
+        raise QueryError(f"a weight is a number above 0 and at most {MAX_WEIGHT}, not {text}", position)
+    return weight
+
+
+def _read_filter(text: str, match: re.Match[str], read: _Read) -> int:
+    """Read one filter; return where it ends."""
+    name, start = match["name"], match.end()
+    if match["dash"]:
+        raise QueryError(f"the filter {name}: cannot be turned round with a dash", match.start())
+    quoted = start < len(text) and text[start] in _QUOTES
+    token = _TOKEN.match(text, start)
+    value, end = _quoted(text, start) if quoted else (token[0] if token else "", token.end() if token else start)
+    if not value.strip():
+        raise QueryError(
+            f"the filter {name}: needs a value right behind the colon, as in {_EXAMPLES[name]}", match.start()
+        )
+    key, parsed = _filter_value(name, value, start)
+    if isinstance(parsed, str):
+        read.filters[key] = tuple(dict.fromkeys((*read.filters.get(key, ()), parsed)))
+    elif key in read.filters:
+        raise QueryError(f"the filter {name}: stands twice", match.start())
+    else:
+        read.filters[key] = parsed
+    return end
+
+
+def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date | float]:
+    """Return the field of Filters that a filter sets, and what to. Raises QueryError."""
+    if name == "in":
+        return "inside", value
+    if name == "lang" and _LANGUAGE.fullmatch(value.lower()):
+        return "languages", value.lower()
+    if name in ("longer", "shorter"):
+        seconds = _seconds(value)
+        if seconds is not None:
+            return f"{name}_s", seconds
+    if name in ("after", "before") and _DATE.fullmatch(value):
+        try:
+            return ("since" if name == "after" else "until"), date.fromisoformat(value)
+        except ValueError:
+            raise QueryError(f"there is no day {value}", position) from None
+    raise QueryError(f"the filter {name}: does not take {value!r}; write, as in {_EXAMPLES[name]}", position)
+
+
+def _seconds(text: str) -> float | None:
+    """Return a duration in seconds, to a millisecond, or None if it is none."""
+    match = _DURATION.fullmatch(text)
+    return round(float(match[1]) * _SECONDS[match[2][0]], 3) if match else None
+
+
+def _paired(terms: Sequence[Term], filters: Filters) -> Query:
+    """Return the question: two moments where it ends in `within` and a duration and holds a `then` or `near`."""
+    within = _within(terms)
+    if within is not None:
+        end, within_s = within
+        orders = [i for i in range(end) if terms[i].is_plain and terms[i].text in ORDERS]
+        if len(orders) > 1:
+            second = terms[orders[1]]
+            told = f"{second.text!r} at character {second.position + 1} is one too many: two moments can be paired"
+            raise QueryError(f"{told}, no more", second.position)
+        if orders:
+            [at] = orders
+            sides = tuple(terms[:at]), tuple(terms[at + 1 : end])
+            if not all(sides):
+                side = "after" if sides[0] else "before"
+                told = f"nothing stands {side} {terms[at].text!r}; write, as in: door opens then dog barks within 20s"
+                raise QueryError(told, terms[at].position)
+            return Query(tuple(map(Moment, sides)), cast(Order, terms[at].text), within_s, filters)
+    return Query((Moment(tuple(terms)),), filters=filters)
+
+
+def _within(terms: Sequence[Term]) -> tuple[int, float] | None:
+    """Return the place of a `within` that ends the question, and its seconds; `20s` and `20 seconds` are the same."""
+    for words in (1, 2):
+        tail = terms[-words - 1 :]
+        if len(tail) == words + 1 and tail[0].text == "within" and all(term.is_plain for term in tail):
+            seconds = _seconds(" ".join(term.text for term in tail[1:]))
+            if seconds is not None:
+                return len(terms) - words - 1, seconds
+    return None

@@ -1,0 +1,1 @@
+"""Ranking: candidates, scores by modality, lexical evidence, fusion, grouping of hits."""

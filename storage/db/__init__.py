@@ -1,0 +1,1 @@
+"""library.db: schema, migrations, the one writer's catalog, and readers' snapshots."""

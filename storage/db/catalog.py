@@ -1,0 +1,446 @@
+"""Records into SQLite: what the one writer of a library does, each method one transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, true, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.attempts import insert_attempts, note_attempt, noted_attempts, past_bugs
+from vfindex.storage.db.checksums import setting
+from vfindex.storage.db.documents import set_documents
+from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, translated
+from vfindex.storage.db.locations import (
+    below,
+    besides,
+    come_back,
+    delete_videos,
+    exclude_path,
+    fingerprint_at,
+    former_paths,
+    is_below,
+    known_path,
+    move_location,
+    put,
+    tombstones,
+    vanish,
+)
+from vfindex.storage.db.migrations import migrate
+from vfindex.storage.db.missing import long_gone, newest_time
+from vfindex.storage.db.rows import insert_embedding, inserted, problem_json, video_values
+from vfindex.storage.db.scan_cache import Known, known, known_files
+from vfindex.storage.db.scrubbing import forget_removed
+from vfindex.storage.db.staging import (
+    being_made,
+    give_up,
+    key_to_begin,
+    take_place,
+    thumbnails,
+)
+from vfindex.storage.db.unit_rows import insert_result, insert_units, pending_units, unit_errors
+from vfindex.storage.errors import LibraryDamaged, Problem
+from vfindex.storage.joint.codecs import pack_vector
+from vfindex.storage.records import (
+    Attempt,
+    Document,
+    FloatArray,
+    KnownFile,
+    KnownStat,
+    Location,
+    UnitPlan,
+    UnitResult,
+    Video,
+    VideoState,
+)
+
+if TYPE_CHECKING:
+    from vfindex.storage.db.transcripts import Wording
+
+
+class Catalog:
+    """The writing side of library.db. `Catalog.open(None)` is a whole catalogue in memory, for tests.
+
+    Every change sets the flag that `change` returns, until a published generation clears it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(cls, path: Path | None) -> Catalog:
+        """Open or create the database at `path` and bring it up to date. Raises LibraryVersion, LibraryDamaged."""
+        catalog = cls(connect(path, write=True))
+        with catalog.transaction() as connection:
+            migrate(connection)
+        return catalog
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Commit all or nothing. Raises LibraryDamaged, or LibraryError when the disk is full."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except IntegrityError as exc:
+            if found := check_integrity(self.engine):
+                raise LibraryDamaged(f"the library's database is damaged ({found[0]}){RUN_VERIFY}") from exc
+            raise
+        except (DBAPIError, sqlite3.Error) as exc:
+            raise translated(exc) from exc
+
+    # --- settings -----------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """Return a setting, or None."""
+        with self.transaction() as connection:
+            return setting(connection, key)
+
+    def put(self, key: str, value: str) -> None:
+        """Store a setting."""
+        with self.transaction() as connection:
+            put(connection, key, value)
+
+    def change(self) -> str | None:
+        """Return what happened since the last published generation: None, `added`, or `stale` (removed, retitled)."""
+        return self.get("changed")
+
+    def unindexed(self) -> int:
+        """Return how many clips readers scan exactly: new, changed or deleted since the last published generation."""
+        g, c = schema.generation.c, schema.clip.c
+        last = select(g.watermark).order_by(g.id.desc()).limit(1)
+        with self.transaction() as connection:
+            watermark = connection.scalar(last) or 0
+            new = connection.scalar(select(func.count()).where(c.id > watermark)) or 0
+            return new + (connection.scalar(select(func.count()).select_from(schema.index_change)) or 0)
+
+    # --- what is known ------------------------------------------------------------------------------------------
+
+    def known_files(self, video_id: int | None = None) -> dict[bytes, KnownFile]:
+        """Return everything the library remembers of paths, or of one video's."""
+        with self.transaction() as connection:
+            return known_files(connection, video_id)
+
+    def known(self, *, recognised: bool) -> Known:
+        """Return what tells at a glance which files are still those that are known. recognised: see `known`."""
+        with self.transaction() as connection:
+            return known(connection, recognised=recognised)
+
+    def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
+        """Return (video id, state, speech recognised) of the content, or None; of a vanished one the state before."""
+        v = schema.video.c
+        query = select(v.id, v.state, v.state_before, v.recognised).where(v.fingerprint == fingerprint)
+        with self.transaction() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return row.id, row.state_before if row.state == "vanished" else row.state, bool(row.recognised)
+
+    def resumable(self, fingerprint: str, *, recognised: bool, coarse: bool = False) -> tuple[int, int] | None:
+        """Return (id, number of units committed) of a video that was begun and not finished, or None.
+
+        recognised: speech is to be; one that was begun without is begun anew. coarse: see `begin_video`.
+        """
+        v, u = schema.video.c, schema.unit.c
+        begun = select(v.id).where(being_made(fingerprint), v.recognised >= int(recognised), v.coarse == int(coarse))
+        with self.transaction() as connection:
+            video_id = connection.scalar(begun)
+            if video_id is None:
+                return None
+            done = select(func.count()).where(u.video_id == video_id, u.state == "done")
+            return video_id, int(connection.scalar(done) or 0)
+
+    def problem_at(self, path: bytes) -> Mapping[str, str] | None:
+        """Return why what lies at `path` could not be indexed, or not wholly; None where it could."""
+        v, loc = schema.video.c, schema.location.c
+        query = select(v.problem).join_from(schema.location, schema.video).where(loc.path == path)
+        with self.transaction() as connection:
+            told = connection.scalar(query)
+        return json.loads(told) if told else None
+
+    def names(self, video_id: int) -> tuple[list[bytes], dict[str, str], list[str]]:
+        """Return what a video is called by: (paths in order, tags, chapter titles)."""
+        v, loc = schema.video.c, schema.location.c
+        with self.transaction() as connection:
+            row = connection.execute(select(v.tags, v.chapters).where(v.id == video_id)).one()
+            paths = connection.scalars(select(loc.path).where(loc.video_id == video_id).order_by(loc.path)).all()
+        return list(paths), json.loads(row.tags), json.loads(row.chapters)
+
+    def unit_errors(self, video_id: int) -> list[str]:
+        """Return what was lost in a video's units, in order."""
+        with self.transaction() as connection:
+            return unit_errors(connection, video_id)
+
+    def pending_units(self, video_id: int) -> list[tuple[int, UnitPlan]]:
+        """Return (unit id, plan) of the units that are not committed yet, in order."""
+        with self.transaction() as connection:
+            return pending_units(connection, video_id)
+
+    # --- indexing -----------------------------------------------------------------------------------------------
+
+    def begin_video(
+        self,
+        video: Video,
+        units: Sequence[UnitPlan],
+        *,
+        recognised: bool,
+        coarse: bool = False,
+        path: bytes | None = None,
+    ) -> int:
+        """Enter a video whose units are still to come, and return its id. Searches do not see it yet.
+
+        What stood under the same fingerprint is replaced: at once, or if it is searchable, when this one is finished.
+        coarse: it is only looked at in passing, and to be read wholly by a later run. path: of its file, by which
+        `remove` finds it before it is finished.
+        """
+        values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
+        with self.transaction() as connection:
+            values["fingerprint"] = key_to_begin(connection, video.fingerprint)
+            video_id = inserted(connection, insert(schema.video).values(**values))
+            insert_units(connection, video_id, units)
+            if path is not None:
+                connection.execute(insert(schema.begun).values(video_id=video_id, path=path))
+        return video_id
+
+    def commit_unit(
+        self, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None] = ()
+    ) -> None:
+        """Commit one unit: clips, embeddings, transcript and status, or nothing.
+
+        thumbnails: file names below `thumbs/`, one a clip.
+        """
+        with self.transaction() as connection:
+            insert_result(connection, video_id, unit_id, result, thumbnails)
+
+    def finish_video(
+        self, video_id: int, location: Location, documents: Sequence[Document], *, problem: Problem | None = None
+    ) -> list[str]:
+        """Make a video whose units are all committed searchable, at `location`; return thumbnails no longer needed.
+
+        problem: what was lost of it (state `partial`). What stood at the same path before is forgotten, unless it has
+        another location.
+        """
+        state: VideoState = "partial" if problem else "indexed"
+        with self.transaction() as connection:
+            connection.execute(
+                update(schema.video)
+                .where(schema.video.c.id == video_id)
+                .values(state=state, problem=problem_json(problem))
+            )
+            connection.execute(delete(schema.begun).where(schema.begun.c.video_id == video_id))
+            set_documents(connection, video_id, documents)
+            stale = take_place(connection, video_id)
+            return [*stale, *move_location(connection, video_id, location)]
+
+    def measure_video(self, video_id: int, *, start_s: float, last_s: float, end_s: float, frames: int | None) -> None:
+        """Correct what the header said by what the frames said."""
+        with self.transaction() as connection:
+            connection.execute(
+                update(schema.video)
+                .where(schema.video.c.id == video_id)
+                .values(start_s=start_s, last_s=last_s, end_s=end_s, frames=frames)
+            )
+
+    def note_attempt(self, video_id: int, attempt: Attempt) -> None:
+        """Remember a failed try at a unit of a video that is being indexed."""
+        with self.transaction() as connection:
+            note_attempt(connection, video_id, attempt)
+
+    def attempts(self, video_id: int) -> list[Attempt]:
+        """Return the failed tries at a video, in order."""
+        with self.transaction() as connection:
+            return noted_attempts(connection, video_id)
+
+    def past_bugs(self) -> dict[bytes, int]:
+        """Return path -> video id of what failed, wholly or in part, by a bug of another version of vfindex."""
+        with self.transaction() as connection:
+            return past_bugs(connection)
+
+    def fail_video(
+        self,
+        fingerprint: str,
+        location: Location,
+        problem: Problem,
+        *,
+        quarantine: bool = False,
+        attempts: Sequence[Attempt] = (),
+    ) -> list[str]:
+        """Remember that this content cannot be indexed, why, and how often it was tried.
+
+        What is searchable of it from another reading stays so. Returns thumbnails no longer needed.
+        """
+        values = video_values(
+            Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
+        )
+        values |= {
+            "state": "quarantined" if quarantine else "failed",
+            "recognised": 0,
+            "problem": problem_json(problem),
+        }
+        with self.transaction() as connection:
+            lost = thumbnails(connection, being_made(fingerprint))
+            held = give_up(connection, fingerprint)
+            if held is not None:
+                kept = {"state": "partial", "problem": problem_json(problem), "coarse": 0, "recognised": 1}
+                connection.execute(update(schema.video).where(schema.video.c.id == held).values(**kept))
+            else:
+                delete_videos(connection, schema.video.c.fingerprint == fingerprint)
+                held = inserted(connection, insert(schema.video).values(**values))
+            insert_attempts(connection, held, attempts)
+            still = set(thumbnails(connection, schema.video.c.id == held))
+            return [*(name for name in lost if name not in still), *move_location(connection, held, location)]
+
+    def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
+        """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""
+        with self.transaction() as connection:
+            return move_location(connection, video_id, location, moved_from=moved_from)
+
+    def mark_coarse(self, video_id: int) -> None:
+        """Have a video read wholly by the next pass over it."""
+        with self.transaction() as connection:
+            connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(coarse=1))
+
+    def is_coarse(self, video_id: int) -> bool:
+        """Return whether a video was only looked at in passing."""
+        with self.transaction() as connection:
+            return bool(connection.scalar(select(schema.video.c.coarse).where(schema.video.c.id == video_id)))
+
+    def reword(self, video_id: int, location: Location, words: Wording | None) -> None:
+        """Replace what is said and written of a video, as the files beside it at `location` now say; None: nothing."""
+        from vfindex.storage.db.transcripts import reword  # most runs redo no words, and start sooner without it
+
+        with self.transaction() as connection:
+            if words is not None:
+                reword(connection, video_id, words)
+            move_location(connection, video_id, location)
+
+    def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> int:
+        """Give a video that was moved the words of its new name; return how many clips have another vector for it.
+
+        vector: (dim,) of the text modality, or None.
+        """
+        clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
+        with self.transaction() as connection:
+            connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(title=title))
+            connection.execute(
+                delete(schema.embedding).where(
+                    schema.embedding.c.modality == "text", schema.embedding.c.clip_id.in_(clips)
+                )
+            )
+            held = connection.scalars(clips).all()
+            if vector is not None:
+                packed = pack_vector(vector)
+                for clip_id in held:
+                    insert_embedding(connection, clip_id, "text", packed, None)
+            set_documents(connection, video_id, documents)
+            put(connection, "changed", "stale")
+        return len(held)
+
+    def path_of(self, typed: Sequence[bytes]) -> bytes | None:
+        """Return which known path, of a file or a folder, is meant by any of these, see `names.resolve`.
+
+        Files that vanished and what was ever ingested by name are known, too. Raises UsageError.
+        """
+        with self.transaction() as connection:
+            return known_path(connection, typed)
+
+    def remove(self, path: bytes, *, exclude: bool = False) -> tuple[int, int, list[str]]:
+        """Forget the file at `path`, or every file below the folder `path`, and that these were ever named.
+
+        Returns (locations, videos) forgotten and the thumbnails no longer needed; a video that lies
+        elsewhere too stays. exclude: where a folder above `path` is indexed, no run takes `path` up again.
+        """
+        with self.transaction() as connection:
+            files = 0
+            for table in (schema.location, schema.tombstone, schema.root, schema.exclusion):
+                count = connection.execute(delete(table).where(below(table.c.path, path))).rowcount
+                files += count if table in (schema.location, schema.tombstone) else 0
+            if exclude:
+                exclude_path(connection, path, now())
+            return files, *forget_removed(connection, lambda other: is_below(other, path))
+
+    # --- what is gone -------------------------------------------------------------------------------------------
+
+    def vanish(self, paths: Collection[bytes]) -> None:
+        """Say that nothing is at `paths` any more: what lies nowhere else leaves search, and is kept for its return.
+
+        Since now, or, by a clock that is behind, since the latest time that the library knows.
+        """
+        with self.transaction() as connection:
+            newest = newest_time(connection)
+            vanish(connection, paths, max(now(), newest.isoformat(timespec="seconds") if newest else ""))
+
+    def come_back(self, paths: Collection[bytes]) -> None:
+        """Say that the files at `paths` are there again, as they were before they vanished."""
+        with self.transaction() as connection:
+            come_back(connection, paths)
+
+    def tombstones(self) -> dict[bytes, KnownStat]:
+        """Return path -> what the file there was before it vanished."""
+        with self.transaction() as connection:
+            return tombstones(connection)
+
+    def former_paths(self, video_id: int) -> Sequence[bytes]:
+        """Return where a video lay before it vanished from there."""
+        with self.transaction() as connection:
+            return former_paths(connection, video_id)
+
+    def besides(self, video_id: int) -> set[str]:
+        """Return the states of the files beside a video, at each place where it lies or lay."""
+        with self.transaction() as connection:
+            return besides(connection, video_id)
+
+    def fingerprint_at(self, path: bytes) -> str | None:
+        """Return the fingerprint of what lies at `path`, as far as the library knows."""
+        with self.transaction() as connection:
+            return fingerprint_at(connection, path)
+
+    def purge(self, before: str | None) -> tuple[int, int, list[str]]:
+        """Forget what vanished before a time (as `now` writes it), or ever; return as `remove` does."""
+        tomb = schema.tombstone.c
+        with self.transaction() as connection:
+            return self._purge(connection, true() if before is None else tomb.gone_at < before)
+
+    def purge_missing(self, age: timedelta, at: datetime) -> tuple[int, int, list[str]]:
+        """Forget what has been missing for `age` at the time `at`, see `absence`; return as `remove` does.
+
+        Raises LibraryError for a clock that is behind the library.
+        """
+        tomb = schema.tombstone.c
+        with self.transaction() as connection:
+            times = json.dumps(long_gone(connection, age, at))
+            old = tomb.gone_at.in_(select(func.json_each(times).table_valued("value").c.value))
+            return self._purge(connection, old)
+
+    def _purge(self, connection: Connection, old: ColumnElement[bool]) -> tuple[int, int, list[str]]:
+        paths = set(connection.scalars(select(schema.tombstone.c.path).where(old)))
+        connection.execute(delete(schema.tombstone).where(old))
+        return len(paths), *(forget_removed(connection, paths.__contains__) if paths else (0, []))
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def begin_run(self, command: str) -> int:
+        """Enter a run and return its id."""
+        with self.transaction() as connection:
+            return inserted(connection, insert(schema.run).values(command=command, started_at=now()))
+
+    def end_run(self, run_id: int, report: Mapping[str, Any]) -> None:
+        """Keep the report of a run."""
+        with self.transaction() as connection:
+            connection.execute(
+                update(schema.run).where(schema.run.c.id == run_id).values(finished_at=now(), report=json.dumps(report))
+            )
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,390 @@
+"""Connections to library.db: WAL, foreign keys, one explicit transaction at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from vfindex.storage.db.checksums import register
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
+from vfindex.storage.files.permissions import is_allowed
+from vfindex.storage.files.resources import least_room, temporary_folder
+
+# A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
+BUSY_TIMEOUT_S = 20
+# The least of shared memory beside a log: SQLite makes it in regions of this size.
+SHARED_BYTES = 32 << 10
+# How most sentences about damage end; `verify` itself leaves it out.
+RUN_VERIFY = "; run: vfindex verify"
+# Where a connection has its memory among what SQLAlchemy keeps of it.
+_MEMORY = "memory"
+# What an exception of SQLite carries: the folder of the database.
+_FOLDER = "folder"
+
+
+def connect(path: Path | None, *, write: bool) -> Engine:
+    """Return an engine for the database at `path` (None: in memory), its transactions explicit.
+
+    write: transactions begin by taking the write lock. A reader's transaction is one snapshot from its first read on.
+    """
+
+    def creator() -> sqlite3.Connection:
+        opened = None if path is None or write else opening(path)
+        connection: DatabaseConnection = sqlite3.connect(
+            ":memory:" if path is None else opened.uri if opened else f"{_file_uri(path)}?mode=rwc",
+            uri=path is not None,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=DatabaseConnection,
+        )
+        connection.opened, connection.folder = opened, path.parent if path else None
+        register(connection)
+        for pragma in _pragmas(write, is_locked=opened is None or opened.is_locked):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    if path is None or write:
+        # A database in memory lives as long as its one connection.
+        engine = create_engine("sqlite://", creator=creator, poolclass=StaticPool)
+    else:
+        # One connection outlives its snapshot: opening another costs as much as five statements. Snapshots at one time
+        # have one each.
+        engine = create_engine("sqlite://", creator=creator, poolclass=QueuePool, pool_size=1, max_overflow=-1)
+        _keep_while_true(engine, path)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """How a reader opens the database at `path`, and what lies there.
+
+    is_locked: SQLite's locks keep a snapshot as it is. They need the shared memory beside the log, which a reader
+    without permission to write, or room for it, cannot make. What is read without them counts only if `files`, which
+    then has the sizes and times of the database and its log, is the same afterwards.
+    """
+
+    path: Path
+    uri: str
+    is_locked: bool
+    files: tuple[object, ...]
+
+    def has_changed(self) -> bool:
+        """Return whether what was read since may be of several states of the library."""
+        return not self.is_locked and self != opening(self.path)
+
+
+def opening(path: Path) -> Opened:
+    """Return how a reader opens the database at `path` as it lies there now."""
+    log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if log.exists() and _size_bytes(shared) >= SHARED_BYTES:  # smaller, a writer had no room for it
+        is_locked = is_allowed(shared, os.R_OK)
+    else:
+        # A log that this user may write to would be deleted by a reader without locks, when it closes.
+        is_locked = is_allowed(path.parent, os.W_OK | os.X_OK) and (_size_bytes(log) > 0 or _has_room(path.parent))
+    how = "mode=ro"
+    if not is_locked:
+        # Without locks SQLite keeps the map of a log in memory of its own; where there is no log, it wants none.
+        how += "&vfs=unix-none" if _size_bytes(log) else "&immutable=1"
+    files = (_stamp(path),) if is_locked else tuple(_stamp(file, with_times=True) for file in (path, log))
+    return Opened(path, f"{_file_uri(path)}?{how}", is_locked, files)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _has_room(folder: Path) -> bool:
+    """Return whether the shared memory beside a log would fit on the disk; a full one must not keep readers out."""
+    found = least_room([folder])
+    return found is None or found[1] >= 2 * SHARED_BYTES
+
+
+class Unchanged:
+    """A block that raises LibraryChanged, whatever else it raised, if what no lock protects has changed meanwhile."""
+
+    def __init__(self, opened: Opened | None) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if self._opened is None or not self._opened.has_changed():
+            return
+        if exc is None or isinstance(exc, Exception):
+            raise LibraryChanged(
+                "the library was changed while it was read by a user who cannot write to its folder; "
+                "run the same command again"
+            ) from exc
+
+
+class DatabaseConnection(sqlite3.Connection):
+    """A connection whose errors say in which folder the database lies, and are SQLite's even if they are no UTF-8."""
+
+    opened: Opened | None = None
+    folder: Path | None = None
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(_Cursor)
+
+    def execute(self, *arguments: Any) -> Any:
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        return self.cursor().executemany(*arguments)
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, *arguments: Any) -> Self:
+        with _OwnErrors(self.connection):
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Self:
+        with _OwnErrors(self.connection):
+            return super().executemany(*arguments)
+
+
+class _OwnErrors:
+    """A block whose errors are as `DatabaseConnection` says; as a generator it would take three times as long."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, UnicodeDecodeError):
+            # What SQLite complains of quotes the file, and Python cannot read that.
+            complaint = exc.object.decode(errors="replace")
+            error = sqlite3.DatabaseError(complaint)
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error from exc
+        if isinstance(exc, sqlite3.Error):
+            setattr(exc, _FOLDER, getattr(self._connection, _FOLDER, None))
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a reader's connection knows of the library as of `version`, SQLite's counter of commits by others."""
+
+    opened: Opened
+    version: int = -1
+    known: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
+    """Return a connection with a read transaction, and what it may remember. Raises LibraryError.
+
+    What is asked for with the first try may be gone with the last writer, and is opened in another way then.
+    """
+    try:
+        return _begin_reading(engine)
+    except DBAPIError:
+        try:
+            return _begin_reading(engine)
+        except DBAPIError as exc:
+            raise translated(exc) from exc
+
+
+def _begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
+    connection = engine.connect()
+    try:
+        return connection, memory_of(connection)
+    except DBAPIError:
+        if _MEMORY in connection.info:
+            connection.invalidate()
+        connection.close()
+        raise
+
+
+def memory_of(connection: Connection) -> Memory | None:
+    """Return what the connection may remember from one snapshot to the next, None for a writer's.
+
+    SQLite counts only what others commit: a writer would not see what it changed itself.
+    """
+    memory: Memory | None = connection.info.get(_MEMORY)
+    if memory is not None:
+        version = int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+        if version != memory.version:
+            memory.version, memory.known = version, {}
+    return memory
+
+
+def _keep_while_true(engine: Engine, path: Path) -> None:
+    """Give the engine's connections a memory, and drop one once another file lies at its path.
+
+    So it does after a repair; and a library that was opened without locks, for nobody wrote, may have a writer now.
+    """
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: Any) -> None:
+        record.info[_MEMORY] = Memory(connection.opened)
+
+    @event.listens_for(engine, "checkout")
+    def checked_out(_: Any, record: Any, __: Any) -> None:
+        if record.info[_MEMORY].opened != opening(path):
+            raise DisconnectionError(f"{path} is another file now")
+
+
+def _file_uri(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path.absolute()))}"
+
+
+def _stamp(path: Path, *, with_times: bool = False) -> tuple[int, ...] | None:
+    """Return what tells a file from another at its path, or from itself before a change; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if with_times else ()
+    return stat.st_dev, stat.st_ino, *times
+
+
+def _pragmas(write: bool, *, is_locked: bool) -> list[str]:
+    # trusted_schema: the schema of a library that came from elsewhere must not call functions with side effects.
+    pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=2147418112"]
+    if not is_locked:
+        # EXCLUSIVE: no shared memory is asked for. A mapped file that is cut short meanwhile would kill the process.
+        pragmas = ["locking_mode=EXCLUSIVE", *pragmas[:-1]]
+    if write:
+        # FULL: a commit is on the disk before the next unit starts, so a power cut costs at most the open unit.
+        # What is deleted is overwritten, and the file can shrink (see scrubbing.py). auto_vacuum comes before the first
+        # page is written, and changes nothing of a database that is there.
+        pragmas += ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"]
+    return pragmas
+
+
+@contextmanager
+def any_text(connection: Connection) -> Iterator[None]:
+    """Let text that is no UTF-8 be read, with replacement characters, so that its row can be told from sound ones."""
+    driver: Any = connection.connection.driver_connection
+    before, driver.text_factory = driver.text_factory, decoded
+    try:
+        yield
+    finally:
+        driver.text_factory = before
+
+
+def decoded(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def checkpoint(engine: Engine) -> None:
+    """Move the log into the database and cut it; both are on the disk when this returns. Raises LibraryError."""
+    try:
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection  # a checkpoint is none within a transaction
+            busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except (DBAPIError, sqlite3.Error) as exc:
+        raise translated(exc) from exc
+    if busy:
+        raise LibraryError("a search holds the library's database; run the same command again when it has ended")
+
+
+def check_integrity(engine: Engine) -> list[str]:
+    """Return what SQLite's own checks find wrong: an empty list for a sound database.
+
+    Raises LibraryError where this user may not read it.
+    """
+    try:
+        with engine.connect() as connection:
+            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
+            broken = [
+                f"{row[0]} row {row[1]} has no {row[2]}" for row in connection.execute(text("PRAGMA foreign_key_check"))
+            ]
+    except DBAPIError as exc:
+        error = translated(exc)
+        if not isinstance(error, LibraryDamaged):
+            raise error from exc
+        return [str(exc.orig)]
+    return [line for line in found if line != "ok"] + broken
+
+
+# Complaints of SQLite without a code of their own that no statement of ours can cause in a sound library.
+_DAMAGE = re.compile(
+    "could not decode|no such (fts5 table|table|column|index|module|tokenizer)|has no column|malformed"
+    "|constructor failed|error in (table|view|index)|unrecognized token|file format|logic error",
+    re.IGNORECASE,
+)
+_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FORMAT}
+_READ_FAULTS = {
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+    sqlite3.SQLITE_IOERR_DATA,
+}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+_READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+
+
+def room_wanted(folder: Path | None, bytes_: int = 0) -> str:
+    """Return what to do about a full disk: in which folder to free some space, `bytes_` of it where so much is known.
+
+    SQLite says of no file which one did not fit, and has deleted the temporary ones when that is asked.
+    """
+    temporary = temporary_folder()
+    found = least_room([temporary] if folder is None else [folder, temporary])
+    wanted = f"{bytes_ / 1e9:.1f} GB" if bytes_ else "some space"
+    if found is None:
+        return f"free {wanted}"
+    where = f"{found[0]}, which has {found[1] / 1e6:,.1f} MB left"
+    if found[0] == temporary:
+        return f"free {wanted} in the folder for temporary files, {where}, or set TMPDIR to another folder,"
+    return f"free {wanted} in {where},"
+
+
+def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
+    """Return SQLite's complaint as a sentence. One that only a bug of ours can cause is raised as it is."""
+    error = exc.orig if isinstance(exc, DBAPIError) else exc
+    complaint, extended = str(error), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return LibraryDamaged(
+            "the file library.db in the library's folder is no library of vfindex; "
+            "put back the one that was there, or name another folder with --library DIR"
+        )
+    if code in _DAMAGE_CODES or extended in _READ_FAULTS or (code == 1 and _DAMAGE.search(complaint)):
+        return LibraryDamaged(f"the library's database cannot be read ({complaint}){RUN_VERIFY}")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return LibraryError(
+            f"the library could not be written ({complaint}); {room_wanted(getattr(error, _FOLDER, None))} and run the "
+            "same command again: nothing that was committed is lost"
+        )
+    if code in _BUSY:
+        return LibraryError(
+            f"another program holds the library's database ({complaint}); run the same command again when it has ended"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return LibraryError(
+            f"the library's database cannot be opened ({complaint}); this user needs permission to enter the library's "
+            "folder and to read library.db and library.db-wal"
+        )
+    if code in _READ_ONLY:
+        return LibraryError(
+            f"the library's database cannot be written ({complaint}); this user needs permission to write library.db "
+            "and the library's folder, and the disk must not be mounted read-only"
+        )
+    if code == sqlite3.SQLITE_NOMEM:
+        return LibraryError("there is not enough memory to read the library's database; close other programs")
+    raise exc

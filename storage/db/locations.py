@@ -1,0 +1,222 @@
+"""Where videos lie, and where they did: locations, and tombstones of those that are gone.
+
+A tombstone is a location that was found to be no longer there. A video that has tombstones only is `vanished`: searches
+do not see it, nothing of it is deleted before a purge, and it returns when its file does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, text, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.documents import unindex_documents
+from vfindex.storage.files.names import resolve
+from vfindex.storage.records import KnownStat, Location
+
+_COPIED = "path, video_id, size_bytes, mtime_ns, inode, beside"
+_IS_CHOSEN = "path IN (SELECT path FROM temp.chosen)"
+
+
+def below(column: ColumnElement[bytes], path: bytes) -> ColumnElement[bool]:
+    """Return the condition that a path is `path` or lies below it."""
+    folder = path.rstrip(b"/")
+    # A range, which an index of the column finds: the slash is followed by the zero.
+    return (column == path) | ((column >= folder + b"/") & (column < folder + b"0"))
+
+
+def is_below(path: bytes, folder: bytes) -> bool:
+    """Return whether a path is `folder` or lies below it; the test of `below`."""
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def exclude_path(connection: Connection, path: bytes, when: str) -> bool:
+    """Skip `path` from now on if a folder above it is indexed; return whether one is."""
+    roots = connection.scalars(select(schema.root.c.path)).all()
+    covered = any(root != path and is_below(path, root) for root in roots)
+    if covered:
+        connection.execute(upsert(schema.exclusion).values(path=path, added_at=when).on_conflict_do_nothing())
+    return covered
+
+
+def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
+    """Delete videos and all that belongs to them; return how many."""
+    chosen = select(schema.video.c.id).where(condition)
+    unindex_documents(connection, schema.document.c.video_id.in_(chosen))
+    count = connection.execute(delete(schema.video).where(condition)).rowcount
+    if count:
+        put(connection, "changed", "stale")
+    return count
+
+
+def put(connection: Connection, key: str, value: str) -> None:
+    """Store a setting."""
+    statement = upsert(schema.meta).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+
+
+def move_location(
+    connection: Connection, video_id: int, location: Location, *, moved_from: bytes | None = None
+) -> list[str]:
+    """Let `location` belong to this video, which returns if it had vanished; forget the videos that then lie nowhere.
+
+    moved_from: a path that no video has any more. Returns thumbnails no longer needed.
+    """
+    left = [path for path in (location.path, moved_from) if path is not None]
+    owners: set[int] = set()
+    for table in (schema.location, schema.tombstone):
+        owners.update(connection.scalars(select(table.c.video_id).where(table.c.path.in_(left))))
+    if moved_from is not None:
+        connection.execute(delete(schema.location).where(schema.location.c.path == moved_from))
+    connection.execute(delete(schema.tombstone).where(schema.tombstone.c.path.in_(left)))
+    values = {
+        "video_id": video_id,
+        "size_bytes": location.size_bytes,
+        "mtime_ns": location.mtime_ns,
+        "inode": location.inode,
+        "beside": location.beside,
+    }
+    statement = upsert(schema.location).values(path=location.path, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
+    _return(connection, [video_id])
+    return forget_orphaned(connection, owners - {video_id})[1]
+
+
+def forget_orphaned(connection: Connection, videos: Collection[int] | None) -> tuple[int, list[str]]:
+    """Let videos without a location vanish, and delete those without a tombstone too; return number and thumbnails.
+
+    videos: those that have lost one, so that the work does not grow with the library; None for all. Videos that are
+    still being indexed have no location yet.
+    """
+    if videos is not None and not videos:
+        return 0, []
+    v = schema.video.c
+    nowhere = (v.state != "indexing") & ~_has(schema.location.c.video_id)
+    if videos is not None:
+        nowhere &= v.id.in_(_among(videos))
+    gone = nowhere & (v.state != "vanished") & _has(schema.tombstone.c.video_id)
+    connection.execute(update(schema.video).where(gone).values(state_before=v.state, state="vanished"))
+    orphaned = connection.scalars(select(v.id).where(nowhere, ~_has(schema.tombstone.c.video_id))).all()
+    if not orphaned:
+        return 0, []
+    named = select(schema.clip.c.thumbnail).where(schema.clip.c.video_id.in_(_among(orphaned)))
+    thumbnails = [name for name in connection.scalars(named) if name]
+    return delete_videos(connection, v.id.in_(_among(orphaned))), thumbnails
+
+
+def vanish(connection: Connection, paths: Collection[bytes], when: str) -> None:
+    """Turn locations into tombstones. when: as `catalog.now` writes times."""
+    _choose(connection, paths)
+    videos = _chosen_videos(connection, "location")
+    connection.execute(
+        text(f"INSERT INTO tombstone ({_COPIED}, gone_at) SELECT {_COPIED}, :when FROM location WHERE {_IS_CHOSEN}"),
+        {"when": when},
+    )
+    connection.execute(text(f"DELETE FROM location WHERE {_IS_CHOSEN}"))
+    forget_orphaned(connection, videos)
+
+
+def come_back(connection: Connection, paths: Collection[bytes]) -> None:
+    """Turn tombstones into locations again: the files are there, and as they were."""
+    _choose(connection, paths)
+    videos = _chosen_videos(connection, "tombstone")
+    connection.execute(text(f"INSERT INTO location ({_COPIED}) SELECT {_COPIED} FROM tombstone WHERE {_IS_CHOSEN}"))
+    connection.execute(text(f"DELETE FROM tombstone WHERE {_IS_CHOSEN}"))
+    _return(connection, videos)
+
+
+def tombstones(connection: Connection) -> dict[bytes, KnownStat]:
+    """Return path -> what the file there was before it vanished."""
+    t, v = schema.tombstone.c, schema.video.c
+    query = select(t.path, t.size_bytes, t.mtime_ns, v.state, v.state_before, v.recognised, t.beside, v.coarse)
+    rows = connection.execute(query.join_from(schema.tombstone, schema.video)).all()
+    return {
+        row.path: KnownStat(
+            row.path,
+            row.size_bytes,
+            row.mtime_ns,
+            row.state_before if row.state == "vanished" else row.state,
+            row.recognised,
+            row.beside,
+            row.coarse,
+        )
+        for row in rows
+    }
+
+
+def former_paths(connection: Connection, video_id: int) -> Sequence[bytes]:
+    """Return the paths of a video's tombstones, in order of bytes."""
+    t = schema.tombstone.c
+    return connection.scalars(select(t.path).where(t.video_id == video_id).order_by(t.path)).all()
+
+
+def besides(connection: Connection, video_id: int) -> set[str]:
+    """Return the states of the files beside a video, at each place where it lies or lay."""
+    found: set[str] = set()
+    for table in (schema.location, schema.tombstone):
+        found.update(connection.scalars(select(table.c.beside).where(table.c.video_id == video_id)))
+    return found
+
+
+def fingerprint_at(connection: Connection, path: bytes) -> str | None:
+    """Return the fingerprint of what lies at `path` as far as the library knows."""
+    query = select(schema.video.c.fingerprint).join_from(schema.location, schema.video)
+    return connection.scalar(query.where(schema.location.c.path == path))
+
+
+def known_path(connection: Connection, typed: Sequence[bytes]) -> bytes | None:
+    """Return which known path, of a file or a folder, is meant by any of `typed`, see `names.resolve`."""
+    tables = (schema.location, schema.tombstone, schema.root, schema.begun)
+
+    def is_known(path: bytes) -> bool:
+        query = (select(table.c.path).where(below(table.c.path, path)).limit(1) for table in tables)
+        return any(connection.scalar(each) is not None for each in query)
+
+    def known() -> list[bytes]:
+        return [path for table in tables for path in connection.scalars(select(table.c.path))]
+
+    return resolve(typed, is_known, known)
+
+
+def _has(owner: ColumnElement[int]) -> ColumnElement[bool]:
+    return select(owner).where(owner == schema.video.c.id).correlate(schema.video).exists()
+
+
+def _return(connection: Connection, videos: Collection[int]) -> None:
+    v = schema.video.c
+    vanished = v.id.in_(_among(videos)) & (v.state == "vanished")
+    connection.execute(update(schema.video).where(vanished).values(state=v.state_before))
+
+
+def _among(ids: Collection[int]) -> Select[tuple[int]]:
+    """Return some ids as a query: one parameter, however many there are."""
+    return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
+
+
+def _choose(connection: Connection, paths: Collection[bytes]) -> None:
+    """Let `_IS_CHOSEN` hold for these paths, which are bytes that JSON cannot carry."""
+    connection.execute(text("CREATE TEMP TABLE IF NOT EXISTS chosen (path BLOB PRIMARY KEY) WITHOUT ROWID"))
+    connection.execute(text("DELETE FROM temp.chosen"))
+    if paths:
+        connection.execute(text("INSERT OR IGNORE INTO temp.chosen VALUES (:path)"), [{"path": path} for path in paths])
+
+
+def _chosen_videos(connection: Connection, table: str) -> Sequence[int]:
+    return connection.scalars(text(f"SELECT DISTINCT video_id FROM {table} WHERE {_IS_CHOSEN}")).all()
+
+
+def sample_below(connection: Connection, folder: bytes, most: int) -> list[Location]:
+    """Return up to `most` of the files known below a folder, spread evenly."""
+    loc = schema.location.c
+    query = select(loc.path, loc.size_bytes, loc.mtime_ns, loc.inode).where(below(loc.path, folder))
+    rows = connection.execute(query.order_by(loc.path)).all()
+    return [Location(*row) for row in rows[:: -(-len(rows) // most) or 1]]
+
+
+def unsettle(connection: Connection, video_id: int) -> None:
+    """Have the next run redo a video's words, as if what lies beside it had changed."""
+    loc = schema.location.c
+    connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))

@@ -1,0 +1,418 @@
+"""Records out of SQLite: everything a search or a report reads, as of one instant, while a writer may be at work."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, func, literal_column, select, text
+from sqlalchemy.exc import DBAPIError
+
+from vfindex.storage.db import schema, spans
+from vfindex.storage.db.checksums import is_broken, setting
+from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, translated
+from vfindex.storage.db.migrations import check_readable, complete_schema
+from vfindex.storage.db.stored import (
+    Generation,
+    StoredClip,
+    StoredVectors,
+    StoredVideo,
+    finite,
+    no_frames,
+    stored_clip,
+    stored_video,
+)
+from vfindex.storage.errors import LibraryDamaged, LibraryError
+from vfindex.storage.files.names import resolve
+from vfindex.storage.joint.codecs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
+from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment
+from vfindex.storage.text.full_text import Words
+
+__all__ = ["Generation", "Snapshot", "StoredClip", "StoredVectors", "StoredVideo"]
+
+T = TypeVar("T")
+# What comes of values of another kind, form or size than were written: a bug, unless the library turns out damaged.
+_NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+# Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
+BATCH_CLIPS = 4096
+
+
+class Snapshot:
+    """One read transaction. words: its full text search.
+
+    Leaving its `with` block raises LibraryChanged where a writer came and this user can hold no lock against it.
+
+    Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection, self._memory = begin_reading(engine)
+        self.words = Words(self._fetched, self.remembered)
+        try:
+            if not self.remembered("complete", lambda: check_readable(self._connection)):
+                complete_schema(self._connection)
+        except DBAPIError as exc:
+            self.close()
+            raise translated(exc) from exc
+        except LibraryError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(exc, _NOT_AS_WRITTEN):
+                from vfindex.storage.maintenance.damage import diagnosis  # needs this module
+
+                if found := diagnosis(self):
+                    raise found from exc
+        finally:
+            self.close()
+        Unchanged(None if self._memory is None else self._memory.opened).__exit__(kind, exc, trace)
+
+    def any_text(self) -> AbstractContextManager[None]:
+        """Let text that is no UTF-8 be read meanwhile, see `database.any_text`."""
+        return any_text(self._connection)
+
+    def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gives of this snapshot; later ones do not ask again until somebody commits."""
+        if self._memory is None:
+            return compute()
+        known = self._memory.known
+        if key not in known:
+            known[key] = compute()
+        found: T = known[key]
+        return found
+
+    def _rows(self, query: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        try:
+            return self._connection.execute(query, parameters or {}).all()
+        except DBAPIError as exc:
+            raise translated(exc) from exc
+
+    def _by_id(self, query: Any, column: Any, ids: Sequence[int]) -> Iterator[Any]:
+        """Yield the query's rows whose column is among `ids`.
+
+        One parameter holds them all: SQLAlchemy writes a statement with one for each anew every time, 8 % of a
+        warm search.
+        """
+        among = text(f"{column.table.name}.{column.name} IN (SELECT value FROM json_each(:ids))")
+        yield from self._rows(query.where(among), {"ids": json.dumps(list(ids))})
+
+    def stream(self, query: Any) -> Iterator[Any]:
+        """Yield a query's rows a few at a time, so that memory stays bounded."""
+        try:
+            yield from self._connection.execute(query, execution_options={"yield_per": 1000})
+        except DBAPIError as exc:
+            raise translated(exc) from exc
+
+    def _fetched(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """Return a query's rows as plain tuples: those of SQLAlchemy take as long again as all the rest of it."""
+        try:
+            cursor = self._connection.exec_driver_sql(query, parameters).cursor
+            return list(cursor.fetchall()) if cursor else []
+        except (DBAPIError, sqlite3.Error) as exc:
+            raise translated(exc) from exc
+
+    def get(self, key: str) -> str | None:
+        """Return a setting, or None."""
+        return self.remembered(("setting", key), lambda: self._get(key))
+
+    def _get(self, key: str) -> str | None:
+        try:
+            return setting(self._connection, key)
+        except DBAPIError as exc:
+            raise translated(exc) from exc
+
+    def generation(self) -> Generation | None:
+        """Return the current generation, or None before the first is published."""
+        return self.remembered("generation", self._generation)
+
+    def _generation(self) -> Generation | None:
+        g = schema.generation.c
+        is_whole: Any = literal_column(f"NOT ({is_broken(schema.generation)})").label("is_whole")
+        rows = self._rows(select(schema.generation, is_whole).order_by(g.id.desc()).limit(1))
+        if not rows:
+            return None
+        row = rows[0]
+        if not row.is_whole:
+            raise LibraryDamaged("the row of the joint index is not as it was written; run: vfindex repair")
+        return Generation(
+            row.id, row.file, row.size_bytes, row.sha256, JointSpec.from_json(row.spec), row.watermark, row.clips
+        )
+
+    # --- clips --------------------------------------------------------------------------------------------------
+
+    def clip_ids(self, *, after: int = 0, searchable: bool = True, videos: Collection[int] | None = None) -> list[int]:
+        """Return the ids of clips above `after`, increasing; searchable: only those of wholly committed videos.
+
+        videos: the only ones looked at.
+        """
+        query = "SELECT c.id FROM clip c"
+        parameters: list[int | str] = [after]
+        if searchable:
+            query += " JOIN video v ON v.id = c.video_id AND v.state IN ('indexed', 'partial')"
+        query += " WHERE c.id > ?"
+        if videos is not None:
+            query += " AND c.video_id IN (SELECT value FROM json_each(?))"
+            parameters.append(json.dumps(list(videos)))
+        return [id_ for (id_,) in self._fetched(query + " ORDER BY c.id", tuple(parameters))]
+
+    def hidden(self, watermark: int) -> NDArray[np.int64]:
+        """Return the clips of an index up to `watermark` whose video is not searchable now, increasing."""
+        return self.remembered(("hidden", watermark), lambda: spans.hidden_clips(self._fetched, watermark))
+
+    def changed(self, watermark: int) -> NDArray[np.int64]:
+        """Return the clips of the newest index whose vectors were changed or deleted since it was published."""
+        return self.remembered(("changed", watermark), lambda: spans.changed_clips(self._fetched, watermark))
+
+    def outdated(self, watermark: int) -> NDArray[np.int64]:
+        """Return the clips whose rows in an index up to `watermark` do not count: `hidden` or `changed`, increasing."""
+        return np.union1d(self.hidden(watermark), self.changed(watermark))
+
+    def unindexed(self, watermark: int) -> NDArray[np.int64]:
+        """Return the searchable clips that an index up to `watermark` lacks or has older vectors of, increasing."""
+        return self.remembered(("unindexed", watermark), lambda: spans.unindexed_clips(self._fetched, watermark))
+
+    def clips(self, ids: Sequence[int]) -> dict[int, StoredClip]:
+        """Return the searchable clips among `ids`; others are left out."""
+        c = schema.clip.c
+        query = (
+            select(c.id, c.video_id, c.start_s, c.end_s, c.thumbnail)
+            .join_from(schema.clip, schema.video)
+            .where(schema.video.c.state.in_(SEARCHABLE))
+        )
+        return {row.id: stored_clip(row) for row in self._by_id(query, c.id, ids)}
+
+    def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
+        """Return the ids of the clips of `videos`, which are searchable, increasing."""
+        if len(videos) <= spans.FEW_VIDEOS:
+            return np.sort(spans.clips_of_few(self._fetched, videos))
+        ids, others = spans.expanded(self.remembered("spans", lambda: spans.clip_spans(self._fetched)), videos)
+        return np.sort(np.concatenate([ids, np.array(self.clip_ids(videos=others) if others else (), np.int64)]))
+
+    def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
+        """Return video id -> the ids of its first `limit` clips, in order of time."""
+        return spans.first_clips(self._fetched, video_ids, limit)
+
+    def videos_of(self, clip_ids: Sequence[int]) -> dict[int, int]:
+        """Return clip id -> its video's id."""
+        rows = "SELECT id, video_id FROM clip WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._fetched(rows, (json.dumps(list(clip_ids)),)))
+
+    def clips_of(self, video_id: int) -> list[StoredClip]:
+        """Return a video's clips in order of time."""
+        c = schema.clip.c
+        query = select(c.id, c.video_id, c.start_s, c.end_s, c.thumbnail).where(c.video_id == video_id)
+        return [stored_clip(row) for row in self._rows(query.order_by(c.start_s))]
+
+    def vectors(self, ids: Sequence[int]) -> dict[int, StoredVectors]:
+        """Return the embeddings of clips, frame vectors included."""
+        e = schema.embedding.c
+        found: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in ids}
+        frames: dict[int, tuple[FloatArray, NDArray[np.float64]]] = {}
+        for row in self._by_id(select(e.clip_id, e.modality, e.vector, e.frames), e.clip_id, ids):
+            found[row.clip_id][row.modality] = unpack_vector(row.vector)
+            if row.frames is not None:
+                frames[row.clip_id] = unpack_frames(row.frames)
+        return {id_: StoredVectors(found[id_], *frames.get(id_, no_frames())) for id_ in ids}
+
+    def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
+        """Return the searchable clips among `ids` with their embeddings; others are left out."""
+        rows = self._fetched(
+            "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector, e.frames FROM clip c"
+            " JOIN video v ON v.id = c.video_id LEFT JOIN embedding e ON e.clip_id = c.id"
+            " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
+            (json.dumps(list(ids)),),
+        )
+        clips = {id_: stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
+        embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
+        for modality in {row[5] for row in rows if row[5] is not None}:
+            blobs = {row[0]: row[6] for row in rows if row[5] == modality}
+            for id_, vector in zip(blobs, finite(unpack_vectors(list(blobs.values()))), strict=True):
+                embeddings[id_][modality] = vector
+        framed = {row[0]: row[7] for row in rows if row[7] is not None}
+        frames = dict(zip(framed, unpack_all_frames(list(framed.values())), strict=True))
+        none = no_frames()
+        return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
+
+    def batches(
+        self, ids: Sequence[int] | NDArray[np.int64], dims: Mapping[Modality, int]
+    ) -> Iterator[tuple[NDArray[np.int64], dict[Modality, FloatArray]]]:
+        """Yield (ids (n,), modality -> (n, dim) float32, zero rows where absent) over the clips, in bounded batches."""
+        among = "(SELECT value FROM json_each(?))"
+        query = f"SELECT clip_id, vector FROM embedding WHERE clip_id IN {among} AND modality = ?"
+        for first in range(0, len(ids), BATCH_CLIPS):
+            part = np.asarray(ids[first : first + BATCH_CLIPS], np.int64)
+            order, told = np.argsort(part), json.dumps(part.tolist())
+            rows = {m: np.zeros((len(part), dim), np.float32) for m, dim in dims.items()}
+            for modality, vectors in rows.items():
+                found = self._fetched(query, (told, modality))
+                held, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
+                values = finite(unpack_vectors(blobs, vectors.shape[1]))
+                vectors[order[np.searchsorted(part, held, sorter=order)]] = values
+            yield part, rows
+
+    def thumbnails(self) -> Iterator[str]:
+        """Yield the file names of all thumbnails."""
+        name = schema.clip.c.thumbnail
+        yield from (row.thumbnail for row in self.stream(select(name).where(name.is_not(None))))
+
+    def clips_around(self, spans: Sequence[tuple[int, float, float]]) -> list[tuple[int, int]]:
+        """Return (number of the span, clip id) of the searchable clips that overlap or touch spans.
+
+        spans: (video id, start_s, end_s).
+        """
+        return self._fetched(
+            "SELECT w.key, c.id FROM json_each(?) w"
+            " JOIN clip c ON c.video_id = json_extract(w.value, '$[0]')"
+            " AND c.start_s <= json_extract(w.value, '$[2]') AND c.end_s >= json_extract(w.value, '$[1]')"
+            # Says nothing new, but this column is in an index: clips of a video follow each other.
+            " AND c.start_ms <= 1000 * json_extract(w.value, '$[2]') + 1 AND c.start_ms >= coalesce("
+            "(SELECT max(b.start_ms) FROM clip b WHERE b.video_id = json_extract(w.value, '$[0]')"
+            " AND b.start_ms <= 1000 * json_extract(w.value, '$[1]') - 1), -9e15)"
+            " JOIN video v ON v.id = c.video_id WHERE v.state IN ('indexed', 'partial') ORDER BY w.key, c.start_s",
+            (json.dumps(list(spans)),),
+        )
+
+    def clips_near(self, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
+        """Return (6, n) for each clip and each clip near it in its video: id, start_s and end_s of both."""
+        return spans.clips_near(self._fetched, ids, within_s)
+
+    # --- videos -------------------------------------------------------------------------------------------------
+
+    def videos(self, ids: Sequence[int] | None = None) -> list[StoredVideo]:
+        """Return videos (all, if `ids` is None) with their locations, in order of id."""
+        v, loc = schema.video.c, schema.location.c
+        places: dict[int, list[Location]] = {}
+        query = select(loc.video_id, loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, loc.beside)
+        chosen = self._rows(query) if ids is None else self._by_id(query, loc.video_id, ids)
+        for row in chosen:
+            places.setdefault(row.video_id, []).append(
+                Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside)
+            )
+        query = select(schema.video).order_by(v.id)
+        rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
+        return [stored_video(row, places.get(row.id, [])) for row in rows]
+
+    def shelf(self) -> tuple[list[tuple[int, float, str]], list[tuple[int, bytes, int]]]:
+        """Return (id, length in s, tags as JSON) of all searchable videos, and (video id, path, mtime_ns) of their
+        copies, both in order of id.
+        """
+        videos = "FROM video v WHERE v.state IN ('indexed', 'partial')"
+        places = f"SELECT video_id, path, mtime_ns FROM location WHERE video_id IN (SELECT v.id {videos})"
+        return (
+            self._fetched(f"SELECT v.id, v.end_s - v.start_s, v.tags {videos} ORDER BY v.id"),
+            self._fetched(places + " ORDER BY video_id"),
+        )
+
+    def paths_of(self, video_ids: Sequence[int]) -> dict[int, list[bytes]]:
+        """Return video id -> where its copies lie, in order of bytes; empty for one that lies nowhere."""
+        rows = self._fetched(
+            "SELECT video_id, path FROM location WHERE video_id IN (SELECT value FROM json_each(?)) ORDER BY path",
+            (json.dumps(list(video_ids)),),
+        )
+        paths: dict[int, list[bytes]] = {id_: [] for id_ in video_ids}
+        for video_id, path in rows:
+            paths[video_id].append(path)
+        return paths
+
+    def lasts_s(self, video_id: int) -> float:
+        """Return how long a video lasts, 0 for one that is gone."""
+        v = schema.video.c
+        rows = self._rows(select(v.start_s, v.end_s).where(v.id == video_id))
+        return float(rows[0].end_s - rows[0].start_s) if rows else 0.0
+
+    def videos_by_language(self) -> dict[str, frozenset[int]]:
+        """Return language, in lower case, -> the videos with a transcript in it: all segments are read."""
+        found: dict[str, set[int]] = {}
+        for language, video_id in self._fetched("SELECT DISTINCT lower(language), video_id FROM segment"):
+            found.setdefault(language, set()).add(video_id)
+        return {language: frozenset(videos) for language, videos in found.items()}
+
+    def video_at(self, path: bytes) -> StoredVideo | None:
+        """Return the video that lies at `path`, or None."""
+        loc = schema.location.c
+        rows = self._rows(select(loc.video_id).where(loc.path == path))
+        return self.videos([rows[0].video_id])[0] if rows else None
+
+    def path_of(self, typed: Sequence[bytes]) -> bytes | None:
+        """Return the path of the video that is meant by any of these paths, see `names.resolve`. Raises UsageError."""
+        return resolve(typed, lambda path: self.video_at(path) is not None, self._paths)
+
+    def _paths(self) -> list[bytes]:
+        return [path for (path,) in self._fetched("SELECT path FROM location")]
+
+    def segments(self, video_id: int) -> list[Segment]:
+        """Return a video's transcript in order of time."""
+        s = schema.segment.c
+        query = select(s.start_s, s.end_s, s.text, s.source, s.language, s.confidence).where(s.video_id == video_id)
+        return [Segment(*row) for row in self._rows(query.order_by(s.start_s, s.id))]
+
+    def said(self, clip_ids: Sequence[int]) -> dict[int, str]:
+        """Return clip id -> what is said during the clip, a space between segments; silent clips are left out."""
+        lines: dict[int, list[str]] = {}
+        for clip_id, line in self._fetched(
+            "SELECT c.id, s.text FROM clip c JOIN segment s"
+            " ON s.video_id = c.video_id AND s.start_s < c.end_s AND s.end_s > c.start_s"
+            " WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY c.id, s.start_s, s.id",
+            (json.dumps(list(clip_ids)),),
+        ):
+            lines.setdefault(clip_id, []).append(line)
+        return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
+
+    def coverage(self, video_id: int) -> list[Mapping[str, str]]:
+        """Return what each modality covers, a mapping per unit in order."""
+        u = schema.unit.c
+        rows = self._rows(select(u.coverage).where(u.video_id == video_id).order_by(u.number))
+        return [json.loads(row.coverage) for row in rows]
+
+    def coverage_of(self, clip_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
+        """Return clip id -> what each modality covers in the clip's unit."""
+        rows = self._fetched(
+            "SELECT c.id, u.coverage FROM clip c JOIN unit u ON u.id = c.unit_id"
+            " WHERE c.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(clip_ids)),),
+        )
+        return {clip_id: json.loads(coverage) for clip_id, coverage in rows}
+
+    def counts(self) -> dict[str, int]:
+        """Return how many videos there are in each state, and how many clips, segments and locations in all."""
+        v = schema.video.c
+        result = {row.state: row.n for row in self._rows(select(v.state, func.count().label("n")).group_by(v.state))}
+        for name in ("clip", "segment", "location"):
+            table = schema.metadata.tables[name]
+            result[name] = int(self._rows(select(func.count().label("n")).select_from(table))[0].n)
+        return result
+
+    def modality_counts(self) -> dict[str, int]:
+        """Return how many clips have each modality."""
+        e = schema.embedding.c
+        rows = self._rows(select(e.modality, func.count().label("n")).group_by(e.modality))
+        return {row.modality: row.n for row in rows}
+
+    def last_run(self) -> dict[str, Any] | None:
+        """Return the newest run: command, started_at, finished_at, report."""
+        rows = self._rows(select(schema.run).order_by(schema.run.c.id.desc()).limit(1))
+        if not rows:
+            return None
+        row = rows[0]
+        report = json.loads(row.report) if row.report else None
+        return {
+            "run_id": row.id,
+            "command": row.command,
+            "started_at": row.started_at,
+            "finished_at": row.finished_at,
+            "report": report,
+        }

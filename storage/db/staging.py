@@ -1,0 +1,99 @@
+"""A video that is read anew while searches go on with what there was of it.
+
+The new reading is a row of its own under the fingerprint with a plus sign before it, which no search sees; one
+transaction puts it in the place of the old one, with all its paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import ColumnElement, Connection, select, update
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.locations import delete_videos
+from vfindex.storage.records import SEARCHABLE
+
+_MARK = "+"
+_AFTER = chr(ord(_MARK) + 1)
+
+
+def key_to_begin(connection: Connection, fingerprint: str) -> str:
+    """Return under which fingerprint a video is entered, and make room there; a searchable one stays for the time."""
+    v = schema.video.c
+    held = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
+    key = fingerprint if held is None else _MARK + fingerprint
+    delete_videos(connection, v.fingerprint == key)
+    return key
+
+
+def being_made(fingerprint: str) -> ColumnElement[bool]:
+    """Return the condition that a video is begun and not finished, for the first time or anew."""
+    v = schema.video.c
+    return v.fingerprint.in_((fingerprint, _MARK + fingerprint)) & (v.state == "indexing")
+
+
+def take_place(connection: Connection, video_id: int) -> list[str]:
+    """Let a finished video take the place of the one that it was made to replace, if there is one.
+
+    Returns thumbnails no longer needed.
+    """
+    v = schema.video.c
+    key = connection.scalar(select(v.fingerprint).where(v.id == video_id)) or ""
+    if not key.startswith(_MARK):
+        return []
+    fingerprint = key.removeprefix(_MARK)
+    old = connection.scalar(select(v.id).where(v.fingerprint == fingerprint))
+    names: list[str] = []
+    if old is not None:
+        for table in (schema.location, schema.tombstone):
+            connection.execute(update(table).where(table.c.video_id == old).values(video_id=video_id))
+        names = thumbnails(connection, v.id == old)
+        delete_videos(connection, v.id == old)
+    connection.execute(update(schema.video).where(v.id == video_id).values(fingerprint=fingerprint))
+    kept = set(thumbnails(connection, v.id == video_id))
+    return [name for name in names if name not in kept]
+
+
+def give_up(connection: Connection, fingerprint: str) -> int | None:
+    """Forget the new reading of a searchable video; return the id of the latter, None where there is none."""
+    v = schema.video.c
+    held = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
+    if held is not None:
+        delete_videos(connection, v.fingerprint == _MARK + fingerprint)
+    return held
+
+
+def forget_orphans(connection: Connection) -> list[str]:
+    """Delete new readings of videos that are gone; return thumbnails no longer needed."""
+    v = schema.video.c
+    mine = select(v.id, v.fingerprint).where(v.fingerprint >= _MARK, v.fingerprint < _AFTER)
+    gone = [
+        video_id
+        for video_id, key in connection.execute(mine).all()
+        if connection.scalar(select(v.id).where(v.fingerprint == key.removeprefix(_MARK))) is None
+    ]
+    names = thumbnails(connection, v.id.in_(gone))
+    delete_videos(connection, v.id.in_(gone))
+    return names
+
+
+def forget_begun(connection: Connection, is_removed: Callable[[bytes], bool]) -> list[str]:
+    """Delete unfinished videos whose file was removed; return thumbnails no longer needed.
+
+    One whose file is not known goes too: libraries of older versions did not say, and its words must not stay.
+    """
+    v, b = schema.video.c, schema.begun.c
+    query = select(v.id, b.path).select_from(schema.video).outerjoin(schema.begun).where(v.state == "indexing")
+    rows = connection.execute(query.where(~v.fingerprint.startswith(_MARK))).all()
+    gone = [row.id for row in rows if row.path is None or is_removed(row.path)]
+    names = thumbnails(connection, v.id.in_(gone))
+    delete_videos(connection, v.id.in_(gone))
+    return names
+
+
+def thumbnails(connection: Connection, videos: ColumnElement[bool]) -> list[str]:
+    """Return the names of the thumbnails of these videos' clips."""
+    name = schema.clip.c.thumbnail
+    query = select(name).join_from(schema.clip, schema.video).where(videos, name.is_not(None))
+    return list(connection.scalars(query))

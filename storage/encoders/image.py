@@ -1,0 +1,148 @@
+"""Pictures to unit vectors by ONNX Runtime: the indexer's frames with `lite`, and pictures that are asked for.
+
+A model is a folder as `text_encoder` has it: model.onnx and model.onnx.data, meta.json with `size_px`. That of `lite`
+holds labels.npy and colours.npy as well; those of open_clip say in meta.json how a picture becomes a square. Nothing
+here imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from vfindex.storage.encoders.colours import colour_shares, colour_vector, with_colours
+from vfindex.storage.encoders.pixels import Pixels, ResizeMode, crops, square
+from vfindex.storage.encoders.text import AXES, check_files, open_session, read_meta
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray
+
+# Softmax temperature and number of labels kept; the paper has 1 and 10. Measured, docs/decisions.md: 1.4 to 2.2 rank
+# within 0.01 of nDCG@10, 20 to 100 within 0.02; fewer labels and all of them rank worse.
+TEMPERATURE = 1.75
+TOP_LABELS = 50
+BATCH_FRAMES = 16
+_LABELS = "labels.npy"
+_MODES: Mapping[str, ResizeMode] = {"shortest": "shortest", "squash": "squash"}
+
+
+class PictureEncoder(Protocol):
+    """Pictures to unit vectors of length `dim`. size_px: the short side of the frames it takes."""
+
+    @property
+    def size_px(self) -> int: ...
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1.
+
+        frames: uint8 RGB (height, width, 3), upright, the short side `size_px`. Raises ValueError on another shape.
+        """
+        ...
+
+
+def open_image_encoder(folder: Path) -> PictureEncoder:
+    """Return the encoder in a folder, for a few pictures. Raises ModelError if it is missing, damaged or unknown."""
+    meta = read_meta(folder)
+    return LiteImageEncoder.open(folder) if _LABELS in meta["files"] else ClipImageEncoder.open(folder)
+
+
+class LiteImageEncoder:
+    """The `lite` preset's open visual model. `encode_images` may be called from several threads at once.
+
+    model: its name. Its threads run one crop each, whoever asked for it: so a lone video keeps all cores busy, many
+    videos do not start more threads than there are cores, and a vector does not depend on their number.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        vectors: tuple[FloatArray, FloatArray],
+        *,
+        model: str,
+        size_px: int,
+        threads: int = 1,
+    ) -> None:
+        """vectors: of the labels (n_labels, dim), rows of length 1, and of the axes of colours (11, dim)."""
+        self._session = session
+        self._labels, self._axes = vectors
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="image")
+        self.model = model
+        self.size_px = size_px
+        self.dim = self._labels.shape[1]
+        self.batch_frames = BATCH_FRAMES
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int = 1) -> LiteImageEncoder:
+        """Return the encoder in a folder. Raises ModelError if a file is missing, damaged or of another version."""
+        meta = read_meta(folder)
+        check_files(folder, meta)
+        try:
+            vectors = (np.load(folder / _LABELS, allow_pickle=False), np.load(folder / AXES, allow_pickle=False))
+            session = open_session(folder, threads=1, prepack=True)
+            return cls(session, vectors, model=str(meta["model"]), size_px=int(meta["size_px"]), threads=threads)
+        except (KeyError, ValueError, TypeError) as exc:
+            raise ModelError(f"{folder}: the visual model's description is incomplete") from exc
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, as `PictureEncoder` says."""
+        vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
+        seen = self.logits([crops(frame, self.size_px) for frame in frames])
+        for row, (frame, logits) in enumerate(zip(frames, seen, strict=True)):
+            shown = conse(logits, self._labels)
+            vectors[row] = with_colours(shown, colour_vector(colour_shares(frame), self._axes))
+        return vectors
+
+    def logits(self, frames: Sequence[Sequence[Pixels]]) -> list[FloatArray]:
+        """Return (n_crops, n_labels) float32 for each frame's crops, squares of `size_px`."""
+        found = self._threads.map(self._logits, itertools.chain.from_iterable(frames))
+        return [np.stack([next(found) for _ in parts]) for parts in frames]
+
+    def _logits(self, crop: Pixels) -> FloatArray:
+        logits: FloatArray = self._session.run(None, {"pixels": crop[None]})[0][0]
+        return logits
+
+
+class ClipImageEncoder:
+    """The image tower of an open_clip model, as the indexer exports it, for single pictures."""
+
+    def __init__(self, session: ort.InferenceSession, size_px: int, resize_mode: ResizeMode, filter_: str) -> None:
+        self._session = session
+        self._resize_mode: ResizeMode = resize_mode
+        self._filter = filter_
+        self.size_px = size_px
+
+    @classmethod
+    def open(cls, folder: Path) -> ClipImageEncoder:
+        """Return the encoder in a folder. Raises ModelError if a file is missing, damaged or of another version."""
+        meta = read_meta(folder)
+        check_files(folder, meta, weights=False)
+        try:
+            mode = _MODES[meta["resize_mode"]]
+            return cls(open_session(folder, threads=1), int(meta["size_px"]), mode, str(meta["interpolation"]))
+        except (KeyError, ValueError, TypeError) as exc:
+            raise ModelError(f"{folder}: the visual model's description is incomplete") from exc
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, as `PictureEncoder` says."""
+        squares = [square(frame, self.size_px, self._resize_mode, self._filter) for frame in frames]
+        rows = [self._session.run(None, {"pixels": each[None]})[0] for each in squares]
+        return np.concatenate(rows)
+
+
+def conse(logits: FloatArray, labels: FloatArray) -> FloatArray:
+    """Return one picture's unit vector: its likeliest labels' embeddings, weighted by their probability.
+
+    logits: (n_crops, n_labels); the crops' probabilities are averaged. labels: (n_labels, dim), rows of length 1.
+    Convex combination of semantic embeddings: Norouzi et al. 2014, arXiv 1312.5650.
+    """
+    scaled = (logits - logits.max(axis=1, keepdims=True)) / TEMPERATURE
+    odds = np.exp(scaled)
+    posterior = (odds / odds.sum(axis=1, keepdims=True)).mean(axis=0)  # (n_labels,)
+    top = np.argpartition(posterior, -TOP_LABELS)[-TOP_LABELS:]
+    vector = posterior[top] @ labels[top]
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)

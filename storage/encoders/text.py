@@ -1,0 +1,249 @@
+"""Text to unit vectors by ONNX Runtime: the query side of search, and the indexer's transcripts and titles.
+
+A model is a folder: model.onnx and model.onnx.data (optimised when it was exported, the weights apart so that they are
+memory-mapped), tokenizer.json (truncates by itself), meta.json. Nothing here imports torch or transformers.
+
+meta.json says, beside the model's name, dimensions and files, where they differ from what stands in brackets: the
+`templates` of queries (["{}"]), the prompt before a `passage` (""), the `cleaning` of open_clip that a text goes
+through (none), the `pad` token (0) and the `length` that every text is padded to (that of the longest in its batch).
+Where colours.npy lies there, it holds the axes of colours in the model's space, see `colours`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+from tokenizers import Tokenizer
+
+from vfindex.storage.encoders.cleaning import CLEANINGS
+from vfindex.storage.encoders.colours import colour_vector, colours_named
+from vfindex.storage.errors import ModelError
+from vfindex.storage.files.regular import read_file, regular
+from vfindex.storage.files.resources import lack
+from vfindex.storage.records import FloatArray
+from vfindex.storage.text.folding import readable_form
+
+META_FORMAT = 1
+# Texts are cut to this many characters before they are split into tokens: the models read 256 tokens, some 1,300
+# characters of prose, and splitting megabytes to throw them away takes seconds.
+MAX_CHARACTERS = 8192
+# Tokens of one batch, padding included. Measured, sentences a processor second: 123 with 256, 113 with 512, 100 with
+# 1024, 83 with 2048, which leave the cache; single sentences 70.
+BATCH_TOKENS = 384
+_WEIGHTS = "model.onnx.data"
+QUERY, WORD = "{}", "{word}"  # what stands for the query, and for each of its words, in a template
+COLOUR = "{colour}"  # a template of its own: the colours that the query names
+AXES = "colours.npy"
+_REMEDY = "remove this folder and run the command again, and it is made anew"
+# ONNX Runtime's exceptions have no common parent below Exception.
+_ORT_ERRORS = (
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoModel,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+)
+
+
+class TextEncoder:
+    """An open text model. `encode` may be called from several threads at once.
+
+    model: its name. dim: the length of its vectors. templates: what a query becomes before it is encoded, where no
+    others are asked for.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        tokenizer: Tokenizer,
+        meta: Mapping[str, Any],
+        axes: FloatArray | None = None,
+    ) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self._axes = axes
+        self.model: str = str(meta["model"])
+        self.dim: int = int(meta["dimensions"])
+        self.templates: tuple[str, ...] = tuple(meta.get("templates", [QUERY]))
+        self._passage = str(meta.get("passage", ""))
+        self._clean = CLEANINGS[meta["cleaning"]] if "cleaning" in meta else str
+        self._pad_id = int(meta.get("pad", 0))
+        self._length = int(meta.get("length", 0))
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int = 1) -> TextEncoder:
+        """Return the encoder in a folder; checks the length of every file, and the hash of all but the weights.
+
+        Raises ModelError if a file is missing, damaged or of another version.
+        """
+        meta = read_meta(folder)
+        check_files(folder, meta, weights=False)
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_padding()
+            axes = np.load(folder / AXES, allow_pickle=False) if AXES in meta["files"] else None
+            return cls(open_session(folder, threads=threads), tokenizer, meta, axes)
+        except (KeyError, ValueError, TypeError) as exc:
+            raise ModelError(f"{folder}: the text model's description is incomplete; {_REMEDY}") from exc
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`; none of the model's prompts are added.
+
+        A text longer than the model reads is cut at its end; an empty one has the vector of a sentence without words.
+        """
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        tokens = self.tokens(texts)
+        for rows in _batches([self._length or len(t) for t in tokens]):
+            ids, mask = self._padded([tokens[row] for row in rows])
+            vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
+        return vectors
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32 as `encode` does, of texts to be found: with the model's own prompt for these."""
+        return self.encode([self._passage + text for text in texts])
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text's tokens, special ones included, padding not."""
+        return [e.ids for e in self._tokenizer.encode_batch([self._clean(readable(t)) for t in texts])]
+
+    def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
+        """Return a query's vectors (n_sets, dim) float32 of length 1, one a set of templates: the mean over the set.
+
+        words: the query's content words. templates: `{}` stands for the query; a template with `{word}` instead gives
+        the mean over the words, and is left out where there are none; `{colour}` adds the colours that the words name,
+        where the model has axes for them. Raises ValueError for a set without any template to fill. What several
+        templates come to is encoded once, all in one run where it fits.
+        """
+        sets = [_fill(text, words, templates) for templates in template_sets]
+        prompts = list(dict.fromkeys(prompt for groups in sets for group in groups for prompt in group))
+        vectors = dict(zip(prompts, self.encode(prompts), strict=True))
+        means = np.stack(
+            [np.mean([np.mean([vectors[p] for p in g], axis=0) for g in groups], axis=0) for groups in sets]
+        )
+        for row, templates in enumerate(template_sets):
+            if COLOUR in templates and self._axes is not None:
+                # One template more among those that the mean is over; of length 0 where no colour is named.
+                means[row] -= means[row] @ self._axes.T @ self._axes
+                means[row] += colour_vector(colours_named(words), self._axes) / len(sets[row])
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+
+    def _padded(self, tokens: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return ids and mask, both (n, length); the mask is 1 at tokens and 0 at padding."""
+        length = self._length or max(1, *(len(t) for t in tokens))
+        ids = np.full((len(tokens), length), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(tokens), length), dtype=np.float32)
+        for row, text in enumerate(tokens):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1.0
+        return ids, mask
+
+
+def readable(text: str) -> str:
+    """Return what of a text is encoded: MAX_CHARACTERS in their plain form, without lone surrogates of file names."""
+    return readable_form(text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8"))[:MAX_CHARACTERS]
+
+
+def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:
+    """Return an ONNX Runtime session on folder/model.onnx. Raises ModelError if the graph cannot be opened.
+
+    prepack: rewrite graph and weights for the processor's kernels, which pays from some hundred runs on: EfficientNet's
+    convolutions then run 3 times as fast (measured: 10 images a processor second without, 31 with). Without it the
+    weights stay in the file's pages, and opening takes 20 ms instead of 150.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if prepack else level.ORT_DISABLE_ALL
+    # Threads that spin while they wait take the processor from the decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    except (RuntimeError, ValueError, *_ORT_ERRORS) as exc:
+        if told := lack(exc):
+            raise ModelError(f"{folder}: the model cannot be opened: {told}") from exc
+        raise ModelError(f"{folder}: the model cannot be opened; {_REMEDY}") from exc
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return a model folder's meta.json. Raises ModelError if it is missing, damaged or of another version."""
+    try:
+        meta = json.loads(read_file(folder / "meta.json"))
+    except FileNotFoundError as exc:
+        raise ModelError(f"{folder}: there is no model in this folder; {_REMEDY}") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{folder}: the model's meta.json cannot be read; {_REMEDY}") from exc
+    if not isinstance(meta, dict) or meta.get("format") != META_FORMAT or not isinstance(meta.get("files"), dict):
+        raise ModelError(f"{folder}: the model was written by another version of vfindex; {_REMEDY}")
+    return meta
+
+
+def check_files(folder: Path, meta: Mapping[str, Any], *, weights: bool = True) -> None:
+    """Raise ModelError unless every file of the model is there with its length and sha256.
+
+    weights: hash the weights too (0.1 s per 100 MB); their length is always checked.
+    """
+    for name, known in meta["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except OSError as exc:
+            raise ModelError(f"{path}: this file of the model is missing; {_REMEDY}") from exc
+        if size != known["bytes"] or ((weights or name != _WEIGHTS) and file_sha256(path) != known["sha256"]):
+            raise ModelError(f"{path}: this file of the model is damaged; {_REMEDY}")
+
+
+def write_meta(folder: Path, **facts: Any) -> None:
+    """Write meta.json: the facts given (`model`, `dimensions`, ...), and length and sha256 of every file there."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != "meta.json"
+    }
+    meta = {"format": META_FORMAT, **facts, "files": files}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's sha256, in hexadecimal. Raises ModelError if it cannot be read."""
+    try:
+        with open(path, "rb", opener=regular) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_REMEDY}") from exc
+
+
+def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Return each template's prompts; a template without any is left out. Raises ValueError if none is left."""
+    told = [t for t in templates if t != COLOUR]
+    filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in told]
+    groups = [group for group in filled if group]
+    if not groups:
+        raise ValueError("a query needs a template to fill")
+    return groups
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield row numbers, texts of similar length together, at most BATCH_TOKENS a batch."""
+    rows: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if rows and lengths[row] * (len(rows) + 1) > BATCH_TOKENS:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows

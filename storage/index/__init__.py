@@ -1,0 +1,1 @@
+"""The joint index: files, exact and 4-bit IVF-PQ search, builds, and their quality gate."""

@@ -1,0 +1,242 @@
+"""The file of a joint index: named arrays, mapped into memory, each block with a checksum.
+
+    b"vfjoint1" | arrays, each at a multiple of 4,096 bytes | footer: JSON | its length (8 bytes) | b"vfjoint1"
+
+The footer names the arrays, holds the CRC-32 of every block of them and what else a reader must know. library.db has
+its SHA-256, so that one short hash vouches for every block, and a reader chooses which of them it checks and when.
+Nothing in here can be executed or trusted with memory: bounds are checked before an array is made of bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.files.permissions import share
+from vfindex.storage.files.regular import regular
+
+MAGIC = b"vfjoint1"
+VERSION = 2
+# What one checksum covers: 256 KiB are checked in some 0.2 ms.
+BLOCK_BYTES = 1 << 18
+# Arrays start at pages, so that each is mapped alone and aligned for every processor.
+_PAGE_BYTES = 4096
+# A footer is 50 KB for each GB of arrays; a longer one is not ours.
+_MAX_FOOTER_BYTES = 1 << 26
+# Names and kinds of numbers that an array may have.
+_TYPES = ("<f4", "<f2", "<i8", "<i4", "|u1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """Where an array stands: dtype, shape, offset in bytes, and the CRC-32 of each of its blocks."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    crcs: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def block(self, number: int) -> slice:
+        """Return where a block stands in the file."""
+        start = self.offset + number * BLOCK_BYTES
+        return slice(start, min(start + BLOCK_BYTES, self.offset + self.size_bytes))
+
+
+class IndexWriter:
+    """A file being written, see `writing_index`."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._arrays: dict[str, _Array] = {}
+        file.write(MAGIC)
+
+    def put(self, name: str, dtype: str, chunks: Iterable[NDArray[Any]]) -> None:
+        """Write an array: its rows in chunks of equal width."""
+        self._file.write(bytes(-self._file.tell() % _PAGE_BYTES))
+        offset, rows, width = self._file.tell(), 0, ()
+        crcs: list[int] = []
+        filled = BLOCK_BYTES
+        for chunk in chunks:
+            data = np.ascontiguousarray(chunk, np.dtype(dtype))
+            rows, width = rows + len(data), data.shape[1:]
+            left = data.reshape(-1).view(np.uint8).data
+            self._file.write(left)
+            while left:
+                if filled == BLOCK_BYTES:
+                    crcs.append(0)
+                    filled = 0
+                piece = left[: BLOCK_BYTES - filled]
+                crcs[-1] = zlib.crc32(piece, crcs[-1])
+                filled, left = filled + len(piece), left[len(piece) :]
+        self._arrays[name] = _Array(dtype, (rows, *width), offset, tuple(crcs))
+
+    def written(self, name: str) -> NDArray[Any]:
+        """Return an array that has been written, mapped."""
+        self._file.flush()
+        array = self._arrays[name]
+        return _mapped(self._path, array) if array.size_bytes else np.zeros(array.shape, array.dtype)
+
+    def end(self, facts: Mapping[str, Any]) -> tuple[int, str]:
+        """Write the footer, which holds `facts` too; return (bytes, SHA-256 of the footer)."""
+        arrays = {name: [a.dtype, a.shape, a.offset, a.crcs] for name, a in self._arrays.items()}
+        footer = json.dumps({"version": VERSION, "arrays": arrays, "facts": facts}, separators=(",", ":")).encode()
+        self._file.write(footer + len(footer).to_bytes(8, "little") + MAGIC)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell(), hashlib.sha256(footer).hexdigest()
+
+
+@contextmanager
+def writing_index(path: Path) -> Iterator[IndexWriter]:
+    """Make a new index file, on the disk when this returns, or none at all. Raises OSError.
+
+    What stood at `path` stays whole until then, and for those who have it mapped.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.unlink(missing_ok=True)  # a pipe of that name would be waited for
+        with part.open("wb") as file:
+            yield IndexWriter(file, part)
+        share(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+class IndexFile:
+    """An index file opened for reading; its arrays stay mapped as long as one of them is in use."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, _Array], facts: Mapping[str, Any], footer_sha256: str) -> None:
+        self.path = path
+        self.facts = facts
+        self.sha256 = footer_sha256
+        self._arrays = arrays
+        self._bytes = np.memmap(path, np.uint8, mode="r")
+
+    @classmethod
+    def open(cls, path: Path, *, size_bytes: int, sha256: str) -> IndexFile:
+        """Open the file that was written; nothing but its footer is read.
+
+        Raises FileNotFoundError, or LibraryDamaged if size or footer are not those of `IndexWriter.end`.
+        """
+        damaged = damage(path)
+        if path.stat().st_size != size_bytes:
+            raise damaged
+        with open(path, "rb", opener=regular) as file:
+            footer, end = _read_footer(file, size_bytes)
+        if footer is None or hashlib.sha256(footer).hexdigest() != sha256:
+            raise damaged
+        try:
+            told = json.loads(footer)
+            arrays = {
+                name: _Array(dtype, tuple(shape), int(offset), tuple(crcs))
+                for name, (dtype, shape, offset, crcs) in told["arrays"].items()
+            }
+            facts = told["facts"]
+            fits = told["version"] == VERSION and all(_fits(array, end) for array in arrays.values())
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise damaged from exc
+        if not fits:
+            raise damaged
+        return cls(path, arrays, facts, sha256)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self._arrays)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array, mapped and read-only. Raises LibraryDamaged if there is none of this name."""
+        where = self._arrays.get(name)
+        if where is None:
+            raise damage(self.path)
+        data = self._bytes[where.offset : where.offset + where.size_bytes]
+        return np.asarray(data).view(where.dtype).reshape(where.shape)
+
+    def check(self, names: Sequence[str], most_blocks: int | None = None) -> None:
+        """Compare blocks of arrays with their checksums; all, or as many of each as `most_blocks`, spread evenly.
+
+        Raises LibraryDamaged.
+        """
+        for name in names:
+            array = self._arrays[name]
+            count = len(array.crcs)
+            step = 1 if most_blocks is None else max(1, -(-count // most_blocks))
+            for number in {*range(0, count, step), count - 1} if count else ():
+                if zlib.crc32(self._bytes[array.block(number)].data) != array.crcs[number]:
+                    raise damage(self.path)
+
+    def check_all(self) -> None:
+        """Compare every block with its checksum. Raises LibraryDamaged."""
+        self.check(list(self._arrays))
+
+
+def damage(path: Path) -> LibraryDamaged:
+    """Return what is raised of a file that is not the one that was written."""
+    return LibraryDamaged(f"the joint index {path.name} is damaged; the next `vfindex ingest` builds it again")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with open(path, "rb", opener=regular) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where the platform can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mapped(path: Path, array: _Array) -> NDArray[Any]:
+    return np.memmap(path, np.dtype(array.dtype), mode="r", offset=array.offset, shape=array.shape)
+
+
+def _read_footer(file: BinaryIO, size_bytes: int) -> tuple[bytes | None, int]:
+    """Return the footer and where it begins; None for a file that has none."""
+    tail = 8 + len(MAGIC)
+    if size_bytes < len(MAGIC) + tail or file.read(len(MAGIC)) != MAGIC:
+        return None, 0
+    file.seek(size_bytes - tail)
+    length = int.from_bytes(file.read(8), "little")
+    begin = size_bytes - tail - length
+    if file.read() != MAGIC or length > _MAX_FOOTER_BYTES or begin < len(MAGIC):
+        return None, 0
+    file.seek(begin)
+    return file.read(length), begin
+
+
+def _fits(array: _Array, end: int) -> bool:
+    """Return whether an array lies between the head and the footer, whole, aligned, with a checksum for every block."""
+    if array.dtype not in _TYPES or not 1 <= len(array.shape) <= 2 or array.offset % _PAGE_BYTES:
+        return False
+    if any(not isinstance(length, int) or length < 0 for length in array.shape) or array.offset < len(MAGIC):
+        return False
+    return array.offset + array.size_bytes <= end and len(array.crcs) == -(-array.size_bytes // BLOCK_BYTES)

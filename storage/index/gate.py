@@ -1,0 +1,188 @@
+"""Whether a new joint index may take the place of the one before: it must find what a scan finds, and readers found.
+
+Three measures. The vectors of some clips against library.db, at every size. Recall@10 against a scan of library.db at
+every weighting, see `recall`. And known items (Craswell 2009): segments of transcript and titles are asked of what
+readers search now, the generation before and the clips since, and of the new one; a fall that chance does not explain
+(one-sided sign test over those found by one of the two alone: McNemar 1947) means that the statistics of the new one
+are no good. A single item more or less means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from vfindex.storage.db.ids import evenly, held_in
+from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.tuning import FLOOR, recall_at_10
+from vfindex.storage.joint.vector import JointSpec, fuse_query
+from vfindex.storage.library import Library, joint_batches, priors_from_json, setup_from_json
+from vfindex.storage.records import FloatArray, Modality, Setup
+
+# Questions of either kind: 48 sentences take 0.7 s to encode.
+MAX_ITEMS = 24
+# With fewer of both not even the loss of all could be told from chance by much.
+MIN_ITEMS = 12
+MAX_LOOKED_AT = 2000  # texts from which items are chosen
+MIN_WORDS = {"segment": 4, "title": 2}
+# The video must be among so many videos, of the clips found first.
+FIRST_VIDEOS, FIRST_CLIPS = 10, 200
+P_CHANCE = 0.05
+# Of more clips, a scan of library.db takes longer than building; that its codes find enough was measured then.
+SCANNED_CLIPS = 100_000
+# Clips whose vectors are compared: so many spread over the index, and of those changed since the one before.
+SAMPLED_CLIPS = 512
+# How far a vector of float16 may be from its float32, as a share of its length (2 ** -11 each), and at least.
+ROUNDING, LEAST_ROUNDING = 1e-3, 1e-5
+# The modalities that such items are about; pictures are left to recall.
+_ASKED: tuple[Modality, ...] = ("speech", "text")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What readers search: an index but for its outdated clips and, exactly, a tail; None: all exactly."""
+
+    spec: JointSpec
+    index: JointIndex | None
+    tail: NDArray[np.int64]
+    outdated: NDArray[np.int64]
+
+    @classmethod
+    def before(cls, library: Library, snapshot: Snapshot, generation: Generation) -> View:
+        """Return what readers search until a new generation is published."""
+        index = library.load_index(generation)
+        watermark = generation.watermark if index is not None else 0
+        return cls(generation.spec, index, snapshot.unindexed(watermark), snapshot.outdated(watermark))
+
+    @classmethod
+    def made(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
+        """Return what they search once an index of all clips is published."""
+        last = int(index.all_ids()[-1]) if len(index.all_ids()) else 0
+        return cls(spec, index, np.zeros(0, np.int64), snapshot.hidden(last))
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    text: str
+    video_id: int
+
+
+def refusal(
+    library: Library, snapshot: Snapshot, before: Generation | None, spec: JointSpec, index: JointIndex
+) -> str | None:
+    """Return why a joint index just made must not be published, None where nothing speaks against it.
+
+    before: the generation that it would take the place of, None where other hits are wanted. spec: that of the index.
+    """
+    newest = snapshot.generation()
+    changed = snapshot.changed(newest.watermark) if newest is not None else np.zeros(0, np.int64)
+    ids = index.ids()
+    moved = changed[held_in(changed, ids)]
+    sample = np.union1d(ids[evenly(len(ids), SAMPLED_CLIPS)], moved[evenly(len(moved), SAMPLED_CLIPS)])
+    wrong = wrong_rows(snapshot, index, spec, sample)
+    if wrong:
+        return f"of {len(sample)} clips looked at, it has other vectors than library.db for {wrong}"
+    if len(index) <= SCANNED_CLIPS:
+        priors = priors_from_json(snapshot.get("priors"))
+        recall = min(recall_at_10(snapshot, index, spec, priors), default=1.0)
+        if recall < FLOOR:
+            return f"it finds {recall:.2f} of what an exact scan finds"
+    if before is None:
+        return None
+    items = list(_items(snapshot))
+    questions = _questions(library, snapshot, items) if len(items) >= MIN_ITEMS else []
+    if not questions:
+        return None
+    views = View.before(library, snapshot, before), View.made(snapshot, spec, index)
+    had, has = (_found(snapshot, view, items, questions) for view in views)
+    pairs = list(zip(had, has, strict=True))
+    if is_worse(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)):
+        asked = f"of {len(items)} questions made of the library's own titles and transcripts"
+        return f"{asked} it answers {sum(has)}, where the one before answers {sum(had)}"
+    return None
+
+
+def wrong_rows(snapshot: Snapshot, index: JointIndex, spec: JointSpec, ids: NDArray[np.int64]) -> int:
+    """Return how many of some clips, which an index holds, have another vector in it than in library.db."""
+    if index.dim != spec.dim:
+        return len(ids)
+    wrong = 0
+    for part, rows in joint_batches(snapshot, spec, ids):
+        errors = np.linalg.norm(np.asarray(index.rows[index.places_of(part)], np.float32) - rows, axis=1)
+        wrong += int(np.count_nonzero(errors > ROUNDING * np.linalg.norm(rows, axis=1) + LEAST_ROUNDING))
+    return wrong
+
+
+def is_worse(lost: int, won: int) -> bool:
+    """Return whether so many items lost against so many won are more than chance."""
+    n = lost + won
+    return n > 0 and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < P_CHANCE
+
+
+def _items(snapshot: Snapshot) -> Iterator[_Item]:
+    """Yield segments and titles with enough words that stand in one video alone, evenly spread over the library."""
+    for kind, column, key in (("segment", "s.text", "s.id"), ("title", "v.title", "v.id")):
+        segments = " JOIN segment s ON s.video_id = v.id" if kind == "segment" else ""
+        tables = f"FROM video v{segments} WHERE v.state IN ('indexed', 'partial')"
+        [(last,)] = snapshot.stream(text(f"SELECT coalesce(max({key}), 0) {tables}"))
+        query = text(f"SELECT {column}, v.id {tables} AND {key} % :step = 0 ORDER BY {key}")
+        held: dict[str, set[int]] = {}
+        for words, video_id in snapshot.stream(query.bindparams(step=1 + last // MAX_LOOKED_AT)):
+            if sum(word.isalpha() for word in words.split()) >= MIN_WORDS[kind]:
+                held.setdefault(words, set()).add(video_id)
+        telling = [_Item(words, *videos) for words, videos in held.items() if len(videos) == 1]
+        count = min(MAX_ITEMS, len(telling))
+        yield from (telling[(2 * n + 1) * len(telling) // (2 * count)] for n in range(count))
+
+
+def _questions(library: Library, snapshot: Snapshot, items: Sequence[_Item]) -> list[dict[Modality, FloatArray]]:
+    """Return for each item modality -> (dim,), by the library's own query encoders; none where it carries none."""
+    stored = snapshot.get("setup")
+    setup: Setup | None = None if stored is None else setup_from_json(stored)
+    if setup is None:
+        return []
+    from vfindex.storage.encoders.text import TextEncoder  # ONNX Runtime, a tenth of a second
+
+    vectors: dict[str, FloatArray] = {}
+    for modality in _ASKED:
+        name = setup.query[modality].folder
+        if name not in vectors and not (library.query_folder(setup.query[modality]) / "meta.json").is_file():
+            return []
+        if name not in vectors:
+            encoder = TextEncoder.open(library.query_folder(setup.query[modality]))
+            vectors[name] = encoder.encode([item.text for item in items])
+    return [{m: vectors[setup.query[m].folder][row] for m in _ASKED} for row in range(len(items))]
+
+
+def _found(
+    snapshot: Snapshot, view: View, items: Sequence[_Item], questions: Sequence[dict[Modality, FloatArray]]
+) -> list[bool]:
+    """Return for each item whether its video is among the first ones found."""
+    queries = np.stack([fuse_query(question, view.spec) for question in questions])
+    lists = _scanned(snapshot, view, queries)
+    result = []
+    for item, query, found in zip(items, queries, lists, strict=True):
+        if view.index is not None:
+            scores, ids = view.index.search(query[None], FIRST_CLIPS, without=view.outdated)
+            found += zip(scores[0].tolist(), ids[0].tolist(), strict=True)
+        best = [id_ for _, id_ in sorted(found, key=lambda pair: (-pair[0], pair[1]))[:FIRST_CLIPS]]
+        clips = snapshot.clips(best)
+        videos = list(dict.fromkeys(clips[id_].video_id for id_ in best if id_ in clips))
+        result.append(item.video_id in videos[:FIRST_VIDEOS])
+    return result
+
+
+def _scanned(snapshot: Snapshot, view: View, queries: FloatArray) -> list[list[tuple[float, int]]]:
+    """Return for each query (score, clip id) of the best clips of the view's tail."""
+    found: list[list[tuple[float, int]]] = [[] for _ in queries]
+    for ids, rows in joint_batches(snapshot, view.spec, view.tail):
+        scores = queries @ rows.T  # (n_queries, n)
+        for row, best in enumerate(np.argsort(-scores, axis=1)[:, :FIRST_CLIPS]):
+            found[row] += zip(scores[row, best].tolist(), ids[best].tolist(), strict=True)
+    return found

@@ -1,0 +1,293 @@
+"""Codes of half a byte for every two dimensions, in lists of clips that are alike: by what a large library is asked.
+
+An inverted file with product quantisation (Jégou, Douze and Schmid 2011, IEEE TPAMI 33(1), sections 3 and 4) whose
+distance tables stay in registers (André, Kermarrec and Le Scouarnec 2017, ICMR), by FAISS. A question reads a sixteenth
+of what float32 would take, of the lists that are nearest to it; what is found is scored again from the vectors
+themselves, see vectors.py. Every modality has codes of its own: a question reads those that it asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.index.flat import one_thread
+from vfindex.storage.records import FloatArray
+
+# Codes for each two dimensions, and vectors in a block of FAISS's order, which its registers take at a time.
+CODES, BLOCK = 16, 32
+# Vectors that codebook and lists are learned from: of the lists, so many for each.
+TRAINING_ROWS, ROWS_A_LIST = 32_768, 64
+# Rounds of k-means; after so many little moves.
+_ROUNDS = 10
+# Vectors encoded or put into lists at a time.
+_TOGETHER = 1 << 15
+# Vectors whose codes are scanned while one is taken from its place in the file and scored.
+_SCANNED_FOR_ONE = 50
+# Choices of modalities whose codes are held ready.
+_READY = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """Which vectors are alike. members: places (n,), those of the first list first; ends: of each list among them.
+
+    centroids: (n_lists, dim), the mean of each list.
+    """
+
+    members: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    centroids: FloatArray
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for lists that would lead a scan out of its memory."""
+        if self.centroids.ndim != 2 or self.ends.shape != (len(self.centroids),) or self.members.ndim != 1:
+            raise ValueError("the lists do not fit together")
+        steps = np.diff(self.ends, prepend=0)
+        if not len(steps) or steps.min() < 0 or int(self.ends[-1]) != len(self.members):
+            raise ValueError("the lists are not those of the vectors")
+        if len(self.members) and not 0 <= int(self.members.min()) <= int(self.members.max()) < len(self.members):
+            raise ValueError("the lists name vectors that are not there")
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """Where the blocks of each list end: a block is of one list alone."""
+        return np.cumsum(-(-self.sizes // BLOCK))
+
+
+class IvfPq:
+    """Vectors by their places 0..n-1, found by inner product: candidates, nearly always the best among them."""
+
+    def __init__(
+        self, segments: Sequence[slice], lists: Lists, codebook: FloatArray, codes: Sequence[NDArray[np.uint8]]
+    ) -> None:
+        """segments: as `segments_of` returns them. codebook: see `train`. codes: of each segment, see `encode`.
+
+        Raises ValueError if they do not fit together. Any bytes are codes: none can lead a scan out of its memory.
+        """
+        pairs = [_pairs(where) for where in segments]
+        if codebook.shape != (sum(pairs), 2 * CODES) or len(codes) != len(segments):
+            raise ValueError("the codes are of other vectors")
+        for of_segment, each in zip(codes, pairs, strict=True):
+            if of_segment.shape != (int(lists.blocks[-1]), each * BLOCK // 2):
+                raise ValueError("the codes do not fill the lists")
+        self.segments, self.lists, self.codebook = tuple(segments), lists, codebook
+        self._books = np.split(codebook, np.cumsum(pairs)[:-1])
+        self._codes = list(codes)
+        self._ready: dict[tuple[int, ...], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.lists.members)
+
+    def nearest(self, query: FloatArray, candidates: int, share: float = 1.0) -> NDArray[np.int64]:
+        """Return the places of about the best `candidates`, best first. share: of the lists, the nearest are read."""
+        with one_thread():
+            places = self.nearest_of(query[None], candidates, share)[0]
+        found: NDArray[np.int64] = places[places >= 0]
+        return found
+
+    def nearest_of(self, queries: FloatArray, candidates: int, share: float) -> NDArray[np.int64]:
+        """Return the same for questions (n, dim), as (n, <= candidates) with -1 where there are no more."""
+        import faiss
+
+        asked = tuple(at for at, where in enumerate(self.segments) if np.any(queries[:, where]))
+        candidates = min(candidates, len(self))
+        if not asked:
+            return np.tile(np.arange(candidates), (len(queries), 1))
+        questions = np.concatenate([_padded(queries[:, self.segments[at]]) for at in asked], axis=1)
+        parameters: Any = faiss.SearchParametersIVF()
+        parameters.nprobe = max(1, round(share * len(self.lists.ends)))
+        places: NDArray[np.int64] = self._index(asked).search(questions, candidates, params=parameters)[1]
+        if share == 1:
+            # FAISS leaves out what has the lowest score there can be: all of a library that lacks what is asked for.
+            for row in np.flatnonzero(places[:, -1] < 0):
+                found = places[row][places[row] >= 0]
+                places[row, len(found) :] = np.delete(np.arange(len(self)), found)[: candidates - len(found)]
+        return places
+
+    def cost(self, candidates: int, share: float) -> float:
+        """Return how many vectors are scored from the file in the same time."""
+        return share * len(self) / _SCANNED_FOR_ONE + candidates
+
+    def _index(self, asked: tuple[int, ...]) -> Any:
+        """Return FAISS's index of some segments; its blocks are those of the segments side by side."""
+        if asked not in self._ready:
+            centroids = np.concatenate([_padded(self.lists.centroids[:, self.segments[at]]) for at in asked], axis=1)
+            index = _empty(centroids)
+            _learned(index, np.concatenate([self._books[at] for at in asked]))
+            self._fill(index, [self._codes[at] for at in asked])
+            while len(self._ready) >= _READY:
+                self._ready.pop(next(iter(self._ready)))
+            self._ready[asked] = index
+        return self._ready[asked]
+
+    def _fill(self, index: Any, codes: Sequence[NDArray[np.uint8]]) -> None:
+        """Put members and codes into FAISS's lists."""
+        import faiss
+
+        into: Any = faiss.downcast_InvertedLists(index.invlists)
+        blocks, ends = self.lists.blocks.tolist(), self.lists.ends.tolist()
+        starts = zip([0, *blocks[:-1]], blocks, [0, *ends[:-1]], ends, strict=True)
+        for number, (first_block, end_block, first, end) in enumerate(starts):
+            if first == end:
+                continue
+            members = self.lists.members[first:end].astype(np.int64)
+            part = np.concatenate([each[first_block:end_block] for each in codes], axis=1)
+            into.resize(number, end - first)
+            faiss.memcpy(into.get_ids(number), faiss.swig_ptr(members), members.nbytes)
+            faiss.memcpy(into.get_codes(number), faiss.swig_ptr(part), part.nbytes)
+        index.ntotal = len(self)
+
+
+def segments_of(slices: Sequence[slice], dim: int) -> list[slice]:
+    """Return the slices, and what stands behind the last of them in a vector of `dim` dimensions."""
+    end = slices[-1].stop if slices else 0
+    return [*slices, *([slice(end, dim)] if end < dim else [])]
+
+
+def train(sample: FloatArray, segments: Sequence[slice]) -> FloatArray:
+    """Return a codebook (pairs of all segments, 2 * CODES) for vectors like those of the sample (n, dim)."""
+    import faiss
+
+    books = []
+    for where in segments:
+        quantizer: Any = faiss.ProductQuantizer(2 * _pairs(where), _pairs(where), 4)
+        rounds = quantizer.cp
+        rounds.niter, rounds.min_points_per_centroid, rounds.max_points_per_centroid = _ROUNDS, 1, TRAINING_ROWS
+        with one_thread():  # of two dimensions each, too little for more
+            quantizer.train(_padded(sample[:, where]))
+        books.append(faiss.vector_to_array(quantizer.centroids).reshape(-1, 2 * CODES))
+    return np.concatenate(books)
+
+
+def cluster(sample: FloatArray, rows: NDArray[Any], factors: FloatArray) -> Lists:
+    """Return lists of vectors that are alike, by k-means over a sample (n, dim) of the rows (n, dim).
+
+    factors: (dim,), the weights of a question by default. With the roots of them on either side, vectors are as near to
+    each other as a question to one of them finds the other good.
+    """
+    import faiss
+
+    roots = np.sqrt(factors)
+    means: Any = faiss.Kmeans(
+        rows.shape[1], number_of_lists(len(rows)), niter=_ROUNDS, seed=1, min_points_per_centroid=1
+    )
+    means.train(np.ascontiguousarray(sample * roots, np.float32))
+    return lists_of(_assigned(rows, means.centroids, roots), rows, len(means.centroids))
+
+
+def grown(
+    lists: Lists, rows: NDArray[Any], factors: FloatArray, moved: NDArray[np.int64], dead: NDArray[np.int64]
+) -> Lists:
+    """Return the lists with the vectors behind those that they have, and with others of those that have changed.
+
+    rows: (n, dim), of all. moved: places of changed ones, increasing. dead: places of those that are gone, which are 0.
+    """
+    roots = np.sqrt(factors)
+    belongs = np.empty(len(rows), np.int64)
+    belongs[lists.members] = np.repeat(np.arange(len(lists.ends)), lists.sizes)
+    had = len(lists.members)
+    centroids = lists.centroids * roots
+    for places in (moved, np.arange(had, len(rows))):
+        for first in range(0, len(places), _TOGETHER):
+            part = places[first : first + _TOGETHER]
+            belongs[part] = _assigned(rows[part], centroids, roots)
+    return lists_of(belongs, rows, len(lists.ends), dead)
+
+
+def number_of_lists(count: int) -> int:
+    """Return how many lists so many vectors are put into."""
+    return max(1, round(2 * math.sqrt(count)))
+
+
+def lists_of(
+    belongs: NDArray[np.int64], rows: NDArray[Any], count: int, dead: NDArray[np.int64] | None = None
+) -> Lists:
+    """Return `count` lists. belongs: the list of each row (n,). dead: places of rows that are 0, and in no mean."""
+    members = np.argsort(belongs, kind="stable").astype(np.int32)
+    sizes = np.bincount(belongs, minlength=count)
+    living = sizes if dead is None else sizes - np.bincount(belongs[dead], minlength=count)
+    sums = np.zeros((count, rows.shape[1]), np.float32)
+    for first in range(0, len(rows), _TOGETHER):
+        part = belongs[first : first + _TOGETHER]
+        order = np.argsort(part, kind="stable")
+        numbers, starts = np.unique(part[order], return_index=True)
+        sums[numbers] += np.add.reduceat(np.asarray(rows[first + order], np.float32), starts, axis=0)
+    return Lists(members, np.cumsum(sizes), sums / np.maximum(1, living).astype(np.float32)[:, None])
+
+
+def encode(
+    rows: NDArray[Any], lists: Lists, segments: Sequence[slice], codebook: FloatArray, number: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the codes of one segment of all vectors, (n_blocks, bytes of a block) at a time. rows: (n, dim)."""
+    import faiss
+
+    pairs = [_pairs(where) for where in segments]
+    index: Any = faiss.IndexPQFastScan(2 * pairs[number], pairs[number], 4, faiss.METRIC_INNER_PRODUCT)
+    _learned(index, np.split(codebook, np.cumsum(pairs)[:-1])[number])
+    for places in _by_blocks(lists):
+        part = _padded(rows[np.maximum(places, 0), segments[number]])
+        part[places < 0] = 0
+        index.add(part)
+        codes: NDArray[np.uint8] = faiss.rev_swig_ptr(index.codes.get(), index.codes.size())
+        yield codes.reshape(-1, pairs[number] * BLOCK // 2).copy()
+        index.reset()
+
+
+def _by_blocks(lists: Lists) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of all lists as they stand in blocks, whole blocks at a time; -1 where a block is not full."""
+    places = np.full(int(lists.blocks[-1]) * BLOCK, -1)
+    starts = BLOCK * np.concatenate([[0], lists.blocks[:-1]]) - np.concatenate([[0], lists.ends[:-1]])
+    places[np.arange(len(lists.members)) + np.repeat(starts, lists.sizes)] = lists.members
+    for first in range(0, len(places), _TOGETHER):
+        yield places[first : first + _TOGETHER]
+
+
+def _assigned(rows: NDArray[Any], centroids: FloatArray, roots: FloatArray) -> NDArray[np.int64]:
+    """Return the nearest of some centroids for each row (n, dim), whose dimensions are multiplied with the roots."""
+    import faiss
+
+    belongs = np.zeros(len(rows), np.int64)
+    centroids = np.ascontiguousarray(centroids, np.float32)
+    for first in range(0, len(rows), _TOGETHER):
+        part = np.ascontiguousarray(rows[first : first + _TOGETHER] * roots, np.float32)
+        belongs[first : first + _TOGETHER] = faiss.knn(part, centroids, 1)[1][:, 0]
+    return belongs
+
+
+def _pairs(where: slice) -> int:
+    """Return how many pairs of dimensions a segment has; FAISS wants them even in number."""
+    return 2 * -(-len(range(where.start, where.stop)) // 4)
+
+
+def _padded(rows: NDArray[Any]) -> FloatArray:
+    """Return the rows (n, dim) of one segment as float32, of as many dimensions as its pairs have."""
+    return np.pad(np.asarray(rows, np.float32), ((0, 0), (0, -rows.shape[1] % 4)))
+
+
+def _empty(centroids: FloatArray) -> Any:
+    """Return FAISS's index without vectors. centroids: of the lists (n_lists, dim)."""
+    import faiss
+
+    count, dim = centroids.shape
+    quantizer: Any = faiss.IndexFlatIP(dim)
+    quantizer.add(np.ascontiguousarray(centroids))
+    index: Any = faiss.IndexIVFPQFastScan(quantizer, dim, count, dim // 2, 4, faiss.METRIC_INNER_PRODUCT)
+    index.by_residual = False
+    return index
+
+
+def _learned(index: Any, codebook: FloatArray) -> None:
+    import faiss
+
+    faiss.copy_array_to_vector(np.ascontiguousarray(codebook, np.float32).reshape(-1), index.pq.centroids)
+    index.is_trained = True

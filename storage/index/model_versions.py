@@ -1,0 +1,151 @@
+"""Editions of a library, each made with models of its own, side by side in one folder; and which of them is in use.
+
+    <library>/               edition 0: library.db, index/, query/, thumbs/
+    <library>/editions/<n>/  later ones, each a whole library, made by an upgrade
+    <library>/current        a line an edition: the one in use, below it those used before; absent: edition 0 alone
+
+One rename of `current` is a swap, and one is the way back. Who writes here holds the library's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from vfindex.storage.errors import LibraryDamaged, LibraryError
+from vfindex.storage.files.permissions import has_file, share, unreadable
+from vfindex.storage.files.regular import regular
+from vfindex.storage.index.file_format import sync_folder
+
+POINTER = "current"
+# What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.
+_OWN_FILES = ("library.db", "library.db-wal", "library.db-shm", "library.json")
+_OWN_FOLDERS = ("index", "query", "thumbs")
+_LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
+_MAX_POINTER_BYTES = 10_000
+
+
+def edition_folder(folder: Path, number: int) -> Path:
+    """Return where an edition of the library in `folder` lies."""
+    return folder / "editions" / str(number) if number else folder
+
+
+def history(folder: Path) -> list[int]:
+    """Return the numbers of the edition in use and, latest first, of those used before it. Raises LibraryDamaged."""
+    try:
+        with open(folder / POINTER, "rb", opener=regular) as file:
+            lines = file.read(_MAX_POINTER_BYTES).decode(errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return [0]
+    except PermissionError as exc:
+        raise unreadable(folder / POINTER) from exc
+    except OSError as exc:
+        raise LibraryError(f"{folder / POINTER} cannot be read ({exc.strerror})") from exc
+    matches = [_LINE.fullmatch(line) for line in lines]
+    numbers = [int(match[1] or 0) for match in matches if match]
+    if not numbers or len(numbers) < len(lines) or len(set(numbers)) < len(numbers):
+        raise LibraryDamaged(
+            f"{folder / POINTER} does not say which edition of the library is in use; "
+            "write into it `.` for the first one, or `editions/` and the number of another"
+        )
+    return numbers
+
+
+def in_use(folder: Path) -> Path:
+    """Return the folder of the edition in use. Raises LibraryDamaged if it is not there."""
+    number = history(folder)[0]
+    place = edition_folder(folder, number)
+    if number and not has_file(place / "library.db"):
+        raise LibraryDamaged(
+            f"{folder / POINTER} names editions/{number}, which holds no library; put that folder back, or write into "
+            "it `.` for the first edition, or `editions/` and the number of another"
+        )
+    return place
+
+
+def beside(folder: Path) -> list[int]:
+    """Return the numbers of the editions that lie in the library and are not in use, increasing."""
+    using = history(folder)[0]
+    found = [0] if (folder / "library.db").is_file() else []
+    if (folder / "editions").is_dir():
+        names = (path.name for path in (folder / "editions").iterdir() if path.is_dir())
+        found += sorted(int(name) for name in names if _LINE.fullmatch(f"editions/{name}"))
+    return [number for number in found if number != using]
+
+
+def put_in_use(folder: Path, number: int) -> None:
+    """Let readers and writers go over to an edition; the one used until now is that which `roll_back` returns to."""
+    before = [other for other in history(folder) if other != number]
+    _point(folder, [number, *before])
+
+
+def roll_back(folder: Path) -> int:
+    """Return to the edition used before this one, and return its number. Raises LibraryError if there is none."""
+    earlier = [n for n in history(folder)[1:] if (edition_folder(folder, n) / "library.db").is_file()]
+    if not earlier:
+        raise LibraryError(f"the library {folder} has no edition before this one to return to")
+    _point(folder, earlier)
+    return earlier[0]
+
+
+def discard(folder: Path, numbers: list[int]) -> int:
+    """Delete editions that are not in use, and what an interrupted discarding has left; return the bytes freed.
+
+    Raises LibraryError for the one in use, and where the disk refuses. Files that editions share count when the last
+    of them goes.
+    """
+    using, *before = history(folder)
+    if using in numbers:
+        raise LibraryError(f"edition {using} is in use; return to another one first: vfindex upgrade --rollback")
+    if set(before) & set(numbers):
+        _point(folder, [using, *(n for n in before if n not in numbers)])
+    try:
+        freed = 0
+        for number in numbers:
+            if number:
+                # Half an edition must never be taken for one that an upgrade has left unfinished.
+                edition_folder(folder, number).rename(folder / "editions" / f"{number}.gone")
+        for gone in sorted((folder / "editions").glob("*.gone")):
+            freed += _delete(gone)
+        if 0 in numbers:
+            freed += sum(_delete(folder / name) for name in (*_OWN_FILES, *_OWN_FOLDERS))
+    except OSError as exc:
+        raise LibraryError(
+            f"an edition that is not in use could not be deleted ({exc.filename}: {exc.strerror}); see to it and run "
+            "`vfindex upgrade --discard` again"
+        ) from exc
+    return freed
+
+
+def _point(folder: Path, numbers: list[int]) -> None:
+    """Write the pointer: on the disk under another name first, so that nobody ever reads half of it."""
+    temporary = folder / f"{POINTER}.part"
+    lines = [f"editions/{number}" if number else "." for number in numbers]
+    try:
+        temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
+        with temporary.open("w", encoding="ascii") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        share(temporary)
+        temporary.replace(folder / POINTER)
+        sync_folder(folder)
+    except OSError as exc:
+        raise LibraryError(
+            f"{folder / POINTER} could not be written ({exc.strerror}); the edition in use has not changed: see to "
+            "the disk and run the same command again"
+        ) from exc
+
+
+def _delete(path: Path) -> int:
+    """Delete a file or a folder, if it is there; return the bytes of files that had no other name."""
+    if not path.is_dir():
+        size = path.stat().st_size if path.exists() else 0
+        path.unlink(missing_ok=True)
+        return size
+    stats = (file.lstat() for file in path.rglob("*") if not file.is_dir())
+    size = sum(found.st_size for found in stats if found.st_nlink == 1)
+    shutil.rmtree(path)
+    return size

@@ -1,0 +1,219 @@
+"""How much of what an exact scan finds a joint index finds, for every weighting that it must be good at.
+
+The questions are clips' own joint vectors, near to much, and the background queries of the models' priors, near to
+nothing, and what lies between two of these. Recall is by score, so that equal vectors may stand for each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.db.ids import evenly, places_in
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.index.flat import HalfVectors
+from vfindex.storage.index.ivf_pq import IvfPq
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.search_params import FIRST, MANY, Effort, Efforts, Reach
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
+from vfindex.storage.library import joint_batches
+from vfindex.storage.records import FloatArray, Modality
+
+# What questions of either kind must find, or all vectors are scored; and how many standard errors above it efforts are
+# chosen for: 19 of 20 samples as good let other questions find as much. Clips of one video share a title and are found
+# or missed together: a fixed margin of 0.002, enough for pictures, let other titles find 0.965.
+# Of the first 200, which are only candidates for the ten that are shown, less will do.
+LEAST = 0.99
+WANTED = ((LEAST, 1.645), (0.97, 0.0))
+# What a few questions to an index published must still find: 32 of them stray by some 0.02 at titles, whose ten best
+# are often found or missed together.
+FLOOR = 0.95
+# Questions of either kind at each weighting, so many or all there are: to choose efforts by, and to look whether an
+# index keeps its word. Of 96 some samples found 0.994 where all 250 found 0.984.
+QUESTIONS, FEW_QUESTIONS = 512, 16
+# Clips taken for their vectors for each question, of which those that lack a modality are no questions to it alone.
+CLIPS_A_QUESTION = 3
+# Scores this close may stand in either order: float32 sums differ with the order of addition, and float16 rounds.
+TIE = 1e-3
+# What is tried: shares of the lists, and numbers of candidates.
+SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 5 / 8, 3 / 4, 1.0)
+CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... 4096
+MOST = CANDIDATES[-1]
+
+
+def questions(
+    spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray, most: int | None = None
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Return (clips' own, background) questions, each (n, dim), for each of `spec.corners()`.
+
+    clips: joint vectors (n, dim) of some clips, of which those that hold all that is asked for come first. most: of
+    either kind; None: QUESTIONS.
+    """
+    most = most or QUESTIONS
+    asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
+    count = min((len(rows) for rows in asked.values()), default=0)
+    chosen = range(count)[evenly(count, most)]
+    plain = spec if spec.adds_up else spec.with_weights(dict.fromkeys(spec.order, 1.0))
+    background = [fuse_query({m: rows[at] for m, rows in asked.items()}, plain) for at in chosen]
+    result = []
+    for factors in spec.corners():
+        own = np.asarray(clips * factors, np.float32)
+        unlike = np.asarray(np.reshape(background, (-1, spec.dim)) * factors, np.float32)
+        result.append((_wholly(own, spec)[:most], unlike))
+    return result
+
+
+def _wholly(own: FloatArray, spec: JointSpec) -> FloatArray:
+    """Return clips' vectors as questions, those that lack the fewest modalities first.
+
+    A question asks for them all; a vector without one is a question at other weights, see `Efforts.choose`.
+    """
+    own = own[np.any(own, axis=1)]
+    held = np.zeros(len(own))
+    for where in spec.slices().values():
+        held += np.any(own[:, where], axis=1)
+    return own[np.argsort(-held, kind="stable")]
+
+
+def efforts(
+    codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[tuple[FloatArray, FloatArray]], slices: Sequence[slice]
+) -> Efforts:
+    """Return what the questions of each weighting need, see `Efforts`.
+
+    rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
+    """
+    kinds = [(own, _between(unlike)) for own, unlike in asked]
+    parts = [queries for each in kinds for queries in each]
+    found = HalfVectors(rows).best_scores(np.concatenate(parts), MANY)
+    best = np.split(found, np.cumsum([len(each) for each in parts])[:-1])
+    corners = tuple(_effort(_Trial(codes, rows, each, best[2 * at : 2 * at + 2])) for at, each in enumerate(kinds))
+    queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
+    lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
+    shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
+    return Efforts(corners, tuple(slices), tuple(shares.tolist()))
+
+
+def _between(queries: FloatArray) -> FloatArray:
+    """Return the questions (n, dim), and if they are fewer than QUESTIONS what lies between two of them."""
+    pairs = queries + np.roll(queries, len(queries) // 3, axis=0)
+    return np.concatenate([queries, pairs[: max(0, QUESTIONS - len(queries))]])
+
+
+def recall_at_10(
+    snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[Modality, ModalityPrior]
+) -> list[float]:
+    """Return recall@10 of an index against a scan of what library.db has of its clips, for each of `spec.corners()`.
+
+    An empty index gives nothing.
+    """
+    ids = index.ids()
+    wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
+    chosen = ids[evenly(len(ids), wanted)].tolist()
+    clips = [rows for _, rows in joint_batches(snapshot, spec, chosen)]
+    own = np.concatenate([np.zeros((0, spec.dim), np.float32), *clips])
+    asked = [np.concatenate(kinds) for kinds in questions(spec, priors, own, FEW_QUESTIONS)]
+    queries, top_k = np.concatenate(asked), min(FIRST, len(ids))
+    if not len(queries) or not top_k:
+        return [1.0] * len(asked)
+    found = index.search(queries, top_k)[1]  # (n_queries, <= top_k)
+    best = np.full((len(queries), top_k), -np.inf, np.float32)
+    scores = np.full(found.shape, -np.inf, np.float32)  # of what was found, as library.db has it
+    for part, rows in joint_batches(snapshot, spec, ids.tolist()):
+        every = queries @ rows.T
+        best = np.partition(np.concatenate([best, every], axis=1), -top_k, axis=1)[:, -top_k:]
+        at, known = places_in(found, part)
+        scores = np.where(known, np.take_along_axis(every, at, axis=1), scores)
+    shares = np.array([_share(*each) for each in zip(scores, best, strict=True)])
+    parts = np.split(shares, np.cumsum([len(each) for each in asked])[:-1])
+    return [float(each.mean()) if len(each) else 1.0 for each in parts]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """Questions of one weighting. kinds: each (n, dim). best: of each kind, the best scores (n, k) there are."""
+
+    codes: IvfPq
+    rows: NDArray[np.float16]
+    kinds: Sequence[FloatArray]
+    best: Sequence[FloatArray]
+
+    def ranks(self, share: float) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return for each kind where among the candidates of a share of the lists the best FIRST and MANY stand.
+
+        Each is (n, <= FIRST or MANY), MOST for one that is not among them. One scan tells of every number of
+        candidates: fewer are the first of more.
+        """
+        kinds = zip(self.kinds, self.best, strict=True)
+        return [self._ranks(share, *kind) for kind in kinds if len(kind[0])]
+
+    def _ranks(
+        self, share: float, queries: FloatArray, best: FloatArray
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        first, many = np.full(best[:, :FIRST].shape, MOST), np.full(best.shape, MOST)
+        for row, places in enumerate(self.codes.nearest_of(queries, MOST, share)):
+            scores, at = HalfVectors(self.rows[places[places >= 0]]).best(queries[row], best.shape[1])
+            for ranks in (first[row], many[row]):
+                bar = best[row, len(ranks) - 1]
+                found = at[: len(ranks)][scores[: len(ranks)] >= bar - _tie(bar)]
+                ranks[: len(found)] = found
+        return first, many
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The recall of the kind of questions that finds the least, whether it is enough, and what it costs."""
+
+    reach: Reach
+    recall: float
+    is_enough: bool
+    cost: float
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """The best comes first: the cheapest that is enough, else what finds the most."""
+        return not self.is_enough, self.cost if self.is_enough else -self.recall
+
+
+def _effort(trial: _Trial) -> Effort:
+    """Return what finds enough at the least cost."""
+    best: list[_Found] = []  # for the first FIRST and the first MANY
+    for share in SHARES:
+        if best and all(each.is_enough and each.cost <= trial.codes.cost(0, share) for each in best):
+            break
+        kinds = trial.ranks(share)
+        found = [_least(trial, share, [kind[which] for kind in kinds], WANTED[which]) for which in (0, 1)]
+        best = [min(pair, key=lambda each: each.order) for pair in zip(best or found, found, strict=True)]
+    first, many = best
+    return Effort(first.reach if first.recall >= LEAST else Reach(0, 1.0), many.reach, first.recall)
+
+
+def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], wanted: tuple[float, float]) -> _Found:
+    """Return the least number of candidates that is enough, or MOST.
+
+    kinds: ranks of each, as `_Trial.ranks` returns them. wanted: recall, and the standard errors that every kind must
+    be above it.
+    """
+    target, errors = wanted
+    for most in CANDIDATES:
+        found = [np.mean(ranks < most, axis=1) for ranks in kinds]  # each (n,), the recall of each question
+        is_enough = all(each.mean() - errors * each.std() / math.sqrt(len(each)) >= target for each in found)
+        if is_enough:
+            break
+    recall = min((float(each.mean()) for each in found), default=1.0)
+    return _Found(Reach(most, share), recall, is_enough, trial.codes.cost(most, share))
+
+
+def _share(scores: FloatArray, best: FloatArray) -> float:
+    """Return which share of the best scores was found, by score. best: (k,), in any order."""
+    bar = best.min()
+    return float(np.count_nonzero(scores >= bar - _tie(bar))) / len(best)
+
+
+def _tie(score: Any) -> Any:
+    """Return how far below a score, or each of several, another may be that stands for it."""
+    return TIE * np.maximum(1.0, np.abs(score))

@@ -1,0 +1,1 @@
+"""The joint vector: the contract that the indexer and the search engine share."""

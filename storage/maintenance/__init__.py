@@ -1,0 +1,1 @@
+"""Checks and repairs of a library: verify, repair, rebuild, and complete removal."""

@@ -1,0 +1,70 @@
+"""Files of a library that can be made again: its query encoders and thumbnails, and whether they are whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import ModelError
+from vfindex.storage.index.file_format import file_sha256
+from vfindex.storage.library import Library, setup_from_json
+
+# The setting that says which query encoders were put into the library: JSON, name -> SHA-256 of its meta.json, which
+# holds those of its other files.
+QUERY_MODELS = "query_models"
+_TAIL_BYTES = 16
+
+
+def digests_of(folders: Mapping[str, Path]) -> str:
+    """Return the value of the setting QUERY_MODELS for encoders, name -> folder."""
+    described = {name: folder / "meta.json" for name, folder in sorted(folders.items())}
+    return json.dumps({name: file_sha256(path) for name, path in described.items() if path.is_file()})
+
+
+def query_faults(library: Library, snapshot: Snapshot) -> dict[str, str]:
+    """Return name -> what is wrong with a query encoder of the library. Every file of each is read."""
+    from vfindex.storage.encoders.text import check_files, read_meta  # ONNX Runtime, a tenth of a second
+
+    stored, put = snapshot.get("setup"), snapshot.get(QUERY_MODELS)
+    if stored is None:
+        return {}
+    models = {model.folder: model for model in setup_from_json(stored).query.values()}
+    # Libraries of older versions do not say what was put into them.
+    digests: dict[str, str | None] = dict.fromkeys(models) if put is None else json.loads(put)
+    faults = {}
+    for name, digest in digests.items():
+        folder = library.query_folder(models[name]) if name in models else library.folder / "query" / name
+        try:
+            check_files(folder, read_meta(folder))
+        except ModelError as exc:
+            faults[name] = str(exc).partition(";")[0]
+            continue
+        if digest not in (None, file_sha256(folder / "meta.json")):
+            faults[name] = f"{folder}: this is not the model that was put there"
+    return faults
+
+
+def is_whole(thumbnail: Path | None) -> bool:
+    """Return whether a thumbnail is there, as long as it says itself, and does not end in zeros as torn files do."""
+    if thumbnail is None:
+        return False
+    try:
+        data = thumbnail.read_bytes()
+    except OSError:
+        return False
+    length = int.from_bytes(data[4:8], "little") + 8
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) == length and any(data[-_TAIL_BYTES:])
+
+
+def stray_thumbnails(library: Library, snapshot: Snapshot) -> Iterator[Path]:
+    """Yield files among the thumbnails that belong to no clip: those of commands killed before they deleted them."""
+    # 8 bytes a clip instead of a name; of two names with one hash, the stray is kept.
+    known = np.unique(np.fromiter(map(hash, snapshot.thumbnails()), np.int64))
+    for path in library.thumbs.rglob("*"):
+        at = int(np.searchsorted(known, hash(path.name)))
+        if (at == len(known) or known[at] != hash(path.name)) and path.is_file():
+            yield path

@@ -1,0 +1,33 @@
+"""Whether any file of a folder holds given bytes, looked at as bytes: what a stranger who has the disk would read."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+from vfindex.storage.files.regular import regular
+
+
+def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[str] = ()) -> tuple[int, list[str]]:
+    """Return how many files lie in `folder`, and the names of those that hold any needle or cannot be read, in order.
+
+    passed_over: base names of files that are not looked into.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in passed_over)
+    found = []
+    for path in paths:
+        name = str(path.relative_to(folder))
+        try:
+            found += [name] if _holds(path, needles) else []
+        except OSError as exc:
+            found.append(f"{name} (cannot be read: {exc.strerror})")
+    return len(paths), found
+
+
+def _holds(path: Path, needles: Sequence[bytes]) -> bool:
+    with open(path, "rb", opener=regular) as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return any(data.find(needle) >= 0 for needle in needles)

@@ -1,0 +1,94 @@
+"""What is derived from library.db, made anew from it alone: the joint index, in another fusion if asked, and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.migrations import index_every_script
+from vfindex.storage.errors import LibraryDamaged, LibraryNotFound, UsageError
+from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.library import Library
+from vfindex.storage.records import FusionName
+from vfindex.storage.writer import writing
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was made. dimensions: of a joint vector. documents: titles, tags and segments that words are found in."""
+
+    fusion: FusionName
+    dimensions: int
+    clips: int
+    documents: int
+
+
+def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
+    """Make the joint index and the words of full text search anew; no video is opened.
+
+    form: how modalities are fused from now on; None: as they were. Raises LibraryError, UsageError.
+    """
+    Library.open(folder)
+    with writing(folder) as writer:
+        if writer.setup() is None:
+            raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        fusion = chosen(writer.catalog, form)
+        _drop_unreadable(writer.catalog)
+        with writer.catalog.transaction() as connection:
+            index_every_script(connection)
+            documents = connection.scalar(select(func.count()).select_from(schema.document)) or 0
+        generation = writer.publish(fusion)
+        return Rebuilt(fusion.form, generation.spec.dim, generation.clips, documents)
+
+
+def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
+    """Fuse the library's modalities so from now on, and return it; None: `concat` with the preset's weights.
+
+    Weights of `concat` belong to the question; everything else is made anew. Raises LibraryError, UsageError.
+    """
+    Library.open(folder)
+    with writing(folder) as writer:
+        weights = {m: prior.weight for m, prior in writer.priors().items()}
+        fusion = fusion or Fusion("concat", weights)
+        if fusion.form == "concat" and Fusion.from_json(writer.catalog.get(META_KEY)).form == "concat":
+            writer.catalog.put(META_KEY, fusion.to_json())
+        else:
+            writer.publish(fusion)
+        return fusion
+
+
+def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
+    """Return the library's fusion if it has this form already, weights and heads included, else a new one.
+
+    Raises UsageError for heads that nobody has learned.
+    """
+    try:
+        stored = Fusion.from_json(catalog.get(META_KEY))
+    except LibraryDamaged:
+        if form is None:
+            raise
+        stored = Fusion()
+    if form is None or stored.form == form:
+        return stored
+    if form == "learned":
+        raise UsageError("this library has no learned heads; learn some with: vfindex tune QUERIES --fusion learned")
+    return Fusion(form)
+
+
+def _drop_unreadable(catalog: Catalog) -> None:
+    """Delete pointers whose description of the joint vectors cannot be read, and those before them.
+
+    What has changed since an earlier generation is no longer recorded, so none may take its place.
+    """
+    g = schema.generation.c
+    with catalog.transaction() as connection:
+        for row in connection.execute(select(g.id, g.spec).order_by(g.id)).all():
+            try:
+                JointSpec.from_json(row.spec)
+            except LibraryDamaged:
+                connection.execute(schema.generation.delete().where(g.id <= row.id))

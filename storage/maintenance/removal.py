@@ -1,0 +1,391 @@
+"""Removal for good: what `remove` and `purge` clean beyond the rows, in every edition, and the proof of it.
+
+A deleted row may stay readable: in pages that SQLite keeps for reuse, in the write-ahead log, in the full text index,
+in the file of a joint index, in other editions (see `scrubbing`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, func, select, text
+
+from vfindex.storage.counting import counted
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import now
+from vfindex.storage.db.engine import connect
+from vfindex.storage.db.locations import below, unsettle
+from vfindex.storage.db.scrubbing import Scrubbed, forget_removed
+from vfindex.storage.errors import LibraryError, LibraryLocked
+from vfindex.storage.index import model_versions
+from vfindex.storage.library import Library
+from vfindex.storage.maintenance.damage import false_words
+from vfindex.storage.maintenance.raw_bytes import files_with
+from vfindex.storage.records import Document
+from vfindex.storage.writer import Writer, locked, writing
+
+# Texts of what was removed that a report looks for in the bytes of every file: each costs 0.5 s a GB.
+MAX_NEEDLES = 24
+# Shorter texts are also found where they mean something else.
+MIN_NEEDLE_BYTES = 6
+_KEPT_NAME = (
+    "the path itself is kept, so that no run indexes it again; to delete it: vfindex remove --forget-exclusion PATH"
+)
+_READ_AGAIN = "they may be those beside the removed file, until their words are read again by: vfindex reindex"
+# What a removal deletes, as `Catalog.remove` returns it.
+Removal = Callable[[Writer], tuple[int, int, list[str]]]
+# What a video is called by its paths, tags and chapters: its title and words.
+Describe = Callable[[Sequence[bytes], Mapping[str, str], Sequence[str]], tuple[str, Sequence[Document]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place that was looked at. left: how much of what was removed is still there. note: why, and what to do."""
+
+    place: str
+    looked_at: str
+    left: int = 0
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Forgotten:
+    """What a removal did. locations, videos: in the edition in use. unfinished: videos that were begun only.
+
+    roots: ingested paths no longer looked into. excluded: no run takes the path up again, though a folder above it is
+    indexed. places: edition ("." or "editions/1"), or "library" for what they share -> what was looked at.
+    """
+
+    locations: int = 0
+    videos: int = 0
+    roots: int = 0
+    unfinished: int = 0
+    excluded: bool = False
+    places: dict[str, list[Place]] = field(default_factory=dict)
+
+    def is_empty(self) -> bool:
+        return not (self.locations or self.videos or self.roots or self.unfinished)
+
+    def left(self) -> Iterator[tuple[str, Place]]:
+        """Yield (edition, place) where something is left."""
+        yield from ((name, place) for name, found in self.places.items() for place in found if place.left)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return {
+            "at": now(),
+            "locations": self.locations,
+            "videos": self.videos,
+            "roots": self.roots,
+            "unfinished": self.unfinished,
+            "excluded": self.excluded,
+            "left": sum(place.left for _, place in self.left()),
+            "places": {name: [asdict(place) for place in found] for name, found in self.places.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalSettings:
+    """How a removal is done. describe: names the videos anew that lose a path and stay, as they lie elsewhere too.
+
+    cache: the folder of models; where it is given, every place is looked at afterwards.
+    """
+
+    describe: Describe
+    cache: Path | None = None
+
+
+@dataclass(slots=True)
+class _Contents:
+    """Videos that a removal may delete, or has: id -> fingerprint, their paths, texts by which traces are found."""
+
+    prints: dict[int, str]
+    paths: set[bytes]
+    needles: list[bytes] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)  # fingerprints of those that stay and have lost a path
+
+
+def forget_path(folder: Path, typed: Sequence[bytes], settings: RemovalSettings) -> tuple[bytes, Forgotten]:
+    """Remove the file or folder that is meant by any of `typed`, see `Catalog.path_of`; return its path and a report.
+
+    Nothing is changed where the library in `folder` knows none. All editions are cleaned. Raises UsageError,
+    LibraryNotFound, LibraryLocked, LibraryError.
+    """
+    Library.open(folder)
+    with writing(folder) as writer:
+        chosen = writer.catalog.path_of(typed)
+        found = Forgotten() if chosen is None else _known(writer, chosen)
+        if chosen is None or found.is_empty():
+            writer.publish_changes()  # what a call that was killed had left to do
+            return typed[0], Forgotten()
+        owners = [
+            select(table.c.video_id).where(below(table.c.path, chosen))
+            for table in (schema.location, schema.tombstone, schema.begun)
+        ]
+        before = _contents(writer, owners, thorough=settings.cache is not None)
+        _forget(folder, writer, (found, before), lambda w: w.catalog.remove(chosen, exclude=w is writer), settings)
+        with writer.catalog.transaction() as connection:
+            e = schema.exclusion.c
+            found.excluded = connection.scalar(select(e.path).where(e.path == chosen)) is not None
+        if found.excluded:
+            found.places["library"].append(Place("exclusions", "status", 0, _KEPT_NAME))
+        return chosen, found
+
+
+def forget_missing(folder: Path, purge: Removal, settings: RemovalSettings) -> Forgotten:
+    """Remove what `purge` removes of the edition in use, and the same videos from the others; see `forget_path`."""
+    Library.open(folder)
+    with writing(folder) as writer:
+        found = Forgotten()
+        before = _contents(writer, [select(schema.tombstone.c.video_id)], thorough=settings.cache is not None)
+        _forget(folder, writer, (found, before), lambda w: purge(w) if w is writer else (0, 0, []), settings)
+        return found
+
+
+def _known(writer: Writer, path: bytes) -> Forgotten:
+    """Return what the library knows at and below a path."""
+    with writer.catalog.transaction() as connection:
+        location, tombstone, root, begun = (
+            connection.scalar(select(func.count()).select_from(table).where(below(table.c.path, path))) or 0
+            for table in (schema.location, schema.tombstone, schema.root, schema.begun)
+        )
+    return Forgotten(location + tombstone, 0, root, begun)
+
+
+def _forget(
+    folder: Path, writer: Writer, known: tuple[Forgotten, _Contents], remove: Removal, settings: RemovalSettings
+) -> None:
+    """Remove from the edition in use, then the same videos from the others, and clean each."""
+    result, before = known
+    result.locations, result.videos, names = remove(writer)
+    gone = _gone(writer, before)
+    name = "." if writer.folder == folder else str(writer.folder.relative_to(folder))
+    result.places[name] = _cleaned(writer, names, gone, settings)
+    for number in model_versions.beside(folder):
+        place = model_versions.edition_folder(folder, number)
+        if (place / "library.db").is_file():
+            name = f"editions/{number}" if number else "."
+            result.places[name] = _of_other(place, number, (remove, gone), settings)
+    model_versions.discard(folder, [])  # what an interrupted discarding has left
+    result.places["library"] = _shared(folder, settings.cache, _still_foreign(writer, gone))
+
+
+def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], settings: RemovalSettings) -> list[Place]:
+    """Remove from an edition that is not in use, and clean it."""
+    remove, gone = what
+    with ExitStack() as held:
+        try:
+            if number:
+                held.enter_context(locked(place))
+        except LibraryLocked:
+            return [Place("edition", str(place), 1, "an upgrade that is at work removes it before it is put in use")]
+        other = Writer(place)
+        held.callback(other.close)
+        own = replace(gone, prints=_ids_there(other, gone))
+        names = remove(other)[2] + _forget_contents(other, gone)
+        return _cleaned(other, names, own, settings)
+
+
+def _ids_there(writer: Writer, gone: _Contents) -> dict[int, str]:
+    """Return what another edition calls the videos that are gone: its ids are its own."""
+    query = text("SELECT id, fingerprint FROM video WHERE fingerprint IN (SELECT value FROM json_each(:prints))")
+    with writer.catalog.transaction() as connection:
+        rows = connection.execute(query, {"prints": json.dumps(list(gone.prints.values()))})
+        return {row.id: row.fingerprint for row in rows}
+
+
+def _forget_contents(writer: Writer, gone: _Contents) -> list[str]:
+    """Forget videos wherever they lie in another edition; return thumbnails no longer needed."""
+    chosen = "IN (SELECT id FROM video WHERE fingerprint IN (SELECT value FROM json_each(:prints)))"
+    prints = json.dumps(list(gone.prints.values()))
+    with writer.catalog.transaction() as connection:
+        for table in ("location", "tombstone"):
+            connection.execute(text(f"DELETE FROM {table} WHERE video_id {chosen}"), {"prints": prints})
+        return forget_removed(connection, gone.paths.__contains__)[1]
+
+
+# --- what is removed -------------------------------------------------------------------------------------------------
+
+
+def _contents(writer: Writer, owners: Iterable[Any], *, thorough: bool) -> _Contents:
+    """Return the videos that a removal may delete. owners: queries of their ids. thorough: with needles."""
+    v = schema.video.c
+    found = _Contents({}, set())
+    with writer.catalog.transaction() as connection:
+        for query in owners:
+            rows = connection.execute(select(v.id, v.fingerprint).where(v.id.in_(query)))
+            found.prints.update({row.id: row.fingerprint for row in rows})
+        ids = json.dumps(list(found.prints))
+        for table in ("location", "tombstone", "begun"):
+            paths = f"SELECT path FROM {table} WHERE video_id IN (SELECT value FROM json_each(:ids))"
+            found.paths.update(connection.scalars(text(paths), {"ids": ids}))
+        if thorough:
+            found.needles = _needles(connection, ids, found.paths)
+    return found
+
+
+def _needles(connection: Connection, ids: str, paths: Iterable[bytes]) -> list[bytes]:
+    """Return texts that only these videos may have: names of files, titles, and the longest of what is said."""
+    words = text(
+        "SELECT text FROM document WHERE video_id IN (SELECT value FROM json_each(:ids))"
+        " ORDER BY kind != 'speech' DESC, length(text) DESC LIMIT :most"
+    )
+    names = (path.rpartition(b"/")[2] for path in paths)
+    texts = (each.encode(errors="surrogateescape") for each in connection.scalars(words, {"ids": ids, "most": 200}))
+    unique = [each for each in dict.fromkeys([*names, *texts]) if len(each) >= MIN_NEEDLE_BYTES]
+    return unique[: 4 * MAX_NEEDLES]
+
+
+def _gone(writer: Writer, before: _Contents) -> _Contents:
+    """Return what of `before` the library no longer holds."""
+    with writer.catalog.transaction() as connection:
+        ids = json.dumps(list(before.prints))
+        query = text("SELECT id FROM video WHERE id IN (SELECT value FROM json_each(:ids))")
+        held = set(connection.scalars(query, {"ids": ids}))
+        known = "SELECT 1 FROM {} WHERE path = ?"
+        paths = {
+            path
+            for path in before.paths
+            if not any(
+                connection.exec_driver_sql(known.format(table), (path,)).first() for table in ("location", "tombstone")
+            )
+        }
+    gone = {id_: key for id_, key in before.prints.items() if id_ not in held}
+    renamed = [key for id_, key in before.prints.items() if id_ in held] if paths else []
+    return _Contents(gone, paths, before.needles, renamed)
+
+
+def _rename(writer: Writer, fingerprints: Iterable[str], describe: Describe) -> None:
+    """Give videos the words of the names that are left to them; the next `reindex` renews the vector of these words."""
+    for fingerprint in fingerprints:
+        found = writer.catalog.find(fingerprint)
+        paths, tags, chapters = writer.catalog.names(found[0]) if found else ([], {}, [])
+        if found and paths:
+            title, documents = describe(paths, tags, chapters)
+            writer.catalog.retitle(found[0], title, documents, None)
+            with writer.catalog.transaction() as connection:
+                unsettle(connection, found[0])
+
+
+def _still_foreign(writer: Writer, gone: _Contents) -> list[bytes]:
+    """Return the needles that no other video, path or setting of the library has too."""
+    query = text(
+        "SELECT EXISTS (SELECT 1 FROM document WHERE instr(CAST(text AS BLOB), :n))"
+        " OR EXISTS (SELECT 1 FROM video WHERE instr(CAST(title || tags || chapters AS BLOB), :n))"
+        " OR EXISTS (SELECT 1 FROM location WHERE instr(path, :n)) OR EXISTS (SELECT 1 FROM root WHERE instr(path, :n))"
+        " OR EXISTS (SELECT 1 FROM tombstone WHERE instr(path, :n))"
+        " OR EXISTS (SELECT 1 FROM exclusion WHERE instr(path, :n))"
+    )
+    foreign: list[bytes] = []
+    with writer.catalog.transaction() as connection:
+        for needle in gone.needles:
+            if len(foreign) < MAX_NEEDLES and not connection.scalar(query, {"n": needle}):
+                foreign.append(needle)
+    return foreign
+
+
+# --- what is cleaned and looked at -----------------------------------------------------------------------------------
+
+
+def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: RemovalSettings) -> list[Place]:
+    """Clean one edition whose rows are gone, and look at it."""
+    _rename(writer, gone.renamed, settings.describe)
+    writer.discard_thumbnails(names)
+    writer.discard_pictures_of(gone.prints.values())
+    fault = ""
+    try:
+        fault = writer.publish_changes()
+    except LibraryError as exc:
+        fault = str(exc)
+    scrubbed = writer.scrub()
+    quick = [Place("index", "index/", int(bool(fault)), fault), *_pages(writer, scrubbed), *_beside(writer, gone)]
+    if settings.cache is None:
+        return quick
+    return [
+        _tables(writer, gone),
+        _words(writer),
+        _vectors(writer, gone, quick[0]),
+        _pictures(writer, gone),
+        *quick[1:],
+    ]
+
+
+def _pages(writer: Writer, scrubbed: Scrubbed) -> list[Place]:
+    held = f"a reader holds {counted(scrubbed.log_bytes, 'byte')} of the log; the next command that writes empties it"
+    free = f"{counted(scrubbed.free_pages, 'free page')} of library.db, overwritten"
+    return [
+        Place("write-ahead log", "library.db-wal", scrubbed.log_bytes, held if scrubbed.log_bytes else ""),
+        Place("free pages", free, int(bool(scrubbed.fault)), scrubbed.fault),
+    ]
+
+
+def _beside(writer: Writer, gone: _Contents) -> list[Place]:
+    """Look for subtitles in the words of videos that have lost a path and stay: it may be those that lay beside it."""
+    query = text(
+        "SELECT count(*) FROM video v WHERE fingerprint IN (SELECT value FROM json_each(:prints))"
+        " AND EXISTS (SELECT 1 FROM segment s WHERE s.video_id = v.id AND s.source = 'sidecar')"
+    )
+    with writer.catalog.transaction() as connection:
+        left = connection.scalar(query, {"prints": json.dumps(gone.renamed)}) or 0
+    if not left:
+        return []
+    return [Place("subtitles", f"{counted(left, 'video')} that also lies elsewhere", left, _READ_AGAIN)]
+
+
+def _tables(writer: Writer, gone: _Contents) -> Place:
+    """Look for rows of the videos and of their paths, and for rows whose owner is gone."""
+    ids = json.dumps(list(gone.prints))
+    left = 0
+    with writer.catalog.transaction() as connection:
+        for table in schema.metadata.sorted_tables:
+            owner = "video_id" if "video_id" in table.c else "id" if table is schema.video else None
+            if owner is not None:
+                query = f"SELECT count(*) FROM {table.name} WHERE {owner} IN (SELECT value FROM json_each(:ids))"
+                left += connection.scalar(text(query), {"ids": ids}) or 0
+        left += len(connection.exec_driver_sql("PRAGMA foreign_key_check").all())
+    return Place("tables", f"{len(schema.metadata.sorted_tables)} tables of library.db", left)
+
+
+def _words(writer: Writer) -> Place:
+    engine = connect(writer.folder / "library.db", write=False)
+    try:
+        faults = false_words(engine)
+    finally:
+        engine.dispose()
+    return Place("full text", "every word of every document", len(faults), "; ".join(faults))
+
+
+def _vectors(writer: Writer, gone: _Contents, quick: Place) -> Place:
+    """Look for clips that are gone in the joint index, and for files of earlier ones."""
+    with writer.library.snapshot() as snapshot:
+        generation, stored = snapshot.generation(), set(snapshot.clip_ids(searchable=False))
+    files = [path for path in writer.library.index.iterdir() if path.is_file()]
+    index = writer.library.load_index(generation) if generation else None
+    left = len(set(index.ids().tolist()) - stored) if index is not None else 0
+    if gone.prints:
+        left += len([path for path in files if generation is None or path.name != generation.file])
+    return Place("index", f"{counted(len(files), 'file')} below index/", left + quick.left, quick.note)
+
+
+def _pictures(writer: Writer, gone: _Contents) -> Place:
+    left = sum(1 for _ in writer.pictures_of(gone.prints.values()))
+    return Place("thumbnails", "thumbs/", left, "they could not be deleted" if left else "")
+
+
+def _shared(folder: Path, cache: Path | None, needles: list[bytes]) -> list[Place]:
+    """Look at what belongs to no edition: databases that a repair kept, and, with `cache`, the bytes of every file."""
+    kept = sorted(path.name for at in ("", "editions/*/") for path in folder.glob(f"{at}library.damaged-*"))
+    note = f"a repair kept {', '.join(kept)}, which may hold what was removed; delete it" if kept else ""
+    places = [Place("damaged databases", "library.damaged-*", len(kept), note)]
+    if cache is not None:
+        for name, root in (("bytes of the library", folder), ("bytes of the cache", cache)):
+            files, found = files_with(root, needles, passed_over=tuple(kept))
+            looked = f"{counted(len(needles), 'name')} and texts in {counted(files, 'file')}"
+            note = f"found in {', '.join(found[:5])}; another file may hold the same text" if found else ""
+            places.append(Place(name, looked, len(found), note))
+    return places

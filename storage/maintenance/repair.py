@@ -1,0 +1,207 @@
+"""What makes a damaged library sound again without opening a video; what must be read again is set aside for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Text, case, cast, delete, func, select, text, update
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.checksums import is_broken
+from vfindex.storage.db.documents import set_documents, unindex_documents
+from vfindex.storage.db.engine import DatabaseConnection, any_text, check_integrity, connect
+from vfindex.storage.db.locations import delete_videos, put
+from vfindex.storage.db.migrations import index_every_script
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.rows import video_values
+from vfindex.storage.errors import LibraryError
+from vfindex.storage.files.permissions import share
+from vfindex.storage.index.file_format import sync_folder
+from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
+from vfindex.storage.maintenance.salvage import Salvage, salvage
+from vfindex.storage.records import Document, Video
+from vfindex.storage.settings_backup import restore
+
+# The code of the problem of a video that waits to be indexed again, and what its row says.
+LOST_ROWS = "lost_rows"
+# The setting of a library of which videos were set aside: one that is being read again at a kill is no longer among
+# those, and comes back when all files are looked at.
+UNFINISHED = "repairing"
+_REASON = "its rows in the library were damaged"
+_NEXT = "run: vfindex repair"
+_NEW = "library.db.repaired"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A video whose rows were deleted, to be indexed again, and where it lies."""
+
+    id: int
+    paths: tuple[bytes, ...]
+
+
+def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
+    """Put a new library.db in the place of one that SQLite finds damaged; return what was saved, and where the old is.
+
+    place: of an edition, locked by the caller. None where SQLite finds nothing wrong. The old one is kept beside the
+    new one, which is complete and on the disk before it takes its name. Raises LibraryDamaged, LibraryError.
+    """
+    database = place / "library.db"
+    engine = connect(database, write=False)
+    try:
+        # An index of words that cannot be read cannot be dropped either.
+        if not check_integrity(engine) and indexed_documents(engine) is not None:
+            return None
+    finally:
+        engine.dispose()
+    new = place / _NEW
+    _discard(new)
+    try:
+        found = salvage(database, new)
+        _set_aside_in(new, found)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        share(new)
+        return found, _swap(database, new)
+    except OSError as exc:
+        raise LibraryError(
+            f"{database} could not be replaced ({exc.strerror}); see to the disk and run `vfindex repair` again: "
+            "nothing has been changed"
+        ) from exc
+    finally:
+        _discard(new)
+
+
+def _set_aside_in(new: Path, found: Salvage) -> None:
+    """Write down in the new database itself what must be done over, so that no kill makes a repair forget it."""
+    catalog = Catalog.open(new)
+    try:
+        with closing(Snapshot(catalog.engine)) as snapshot:
+            found.videos |= {video.id for video in damaged_videos(snapshot)}
+        set_aside(catalog, found.videos)
+    finally:
+        catalog.close()
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # the log goes into the file
+
+
+def _swap(database: Path, new: Path) -> Path:
+    """Give the new database the name of the old one; return where the old one is kept.
+
+    At every instant one of the two stands under the name, without a log of the other beside it: SQLite would replay it.
+    """
+    kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
+    log = database.with_name(database.name + "-wal")
+    with closing(sqlite3.connect(database, factory=DatabaseConnection)) as connection, suppress(sqlite3.DatabaseError):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
+        if path.exists() and path.stat().st_size:  # a log that could not be taken over is kept as well
+            _link(path, name)
+    sync_folder(database.parent)
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    new.replace(database)
+    sync_folder(database.parent)
+    return kept
+
+
+def _link(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
+        share(name)
+
+
+def _discard(database: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
+    """Delete the rows of videos, so that they are indexed again; what lies nowhere now is forgotten altogether.
+
+    A video that lies somewhere keeps its row and its places, and says that it waits for a repair.
+    """
+    problem = json.dumps({"stage": "commit", "code": LOST_ROWS, "reason": _REASON, "next": _NEXT})
+    v, d = schema.video.c, schema.document.c
+    chosen = select(func.json_each(json.dumps(list(video_ids))).table_valued("value").c.value)
+    nothing = Video("", 0, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
+    values = video_values(nothing) | {"state": "failed", "recognised": 0, "state_before": "failed", "problem": problem}
+    values["coarse"] = 0
+    # What is not as it was written may name another content; the path tells which it is.
+    named = case((text(is_broken(schema.video)), "damaged " + cast(v.id, Text)), else_=v.fingerprint)
+    with catalog.transaction() as connection, any_text(connection):
+        for owned in (schema.location, schema.tombstone, schema.attempt):
+            connection.execute(text(f"DELETE FROM {owned.name} WHERE {is_broken(owned)}"))
+        unindex_documents(connection, d.video_id.in_(chosen))
+        for table in (schema.document, schema.segment, schema.unit):  # clips go with units, and vectors with clips
+            connection.execute(delete(table).where(table.c.video_id.in_(chosen)))
+        connection.execute(update(schema.video).where(v.id.in_(chosen)).values(values | {"fingerprint": named}))
+        homeless = ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
+        delete_videos(connection, v.id.in_(chosen) & homeless)
+        put(connection, "changed", "stale")
+        put(connection, UNFINISHED, "1")
+
+
+def restore_settings(catalog: Catalog, folder: Path) -> None:
+    """Let settings and roots that are lost or damaged be those of the spare copy in `folder`.
+
+    Where anything was, all roots are looked at again for what was lost with it.
+    """
+    with catalog.transaction() as connection:
+        if restore(connection, folder):
+            put(connection, "changed", "stale")
+            put(connection, UNFINISHED, "1")
+
+
+def waiting(catalog: Catalog) -> list[Waiting]:
+    """Return the videos that were set aside and not indexed since, in order of id."""
+    v, loc = schema.video.c, schema.location.c
+    query = select(v.id, loc.path).join_from(schema.video, schema.location).where(v.problem.like(f'%"{LOST_ROWS}"%'))
+    paths: dict[int, list[bytes]] = {}
+    with catalog.transaction() as connection:
+        for row in connection.execute(query.order_by(v.id, loc.path)):
+            paths.setdefault(row.id, []).append(row.path)
+    return [Waiting(id_, tuple(found)) for id_, found in paths.items()]
+
+
+def delete_orphans(catalog: Catalog) -> int:
+    """Delete rows whose owner is gone, which SQLite itself would never leave; return how many."""
+    with catalog.transaction() as connection:
+        found = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        for table, row_id, *_ in found:
+            if row_id is not None:
+                connection.exec_driver_sql(f"DELETE FROM {table} WHERE rowid = ?", (row_id,))
+        connection.exec_driver_sql("DELETE FROM embedding WHERE clip_id NOT IN (SELECT id FROM clip)")
+    return len(found)
+
+
+def rewrite_words(catalog: Catalog, titles: Mapping[int, Sequence[Document]]) -> None:
+    """Make the words of full text search anew from the segments, titles and tags that are there.
+
+    titles: video id -> its titles and tags, of those that may have lost some.
+    """
+    with catalog.transaction() as connection:
+        for video_id, documents in titles.items():
+            set_documents(connection, video_id, documents)
+        connection.execute(text("DELETE FROM document WHERE kind = 'speech'"))
+        connection.execute(
+            text(
+                "INSERT INTO document (video_id, segment_id, kind, text)"
+                " SELECT video_id, id, 'speech', text FROM segment ORDER BY id"
+            )
+        )
+        index_every_script(connection)

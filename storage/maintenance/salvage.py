@@ -1,0 +1,265 @@
+"""What can still be read of a library.db that SQLite finds damaged, into a new one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Table, text
+from sqlalchemy.exc import IntegrityError, InterfaceError, ProgrammingError
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.checksums import SEAL, is_broken, register
+from vfindex.storage.db.documents import insert_document
+from vfindex.storage.db.engine import DatabaseConnection, decoded, opening, translated
+from vfindex.storage.db.locations import put
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.joint.codecs import checksum
+from vfindex.storage.maintenance.damage import damaged_videos, paths_of
+from vfindex.storage.settings_backup import read_spare, restore
+
+_AGAIN = "; put back library.db from a backup, or move the library away and make it again with: vfindex ingest VIDEOS"
+# Keys tried one by one behind the last row that can be read: a page holds fewer rows. Farther on, the steps grow.
+NEAR_KEYS = 4096
+STEP_GROWTH = 1.2
+MAX_KEY = 2**62
+# Made anew rather than copied: words from titles and segments, migrations by opening.
+_DERIVED = ("document", "migration")
+# Videos that may have lost rows of a table in a range of keys: a unit's rows were written one after the other, so that
+# those of a lost range belong to its neighbours, or to what has none at all of its own any more.
+_NEIGHBOURS = (
+    "SELECT video_id FROM (SELECT video_id FROM {table} WHERE id < :first ORDER BY id DESC LIMIT 1)"
+    " UNION SELECT video_id FROM (SELECT video_id FROM {table} WHERE id > :last ORDER BY id LIMIT 1)"
+)
+_CHILDLESS = {
+    "unit": "SELECT v.id FROM video v WHERE NOT EXISTS (SELECT 1 FROM unit u WHERE u.video_id = v.id)"
+    " AND (v.state IN ('indexed', 'partial') OR v.state_before IN ('indexed', 'partial'))",
+    "clip": "SELECT u.video_id FROM unit u WHERE u.state = 'done' AND u.error IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM clip c WHERE c.unit_id = u.id)",
+    "segment": "SELECT DISTINCT c.video_id FROM clip c JOIN embedding e ON e.clip_id = c.id"
+    " WHERE e.modality = 'speech' AND NOT EXISTS (SELECT 1 FROM segment s WHERE s.video_id = c.video_id)",
+}
+_VECTORLESS = "SELECT DISTINCT video_id FROM clip WHERE id BETWEEN :first AND :last"
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What became of a database. lost: table -> ranges of keys that could not be read, ends included.
+
+    videos: ids of those that may lack rows now. paths: of files whose video is lost. rows: copied in all.
+    """
+
+    rows: int = 0
+    lost: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    videos: set[int] = field(default_factory=set)
+    paths: list[bytes] = field(default_factory=list)
+
+
+def salvage(damaged: Path, target: Path) -> Salvage:
+    """Copy what can be read of the database `damaged` into a new one, `target`, which is one file when this returns.
+
+    Only the tables themselves are read, by their keys; indexes and words are made anew. Raises LibraryDamaged where
+    not even the list of tables, or not the library's settings, can be read.
+    """
+    catalog = Catalog.open(target)
+    try:
+        found = _copy_all(damaged, catalog, blobs=True)
+    finally:
+        catalog.close()
+    with closing(sqlite3.connect(target)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # the log goes into the file
+    return found
+
+
+def survey(damaged: Path) -> list[bytes]:
+    """Return the paths of the videos that a salvage would leave to be indexed again, in order. Raises as `salvage`."""
+    catalog = Catalog.open(None)
+    try:
+        found = _copy_all(damaged, catalog, blobs=False)
+        snapshot = Snapshot(catalog.engine)
+        videos = found.videos | {video.id for video in damaged_videos(snapshot)}
+        return sorted({*found.paths, *(path for paths in paths_of(snapshot, videos).values() for path in paths)})
+    finally:
+        catalog.close()
+
+
+def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
+    """Copy all tables. blobs: the vectors too; without them their rows tell only whether they are sound."""
+    found = Salvage()
+    with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
+        # Generations come last: before the first of them no vector is recorded as changed.
+        for table in sorted(schema.metadata.sorted_tables, key=lambda table: table is schema.generation):
+            if table.name not in _DERIVED:
+                _copy(source, connection, table, found, blobs=blobs)
+        restore(connection, damaged.parent)
+        _check_settings(connection, damaged)
+        _write_words(source, connection, found)
+        _keep_counting(source, connection)
+        name = schema.index_change.name
+        if name in found.lost or not source.execute(f"PRAGMA table_info({name})").fetchall():
+            # Which rows of the index still count is not known: searches scan exactly until the repair publishes.
+            connection.execute(text("DELETE FROM generation"))
+        put(connection, "changed", "stale")
+        found.videos |= _may_lack_rows(connection, found)
+    return found
+
+
+def _open(damaged: Path) -> sqlite3.Connection | None:
+    """Return a connection that reads what it can; None where that is nothing, and the settings have a spare copy.
+
+    Raises LibraryDamaged where that is not there either, LibraryError where this user may not read it.
+    """
+    opened = opening(damaged)
+    source = sqlite3.connect(opened.uri, uri=True, isolation_level=None, factory=DatabaseConnection)
+    try:
+        if not opened.is_locked:
+            source.execute("PRAGMA locking_mode=EXCLUSIVE")
+        register(source)
+        source.text_factory = decoded
+        source.execute("PRAGMA trusted_schema=OFF")
+        source.execute("PRAGMA cell_size_check=ON")
+        source.execute("SELECT name FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError as exc:
+        source.close()
+        if not isinstance(error := translated(exc), LibraryDamaged):
+            raise error from exc
+        if read_spare(damaged.parent) is None:
+            raise LibraryDamaged(f"{damaged}: nothing can be read of it any more ({exc}){_AGAIN}") from exc
+        return None
+    return source
+
+
+def _check_settings(connection: Connection, damaged: Path) -> None:
+    if connection.scalar(text("SELECT count(*) FROM meta WHERE key IN ('setup', 'priors')")) != 2:
+        raise LibraryDamaged(
+            f"{damaged}: which models the library was made with cannot be read any more, and without that its vectors "
+            f"mean nothing{_AGAIN}"
+        )
+
+
+def _copy(source: sqlite3.Connection, connection: Connection, table: Table, found: Salvage, *, blobs: bool) -> None:
+    """Copy a table's rows, all columns that the damaged database has of it."""
+    stored = {row[1] for row in source.execute(f"PRAGMA table_info({table.name})")}
+    columns = [column.name for column in table.columns if column.name in stored and column.name != SEAL]
+    if not columns:
+        return  # a library of an older version has no such table
+    is_sealed = SEAL in stored and SEAL in table.columns
+    broken = is_broken(table) if is_sealed else "0"
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    insert = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
+    for is_false, *values in _rows(source, table.name, f"{broken}, {names}", found):
+        row = dict(zip(columns, values, strict=True))
+        if is_false:
+            _lose(connection, table, row, found)
+            continue
+        if not blobs and table is schema.embedding:
+            is_sound = checksum(row["vector"], row["frames"]) == row["crc32"]
+            row |= {"vector": b"", "frames": None, "crc32": checksum(b"", None) if is_sound else -1}
+        try:
+            connection.exec_driver_sql(insert, tuple(row.values()))
+            found.rows += 1
+        except (IntegrityError, UnicodeEncodeError, InterfaceError, ProgrammingError):
+            # What it belongs to is lost, or what it says cannot be.
+            _lose(connection, table, row, found)
+
+
+def _lose(connection: Connection, table: Table, row: Mapping[str, Any], found: Salvage) -> None:
+    """Enter what a row that is not copied leaves to be indexed again: its video, and that of its unit."""
+    if table in (schema.location, schema.tombstone) and isinstance(row["path"], bytes):
+        found.paths.append(row["path"])
+    if "video_id" in row and isinstance(row["video_id"], int):
+        found.videos.add(row["video_id"])
+    if isinstance(row.get("unit_id"), int):
+        owner = text("SELECT video_id FROM unit WHERE id = :unit")
+        found.videos.update(connection.scalars(owner, {"unit": row["unit_id"]}))
+
+
+def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table that can be read, in order of its key; enter the ranges that cannot."""
+    key = "clip_id" if table == schema.embedding.name else "rowid"
+    query = f"SELECT {key}, {columns} FROM {table} WHERE {key} >= ? ORDER BY {key}"
+    at = 0
+    while at <= MAX_KEY:
+        last = at - 1
+        try:
+            for row in source.execute(query, (at,)):
+                last = row[0]
+                yield row[1:]
+            return
+        except sqlite3.DatabaseError:
+            # Where nothing came, this key itself is in the way, whatever a question for one row alone says of it.
+            at = _next_readable(source, query, max(last, at) + 1)
+            # A clip has several vectors: the one that was read last may not have been its last.
+            lost = (last if key == "clip_id" else last + 1, at - 1)
+            if lost[0] <= lost[1]:
+                found.lost.setdefault(table, []).append(lost)
+
+
+def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
+    """Return the first key from `first` on from which a row, or the end of the table, can be read; else MAX_KEY + 1."""
+
+    def is_readable(key: int) -> bool:
+        try:
+            source.execute(f"{query} LIMIT 1", (key,)).fetchone()
+        except sqlite3.DatabaseError:
+            return False
+        return True
+
+    bad, step, tries = first - 1, 1, 0
+    while bad + step <= MAX_KEY:
+        if is_readable(bad + step):
+            good = bad + step
+            while good - bad > 1:
+                middle = (good + bad) // 2
+                bad, good = (bad, middle) if is_readable(middle) else (middle, good)
+            return good
+        bad, tries = bad + step, tries + 1
+        if tries > NEAR_KEYS:
+            step = int(step * STEP_GROWTH) + 1
+    return MAX_KEY + 1
+
+
+def _write_words(source: sqlite3.Connection, connection: Connection, found: Salvage) -> None:
+    """Enter titles and tags as they were read, and the words of every segment that is there."""
+    videos = set(connection.scalars(text("SELECT id FROM video")))
+    if not source.execute("SELECT 1 FROM sqlite_master WHERE name = 'document'").fetchone():
+        return
+    for video_id, kind, words in _rows(source, "document", "video_id, kind, text", found):
+        if kind != "speech" and video_id in videos:
+            insert_document(connection, {"video_id": video_id, "kind": kind, "text": words})
+    for row in connection.execute(text("SELECT video_id, id, text FROM segment ORDER BY id")).all():
+        values = {"video_id": row.video_id, "segment_id": row.id, "kind": "speech", "text": row.text}
+        insert_document(connection, values)
+
+
+def _keep_counting(source: sqlite3.Connection, connection: Connection) -> None:
+    """Let ids go on where they were: one that a joint index, or a thumbnail, knows must not come to mean another."""
+    counted: dict[str, int] = {}
+    with suppress(sqlite3.DatabaseError):  # then the watermark is enough
+        counted.update(source.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+    watermark = connection.scalar(text("SELECT max(watermark) FROM generation")) or 0
+    counted["clip"] = max(counted.get("clip", 0), watermark)
+    for name, last in counted.items():
+        so_far = connection.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = :name"), {"name": name}) or 0
+        connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), {"name": name})
+        values = {"name": name, "last": max(last, so_far)}
+        connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :last)"), values)
+
+
+def _may_lack_rows(connection: Connection, found: Salvage) -> set[int]:
+    """Return the ids of the videos that may have had rows in the ranges that are lost."""
+    videos: set[int] = set()
+    for table, ranges in found.lost.items():
+        if table in _CHILDLESS:
+            videos.update(connection.scalars(text(_CHILDLESS[table])))
+        query = _VECTORLESS if table == "embedding" else _NEIGHBOURS.format(table=table)
+        if table in _CHILDLESS or table == "embedding":
+            for first, last in ranges:
+                videos.update(connection.scalars(text(query), {"first": first, "last": last}))
+    return videos

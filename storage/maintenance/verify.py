@@ -1,0 +1,187 @@
+"""Whether a library is sound: what `vfindex verify` checks without opening a video."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy.exc import DBAPIError
+
+from vfindex.storage.counting import counted
+from vfindex.storage.db.engine import RUN_VERIFY, Unchanged, check_integrity, connect, opening
+from vfindex.storage.db.ids import held_in
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged
+from vfindex.storage.files.permissions import is_allowed
+from vfindex.storage.index.gate import wrong_rows
+from vfindex.storage.index.tuning import FLOOR, recall_at_10
+from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed, priors_from_json
+from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
+from vfindex.storage.maintenance.damage import broken_settings, damaged_videos, false_words, shown_paths
+from vfindex.storage.maintenance.salvage import survey
+from vfindex.storage.settings_backup import read_spare
+
+_RESTORE = "; put back library.db from a backup, or run: vfindex repair"
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was checked and what is wrong; `notes` are no faults. redo: paths of videos that must be indexed again."""
+
+    videos: int = 0
+    clips: int = 0
+    embeddings: int = 0
+    segments: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    recall_at_10: float | None = None
+    redo: list[bytes] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+
+@again_if_changed
+def verify(library: Library) -> Verification:
+    """Return what SQLite's check, the row checksums, the clip-vector bijection and an exact scan find.
+
+    The query encoders are read whole, thumbnails looked at; no video is opened. Raises LibraryError for what this user
+    may not read, which is no fault of the library.
+    """
+    with Unchanged(opening(library.folder / "library.db")):
+        return _verification(library)
+
+
+def _verification(library: Library) -> Verification:
+    result = Verification()
+    database = library.folder / "library.db"
+    torn = _check_database(database, result)
+    redo: set[bytes] = set()
+    try:
+        with library.snapshot() as snapshot:
+            _count(snapshot, result)
+            result.problems += broken_settings(snapshot)
+            redo.update(_check_rows(snapshot, result))
+            _check_loss(library, snapshot, result)
+            result.problems += query_faults(library, snapshot).values()
+            _check_thumbnails(library, snapshot, result)
+            _check_generation(library, snapshot, result)
+    except (LibraryDamaged, DimensionError, DBAPIError, ValueError) as exc:
+        # A damaged page shows itself as any of these; SQLite's check above has usually named it already.
+        result.problems.append(str(exc).removesuffix(RUN_VERIFY))
+    if torn:
+        redo.update(_survey(database, result))
+    _tell_redo(sorted(redo), result)
+    return result
+
+
+def _check_database(database: Path, result: Verification) -> bool:
+    """Return whether SQLite finds the database damaged."""
+    engine = connect(database, write=False)
+    try:
+        found = check_integrity(engine)
+        result.problems += found or false_words(engine)
+    finally:
+        engine.dispose()
+    return bool(found)
+
+
+def _survey(database: Path, result: Verification) -> list[bytes]:
+    """Return the paths of the videos that cannot be read out of a damaged database."""
+    try:
+        return survey(database)
+    except LibraryDamaged as exc:
+        result.problems.append(str(exc))
+        return []
+
+
+def _tell_redo(paths: list[bytes], result: Verification) -> None:
+    result.redo = paths
+    if paths:
+        what = counted(len(paths), "video")
+        result.problems.append(f"{what} must be indexed again: {shown_paths(paths)}; run: vfindex repair")
+
+
+def _count(snapshot: Snapshot, result: Verification) -> None:
+    counts = snapshot.counts()
+    result.clips, result.segments = counts["clip"], counts["segment"]
+    result.videos = counts.get("indexed", 0) + counts.get("partial", 0)
+    result.embeddings = sum(snapshot.modality_counts().values())
+    if counts.get("indexing"):
+        begun = counted(counts["indexing"], "video")
+        result.notes.append(f"{begun} begun and not finished; the next `vfindex ingest` goes on there")
+
+
+def _check_rows(snapshot: Snapshot, result: Verification) -> Iterator[bytes]:
+    """Yield the paths of the videos of which rows are damaged."""
+    for video in damaged_videos(snapshot):
+        name = shown_paths(video.paths, 1) if video.paths else f"video {video.id}, which lies nowhere"
+        more = f", and {len(video.reasons) - 1} more of its rows" if len(video.reasons) > 1 else ""
+        result.problems.append(f"{name}: {video.reasons[0]}{more}")
+        yield from video.paths
+
+
+def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification) -> None:
+    if library.thumbs.is_dir() and not is_allowed(library.thumbs, os.R_OK | os.X_OK):
+        result.notes.append(f"no permission to read {library.thumbs}; the thumbnails were not checked")
+        return
+    torn = sum(not is_whole(library.thumbnail(name)) for name in snapshot.thumbnails())
+    if torn:
+        result.notes.append(f"{counted(torn, 'thumbnail')} missing or damaged; `vfindex repair` makes what is missing")
+    strays = sum(1 for _ in stray_thumbnails(library, snapshot))
+    if strays:
+        result.notes.append(f"{counted(strays, 'thumbnail')} of no clip; `vfindex repair` deletes what is of no use")
+
+
+def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> None:
+    """Find out whether the database lacks what was committed before the last publication."""
+    spare = read_spare(library.folder)
+    generation = snapshot.generation()
+    newest = 0 if generation is None else generation.id
+    if spare is not None and newest < spare.generation:
+        result.problems.append(
+            f"the database has lost what was committed last: it had {counted(spare.clips, 'clip')} at index generation "
+            f"{spare.generation} and is at {newest}{_RESTORE}"
+        )
+    elif spare is None and newest == 0 and not result.clips and any(library.index.glob(f"*{INDEX_SUFFIX}")):
+        result.problems.append(f"the database is empty, and there is a joint index of its clips{_RESTORE}")
+    if snapshot.get("setup") is None and spare is not None:
+        result.problems.append("the library's settings are lost; run: vfindex repair")
+
+
+def _check_generation(library: Library, snapshot: Snapshot, result: Verification) -> None:
+    generation = snapshot.generation()
+    if generation is None:
+        if result.clips:
+            result.notes.append("no joint index is published yet; searches scan the clips exactly")
+        return
+    try:
+        index = library.open_index(generation, thorough=True)
+    except IndexUnusable as exc:
+        result.problems.append(str(exc))
+        return
+    change = snapshot.get("changed")
+    held, stored = index.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
+    lacking = int(np.count_nonzero(~held_in(stored[stored <= generation.watermark], held)))
+    idle = int(np.count_nonzero(~held_in(held, stored)))
+    name = f"index/{generation.file}"
+    if lacking:
+        result.problems.append(f"{name} lacks {counted(lacking, 'clip')} that it should hold")
+    if idle and change != "stale":
+        result.problems.append(f"{name} holds {counted(idle, 'vector')} of clips that are gone")
+    if change:
+        result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
+    same = np.setdiff1d(held[held_in(held, stored)], snapshot.changed(generation.watermark))
+    wrong = wrong_rows(snapshot, index, generation.spec, same)
+    if wrong:
+        told = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
+        result.problems.append(f"{name} {told}; run: vfindex rebuild")
+    elif len(held) and change != "stale":
+        priors = priors_from_json(snapshot.get("priors"))
+        result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)
+        if result.recall_at_10 < FLOOR:
+            result.problems.append(f"{name} finds {result.recall_at_10:.2f} of what an exact scan finds")

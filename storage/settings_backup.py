@@ -1,0 +1,100 @@
+"""A second copy of what a library cannot do without: its settings and roots, and how far it had come.
+
+    library.json: {"crc32": of the other, "held": JSON of a Spare}
+
+It is written after the database at each publication. So a database that has an older generation than it says has lost
+what was committed, as when its log was cut; and one whose settings are lost takes them from here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.checksums import is_broken
+from vfindex.storage.files.permissions import share
+from vfindex.storage.files.regular import read_file
+from vfindex.storage.index.file_format import sync_folder
+from vfindex.storage.text.folding import FOLD_KEY
+
+SPARE = "library.json"
+# Of the moment, or of the database that has them, and wrong in another.
+_NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY}
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """What a library had when it was published last. roots: (path in hex, JSON of its globs)."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    roots: tuple[tuple[str, str], ...] = ()
+    generation: int = 0
+    clips: int = 0
+
+
+def write_spare(connection: Connection, folder: Path) -> None:
+    """Write the spare copy of the library in `folder`. Raises OSError."""
+    m, r, g = schema.meta.c, schema.root.c, schema.generation.c
+    settings = {row.key: row.value for row in connection.execute(select(m.key, m.value)) if row.key not in _NOT_KEPT}
+    roots = tuple((row.path.hex(), row.exclude) for row in connection.execute(select(r.path, r.exclude)))
+    clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
+    held = json.dumps(asdict(Spare(settings, roots, connection.scalar(select(func.max(g.id))) or 0, clips)))
+    temporary = folder / f"{SPARE}.part"
+    temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}))
+        file.flush()
+        os.fsync(file.fileno())
+    share(temporary)
+    temporary.replace(folder / SPARE)
+    sync_folder(folder)
+
+
+def restore(connection: Connection, folder: Path) -> bool:
+    """Enter settings and roots that the database in `folder` lacks, or that are damaged, from the spare copy.
+
+    Return whether there was anything to enter, or to leave out: then all roots must be looked at again.
+    """
+    broken = 0
+    for table in (schema.meta, schema.root, schema.run, schema.generation):
+        broken += connection.execute(text(f"DELETE FROM {table.name} WHERE {is_broken(table)}")).rowcount
+    m, r = schema.meta.c, schema.root.c
+    spare = read_spare(folder) or Spare()
+    known = set(connection.scalars(select(m.key)))
+    lost = {key: value for key, value in spare.settings.items() if key not in known}
+    for key, value in lost.items():
+        connection.execute(insert(schema.meta).values(key=key, value=value))
+    paths = set(connection.scalars(select(r.path)))
+    newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
+    is_short = bool(lost) or broken > 0 or newest < spare.generation
+    for path, globs in spare.roots if is_short else ():  # else one that is not there was removed by its user
+        if bytes.fromhex(path) not in paths:
+            values = {"path": bytes.fromhex(path), "exclude": globs, "added_at": ""}
+            connection.execute(insert(schema.root).values(values))
+    return is_short
+
+
+def read_spare(folder: Path) -> Spare | None:
+    """Return the spare copy, None where there is none, or it is damaged itself or no file. Raises OSError."""
+    try:
+        outer: dict[str, Any] = json.loads(read_file(folder / SPARE))
+        if zlib.crc32(outer["held"].encode()) != outer["crc32"]:
+            return None
+        held = json.loads(outer["held"])
+        held["roots"] = tuple((path, exclude) for path, exclude in held["roots"])
+        return Spare(**held)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    except OSError as exc:
+        if exc.errno in (errno.EINVAL, errno.ELOOP):  # no file at all
+            return None
+        raise

@@ -1,0 +1,1 @@
+"""Full text search: tokenizer, folding of letters, BM25."""
