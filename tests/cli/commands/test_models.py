@@ -91,7 +91,7 @@ def test_the_list_as_a_document(run: Any, pulled: Path, cache: Path) -> None:
 
 
 def test_the_page_says_what_the_cards_say() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
     for card in CARDS:
         [facts] = [row for row in rows if len(row) == 7 and row[0] == card.reference]

@@ -33,7 +33,7 @@ class Bed:
 def bed(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterator[Bed]:
     base = tmp_path_factory.mktemp("crash")
     with pytest.MonkeyPatch.context() as patch:
-        tests = os.fspath(Path(__file__).parent.parent)
+        tests = os.fspath(Path(__file__).parents[2])
         patch.setenv("PYTHONPATH", tests, prepend=os.pathsep)  # for the server that the commands are forked from
         machine = Machine(models_cache)
         yield Bed(machine, {scenario.name: scenario for scenario in make_scenarios(base, machine, KILLS)}, base)
