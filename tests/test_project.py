@@ -67,6 +67,18 @@ UNKNOWN_TO_SEARCH = {
 # What vfindex/__init__.py itself defines: for every package.
 PACKAGE = ("__version__", "TELEMETRY_OFF")
 MAX_LINES = 450
+# The rooms of each package, top to bottom: a room or a module imports only what stands below it, or its own room.
+ROOMS = {
+    "cli": ("entry", "app", "commands", "removal", "trust", "demo_media", "render", "options", "out_file", "output"),
+    "indexer": ("runs", "runners", "pipeline", "models", "speech", "media", "scan", "boundary", "languages", "options"),
+    "search": ("evaluation", "engine", "results", "calibration", "rank", "query"),
+    "storage": (
+        *("maintenance", "writer", "library", "settings_backup", "index", "db", "encoders", "text", "joint", "files"),
+        *("records", "errors", "package"),
+    ),
+}
+MODULES_A_ROOM = range(3, 15)
+ONE_A_COMMAND = "cli/commands"
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -92,6 +104,57 @@ def imported_modules(path: Path) -> Iterator[str]:
 def test_arrows_between_the_packages(path: Path) -> None:
     siblings = {name.split(".")[1] for name in imported_modules(path) if name.startswith("vfindex.")} - set(PACKAGE)
     assert siblings <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+
+
+def own_imports(path: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the line and the file of each import of one of our modules, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vfindex."):
+            base = ROOT.joinpath(*str(node.module).split(".")[1:])
+            names = [base / alias.name for alias in node.names]
+            for target in {name if name.with_suffix(".py").exists() else base for name in names}:
+                if target.with_suffix(".py").exists():
+                    yield node.lineno, target.with_suffix(".py")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.stem != "__init__"], ids=relative)
+def test_rooms_import_only_what_stands_below_them(path: Path) -> None:
+    package, room = path.relative_to(ROOT).with_suffix("").parts[:2]
+    order = ROOMS[package]
+    assert room in order, f"{relative(path)}: not one of the rooms of {package}/"
+    upward = [
+        f"{relative(path)}:{line}: imports {relative(target)}, which stands above"
+        for line, target in own_imports(path)
+        if target.relative_to(ROOT).parts[0] == package
+        and order.index(target.relative_to(ROOT).with_suffix("").parts[1]) < order.index(room)
+    ]
+    assert not upward
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    graph = {path: {target for _, target in own_imports(path)} for path in SOURCES if path.stem != "__init__"}
+    while leaves := {path for path, targets in graph.items() if not targets & graph.keys()}:
+        graph = {path: targets for path, targets in graph.items() if path not in leaves}
+    while roots := graph.keys() - set().union(*graph.values()):  # what only leads into a circle
+        graph = {path: targets for path, targets in graph.items() if path not in roots}
+    assert not [
+        f"{relative(path)}:{line}: imports {relative(target)}"
+        for path in graph
+        for line, target in own_imports(path)
+        if target in graph
+    ]
+
+
+FOLDERS = sorted({path.parent for path in SOURCES if path.parent.parent != ROOT})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=relative)
+def test_a_room_holds_what_one_can_overlook(folder: Path) -> None:
+    modules = [path.name for path in folder.glob("*.py") if path.stem != "__init__"]
+    assert len(modules) in MODULES_A_ROOM or relative(folder) == ONE_A_COMMAND, f"{relative(folder)}: {len(modules)}"
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{relative(folder)}/__init__.py: say what the room is for"
+    assert len(tree.body) == 1, f"{relative(folder)}/__init__.py: its docstring is all that it holds"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

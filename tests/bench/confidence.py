@@ -5,8 +5,8 @@ it holds and 40 questions about things that are in none of its videos, by pictur
 "lost": answerable questions that are told "no confident match", and those of them whose first hit was right.
 
 Before that, 200 libraries of normal scores at each of four separations: how many label, and what the labels are worth
-for a thousand fresh questions of each kind. `--planted` prints this alone. tests/search/calibration/test_fit.py does the
-same with vectors in one library.
+for a thousand fresh questions of each kind. `--planted` prints this alone.
+tests/search/calibration/test_fit.py does the same with vectors in one library.
 """
 
 from __future__ import annotations
