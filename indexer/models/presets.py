@@ -50,7 +50,7 @@ class Choice:
 # meet them better than its sentence alone does; colours are in no label, and are looked for in the pixels.
 LITE_VISUAL_TEMPLATES = ("{}", "{word}", "{colour}")
 
-# Measured for `lite` over the public collection, each as a paired comparison: see docs/decisions.md. All lie on
+# Measured for `lite` over the public collection, each as a paired comparison: see docs/decisions/lite.md. All lie on
 # plateaus. In units of the spread of unrelated scores; speech from 0.3 to 0.5 ranks alike, at 1 it drowns the pictures.
 WEIGHTS: Mapping[Modality, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
 

@@ -13,7 +13,7 @@ from vfindex.storage.records import FloatArray
 
 # A boundary stands out from its neighbourhood by this many robust standard deviations, and by this much at least. Over
 # 1,178 pairs of neighbouring frames of real video half are nearer than 0.06 and cuts further than 0.25; embeddings
-# alone put a ball in the air (0.37) above a cut between two cartoon scenes (0.12). See docs/decisions.md.
+# alone put a ball in the air (0.37) above a cut between two cartoon scenes (0.12). See docs/decisions/shots.md.
 OUTLIER_SIGMAS = 4.0
 MIN_DISTANCE = 0.25
 # Levels of each colour in a histogram, and every so many pixels counted: a shift of light moves few of either.

@@ -85,7 +85,7 @@ class RunnerChoice:
         """Return whether Ray does the work. Raises UsageError for a share that is none.
 
         `auto` takes it for a cluster, and for models that need a GPU where there are several, of which the local runner
-        uses one. On any other machine the local runner is faster however much there is to do: docs/decisions.md.
+        uses one. On any other machine the local runner is faster however much there is to do: docs/decisions/ray.md.
         """
         if not 0 < self.gpu_share <= 1:
             raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {self.gpu_share:g}")

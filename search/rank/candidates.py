@@ -23,11 +23,11 @@ from vfindex.storage.joint.vector import Direction, JointSpec, ModalitySpec, dir
 from vfindex.storage.records import FloatArray, Modality, Setup
 
 # Of the similarities of sentences, see `sharpened`. Measured over the public collection against plain weights
-# (docs/decisions.md): a plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity is worth what it was.
+# (docs/decisions/lite.md): a plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity is worth what it was.
 NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 # Of candidates, the share that is read: the first hundred where two hundred come from the index and one from words. To
 # read a clip with its frames takes 25 us at 1,000,000 clips, ten times as long as to compare its joint vector. What is
-# lost are clips that their best frame alone would lift over so many others, see docs/decisions.md.
+# lost are clips that their best frame alone would lift over so many others, see docs/decisions/lite.md.
 READ_SHARE = 0.5
 # So many times as deep is looked where clips drop out for what is said in them.
 MAX_DROPPED = 8

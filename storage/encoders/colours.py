@@ -45,10 +45,10 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "magenta": ("pink", "purple"),
     "beige": ("brown", "white"),
 }
-# A colour that much further away in CIELAB counts e times less. Measured, docs/decisions.md: 1 to 24 rank alike.
+# A colour that much further away in CIELAB counts e times less. Measured, docs/decisions/lite.md: 1 to 24 rank alike.
 SOFTNESS = 16.0
 # Length of the part of a picture's vector that tells its colours; what it shows has the rest of the unit length.
-# Measured, docs/decisions.md: 0.15 to 0.25 rank alike.
+# Measured, docs/decisions/lite.md: 0.15 to 0.25 rank alike.
 COLOUR_LENGTH = 0.2
 # Pixels looked at, a sample of a frame's; four times as many give the same shares to 0.01.
 SAMPLE_PIXELS = 5000
