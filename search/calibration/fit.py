@@ -22,7 +22,8 @@ from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.writer import writing
 
 # Content words that a question made of a transcript keeps. Verbatim ones are found too easily: over real recordings
-# three words score like the questions that people ask (medians 2.8 and 2.6, verbatim 4.4; docs/decisions/evaluation.md).
+# three words score like the questions that people ask (medians 2.8 and 2.6, verbatim 4.4).
+# See docs/decisions/evaluation.md.
 QUESTION_WORDS = 3
 # Candidates scored for the best of one modality; they come in the order of the clips' own vectors.
 DEPTH = 20

@@ -70,8 +70,8 @@ def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> A
     """Return a question that asks for pictures too, all of them together as much as for its words.
 
     A picture is not centred, so that clips rank by plain cosine: without the clips' mean, frames found their own video
-    less often (docs/decisions/image-queries.md). Pictures resemble one another more than words resemble pictures: their similarities
-    are brought to a spread of 1, which those of words have.
+    less often (docs/decisions/image-queries.md). Pictures resemble one another more than words resemble pictures: their
+    similarities are brought to a spread of 1, which those of words have.
     """
     if not pictures:
         return asked

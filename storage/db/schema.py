@@ -1,7 +1,8 @@
 """The tables of library.db, private to storage.
 
 SQLAlchemy Core rather than mapped classes: the frozen records of `records.py` are the typed face, and importing the ORM
-costs a cold search an eighth of its time (docs/decisions/storage.md). Column names are the field's words; times are seconds.
+costs a cold search an eighth of its time (docs/decisions/storage.md). Column names are the field's words; times are
+seconds.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from vfindex.storage.encoders.text import AXES, check_files, open_session, read_
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
-# Softmax temperature and number of labels kept; the paper has 1 and 10. Measured, docs/decisions/lite.md: 1.4 to 2.2 rank
-# within 0.01 of nDCG@10, 20 to 100 within 0.02; fewer labels and all of them rank worse.
+# Softmax temperature and number of labels kept; the paper has 1 and 10. Measured, docs/decisions/lite.md: 1.4 to 2.2
+# rank within 0.01 of nDCG@10, 20 to 100 within 0.02; fewer labels and all of them rank worse.
 TEMPERATURE = 1.75
 TOP_LABELS = 50
 BATCH_FRAMES = 16
