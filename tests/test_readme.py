@@ -65,6 +65,17 @@ def test_the_architecture_names_every_table() -> None:
         assert f"`{table}`" in ARCHITECTURE
 
 
+def test_the_architecture_has_a_row_for_every_room() -> None:
+    rows = dict(
+        re.findall(r"^\| `((?:cli|indexer|search|storage)/[a-z/]+)` \|[^|]+\| `([a-z_]+\.py)` \|$", ARCHITECTURE, re.M)
+    )
+    packages = ("cli", "indexer", "search", "storage")
+    folders = {path.parent for package in packages for path in (ROOT / package).rglob("*.py")}
+    assert set(rows) == {path.relative_to(ROOT).as_posix() for path in folders if path.parent != ROOT}
+    for room, first in rows.items():
+        assert (ROOT / room / first).exists(), f"{room}: {first}"
+
+
 @pytest.mark.parametrize(
     ("page", "words"),
     [
