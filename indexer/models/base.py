@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.records import FloatArray
+
+if TYPE_CHECKING:
+    from vfindex.indexer.speech.transcribe import Speech
 
 Pixels = NDArray[np.uint8]
 # Differences of 8-bit values up to which a picture shows what another shows: of the whole, and of each square of
@@ -51,6 +55,22 @@ class PassageEncoder(Protocol):
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
         """Return (n, dim) float32, rows of length 1, in the order of `texts`. Raises ModelError."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """The models of a run, shared by its workers. speech: None if no speech is recognised."""
+
+    image: ImageEncoder
+    text: PassageEncoder
+    speech: Speech | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The model of a driver whose units are indexed by other processes."""
+
+    text: PassageEncoder
 
 
 def is_still(before: Pixels, frame: Pixels) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfindex.indexer.models.base import ImageEncoder, PassageEncoder
+from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import LOCAL
 from vfindex.indexer.models.export.folders import ensure_clip_image, ensure_clip_text, ensure_sentence
 from vfindex.indexer.models.hardware import has_cuda
@@ -25,7 +25,6 @@ from vfindex.indexer.models.presets import (
 )
 from vfindex.indexer.models.priors import clip_prior, sentence_prior
 from vfindex.indexer.models.store import LocalModel, is_cached, locate
-from vfindex.indexer.pipeline.stages import Encoders
 from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.speech.transcribe import PocketSphinx, Speech
 from vfindex.storage.encoders.image import LiteImageEncoder

@@ -19,7 +19,7 @@ import numpy as np
 
 from vfindex.indexer.media.audio_tracks import AudioTrack, choose_track, lost_sound, unheard
 from vfindex.indexer.media.decoder import NO_RESOURCES, AudioBlock, Decoder, Probe, ReadEnd
-from vfindex.indexer.models.base import ImageEncoder, PassageEncoder, Pixels
+from vfindex.indexer.models.base import Encoders, PassageEncoder, Pixels, Texts
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.chunks import Window, clip_windows, windows
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
@@ -63,22 +63,6 @@ MAX_TRACKS_COMPARED = 4
 RATE_BYTES_S = 400_000
 # A week of video. A longer one, or a file that lies about its length, has a last unit that is longer.
 MAX_CUTS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Encoders:
-    """The models of a run, shared by its workers. speech: None where none is recognised."""
-
-    image: ImageEncoder
-    text: PassageEncoder
-    speech: Speech | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """What of the models a run needs that has its units indexed elsewhere."""
-
-    text: PassageEncoder
 
 
 @dataclass(frozen=True, slots=True)

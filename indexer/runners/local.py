@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.stages import Encoders, Indexed, Prepared, index_unit, prepare
+from vfindex.indexer.pipeline.stages import Indexed, Prepared, index_unit, prepare
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.records import UnitPlan
 

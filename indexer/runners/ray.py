@@ -28,8 +28,9 @@ import ray.data
 import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vfindex.indexer.models.base import Texts
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.stages import Indexed, Prepared, Texts, prepare
+from vfindex.indexer.pipeline.stages import Indexed, Prepared, prepare
 from vfindex.indexer.runners.base import Pool, Pools, RunnerChoice
 from vfindex.indexer.runners.dispatch import Dispatch
 from vfindex.indexer.runners.local import DecoderThreads, usable_cores

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfindex.indexer.boundary import one_file
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.factory import Opening, open_encoders
 from vfindex.indexer.models.presets import options_of
-from vfindex.indexer.pipeline.stages import Encoders
 from vfindex.indexer.runners.local import default_workers, usable_cores
 from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.report import Progress, UpgradeReport

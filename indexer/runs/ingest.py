@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vfindex.indexer.models.base import Texts
 from vfindex.indexer.models.factory import (
     LibraryModels,
     Opening,
@@ -23,7 +24,6 @@ from vfindex.indexer.models.factory import (
 )
 from vfindex.indexer.models.presets import LITE_VISUAL, Choice, options_of
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.pipeline.stages import Texts
 from vfindex.indexer.runners.base import RunnerChoice
 from vfindex.indexer.runners.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.runs.classify import Triage, Watcher

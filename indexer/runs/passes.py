@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from vfindex.indexer.pipeline.stages import Encoders, Texts
+from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.runners.base import Runner
 from vfindex.indexer.runs.classify import Triage
 from vfindex.indexer.runs.refresh_text import refresh

@@ -12,11 +12,10 @@ from dataclasses import replace
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.media.audio_tracks import lost_sound
 from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.stages import (
-    Encoders,
     Prepared,
-    Texts,
     begins_in,
     on_clock,
     prepare,

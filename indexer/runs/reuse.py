@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 from vfindex.indexer.media.audio_tracks import lost_sound
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, ReadEnd
-from vfindex.indexer.models.base import PassageEncoder
+from vfindex.indexer.models.base import Encoders, PassageEncoder
 from vfindex.indexer.models.factory import references_of
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.stages import (
-    Encoders,
     Indexed,
     Prepared,
     embeddings_of,

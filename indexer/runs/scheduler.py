@@ -11,10 +11,10 @@ from typing import Any
 
 from vfindex.indexer.boundary import BUG_STEP, one_file
 from vfindex.indexer.media.decoder import NO_RESOURCES, ReadEnd
-from vfindex.indexer.models.base import PassageEncoder
+from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
-from vfindex.indexer.pipeline.stages import Encoders, Indexed, Prepared, Texts, text_vector
+from vfindex.indexer.pipeline.stages import Indexed, Prepared, text_vector
 from vfindex.indexer.runners.base import Runner
 from vfindex.indexer.runs.classify import Ending, Triage, remembered
 from vfindex.indexer.runs.report import Progress

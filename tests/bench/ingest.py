@@ -30,12 +30,12 @@ import numpy as np
 
 from vfindex.cli.options import cache_folder
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
-from vfindex.indexer.models.base import Pixels, is_still
+from vfindex.indexer.models.base import Encoders, Pixels, is_still
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline.stages import Encoders, Prepared, index_unit, prepare, sound_track
+from vfindex.indexer.pipeline.stages import Prepared, index_unit, prepare, sound_track
 from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.indexer.speech.recognizer_pool import SpeechPool

@@ -13,9 +13,9 @@ import pytest
 from library_maker import SETUP, add_video, axis, clip, prior
 from library_maker import install as make
 
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.factory import references_of
 from vfindex.indexer.models.presets import Choice
-from vfindex.indexer.pipeline.stages import Encoders
 from vfindex.indexer.runs import edition_builder as catch_up
 from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.storage.records import FloatArray, Setup

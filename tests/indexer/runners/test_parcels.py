@@ -15,9 +15,9 @@ import pytest
 from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder
-from vfindex.indexer.models.base import Pixels
+from vfindex.indexer.models.base import Encoders, Pixels
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline.stages import Encoders, Prepared, index_unit, prepare
+from vfindex.indexer.pipeline.stages import Prepared, index_unit, prepare
 from vfindex.indexer.runners import parcels
 from vfindex.indexer.runners.dispatch import MAX_BREAKS, Dispatch
 from vfindex.indexer.runners.parcels import DecodeStation, Failure, Job, Parcel, encoded, heard, survived

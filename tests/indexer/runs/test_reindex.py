@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from library_maker import PICTURE, axis, clip, install, video
 
-from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.runs import ingest
 from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.reindex import Clock, ReindexSettings, estimate, reindex

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer.pipeline.stages import Encoders
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.runs import ingest
 from vfindex.indexer.runs.reindex import ReindexSettings, reindex
 from vfindex.indexer.scan.walk import Found, discover, fingerprint

@@ -16,8 +16,8 @@ from equality import contents, transcripts
 from library_maker import DIM, SETUP, axis, clip, place, prior, video
 from sqlalchemy import Connection, select
 
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.presets import Choice
-from vfindex.indexer.pipeline.stages import Encoders
 from vfindex.indexer.runs import edition_builder as catch_up
 from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.indexer.runs.classify import Watcher

@@ -16,8 +16,8 @@ from library_maker import axis
 from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import AudioBlock, Decoder
+from vfindex.indexer.models.base import Texts
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline.stages import Texts
 from vfindex.indexer.runs import ingest as ingest_module
 from vfindex.indexer.runs import refresh_text as refresh_module
 from vfindex.indexer.runs.classify import Triage, Watcher
