@@ -24,12 +24,15 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import hints
 from vfindex.search.query.image import Pictures
-from vfindex.search.query.like import Like, clip_at, stored_picture, with_pictures
+from vfindex.search.query.like import Like, clip_at, stored_picture
 from vfindex.search.query.parser import parse
-from vfindex.search.rank.candidates import Asked, Ranking, Scored, View, combined, score_clips
+from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.delta import View
 from vfindex.search.rank.group import Answer, Group, gather, merge_neighbours
 from vfindex.search.rank.lexical import WordEvidence, find_words
 from vfindex.search.rank.prefilter import allowed
+from vfindex.search.rank.query_vectors import Asked, combined, with_pictures
+from vfindex.search.rank.score import Scored, score_clips
 from vfindex.search.rank.temporal import best_pairs
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, QueryError, UsageError

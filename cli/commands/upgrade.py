@@ -114,8 +114,9 @@ def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
 
 def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
     """Return recall before and after, a row a source of questions; the questions are the old edition's."""
-    from vfindex.search.calibration.known_items import ask, known_items, recall_by_source
+    from vfindex.search.calibration.known_items import known_items
     from vfindex.search.engine import SearchEngine
+    from vfindex.search.evaluation.known_items import ask, recall_by_source
     from vfindex.storage.library import Library
 
     with Library.open(old).snapshot() as before, Library.open(new).snapshot() as after:

@@ -13,8 +13,10 @@ from vfindex.search.calibration.known_items import KnownItem, known_items
 from vfindex.search.calibration.labels import META_KEY, MIN_ITEMS, Calibration, Trust
 from vfindex.search.query.ast import Query, content_words
 from vfindex.search.query.encode import QueryEncoder
-from vfindex.search.rank.candidates import Ranking, View, combined
+from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import find_words
+from vfindex.search.rank.query_vectors import combined
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec, setup_from_json

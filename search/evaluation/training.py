@@ -13,9 +13,12 @@ from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered
 from vfindex.search.query.parser import parse
-from vfindex.search.rank.candidates import Asked, Ranking, Scored, View, combined, score_clips
+from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import find_words
 from vfindex.search.rank.prefilter import allowed
+from vfindex.search.rank.query_vectors import Asked, combined
+from vfindex.search.rank.score import Scored, score_clips
 from vfindex.storage.db.reader import Snapshot, StoredClip
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.fusion import Fusion

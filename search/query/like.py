@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
-from vfindex.search.rank.candidates import Asked, View
 from vfindex.storage.db.reader import Snapshot, StoredClip
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.records import SEARCHABLE, FloatArray
 
-# Clips from all over the library by which the spread of a picture's similarities is measured, and how many the prior,
-# the spread that words have, counts among them.
-SAMPLE_CLIPS, PRIOR_CLIPS = 512, 20
 _LIKE = re.compile(r"(?P<video>.+)@(?:(?:(?P<h>\d{1,4}):)?(?P<m>\d{1,6}):)?(?P<s>\d{1,9}(?:\.\d{1,6})?)s?", re.DOTALL)
 
 
@@ -64,41 +56,3 @@ def stored_picture(snapshot: Snapshot, clip: StoredClip, like: Like) -> FloatArr
     if vector is None:
         raise QueryError(f"the clip of {like.video} at {like.time_s:g} s has no pictures to compare")
     return vector
-
-
-def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> Asked:
-    """Return a question that asks for pictures too, all of them together as much as for its words.
-
-    A picture is not centred, so that clips rank by plain cosine: without the clips' mean, frames found their own video
-    less often (docs/decisions/image-queries.md). Pictures resemble one another more than words resemble pictures: their
-    similarities are brought to a spread of 1, which those of words have.
-    """
-    if not pictures:
-        return asked
-    part = view.spec.parts["visual"]
-    if part.weight == 0:
-        raise QueryError("pictures are compared by what is shown, whose weight is 0; leave visual above 0")
-    sample = _sample(view)
-    total = np.mean([vector / _spread(sample @ vector) for vector in pictures], axis=0)
-    words = asked.vectors.get("visual", part.query_mean)
-    strength = math.hypot(asked.strength.get("visual", 0.0), 1.0)
-    return replace(
-        asked,
-        vectors={**asked.vectors, "visual": np.asarray(words + total, np.float32)},
-        strength={**asked.strength, "visual": strength},
-    )
-
-
-def _sample(view: View) -> FloatArray:
-    """Return the centred pictures (n, dim) of clips from all over the library."""
-    part, snapshot = view.spec.parts["visual"], view.snapshot
-    last = view.watermark or max(snapshot.clip_ids(), default=0)
-    ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()
-    rows = [batch["visual"] for _, batch in snapshot.batches(ids, {"visual": part.dim})]
-    stacked = np.concatenate(rows)
-    return part.centre(stacked[np.any(stacked, axis=1)])
-
-
-def _spread(similarities: FloatArray) -> float:
-    squares = float(np.sum(np.square(similarities, dtype=np.float64)))
-    return math.sqrt((squares + PRIOR_CLIPS) / (len(similarities) + PRIOR_CLIPS))

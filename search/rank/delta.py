@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 from vfindex.storage.db.ids import held_in
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import exact_scan, joint_batches
-from vfindex.storage.records import FloatArray
+from vfindex.storage.records import FloatArray, Modality, Setup
 
 # Joint vectors kept from one question to the next, 4.6 KB each with three modalities of 384 dimensions; the writer
 # publishes before a tail is that long.
@@ -67,3 +69,25 @@ def _fuse_alike(first: JointSpec, second: JointSpec) -> bool:
     pairs = [(part, second.parts[m]) for m, part in first.parts.items()]
     same = all(one.mean is other.mean and one.scale == other.scale for one, other in pairs)
     return same and (first.weights_are_open or all(one.weight == other.weight for one, other in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly.
+
+    watermark: the last clip of the current generation, 0 before the first. is_whole: the index is there, or none is
+    wanted. ranks: the weight of each modality's list where ranks are fused, None where scores are.
+    """
+
+    snapshot: Snapshot
+    spec: JointSpec
+    setup: Setup
+    index: JointIndex | None
+    watermark: int
+    is_whole: bool
+    ranks: Mapping[Modality, float] | None = None
+
+    @property
+    def tail(self) -> Tail:
+        """The clips that the index does not answer for."""
+        return Tail.of(self.snapshot, self.spec, 0 if self.index is None else self.watermark)

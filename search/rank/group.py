@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vfindex.search.rank.candidates import Ranking, Scored
+from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.score import Scored
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.records import FloatArray, Modality
 

@@ -9,15 +9,12 @@ gets on average. The score is written without that average, so that it adds noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.search.rank.score import Scored
 from vfindex.storage.records import Modality
-
-if TYPE_CHECKING:
-    from vfindex.search.rank.candidates import Scored
 
 # As published, and as search engines have it; the first rank is worth 1/61, the hundredth 1/160.
 RANK_CONSTANT = 60

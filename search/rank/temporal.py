@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.query.ast import Order
-from vfindex.search.rank.candidates import Ranking, Scored
+from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.score import Scored
 from vfindex.storage.db.reader import Snapshot
 
 

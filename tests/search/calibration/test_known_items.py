@@ -11,8 +11,9 @@ import pytest
 from library_maker import add_video, axis, clip, install, place, video
 
 from vfindex.search.calibration import known_items as module
-from vfindex.search.calibration.known_items import KnownItem, Recall, ask, known_items, recall_by_source
+from vfindex.search.calibration.known_items import KnownItem, known_items
 from vfindex.search.engine import SearchEngine
+from vfindex.search.evaluation.known_items import Recall, ask, recall_by_source
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.library import Library
 from vfindex.storage.records import Segment, SegmentSource, UnitPlan

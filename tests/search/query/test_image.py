@@ -18,8 +18,9 @@ from PIL import Image
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.image import BACKDROP, MAX_PIXELS, Pictures, read_picture
-from vfindex.search.query.like import Like, with_pictures
-from vfindex.search.rank.candidates import Asked, View
+from vfindex.search.query.like import Like
+from vfindex.search.rank.delta import View
+from vfindex.search.rank.query_vectors import Asked, with_pictures
 from vfindex.storage.errors import ModelError, QueryError, UsageError
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import Hit, SearchEngine
-from vfindex.search.rank.candidates import ABOVE_NOISE, BELOW_NOISE, NOISE_SPREADS, sharpened
+from vfindex.search.rank.score import ABOVE_NOISE, BELOW_NOISE, NOISE_SPREADS, sharpened
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing
 

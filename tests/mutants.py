@@ -1,9 +1,9 @@
-"""What the tests of search are worth: its steps replaced by constants, one at a time, and the tests that notice.
+"""Mutation tests of search: each step of a search is replaced by a constant, and a test must fail.
 
-    python tests/teeth.py [--all]
+    python tests/mutants.py [--all]
 
-prints one JSON object, mutation -> names of the tests that fail under it. Only the test that must notice is run, or all
-of its file with `--all`. It is one process, so that everything is imported once.
+prints one JSON object, mutation -> names of the tests that fail. Only the test that should fail runs, or its whole file
+with `--all`. All mutations share one process, so that everything is imported once.
 """
 
 from __future__ import annotations
@@ -17,85 +17,82 @@ from typing import Any
 import pytest
 
 from vfindex.search import engine
-from vfindex.search.calibration import fit as calibrate
+from vfindex.search.calibration import fit
 from vfindex.search.calibration.labels import Judge, Trust
-from vfindex.search.query import like as likeness
-from vfindex.search.rank import candidates as ranking
-from vfindex.search.rank import group as grouping
-from vfindex.search.rank import lexical as words
+from vfindex.search.rank import group, lexical, query_vectors, score
 from vfindex.search.rank.rrf import ReciprocalRanks
 
 HERE = Path(__file__).resolve().parent / "search"
-CALIBRATED = "test_calibrate.py::test_labels_appear_where_they_are_earned_and_are_right"
+CALIBRATED = "calibration/test_fit.py::test_labels_appear_where_they_are_earned_and_are_right"
 NOTHING: Callable[..., None] = lambda *_, **__: None  # noqa: E731  # the shortest of many
 
-# Name -> what is replaced (owner, attribute, replacement), and the test that must notice.
+# Name -> what is replaced (owner, attribute, replacement), and the test that must fail.
 Mutation = tuple[Any, str, Any]
 MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     "the best frame counts nothing": (
-        (ranking, "_with_best_frames", lambda having, values, part, by: values),
-        "test_ranking.py::test_the_picture_is_mixed_with_the_best_frame_alone",
+        (score, "_with_best_frames", lambda having, values, part, by: values),
+        "rank/test_candidates.py::test_the_picture_is_mixed_with_the_best_frame_alone",
     ),
     "similarities are not sharpened": (
-        (ranking, "sharpened", lambda value, spread: value),
-        "test_ranking.py::test_unrelated_talk_does_not_outweigh_a_picture",
+        (score, "sharpened", lambda value, spread: value),
+        "rank/test_candidates.py::test_unrelated_talk_does_not_outweigh_a_picture",
     ),
     "neighbours stay apart": (
         (engine, "merge_neighbours", NOTHING),
-        "test_grouping.py::test_neighbours_that_answer_nearly_as_well_are_one_hit",
+        "rank/test_group.py::test_neighbours_that_answer_nearly_as_well_are_one_hit",
     ),
     "every neighbour belongs": (
-        (grouping, "MERGED_SHARE", -1e9),
-        "test_grouping.py::test_what_is_not_next_to_it_is_no_neighbour",
+        (group, "MERGED_SHARE", -1e9),
+        "rank/test_group.py::test_what_is_not_next_to_it_is_no_neighbour",
     ),
     "no footage is the same": (
-        (grouping, "is_same_footage", lambda *_: False),
-        "test_grouping.py::test_the_same_footage_is_one_hit_with_all_its_places",
+        (group, "is_same_footage", lambda *_: False),
+        "rank/test_group.py::test_the_same_footage_is_one_hit_with_all_its_places",
     ),
     "all footage is the same": (
-        (grouping, "is_same_footage", lambda *_: True),
-        "test_grouping.py::test_what_only_looks_alike_stays_apart[longer-other1]",
+        (group, "is_same_footage", lambda *_: True),
+        "rank/test_group.py::test_what_only_looks_alike_stays_apart[longer-other1]",
     ),
     "ranks are scores": (
         (ReciprocalRanks, "contributions", lambda self, scored: dict(scored.modalities)),
-        "test_reciprocal.py::test_what_counts_is_the_place_in_each_list",
+        "rank/test_rrf.py::test_what_counts_is_the_place_in_each_list",
     ),
     "all ranks are one": (
         (ReciprocalRanks, "contributions", lambda self, scored: {"visual": 1.0}),
-        "test_reciprocal.py::test_a_modality_that_a_clip_lacks_is_neutral",
+        "rank/test_rrf.py::test_a_modality_that_a_clip_lacks_is_neutral",
     ),
     "calibration trusts everything": (
-        (calibrate, "fit", lambda known, background, weight=1.0: Trust(1.0, 99, 99, weight, 0.0, 0.0, 0.0)),
+        (fit, "fit", lambda known, background, weight=1.0: Trust(1.0, 99, 99, weight, 0.0, 0.0, 0.0)),
         CALIBRATED + "[0.5]",
     ),
     "calibration trusts nothing": (
-        (calibrate, "fit", lambda known, background, weight=1.0: Trust(0.5, 99, 99, weight)),
+        (fit, "fit", lambda known, background, weight=1.0: Trust(0.5, 99, 99, weight)),
         CALIBRATED + "[0.7]",
     ),
     "every hit is labelled high": ((Judge, "label", lambda self, scores: "high"), CALIBRATED + "[0.5]"),
     "all words are worth the same": (
-        (words, "_worth", lambda snapshot, needles, holders: {n: 1 / len(needles) for n in needles}),
-        "test_words.py::test_a_rare_word_is_worth_more",
+        (lexical, "_worth", lambda snapshot, needles, holders: {n: 1 / len(needles) for n in needles}),
+        "rank/test_lexical.py::test_a_rare_word_is_worth_more",
     ),
     "no term has a weight": (
-        (engine, "combined", lambda parts, vectors, spec: ranking.combined(parts[:1], vectors[:1], spec)),
-        "test_language.py::test_a_weight_scales_its_term",
+        (engine, "combined", lambda parts, vectors, spec: query_vectors.combined(parts[:1], vectors[:1], spec)),
+        "query/test_parser.py::test_a_weight_scales_its_term",
     ),
     "filters let all through": (
         (engine, "filtered", NOTHING),
-        "test_filters.py::test_a_filtered_search_is_the_best_of_what_is_left",
+        "query/test_filters.py::test_a_filtered_search_is_the_best_of_what_is_left",
     ),
     "pictures are not asked for": (
         (engine, "with_pictures", lambda asked, pictures, view: asked),
-        "test_pictures.py::test_words_and_pictures_are_asked_together",
+        "query/test_image.py::test_words_and_pictures_are_asked_together",
     ),
     "pictures keep their spread": (
-        (likeness, "_spread", lambda similarities: 1.0),
-        "test_pictures.py::test_similarities_of_pictures_are_brought_to_the_spread_of_words",
+        (query_vectors, "_spread", lambda similarities: 1.0),
+        "query/test_image.py::test_similarities_of_pictures_are_brought_to_the_spread_of_words",
     ),
     "the clip that is named answers itself": (
         (engine, "score_clips", lambda view, ids, asked, evidence: []),
-        "test_pictures.py::test_a_clip_finds_its_like_and_neither_itself_nor_its_copies",
+        "query/test_image.py::test_a_clip_finds_its_like_and_neither_itself_nor_its_copies",
     ),
 }
 
