@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
+from vfindex.cli.render.run_page import COUNTS, LISTS, endings, run_page
 from vfindex.storage.counting import counted
 from vfindex.storage.errors import LibraryError, UsageError
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
-COUNTS = (
-    "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
-)  # fmt: skip
-LISTS = ("failed", "partial", "left_alone", "skipped", "lost", "notes")
 
 app = typer.Typer(
     help="Tell what earlier runs did. Without a command, list them.",
@@ -85,9 +81,7 @@ def show_command(
 
 
 def _write(path: Path, run: StoredRun) -> None:
-    from vfindex.cli.render.run_page import page
-
-    write_out_file(path, "--page", page(run).encode())
+    write_out_file(path, "--page", run_page(run).encode())
     say(f"written: {path}")
 
 
@@ -114,14 +108,8 @@ def _summary(run: StoredRun) -> str:
     parts += [
         f"{report[name]} {name}" for name in ("moved", "reworded", "coarse", "vanished", "left") if report.get(name)
     ]
-    parts += [*ends_of(report), *(["roots left alone"] if report.get("left_alone") else [])]
+    parts += [*endings(report), *(["roots left alone"] if report.get("left_alone") else [])]
     return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
-
-
-def ends_of(report: Mapping[str, Any]) -> list[str]:
-    """Return in words how a run ended before it was done; nothing where it was."""
-    words = {"interrupted": "interrupted", "out_of_time": "out of time"}
-    return [*(told for name, told in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
 
 
 def _print(run: StoredRun) -> None:
@@ -137,7 +125,7 @@ def _print(run: StoredRun) -> None:
         print(f"speed     {clock(report['video_seconds'])} of video in {clock(report['wall_s'])}, {speed:.1f} times")
     for kind, number in report.get("left_out", {}).items():
         print(f"left out  {counted(number, kind)}")
-    for words in ends_of(report):
+    for words in endings(report):
         print(f"it was    {words}")
     for name in LISTS:
         for problem in report.get(name, []):

@@ -1,17 +1,21 @@
-"""The report of a run as one HTML page that needs nothing else: no script, no picture, nothing from elsewhere."""
+"""The report of a run as one self-contained HTML page, without scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vfindex.cli.commands.runs import COUNTS, LISTS, ends_of
 from vfindex.cli.output import clock, plain
 
 if TYPE_CHECKING:
     from vfindex.storage.db.runs import StoredRun
 
+# Fields of a report, in the order shown: numbers, and lists of files with a reason each.
+COUNTS = (
+    "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
+)  # fmt: skip
+LISTS = ("failed", "partial", "left_alone", "skipped", "lost", "notes")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left;"
@@ -19,8 +23,8 @@ _STYLE = (
 )
 
 
-def page(run: StoredRun) -> str:
-    """Return the page; names and reasons are shown as text, whatever they hold."""
+def run_page(run: StoredRun) -> str:
+    """Return the page. Names and reasons are escaped."""
     report = run.report or {}
     facts = [("began", run.started_at), ("ended", run.finished_at or "not yet: it is at work, or was killed")]
     facts += [(name.replace("_", " "), str(report[name])) for name in COUNTS if name in report]
@@ -29,7 +33,7 @@ def page(run: StoredRun) -> str:
         facts.append(("video read", f"{clock(report['video_seconds'])}, {speed:.1f} times real time"))
     if "wall_s" in report:
         facts.append(("took", clock(report["wall_s"])))
-    facts += [("it was", told) for told in ends_of(report)]
+    facts += [("it was", text) for text in endings(report)]
     title = f"vfindex: run {run.id}, {run.command}"
     parts = [f"<h1>{_text(title)}</h1>", _table((), facts)]
     for name in LISTS:
@@ -46,6 +50,12 @@ def page(run: StoredRun) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def endings(report: Mapping[str, Any]) -> list[str]:
+    """Return why a run ended early, in words; an empty list if it completed."""
+    words = {"interrupted": "interrupted", "out_of_time": "out of time"}
+    return [*(text for name, text in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
