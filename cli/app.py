@@ -38,6 +38,7 @@ from vfindex.cli.commands import (
     verify,
 )
 from vfindex.cli.commands import eval as evaluation
+from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
@@ -155,7 +156,7 @@ def _run() -> int | str | None:
 def _run_app() -> int | str | None:
     try:
         _stand_somewhere()
-        app(prog_name="vfindex")
+        _call_app()
     except SystemExit as exc:
         if exc.code == EXIT_USAGE and _wants_json():
             _print_error("UsageError", "the command line is wrong; standard error says how")
@@ -168,6 +169,16 @@ def _run_app() -> int | str | None:
         say(f"vfindex: {exc}")
         return EXIT_USAGE if isinstance(exc, UsageError) else EXIT_FAILED
     return 0
+
+
+def _call_app() -> None:
+    try:
+        app(prog_name="vfindex")
+    except ModuleNotFoundError as exc:
+        sentence = missing_extra(exc)
+        if sentence is None:
+            raise
+        raise VfindexError(sentence) from exc
 
 
 def _stand_somewhere() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vfindex.cli.extras import require
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def runner_choice(name: str, address: str | None, path_map: list[str] | None, gp
     """Return who does the work. Raises UsageError."""
     from vfindex.indexer.runners.base import GPU_SHARE, PathMap, RunnerChoice, runner_name
 
+    if name == "ray" or address:
+        require("ray")
     share = GPU_SHARE if gpu_share is None else gpu_share
     return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), share)
 

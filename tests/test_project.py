@@ -69,7 +69,10 @@ PACKAGE = ("__version__", "TELEMETRY_OFF")
 MAX_LINES = 450
 # The rooms of each package, top to bottom: a room or a module imports only what stands below it, or its own room.
 ROOMS = {
-    "cli": ("entry", "app", "commands", "removal", "trust", "demo_media", "render", "options", "out_file", "output"),
+    "cli": (
+        *("entry", "app", "commands", "removal", "trust", "demo_media", "render"),
+        *("options", "extras", "out_file", "output"),
+    ),
     "indexer": ("runs", "runners", "pipeline", "models", "speech", "media", "scan", "boundary", "languages", "options"),
     "search": ("evaluation", "engine", "results", "calibration", "rank", "query"),
     "storage": (
@@ -239,8 +242,8 @@ def test_the_changelog_knows_the_version() -> None:
 def test_the_readme_holds_the_two_set_up_commands() -> None:
     fences = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     first, second = (fence.strip() for fence in fences if fence.startswith("python3 -m venv "))
-    assert first == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/vfindex demo"
-    assert second == "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/python -m pytest"
+    assert first == "python3 -m venv .venv && .venv/bin/pip install '.[all,lite]' && .venv/bin/vfindex demo"
+    assert second == "python3 -m venv .venv && .venv/bin/pip install '.[all,lite,test]' && .venv/bin/python -m pytest"
 
 
 @pytest.mark.parametrize("path", SOURCES + TESTS, ids=relative)

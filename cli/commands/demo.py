@@ -11,6 +11,7 @@ import typer
 
 from vfindex.cli.commands.ingest import print_report, run_ingest
 from vfindex.cli.commands.search import hit_to_dict
+from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, cache_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.cli.render.explain import row_of
@@ -36,6 +37,7 @@ def command(
     They are indexed, four questions are asked, and the answers are drawn as a picture. The demo has a library of its
     own; yours is never touched.
     """
+    require("index")
     from vfindex.cli.demo_media import QUESTIONS, make_demo_videos
     from vfindex.cli.render.contact_sheet import contact_sheet
     from vfindex.indexer.models.presets import Choice

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -80,6 +81,7 @@ def command(
 
     Only new and changed files are read. Ctrl-C ends after the units in work.
     """
+    require("index")
     from vfindex.indexer.models.presets import Choice
     from vfindex.indexer.options import Sampling
     from vfindex.indexer.runs.ingest import IngestSettings

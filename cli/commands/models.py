@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vfindex.cli.extras import require
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, cache_folder
 from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
@@ -62,6 +63,7 @@ def pull_models(
 
     What has arrived when it is interrupted is gone on with the next time.
     """
+    require("index")
     from vfindex.indexer.models.hub import TIMEOUT_S, pull
 
     cache, rows = cache_folder(), []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.commands.ingest import end_with, print_report, watching
+from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -62,6 +63,7 @@ def command(
 
     New, changed and moved files are indexed; vanished ones leave search, and return when they do.
     """
+    require("index")
     from vfindex.indexer.runs.reindex import ReindexSettings, estimate, reindex
 
     gc.freeze()

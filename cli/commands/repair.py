@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vfindex.cli.commands.ingest import end_with, print_report, watching
+from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -44,6 +45,7 @@ def command(
 
     What `vfindex verify` finds: what can be read stays, the rest is made anew from the videos.
     """
+    require("index")
     from vfindex.indexer.runs.repair import RepairSettings, repair
 
     choice = runner_choice(runner, ray_address, path_map, gpu_share)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.commands.ingest import end_with, print_report, watching
+from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
     GpuShareOption,
@@ -47,6 +48,7 @@ def command(
 
     What is no video stays away unless it is named itself.
     """
+    require("index")
     from vfindex.indexer.runs.retry import RetrySettings, retry
 
     choice = runner_choice(runner, ray_address, path_map, gpu_share)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.commands.ingest import end_with, watching
+from vfindex.cli.extras import require
 from vfindex.cli.options import (
     JsonOption,
     LibraryOption,
@@ -70,6 +71,7 @@ def command(
     elif discard:
         _discard(folder, json)
     else:
+        require("index")
         from vfindex.indexer.models.presets import Choice
         from vfindex.indexer.options import Sampling
         from vfindex.indexer.runs.upgrade import UpgradeSettings

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.commands.ingest import end_with
+from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import path_text, plain, print_json, say
 from vfindex.storage.counting import counted
@@ -39,6 +40,8 @@ def command(
     from vfindex.storage.library import Library
     from vfindex.storage.maintenance.verify import verify
 
+    if sample:
+        require("index")
     folder = library_folder(library)
     result = verify(Library.open(folder))
     clips, files = None, None

@@ -1,0 +1,131 @@
+"""Searching needs no library of an extra; a command that needs one says which extra to install."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from library_maker import DIM
+
+from vfindex.cli import extras
+
+ROOT = Path(__file__).resolve().parents[2]
+Python = Callable[..., CompletedProcess[str]]
+# Runs a command line in a Python that finds none of some libraries, even where they are installed.
+COMMAND = """
+import importlib.util, sys
+from importlib.abc import MetaPathFinder
+
+blocked, arguments = set({blocked!r}), {arguments!r}
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in blocked else found(name, package)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["vfindex", *arguments]
+
+import numpy
+from vfindex.cli.app import main
+from vfindex.search.query.encode import QueryEncoder
+
+axis = numpy.eye({dim}, dtype=numpy.float32)[1]
+QueryEncoder.encode = lambda *_, **__: {{"visual": axis, "speech": axis, "text": axis}}
+main()
+"""
+
+
+def without(python: Python, names: tuple[str, ...], *arguments: object) -> CompletedProcess[str]:
+    """Run a command line where the libraries of some extras are not installed."""
+    blocked = sorted({module for name in names for module in extras.EXTRAS[name].modules})
+    return python(COMMAND.format(blocked=blocked, arguments=[*map(str, arguments)], dim=DIM))
+
+
+def test_the_table_of_extras_is_the_one_of_the_package() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    named = {
+        name: {normalised(re.match(r"[\w-]+", each)[0]) for each in listed}  # type: ignore[index]
+        for name, listed in project["optional-dependencies"].items()
+    }
+    brought = packages_distributions()
+    for name, extra in extras.EXTRAS.items():
+        assert {normalised(brought[module][0]) for module in extra.modules} == named[name]
+    assert project["optional-dependencies"]["all"] == ["vfindex[index,ray]"]
+    assert named.keys() == {*extras.EXTRAS, "all", "test"}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "dog"),
+        ("status",),
+        ("show", "/videos/a.mp4"),
+        ("verify",),
+        ("rebuild",),
+        ("remove", "/videos/a.mp4"),
+        ("purge", "--now"),
+        ("runs",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_search_only_installation_reads_and_cleans_a_library(
+    python: Python, library: Path, arguments: tuple[str, ...]
+) -> None:
+    done = without(python, ("index", "ray", "lite"), *arguments, "--library", library, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
+def test_a_search_only_installation_measures_answers(python: Python, library: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"query": "dog", "relevant": [{"video": "a.mp4"}]}\n', encoding="utf-8")
+    done = without(python, ("index", "ray", "lite"), "eval", queries, "--library", library, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["questions"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ingest", "."),
+        ("reindex",),
+        ("retry",),
+        ("repair",),
+        ("upgrade", "--preset", "lite"),
+        ("demo",),
+        ("verify", "--sample", "1"),
+        ("models", "pull", "base"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_indexes_names_the_extra_that_is_missing(python: Python, arguments: tuple[str, ...]) -> None:
+    done = without(python, ("index",), *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"vfindex: indexing videos needs av, .*; run: pip install 'vfindex\[index\]'\n", done.stderr)
+
+
+def test_ray_is_named_where_it_is_asked_for(python: Python, tmp_path: Path) -> None:
+    for arguments in (("--runner", "ray"), ("--ray-address", "auto")):
+        done = without(python, ("ray",), "ingest", ".", *arguments, "--library", tmp_path / "none")
+        assert done.returncode == 1
+        assert "run: pip install 'vfindex[ray]'" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_import_that_fails_on_the_way_is_named_too() -> None:
+    assert "vfindex[index]" in (extras.missing_extra(ModuleNotFoundError("x", name="av.packet")) or "")
+    assert extras.missing_extra(ModuleNotFoundError("x", name="somewhere")) is None
