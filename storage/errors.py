@@ -19,6 +19,7 @@ VfindexError
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -116,3 +117,18 @@ class QueryError(VfindexError):
 
 class UsageError(VfindexError):
     """Options that contradict each other, or the library they are used on."""
+
+
+def problem_json(problem: Problem | None) -> str | None:
+    """Return a problem as it is stored, without its path, a bug with the version that has it; None for none."""
+    if problem is None:
+        return None
+    from importlib.metadata import version  # slow to import, and no command's help needs it
+
+    told = {"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next}
+    return json.dumps(told | ({"version": version("vfindex")} if problem.code == BUG else {}))
+
+
+def counted(n: int, noun: str) -> str:
+    """Return `1 clip`, `2 clips`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

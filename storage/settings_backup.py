@@ -22,8 +22,7 @@ from sqlalchemy import Connection, func, insert, select, text
 from vfindex.storage.db import schema
 from vfindex.storage.db.checksums import is_broken
 from vfindex.storage.files.permissions import share
-from vfindex.storage.files.regular import read_file
-from vfindex.storage.index.file_format import sync_folder
+from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY
 
 SPARE = "library.json"

@@ -18,15 +18,15 @@ from sqlalchemy import delete, insert, select
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.checksums import put
 from vfindex.storage.db.engine import checkpoint, translated
-from vfindex.storage.db.locations import put
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import DATABASE, is_shared_as, refuse_unreadable, share
+from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.index.builder import Source, build, extend
-from vfindex.storage.index.file_format import sync_folder
 from vfindex.storage.index.gate import refusal
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.search.engine import SearchEngine
-from vfindex.storage.db.reader import StoredVectors
+from vfindex.storage.db.clips import StoredVectors
 from vfindex.storage.library import Library
 
 SAME_COSINE = 0.9999

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from library_maker import DIM, axis, clip, install, place, video
 from sqlalchemy import text
 
+from vfindex.storage.db.documents import SaidIn, Wording
 from vfindex.storage.db.locations import come_back, vanish
-from vfindex.storage.db.transcripts import SaidIn, Wording
 from vfindex.storage.errors import Problem
 from vfindex.storage.records import Attempt, Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer

@@ -77,7 +77,7 @@ ROOMS = {
     "search": ("evaluation", "engine", "results", "calibration", "rank", "query"),
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "db", "encoders", "text", "joint", "files"),
-        *("records", "errors", "package"),
+        *("ids", "records", "errors", "package"),
     ),
 }
 MODULES_A_ROOM = range(3, 15)

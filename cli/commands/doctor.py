@@ -14,8 +14,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import plain, print_json
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import LibraryNotFound, VfindexError
+from vfindex.storage.errors import LibraryNotFound, VfindexError, counted
 
 if TYPE_CHECKING:
     from vfindex.indexer.models.hardware import Gpu

@@ -14,8 +14,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import plain, print_json
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.search.evaluation.datasets import Question

@@ -32,8 +32,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import Problem
+from vfindex.storage.errors import Problem, counted
 
 if TYPE_CHECKING:
     from vfindex.indexer.runs.classify import Watcher

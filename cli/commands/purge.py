@@ -11,8 +11,7 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, ReportOption, library_folder
 from vfindex.cli.output import print_json
 from vfindex.cli.removal import checked_report, removal_settings, tell, write_report
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer

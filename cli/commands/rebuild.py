@@ -10,7 +10,7 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import print_json
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.counting import counted
+from vfindex.storage.errors import counted
 from vfindex.storage.records import FUSIONS, FusionName
 
 NAME = "rebuild"

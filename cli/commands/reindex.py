@@ -26,8 +26,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.indexer.runs.reindex import Estimate

@@ -11,8 +11,7 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, ReportOption, known_as, library_folder
 from vfindex.cli.output import path_text, plain, print_json
 from vfindex.cli.removal import checked_report, removal_settings, tell, write_report
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import LibraryError, UsageError
+from vfindex.storage.errors import LibraryError, UsageError, counted
 
 NAME = "remove"
 EXAMPLE = "vfindex remove ~/Videos/old"
@@ -59,7 +58,7 @@ def command(
 
 
 def _forget_exclusion(folder: Path, path: str, json: bool) -> None:
-    from vfindex.storage.db.exclusions import forget_exclusions
+    from vfindex.storage.db.sources import forget_exclusions
     from vfindex.storage.library import Library
     from vfindex.storage.writer import writing
 

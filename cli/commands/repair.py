@@ -23,7 +23,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import plain, print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.counting import counted
+from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
     from vfindex.indexer.runs.repair import RepairReport

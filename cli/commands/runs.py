@@ -12,8 +12,7 @@ from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, librar
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
 from vfindex.cli.render.run_page import COUNTS, LISTS, endings, run_page
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import LibraryError, UsageError
+from vfindex.storage.errors import LibraryError, UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.storage.db.runs import StoredRun

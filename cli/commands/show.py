@@ -11,11 +11,11 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
 from vfindex.cli.output import clock, path_text, plain, print_json
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import LibraryError
+from vfindex.storage.errors import LibraryError, counted
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.reader import Snapshot, StoredVideo
+    from vfindex.storage.db.reader import Snapshot
+    from vfindex.storage.db.videos import StoredVideo
     from vfindex.storage.library import Library
 
 NAME = "show"
@@ -59,7 +59,7 @@ def _find(snapshot: Snapshot, path: str) -> StoredVideo:
 
 
 def _document(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:
-    from vfindex.storage.db.attempts import attempts_of
+    from vfindex.storage.db.runs import attempts_of
     from vfindex.storage.db.units import coarse_videos
 
     clips = snapshot.clips_of(video.id)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.search.calibration.labels import META_KEY, Calibration
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import IndexUnusable
+from vfindex.storage.errors import IndexUnusable, counted
 from vfindex.storage.records import MODALITIES
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 
 
 def _document(folder: Path, opened: Library, snapshot: Snapshot) -> dict[str, Any]:
-    from vfindex.storage.db.attempts import attempt_counts
-    from vfindex.storage.db.exclusions import stored_exclusions
+    from vfindex.storage.db.runs import attempt_counts
+    from vfindex.storage.db.sources import stored_exclusions
     from vfindex.storage.db.units import coarse_videos
     from vfindex.storage.joint import fusion
     from vfindex.storage.library import setup_from_json

@@ -12,8 +12,7 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, counted
 from vfindex.storage.records import Modality
 
 if TYPE_CHECKING:

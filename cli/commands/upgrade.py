@@ -22,14 +22,13 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import UsageError, VfindexError
+from vfindex.storage.errors import UsageError, VfindexError, counted
 from vfindex.storage.records import SEARCHABLE
 
 if TYPE_CHECKING:
     from vfindex.indexer.runs.report import UpgradeReport
     from vfindex.indexer.runs.upgrade import UpgradeSettings
-    from vfindex.storage.db.reader import StoredVideo
+    from vfindex.storage.db.videos import StoredVideo
 
 NAME = "upgrade"
 EXAMPLE = "vfindex upgrade --preset base"

@@ -11,7 +11,7 @@ from vfindex.cli.commands.ingest import end_with
 from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import path_text, plain, print_json, say
-from vfindex.storage.counting import counted
+from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
     from vfindex.storage.errors import Problem

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfindex.indexer.languages import language_tag
-from vfindex.storage.counting import counted
+from vfindex.storage.errors import counted
 
 # Titles of streams that talk about the film, or describe its pictures.
 _ASIDE = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visually|h[öo]rfilm|\bAD\b", re.IGNORECASE)

@@ -31,8 +31,8 @@ from vfindex.indexer.media.container import (
 )
 from vfindex.indexer.media.sampling import AUTO_GAP_S, Coded, Mode, Sampler, Step
 from vfindex.indexer.media.seeking import leaping, packets, prime, sought, streams_read
-from vfindex.storage.counting import counted
 from vfindex.storage.encoders.pixels import frame_shape
+from vfindex.storage.errors import counted
 
 AUDIO_PREROLL_S = 0.5  # sound read before a stretch, so that the decoder has settled when it begins
 MAX_FAILURES = 2_000  # damaged packets in a row, about a minute; then the rest is not worth its time

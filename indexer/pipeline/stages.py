@@ -38,8 +38,7 @@ from vfindex.indexer.speech.subtitles import (
     use_of,
 )
 from vfindex.indexer.speech.transcribe import Listener, Speech, Transcript
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.errors import Problem, VideoError, counted
 from vfindex.storage.records import (
     COARSE,
     Clip,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from vfindex.indexer.options import Options
 from vfindex.indexer.runs.report import ProgressCallback, Report
 from vfindex.indexer.scan.walk import Failed, Found, Skipped
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import NotPublished, Problem
+from vfindex.storage.db.sources import read_scan_cache
+from vfindex.storage.errors import NotPublished, Problem, counted
 from vfindex.storage.library import INDEX_SUFFIX
 from vfindex.storage.records import SEARCHABLE, FileState, KnownStat
 from vfindex.storage.writer import MAX_TAIL_CLIPS
@@ -56,7 +56,7 @@ class Triage:
         self.todo: deque[Found] = deque()
         self.refined: deque[Found] = deque()
         self.reworded: deque[Found] = deque()
-        self.known = writer.catalog.known(recognised=options.asr)
+        self.known = read_scan_cache(writer.catalog, recognised=options.asr)
         self.tombstones = writer.catalog.tombstones()
         self._seen: set[bytes] = set()
         self._settled_seen = 0

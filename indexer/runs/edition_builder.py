@@ -19,11 +19,18 @@ from vfindex.indexer.runs.reuse import Reuse, ReusingRunner, Stored, TakeOver, s
 from vfindex.indexer.runs.scheduler import Driver, retitle
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.catalog import now
-from vfindex.storage.db.exclusions import replace_exclusions, stored_exclusions
-from vfindex.storage.db.reader import StoredVideo
-from vfindex.storage.db.settings import recognises, set_recognises
-from vfindex.storage.db.sources import Root, remember
-from vfindex.storage.db.units import coarse_videos, recognised_videos, stored_roots
+from vfindex.storage.db.sources import (
+    Root,
+    known_files,
+    recognises,
+    remember,
+    replace_exclusions,
+    set_recognises,
+    stored_exclusions,
+    stored_roots,
+)
+from vfindex.storage.db.units import coarse_videos, recognised_videos
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Setup
@@ -206,7 +213,7 @@ class CatchUp:
         Return why some could not be given the words of their names.
         """
         catalog = self.writer.catalog
-        prints = {path: file.fingerprint for path, file in catalog.known_files().items()}
+        prints = {path: file.fingerprint for path, file in known_files(catalog).items()}
         here: dict[str, set[bytes]] = {}
         for path, fingerprint in prints.items():
             here.setdefault(fingerprint, set()).add(path)
@@ -239,7 +246,7 @@ class CatchUp:
 
     def _lost(self, state: _State, failed: dict[bytes, Problem]) -> list[Problem]:
         """Return why searchable videos are not in the new edition; a file whose content has changed is not lost."""
-        held = {path for path, file in self.writer.catalog.known_files().items() if file.state in SEARCHABLE}
+        held = {path for path, file in known_files(self.writer.catalog).items() if file.state in SEARCHABLE}
         lost = []
         for video in state.searchable():
             paths = [place.path for place in video.locations]

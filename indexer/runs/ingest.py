@@ -31,9 +31,7 @@ from vfindex.indexer.runs.passes import in_turn
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.scan.missing import excluded
 from vfindex.indexer.scan.walk import Exclusions, discover
-from vfindex.storage.db.exclusions import exclusions, forget_exclusions
-from vfindex.storage.db.settings import recognises, set_recognises
-from vfindex.storage.db.sources import Root, remember, roots
+from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, recognises, remember, roots, set_recognises
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import Hint, Setup
 from vfindex.storage.writer import Writer, writing

@@ -32,11 +32,11 @@ from vfindex.indexer.runs.scheduler import partial_problem
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.subtitles import sidecar_transcript
 from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
-from vfindex.storage.counting import counted
 from vfindex.storage.db.catalog import now
-from vfindex.storage.db.reader import StoredVideo
-from vfindex.storage.db.transcripts import SaidIn, UnitWords, Wording, unit_words
-from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError
+from vfindex.storage.db.documents import SaidIn, Wording
+from vfindex.storage.db.units import UnitWords, unit_words
+from vfindex.storage.db.videos import StoredVideo
+from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError, counted
 from vfindex.storage.records import Attempt, Segment, UnitPlan
 
 ROUNDING_S = 1e-3  # subtitles tell their times in milliseconds

@@ -20,11 +20,9 @@ from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.scan.missing import excluded, is_missing, vanished
 from vfindex.indexer.scan.walk import Discovered, Found, discover
-from vfindex.storage.db.exclusions import exclusions
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, measured_speed, stored_runs
-from vfindex.storage.db.settings import recognises
-from vfindex.storage.db.sources import Root, roots
+from vfindex.storage.db.sources import Root, exclusions, recognises, roots
 from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.library import Library
 from vfindex.storage.records import Setup

@@ -28,11 +28,10 @@ from vfindex.indexer.runs.report import Report
 from vfindex.indexer.scan.missing import is_missing
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.engine import connect
-from vfindex.storage.db.exclusions import exclusions
-from vfindex.storage.db.reader import Snapshot, StoredVideo
-from vfindex.storage.db.settings import recognises
-from vfindex.storage.db.sources import roots
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.sources import exclusions, recognises, roots
 from vfindex.storage.db.units import committed_plans, stored_unit
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders.text import check_files, read_meta
 from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
 from vfindex.storage.index.model_versions import in_use

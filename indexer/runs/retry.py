@@ -14,7 +14,7 @@ from vfindex.indexer.runs.ingest import IngestSettings, work
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry_policy import FINAL
 from vfindex.indexer.scan.walk import discover
-from vfindex.storage.db.settings import recognises
+from vfindex.storage.db.sources import known_files, recognises
 from vfindex.storage.errors import BUG, LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.records import KnownFile
@@ -47,7 +47,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         setup = writer.setup()
         if setup is None:
             raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
-        known = writer.catalog.known_files()
+        known = known_files(writer.catalog)
         named = [writer.catalog.path_of([path]) or path for path in paths]
         files = chosen(known, named, quarantined=settings.quarantined)
         for path in files:

@@ -31,8 +31,8 @@ from vfindex.indexer.pipeline.unit_reader import Wanted, items_of
 from vfindex.indexer.runners.local import LocalRunner
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.transcribe import Speech, Transcript
-from vfindex.storage.db.reader import StoredVideo
 from vfindex.storage.db.units import StoredUnit, committed_plans, stored_unit
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
 from vfindex.storage.records import Clip, FloatArray, Segment, Setup, UnitPlan, UnitResult

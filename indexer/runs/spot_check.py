@@ -19,7 +19,8 @@ from vfindex.indexer.pipeline.shots import unit
 from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
 from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.runs.report import bugs
-from vfindex.storage.db.reader import Snapshot, StoredClip
+from vfindex.storage.db.clips import StoredClip
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryNotFound, Problem, VideoError
 from vfindex.storage.library import Library, setup_from_json
 from vfindex.storage.records import FloatArray, UnitPlan

@@ -22,7 +22,7 @@ from vfindex.indexer.runs.edition_builder import CatchUp, Plan
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.units import runs
+from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import (
     LibraryDamaged,
     LibraryError,

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.runs.classify import Triage
 from vfindex.indexer.scan.walk import ASK_EVERY, Exclusions, Found, fingerprint, is_excluded_below
-from vfindex.storage.counting import counted
 from vfindex.storage.db.locations import is_below, sample_below
 from vfindex.storage.db.sources import Root
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.errors import Problem, VideoError, counted
 from vfindex.storage.records import Location
 
 # Files by which a renamed folder is known again, spread evenly, and how many of them must be there.

@@ -21,7 +21,7 @@ from vfindex.indexer.scan.sidecars import (
     subtitle_folder_files,
 )
 from vfindex.indexer.scan.system_folders import APPLE_DOUBLE, system_kind
-from vfindex.storage.db.exclusions import exclusion_key
+from vfindex.storage.db.sources import exclusion_key
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.files.names import composed, glob_pattern
 from vfindex.storage.records import FileState, Location

@@ -16,8 +16,7 @@ from vfindex.indexer.scan.walk import sidecars_of
 from vfindex.indexer.speech.subtitle_formats import MAX_TIME_S, Cue, Cues, read_cues, read_packets
 from vfindex.indexer.speech.telemetry import is_log, is_telemetry
 from vfindex.indexer.speech.text_encoding import decode_text, is_mojibake
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.errors import Problem, VideoError, counted
 from vfindex.storage.records import Segment, SegmentSource
 
 MAX_SIDECAR_BYTES = 10_000_000  # the subtitles of a 3-hour film are 0.2 MB, with karaoke effects 5 MB

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from vfindex.search.query.ast import STOP_WORDS, content_words
-from vfindex.storage.db.reader import Snapshot, StoredVideo
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.records import SEARCHABLE
 
 T = TypeVar("T")

@@ -19,7 +19,8 @@ from vfindex.search.rank.lexical import find_words
 from vfindex.search.rank.prefilter import allowed
 from vfindex.search.rank.query_vectors import Asked, combined
 from vfindex.search.rank.score import Scored, score_clips
-from vfindex.storage.db.reader import Snapshot, StoredClip
+from vfindex.storage.db.clips import StoredClip
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from vfindex.storage.db.reader import Snapshot, StoredClip
+from vfindex.storage.db.clips import StoredClip
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.records import SEARCHABLE, FloatArray
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.db.ids import held_in
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.ids import held_in
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import exact_scan, joint_batches

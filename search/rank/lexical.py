@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.query.ast import PLACES, Needle, Place
-from vfindex.storage.db.ids import held_in
-from vfindex.storage.db.reader import Snapshot, StoredClip
+from vfindex.storage.db.clips import StoredClip
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.ids import held_in
 from vfindex.storage.text.full_text import WordMatch, kept
 from vfindex.storage.text.tokenizer import index_form
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vfindex.search.query.ast import Moment, Needle
 from vfindex.search.rank.lexical import WordEvidence, find_held
-from vfindex.storage.db.ids import held_in
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.ids import held_in
 from vfindex.storage.text.full_text import kept
 
 

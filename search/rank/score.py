@@ -13,8 +13,8 @@ from vfindex.search.query.ast import Place
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import Found, WordEvidence
 from vfindex.search.rank.query_vectors import Asked
-from vfindex.storage.db.ids import held_in, places_in
-from vfindex.storage.db.reader import StoredClip, StoredVectors
+from vfindex.storage.db.clips import StoredClip, StoredVectors
+from vfindex.storage.ids import held_in, places_in
 from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
 from vfindex.storage.records import FloatArray, Modality
 

@@ -14,45 +14,44 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.attempts import insert_attempts, note_attempt, noted_attempts, past_bugs
-from vfindex.storage.db.checksums import setting
+from vfindex.storage.db.checksums import put, setting
+from vfindex.storage.db.clips import insert_embedding
 from vfindex.storage.db.documents import set_documents
-from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, translated
+from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, inserted, translated
 from vfindex.storage.db.locations import (
     below,
     besides,
     come_back,
-    delete_videos,
     exclude_path,
     fingerprint_at,
     former_paths,
     is_below,
     known_path,
+    long_gone,
     move_location,
-    put,
+    newest_time,
     tombstones,
     vanish,
 )
 from vfindex.storage.db.migrations import migrate
-from vfindex.storage.db.missing import long_gone, newest_time
-from vfindex.storage.db.rows import insert_embedding, inserted, problem_json, video_values
-from vfindex.storage.db.scan_cache import Known, known, known_files
+from vfindex.storage.db.runs import insert_attempts, note_attempt, noted_attempts, past_bugs
 from vfindex.storage.db.scrubbing import forget_removed
-from vfindex.storage.db.staging import (
+from vfindex.storage.db.units import insert_result, insert_units, pending_units, unit_errors
+from vfindex.storage.db.videos import (
     being_made,
+    delete_videos,
     give_up,
     key_to_begin,
     take_place,
     thumbnails,
+    video_values,
 )
-from vfindex.storage.db.unit_rows import insert_result, insert_units, pending_units, unit_errors
-from vfindex.storage.errors import LibraryDamaged, Problem
+from vfindex.storage.errors import LibraryDamaged, Problem, problem_json
 from vfindex.storage.joint.codecs import pack_vector
 from vfindex.storage.records import (
     Attempt,
     Document,
     FloatArray,
-    KnownFile,
     KnownStat,
     Location,
     UnitPlan,
@@ -62,7 +61,7 @@ from vfindex.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.transcripts import Wording
+    from vfindex.storage.db.documents import Wording
 
 
 class Catalog:
@@ -124,16 +123,6 @@ class Catalog:
             return new + (connection.scalar(select(func.count()).select_from(schema.index_change)) or 0)
 
     # --- what is known ------------------------------------------------------------------------------------------
-
-    def known_files(self, video_id: int | None = None) -> dict[bytes, KnownFile]:
-        """Return everything the library remembers of paths, or of one video's."""
-        with self.transaction() as connection:
-            return known_files(connection, video_id)
-
-    def known(self, *, recognised: bool) -> Known:
-        """Return what tells at a glance which files are still those that are known. recognised: see `known`."""
-        with self.transaction() as connection:
-            return known(connection, recognised=recognised)
 
     def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
         """Return (video id, state, speech recognised) of the content, or None; of a vanished one the state before."""
@@ -316,7 +305,7 @@ class Catalog:
 
     def reword(self, video_id: int, location: Location, words: Wording | None) -> None:
         """Replace what is said and written of a video, as the files beside it at `location` now say; None: nothing."""
-        from vfindex.storage.db.transcripts import reword  # most runs redo no words, and start sooner without it
+        from vfindex.storage.db.documents import reword
 
         with self.transaction() as connection:
             if words is not None:

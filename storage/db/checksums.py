@@ -12,7 +12,15 @@ import sqlite3
 import zlib
 from typing import Any
 
-from sqlalchemy import Column, Connection, DefaultClause, Table, Text, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    DefaultClause,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.errors import LibraryDamaged
@@ -95,3 +103,9 @@ def _default(column: Column[Any]) -> bytes | None:
     default = column.server_default.arg if isinstance(column.server_default, DefaultClause) else None
     mark = _TEXT if isinstance(column.type, Text) else ""
     return None if default is None else f"{mark}{default}".encode()
+
+
+def put(connection: Connection, key: str, value: str) -> None:
+    """Store a setting."""
+    statement = upsert(schema.meta).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))

@@ -1,14 +1,21 @@
-"""The words that full text search finds: `document` and its FTS5 index, kept equal."""
+"""Full text documents and transcripts: `document`, `segment` and the FTS5 index, kept equal."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, select, text
+from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, select, text, update
 
 from vfindex.storage.db import schema
-from vfindex.storage.records import Document
+from vfindex.storage.db.checksums import put
+from vfindex.storage.db.clips import insert_embedding
+from vfindex.storage.db.engine import inserted
+from vfindex.storage.errors import Problem, problem_json
+from vfindex.storage.joint.codecs import checksum, pack_vector
+from vfindex.storage.records import Document, FloatArray, Segment
 from vfindex.storage.text.folding import FOLD, FOLD_KEY, fold_of
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
@@ -61,3 +68,88 @@ def rebuild_index(connection: Connection, fold: int = FOLD) -> None:
 def stored_fold(connection: Connection) -> int:
     """Return the fold of the words in the index."""
     return fold_of(connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == FOLD_KEY)))
+
+
+def insert_segment(connection: Connection, video_id: int, unit_id: int, segment: Segment) -> None:
+    """Add a piece of transcript and its words."""
+    segment_id = inserted(
+        connection,
+        insert(schema.segment).values(
+            video_id=video_id,
+            unit_id=unit_id,
+            language=segment.language,
+            confidence=segment.confidence,
+            source=segment.source,
+            start_s=segment.start_s,
+            end_s=segment.end_s,
+            text=segment.text,
+            crc32=checksum(segment.start_s, segment.end_s, segment.text),
+        ),
+    )
+    words = {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
+    insert_document(connection, words)
+
+
+@dataclass(frozen=True, slots=True)
+class SaidIn:
+    """What is said in a unit. vectors: clip id -> (dim,) of the speech modality; silent clips are left out.
+
+    coverage: what of its sound is told by whom, in words.
+    """
+
+    unit_id: int
+    segments: tuple[Segment, ...]
+    vectors: Mapping[int, FloatArray]
+    coverage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What is known of a video in words. text: (dim,) of that modality, or None. problem: None where all is whole."""
+
+    title: str
+    tags: Mapping[str, str]
+    chapters: tuple[str, ...]
+    documents: tuple[Document, ...]
+    text: FloatArray | None
+    said: tuple[SaidIn, ...]
+    problem: Problem | None = None
+
+
+def reword(connection: Connection, video_id: int, words: Wording) -> None:
+    """Replace what is said and written of a searchable video."""
+    v, e, d = schema.video.c, schema.embedding.c, schema.document.c
+    clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
+    unindex_documents(connection, (d.video_id == video_id) & (d.kind == "speech"))
+    connection.execute(delete(schema.segment).where(schema.segment.c.video_id == video_id))
+    connection.execute(delete(schema.embedding).where(e.modality.in_(("speech", "text")), e.clip_id.in_(clips)))
+    for said in words.said:
+        _insert_said(connection, video_id, said)
+    if words.text is not None:
+        packed = pack_vector(words.text)
+        for clip_id in connection.scalars(clips).all():
+            insert_embedding(connection, clip_id, "text", packed, None)
+    set_documents(connection, video_id, words.documents)
+    connection.execute(
+        update(schema.video)
+        .where(v.id == video_id)
+        .values(
+            title=words.title,
+            tags=json.dumps(dict(words.tags)),
+            chapters=json.dumps(list(words.chapters)),
+            state="partial" if words.problem else "indexed",
+            problem=problem_json(words.problem),
+        )
+    )
+    put(connection, "changed", "stale")
+
+
+def _insert_said(connection: Connection, video_id: int, said: SaidIn) -> None:
+    u = schema.unit.c
+    for segment in said.segments:
+        insert_segment(connection, video_id, said.unit_id, segment)
+    for clip_id, vector in said.vectors.items():
+        insert_embedding(connection, clip_id, "speech", pack_vector(vector), None)
+    coverage = json.loads(connection.scalar(select(u.coverage).where(u.id == said.unit_id)) or "{}")
+    told = json.dumps({**coverage, "speech": said.coverage})
+    connection.execute(update(schema.unit).where(u.id == said.unit_id).values(coverage=told))

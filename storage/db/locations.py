@@ -7,13 +7,15 @@ do not see it, nothing of it is deleted before a purge, and it returns when its 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.documents import unindex_documents
+from vfindex.storage.db.videos import delete_videos
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.names import resolve
 from vfindex.storage.records import KnownStat, Location
 
@@ -40,22 +42,6 @@ def exclude_path(connection: Connection, path: bytes, when: str) -> bool:
     if covered:
         connection.execute(upsert(schema.exclusion).values(path=path, added_at=when).on_conflict_do_nothing())
     return covered
-
-
-def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
-    """Delete videos and all that belongs to them; return how many."""
-    chosen = select(schema.video.c.id).where(condition)
-    unindex_documents(connection, schema.document.c.video_id.in_(chosen))
-    count = connection.execute(delete(schema.video).where(condition)).rowcount
-    if count:
-        put(connection, "changed", "stale")
-    return count
-
-
-def put(connection: Connection, key: str, value: str) -> None:
-    """Store a setting."""
-    statement = upsert(schema.meta).values(key=key, value=value)
-    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
 
 
 def move_location(
@@ -220,3 +206,62 @@ def unsettle(connection: Connection, video_id: int) -> None:
     """Have the next run redo a video's words, as if what lies beside it had changed."""
     loc = schema.location.c
     connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))
+
+
+# A clock that is corrected by the network steps back by less.
+STEP_BACK = timedelta(minutes=1)
+
+
+def long_gone(connection: Connection, age: timedelta, now: datetime) -> list[str]:
+    """Return the times, as `tombstone.gone_at` has them, of which files have been missing for `age`.
+
+    Raises LibraryError where the clock is behind what the library recorded, so that nothing can be said.
+    """
+    newest = newest_time(connection)
+    if newest is not None and now + STEP_BACK < newest:
+        raise LibraryError(
+            f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the library was written to at {newest:%Y-%m-%d %H:%M} UTC: "
+            "how long files have been missing cannot be known; set the clock, or forget all that is missing with: "
+            "vfindex purge --now"
+        )
+    r = schema.run.c
+    looked = select(r.started_at).where(r.command == "reindex", r.finished_at.is_not(None)).order_by(r.id)
+    runs = times(connection.scalars(looked))
+    gone = connection.scalars(select(schema.tombstone.c.gone_at).distinct()).all()
+    return [each for each in gone if (at := time_of(each)) is not None and absence(at, [*runs, now], age / 2) >= age]
+
+
+def absence(gone_at: datetime, seen: Sequence[datetime], most: timedelta) -> timedelta:
+    """Return for how long a file has been missing. seen: when it was missed, as recorded. most: counted of a gap."""
+    total, last = timedelta(), gone_at
+    for at in seen:
+        if at > last:
+            total += min(at - last, most)
+            last = at
+    return total
+
+
+def newest_time(connection: Connection) -> datetime | None:
+    """Return the latest time that the library recorded, None if there is none."""
+    columns = (
+        schema.run.c.started_at,
+        schema.run.c.finished_at,
+        schema.tombstone.c.gone_at,
+        schema.generation.c.created_at,
+        schema.migration.c.applied_at,
+    )
+    return max(times(connection.scalar(select(func.max(column))) for column in columns), default=None)
+
+
+def times(texts: Iterable[str | None]) -> list[datetime]:
+    """Return the times that can be read, in order."""
+    return [at for each in texts if each is not None and (at := time_of(each)) is not None]
+
+
+def time_of(text: str) -> datetime | None:
+    """Return a time of the library, None where it is damaged."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,29 +14,21 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
-from vfindex.storage.db import schema, spans
+from vfindex.storage.db import clips, schema
 from vfindex.storage.db.checksums import is_broken, setting
+from vfindex.storage.db.clips import StoredClip, StoredVectors, finite, no_frames, stored_clip
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, translated
 from vfindex.storage.db.migrations import check_readable, complete_schema
-from vfindex.storage.db.stored import (
-    Generation,
-    StoredClip,
-    StoredVectors,
-    StoredVideo,
-    finite,
-    no_frames,
-    stored_clip,
-    stored_video,
-)
+from vfindex.storage.db.videos import StoredVideo, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.files.names import resolve
+from vfindex.storage.ids import FEW_VIDEOS
 from vfindex.storage.joint.codecs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment
 from vfindex.storage.text.full_text import Words
 
 __all__ = ["Generation", "Snapshot", "StoredClip", "StoredVectors", "StoredVideo"]
-
 T = TypeVar("T")
 # What comes of values of another kind, form or size than were written: a bug, unless the library turns out damaged.
 _NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -171,11 +164,11 @@ class Snapshot:
 
     def hidden(self, watermark: int) -> NDArray[np.int64]:
         """Return the clips of an index up to `watermark` whose video is not searchable now, increasing."""
-        return self.remembered(("hidden", watermark), lambda: spans.hidden_clips(self._fetched, watermark))
+        return self.remembered(("hidden", watermark), lambda: clips.hidden_clips(self._fetched, watermark))
 
     def changed(self, watermark: int) -> NDArray[np.int64]:
         """Return the clips of the newest index whose vectors were changed or deleted since it was published."""
-        return self.remembered(("changed", watermark), lambda: spans.changed_clips(self._fetched, watermark))
+        return self.remembered(("changed", watermark), lambda: clips.changed_clips(self._fetched, watermark))
 
     def outdated(self, watermark: int) -> NDArray[np.int64]:
         """Return the clips whose rows in an index up to `watermark` do not count: `hidden` or `changed`, increasing."""
@@ -183,7 +176,7 @@ class Snapshot:
 
     def unindexed(self, watermark: int) -> NDArray[np.int64]:
         """Return the searchable clips that an index up to `watermark` lacks or has older vectors of, increasing."""
-        return self.remembered(("unindexed", watermark), lambda: spans.unindexed_clips(self._fetched, watermark))
+        return self.remembered(("unindexed", watermark), lambda: clips.unindexed_clips(self._fetched, watermark))
 
     def clips(self, ids: Sequence[int]) -> dict[int, StoredClip]:
         """Return the searchable clips among `ids`; others are left out."""
@@ -197,14 +190,14 @@ class Snapshot:
 
     def clips_in(self, videos: Collection[int]) -> NDArray[np.int64]:
         """Return the ids of the clips of `videos`, which are searchable, increasing."""
-        if len(videos) <= spans.FEW_VIDEOS:
-            return np.sort(spans.clips_of_few(self._fetched, videos))
-        ids, others = spans.expanded(self.remembered("spans", lambda: spans.clip_spans(self._fetched)), videos)
+        if len(videos) <= FEW_VIDEOS:
+            return np.sort(clips.clips_of_few(self._fetched, videos))
+        ids, others = clips.expanded(self.remembered("spans", lambda: clips.clip_spans(self._fetched)), videos)
         return np.sort(np.concatenate([ids, np.array(self.clip_ids(videos=others) if others else (), np.int64)]))
 
     def first_clips(self, video_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
         """Return video id -> the ids of its first `limit` clips, in order of time."""
-        return spans.first_clips(self._fetched, video_ids, limit)
+        return clips.first_clips(self._fetched, video_ids, limit)
 
     def videos_of(self, clip_ids: Sequence[int]) -> dict[int, int]:
         """Return clip id -> its video's id."""
@@ -288,7 +281,7 @@ class Snapshot:
 
     def clips_near(self, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
         """Return (6, n) for each clip and each clip near it in its video: id, start_s and end_s of both."""
-        return spans.clips_near(self._fetched, ids, within_s)
+        return clips.clips_near(self._fetched, ids, within_s)
 
     # --- videos -------------------------------------------------------------------------------------------------
 
@@ -416,3 +409,16 @@ class Snapshot:
             "finished_at": row.finished_at,
             "report": report,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The pointer to a joint index: a file below `index/`, what it must hash to, and the last clip id it holds."""
+
+    id: int
+    file: str
+    size_bytes: int
+    sha256: str
+    spec: JointSpec
+    watermark: int
+    clips: int

@@ -1,17 +1,19 @@
-"""The runs of a library, as they were reported, and what they tell of the next one."""
+"""Runs and failed attempts, as they were reported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Select, func, insert, select, update
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.records import SEARCHABLE
+from vfindex.storage.errors import BUG
+from vfindex.storage.records import SEARCHABLE, Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,59 @@ def extent(snapshot: Snapshot) -> tuple[int, float]:
     query = select(func.sum(v.size_bytes).label("size"), func.sum(v.end_s - v.start_s).label("length"))
     [row] = snapshot.stream(query.where(v.state.in_(SEARCHABLE)))
     return row.size or 0, row.length or 0.0
+
+
+def runs(snapshot: Snapshot) -> Sequence[Mapping[str, str | None]]:
+    """Return all runs in order: command, started_at, finished_at, report (JSON)."""
+    r = schema.run.c
+    query = select(r.command, r.started_at, r.finished_at, r.report).order_by(r.id)
+    return [dict(row._mapping) for row in snapshot.stream(query)]
+
+
+_COLUMNS = tuple(schema.attempt.c[name] for name in ("unit", "care", "code", "reason", "at"))
+
+
+def insert_attempts(connection: Connection, video_id: int, attempts: Iterable[Attempt]) -> None:
+    """Add failed tries to a video."""
+    rows = [{"video_id": video_id, **asdict(attempt)} for attempt in attempts]
+    if rows:
+        connection.execute(insert(schema.attempt), rows)
+
+
+def note_attempt(connection: Connection, video_id: int, attempt: Attempt) -> None:
+    """Add a failed try at one unit of a video that is being indexed."""
+    u = schema.unit.c
+    insert_attempts(connection, video_id, [attempt])
+    own = update(schema.unit).where(u.video_id == video_id, u.number == attempt.unit)
+    connection.execute(own.values(attempts=u.attempts + 1))
+
+
+def noted_attempts(connection: Connection, video_id: int) -> list[Attempt]:
+    """Return the failed tries at a video, in order, as its writer sees them."""
+    return [Attempt(*row) for row in connection.execute(_of(video_id))]
+
+
+def attempts_of(snapshot: Snapshot, video_id: int) -> list[Attempt]:
+    """Return the failed tries at a video, in order."""
+    return [Attempt(*row) for row in snapshot.stream(_of(video_id))]
+
+
+def attempt_counts(snapshot: Snapshot) -> dict[int, int]:
+    """Return video id -> how many tries at it failed; videos without any are left out."""
+    a = schema.attempt.c
+    counted = select(a.video_id, func.count().label("n")).group_by(a.video_id)
+    return {row.video_id: row.n for row in snapshot.stream(counted)}
+
+
+def past_bugs(connection: Connection) -> dict[bytes, int]:
+    """Return path -> video id of files that failed, wholly or in part, by a bug of another version of vfindex."""
+    v, loc = schema.video.c, schema.location.c
+    query = select(loc.path, v.id, v.problem).join_from(schema.location, schema.video)
+    rows = connection.execute(query.where(v.state.in_(("failed", "partial")), v.problem.contains(BUG))).all()
+    here = version("vfindex")
+    told = ((row.path, row.id, json.loads(row.problem)) for row in rows)
+    return {path: key for path, key, problem in told if problem.get("code") == BUG and problem.get("version") != here}
+
+
+def _of(video_id: int) -> Select[Any]:
+    return select(*_COLUMNS).where(schema.attempt.c.video_id == video_id).order_by(schema.attempt.c.id)

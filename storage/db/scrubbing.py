@@ -20,9 +20,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, text, update
 
 from vfindex.storage.db import schema
+from vfindex.storage.db.checksums import put
 from vfindex.storage.db.engine import room_wanted
-from vfindex.storage.db.locations import forget_orphaned, put
-from vfindex.storage.db.staging import forget_begun, forget_orphans
+from vfindex.storage.db.locations import forget_orphaned
+from vfindex.storage.db.videos import forget_begun, forget_orphans
 
 SCRUB = "scrub"
 # Up to this size the database is written anew at every removal: 10 s on a slow disk. Above it, and if it was made with

@@ -1,16 +1,30 @@
-"""The paths that a library was ever given, so that it can be brought up to date without naming them again."""
+"""What a run scans: the ingested paths, the excluded ones, and the scan cache of files at their paths.
+
+Of 100,000 files most are as they were. They stand in one set, which is filled and asked without a step of Python each.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, MutableSet, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from os import fsdecode, fsencode
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.files.names import composed
+from vfindex.storage.records import (
+    FileState,
+    KnownFile,
+    KnownStat,
+    Location,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +50,164 @@ def remember(catalog: Catalog, given: Iterable[Root]) -> None:
             exclude = json.dumps(list(root.exclude))
             statement = upsert(schema.root).values(path=root.path, exclude=exclude, added_at=now())
             connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_={"exclude": exclude}))
+
+
+def stored_roots(snapshot: Snapshot) -> tuple[Root, ...]:
+    """Return every path that was ingested, in order of bytes."""
+    r = schema.root.c
+    rows = snapshot.stream(select(r.path, r.exclude).order_by(r.path))
+    return tuple(Root(row.path, tuple(json.loads(row.exclude))) for row in rows)
+
+
+def exclusion_key(path: bytes) -> bytes:
+    """Return one form of a path for all forms of its accents."""
+    return path if path.isascii() else fsencode(composed(fsdecode(path)))
+
+
+def exclusions(catalog: Catalog) -> frozenset[bytes]:
+    """Return the `exclusion_key` of every path that was removed."""
+    with catalog.transaction() as connection:
+        return frozenset(map(exclusion_key, _stored(connection)))
+
+
+def stored_exclusions(snapshot: Snapshot) -> tuple[bytes, ...]:
+    """Return the paths that were removed, in order of bytes."""
+    e = schema.exclusion.c
+    return tuple(row.path for row in snapshot.stream(select(e.path).order_by(e.path)))
+
+
+def forget_exclusions(catalog: Catalog, paths: Iterable[bytes]) -> list[bytes]:
+    """Let runs take up again the paths that were removed by one of these names; return them, in order."""
+    keys = {exclusion_key(path) for path in paths}
+    with catalog.transaction() as connection:
+        found = sorted(path for path in _stored(connection) if exclusion_key(path) in keys)
+        connection.execute(delete(schema.exclusion).where(schema.exclusion.c.path.in_(found)))
+    return found
+
+
+def replace_exclusions(catalog: Catalog, paths: Collection[bytes], when: str) -> None:
+    """Have exactly these exclusions, those of another edition."""
+    e = schema.exclusion
+    with catalog.transaction() as connection:
+        connection.execute(e.delete())
+        if paths:
+            connection.execute(e.insert(), [{"path": path, "added_at": when} for path in paths])
+
+
+def _stored(connection: Connection) -> list[bytes]:
+    return list(connection.scalars(select(schema.exclusion.c.path)))
+
+
+_RECOGNISES = "asr"
+
+
+def recognises(held: Catalog | Snapshot) -> bool:
+    """Return whether speech is recognised in what is added; in a new library it is."""
+    return held.get(_RECOGNISES) != "0"
+
+
+def set_recognises(catalog: Catalog, wanted: bool) -> None:
+    """Remember whether speech is to be recognised."""
+    catalog.put(_RECOGNISES, str(int(wanted)))
+
+
+_FROM = "FROM location l JOIN video v ON v.id = l.video_id WHERE"
+_IS_SETTLED = "(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ?)"
+
+
+class ScanCache:
+    """The files that a library knows.
+
+    settled: those that are searchable, and read as wholly as is asked for; nothing is to be done while they are so.
+    others: path -> what is to be known of the rest.
+    """
+
+    def __init__(self, settled: MutableSet[FileState], others: dict[bytes, KnownStat]) -> None:
+        self.settled = settled
+        self._others = others
+
+    @cached_property
+    def _by_path(self) -> dict[bytes, FileState]:
+        return {state[0]: state for state in self.settled}
+
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._others or path in self._by_path
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield every path once."""
+        yield from self._by_path
+        yield from self._others
+
+    def get(self, path: bytes) -> KnownStat | None:
+        """Return what is known of the file at `path`; a settled one counts as recognised, asked or not."""
+        if path in self._others:
+            return self._others[path]
+        state = self._by_path.get(path)
+        return state and KnownStat(*state[:3], "indexed", recognised=1, beside=state[3])
+
+    def add(self, known: KnownStat) -> None:
+        """Let one more file be known."""
+        self._others[known.path] = known
+
+    def unsettle(self, path: bytes) -> None:
+        """Let a settled file count as one that must be read wholly."""
+        state = self._by_path.pop(path, None)
+        if state is not None:
+            self.settled.discard(state)
+            self.add(KnownStat(*state[:3], "partial", recognised=1, beside=state[3], coarse=1))
+
+    def unseen(self, seen: Set[bytes], settled_seen: int) -> set[bytes]:
+        """Return the paths that are not in `seen`. settled_seen: of how many in `settled` it is known that they are."""
+        paths = self._others if settled_seen == len(self.settled) else self
+        return {path for path in paths if path not in seen}
+
+
+def read_scan_cache(catalog: Catalog, *, recognised: bool) -> ScanCache:
+    """Return what is known of all files. recognised: whether it is asked for that speech was."""
+    with catalog.transaction() as connection:
+        return _scan_cache(connection, recognised=recognised)
+
+
+def _scan_cache(connection: Connection, *, recognised: bool) -> ScanCache:
+    settled = _rows(connection, "l.path, l.size_bytes, l.mtime_ns, l.beside", _IS_SETTLED, recognised)
+    columns = "l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
+    others = map(KnownStat._make, _rows(connection, columns, f"NOT {_IS_SETTLED}", recognised))
+    return ScanCache(set(settled), {each.path: each for each in others})
+
+
+def known_files(catalog: Catalog, video_id: int | None = None) -> dict[bytes, KnownFile]:
+    """Return everything that is remembered of paths, or of one video's."""
+    v, loc = schema.video.c, schema.location.c
+    query = select(
+        loc.path,
+        loc.size_bytes,
+        loc.mtime_ns,
+        loc.inode,
+        loc.beside,
+        v.id,
+        v.fingerprint,
+        v.state,
+        v.recognised,
+        v.problem,
+    ).join_from(schema.location, schema.video)
+    if video_id is not None:
+        query = query.where(v.id == video_id)
+    with catalog.transaction() as connection:
+        rows = connection.execute(query).all()
+    return {
+        row.path: KnownFile(
+            video_id=row.id,
+            fingerprint=row.fingerprint,
+            location=Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside),
+            state=row.state,
+            recognised=bool(row.recognised),
+            problem=json.loads(row.problem) if row.problem else None,
+        )
+        for row in rows
+    }
+
+
+def _rows(connection: Connection, columns: str, condition: str, recognised: bool) -> Sequence[Any]:
+    """Return rows as SQLite's driver gives them: SQLAlchemy's take twice as long as all the rest of it."""
+    cursor = connection.exec_driver_sql(f"SELECT {columns} {_FROM} {condition}", (int(recognised),)).cursor
+    return cursor.fetchall() if cursor else []

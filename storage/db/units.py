@@ -1,16 +1,17 @@
-"""Units out of a library, whole as they were committed, so that another edition may take them over."""
+"""Work units: planned, committed with all that they add, and read back whole."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Connection, insert, select, update
 
 from vfindex.storage.db import schema
+from vfindex.storage.db.clips import insert_clip
+from vfindex.storage.db.documents import insert_segment
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.db.sources import Root
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.records import SEARCHABLE, Clip, Segment, UnitPlan, UnitResult
 
@@ -57,20 +58,6 @@ def coarse_videos(snapshot: Snapshot) -> frozenset[str]:
     return frozenset(row.fingerprint for row in snapshot.stream(coarse))
 
 
-def stored_roots(snapshot: Snapshot) -> tuple[Root, ...]:
-    """Return every path that was ingested, in order of bytes."""
-    r = schema.root.c
-    rows = snapshot.stream(select(r.path, r.exclude).order_by(r.path))
-    return tuple(Root(row.path, tuple(json.loads(row.exclude))) for row in rows)
-
-
-def runs(snapshot: Snapshot) -> Sequence[Mapping[str, str | None]]:
-    """Return all runs in order: command, started_at, finished_at, report (JSON)."""
-    r = schema.run.c
-    query = select(r.command, r.started_at, r.finished_at, r.report).order_by(r.id)
-    return [dict(row._mapping) for row in snapshot.stream(query)]
-
-
 def _clips(snapshot: Snapshot, unit_id: int) -> tuple[tuple[Clip, ...], tuple[str | None, ...]]:
     c = schema.clip.c
     query = select(c.id, c.start_s, c.end_s, c.start_uncertainty_s, c.thumbnail).where(c.unit_id == unit_id)
@@ -95,3 +82,93 @@ def _segments(snapshot: Snapshot, unit_id: int) -> Iterator[Segment]:
     query = select(s.start_s, s.end_s, s.text, s.source, s.language, s.confidence).where(s.unit_id == unit_id)
     for row in snapshot.stream(query.order_by(s.start_s, s.id)):
         yield Segment(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitWords:
+    """A committed unit as its words see it. clips: (id, start_s, end_s) in order of time."""
+
+    id: int
+    plan: UnitPlan
+    clips: tuple[tuple[int, float, float], ...]
+    segments: tuple[Segment, ...]
+
+
+def unit_words(snapshot: Snapshot, video_id: int) -> list[UnitWords]:
+    """Return the units of a video in order, with what is said in each."""
+    u, c, s = schema.unit.c, schema.clip.c, schema.segment.c
+    clips: dict[int, list[tuple[int, float, float]]] = {}
+    query = select(c.unit_id, c.id, c.start_s, c.end_s).where(c.video_id == video_id).order_by(c.start_s)
+    for unit_id, *clip in snapshot.stream(query):
+        clips.setdefault(unit_id, []).append(tuple(clip))
+    said: dict[int, list[Segment]] = {}
+    columns = (s.start_s, s.end_s, s.text, s.source, s.language, s.confidence)
+    for unit_id, *fields in snapshot.stream(
+        select(s.unit_id, *columns).where(s.video_id == video_id).order_by(s.start_s, s.id)
+    ):
+        said.setdefault(unit_id, []).append(Segment(*fields))
+    rows = snapshot.stream(select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id).order_by(u.number))
+    return [
+        UnitWords(
+            row.id,
+            UnitPlan(row.number, row.start_s, row.end_s),
+            tuple(clips.get(row.id, ())),
+            tuple(said.get(row.id, ())),
+        )
+        for row in rows
+    ]
+
+
+def insert_units(connection: Connection, video_id: int, units: Sequence[UnitPlan]) -> None:
+    """Enter the units of a video, all of them still to come."""
+    connection.execute(
+        insert(schema.unit),
+        [
+            {
+                "video_id": video_id,
+                "number": u.number,
+                "start_s": u.start_s,
+                "end_s": u.end_s,
+                "state": "pending",
+                "attempts": 0,
+                "coverage": "{}",
+            }
+            for u in units
+        ],
+    )
+
+
+def insert_result(
+    connection: Connection, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None]
+) -> None:
+    """Enter all that a unit adds, and that it is done. thumbnails: file names below `thumbs/`, one a clip, or none."""
+    for number, item in enumerate(result.clips):
+        name = thumbnails[number] if thumbnails else None
+        insert_clip(connection, video_id, unit_id, item, name)
+    for segment in result.segments:
+        insert_segment(connection, video_id, unit_id, segment)
+    connection.execute(
+        update(schema.unit)
+        .where(schema.unit.c.id == unit_id)
+        .values(
+            state="done",
+            attempts=schema.unit.c.attempts + 1,
+            error=result.error or None,
+            coverage=json.dumps(dict(result.coverage)),
+        )
+    )
+
+
+def unit_errors(connection: Connection, video_id: int) -> list[str]:
+    """Return what was lost in a video's units, in order."""
+    u = schema.unit.c
+    query = select(u.error).where(u.video_id == video_id, u.error.is_not(None)).order_by(u.number)
+    return [str(error) for error in connection.scalars(query)]
+
+
+def pending_units(connection: Connection, video_id: int) -> list[tuple[int, UnitPlan]]:
+    """Return (unit id, plan) of the units that are not committed yet, in order."""
+    u = schema.unit.c
+    query = select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id, u.state == "pending")
+    rows = connection.execute(query.order_by(u.number)).all()
+    return [(row.id, UnitPlan(row.number, row.start_s, row.end_s)) for row in rows]

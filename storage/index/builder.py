@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.db.ids import evenly
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.ids import evenly
 from vfindex.storage.index import reader
 from vfindex.storage.index.file_format import IndexWriter, writing_index
 from vfindex.storage.index.ivf_pq import (

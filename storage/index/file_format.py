@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.permissions import share
-from vfindex.storage.files.regular import regular
+from vfindex.storage.files.regular import regular, sync_folder
 
 MAGIC = b"vfjoint1"
 VERSION = 2
@@ -196,23 +196,6 @@ class IndexFile:
 def damage(path: Path) -> LibraryDamaged:
     """Return what is raised of a file that is not the one that was written."""
     return LibraryDamaged(f"the joint index {path.name} is damaged; the next `vfindex ingest` builds it again")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with open(path, "rb", opener=regular) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the platform can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _mapped(path: Path, array: _Array) -> NDArray[Any]:

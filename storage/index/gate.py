@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from vfindex.storage.db.ids import evenly, held_in
 from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.ids import evenly, held_in
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.joint.vector import JointSpec, fuse_query

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.files.permissions import has_file, share, unreadable
-from vfindex.storage.files.regular import regular
-from vfindex.storage.index.file_format import sync_folder
+from vfindex.storage.files.regular import regular, sync_folder
 
 POINTER = "current"
 # What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.

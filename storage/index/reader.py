@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.db.ids import places_in
 from vfindex.storage.errors import DimensionError
+from vfindex.storage.ids import places_in
 from vfindex.storage.index.file_format import IndexFile, damage
 from vfindex.storage.index.flat import HalfVectors, on_gpus
 from vfindex.storage.index.ivf_pq import IvfPq, Lists, segments_of

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.db.ids import evenly, places_in
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.ids import evenly, places_in
 from vfindex.storage.index.flat import HalfVectors
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex

@@ -10,7 +10,7 @@ import numpy as np
 
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import ModelError
-from vfindex.storage.index.file_format import file_sha256
+from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.library import Library, setup_from_json
 
 # The setting that says which query encoders were put into the library: JSON, name -> SHA-256 of its meta.json, which

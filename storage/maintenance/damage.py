@@ -11,13 +11,12 @@ from itertools import chain
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
-from vfindex.storage.counting import counted
 from vfindex.storage.db import schema
 from vfindex.storage.db.checksums import SEALED, is_broken
+from vfindex.storage.db.clips import clip_checksum
 from vfindex.storage.db.engine import translated
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.db.rows import clip_checksum
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import LibraryDamaged, counted
 from vfindex.storage.joint.codecs import checksum
 from vfindex.storage.records import MODALITIES
 from vfindex.storage.text.folding import FOLD_KEY, fold_of

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfindex.storage.db.catalog import now
-from vfindex.storage.db.locations import put
-from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.db.checksums import put
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.files.regular import regular
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Location

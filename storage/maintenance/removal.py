@@ -15,13 +15,12 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text
 
-from vfindex.storage.counting import counted
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.locations import below, unsettle
 from vfindex.storage.db.scrubbing import Scrubbed, forget_removed
-from vfindex.storage.errors import LibraryError, LibraryLocked
+from vfindex.storage.errors import LibraryError, LibraryLocked, counted
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import false_words

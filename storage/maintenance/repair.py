@@ -16,16 +16,15 @@ from sqlalchemy import Text, case, cast, delete, func, select, text, update
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.checksums import is_broken
+from vfindex.storage.db.checksums import is_broken, put
 from vfindex.storage.db.documents import set_documents, unindex_documents
 from vfindex.storage.db.engine import DatabaseConnection, any_text, check_integrity, connect
-from vfindex.storage.db.locations import delete_videos, put
 from vfindex.storage.db.migrations import index_every_script
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.db.rows import video_values
+from vfindex.storage.db.videos import delete_videos, video_values
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.permissions import share
-from vfindex.storage.index.file_format import sync_folder
+from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
 from vfindex.storage.maintenance.salvage import Salvage, salvage
 from vfindex.storage.records import Document, Video

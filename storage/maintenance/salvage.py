@@ -14,10 +14,9 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, ProgrammingError
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.checksums import SEAL, is_broken, register
+from vfindex.storage.db.checksums import SEAL, is_broken, put, register
 from vfindex.storage.db.documents import insert_document
 from vfindex.storage.db.engine import DatabaseConnection, decoded, opening, translated
-from vfindex.storage.db.locations import put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.codecs import checksum

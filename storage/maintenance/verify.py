@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy.exc import DBAPIError
 
-from vfindex.storage.counting import counted
 from vfindex.storage.db.engine import RUN_VERIFY, Unchanged, check_integrity, connect, opening
-from vfindex.storage.db.ids import held_in
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged
+from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, counted
 from vfindex.storage.files.permissions import is_allowed
+from vfindex.storage.ids import held_in
 from vfindex.storage.index.gate import wrong_rows
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed, priors_from_json

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.db.ids import Ids, held_in
-from vfindex.storage.db.spans import FEW_VIDEOS, Spans, around, listed, newest_part, outside
+from vfindex.storage.ids import FEW_VIDEOS, Ids, held_in, listed
 from vfindex.storage.records import SegmentSource
 from vfindex.storage.text.bm25 import saturations
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
+from vfindex.storage.text.id_ranges import Spans, around, newest_part, outside
 from vfindex.storage.text.tokenizer import index_form
 
 # A statement and its parameters -> its rows; a key and what computes something -> that, as of the snapshot.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vfindex.indexer.media.decoder import Decoder, Frame
 from vfindex.indexer.options import Sampling
-from vfindex.storage.db.reader import StoredVideo
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders.colours import colour_shares
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.pixels import Pixels, crops, square

@@ -23,8 +23,8 @@ from vfindex.indexer.models.priors import background_queries, estimate_prior
 from vfindex.indexer.pipeline import stages as pipeline
 from vfindex.indexer.pipeline.chunks import MAX_GAP_S, Window, windows
 from vfindex.indexer.pipeline.shots import unit
-from vfindex.storage.db.reader import StoredVideo
 from vfindex.storage.db.units import committed_plans, stored_unit
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders import colours
 from vfindex.storage.encoders import image as image_encoder
 from vfindex.storage.encoders.colours import COLOUR_LENGTH, colour_vector, with_colours

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.indexer.models.presets import Choice
-from vfindex.storage.db.rows import clip_checksum
+from vfindex.storage.db.clips import clip_checksum
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.joint.codecs import checksum, pack_frames
 from vfindex.storage.records import FloatArray

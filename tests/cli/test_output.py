@@ -18,8 +18,7 @@ import pytest
 
 from vfindex.cli.commands.search import parse_weights
 from vfindex.cli.output import clock, path_text, plain, print_json
-from vfindex.storage.counting import counted
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, counted
 
 
 @pytest.mark.parametrize(

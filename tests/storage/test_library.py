@@ -14,6 +14,7 @@ from library_maker import DIM, SETUP, add_video, all_clip_ids, axis, clip, insta
 
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.sources import known_files
 from vfindex.storage.errors import (
     LibraryDamaged,
     LibraryError,
@@ -90,7 +91,7 @@ def test_a_changed_file_replaces_what_stood_at_its_path(folder: Path) -> None:
     with writing(folder) as writer:
         new = writer.catalog.begin_video(video("new"), [UnitPlan(0)], recognised=True)
         writer.catalog.finish_video(new, place("a"), [])
-        known = writer.catalog.known_files()
+        known = known_files(writer.catalog)
         assert known[b"/videos/a"].fingerprint == "new"
         assert writer.catalog.find("a") is None
         assert writer.catalog.change() == "stale"
@@ -104,7 +105,7 @@ def test_a_copy_keeps_the_video_when_the_first_is_removed(folder: Path) -> None:
     with writing(folder) as writer:
         writer.catalog.place(1, Location(b"/elsewhere/copy of a", 100, 2, 2))
         assert writer.catalog.remove(b"/videos") == (3, 2, [])
-        assert [known.fingerprint for known in writer.catalog.known_files().values()] == ["a"]
+        assert [known.fingerprint for known in known_files(writer.catalog).values()] == ["a"]
 
 
 def test_remove_takes_a_folder_not_its_neighbour(folder: Path) -> None:
@@ -112,14 +113,14 @@ def test_remove_takes_a_folder_not_its_neighbour(folder: Path) -> None:
         writer.catalog.place(1, Location(b"/videos2/a", 100, 2, 2))
         writer.catalog.place(1, Location(b"/videos_/a", 100, 2, 2))
         assert writer.catalog.remove(b"/videos/")[0] == 3
-        assert sorted(writer.catalog.known_files()) == [b"/videos2/a", b"/videos_/a"]
+        assert sorted(known_files(writer.catalog)) == [b"/videos2/a", b"/videos_/a"]
 
 
 def test_a_failure_is_remembered_with_its_reason(folder: Path) -> None:
     problem = Problem(b"/videos/x", "open", "empty", "the file is empty", "copy it again")
     with writing(folder) as writer:
         writer.catalog.fail_video("x", place("x"), problem)
-        known = writer.catalog.known_files()[b"/videos/x"]
+        known = known_files(writer.catalog)[b"/videos/x"]
         assert known.state == "failed"
         assert known.problem is not None and known.problem["code"] == "empty"
 

@@ -25,7 +25,7 @@ from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry import RetrySettings, retry
 from vfindex.indexer.scan.walk import fingerprint
 from vfindex.indexer.speech.subtitles import sidecar_transcript
-from vfindex.storage.db import attempts
+from vfindex.storage.db import runs
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.errors import ClusterError, DimensionError, LibraryError, ModelError, Problem, VideoError
 from vfindex.storage.library import Library
@@ -75,11 +75,11 @@ def test_a_bug_over_one_file_ends_that_file(
         assert problem.trace.rstrip().endswith("ValueError: of no use") and "index_unit" in problem.trace
         with Library.open(tmp_path / "lib").snapshot() as snapshot:
             [video] = [video for video in snapshot.videos() if video.state == "failed"]
-            told = [(t.unit, t.care, t.code) for t in attempts.attempts_of(snapshot, video.id)]
+            told = [(t.unit, t.care, t.code) for t in runs.attempts_of(snapshot, video.id)]
         assert told == [(0, "usual", "bug")]
     again = run(videos, models_cache)
     assert (again.unchanged, paths(again.failed), again.bugs()) == (2, [(BAD, "bug")], []), "not tried every night"
-    monkeypatch.setattr(attempts, "version", lambda _: "9.9")
+    monkeypatch.setattr(runs, "version", lambda _: "9.9")
     newer = run(videos, models_cache)
     assert (newer.unchanged, newer.indexed, newer.failed) == (2, 1, []), "another vfindex tries it again"
     assert verify(Library.open(tmp_path / "lib")).clean
@@ -107,7 +107,7 @@ def test_a_bug_over_one_unit_leaves_the_others(
         assert [clip.start_s for clip in snapshot.clips_of(1)] == [0.0, 8.0]
     assert run(tmp_path / "videos", models_cache).unchanged == 1
     with monkeypatch.context() as newer:
-        newer.setattr(attempts, "version", lambda _: "9.9")
+        newer.setattr(runs, "version", lambda _: "9.9")
         newer.setattr(pipeline, "assemble", assemble)
         assert len(run(tmp_path / "videos", models_cache).bugs()) == 1
     assert retry(tmp_path / "lib", [], RetrySettings(models_cache, 1)).indexed == 1

@@ -23,9 +23,8 @@ from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.reindex import Clock, ReindexSettings, estimate, reindex
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.scan.walk import fingerprint
-from vfindex.storage.db.exclusions import forget_exclusions, stored_exclusions
 from vfindex.storage.db.runs import stored_runs
-from vfindex.storage.db.sources import Root, remember, roots
+from vfindex.storage.db.sources import Root, forget_exclusions, known_files, remember, roots, stored_exclusions
 from vfindex.storage.errors import LibraryError, LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings, forget_path
@@ -202,7 +201,7 @@ def test_a_copy_keeps_its_video_in_search(library: Path, videos: Path, run: Run)
     original, copy = videos / "0" / "v0.mp4", videos / "0" / "copy.mp4"
     copy.write_bytes(original.read_bytes())
     with writing(library) as writer:
-        known = writer.catalog.known_files()[os.fsencode(original)]
+        known = known_files(writer.catalog)[os.fsencode(original)]
         writer.catalog.place(known.video_id, location(copy))
     original.unlink()
     assert (run().vanished, searchable(library)) == (1, 10)
@@ -349,7 +348,7 @@ def test_a_removed_name_is_known_in_every_form_of_its_accents(library: Path, vid
     composed, decomposed = (unicodedata.normalize(form, "été.mp4") for form in ("NFC", "NFD"))
     (videos / "0" / "v0.mp4").rename(videos / "0" / decomposed)
     with writing(library) as writer:
-        known = writer.catalog.known_files()[os.fsencode(videos / "0" / "v0.mp4")]
+        known = known_files(writer.catalog)[os.fsencode(videos / "0" / "v0.mp4")]
         place = location(videos / "0" / decomposed)
         writer.catalog.place(known.video_id, place, moved_from=os.fsencode(videos / "0" / "v0.mp4"))
     remove(library, videos / "0" / decomposed)

@@ -18,7 +18,7 @@ from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry import RetrySettings, chosen, retry
 from vfindex.indexer.runs.retry_policy import is_worth_reading, next_care
-from vfindex.storage.db.attempts import attempt_counts, attempts_of
+from vfindex.storage.db.runs import attempt_counts, attempts_of
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify

@@ -27,9 +27,8 @@ from vfindex.indexer.runs.upgrade import UpgradeSettings, discard, roll_back, up
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.db import migrations, schema
-from vfindex.storage.db.reader import StoredVideo
-from vfindex.storage.db.sources import Root, remember
-from vfindex.storage.db.units import stored_roots
+from vfindex.storage.db.sources import Root, known_files, remember, stored_roots
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import (
     LibraryError,
     LibraryLocked,
@@ -219,7 +218,7 @@ def test_what_changes_while_it_is_built_is_caught_up(folder: Path, run: Upgrade)
             add(writer, "added")
             writer.catalog.remove(b"/videos/zoo")
             writer.catalog.remove(b"/videos/copies/zoo")
-            long_story = writer.catalog.known_files()[b"/videos/long story"].video_id
+            long_story = known_files(writer.catalog)[b"/videos/long story"].video_id
             writer.catalog.place(long_story, place("new name"), moved_from=b"/videos/long story")
             writer.publish()
 

@@ -20,7 +20,7 @@ from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.upgrade import UpgradeSettings, upgrade
-from vfindex.storage.db.units import runs
+from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.index.model_versions import history
 from vfindex.storage.library import Library

@@ -16,7 +16,8 @@ from sqlalchemy import text
 from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.rank import delta as tail_module
-from vfindex.storage.db.transcripts import SaidIn, Wording, unit_words
+from vfindex.storage.db.documents import SaidIn, Wording
+from vfindex.storage.db.units import unit_words
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.index import reader as vectors
 from vfindex.storage.index import tuning as recall

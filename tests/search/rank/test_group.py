@@ -11,6 +11,7 @@ from library_maker import DIM, axis, clip, place
 
 from vfindex.search.engine import Hit
 from vfindex.search.rank.group import MAX_MERGED_S, MERGED_SHARE
+from vfindex.storage.db.sources import known_files
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import Writer, writing
 
@@ -133,5 +134,5 @@ def test_the_other_files_of_one_content_are_named(tmp_path: Path) -> None:
 
 
 def add_copy(writer: Writer) -> None:
-    [video_id] = {known.video_id for known in writer.catalog.known_files().values()}
+    [video_id] = {known.video_id for known in known_files(writer.catalog).values()}
     writer.catalog.place(video_id, place("copy"))

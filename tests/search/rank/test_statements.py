@@ -24,7 +24,7 @@ from vfindex.search.query import filters as filters_module
 from vfindex.search.query.filters import recorded_on
 from vfindex.search.rank import delta as tail_module
 from vfindex.search.rank.delta import Tail
-from vfindex.storage.db import spans
+from vfindex.storage.db import reader
 from vfindex.storage.library import Library, exact_scan, reading_spec
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.text import full_text as words_module
@@ -206,7 +206,7 @@ def test_clips_of_videos_are_found_in_whatever_order_they_came(tmp_path: Path, m
         assert torn not in {each.video_id for each in half.clips(half.clips_in([1, torn]).tolist()).values()}
         for videos in ([], [2], [1, 3], [torn], [1, torn, 99], [each.id for each in snapshot.videos()]):
             for few in (0, 100):
-                monkeypatch.setattr(spans, "FEW_VIDEOS", few)
+                monkeypatch.setattr(reader, "FEW_VIDEOS", few)
                 assert snapshot.clips_in(videos).tolist() == snapshot.clip_ids(videos=videos)
 
 

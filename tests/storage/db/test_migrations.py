@@ -16,7 +16,8 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.checksums import SEAL, SEALED
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.migrations import BREAKING, MIGRATIONS
-from vfindex.storage.db.units import coarse_videos, stored_roots
+from vfindex.storage.db.sources import read_scan_cache, stored_roots
+from vfindex.storage.db.units import coarse_videos
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
@@ -129,7 +130,7 @@ def test_videos_can_vanish_from_an_old_library(tmp_path: Path) -> None:
         assert len(before.clip_ids()) == 2
         writer.catalog.vanish([b"/videos/a"])
         assert writer.catalog.tombstones()[b"/videos/a"].state == "indexed"
-        known = writer.catalog.known(recognised=False).get(b"/videos/b")
+        known = read_scan_cache(writer.catalog, recognised=False).get(b"/videos/b")
         assert known is not None
         assert (known.beside, known.coarse, writer.catalog.attempts(1)) == ("", 0, [])
         writer.catalog.begin_run("x")

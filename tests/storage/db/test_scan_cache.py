@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
+from vfindex.storage.db.sources import read_scan_cache
 from vfindex.storage.errors import Problem
 from vfindex.storage.records import KnownStat, Location
 from vfindex.storage.writer import Writer, writing
@@ -31,7 +32,7 @@ def paths(states: set[tuple[bytes, int, int, str]]) -> list[str]:
 
 
 def test_what_is_searchable_and_read_wholly_is_settled(writer: Writer) -> None:
-    known = writer.catalog.known(recognised=False)
+    known = read_scan_cache(writer.catalog, recognised=False)
     assert paths(set(known.settled)) == ["a", "b"]
     assert sorted(known) == [b"/videos/a", b"/videos/b", b"/videos/bad", b"/videos/coarse"]
     assert known.get(BAD.path) == KnownStat(BAD.path, 3, 4, "failed", 0)
@@ -45,12 +46,12 @@ def test_what_is_searchable_and_read_wholly_is_settled(writer: Writer) -> None:
 def test_speech_that_is_asked_for_unsettles_what_was_read_without(writer: Writer) -> None:
     with writer.catalog.transaction() as connection:
         connection.exec_driver_sql("UPDATE video SET recognised = (id = 1)")
-    assert paths(set(writer.catalog.known(recognised=True).settled)) == ["a"]
-    assert paths(set(writer.catalog.known(recognised=False).settled)) == ["a", "b"]
+    assert paths(set(read_scan_cache(writer.catalog, recognised=True).settled)) == ["a"]
+    assert paths(set(read_scan_cache(writer.catalog, recognised=False).settled)) == ["a", "b"]
 
 
 def test_what_was_not_met_is_told(writer: Writer) -> None:
-    known = writer.catalog.known(recognised=False)
+    known = read_scan_cache(writer.catalog, recognised=False)
     met = {b"/videos/a", b"/videos/b"}
     assert known.unseen(met, 2) == known.unseen(met, 0) == {b"/videos/coarse", BAD.path}
     assert known.unseen({b"/videos/a", BAD.path}, 1) == {b"/videos/coarse", b"/videos/b"}

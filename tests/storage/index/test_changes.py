@@ -17,8 +17,8 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.storage import writer as writing_side
 from vfindex.storage.db import migrations
+from vfindex.storage.db.documents import Wording
 from vfindex.storage.db.reader import Generation
-from vfindex.storage.db.transcripts import Wording
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import builder as generations
 from vfindex.storage.index import gate
@@ -162,7 +162,7 @@ def test_small_changes_add_up_to_a_new_build(writer: Writer, built: list[int], s
 def test_other_words_reach_the_index(writer: Writer) -> None:
     [title] = unit(1)
     with writer.catalog.transaction() as connection:
-        from vfindex.storage.db.transcripts import reword
+        from vfindex.storage.db.documents import reword
 
         reword(connection, 2, Wording("new", {}, (), (), title, ()))
     assert snapshot_changes(writer).tolist() == [6, 7, 8, 9, 10]

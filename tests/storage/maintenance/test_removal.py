@@ -13,10 +13,11 @@ from library_maker import DIM, PICTURE, add_video, axis, clip, install, place, v
 from sqlalchemy import text
 
 from vfindex.storage.db import scrubbing
+from vfindex.storage.db.checksums import put
+from vfindex.storage.db.documents import SaidIn, Wording
 from vfindex.storage.db.engine import connect
-from vfindex.storage.db.locations import put
-from vfindex.storage.db.sources import Root, remember
-from vfindex.storage.db.transcripts import SaidIn, UnitWords, Wording, unit_words
+from vfindex.storage.db.sources import Root, known_files, remember
+from vfindex.storage.db.units import UnitWords, unit_words
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance import raw_bytes
@@ -227,7 +228,7 @@ def test_a_copy_elsewhere_keeps_the_video(folder: Path) -> None:
     with Library.open(folder).snapshot() as snapshot:
         assert snapshot.words.document_frequencies(["giraffe", "copy"])[1] == [40, 1]
     with writing(folder) as writer:
-        [location] = [known.location for known in writer.catalog.known_files(found[0]).values()]
+        [location] = [known.location for known in known_files(writer.catalog, found[0]).values()]
     assert location.beside == "?", "the next run makes the vector of its name anew"
 
 

@@ -1,18 +1,72 @@
-"""A video that is read anew while searches go on with what there was of it.
+"""Videos: as rows, as records, and the staged re-index of one that searches still see.
 
-The new reading is a row of its own under the fingerprint with a plus sign before it, which no search sees; one
+A staged video is a row of its own under the fingerprint with a plus sign before it, which no search sees; one
 transaction puts it in the place of the old one, with all its paths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.locations import delete_videos
-from vfindex.storage.records import SEARCHABLE
+from vfindex.storage.db.checksums import put
+from vfindex.storage.db.clips import check_times
+from vfindex.storage.db.documents import unindex_documents
+from vfindex.storage.records import (
+    SEARCHABLE,
+    Location,
+    Video,
+    VideoState,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVideo(Video):
+    """A video as stored: its id, how far it got and why no further, and where its copies lie."""
+
+    id: int
+    state: VideoState
+    problem: Mapping[str, str] | None
+    locations: tuple[Location, ...]
+
+
+def stored_video(row: Any, places: list[Location]) -> StoredVideo:
+    check_times(row.start_s, row.last_s, row.end_s)
+    values = {field.name: getattr(row, field.name) for field in fields(Video)}
+    values |= {
+        "has_audio": bool(row.has_audio),
+        "tags": json.loads(row.tags),
+        "chapters": tuple(json.loads(row.chapters)),
+    }
+    return StoredVideo(
+        **values,
+        id=row.id,
+        state=row.state,
+        problem=json.loads(row.problem) if row.problem else None,
+        locations=tuple(sorted(places, key=lambda place: place.path)),
+    )
+
+
+def video_values(video: Video) -> dict[str, Any]:
+    """Return the columns of a video's row that come from the video itself."""
+    values = {field.name: getattr(video, field.name) for field in fields(Video)}
+    return values | {"tags": json.dumps(dict(video.tags)), "chapters": json.dumps(list(video.chapters))}
+
+
+def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
+    """Delete videos and all that belongs to them; return how many."""
+    chosen = select(schema.video.c.id).where(condition)
+    unindex_documents(connection, schema.document.c.video_id.in_(chosen))
+    count = connection.execute(delete(schema.video).where(condition)).rowcount
+    if count:
+        put(connection, "changed", "stale")
+    return count
+
 
 _MARK = "+"
 _AFTER = chr(ord(_MARK) + 1)

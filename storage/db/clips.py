@@ -1,25 +1,108 @@
-"""Which clips belong to videos: to many told by first and last, a row a video instead of one a clip; which stand near
-others; and which the joint index does not answer for.
-"""
+"""Clips: as rows with checksums, as records, and by video, time and index state."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection, insert
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.engine import inserted
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.ids import listed
+from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector
+from vfindex.storage.records import Clip, FloatArray, Modality
+
+# A time that no video reaches: 30 years.
+_MOST_S = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClip:
+    """A clip as stored: its id, its video's id, its span and the file name of its thumbnail."""
+
+    id: int
+    video_id: int
+    start_s: float
+    end_s: float
+    thumbnail: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredVectors:
+    """A clip's embeddings: modality -> (dim,); frames: (n, dim), frame_times_s: (n,), both empty where not visual."""
+
+    embeddings: Mapping[Modality, FloatArray]
+    frames: FloatArray
+    frame_times_s: NDArray[np.float64]
+
+
+def stored_clip(row: Sequence[Any]) -> StoredClip:
+    check_times(row[2], row[3])
+    return StoredClip(*row)
+
+
+def check_times(*times_s: float) -> None:
+    """Raise LibraryDamaged for what is no time in a video."""
+    if not all(isinstance(time_s, float | int) and abs(time_s) < _MOST_S for time_s in times_s):
+        raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
+
+
+def finite(vectors: FloatArray) -> FloatArray:
+    """Return vectors as they are. Raises LibraryDamaged for one that is not a number."""
+    if not np.isfinite(vectors).all():
+        raise LibraryDamaged("a vector in the library is not as it was written; run: vfindex repair")
+    return vectors
+
+
+def no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
+    return np.zeros((0, 0), np.float32), np.zeros(0)
+
+
+def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip, thumbnail: str | None) -> None:
+    """Add a clip and its embeddings."""
+    start_ms = round(item.start_s * 1000)
+    clip_id = inserted(
+        connection,
+        insert(schema.clip).values(
+            video_id=video_id,
+            unit_id=unit_id,
+            start_ms=start_ms,
+            start_s=item.start_s,
+            end_s=item.end_s,
+            start_uncertainty_s=item.start_uncertainty_s,
+            thumbnail=thumbnail,
+            crc32=clip_checksum(start_ms, item.start_s, item.end_s),
+        ),
+    )
+    for modality, vector in item.embeddings.items():
+        frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == "visual" else None
+        insert_embedding(connection, clip_id, modality, pack_vector(vector), frames)
+    connection.execute(upsert(schema.meta).values(key="changed", value="added").on_conflict_do_nothing())
+
+
+def clip_checksum(start_ms: int, start_s: float, end_s: float) -> int:
+    """Return the CRC-32 that a clip's row carries."""
+    return checksum(start_ms, start_s, end_s)
+
+
+def insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:
+    """Add a packed vector of a clip, and packed frames where it is visual."""
+    connection.execute(
+        insert(schema.embedding).values(
+            clip_id=clip_id, modality=modality, vector=vector, frames=frames, crc32=checksum(vector, frames)
+        )
+    )
+
 
 # A statement and its parameters -> its rows.
 Rows = Callable[[str, tuple[Any, ...]], list[Any]]
-# Stretches of ids, first and last, increasing.
-Spans = Sequence[tuple[int, int]]
-# Where ids have more gaps than are wanted, how many stretches are told: many of them hold little but others anyway.
-LOOSE_SPANS = 4
-# Where more videos than these are asked for, all are read and kept: 0.2 s at 50,000 videos, once a commit.
-FEW_VIDEOS = 2000
 
 
 def clips_of_few(rows: Rows, videos: Collection[int]) -> NDArray[np.int64]:
@@ -103,46 +186,3 @@ def unindexed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
         (watermark,),
     )
     return np.sort(listed(found[0][0]))
-
-
-def listed(told: str | None) -> NDArray[np.int64]:
-    """Return the numbers of SQLite's group_concat with a space between them."""
-    return np.fromstring(told, np.int64, sep=" ") if told else np.zeros(0, np.int64)
-
-
-def around(ids: NDArray[np.int64], most: int) -> Spans:
-    """Return the stretches of ids, increasing, that follow each other; where they are more than `most`, LOOSE_SPANS
-    stretches that hold them all, parted at the widest gaps.
-    """
-    if not len(ids):
-        return []
-    gaps = np.diff(ids)
-    cuts = np.flatnonzero(gaps > 1)
-    if len(cuts) >= most:
-        cuts = np.sort(np.argsort(-gaps, kind="stable")[: LOOSE_SPANS - 1])
-    starts, stops = ids[np.append(0, cuts + 1)], ids[np.append(cuts, len(ids) - 1)]
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))
-
-
-def outside(ids: NDArray[np.int64], last: int, most: int) -> Spans:
-    """Return the stretches from 1 to `last` between the `most` longest runs of ids that follow each other."""
-    if not len(ids):
-        return [(1, last)]
-    starts = np.append(0, np.flatnonzero(np.diff(ids) > 1) + 1)
-    lengths = np.diff(np.append(starts, len(ids)))
-    longest = np.sort(np.argsort(-lengths, kind="stable")[:most])
-    holes = [(int(ids[starts[n]]), int(ids[starts[n] + lengths[n] - 1])) for n in longest]
-    edges = [0, *(edge for hole in holes for edge in hole), last + 1]
-    spans = [(edges[n] + 1, edges[n + 1] - 1) for n in range(0, len(edges), 2)]
-    return [span for span in spans if span[0] <= span[1]]
-
-
-def newest_part(spans: Spans, share: float) -> Spans:
-    """Return the newest part of spans, `share` of their ids; all where that is 1 or more."""
-    left = math.ceil(share * sum(last - first + 1 for first, last in spans))
-    chosen: list[tuple[int, int]] = []
-    for first, last in reversed(spans):
-        if left > 0:
-            chosen.append((max(first, last - left + 1), last))
-        left -= last - first + 1
-    return chosen[::-1]
