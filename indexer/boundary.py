@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vfindex.indexer.media.decoder import NO_RESOURCES
 from vfindex.storage.errors import (
     BUG,
     DimensionError,
@@ -23,11 +22,12 @@ from vfindex.storage.errors import (
 
 logger = logging.getLogger(__name__)
 
+NO_RESOURCES = "no_resources"  # code of a file that the machine, not its content, kept from being read
 MAX_TRACE_CHARS = 8000  # of one traceback, its end
 BUG_STEP = "report it with the traceback; vfindex retry, and the next version of vfindex, read it again"
 _MEMORY_STEP = "free some memory or take fewer --workers, then run: vfindex retry"
 _MODEL_STEP = "see to that, then run: vfindex retry"
-_RESOURCES_STEP = "free memory, room in the temporary folder or file handles (ulimit -n), and index it again"
+RESOURCES_STEP = "free memory, room in the temporary folder or file handles (ulimit -n), and index it again"
 # The machine's fault, and neither the file's nor a bug.
 _NO_RESOURCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
@@ -83,7 +83,7 @@ def _printable(text: str) -> str:
 
 def _no_resources(path: bytes, stage: Stage, exc: Exception) -> Problem:
     reason = f"this machine has no room for it ({getattr(exc, 'strerror', None) or exc})"
-    return Problem(path, stage, NO_RESOURCES, reason, _RESOURCES_STEP)
+    return Problem(path, stage, NO_RESOURCES, reason, RESOURCES_STEP)
 
 
 def not_regular(path: bytes, stage: Stage, mode: int) -> Problem:

@@ -10,9 +10,9 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.cli.demo_media import QUESTIONS
-from vfindex.indexer.media.child import Limits
 from vfindex.indexer.media.container import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
-from vfindex.indexer.media.worker import STDERR_BYTES
+from vfindex.indexer.media.decoder import Limits
+from vfindex.indexer.media.limits import STDERR_BYTES
 from vfindex.indexer.models.lite import TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS
 from vfindex.indexer.pipeline.stages import MIN_LAST_UNIT_S, UNIT_S
 from vfindex.indexer.pipeline.unit_reader import MAX_UNIT_FRAMES

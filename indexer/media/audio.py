@@ -15,11 +15,11 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from vfindex.indexer.media.clock import seconds
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.storage.records import FloatArray
 
 Send = Callable[..., None]
 
-SAMPLE_RATE_HZ = 16_000
 BLOCK = 8_000  # samples sent at once, half a second
 # Relative loudness of channels in the mix, as ITU-R BS.775 mixes surround sound down; LFE carries no talk.
 WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0, "LFE2": 0.0}

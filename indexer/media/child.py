@@ -1,159 +1,136 @@
-"""The parent's end of a decode child: started, asked, listened to with a clock, killed, and its death explained."""
+"""Child processes under supervision: a session of their own, a clock, one sentence on their end, no leftovers."""
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import IO, Self
 
-from vfindex.indexer.media import protocol
 from vfindex.indexer.media.limits import child_environment
-from vfindex.storage.errors import Problem, Stage, VideoError
-
-logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 18
-DEATH_S = 5.0  # a killed process is gone well before
-TRACE_CHARS = 2000  # of a crash's last words, kept for the log
-_NEXT = "check that it plays, or convert it; it is left alone until it changes"
+DEATH_S = 5.0  # a process that closed its output or was killed is gone well before
+LAST_WORDS_BYTES = 2000  # of stderr: a traceback of ten calls
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a file may cost before its decoder is killed.
+class Death:
+    """How a child ended.
 
-    memory_bytes: address space of the child. 8192 x 8192 pictures with 17 reference frames take 1.7 GB; Python, numpy
-        and FFmpeg reserve under 1 GB. idle_s: silence; the child gives a sign of life between packets, and one
-        packet of 8K takes a few seconds on a busy machine. cpu_base_s, cpu_per_mb_s: processor time of one request;
-        the slowest ordinary material (4K AV1 in software) takes some 6 s per megabyte of file. wall_factor: time spent
-        waiting for the child over processor time, for slow disks and machines that do other work.
+    status: exit status, the negative signal where one killed it, None where it closed its output and did not end.
+    was_stopped: by `Child.kill`. last_words: the end of its stderr, at most LAST_WORDS_BYTES.
     """
 
-    memory_bytes: int = 4 << 30
-    idle_s: float = 60.0
-    cpu_base_s: float = 60.0
-    cpu_per_mb_s: float = 10.0
-    wall_factor: float = 5.0
+    status: int | None
+    was_stopped: bool
+    last_words: str
 
-    def cpu_s(self, size_bytes: float) -> float:
-        """Return the processor time that so many bytes of a file may take."""
-        return self.cpu_base_s + self.cpu_per_mb_s * size_bytes / (1 << 20)
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Return whether a memory limit, its own or the kernel's, is the likely cause."""
+        return not self.was_stopped and (self.status == -signal.SIGKILL or "MemoryError" in self.last_words)
+
+    @property
+    def reason(self) -> str:
+        """Return the program's own last line where it gave up in an orderly way, else "its process" and the end."""
+        gave_up = self.status is not None and self.status > 0 and not self.is_out_of_memory
+        return (gave_up and self._last_line()) or f"its process {self}"
+
+    def __str__(self) -> str:
+        """Return the end as a predicate: "crashed (SIGSEGV)"."""
+        if self.was_stopped:
+            return "was stopped"
+        if self.status is None:
+            return "closed its output and went on"
+        if self.is_out_of_memory:
+            return "was killed, as happens when memory runs out" if self.status < 0 else "ran out of memory"
+        return (
+            f"crashed ({signal.Signals(-self.status).name})" if self.status < 0 else f"ended with status {self.status}"
+        )
+
+    def _last_line(self) -> str:
+        return (self.last_words.strip().splitlines() or [""])[-1]  # of a Python program, the exception
 
 
 class Child:
-    """A running decode child."""
+    """A running program with pipes to its stdin and stdout. One thread talks to it; any thread may kill it."""
 
-    def __init__(self, limits: Limits, command: Sequence[str] | None) -> None:
-        """Start it. Raises OSError where the machine lacks processes, files, memory or room in its temporary folder."""
-        module = [sys.executable, "-P", "-m", "vfindex.indexer.media.worker", str(limits.memory_bytes)]
-        self._limits = limits
-        # A file cannot block the child as a full pipe would; the child bounds its size. Closed by close().
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, answers: bool = True
+    ) -> None:
+        """Start it. Raises OSError where the machine lacks processes, files, memory or temporary space.
+
+        environment: `child_environment()` by default. answers: False adds its stdout to its stderr.
+        """
+        self._stopped = False
+        self._unread = bytearray()
+        # A full pipe would block the child, a file does not. Closed by close().
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the child
+        self.start_clock()
         try:
-            self._process = subprocess.Popen(
-                list(command) if command is not None else module,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends the child in order
-                env=child_environment(),
-            )
-        except OSError:
+            with _interrupts_held():
+                self._process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE if answers else self._stderr,
+                    stderr=self._stderr,
+                    bufsize=0,
+                    start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the child in order
+                    env=child_environment() if environment is None else environment,
+                )
+        except Exception:
             self._stderr.close()
             raise
-        self._unread = bytearray()
-        self._cpu_s = self._wall_s = self._waited_s = 0.0
-        self._killed = False
+        except BaseException:  # Ctrl-C, once there is a process to kill
+            self.close()
+            raise
+        os.set_blocking(_fd(self._process.stdin), False)
+
+    @property
+    def pid(self) -> int:
+        """Return its process id, which is that of its session too."""
+        return self._process.pid
 
     def running(self) -> bool:
-        """Return whether it can take a request."""
-        return self._process.poll() is None
+        """Return whether it has not ended yet."""
+        return self._wait(0) is None
 
-    def kill(self) -> None:
-        """Kill it, from any thread; a request that waits for it ends with code `killed`."""
-        self._killed = True
-        self._process.kill()
+    def start_clock(self, *, wall_s: float = math.inf, idle_s: float = math.inf) -> None:
+        """Bound `send` and `read` from here on: wall_s of waiting in all, idle_s without a byte.
 
-    def close(self) -> None:
-        """End it and release its pipes. It holds nothing worth tidying, so it is killed."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
-            if pipe is not None:
-                pipe.close()
-
-    def ask(self, path: bytes, stage: Stage, request: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Yield the (header, payload) of every answer until it stops being asked.
-
-        `share` in a request: of the file, as far as its time is concerned; without it, all of it may have to be read.
-        Raises VideoError where it refuses the file, dies, hangs or runs over a limit; then it is not to be used again.
+        Time that the parent spends between two calls does not count.
         """
-        self._begin(path, request.get("share", 1.0))
-        try:
-            self._send({**request, "cpu_s": self._cpu_s}, path)
-            while True:
-                header, payload = protocol.unpack(self._read)
-                if header.get("kind") == "error":
-                    raise self._refusal(path, stage, header)
-                if header.get("kind") != "beat":
-                    yield header, payload
-        except TimeoutError as exc:
-            self._process.kill()
-            raise self._problem(path, stage, "timeout", str(exc)) from exc
-        except (EOFError, BrokenPipeError) as exc:
-            code, reason = self._death()
-            raise self._problem(path, stage, code, reason) from exc
-        except protocol.WireError as exc:
-            self._process.kill()
-            raise self._problem(path, stage, "crashed", f"its decoder answered nonsense ({exc})") from exc
+        self._wall_s, self._idle_s, self._waited_s = wall_s, idle_s, 0.0
 
-    def nonsense(self, path: bytes, stage: Stage, what: str) -> VideoError:
-        """Return the error of an answer that cannot be: the child may have been taken over, so it is killed."""
-        self._process.kill()
-        return self._problem(path, stage, "crashed", f"its decoder answered nonsense ({what})")
+    def send(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Write everything to its stdin. Raises BrokenPipeError where it has ended, TimeoutError."""
+        fd = _fd(self._process.stdin)
+        for buffer in buffers:
+            rest = memoryview(buffer)
+            while rest:
+                self._wait_for(fd, select.POLLOUT)
+                rest = rest[os.write(fd, rest) :]
 
-    def _begin(self, path: bytes, share: float) -> None:
-        try:
-            size_bytes = os.lstat(path).st_size
-        except OSError:
-            size_bytes = 0  # the child will say what is wrong with the file
-        self._cpu_s = self._limits.cpu_s(size_bytes * share)
-        self._wall_s, self._waited_s = self._cpu_s * self._limits.wall_factor, 0.0
+    def read(self) -> bytes:
+        """Return what it wrote to stdout and was not read yet, b"" at its end. Raises TimeoutError."""
+        fd = _fd(self._process.stdout)
+        self._wait_for(fd, select.POLLIN)
+        return os.read(fd, CHUNK_BYTES)
 
-    def _send(self, request: dict[str, Any], path: bytes) -> None:
-        if self._process.stdin is None:
-            raise EOFError
-        protocol.write_all(self._process.stdin.fileno(), protocol.pack(request, path))
-
-    def _read(self, size: int) -> bytes:
-        """Return exactly `size` bytes of the answer; raises EOFError where it ended, TimeoutError where it hangs.
-
-        Only waiting counts: a consumer that takes its time between frames is not the child's fault.
-        """
-        if self._process.stdout is None:
-            raise EOFError
-        fd = self._process.stdout.fileno()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
+    def read_exactly(self, size: int) -> bytes:
+        """Return `size` bytes of its stdout. Raises EOFError where it ends before, TimeoutError."""
         while len(self._unread) < size:
-            left_s = min(self._limits.idle_s, self._wall_s - self._waited_s)
-            began_s = time.monotonic()
-            ready = left_s > 0 and poll.poll(left_s * 1000)
-            self._waited_s += time.monotonic() - began_s
-            if not ready and self._waited_s >= self._wall_s:
-                raise TimeoutError(f"reading it took longer than the limit of {self._wall_s:g} s")
-            if not ready:
-                raise TimeoutError(f"its decoder gave no sign of life for {self._limits.idle_s:g} s")
-            chunk = os.read(fd, max(CHUNK_BYTES, size - len(self._unread)))
+            chunk = self.read()
             if not chunk:
                 raise EOFError
             self._unread += chunk
@@ -161,42 +138,87 @@ class Child:
         del self._unread[:size]
         return data
 
-    def _death(self) -> tuple[str, str]:
-        """Return (code, reason) of its end."""
-        try:
-            status = self._process.wait(DEATH_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return "crashed", "its decoder closed its pipe and went on"
-        trace = self._last_words()
-        if self._killed:
-            return "killed", "reading it was interrupted"
-        if status == -signal.SIGXCPU:
-            return "cpu", f"reading it took more than the limit of {self._cpu_s:g} s of processor time"
-        if status == -signal.SIGVTALRM:
-            return "header", "opening it takes too long: its header holds far more tags or tracks than any film"
-        if status == -signal.SIGKILL or "MemoryError" in trace:
-            return "memory", f"reading it took more memory than the limit of {self._limits.memory_bytes / 1e9:.1f} GB"
-        logger.warning("decode child ended with status %d: %s", status, trace)
-        if status < 0:
-            return "crashed", f"its decoder crashed ({signal.Signals(-status).name})"
-        return "crashed", f"its decoder ended with status {status}"
+    def kill(self) -> None:
+        """Kill it and all processes of its session, from any thread."""
+        self._stopped = True
+        self._kill_session()
 
-    def _last_words(self) -> str:
+    def death(self, within_s: float | None = DEATH_S) -> Death:
+        """Return how it ended. Kills it where it goes on for `within_s`; None waits without end."""
+        status = self._wait(within_s)
+        stopped = self._stopped
+        if status is None:
+            self._kill_session()
         size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - TRACE_CHARS))
-        return self._stderr.read(TRACE_CHARS).decode("utf-8", "replace")
+        self._stderr.seek(max(0, size - LAST_WORDS_BYTES))
+        return Death(status, stopped, self._stderr.read(LAST_WORDS_BYTES).decode("utf-8", "replace"))
 
-    def _problem(self, path: bytes, stage: Stage, code: str, reason: str) -> VideoError:
-        again = "index it again" if code == "killed" else _NEXT
-        return VideoError(Problem(path, stage, code, reason, again), quarantine=code not in ("killed", "header"))
+    def close(self) -> None:
+        """Kill it if it runs, and release its pipes and its entry in the process table."""
+        self._kill_session()
+        self._wait(None)
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe is not None:
+                pipe.close()
 
-    def _refusal(self, path: bytes, stage: Stage, header: dict[str, Any]) -> VideoError:
-        words = [header.get(name) for name in ("code", "reason", "next")]
-        if not all(isinstance(word, str) and 0 < len(word) <= TRACE_CHARS for word in words):
-            return self.nonsense(path, stage, "a refusal without reason")
-        code, reason, next_step = map(str, words)
-        stage = "open" if header.get("stage") == "open" else "probe" if header.get("stage") == "probe" else stage
-        if code == "memory":
-            self._process.kill()  # its heap is in pieces
-        return VideoError(Problem(path, stage, code, reason, next_step), quarantine=code == "memory")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, within_s: float | None) -> int | None:
+        """Return its exit status, None while it runs. What it started and left running is killed."""
+        if self._process.returncode is None:
+            try:
+                self._process.wait(within_s)
+            except subprocess.TimeoutExpired:
+                return None
+            _kill_group(self._process.pid)
+        return self._process.returncode
+
+    def _kill_session(self) -> None:
+        if self._process.returncode is None:  # else its id may be another's by now
+            _kill_group(self._process.pid)
+
+    def _wait_for(self, fd: int, event: int) -> None:
+        left_s = self._wall_s - self._waited_s
+        patience_s = max(0.0, min(self._idle_s, left_s))
+        poll = select.poll()
+        poll.register(fd, event)
+        began_s = time.monotonic()
+        is_ready = poll.poll(None if math.isinf(patience_s) else patience_s * 1000)
+        self._waited_s += time.monotonic() - began_s
+        if not is_ready and left_s <= self._idle_s:
+            raise TimeoutError(f"took longer than the limit of {self._wall_s:g} s")
+        if not is_ready:
+            raise TimeoutError(f"gave no sign of life for {self._idle_s:g} s")
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS refuses to signal a zombie
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _fd(pipe: IO[bytes] | None) -> int:
+    if pipe is None:
+        raise EOFError("the child has no such pipe")
+    return pipe.fileno()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Delay Ctrl-C until the block ends: inside Popen it would leave a child that nobody can end."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread alone
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+    if came:
+        signal.raise_signal(signal.SIGINT)

@@ -1,41 +1,65 @@
-"""Confinement of the child processes that parse strangers' data: their environment, their limits, framed reading."""
+"""What a child process that parses untrusted input may do: its environment, and the limits that it sets itself."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vfindex import TELEMETRY_OFF
 
+STDERR_BYTES = 1 << 16  # what a crash may leave to read; the child can write no file longer than this
+PARENT_POLL_MS = 2000  # how soon a child notices that its parent was killed, where a fork keeps the pipe open
 _MAX_OPEN_FILES = 64
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 # What Python and its libraries need to start, and nothing that could hold a token or a key.
 _KEPT_NAMES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"})
 _KEPT_PREFIXES = ("LC_", "PYTHON", "ONEDNN_")
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return what a child that parses strangers' data may know of our environment; its libraries run on one thread."""
-    kept = {name: text for name, text in environment.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
-    return kept | TELEMETRY_OFF | _ONE_THREAD
+def child_environment(*more: str, threads: int = 1) -> dict[str, str]:
+    """Return the environment of a child: an allow-list of ours, without credentials.
+
+    more: prefixes of further variables to keep. threads: of its numerical libraries.
+    """
+    prefixes = (*_KEPT_PREFIXES, *more)
+    kept = {name: text for name, text in os.environ.items() if name in _KEPT_NAMES or name.startswith(prefixes)}
+    return kept | TELEMETRY_OFF | dict.fromkeys(_THREADS, str(threads))
 
 
-def limit_process(memory_bytes: int, *, file_bytes: int = 0) -> None:
-    """Bound memory and the length of any file written; forbid core dumps, many open files, processes and privileges.
+def end_with_parent() -> None:
+    """End this process, from a thread, when its parent ends or closes our stdin.
 
-    Where the platform has them: no process or thread is started from here on (RLIMIT_NPROC, which does not bind root),
-    and no program run from here has more rights than this one (no_new_privs, Linux).
+    Also in the middle of native code that releases Python's lock. To be called before `limit_process` forbids threads.
+    """
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), 0)  # only hang-up and error, which are always reported
+    while not poll.poll(PARENT_POLL_MS) and os.getppid() == parent:
+        pass
+    os._exit(0)
+
+
+def limit_process(memory_bytes: int) -> None:
+    """Bound this process: `memory_bytes` of address space, files of STDERR_BYTES, few open files, no core dumps.
+
+    Where the platform has them: it starts no process or thread from here on (RLIMIT_NPROC, which does not bind root),
+    and no program that it runs has more rights than it (no_new_privs, Linux).
     """
     _forbid_privileges()
     bounds = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_FSIZE: STDERR_BYTES,
         resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_NPROC: 0,
@@ -66,11 +90,3 @@ def ended_after(user_s: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-
-
-def read_exactly(size: int) -> bytes:
-    """Return `size` bytes from stdin; raises EOFError."""
-    data = sys.stdin.buffer.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ MAX_HEADER_BYTES = 4 << 20  # tags, chapters or a batch of subtitles, each bound
 MAX_PAYLOAD_BYTES = 64 << 20  # a frame of 2,600 x 7,800 pixels; requests ask for a tenth of that side
 MAX_SIZE_PX = 2048  # short side of a frame; long side at most LONG_SIDE times that
 LONG_SIDE = pixels.LONG_SIDE
+SAMPLE_RATE_HZ = 16_000  # of all sound: what speech recognition and voice activity detection take
 
 
 class WireError(Exception):
@@ -57,3 +59,11 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], bytes]:
     if type(length) is not int or not 0 <= length <= MAX_PAYLOAD_BYTES:
         raise WireError(f"payload of {length!r} bytes")
     return header, read(length) if length else b""
+
+
+def read_exactly(size: int) -> bytes:
+    """Return `size` bytes of stdin. Raises EOFError."""
+    data = sys.stdin.buffer.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data

@@ -7,20 +7,16 @@ ends when stdin closes. The `decode_*` files are the only importers of av.
 from __future__ import annotations
 
 import os
-import select
 import sys
-import threading
 import time
 from typing import Any
 
 import av
 
 from vfindex.indexer.media import container, frames, keyframes, protocol
-from vfindex.indexer.media.limits import limit_cpu, limit_process, read_exactly
+from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
-STDERR_BYTES = 1 << 16  # what a crash may leave to read; the child can write no file longer than this
 BEAT_S = 5.0  # sign of life while nothing is to be sent
-PARENT_POLL_MS = 2000  # how soon a child notices that its parent was killed, where a fork keeps the pipe open
 SUBTITLE_BATCH_BYTES = 1 << 17  # of text in one message: escaped as JSON it grows up to sixfold
 
 
@@ -39,15 +35,6 @@ class Outlet:
         """Tell the parent that work goes on, where nothing was sent for a while."""
         if time.monotonic() - self._sent_at_s > BEAT_S:
             self.send({"kind": "beat"})
-
-
-def follow_parent(parent: int) -> None:
-    """End the process when the parent is gone, also in the middle of decoding (which releases Python's lock)."""
-    poll = select.poll()
-    poll.register(sys.stdin.fileno(), 0)  # only hang-up and error, which are always reported
-    while not poll.poll(PARENT_POLL_MS) and os.getppid() == parent:
-        pass
-    os._exit(0)
 
 
 def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
@@ -84,14 +71,14 @@ def send_subtitles(events: list[tuple[float, float, str]], out: Outlet) -> None:
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    threading.Thread(target=follow_parent, args=(os.getppid(),), daemon=True).start()
-    limit_process(int(sys.argv[1]), file_bytes=STDERR_BYTES)
+    end_with_parent()
+    limit_process(int(sys.argv[1]))
     av.logging.set_level(av.logging.PANIC)  # FFmpeg's remarks on broken files help nobody here
     out = Outlet(os.dup(sys.stdout.fileno()))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot spoil the framing
     while True:
         try:
-            request, path = protocol.unpack(read_exactly)
+            request, path = protocol.unpack(protocol.read_exactly)
             answer(request, path, out)
         except (EOFError, BrokenPipeError):
             os._exit(0)  # the parent is gone or done; nothing is left to tidy

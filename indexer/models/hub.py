@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.limits import child_environment
 from vfindex.indexer.models.catalog import Card
 from vfindex.indexer.models.store import (
     FileFacts,
@@ -40,6 +39,22 @@ TIMEOUT_S = 60.0  # without a byte
 # Python imports what the child needs; open_clip's table, where it is asked, imports torch: 20 s on a busy machine.
 START_S = 180.0
 POLL_S = 0.2
+# What the client reads: where its tokens and caches are, proxies, certificates.
+NETWORK_VARIABLES = (
+    *(
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "XDG_",
+        "HF_",
+        "HUGGING",
+        "NETRC",
+        "SSL_CERT_",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+    ),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
 # A request of the client's gives up after this long without an answer, and is made again five times.
 _REQUEST_S = 10
 
@@ -164,40 +179,22 @@ class _Download:
         request_s = str(max(1, min(_REQUEST_S, ceil(self._timeout_s))))
         limits = {"HF_HUB_ETAG_TIMEOUT": request_s, "HF_HUB_DOWNLOAD_TIMEOUT": request_s}
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        with tempfile.TemporaryFile() as messages:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "vfindex.indexer.models.hub_child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=messages,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends the child
-                env=os.environ | limits | quiet,
-            )
-            try:
-                self._watch(child)
-                code = child.wait()
-            finally:
-                child.kill()
-                child.wait()
-                for pipe in (child.stdin, child.stdout):
-                    if pipe is not None:
-                        pipe.close()
-            if not self.hashes:
-                messages.seek(0)
-                lines = messages.read().decode("utf-8", "replace").strip().splitlines()
-                raise self._failed((lines or [f"its process ended with status {code}"])[-1], "")
+        command = [sys.executable, "-P", "-m", "vfindex.indexer.models.hub_child"]
+        with Child(command, environment=child_environment(*NETWORK_VARIABLES) | limits | quiet) as child:
+            self._watch(child)
+            death = child.death()
+        if not self.hashes:
+            raise self._failed(death.reason, "")
 
-    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+    def _watch(self, child: Child) -> None:
         """Listen until the child has said all, counting what arrives on the disk. Raises ModelError if nothing does."""
-        if child.stdin is None or child.stdout is None:
-            raise EOFError
         with suppress(BrokenPipeError):  # a child that is dead has said why
-            child.stdin.write(json.dumps(self._request()).encode() + b"\n")
+            child.send([json.dumps(self._request()).encode() + b"\n"])
+        child.start_clock(idle_s=POLL_S)
         unread, bytes_before, last_s = b"", -1, time.monotonic()
         while True:
-            if select.select([child.stdout], [], [], POLL_S)[0]:
-                data = os.read(child.stdout.fileno(), 1 << 16)
+            with suppress(TimeoutError):
+                data = child.read()
                 if not data:
                     return
                 *lines, unread = (unread + data).split(b"\n")

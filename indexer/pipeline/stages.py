@@ -17,8 +17,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from vfindex.indexer.boundary import NO_RESOURCES
 from vfindex.indexer.media.audio_tracks import AudioTrack, choose_track, lost_sound, unheard
-from vfindex.indexer.media.decoder import NO_RESOURCES, AudioBlock, Decoder, Probe, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Probe, ReadEnd
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Pixels, Texts
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.chunks import Window, clip_windows, windows

@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vfindex.indexer.boundary import BUG_STEP, one_file
-from vfindex.indexer.media.decoder import NO_RESOURCES, ReadEnd
+from vfindex.indexer.boundary import BUG_STEP, NO_RESOURCES, one_file
+from vfindex.indexer.media.decoder import ReadEnd
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of

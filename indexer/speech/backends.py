@@ -23,7 +23,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 from numpy.typing import NDArray
 
-from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.whisper import WINDOW_S, Heard, SpeechModel
 from vfindex.storage.errors import ModelError

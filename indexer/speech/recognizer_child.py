@@ -15,7 +15,7 @@ from typing import Any
 from pocketsphinx import Decoder
 
 from vfindex.indexer.media import protocol
-from vfindex.indexer.media.limits import limit_cpu, limit_process, read_exactly
+from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
 MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx refuses what is too short for its windows, and nobody says a word in it
 WARM_UP = bytes((n * n * 7919 >> 5) % 251 for n in range(6400))  # 0.2 s of a fixed noise
@@ -54,13 +54,14 @@ def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]
 
 def main() -> None:
     """Answer utterances until stdin closes."""
+    end_with_parent()
     limit_process(int(sys.argv[1]))
     out = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot spoil the framing
     decoder = Decoder(loglevel="FATAL", **SEARCH)
     while True:
         try:
-            request, pcm = protocol.unpack(read_exactly)
+            request, pcm = protocol.unpack(protocol.read_exactly)
             limit_cpu(request["cpu_s"])
             protocol.write_all(out, protocol.pack({"words": recognize(decoder, pcm)}))
         except (EOFError, BrokenPipeError):

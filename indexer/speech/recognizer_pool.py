@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.boundary import lacks_resources
 from vfindex.indexer.media import protocol
-from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ
-from vfindex.indexer.media.limits import child_environment
+from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 
 log = logging.getLogger(__name__)
 
@@ -64,22 +63,22 @@ class SpeechPool:
     """Recognisers that share the utterances of all videos. Each is started when there is work for it."""
 
     def __init__(self, workers: int, limits: SpeechLimits | None = None, command: Sequence[str] | None = None) -> None:
-        """workers: children at most. command: argv of the child instead of the real one."""
+        """workers: children at most. command: argv of the child, in place of the real one."""
         self._limits = limits or SpeechLimits()
         module = "vfindex.indexer.speech.recognizer_child"
-        self._command = list(command or (sys.executable, "-P", "-m", module, str(self._limits.memory_bytes)))
+        self._command = command or (sys.executable, "-P", "-m", module, str(self._limits.memory_bytes))
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="speech")  # a thread waits for one child
         self._lock = threading.Lock()
-        self._idle: list[subprocess.Popen[bytes]] = []
-        self._busy: set[subprocess.Popen[bytes]] = set()
+        self._idle: list[Child] = []
+        self._busy: set[Child] = set()
         self._failures = 0  # children that died in a row
         self._killed = False
 
     def submit(self, samples: NDArray[np.int16]) -> Future[Recognition]:
         """Return the future words of one utterance: (n,) int16 at SAMPLE_RATE_HZ, silence cut off.
 
-        The future never raises for what the sound does to a recogniser, but OSError where the machine lacks what one
-        needs; it is cancelled where the pool is killed first.
+        The future raises OSError where the machine lacks what a recogniser needs, and never for what the sound does to
+        one. It is cancelled where the pool is killed first.
         """
         return self._threads.submit(self._recognize, samples)
 
@@ -93,62 +92,40 @@ class SpeechPool:
             return Recognition((), f"speech recognition cannot start its process ({error.strerror})")
         if child is None:
             return Recognition((), "speech recognition is off: its process ended again and again, or was stopped")
-        late = threading.Event()
         wall_s = self._limits.base_s + self._limits.factor * length_s
-
-        def stop() -> None:
-            late.set()
-            child.kill()
-
-        alarm = threading.Timer(wall_s, stop)
-        alarm.daemon = True
-        alarm.start()
         try:
-            words = _ask(child, samples, wall_s / 2)
+            words = _ask(child, samples, wall_s)
         except (OSError, EOFError, protocol.WireError, ValueError) as error:
+            reason = _failure(child, error)
             self._drop(child)
-            reason = f"took longer than {wall_s:.0f} s" if late.is_set() else _fate(child, error)
             log.debug("recogniser lost over %.1f s of sound: %s", length_s, reason)
-            return Recognition((), f"speech recognition of {length_s:.0f} s of sound {reason}")
-        finally:
-            alarm.cancel()
+            return Recognition((), f"speech recognition of {length_s:.0f} s of sound failed: its process {reason}")
         self._give(child)
         return Recognition(words)
 
-    def _take(self) -> subprocess.Popen[bytes] | None:
+    def _take(self) -> Child | None:
         """Return an idle child or a new one; None where they only die, or the pool is killed."""
         with self._lock:
             if self._killed or self._failures >= self._limits.failures:
                 return None
-            child = self._idle.pop() if self._idle else self._start()
+            child = self._idle.pop() if self._idle else Child(self._command)
             self._busy.add(child)
             return child
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C goes to the parent, which decides.
-        return subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=child_environment(),
-        )
-
-    def _give(self, child: subprocess.Popen[bytes]) -> None:
+    def _give(self, child: Child) -> None:
         with self._lock:
             self._failures = 0
             self._busy.discard(child)
             if not self._killed:
                 self._idle.append(child)
                 return
-        _end(child)
+        child.close()
 
-    def _drop(self, child: subprocess.Popen[bytes]) -> None:
+    def _drop(self, child: Child) -> None:
         with self._lock:
             self._failures += 1
             self._busy.discard(child)
-        _end(child)
+        child.close()
 
     def close(self) -> None:
         """Wait for the utterances submitted, then end the children."""
@@ -157,16 +134,18 @@ class SpeechPool:
             self._killed = True
             idle, self._idle = self._idle, []
         for child in idle:
-            _end(child)
+            child.close()
 
     def kill(self) -> None:
         """End the children at once, from any thread; utterances in work come back with a problem."""
         with self._lock:
             self._killed = True
-            children, self._idle = [*self._idle, *self._busy], []
+            idle, self._idle = self._idle, []
+            for child in self._busy:
+                child.kill()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.kill()
+        for child in idle:
+            child.close()
 
     def __enter__(self) -> Self:
         return self
@@ -179,21 +158,12 @@ class SpeechPool:
         self.close()
 
 
-def _ask(child: subprocess.Popen[bytes], samples: NDArray[np.int16], cpu_s: float) -> tuple[Word, ...]:
-    """Send an utterance and return its words; raises OSError, EOFError, WireError, ValueError."""
-    if child.stdin is None or child.stdout is None:
-        raise ValueError("a recogniser needs pipes")
-    answers = child.stdout
+def _ask(child: Child, samples: NDArray[np.int16], wall_s: float) -> tuple[Word, ...]:
+    """Send an utterance and return its words. Raises OSError, EOFError, WireError, ValueError."""
     pcm = np.ascontiguousarray(samples, dtype="<i2")
-    protocol.write_all(child.stdin.fileno(), protocol.pack({"cpu_s": cpu_s}, pcm.data.cast("B") if len(pcm) else b""))
-
-    def read_exactly(size: int) -> bytes:
-        data = answers.read(size)
-        if len(data) < size:
-            raise EOFError("no answer")
-        return data
-
-    header, _ = protocol.unpack(read_exactly)
+    child.start_clock(wall_s=wall_s)
+    child.send(protocol.pack({"cpu_s": wall_s / 2}, pcm.data.cast("B") if len(pcm) else b""))
+    header, _ = protocol.unpack(child.read_exactly)
     return _checked(header.get("words"), len(samples) / SAMPLE_RATE_HZ)
 
 
@@ -216,17 +186,10 @@ def _checked(words: Any, length_s: float) -> tuple[Word, ...]:
     return tuple(checked)
 
 
-def _fate(child: subprocess.Popen[bytes], error: Exception) -> str:
-    """Say in words why a child (ended by now) gave no answer."""
+def _failure(child: Child, error: Exception) -> str:
+    """Return why a child gave no answer, as a predicate."""
+    if isinstance(error, TimeoutError):
+        return str(error)
     if isinstance(error, protocol.WireError | ValueError):
         return f"gave no usable answer ({error})"
-    return f"ended its process (status {child.returncode})"
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child for good and take its pipes and its exit status."""
-    child.kill()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            pipe.close()
-    child.wait()
+    return str(child.death())

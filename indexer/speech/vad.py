@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pocketsphinx import Endpointer, Vad
 
-from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.media.decoder import AudioBlock
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 
 MAX_UTTERANCE_S = 15.0  # bounds memory and what one failure loses; readers pause for breath about every 5 s
 CUT_FROM = 2 / 3  # a longer utterance is cut at the quietest moment of the last third of the 15 s

@@ -21,7 +21,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.media.decoder import AudioBlock
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import Flaw, RawSegment, cleaned, confidence, flaw, repeated
 from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s
 from vfindex.indexer.speech.vad import GAP_S

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.limits import child_environment
 from vfindex.storage.encoders.text import check_files, read_meta
 from vfindex.storage.errors import ModelError
 
 Say = Callable[[str], None]
+LIBRARY_VARIABLES = ("HOME", "USER", "LOGNAME", "XDG_", "HF_", "TORCH", "CUDA_")  # of torch and transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,47 +76,13 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
     """
     # Unbuffered: else what it printed earlier comes after the exception, and is taken for its last line.
     command = [sys.executable, "-P", "-u", "-m", module, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as messages, _interrupts_held() as let_interrupts:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=messages,
-            stderr=messages,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends the child
-        )
-        try:
-            let_interrupts()
-            yield
-            code = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-        if code:
-            messages.seek(0)
-            lines = messages.read().decode("utf-8", "replace").strip().splitlines() or [f"exit code {code}"]
-            reason = lines[-1] if code > 0 else f"killed by signal {-code}, as happens when memory runs out"
-            raise ModelError(f"{what} could not be exported: {reason}")
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until what is yielded is called, or the body ends: one within Popen leaves its child alive."""
-    came: list[int] = []
-    is_main = threading.current_thread() is threading.main_thread()  # where Python handles signals
-    held = [signal.signal(signal.SIGINT, lambda number, _: came.append(number))] if is_main else []
-
-    def let() -> None:
-        if held:
-            signal.signal(signal.SIGINT, held.pop())
-            if came:
-                signal.raise_signal(signal.SIGINT)
-
-    try:
-        yield let
-    finally:
-        let()
+    environment = child_environment(*LIBRARY_VARIABLES, threads=threads)
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    with Child(command, environment=environment | offline, answers=False) as child:
+        yield
+        death = child.death(within_s=None)
+    if death.status:
+        raise ModelError(f"{what} could not be exported: {death.reason}")
 
 
 @contextmanager

@@ -141,7 +141,7 @@ PARENT = """
 import os, sys, threading
 from vfindex.indexer.media.decoder import Decoder
 decoder = Decoder(command=[sys.executable, "-c", sys.argv[1], "spin", str(4 << 30)])
-threading.Timer(1.0, lambda: print(decoder._child._process.pid, flush=True)).start()
+threading.Timer(1.0, lambda: print(decoder._child.pid, flush=True)).start()
 decoder.probe(os.fsencode(sys.argv[2]))
 """
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from media import Shot, make_video
 
-from vfindex.indexer.media.child import Child
 from vfindex.indexer.media.decoder import Decoder, Limits, ReadEnd
 from vfindex.indexer.pipeline import stages as pipeline
 from vfindex.indexer.pipeline.stages import Prepared, plan_units, time_share
@@ -136,13 +135,13 @@ def test_a_unit_has_its_share_of_the_time() -> None:
 
 def test_a_unit_is_decoded_within_its_share(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    real = Child._begin
+    real = Decoder.read
 
-    def begin(self: Child, path: bytes, share: float) -> None:
-        asked.append(share)
-        real(self, path, share)
+    def read(self: Decoder, path: bytes, **order: Any) -> Any:
+        asked.append(order["share"])
+        return real(self, path, **order)
 
-    monkeypatch.setattr(Child, "_begin", begin)
+    monkeypatch.setattr(Decoder, "read", read)
     monkeypatch.setattr(pipeline, "RATE_BYTES_S", 0)
     assert run().indexed == 1
     assert len([share for share in asked if share < 1]) == 3, "three units"

@@ -14,7 +14,8 @@ import pytest
 from equality import assert_equal_libraries
 from media import Shot, make_video, truncate
 
-from vfindex.indexer.media import decoder as media
+from vfindex.indexer.boundary import NO_RESOURCES
+from vfindex.indexer.media import decoder
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
@@ -312,7 +313,7 @@ def test_files_that_the_machine_could_not_read_are_read_by_the_next_run(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as full:
-        full.setattr(media, "Child", start)
+        full.setattr(decoder, "Child", start)
         report = run()
     assert counts(report) == (0, 0, 0, 0, 3, 0)
     assert {problem.code for problem in report.failed} == {"no_resources"}
@@ -323,7 +324,7 @@ def test_a_unit_that_the_machine_could_not_read_leaves_its_video_to_the_next_run
     run: Ingest, videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(self: Decoder, path: bytes, **_: object) -> None:
-        raise VideoError(Problem(path, "decode", media.NO_RESOURCES, "no handles", "free some"))
+        raise VideoError(Problem(path, "decode", NO_RESOURCES, "no handles", "free some"))
 
     with monkeypatch.context() as full:
         full.setattr(Decoder, "read", read)

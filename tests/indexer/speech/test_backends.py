@@ -18,7 +18,8 @@ import pytest
 import tiny_whisper
 from numpy.typing import NDArray
 
-from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.media.decoder import AudioBlock
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.backends import FasterWhisper, find_voice, open_model, padded, timed
 from vfindex.indexer.speech.whisper import SpeechModel, Whisper
 from vfindex.storage.errors import ModelError

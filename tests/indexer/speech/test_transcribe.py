@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vfindex.indexer.boundary import one_file
-from vfindex.indexer.media.decoder import NO_RESOURCES, SAMPLE_RATE_HZ, AudioBlock
-from vfindex.indexer.speech import recognizer_pool, transcribe
+from vfindex.indexer.boundary import NO_RESOURCES, one_file
+from vfindex.indexer.media import child
+from vfindex.indexer.media.decoder import AudioBlock
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
+from vfindex.indexer.speech import transcribe
 from vfindex.indexer.speech.recognizer_pool import Recognition, SpeechLimits, SpeechPool, Word
 from vfindex.indexer.speech.transcribe import Transcriber, Transcript
 from vfindex.indexer.speech.vad import GAP_S, MAX_UTTERANCE_S, VoiceFinder, syllable_depth
@@ -232,7 +234,7 @@ def test_time_that_subtitles_take() -> None:
         ("import time; time.sleep(99)", "took longer"),
         ("while True: pass", "took longer"),
         ("raise SystemExit(3)", "status 3"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "status -11"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed (SIGSEGV)"),
         ("import os; os.write(1, b'x' * 99); import sys; sys.stdin.buffer.read()", "no usable answer"),
         ("print('\\0\\0\\0\\x02[]', end='', flush=True); import sys; sys.stdin.buffer.read()", "no usable answer"),
         (FAKE % '[["a", 0.5, 0.1, 1.0]]', "no usable answer"),
@@ -273,7 +275,7 @@ def test_a_machine_without_handles_is_no_fault_of_the_sound(monkeypatch: pytest.
     def start(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(recognizer_pool.subprocess, "Popen", start)
+    monkeypatch.setattr(child.subprocess, "Popen", start)
     sound = blocks(np.concatenate([voiced(1), silent(1)]))
     with SpeechPool(1) as pool, pytest.raises(VideoError) as raised, one_file(b"/videos/a.mp4", "decode"):
         transcript(pool, sound)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.media.decoder import SAMPLE_RATE_HZ, AudioBlock
+from vfindex.indexer.media.decoder import AudioBlock
+from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech import whisper
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.transcribe import Transcript

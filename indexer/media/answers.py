@@ -1,0 +1,246 @@
+"""What the decode child answers, as records; every field is checked, as a hostile file may have written it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.indexer.media import protocol
+from vfindex.indexer.media.audio_tracks import AudioTrack
+
+MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
+MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
+MAX_BLOCK_SAMPLES = 1 << 20
+MAX_EVENTS = 1 << 18  # subtitles of one file
+
+
+@dataclass(frozen=True, slots=True)
+class SubtitleTrack:
+    """A text subtitle stream. index: in the container. language, title: as the container says, "" where it does not.
+
+    forced, hearing_impaired, default, comment: its dispositions, as marked in the container.
+    """
+
+    index: int
+    language: str
+    codec: str
+    title: str = ""
+    forced: bool = False
+    hearing_impaired: bool = False
+    default: bool = False
+    comment: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a container says, checked where it is known to lie.
+
+    width_px, height_px: as shown, after pixel aspect and rotation. rotation_deg: counter-clockwise, as in the display
+    matrix. start_s, end_s: presentation times of the video stream, end of the last frame. frames: coded frames that are
+    shown, None where that would need decoding. tags, chapters: raw text of the file, bounded, not to be trusted.
+    clock_s: when the container starts, the 0 s of players and of sidecars.
+    """
+
+    container: str
+    codec: str
+    width_px: int
+    height_px: int
+    rotation_deg: int
+    start_s: float
+    end_s: float
+    audio: tuple[AudioTrack, ...]
+    frames: int | None
+    subtitles: tuple[SubtitleTrack, ...]
+    tags: dict[str, str]
+    chapters: tuple[str, ...]
+    clock_s: float = 0.0
+
+    @property
+    def has_audio(self) -> bool:
+        """Return whether there is sound, be there a decoder for it or not."""
+        return bool(self.audio)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A sampled frame, upright. time_s: presentation time. pixels: (height, width, 3) uint8 RGB, contiguous."""
+
+    time_s: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """Sound from `time_s` on: (n,) int16, mono, SAMPLE_RATE_HZ.
+
+    All channels mixed, or the loudest where they cancel each other.
+    """
+
+    time_s: float
+    samples: NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEnd:
+    """How a reading ended; always the last item.
+
+    frames: video frames decoded where all were decoded, else coded frames that would be shown, of a look in passing
+    those that were met. first_s, last_s: their presentation times, None where there were none. damaged: packets that
+    could not be decoded. error: why reading ended before the end of the file, "" where it did not. damaged_audio:
+    packets of sound that could not be decoded, of audio_packets. note: what is odd, though nothing is lost, or "".
+    """
+
+    frames: int
+    first_s: float | None
+    last_s: float | None
+    rotation_deg: int
+    damaged: int
+    error: str
+    damaged_audio: int = 0
+    note: str = ""
+    audio_packets: int = 0
+
+
+class InvalidField(Exception):
+    """An answer has a field that no decoder writes."""
+
+
+class Fields:
+    """The header of an answer; each method returns one field of its type and range, or raises InvalidField."""
+
+    def __init__(self, header: Any) -> None:
+        if not isinstance(header, dict):
+            raise InvalidField("no object")
+        self._header = header
+
+    def number(self, name: str) -> float:
+        return number(self._header.get(name), name)
+
+    def maybe_number(self, name: str) -> float | None:
+        return None if self._header.get(name) is None else self.number(name)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self._header.get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise InvalidField(f"{name} is {value!r:.40}")
+        return value
+
+    def text(self, name: str) -> str:
+        return text(self._header.get(name), name)
+
+    def flag(self, name: str) -> bool:
+        value = self._header.get(name)
+        if type(value) is not bool:
+            raise InvalidField(f"{name} is {value!r:.40}")
+        return value
+
+    def items(self, name: str, most: int = MAX_ITEMS) -> list[Any]:
+        value = self._header.get(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise InvalidField(f"{name} is no list of at most {most}")
+        return value
+
+    def texts(self, name: str) -> dict[str, str]:
+        value = self._header.get(name)
+        if not isinstance(value, dict) or len(value) > MAX_ITEMS:
+            raise InvalidField(f"{name} is no object of at most {MAX_ITEMS}")
+        return {text(key, name): text(item, name) for key, item in value.items()}
+
+
+def number(value: object, name: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise InvalidField(f"{name} is {value!r:.40}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def text(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
+        raise InvalidField(f"{name} is no text of at most {MAX_TEXT_CHARS} characters")
+    return value
+
+
+def subtitle_track(fields: Fields) -> SubtitleTrack:
+    return SubtitleTrack(
+        index=fields.integer("index", 0, 1 << 16),
+        language=fields.text("language"),
+        codec=fields.text("codec"),
+        title=fields.text("title"),
+        forced=fields.flag("forced"),
+        hearing_impaired=fields.flag("hearing_impaired"),
+        default=fields.flag("default"),
+        comment=fields.flag("comment"),
+    )
+
+
+def audio_track(fields: Fields) -> AudioTrack:
+    return AudioTrack(
+        index=fields.integer("index", 0, 1 << 16),
+        language=fields.text("language"),
+        codec=fields.text("codec"),
+        title=fields.text("title"),
+        is_default=fields.flag("is_default"),
+        is_aside=fields.flag("is_aside"),
+        has_decoder=fields.flag("has_decoder"),
+    )
+
+
+def probe(fields: Fields) -> Probe:
+    frames = None if fields.maybe_number("frames") is None else fields.integer("frames", 0, 1 << 40)
+    return Probe(
+        container=fields.text("container"),
+        codec=fields.text("codec"),
+        width_px=fields.integer("width_px", 1, 1 << 20),
+        height_px=fields.integer("height_px", 1, 1 << 20),
+        rotation_deg=fields.integer("rotation_deg", -360, 360),
+        start_s=fields.number("start_s"),
+        end_s=fields.number("end_s"),
+        audio=tuple(audio_track(Fields(track)) for track in fields.items("audio")),
+        frames=frames,
+        subtitles=tuple(subtitle_track(Fields(track)) for track in fields.items("subtitles")),
+        tags=fields.texts("tags"),
+        chapters=tuple(text(title, "chapters") for title in fields.items("chapters")),
+        clock_s=fields.number("clock_s"),
+    )
+
+
+def frame(fields: Fields, payload: bytes, size_px: int) -> Frame:
+    longest = protocol.LONG_SIDE * size_px
+    height, width = fields.integer("height", 1, longest), fields.integer("width", 1, longest)
+    if len(payload) != height * width * 3:
+        raise InvalidField(f"{len(payload)} bytes for {width}x{height} pixels")
+    return Frame(fields.number("time_s"), np.frombuffer(payload, np.uint8).reshape(height, width, 3).copy())
+
+
+def audio(fields: Fields, payload: bytes) -> AudioBlock:
+    samples = fields.integer("samples", 0, MAX_BLOCK_SAMPLES)
+    if len(payload) != samples * 2:
+        raise InvalidField(f"{len(payload)} bytes for {samples} samples")
+    return AudioBlock(fields.number("time_s"), np.frombuffer(payload, np.int16).copy())
+
+
+def subtitle_events(fields: Fields) -> list[tuple[float, float, str]]:
+    """Return (start_s, end_s, text) of each event of one message."""
+    events = []
+    for item in fields.items("events", MAX_EVENTS):
+        if not isinstance(item, list) or len(item) != 3:
+            raise InvalidField("a subtitle is no triple")
+        events.append((number(item[0], "start"), number(item[1], "end"), text(item[2], "subtitle")))
+    return events
+
+
+def read_end(fields: Fields) -> ReadEnd:
+    return ReadEnd(
+        frames=fields.integer("frames", 0, 1 << 40),
+        first_s=fields.maybe_number("first_s"),
+        last_s=fields.maybe_number("last_s"),
+        rotation_deg=fields.integer("rotation_deg", -360, 360),
+        damaged=fields.integer("damaged", 0, 1 << 40),
+        error=fields.text("error"),
+        damaged_audio=fields.integer("damaged_audio", 0, 1 << 40),
+        note=fields.text("note"),
+        audio_packets=fields.integer("audio_packets", 0, 1 << 40),
+    )
