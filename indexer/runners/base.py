@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from vfindex.indexer.options import Options
+    from vfindex.indexer.pipeline.reuse import ReusableUnit
     from vfindex.indexer.pipeline.stages import Indexed, Prepared
     from vfindex.indexer.scan.walk import Found
     from vfindex.storage.records import UnitPlan
@@ -42,8 +43,10 @@ class Runner(Protocol):
         """Return the future of `pipeline.prepare`."""
         ...
 
-    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
-        """Return the future of one unit's result."""
+    def index(
+        self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
+    ) -> Future[Indexed]:
+        """Return the future of one unit's result. reusable: the unit as stored, only the rest of which is computed."""
         ...
 
 

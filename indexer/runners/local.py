@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.reuse import ReusableUnit, index_reusing
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, index_unit, prepare
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.records import UnitPlan
@@ -83,9 +84,15 @@ class LocalRunner:
         """Return the future of `pipeline.prepare`."""
         return self._threads.submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
 
-    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
-        """Return the future of `pipeline.index_unit`."""
-        return self._threads.submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
+    def index(
+        self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
+    ) -> Future[Indexed]:
+        """Return the future of `index_unit`, or of `index_reusing` for a unit of which stored parts still hold."""
+        if reusable is None:
+            return self._threads.submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
+        return self._threads.submit(
+            lambda decoder: index_reusing(reusable, prepared, plan, options, decoder, self._encoders)
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vfindex.indexer.models.base import Texts
 from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.reuse import ReusableUnit
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, prepare
 from vfindex.indexer.runners.base import Pool, Pools, RunnerChoice
 from vfindex.indexer.runners.dispatch import Dispatch
@@ -243,8 +244,12 @@ class RayRunner:
         """Return the future of `pipeline.prepare`."""
         return self._threads.submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._texts))
 
-    def index(self, prepared: Prepared, plan: UnitPlan, options: Options) -> Future[Indexed]:
+    def index(
+        self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
+    ) -> Future[Indexed]:
         """Return the future of one unit's result. It raises VideoError, ClusterError."""
+        if reusable is not None:
+            raise ClusterError("Ray's workers compute whole units; take --runner local to reuse what is stored")
         path = self._choice.path_map.there(prepared.found.location.path)
         future = self._dispatch.submit(prepared, plan, options, path)
         self._send()

@@ -12,10 +12,10 @@ from vfindex.indexer.boundary import one_file
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.factory import Opening, open_encoders
 from vfindex.indexer.models.presets import options_of
-from vfindex.indexer.runners.local import default_workers, usable_cores
+from vfindex.indexer.runners.local import LocalRunner, default_workers, usable_cores
 from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.report import Progress, UpgradeReport
-from vfindex.indexer.runs.reuse import Reuse, ReusingRunner, Stored, TakeOver, stored_problem
+from vfindex.indexer.runs.reuse import Reuse, StoredVideos, TakeOver, stored_problem
 from vfindex.indexer.runs.scheduler import Driver, retitle
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.catalog import now
@@ -170,21 +170,22 @@ class CatchUp:
         if run.todo and not run.report.interrupted:
             workers = self._plan.workers or default_workers()
             encoders = self._open(asr=state.asr)
-            with ReusingRunner(workers, encoders, Stored(self.old, kept, reuse)) as runner:
-                Driver(run, runner, encoders, workers).work()
-            self._count(runner, report)
+            stored = StoredVideos(self.old, kept, reuse)
+            with LocalRunner(workers, encoders) as runner:
+                Driver(run, runner, encoders, workers, stored=stored).work()
+            self._count(stored, report)
         report.interrupted = run.report.interrupted
         return {problem.path: problem for problem in run.report.failed}
 
-    def _count(self, runner: ReusingRunner, report: UpgradeReport) -> None:
+    def _count(self, stored: StoredVideos, report: UpgradeReport) -> None:
         """Tell the report what was read again of the videos that are complete now."""
         with self.writer.library.snapshot() as snapshot:
             lengths_s = {v.fingerprint: v.end_s - v.start_s for v in snapshot.videos() if v.state in SEARCHABLE}
-        decoded = runner.decoded & lengths_s.keys()
+        decoded = stored.decoded & lengths_s.keys()
         report.decoded += len(decoded)
         report.decoded_s += sum(lengths_s[fingerprint] for fingerprint in decoded)
-        report.heard += len((runner.heard - decoded) & lengths_s.keys())
-        report.transcripts_reused += len(runner.kept & decoded)
+        report.heard += len((stored.heard - decoded) & lengths_s.keys())
+        report.transcripts_reused += len(stored.kept & decoded)
 
     def _link_pictures(self, videos: Sequence[StoredVideo]) -> None:
         with self.old.snapshot() as snapshot:

@@ -14,6 +14,7 @@ from vfindex.indexer.media.audio_tracks import lost_sound
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
+from vfindex.indexer.pipeline.reuse import recognise
 from vfindex.indexer.pipeline.stages import (
     Prepared,
     begins_in,
@@ -27,7 +28,6 @@ from vfindex.indexer.pipeline.stages import (
 )
 from vfindex.indexer.runs.classify import Triage
 from vfindex.indexer.runs.report import Progress
-from vfindex.indexer.runs.reuse import listen
 from vfindex.indexer.runs.scheduler import partial_problem
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.subtitles import sidecar_transcript
@@ -144,7 +144,7 @@ class _Refresh:
                 raise _Stopped
             heard = None
             if any(_meets(unit.plan, span) for span in bare):
-                end, heard = listen(prepared, unit.plan, self._run.options, self._decoder, self._speech)
+                end, heard = recognise(prepared, unit.plan, self._run.options, self._decoder, self._speech)
                 problems += filter(None, [lost_sound(end.audio_packets, end.damaged_audio)])
             recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
             problems += heard.problems if heard else []

@@ -19,6 +19,7 @@ from vfindex.indexer.runners.base import Runner
 from vfindex.indexer.runs.classify import Ending, Triage, remembered
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.retry_policy import is_tried_again, is_worth_reading, last_word, next_care
+from vfindex.indexer.runs.reuse import StoredVideos
 from vfindex.indexer.scan.walk import Found, fingerprint
 from vfindex.storage.db.catalog import now
 from vfindex.storage.errors import BUG, Problem, VideoError
@@ -73,9 +74,19 @@ class Driver:
     """Hands the files of `run.todo` and their units to the runner and commits what comes back."""
 
     def __init__(
-        self, run: Triage, runner: Runner, encoders: Encoders | Texts, workers: int, *, coarse: bool = False
+        self,
+        run: Triage,
+        runner: Runner,
+        encoders: Encoders | Texts,
+        workers: int,
+        *,
+        coarse: bool = False,
+        stored: StoredVideos | None = None,
     ) -> None:
-        """coarse: make what is new searchable by a look in passing, and leave the rest of it in `run.refined`."""
+        """coarse: make what is new searchable by a look in passing, and leave the rest of it in `run.refined`.
+
+        stored: parts of videos that need not be computed again.
+        """
         self.run = run
         self.coarse = coarse
         self.options = run.options.coarsely() if coarse else run.options
@@ -83,6 +94,7 @@ class Driver:
         self.runner = runner
         self.encoders = encoders
         self.workers = workers
+        self.stored = stored
         self.preparing: dict[Future[Prepared], _Opening] = {}
         self.indexing: dict[Future[Indexed], tuple[_Active, int, UnitPlan]] = {}
         self.active: dict[str, _Active] = {}
@@ -123,12 +135,23 @@ class Driver:
             if active is not None:
                 unit_id, plan = active.waiting.popleft()
                 active.open_units += 1
-                future = self.runner.index(active.prepared, plan, self._options(active.tries(plan)))
-                self.indexing[future] = (active, unit_id, plan)
+                self.indexing[self._index(active, plan)] = (active, unit_id, plan)
             elif self.run.todo:
                 self._identify(self.run.todo.popleft())
             else:
                 return
+
+    def _index(self, active: _Active, plan: UnitPlan) -> Future[Indexed]:
+        """Give a unit to the runner, with the parts of it that are stored."""
+        options = self._options(active.tries(plan))
+        try:
+            with one_file(active.prepared.found.location.path, "decode"):
+                reusable = self.stored.unit(active.prepared.video.fingerprint, plan) if self.stored else None
+        except VideoError as exc:
+            future: Future[Indexed] = Future()
+            future.set_exception(exc)
+            return future
+        return self.runner.index(active.prepared, plan, options, reusable)
 
     def _options(self, failed: Sequence[Attempt]) -> Options:
         """Return how a file or a unit is read after these failed tries."""
@@ -221,6 +244,8 @@ class Driver:
         try:
             with one_file(opening.found.location.path, "probe"):
                 prepared = future.result()
+                if self.stored and (plans := self.stored.plans(opening.print_)):
+                    prepared = replace(prepared, units=plans)
                 if next_care(opening.failed) == "safe":
                     prepared = replace(prepared, problems=(*prepared.problems, _read_safely(prepared, opening.failed)))
                 active = self._begun(opening, prepared)
