@@ -20,14 +20,14 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, text
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import is_broken
+from vfindex.storage.db.checksums import COUNTS, count_again, is_broken, lost_rows
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY
 
 SPARE = "library.json"
 # Of the moment, or of the database that has them, and wrong in another.
-_NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY}
+_NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,13 @@ def write_spare(connection: Connection, folder: Path) -> None:
     """Write the spare copy of the library in `folder`. Raises OSError."""
     m, r, g = schema.meta.c, schema.root.c, schema.generation.c
     settings = {row.key: row.value for row in connection.execute(select(m.key, m.value)) if row.key not in _NOT_KEPT}
-    roots = tuple((row.path.hex(), row.exclude) for row in connection.execute(select(r.path, r.exclude)))
+    roots = {row.path.hex(): row.exclude for row in connection.execute(select(r.path, r.exclude))}
+    if schema.root in lost_rows(connection.execute):  # they are still to be restored
+        roots = dict((read_spare(folder) or Spare()).roots) | roots
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
-    held = json.dumps(asdict(Spare(settings, roots, connection.scalar(select(func.max(g.id))) or 0, clips)))
+    held = json.dumps(
+        asdict(Spare(settings, tuple(roots.items()), connection.scalar(select(func.max(g.id))) or 0, clips))
+    )
     temporary = folder / f"{SPARE}.part"
     temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
     with temporary.open("w", encoding="utf-8") as file:
@@ -74,11 +78,14 @@ def restore(connection: Connection, folder: Path) -> bool:
         connection.execute(insert(schema.meta).values(key=key, value=value))
     paths = set(connection.scalars(select(r.path)))
     newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
-    is_short = bool(lost) or broken > 0 or newest < spare.generation
+    short = lost_rows(connection.execute)
+    is_short = bool(lost or broken or short) or newest < spare.generation
     for path, globs in spare.roots if is_short else ():  # else one that is not there was removed by its user
         if bytes.fromhex(path) not in paths:
             values = {"path": bytes.fromhex(path), "exclude": globs, "added_at": ""}
             connection.execute(insert(schema.root).values(values))
+    for table, (had, _) in short.items():
+        count_again(connection, table, had if table is schema.root else 0)
     return is_short
 
 

@@ -24,6 +24,11 @@ from vfindex.storage.maintenance.verify import verify
 
 PAGE_BYTES = 4096
 Harm = Callable[[Path], None]
+_OWNED = ("location", "unit", "clip", "segment", "document", "attempt")
+_ALL_OF_VIDEO_1 = [
+    "DELETE FROM embedding WHERE clip_id IN (SELECT id FROM clip WHERE video_id = 1)",
+    *(f"DELETE FROM {table} WHERE video_id = 1" for table in _OWNED),
+]
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +170,36 @@ def test_videos_with_damaged_rows_are_indexed_again(library: Path, made: Path, m
     change(library, "DELETE FROM document WHERE kind = 'speech' AND video_id = 2")
     report = repaired(library, made, models_cache)
     assert (report.damaged, report.run.indexed, report.kept, report.words) == (2, 2, None, True)
+
+
+@pytest.mark.parametrize(
+    ("statements", "again"),
+    [
+        (["DELETE FROM clip WHERE id = 1"], 1),
+        (["DELETE FROM clip WHERE video_id = 1"], 1),
+        (["DELETE FROM clip WHERE id = 1", "DELETE FROM embedding WHERE clip_id = 1"], 1),
+        (["DELETE FROM embedding WHERE clip_id = 1 AND modality = 'speech'"], 1),
+        (["DELETE FROM unit WHERE video_id = 1"], 1),
+        (["DELETE FROM segment WHERE video_id = 1", "DELETE FROM document WHERE video_id = 1"], 1),
+        (["DELETE FROM segment WHERE video_id = 1", "DELETE FROM document WHERE segment_id IS NOT NULL"], 1),
+        (["DELETE FROM document WHERE kind != 'speech' AND video_id = 1"], 0),
+        (["DELETE FROM document"], 0),
+        (["DELETE FROM location WHERE video_id = 1"], 1),
+        (["DELETE FROM video WHERE id = 1"], 1),
+        (["DELETE FROM video WHERE id = 1", *_ALL_OF_VIDEO_1], 1),
+        (["DELETE FROM root"], 0),
+        (["DELETE FROM root", "DELETE FROM location WHERE video_id = 1"], 1),
+    ],
+)
+def test_lost_rows_are_told_and_made_again(
+    library: Path, made: Path, models_cache: Path, statements: list[str], again: int
+) -> None:
+    for statement in statements:
+        change(library, statement)
+    assert not verify(Library.open(library)).clean
+    assert repaired(library, made, models_cache).run.indexed == again
+    with closing(sqlite3.connect(library / "library.db")) as connection:
+        assert connection.execute("SELECT path FROM root").fetchall() == [(os.fsencode(made / "videos"),)]
 
 
 @pytest.mark.parametrize("table", ["embedding", "document_fts_data"])

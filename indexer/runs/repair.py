@@ -188,7 +188,7 @@ def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
         engine.dispose()
     if report.words or "document" in saved.lost:
         report.words = True
-        rewrite_words(writer.catalog, _titles(writer) if "document" in saved.lost else {})
+        rewrite_words(writer.catalog, _titles(writer))
 
 
 def _titles(writer: Writer) -> dict[int, tuple[Document, ...]]:

@@ -20,7 +20,17 @@ from typing import Any
 from sqlalchemy import Column, Connection, DefaultClause, insert, select, text
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import SEAL, SEALED, is_broken, keep_seals, seal_rows, setting
+from vfindex.storage.db.checksums import (
+    HELD,
+    SEAL,
+    SEALED,
+    begin_counts,
+    count_rows_of,
+    is_broken,
+    keep_seals,
+    seal_rows,
+    setting,
+)
 from vfindex.storage.db.documents import rebuild_index, stored_fold
 from vfindex.storage.errors import LibraryNotFound, LibraryVersion
 from vfindex.storage.text.folding import FOLD, FOLD_KEY
@@ -147,6 +157,12 @@ def seal_all_rows(connection: Connection) -> None:
     seal_rows(connection)
 
 
+def count_rows(connection: Connection) -> None:
+    """Give `video` a column for the number of its rows, and count them."""
+    _add_column(connection, "video", f"{HELD} INTEGER")
+    count_rows_of(connection)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_full_text_index,
@@ -160,6 +176,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     record_index_changes,
     remember_removals,
     seal_all_rows,
+    count_rows,
 )
 # Without these a reader cannot read a library; all others are additive.
 BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)
@@ -187,6 +204,7 @@ def migrate(connection: Connection) -> None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             connection.execute(insert(schema.migration).values(name=function.__name__, applied_at=now))
     keep_seals(connection)
+    begin_counts(connection)
     connection.execute(
         text(f"DELETE FROM meta WHERE key IN ('{MIN_READER}', '{FOLD_KEY}') AND {is_broken(schema.meta)}")
     )  # both are known without it, or made again

@@ -57,8 +57,9 @@ meta = Table(
 )
 
 # One row a content; `state` says how far it got, `state_before` what a vanished one returns to. `problem` is JSON of a
-# records-level Problem without its path. `coarse`: only looked at in passing, to be read wholly by a later run. A row
-# whose fingerprint begins with a plus sign is being made to take the place of the one without it, see replacing.py.
+# records-level Problem without its path. `coarse`: only looked at in passing, to be read wholly by a later run. `held`:
+# how many rows it has, see checksums.py. A row whose fingerprint begins with a plus sign is being made to take the
+# place of the one without it, see replacing.py.
 video = Table(
     "video",
     metadata,
@@ -83,6 +84,7 @@ video = Table(
     Column("recognised", Integer, nullable=False),
     Column("coarse", Integer, nullable=False, default=0, server_default="0"),
     Column("state_before", Text, nullable=False, default="indexing"),
+    Column("held", Integer, default=0),
     _seal(),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
     CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.checksums import count_again
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.files.names import composed
 from vfindex.storage.records import (
@@ -47,9 +48,12 @@ def remember(catalog: Catalog, given: Iterable[Root]) -> None:
     """Add paths to the roots; of one that is known already, the globs given last count."""
     with catalog.transaction() as connection:
         for root in given:
+            is_new = connection.scalar(select(schema.root.c.path).where(schema.root.c.path == root.path)) is None
             exclude = json.dumps(list(root.exclude))
             statement = upsert(schema.root).values(path=root.path, exclude=exclude, added_at=now())
             connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_={"exclude": exclude}))
+            if is_new:  # it may be the one that was lost
+                count_again(connection, schema.root)
 
 
 def stored_roots(snapshot: Snapshot) -> tuple[Root, ...]:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import SEALED, is_broken
+from vfindex.storage.db.checksums import HELD, HELD_NOW, SEALED, is_broken, lost_rows
 from vfindex.storage.db.clips import clip_checksum
 from vfindex.storage.db.engine import translated
 from vfindex.storage.db.reader import Snapshot
@@ -44,7 +44,7 @@ def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
     Raises LibraryDamaged where SQLite itself cannot read them.
     """
     reasons: dict[int, list[str]] = {}
-    checks = (_broken_rows, _false_rows, _bare_clips, _false_vectors, _false_names, _placeless)
+    checks = (_broken_rows, _false_rows, _bare_clips, _false_vectors, _false_names, _placeless, _short)
     with snapshot.any_text():
         for video_id, reason in chain.from_iterable(check(snapshot) for check in checks):
             told = reasons.setdefault(video_id, [])
@@ -183,7 +183,7 @@ def indexed_documents(engine: Engine) -> int | None:
 
 
 def broken_settings(snapshot: Snapshot) -> list[str]:
-    """Return what is wrong with rows that belong to no video: settings, roots, runs, generations."""
+    """Return what is wrong with rows that no video owns: settings, roots, runs, generations, and lost videos."""
     names = {"meta": "key", "root": "path", "run": "id", "generation": "id"}
     found = []
     with snapshot.any_text():
@@ -191,6 +191,7 @@ def broken_settings(snapshot: Snapshot) -> list[str]:
             condition = is_broken(schema.metadata.tables[table])
             for row in snapshot.stream(text(f"SELECT CAST({column} AS TEXT) AS name FROM {table} WHERE {condition}")):
                 found.append(f"the row '{row.name}' of {table} does not match its checksum{_REPAIR}")
+        found += [sentence for _, sentence in lost_rows(snapshot.stream).values()]
     return found
 
 
@@ -263,6 +264,13 @@ def _placeless(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
     query = select(v.id).where(v.state == "vanished")
     for row in snapshot.stream(query.where(~select(owner).where(owner == v.id).exists())):
         yield row.id, "the row of its former place is lost"
+
+
+def _short(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
+    """Yield the videos that have lost rows."""
+    counts = f"SELECT id, {HELD} AS held, {HELD_NOW} AS now FROM video WHERE {HELD} IS NOT NULL"
+    for row in snapshot.stream(text(f"SELECT * FROM ({counts}) WHERE held IS NOT now")):
+        yield row.id, f"it has {counted(row.now, 'row')} in the library and should have {row.held}"
 
 
 def _false_names(snapshot: Snapshot) -> Iterator[tuple[int, str]]:

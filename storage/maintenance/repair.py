@@ -16,7 +16,7 @@ from sqlalchemy import Text, case, cast, delete, func, select, text, update
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.checksums import is_broken, put
+from vfindex.storage.db.checksums import count_rows_of, is_broken, put
 from vfindex.storage.db.documents import set_documents, unindex_documents
 from vfindex.storage.db.engine import DatabaseConnection, any_text, check_integrity, connect
 from vfindex.storage.db.migrations import index_every_script
@@ -149,6 +149,7 @@ def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
         for table in (schema.document, schema.segment, schema.unit):  # clips go with units, and vectors with clips
             connection.execute(delete(table).where(table.c.video_id.in_(chosen)))
         connection.execute(update(schema.video).where(v.id.in_(chosen)).values(values | {"fingerprint": named}))
+        count_rows_of(connection, video_ids)
         homeless = ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
         delete_videos(connection, v.id.in_(chosen) & homeless)
         put(connection, "changed", "stale")
@@ -191,7 +192,7 @@ def delete_orphans(catalog: Catalog) -> int:
 def rewrite_words(catalog: Catalog, titles: Mapping[int, Sequence[Document]]) -> None:
     """Make the words of full text search anew from the segments, titles and tags that are there.
 
-    titles: video id -> its titles and tags, of those that may have lost some.
+    titles: video id -> its titles and tags.
     """
     with catalog.transaction() as connection:
         for video_id, documents in titles.items():

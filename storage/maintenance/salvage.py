@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, ProgrammingError
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.checksums import SEAL, is_broken, put, register
+from vfindex.storage.db.checksums import SEAL, begin_counts, count_rows_of, is_broken, keep_no_counts, put, register
 from vfindex.storage.db.documents import insert_document
 from vfindex.storage.db.engine import DatabaseConnection, decoded, opening, translated
 from vfindex.storage.db.reader import Snapshot
@@ -92,10 +92,13 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     """Copy all tables. blobs: the vectors too; without them their rows tell only whether they are sound."""
     found = Salvage()
     with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
+        keep_no_counts(connection)
         # Generations come last: before the first of them no vector is recorded as changed.
         for table in sorted(schema.metadata.sorted_tables, key=lambda table: table is schema.generation):
             if table.name not in _DERIVED:
                 _copy(source, connection, table, found, blobs=blobs)
+        count_rows_of(connection)
+        begin_counts(connection)
         restore(connection, damaged.parent)
         _check_settings(connection, damaged)
         _write_words(source, connection, found)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import SEAL, SEALED
+from vfindex.storage.db.checksums import HELD, SEAL, SEALED
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.migrations import BREAKING, MIGRATIONS
 from vfindex.storage.db.sources import read_scan_cache, stored_roots
@@ -24,7 +24,7 @@ from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document
 from vfindex.storage.writer import writing
 
-NEW_IN_VIDEO = ("state_before", "coarse", SEAL)
+NEW_IN_VIDEO = ("state_before", "coarse", HELD, SEAL)
 LATER = (
     "create_roots",
     "let_videos_vanish",
@@ -32,6 +32,7 @@ LATER = (
     "remember_what_lies_beside",
     "mark_coarse_videos",
     "seal_all_rows",
+    "count_rows",
 )
 
 
