@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vfindex.search.engine import Hit, SearchEngine
+    from vfindex.search.engine import SearchEngine
     from vfindex.search.query.ast import Query
     from vfindex.search.query.like import Like
+    from vfindex.search.results import Hit
 
 __all__ = ["Hit", "Like", "Query", "SearchEngine"]
 
-_MODULES = {"Hit": "engine", "Like": "query.like", "Query": "query.ast", "SearchEngine": "engine"}
+_MODULES = {"Hit": "results", "Like": "query.like", "Query": "query.ast", "SearchEngine": "engine"}
 
 
 def __getattr__(name: str) -> Any:

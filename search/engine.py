@@ -14,11 +14,11 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from vfindex.search.calibration.labels import META_KEY, Judge, Label
+from vfindex.search.calibration.labels import META_KEY, Judge
 from vfindex.search.query.ast import Combination, Moment, Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered, unmatched_globs
@@ -34,13 +34,14 @@ from vfindex.search.rank.prefilter import allowed
 from vfindex.search.rank.query_vectors import Asked, combined, with_pictures
 from vfindex.search.rank.score import Scored, score_clips
 from vfindex.search.rank.temporal import best_pairs
+from vfindex.search.results import Hit, Hits, Match, Place, Span
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, QueryError, UsageError
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec, setup_from_json
-from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Hint, Modality, SegmentSource, Setup
+from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, Setup
 
 logger = logging.getLogger(__name__)
 
@@ -56,76 +57,6 @@ MAX_CANDIDATES = 3200
 DEEPER = 4
 # Characters of transcript shown with a hit whose words were not matched.
 SNIPPET_CHARS = 160
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A clip that answers a moment of the question. frame_s: presentation time of its best frame."""
-
-    start_s: float
-    end_s: float
-    frame_s: float | None
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A line that holds words of the question: a segment with its time and source, or a title or tag without."""
-
-    words: tuple[str, ...]
-    text: str
-    kind: str
-    start_s: float | None
-    end_s: float | None
-    source: SegmentSource | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the same footage stands a further time: a copy of the file, a re-encode, an intro."""
-
-    video: bytes | None
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """What was found. score: higher is better; the sum of `modalities`, signed contributions, None where absent.
-
-    video: absolute path of a copy that exists, else of one that did. frame_s: presentation time of the best frame.
-    words: words of the question that its speech, title or tags hold. snippet: where they stand, or what is said.
-    moments: the clips that answer, one a moment of the question; start_s to end_s spans them, and neighbours that
-    answer nearly as well. also: the other places of the same footage. matches: where the words stand.
-    missing: modality -> why it adds nothing, of those that are None in `modalities`.
-    confidence: as `confidence` has it; None where the library cannot tell. coarse: its video was only looked at in
-    passing, and is read wholly by a later run.
-    """
-
-    rank: int
-    video: bytes | None
-    start_s: float
-    end_s: float
-    frame_s: float | None
-    score: float
-    modalities: Mapping[Modality, float | None]
-    words: tuple[str, ...]
-    snippet: str | None
-    thumbnail: Path | None
-    moments: tuple[Span, ...] = ()
-    also: tuple[Place, ...] = ()
-    matches: tuple[Match, ...] = ()
-    missing: Mapping[Modality, str] = field(default_factory=dict)
-    confidence: Label | None = None
-    coarse: bool = False
-
-
-class Hits(list[Hit]):
-    """Hits, best first. hints: what the question may have meant otherwise; they change no hit."""
-
-    def __init__(self, hits: Iterable[Hit] = (), hints: tuple[Hint, ...] = ()) -> None:
-        super().__init__(hits)
-        self.hints = hints
 
 
 class SearchEngine:

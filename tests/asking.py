@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from library_maker import DIM, add_video, axis, install
 
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Part
 from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.results import Hit
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.commands.ingest import print_report, run_ingest
-from vfindex.cli.commands.search import hit_to_dict
 from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, cache_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.cli.render.explain import row_of
 
 if TYPE_CHECKING:
-    from vfindex.search.engine import Hit
+    from vfindex.search.results import Hit
 
 NAME = "demo"
 EXAMPLE = "vfindex demo --library /tmp/vfindex-demo"
@@ -78,5 +77,5 @@ def _answer(question: Any, hits: list[Hit]) -> dict[str, Any]:
         "query": question.text,
         "modality": question.modality,
         "expected": question.expected,
-        "hits": [hit_to_dict(hit) for hit in hits],
+        "hits": [hit.to_dict() for hit in hits],
     }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +17,12 @@ from vfindex.cli.render.explain import decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.query.ast import COMBINATIONS, Combination
 from vfindex.storage.errors import UsageError
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.records import MODALITIES
 
 if TYPE_CHECKING:
-    from vfindex.search.engine import Hit, SearchEngine
+    from vfindex.search.engine import SearchEngine
     from vfindex.search.query.like import Like
+    from vfindex.search.results import Hit
 
 NAME = "search"
 EXAMPLE = 'vfindex search "dog running in park" -k 5 --weight speech=0'
@@ -73,6 +73,7 @@ def command(
 ) -> None:
     """Find clips for a question, best first. One that begins with a dash goes last, after `--`."""
     from vfindex.search.engine import SearchEngine
+    from vfindex.search.query.parser import parse_weights
     from vfindex.storage.errors import QueryError
 
     if not words and not image and not like:
@@ -91,13 +92,12 @@ def command(
         if exc.position is not None and text.strip() and not json:
             _point_at(text, exc.position)
         raise
-    hits = _confident(found, min_confidence)
+    hits = found.with_confidence(min_confidence)
     if sheet is not None:
         write_sheet(" ".join([text, *(f"[{each}]" for each in images)]).strip(), hits, sheet)
     if json:
         asked = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
-        told = {"confident": _is_confident(hits), "hints": [asdict(hint) for hint in found.hints]}
-        print_json({**asked, **told, "hits": [hit_to_dict(hit) for hit in hits]})
+        print_json({**asked, **hits.to_dict()})
         return
     say_hints(found.hints)
     if not hits:
@@ -123,38 +123,6 @@ def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[P
     return [*files, *likes]
 
 
-def _confident(hits: list[Hit], least: Label | None) -> list[Hit]:
-    """Return the hits with the label `least` or a better one; None: all but those that are known to be chance."""
-    if least is None:
-        return [hit for hit in hits if hit.confidence != "none"]
-    wanted = LABELS[LABELS.index(least) :]
-    return [hit for hit in hits if least == "none" or hit.confidence in wanted]
-
-
-def _is_confident(hits: list[Hit]) -> bool | None:
-    """Return whether any hit is better than chance; None: the library cannot tell."""
-    labels = {hit.confidence for hit in hits}
-    if labels - {None, "none"}:
-        return True
-    return None if None in labels else False
-
-
-def parse_weights(text: str) -> dict[Modality, float]:
-    """Return modality -> weight from `speech=0.5,text=0`. Raises UsageError."""
-    weights: dict[Modality, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        modality = next((m for m in MODALITIES if m == name.strip()), None)
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if modality is None or not 0 <= number < float("inf"):
-            raise UsageError(f"--weight takes names and numbers from 0, as in visual=1,speech=0.5,text=0; not {part!r}")
-        weights[modality] = number
-    return weights
-
-
 def _point_at(text: str, position: int) -> None:
     """Print the part of a question where it is wrong, with a caret below the character."""
     start = max(0, position - _POINTED_CHARS)
@@ -162,39 +130,6 @@ def _point_at(text: str, position: int) -> None:
     columns = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
     say(f"  {before}{after}")
     say(f"  {' ' * columns}^")
-
-
-def hit_to_dict(hit: Hit) -> dict[str, Any]:
-    """Return a hit for JSON."""
-    return {
-        "rank": hit.rank,
-        "video": path_text(hit.video),
-        "start_s": round(hit.start_s, 3),
-        "end_s": round(hit.end_s, 3),
-        "frame_s": None if hit.frame_s is None else round(hit.frame_s, 3),
-        "score": hit.score,
-        "confidence": hit.confidence,
-        "coarse": hit.coarse,
-        "modalities": dict(hit.modalities),
-        "words": list(hit.words),
-        "snippet": hit.snippet,
-        "moments": [
-            {
-                "start_s": round(span.start_s, 3),
-                "end_s": round(span.end_s, 3),
-                "frame_s": None if span.frame_s is None else round(span.frame_s, 3),
-                "score": span.score,
-            }
-            for span in hit.moments
-        ],
-        "also": [
-            {"video": path_text(place.video), "start_s": round(place.start_s, 3), "end_s": round(place.end_s, 3)}
-            for place in hit.also
-        ],
-        "matches": [asdict(match) for match in hit.matches],
-        "missing": dict(hit.missing),
-        "thumbnail": None if hit.thumbnail is None else str(hit.thumbnail),
-    }
 
 
 def _print(hits: list[Hit], *, explain: bool) -> None:

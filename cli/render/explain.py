@@ -13,7 +13,7 @@ from vfindex.cli.output import clock, path_text, plain, shortened
 
 if TYPE_CHECKING:
     from vfindex.cli.render.contact_sheet import Row
-    from vfindex.search.engine import Hit, Match
+    from vfindex.search.results import Hit, Match
 
 _LINE_CHARS = 100
 _SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised"}

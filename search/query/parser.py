@@ -15,7 +15,8 @@ from datetime import date
 from typing import Any, cast
 
 from vfindex.search.query.ast import PREFIXES, Filters, Moment, Order, Query, Term
-from vfindex.storage.errors import QueryError
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.records import MODALITIES, Modality
 
 # The text encoders read 256 tokens; a question of this length is a pasted document.
 MAX_QUERY_CHARS = 2_000
@@ -204,3 +205,21 @@ def _within(terms: Sequence[Term]) -> tuple[int, float] | None:
             if seconds is not None:
                 return len(terms) - words - 1, seconds
     return None
+
+
+def parse_weights(text: str) -> dict[Modality, float]:
+    """Return modality -> weight of `speech=0.5,text=0`. Raises UsageError."""
+    weights: dict[Modality, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        modality = next((m for m in MODALITIES if m == name.strip()), None)
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if modality is None or not 0 <= number < float("inf"):
+            raise UsageError(
+                f"a weight is a modality and a number from 0, as in visual=1,speech=0.5,text=0, not {part!r}"
+            )
+        weights[modality] = number
+    return weights

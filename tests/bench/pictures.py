@@ -22,8 +22,9 @@ from PIL import Image
 
 from vfindex.cli.options import cache_folder
 from vfindex.indexer.models.factory import LibraryModels
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import SearchEngine
 from vfindex.search.query.like import Like
+from vfindex.search.results import Hit
 from vfindex.storage.library import Library
 
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from vfindex.cli.commands.search import parse_weights
 from vfindex.cli.output import clock, path_text, plain, print_json
-from vfindex.storage.errors import UsageError, counted
+from vfindex.storage.errors import counted
 
 
 @pytest.mark.parametrize(
@@ -64,18 +63,6 @@ def test_clock(time_s: float, tenths: bool, shown: str) -> None:
 
 def test_one_is_no_plural() -> None:
     assert [counted(n, "clip") for n in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
-
-
-def test_weights_are_read() -> None:
-    assert parse_weights("speech=0.5, text=0") == {"speech": 0.5, "text": 0.0}
-
-
-@pytest.mark.parametrize(
-    "text", ["speech", "speech=", "sound=1", "speech=-1", "speech=nan", "text=inf", "text=1,,", "="]
-)
-def test_wrong_weights_are_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match=re.escape("visual=1,speech=0.5,text=0")):
-        parse_weights(text)
 
 
 def test_json_gives_back_every_byte_of_a_path(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,12 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.indexer.models.factory import LibraryModels
-from vfindex.search.engine import Hit, Match, Place, SearchEngine, Span
+from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Filters, Moment, Part, Query, Term
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.image import Pictures
 from vfindex.search.query.like import Like
+from vfindex.search.results import Hit, Match, Place, Span
 from vfindex.storage import errors
 from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing

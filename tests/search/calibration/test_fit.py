@@ -21,10 +21,11 @@ from library_maker import SETUP, add_video, prior
 from vfindex.cli.app import main
 from vfindex.search.calibration.fit import Best, auc, fit, keep_calibrated, shortened
 from vfindex.search.calibration.labels import LABELS, META_KEY, MIN_ITEMS, SCORES, Calibration, Judge, Label, Trust
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Part
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import parse
+from vfindex.search.results import Hit
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library

@@ -15,7 +15,8 @@ from library_maker import DIM, axis, clip
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Query
-from vfindex.storage.errors import QueryError
+from vfindex.search.query.parser import parse_weights
+from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.records import Clip, Document, FloatArray, Segment
 
 THINGS = ("dog", "cat", "car", "tree", "sea", "bird")
@@ -237,3 +238,15 @@ def test_a_plain_question_has_no_syntax(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [shown("dog")]})
     assert engine.search('"zz"') == []
     assert names(engine.search(Query.plain('"zz"'))) == ["a"]
+
+
+def test_weights_are_read() -> None:
+    assert parse_weights("speech=0.5, text=0") == {"speech": 0.5, "text": 0.0}
+
+
+@pytest.mark.parametrize(
+    "text", ["speech", "speech=", "sound=1", "speech=-1", "speech=nan", "text=inf", "text=1,,", "="]
+)
+def test_wrong_weights_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape("visual=1,speech=0.5,text=0")):
+        parse_weights(text)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search.engine import Hit, SearchEngine
+from vfindex.search.engine import SearchEngine
 from vfindex.search.rank.score import ABOVE_NOISE, BELOW_NOISE, NOISE_SPREADS, sharpened
+from vfindex.search.results import Hit
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing
 

@@ -9,8 +9,8 @@ import pytest
 from asking import engine_over, let_questions_be
 from library_maker import DIM, axis, clip, place
 
-from vfindex.search.engine import Hit
 from vfindex.search.rank.group import MAX_MERGED_S, MERGED_SHARE
+from vfindex.search.results import Hit
 from vfindex.storage.db.sources import known_files
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import Writer, writing
