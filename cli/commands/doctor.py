@@ -44,11 +44,11 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 
     The processor, memory, GPUs, FFmpeg, SQLite, models, disks. Exit code 1 if nothing can be indexed.
     """
-    from vfindex.indexer.models.hardware import gpus
+    from vfindex.indexer.models.hardware import devices
 
     folder, cache = library_folder(library), cache_folder()
     try:
-        found, silent = gpus(), ""
+        found, silent = devices(), ""
     except VfindexError as exc:
         found, silent = [], str(exc)
     looks: list[tuple[str, Callable[[], Finding]]] = [
@@ -129,7 +129,7 @@ def _gpu(found: list[Gpu], silent: str) -> Finding:
         return Finding("gpu", "warning", silent, "until then the processor does all")
     if not found:
         return Finding("gpu", "ok", "none found; the processor does all")
-    text = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 1e9:.0f} GB, driver {gpu.driver}" for gpu in found)
+    text = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 1e9:.0f} GB, driver {gpu.driver or '?'}" for gpu in found)
     without = torch_without_cuda()
     if without:
         return Finding("gpu", "warning", f"{text}; torch {without} cannot use it", "install a torch built for CUDA")

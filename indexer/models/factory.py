@@ -9,7 +9,7 @@ from pathlib import Path
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import LOCAL
 from vfindex.indexer.models.export.folders import ensure_clip_image, ensure_clip_text, ensure_sentence
-from vfindex.indexer.models.hardware import has_cuda
+from vfindex.indexer.models.hardware import has_cuda, usable_cores, usable_devices
 from vfindex.indexer.models.lite import EXPORT_VERSION, TEXT_WEIGHTS, VISUAL_WEIGHTS, ensure_lite, load_priors
 from vfindex.indexer.models.presets import (
     BEST_DEFAULT,
@@ -25,7 +25,6 @@ from vfindex.indexer.models.presets import (
 )
 from vfindex.indexer.models.priors import clip_prior, sentence_prior
 from vfindex.indexer.models.store import LocalModel, is_cached, locate
-from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.speech.transcribe import PocketSphinx, Speech
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder, read_meta
@@ -244,7 +243,8 @@ def _clip_visual(model: LocalModel, cache: Path, say: Say) -> _Visual:
     def open_encoder(threads: int, compiled: bool) -> ImageEncoder:
         from vfindex.indexer.models.open_clip import OpenClipEncoder  # torch takes seconds, and `lite` needs none
 
-        return OpenClipEncoder.open(model.folder, threads=threads, compiled=compiled)
+        names = None if has_cuda() else ["cpu"]
+        return OpenClipEncoder.open(model.folder, threads=threads, devices=names, compiled=compiled)
 
     return _Visual(
         identity=_identity(model),
@@ -279,7 +279,8 @@ def _speech(reference: str, cache: Path, threads: int) -> Speech:
         return PocketSphinx(threads)
     from vfindex.indexer.speech.whisper import Whisper  # CTranslate2 and what it brings take a second
 
-    return Whisper.open(locate("speech", reference, cache).folder, threads=threads)
+    device = None if usable_devices() else "cpu"
+    return Whisper.open(locate("speech", reference, cache).folder, threads=threads, device=device)
 
 
 def _side(folder: Path) -> _Side:

@@ -1,7 +1,11 @@
-"""What this machine has: processor, memory, GPUs, media libraries; found out without importing torch."""
+"""The hardware this process may use: processor cores, memory, GPUs, media libraries. Imports neither torch nor av.
+
+Affinity masks and the CPU and memory limits of cgroups (version 1 and 2) count as the size of the machine.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -9,16 +13,19 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vfindex.storage.errors import ModelError, VfindexError
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 60.0  # of a program that is asked; the first import of a library from a cold disk takes some seconds
-# Name of a feature -> the flag of Linux's /proc/cpuinfo. bfloat16 is what larger models gain by.
+ANSWER_S = 60.0  # for a child process; the first import of a library from a cold disk takes some seconds
+# Name of a feature -> the flag of Linux's /proc/cpuinfo. Larger models gain by bfloat16.
 _FEATURES = {
     "AVX2": "avx2",
     "AVX-512": "avx512f",
@@ -26,13 +33,16 @@ _FEATURES = {
     "AMX-BF16": "amx_bf16",
 }
 BFLOAT16 = frozenset({"AVX512-BF16", "AMX-BF16"})
-_NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
 _MEDIA = "import av, json; print(json.dumps([av.__version__, av.ffmpeg_version_info]))"
+_CUDA = "from vfindex.indexer.models.hardware import print_cuda_devices; print_cuda_devices()"
+# CUresult of cuInit where there is no GPU to use: CUDA_ERROR_NO_DEVICE, CUDA_ERROR_STUB_LIBRARY.
+_NO_GPU = (100, 34)
+_UNLIMITED_BYTES = 1 << 62  # cgroup version 1 writes 2**63 less a page where there is no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """name: "" where the platform does not say. cores: usable by this process. features: of _FEATURES."""
+    """name: "" where the platform does not say. cores: `usable_cores`. features: of _FEATURES."""
 
     name: str
     cores: int
@@ -41,7 +51,7 @@ class Processor:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by NVIDIA, as its driver tells of it."""
+    """A CUDA device. driver: its version, "" where the system does not say."""
 
     name: str
     memory_bytes: int
@@ -49,51 +59,141 @@ class Gpu:
 
 
 def processor() -> Processor:
-    """Return what the operating system tells of the processor."""
+    """Return the processor as /proc/cpuinfo describes it."""
     text = _read("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
     known = set(flags[1].split()) if flags else set()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Processor(
-        name[1].strip() if name else "", cores, tuple(feature for feature, flag in _FEATURES.items() if flag in known)
-    )
+    features = tuple(feature for feature, flag in _FEATURES.items() if flag in known)
+    return Processor(name[1].strip() if name else "", usable_cores(), features)
 
 
-def available_bytes() -> int | None:
-    """Return the memory that processes may still take, by the machine and by this container; None if nothing says."""
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.M)
-    limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
-    amounts = [int(found[1]) * 1024] if found else []
-    if limit.isdecimal() and used.isdecimal():
-        amounts.append(max(0, int(limit) - int(used)))
-    return min(amounts, default=None)
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return the number of processor cores for this process, by its affinity mask and its cgroups; at least 1.
+
+    A quota of 2.5 cores counts as 2. root: where proc and sys are mounted.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = []
+    for folder in _cgroups(root, "cpu"):
+        quota, period = [*_read(folder / "cpu.max").split(), "", ""][:2]
+        if not quota:
+            quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            quotas.append(int(quota) // int(period))
+    return max(1, min([allowed, *quotas]))
 
 
-def gpus() -> list[Gpu]:
-    """Return the GPUs that nvidia-smi lists: none where there is no such program. Raises VfindexError if it fails."""
+def memory_bytes(root: Path = Path("/")) -> int | None:
+    """Return the memory of the machine, or the limit of its cgroups if lower; None on an unknown platform."""
+    amounts = [_meminfo(root, "MemTotal"), *(limit for limit, _ in _memory_limits(root))]
+    return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Return the memory that processes may still allocate, by the machine and by its cgroups; None if unknown."""
+    amounts = [_meminfo(root, "MemAvailable"), *(max(0, limit - used) for limit, used in _memory_limits(root))]
+    return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def _meminfo(root: Path, name: str) -> int | None:
+    found = re.search(rf"^{name}:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.M)
+    return int(found[1]) * 1024 if found else None
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield (limit, bytes in use) of each cgroup of this process that has a limit."""
+    for folder in _cgroups(root, "memory"):
+        for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit, used = (_read(folder / name).strip() for name in names)
+            if limit.isdecimal() and used.isdecimal() and int(limit) < _UNLIMITED_BYTES:
+                yield int(limit), int(used)
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroup and of all above it, for one controller."""
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        controllers, path = line.split(":", 2)[1:]
+        if controllers and controller not in controllers.split(","):
+            continue
+        # Version 2 has one tree for all controllers; version 1 a tree for each. A container sees its own cgroup as the
+        # root of the tree, whatever path the line has.
+        tree = mount / controller if controllers else mount
+        for above in (PurePosixPath(path), *PurePosixPath(path).parents):
+            yield tree / str(above).lstrip("/")
+
+
+def devices() -> list[Gpu]:
+    """Return the CUDA devices of this process, those of CUDA_VISIBLE_DEVICES where it is set; asked once per process.
+
+    The only place that looks for GPUs. Raises VfindexError if the driver fails.
+    """
+    found = _devices()
+    if isinstance(found, VfindexError):
+        raise found
+    return list(found)
+
+
+@cache
+def _devices() -> tuple[Gpu, ...] | VfindexError:
+    """Ask the CUDA driver in a child process: it may hang, and a process that has opened it must not fork."""
     try:
-        lines = _ask(_NVIDIA_SMI).splitlines()
-    except FileNotFoundError:
+        rows = json.loads(_ask([sys.executable, "-P", "-c", _CUDA], "the CUDA driver"))
+    except VfindexError as exc:
+        return exc
+    found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
+    return tuple(Gpu(name, size_bytes, found[1] if found else "") for name, size_bytes in rows)
+
+
+def print_cuda_devices() -> None:
+    """Print [name, memory in bytes] of each CUDA device as JSON. Exits with a sentence if the driver fails."""
+    try:
+        found = cuda_devices(ctypes.CDLL("libcuda.so.1"))
+    except OSError:
+        found = []
+    sys.stdout.write(json.dumps(found))
+
+
+def cuda_devices(driver: Any) -> list[tuple[str, int]]:
+    """Return (name, memory in bytes) of each device. driver: libcuda, https://docs.nvidia.com/cuda/cuda-driver-api."""
+    status = driver.cuInit(0)
+    if status in _NO_GPU:
         return []
-    found = []
-    for line in lines:
-        name, memory_mib, driver = (part.strip() for part in line.rsplit(",", 2))
-        found.append(Gpu(name, int(memory_mib) << 20 if memory_mib.isdecimal() else 0, driver))
+    _check(status)
+    count, found = ctypes.c_int(), []
+    _check(driver.cuDeviceGetCount(ctypes.pointer(count)))
+    for index in range(count.value):
+        device, name, size = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
+        _check(driver.cuDeviceGet(ctypes.pointer(device), index))
+        _check(driver.cuDeviceGetName(name, len(name), device))
+        _check(driver.cuDeviceTotalMem_v2(ctypes.pointer(size), device))
+        found.append((name.value.decode("utf-8", "replace"), size.value))
     return found
 
 
-def has_cuda() -> bool:
-    """Return whether torch may find a GPU here, without importing it; a driver that fails is told of."""
+def _check(status: int) -> None:
+    """status: a CUresult, 0 for success."""
+    if status:
+        sys.exit(f"CUDA error {status}; run nvidia-smi to see whether the driver works")
+
+
+def usable_devices() -> list[Gpu]:
+    """Return `devices()`, none if the driver fails, which is logged."""
     try:
-        return bool(gpus()) and torch_without_cuda() is None
+        return devices()
     except VfindexError as exc:
         logger.warning("the GPU is not used: %s", exc)
-        return False
+        return []
+
+
+def has_cuda() -> bool:
+    """Return whether torch can use a GPU here, without importing it."""
+    return bool(usable_devices()) and torch_without_cuda() is None
 
 
 def torch_without_cuda() -> str | None:
-    """Return the version of a torch that was built for the processor alone, None for any other."""
+    """Return the version of torch if it was built without CUDA, else None."""
     try:
         installed = version("torch")
     except PackageNotFoundError as exc:
@@ -102,13 +202,13 @@ def torch_without_cuda() -> str | None:
 
 
 def media_versions() -> tuple[str, str]:
-    """Return the versions of PyAV and of the FFmpeg inside it, from a process of its own. Raises VfindexError."""
-    pyav, ffmpeg = json.loads(_ask([sys.executable, "-P", "-c", _MEDIA]))
+    """Return the versions of PyAV and of its FFmpeg, asked in a child process. Raises VfindexError."""
+    pyav, ffmpeg = json.loads(_ask([sys.executable, "-P", "-c", _MEDIA], "PyAV"))
     return str(pyav), str(ffmpeg)
 
 
 def sqlite_version() -> str:
-    """Return SQLite's version. Raises VfindexError where it was built without full text search."""
+    """Return SQLite's version. Raises VfindexError if it was built without full text search."""
     connection = sqlite3.connect(":memory:")
     try:
         connection.execute("CREATE VIRTUAL TABLE words USING fts5(text)")
@@ -121,23 +221,23 @@ def sqlite_version() -> str:
     return sqlite3.sqlite_version
 
 
-def _ask(command: list[str]) -> str:
-    """Return what a program prints. Raises FileNotFoundError, VfindexError with its last line if it fails."""
+def _ask(command: list[str], name: str) -> str:
+    """Return what a program prints. Raises VfindexError with the last line of its output if it fails."""
     try:
-        # A session of its own: at Ctrl-C it does not fail, but is ended by the parent.
+        # A session of its own: Ctrl-C reaches the parent alone, which ends the child.
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S, start_new_session=True
         )
     except subprocess.TimeoutExpired as exc:
-        raise VfindexError(f"{command[0]} does not answer; see whether its driver hangs") from exc
+        raise VfindexError(f"{name} does not answer within {ANSWER_S:.0f} s") from exc
     if done.returncode:
-        said = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
-        raise VfindexError(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
+        lines = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise VfindexError(f"{name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
     return done.stdout.decode("utf-8", "replace").strip()
 
 
-def _read(path: str) -> str:
-    """Return a file of the kernel's, "" where this platform has none."""
+def _read(path: str | Path) -> str:
+    """Return a file of the kernel, "" where this platform has none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from vfindex.indexer.models.calibration_images import general_pictures
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_whole
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import LITE_VISUAL, PRESETS
 from vfindex.indexer.models.priors import background_queries, bank, estimate_prior, sentences
 from vfindex.storage.encoders.colours import colour_axes, colour_shares, colour_vector, with_colours
@@ -155,7 +155,7 @@ def _export(kind: str, weights: Path, folder: Path) -> AbstractContextManager[No
 
 def _write_labels(work: Path) -> None:
     """Add label embeddings and the axes of colours to the models, and prior.npz."""
-    encoder = TextEncoder.open(work / "text", threads=os.cpu_count() or 1)
+    encoder = TextEncoder.open(work / "text", threads=usable_cores())
     visual = work / "visual"
     labels = json.loads((visual / "labels.json").read_text(encoding="utf-8"))
     groups = [label_texts(label["names"], label["definition"]) for label in labels]

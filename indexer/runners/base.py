@@ -94,9 +94,9 @@ class RunnerChoice:
             raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {self.gpu_share:g}")
         if self.name != "auto":
             return self.name == "ray"
-        from vfindex.indexer.models.hardware import gpus
+        from vfindex.indexer.models.hardware import usable_devices
 
-        return bool(self.address) or (needs_gpu and len(gpus()) > 1)
+        return bool(self.address) or (needs_gpu and len(usable_devices()) > 1)
 
 
 @dataclass(frozen=True, slots=True)

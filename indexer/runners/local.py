@@ -5,7 +5,6 @@ ONNX Runtime and the children do the work outside Python's lock, so threads fill
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Self, TypeVar
 
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.reuse import ReusableUnit, index_reusing
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, index_unit, prepare
@@ -24,16 +24,11 @@ T = TypeVar("T")
 
 
 def default_workers() -> int:
-    """Return how many units are read at once by default: the cores that this process may use, and one more.
+    """Return how many units are decoded at once by default: one more than there are cores.
 
-    A worker often waits for its recognisers or its disk; the one more keeps the cores busy meanwhile.
+    A worker often waits for its recognisers or its disk; the extra one keeps the cores busy meanwhile.
     """
     return usable_cores() + 1
-
-
-def usable_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DecoderThreads:

@@ -29,12 +29,13 @@ import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vfindex.indexer.models.base import Texts
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.reuse import ReusableUnit
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, prepare
 from vfindex.indexer.runners.base import Pool, Pools, RunnerChoice
 from vfindex.indexer.runners.dispatch import Dispatch
-from vfindex.indexer.runners.local import DecoderThreads, usable_cores
+from vfindex.indexer.runners.local import DecoderThreads
 from vfindex.indexer.runners.parcels import Parcel
 from vfindex.indexer.runners.ray_machine import FOLDER, end_processes, knock, temporary_folder, without_stderr
 from vfindex.indexer.runners.stations import (

@@ -11,8 +11,9 @@ from pathlib import Path
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.factory import Opening, open_encoders
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import options_of
-from vfindex.indexer.runners.local import LocalRunner, default_workers, usable_cores
+from vfindex.indexer.runners.local import LocalRunner, default_workers
 from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.report import Progress, UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse, StoredVideos, TakeOver, stored_problem

@@ -22,10 +22,11 @@ from vfindex.indexer.models.factory import (
     preset_name,
     references_of,
 )
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import LITE_VISUAL, Choice, options_of
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runners.local import LocalRunner, default_workers, usable_cores
+from vfindex.indexer.runners.local import LocalRunner, default_workers
 from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.passes import in_turn
 from vfindex.indexer.runs.report import Report

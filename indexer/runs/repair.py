@@ -16,12 +16,12 @@ import numpy as np
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import options_of
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.metadata_text import documents_of
 from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, work
 from vfindex.indexer.runs.report import Report

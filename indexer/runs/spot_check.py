@@ -14,10 +14,10 @@ from vfindex.indexer.boundary import one_file
 from vfindex.indexer.media.decoder import AudioBlock, Decoder
 from vfindex.indexer.models.base import ImageEncoder
 from vfindex.indexer.models.factory import LibraryModels
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import unit
 from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
-from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.runs.report import bugs
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot

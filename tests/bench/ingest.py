@@ -32,11 +32,11 @@ from vfindex.cli.options import cache_folder
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
 from vfindex.indexer.models.base import Encoders, Pixels, is_still
 from vfindex.indexer.models.factory import install
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline.stages import Prepared, index_unit, prepare, sound_track
-from vfindex.indexer.runners.local import usable_cores
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.indexer.speech.recognizer_pool import SpeechPool
 from vfindex.indexer.speech.transcribe import Transcriber

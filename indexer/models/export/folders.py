@@ -5,13 +5,13 @@ Each is exported once from the model's own folder, in a child process that may i
 
 from __future__ import annotations
 
-import os
 import re
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_whole
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.priors import BANKS, bank
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _ensure(side: Side, model: LocalModel, cache: Path, say: Say) -> Path:
 
     def build(work: Path) -> None:
         arguments = [side, str(model.folder), str(work), name]
-        with exporting("vfindex.indexer.models.export.open_models", arguments, what=what, threads=os.cpu_count() or 1):
+        with exporting("vfindex.indexer.models.export.open_models", arguments, what=what, threads=usable_cores()):
             pass
 
     def is_complete(folder: Path) -> bool:

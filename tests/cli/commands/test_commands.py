@@ -19,9 +19,10 @@ from vfindex import __version__
 from vfindex.cli.app import app
 from vfindex.cli.commands import demo, ingest, remove, search, show, status, verify
 from vfindex.cli.commands.ingest import _progress
+from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runners.local import default_workers, usable_cores
+from vfindex.indexer.runners.local import default_workers
 from vfindex.indexer.runs import ingest as indexer_ingest
 from vfindex.indexer.runs.report import Progress, Report
 from vfindex.search.engine import SearchEngine

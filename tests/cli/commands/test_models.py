@@ -168,26 +168,21 @@ def test_the_doctor_finds_this_machine_fit(run: Any, cache: Path, tmp_path: Path
     assert "FFmpeg" in ran.out
 
 
-def test_the_doctor_tells_of_gpus(
-    quick: None, run: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    smi = tmp_path / "bin" / "nvidia-smi"
-    smi.parent.mkdir()
-    monkeypatch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
-    smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559, 550.54.15'\n")
-    smi.chmod(0o755)
+def test_the_doctor_tells_of_gpus(quick: None, run: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "devices", lambda: [machine.Gpu("NVIDIA H100 80GB HBM3", 81559 << 20, "550.54.15")])
     monkeypatch.setattr(machine, "version", lambda _: "2.9.0")
     row = finding(run, "gpu")
     assert (row["state"], row["text"]) == ("ok", "NVIDIA H100 80GB HBM3 with 86 GB, driver 550.54.15")
     assert finding(run, "processor")["state"] == "ok"
     monkeypatch.setattr(machine, "version", lambda _: "2.9.0+cpu")
     assert finding(run, "gpu")["state"] == "warning"
-    smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not reach the driver'; exit 9\n")
+
+    def failing() -> list[machine.Gpu]:
+        raise VfindexError("the CUDA driver failed: CUDA error 999")
+
+    monkeypatch.setattr(machine, "devices", failing)
     row = finding(run, "gpu")
-    assert (row["state"], row["text"]) == (
-        "warning",
-        "nvidia-smi failed: NVIDIA-SMI has failed because it could not reach the driver",
-    )
+    assert (row["state"], row["text"]) == ("warning", "the CUDA driver failed: CUDA error 999")
 
 
 def test_the_doctor_tells_what_prevents_an_ingest(

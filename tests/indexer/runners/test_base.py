@@ -27,7 +27,7 @@ def test_a_path_map_that_is_none_is_refused(text: str) -> None:
 
 def test_auto_takes_ray_for_a_cluster_or_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Gpu] = []
-    monkeypatch.setattr(machine, "gpus", lambda: found)
+    monkeypatch.setattr(machine, "usable_devices", lambda: found)
     assert not RunnerChoice().with_ray(needs_gpu=True)
     assert RunnerChoice(address="10.0.0.1:6379").with_ray(needs_gpu=False)
     found[:] = [Gpu("one", 80 << 30, "1")]
