@@ -14,9 +14,9 @@ from crashing import copy_library
 from equality import assert_equal_libraries
 from media import Shot, make_video
 
-from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.repair import RepairReport, RepairSettings, repair
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryDamaged, ModelError
 from vfindex.storage.library import Library
@@ -120,7 +120,7 @@ def test_a_cut_log_costs_at_most_the_last_unit(made: Path, models_cache: Path, t
     def copy_it(_: object) -> None:
         copies.append(copy_library(live, tmp_path / f"copy {len(copies)}"))
 
-    ingest(live, [os.fsencode(made / "videos")], settings, Watcher(progress=copy_it))
+    ingest(live, [os.fsencode(made / "videos")], settings, Callbacks(progress=copy_it))
     last = copies[-1]
     for copy in copies:
         cut_one = copy_library(copy, copy.with_name(f"cut {copy.name}"))

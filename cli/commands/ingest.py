@@ -35,9 +35,9 @@ from vfindex.cli.trust import keep_trust
 from vfindex.storage.errors import Problem, counted
 
 if TYPE_CHECKING:
-    from vfindex.indexer.runs.classify import Watcher
     from vfindex.indexer.runs.ingest import IngestSettings
     from vfindex.indexer.runs.report import ProgressCallback, Report
+    from vfindex.indexer.runs.run import Callbacks
 
 NAME = "ingest"
 EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
@@ -127,17 +127,17 @@ def run_ingest(folder: Path, paths: list[bytes], settings: IngestSettings) -> Re
     """Ingest with progress on a terminal and Ctrl-C that ends cleanly. Raises what `ingest` raises."""
     from vfindex.indexer.runs.ingest import ingest
 
-    with watching() as watcher:
-        return ingest(folder, paths, settings, watcher)
+    with watching() as callbacks:
+        return ingest(folder, paths, settings, callbacks)
 
 
 @contextmanager
-def watching() -> Iterator[Watcher]:
-    """Yield a watcher that draws progress on a terminal and stops at Ctrl-C; a second one raises."""
-    from vfindex.indexer.runs.classify import Watcher
+def watching() -> Iterator[Callbacks]:
+    """Yield a callbacks that draws progress on a terminal and stops at Ctrl-C; a second one raises."""
+    from vfindex.indexer.runs.run import Callbacks
 
-    with _stopping() as (stop, at_once), _progress() as progress:
-        yield Watcher(progress, stop, say, at_once)
+    with _stopping() as (stop, interruptible), _progress() as progress:
+        yield Callbacks(progress, stop, say, interruptible)
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def _stopping() -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractConte
     impatient = 0
 
     @contextmanager
-    def at_once() -> Iterator[None]:
+    def interruptible() -> Iterator[None]:
         nonlocal impatient
         impatient += 1
         try:
@@ -169,7 +169,7 @@ def _stopping() -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractConte
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked), at_once
+        yield lambda: bool(asked), interruptible
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

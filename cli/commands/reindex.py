@@ -77,8 +77,8 @@ def command(
     if dry_run:
         _print_estimate(estimate(folder, settings), json)
         return
-    with watching() as watcher:
-        report = reindex(folder, settings, watcher)
+    with watching() as callbacks:
+        report = reindex(folder, settings, callbacks)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:

@@ -50,8 +50,8 @@ def command(
 
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
     folder = library_folder(library)
-    with watching() as watcher:
-        report = repair(folder, RepairSettings(cache_folder(), workers, choice), watcher)
+    with watching() as callbacks:
+        report = repair(folder, RepairSettings(cache_folder(), workers, choice), callbacks)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:

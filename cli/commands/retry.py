@@ -55,8 +55,8 @@ def command(
     settings = RetrySettings(cache_folder(), workers, quarantined, choice)
     folder = library_folder(library)
     named = [candidate for path in paths or () for candidate in known_as(path)]
-    with watching() as watcher:
-        report = retry(folder, named, settings, watcher)
+    with watching() as callbacks:
+        report = retry(folder, named, settings, callbacks)
     if json:
         print_json(report.to_dict(os.fsdecode))
     elif report.found:

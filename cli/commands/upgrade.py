@@ -100,8 +100,8 @@ def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
         if not json:
             _print_known_items(rows)
 
-    with watching() as watcher:
-        report = upgrade(folder, settings, watcher, compare)
+    with watching() as callbacks:
+        report = upgrade(folder, settings, callbacks, compare)
     if json:
         print_json(report.to_dict(os.fsdecode) | {"known_items": rows})
     else:

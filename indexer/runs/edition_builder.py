@@ -14,9 +14,9 @@ from vfindex.indexer.models.factory import Opening, open_encoders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import options_of
 from vfindex.indexer.runners.local import LocalRunner, default_workers
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.report import Progress, UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse, StoredVideos, TakeOver, stored_problem
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.scheduler import Driver, retitle
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.catalog import now
@@ -77,11 +77,11 @@ class Plan:
 class CatchUp:
     """Builds an edition from another one, which others may go on writing to."""
 
-    def __init__(self, old: Library, writer: Writer, plan: Plan, watcher: Watcher) -> None:
+    def __init__(self, old: Library, writer: Writer, plan: Plan, callbacks: Callbacks) -> None:
         self.old = old
         self.writer = writer
         self._plan = plan
-        self.watcher = watcher
+        self.callbacks = callbacks
         self._seen: _State | None = None
 
     def is_done(self) -> bool:
@@ -105,7 +105,7 @@ class CatchUp:
             replace_exclusions(self.writer.catalog, state.removed, now())
             report.lost = [*self._lost(state, failed), *untitled]
         if self.writer.catalog.change():
-            with self.watcher.at_once():
+            with self.callbacks.interruptible():
                 self.writer.publish()
         with self.writer.library.snapshot() as snapshot:
             counts = snapshot.counts()
@@ -131,8 +131,8 @@ class CatchUp:
 
     def _open(self, asr: bool) -> Encoders:
         plan = self._plan
-        with self.watcher.at_once():
-            return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.watcher.say)
+        with self.callbacks.interruptible():
+            return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.callbacks.say)
 
     def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
         """Take videos over of which no file need be opened; return path -> why it failed."""
@@ -144,7 +144,7 @@ class CatchUp:
         total_s = sum(video.end_s - video.start_s for video in videos)
         done_s = 0.0
         for number, video in enumerate(videos, start=1):
-            if self.watcher.stop():
+            if self.callbacks.stop():
                 report.interrupted = True
                 break
             try:
@@ -153,16 +153,16 @@ class CatchUp:
             except VideoError as exc:
                 failed[exc.problem.path] = exc.problem
             done_s += video.end_s - video.start_s
-            self.watcher.progress(Progress(number, len(videos), done_s, total_s))
+            self.callbacks.progress(Progress(number, len(videos), done_s, total_s))
         return failed
 
     def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
         """Index videos again from their files; return path -> why it failed."""
         reuse = self._plan.reuse
         options = options_of(self._plan.setup, asr=state.asr)
-        run = Triage(self.writer, options, self.watcher)
+        run = Run(self.writer, options, self.callbacks)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
-        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.watcher.stop))
+        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.callbacks.stop))
         run.todo.extend(run.refined)
         whole = [video for video in videos if video.fingerprint not in state.coarse]
         kept = {v.fingerprint: v for v in whole if reuse.pictures or self._transcript_holds(v, state)}

@@ -27,9 +27,9 @@ from vfindex.indexer.models.presets import LITE_VISUAL, Choice, options_of
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
 from vfindex.indexer.runners.local import LocalRunner, default_workers
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.passes import in_turn
 from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded
 from vfindex.indexer.scan.walk import Exclusions, discover
 from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, recognises, remember, roots, set_recognises
@@ -58,29 +58,31 @@ class IngestSettings:
     runner: RunnerChoice = field(default_factory=RunnerChoice)
 
 
-def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watcher: Watcher | None = None) -> Report:
+def ingest(
+    folder: Path, paths: Sequence[bytes], settings: IngestSettings, callbacks: Callbacks | None = None
+) -> Report:
     """Index the videos at and below `paths` into the library in `folder`, and return what became of every file.
 
     Raises LibraryLocked, LibraryVersion, LibraryError, UsageError (a preset or sampling that is not the library's),
     ModelError. A file that cannot be indexed never raises: it is in the report.
     """
-    watcher = watcher or Watcher()
+    callbacks = callbacks or Callbacks()
     began = time.monotonic()
     with writing(folder) as writer:
         is_new = writer.setup() is None
-        with watcher.at_once():
-            setup = _setup(writer, settings, watcher)
+        with callbacks.interruptible():
+            setup = _setup(writer, settings, callbacks)
         asr = _asr(writer, settings.asr)
-        run = Triage(writer, options_of(setup, asr=asr), watcher)
+        run = Run(writer, options_of(setup, asr=asr), callbacks)
         run.report.run_id = writer.catalog.begin_run(settings.command)
         given = _roots(folder, paths, settings.exclude)
         remember(writer.catalog, given)
         for path in forget_exclusions(writer.catalog, [root.path for root in given]):
-            watcher.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
+            callbacks.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
         removed, avoid = exclusions(writer.catalog), [os.fsencode(folder)]
         exclude = Exclusions(settings.exclude)
         run.sort(
-            discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.watcher.stop)
+            discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop)
         )
         run.report.hints += [] if run.report.interrupted else map(_unmatched, exclude.unmatched)
         run.bring_back()
@@ -91,7 +93,7 @@ def ingest(folder: Path, paths: Sequence[bytes], settings: IngestSettings, watch
         run.end(began)
     hint = advice(setup)
     if hint and is_new and settings.choice == Choice() and not run.report.interrupted:
-        watcher.say(hint)
+        callbacks.say(hint)
     return run.report
 
 
@@ -100,7 +102,7 @@ def _unmatched(glob: str) -> Hint:
     return Hint("exclude", f"--exclude {glob} matches nothing there: {words}")
 
 
-def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
+def work(run: Run, setup: Setup, settings: IngestSettings) -> None:
     """Open the library's models, and index what is to be done.
 
     Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
@@ -114,17 +116,17 @@ def work(run: Triage, setup: Setup, settings: IngestSettings) -> None:
         return
     workers = settings.workers or default_workers()
     opening = Opening(usable_cores(), run.options.asr, settings.compiled)
-    with run.watcher.at_once():
-        encoders = open_encoders(setup, settings.cache, opening, say=run.watcher.say)
+    with run.callbacks.interruptible():
+        encoders = open_encoders(setup, settings.cache, opening, say=run.callbacks.say)
     with LocalRunner(workers, encoders) as runner:
         in_turn(run, runner, encoders, workers, progressive=settings.progressive)
 
 
-def _work_on_ray(run: Triage, setup: Setup, settings: IngestSettings) -> None:
+def _work_on_ray(run: Run, setup: Setup, settings: IngestSettings) -> None:
     from vfindex.indexer.runners.ray import Models, RayRunner, Session  # takes seconds to import
 
-    with run.watcher.at_once():
-        texts = Texts(LibraryModels(setup, settings.cache, say=run.watcher.say).text(usable_cores()))
+    with run.callbacks.interruptible():
+        texts = Texts(LibraryModels(setup, settings.cache, say=run.callbacks.say).text(usable_cores()))
     models = Models(setup, settings.cache, run.options.asr, settings.compiled)
     with Session(settings.runner.address), RayRunner(models, texts, settings.runner) as runner:
         in_turn(run, runner, texts, settings.workers or runner.window, progressive=settings.progressive)
@@ -137,7 +139,7 @@ def _roots(folder: Path, paths: Sequence[bytes], exclude: tuple[str, ...]) -> li
     return [Root(path, exclude) for path in real if os.path.exists(path) and not (path + b"/").startswith(library)]
 
 
-def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
+def _setup(writer: Writer, settings: IngestSettings, callbacks: Callbacks) -> Setup:
     """Return the library's setup, made now if it is new. Raises UsageError if another was asked for."""
     choice = settings.choice
     if choice.preset is not None:
@@ -145,7 +147,7 @@ def _setup(writer: Writer, settings: IngestSettings, watcher: Watcher) -> Setup:
     setup = writer.setup()
     if setup is None:
         sampling = str(settings.sampling or Sampling())
-        return install(writer, choice, sampling, settings.cache, say=watcher.say)
+        return install(writer, choice, sampling, settings.cache, say=callbacks.say)
     references = references_of(setup)
     for name, asked, has in (
         ("preset", choice.preset, setup.preset),

@@ -6,12 +6,12 @@ from collections import deque
 
 from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.runners.base import Runner
-from vfindex.indexer.runs.classify import Triage
 from vfindex.indexer.runs.refresh_text import refresh
+from vfindex.indexer.runs.run import Run
 from vfindex.indexer.runs.scheduler import Driver
 
 
-def in_turn(run: Triage, runner: Runner, encoders: Encoders | Texts, workers: int, *, progressive: bool) -> None:
+def in_turn(run: Run, runner: Runner, encoders: Encoders | Texts, workers: int, *, progressive: bool) -> None:
     """Index what is to be done, and tell the report what is left of it.
 
     progressive: first make all that is new searchable by a look in passing (names, subtitles, a keyframe every 10 s, no

@@ -26,8 +26,8 @@ from vfindex.indexer.pipeline.stages import (
     text_vector,
     with_sidecars,
 )
-from vfindex.indexer.runs.classify import Triage
 from vfindex.indexer.runs.report import Progress
+from vfindex.indexer.runs.run import Run
 from vfindex.indexer.runs.scheduler import partial_problem
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.subtitles import sidecar_transcript
@@ -43,15 +43,15 @@ ROUNDING_S = 1e-3  # subtitles tell their times in milliseconds
 Spans = Sequence[tuple[float, float]]
 
 
-def refresh(run: Triage, encoders: Encoders | Texts) -> None:
-    """Redo the words of all videos in `run.reworded`, one after the other, until the watcher says stop."""
+def refresh(run: Run, encoders: Encoders | Texts) -> None:
+    """Redo the words of all videos in `run.reworded`, one after the other, until the callbacks says stop."""
     total = len(run.reworded)
     if not total or run.report.interrupted:
         return
     with Decoder() as decoder:
         work = _Refresh(run, encoders, decoder)
         while run.reworded:
-            if run.watcher.stop():
+            if run.callbacks.stop():
                 run.report.interrupted = True
                 return
             try:
@@ -59,7 +59,7 @@ def refresh(run: Triage, encoders: Encoders | Texts) -> None:
             except _Stopped:
                 return
             run.reworded.popleft()
-            run.watcher.progress(Progress(total - len(run.reworded), total, 0.0, 0.0))
+            run.callbacks.progress(Progress(total - len(run.reworded), total, 0.0, 0.0))
 
 
 class _Stopped(VfindexError):
@@ -69,7 +69,7 @@ class _Stopped(VfindexError):
 class _Refresh:
     """What is redone with, for one video after the other."""
 
-    def __init__(self, run: Triage, encoders: Encoders | Texts, decoder: Decoder) -> None:
+    def __init__(self, run: Run, encoders: Encoders | Texts, decoder: Decoder) -> None:
         self._run = run
         self._catalog = run.writer.catalog
         self._text = encoders.text

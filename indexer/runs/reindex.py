@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vfindex.indexer.models.presets import options_of
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded, is_missing, vanished
 from vfindex.indexer.scan.walk import Discovered, Found, discover
 from vfindex.storage.db.reader import Snapshot
@@ -63,12 +63,12 @@ class ReindexSettings:
         return min(ends, default=None)
 
 
-def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Report:
+def reindex(folder: Path, settings: ReindexSettings, callbacks: Callbacks | None = None) -> Report:
     """Bring the library in `folder` up to date with its roots, and return what became of every file.
 
     Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError (no root is known), ModelError.
     """
-    asked = watcher or Watcher()
+    asked = callbacks or Callbacks()
     began = time.monotonic()
     start = settings.clock.monotonic()
     with _scanning(folder, _with_end(asked, settings, start)) as (run, given, setup):
@@ -95,7 +95,7 @@ def reindex(folder: Path, settings: ReindexSettings, watcher: Watcher | None = N
     return run.report
 
 
-def _is_progressive(run: Triage, settings: ReindexSettings, began: float = 0.0) -> bool:
+def _is_progressive(run: Run, settings: ReindexSettings, began: float = 0.0) -> bool:
     left_s = settings.left_s(began)
     if settings.progressive is not None or left_s is None:
         return bool(settings.progressive)
@@ -127,9 +127,9 @@ class Estimate:
     wall_s: float | None
 
 
-def estimate(folder: Path, settings: ReindexSettings, watcher: Watcher | None = None) -> Estimate:
+def estimate(folder: Path, settings: ReindexSettings, callbacks: Callbacks | None = None) -> Estimate:
     """Return what `reindex` would do; nothing is changed. Raises as `reindex` does, but for ModelError."""
-    with _scanning(folder, watcher or Watcher()) as (run, given, _):
+    with _scanning(folder, callbacks or Callbacks()) as (run, given, _):
         run.sort(_scan(run, given, folder))
         gone, moved = vanished(run, given, allow_missing=settings.allow_missing)
         gone |= excluded(run.unseen() - gone, given)
@@ -154,7 +154,7 @@ def estimate(folder: Path, settings: ReindexSettings, watcher: Watcher | None = 
 
 
 @contextmanager
-def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Root], Setup]]:
+def _scanning(folder: Path, callbacks: Callbacks) -> Iterator[tuple[Run, list[Root], Setup]]:
     """Hold the library's writer; yield an empty run, the roots and the setup."""
     Library.open(folder)
     with writing(folder) as writer:
@@ -167,7 +167,7 @@ def _scanning(folder: Path, watcher: Watcher) -> Iterator[tuple[Triage, list[Roo
             )
         options = options_of(setup, asr=recognises(writer.catalog))
         with _uncollected():
-            run = Triage(writer, options, watcher)
+            run = Run(writer, options, callbacks)
         yield run, given, setup
 
 
@@ -184,12 +184,12 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _with_end(watcher: Watcher, settings: ReindexSettings, began: float) -> Watcher:
+def _with_end(callbacks: Callbacks, settings: ReindexSettings, began: float) -> Callbacks:
     def stop() -> bool:
         left_s = settings.left_s(began)
-        return watcher.stop() or (left_s is not None and left_s <= 0)
+        return callbacks.stop() or (left_s is not None and left_s <= 0)
 
-    return replace(watcher, stop=stop)
+    return replace(callbacks, stop=stop)
 
 
 def _video_s(snapshot: Snapshot, size_bytes: int) -> float | None:
@@ -200,7 +200,7 @@ def _video_s(snapshot: Snapshot, size_bytes: int) -> float | None:
     return size_bytes * held_s / held_bytes if held_bytes else None
 
 
-def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discovered]:
+def _scan(run: Run, given: Sequence[Root], folder: Path) -> Iterator[Discovered]:
     """Yield what has changed at the roots, each file once.
 
     None counts as named: what failed stays failed until it changes.
@@ -213,7 +213,7 @@ def _scan(run: Triage, given: Sequence[Root], folder: Path) -> Iterator[Discover
     told: set[bytes] = set()
     for exclude, paths in by_globs.items():
         for each in discover(
-            paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.watcher.stop
+            paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop
         ):
             path = each.location.path if isinstance(each, Found) else each.problem.path
             if path not in told:

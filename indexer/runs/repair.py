@@ -22,9 +22,9 @@ from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.metadata_text import documents_of
 from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, work
 from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import is_missing
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.engine import connect
@@ -100,13 +100,13 @@ class RepairReport:
         }
 
 
-def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = None) -> RepairReport:
+def repair(folder: Path, settings: RepairSettings, callbacks: Callbacks | None = None) -> RepairReport:
     """Make the library in `folder` sound again and return what was done.
 
     A repair that is broken off is continued by the next. Videos that are not there now keep their places and wait.
     Raises LibraryNotFound, LibraryLocked, LibraryDamaged (nothing can be read any more), LibraryError, ModelError.
     """
-    watcher = watcher or Watcher()
+    callbacks = callbacks or Callbacks()
     began = time.monotonic()
     Library.open(folder)
     report = RepairReport()
@@ -120,16 +120,16 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
         if saved is not None:
             found, report.kept = saved
             report.unreadable = {name: _keys(ranges) for name, ranges in sorted(found.lost.items())}
-            watcher.say(f"the damaged database is kept as {report.kept.name}; what could be read of it was saved")
+            callbacks.say(f"the damaged database is kept as {report.kept.name}; what could be read of it was saved")
         run_id = writer.catalog.begin_run("repair")
         _repair_rows(writer, saved[0] if saved else Salvage(), report)
-        with watcher.at_once():
-            _renew_encoders(writer, setup, settings.cache, report, watcher)
+        with callbacks.interruptible():
+            _renew_encoders(writer, setup, settings.cache, report, callbacks)
         paths = [path for video in waiting(writer.catalog) for path in video.paths]
-        run = Triage(writer, options_of(setup, asr=recognises(writer.catalog)), watcher)
+        run = Run(writer, options_of(setup, asr=recognises(writer.catalog)), callbacks)
         run.report.run_id, report.run = run_id, run.report
         again = list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))
-        run.sort(discover(again, stop=watcher.stop))
+        run.sort(discover(again, stop=callbacks.stop))
         is_unfinished = writer.catalog.get(UNFINISHED) == "1"
         if is_unfinished:
             _look_everywhere(run, folder)
@@ -139,7 +139,7 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
         if not report.run.interrupted:
             if is_unfinished:
                 writer.catalog.put(UNFINISHED, "0")
-            _remake_thumbnails(writer, setup, settings.cache, report, watcher)
+            _remake_thumbnails(writer, setup, settings.cache, report, callbacks)
         report.run.wall_s = time.monotonic() - began
         writer.write_spare()
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
@@ -148,7 +148,7 @@ def repair(folder: Path, settings: RepairSettings, watcher: Watcher | None = Non
     return report
 
 
-def _look_everywhere(run: Triage, folder: Path) -> None:
+def _look_everywhere(run: Run, folder: Path) -> None:
     """Add to a run what the library does not know of the roots: files whose rows are lost, or were being made."""
     avoid, removed = [os.fsencode(folder)], exclusions(run.writer.catalog)
     for root in roots(run.writer.catalog):
@@ -160,7 +160,7 @@ def _look_everywhere(run: Triage, folder: Path) -> None:
                     avoid=avoid,
                     removed=removed,
                     sift=run.changed,
-                    stop=run.watcher.stop,
+                    stop=run.callbacks.stop,
                 )
             )
 
@@ -204,19 +204,19 @@ def _titles(writer: Writer) -> dict[int, tuple[Document, ...]]:
 # --- query encoders -------------------------------------------------------------------------------------------------
 
 
-def _renew_encoders(writer: Writer, setup: Setup, cache: Path, report: RepairReport, watcher: Watcher) -> None:
+def _renew_encoders(writer: Writer, setup: Setup, cache: Path, report: RepairReport, callbacks: Callbacks) -> None:
     """Replace damaged query encoders by those of the cache, which are exported again where they are damaged too."""
     with writer.library.snapshot() as snapshot:
         faults = query_faults(writer.library, snapshot)
     if not faults:
         return
-    folders = query_folders(setup, cache, say=watcher.say)
+    folders = query_folders(setup, cache, say=callbacks.say)
     for name in faults:
         try:
             check_files(folders[name], read_meta(folders[name]))
         except ModelError:
             shutil.rmtree(folders[name], ignore_errors=True)  # as links, the two are one file often
-            folders = query_folders(setup, cache, say=watcher.say)
+            folders = query_folders(setup, cache, say=callbacks.say)
     writer.renew_query_encoders({name: folders[name] for name in faults})
     report.encoders = sorted(faults)
 
@@ -224,7 +224,7 @@ def _renew_encoders(writer: Writer, setup: Setup, cache: Path, report: RepairRep
 # --- thumbnails -----------------------------------------------------------------------------------------------------
 
 
-def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairReport, watcher: Watcher) -> None:
+def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairReport, callbacks: Callbacks) -> None:
     """Make missing and torn thumbnails anew from the videos that are there; delete those of no clip."""
     with writer.library.snapshot() as snapshot:
         for path in stray_thumbnails(writer.library, snapshot):
@@ -233,12 +233,12 @@ def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: Repair
         bare = _without_thumbnails(writer.library, snapshot)
         if not bare:
             return
-        with watcher.at_once():
-            encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=watcher.say)
+        with callbacks.interruptible():
+            encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=callbacks.say)
         wanted = Wanted(Sampling.parse(setup.sampling), encoders.image.size_px, audio=None)
         with Decoder() as decoder:
             for video in bare:
-                if watcher.stop():
+                if callbacks.stop():
                     report.run.interrupted = True
                     return
                 try:

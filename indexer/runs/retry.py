@@ -9,10 +9,10 @@ from pathlib import Path
 
 from vfindex.indexer.models.presets import options_of
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, work
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry_policy import FINAL
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.sources import known_files, recognises
 from vfindex.storage.errors import BUG, LibraryNotFound
@@ -34,13 +34,13 @@ class RetrySettings:
     runner: RunnerChoice = field(default_factory=RunnerChoice)
 
 
-def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher: Watcher | None = None) -> Report:
+def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, callbacks: Callbacks | None = None) -> Report:
     """Try again what failed at and below `paths`, everywhere if there are none; return what became of each file.
 
     Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError, ModelError, UsageError (a path may be any
     of several).
     """
-    watcher = watcher or Watcher()
+    callbacks = callbacks or Callbacks()
     began = time.monotonic()
     Library.open(folder)
     with writing(folder) as writer:
@@ -53,9 +53,9 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, watcher
         for path in files:
             if known[path].state == "partial":
                 writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew
-        run = Triage(writer, options_of(setup, asr=recognises(writer.catalog)), watcher)
+        run = Run(writer, options_of(setup, asr=recognises(writer.catalog)), callbacks)
         run.report.run_id = writer.catalog.begin_run("retry")
-        run.sort(discover(files, stop=watcher.stop))
+        run.sort(discover(files, stop=callbacks.stop))
         if run.has_work():
             work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
         run.end(began)

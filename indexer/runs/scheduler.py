@@ -16,10 +16,10 @@ from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, text_vector
 from vfindex.indexer.runners.base import Runner
-from vfindex.indexer.runs.classify import Ending, Triage, remembered
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.retry_policy import is_tried_again, is_worth_reading, last_word, next_care
 from vfindex.indexer.runs.reuse import StoredVideos
+from vfindex.indexer.runs.run import Ending, Run, remembered
 from vfindex.indexer.scan.walk import Found, fingerprint
 from vfindex.storage.db.catalog import now
 from vfindex.storage.errors import BUG, Problem, VideoError
@@ -75,7 +75,7 @@ class Driver:
 
     def __init__(
         self,
-        run: Triage,
+        run: Run,
         runner: Runner,
         encoders: Encoders | Texts,
         workers: int,
@@ -104,9 +104,9 @@ class Driver:
         self.done_s = self.total_s = 0.0
 
     def work(self) -> None:
-        """Work until every file has ended, or the watcher says stop."""
+        """Work until every file has ended, or the callbacks says stop."""
         while True:
-            stopping = self.run.report.interrupted or self.run.watcher.stop()
+            stopping = self.run.report.interrupted or self.run.callbacks.stop()
             self.run.report.interrupted = stopping
             if stopping:
                 self._drop_unstarted()
@@ -130,7 +130,7 @@ class Driver:
 
     def _fill(self) -> None:
         """Give the runner work: units of videos begun first, then the next files. One task waits ready in the queue."""
-        while len(self.preparing) + len(self.indexing) <= self.workers and not self.run.watcher.stop():
+        while len(self.preparing) + len(self.indexing) <= self.workers and not self.run.callbacks.stop():
             active = next((a for a in self.active.values() if a.waiting), None)
             if active is not None:
                 unit_id, plan = active.waiting.popleft()
@@ -427,7 +427,7 @@ class Driver:
         self._tell()
 
     def _tell(self) -> None:
-        self.run.watcher.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
+        self.run.callbacks.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
 
 
 def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Problem | None:

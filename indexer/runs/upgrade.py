@@ -17,10 +17,10 @@ from pathlib import Path
 from vfindex.indexer.models.factory import chosen_references, install, preset_name, references_of
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.edition_builder import CatchUp, Plan
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import (
@@ -79,7 +79,7 @@ Compare = Callable[[Path, Path], None]
 
 
 def upgrade(
-    folder: Path, settings: UpgradeSettings, watcher: Watcher | None = None, compare: Compare | None = None
+    folder: Path, settings: UpgradeSettings, callbacks: Callbacks | None = None, compare: Compare | None = None
 ) -> UpgradeReport:
     """Bring the library in `folder` over to the models asked for, and return what was done.
 
@@ -87,7 +87,7 @@ def upgrade(
     where videos would be `lost`, unless they may be.
     Raises LibraryNotFound, LibraryLocked (another upgrade), UsageError, ModelError, LibraryError.
     """
-    watcher = watcher or Watcher()
+    callbacks = callbacks or Callbacks()
     began = time.monotonic()
     old = Library.open(folder)
     try:
@@ -95,9 +95,9 @@ def upgrade(
     except LibraryVersion:
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
-    number, wish = _edition(folder, _wish(before, settings), watcher)
+    number, wish = _edition(folder, _wish(before, settings), callbacks)
     with ExitStack() as held, writing(model_versions.edition_folder(folder, number)) as writer:
-        setup = _begin(old, writer, wish, settings.cache, watcher)
+        setup = _begin(old, writer, wish, settings.cache, callbacks)
         report = UpgradeReport(number, _named(before), _named(setup))
         if replace(before, references=references_of(before)) == setup:
             model_versions.discard(folder, [number])
@@ -105,7 +105,7 @@ def upgrade(
             return report
         run_id = writer.catalog.begin_run("upgrade")
         plan = Plan(setup, Reuse.between(before, setup), settings.cache, settings.workers)
-        _build(CatchUp(old, writer, plan, watcher), report, settings.allow_missing, compare, held)
+        _build(CatchUp(old, writer, plan, callbacks), report, settings.allow_missing, compare, held)
         report.wall_s = time.monotonic() - began
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
         if report.swapped:
@@ -153,7 +153,7 @@ def _build(work: CatchUp, report: UpgradeReport, allow_missing: bool, compare: C
             compare(work.old.folder, work.writer.folder)
             compare = None
         with ExitStack() as attempt:
-            if not _lock(work.old.root, attempt, work.watcher):
+            if not _lock(work.old.root, attempt, work.callbacks):
                 report.interrupted = True
                 return
             if not work.old.is_in_use():
@@ -164,16 +164,16 @@ def _build(work: CatchUp, report: UpgradeReport, allow_missing: bool, compare: C
                 return
 
 
-def _lock(folder: Path, held: ExitStack, watcher: Watcher) -> bool:
+def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
     """Take the library's lock, waiting for a run that has it; return False if asked to stop first."""
     told = False
-    while not watcher.stop():
+    while not callbacks.stop():
         try:
             held.enter_context(locked(folder))
             return True
         except LibraryLocked:
             if not told:
-                watcher.say("the new edition is ready; waiting for the run that is writing to the library")
+                callbacks.say("the new edition is ready; waiting for the run that is writing to the library")
             told = True
             time.sleep(POLL_S)
     return False
@@ -206,7 +206,7 @@ def _wish(before: Setup, settings: UpgradeSettings) -> Wish | None:
     return Wish(preset, models["visual"], models["text"], models["speech"], sampling)
 
 
-def _edition(folder: Path, wish: Wish | None, watcher: Watcher) -> tuple[int, Wish]:
+def _edition(folder: Path, wish: Wish | None, callbacks: Callbacks) -> tuple[int, Wish]:
     """Return the number of the edition to build and what for: one begun for the same, else a new one.
 
     Other unfinished editions are deleted; those that were in use once are kept for `roll_back`.
@@ -216,7 +216,7 @@ def _edition(folder: Path, wish: Wish | None, watcher: Watcher) -> tuple[int, Wi
     begun = {number: _begun(model_versions.edition_folder(folder, number)) for number in others}
     for number, (purpose, complete) in begun.items():
         if purpose is not None and (purpose == wish or (wish is None and not complete)):
-            watcher.say(f"going on with the upgrade begun earlier ({purpose})")
+            callbacks.say(f"going on with the upgrade begun earlier ({purpose})")
             return number, purpose
     if wish is None:
         raise UsageError("no upgrade is unfinished; say what to change to, as in: vfindex upgrade --preset base")
@@ -225,7 +225,7 @@ def _edition(folder: Path, wish: Wish | None, watcher: Watcher) -> tuple[int, Wi
             with locked(model_versions.edition_folder(folder, number)):
                 model_versions.discard(folder, [number])
             if purpose is not None:
-                watcher.say(f"the unfinished upgrade to other models is dropped ({purpose})")
+                callbacks.say(f"the unfinished upgrade to other models is dropped ({purpose})")
     return max([*used, *others]) + 1, wish
 
 
@@ -239,7 +239,7 @@ def _begun(place: Path) -> tuple[Wish | None, bool]:
         return None, False
 
 
-def _begin(old: Library, writer: Writer, wish: Wish, cache: Path, watcher: Watcher) -> Setup:
+def _begin(old: Library, writer: Writer, wish: Wish, cache: Path, callbacks: Callbacks) -> Setup:
     """Return the setup of the edition, made now if it is new. Raises ModelError, and then nothing is left of it."""
     setup = writer.setup()
     if setup is not None:
@@ -249,8 +249,8 @@ def _begin(old: Library, writer: Writer, wish: Wish, cache: Path, watcher: Watch
             writer.adopt_runs(runs(snapshot))
         writer.catalog.put(_WISH, json.dumps(asdict(wish)))
     try:
-        with watcher.at_once():
-            return install(writer, wish.choice(), wish.sampling, cache, say=watcher.say)
+        with callbacks.interruptible():
+            return install(writer, wish.choice(), wish.sampling, cache, say=callbacks.say)
     except VfindexError:
         model_versions.discard(old.root, [int(writer.folder.name)])
         raise

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.runs.classify import Triage
+from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import ASK_EVERY, Exclusions, Found, fingerprint, is_excluded_below
 from vfindex.storage.db.locations import is_below, sample_below
 from vfindex.storage.db.sources import Root
@@ -49,7 +49,7 @@ def is_missing(path: bytes) -> bool:
     return False
 
 
-def vanished(run: Triage, given: Sequence[Root], *, allow_missing: bool) -> tuple[set[bytes], set[bytes]]:
+def vanished(run: Run, given: Sequence[Root], *, allow_missing: bool) -> tuple[set[bytes], set[bytes]]:
     """Return what is gone from the roots, and what is gone but found again among `run.todo`, which then comes first.
 
     Roots that are missing, or have lost too much at once, are left alone and told in the report, unless they may be.
@@ -87,7 +87,7 @@ def excluded(unseen: Set[bytes], given: Sequence[Root]) -> set[bytes]:
     return chosen
 
 
-def _new_name(run: Triage, root: bytes) -> bytes | None:
+def _new_name(run: Run, root: bytes) -> bytes | None:
     """Return where a folder lies now that is not there, if it or a folder above it was renamed; None if not.
 
     It is known by its files: size, time and inode. Those of a disk that is not mounted are nowhere; a copy on another
@@ -135,7 +135,7 @@ def _grounds(unseen: Set[bytes], given: Sequence[Root]) -> list[_Ground]:
     return list(grounds.values())
 
 
-def _moved(run: Triage, gone: set[bytes]) -> set[bytes]:
+def _moved(run: Run, gone: set[bytes]) -> set[bytes]:
     """Return those of `gone` whose content was found elsewhere. Only files of the same size are read for that."""
     by_size: dict[int, list[bytes]] = {}
     for path in gone:
@@ -170,7 +170,7 @@ def _fingerprint(path: bytes) -> str:
         return ""
 
 
-def _doubt(ground: _Ground, run: Triage, gone: set[bytes], moved: set[bytes]) -> Problem | None:
+def _doubt(ground: _Ground, run: Run, gone: set[bytes], moved: set[bytes]) -> Problem | None:
     """Return why nothing of a root is believed to be gone, None where it is.
 
     A missing root of which all files lie elsewhere now, or are known to be gone, is no trouble: it has nothing to lose.

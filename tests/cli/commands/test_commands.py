@@ -353,10 +353,10 @@ def test_an_empty_folder_is_said_to_be_empty(run: Any, library: Path, tmp_path: 
 def test_ctrl_c_ends_after_the_units_in_work(
     run: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Any, __: Any, ___: Any, watcher: Any) -> Report:
-        assert not watcher.stop()
+    def interrupted(_: Any, __: Any, ___: Any, callbacks: Any) -> Report:
+        assert not callbacks.stop()
         os.kill(os.getpid(), signal.SIGINT)
-        return Report(found=1, indexed=1, interrupted=watcher.stop())
+        return Report(found=1, indexed=1, interrupted=callbacks.stop())
 
     monkeypatch.setattr(indexer_ingest, "ingest", interrupted)
     before = signal.getsignal(signal.SIGINT)

@@ -239,9 +239,9 @@ def test_the_command_line_tells_a_bug_at_its_end(tmp_path: Path, videos: Path, m
 def test_one_bug_in_every_file_does_not_flood_the_report(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vfindex.indexer.runs import classify as triage
+    from vfindex.indexer.runs import run as run_module
 
-    monkeypatch.setattr(triage, "MAX_TRACES", 1)
+    monkeypatch.setattr(run_module, "MAX_TRACES", 1)
     monkeypatch.setattr(pipeline, "describe", lambda *_: 1 / 0)
     report = run(videos, models_cache)
     assert (len(report.failed), len(report.bugs())) == (3, 1)

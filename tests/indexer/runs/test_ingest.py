@@ -20,12 +20,11 @@ from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline import stages as pipeline
-from vfindex.indexer.runs import classify
 from vfindex.indexer.runs import ingest as ingest_module
 from vfindex.indexer.runs import scheduler as driver
-from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import Problem, UsageError, VideoError
 from vfindex.storage.library import Library
@@ -38,10 +37,10 @@ Ingest = Callable[..., Report]
 def run(tmp_path: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests paths (the folder `videos` if none) into one library, without recognition."""
 
-    def ingest_paths(*paths: Path | bytes, watcher: Watcher | None = None, **settings: object) -> Report:
+    def ingest_paths(*paths: Path | bytes, callbacks: Callbacks | None = None, **settings: object) -> Report:
         chosen = replace(IngestSettings(cache=models_cache, workers=2, asr=False), **settings)  # type: ignore[arg-type]
         targets = [os.fsencode(path) for path in paths or (tmp_path / "videos",)]
-        report = ingest(tmp_path / "lib", targets, chosen, watcher)
+        report = ingest(tmp_path / "lib", targets, chosen, callbacks)
         assert report.adds_up()
         return report
 
@@ -215,7 +214,9 @@ def test_names_come_through_intact(tmp_path: Path, run: Ingest) -> None:
 
 def test_a_run_that_is_stopped_is_continued(tmp_path: Path, videos: Path, run: Ingest) -> None:
     told: list[int] = []
-    first_run = run(watcher=Watcher(progress=lambda p: told.append(p.done_files), stop=lambda: bool(told)), workers=1)
+    first_run = run(
+        callbacks=Callbacks(progress=lambda p: told.append(p.done_files), stop=lambda: bool(told)), workers=1
+    )
     assert first_run.interrupted
     done = first_run.indexed
     assert 0 < done < 3
@@ -303,7 +304,6 @@ def test_searches_during_an_ingest_neither_fail_nor_block(tmp_path: Path, videos
 def test_nothing_to_do_is_no_error(tmp_path: Path, run: Ingest) -> None:
     (tmp_path / "videos").mkdir()
     assert run().found == 0
-    assert classify.Report().adds_up()
 
 
 def test_files_that_the_machine_could_not_read_are_read_by_the_next_run(

@@ -17,10 +17,10 @@ from media import Shot, make_video
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import stages as pipeline
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.reindex import ReindexSettings, _is_progressive, estimate, reindex
 from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.scheduler import Driver
 from vfindex.indexer.scan.walk import discover
 from vfindex.search.engine import SearchEngine
@@ -31,7 +31,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import writing
 
-Run = Callable[..., Report]
+Ingest = Callable[..., Report]
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def videos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, videos: Path, models_cache: Path) -> Run:
+def run(tmp_path: Path, videos: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests the folder progressively into `lib`."""
 
-    def again(name: str = "lib", watcher: Watcher | None = None, progressive: bool = True) -> Report:
+    def again(name: str = "lib", callbacks: Callbacks | None = None, progressive: bool = True) -> Report:
         settings = IngestSettings(cache=models_cache, workers=1, asr=False, progressive=progressive)
-        report = ingest(tmp_path / name, [os.fsencode(videos)], settings, watcher)
+        report = ingest(tmp_path / name, [os.fsencode(videos)], settings, callbacks)
         assert report.adds_up()
         return report
 
@@ -72,8 +72,8 @@ def coarse(folder: Path) -> int:
         return len(coarse_videos(snapshot))
 
 
-def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Watcher:
-    """Return a watcher that stops a run when its look in passing is done."""
+def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Callbacks:
+    """Return a callbacks that stops a run when its look in passing is done."""
     real, asked = Driver.work, []
 
     def work(self: Driver) -> None:
@@ -81,15 +81,15 @@ def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Watcher:
         asked.append(self.coarse)
 
     monkeypatch.setattr(Driver, "work", work)
-    return Watcher(stop=lambda: bool(asked))
+    return Callbacks(stop=lambda: bool(asked))
 
 
 def test_a_run_that_ends_early_has_made_all_searchable(
-    tmp_path: Path, videos: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, videos: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "lib"
     with monkeypatch.context() as patched:
-        report = run(watcher=stopping_between(patched))
+        report = run(callbacks=stopping_between(patched))
     assert (report.interrupted, report.coarse, report.indexed, report.left) == (True, 2, 0, 0)
     assert coarse(library) == 2
     assert sampled(library) == {"red door": [1, 1], "blue hall": [1]}
@@ -110,21 +110,21 @@ def test_a_run_that_ends_early_has_made_all_searchable(
     assert run().unchanged == 2
 
 
-def test_a_run_with_time_does_both(tmp_path: Path, run: Run) -> None:
+def test_a_run_with_time_does_both(tmp_path: Path, run: Ingest) -> None:
     seen: list[int] = []
-    watcher = Watcher(progress=lambda _: seen.append(coarse(tmp_path / "lib")))
-    report = run(watcher=watcher)
+    callbacks = Callbacks(progress=lambda _: seen.append(coarse(tmp_path / "lib")))
+    report = run(callbacks=callbacks)
     assert (report.indexed, report.coarse, max(seen), coarse(tmp_path / "lib")) == (2, 0, 2, 0)
 
 
 def test_a_reading_that_is_broken_off_half_way_does_not_show(
-    tmp_path: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library, real = tmp_path / "lib", Driver._indexed
     monkeypatch.setattr(pipeline, "UNIT_S", 6.0)
     monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 3.0)
     with monkeypatch.context() as patched:
-        run(watcher=stopping_between(patched))
+        run(callbacks=stopping_between(patched))
     found = estimate(library, ReindexSettings(models_cache))
     assert (found.new, found.coarse, found.size_bytes > 0) == (0, 2, True)
     before = [(hit.video, hit.start_s, hit.score) for hit in SearchEngine.open(library).search("red")]
@@ -152,10 +152,10 @@ def test_a_reading_that_is_broken_off_half_way_does_not_show(
 
 
 def test_what_cannot_be_read_wholly_stays_as_it_was_seen(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        run(watcher=stopping_between(patched))
+        run(callbacks=stopping_between(patched))
 
     def read(_: Decoder, path: bytes, **__: object) -> None:
         raise VideoError(Problem(path, "decode", "unreadable", "the disk failed", "check it"))
@@ -167,16 +167,16 @@ def test_what_cannot_be_read_wholly_stays_as_it_was_seen(
     assert len(SearchEngine.open(tmp_path / "lib").search("red")) == 2
 
 
-def test_the_night_decides_by_the_time_left(tmp_path: Path, run: Run, models_cache: Path) -> None:
+def test_the_night_decides_by_the_time_left(tmp_path: Path, run: Ingest, models_cache: Path) -> None:
 
     run(progressive=False)
     make_video(tmp_path / "videos" / "new.mp4", shots=[Shot("white", 2)])
     settings = ReindexSettings(models_cache)
     soon, late = (datetime.now(UTC) + timedelta(seconds=s) for s in (0, 1e6))
     with writing(tmp_path / "lib") as writer:
-        triage = Triage(writer, Options(Sampling(), asr=False), Watcher())
-        triage.sort(discover([os.fsencode(tmp_path / "videos")], sift=triage.changed))
-        decided = [_is_progressive(triage, replace(settings, end_at=end)) for end in (None, soon, late)]
+        listed = Run(writer, Options(Sampling(), asr=False), Callbacks())
+        listed.sort(discover([os.fsencode(tmp_path / "videos")], sift=listed.changed))
+        decided = [_is_progressive(listed, replace(settings, end_at=end)) for end in (None, soon, late)]
         assert decided == [False, True, False]
-        assert _is_progressive(triage, replace(settings, progressive=True))
-        assert not _is_progressive(triage, replace(settings, end_at=soon, progressive=False))
+        assert _is_progressive(listed, replace(settings, progressive=True))
+        assert not _is_progressive(listed, replace(settings, end_at=soon, progressive=False))

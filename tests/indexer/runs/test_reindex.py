@@ -19,9 +19,9 @@ from library_maker import PICTURE, axis, clip, install, video
 
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.runs import ingest
-from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.reindex import Clock, ReindexSettings, estimate, reindex
 from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.scan.walk import fingerprint
 from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.db.sources import Root, forget_exclusions, known_files, remember, roots, stored_exclusions
@@ -382,14 +382,14 @@ def test_ingest_excludes_what_it_knows_and_brings_back_what_is_named(
     remove(library, videos / "0" / "v0.mp4")
     without_models(monkeypatch)
     said: list[str] = []
-    watcher = Watcher(say=said.append, stop=lambda: bool(said))
+    callbacks = Callbacks(say=said.append, stop=lambda: bool(said))
     settings = ingest.IngestSettings(library, exclude=("v2.*",))
-    ingest.ingest(library, [os.fsencode(videos)], settings, Watcher(say=said.append))
+    ingest.ingest(library, [os.fsencode(videos)], settings, Callbacks(say=said.append))
     assert said == ["1 file of the library excluded now, and no longer searched"]
     assert searchable(library) == 8
     said.clear()
     path = videos / "0" / "v0.mp4"
-    ingest.ingest(library, [os.fsencode(path)], ingest.IngestSettings(library), watcher)
+    ingest.ingest(library, [os.fsencode(path)], ingest.IngestSettings(library), callbacks)
     assert said == [f"{path} had been removed and is indexed again, as it is named"]
 
 

@@ -18,9 +18,9 @@ from media import Shot, make_video
 from vfindex.indexer.models import hardware
 from vfindex.indexer.models.export.cache import exporting
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan import missing as vanished_module
 from vfindex.indexer.scan.missing import vanished
 from vfindex.indexer.scan.walk import ASK_EVERY, discover
@@ -66,9 +66,9 @@ def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
     tmp_path: Path, tree: Path, models_cache: Path
 ) -> None:
     settings = IngestSettings(cache=models_cache, workers=1, asr=False)
-    report = ingest(tmp_path / "lib", [os.fsencode(tree)], settings, Watcher(stop=lambda: True))
+    report = ingest(tmp_path / "lib", [os.fsencode(tree)], settings, Callbacks(stop=lambda: True))
     assert (report.interrupted, report.found) == (True, 0)
-    report = ingest(tmp_path / "lib", [os.fsencode(tree / "0001.mp4")], settings, Watcher(stop=lambda: True))
+    report = ingest(tmp_path / "lib", [os.fsencode(tree / "0001.mp4")], settings, Callbacks(stop=lambda: True))
     assert (report.interrupted, report.left) == (True, 1)
     ended = ReindexSettings(models_cache, end_at=datetime.now(UTC) - timedelta(hours=1))
     report = reindex(tmp_path / "lib", ended)
@@ -80,7 +80,7 @@ def test_nothing_is_gone_where_the_search_for_it_is_stopped(
 ) -> None:
     monkeypatch.setattr(vanished_module, "ASK_EVERY", 1)
     with writing(tmp_path / "lib") as writer:
-        run = Triage(writer, Options(Sampling(), asr=False), Watcher(stop=Counting(3)))
+        run = Run(writer, Options(Sampling(), asr=False), Callbacks(stop=Counting(3)))
         monkeypatch.setattr(run, "unseen", lambda: {b"%s/%d" % (os.fsencode(tmp_path), n) for n in range(9)})
         assert vanished(run, [Root(os.fsencode(tmp_path), ())], allow_missing=True) == (set(), set())
         assert run.report.interrupted
@@ -94,7 +94,7 @@ def test_copies_that_are_only_entered_do_not_hide_a_stop(tmp_path: Path, models_
     for number in range(9):
         (tmp_path / "videos" / f"b{number}.mp4").write_bytes(first.read_bytes())
     done: list[int] = []
-    stop = Watcher(progress=lambda progress: done.append(progress.done_files), stop=lambda: len(done) >= 2)
+    stop = Callbacks(progress=lambda progress: done.append(progress.done_files), stop=lambda: len(done) >= 2)
     report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings, stop)
     assert (report.interrupted, report.left, len(done)) == (True, 7, 2)
 
@@ -107,7 +107,7 @@ def test_a_publication_is_given_up_at_an_interruption(
     entered: list[int] = []
 
     @contextmanager
-    def at_once() -> Any:
+    def interruptible() -> Any:
         entered.append(1)
         yield
 
@@ -117,7 +117,9 @@ def test_a_publication_is_given_up_at_an_interruption(
 
     with monkeypatch.context() as patched:
         patched.setattr(Writer, "publish", interrupted)
-        report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings, Watcher(at_once=at_once))
+        report = ingest(
+            tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings, Callbacks(interruptible=interruptible)
+        )
     assert (report.indexed, report.interrupted) == (1, True)
     again = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings)
     assert (again.unchanged, again.interrupted) == (1, False)

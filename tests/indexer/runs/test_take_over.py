@@ -20,9 +20,9 @@ from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.runs import edition_builder as catch_up
 from vfindex.indexer.runs import upgrade as upgrading
-from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.reuse import TakeOver
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import UpgradeSettings, discard, roll_back, upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
@@ -123,10 +123,10 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Upgrade:
     monkeypatch.setattr(upgrading, "POLL_S", 0.02)
 
     def over(
-        choice: Choice = OTHER, watcher: Watcher | None = None, compare: Any = None, **settings: Any
+        choice: Choice = OTHER, callbacks: Callbacks | None = None, compare: Any = None, **settings: Any
     ) -> UpgradeReport:
         chosen = UpgradeSettings(cache=folder / "cache", choice=choice, **settings)
-        return upgrade(folder, chosen, watcher, compare)
+        return upgrade(folder, chosen, callbacks, compare)
 
     return over
 
@@ -245,17 +245,17 @@ def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) ->
         assert history(folder) == [0]
         writers[0].__exit__(None, None, None)
 
-    assert run(watcher=Watcher(say=say), compare=meanwhile).swapped
+    assert run(callbacks=Callbacks(say=say), compare=meanwhile).swapped
     assert told == ["the new edition is ready; waiting for the run that is writing to the library"]
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(folder: Path, run: Upgrade) -> None:
     answers = iter([False, True])
-    report = run(watcher=Watcher(stop=lambda: next(answers)))
+    report = run(callbacks=Callbacks(stop=lambda: next(answers)))
     assert (report.interrupted, report.swapped, report.taken_over, report.videos) == (True, False, 1, 1)
     assert (history(folder), names(folder)) == ([0], ["long story", "zoo"])
     told: list[str] = []
-    again = run(Choice(), Watcher(say=told.append))  # it knows what it was begun for
+    again = run(Choice(), Callbacks(say=told.append))  # it knows what it was begun for
     assert (again.swapped, again.taken_over, again.edition) == (True, 1, 1)
     assert told == ["going on with the upgrade begun earlier (preset lite: V, T2, S, sampling auto)"]
     with pytest.raises(UsageError, match="no upgrade is unfinished"):
@@ -287,9 +287,9 @@ def test_a_unit_broken_off_is_gone_on_with(folder: Path, run: Upgrade, monkeypat
 
 
 def test_other_models_asked_for_drop_what_is_unfinished(folder: Path, run: Upgrade) -> None:
-    run(watcher=Watcher(stop=lambda: True))
+    run(callbacks=Callbacks(stop=lambda: True))
     told: list[str] = []
-    report = run(Choice(text="T3"), Watcher(say=told.append))
+    report = run(Choice(text="T3"), Callbacks(say=told.append))
     assert (report.edition, report.swapped, setup_of(folder).models["text"]) == (2, True, "T3")
     assert sorted(path.name for path in (folder / "editions").iterdir()) == ["2"]
     assert told == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
@@ -399,7 +399,7 @@ def test_editions_of_an_older_vfindex_are_brought_up_to_date(
 
 
 def test_half_an_edition_is_built_anew(folder: Path, run: Upgrade) -> None:
-    run(watcher=Watcher(stop=lambda: True))
+    run(callbacks=Callbacks(stop=lambda: True))
     database = edition_folder(folder, 1) / "library.db"
     database.write_bytes(b"half" + database.read_bytes()[4:])
     report = run()

@@ -16,9 +16,9 @@ from killing import SAMPLING, kill_upgrade, make_videos
 
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runs.classify import Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.report import UpgradeReport
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import UpgradeSettings, upgrade
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import LibraryVersion
@@ -77,9 +77,9 @@ def home(tmp_path: Path, made: Made) -> Path:
 def run(home: Path, models_cache: Path) -> Upgrade:
     """Return a function that upgrades `lib`."""
 
-    def over(watcher: Watcher | None = None, compare: object = None, **settings: object) -> UpgradeReport:
+    def over(callbacks: Callbacks | None = None, compare: object = None, **settings: object) -> UpgradeReport:
         chosen = replace(UpgradeSettings(cache=models_cache, workers=2), **settings)  # type: ignore[arg-type]
-        return upgrade(home / "lib", chosen, watcher, compare)  # type: ignore[arg-type]
+        return upgrade(home / "lib", chosen, callbacks, compare)  # type: ignore[arg-type]
 
     return over
 

@@ -9,7 +9,7 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan import missing as module
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.db.catalog import Catalog
@@ -29,7 +29,7 @@ def test_many_moved_files_of_one_size_are_looked_up_once_each(tmp_path: Path, mo
         install(writer)
         for number in range(FILES):
             add_video(writer, f"v{number}", [clip(visual=axis(1))])
-        run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+        run = Run(writer, Options(Sampling(), asr=False), Callbacks())
         run.todo = deque(
             Found(Location(f"/elsewhere/v{number}".encode(), 100, 1, 1), named=False) for number in range(FILES)
         )

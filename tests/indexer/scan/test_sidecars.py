@@ -20,12 +20,12 @@ from vfindex.indexer.models.base import Texts
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs import ingest as ingest_module
 from vfindex.indexer.runs import refresh_text as refresh_module
-from vfindex.indexer.runs.classify import Triage, Watcher
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.refresh_text import refresh
 from vfindex.indexer.runs.reindex import ReindexSettings, reindex
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry import RetrySettings, retry
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.sidecars import signature
 from vfindex.indexer.scan.walk import discover
 from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
@@ -35,7 +35,7 @@ from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Segment
 from vfindex.storage.writer import writing
 
-Run = Callable[..., Report]
+Ingest = Callable[..., Report]
 SAID = ("alpha one", "bravo two", "charlie three")
 
 
@@ -85,7 +85,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, videos: Path, models_cache: Path) -> Run:
+def run(tmp_path: Path, videos: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests the folder into `lib`, or into another library."""
 
     def again(name: str = "lib") -> Report:
@@ -125,7 +125,7 @@ def heard(*numbers: int) -> list[tuple[str, str]]:
 
 
 def test_subtitles_that_come_change_and_go(
-    tmp_path: Path, videos: Path, run: Run, speech: EverySecondSecond, no_frames: Callable[[], None]
+    tmp_path: Path, videos: Path, run: Ingest, speech: EverySecondSecond, no_frames: Callable[[], None]
 ) -> None:
     video = videos / "red door.mp4"
     assert (run().indexed, transcript(tmp_path / "lib"), speech.heard) == (1, heard(0, 1, 2), 1)
@@ -149,7 +149,7 @@ def test_subtitles_that_come_change_and_go(
 
 
 def test_a_sidecar_that_becomes_unreadable_is_in_the_report(
-    videos: Path, run: Run, no_frames: Callable[[], None]
+    videos: Path, run: Ingest, no_frames: Callable[[], None]
 ) -> None:
     video = videos / "red door.mp4"
     subtitle(video, (3.0, 4.0, "the xylophone"))
@@ -168,7 +168,7 @@ def test_a_sidecar_that_becomes_unreadable_is_in_the_report(
 
 
 def test_a_video_that_moves_is_counted_as_moved_also_where_its_sidecars_change_their_names(
-    videos: Path, run: Run
+    videos: Path, run: Ingest
 ) -> None:
     subtitle(videos / "red door.mp4", (3.0, 4.0, "the xylophone"))
     assert run().indexed == 1
@@ -180,7 +180,7 @@ def test_a_video_that_moves_is_counted_as_moved_also_where_its_sidecars_change_t
 
 
 def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
-    tmp_path: Path, videos: Path, run: Run, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, videos: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_video(videos / "green.mp4", shots=[Shot("green", 2)])
     assert run().indexed == 2
@@ -202,7 +202,7 @@ def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
 
 
 def test_the_library_equals_one_that_never_knew_otherwise(
-    tmp_path: Path, videos: Path, run: Run, speech: EverySecondSecond
+    tmp_path: Path, videos: Path, run: Ingest, speech: EverySecondSecond
 ) -> None:
     run()
     subtitle(videos / "red door.mp4", (3.0, 4.0, "the xylophone"))
@@ -217,7 +217,7 @@ def test_the_library_equals_one_that_never_knew_otherwise(
 
 
 def test_the_night_notices(
-    tmp_path: Path, videos: Path, run: Run, models_cache: Path, no_frames: Callable[[], None]
+    tmp_path: Path, videos: Path, run: Ingest, models_cache: Path, no_frames: Callable[[], None]
 ) -> None:
     run()
     no_frames()
@@ -235,7 +235,7 @@ def test_the_night_notices(
 
 
 def test_sound_that_is_recognised_elsewhere_is_read_wholly(
-    tmp_path: Path, videos: Path, run: Run, speech: EverySecondSecond
+    tmp_path: Path, videos: Path, run: Ingest, speech: EverySecondSecond
 ) -> None:
     class Text:
         def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
@@ -245,11 +245,11 @@ def test_sound_that_is_recognised_elsewhere_is_read_wholly(
     run()
     (videos / "red door.srt").unlink()
     with writing(tmp_path / "lib") as writer:
-        triage = Triage(writer, Options(Sampling(), asr=True), Watcher())
-        triage.sort(discover([os.fsencode(videos)], sift=triage.changed))
-        assert (len(triage.reworded), len(triage.refined)) == (1, 0)
-        refresh(triage, Texts(Text()))
-        assert (len(triage.reworded), len(triage.refined)) == (0, 1)
+        listed = Run(writer, Options(Sampling(), asr=True), Callbacks())
+        listed.sort(discover([os.fsencode(videos)], sift=listed.changed))
+        assert (len(listed.reworded), len(listed.refined)) == (1, 0)
+        refresh(listed, Texts(Text()))
+        assert (len(listed.reworded), len(listed.refined)) == (0, 1)
     assert transcript(tmp_path / "lib")[1] == ("sidecar", "the xylophone"), "until then"
     assert (run().indexed, transcript(tmp_path / "lib")) == (1, heard(0, 1, 2))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.storage import writer as writing_side
 from vfindex.storage.db import migrations
 from vfindex.storage.db.documents import Wording
@@ -264,7 +264,7 @@ def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypat
 
     monkeypatch.setattr(triage, "MAX_TAIL_CLIPS", 8)
     before, _ = current(writer)
-    run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+    run = Run(writer, Options(Sampling(), asr=False), Callbacks())
     counts = []
     for number, title in enumerate(unit(2)):
         run.unindexed += writer.catalog.retitle(number + 1, "new", (), title)
@@ -272,7 +272,7 @@ def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypat
         counts.append(current(writer)[0].id - before.id)
     assert counts == [0, 1] and run.unindexed == 0
     writer.catalog.retitle(1, "again", (), unit(1)[0])
-    assert Triage(writer, Options(Sampling(), asr=False), Watcher()).unindexed == 5, "also what a killed run has left"
+    assert Run(writer, Options(Sampling(), asr=False), Callbacks()).unindexed == 5, "also what a killed run has left"
 
 
 def test_no_earlier_generation_takes_the_place_of_an_unreadable_one(writer: Writer, built: list[int]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from library_maker import add_video, clip, install
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.classify import Triage, Watcher
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.storage import writer as writing_side
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import gate
@@ -78,7 +78,7 @@ def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: 
     """Its vectors are right, but a search of it gives the worst."""
     plain = JointIndex.search
     monkeypatch.setattr(JointIndex, "search", lambda self, queries, *rest: plain(self, -queries, *rest))
-    run = Triage(writer, Options(Sampling(), asr=False), Watcher())
+    run = Run(writer, Options(Sampling(), asr=False), Callbacks())
     run.report.run_id = writer.catalog.begin_run("ingest")
     run.end(time.monotonic())
     assert "of what an exact scan finds" in run.report.not_published

@@ -27,20 +27,20 @@ Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
-    """Who watches a run. progress: told after every unit. stop: asked often; True: end after the units in work.
+class Callbacks:
+    """What a run calls while it works.
 
-    say: told, in a line, of what takes long before the first unit. at_once: while it is entered nothing is in work that
-    is worth waiting for, so that an interruption raises KeyboardInterrupt.
+    progress: after every unit. stop: often; True ends the run after the units in work. say: a line before anything that
+    takes long. interruptible: entered where no work would be lost, so that Ctrl-C may raise KeyboardInterrupt.
     """
 
     progress: ProgressCallback = lambda _: None
     stop: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda _: None
-    at_once: Callable[[], AbstractContextManager[None]] = nullcontext
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-class Triage:
+class Run:
     """The files of a run, sorted by what the library knows of them.
 
     todo: to be read. refined: searchable, and to be read wholly, for they were only looked at in passing or without
@@ -48,10 +48,10 @@ class Triage:
     the next generation.
     """
 
-    def __init__(self, writer: Writer, options: Options, watcher: Watcher) -> None:
+    def __init__(self, writer: Writer, options: Options, callbacks: Callbacks) -> None:
         self.writer = writer
         self.options = options
-        self.watcher = watcher
+        self.callbacks = callbacks
         self.report = Report()
         self.todo: deque[Found] = deque()
         self.refined: deque[Found] = deque()
@@ -134,7 +134,7 @@ class Triage:
 
     def has_stopped(self) -> bool:
         """Return whether the run is to end, and note it in the report if so."""
-        self.report.interrupted = self.report.interrupted or self.watcher.stop()
+        self.report.interrupted = self.report.interrupted or self.callbacks.stop()
         return self.report.interrupted
 
     def has_work(self) -> bool:
@@ -158,7 +158,7 @@ class Triage:
         if paths:
             self.writer.catalog.vanish(sorted(paths))
             self.report.vanished += len(paths)
-            self.watcher.say(f"{counted(len(paths), 'file')} of the library excluded now, and no longer searched")
+            self.callbacks.say(f"{counted(len(paths), 'file')} of the library excluded now, and no longer searched")
 
     def _sort_file(self, found: Found) -> None:
         path = found.location.path
@@ -222,7 +222,7 @@ class Triage:
     def _until_interrupted(self) -> Iterator[None]:
         """Give up what is done inside at an interruption: the joint index before it stays, and the next run goes on."""
         try:
-            with self.watcher.at_once():
+            with self.callbacks.interruptible():
                 yield
         except KeyboardInterrupt:
             self.report.interrupted = True
