@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Literal, Self
 
 from vfindex.storage.errors import UsageError
 
-if TYPE_CHECKING:
-    from vfindex.indexer.media.sampling import Mode
+Mode = Literal["auto", "keyframes", "sparse", "fps"]
 
 MIN_FPS = 0.01  # one frame in 100 s; fewer finds nothing
 MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames show the same

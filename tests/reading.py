@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.media.audio_tracks import choose_track
 from vfindex.indexer.media.decoder import Decoder, Frame, ReadEnd
 from vfindex.indexer.options import Sampling
+from vfindex.indexer.speech.audio_tracks import choose_track
 from vfindex.storage.errors import VideoError
 
 SIZE_PX = 32

@@ -214,7 +214,7 @@ def test_a_quotation_that_never_ends_is_pointed_at(trap: Trap) -> None:
 
 CHILD = """
 import os, signal, sys, time
-from vfindex.indexer.media import container as decode_open, frames as decode_read, worker as decode_child
+from vfindex.indexer.media import frames, probe as probing, worker
 def misbehave(path):
     if b"hangs" in path: time.sleep(1000)
     while b"spins" in path: pass
@@ -222,7 +222,7 @@ def misbehave(path):
     if b"crashes" in path: os.kill(os.getpid(), signal.SIGSEGV)
     while b"grows" in path: hoard.append(bytearray(1 << 24))
 hoard = []
-probe, read = decode_open.probe, decode_read.read
+probe, read = probing.probe, frames.read
 def bad_probe(path, beat):
     if b"early" in path: misbehave(path)
     return probe(path, beat)
@@ -231,8 +231,8 @@ def bad_read(path, order, send, beat):
         send(*message)
         if b"late" in path: misbehave(path)
     return read(path, order, send_then, beat)
-decode_open.probe, decode_read.read = bad_probe, bad_read
-decode_child.main()
+probing.probe, frames.read = bad_probe, bad_read
+worker.main()
 """
 ENDS = {
     "hangs early": "timeout",

@@ -10,12 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.indexer.media import protocol
-from vfindex.indexer.media.audio_tracks import AudioTrack
 
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
 MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
 MAX_BLOCK_SAMPLES = 1 << 20
 MAX_EVENTS = 1 << 18  # subtitles of one file
+
+
+@dataclass(frozen=True, slots=True)
+class AudioTrack:
+    """An audio stream. index: in the container. language: as a tag, "" where it is unknown.
+
+    is_aside: a commentary, or a description for people who do not see. is_default: marked so. has_decoder: it can be
+    decoded here. codec: its name, "" where FFmpeg does not know it.
+    """
+
+    index: int
+    language: str = ""
+    codec: str = ""
+    title: str = ""
+    is_default: bool = False
+    is_aside: bool = False
+    has_decoder: bool = True
 
 
 @dataclass(frozen=True, slots=True)

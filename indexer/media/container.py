@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Self
 
 import av
@@ -22,9 +21,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vfindex.indexer.media import sniff
-from vfindex.indexer.media.clock import MAX_STEP_S, Clock, FrameTimes, claimed_end_s, seconds
+from vfindex.indexer.media.clock import Clock, seconds
 from vfindex.indexer.media.limits import ended_after
-from vfindex.indexer.media.tracks import TEXT_CODECS, audio_tracks, chapters, codec_name, subtitle_tracks, tags
 
 # Containers that hold their own media. Not here, as they open what they name or make pictures up: hls, dash, concat,
 # sdp, rtsp, image2, *_pipe, tty, lavfi. Nor raw streams, which have no times.
@@ -35,15 +33,10 @@ ALLOWED_FORMATS = (
 MAX_PIXELS = 1 << 26  # 8192 x 8192; 17 reference frames of it at 8 bit 4:2:0 are 1.7 GB
 MAX_SIDE_PX = 1 << 15
 MAX_PIXEL_ASPECT = 16  # real ones are between 1:4 and 4:1; a lie of 1:60000 must not become a picture of that shape
-MAX_SUBTITLE_BYTES = 10 << 20  # the same limit as for a sidecar
-MAX_EVENT_CHARS = 10_000  # one subtitle; what is longer is no subtitle
 # FFmpeg's time for tags is quadratic: 10,000 take 1 s, 1,000,000 hours. A film of 24 hours opens in 2 s.
 OPEN_CPU_S = 10.0
 STILLS = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 TRACK_PACKETS = 200  # of all video streams: a track that moves has its second picture within some seconds
-MAX_LAST_S = 600.0  # how long a last frame may claim to be shown where no header says how long the video is
-PROBE_PACKETS = 400  # video packets tried for a first frame: more than the damage of a GOP, less than a film
-TAIL_S = 10.0  # how far before the end that the header names the last frames are looked for
 
 Beat = Callable[[], None]  # called between packets: tells the parent that work goes on
 
@@ -244,193 +237,8 @@ def open_source(path: bytes) -> Source:
         raise
 
 
-def shape_px(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
-    """Return (width, height) of a frame as shown: a quarter turn swaps."""
-    width, height = shown_px(frame.width, frame.height, video.sample_aspect_ratio)
-    return (height, width) if round(rotation(frame) / 90) % 2 else (width, height)
-
-
 def shown_px(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """Return (width, height) once the pixel aspect has widened or narrowed the picture."""
     if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         aspect = Fraction(1)
     return max(1, round(width * aspect)), max(1, height)
-
-
-def first_frame(source: Source, beat: Beat) -> tuple[VideoFrame, float | None]:
-    """Return the first frame that decodes and is shown, and its time; raises Refusal."""
-    source.only(source.video)
-    context = source.video.codec_context
-    times = FrameTimes(source.clock)
-    tried = (packet for packet in source.demux(source.video) if packet.size)
-    try:
-        for packet in chain(islice(tried, PROBE_PACKETS), (None,)):  # None: what the decoder holds back
-            beat()
-            if packet is not None:
-                times.sent(packet)
-            try:
-                frames = context.decode(packet)
-            except MemoryError:
-                raise  # PyAV's is an FFmpegError too, but no damage
-            except av.FFmpegError:
-                if packet is not None:
-                    times.lost(packet)
-                continue  # damaged; a later packet may do
-            if frames:
-                check_size(frames[0].width, frames[0].height)
-                return frames[0], times.of(frames[0])
-    except MemoryError as exc:
-        raise out_of_memory("probe") from exc
-    except av.FFmpegError:
-        pass  # the container ends in damage before any frame: the same refusal
-    reason = f"not one frame of its {context.name} video can be decoded"
-    raise Refusal("probe", "no_frames", reason, "check that it plays; copy it again")
-
-
-def last_end(source: Source, beat: Beat) -> float | None:
-    """Return when the last frame ends, by demuxing on from where the container stands; None without frames.
-
-    A last frame that claims to go on after the length in the header does not.
-    """
-    end_s = last_s = None
-    frame_s = source.clock.frame_s
-    try:
-        for packet in source.demux(source.video):
-            beat()
-            start_s = packet_time(packet)
-            if start_s is None or not is_shown(packet, source.video.codec_context.name):
-                continue
-            packet_end_s = start_s + (seconds(packet.duration, packet.time_base) or frame_s)
-            last_s = start_s if last_s is None else max(last_s, start_s)
-            end_s = packet_end_s if end_s is None else max(end_s, packet_end_s)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        pass  # the readable part ends here
-    if end_s is None or last_s is None:
-        return None
-    header_s = claimed_end_s(source.container, source.video)
-    if not source.clock.is_trusted:
-        return end_s if end_s - last_s <= MAX_STEP_S else last_s + frame_s
-    if header_s is None:
-        return min(end_s, last_s + MAX_LAST_S)
-    return min(end_s, max(last_s + frame_s, header_s - source.clock.origin_s))
-
-
-def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float]:
-    """Return the source, perhaps reopened, and the end of its last frame.
-
-    Headers lie (truncated files, sound longer than the picture), so the last packets are looked at; only where there is
-    no way to jump to them are all packets read, without decoding.
-    """
-    video = source.video
-    header_s = seconds(video.duration, video.time_base)
-    if header_s is None and source.container.duration is not None:
-        header_s = source.container.duration / av.time_base
-    if header_s and header_s > TAIL_S and video.time_base and source.clock.is_trusted:
-        try:
-            source.seek(start_s + header_s - TAIL_S)
-            end_s = last_end(source, beat)
-        except MemoryError:
-            raise
-        except av.FFmpegError:
-            end_s = None  # this container cannot seek
-        if end_s is not None and end_s > start_s:
-            return source, end_s
-    source = source.reopened()
-    source.only(source.video)
-    return source, max(last_end(source, beat) or start_s, start_s)
-
-
-def begins_anew(source: Source, beat: Beat) -> bool:
-    """Return whether one cannot jump in the file by its times, as its clock begins anew on the way."""
-    if source.clock.is_trusted:
-        return False
-    state = os.fstat(source.fd)
-    return _begins_anew((source.fd, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), beat)
-
-
-@lru_cache(maxsize=1)  # the units of a file are asked for one after another
-def _begins_anew(identity: tuple[int, ...], beat: Beat) -> bool:
-    container = open_container(identity[0])
-    source = Source.of(identity[0], container, choose_video(identity[0], container))
-    source.only(source.video)
-    last_end(source, beat)
-    container.close()
-    return source.clock.clocks > 1
-
-
-def coded_frames(video: VideoStream) -> int | None:
-    """Return the number of shown frames where the container's index lists them all, else None."""
-    entries = video.index_entries
-    if not video.frames or len(entries) != video.frames or not any(entry.size for entry in entries):
-        return None
-    return sum(1 for entry in entries if entry.size and not entry.is_discard)
-
-
-def probe(path: bytes, beat: Beat) -> dict[str, Any]:
-    """Return the fields of a Probe; raises Refusal."""
-    source = open_source(path)
-    try:
-        frame, start_s = first_frame(source, beat)
-        if start_s is None:
-            reason = "its frames carry no times"
-            raise Refusal("probe", "no_times", reason, "remux it, for example `ffmpeg -i FILE -c copy FILE.mkv`")
-        width_px, height_px = shape_px(frame, source.video)
-        container = source.container
-        found = {
-            "container": container.format.name,
-            "codec": source.video.codec_context.codec.canonical_name,
-            "width_px": width_px,
-            "height_px": height_px,
-            "rotation_deg": rotation(frame),
-            "start_s": start_s,
-            "clock_s": source.clock.start_s,
-            "audio": audio_tracks(container),
-            "frames": coded_frames(source.video),
-            "subtitles": subtitle_tracks(container),
-            "tags": tags(container, source.video),
-            "chapters": chapters(container),
-        }
-        source, found["end_s"] = video_end(source, start_s, beat)
-        return found
-    finally:
-        source.close()
-
-
-def subtitles(path: bytes, track: int, beat: Beat) -> list[tuple[float, float, str]]:
-    """Return (start_s, end_s, text as stored) of a text subtitle stream; raises Refusal."""
-    source = open_source(path)
-    try:
-        container = source.container
-        stream = next((s for s in container.streams.subtitles if s.index == track), None)
-        if stream is None or codec_name(stream) not in TEXT_CODECS:
-            raise Refusal("probe", "no_subtitles", f"its stream {track} holds no text subtitles", "index it again")
-        source.only(stream)
-        return _events(source, stream, beat)
-    finally:
-        source.close()
-
-
-def _events(source: Source, stream: Stream, beat: Beat) -> list[tuple[float, float, str]]:
-    events: list[tuple[float, float, str]] = []
-    total_bytes = 0
-    try:
-        for packet in source.demux(stream):
-            beat()
-            start_s = packet_time(packet)
-            data = bytes(packet)
-            if codec_name(stream) == "mov_text":  # 3GPP TS 26.245: 16 bit length, text, then style boxes
-                data = data[2 : 2 + int.from_bytes(data[:2], "big")]
-            if start_s is None or not data:
-                continue
-            total_bytes += len(data)
-            if total_bytes > MAX_SUBTITLE_BYTES:
-                break
-            length_s = seconds(packet.duration, packet.time_base) or 0.0
-            events.append((start_s, start_s + max(0.0, length_s), data.decode("utf-8", "replace")[:MAX_EVENT_CHARS]))
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return events  # the readable part ends here
-    return events

@@ -16,8 +16,16 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from vfindex.indexer.boundary import NO_RESOURCES, RESOURCES_STEP
 from vfindex.indexer.media import answers, protocol
-from vfindex.indexer.media.answers import AudioBlock, Fields, Frame, InvalidField, Probe, ReadEnd, SubtitleTrack
-from vfindex.indexer.media.audio_tracks import AudioTrack
+from vfindex.indexer.media.answers import (
+    AudioBlock,
+    AudioTrack,
+    Fields,
+    Frame,
+    InvalidField,
+    Probe,
+    ReadEnd,
+    SubtitleTrack,
+)
 from vfindex.indexer.media.child import Child, Death
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import Problem, Stage, VideoError

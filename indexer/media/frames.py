@@ -29,8 +29,9 @@ from vfindex.indexer.media.container import (
     rotation,
     shown_px,
 )
-from vfindex.indexer.media.sampling import AUTO_GAP_S, Coded, Mode, Sampler, Step
+from vfindex.indexer.media.sampling import AUTO_GAP_S, Coded, Sampler, Step
 from vfindex.indexer.media.seeking import leaping, packets, prime, sought, streams_read
+from vfindex.indexer.options import Mode
 from vfindex.storage.encoders.pixels import frame_shape
 from vfindex.storage.errors import counted
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from vfindex.indexer.options import Mode
 
 Packet = TypeVar("Packet")
-Mode = Literal["auto", "keyframes", "sparse", "fps"]
 
 AUTO_GAP_S = 4.0  # keyframes further apart than this miss whole shots, so everything between them is decoded
 AUTO_FPS = 1.0  # between far keyframes: the clips are 2 s or longer, so each gets two frames

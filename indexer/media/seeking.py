@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 
 import av
@@ -12,13 +14,103 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from vfindex.indexer.media.clock import REORDERED
-from vfindex.indexer.media.container import Beat, Source, begins_anew, packet_time
+from vfindex.indexer.media.clock import MAX_STEP_S, REORDERED, claimed_end_s, seconds
+from vfindex.indexer.media.container import (
+    Beat,
+    Source,
+    choose_video,
+    is_shown,
+    open_container,
+    open_source,
+    packet_time,
+)
 from vfindex.indexer.media.sampling import HELD_BYTES
 
 SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
 MAX_DEMUX_FAILURES = 20  # a demuxer that fails without moving on would fail for ever
 WORTH_PACKETS = 16  # a leap over fewer saves nothing
+# Packets looked at after a jump: formats with an index land on a keyframe, others somewhere before one.
+LOOK_PACKETS = 400
+MAX_LAST_S = 600.0  # how long a last frame may claim to be shown where no header says how long the video is
+
+
+def keyframes_before(path: bytes, times_s: Sequence[float], beat: Beat) -> list[float]:
+    """Return for each time the presentation time of the keyframe at or before it that a jump leads to.
+
+    The time itself where jumps lead nowhere, or too late (formats without an index). Raises Refusal.
+    """
+    source = open_source(path)
+    try:
+        if begins_anew(source, beat):
+            return list(times_s)
+        source.only(source.video)
+        return [_keyframe(source, time_s, beat) for time_s in times_s]
+    finally:
+        source.close()
+
+
+def _keyframe(source: Source, time_s: float, beat: Beat) -> float:
+    video = source.video
+    try:
+        source.seek(time_s)
+        for packet in islice(source.demux(video), LOOK_PACKETS):
+            beat()
+            if packet.is_keyframe and packet.size:
+                key_s = packet_time(packet)
+                return key_s if key_s is not None and key_s <= time_s else time_s
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return time_s
+    return time_s
+
+
+def begins_anew(source: Source, beat: Beat) -> bool:
+    """Return whether one cannot jump in the file by its times, as its clock begins anew on the way."""
+    if source.clock.is_trusted:
+        return False
+    state = os.fstat(source.fd)
+    return _begins_anew((source.fd, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), beat)
+
+
+@lru_cache(maxsize=1)  # the units of a file are asked for one after another
+def _begins_anew(identity: tuple[int, ...], beat: Beat) -> bool:
+    container = open_container(identity[0])
+    source = Source.of(identity[0], container, choose_video(identity[0], container))
+    source.only(source.video)
+    last_end(source, beat)
+    container.close()
+    return source.clock.clocks > 1
+
+
+def last_end(source: Source, beat: Beat) -> float | None:
+    """Return when the last frame ends, by demuxing on from where the container stands; None without frames.
+
+    A last frame that claims to go on after the length in the header does not.
+    """
+    end_s = last_s = None
+    frame_s = source.clock.frame_s
+    try:
+        for packet in source.demux(source.video):
+            beat()
+            start_s = packet_time(packet)
+            if start_s is None or not is_shown(packet, source.video.codec_context.name):
+                continue
+            packet_end_s = start_s + (seconds(packet.duration, packet.time_base) or frame_s)
+            last_s = start_s if last_s is None else max(last_s, start_s)
+            end_s = packet_end_s if end_s is None else max(end_s, packet_end_s)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        pass  # the readable part ends here
+    if end_s is None or last_s is None:
+        return None
+    header_s = claimed_end_s(source.container, source.video)
+    if not source.clock.is_trusted:
+        return end_s if end_s - last_s <= MAX_STEP_S else last_s + frame_s
+    if header_s is None:
+        return min(end_s, last_s + MAX_LAST_S)
+    return min(end_s, max(last_s + frame_s, header_s - source.clock.origin_s))
 
 
 def streams_read(source: Source, audio: int | None) -> list[Stream]:

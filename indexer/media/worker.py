@@ -13,7 +13,7 @@ from typing import Any
 
 import av
 
-from vfindex.indexer.media import container, frames, keyframes, protocol
+from vfindex.indexer.media import container, frames, probe, protocol, seeking
 from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
 BEAT_S = 5.0  # sign of life while nothing is to be sent
@@ -42,11 +42,11 @@ def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
     limit_cpu(request["cpu_s"])
     try:
         if request["kind"] == "probe":
-            out.send({"kind": "probe", **container.probe(path, out.beat)})
+            out.send({"kind": "probe", **probe.probe(path, out.beat)})
         elif request["kind"] == "cuts":
-            out.send({"kind": "cuts", "times": keyframes.keyframes_before(path, request["times"], out.beat)})
+            out.send({"kind": "cuts", "times": seeking.keyframes_before(path, request["times"], out.beat)})
         elif request["kind"] == "subtitles":
-            send_subtitles(container.subtitles(path, request["track"], out.beat), out)
+            send_subtitles(probe.subtitles(path, request["track"], out.beat), out)
         else:
             order = frames.Order(**request["order"])
             out.send({"kind": "end", **frames.read(path, order, out.send, out.beat)})

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from vfindex.indexer.scan.sidecar_names import RELEASE_MARKS
 from vfindex.storage.records import Document
 
 # Tags that people fill in, most telling first. Not encoder, handler_name, creation_time: programs fill in those.
@@ -59,14 +60,6 @@ _GENERIC_FOLDER_WORDS = _GENERIC_WORDS.union(_FOLDER_HABIT_WORDS.split())
 _OWNER_FOLDERS = re.compile(rb"/(?:home|users|volumes|run/media)/[^/]+", re.IGNORECASE)
 _CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON: Design rule for Camera File system, CIPA DC-009
 
-# Resolution, codec, source and packaging marks of file names; the split into words comes after.
-RELEASE_MARKS = re.compile(
-    r"(?<![^\W_])(?:\d{3,4}[pi](?:\d{2,3})?(?:fps)?|\d{3,4}\s?x\s?\d{3,4}|[248]k|u?hd|uhdtv|fhd|\d{2,3}fps"
-    r"|(?:8|10|12)[ -]?bit|hdr(?:10)?|[xh][ .]?26[345]|hevc|avc|av1|vp[89]|xvid|divx"
-    r"|aac(?:2[ .]0|5[ .]1)?|e?ac3|ddp?[257][ .][01]|dts(?:-hd)?|flac|opus"
-    r"|web[ .-]?(?:dl|rip)|blu-?ray|b[dr]rip|dvd(?:rip|scr)?|hdtv|hdrip|remux|repack|proper|mp4|m4v)(?![^\W_])",
-    re.IGNORECASE,
-)
 _PROGRAM_NOISE = re.compile(
     r"lav[fc]\d|core media|iso media|gpac|bento4|handbrake|mencoder|mainconcept|libx?26[45]|x26[45] - "
     r"|isom\b|mp4[12]\b|.*\b(?:video|sound|audio|media|subtitle|text|data|metadata) ?handler\b"

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vfindex.indexer.media.audio_tracks import lost_sound
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, ReadEnd
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
@@ -24,6 +23,7 @@ from vfindex.indexer.pipeline.stages import (
     with_sidecars,
 )
 from vfindex.indexer.pipeline.unit_reader import Wanted, items_of
+from vfindex.indexer.speech.audio_tracks import lost_sound
 from vfindex.indexer.speech.transcribe import Speech, Transcript
 from vfindex.storage.records import Clip, FloatArray, UnitPlan, UnitResult
 

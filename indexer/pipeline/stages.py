@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from vfindex.indexer.boundary import NO_RESOURCES
-from vfindex.indexer.media.audio_tracks import AudioTrack, choose_track, lost_sound, unheard
+from vfindex.indexer.media.answers import AudioTrack
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Probe, ReadEnd
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Pixels, Texts
 from vfindex.indexer.options import Options
@@ -28,6 +28,7 @@ from vfindex.indexer.pipeline.shots import Span, cut_clips, unit
 from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
 from vfindex.indexer.pipeline.ytdlp import read_info
 from vfindex.indexer.scan.walk import Found
+from vfindex.indexer.speech.audio_tracks import choose_track, lost_sound, unheard
 from vfindex.indexer.speech.subtitles import (
     Sidecars,
     SubtitleText,

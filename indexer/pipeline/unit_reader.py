@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
-from vfindex.indexer.media.prefetch import read_ahead
-from vfindex.indexer.media.thumbnails import ThumbnailPicker
 from vfindex.indexer.models.base import Pixels, is_still
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import colour_histogram
+from vfindex.indexer.pipeline.thumbnails import ThumbnailPicker
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import FloatArray, UnitPlan
 
@@ -20,6 +23,9 @@ from vfindex.storage.records import FloatArray, UnitPlan
 READ_AHEAD = 64
 # More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
 MAX_UNIT_FRAMES = 50_000
+# How often a full queue is looked at again for whether anyone still wants what is in it.
+_POLL_S = 0.2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +125,42 @@ def decode_unit(
         words = reading.end.error or "no frame of it could be decoded"
         raise VideoError(Problem(path, "decode", "no_frames", words, "check that it plays, or copy it again"))
     yield reading
+
+
+def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Yield `items` in order, up to `depth` of them fetched before they are asked for; raise what they raise.
+
+    Closing this generator closes `items` and waits for that.
+    """
+    ready: queue.Queue[tuple[T] | None] = queue.Queue(depth)  # None: there are no more
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+        fetching = thread.submit(_fetch, items, ready, stopped)
+        try:
+            while (entry := ready.get()) is not None:
+                yield entry[0]
+        finally:
+            stopped.set()
+    fetching.result()
+
+
+def _fetch(items: Iterator[T], ready: queue.Queue[tuple[T] | None], stopped: threading.Event) -> None:
+    try:
+        for item in items:
+            if not _put(ready, (item,), stopped):
+                break
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+        _put(ready, None, stopped)
+
+
+def _put(ready: queue.Queue[tuple[T] | None], entry: tuple[T] | None, stopped: threading.Event) -> bool:
+    """Put an entry once there is room; return False if nobody wants it any more."""
+    while not stopped.is_set():
+        try:
+            ready.put(entry, timeout=_POLL_S)
+        except queue.Full:
+            continue
+        return True
+    return False

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.media.audio_tracks import lost_sound
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
@@ -30,6 +29,7 @@ from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.runs.scheduler import partial_problem
 from vfindex.indexer.scan.walk import Found
+from vfindex.indexer.speech.audio_tracks import lost_sound
 from vfindex.indexer.speech.subtitles import sidecar_transcript
 from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.storage.db.catalog import now

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vfindex.indexer.languages import named_language
-from vfindex.indexer.pipeline.metadata_text import RELEASE_MARKS
 from vfindex.indexer.scan.sidecars import INFO_SUFFIX, TEXT_SUFFIXES, mark_text, sidecar_suffix
 
 _SIGNS, _SDH, _PLAIN = "signs", "sdh", "plain"
@@ -26,6 +25,14 @@ _VARIANTS |= {("zh", "simplified"): "zh-hans", ("zh", "traditional"): "zh-hant",
 _BETWEEN = re.compile(r"[.\s()\[\]{}+,;&='\"#@!~]+")
 _INNER = re.compile(r"[-_]+")
 _TRACK = re.compile(r"(?:track|stream)\d{1,3}")  # tools that take subtitles out of a film number them
+# Resolution, codec, source and packaging marks of file names; the split into words comes after.
+RELEASE_MARKS = re.compile(
+    r"(?<![^\W_])(?:\d{3,4}[pi](?:\d{2,3})?(?:fps)?|\d{3,4}\s?x\s?\d{3,4}|[248]k|u?hd|uhdtv|fhd|\d{2,3}fps"
+    r"|(?:8|10|12)[ -]?bit|hdr(?:10)?|[xh][ .]?26[345]|hevc|avc|av1|vp[89]|xvid|divx"
+    r"|aac(?:2[ .]0|5[ .]1)?|e?ac3|ddp?[257][ .][01]|dts(?:-hd)?|flac|opus"
+    r"|web[ .-]?(?:dl|rip)|blu-?ray|b[dr]rip|dvd(?:rip|scr)?|hdtv|hdrip|remux|repack|proper|mp4|m4v)(?![^\W_])",
+    re.IGNORECASE,
+)
 _MAX_MARK = 200  # characters of a name that are looked at
 
 

@@ -29,7 +29,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torch import nn
 
-from vfindex.indexer.media import frames as decode_read
+from vfindex.indexer.media import frames
 from vfindex.indexer.media.container import Source, demux, open_source, rotation, shown_px
 from vfindex.indexer.models.base import Pixels
 from vfindex.indexer.models.export.lite import load_label_model
@@ -43,7 +43,7 @@ WAYS = (("shortest", "bicubic"), ("squash", "bicubic"), ("squash", "bilinear"))
 MAX_DIFFERENCE, MAX_WORST_DIFFERENCE = 1.0, 4.0
 MIN_COSINE, MIN_WORST_COSINE = 0.995, 0.98
 AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-FILTERS = {"vfindex": decode_read.SCALING, "area": AREA, "nearest": Interpolation.POINT}
+FILTERS = {"vfindex": frames.SCALING, "area": AREA, "nearest": Interpolation.POINT}
 # Full-size colours as exact as FFmpeg makes them.
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 
@@ -64,8 +64,8 @@ def keyframes(source: Source, n: int) -> Iterator[VideoFrame]:
 
 def small(source: Source, frame: VideoFrame, interpolation: Interpolation) -> Pixels:
     """Return the frame as the decode child sends it, resized by a filter."""
-    with mock.patch.object(decode_read, "SCALING", interpolation):
-        return decode_read.Painter(source, SIZE_PX).pixels(frame)
+    with mock.patch.object(frames, "SCALING", interpolation):
+        return frames.Painter(source, SIZE_PX).pixels(frame)
 
 
 def full(frame: VideoFrame) -> Image.Image:

@@ -15,7 +15,7 @@ from av.stream import Disposition
 from media import ASS_HEADER, Shot, make_video, media_folder, overwrite, shot_frames, truncate
 from reading import SIZE_PX, read, refusal, sound_of
 
-from vfindex.indexer.media import container as decode_open
+from vfindex.indexer.media import container
 from vfindex.indexer.media.decoder import AudioBlock, Decoder
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import UsageError, VideoError
@@ -151,9 +151,9 @@ def test_too_many_pixels_are_refused(decoder: Decoder, tmp_path: Path) -> None:
     options = {"codec": "png", "pix_fmt": "gray", "shots": [Shot("red", 0.01)]}
     error = refusal(decoder, make_video(tmp_path / "huge.mov", width=40_000, height=16, **options))
     assert error.problem.code == "too_large" and "67 million pixels" in error.problem.reason
-    decode_open.check_size(8192, 8192)
-    with pytest.raises(decode_open.Refusal, match="8193x8192"):
-        decode_open.check_size(8193, 8192)
+    container.check_size(8192, 8192)
+    with pytest.raises(container.Refusal, match="8193x8192"):
+        container.check_size(8193, 8192)
 
 
 # Sound
@@ -261,8 +261,8 @@ def test_tags_and_chapters_that_are_no_text_are_kept_as_far_as_they_go(
 
 def test_every_allowed_format_exists() -> None:
     known = {part for name in av.formats_available for part in name.split(",")}
-    assert not set(decode_open.ALLOWED_FORMATS) - known
-    assert not {"hls", "dash", "concat", "sdp", "rtsp", "image2", "tty", "lavfi"} & set(decode_open.ALLOWED_FORMATS)
+    assert not set(container.ALLOWED_FORMATS) - known
+    assert not {"hls", "dash", "concat", "sdp", "rtsp", "image2", "tty", "lavfi"} & set(container.ALLOWED_FORMATS)
 
 
 # Files that are no videos, or want something opened

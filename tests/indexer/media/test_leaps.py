@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from media import Shot, make_video, media_folder, truncate
 
-from vfindex.indexer.media import frames as decode_read
-from vfindex.indexer.media import sampling
-from vfindex.indexer.media import seeking as decode_feed
+from vfindex.indexer.media import frames as frames_module
+from vfindex.indexer.media import sampling, seeking
 
 SHOTS = tuple(Shot(colour, 7) for colour in ("red", "green", "blue", "white", "black") * 2)
 LENGTH_S = 70
@@ -20,19 +19,19 @@ LENGTH_S = 70
 
 def read(path: Path, start_s: float | None = None, end_s: float | None = None) -> tuple[list[Any], dict[str, Any]]:
     """Return (time, hash of the pixels) of the frames of a sparse reading, and how it ended."""
-    order = decode_read.Order("sparse", 0.0, 32, audio=None, pictures=True, start_s=start_s, end_s=end_s)
+    order = frames_module.Order("sparse", 0.0, 32, audio=None, pictures=True, start_s=start_s, end_s=end_s)
     frames: list[tuple[float, str]] = []
 
     def send(header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
         frames.append((header["time_s"], hashlib.sha256(payload).hexdigest()))
 
-    return frames, decode_read.read(os.fsencode(path), order, send, lambda: None)
+    return frames, frames_module.read(os.fsencode(path), order, send, lambda: None)
 
 
 def step_by_step(path: Path, *stretch: float | None) -> tuple[list[Any], dict[str, Any]]:
     """Return what `read` does where nothing is leapt over."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_read, "leaping", lambda source, feed, *_: feed)
+        patch.setattr(frames_module, "leaping", lambda source, feed, *_: feed)
         return read(path, *stretch)
 
 
@@ -69,14 +68,14 @@ def test_other_containers_give_the_same(tmp_path: Path, name: str) -> None:
 
 
 def test_a_leap_that_leads_elsewhere_is_taken_back(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = decode_feed._landed
+    real = seeking._landed
     tried: list[int] = []
 
     def astray(source: Any, target: int, beat: Any) -> Any:
         tried.append(target)
         return real(source, target, beat) if len(tried) < 3 else None
 
-    monkeypatch.setattr(decode_feed, "_landed", astray)
+    monkeypatch.setattr(seeking, "_landed", astray)
     assert read(video)[0] == step_by_step(video)[0]
     assert len(tried) == 3, "no leap was tried again"
 
@@ -88,7 +87,7 @@ def test_real_files_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     for path in sorted((media_folder(kind.split("/")[0]) / kind.partition("/")[2]).iterdir())[::3]:
         try:
             (frames, end), (all_frames, all_end) = read(path), step_by_step(path)
-        except decode_read.Refusal:
+        except frames_module.Refusal:
             continue
         assert frames == all_frames, path
         assert (end["last_s"], end["error"]) == (all_end["last_s"], all_end["error"]), path

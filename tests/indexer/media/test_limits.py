@@ -28,21 +28,21 @@ QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
 
 PATCHED = """
 import sys, time, os, signal
-from vfindex.indexer.media import container as decode_open, worker as decode_child
+from vfindex.indexer.media import limits, probe as probing, worker
 def spin(path, beat):
     while True: pass
 def hang(path, beat): time.sleep(1000)
 def beats(path, beat):
-    while True: decode_child.Outlet(1).send({"kind": "beat"}); time.sleep(0.01)
+    while True: worker.Outlet(1).send({"kind": "beat"}); time.sleep(0.01)
 def hoard(path, beat): return len(bytearray(1 << 36))
 def crash(path, beat): os.kill(os.getpid(), signal.SIGSEGV)
 def overlong(path, beat):
-    with decode_open.ended_after(0.05):
+    with limits.ended_after(0.05):
         while True: pass
 def bug(path, beat): raise KeyError("a bug")
-decode_child.BEAT_S = 0.0
-decode_open.probe = globals()[sys.argv.pop(1)]
-decode_child.main()
+worker.BEAT_S = 0.0
+probing.probe = globals()[sys.argv.pop(1)]
+worker.main()
 """
 
 
@@ -185,14 +185,14 @@ def raising(error: OSError) -> Callable[..., Any]:
 
 TELLING = """
 import ctypes, json, os, resource, sys
-from vfindex.indexer.media import container as decode_open, worker as decode_child
+from vfindex.indexer.media import limits, probe as probing, worker
 def probe(path, beat):
     told = {"environment": sorted(os.environ), "processes": resource.getrlimit(resource.RLIMIT_NPROC)}
     if sys.platform == "linux":
         told["no_new_privs"] = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)  # PR_GET_NO_NEW_PRIVS
-    raise decode_open.Refusal("probe", "told", json.dumps(told), "next")
-decode_open.probe = probe
-decode_child.main()
+    raise probing.Refusal("probe", "told", json.dumps(told), "next")
+probing.probe = probe
+worker.main()
 """
 
 

@@ -10,10 +10,11 @@ import pytest
 from media import Shot, make_video, overwrite
 from reading import sound_of
 
+from vfindex.indexer.media.answers import AudioTrack
 from vfindex.indexer.media.audio import mono_weights, to_mono
-from vfindex.indexer.media.audio_tracks import AudioTrack, choose_track, lost_sound, unheard
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
 from vfindex.indexer.options import Sampling
+from vfindex.indexer.speech.audio_tracks import choose_track, lost_sound, unheard
 
 EN = frozenset({"en"})
 

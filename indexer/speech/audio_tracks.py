@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from vfindex.indexer.languages import language_tag
+from vfindex.indexer.media.answers import AudioTrack
 from vfindex.storage.errors import counted
 
 # Titles of streams that talk about the film, or describe its pictures.
 _ASIDE = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visually|h[öo]rfilm|\bAD\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class AudioTrack:
-    """An audio stream. index: in the container. language: as a tag, "" where it is unknown.
-
-    is_aside: a commentary, or a description for people who do not see. is_default: marked so. has_decoder: it can be
-    decoded here. codec: its name, "" where FFmpeg does not know it.
-    """
-
-    index: int
-    language: str = ""
-    codec: str = ""
-    title: str = ""
-    is_default: bool = False
-    is_aside: bool = False
-    has_decoder: bool = True
 
 
 def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> AudioTrack | None:
