@@ -40,7 +40,8 @@ from vfindex.storage.errors import IndexUnusable, QueryError, UsageError
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec, setup_from_json
+from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, Setup
 
 logger = logging.getLogger(__name__)
@@ -81,10 +82,10 @@ class SearchEngine:
         """
         library = Library.open(folder)
         with library.snapshot() as snapshot:
-            stored = snapshot.get("setup")
-        if stored is None:
+            setup = LibraryMeta(snapshot).setup
+        if setup is None:
             raise QueryError(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        return cls(library, setup_from_json(stored), fusion)
+        return cls(library, setup, fusion)
 
     @property
     def setup(self) -> Setup:

@@ -204,14 +204,12 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
     from vfindex.storage.db.runs import attempt_counts
     from vfindex.storage.db.sources import stored_exclusions
     from vfindex.storage.db.units import coarse_videos
-    from vfindex.storage.joint import fusion
-    from vfindex.storage.library import setup_from_json
+    from vfindex.storage.meta import LibraryMeta
 
     attempts = attempt_counts(snapshot)
     counts, by_modality = snapshot.counts(), snapshot.modality_counts()
-    stored, generation, videos = snapshot.get("setup"), snapshot.generation(), snapshot.videos()
-    setup = setup_from_json(stored) if stored else None
-    form = fusion.Fusion.from_json(snapshot.get(fusion.META_KEY)).form
+    meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
+    setup, form = meta.setup, meta.fusion.form
     problem = _index_problem(library, generation)
     return {
         "library": str(folder),

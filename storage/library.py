@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.reader import Generation, Snapshot
@@ -18,14 +15,14 @@ from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged
 from vfindex.storage.files.permissions import has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex
-from vfindex.storage.joint.codecs import unpack_vector
-from vfindex.storage.joint.fusion import META_KEY, Fusion
-from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec, fuse
-from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
+from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.vector import JointSpec, estimate_spec
+from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.records import QueryModel
 from vfindex.storage.settings_backup import read_spare
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,38 +132,6 @@ def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:
     return reading
 
 
-def setup_from_json(stored: str) -> Setup:
-    """Return the Setup stored in a library. Raises LibraryDamaged."""
-    try:
-        data: dict[str, Any] = json.loads(stored)
-        query = {m: QueryModel(q["folder"], tuple(q["templates"])) for m, q in data.pop("query").items()}
-        return Setup(query=query, **data)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise LibraryDamaged("the library's setup is damaged; run: vfindex verify") from exc
-
-
-def priors_from_json(stored: str | None) -> dict[Modality, ModalityPrior]:
-    """Return the priors of `priors_to_json`'s text. Raises LibraryDamaged."""
-
-    def vector(data: str) -> FloatArray:
-        return unpack_vector(bytes.fromhex(data))
-
-    try:
-        data: dict[Modality, dict[str, Any]] = json.loads(stored or "")
-        return {
-            m: ModalityPrior(
-                mean=vector(p["mean"]),
-                query_mean=vector(p["query_mean"]),
-                spread=float(p["spread"]),
-                background=vector(p["background"]).reshape(-1, len(vector(p["mean"]))),
-                weight=float(p["weight"]),
-            )
-            for m, p in data.items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise LibraryDamaged("the library's priors are damaged; run: vfindex verify") from exc
-
-
 def reading_spec(snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
     """Return the JointSpec that a reader scores with, and the generation it comes from.
 
@@ -174,36 +139,16 @@ def reading_spec(snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
     """
     generation = snapshot.generation()
     if generation is None:
-        fusion = Fusion.from_json(snapshot.get(META_KEY))
+        fusion = LibraryMeta(snapshot).fusion
         return snapshot.remembered("estimated spec", lambda: estimated_spec(snapshot, fusion)), None
     spec = generation.spec
     if spec.weights_are_open:  # these may have been chosen since
-        spec = spec.with_weights(Fusion.from_json(snapshot.get(META_KEY)).weights)
+        spec = spec.with_weights(LibraryMeta(snapshot).fusion.weights)
     return spec, generation
 
 
 def estimated_spec(snapshot: Snapshot, fusion: Fusion) -> JointSpec:
     """Return the JointSpec that a new generation of the library would have. Raises UsageError, see `estimate_spec`."""
-    priors = priors_from_json(snapshot.get("priors"))
+    priors = LibraryMeta(snapshot).priors
     dims = {m: len(p.mean) for m, p in priors.items()}
     return estimate_spec(priors, (rows for _, rows in snapshot.batches(snapshot.clip_ids(), dims)), fusion)
-
-
-def joint_batches(
-    snapshot: Snapshot, spec: JointSpec, ids: Sequence[int] | NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
-    """Yield (ids (n,), joint vectors (n, spec.dim)) of the clips `ids`, fused from SQLite, in bounded batches."""
-    dims = {m: part.dim for m, part in spec.parts.items()}
-    for part, rows in snapshot.batches(ids, dims):
-        yield part, fuse(rows, spec)
-
-
-def exact_scan(
-    snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequence[int] | NDArray[np.int64]
-) -> list[tuple[int, float]]:
-    """Return (clip id, score) of the clips `ids`, best first, by fusing them from SQLite."""
-    scores = [rows @ query for _, rows in joint_batches(snapshot, spec, ids)]
-    each = np.concatenate(scores) if scores else np.zeros(0, np.float32)
-    held = np.asarray(ids, np.int64)
-    order = np.lexsort((held, -each))
-    return list(zip(held[order].tolist(), each[order].tolist(), strict=True))

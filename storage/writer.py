@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,7 +16,6 @@ from sqlalchemy import delete, insert, select
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
-from vfindex.storage.db.checksums import put
 from vfindex.storage.db.engine import checkpoint, translated
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
@@ -27,14 +24,13 @@ from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import DATABASE, is_shared_as, refuse_unreadable, share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.index.builder import Source, build, extend
-from vfindex.storage.index.gate import refusal
+from vfindex.storage.index.gate import View, refusal
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex
-from vfindex.storage.joint.codecs import pack_vector
-from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
-from vfindex.storage.library import INDEX_SUFFIX, Library, priors_from_json, setup_from_json
-from vfindex.storage.maintenance.assets import QUERY_MODELS, digests_of
+from vfindex.storage.library import INDEX_SUFFIX, Library
+from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup
 from vfindex.storage.records import Modality, Setup, UnitResult
 from vfindex.storage.settings_backup import write_spare
 
@@ -45,6 +41,8 @@ MAX_TAIL_CLIPS = 50_000
 # The current generation and the one before it: a reader that has just read the pointer still finds its file.
 KEPT_GENERATIONS = 2
 _FOLDERS = ("index", "query", "thumbs")
+# The published generation and its index, None where that cannot be used; None before the first is published.
+_Before = tuple[Generation, JointIndex | None] | None
 _IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
@@ -123,8 +121,7 @@ class Writer:
 
     def setup(self) -> Setup | None:
         """Return the library's setup, or None if it has just been made."""
-        stored = self.catalog.get("setup")
-        return None if stored is None else setup_from_json(stored)
+        return LibraryMeta(self.catalog).setup
 
     def install(self, setup: Setup, priors: Mapping[Modality, ModalityPrior], query_models: Mapping[str, Path]) -> None:
         """Give a new library its setup, its priors and copies of its query encoders (name -> folder).
@@ -134,9 +131,8 @@ class Writer:
         with _on_disk("a query encoder"):
             for name, source in query_models.items():
                 _copy_folder(source, self.folder / "query" / name)
-        self.catalog.put(QUERY_MODELS, digests_of(query_models))
-        self.catalog.put("priors", priors_to_json(priors))
-        self.catalog.put("setup", json.dumps(asdict(setup)))
+        put_query_models(self.catalog, query_models)
+        put_setup(self.catalog, setup, priors)
         self.write_spare()
 
     def renew_query_encoders(self, query_models: Mapping[str, Path]) -> None:
@@ -146,11 +142,7 @@ class Writer:
                 shutil.rmtree(self.folder / "query" / name, ignore_errors=True)
                 _copy_folder(source, self.folder / "query" / name)
         here = {path.name: path for path in (self.folder / "query").iterdir() if path.is_dir()}
-        self.catalog.put(QUERY_MODELS, digests_of(here))
-
-    def priors(self) -> dict[Modality, ModalityPrior]:
-        """Return the priors of the library's models. Raises LibraryDamaged."""
-        return priors_from_json(self.catalog.get("priors"))
+        put_query_models(self.catalog, here)
 
     def write_spare(self) -> None:
         """Copy the settings, and how far the library has come, beside its database."""
@@ -260,7 +252,7 @@ class Writer:
         from now on; None leaves it as it is. Raises UsageError if it does not fit the models, NotPublished if no index
         passes: then the one before stays, and readers scan what it lacks.
         """
-        chosen = Fusion.from_json(self.catalog.get(META_KEY)) if fusion is None else fusion
+        chosen = LibraryMeta(self.catalog).fusion if fusion is None else fusion
         with self.library.snapshot() as snapshot:
             newest = snapshot.generation()
             name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
@@ -281,9 +273,11 @@ class Writer:
     ) -> tuple[Source, tuple[str, int, str]]:
         """Return what a new file was made of, and its name, size and SHA-256. Raises as `publish` does."""
         reason = ""
+        old = None if before is None else (before, self.library.load_index(before))
+        published = None if old is None else View.published(snapshot, *old)
         for make in (self._extended, self._built, self._rebuilt):
             try:
-                made = make(snapshot, before, fusion, name)
+                made = make(snapshot, old, fusion, name)
             except (OSError, RuntimeError, MemoryError) as exc:
                 raise LibraryError(
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
@@ -293,7 +287,7 @@ class Writer:
                 continue
             source, size_bytes, sha256 = made
             index = JointIndex.load(self.library.index / name, size_bytes=size_bytes, sha256=sha256)
-            refused = refusal(self.library, snapshot, before, source.spec, index)
+            refused = refusal(snapshot, source.spec, index, published, self.library.query_folder)
             if refused is None:
                 return source, (name, size_bytes, sha256)
             reason = refused
@@ -304,33 +298,29 @@ class Writer:
             "before lacks; run: vfindex verify"
         )
 
-    def _extended(
-        self, snapshot: Snapshot, before: Generation | None, _: Fusion, name: str
-    ) -> tuple[Source, int, str] | None:
+    def _extended(self, snapshot: Snapshot, before: _Before, _: Fusion, name: str) -> tuple[Source, int, str] | None:
         """Make the file of a generation from the one before; None where too much has changed since that was built."""
-        index = self.library.load_index(before) if before is not None else None
-        if before is None or index is None:
+        generation, index = before or (None, None)
+        if generation is None or index is None:
             return None
-        source = Source(snapshot, before.spec, self.priors(), snapshot.clip_ids(searchable=False))
-        made = extend(index, source, snapshot.changed(before.watermark), self.library.index / name)
+        source = Source(snapshot, generation.spec, LibraryMeta(snapshot).priors, snapshot.clip_ids(searchable=False))
+        made = extend(index, source, snapshot.changed(generation.watermark), self.library.index / name)
         return None if made is None else (source, *made)
 
-    def _built(self, snapshot: Snapshot, _: Generation | None, fusion: Fusion, name: str) -> tuple[Source, int, str]:
+    def _built(self, snapshot: Snapshot, _: _Before, fusion: Fusion, name: str) -> tuple[Source, int, str]:
         """Make the file of a generation from all clips, and their JointSpec."""
-        priors = self.priors()
+        priors = LibraryMeta(snapshot).priors
         dims = {m: len(p.mean) for m, p in priors.items()}
         ids = snapshot.clip_ids(searchable=False)
         spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), fusion)
         source = Source(snapshot, spec, priors, ids)
         return source, *build(source, self.library.index / name)
 
-    def _rebuilt(
-        self, snapshot: Snapshot, before: Generation | None, _: Fusion, name: str
-    ) -> tuple[Source, int, str] | None:
+    def _rebuilt(self, snapshot: Snapshot, before: _Before, _: Fusion, name: str) -> tuple[Source, int, str] | None:
         """Make the file of a generation from all clips, with the JointSpec of the one before if there is one."""
         if before is None:
             return None
-        source = Source(snapshot, before.spec, self.priors(), snapshot.clip_ids(searchable=False))
+        source = Source(snapshot, before[0].spec, LibraryMeta(snapshot).priors, snapshot.clip_ids(searchable=False))
         return source, *build(source, self.library.index / name)
 
     def _point_to(self, file: tuple[str, int, str], fusion: Fusion, spec: JointSpec, ids: Sequence[int]) -> None:
@@ -345,7 +335,7 @@ class Writer:
                     created_at=now(),
                 )
             )
-            put(connection, META_KEY, fusion.to_json())
+            put_fusion(connection, fusion)
             connection.execute(delete(schema.index_change))
             connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
 
@@ -361,22 +351,6 @@ class Writer:
             for path in self.library.index.iterdir():
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
-
-
-def priors_to_json(priors: Mapping[Modality, ModalityPrior]) -> str:
-    """Return priors as text; vectors as float16, like every stored vector."""
-    return json.dumps(
-        {
-            m: {
-                "mean": pack_vector(p.mean).hex(),
-                "query_mean": pack_vector(p.query_mean).hex(),
-                "background": pack_vector(p.background.reshape(-1)).hex(),
-                "spread": p.spread,
-                "weight": p.weight,
-            }
-            for m, p in priors.items()
-        }
-    )
 
 
 @contextmanager

@@ -76,8 +76,8 @@ ROOMS = {
     "indexer": ("runs", "runners", "pipeline", "models", "speech", "media", "scan", "boundary", "languages", "options"),
     "search": ("evaluation", "engine", "results", "calibration", "rank", "query"),
     "storage": (
-        *("maintenance", "writer", "library", "settings_backup", "index", "db", "encoders", "text", "joint", "files"),
-        *("ids", "records", "errors", "package"),
+        *("maintenance", "writer", "library", "settings_backup", "index", "meta", "db", "encoders", "text", "joint"),
+        *("files", "ids", "records", "errors", "package"),
     ),
 }
 MODULES_A_ROOM = range(3, 15)

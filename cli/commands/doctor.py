@@ -184,15 +184,15 @@ def _models(cache: Path) -> Finding:
 def _library(folder: Path, cache: Path) -> Finding:
     from vfindex.indexer.models.store import is_cached, locate
     from vfindex.storage.files.file_systems import refuse_network_folder
-    from vfindex.storage.library import Library, setup_from_json
+    from vfindex.storage.library import Library
+    from vfindex.storage.meta import LibraryMeta
 
     refuse_network_folder(_standing(folder))
     try:
         with Library.open(folder).snapshot() as snapshot:
-            stored = snapshot.get("setup")
+            setup = LibraryMeta(snapshot).setup
     except LibraryNotFound:
         return Finding("library", "ok", f"none yet in {folder}; the first ingest makes it")
-    setup = setup_from_json(stored) if stored else None
     text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"
     for kind, reference in (setup.references if setup else {}).items():
         if not is_cached({kind: reference}, cache):

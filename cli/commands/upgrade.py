@@ -179,12 +179,13 @@ def _changed(report: UpgradeReport) -> list[str]:
 
 def _roll_back(folder: Path, json: bool) -> None:
     from vfindex.indexer.runs.upgrade import roll_back
-    from vfindex.storage.library import Library, setup_from_json
+    from vfindex.storage.library import Library
+    from vfindex.storage.meta import LibraryMeta
 
     left = {video.fingerprint for video in _videos(folder)}
     place = roll_back(folder)
     with Library.open(place).snapshot() as snapshot:
-        setup = setup_from_json(snapshot.get("setup") or "")
+        setup = LibraryMeta(snapshot).existing_setup()
     lacking = len(left - {video.fingerprint for video in _videos(folder)})
     if json:
         print_json({"edition": str(place), "preset": setup.preset, "lacking": lacking})

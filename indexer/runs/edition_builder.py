@@ -23,10 +23,8 @@ from vfindex.storage.db.catalog import now
 from vfindex.storage.db.sources import (
     Root,
     known_files,
-    recognises,
     remember,
     replace_exclusions,
-    set_recognises,
     stored_exclusions,
     stored_roots,
 )
@@ -34,6 +32,7 @@ from vfindex.storage.db.units import coarse_videos, recognised_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta, put_recognises_speech
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.writer import Writer
 
@@ -56,7 +55,7 @@ class _State:
     @classmethod
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
-            asr = recognises(snapshot)
+            asr = LibraryMeta(snapshot).recognises_speech
             videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), coarse_videos(snapshot)
             return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot), stored_exclusions(snapshot))
 
@@ -91,7 +90,7 @@ class CatchUp:
     def round(self, report: UpgradeReport) -> None:
         """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
         state = self._seen = _State.of(self.old)
-        set_recognises(self.writer.catalog, state.asr)
+        put_recognises_speech(self.writer.catalog, state.asr)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         opened = [video for video in missing if self._must_be_opened(video, state)]

@@ -32,8 +32,9 @@ from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded
 from vfindex.indexer.scan.walk import Exclusions, discover
-from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, recognises, remember, roots, set_recognises
+from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, remember, roots
 from vfindex.storage.errors import UsageError
+from vfindex.storage.meta import LibraryMeta, put_recognises_speech
 from vfindex.storage.records import Hint, Setup
 from vfindex.storage.writer import Writer, writing
 
@@ -168,5 +169,5 @@ def _setup(writer: Writer, settings: IngestSettings, callbacks: Callbacks) -> Se
 def _asr(writer: Writer, asked: bool | None) -> bool:
     """Return whether speech is recognised, and remember it for the next run if it was asked for."""
     if asked is not None:
-        set_recognises(writer.catalog, asked)
-    return recognises(writer.catalog)
+        put_recognises_speech(writer.catalog, asked)
+    return LibraryMeta(writer.catalog).recognises_speech

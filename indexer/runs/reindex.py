@@ -22,9 +22,10 @@ from vfindex.indexer.scan.missing import excluded, is_missing, vanished
 from vfindex.indexer.scan.walk import Discovered, Found, discover
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, measured_speed, stored_runs
-from vfindex.storage.db.sources import Root, exclusions, recognises, roots
+from vfindex.storage.db.sources import Root, exclusions, roots
 from vfindex.storage.errors import LibraryError, Problem
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import writing
 
@@ -165,7 +166,7 @@ def _scanning(folder: Path, callbacks: Callbacks) -> Iterator[tuple[Run, list[Ro
                 f"the library {folder} does not know which folders it was made of; name them once more: "
                 "vfindex ingest VIDEOS"
             )
-        options = options_of(setup, asr=recognises(writer.catalog))
+        options = options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech)
         with _uncollected():
             run = Run(writer, options, callbacks)
         yield run, given, setup

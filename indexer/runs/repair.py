@@ -29,7 +29,7 @@ from vfindex.indexer.scan.missing import is_missing
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.db.sources import exclusions, recognises, roots
+from vfindex.storage.db.sources import exclusions, roots
 from vfindex.storage.db.units import committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders.text import check_files, read_meta
@@ -49,6 +49,7 @@ from vfindex.storage.maintenance.repair import (
 )
 from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -126,7 +127,7 @@ def repair(folder: Path, settings: RepairSettings, callbacks: Callbacks | None =
         with callbacks.interruptible():
             _renew_encoders(writer, setup, settings.cache, report, callbacks)
         paths = [path for video in waiting(writer.catalog) for path in video.paths]
-        run = Run(writer, options_of(setup, asr=recognises(writer.catalog)), callbacks)
+        run = Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
         run.report.run_id, report.run = run_id, run.report
         again = list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))
         run.sort(discover(again, stop=callbacks.stop))

@@ -14,9 +14,10 @@ from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry_policy import FINAL
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import discover
-from vfindex.storage.db.sources import known_files, recognises
+from vfindex.storage.db.sources import known_files
 from vfindex.storage.errors import BUG, LibraryNotFound
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import KnownFile
 from vfindex.storage.writer import writing
 
@@ -53,7 +54,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, callbac
         for path in files:
             if known[path].state == "partial":
                 writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew
-        run = Run(writer, options_of(setup, asr=recognises(writer.catalog)), callbacks)
+        run = Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
         run.report.run_id = writer.catalog.begin_run("retry")
         run.sort(discover(files, stop=callbacks.stop))
         if run.has_work():

@@ -22,7 +22,8 @@ from vfindex.indexer.runs.report import bugs
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryNotFound, Problem, VideoError
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FloatArray, UnitPlan
 
 # Of 12 clips of real video eleven came out at 1.0000 and one at 0.9996: its first frames share the vector of a still
@@ -51,10 +52,9 @@ def recheck(folder: Path, count: int, cache: Path) -> Recheck:
     """
     result = Recheck()
     with Library.open(folder).snapshot() as snapshot:
-        stored = snapshot.get("setup")
-        if stored is None:
+        setup = LibraryMeta(snapshot).setup
+        if setup is None:
             raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        setup = setup_from_json(stored)
         ids = snapshot.clip_ids()
         chosen = sorted(random.sample(ids, min(count, len(ids))))
         if not chosen:

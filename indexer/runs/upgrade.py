@@ -33,7 +33,8 @@ from vfindex.storage.errors import (
     VfindexError,
 )
 from vfindex.storage.index import model_versions
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -182,10 +183,10 @@ def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
 def _setup(library: Library) -> Setup:
     """Return what the library was made with. Raises LibraryNotFound for one that is empty."""
     with library.snapshot() as snapshot:
-        stored = snapshot.get("setup")
-    if stored is None:
+        setup = LibraryMeta(snapshot).setup
+    if setup is None:
         raise LibraryNotFound(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
-    return setup_from_json(stored)
+    return setup
 
 
 def _named(setup: Setup) -> dict[str, str]:

@@ -19,7 +19,8 @@ from vfindex.search.rank.lexical import find_words
 from vfindex.search.rank.query_vectors import combined
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.library import Library, reading_spec, setup_from_json
+from vfindex.storage.library import Library, reading_spec
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.writer import writing
 
@@ -117,7 +118,7 @@ class _Bench:
     """Scores questions by one modality at a time, as a search with the default weights does."""
 
     def __init__(self, library: Library, snapshot: Snapshot) -> None:
-        setup = setup_from_json(snapshot.get("setup") or "")
+        setup = LibraryMeta(snapshot).existing_setup()
         self._encoder = QueryEncoder(library, setup)
         spec, generation = reading_spec(snapshot)
         index = library.load_index(generation) if generation is not None else None

@@ -17,8 +17,9 @@ from vfindex.search.evaluation.metrics import Difference, Figure, Span, compare,
 from vfindex.search.query.ast import COMBINATIONS, Combination, Query
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.files.regular import read_file
-from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Modality
 
 # What `vfindex search` shows, and so what is measured unless a configuration goes deeper.
@@ -133,7 +134,7 @@ def _fusion(form: FusionName, weights: Mapping[Modality, float], library: Path) 
     if form != "learned":
         return Fusion(form, weights)
     with Library.open(library).snapshot() as snapshot:
-        stored = Fusion.from_json(snapshot.get(META_KEY))
+        stored = LibraryMeta(snapshot).fusion
     if stored.heads is None:
         raise UsageError(f"the library {library} has no learned heads; run: vfindex tune QUERIES --fusion learned")
     return Fusion(form, {**stored.weights, **weights}, stored.heads)

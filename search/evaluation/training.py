@@ -24,7 +24,8 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.library import Library, estimated_spec, setup_from_json
+from vfindex.storage.library import Library, estimated_spec
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, FloatArray, Modality
 
 # Clips looked at for each weighting tried in advance: the default one, and each modality alone.
@@ -109,7 +110,7 @@ def gather(library: Library, questions: Sequence[Question], known: Mapping[str, 
     known: name of a video -> its id. fusion: the form that clips are scored by. Raises LibraryError, ModelError.
     """
     with library.snapshot() as snapshot:
-        setup = setup_from_json(snapshot.get("setup") or "")
+        setup = LibraryMeta(snapshot).existing_setup()
         spec = estimated_spec(snapshot, fusion)
         view = View(snapshot, spec, setup, None, 0, is_whole=True)
         encoder = QueryEncoder(library, setup)

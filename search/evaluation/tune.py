@@ -15,8 +15,9 @@ from vfindex.search.evaluation.evaluate import Answers, Configuration, ask, diff
 from vfindex.search.evaluation.metrics import Difference, Figure
 from vfindex.search.evaluation.training import Trials, gather
 from vfindex.storage.errors import UsageError
-from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, estimated_spec
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, FusionName, Modality
 
 # What is learned must be ahead with this probability on questions and videos that it was not learned from.
@@ -76,7 +77,7 @@ def tune(
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
-        own = Fusion.from_json(snapshot.get(META_KEY))
+        own = LibraryMeta(snapshot).fusion
         places = {place.path: video.id for video in snapshot.videos() for place in video.locations}
         defaults = {m: part.weight for m, part in estimated_spec(snapshot, Fusion()).parts.items()}
     known = locate(list(dict.fromkeys(each.video for question in questions for each in question.relevant)), places)

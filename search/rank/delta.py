@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import held_in
+from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.library import exact_scan, joint_batches
 from vfindex.storage.records import FloatArray, Modality, Setup
 
 # Joint vectors kept from one question to the next, 4.6 KB each with three modalities of 384 dimensions; the writer

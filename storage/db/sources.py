@@ -102,19 +102,6 @@ def _stored(connection: Connection) -> list[bytes]:
     return list(connection.scalars(select(schema.exclusion.c.path)))
 
 
-_RECOGNISES = "asr"
-
-
-def recognises(held: Catalog | Snapshot) -> bool:
-    """Return whether speech is recognised in what is added; in a new library it is."""
-    return held.get(_RECOGNISES) != "0"
-
-
-def set_recognises(catalog: Catalog, wanted: bool) -> None:
-    """Remember whether speech is to be recognised."""
-    catalog.put(_RECOGNISES, str(int(wanted)))
-
-
 _FROM = "FROM location l JOIN video v ON v.id = l.video_id WHERE"
 _IS_SETTLED = "(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ?)"
 

@@ -19,6 +19,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import evenly
 from vfindex.storage.index import reader
 from vfindex.storage.index.file_format import IndexWriter, writing_index
+from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.ivf_pq import (
     ROWS_A_LIST,
     TRAINING_ROWS,
@@ -34,7 +35,6 @@ from vfindex.storage.index.ivf_pq import (
 from vfindex.storage.index.reader import JointIndex, code_name, facts_of
 from vfindex.storage.index.tuning import CLIPS_A_QUESTION, QUESTIONS, efforts, questions
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior
-from vfindex.storage.library import joint_batches
 from vfindex.storage.records import FloatArray, Modality
 
 # Lists are built again, with a JointSpec of their own, when so many of the clips they were made of are gone or have

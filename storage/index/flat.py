@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.joint.vector import JointSpec, fuse
 from vfindex.storage.records import FloatArray
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
 # Vectors looked at for all questions together: as float32 of 1,152 dimensions, 75 MB.
 _TOGETHER = 1 << 14
 
@@ -100,3 +104,23 @@ def _lend(vector: Any, data: NDArray[Any]) -> None:
     vector.is_owned = False
     vector.view_data = vector.c_ptr = faiss.swig_ptr(data)
     vector.view_size = vector.c_size = data.size
+
+
+def joint_batches(
+    snapshot: Snapshot, spec: JointSpec, ids: Sequence[int] | NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
+    """Yield (ids (n,), joint vectors (n, spec.dim)) of the clips `ids`, fused from SQLite, in bounded batches."""
+    dims = {m: part.dim for m, part in spec.parts.items()}
+    for part, rows in snapshot.batches(ids, dims):
+        yield part, fuse(rows, spec)
+
+
+def exact_scan(
+    snapshot: Snapshot, spec: JointSpec, query: FloatArray, ids: Sequence[int] | NDArray[np.int64]
+) -> list[tuple[int, float]]:
+    """Return (clip id, score) of the clips `ids`, best first, by fusing them from SQLite."""
+    scores = [rows @ query for _, rows in joint_batches(snapshot, spec, ids)]
+    each = np.concatenate(scores) if scores else np.zeros(0, np.float32)
+    held = np.asarray(ids, np.int64)
+    order = np.lexsort((held, -each))
+    return list(zip(held[order].tolist(), each[order].tolist(), strict=True))

@@ -9,9 +9,10 @@ are no good. A single item more or less means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,12 @@ from sqlalchemy import text
 
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.ids import evenly, held_in
+from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.joint.vector import JointSpec, fuse_query
-from vfindex.storage.library import Library, joint_batches, priors_from_json, setup_from_json
-from vfindex.storage.records import FloatArray, Modality, Setup
+from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.records import FloatArray, Modality, QueryModel
 
 # Questions of either kind: 48 sentences take 0.7 s to encode.
 MAX_ITEMS = 24
@@ -54,14 +56,13 @@ class View:
     outdated: NDArray[np.int64]
 
     @classmethod
-    def before(cls, library: Library, snapshot: Snapshot, generation: Generation) -> View:
-        """Return what readers search until a new generation is published."""
-        index = library.load_index(generation)
+    def published(cls, snapshot: Snapshot, generation: Generation, index: JointIndex | None) -> View:
+        """Return what readers search now. index: of the generation, None if its file cannot be used."""
         watermark = generation.watermark if index is not None else 0
         return cls(generation.spec, index, snapshot.unindexed(watermark), snapshot.outdated(watermark))
 
     @classmethod
-    def made(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
+    def candidate(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
         """Return what they search once an index of all clips is published."""
         last = int(index.all_ids()[-1]) if len(index.all_ids()) else 0
         return cls(spec, index, np.zeros(0, np.int64), snapshot.hidden(last))
@@ -74,11 +75,16 @@ class _Item:
 
 
 def refusal(
-    library: Library, snapshot: Snapshot, before: Generation | None, spec: JointSpec, index: JointIndex
+    snapshot: Snapshot,
+    spec: JointSpec,
+    index: JointIndex,
+    published: View | None,
+    encoder_folder: Callable[[QueryModel], Path],
 ) -> str | None:
-    """Return why a joint index just made must not be published, None where nothing speaks against it.
+    """Return why a new joint index must not be published, None if it passes.
 
-    before: the generation that it would take the place of, None where other hits are wanted. spec: that of the index.
+    spec: of the new index. published: what readers search now, None if another fusion was chosen, which may give other
+    hits. encoder_folder: where the library keeps a query encoder.
     """
     newest = snapshot.generation()
     changed = snapshot.changed(newest.watermark) if newest is not None else np.zeros(0, np.int64)
@@ -89,17 +95,17 @@ def refusal(
     if wrong:
         return f"of {len(sample)} clips looked at, it has other vectors than library.db for {wrong}"
     if len(index) <= SCANNED_CLIPS:
-        priors = priors_from_json(snapshot.get("priors"))
+        priors = LibraryMeta(snapshot).priors
         recall = min(recall_at_10(snapshot, index, spec, priors), default=1.0)
         if recall < FLOOR:
             return f"it finds {recall:.2f} of what an exact scan finds"
-    if before is None:
+    if published is None:
         return None
     items = list(_items(snapshot))
-    questions = _questions(library, snapshot, items) if len(items) >= MIN_ITEMS else []
+    questions = _questions(snapshot, items, encoder_folder) if len(items) >= MIN_ITEMS else []
     if not questions:
         return None
-    views = View.before(library, snapshot, before), View.made(snapshot, spec, index)
+    views = published, View.candidate(snapshot, spec, index)
     had, has = (_found(snapshot, view, items, questions) for view in views)
     pairs = list(zip(had, has, strict=True))
     if is_worse(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)):
@@ -141,10 +147,11 @@ def _items(snapshot: Snapshot) -> Iterator[_Item]:
         yield from (telling[(2 * n + 1) * len(telling) // (2 * count)] for n in range(count))
 
 
-def _questions(library: Library, snapshot: Snapshot, items: Sequence[_Item]) -> list[dict[Modality, FloatArray]]:
+def _questions(
+    snapshot: Snapshot, items: Sequence[_Item], encoder_folder: Callable[[QueryModel], Path]
+) -> list[dict[Modality, FloatArray]]:
     """Return for each item modality -> (dim,), by the library's own query encoders; none where it carries none."""
-    stored = snapshot.get("setup")
-    setup: Setup | None = None if stored is None else setup_from_json(stored)
+    setup = LibraryMeta(snapshot).setup
     if setup is None:
         return []
     from vfindex.storage.encoders.text import TextEncoder  # ONNX Runtime, a tenth of a second
@@ -152,11 +159,13 @@ def _questions(library: Library, snapshot: Snapshot, items: Sequence[_Item]) -> 
     vectors: dict[str, FloatArray] = {}
     for modality in _ASKED:
         name = setup.query[modality].folder
-        if name not in vectors and not (library.query_folder(setup.query[modality]) / "meta.json").is_file():
+        if name in vectors:
+            continue
+        folder = encoder_folder(setup.query[modality])
+        if not (folder / "meta.json").is_file():
             return []
-        if name not in vectors:
-            encoder = TextEncoder.open(library.query_folder(setup.query[modality]))
-            vectors[name] = encoder.encode([item.text for item in items])
+        encoder = TextEncoder.open(folder)
+        vectors[name] = encoder.encode([item.text for item in items])
     return [{m: vectors[setup.query[m].folder][row] for m in _ASKED} for row in range(len(items))]
 
 

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import evenly, places_in
-from vfindex.storage.index.flat import HalfVectors
+from vfindex.storage.index.flat import HalfVectors, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.search_params import FIRST, MANY, Effort, Efforts, Reach
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
-from vfindex.storage.library import joint_batches
 from vfindex.storage.records import FloatArray, Modality
 
 # What questions of either kind must find, or all vectors are scored; and how many standard errors above it efforts are

@@ -13,9 +13,6 @@ import numpy as np
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.records import FUSIONS, MODALITIES, FloatArray, FusionName, Modality
 
-# Where a library keeps what was chosen; absent: `concat` with the preset's weights.
-META_KEY = "fusion"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heads:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,30 +10,22 @@ import numpy as np
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import file_sha256
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 
-# The setting that says which query encoders were put into the library: JSON, name -> SHA-256 of its meta.json, which
-# holds those of its other files.
-QUERY_MODELS = "query_models"
 _TAIL_BYTES = 16
-
-
-def digests_of(folders: Mapping[str, Path]) -> str:
-    """Return the value of the setting QUERY_MODELS for encoders, name -> folder."""
-    described = {name: folder / "meta.json" for name, folder in sorted(folders.items())}
-    return json.dumps({name: file_sha256(path) for name, path in described.items() if path.is_file()})
 
 
 def query_faults(library: Library, snapshot: Snapshot) -> dict[str, str]:
     """Return name -> what is wrong with a query encoder of the library. Every file of each is read."""
     from vfindex.storage.encoders.text import check_files, read_meta  # ONNX Runtime, a tenth of a second
 
-    stored, put = snapshot.get("setup"), snapshot.get(QUERY_MODELS)
-    if stored is None:
+    meta = LibraryMeta(snapshot)
+    setup, stored = meta.setup, meta.query_models
+    if setup is None:
         return {}
-    models = {model.folder: model for model in setup_from_json(stored).query.values()}
-    # Libraries of older versions do not say what was put into them.
-    digests: dict[str, str | None] = dict.fromkeys(models) if put is None else json.loads(put)
+    models = {model.folder: model for model in setup.query.values()}
+    digests: Mapping[str, str | None] = dict.fromkeys(models) if stored is None else stored
     faults = {}
     for name, digest in digests.items():
         folder = library.query_folder(models[name]) if name in models else library.folder / "query" / name

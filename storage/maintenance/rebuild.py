@@ -11,9 +11,10 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.migrations import index_every_script
 from vfindex.storage.errors import LibraryDamaged, LibraryNotFound, UsageError
-from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta, put_fusion
 from vfindex.storage.records import FusionName
 from vfindex.storage.writer import writing
 
@@ -53,10 +54,11 @@ def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
     """
     Library.open(folder)
     with writing(folder) as writer:
-        weights = {m: prior.weight for m, prior in writer.priors().items()}
+        weights = {m: prior.weight for m, prior in LibraryMeta(writer.catalog).priors.items()}
         fusion = fusion or Fusion("concat", weights)
-        if fusion.form == "concat" and Fusion.from_json(writer.catalog.get(META_KEY)).form == "concat":
-            writer.catalog.put(META_KEY, fusion.to_json())
+        if fusion.form == "concat" and LibraryMeta(writer.catalog).fusion.form == "concat":
+            with writer.catalog.transaction() as connection:
+                put_fusion(connection, fusion)
         else:
             writer.publish(fusion)
         return fusion
@@ -68,7 +70,7 @@ def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
     Raises UsageError for heads that nobody has learned.
     """
     try:
-        stored = Fusion.from_json(catalog.get(META_KEY))
+        stored = LibraryMeta(catalog).fusion
     except LibraryDamaged:
         if form is None:
             raise

@@ -17,10 +17,11 @@ from vfindex.storage.files.permissions import is_allowed
 from vfindex.storage.ids import held_in
 from vfindex.storage.index.gate import wrong_rows
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
-from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed, priors_from_json
+from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed
 from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.maintenance.damage import broken_settings, damaged_videos, false_words, shown_paths
 from vfindex.storage.maintenance.salvage import survey
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.settings_backup import read_spare
 
 _RESTORE = "; put back library.db from a backup, or run: vfindex repair"
@@ -180,7 +181,7 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         told = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
         result.problems.append(f"{name} {told}; run: vfindex rebuild")
     elif len(held) and change != "stale":
-        priors = priors_from_json(snapshot.get("priors"))
+        priors = LibraryMeta(snapshot).priors
         result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)
         if result.recall_at_10 < FLOOR:
             result.problems.append(f"{name} finds {result.recall_at_10:.2f} of what an exact scan finds")

@@ -46,7 +46,8 @@ from vfindex.search.query.ast import Combination
 from vfindex.search.rank import candidates as ranking
 from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FusionName, Modality, Setup
 
 MEASURES = ("nDCG@10", "success@1", "success@5", "success@10", "MRR")
@@ -180,7 +181,7 @@ def asked(folder: Path, questions: Sequence[Question], way: Way) -> Answers:
     """Return what a library answers, asked in one way."""
     library = Library.open(folder)
     with library.snapshot() as snapshot:
-        setup = setup_from_json(snapshot.get("setup") or "")
+        setup = LibraryMeta(snapshot).existing_setup()
     engine = SearchEngine(library, way.setup(setup), way.fusion)
     found = {}
     with way.constants():

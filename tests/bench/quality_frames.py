@@ -23,7 +23,8 @@ from vfindex.storage.encoders.colours import colour_shares
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.pixels import Pixels, crops, square
 from vfindex.storage.encoders.text import TextEncoder
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FloatArray
 
 # Raise it when the views change: what an earlier form kept is then read anew.
@@ -79,7 +80,7 @@ def read_frames(base: Library, visual: Path, threads: int, kept: Path) -> dict[s
     """
     with base.snapshot() as snapshot:
         videos = snapshot.videos()
-        sampling = Sampling.parse(setup_from_json(snapshot.get("setup") or "").sampling)
+        sampling = Sampling.parse(LibraryMeta(snapshot).existing_setup().sampling)
     folder = kept / f"{visual.parent.name}-{sampling}-{FORM}"
     folder.mkdir(parents=True, exist_ok=True)
     encoder = LiteImageEncoder.open(visual, threads=threads)

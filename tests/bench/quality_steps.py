@@ -31,7 +31,8 @@ from vfindex.storage.encoders.colours import COLOUR_LENGTH, colour_vector, with_
 from vfindex.storage.encoders.image import conse
 from vfindex.storage.encoders.text import AXES, TextEncoder
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Clip, FloatArray, Modality, Segment
 from vfindex.storage.writer import Writer, writing
 
@@ -210,7 +211,7 @@ def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
         changed.enter_context(mixing)
         changed.enter_context(patch.multiple(colours, COLOUR_LENGTH=recipe.colour_length))
         changed.enter_context(patch.multiple(pipeline, windows=recipe.windows))
-        setup = setup_from_json(snapshot.get("setup") or "")
+        setup = LibraryMeta(snapshot).existing_setup()
         visual = estimate_prior(
             material.text.encode(background_queries()),
             general_vectors(labels, material.axes),

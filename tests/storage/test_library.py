@@ -25,6 +25,7 @@ from vfindex.storage.errors import (
 from vfindex.storage.joint.codecs import pack_frames, unpack_frames
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Document, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import writing
 
@@ -61,7 +62,7 @@ def test_a_clean_library_verifies(folder: Path) -> None:
 def test_the_setup_is_kept(folder: Path) -> None:
     with writing(folder) as writer:
         assert writer.setup() == SETUP
-        assert set(writer.priors()) == {"visual", "speech", "text"}
+        assert set(LibraryMeta(writer.catalog).priors) == {"visual", "speech", "text"}
 
 
 def test_a_tail_is_found_before_it_is_published(folder: Path) -> None:

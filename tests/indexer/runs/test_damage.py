@@ -18,8 +18,10 @@ from library_maker import add_video, axis, clip, install
 from vfindex.indexer.runs.repair import RepairSettings, repair
 from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import VfindexError
-from vfindex.storage.library import Library, exact_scan, reading_spec, setup_from_json
+from vfindex.storage.index.flat import exact_scan
+from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Document, Segment
 from vfindex.storage.writer import writing
 
@@ -65,7 +67,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(folder: Path) -> list[float]:
     """Read what a search and the reports read; return the numbers of it."""
     with Library.open(folder).snapshot() as snapshot:
-        setup_from_json(snapshot.get("setup") or "")
+        LibraryMeta(snapshot).existing_setup()
         spec, generation = reading_spec(snapshot)
         if generation is not None:
             Library.open(folder).load_index(generation)

@@ -38,8 +38,9 @@ from vfindex.storage.errors import (
     UsageError,
 )
 from vfindex.storage.index.model_versions import beside, edition_folder, history
-from vfindex.storage.library import Library, setup_from_json
+from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer, writing
 
@@ -133,7 +134,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Upgrade:
 
 def setup_of(folder: Path) -> Setup:
     with Library.open(folder).snapshot() as snapshot:
-        return setup_from_json(snapshot.get("setup") or "")
+        return LibraryMeta(snapshot).existing_setup()
 
 
 def documents(folder: Path) -> set[tuple[str, str]]:

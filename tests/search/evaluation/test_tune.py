@@ -27,9 +27,10 @@ from vfindex.search.evaluation.training import Trial, Trials, gather
 from vfindex.search.evaluation.tune import MIN_HELD, learn_weights, split
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import UsageError
-from vfindex.storage.joint.fusion import META_KEY, Fusion
+from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, FloatArray, Modality
 from vfindex.storage.writer import writing
 
@@ -348,7 +349,7 @@ def test_scores_at_other_weights_are_measured_again() -> None:
 
 def stored(folder: Path) -> Fusion:
     with Library.open(folder).snapshot() as snapshot:
-        return Fusion.from_json(snapshot.get(META_KEY))
+        return LibraryMeta(snapshot).fusion
 
 
 @pytest.mark.parametrize(

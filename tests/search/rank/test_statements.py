@@ -25,7 +25,8 @@ from vfindex.search.query.filters import recorded_on
 from vfindex.search.rank import delta as tail_module
 from vfindex.search.rank.delta import Tail
 from vfindex.storage.db import reader
-from vfindex.storage.library import Library, exact_scan, reading_spec
+from vfindex.storage.index.flat import exact_scan
+from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.text import full_text as words_module
 from vfindex.storage.writer import writing

@@ -24,9 +24,9 @@ from vfindex.storage.index import builder as generations
 from vfindex.storage.index import gate
 from vfindex.storage.index import reader as vectors
 from vfindex.storage.index import tuning as recall
+from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
-from vfindex.storage.library import exact_scan, joint_batches
 from vfindex.storage.maintenance.rebuild import _drop_unreadable as drop_unreadable
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Clip, FloatArray

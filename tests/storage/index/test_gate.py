@@ -41,7 +41,7 @@ def add(writer: Writer, number: int) -> None:
 def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     """Yield the writer of a library with a generation, and clips since; a question's vector is its video's own."""
 
-    def questions(_: Any, __: Any, items: Sequence[Any]) -> list[dict[str, FloatArray]]:
+    def questions(_: Any, items: Sequence[Any], __: Any) -> list[dict[str, FloatArray]]:
         return [{"speech": VECTORS[item.video_id - 1]} for item in items]
 
     monkeypatch.setattr(gate, "_questions", questions)

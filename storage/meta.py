@@ -1,0 +1,134 @@
+"""LibraryMeta: the settings of a library as typed values. The table `meta` holds them as text, one row a key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.checksums import put
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.files.regular import file_sha256
+from vfindex.storage.joint.codecs import pack_vector, unpack_vector
+from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.vector import ModalityPrior
+from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
+
+_SETUP, _PRIORS, _FUSION, _QUERY_MODELS, _RECOGNISES_SPEECH = "setup", "priors", "fusion", "query_models", "asr"
+# What parsing JSON of another shape raises.
+_NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryMeta:
+    """The settings of a library. Each is parsed when it is read, so that a damaged one bars no other.
+
+    Every property raises LibraryDamaged for a value that is not as it was written.
+    """
+
+    source: Catalog | Snapshot
+
+    @property
+    def setup(self) -> Setup | None:
+        """Models, sampling and weights; None until the first ingest has chosen them."""
+        stored = self.source.get(_SETUP)
+        if stored is None:
+            return None
+        try:
+            data: dict[str, Any] = json.loads(stored)
+            query = {m: QueryModel(q["folder"], tuple(q["templates"])) for m, q in data.pop("query").items()}
+            return Setup(query=query, **data)
+        except _NOT_AS_WRITTEN as exc:
+            raise LibraryDamaged("the library's setup is damaged; run: vfindex verify") from exc
+
+    def existing_setup(self) -> Setup:
+        """Return the setup. Raises LibraryDamaged where there is none."""
+        setup = self.setup
+        if setup is None:
+            raise LibraryDamaged("the library's setup is damaged; run: vfindex verify")
+        return setup
+
+    @property
+    def priors(self) -> dict[Modality, ModalityPrior]:
+        """The statistics of each modality that its model brought along."""
+        try:
+            data: dict[Modality, dict[str, Any]] = json.loads(self.source.get(_PRIORS) or "")
+            return {m: _prior(values) for m, values in data.items()}
+        except _NOT_AS_WRITTEN as exc:
+            raise LibraryDamaged("the library's priors are damaged; run: vfindex verify") from exc
+
+    @property
+    def fusion(self) -> Fusion:
+        """How modalities become one vector; by default `concat` with the preset's weights."""
+        return Fusion.from_json(self.source.get(_FUSION))
+
+    @property
+    def recognises_speech(self) -> bool:
+        """Whether speech is recognised in videos to come; by default it is."""
+        return self.source.get(_RECOGNISES_SPEECH) != "0"
+
+    @property
+    def query_models(self) -> dict[str, str] | None:
+        """Query encoder -> SHA-256 of its meta.json, which holds those of its other files; None in old libraries."""
+        stored = self.source.get(_QUERY_MODELS)
+        found: dict[str, str] | None = None if stored is None else json.loads(stored)
+        return found
+
+
+def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[Modality, ModalityPrior]) -> None:
+    """Store the setup and the priors, the setup last: a library without it is set up again."""
+    catalog.put(_PRIORS, _priors_json(priors))
+    catalog.put(_SETUP, json.dumps(asdict(setup)))
+
+
+def put_fusion(connection: Connection, fusion: Fusion) -> None:
+    """Store the fusion inside the caller's transaction."""
+    put(connection, _FUSION, fusion.to_json())
+
+
+def put_recognises_speech(catalog: Catalog, recognises: bool) -> None:
+    """Store whether speech is to be recognised."""
+    catalog.put(_RECOGNISES_SPEECH, str(int(recognises)))
+
+
+def put_query_models(catalog: Catalog, folders: Mapping[str, Path]) -> None:
+    """Store which query encoders the library has. folders: name -> folder; one without meta.json is left out."""
+    described = {name: folder / "meta.json" for name, folder in sorted(folders.items())}
+    digests = {name: file_sha256(path) for name, path in described.items() if path.is_file()}
+    catalog.put(_QUERY_MODELS, json.dumps(digests))
+
+
+def _prior(values: Mapping[str, Any]) -> ModalityPrior:
+    def vector(name: str) -> FloatArray:
+        return unpack_vector(bytes.fromhex(values[name]))
+
+    mean = vector("mean")
+    return ModalityPrior(
+        mean=mean,
+        query_mean=vector("query_mean"),
+        spread=float(values["spread"]),
+        background=vector("background").reshape(-1, len(mean)),
+        weight=float(values["weight"]),
+    )
+
+
+def _priors_json(priors: Mapping[Modality, ModalityPrior]) -> str:
+    """Return priors as JSON, their vectors as float16 in hex, as every stored vector is float16."""
+    return json.dumps(
+        {
+            m: {
+                "mean": pack_vector(p.mean).hex(),
+                "query_mean": pack_vector(p.query_mean).hex(),
+                "background": pack_vector(p.background.reshape(-1)).hex(),
+                "spread": p.spread,
+                "weight": p.weight,
+            }
+            for m, p in priors.items()
+        }
+    )
