@@ -54,13 +54,6 @@ def check_times(*times_s: float) -> None:
         raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
 
 
-def finite(vectors: FloatArray) -> FloatArray:
-    """Return vectors as they are. Raises LibraryDamaged for one that is not a number."""
-    if not np.isfinite(vectors).all():
-        raise LibraryDamaged("a vector in the library is not as it was written; run: vfindex repair")
-    return vectors
-
-
 def no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
     return np.zeros((0, 0), np.float32), np.zeros(0)
 

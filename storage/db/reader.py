@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import clips, schema
 from vfindex.storage.db.checksums import is_broken, setting
-from vfindex.storage.db.clips import StoredClip, StoredVectors, finite, no_frames, stored_clip
+from vfindex.storage.db.clips import StoredClip, StoredVectors, no_frames, stored_clip
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, translated
 from vfindex.storage.db.migrations import check_readable, complete_schema
 from vfindex.storage.db.videos import StoredVideo, stored_video
@@ -233,7 +233,7 @@ class Snapshot:
         embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
         for modality in {row[5] for row in rows if row[5] is not None}:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
-            for id_, vector in zip(blobs, finite(unpack_vectors(list(blobs.values()))), strict=True):
+            for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
                 embeddings[id_][modality] = vector
         framed = {row[0]: row[7] for row in rows if row[7] is not None}
         frames = dict(zip(framed, unpack_all_frames(list(framed.values())), strict=True))
@@ -253,7 +253,7 @@ class Snapshot:
             for modality, vectors in rows.items():
                 found = self._fetched(query, (told, modality))
                 held, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
-                values = finite(unpack_vectors(blobs, vectors.shape[1]))
+                values = unpack_vectors(blobs, vectors.shape[1])
                 vectors[order[np.searchsorted(part, held, sorter=order)]] = values
             yield part, rows
 

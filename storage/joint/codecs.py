@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +26,20 @@ def pack_vector(vector: FloatArray) -> bytes:
 
 
 def unpack_vector(blob: bytes) -> FloatArray:
-    """Return the float32 vector of `pack_vector`'s bytes."""
-    return np.frombuffer(blob, dtype="<f2").astype(np.float32)
+    """Return the float32 vector of `pack_vector`'s bytes. Raises LibraryDamaged if one of them is no number."""
+    return unpack_vectors([blob])[0]
 
 
 def unpack_vectors(blobs: Sequence[bytes], dim: int | None = None) -> FloatArray:
-    """Return (n, dim) float32 of `pack_vector`'s bytes. Raises LibraryDamaged if their lengths differ, or are not dim.
+    """Return (n, dim) float32 of `pack_vector`'s bytes. dim: None for that of the first.
 
-    dim: None for that of the first.
+    Raises LibraryDamaged if their lengths differ, or are not dim, or if one of them is no number.
     """
     lengths = set(map(len, blobs)) | ({2 * dim} if dim is not None else set())
     if len(lengths) > 1:
         raise LibraryDamaged("vectors of one modality have several lengths; run: vfindex verify")
-    return np.frombuffer(b"".join(blobs), dtype="<f2").astype(np.float32).reshape(len(blobs), dim or -1)
+    _check_finite(values := np.frombuffer(b"".join(blobs), dtype="<f2").astype(np.float32))
+    return values.reshape(len(blobs), dim or -1)
 
 
 def pack_frames(vectors: FloatArray, times_s: NDArray[np.float64]) -> bytes:
@@ -52,7 +54,7 @@ def pack_frames(vectors: FloatArray, times_s: NDArray[np.float64]) -> bytes:
 def unpack_frames(blob: bytes) -> tuple[FloatArray, NDArray[np.float64]]:
     """Return (vectors (n, dim) float32, times (n,) float64) of `pack_frames`'s blob.
 
-    Raises LibraryDamaged if the lengths do not fit.
+    Raises LibraryDamaged if the lengths do not fit, or one of them is no number.
     """
     return unpack_all_frames([blob])[0]
 
@@ -61,13 +63,19 @@ def unpack_all_frames(blobs: Sequence[bytes]) -> list[tuple[FloatArray, NDArray[
     """Return what `unpack_frames` does, a pair a blob: together they take a third of the time."""
     counts = [_frame_count(blob) for blob in blobs]
     bodies = [blob[_COUNT.size + 8 * count :] for blob, count in zip(blobs, counts, strict=True)]
-    values = np.frombuffer(b"".join(bodies), dtype="<f2").astype(np.float32)
+    _check_finite(values := np.frombuffer(b"".join(bodies), dtype="<f2").astype(np.float32))
     result, stop = [], 0
     for blob, body, count in zip(blobs, bodies, counts, strict=True):
         start, stop = stop, stop + len(body) // 2
         times_s = np.frombuffer(blob, dtype="<f8", count=count, offset=_COUNT.size)
+        _check_finite(times_s)
         result.append((values[start:stop].reshape(count, -1), times_s.astype(np.float64, copy=False)))
     return result
+
+
+def _check_finite(values: NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise LibraryDamaged("a vector in the library is not as it was written; run: vfindex repair")
 
 
 def _frame_count(blob: bytes) -> int:

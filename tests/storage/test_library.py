@@ -204,6 +204,15 @@ def test_frame_blobs_round_trip_and_refuse_nonsense() -> None:
             unpack_frames(blob)
 
 
+@pytest.mark.parametrize("place", ["vector", "time"])
+def test_frame_blobs_without_a_number_are_refused(place: str) -> None:
+    """A search gave a score that is not a number, and ended as a bug."""
+    vectors, times_s = np.ones((2, 4), np.float32), np.array([1.5, 2.5])
+    (vectors if place == "vector" else times_s).flat[1] = np.nan
+    with pytest.raises(LibraryDamaged, match="run: vfindex repair"):
+        unpack_frames(pack_frames(vectors, times_s))
+
+
 def test_words_with_quotes_are_words() -> None:
     catalog = Catalog.open(None)
     video_id = catalog.begin_video(video("a"), [UnitPlan(0)], recognised=True)
