@@ -27,7 +27,7 @@ def pack_vector(vector: FloatArray) -> bytes:
 
 def unpack_vector(blob: bytes) -> FloatArray:
     """Return the float32 vector of `pack_vector`'s bytes. Raises LibraryDamaged if one of them is no number."""
-    return unpack_vectors([blob])[0]
+    return unpack_vectors([blob]).reshape(-1)
 
 
 def unpack_vectors(blobs: Sequence[bytes], dim: int | None = None) -> FloatArray:
