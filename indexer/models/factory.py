@@ -277,10 +277,10 @@ def _sentences(model: LocalModel, cache: Path, say: Say) -> _Text:
 def _speech(reference: str, cache: Path, threads: int) -> Speech:
     if reference == LITE_SPEECH:
         return PocketSphinx(threads)
-    from vfindex.indexer.speech.whisper import Whisper  # CTranslate2 and what it brings take a second
+    from vfindex.indexer.speech.backends import open_whisper  # CTranslate2 and what it brings take a second
 
     device = None if usable_devices() else "cpu"
-    return Whisper.open(locate("speech", reference, cache).folder, threads=threads, device=device)
+    return open_whisper(locate("speech", reference, cache).folder, threads=threads, device=device)
 
 
 def _side(folder: Path) -> _Side:

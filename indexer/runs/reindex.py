@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from vfindex.indexer.models.presets import options_of
 from vfindex.indexer.runners.base import RunnerChoice
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.indexer.scan.missing import excluded, is_missing, vanished
+from vfindex.indexer.scan.missing import Missing, Recorded, excluded, find_missing, is_missing
 from vfindex.indexer.scan.walk import Discovered, Found, discover
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, measured_speed, stored_runs
@@ -78,7 +79,7 @@ def reindex(folder: Path, settings: ReindexSettings, callbacks: Callbacks | None
             run.sort(_scan(run, given, folder))
         run.bring_back()
         if not run.report.interrupted:
-            gone, _ = vanished(run, given, allow_missing=settings.allow_missing)
+            gone = _missing(run, given, settings).gone
             if gone:
                 run.writer.catalog.vanish(sorted(gone))
             run.report.vanished = len(gone)
@@ -94,6 +95,16 @@ def reindex(folder: Path, settings: ReindexSettings, callbacks: Callbacks | None
         run.report.interrupted = asked.stop() and run.report.interrupted
         run.end(began, thorough=False)  # a search sees damage and does without
     return run.report
+
+
+def _missing(run: Run, given: Sequence[Root], settings: ReindexSettings) -> Missing:
+    """Return which files of the library are missing; those that were moved come first in `run.todo`."""
+    recorded = Recorded(run.writer.catalog, run.known, run.unseen())
+    missing = find_missing(recorded, run.todo, given, allow_missing=settings.allow_missing, stop=run.has_stopped)
+    run.report.left_alone += missing.left_alone
+    first = {found.location.path: found for found in missing.moved.values()}
+    run.todo = deque([*first.values(), *(found for found in run.todo if found.location.path not in first)])
+    return missing
 
 
 def _is_progressive(run: Run, settings: ReindexSettings, began: float = 0.0) -> bool:
@@ -132,8 +143,8 @@ def estimate(folder: Path, settings: ReindexSettings, callbacks: Callbacks | Non
     """Return what `reindex` would do; nothing is changed. Raises as `reindex` does, but for ModelError."""
     with _scanning(folder, callbacks or Callbacks()) as (run, given, _):
         run.sort(_scan(run, given, folder))
-        gone, moved = vanished(run, given, allow_missing=settings.allow_missing)
-        gone |= excluded(run.unseen() - gone, given)
+        missing = _missing(run, given, settings)
+        moved, gone = missing.moved, missing.gone | excluded(run.unseen() - missing.gone, given)
         read = list(run.todo)[len(moved) :]
         size_bytes = sum(found.location.size_bytes for found in (*read, *run.refined))
         changed = sum(found.location.path in run.known for found in read)

@@ -1,26 +1,24 @@
-"""Files that the library knows and that are not there any more: moved, gone, or on a disk that is not mounted."""
+"""Files of the library that are no longer in its roots: moved, deleted, or on a disk that is not mounted."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shlex
-from collections import deque
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import ASK_EVERY, Exclusions, Found, fingerprint, is_excluded_below
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.locations import is_below, sample_below
-from vfindex.storage.db.sources import Root
+from vfindex.storage.db.sources import Root, ScanCache
 from vfindex.storage.errors import Problem, VideoError, counted
 from vfindex.storage.records import Location
 
-# Files by which a renamed folder is known again, spread evenly, and how many of them must be there.
-SAMPLE, SAMPLE_SHARE = 20, 0.5
-# A root that has lost more than this share of its videos at once is rather a disk that is not mounted.
-BELIEVED_SHARE = 0.2
+SAMPLE = 20  # files, evenly spread, by which a renamed folder is recognised
+SAMPLE_SHARE = 0.5  # of them that must be there
+MAX_LOST_SHARE = 0.2  # a root that loses more of its videos at once is more likely a disk that is not mounted
 _NEXT = "mount its disk; or, if they are gone for good, run: vfindex reindex --allow-missing"
 _NEXT_ROOT = (
     "mount its disk; if it was renamed, run: vfindex ingest NEWNAME; "
@@ -28,9 +26,31 @@ _NEXT_ROOT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the library knows about files. unseen: paths in `known` that the walk of the roots did not meet."""
+
+    catalog: Catalog
+    known: ScanCache
+    unseen: Set[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Which recorded files are missing.
+
+    gone: deleted. moved: old path -> the new file with the same content. left_alone: why files of a root do not count
+    as gone.
+    """
+
+    gone: set[bytes] = field(default_factory=set)
+    moved: dict[bytes, Found] = field(default_factory=dict)
+    left_alone: list[Problem] = field(default_factory=list)
+
+
 @dataclass(slots=True)
-class _Ground:
-    """A root that is judged as a whole: a folder, or all files of one folder that were named one by one."""
+class _RootGroup:
+    """A folder, or all single files named in one folder: its losses are believed together, or not at all."""
 
     path: bytes
     is_folder: bool
@@ -41,7 +61,7 @@ class _Ground:
 
 
 def is_missing(path: bytes) -> bool:
-    """Return whether there is surely nothing at `path`: a disk that does not answer is no proof."""
+    """Return whether there is certainly nothing at `path`; a disk that does not answer proves nothing."""
     try:
         os.lstat(path)
     except OSError as exc:
@@ -49,36 +69,42 @@ def is_missing(path: bytes) -> bool:
     return False
 
 
-def vanished(run: Run, given: Sequence[Root], *, allow_missing: bool) -> tuple[set[bytes], set[bytes]]:
-    """Return what is gone from the roots, and what is gone but found again among `run.todo`, which then comes first.
+def find_missing(
+    recorded: Recorded,
+    new: Sequence[Found],
+    roots: Sequence[Root],
+    *,
+    allow_missing: bool,
+    stop: Callable[[], bool],
+) -> Missing:
+    """Return which of the unseen files below `roots` are gone, and which of them are among the `new` ones.
 
-    Roots that are missing, or have lost too much at once, are left alone and told in the report, unless they may be.
-    A file below several roots vanishes only if each of them is believed. Nothing is gone where the run is to end.
+    A root that is missing, or has lost too much at once, is left alone unless allow_missing; a file below several roots
+    is gone only if all of them are believed. Nothing is gone once `stop` returns True.
     """
-    unseen = run.unseen()
-    grounds = _grounds(unseen, given)
+    groups = _grouped(recorded.unseen, roots)
     gone = set()
-    for number, path in enumerate(unseen):
-        if number % ASK_EVERY == 0 and run.has_stopped():
+    for number, path in enumerate(recorded.unseen):
+        if number % ASK_EVERY == 0 and stop():
             break
-        if any(ground.covers(path) for ground in grounds) and is_missing(path):
+        if any(group.covers(path) for group in groups) and is_missing(path):
             gone.add(path)
-    moved = _moved(run, gone)
-    if run.report.interrupted:
-        return set(), set()
-    gone -= moved
-    if not allow_missing:
-        for ground in grounds:
-            problem = _doubt(ground, run, gone, moved)
-            if problem is not None:
-                run.report.left_alone.append(problem)
-                gone = {path for path in gone if not ground.covers(path)}
-    return gone, moved
+    moved = _moved(recorded, gone, new, stop)
+    if stop():
+        return Missing()
+    gone -= moved.keys()
+    left_alone = []
+    for group in () if allow_missing else groups:
+        problem = _doubt(recorded, group, gone, moved.keys())
+        if problem is not None:
+            left_alone.append(problem)
+            gone = {path for path in gone if not group.covers(path)}
+    return Missing(gone, moved, left_alone)
 
 
-def excluded(unseen: Set[bytes], given: Sequence[Root]) -> set[bytes]:
-    """Return those of `unseen` that are there, and that every root at or above them excludes."""
-    tests = {root.path: Exclusions(root.exclude) for root in given}
+def excluded(unseen: Set[bytes], roots: Sequence[Root]) -> set[bytes]:
+    """Return the unseen files that still exist, and that every root at or above them excludes."""
+    tests = {root.path: Exclusions(root.exclude) for root in roots}
     chosen = set()
     for path in unseen:
         above = [root for root in tests if is_below(path, root)]
@@ -87,19 +113,83 @@ def excluded(unseen: Set[bytes], given: Sequence[Root]) -> set[bytes]:
     return chosen
 
 
-def _new_name(run: Run, root: bytes) -> bytes | None:
-    """Return where a folder lies now that is not there, if it or a folder above it was renamed; None if not.
+def _grouped(unseen: Set[bytes], roots: Sequence[Root]) -> list[_RootGroup]:
+    groups: dict[tuple[bytes, bool], _RootGroup] = {}
+    for root in roots:
+        is_file = root.path in unseen or os.path.isfile(root.path)
+        key = (os.path.dirname(root.path) if is_file else root.path, not is_file)
+        group = groups.setdefault(key, _RootGroup(*key))
+        if is_file:
+            group.files.add(root.path)
+    return list(groups.values())
 
-    It is known by its files: size, time and inode. Those of a disk that is not mounted are nowhere; a copy on another
-    disk has other inodes.
+
+def _moved(recorded: Recorded, gone: Set[bytes], new: Iterable[Found], stop: Callable[[], bool]) -> dict[bytes, Found]:
+    """Return old path -> new file for the content of `gone` that is found elsewhere. Reads files of equal size only."""
+    by_size: dict[int, list[bytes]] = {}
+    for path in gone:
+        known = recorded.known.get(path)
+        by_size.setdefault(known.size_bytes if known else 0, []).append(path)
+    moved: dict[bytes, Found] = {}
+    by_print: dict[int, dict[str | None, bytes]] = {}
+    for found in new:
+        if stop():
+            break
+        size_bytes = found.location.size_bytes
+        if size_bytes not in by_print:  # once for all files of a size, of which there may be many
+            paths = by_size.get(size_bytes, [])
+            by_print[size_bytes] = {recorded.catalog.fingerprint_at(path): path for path in paths}
+        old_paths = by_print[size_bytes]
+        old_path = old_paths.get(_fingerprint(found.location.path)) if old_paths else None
+        if old_path is not None:
+            moved.setdefault(old_path, found)
+    return moved
+
+
+def _fingerprint(path: bytes) -> str:
+    """Return a file's fingerprint, "" where it cannot be read: the run opens it later, and says why."""
+    try:
+        with one_file(path, "open"):
+            return fingerprint(path)
+    except VideoError:
+        return ""
+
+
+def _doubt(recorded: Recorded, group: _RootGroup, gone: Set[bytes], moved: Set[bytes]) -> Problem | None:
+    """Return why no loss in a group is believed, None where all are.
+
+    A missing root has nothing to lose where all its files were moved, or are already recorded as gone.
     """
-    with run.writer.catalog.transaction() as connection:
+    known = [path for path in recorded.known if group.covers(path)]
+    if group.is_folder and is_missing(group.path):
+        if moved >= set(known):
+            return None
+        new_path = _renamed(recorded, group.path)
+        step = _NEXT_ROOT.format(shlex.quote(os.fsdecode(group.path)))
+        if new_path is not None:
+            step = (
+                f"it seems to be {os.fsdecode(new_path)} now; run: vfindex ingest {shlex.quote(os.fsdecode(new_path))}"
+            )
+        return Problem(group.path, "discover", "missing", "it is not there, so nothing of it was changed", step)
+    lost = sum(group.covers(path) for path in gone)
+    if lost <= MAX_LOST_SHARE * len(known):
+        return None
+    words = f"{lost} of its {counted(len(known), 'video')} went at once, so nothing of it was changed"
+    return Problem(group.path, "discover", "lost_too_much", words, _NEXT)
+
+
+def _renamed(recorded: Recorded, root: bytes) -> bytes | None:
+    """Return the new path of a missing folder if it or a folder above it was renamed, else None.
+
+    Recognised by size, time and inode of its files: a copy on another disk has other inodes.
+    """
+    with recorded.catalog.transaction() as connection:
         files = sample_below(connection, root, SAMPLE)
-    return next((place for place in _namesakes(root) if files and _are_there(files, root, place)), None)
+    return next((folder for folder in _namesakes(root) if files and _holds(folder, files, root)), None)
 
 
 def _namesakes(path: bytes) -> Iterator[bytes]:
-    """Yield the folders that may be `path` under another name of the first folder on its way that is not there."""
+    """Yield `path` with its first missing folder replaced by each of the folders next to it."""
     parent, rest = path, b""
     while is_missing(parent):
         parent, name = os.path.split(parent)
@@ -112,80 +202,13 @@ def _namesakes(path: bytes) -> Iterator[bytes]:
     yield from (os.path.join(parent, name, tail).rstrip(b"/") for name in names if not name.startswith(b"."))
 
 
-def _are_there(files: Sequence[Location], root: bytes, place: bytes) -> bool:
-    """Return whether enough of the files below `root` lie below `place` as they were."""
+def _holds(folder: bytes, files: Sequence[Location], root: bytes) -> bool:
+    """Return whether `folder` holds at least SAMPLE_SHARE of the files recorded below `root`, unchanged."""
     same = 0
     for file in files:
         try:
-            found = os.lstat(place + file.path[len(root.rstrip(b"/")) :])
+            found = os.lstat(folder + file.path[len(root.rstrip(b"/")) :])
         except OSError:
             continue
         same += (found.st_size, found.st_mtime_ns, found.st_ino) == (file.size_bytes, file.mtime_ns, file.inode)
     return same >= SAMPLE_SHARE * len(files)
-
-
-def _grounds(unseen: Set[bytes], given: Sequence[Root]) -> list[_Ground]:
-    grounds: dict[tuple[bytes, bool], _Ground] = {}
-    for root in given:
-        is_file = root.path in unseen or os.path.isfile(root.path)
-        key = (os.path.dirname(root.path) if is_file else root.path, not is_file)
-        ground = grounds.setdefault(key, _Ground(*key))
-        if is_file:
-            ground.files.add(root.path)
-    return list(grounds.values())
-
-
-def _moved(run: Run, gone: set[bytes]) -> set[bytes]:
-    """Return those of `gone` whose content was found elsewhere. Only files of the same size are read for that."""
-    by_size: dict[int, list[bytes]] = {}
-    for path in gone:
-        known = run.known.get(path)
-        by_size.setdefault(known.size_bytes if known else 0, []).append(path)
-    moved: set[bytes] = set()
-    first: list[Found] = []
-    by_print: dict[int, dict[str | None, bytes]] = {}
-    for found in run.todo:
-        if run.has_stopped():
-            break
-        size_bytes = found.location.size_bytes
-        if size_bytes not in by_print:  # once for all files of a size, of which there may be many
-            paths = by_size.get(size_bytes, [])
-            by_print[size_bytes] = {run.writer.catalog.fingerprint_at(path): path for path in paths}
-        places = by_print[size_bytes]
-        place = places.get(_fingerprint(found.location.path)) if places else None
-        if place is not None and place not in moved:
-            moved.add(place)
-            first.append(found)
-    chosen = set(map(id, first))
-    run.todo = deque([*first, *(found for found in run.todo if id(found) not in chosen)])
-    return moved
-
-
-def _fingerprint(path: bytes) -> str:
-    """Return a file's fingerprint, "" where it cannot be read: the run comes to it once more, and says why."""
-    try:
-        with one_file(path, "open"):
-            return fingerprint(path)
-    except VideoError:
-        return ""
-
-
-def _doubt(ground: _Ground, run: Run, gone: set[bytes], moved: set[bytes]) -> Problem | None:
-    """Return why nothing of a root is believed to be gone, None where it is.
-
-    A missing root of which all files lie elsewhere now, or are known to be gone, is no trouble: it has nothing to lose.
-    """
-    known = [path for path in run.known if ground.covers(path)]
-    if ground.is_folder and is_missing(ground.path):
-        if moved.issuperset(known):
-            return None
-        place = _new_name(run, ground.path)
-        step = _NEXT_ROOT.format(shlex.quote(os.fsdecode(ground.path)))
-        if place is not None:
-            step = f"it seems to be {os.fsdecode(place)} now; run: vfindex ingest {shlex.quote(os.fsdecode(place))}"
-        return Problem(ground.path, "discover", "missing", "it is not there, so nothing of it was changed", step)
-    lost = sum(ground.covers(path) for path in gone)
-    if lost <= BELIEVED_SHARE * len(known):
-        return None
-    words = f"{lost} of its {counted(len(known), 'video')} went at once, so nothing of it was changed"
-    return Problem(ground.path, "discover", "lost_too_much", words, _NEXT)

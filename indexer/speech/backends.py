@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import RawSegment
-from vfindex.indexer.speech.whisper import WINDOW_S, Heard, SpeechModel
+from vfindex.indexer.speech.whisper import WINDOW_S, Heard, SpeechModel, Whisper
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -57,6 +57,15 @@ def find_voice(samples: NDArray[np.int16]) -> list[tuple[int, int]]:
     """
     spans = get_speech_timestamps(samples.astype(np.float32) / 32768.0, VOICE)
     return [(int(span["start"]), int(span["end"])) for span in spans]
+
+
+def open_whisper(folder: Path, *, threads: int, device: str | None = None) -> Whisper:
+    """Open the model in a folder: one for CTranslate2 (`model.bin`) or for openai-whisper (a single `*.pt`).
+
+    threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA where there is such a GPU.
+    Raises ModelError. Never uses the network.
+    """
+    return Whisper(open_model(folder, threads=threads, device=device), find_voice)
 
 
 def open_model(folder: Path, *, threads: int, device: str | None) -> SpeechModel:

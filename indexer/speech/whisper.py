@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -127,17 +126,6 @@ class Whisper:
         self.voice = voice
         self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
         self._killed = threading.Event()
-
-    @classmethod
-    def open(cls, folder: Path, *, threads: int, device: str | None = None) -> Whisper:
-        """Open the model in a folder: one for CTranslate2 (`model.bin`) or for openai-whisper (a single `*.pt`).
-
-        threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA where there is such a GPU.
-        Raises ModelError. Never reaches for the network.
-        """
-        from vfindex.indexer.speech.backends import find_voice, open_model
-
-        return cls(open_model(folder, threads=threads, device=device), find_voice)
 
     def transcriber(self, covered: Sequence[tuple[float, float]]) -> WhisperListener:
         """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""

@@ -21,8 +21,8 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
 from vfindex.indexer.runs.reindex import ReindexSettings, reindex
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.indexer.scan import missing as vanished_module
-from vfindex.indexer.scan.missing import vanished
+from vfindex.indexer.scan import missing as missing_module
+from vfindex.indexer.scan.missing import Missing, Recorded, find_missing
 from vfindex.indexer.scan.walk import ASK_EVERY, discover
 from vfindex.storage.db.sources import Root
 from vfindex.storage.library import Library
@@ -78,11 +78,12 @@ def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
 def test_nothing_is_gone_where_the_search_for_it_is_stopped(
     tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vanished_module, "ASK_EVERY", 1)
+    monkeypatch.setattr(missing_module, "ASK_EVERY", 1)
     with writing(tmp_path / "lib") as writer:
         run = Run(writer, Options(Sampling(), asr=False), Callbacks(stop=Counting(3)))
-        monkeypatch.setattr(run, "unseen", lambda: {b"%s/%d" % (os.fsencode(tmp_path), n) for n in range(9)})
-        assert vanished(run, [Root(os.fsencode(tmp_path), ())], allow_missing=True) == (set(), set())
+        unseen = {b"%s/%d" % (os.fsencode(tmp_path), n) for n in range(9)}
+        recorded, roots = Recorded(writer.catalog, run.known, unseen), [Root(os.fsencode(tmp_path), ())]
+        assert find_missing(recorded, [], roots, allow_missing=True, stop=run.has_stopped) == Missing()
         assert run.report.interrupted
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan import missing as module
+from vfindex.indexer.scan.missing import Recorded, find_missing
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.sources import Root, read_scan_cache
 from vfindex.storage.records import Location
 from vfindex.storage.writer import writing
 
@@ -29,10 +28,9 @@ def test_many_moved_files_of_one_size_are_looked_up_once_each(tmp_path: Path, mo
         install(writer)
         for number in range(FILES):
             add_video(writer, f"v{number}", [clip(visual=axis(1))])
-        run = Run(writer, Options(Sampling(), asr=False), Callbacks())
-        run.todo = deque(
-            Found(Location(f"/elsewhere/v{number}".encode(), 100, 1, 1), named=False) for number in range(FILES)
-        )
+        new = [Found(Location(f"/elsewhere/v{number}".encode(), 100, 1, 1), named=False) for number in range(FILES)]
         gone = {f"/videos/v{number}".encode() for number in range(FILES)}
-        assert module._moved(run, gone) == gone
+        recorded = Recorded(writer.catalog, read_scan_cache(writer.catalog, recognised=False), gone)
+        moved = find_missing(recorded, new, [Root(b"/videos", ())], allow_missing=True, stop=lambda: False).moved
+        assert moved.keys() == gone
     assert sorted(asked) == sorted(gone)

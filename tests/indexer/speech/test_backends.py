@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
-from vfindex.indexer.speech.backends import FasterWhisper, find_voice, open_model, padded, timed
-from vfindex.indexer.speech.whisper import SpeechModel, Whisper
+from vfindex.indexer.speech.backends import FasterWhisper, find_voice, open_model, open_whisper, padded, timed
+from vfindex.indexer.speech.whisper import SpeechModel
 from vfindex.storage.errors import ModelError
 
 Sound = NDArray[np.int16]
@@ -84,7 +84,7 @@ def noise(length_s: float) -> NDArray[np.float32]:
 @needs_media
 @both
 def test_a_model_s_text_gets_the_video_s_time(folders: dict[str, Path], name: str) -> None:
-    listening = Whisper.open(folders[name], threads=1, device="cpu")
+    listening = open_whisper(folders[name], threads=1, device="cpu")
     listener = listening.transcriber([])
     for at in range(0, len(speech()), 1024):
         listener.feed(AudioBlock(100 + at / SAMPLE_RATE_HZ, speech()[at : at + 1024]))
@@ -156,17 +156,17 @@ def test_a_missing_file_is_named_and_not_fetched(folders: dict[str, Path], tmp_p
     folder = shutil.copytree(folders["faster-whisper"], tmp_path / "copy")
     (folder / missing).unlink()
     with pytest.raises(ModelError, match=rf"copy/{missing}: this file of the speech model is missing; fetch") as caught:
-        Whisper.open(folder, threads=1, device="cpu")
+        open_whisper(folder, threads=1, device="cpu")
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_model_is_told(tmp_path: Path, folders: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match="there is no Whisper model here"):
-        Whisper.open(tmp_path, threads=1, device="cpu")
+        open_whisper(tmp_path, threads=1, device="cpu")
     for name in ("a.pt", "b.pt"):
         shutil.copy(folders["openai-whisper"] / "tiny.pt", tmp_path / name)
     with pytest.raises(ModelError, match=r"nor a single openai-whisper \*\.pt"):
-        Whisper.open(tmp_path, threads=1, device="cpu")
+        open_whisper(tmp_path, threads=1, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_truncated_file_is_one_sentence(
     data = (folder / file).read_bytes()
     (folder / file).write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ModelError, match=r"copy.*the speech model cannot be opened \(.*\); fetch") as caught:
-        Whisper.open(folder, threads=1, device="cpu")
+        open_whisper(folder, threads=1, device="cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -194,7 +194,7 @@ def test_a_description_of_another_model_is_refused(folders: dict[str, Path], tmp
     folder = shutil.copytree(folders["faster-whisper"], tmp_path / "copy")
     (folder / "preprocessor_config.json").write_text('{"feature_size": 128}')
     with pytest.raises(ModelError, match=r"preprocessor_config\.json: missing, or of another model.* 80 bands"):
-        Whisper.open(folder, threads=1, device="cpu")
+        open_whisper(folder, threads=1, device="cpu")
 
 
 class _Trap:
@@ -212,7 +212,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
         pickle.dumps({"dims": {}, "model_state_dict": _Trap(tmp_path / "run")}, protocol=2)
     )
     with pytest.raises(ModelError, match="cannot be opened"):
-        Whisper.open(tmp_path, threads=1, device="cpu")
+        open_whisper(tmp_path, threads=1, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -220,7 +220,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_told(folders: dict[str, Path], name: str) -> None:
     for device, words in (("tpu", "no such device"), ("cuda:99", r"cannot be opened \(.*\); look after")):
         with pytest.raises(ModelError, match=words):
-            Whisper.open(folders[name], threads=1, device=device)
+            open_whisper(folders[name], threads=1, device=device)
 
 
 def test_cublas_is_found_where_pip_puts_it() -> None:
