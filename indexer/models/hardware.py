@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.limits import child_environment
 from vfindex.storage.errors import ModelError, VfindexError
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def devices() -> list[Gpu]:
 def _devices() -> tuple[Gpu, ...] | VfindexError:
     """Ask the CUDA driver in a child process: it may hang, and a process that has opened it must not fork."""
     try:
-        rows = json.loads(_ask([sys.executable, "-P", "-c", _CUDA], "the CUDA driver"))
+        rows = json.loads(_ask(_CUDA, "the CUDA driver"))
     except VfindexError as exc:
         return exc
     found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
@@ -203,7 +204,7 @@ def torch_without_cuda() -> str | None:
 
 def media_versions() -> tuple[str, str]:
     """Return the versions of PyAV and of its FFmpeg, asked in a child process. Raises VfindexError."""
-    pyav, ffmpeg = json.loads(_ask([sys.executable, "-P", "-c", _MEDIA], "PyAV"))
+    pyav, ffmpeg = json.loads(_ask(_MEDIA, "PyAV"))
     return str(pyav), str(ffmpeg)
 
 
@@ -221,19 +222,20 @@ def sqlite_version() -> str:
     return sqlite3.sqlite_version
 
 
-def _ask(command: list[str], name: str) -> str:
-    """Return what a program prints. Raises VfindexError with the last line of its output if it fails."""
-    try:
-        # A session of its own: Ctrl-C reaches the parent alone, which ends the child.
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S, start_new_session=True
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise VfindexError(f"{name} does not answer within {ANSWER_S:.0f} s") from exc
-    if done.returncode:
-        lines = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
-        raise VfindexError(f"{name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
-    return done.stdout.decode("utf-8", "replace").strip()
+def _ask(code: str, name: str) -> str:
+    """Return what Python code prints in a child process. Raises VfindexError with its last line if it fails."""
+    printed = bytearray()
+    with Child([sys.executable, "-P", "-c", code], environment=child_environment("CUDA_", "NVIDIA_")) as child:
+        child.start_clock(wall_s=ANSWER_S)
+        try:
+            while chunk := child.read():
+                printed += chunk
+        except TimeoutError as exc:
+            raise VfindexError(f"{name} does not answer within {ANSWER_S:.0f} s") from exc
+        death = child.death()
+    if death.status != 0:
+        raise VfindexError(f"{name} failed: {death.reason}")
+    return printed.decode("utf-8", "replace").strip()
 
 
 def _read(path: str | Path) -> str:

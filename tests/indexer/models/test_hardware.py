@@ -114,7 +114,7 @@ def test_the_driver_lists_the_devices() -> None:
 def test_devices_are_asked_once_and_a_failure_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def ask(command: list[str], name: str) -> str:
+    def ask(code: str, name: str) -> str:
         calls.append(name)
         return '[["H100", 5]]'
 
