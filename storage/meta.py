@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.checksums import put
+from vfindex.storage.db.integrity import put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.regular import file_sha256

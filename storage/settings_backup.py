@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, text
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import COUNTS, count_again, is_broken, lost_rows
+from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY

@@ -14,10 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import put, setting
 from vfindex.storage.db.clips import insert_embedding
 from vfindex.storage.db.documents import set_documents
 from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, inserted, translated
+from vfindex.storage.db.integrity import put, setting
 from vfindex.storage.db.locations import (
     below,
     besides,

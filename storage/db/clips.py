@@ -71,18 +71,13 @@ def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip,
             end_s=item.end_s,
             start_uncertainty_s=item.start_uncertainty_s,
             thumbnail=thumbnail,
-            crc32=clip_checksum(start_ms, item.start_s, item.end_s),
+            crc32=checksum(start_ms, item.start_s, item.end_s),
         ),
     )
     for modality, vector in item.embeddings.items():
         frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == "visual" else None
         insert_embedding(connection, clip_id, modality, pack_vector(vector), frames)
     connection.execute(upsert(schema.meta).values(key="changed", value="added").on_conflict_do_nothing())
-
-
-def clip_checksum(start_ms: int, start_s: float, end_s: float) -> int:
-    """Return the CRC-32 that a clip's row carries."""
-    return checksum(start_ms, start_s, end_s)
 
 
 def insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:

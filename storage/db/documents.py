@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, select, text, update
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import put
 from vfindex.storage.db.clips import insert_embedding
 from vfindex.storage.db.engine import inserted
+from vfindex.storage.db.integrity import put
 from vfindex.storage.errors import Problem, problem_json
 from vfindex.storage.joint.codecs import checksum, pack_vector
 from vfindex.storage.records import Document, FloatArray, Segment

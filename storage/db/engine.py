@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from vfindex.storage.db.checksums import register
+from vfindex.storage.db.integrity import register
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
 from vfindex.storage.files.permissions import is_allowed
 from vfindex.storage.files.resources import least_room, temporary_folder

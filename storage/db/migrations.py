@@ -20,7 +20,8 @@ from typing import Any
 from sqlalchemy import Column, Connection, DefaultClause, insert, select, text
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import (
+from vfindex.storage.db.documents import rebuild_index, stored_fold
+from vfindex.storage.db.integrity import (
     HELD,
     SEAL,
     SEALED,
@@ -31,7 +32,6 @@ from vfindex.storage.db.checksums import (
     seal_rows,
     setting,
 )
-from vfindex.storage.db.documents import rebuild_index, stored_fold
 from vfindex.storage.errors import LibraryNotFound, LibraryVersion
 from vfindex.storage.text.folding import FOLD, FOLD_KEY
 

@@ -15,9 +15,9 @@ from sqlalchemy import Engine, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import clips, schema
-from vfindex.storage.db.checksums import is_broken, setting
 from vfindex.storage.db.clips import StoredClip, StoredVectors, no_frames, stored_clip
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, translated
+from vfindex.storage.db.integrity import diagnosis, is_broken, setting
 from vfindex.storage.db.migrations import check_readable, complete_schema
 from vfindex.storage.db.videos import StoredVideo, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError
@@ -66,10 +66,10 @@ class Snapshot:
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         try:
             if isinstance(exc, _NOT_AS_WRITTEN):
-                from vfindex.storage.maintenance.damage import diagnosis  # needs this module
-
-                if found := diagnosis(self):
-                    raise found from exc
+                with self.any_text():
+                    damage = diagnosis(self.stream)
+                if damage:
+                    raise damage from exc
         finally:
             self.close()
         Unchanged(None if self._memory is None else self._memory.opened).__exit__(kind, exc, trace)

@@ -20,8 +20,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, text, update
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import put
 from vfindex.storage.db.engine import room_wanted
+from vfindex.storage.db.integrity import put
 from vfindex.storage.db.locations import forget_orphaned
 from vfindex.storage.db.videos import forget_begun, forget_orphans
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
-from vfindex.storage.db.checksums import count_again
+from vfindex.storage.db.integrity import count_again
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.files.names import composed
 from vfindex.storage.records import (

@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import put
 from vfindex.storage.db.clips import check_times
 from vfindex.storage.db.documents import unindex_documents
+from vfindex.storage.db.integrity import put
 from vfindex.storage.records import (
     SEARCHABLE,
     Location,

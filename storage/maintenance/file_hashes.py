@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfindex.storage.db.catalog import now
-from vfindex.storage.db.checksums import put
+from vfindex.storage.db.integrity import put
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.files.regular import regular
 from vfindex.storage.library import Library

@@ -14,13 +14,22 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, ProgrammingError
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.checksums import SEAL, begin_counts, count_rows_of, is_broken, keep_no_counts, put, register
 from vfindex.storage.db.documents import insert_document
 from vfindex.storage.db.engine import DatabaseConnection, decoded, opening, translated
+from vfindex.storage.db.integrity import (
+    SEAL,
+    begin_counts,
+    count_rows_of,
+    is_broken,
+    keep_no_counts,
+    paths_of,
+    put,
+    register,
+)
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.codecs import checksum
-from vfindex.storage.maintenance.damage import damaged_videos, paths_of
+from vfindex.storage.maintenance.damage import damaged_videos
 from vfindex.storage.settings_backup import read_spare, restore
 
 _AGAIN = "; put back library.db from a backup, or move the library away and make it again with: vfindex ingest VIDEOS"
@@ -83,7 +92,7 @@ def survey(damaged: Path) -> list[bytes]:
         found = _copy_all(damaged, catalog, blobs=False)
         snapshot = Snapshot(catalog.engine)
         videos = found.videos | {video.id for video in damaged_videos(snapshot)}
-        return sorted({*found.paths, *(path for paths in paths_of(snapshot, videos).values() for path in paths)})
+        return sorted({*found.paths, *(path for paths in paths_of(snapshot.stream, videos).values() for path in paths)})
     finally:
         catalog.close()
 

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db.engine import RUN_VERIFY, Unchanged, check_integrity, connect, opening
+from vfindex.storage.db.integrity import broken_settings, shown_paths
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, counted
 from vfindex.storage.files.permissions import is_allowed
@@ -19,7 +20,7 @@ from vfindex.storage.index.gate import wrong_rows
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed
 from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
-from vfindex.storage.maintenance.damage import broken_settings, damaged_videos, false_words, shown_paths
+from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.settings_backup import read_spare
@@ -64,7 +65,8 @@ def _verification(library: Library) -> Verification:
     try:
         with library.snapshot() as snapshot:
             _count(snapshot, result)
-            result.problems += broken_settings(snapshot)
+            with snapshot.any_text():
+                result.problems += broken_settings(snapshot.stream)
             redo.update(_check_rows(snapshot, result))
             _check_loss(library, snapshot, result)
             result.problems += query_faults(library, snapshot).values()

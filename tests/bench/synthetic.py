@@ -24,7 +24,6 @@ from sqlalchemy import Connection
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.indexer.models.presets import Choice
-from vfindex.storage.db.clips import clip_checksum
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.joint.codecs import checksum, pack_frames
 from vfindex.storage.records import FloatArray
@@ -126,7 +125,7 @@ def _add_clips(
     for row, id_ in enumerate(numbers):
         for number, (start_s, end_s) in enumerate(zip(starts[row].tolist(), ends[row].tolist(), strict=True)):
             start_ms = round(1000 * start_s)
-            crc = clip_checksum(start_ms, start_s, end_s)
+            crc = checksum(start_ms, start_s, end_s)
             rows.append((_clip_id(id_, number), id_, id_, start_ms, start_s, end_s, 0.0, None, crc))
     _add_rows(connection, "clip", rows)
 

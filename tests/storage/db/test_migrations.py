@@ -13,8 +13,8 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.checksums import HELD, SEAL, SEALED
 from vfindex.storage.db.engine import connect
+from vfindex.storage.db.integrity import HELD, SEAL, SEALED
 from vfindex.storage.db.migrations import BREAKING, MIGRATIONS
 from vfindex.storage.db.sources import read_scan_cache, stored_roots
 from vfindex.storage.db.units import coarse_videos

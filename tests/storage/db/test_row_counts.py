@@ -11,10 +11,10 @@ from library_maker import add_video, axis, clip, install, place
 from sqlalchemy import text
 
 from vfindex.storage.db import schema, sources
-from vfindex.storage.db.checksums import HELD_NOW
+from vfindex.storage.db.integrity import HELD_NOW, broken_settings
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
-from vfindex.storage.maintenance.damage import broken_settings, damaged_videos
+from vfindex.storage.maintenance.damage import damaged_videos
 from vfindex.storage.maintenance.repair import set_aside
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Attempt, Document, Segment
@@ -140,17 +140,17 @@ def test_a_lost_root_that_nothing_knows_is_told_of_until_it_is_named_again(libra
         with writer.catalog.transaction() as connection:
             restore(connection, library)
         with writer.library.snapshot() as snapshot:
-            assert len(broken_settings(snapshot)) == 1
+            assert len(broken_settings(snapshot.stream)) == 1
         sources.remember(writer.catalog, [sources.Root(b"/videos")])
         with writer.library.snapshot() as snapshot:
-            assert broken_settings(snapshot) == []
+            assert broken_settings(snapshot.stream) == []
 
 
 def test_a_removed_root_is_not_lost(library: Path) -> None:
     with writing(library) as writer:
         writer.catalog.remove(b"/videos", exclude=False)
         with writer.library.snapshot() as snapshot:
-            assert broken_settings(snapshot) == []
+            assert broken_settings(snapshot.stream) == []
         assert_counted(writer)
 
 

@@ -13,9 +13,9 @@ from library_maker import DIM, PICTURE, add_video, axis, clip, install, place, v
 from sqlalchemy import text
 
 from vfindex.storage.db import scrubbing
-from vfindex.storage.db.checksums import put
 from vfindex.storage.db.documents import SaidIn, Wording
 from vfindex.storage.db.engine import connect
+from vfindex.storage.db.integrity import put
 from vfindex.storage.db.sources import Root, known_files, remember
 from vfindex.storage.db.units import UnitWords, unit_words
 from vfindex.storage.index import model_versions

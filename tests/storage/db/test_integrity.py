@@ -10,10 +10,10 @@ import pytest
 from library_maker import SETUP, add_video, axis, clip, install
 from sqlalchemy import text
 
-from vfindex.storage.db.checksums import SEAL, SEALED
+from vfindex.storage.db.integrity import SEAL, SEALED, broken_settings
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.library import Library
-from vfindex.storage.maintenance.damage import broken_settings, damaged_videos
+from vfindex.storage.maintenance.damage import damaged_videos
 from vfindex.storage.maintenance.repair import salvage_database
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment
@@ -40,7 +40,7 @@ def test_every_row_is_sealed_whoever_writes_it(tmp_path: Path) -> None:
                 open_rows = connection.execute(text(f"SELECT count(*) FROM {table.name} WHERE {SEAL} IS NULL")).scalar()
                 assert (table.name, open_rows) == (table.name, 0)
     with Library.open(tmp_path).snapshot() as snapshot:
-        assert (damaged_videos(snapshot), broken_settings(snapshot)) == ([], [])
+        assert (damaged_videos(snapshot), broken_settings(snapshot.stream)) == ([], [])
 
 
 def test_a_cut_log_is_told_of(tmp_path: Path) -> None:

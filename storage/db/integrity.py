@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -24,13 +24,15 @@ from sqlalchemy import (
     DefaultClause,
     Table,
     Text,
-    TextClause,
+    select,
     text,
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.errors import LibraryDamaged, counted
+from vfindex.storage.joint.codecs import checksum
+from vfindex.storage.records import MODALITIES
 
 SEAL = "seal"
 # The column of `video` that counts its rows, and changes with every one of them, so no seal has it.
@@ -207,14 +209,155 @@ def _count(connection: Connection, table: Table) -> int | None:
     return int(stored) if isinstance(stored, str) and stored.isdecimal() else None
 
 
-def lost_rows(run: Callable[[TextClause], Iterable[Any]]) -> dict[Table, tuple[int, str]]:
-    """Return the tables that have lost rows -> how many they had, and a sentence. run: executes a query."""
+def lost_rows(stream: Stream) -> dict[Table, tuple[int, str]]:
+    """Return the tables that have lost rows -> how many they had, and a sentence."""
     found = {}
     for key, table in COUNTS.items():
         query = text(f"SELECT value, (SELECT count(*) FROM {table.name}) AS now FROM meta WHERE key = :key")
-        for row in run(query.bindparams(key=key)):
+        for row in stream(query.bindparams(key=key)):
             had = int(row.value) if str(row.value).isdecimal() else 0
             if had > row.now:
                 noun, step = COUNTED[table]
                 found[table] = had, f"the library has lost {counted(had - row.now, noun)}; {step}"
     return found
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+# Executes a query and yields its rows.
+Stream = Callable[[Any], Iterable[Any]]
+_REPAIR = "; run: vfindex repair"
+
+
+def diagnosis(stream: Stream) -> LibraryDamaged | None:
+    """Return the first damage of a library whose rows could not be parsed; None if none is found."""
+    try:
+        faults = broken_settings(stream)
+        first = None if faults else min(damaged_rows(stream), key=lambda row: row[0], default=None)
+        if first is not None:
+            video_id, reason = first
+            faults = [f"{shown_paths(paths_of(stream, [video_id]).get(video_id, ()), 1)}: {reason}{_REPAIR}"]
+    except LibraryDamaged as exc:
+        return exc
+    return LibraryDamaged(f"the library is damaged: {faults[0]}") if faults else None
+
+
+def broken_settings(stream: Stream) -> list[str]:
+    """Return what is wrong with rows that no video owns: settings, roots, runs, generations, and lost videos."""
+    keys = {"meta": "key", "root": "path", "run": "id", "generation": "id"}
+    faults = []
+    for table, column in keys.items():
+        condition = is_broken(schema.metadata.tables[table])
+        for row in stream(text(f"SELECT CAST({column} AS TEXT) AS name FROM {table} WHERE {condition}")):
+            faults.append(f"the row '{row.name}' of {table} does not match its checksum{_REPAIR}")
+    return [*faults, *(sentence for _, sentence in lost_rows(stream).values())]
+
+
+def damaged_rows(stream: Stream) -> Iterator[tuple[int, str]]:
+    """Yield (video id, what is wrong) of each damaged row, and of each video that lacks rows.
+
+    Text that is not UTF-8 must be readable, see `engine.any_text`.
+    """
+    for check in (
+        _broken_seals,
+        _false_checksums,
+        _clips_without_vectors,
+        _unknown_modalities,
+        _broken_json,
+        _without_location,
+        _lost_rows_of_videos,
+    ):
+        yield from check(stream)
+
+
+def paths_of(stream: Stream, video_ids: Iterable[int]) -> dict[int, list[bytes]]:
+    """Return video id -> the paths of its locations and tombstones, in order of bytes."""
+    query = text(
+        "SELECT video_id, path FROM location WHERE video_id IN (SELECT value FROM json_each(:ids)) UNION ALL"
+        " SELECT video_id, path FROM tombstone WHERE video_id IN (SELECT value FROM json_each(:ids)) ORDER BY 2"
+    )
+    paths: dict[int, list[bytes]] = {}
+    for row in stream(query.bindparams(ids=json.dumps(list(video_ids)))):
+        paths.setdefault(row.video_id, []).append(row.path)
+    return paths
+
+
+def shown_paths(paths: Sequence[bytes], most: int = 5) -> str:
+    """Return paths as text for a sentence: the first few, and how many more."""
+    words = ", ".join(path.decode(errors="surrogateescape") for path in paths[:most])
+    return f"{words} and {len(paths) - most} more" if len(paths) > most else words
+
+
+def _broken_seals(stream: Stream) -> Iterator[tuple[int, str]]:
+    for table in SEALED:
+        if table is schema.video or "video_id" in table.columns:
+            owner = "id" if table is schema.video else "video_id"
+            # The column with the owner may be the damaged one; the video of the row's unit is damaged too.
+            other = "(SELECT u.video_id FROM unit u WHERE u.id = unit_id)" if "unit_id" in table.columns else "NULL"
+            query = f"SELECT {owner} AS owner, {other} AS other FROM {table.name} WHERE {is_broken(table)}"
+            for row in stream(text(query)):
+                for video_id in {row.owner, row.other}:
+                    if isinstance(video_id, int):
+                        yield video_id, f"its row in the table {table.name} does not match its checksum"
+
+
+def _false_checksums(stream: Stream) -> Iterator[tuple[int, str]]:
+    """Yield the videos whose clips, vectors or segments do not match their column `crc32`."""
+    c, e, s = schema.clip.c, schema.embedding.c, schema.segment.c
+    fault = "does not match its checksum"
+    for row in stream(select(c.id, c.video_id, c.start_ms, c.start_s, c.end_s, c.crc32)):
+        if row.crc32 != checksum(row.start_ms, row.start_s, row.end_s):
+            yield row.video_id, f"clip {row.id} {fault}"
+    embeddings = select(e.clip_id, c.video_id, e.modality, e.vector, e.frames, e.crc32)
+    for row in stream(embeddings.join_from(schema.embedding, schema.clip)):
+        if row.crc32 != checksum(row.vector, row.frames):
+            yield row.video_id, f"the {row.modality} vector of clip {row.clip_id} {fault}"
+    for row in stream(select(s.id, s.video_id, s.start_s, s.end_s, s.text, s.crc32)):
+        if row.crc32 != checksum(row.start_s, row.end_s, row.text):
+            yield row.video_id, f"segment {row.id} {fault}"
+
+
+def _clips_without_vectors(stream: Stream) -> Iterator[tuple[int, str]]:
+    c, e = schema.clip.c, schema.embedding.c
+    for row in stream(select(c.id, c.video_id).where(~select(e.clip_id).where(e.clip_id == c.id).exists())):
+        yield row.video_id, f"clip {row.id} has no vector at all"
+
+
+def _unknown_modalities(stream: Stream) -> Iterator[tuple[int, str]]:
+    c, e = schema.clip.c, schema.embedding.c
+    query = select(c.video_id, e.clip_id).join_from(schema.embedding, schema.clip).where(e.modality.not_in(MODALITIES))
+    for row in stream(query):
+        yield row.video_id, f"a vector of clip {row.clip_id} is of no modality"
+
+
+def _broken_json(stream: Stream) -> Iterator[tuple[int, str]]:
+    v = schema.video.c
+    for row in stream(select(v.id, v.tags, v.chapters, v.problem)):
+        if not all(_is_json(value) for value in (row.tags, row.chapters, row.problem or "{}")):
+            yield row.id, "its tags or chapters cannot be read"
+
+
+def _without_location(stream: Stream) -> Iterator[tuple[int, str]]:
+    """Yield the videos without a location, or missing ones without a tombstone; unfinished ones have none yet."""
+    v = schema.video.c
+    for table, states, fault in (
+        (schema.location, v.state.not_in(("indexing", "vanished")), "the row of its place is lost"),
+        (schema.tombstone, v.state == "vanished", "the row of its former place is lost"),
+    ):
+        owner = table.c.video_id
+        for row in stream(select(v.id).where(states, ~select(owner).where(owner == v.id).exists())):
+            yield row.id, fault
+
+
+def _lost_rows_of_videos(stream: Stream) -> Iterator[tuple[int, str]]:
+    counts = f"SELECT id, {HELD} AS held, {HELD_NOW} AS now FROM video WHERE {HELD} IS NOT NULL"
+    for row in stream(text(f"SELECT * FROM ({counts}) WHERE held IS NOT now")):
+        yield row.id, f"it has {counted(row.now, 'row')} in the library and should have {row.held}"
+
+
+def _is_json(value: str) -> bool:
+    try:
+        json.loads(value)
+    except ValueError:
+        return False
+    return True
