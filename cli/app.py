@@ -16,6 +16,7 @@ import traceback
 from typing import Annotated
 
 import typer
+from typer.core import TyperOption
 
 from vfindex import __version__
 from vfindex.cli.commands import (
@@ -38,8 +39,9 @@ from vfindex.cli.commands import (
     verify,
 )
 from vfindex.cli.commands import eval as evaluation
+from vfindex.cli.commands import list as listing
 from vfindex.cli.extras import missing_extra
-from vfindex.cli.options import HELP_SETTINGS
+from vfindex.cli.options import HELP_SETTINGS, PlainCommand
 from vfindex.cli.output import print_json, say
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.files.resources import lack
@@ -48,14 +50,16 @@ EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
 # What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
+# Typer's own options, in docs/cli.md: the first help fits one screen.
+_COMPLETION = ("install_completion", "show_completion")
+
 app = typer.Typer(
     name="vfindex",
-    help="Find the moment you remember: index video libraries, and ask for clips in words.",
+    help="Index video libraries and find moments in them by describing them in words.",
     epilog='Example:  vfindex ingest ~/Videos  &&  vfindex search "dog running in park"',
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings=HELP_SETTINGS,
 )
 for _command in (
@@ -64,6 +68,7 @@ for _command in (
     retry,
     search,
     status,
+    listing,
     show,
     remove,
     purge,
@@ -78,6 +83,7 @@ for _command in (
 ):
     app.command(
         name=_command.NAME,
+        cls=PlainCommand,
         epilog=f"Example:  {_command.EXAMPLE}",
         context_settings=HELP_SETTINGS,
     )(_command.command)
@@ -172,8 +178,13 @@ def _run_app() -> int | str | None:
 
 
 def _call_app() -> None:
+    """Run the command. Raises VfindexError if it needs a library of an extra that is not installed."""
+    command = typer.main.get_command(app)
+    for option in command.params:
+        if isinstance(option, TyperOption) and option.name in _COMPLETION:
+            option.hidden = True
     try:
-        app(prog_name="vfindex")
+        command(prog_name="vfindex")
     except ModuleNotFoundError as exc:
         sentence = missing_extra(exc)
         if sentence is None:

@@ -1,13 +1,14 @@
-"""Options that several commands share; each is described once, here."""
+"""Options that several commands share, each described once, and how their help is laid out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from vfindex.cli.extras import require
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
 _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help names arguments by their metavar alone, without the Python type that Typer adds."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for param in self.params:
+            if isinstance(param, TyperArgument):
+                param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # Typer has no option for it
+        super().format_options(ctx, formatter)
 
 
 def _folder(text: str) -> Path:
@@ -41,33 +52,36 @@ LibraryOption = Annotated[
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Models: lite, small, base, large, multilingual.  [default: base if here, or lite]"
+        metavar="NAME", help="Models: lite, small, base, large, multilingual.  [default: base if here, else lite]"
     ),
 ]
-VisualOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Model of pictures: NAME:TAG or local-dir:PATH.")
-]
-TextOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of texts: NAME or local-dir:PATH.")]
-SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of speech: NAME or local-dir:PATH.")]
+VisualOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Image model: NAME:TAG or local-dir:PATH.")]
+TextOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Text model: NAME or local-dir:PATH.")]
+SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Speech model: NAME or local-dir:PATH.")]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Videos read at once.  [default: cores + 1]")
+    int | None, typer.Option(min=1, metavar="N", help="Videos in parallel.  [default: cores + 1]")
 ]
-RunnerOption = Annotated[str, typer.Option(metavar="NAME", help="Who works: auto, local or ray.")]
+RunnerOption = Annotated[str, typer.Option(metavar="NAME", help="Run on: auto, local or ray.")]
 AddressOption = Annotated[
     str | None,
-    typer.Option(metavar="ADDR", envvar="VFINDEX_RAY_ADDRESS", show_envvar=True, help="A Ray cluster to use."),
+    typer.Option(metavar="ADDR", envvar="VFINDEX_RAY_ADDRESS", show_envvar=True, help="Ray cluster."),
 ]
 PathMapOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="A=B", help="Its machines find folder A at B; may be given again."),
+    typer.Option(metavar="A=B", help="Folder A is B on the workers; repeatable."),
 ]
-# Told of in docs/cluster.md alone: help fits one screen, and few need it.
+# Described in docs/cluster.md alone: help fits one screen, and few need it.
 GpuShareOption = Annotated[
-    float | None, typer.Option(metavar="F", hidden=True, help="Of a GPU, for each of Ray's workers that needs one.")
+    float | None, typer.Option(metavar="F", hidden=True, help="Share of a GPU for each Ray worker.")
 ]
+ProgressiveOption = Annotated[
+    bool, typer.Option("--progressive", help="Index a quick preview of all new videos first.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, and change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; on a terminal, removals do.")]
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE", help="Write what was looked at, and what is left there, as JSON."),
+    typer.Option("--report", metavar="FILE", help="Check every place afterwards and write the result as JSON."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 

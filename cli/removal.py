@@ -1,26 +1,30 @@
-"""What `remove` and `purge` share: the file of their report, and what they say of places that could not be cleaned."""
+"""What `remove` and `purge` share: the question before a removal, its report, and what could not be cleaned."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from vfindex.cli.options import cache_folder
-from vfindex.cli.output import plain, say
-from vfindex.storage.errors import UsageError
+from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings
+    from vfindex.storage.maintenance.removal_preview import RemovalPreview
     from vfindex.storage.records import Document
 
 _KEY = "vfindex"
 
 
 def removal_settings(report: Path | None) -> RemovalSettings:
-    """Return how a removal is done: every place is looked at where a report is wanted."""
+    """Return how a removal is done; with a report, it searches every file for what is left."""
     from vfindex.storage.maintenance.removal import RemovalSettings
 
     return RemovalSettings(_describe, cache_folder() if report is not None else None)
@@ -34,6 +38,35 @@ def _describe(
     return describe(paths[0], tags, chapters).title, documents_of(paths, tags, chapters)
 
 
+def print_preview(preview: RemovalPreview, json: bool) -> None:
+    """Print the files that a removal would forget, and how many there are."""
+    if json:
+        counts = {"locations": len(preview.paths), "videos": preview.videos, "kept_missing": preview.kept_missing}
+        print_json({"dry_run": True, **counts, "files": [path_text(path) for path in preview.paths]})
+        return
+    for path in preview.paths:
+        print(plain(path_text(path) or ""))
+    say(f"would forget {_numbers(preview)}; nothing has changed")
+
+
+def confirm(preview: RemovalPreview, *, yes: bool) -> None:
+    """Ask before a removal if people are there to answer; exit with code 1 if they decline."""
+    if yes or not preview.paths or not _is_terminal():
+        return
+    question = f"Forget {_numbers(preview)}? The files themselves are not touched."
+    if not typer.confirm(question, err=True):
+        say("nothing has changed")
+        raise typer.Exit(1)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _numbers(preview: RemovalPreview) -> str:
+    return f"{counted(len(preview.paths), 'file')}, {counted(preview.videos, 'video')}"
+
+
 def checked_report(report: Path | None, folder: Path) -> None:
     """Raise UsageError before anything is removed if `report` cannot be written, or would replace another file."""
     if report is None:
@@ -42,13 +75,13 @@ def checked_report(report: Path | None, folder: Path) -> None:
     if real.is_relative_to(folder.resolve()):
         raise UsageError(f"{report} lies inside the library; name a file elsewhere for --report")
     if not real.parent.is_dir() or not os.access(real.parent, os.W_OK):
-        raise UsageError(f"{real.parent} is no folder that can be written to; name another file for --report")
+        raise UsageError(f"{real.parent} is not a folder that you may write to; name another file for --report")
     if real.exists() and not _is_report(real):
-        raise UsageError(f"{report} exists and is no report of a removal; name another file for --report")
+        raise UsageError(f"{report} exists and is not a report of a removal; name another file for --report")
 
 
 def write_report(report: Path | None, command: str, document: Mapping[str, Any]) -> None:
-    """Write the report of a removal to the file that was asked for."""
+    """Write the report of a removal, if one was requested."""
     if report is None:
         return
     try:
@@ -57,8 +90,8 @@ def write_report(report: Path | None, command: str, document: Mapping[str, Any])
         raise UsageError(f"{report} could not be written ({exc.strerror}), but the removal is complete") from exc
 
 
-def tell(found: Forgotten) -> None:
-    """Say in a line each where something of what was removed is left, and why."""
+def print_left(found: Forgotten) -> None:
+    """Print a line for each place that still contains something of what was removed, and why."""
     for edition, place in found.left():
         where = place.place if edition in (".", "library") else f"{place.place} of {edition}"
         say(plain(f"left: {where}: {place.note or place.looked_at}"))
@@ -66,7 +99,7 @@ def tell(found: Forgotten) -> None:
 
 def _is_report(path: Path) -> bool:
     try:
-        told = json.loads(path.read_bytes()) if path.is_file() else None
+        document = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and _KEY in told
+    return isinstance(document, dict) and _KEY in document

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,14 +29,14 @@ _SNIPPET_CHARS = 70
 def command(
     library: Annotated[
         Path | None,
-        typer.Option("--library", metavar="DIR", help="Folder of the demo's own library.  [default: in the cache]"),
+        typer.Option("--library", metavar="DIR", help="The demo's own library.  [default: in the cache]"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Try vfindex on a few videos that it makes itself.
+    """Try vfindex on five short videos that it makes itself.
 
-    They are indexed, four questions are asked, and the answers are drawn as a picture. The demo has a library of its
-    own; yours is never touched.
+    Indexes them, runs four searches and draws the results as a picture. The demo has its own library; yours is not
+    touched.
     """
     require("index")
     from vfindex.cli.demo_media import QUESTIONS, make_demo_videos
@@ -68,8 +70,10 @@ def command(
             said = hit.snippet if question.modality == "speech" else None
             snippet = f"  {shortened(plain(said), _SNIPPET_CHARS)}" if said else ""
             print(f"  {hit.rank}. {name} {span}  {hit.score:.2f}{snippet}")
-    print(f"\nthe answers as a picture: {plain(str(sheet))}")
-    print(f'ask it yourself: vfindex search "a cat" --library {plain(shlex.quote(str(folder)))}')
+    program = "vfindex" if shutil.which("vfindex") else shlex.quote(sys.argv[0])
+    print(f"\nthe results as a picture: {plain(str(sheet))}")
+    print(plain(f'search it yourself: {program} search "a cat" --library {shlex.quote(str(folder))}'))
+    print(plain(f"index your own videos: {program} ingest FOLDER"))
 
 
 def _answer(question: Any, hits: list[Hit]) -> dict[str, Any]:

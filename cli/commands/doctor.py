@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from vfindex.cli.extras import EXTRAS
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import plain, print_json
 from vfindex.storage.errors import LibraryNotFound, VfindexError, counted
@@ -31,7 +32,7 @@ _LITTLE_DISK_BYTES, _NO_DISK_BYTES = 2_000_000_000, 250_000_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. error: nothing can be indexed like this. next: what to do, "" where all is well."""
+    """The result of one check. error: indexing, or search, cannot work. next: what to do, "" if nothing."""
 
     name: str
     state: State
@@ -40,9 +41,9 @@ class Finding:
 
 
 def command(library: LibraryOption = None, json: JsonOption = False) -> None:
-    """Look for what could keep vfindex from working here.
+    """Check whether this machine can run vfindex.
 
-    The processor, memory, GPUs, FFmpeg, SQLite, models, disks. Exit code 1 if nothing can be indexed.
+    Checks the extras, processor, memory, GPUs, FFmpeg, SQLite, models and disks. Exit code 1 if one is an error.
     """
     from vfindex.indexer.models.hardware import devices
 
@@ -51,14 +52,15 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         found, silent = devices(), ""
     except VfindexError as exc:
         found, silent = [], str(exc)
+    indexes = not EXTRAS["index"].missing()
     looks: list[tuple[str, Callable[[], Finding]]] = [
+        ("index", lambda: _extra("index")),
+        ("ray", lambda: _extra("ray")),
         ("processor", lambda: _processor(bool(found))),
         ("memory", _memory),
-        ("gpu", lambda: _gpu(found, silent)),
-        ("media", _media),
+        *([("gpu", lambda: _gpu(found, silent)), ("media", _media)] if indexes else []),
         ("sqlite", _sqlite),
-        ("lite", _lite),
-        ("models", lambda: _models(cache)),
+        *([("lite", _lite), ("models", lambda: _models(cache))] if indexes else []),
         ("library", lambda: _library(folder, cache)),
         ("disk", lambda: _disk("disk", folder)),
         ("cache", lambda: _disk("cache", cache)),
@@ -90,6 +92,15 @@ def _print(finding: Finding) -> None:
     text = plain(f"{finding.text}; {finding.next}" if finding.next else finding.text)
     head = f"{finding.state:9} {finding.name:10} "
     print(textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT, break_on_hyphens=False))
+
+
+def _extra(name: str) -> Finding:
+    """Return what an extra adds, and whether it is installed."""
+    extra = EXTRAS[name]
+    if not extra.missing():
+        return Finding(name, "ok", f"installed: {extra.adds}")
+    state: State = "warning" if name == "index" else "ok"
+    return Finding(name, state, f"not installed: {extra.adds}", f"to add it: pip install 'vfindex[{name}]'")
 
 
 def _processor(helped: bool) -> Finding:

@@ -20,6 +20,7 @@ from vfindex.cli.options import (
     LibraryOption,
     PathMapOption,
     PresetOption,
+    ProgressiveOption,
     RunnerOption,
     SpeechOption,
     TextOption,
@@ -32,7 +33,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints
 from vfindex.cli.trust import keep_trust
-from vfindex.storage.errors import Problem, counted
+from vfindex.storage.errors import Problem, VfindexError, counted
 
 if TYPE_CHECKING:
     from vfindex.indexer.runs.ingest import IngestSettings
@@ -48,37 +49,37 @@ _SHORTEST_BAR, _LONGEST_BAR, _BESIDE_BAR = 4, 40, 66
 
 
 def command(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Videos, and folders of videos.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Videos and folders of videos.")],
     preset: PresetOption = None,
     visual: VisualOption = None,
     text: TextOption = None,
     speech: SpeechOption = None,
     sampling: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="auto, keyframes, or frames a second.  [default: auto]"),
+        typer.Option(metavar="MODE", help="auto, keyframes, or frames per second.  [default: auto]"),
     ] = None,
     asr: Annotated[
         bool | None,
-        typer.Option("--asr/--no-asr", help="Recognise speech.  [default: as last time, at first on]"),
+        typer.Option("--asr/--no-asr", help="Transcribe speech.  [default: as last time, else on]"),
     ] = None,
     workers: WorkersOption = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the model of pictures first, for minutes.")
+        bool, typer.Option("--compile", help="Compile the image model first, which takes minutes.")
     ] = False,
-    progressive: Annotated[bool, typer.Option("--progressive", help="Look at all in passing first.")] = False,
+    progressive: ProgressiveOption = False,
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
     path_map: PathMapOption = None,
     gpu_share: GpuShareOption = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Leave out matching names; may be given again.")
+        list[str] | None, typer.Option(metavar="GLOB", help="Skip matching names and paths; repeatable.")
     ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Index videos, or bring their index up to date.
+    """Index videos and folders of videos.
 
-    Only new and changed files are read. Ctrl-C ends after the units in work.
+    Reads only new and changed files. After Ctrl-C the same command continues.
     """
     require("index")
     from vfindex.indexer.models.presets import Choice
@@ -99,6 +100,7 @@ def command(
         runner=runner_choice(runner, ray_address, path_map, gpu_share),
     )
     folder = library_folder(library)
+    _refuse_missing(paths, folder)
     report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
     if json:
         print_json(report.to_dict(os.fsdecode))
@@ -108,6 +110,12 @@ def command(
         raise typer.Exit(130)
     keep_trust(folder)
     end_with(report.bugs(), failed=bool(report.failed or report.not_published))
+
+
+def _refuse_missing(paths: list[str], folder: Path) -> None:
+    """Raise VfindexError before a library is made for paths none of which exists."""
+    if not folder.exists() and not any(os.path.lexists(path) for path in paths):
+        raise VfindexError(f"{paths[0]}: there is no such file or folder; check the spelling and the mount")
 
 
 def end_with(found: list[Problem], *, failed: bool) -> None:
@@ -232,18 +240,19 @@ def print_report(report: Report) -> None:
     if report.left_out:
         print("left out: " + ", ".join(counted(number, kind) for kind, number in sorted(report.left_out.items())))
     if not (report.found or report.left_alone or report.interrupted or report.out_of_time):
-        say("no videos there; name a folder that holds some, or the files themselves")
+        say("no videos found; name a folder that contains some, or the files themselves")
     if report.clips:
         speed = report.video_seconds / report.wall_s if report.wall_s else 0.0
         took = f"{clock(report.video_seconds)} of video in {clock(report.wall_s)} ({speed:.1f} times real time)"
         print(f"{counted(report.clips, 'clip')} from {took}")
     if report.interrupted:
-        print("interrupted: run the same command again to go on")
+        left = f": {counted(report.left, 'file')} left" if report.left else ""
+        print(f"interrupted{left}; run the same command again to continue")
     if report.not_published:
         say(report.not_published)
     if report.out_of_time:
-        known = f": {counted(report.left, 'file')} left" if report.left else ""
-        print(f"out of time{known}; the next run goes on")
+        left = f": {counted(report.left, 'file')} left" if report.left else ""
+        print(f"out of time{left}; the next run continues")
 
 
 def _line(problem: Problem) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import HELP_SETTINGS, JsonOption, cache_folder
+from vfindex.cli.options import HELP_SETTINGS, JsonOption, PlainCommand, cache_folder
 from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.records import ModelKind
@@ -26,7 +26,7 @@ EXAMPLE = "vfindex models pull base"
 _WIDTH, _INDENT = 80, 14
 
 app = typer.Typer(
-    help="List, fetch and check the models of the presets.",
+    help="List, download and check models.",
     epilog=f"Example:  {EXAMPLE}",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -34,11 +34,11 @@ app = typer.Typer(
 )
 
 
-@app.command("list", epilog="Example:  vfindex models list", context_settings=HELP_SETTINGS)
+@app.command("list", cls=PlainCommand, epilog="Example:  vfindex models list", context_settings=HELP_SETTINGS)
 def list_models(json: JsonOption = False) -> None:
-    """Show all models, what they cost, and which are here.
+    """List all models, their cost, and which are installed.
 
-    GFLOP: of one frame, a multiplication and an addition being two.
+    GFLOP: per frame; a multiplication and an addition count as two.
     """
     from vfindex.indexer.models.store import known_models
 
@@ -51,17 +51,17 @@ def list_models(json: JsonOption = False) -> None:
         _print(document)
 
 
-@app.command("pull", epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+@app.command("pull", cls=PlainCommand, epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
 def pull_models(
-    names: Annotated[list[str], typer.Argument(metavar="PRESET|MODEL", help="A preset, or a model by its name.")],
+    names: Annotated[list[str], typer.Argument(metavar="PRESET|MODEL", help="Presets, or models by name.")],
     timeout: Annotated[
-        float | None, typer.Option(min=1, metavar="SECONDS", help="Give up when nothing arrives.  [default: 60]")
+        float | None, typer.Option(min=1, metavar="SECONDS", help="Stop after this long without data.  [default: 60]")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Fetch models that are not here yet. Nothing else in vfindex reaches the network.
+    """Download models. No other command uses the network.
 
-    What has arrived when it is interrupted is gone on with the next time.
+    An interrupted download continues where it stopped.
     """
     require("index")
     from vfindex.indexer.models.hub import TIMEOUT_S, pull
@@ -80,10 +80,10 @@ def pull_models(
         print("nothing to fetch: these models come inside packages")
 
 
-@app.command("check", epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)
+@app.command("check", cls=PlainCommand, epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)
 def check_models(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="PRESET|MODEL", help="Those to check.  [default: all that are here]")
+        list[str] | None, typer.Argument(metavar="PRESET|MODEL", help="Presets or models.  [default: all installed]")
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, ReportOption, library_folder
+from vfindex.cli.options import DryRunOption, JsonOption, LibraryOption, ReportOption, YesOption, library_folder
 from vfindex.cli.output import print_json
-from vfindex.cli.removal import checked_report, removal_settings, tell, write_report
+from vfindex.cli.removal import checked_report, confirm, print_left, print_preview, removal_settings, write_report
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -24,35 +24,46 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 
 def command(
     older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Files gone for this long: hours (12h), days or weeks.")
+        str, typer.Option(metavar="AGE", help="Only files missing for this long, as in 12h, 30d or 4w.")
     ] = DEFAULT_AGE,
-    now: Annotated[bool, typer.Option("--now", help="All files that are gone, however short.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="All missing files, whatever their age.")] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     report: ReportOption = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Forget videos whose files have vanished, for good.
+    """Delete videos whose files have been missing for 30 days.
 
-    `vfindex reindex` finds what has vanished; until it is purged, it returns with its file. Time between two runs
-    counts up to half of AGE.
+    A missing file leaves search at the next `vfindex reindex`. Its index is kept in case it returns, until it is
+    purged.
     """
     from vfindex.storage.maintenance.removal import forget_missing
+    from vfindex.storage.maintenance.removal_preview import preview_missing
 
-    age = _age(older_than)
+    age = None if now else _age(older_than)
     folder = library_folder(library)
     checked_report(report, folder)
+    preview = preview_missing(folder, age, datetime.now(UTC))
+    if dry_run:
+        print_preview(preview, json)
+        return
+    confirm(preview, yes=yes)
 
     def purge(writer: Writer) -> tuple[int, int, list[str]]:
-        return writer.catalog.purge(None) if now else writer.catalog.purge_missing(age, datetime.now(UTC))
+        return writer.catalog.purge(None) if age is None else writer.catalog.purge_missing(age, datetime.now(UTC))
 
     found = forget_missing(folder, purge, removal_settings(report))
     document = found.to_dict()
     write_report(report, "purge", document)
-    tell(found)
+    print_left(found)
     if json:
         print_json(document)
-    else:
-        print(f"forgot {counted(found.locations, 'file')}, {counted(found.videos, 'video')}")
+        return
+    print(f"forgot {counted(found.locations, 'file')}, {counted(found.videos, 'video')}")
+    if preview.kept_missing:
+        kept = counted(preview.kept_missing, "missing file")
+        print(f"kept {kept}, missing for less than {older_than}; `vfindex purge --now` deletes all")
 
 
 def _age(text: str) -> timedelta:

@@ -20,14 +20,14 @@ EXAMPLE = "vfindex rebuild --fusion concat"
 def command(
     fusion: Annotated[
         FusionName | None,
-        typer.Option(metavar="NAME", help=f"Fuse modalities so: {', '.join(FUSIONS)}.  [default: as before]"),
+        typer.Option(metavar="NAME", help=f"How to fuse modalities: {', '.join(FUSIONS)}.  [default: as before]"),
     ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make the index anew from the library's database.
+    """Rebuild the search index from the library's database.
 
-    No video is opened. docs/fusion.md tells the fusions apart.
+    No video is opened. The fusions are described in docs/fusion.md.
     """
     from vfindex.storage.maintenance.rebuild import rebuild
 
@@ -39,5 +39,5 @@ def command(
     else:
         print(
             f"index of {counted(done.clips, 'clip')} as {done.fusion}, {done.dimensions} dimensions; "
-            f"words of {counted(done.documents, 'line')}"
+            f"full text of {counted(done.documents, 'line')}"
         )

@@ -18,6 +18,7 @@ from vfindex.cli.options import (
     JsonOption,
     LibraryOption,
     PathMapOption,
+    ProgressiveOption,
     RunnerOption,
     WorkersOption,
     cache_folder,
@@ -36,31 +37,29 @@ EXAMPLE = "vfindex reindex --until 06:00 --nice 10"
 
 
 def command(
-    until: Annotated[
-        str | None, typer.Option(metavar="HH:MM", help="Begin nothing after this time of the day.")
-    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Start no video after this time of day.")] = None,
     max_hours: Annotated[
-        float | None, typer.Option(min=0, metavar="H", help="Begin nothing after so many hours.")
+        float | None, typer.Option(min=0, metavar="H", help="Start no video after this many hours.")
     ] = None,
     nice: Annotated[
-        int | None, typer.Option(min=0, max=19, metavar="N", help="Give way to other work, 19 the most.")
+        int | None, typer.Option(min=0, max=19, metavar="N", help="Lower the priority, as nice(1) does.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
-    progressive: Annotated[bool, typer.Option("--progressive", help="Look at all in passing first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what there is to do, and change nothing.")] = False,
+    progressive: ProgressiveOption = False,
     workers: WorkersOption = None,
     runner: RunnerOption = "auto",
     ray_address: AddressOption = None,
     path_map: PathMapOption = None,
     gpu_share: GpuShareOption = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Believe that what is not there is gone.")
+        bool, typer.Option("--allow-missing", help="Treat missing folders as deleted, not as unmounted.")
     ] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Bring the index up to date with all that was ever ingested.
+    """Update the index of everything ingested so far.
 
-    New, changed and moved files are indexed; vanished ones leave search, and return when they do.
+    New and changed files are indexed, moved ones recognised. Missing files leave search until they return.
     """
     require("index")
     from vfindex.indexer.runs.reindex import ReindexSettings, estimate, reindex

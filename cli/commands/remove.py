@@ -8,9 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, ReportOption, known_as, library_folder
+from vfindex.cli.options import (
+    DryRunOption,
+    JsonOption,
+    LibraryOption,
+    ReportOption,
+    YesOption,
+    known_as,
+    library_folder,
+)
 from vfindex.cli.output import path_text, plain, print_json
-from vfindex.cli.removal import checked_report, removal_settings, tell, write_report
+from vfindex.cli.removal import checked_report, confirm, print_left, print_preview, removal_settings, write_report
 from vfindex.storage.errors import LibraryError, UsageError, counted
 
 NAME = "remove"
@@ -19,32 +27,43 @@ EXAMPLE = "vfindex remove ~/Videos/old"
 
 def command(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A video, or a folder of videos.")],
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     report: ReportOption = None,
     forget_exclusion: Annotated[
-        bool, typer.Option("--forget-exclusion", help="Let runs index PATH again after a removal.")
+        bool, typer.Option("--forget-exclusion", help="Index PATH again from the next run on.")
     ] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Forget a video, or all videos of a folder. The files themselves are not touched.
+    """Remove a video, or a folder of videos, from the library.
 
-    Inside a folder that is indexed, PATH is skipped from now on.
+    The files themselves are not touched. Inside an indexed folder, later runs skip PATH.
     """
     from vfindex.storage.maintenance.removal import forget_path
+    from vfindex.storage.maintenance.removal_preview import preview_path
 
     folder = library_folder(library)
     if forget_exclusion:
-        if report is not None:
-            raise UsageError("--forget-exclusion removes nothing; leave --report out")
+        if report is not None or dry_run:
+            raise UsageError("--forget-exclusion removes nothing; leave --report and --dry-run out")
         _forget_exclusion(folder, path, json)
         return
     checked_report(report, folder)
-    chosen, found = forget_path(folder, known_as(path), removal_settings(report))
+    typed = known_as(path)
+    known, preview = preview_path(folder, typed)
+    if dry_run:
+        if known is None:
+            raise _unknown(path)
+        print_preview(preview, json)
+        return
+    confirm(preview, yes=yes)
+    chosen, found = forget_path(folder, typed, removal_settings(report))
     if found.is_empty():
-        raise LibraryError(f"{plain(path)} is not in this library; `vfindex status` tells what is")
+        raise _unknown(path)
     document: dict[str, Any] = {"path": path_text(chosen), **found.to_dict()}
     write_report(report, "remove", document)
-    tell(found)
+    print_left(found)
     if json:
         print_json(document)
         return
@@ -52,9 +71,13 @@ def command(
     parts += [counted(found.unfinished, "unfinished video")] if found.unfinished else []
     print(f"forgot {', '.join(parts)}")
     if found.roots:
-        print(f"{counted(found.roots, 'path')} no longer looked into by `vfindex reindex`")
+        print(f"`vfindex reindex` no longer looks into {counted(found.roots, 'path')}")
     if found.excluded:
-        print("skipped from now on; to index it again: vfindex remove --forget-exclusion PATH, or vfindex ingest PATH")
+        print("later runs skip it; to index it again: vfindex remove --forget-exclusion PATH, or vfindex ingest PATH")
+
+
+def _unknown(path: str) -> LibraryError:
+    return LibraryError(f"{plain(path)} is not in this library; `vfindex list` shows what is")
 
 
 def _forget_exclusion(folder: Path, path: str, json: bool) -> None:

@@ -41,9 +41,9 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a damaged library sound again.
+    """Repair a damaged library.
 
-    What `vfindex verify` finds: what can be read stays, the rest is made anew from the videos.
+    Fixes what `vfindex verify` finds: readable data is kept, the rest is indexed again from the videos.
     """
     require("index")
     from vfindex.indexer.runs.repair import RepairSettings, repair
@@ -68,9 +68,9 @@ def command(
 def _print(report: RepairReport) -> None:
     if report.kept is not None:
         lost = ", ".join(f"{name} {n}" for name, n in report.unreadable.items()) or "none"
-        print(plain(f"library.db is new, the damaged one is kept as {report.kept}; keys not read: {lost}"))
+        print(plain(f"library.db is rebuilt, the damaged one kept as {report.kept}; keys not read: {lost}"))
     done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
-    done += ["the words of full text search"] if report.words else []
+    done += ["the full-text index"] if report.words else []
     done += [f"the query encoder {plain(name)}" for name in report.encoders]
     done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
     done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []

@@ -31,10 +31,10 @@ EXAMPLE = "vfindex retry --quarantined"
 
 def command(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH", help="Files, and folders of files.  [default: all]")
+        list[str] | None, typer.Argument(metavar="PATH", help="Files and folders.  [default: all]")
     ] = None,
     quarantined: Annotated[
-        bool, typer.Option("--quarantined", help="Those too that broke or outlasted their decoder.")
+        bool, typer.Option("--quarantined", help="Also files that crashed or hung the decoder.")
     ] = False,
     workers: WorkersOption = None,
     runner: RunnerOption = "auto",
@@ -44,9 +44,9 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Try again what could not be indexed.
+    """Retry failed files.
 
-    What is no video stays away unless it is named itself.
+    Files that are not videos are skipped unless you name them.
     """
     require("index")
     from vfindex.indexer.runs.retry import RetrySettings, retry
@@ -62,7 +62,7 @@ def command(
     elif report.found:
         print_report(report)
     else:
-        say("nothing to try again; `vfindex status` tells what failed, and a file that is named is tried in any case")
+        say("nothing to retry; `vfindex status` lists what failed, and a file that you name is always retried")
     if report.interrupted:
         raise typer.Exit(130)
     if report.has_changed():

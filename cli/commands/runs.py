@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, PlainCommand, library_folder
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
 from vfindex.cli.render.run_page import COUNTS, LISTS, endings, run_page
@@ -21,7 +21,7 @@ NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
 
 app = typer.Typer(
-    help="Tell what earlier runs did. Without a command, list them.",
+    help="Show what earlier runs did. Without a command, list them.",
     epilog=f"Example:  {EXAMPLE}",
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -46,7 +46,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@app.command("list", epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
+@app.command("list", cls=PlainCommand, epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
 def list_command(library: LibraryOption = None, json: JsonOption = False) -> None:
     """List all runs, the latest last."""
     found = _runs(library)
@@ -57,20 +57,20 @@ def list_command(library: LibraryOption = None, json: JsonOption = False) -> Non
         print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
 
 
-@app.command("show", epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+@app.command("show", cls=PlainCommand, epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
 def show_command(
     run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
-    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page for browsers.")] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page.")] = None,
     force: ForceOption = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what became of every file of a run, how fast it was, and what is left."""
+    """Show the files of a run, its speed, and what is left."""
     if page is not None:
         check_out_file(page, "--page", HTML, force=force)
     run = next((run for run in _runs(library) if run.id == run_id), None)
     if run is None:
-        raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` tells which there are")
+        raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` shows which there are")
     if page is not None:
         _write(page, run)
     if json:

@@ -13,7 +13,7 @@ EXAMPLE = "vfindex status --json"
 
 
 def command(library: LibraryOption = None, json: JsonOption = False) -> None:
-    """Tell what the library holds, and what could not be indexed."""
+    """Show what the library contains, and what failed."""
     from vfindex.search.results import status_to_dict
     from vfindex.storage.library import Library, again_if_changed
 
@@ -44,10 +44,11 @@ def _print(document: dict[str, Any]) -> None:
     preset, sampling = document["preset"], document["sampling"]
     length, files = clock(document["video_seconds"]), counted(document["locations"], "file")
     print(f"library     {plain(document['library'])}")
-    print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest takes one'}")
+    print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest sets one'}")
     if document["models"]:
         print(f"models      {plain(', '.join(document['models'].values()))}")
-    print(f"videos      {document['videos']}, {length} long in all; {files} known")
+    print(f"videos      {document['videos']} searchable, {length} in all")
+    print(f"files       {files}, with copies and files that failed")
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")
     print(f"transcript  {counted(document['segments'], 'segment')}")
     print(f"index       {plain(_index_line(document))}")
@@ -57,7 +58,7 @@ def _print(document: dict[str, Any]) -> None:
         print(f"{'confidence':11} {modality}: {of['reason']}")
     if document["coarse"]:
         print(
-            f"coarse      {counted(document['coarse'], 'video')}, looked at in passing; the next run reads them wholly"
+            f"preview     {counted(document['coarse'], 'video')} indexed as a preview; the next run indexes them fully"
         )
     if document["states"]["indexing"]:
         print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` goes on")

@@ -44,27 +44,24 @@ def command(
     visual: VisualOption = None,
     text: TextOption = None,
     speech: SpeechOption = None,
-    sampling: Annotated[
-        str | None, typer.Option(metavar="MODE", help="Frames read: auto, keyframes, or a number a second.")
-    ] = None,
+    sampling: Annotated[str | None, typer.Option(metavar="MODE", help="auto, keyframes, or frames per second.")] = None,
     workers: WorkersOption = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Change over even if videos cannot be read again.")
+        bool, typer.Option("--allow-missing", help="Switch even if some videos cannot be read again.")
     ] = False,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Return to the models before.")] = False,
-    discard: Annotated[bool, typer.Option("--discard", help="Delete what is kept of models not in use.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Return to the previous models.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Delete the vectors of unused models.")] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change a library to other models.
+    """Switch a library to other models.
 
-    It is built anew beside the old one, which answers until the new one is complete. Ctrl-C, and the same command again
-    goes on.
+    Searches use the old vectors until the new ones are complete. After Ctrl-C, the same command continues.
     """
     folder = library_folder(library)
     models = (preset, visual, text, speech, sampling)
     if rollback + discard + any(models) > 1:
-        raise UsageError("--rollback, --discard and a choice of models are three things; ask for one at a time")
+        raise UsageError("--rollback, --discard and a choice of models exclude each other; give one of them")
     if rollback:
         _roll_back(folder, json)
     elif discard:

@@ -24,18 +24,15 @@ EXAMPLE = "vfindex verify --library /srv/videos/library"
 def command(
     sample: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Also read N clips again, chosen by chance, and compare their vectors."),
+        typer.Option(min=0, metavar="N", help="Also decode N random clips again and compare their vectors."),
     ] = 0,
-    full: Annotated[
-        bool, typer.Option("--full", help="Also read every file wholly, and compare it with the last time.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also hash every file and compare it with last time.")] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check that the library is sound.
+    """Check a library for damage.
 
-    The database, the checksums of its rows, that every clip has its vector, the
-    index against an exact scan.
+    Checks the database and its checksums, that every clip has its vector, and the index against an exact scan.
     """
     from vfindex.storage.library import Library
     from vfindex.storage.maintenance.verify import verify

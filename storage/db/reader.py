@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, func, literal_column, select, text
+from sqlalchemy import Connection, Engine, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import clips, schema
@@ -77,6 +77,11 @@ class Snapshot:
     def any_text(self) -> AbstractContextManager[None]:
         """Let text that is no UTF-8 be read meanwhile, see `database.any_text`."""
         return any_text(self._connection)
+
+    @property
+    def connection(self) -> Connection:
+        """The transaction itself, for what the maintenance room shares between readers and the writer."""
+        return self._connection
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` gives of this snapshot; later ones do not ask again until somebody commits."""
@@ -394,6 +399,38 @@ class Snapshot:
         e = schema.embedding.c
         rows = self._rows(select(e.modality, func.count().label("n")).group_by(e.modality))
         return {row.modality: row.n for row in rows}
+
+    def video_ids(self) -> list[int]:
+        """Return the ids of the searchable videos, in order of their first path."""
+        rows = self._fetched(
+            "SELECT v.id FROM video v JOIN location l ON l.video_id = v.id WHERE v.state IN ('indexed', 'partial')"
+            " GROUP BY v.id ORDER BY min(l.path)"
+        )
+        return [id_ for (id_,) in rows]
+
+    def clip_counts(self, video_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+        """Return video id -> modality -> how many of its clips have it; "" counts all its clips."""
+        chosen = "c.video_id IN (SELECT value FROM json_each(?))"
+        counts: dict[int, dict[str, int]] = {}
+        for video_id, modality, n in self._fetched(
+            f"SELECT c.video_id, '', count(*) FROM clip c WHERE {chosen} GROUP BY c.video_id"
+            " UNION ALL SELECT c.video_id, e.modality, count(*) FROM clip c JOIN embedding e ON e.clip_id = c.id"
+            f" WHERE {chosen} GROUP BY c.video_id, e.modality",
+            (json.dumps(list(video_ids)),) * 2,
+        ):
+            counts.setdefault(video_id, {})[modality] = n
+        return counts
+
+    def languages_of(self, video_ids: Sequence[int]) -> dict[int, list[str]]:
+        """Return video id -> the languages of its transcript, in alphabetical order."""
+        found: dict[int, list[str]] = {}
+        for video_id, language in self._fetched(
+            "SELECT DISTINCT video_id, language FROM segment"
+            " WHERE language != '' AND video_id IN (SELECT value FROM json_each(?)) ORDER BY video_id, language",
+            (json.dumps(list(video_ids)),),
+        ):
+            found.setdefault(video_id, []).append(language)
+        return found
 
     def last_run(self) -> dict[str, Any] | None:
         """Return the newest run: command, started_at, finished_at, report."""

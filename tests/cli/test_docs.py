@@ -51,7 +51,15 @@ def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [("status",), ("show", "/videos/a.mp4"), ("remove", "/videos/a.mp4"), ("purge",), ("verify",), ("search", "x")],
+    [
+        ("status",),
+        ("list",),
+        ("show", "/videos/a.mp4"),
+        ("remove", "/videos/a.mp4"),
+        ("purge",),
+        ("verify",),
+        ("search", "x"),
+    ],
 )
 def test_every_field_is_explained_and_no_other(run: Any, library: Path, arguments: tuple[str, ...]) -> None:
     document = json.loads(run(*arguments, "--library", library, "--json").out)
@@ -93,6 +101,8 @@ def test_nested_fields_are_those_of_the_program(run: Any, library: Path) -> None
     told = section("show")
     assert f"| `clips` | list of `{{{', '.join(shown['clips'][0])}}}`" in told
     assert f"| `transcript` | list of `{{{', '.join(shown['transcript'][0])}}}`" in told
+    [row, _] = json.loads(run("list", "--library", library, "--json").out)["videos"]
+    assert f"| `videos` | list of `{{{', '.join(row)}}}`" in section("list")
     states = json.loads(run("status", "--library", library, "--json").out)["states"]
     assert f"`{{{', '.join(states)}}}`" in section("status")
 

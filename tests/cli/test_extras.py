@@ -74,6 +74,7 @@ def normalised(name: str) -> str:
         ("search", "dog"),
         ("status",),
         ("show", "/videos/a.mp4"),
+        ("list",),
         ("verify",),
         ("rebuild",),
         ("remove", "/videos/a.mp4"),
@@ -88,6 +89,15 @@ def test_a_search_only_installation_reads_and_cleans_a_library(
     done = without(python, ("index", "ray", "lite"), *arguments, "--library", library, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+def test_the_doctor_of_a_search_only_installation_names_what_it_lacks(python: Python, tmp_path: Path) -> None:
+    done = without(python, ("index", "ray", "lite"), "doctor", "--library", tmp_path / "library", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {row["name"]: row for row in json.loads(done.stdout)["findings"]}
+    assert (found["index"]["state"], found["ray"]["state"]) == ("warning", "ok")
+    assert found["index"]["next"] == "to add it: pip install 'vfindex[index]'"
+    assert not {"media", "gpu", "lite", "models"} & found.keys()
 
 
 def test_a_search_only_installation_measures_answers(python: Python, library: Path, tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_every_example_is_one_that_its_command_takes(name: str) -> None:
 
 def test_defaults_in_the_help_are_the_code_s(run: Any) -> None:
     options = " ".join(run("ingest", "--help").out.split())
-    assert f"Models: {', '.join(PRESETS)}. [default: {BEST_DEFAULT} if here, or {DEFAULT_PRESET}]" in options
-    assert f"or frames a second. [default: {Sampling()}]" in options
+    assert f"Models: {', '.join(PRESETS)}. [default: {BEST_DEFAULT} if here, else {DEFAULT_PRESET}]" in options
+    assert f"or frames per second. [default: {Sampling()}]" in options
     assert "[default: cores + 1]" in options
     assert default_workers() == usable_cores() + 1
     options = run("search", "--help").out
@@ -343,11 +343,18 @@ def test_files_that_are_none_are_told_apart_and_add_up(run: Any, library: Path, 
     assert len(ran.err.splitlines()) == 6 and "\x1b" not in ran.err
 
 
+def test_a_misspelt_path_makes_no_library(run: Any, tmp_path: Path) -> None:
+    ran = run("ingest", tmp_path / "misspelt", "--library", tmp_path / "library")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.endswith("misspelt: there is no such file or folder; check the spelling and the mount\n")
+    assert not (tmp_path / "library").exists()
+
+
 def test_an_empty_folder_is_said_to_be_empty(run: Any, library: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = run("ingest", tmp_path / "empty", "--library", library)
     assert (ran.code, ran.out.split(":")[0]) == (0, "0 found")
-    assert "no videos there" in ran.err
+    assert "no videos found" in ran.err
 
 
 def test_ctrl_c_ends_after_the_units_in_work(
@@ -362,7 +369,7 @@ def test_ctrl_c_ends_after_the_units_in_work(
     before = signal.getsignal(signal.SIGINT)
     ran = run("ingest", tmp_path, "--library", library)
     assert ran.code == 130
-    assert "interrupted: run the same command again to go on" in ran.out
+    assert "run the same command again to continue" in ran.out
     assert "stopping after the videos in work" in ran.err
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -409,7 +416,7 @@ def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path:
     ran = run("remove", "/videos/a.mp4", "--library", library, "--report", report)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines()[0] == "forgot 1 file, 1 video"
-    assert ran.out.splitlines()[1].startswith("skipped from now on; to index it again:")
+    assert ran.out.splitlines()[1].startswith("later runs skip it; to index it again:")
     told = json.loads(report.read_text())
     assert (told["vfindex"], told["left"], told["excluded"]) == ("remove", 0, True)
     assert "removed     /videos/a.mp4, and skipped" in run("status", "--library", library).out

@@ -64,4 +64,4 @@ def test_a_path_that_was_only_named_is_removed(run: Any, library: Path) -> None:
     with writing(library) as writer:
         remember(writer.catalog, [Root(b"/old")])
     ran = run("remove", "/old", "--library", library)
-    assert (ran.code, ran.out) == (0, "forgot 0 files, 0 videos\n1 path no longer looked into by `vfindex reindex`\n")
+    assert (ran.code, ran.out) == (0, "forgot 0 files, 0 videos\n`vfindex reindex` no longer looks into 1 path\n")

@@ -1,0 +1,58 @@
+"""vfindex list: which videos, in which order, and what each modality covers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_maker import add_video, axis, clip, install
+
+from vfindex.cli.commands import list as listing
+from vfindex.storage.records import Segment
+from vfindex.storage.writer import writing
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Return a library of b.mp4, half of whose clips have speech, in German, and a.mp4 without any."""
+    with writing(tmp_path / "films") as writer:
+        install(writer)
+        spoken = replace(clip(5.0, 10.0, visual=axis(1), speech=axis(2)))
+        add_video(writer, "b.mp4", [clip(0.0, 5.0, visual=axis(1)), spoken], [Segment(5, 9, "Hallo", "sidecar", "de")])
+        add_video(writer, "a.mp4", [clip(visual=axis(1))])
+        writer.publish()
+    return tmp_path / "films"
+
+
+def test_videos_are_listed_by_path_with_what_is_covered(run: Any, films: Path) -> None:
+    ran = run("list", "--library", films)
+    assert (ran.code, ran.err) == (0, "2 videos\n")
+    assert [line.split()[-1] for line in ran.out.splitlines()] == ["/videos/a.mp4", "/videos/b.mp4"]
+    assert "2 clips  visual 100%  speech  50%  text   0%  de " in ran.out
+
+
+def test_the_document_of_a_list_has_one_row_a_video(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_BATCH", 1)
+    ran = run("list", "--library", films, "--json")
+    first, second = json.loads(ran.out)["videos"]
+    assert ran.err == ""
+    assert (first["video"], first["clips"], first["languages"]) == ("/videos/a.mp4", 1, [])
+    assert second["clips_with"] == {"visual": 2, "speech": 1, "text": 0}
+    assert second["languages"] == ["de"]
+
+
+def test_filters_are_those_of_a_query(run: Any, films: Path) -> None:
+    assert "b.mp4" in run("list", "lang:de", "--library", films).out
+    assert "a.mp4" not in run("list", "lang:de", "--library", films).out
+    assert run("list", "in:a.mp4", "longer:1s", "--library", films).out.count("\n") == 1
+    none = run("list", "lang:fr", "--library", films, "--json")
+    assert (none.code, json.loads(none.out)) == (1, {"videos": []})
+
+
+def test_words_are_left_to_search(run: Any, films: Path) -> None:
+    ran = run("list", "dog", "lang:de", "--library", films)
+    assert (ran.code, ran.out) == (2, "")
+    assert "to search for 'dog': vfindex search" in ran.err
