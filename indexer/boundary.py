@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from vfindex.storage.errors import (
     VfindexError,
     VideoError,
 )
+from vfindex.storage.files.regular import NotRegularError
 
 logger = logging.getLogger(__name__)
 
@@ -86,25 +86,20 @@ def _no_resources(path: bytes, stage: Stage, exc: Exception) -> Problem:
     return Problem(path, stage, NO_RESOURCES, reason, RESOURCES_STEP)
 
 
-def not_regular(path: bytes, stage: Stage, mode: int) -> Problem:
-    kinds = (
-        (stat.S_ISLNK, "a symbolic link"),
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-    )
-    kind = next((words for test, words in kinds if test(mode)), "a device")
-    return Problem(path, stage, "not_regular", f"it is {kind}, not a file", "name a video file or a folder of them")
+def not_regular(path: bytes, stage: Stage, kind: str) -> Problem:
+    """Return the problem of something else than a regular file, of a kind as `storage.files.regular` names it."""
+    step = "name what it points to" if "link" in kind else "name a video file or a folder of them"
+    return Problem(path, stage, "not_regular", f"it is {kind}, not a file", step)
 
 
 def os_problem(path: bytes, stage: Stage, exc: OSError) -> Problem:
-    """Put an error of the operating system into words."""
+    """Return an error of the operating system in words."""
+    if isinstance(exc, NotRegularError):
+        return not_regular(path, stage, exc.kind)
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
         return Problem(path, stage, "missing", "there is no such file or folder", "check the spelling and the mount")
     if exc.errno == errno.ELOOP:
-        return Problem(path, stage, "not_regular", "it is a symbolic link, or a loop of them", "name what it points to")
-    if exc.errno == errno.ENXIO:
-        return not_regular(path, stage, stat.S_IFSOCK)
+        return not_regular(path, stage, "a symbolic link, or a loop of them")
     if exc.errno in (errno.EACCES, errno.EPERM):
         return Problem(path, stage, "unreadable", "you may not read it", "change its permissions, or exclude it")
     if lacks_resources(exc):

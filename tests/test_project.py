@@ -47,6 +47,7 @@ HOMES = {
     "sqlalchemy": ("storage/*.py",),
     "timm": ("indexer/models/export/lite.py",),
     "tokenizers": ("storage/encoders/text.py", "indexer/models/export/*.py"),
+    "subprocess": ("indexer/media/child.py",),
     "torch": ("indexer/models/*.py", "indexer/speech/backends.py"),
     "torchvision": (),
     "transformers": ("indexer/models/export/lite.py",),

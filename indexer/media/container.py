@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,9 +18,11 @@ from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from vfindex.indexer.boundary import os_problem
 from vfindex.indexer.media import sniff
 from vfindex.indexer.media.clock import Clock, seconds
 from vfindex.indexer.media.limits import ended_after
+from vfindex.storage.files.regular import regular_no_link
 
 # Containers that hold their own media. Not here, as they open what they name or make pictures up: hls, dash, concat,
 # sdp, rtsp, image2, *_pipe, tty, lavfi. Nor raw streams, which have no times.
@@ -129,23 +129,12 @@ def out_of_memory(stage: str) -> Refusal:
 
 
 def open_fd(path: bytes) -> int:
-    """Return an fd of a regular file; raises Refusal. Does not block on a FIFO, nor follow a link."""
+    """Return an fd of a regular file. Raises Refusal. Does not wait for a pipe, nor follow a link."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return regular_no_link(path, os.O_RDONLY)
     except OSError as exc:
-        if exc.errno == errno.ELOOP:
-            raise Refusal("open", "not_regular", "a symbolic link", "name the file that it points to") from exc
-        if exc.errno in (errno.ENXIO, errno.ENODEV):
-            raise Refusal("open", "not_regular", "a socket or device, not a regular file", "name a video file") from exc
-        reason = f"it cannot be opened ({exc.strerror})"
-        raise Refusal("open", "unreadable", reason, "check that it exists and may be read") from exc
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(fd)
-        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder"}
-        kind = kinds.get(stat.S_IFMT(mode), "a device")
-        raise Refusal("open", "not_regular", f"{kind}, not a regular file", "name a video file")
-    return fd
+        problem = os_problem(path, "open", exc)
+        raise Refusal("open", problem.code, problem.reason, problem.next) from exc
 
 
 def open_container(fd: int) -> InputContainer:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from vfindex.indexer.boundary import lacks_resources
 from vfindex.indexer.scan.sidecars import INFO_SUFFIX, mark_text, sidecar_suffix
 from vfindex.storage.errors import Problem
+from vfindex.storage.files.regular import regular_no_link
 
 # A film's is 1 MB, with all its comments far more. The worst JSON of 5 MB, all empty lists, takes 110 MB in memory.
 MAX_INFO_BYTES = 5_000_000
@@ -43,7 +43,8 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
     own = (sidecar for sidecar in sidecars if sidecar_suffix(sidecar) == INFO_SUFFIX and mark_text(name, sidecar) == "")
     path = os.path.join(folder, next(own, os.path.splitext(name)[0] + INFO_SUFFIX))
     try:
-        data = _read(path)
+        with open(path, "rb", opener=regular_no_link) as file:
+            data = file.read(MAX_INFO_BYTES + 1)
     except FileNotFoundError:
         return Info()
     except OSError as exc:
@@ -51,7 +52,7 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
             return Info()  # no file can have the name of a video of 250 bytes and this suffix
         if lacks_resources(exc):
             raise
-        return _unreadable(path, exc.strerror or "it is not a regular file")
+        return _unreadable(path, exc.strerror or type(exc).__name__)
     if len(data) > MAX_INFO_BYTES:
         return _unreadable(path, f"it is larger than {MAX_INFO_BYTES // 1_000_000} MB")
     try:
@@ -70,15 +71,6 @@ def _begun_before(chapters: object, end_s: float) -> list[Any]:
     starts = [item.get("start_time") if isinstance(item, dict) else None for item in items]
     is_late = [isinstance(start, (int, float)) and start >= end_s for start in starts]
     return [item for item, late in zip(items, is_late, strict=True) if not late]
-
-
-def _read(path: bytes) -> bytes:
-    """Return the bytes of a regular file; a link is not followed and a pipe not waited for. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("not a regular file")
-        return file.read(MAX_INFO_BYTES + 1)
 
 
 def _tags(document: Mapping[str, Any]) -> dict[str, str]:

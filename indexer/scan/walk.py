@@ -24,6 +24,7 @@ from vfindex.indexer.scan.system_folders import APPLE_DOUBLE, system_kind
 from vfindex.storage.db.sources import exclusion_key
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.files.names import composed, glob_pattern
+from vfindex.storage.files.regular import kind_of, regular_no_link
 from vfindex.storage.records import FileState, Location
 
 logger = logging.getLogger(__name__)
@@ -201,22 +202,14 @@ def fingerprint(path: bytes) -> str:
     Raises VideoError (missing, unreadable, not_regular, changing) at stage `open`; links are not followed.
     """
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for its writer.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(path, "rb", buffering=0, opener=regular_no_link) as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.sha256(b"%d:" % before.st_size)
+            for start, length in _hashed_ranges(before.st_size):
+                digest.update(_read_range(file.fileno(), start, length))
+            after = os.fstat(file.fileno())
     except OSError as exc:
         raise VideoError(os_problem(path, "open", exc)) from exc
-    try:
-        before = os.fstat(handle)
-        if not stat.S_ISREG(before.st_mode):
-            raise VideoError(not_regular(path, "open", before.st_mode))
-        digest = hashlib.sha256(b"%d:" % before.st_size)
-        for start, length in _hashed_ranges(before.st_size):
-            digest.update(_read_range(handle, start, length))
-        after = os.fstat(handle)
-    except OSError as exc:
-        raise VideoError(os_problem(path, "open", exc)) from exc
-    finally:
-        os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         words = ("the file is still being written", "index it again when it is complete")
         raise VideoError(Problem(path, "open", "changing", *words))
@@ -231,7 +224,7 @@ def _resolve(path: bytes) -> bytes | Failed:
     except OSError as exc:
         return Failed(os_problem(os.path.abspath(path), "discover", exc))
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return Failed(not_regular(resolved, "discover", mode))
+        return Failed(not_regular(resolved, "discover", kind_of(mode)))
     if not os.access(resolved, os.R_OK):
         return Failed(os_problem(resolved, "discover", PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
     return resolved
@@ -354,7 +347,7 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes]
             told[name] = Failed(os_problem(path, "discover", exc))
             continue
         if not is_regular(found.st_mode):
-            told[name] = Failed(not_regular(path, "discover", found.st_mode))
+            told[name] = Failed(not_regular(path, "discover", kind_of(found.st_mode)))
             continue
         beside = signature(path, sidecars.of(name))
         states[path, found.st_size, found.st_mtime_ns, beside] = entry

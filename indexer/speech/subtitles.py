@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from vfindex.indexer.speech.subtitle_formats import MAX_TIME_S, Cue, Cues, read_
 from vfindex.indexer.speech.telemetry import is_log, is_telemetry
 from vfindex.indexer.speech.text_encoding import decode_text, is_mojibake
 from vfindex.storage.errors import Problem, VideoError, counted
+from vfindex.storage.files.regular import NotRegularError, regular_no_link
 from vfindex.storage.records import Segment, SegmentSource
 
 MAX_SIDECAR_BYTES = 10_000_000  # the subtitles of a 3-hour film are 0.2 MB, with karaoke effects 5 MB
@@ -216,29 +216,18 @@ def _problem(path: bytes, code: str, reason: str, advice: str = "") -> Problem:
 
 
 def _read(path: bytes) -> bytes:
-    """Return the bytes of a regular file; a link is not followed and a pipe not waited for.
-
-    Raises VideoError, and OSError where the machine lacks what reading needs.
-    """
+    """Return the bytes of a sidecar. Raises VideoError, and OSError where the machine lacks what reading needs."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=regular_no_link) as file:
+            data = file.read(MAX_SIDECAR_BYTES + 1)
+    except NotRegularError as error:
+        advice = "replace the link by the file" if os.path.islink(path) else "remove it"
+        raise VideoError(_problem(path, "not_regular", f"the subtitle file is {error.kind}", advice)) from error
     except OSError as error:
         if lacks_resources(error):
             raise
-        advice = "replace the link by the file" if os.path.islink(path) else "check its permissions"
-        reason = f"the subtitle file cannot be opened: {os.strerror(error.errno or 0)}"
-        raise VideoError(_problem(path, "unreadable", reason, advice)) from error
-    with os.fdopen(handle, "rb") as file:
-        info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise VideoError(_problem(path, "not_regular", "the subtitle file is not a regular file", "remove it"))
-        try:
-            data = file.read(MAX_SIDECAR_BYTES + 1)
-        except OSError as error:
-            if lacks_resources(error):
-                raise
-            reason = f"the subtitle file cannot be read: {os.strerror(error.errno or 0)}"
-            raise VideoError(_problem(path, "unreadable", reason, "check the disk")) from error
+        reason = f"the subtitle file cannot be read: {os.strerror(error.errno or 0)}"
+        raise VideoError(_problem(path, "unreadable", reason, "check the disk and its permissions")) from error
     if len(data) > MAX_SIDECAR_BYTES:
         reason = f"the subtitle file is larger than {MAX_SIDECAR_BYTES // 1_000_000} MB"
         raise VideoError(_problem(path, "too_large", reason, "split or shorten it"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -17,23 +18,42 @@ _KINDS = (
 )
 
 
-def regular(path: str | bytes | os.PathLike[str], flags: int) -> int:
-    """Return the descriptor of a regular file, as the opener of `open`. Raises OSError for anything else.
+class NotRegularError(OSError):
+    """There is something else than a regular file. kind: "a folder", "a named pipe", ..."""
 
-    Nothing is waited for: neither the other end of a pipe, nor what a file of the kernel's has not to give yet.
+    def __init__(self, path: str | bytes | os.PathLike[str], kind: str) -> None:
+        super().__init__(errno.EINVAL, f"it is {kind}, no file", os.fsdecode(path))
+        self.kind = kind
+
+
+def kind_of(mode: int) -> str:
+    """Return what a mode of `os.stat` that is no regular file's stands for, in words."""
+    return next((words for test, words in _KINDS if test(mode)), "a special file")
+
+
+def regular(path: str | bytes | os.PathLike[str], flags: int) -> int:
+    """Return the descriptor of a regular file, as the opener of `open`. Raises NotRegularError for anything else.
+
+    Never waits: neither for the other end of a pipe, nor for a file of the kernel's that has nothing to give yet.
     """
     try:
         handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         if exc.errno == errno.ENXIO:  # a socket, or a device that is not there
-            raise OSError(errno.EINVAL, "it is no file", os.fsdecode(path)) from exc
+            raise NotRegularError(path, "a socket or a device") from exc
+        if exc.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+            raise NotRegularError(path, "a symbolic link") from exc
         raise
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)
-        kind = next((words for test, words in _KINDS if test(mode)), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, no file", os.fsdecode(path))
+        raise NotRegularError(path, kind_of(mode))
     return handle
+
+
+def regular_no_link(path: str | bytes | os.PathLike[str], flags: int) -> int:
+    """Return what `regular` does, and refuse a symbolic link, too."""
+    return regular(path, flags | os.O_NOFOLLOW)
 
 
 def read_file(path: Path) -> bytes:

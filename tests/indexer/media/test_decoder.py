@@ -342,7 +342,7 @@ def test_what_is_no_regular_file_is_refused_at_once(decoder: Decoder, tmp_path: 
         for name in ("pipe.mp4", "folder.mp4", "link.mp4", "socket.mp4"):
             assert refusal(decoder, tmp_path / name).problem.code == "not_regular"
     assert refusal(decoder, b"/dev/zero").problem.code == "not_regular"
-    assert refusal(decoder, tmp_path / "missing.mp4").problem.code == "unreadable"
+    assert refusal(decoder, tmp_path / "missing.mp4").problem.code == "missing"
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_recorded_and_the_next_is_tried(tmp_path: Path) -
     found = subtitles.sidecar_transcript(os.fsencode(tmp_path / "a.mp4"), None)
     problems = found.problems
     assert [(s.text, s.language) for s in found.segments] == [("hello", "de")]
-    assert [p.code for p in problems] == ["too_large", "not_regular", "unreadable", "no_text"]
+    assert [p.code for p in problems] == ["too_large", "not_regular", "not_regular", "no_text"]
     assert all(p.stage == "transcribe" and p.next for p in problems)
     with pytest.raises(VideoError):
         subtitles.read_sidecar(os.fsencode(tmp_path / "missing.srt"))
