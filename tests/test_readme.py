@@ -13,7 +13,7 @@ from vfindex.cli.demo_media import QUESTIONS
 from vfindex.indexer.media.container import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
 from vfindex.indexer.media.decoder import Limits
 from vfindex.indexer.media.limits import STDERR_BYTES
-from vfindex.indexer.models.lite import TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS
+from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER, MINILM_WEIGHTS
 from vfindex.indexer.pipeline.stages import MIN_LAST_UNIT_S, UNIT_S
 from vfindex.indexer.pipeline.unit_reader import MAX_UNIT_FRAMES
 from vfindex.indexer.speech.recognizer_pool import SpeechLimits
@@ -94,8 +94,8 @@ def test_the_architecture_has_a_row_for_every_room() -> None:
         (SECURITY, f"at most {MAX_UNIT_FRAMES:,} frames"),
         (SECURITY, f"Allowed formats: {', '.join(ALLOWED_FORMATS)}."),
         *(
-            (SECURITY, f"| `{each.distribution}` | `{each.file}` |")
-            for each in (TEXT_WEIGHTS, TOKENIZER, VISUAL_WEIGHTS)
+            (SECURITY, f"| `{each.requirement}` | `{each.path}` |")
+            for each in (MINILM_WEIGHTS, MINILM_TOKENIZER, EFFICIENTNET_WEIGHTS)
         ),
     ],
 )

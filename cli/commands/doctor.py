@@ -171,29 +171,25 @@ def _lite() -> Finding:
 
 def _models(cache: Path) -> Finding:
     from vfindex.indexer.models.presets import BEST_DEFAULT, PRESETS
-    from vfindex.indexer.models.store import folder_of, is_cached, known_models
+    from vfindex.indexer.models.store import are_present, folder_of, is_present, known_models
 
     begun = [
         card.reference
         for card in known_models(cache)
-        if not card.package and folder_of(card, cache).is_dir() and not is_cached({card.kind: card.reference}, cache)
+        if not card.package and folder_of(card, cache).is_dir() and not is_present(card, cache)
     ]
     if begun:
         return Finding(
             "models", "warning", f"not whole: {', '.join(begun)}", f"run: vfindex models pull {' '.join(begun)}"
         )
-    here = [
-        name
-        for name, preset in PRESETS.items()
-        if is_cached({"visual": preset.visual, "text": preset.text, "speech": preset.speech}, cache)
-    ]
+    here = [name for name, preset in PRESETS.items() if are_present(preset.models, cache)]
     text = f"presets that are here: {', '.join(here)}"
     better = "" if BEST_DEFAULT in here else f"; to find more: vfindex models pull {BEST_DEFAULT}"
     return Finding("models", "ok", text + better)
 
 
 def _library(folder: Path, cache: Path) -> Finding:
-    from vfindex.indexer.models.store import is_cached, locate
+    from vfindex.indexer.models.store import are_present, locate
     from vfindex.storage.files.file_systems import refuse_network_folder
     from vfindex.storage.library import Library
     from vfindex.storage.meta import LibraryMeta
@@ -206,7 +202,7 @@ def _library(folder: Path, cache: Path) -> Finding:
         return Finding("library", "ok", f"none yet in {folder}; the first ingest makes it")
     text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"
     for kind, reference in (setup.references if setup else {}).items():
-        if not is_cached({kind: reference}, cache):
+        if not are_present({kind: reference}, cache):
             locate(kind, reference, cache)  # says what is missing
     return Finding("library", "ok", text)
 

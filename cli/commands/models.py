@@ -15,11 +15,10 @@ from vfindex.cli.extras import require
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, PlainCommand, cache_folder
 from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
-from vfindex.storage.records import ModelKind
 
 if TYPE_CHECKING:
     from vfindex.indexer.models.catalog import Card
-    from vfindex.indexer.models.hub import Fetching
+    from vfindex.indexer.models.hub import Progress
 
 NAME = "models"
 EXAMPLE = "vfindex models pull base"
@@ -68,16 +67,17 @@ def pull_models(
 
     cache, rows = cache_folder(), []
     cards = [card for card in _named(names) if not card.package]
-    with _progress() as tell:
+    with _progress() as progress:
         for card in cards:
-            model, fetched = pull(card, cache, timeout_s=timeout or TIMEOUT_S, tell=tell)
-            rows.append({"model": card.reference, "folder": str(model.folder), "sha256": model.sha256, "new": fetched})
+            model, downloaded = pull(card, cache, timeout_s=timeout or TIMEOUT_S, progress=progress)
+            facts = {"folder": str(model.folder), "sha256": model.sha256, "new": downloaded}
+            rows.append({"model": card.reference, **facts})
             if not json:
-                print(plain(f"{'fetched' if fetched else 'here'}: {card.reference} in {model.folder}"))
+                print(plain(f"{'downloaded' if downloaded else 'present'}: {card.reference} in {model.folder}"))
     if json:
         print_json({"models": rows})
     elif not cards:
-        print("nothing to fetch: these models come inside packages")
+        print("nothing to download: these models are part of installed packages")
 
 
 @app.command("check", cls=PlainCommand, epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)
@@ -87,14 +87,14 @@ def check_models(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare the files of models with their sha256."""
-    from vfindex.indexer.models.store import is_cached, known_models
+    """Compare model files with their recorded sha256."""
+    from vfindex.indexer.models.store import is_present, known_models
 
     cache = cache_folder()
     if names:
         cards = _named(names)
     else:
-        cards = [card for card in known_models(cache) if is_cached({card.kind: card.reference}, cache) or _begun(card)]
+        cards = [card for card in known_models(cache) if is_present(card, cache) or _has_folder(card, cache)]
     rows = [{"model": card.reference, "kind": card.kind, "problem": _problem(card, cache)} for card in cards]
     problems = [row["problem"] for row in rows if row["problem"]]
     if json:
@@ -107,11 +107,10 @@ def check_models(
         raise typer.Exit(1)
 
 
-def _begun(card: Card) -> bool:
-    """Return whether a folder of the model is there, however little it holds."""
+def _has_folder(card: Card, cache: Path) -> bool:
     from vfindex.indexer.models.store import folder_of
 
-    return not card.package and folder_of(card, cache_folder()).is_dir()
+    return not card.package and folder_of(card, cache).is_dir()
 
 
 def _problem(card: Card, cache: Path) -> str | None:
@@ -132,43 +131,38 @@ def _named(names: list[str]) -> list[Card]:
     from vfindex.indexer.models.catalog import find_card, kind_of
     from vfindex.indexer.models.presets import PRESETS
 
+    presets = {str(name): preset for name, preset in PRESETS.items()}
     cards: dict[str, Card] = {}
     for name in names:
-        for preset in PRESETS.values():
-            if preset.name == name:
-                of_preset: dict[ModelKind, str] = {
-                    "visual": preset.visual,
-                    "text": preset.text,
-                    "speech": preset.speech,
-                }
-                cards |= {reference: find_card(kind, reference) for kind, reference in of_preset.items()}
-        if name not in PRESETS:
-            try:
-                cards[name] = find_card(kind_of(name), name)
-            except UsageError as exc:
-                raise UsageError(f"{exc}; presets are: {', '.join(PRESETS)}") from exc
+        if name in presets:
+            cards |= {reference: find_card(kind, reference) for kind, reference in presets[name].models.items()}
+            continue
+        try:
+            cards[name] = find_card(kind_of(name), name)
+        except UsageError as exc:
+            raise UsageError(f"{exc}; presets are: {', '.join(presets)}") from exc
     return list(cards.values())
 
 
 def _model(card: Card, cache: Path) -> dict[str, Any]:
     from vfindex.indexer.models.presets import PRESETS
-    from vfindex.indexer.models.store import is_cached, read_manifest
+    from vfindex.indexer.models.store import is_present, read_manifest
 
-    kept = None if card.package else read_manifest(card, cache)
-    on_disk = sum(facts.bytes for facts in kept.files.values()) if kept else None
+    manifest = None if card.package else read_manifest(card, cache)
+    on_disk = sum(facts.bytes for facts in manifest.files.values()) if manifest else None
     return {
         "model": card.reference,
         "kind": card.kind,
-        "presets": [p.name for p in PRESETS.values() if card.reference in (p.visual, p.text, p.speech)],
-        "here": is_cached({card.kind: card.reference}, cache),
+        "presets": [name for name, preset in PRESETS.items() if card.reference in preset.models.values()],
+        "here": is_present(card, cache),
         "embedded": bool(card.package),
         "size_bytes": on_disk or card.size_bytes,
         "dim": card.dim,
         "input_size": card.input_size,
         "gflop_per_frame": card.gflop,
         "licence": card.licence,
-        "repository": (kept.repository if kept else "") or card.repository or None,
-        "revision": (kept.revision if kept else None) or card.revision,
+        "repository": (manifest.repository if manifest else "") or card.repository or None,
+        "revision": (manifest.revision if manifest else None) or card.revision,
     }
 
 
@@ -178,16 +172,14 @@ def _presets(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_name = {row["model"]: row for row in models}
     rows = []
     for preset in PRESETS.values():
-        of_preset = [by_name[reference] for reference in (preset.visual, preset.text, preset.speech)]
+        own = [by_name[reference] for reference in preset.models.values()]
         rows.append(
             {
                 "preset": preset.name,
-                "visual": preset.visual,
-                "text": preset.text,
-                "speech": preset.speech,
-                "here": all(row["here"] for row in of_preset),
-                "pull_bytes": sum(row["size_bytes"] for row in of_preset if not row["embedded"]),
-                "gflop_per_frame": by_name[preset.visual]["gflop_per_frame"],
+                **{str(kind): reference for kind, reference in preset.models.items()},
+                "here": all(row["here"] for row in own),
+                "pull_bytes": sum(row["size_bytes"] for row in own if not row["embedded"]),
+                "gflop_per_frame": by_name[preset.models["visual"]]["gflop_per_frame"],
             }
         )
     return rows
@@ -202,9 +194,9 @@ def _print(document: dict[str, Any]) -> None:
         print(f"{name:39}{size:>7}{row['dim'] or '':>6}{gflop:>7}  {row['licence'] or 'see its page':13}{here:>4}")
     print()
     for row in document["presets"]:
-        cost = f"{_size(row['pull_bytes'])} to pull" if row["pull_bytes"] else "nothing to pull"
+        cost = f"{_size(row['pull_bytes'])} to pull" if row["pull_bytes"] else "no download"
         here = "all here" if row["here"] else "not all here"
-        print(f"{row['preset']:{_INDENT}}{cost}, {row['gflop_per_frame']:.1f} GFLOP a frame, {here}")
+        print(f"{row['preset']:{_INDENT}}{cost}, {row['gflop_per_frame']:.1f} GFLOP per frame, {here}")
         names = ", ".join((row["visual"], row["text"], row["speech"]))
         print(textwrap.indent(textwrap.fill(names, _WIDTH - _INDENT, break_on_hyphens=False), " " * _INDENT))
     print(f"\nfolder: {plain(document['folder'])}")
@@ -217,44 +209,44 @@ def _size(size_bytes: int | None) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Fetching], None]]:
-    """Yield a callback that draws bytes, rate and time left on a terminal, and says each file where none looks on."""
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Yield a callback that draws a progress bar on a terminal, and elsewhere prints a line per file."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _printer()
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(bar_width=None),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         drawn = ""
 
-        def tell(fetching: Fetching) -> None:
+        def draw(progress: Progress) -> None:
             nonlocal drawn
-            if fetching.reference != drawn:
-                drawn = fetching.reference
-                bar.reset(task, description=plain(drawn), total=fetching.total_bytes)
-            bar.update(task, completed=fetching.done_bytes, total=fetching.total_bytes)
+            if progress.reference != drawn:
+                drawn = progress.reference
+                bar.reset(task, description=plain(drawn), total=progress.total_bytes)
+            bar.update(task, completed=progress.done_bytes, total=progress.total_bytes)
 
-        yield tell
+        yield draw
 
 
-def _lines() -> Callable[[Fetching], None]:
-    said = ("", "")
+def _printer() -> Callable[[Progress], None]:
+    printed = ("", "")
 
-    def tell(fetching: Fetching) -> None:
-        nonlocal said
-        now = (fetching.reference, fetching.file)
-        if fetching.file and now != said:
-            said = now
-            size = f" ({_size(fetching.total_bytes)} in all)" if fetching.total_bytes else ""
-            say(f"fetching {fetching.reference}: {fetching.file}{size}")
+    def print_file(progress: Progress) -> None:
+        nonlocal printed
+        current = (progress.reference, progress.file)
+        if progress.file and current != printed:
+            printed = current
+            size = f" ({_size(progress.total_bytes)} in all)" if progress.total_bytes else ""
+            say(f"downloading {progress.reference}: {progress.file}{size}")
 
-    return tell
+    return print_file

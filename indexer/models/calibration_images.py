@@ -1,4 +1,4 @@
-"""The photographs inside scikit-image, which need no download: for the demo, and for pictures in general."""
+"""Photographs from the package scikit-image, which need no download: they calibrate image models and fill the demo."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PHOTOGRAPHS = (
     "page.png",
     "rocket.jpg",
 )
-# Rectangles of a video's shape in each photograph, as centre and share of the largest: that one, and three closer.
+# Crops of each photograph as centre x, centre y and share of the largest 16:9 crop.
 ASPECT = 16 / 9
-VIEWS = ((0.5, 0.5, 1.0), (0.3, 0.35, 0.6), (0.7, 0.35, 0.6), (0.5, 0.7, 0.6))
+CROPS = ((0.5, 0.5, 1.0), (0.3, 0.35, 0.6), (0.7, 0.35, 0.6), (0.5, 0.7, 0.6))
 
 
-def general_pictures(size_px: int) -> Iterator[Pixels]:
-    """Yield views of photographs as frames of 16:9, uint8 RGB, the short side `size_px`. Raises VfindexError."""
+def calibration_images(size_px: int) -> Iterator[Pixels]:
+    """Yield crops of the photographs as 16:9 frames, uint8 RGB, the short side `size_px`. Raises VfindexError."""
     folder = photograph_folder()
     side = (round(size_px * ASPECT), size_px)
     for name in PHOTOGRAPHS:
@@ -47,24 +47,21 @@ def general_pictures(size_px: int) -> Iterator[Pixels]:
             raise VfindexError(
                 f"{folder / name}: the photograph cannot be read; run pip install --force-reinstall scikit-image"
             ) from exc
-        for x, y, share in VIEWS:
-            box = _box(photograph.size, x, y, share)
+        for crop in CROPS:
+            box = _box(photograph.size, *crop)
             yield np.asarray(photograph.resize(side, Image.Resampling.BICUBIC, box=box))
 
 
 def photograph_folder() -> Path:
-    """Return the folder of photographs in scikit-image, found without importing it (which takes a second).
-
-    Raises VfindexError if it is not installed.
-    """
+    """Return the photographs' folder, without importing scikit-image, which takes a second. Raises VfindexError."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise VfindexError("the photographs of scikit-image are needed: run pip install scikit-image")
+        raise VfindexError("scikit-image is not installed; run: pip install 'vfindex[index]'")
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def _box(size: tuple[int, int], x: float, y: float, share: float) -> tuple[float, float, float, float]:
-    """Return (left, top, right, bottom) in pixels of a view inside a picture, its centre at (x, y) where it fits."""
+    """Return (left, top, right, bottom) in pixels of a crop, moved inside the image where its centre is too close."""
     width = share * min(size[0], size[1] * ASPECT)
     height = width / ASPECT
     left = min(max(x * size[0] - width / 2, 0.0), size[0] - width)

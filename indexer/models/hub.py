@@ -1,7 +1,7 @@
-"""Fetching models: the only part of vfindex that reaches the network, and only when it is asked to.
+"""Downloads models: the only part of vfindex that uses the network, and only for `vfindex models pull`.
 
-The download runs in a child process, `hub_child.py`, under a watch: where nothing arrives for a while it is killed, and
-what it left is gone on with the next time. A model appears in its folder all at once, its manifest written.
+The download runs in a child process, `hub_child.py`, which is killed when no data arrives; the next pull resumes. A
+model appears in its folder atomically, with its manifest.
 """
 
 from __future__ import annotations
@@ -35,33 +35,23 @@ from vfindex.indexer.models.store import (
 )
 from vfindex.storage.errors import ModelError
 
-TIMEOUT_S = 60.0  # without a byte
-# Python imports what the child needs; open_clip's table, where it is asked, imports torch: 20 s on a busy machine.
+TIMEOUT_S = 60.0  # without data
+# The child's imports take up to 20 s on a busy machine: open_clip's table of models imports torch.
 START_S = 180.0
 POLL_S = 0.2
-# What the client reads: where its tokens and caches are, proxies, certificates.
+# Environment variables of the client: tokens, caches, certificates, proxies; a prefix or a whole name.
 NETWORK_VARIABLES = (
-    *(
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "XDG_",
-        "HF_",
-        "HUGGING",
-        "NETRC",
-        "SSL_CERT_",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-    ),
+    *("HOME", "USER", "LOGNAME", "XDG_", "HF_", "HUGGING", "NETRC"),
+    *("SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
-# A request of the client's gives up after this long without an answer, and is made again five times.
+# The client gives up a request after this long without an answer, and repeats it five times.
 _REQUEST_S = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Fetching:
-    """How far a pull is. total_bytes: of all files, None where the publisher does not say."""
+class Progress:
+    """The progress of a pull. total_bytes: of all files, None if the publisher does not say."""
 
     reference: str
     file: str
@@ -74,26 +64,26 @@ def pull(
     cache: Path,
     *,
     timeout_s: float = TIMEOUT_S,
-    tell: Callable[[Fetching], None] = lambda _: None,
+    progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[LocalModel, bool]:
-    """Return a model, fetched if it is not there whole, and whether anything was fetched.
+    """Return a model, downloaded if it is absent or damaged, and whether anything was downloaded.
 
-    timeout_s: how long nothing may arrive. tell: called some times a second.
-    Raises ModelError where the model cannot be fetched, is not what was announced, or cannot be stored; what has
-    arrived stays for the next time.
+    timeout_s: longest time without data. progress: called several times a second.
+    Raises ModelError if the model cannot be downloaded, differs from what the hub announced, or cannot be stored; the
+    data received so far stays for the next pull.
     """
-    there = _there(card, cache)
-    if there is not None:
-        return there, False
+    model = _intact(card, cache)
+    if model is not None:
+        return model, False
     folder = folder_of(card, cache)
     work = folder.with_name(f".pull-{folder.name}")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with _alone(work.with_name(f"{work.name}.lock"), card):
-            there = _there(card, cache)
-            if there is None:
-                _lend(card, cache, work)
-                download = _Download(card, _revision(card, read_manifest(card, cache)), work, timeout_s, tell)
+        with _locked(work.with_name(f"{work.name}.lock"), card):
+            model = _intact(card, cache)
+            if model is None:
+                _reuse_files(card, cache, work)
+                download = _Download(card, _revision(card, read_manifest(card, cache)), work, timeout_s, progress)
                 download.run()
                 _publish(card, cache, download)
                 shutil.rmtree(work, ignore_errors=True)
@@ -102,13 +92,13 @@ def pull(
             f"{exc.filename or work}: the model {card.reference} cannot be stored here ({exc.strerror or exc}); "
             "make room, or name another VFINDEX_CACHE"
         ) from exc
-    return there or locate(card.kind, card.reference, cache), there is None
+    return model or locate(card.kind, card.reference, cache), model is None
 
 
-def _there(card: Card, cache: Path) -> LocalModel | None:
-    """Return the model if it is whole and, if it was pulled, of the commit to which this vfindex is pinned."""
-    kept = read_manifest(card, cache)
-    if kept is not None and kept.pulled and card.revision not in (None, kept.revision):
+def _intact(card: Card, cache: Path) -> LocalModel | None:
+    """Return the model on disk, None if it is absent, damaged, or pulled from another commit than the pinned one."""
+    manifest = read_manifest(card, cache)
+    if manifest is not None and manifest.pulled and card.revision not in (None, manifest.revision):
         return None
     try:
         return locate(card.kind, card.reference, cache)
@@ -117,36 +107,37 @@ def _there(card: Card, cache: Path) -> LocalModel | None:
 
 
 @contextmanager
-def _alone(path: Path, card: Card) -> Iterator[None]:
+def _locked(path: Path, card: Card) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as exc:
-        raise ModelError(f"another process is fetching {card.reference}; wait for it") from exc
+        raise ModelError(f"another process is downloading {card.reference}; wait for it") from exc
     try:
         yield
     finally:
         lock.release()
 
 
-def _lend(card: Card, cache: Path, work: Path) -> None:
-    """Give a new pull what is left of a damaged one; the child looks at every file."""
-    kept, folder = read_manifest(card, cache), folder_of(card, cache)
-    if kept is None or not kept.pulled or not _revision(card, kept):
+def _reuse_files(card: Card, cache: Path, work: Path) -> None:
+    """Copy the files of a damaged model into a new pull; the child checks each and downloads only the bad ones."""
+    manifest, folder = read_manifest(card, cache), folder_of(card, cache)
+    revision = _revision(card, manifest)
+    if manifest is None or not manifest.pulled or not revision:
         return
-    for name in kept.files:
-        path = work / str(_revision(card, kept)) / name
+    for name in manifest.files:
+        path = work / revision / name
         if (folder / name).is_file() and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, path)
 
 
-def _revision(card: Card, kept: Manifest | None) -> str | None:
-    return card.revision or (kept.revision if kept and kept.pulled else None) or None
+def _revision(card: Card, manifest: Manifest | None) -> str | None:
+    return card.revision or (manifest.revision if manifest and manifest.pulled else None) or None
 
 
 def _publish(card: Card, cache: Path, download: _Download) -> None:
-    """Put what was fetched where the model belongs, in one step; what was there before goes."""
+    """Replace the model's folder by the download."""
     ready, folder = Path(download.folder), folder_of(card, cache)
     files = {}
     for name, sha256 in download.hashes.items():
@@ -159,13 +150,13 @@ def _publish(card: Card, cache: Path, download: _Download) -> None:
 
 
 class _Download:
-    """The child that fetches a model, and what it has told."""
+    """A child process that downloads a model, and what it has reported."""
 
     def __init__(
-        self, card: Card, revision: str | None, work: Path, timeout_s: float, tell: Callable[[Fetching], None]
+        self, card: Card, revision: str | None, work: Path, timeout_s: float, progress: Callable[[Progress], None]
     ) -> None:
-        self._card, self._asked, self._work = card, revision, work
-        self._timeout_s, self._tell = timeout_s, tell
+        self._card, self._revision, self._work = card, revision, work
+        self._timeout_s, self._progress = timeout_s, progress
         self._host = "the model hub"
         self._file = ""
         self._total_bytes: int | None = None
@@ -187,8 +178,8 @@ class _Download:
             raise self._failed(death.reason, "")
 
     def _watch(self, child: Child) -> None:
-        """Listen until the child has said all, counting what arrives on the disk. Raises ModelError if nothing does."""
-        with suppress(BrokenPipeError):  # a child that is dead has said why
+        """Read the child's messages to their end and report the bytes on disk. Raises ModelError if none arrive."""
+        with suppress(BrokenPipeError):  # a dead child has written why to stderr
             child.send([json.dumps(self._request()).encode() + b"\n"])
         child.start_clock(idle_s=POLL_S)
         unread, bytes_before, last_s = b"", -1, time.monotonic()
@@ -199,26 +190,26 @@ class _Download:
                     return
                 *lines, unread = (unread + data).split(b"\n")
                 for line in lines:
-                    self._hear(json.loads(line))
+                    self._receive(json.loads(line))
                 last_s = time.monotonic()
-            arrived = _bytes_below(self._work)
-            if arrived != bytes_before:
-                bytes_before, last_s = arrived, time.monotonic()
-                self._tell(Fetching(self._card.reference, self._file, arrived, self._total_bytes))
-            if time.monotonic() - last_s > self._patience_s():
-                raise self._silent()
+            received = _bytes_below(self._work)
+            if received != bytes_before:
+                bytes_before, last_s = received, time.monotonic()
+                self._progress(Progress(self._card.reference, self._file, received, self._total_bytes))
+            if time.monotonic() - last_s > self._limit_s():
+                raise self._timed_out()
 
     def _request(self) -> dict[str, Any]:
         return {
             "kind": self._card.kind,
             "reference": self._card.reference,
             "repository": self._card.repository,
-            "revision": self._asked,
+            "revision": self._revision,
             "sha256": dict(self._card.sha256),
             "folder": str(self._work),
         }
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         if "error" in message:
             raise self._failed(message["error"], message["next"])
         self._host = message.get("host", self._host)
@@ -231,7 +222,7 @@ class _Download:
         if "done" in message:
             self.hashes, self.folder = message["done"], message["folder"]
 
-    def _patience_s(self) -> float:
+    def _limit_s(self) -> float:
         importing = self._host == "the model hub" or not (self._card.repository or self.repository)
         return max(START_S, self._timeout_s) if importing else self._timeout_s
 
@@ -243,22 +234,22 @@ class _Download:
                 f"{free / 1e9:.1f} GB are free; make room, or name another VFINDEX_CACHE"
             )
 
-    def _silent(self) -> ModelError:
+    def _timed_out(self) -> ModelError:
         what = self._file or "the list of its files"
         return self._failed(
-            f"no answer for {self._patience_s():g} s about {what}", "try again, which goes on from there"
+            f"no answer for {self._limit_s():g} s about {what}", "try again, which resumes the download"
         )
 
     def _failed(self, reason: str, next_step: str) -> ModelError:
         return ModelError(
-            f"the model {self._card.reference} could not be fetched from {self._host}: {reason}; "
-            f"{next_step or 'try again'}; else put its files into {self._work.with_name(self._card.slug)} by hand "
-            "(docs/models.md names them), or use --preset lite, which needs none"
+            f"the model {self._card.reference} could not be downloaded from {self._host}: {reason}; "
+            f"{next_step or 'try again'}; or put its files into {self._work.with_name(self._card.slug)} by hand "
+            "(docs/models.md lists them), or use --preset lite, which needs none"
         )
 
 
 def _bytes_below(folder: Path) -> int:
-    """Return how many bytes the files in a folder have; some may vanish meanwhile."""
+    """Return the total size of the files below a folder, which may disappear meanwhile."""
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:

@@ -1,7 +1,4 @@
-"""Whether a file of a model is whole, told from the file itself: what a broken copy or download leaves is refused.
-
-Reads headers, never weights, and unpickles nothing.
-"""
+"""Detects truncated model files by their headers. Never reads the weights themselves, and unpickles nothing."""
 
 from __future__ import annotations
 
@@ -14,18 +11,18 @@ from typing import Any, BinaryIO
 
 from vfindex.storage.files.regular import regular
 
-# Headers of real models have some 100 kB; the format's own limit is 100 MB (safetensors, "Format").
-_LONGEST_HEADER = 100_000_000
-# CTranslate2's writer: 16 bits for the length of a name, 8 for the number of dimensions, 32 for each and for bytes.
-_MOST_VARIABLES = 1_000_000
-# What its converters write (CURRENT_BINARY_VERSION there); others may be laid out otherwise.
+# The format's own limit (safetensors, "Format"); real models have some 100 kB.
+_MAX_HEADER_BYTES = 100_000_000
+# Bounds the walk through a corrupt file.
+_MAX_VARIABLES = 1_000_000
+# CURRENT_BINARY_VERSION of CTranslate2's converters; other versions may have another layout.
 _CTRANSLATE2_FORMAT = 6
 
 
-def flaw(path: Path) -> str | None:
-    """Return what is wrong with a file of a model, None if nothing shows. Raises OSError if it cannot be read.
+def find_damage(path: Path) -> str | None:
+    """Return the damage of a model file as a predicate ("is empty"), None if there is none. Raises OSError.
 
-    Known are .json, .safetensors, .bin and .pt of torch (zip archives), and model.bin of CTranslate2; other files pass.
+    Checks .json, .safetensors, torch's .bin and .pt (zip archives) and CTranslate2's model.bin; other files pass.
     """
     if not path.stat().st_size:
         return "is empty"
@@ -37,8 +34,8 @@ def flaw(path: Path) -> str | None:
         if path.name == "model.bin":
             return _ctranslate2(file)
         if path.suffix in (".bin", ".pt"):
-            # Archives end with their table of contents, so that a cut one has none.
-            return None if zipfile.is_zipfile(file) else "is cut off, or no file of torch"
+            # A zip archive ends with its directory, so a truncated one has none.
+            return None if zipfile.is_zipfile(file) else "is truncated, or not a torch file"
     return None
 
 
@@ -46,7 +43,7 @@ def _json(file: BinaryIO) -> str | None:
     try:
         json.loads(file.read())
     except ValueError:
-        return "is cut off, or no JSON"
+        return "is truncated, or not JSON"
     return None
 
 
@@ -54,19 +51,19 @@ def _safetensors(file: BinaryIO) -> str | None:
     size_bytes = os.fstat(file.fileno()).st_size
     head = file.read(8)
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-    if not 2 <= length <= _LONGEST_HEADER:
-        return "is cut off, or not in the format safetensors"
+    if not 2 <= length <= _MAX_HEADER_BYTES:
+        return "is truncated, or not a safetensors file"
     try:
         header: dict[str, dict[str, Any]] = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        wanted = 8 + length + max(ends, default=0)
+        expected_bytes = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return "is cut off, or not in the format safetensors"
-    return None if size_bytes == wanted else f"has {size_bytes:,} bytes, where its header says {wanted:,}"
+        return "is truncated, or not a safetensors file"
+    return None if size_bytes == expected_bytes else f"has {size_bytes:,} bytes, but its header says {expected_bytes:,}"
 
 
 def _ctranslate2(file: BinaryIO) -> str | None:
-    """Walk over the variables of a model (ctranslate2, python/ctranslate2/specs/model_spec.py, `_serialize`)."""
+    """Walk through the variables of a model (ctranslate2, python/ctranslate2/specs/model_spec.py, `_serialize`)."""
     size_bytes = os.fstat(file.fileno()).st_size
 
     def number(form: str) -> int:
@@ -75,15 +72,15 @@ def _ctranslate2(file: BinaryIO) -> str | None:
 
     try:
         if number("<I") != _CTRANSLATE2_FORMAT:
-            return None  # CTranslate2 itself will say
-        file.seek(number("<H"), os.SEEK_CUR)  # the name of the architecture
-        number("<I")  # its revision
-        for _ in range(min(number("<I"), _MOST_VARIABLES)):
+            return None  # CTranslate2 itself reports it
+        file.seek(number("<H"), os.SEEK_CUR)  # architecture name
+        number("<I")  # architecture revision
+        for _ in range(min(number("<I"), _MAX_VARIABLES)):
             file.seek(number("<H"), os.SEEK_CUR)
-            file.seek(4 * number("<B") + 1, os.SEEK_CUR)  # dimensions, then the type
+            file.seek(4 * number("<B") + 1, os.SEEK_CUR)  # shape, dtype
             file.seek(number("<I"), os.SEEK_CUR)
-        for _ in range(2 * min(number("<I"), _MOST_VARIABLES)):  # further names: each of two texts
+        for _ in range(2 * min(number("<I"), _MAX_VARIABLES)):  # aliases: pairs of names
             file.seek(number("<H"), os.SEEK_CUR)
     except struct.error:
-        return "is cut off, or no model of CTranslate2"
-    return None if file.tell() == size_bytes else "is cut off, or no model of CTranslate2"
+        return "is truncated, or not a CTranslate2 model"
+    return None if file.tell() == size_bytes else "is truncated, or not a CTranslate2 model"

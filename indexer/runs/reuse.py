@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vfindex.indexer.models.base import PassageEncoder
-from vfindex.indexer.models.factory import references_of
+from vfindex.indexer.models.presets import models_of
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.reuse import ReusableUnit, with_words
 from vfindex.indexer.pipeline.stages import begins_in, speech_vectors, text_vector
@@ -35,7 +35,7 @@ class Reuse:
         """Return what of a library made with `old` holds under `new`."""
         return cls(
             pictures=old.sampling == new.sampling and old.models["visual"] == new.models["visual"],
-            transcript=references_of(old)["speech"] == references_of(new)["speech"],
+            transcript=models_of(old)["speech"] == models_of(new)["speech"],
             sentences=all(old.models[m] == new.models[m] for m in ("speech", "text")),
         )
 

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from vfindex.indexer.models.factory import chosen_references, install, preset_name, references_of
-from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.models.factory import install
+from vfindex.indexer.models.presets import Choice, chosen_models, models_of, preset_name
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runs.edition_builder import CatchUp, Plan
 from vfindex.indexer.runs.report import UpgradeReport
@@ -100,7 +100,7 @@ def upgrade(
     with ExitStack() as held, writing(model_versions.edition_folder(folder, number)) as writer:
         setup = _begin(old, writer, wish, settings.cache, callbacks)
         report = UpgradeReport(number, _named(before), _named(setup))
-        if replace(before, references=references_of(before)) == setup:
+        if replace(before, references=models_of(before)) == setup:
             model_versions.discard(folder, [number])
             report.edition = 0
             return report
@@ -190,7 +190,7 @@ def _setup(library: Library) -> Setup:
 
 
 def _named(setup: Setup) -> dict[str, str]:
-    models = {str(kind): reference for kind, reference in references_of(setup).items()}
+    models = {str(kind): reference for kind, reference in models_of(setup).items()}
     return {"preset": setup.preset, **models, "sampling": setup.sampling}
 
 
@@ -200,9 +200,9 @@ def _wish(before: Setup, settings: UpgradeSettings) -> Wish | None:
     if choice == Choice() and settings.sampling is None:
         return None
     preset = preset_name(choice.preset or before.preset)
-    models = chosen_references(choice, preset)
+    models = chosen_models(choice, preset)
     if choice.preset is None:
-        models = {kind: getattr(choice, kind) or has for kind, has in references_of(before).items()}
+        models = {kind: getattr(choice, kind) or has for kind, has in models_of(before).items()}
     sampling = str(settings.sampling) if settings.sampling else before.sampling
     return Wish(preset, models["visual"], models["text"], models["speech"], sampling)
 

@@ -25,9 +25,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
-from vfindex.indexer.models.lite import SIZE_PX, VISUAL_WEIGHTS, ensure_lite, locate
+from vfindex.indexer.models.lite import SIZE_PX, ensure_lite
 from vfindex.indexer.models.open_clip import LANES, ImageTower, OpenClipEncoder, Preparation, fastest_format
+from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.pixels import Pixels
 
@@ -121,7 +123,7 @@ def bench_lite(threads: int, rounds: int) -> None:
         print("lite: set VFINDEX_CACHE to a folder for its models")
         return
     encoder = LiteImageEncoder.open(ensure_lite(Path(cache)).visual, threads=threads)
-    network = load_label_model(locate(VISUAL_WEIGHTS)).network
+    network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS)).network
     pictures = [frame[:, :SIZE_PX] for frame in frames_of(SIZE_PX, LITE_IMAGES)]
     batch = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous() - 127.5) / 127.5
     cpu = torch.device("cpu")

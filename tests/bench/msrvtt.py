@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.indexer.media.decoder import Decoder, Frame
-from vfindex.indexer.models.export.folders import ensure_clip_text
+from vfindex.indexer.models.export.cache import ensure_part
 from vfindex.indexer.models.open_clip import OpenClipEncoder
 from vfindex.indexer.models.store import locate as locate_model
 from vfindex.indexer.options import Sampling
@@ -83,7 +83,7 @@ def main() -> None:
     vectors = dict(video_vectors(images, wanted, arguments.frames))
     names = {files[number]: name for name, number in found.items()}
     print(f"{len(vectors)} of the {len({q.relevant[0].video for q in questions})} videos asked for")
-    texts = TextEncoder.open(ensure_clip_text(model, cache, say=print), threads=os.cpu_count() or 1)
+    texts = TextEncoder.open(ensure_part(model, "clip-text", cache, say=print), threads=os.cpu_count() or 1)
     cosines = caption_vectors(texts, [q.text for q in questions]) @ np.stack(list(vectors.values())).T
     order = [names[path] for path in vectors]
     run = {q.id: [order[i] for i in np.argsort(-row)] for q, row in zip(questions, cosines, strict=True)}

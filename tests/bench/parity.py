@@ -32,9 +32,11 @@ from torch import nn
 from vfindex.indexer.media import frames
 from vfindex.indexer.media.container import Source, demux, open_source, rotation, shown_px
 from vfindex.indexer.models.base import Pixels
+from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
-from vfindex.indexer.models.lite import SIZE_PX, VISUAL_WEIGHTS, locate
+from vfindex.indexer.models.lite import SIZE_PX
 from vfindex.indexer.models.open_clip import Preparation
+from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.records import FloatArray
 
 # Preprocessings of the presets' models: ViT-B-32-256; SigLIP2; PE-Core.
@@ -110,7 +112,7 @@ def features(network: nn.Module, pictures: Sequence[Pixels]) -> FloatArray:
 
 def measure(paths: Sequence[Path], n: int) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
     """Return (resize mode, interpolation, filter) -> a frame's difference of pixels and cosine of features each."""
-    network = load_label_model(locate(VISUAL_WEIGHTS)).network
+    network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS)).network
     found = defaultdict(list)
     for path in paths:
         for pictures in squares(path, n):

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 from quality_frames import Seen, Views, milliseconds, read_frames
 
-from vfindex.indexer.models.lite import ensure_lite, general_vectors, label_texts, load_priors
+from vfindex.indexer.models.lite import calibration_vectors, ensure_lite, label_texts, load_priors
 from vfindex.indexer.models.priors import background_queries, estimate_prior
 from vfindex.indexer.pipeline import stages as pipeline
 from vfindex.indexer.pipeline.chunks import MAX_GAP_S, Window, windows
@@ -214,7 +214,7 @@ def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
         setup = LibraryMeta(snapshot).existing_setup()
         visual = estimate_prior(
             material.text.encode(background_queries()),
-            general_vectors(labels, material.axes),
+            calibration_vectors(labels, material.axes),
             centred=False,
             weight=material.priors["visual"].weight,
         )

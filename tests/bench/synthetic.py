@@ -66,7 +66,7 @@ def make(folder: Path, clips: int, cache: Path) -> None:
 
 def load_material(cache: Path) -> Material:
     """Return labels and vocabulary of `lite`, and SENTENCES sentences embedded by it."""
-    paths = ensure_lite(cache, progress=print)
+    paths = ensure_lite(cache, say=print)
     vocabulary = json.loads((paths.text / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     ordered = sorted(vocabulary, key=vocabulary.__getitem__)
     words = np.array([word for word in ordered if len(word) > 1 and word.isascii() and word.isalpha()])

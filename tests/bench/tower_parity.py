@@ -4,7 +4,7 @@
 
 MODEL: one of open_clip's architectures, or one of the sentence models in SENTENCES. All have random weights at full
 size; tokenizers that only the hub has are replaced by small ones. Ends with exit code 1 if a cosine is below that of
-`export.PARITY`.
+`export.graph.PARITY`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from vfindex.indexer.models.export.folders import ensure_clip_text, ensure_sentence
-from vfindex.indexer.models.export.lite import PARITY
+from vfindex.indexer.models.export.cache import ensure_part
+from vfindex.indexer.models.export.graph import PARITY
 from vfindex.indexer.models.priors import background_queries, sentences
 from vfindex.indexer.models.store import LocalModel
 from vfindex.storage.encoders.text import TextEncoder
@@ -86,7 +86,7 @@ def measure_clip(name: str, work: Path) -> Row:
     if config is None:
         raise SystemExit(f"open_clip has no architecture {name!r}")
     model = local(name, make_open_clip(work / name, config, CLIP_PIXELS))
-    folder, export_s = timed(lambda: ensure_clip_text(model, work, say=ignore))
+    folder, export_s = timed(lambda: ensure_part(model, "clip-text", work, say=ignore))
     network = open_clip.create_model(f"local-dir:{model.folder}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model.folder}")
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def measure_sentences(name: str, work: Path) -> Row:
     pooling, sizes = SENTENCES[name]
     folder = make_sentences(work / name, "xlm-roberta", pooling, prompts={}, sizes=dict(zip(SIZES, sizes, strict=True)))
     model = local(name, folder)
-    exported, export_s = timed(lambda: ensure_sentence(model, work, say=ignore))
+    exported, export_s = timed(lambda: ensure_part(model, "sentence", work, say=ignore))
     torch.set_num_threads(1)
     network = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     encoder = TextEncoder.open(exported)

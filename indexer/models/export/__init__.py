@@ -1,1 +1,1 @@
-"""Models exported to ONNX, in child processes, and the cache that holds them."""
+"""Exports models to ONNX in child processes, and caches the exports."""

@@ -1,41 +1,35 @@
-"""The weights of the `lite` preset, from their packages into optimised ONNX graphs. Runs once, in a child process.
+"""Exports the models of the `lite` preset to ONNX, each in a child process and compared with torch:
 
-    python -m vfindex.indexer.models.export.lite text | visual  WEIGHTS FOLDER
+    python -m vfindex.indexer.models.export.lite text | visual  WEIGHTS FOLDER NAME
 
-so that torch is loaded only where no export is cached, its exporter's messages reach nobody, and both exports run side
-by side. Every export is compared with torch before it is written down.
+So torch is imported only if the cache has no export, its exporter's output stays hidden, and both exports run at once.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from vfindex.indexer.models.export.graph import check_parity, main, write_graph
 from vfindex.storage.encoders.text import TextEncoder, open_session, write_meta
 
-TEXT_MODEL = "all-MiniLM-L6-v2"
 TEXT_DIM = 384
 MAX_TOKENS = 256
 VISUAL_SIZE_PX = 260
 N_LABELS = 1000
-# Least cosine between a vector of the exported graph and torch's.
-PARITY = 0.9999
 _LAYERS, _HEADS, _INNER_DIM, _VOCABULARY, _POSITIONS = 6, 12, 1536, 30522, 512
 _LAYER_NORM_EPS = 1e-12
 
-# all-MiniLM-L6-v2 names its tensors as BERT does; ours, shorter, by the end of the name.
+# BERT's tensor names -> ours.
 _EMBEDDING_NAMES = {
     "embeddings.word_embeddings": "words",
     "embeddings.position_embeddings": "positions",
@@ -77,9 +71,9 @@ class _Layer(nn.Module):
 
 
 class SentenceModel(nn.Module):
-    """all-MiniLM-L6-v2: BERT's encoder, mean over the tokens, length 1 (Reimers and Gurevych 2019, arXiv 1908.10084).
+    """all-MiniLM-L6-v2: BERT's encoder with mean pooling (Reimers and Gurevych 2019, arXiv 1908.10084).
 
-    Written out because transformers takes longer to import than this model to export. A test holds it to transformers.
+    Written out because importing transformers takes longer than exporting this model. A test compares the two.
     """
 
     def __init__(self) -> None:
@@ -96,15 +90,15 @@ class SentenceModel(nn.Module):
         bias = ((mask - 1.0) * 1e9)[:, None, None, :]
         for layer in self.layers:
             x = layer(x, bias)
-        share = mask.unsqueeze(-1)
-        return functional.normalize((x * share).sum(1) / share.sum(1), dim=1)
+        weights = mask.unsqueeze(-1)
+        return functional.normalize((x * weights).sum(1) / weights.sum(1), dim=1)
 
 
 class LabelModel(nn.Module):
     """EfficientNet-Lite2 (Tan and Le 2019, arXiv 1905.11946; without squeeze-and-excitation and swish) on pixels.
 
-    One image at a time: batches gain nothing on a processor (24 images/s alone, 22 to 27 in batches of 4 to 16), and a
-    batch of open size takes the exporter three times as long.
+    One image at a time: batches gain nothing on a CPU (24 images/s alone, 22 to 27 in batches of 4 to 16), and a
+    variable batch size triples the time of the export.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -118,7 +112,7 @@ class LabelModel(nn.Module):
 
 
 def load_sentence_model(weights: Path) -> SentenceModel:
-    """Return the model with the weights of a BERT-named safetensors file."""
+    """Return the model with the weights of a safetensors file that uses BERT's names."""
     from safetensors.torch import load_file
 
     renamed = {}
@@ -135,7 +129,7 @@ def load_sentence_model(weights: Path) -> SentenceModel:
 
 
 def load_label_model(weights: Path) -> LabelModel:
-    """Return EfficientNet-Lite2 with a PyTorch checkpoint whose tensors stand in timm's order under other names."""
+    """Return EfficientNet-Lite2 with a PyTorch checkpoint whose tensors have timm's order but other names."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite2", pretrained=False)
@@ -158,12 +152,12 @@ def fuse_batch_norms(module: nn.Module) -> None:
         fuse_batch_norms(child)
 
 
-def export_text(weights: Path, folder: Path) -> None:
-    """Write all-MiniLM-L6-v2 as a model folder for TextEncoder; the tokenizer stands beside the weights."""
+def export_text(weights: Path, folder: Path, name: str) -> None:
+    """Write all-MiniLM-L6-v2 as a folder for TextEncoder. weights: with tokenizer.json in the same folder."""
     model = load_sentence_model(weights)
     example = (torch.full((2, 9), 1000), torch.ones((2, 9)))
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    write_graph(model, example, {"ids": free, "mask": free}, folder)
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    write_graph(model, example, {"ids": sizes, "mask": sizes}, folder)
     tokenizer = json.loads((weights.parent / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["truncation"] = {
         "direction": "Right",
@@ -173,21 +167,20 @@ def export_text(weights: Path, folder: Path) -> None:
     }
     tokenizer["padding"] = None
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    write_meta(folder, model=TEXT_MODEL, dimensions=TEXT_DIM, max_tokens=MAX_TOKENS)
+    write_meta(folder, model=name, dimensions=TEXT_DIM, max_tokens=MAX_TOKENS)
     _check_text(model, folder)
 
 
-def export_visual(weights: Path, folder: Path) -> None:
-    """Write EfficientNet-Lite2 as an ONNX folder, with the names and definitions of its labels (labels.json)."""
+def export_visual(weights: Path, folder: Path, name: str) -> None:
+    """Write EfficientNet-Lite2 and labels.json, the names and definitions of its labels."""
     model = load_label_model(weights)
     pixels = _test_images(2)
     with torch.inference_mode():
-        wanted = torch.cat([model(torch.from_numpy(p)) for p in pixels]).numpy()
+        expected = torch.cat([model(torch.from_numpy(p)) for p in pixels]).numpy()
     fuse_batch_norms(model)
     write_graph(model, (torch.from_numpy(pixels[0]),), None, folder)
     session = open_session(folder, threads=1)
-    found = np.concatenate([session.run(None, {"pixels": p})[0] for p in pixels])
-    check_parity(found, wanted)
+    check_parity(np.concatenate([session.run(None, {"pixels": p})[0] for p in pixels]), expected)
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
@@ -198,37 +191,6 @@ def export_visual(weights: Path, folder: Path) -> None:
     (folder / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
 
 
-def write_graph(model: nn.Module, example: tuple[Tensor, ...], dynamic: dict[str, object] | None, folder: Path) -> None:
-    """Write folder/model.onnx and model.onnx.data, optimised but free of this processor's own layouts.
-
-    example: `ids` and `mask` of a text model, or `pixels`. dynamic: the sizes that may differ from the example's.
-    """
-    raw = folder / "raw"
-    raw.mkdir(parents=True)
-    names = ["ids", "mask"] if len(example) == 2 else ["pixels"]
-    with torch.no_grad():
-        program = torch.onnx.export(
-            model,
-            example,
-            dynamo=True,
-            dynamic_shapes=dynamic,
-            input_names=names,
-            output_names=["result"],
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("the exporter returned no program")
-    program.save(str(raw / "model.onnx"), external_data=True)
-    options = ort.SessionOptions()
-    # The level above rewrites convolutions for the processor at hand; a library may move to another.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(folder / "model.onnx")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    ort.InferenceSession(str(raw / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    shutil.rmtree(raw)
-
-
 def _check_text(model: SentenceModel, folder: Path) -> None:
     from tokenizers import Tokenizer
 
@@ -237,15 +199,8 @@ def _check_text(model: SentenceModel, folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with torch.inference_mode():
         ids = [torch.tensor([tokenizer.encode(text).ids]) for text in texts]
-        wanted = torch.cat([model(i, torch.ones(i.shape)) for i in ids]).numpy()
-    check_parity(TextEncoder.open(folder).encode(texts), wanted)
-
-
-def check_parity(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
-    """Raise RuntimeError unless every row found (n, dim) has at least the cosine PARITY to the one wanted."""
-    cosines = (found * wanted).sum(1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1))
-    if not cosines.min() >= PARITY:
-        raise RuntimeError(f"the exported graph disagrees with torch: cosine {cosines.min():.5f}")
+        expected = torch.cat([model(i, torch.ones(i.shape)) for i in ids]).numpy()
+    check_parity(TextEncoder.open(folder).encode(texts), expected)
 
 
 def _test_images(n: int) -> list[NDArray[np.uint8]]:
@@ -256,11 +211,7 @@ def _test_images(n: int) -> list[NDArray[np.uint8]]:
     return [i[None] for i in large.permute(0, 2, 3, 1).to(torch.uint8).numpy()]
 
 
-def main() -> None:
-    """Export one model; any failure ends the process with a traceback on stderr, for the parent to quote."""
-    kind, weights, folder = sys.argv[1:]
-    {"text": export_text, "visual": export_visual}[kind](Path(weights), Path(folder))
-
+EXPORTS = {"text": export_text, "visual": export_visual}
 
 if __name__ == "__main__":
-    main()
+    main(EXPORTS)

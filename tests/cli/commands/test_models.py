@@ -110,12 +110,12 @@ def test_a_model_is_pulled_once(run: Any, cache: Path, monkeypatch: pytest.Monke
     with serving(Hub({NAME: sentence_files()})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
         ran = run("models", "pull", NAME)
-    assert (ran.code, ran.out) == (0, f"fetched: {NAME} in {folder}\n")
-    assert f"fetching {NAME}: model.safetensors (0 MB in all)\n" in ran.err
+    assert (ran.code, ran.out) == (0, f"downloaded: {NAME} in {folder}\n")
+    assert f"downloading {NAME}: model.safetensors (0 MB in all)\n" in ran.err
     ran = run("models", "pull", NAME, "--json")
     [row] = json.loads(ran.out)["models"]
     assert (row["model"], row["folder"], row["new"]) == (NAME, str(folder), False)
-    assert run("models", "pull", "lite").out == "nothing to fetch: these models come inside packages\n"
+    assert run("models", "pull", "lite").out == "nothing to download: these models are part of installed packages\n"
 
 
 def test_a_hub_out_of_reach_is_one_sentence(run: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_hub_out_of_reach_is_one_sentence(run: Any, cache: Path, monkeypatch: 
     ran = run("models", "pull", "small", "--timeout", "2")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(
-        "vfindex: the model ViT-B-32-256:datacomp_s34b_b86k could not be fetched from 127.0.0.1:9"
+        "vfindex: the model ViT-B-32-256:datacomp_s34b_b86k could not be downloaded from 127.0.0.1:9"
     )
     assert ran.err.count("\n") == 1
     assert f"{cache}/models/ViT-B-32-256--datacomp_s34b_b86k by hand" in ran.err

@@ -14,8 +14,7 @@ from library_maker import SETUP, add_video, axis, clip, prior
 from library_maker import install as make
 
 from vfindex.indexer.models.base import Encoders
-from vfindex.indexer.models.factory import references_of
-from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.models.presets import Choice, models_of
 from vfindex.indexer.runs import edition_builder as catch_up
 from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.storage.records import FloatArray, Setup
@@ -48,7 +47,7 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
 def models_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrading, "install", install)
     monkeypatch.setattr(catch_up, "open_encoders", lambda *_, **__: Encoders(None, Sentences()))  # type: ignore[arg-type]
-    assert references_of(SETUP)["text"] == "all-MiniLM-L6-v2"
+    assert models_of(SETUP)["text"] == "all-MiniLM-L6-v2"
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from fake_hub import COMMIT, Hub, sentence_files, serving
 from filelock import FileLock
 
 from vfindex.indexer.models.catalog import find_card
-from vfindex.indexer.models.hub import Fetching, pull
+from vfindex.indexer.models.hub import Progress, pull
 from vfindex.indexer.models.hub_child import WRITE_BYTES
-from vfindex.indexer.models.store import is_cached, locate, read_manifest
+from vfindex.indexer.models.store import are_present, locate, read_manifest
 from vfindex.storage.errors import ModelError
 
 NAME = "tiny/sentences"
@@ -47,8 +47,8 @@ def files_below(folder: Path) -> set[str]:
 
 
 def test_a_pulled_model_is_whole_pinned_and_found(hub: Hub, tmp_path: Path) -> None:
-    heard: list[Fetching] = []
-    model, fetched = pull(CARD, tmp_path, tell=heard.append)
+    heard: list[Progress] = []
+    model, fetched = pull(CARD, tmp_path, progress=heard.append)
     assert fetched
     assert model == locate("text", NAME, tmp_path)
     assert files_below(model.folder) == NEEDED | {"vfindex.json"}
@@ -76,7 +76,7 @@ def test_a_hub_that_stops_in_the_middle_is_left_and_gone_on_with(hub: Hub, tmp_p
     with pytest.raises(ModelError, match=r"no answer for 2 s about model.safetensors; try again, .* --preset lite"):
         pull(CARD, tmp_path, timeout_s=2)
     assert time.monotonic() - began_s < 30
-    assert not is_cached({"text": NAME}, tmp_path)
+    assert not are_present({"text": NAME}, tmp_path)
     hub.cut = ""
     hub.requests.clear()
     pull(CARD, tmp_path)
@@ -86,7 +86,7 @@ def test_a_hub_that_stops_in_the_middle_is_left_and_gone_on_with(hub: Hub, tmp_p
         f"bytes={half - half % WRITE_BYTES}-",
     )
     assert len([path for path, _ in hub.requests if "resolve" in path]) == 1
-    assert is_cached({"text": NAME}, tmp_path)
+    assert are_present({"text": NAME}, tmp_path)
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) ->
 def test_one_process_fetches_a_model(hub: Hub, tmp_path: Path) -> None:
     lock = tmp_path / "models" / f".pull-{CARD.slug}.lock"
     lock.parent.mkdir()
-    with FileLock(lock), pytest.raises(ModelError, match=f"another process is fetching {NAME}; wait for it"):
+    with FileLock(lock), pytest.raises(ModelError, match=f"another process is downloading {NAME}; wait for it"):
         pull(CARD, tmp_path)
     assert hub.requests == []
 
@@ -112,23 +112,23 @@ def test_a_hub_that_never_answers_is_left(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as told:
         pull(CARD, tmp_path, timeout_s=1)
     said = str(told.value)
-    assert said.startswith(f"the model {NAME} could not be fetched from {host}: ")
+    assert said.startswith(f"the model {NAME} could not be downloaded from {host}: ")
     assert str(tmp_path / "models" / CARD.slug) in said
     assert "--preset lite" in said
 
 
 def test_a_hub_that_refuses_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelError, match=r"from 127\.0\.0\.1:9: ConnectError: .*; try again; else put its files into"):
+    with pytest.raises(ModelError, match=r"from 127\.0\.0\.1:9: ConnectError: .*; try again; or put its files into"):
         pull(CARD, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("RepoNotFound", f"there is no repository {NAME}, or it wants a login; check the name"),
-        ("RevisionNotFound", f"{NAME} has no revision {'f' * 40}; look there"),
-        ("GatedRepo", f"{NAME} is given to those alone who asked for it; ask on its page"),
+        ("RepoNotFound", f"there is no repository {NAME}, or it needs a login; check the name"),
+        ("RevisionNotFound", f"{NAME} has no revision {'f' * 40}; look up"),
+        ("GatedRepo", f"{NAME} is gated; request access on its page"),
     ],
 )
 def test_what_the_hub_has_not_is_told(hub: Hub, tmp_path: Path, code: str, said: str) -> None:
@@ -142,9 +142,9 @@ def test_what_the_hub_has_not_is_told(hub: Hub, tmp_path: Path, code: str, said:
 def test_other_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
     for spoilt in ("model.safetensors", "config.json"):  # the hub announces sha256 of the one, git's hash of the other
         hub.spoil = spoilt
-        with pytest.raises(ModelError, match=f"{spoilt} arrived with another content than was announced; try again"):
+        with pytest.raises(ModelError, match=f"the content of {spoilt} differs from the announced hash; try again"):
             pull(CARD, tmp_path / spoilt)
-        assert not is_cached({"text": NAME}, tmp_path / spoilt)
+        assert not are_present({"text": NAME}, tmp_path / spoilt)
 
 
 def test_a_damaged_model_is_mended_at_its_commit(hub: Hub, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_openai_is_held_to_its_hash(hub: Hub, tmp_path: Path) ->
     card = replace(find_card("speech", "openai-whisper:base"), repository=address, sha256={"base.pt": sha256})
     model, _ = pull(card, tmp_path)
     assert model.weights.read_bytes() == archive.getvalue()
-    with pytest.raises(ModelError, match=r"base\.pt arrived with another content"):
+    with pytest.raises(ModelError, match=r"content of base\.pt differs"):
         pull(replace(card, sha256={"base.pt": "0" * 64}), tmp_path / "other")
 
 

@@ -46,10 +46,11 @@ def stand_ins(models_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     source = make_whisper(tmp_path_factory.mktemp("whisper"), [0.0, f" {SAID}", 2.0])
     whisper = convert(source, source / "converted")
     for preset in (PRESETS[name] for name in HUB):
-        _put(cache, "visual", preset.visual, make_siglip if "SigLIP" in preset.visual else make_clip)
-        _put(cache, "speech", preset.speech, lambda folder: shutil.copytree(whisper, folder))
-        if preset.text != LITE_TEXT:
-            _put(cache, "text", preset.text, make_e5)
+        visual, text, speech = preset.models.values()
+        _put(cache, "visual", visual, make_siglip if "SigLIP" in visual else make_clip)
+        _put(cache, "speech", speech, lambda folder: shutil.copytree(whisper, folder))
+        if text != LITE_TEXT:
+            _put(cache, "text", text, make_e5)
     return cache
 
 
@@ -148,7 +149,7 @@ def test_a_library_goes_over_to_other_models(
         assert vectors.frames.tolist() == small[key][2].frames.tolist()
     with monkeypatch.context() as patch:
         patch.setattr(Whisper, "transcriber", None)  # what was heard holds
-        report = over(Choice(visual=PRESETS["multilingual"].visual))
+        report = over(Choice(visual=PRESETS["multilingual"].models["visual"]))
     assert (report.before["speech"], report.after["speech"]) == ("whisper-small", "whisper-small")
     assert (report.swapped, report.decoded, report.transcripts_reused, report.heard) == (True, 3, 3, 0)
     dims = {len(vectors.embeddings["visual"]) for _, _, vectors in contents(library).values()}

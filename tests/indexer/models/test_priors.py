@@ -10,14 +10,14 @@ import pytest
 
 from vfindex.indexer.models import calibration_images as photographs
 from vfindex.indexer.models.base import Pixels
-from vfindex.indexer.models.calibration_images import PHOTOGRAPHS, VIEWS, general_pictures
+from vfindex.indexer.models.calibration_images import CROPS, PHOTOGRAPHS, calibration_images
 from vfindex.indexer.models.priors import (
-    BANKS,
+    CORPUS_VECTORS,
     background_queries,
-    clip_prior,
     estimate_prior,
-    sentence_prior,
     sentences,
+    text_prior,
+    visual_prior,
 )
 from vfindex.storage.errors import ModelError, VfindexError
 from vfindex.storage.records import FloatArray
@@ -38,7 +38,7 @@ def text_folder(tmp_path: Path) -> Path:
     """Return a text model's folder, with vectors of the banks beside it."""
     queries = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
     passages = np.array([[0, 0, 1], [0.6, 0, 0.8]], dtype=np.float32)
-    np.savez(tmp_path / BANKS, queries=queries, passages=passages)
+    np.savez(tmp_path / CORPUS_VECTORS, queries=queries, passages=passages)
     return tmp_path / "model"
 
 
@@ -54,26 +54,26 @@ def test_the_spread_is_that_of_centred_scores() -> None:
 
 
 def test_pictures_are_not_centred_on_the_queries(text_folder: Path) -> None:
-    prior = clip_prior(MeanColour(), text_folder, 0.9)
+    prior = visual_prior(MeanColour(), text_folder, 0.9)
     assert not prior.query_mean.any() and prior.weight == 0.9
-    rows = MeanColour().encode_images(list(general_pictures(32)))
+    rows = MeanColour().encode_images(list(calibration_images(32)))
     assert np.allclose(prior.mean, rows.mean(axis=0))
 
 
 def test_sentences_are(text_folder: Path) -> None:
-    prior = sentence_prior(text_folder, 0.4)
+    prior = text_prior(text_folder, 0.4)
     assert prior.query_mean.tolist() == [0.5, 0.5, 0]
     assert np.allclose(prior.mean, [0.3, 0, 0.9])
 
 
 def test_banks_that_are_gone_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=BANKS):
-        sentence_prior(tmp_path / "model", 1.0)
+    with pytest.raises(ModelError, match=CORPUS_VECTORS):
+        text_prior(tmp_path / "model", 1.0)
 
 
 def test_general_pictures_are_frames_of_a_video_s_shape() -> None:
-    frames = list(general_pictures(36))
-    assert len(frames) == len(PHOTOGRAPHS) * len(VIEWS)
+    frames = list(calibration_images(36))
+    assert len(frames) == len(PHOTOGRAPHS) * len(CROPS)
     assert {(frame.shape, frame.dtype.name) for frame in frames} == {((36, 64, 3), "uint8")}
     assert len({frame.tobytes() for frame in frames}) == len(frames)
 
@@ -81,7 +81,7 @@ def test_general_pictures_are_frames_of_a_video_s_shape() -> None:
 def test_a_missing_photograph_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photographs, "photograph_folder", lambda: tmp_path)
     with pytest.raises(VfindexError, match=PHOTOGRAPHS[0]):
-        next(general_pictures(36))
+        next(calibration_images(36))
 
 
 def test_the_banks_hold_text() -> None:

@@ -16,13 +16,13 @@ from fake_hub import safetensors, sentence_files
 
 from vfindex.indexer.models import store
 from vfindex.indexer.models.catalog import CARDS, OPEN_CLIP, OPENAI_SHA256, SENTENCES, find_card, kind_of
-from vfindex.indexer.models.integrity import flaw
+from vfindex.indexer.models.integrity import find_damage
 from vfindex.indexer.models.presets import PRESETS
 from vfindex.indexer.models.store import (
+    are_present,
     check,
     check_embedded,
     folder_of,
-    is_cached,
     known_models,
     locate,
     read_manifest,
@@ -69,8 +69,8 @@ def pe(tmp_path: Path) -> Path:
 
 def test_every_preset_s_models_have_cards() -> None:
     for preset in PRESETS.values():
-        for kind, reference in (("visual", preset.visual), ("text", preset.text), ("speech", preset.speech)):
-            card = find_card(kind, reference)  # type: ignore[arg-type]  # the loop's kinds are words to mypy
+        for kind, reference in preset.models.items():
+            card = find_card(kind, reference)
             assert card in CARDS
             assert card.kind == kind_of(reference) == kind
             assert card.licence
@@ -124,7 +124,7 @@ def test_other_names_are_refused(reference: str) -> None:
 def test_of_a_repository_only_the_model_is_fetched() -> None:
     files = [*sentence_files(), "model-00001-of-00002.safetensors", "2_Dense/model.safetensors", "2_Dense/config.json"]
     files += ["2_Dense/pytorch_model.bin", "sentencepiece.bpe.model", "1_Pooling/../../config.json", "/config.json"]
-    assert set(SENTENCES.wanted(files)) == {
+    assert set(SENTENCES.select(files)) == {
         "model.safetensors",
         "modules.json",
         "config.json",
@@ -134,10 +134,10 @@ def test_of_a_repository_only_the_model_is_fetched() -> None:
         "2_Dense/model.safetensors",
         "sentencepiece.bpe.model",
     }
-    parted = SENTENCES.wanted(["model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"])
+    parted = SENTENCES.select(["model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"])
     assert parted == ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
     assert (
-        OPEN_CLIP.wanted(["open_clip_pytorch_model.bin", "open_clip_config.json"])[0] == "open_clip_pytorch_model.bin"
+        OPEN_CLIP.select(["open_clip_pytorch_model.bin", "open_clip_config.json"])[0] == "open_clip_pytorch_model.bin"
     )
 
 
@@ -151,8 +151,8 @@ def test_a_folder_filled_by_hand_is_taken_and_read_once(
     assert not manifest.pulled
     monkeypatch.setattr(store, "_sha256", None)
     assert locate("visual", PE, tmp_path) == model
-    assert is_cached({"visual": PE, "text": "all-MiniLM-L6-v2"}, tmp_path)
-    assert not is_cached({"visual": PE, "text": "BAAI/bge-m3"}, tmp_path)
+    assert are_present({"visual": PE, "text": "all-MiniLM-L6-v2"}, tmp_path)
+    assert not are_present({"visual": PE, "text": "BAAI/bge-m3"}, tmp_path)
 
 
 def test_whatever_decides_the_vectors_decides_the_hash(pe: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_folder_elsewhere_is_the_same_thing_and_left_alone(pe: Path, tmp_path:
     os.remove(pe / "vfindex.json")
     locate("visual", f"local-dir:{pe}", cache)
     assert {path.name for path in pe.iterdir()} == set(open_clip_files())
-    with pytest.raises(ModelError, match="no such folder, or an empty one; name one that holds a speech model"):
+    with pytest.raises(ModelError, match="no such folder, or it is empty; name one that holds a speech model"):
         locate("speech", f"local-dir:{tmp_path / 'nowhere'}", cache)
 
 
@@ -192,7 +192,7 @@ def test_missing_files_are_named(pe: Path, tmp_path: Path) -> None:
     os.remove(pe / "open_clip_config.json")
     with pytest.raises(ModelError, match=r"open_clip_config\.json is missing; run: vfindex models pull PE-Core"):
         locate("visual", PE, tmp_path)
-    assert not is_cached({"visual": PE}, tmp_path)
+    assert not are_present({"visual": PE}, tmp_path)
     fill(pe, open_clip_files({"hf_tokenizer_name": "some/where"}))
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
         locate("visual", PE, tmp_path)
@@ -205,13 +205,13 @@ def test_sentence_models_need_what_their_modules_name(tmp_path: Path) -> None:
     fill(folder, {"1_Pooling/config.json": b'{"pooling_mode_cls_token": true}'})
     assert locate("text", reference, tmp_path).sha256 != before.sha256
     os.remove(folder / "1_Pooling" / "config.json")
-    with pytest.raises(ModelError, match=r"1_Pooling/config\.json is missing; put it right, or name another folder"):
+    with pytest.raises(ModelError, match=r"1_Pooling/config\.json is missing; repair it, or name another folder"):
         locate("text", reference, tmp_path)
 
 
 def test_pickles_are_refused_where_there_is_a_safe_form(pe: Path, tmp_path: Path) -> None:
     os.rename(pe / "open_clip_model.safetensors", pe / "open_clip_pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"is a pickle, .* put open_clip_model\.safetensors of timm/PE-Core-B-16"):
+    with pytest.raises(ModelError, match=r"is a pickle, .* add open_clip_model\.safetensors from timm/PE-Core-B-16"):
         locate("visual", PE, tmp_path)
     folder = fill(tmp_path / "own", {**open_clip_files(), "open_clip_pytorch_model.bin": archive()})
     assert locate("visual", f"local-dir:{folder}", tmp_path).weights.name == "open_clip_model.safetensors"
@@ -230,7 +230,7 @@ def test_speech_models_are_of_either_back_end(tmp_path: Path) -> None:
     assert locate("speech", f"local-dir:{folder}", tmp_path).weights == folder / "mine.pt"
     fill(tmp_path / "models" / "openai-whisper--base", {"base.pt": archive()})
     with pytest.raises(
-        ModelError, match=r"base\.pt: this is not the file that its publisher names; run: vfindex models"
+        ModelError, match=r"base\.pt: its sha256 is not the one that the publisher names; run: vfindex models"
     ):
         locate("speech", "openai-whisper:base", tmp_path)
 
@@ -248,15 +248,15 @@ def test_speech_models_are_of_either_back_end(tmp_path: Path) -> None:
 def test_a_file_cut_off_anywhere_is_seen(tmp_path: Path, name: str, data: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(data)
-    assert flaw(path) is None
+    assert find_damage(path) is None
     for size in sorted({0, 1, 9, len(data) // 3, len(data) // 2, len(data) - 1}):
         path.write_bytes(data[:size])
-        assert flaw(path), f"{size} of {len(data)} bytes"
+        assert find_damage(path), f"{size} of {len(data)} bytes"
 
 
 def test_a_cut_off_model_is_refused(pe: Path, tmp_path: Path) -> None:
     fill(pe, {"open_clip_model.safetensors": safetensors(3)[:-1]})
-    with pytest.raises(ModelError, match=r"model\.safetensors has \d+ bytes, where its header says \d+; run: "):
+    with pytest.raises(ModelError, match=r"model\.safetensors has \d+ bytes, but its header says \d+; run: "):
         locate("visual", PE, tmp_path)
 
 

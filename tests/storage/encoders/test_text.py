@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vfindex.indexer.models.lite import TEXT_WEIGHTS, ensure_lite, locate
+from vfindex.indexer.models.catalog import MINILM_WEIGHTS
+from vfindex.indexer.models.lite import ensure_lite
+from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.encoders.text import MAX_CHARACTERS, TextEncoder, check_files, read_meta
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
@@ -56,7 +58,7 @@ def test_it_is_the_model_that_transformers_runs(encoder: TextEncoder, folder: Pa
     torch = pytest.importorskip("torch")
     from tokenizers import Tokenizer
 
-    source = locate(TEXT_WEIGHTS).parent
+    source = locate_package_file(MINILM_WEIGHTS).parent
     model = transformers.BertModel.from_pretrained(source, add_pooling_layer=False).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text, row in zip(TEXTS, encoder.encode(TEXTS), strict=True):

