@@ -44,6 +44,7 @@ def test_a_limit_is_named() -> None:
     assert "ulimit -n" in (lack(OSError(errno.EMFILE, "too many")) or "")
     assert "ulimit -v" in (lack(MemoryError()) or "")
     assert "memory" in (lack(ImportError("x.so: failed to map segment from shared object")) or "")
+    assert "memory" in (lack(ImportError("Exception caught: std::bad_alloc")) or "")
     wrapped = ValueError("no")
     wrapped.__cause__ = RuntimeError("std::bad_alloc")
     assert "memory" in (lack(wrapped) or "")

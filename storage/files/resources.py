@@ -10,7 +10,7 @@ from pathlib import Path
 
 _MEMORY_WORDS = ("bad_alloc", "Cannot allocate memory", "cannot allocate memory", "start new thread")
 # What the loader says of a library that does not fit.
-_LOADER_WORDS = ("failed to map segment", "cannot allocate memory", "cannot map")
+_LOADER_WORDS = ("failed to map segment", "cannot allocate memory", "cannot map", "bad_alloc")
 
 
 def lack(exc: BaseException | None) -> str | None:

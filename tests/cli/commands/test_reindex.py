@@ -162,7 +162,7 @@ def test_what_is_indexed_again_may_be_so_on_ray(
             connection.exec_driver_sql("UPDATE video SET state = 'failed' WHERE id = 1")
         else:
             connection.exec_driver_sql("UPDATE embedding SET crc32 = crc32 + 1 WHERE clip_id = 1")
-    module = importlib.import_module(f"vfindex.indexer.{command}")
+    module = importlib.import_module(f"vfindex.indexer.runs.{command}")
     asked: list[RunnerChoice] = []
     monkeypatch.setattr(module, "work", lambda run, setup, settings: asked.append(settings.runner))
     run(command, "--library", nightly, "--ray-address", "head:6379", "--path-map", "/a=/b", "--gpu-share", "0.25")
