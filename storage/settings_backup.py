@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, text
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows
+from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows, row_count
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY
@@ -67,6 +67,8 @@ def restore(connection: Connection, folder: Path) -> bool:
 
     Return whether there was anything to enter, or to leave out: then all roots must be looked at again.
     """
+    had = {table: row_count(connection, table) or 0 for table in (schema.root, schema.exclusion)}
+    connection.execute(text(f"DELETE FROM exclusion WHERE {is_broken(schema.exclusion)}"))
     broken = 0
     for table in (schema.meta, schema.root, schema.run, schema.generation):
         broken += connection.execute(text(f"DELETE FROM {table.name} WHERE {is_broken(table)}")).rowcount
@@ -78,14 +80,15 @@ def restore(connection: Connection, folder: Path) -> bool:
         connection.execute(insert(schema.meta).values(key=key, value=value))
     paths = set(connection.scalars(select(r.path)))
     newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
-    short = lost_rows(connection.execute)
+    short = lost_rows(connection.execute).keys() - {schema.exclusion}  # what was removed is not looked for
     is_short = bool(lost or broken or short) or newest < spare.generation
     for path, globs in spare.roots if is_short else ():  # else one that is not there was removed by its user
         if bytes.fromhex(path) not in paths:
             values = {"path": bytes.fromhex(path), "exclude": globs, "added_at": ""}
             connection.execute(insert(schema.root).values(values))
-    for table, (had, _) in short.items():
-        count_again(connection, table, had if table is schema.root else 0)
+    count_again(connection, schema.video)
+    for table, least in had.items():  # what could not be restored stays lost until it is named again
+        count_again(connection, table, least)
     return is_short
 
 

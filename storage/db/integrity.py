@@ -6,8 +6,8 @@ seals; SQLite forgets these with the connection, and no statement can leave a se
 until the migration that adds the column. Vectors have a checksum of their own, and are too large to be written twice.
 
 A video's column `held` counts the rows of its own: places, tries, units, clips, vectors and segments. Settings count
-videos and roots. Temporary triggers keep these too. NULL, as a row has it that was not counted yet, says nothing. Words
-of full text search are derived, and compared with what they are derived from.
+videos, roots and exclusions. Temporary triggers keep these too. NULL, as a row has it that was not counted yet, says
+nothing. Words of full text search are derived, and compared with what they are derived from.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ OWNED: tuple[Table, ...] = tuple(
 COUNTED: Mapping[Table, tuple[str, str]] = {
     schema.video: ("video", "run: vfindex repair"),
     schema.root: ("indexed folder", "run: vfindex repair, or name the folder again: vfindex ingest FOLDER"),
+    schema.exclusion: ("removed path", "remove the path again, so that no run indexes it: vfindex remove PATH"),
 }
 COUNTS: Mapping[str, Table] = {f"rows of {table.name}": table for table in COUNTED}
 _IS_COUNT = f"key IN ({', '.join(map(repr, COUNTS))})"
@@ -184,7 +185,7 @@ def begin_counts(connection: Connection) -> None:
     """Count the tables that are not counted yet, or whose count is not as it was written; then keep the counts."""
     connection.execute(text(f"DELETE FROM meta WHERE {_IS_COUNT} AND {is_broken(schema.meta)}"))
     for table in COUNTED:
-        if _count(connection, table) is None:
+        if row_count(connection, table) is None:
             count_again(connection, table)
     keep_counts(connection)
 
@@ -204,13 +205,14 @@ def count_again(connection: Connection, table: Table, at_least: int = 0) -> None
     connection.execute(text(query), {"key": f"rows of {table.name}", "least": at_least})
 
 
-def _count(connection: Connection, table: Table) -> int | None:
+def row_count(connection: Connection, table: Table) -> int | None:
+    """Return how many rows a table should have, None where it is not counted."""
     stored = connection.scalar(text("SELECT value FROM meta WHERE key = :key"), {"key": f"rows of {table.name}"})
     return int(stored) if isinstance(stored, str) and stored.isdecimal() else None
 
 
-def lost_rows(stream: Stream) -> dict[Table, tuple[int, str]]:
-    """Return the tables that have lost rows -> how many they had, and a sentence."""
+def lost_rows(stream: Stream) -> dict[Table, str]:
+    """Return the tables that have lost rows -> a sentence."""
     found = {}
     for key, table in COUNTS.items():
         query = text(f"SELECT value, (SELECT count(*) FROM {table.name}) AS now FROM meta WHERE key = :key")
@@ -218,7 +220,7 @@ def lost_rows(stream: Stream) -> dict[Table, tuple[int, str]]:
             had = int(row.value) if str(row.value).isdecimal() else 0
             if had > row.now:
                 noun, step = COUNTED[table]
-                found[table] = had, f"the library has lost {counted(had - row.now, noun)}; {step}"
+                found[table] = f"the library has lost {counted(had - row.now, noun)}; {step}"
     return found
 
 
@@ -243,14 +245,14 @@ def diagnosis(stream: Stream) -> LibraryDamaged | None:
 
 
 def broken_settings(stream: Stream) -> list[str]:
-    """Return what is wrong with rows that no video owns: settings, roots, runs, generations, and lost videos."""
-    keys = {"meta": "key", "root": "path", "run": "id", "generation": "id"}
+    """Return what is wrong with rows that no video owns, and how many of them, or of videos, are lost."""
+    keys = {"meta": "key", "root": "path", "exclusion": "path", "run": "id", "generation": "id"}
     faults = []
     for table, column in keys.items():
         condition = is_broken(schema.metadata.tables[table])
         for row in stream(text(f"SELECT CAST({column} AS TEXT) AS name FROM {table} WHERE {condition}")):
             faults.append(f"the row '{row.name}' of {table} does not match its checksum{_REPAIR}")
-    return [*faults, *(sentence for _, sentence in lost_rows(stream).values())]
+    return [*faults, *lost_rows(stream).values()]
 
 
 def damaged_rows(stream: Stream) -> Iterator[tuple[int, str]]:

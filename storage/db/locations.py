@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, 
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
+from vfindex.storage.db.integrity import count_again
 from vfindex.storage.db.videos import delete_videos
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.names import resolve
@@ -40,7 +41,9 @@ def exclude_path(connection: Connection, path: bytes, when: str) -> bool:
     roots = connection.scalars(select(schema.root.c.path)).all()
     covered = any(root != path and is_below(path, root) for root in roots)
     if covered:
-        connection.execute(upsert(schema.exclusion).values(path=path, added_at=when).on_conflict_do_nothing())
+        statement = upsert(schema.exclusion).values(path=path, added_at=when).on_conflict_do_nothing()
+        if connection.execute(statement).rowcount:  # it may be the one that was lost
+            count_again(connection, schema.exclusion)
     return covered
 
 

@@ -51,7 +51,7 @@ def assert_counted(writer: Writer) -> None:
     with writer.catalog.transaction() as connection:
         rows = connection.execute(text(f"SELECT id, held, {HELD_NOW} AS now FROM video")).all()
         assert [(row.id, row.held) for row in rows] == [(row.id, row.now) for row in rows]
-        for name in ("video", "root"):
+        for name in ("video", "root", "exclusion"):
             counted = connection.scalar(text(f"SELECT value FROM meta WHERE key = 'rows of {name}'"))
             assert counted == str(connection.scalar(text(f"SELECT count(*) FROM {name}")))
 
@@ -144,6 +144,27 @@ def test_a_lost_root_that_nothing_knows_is_told_of_until_it_is_named_again(libra
         sources.remember(writer.catalog, [sources.Root(b"/videos")])
         with writer.library.snapshot() as snapshot:
             assert broken_settings(snapshot.stream) == []
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM exclusion", "UPDATE exclusion SET path = x'00'"])
+def test_a_lost_exclusion_is_told_of_until_the_path_is_removed_again(library: Path, statement: str) -> None:
+    """No copy has it, and what was removed must not be looked for."""
+    with writing(library) as writer:
+        writer.catalog.remove(b"/videos/b", exclude=True)
+        writer.publish()
+    harm(library, statement)
+    assert not verify(Library.open(library)).clean
+    with writing(library) as writer:
+        with writer.catalog.transaction() as connection:
+            assert not restore(connection, library)
+        with writer.library.snapshot() as snapshot:
+            assert broken_settings(snapshot.stream) == [
+                "the library has lost 1 removed path; remove the path again, so that no run indexes it: "
+                "vfindex remove PATH"
+            ]
+        add(writer, "b", 1)
+        writer.catalog.remove(b"/videos/b", exclude=True)
+        assert_counted(writer)
 
 
 def test_a_removed_root_is_not_lost(library: Path) -> None:
