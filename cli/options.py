@@ -22,7 +22,10 @@ HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class PlainCommand(TyperCommand):
-    """A command whose help names arguments by their metavar alone, without the Python type that Typer adds."""
+    """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:

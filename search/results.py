@@ -138,6 +138,7 @@ class Hits(list[Hit]):
     def to_dict(self) -> dict[str, Any]:
         """Return the hits for JSON."""
         return {
+            "match": bool(self),
             "confident": self.confident,
             "hints": [asdict(hint) for hint in self.hints],
             "hits": [hit.to_dict() for hit in self],

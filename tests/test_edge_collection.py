@@ -183,7 +183,8 @@ def test_what_is_named_and_no_video_has_failed(edge: Collection, tmp_path: Path)
     for name in names:
         told = edge.of(report, name)
         assert told["how"] == "failed" and told["stage"] in ("open", "probe", "decode")
-    assert vfindex(edge.cache, "search", "anything", "--library", library).code == 0, "an empty library is no error"
+    empty = vfindex(edge.cache, "search", "anything", "--library", library)
+    assert (empty.code, empty.out) == (1, "") and empty.err.startswith("no match")
 
 
 def test_speech_without_subtitles_is_heard(edge: Collection, tmp_path: Path) -> None:

@@ -32,34 +32,37 @@ _EXAMPLES = 3
 
 def command(
     queries: Annotated[
-        Path, typer.Argument(metavar="QUERIES", help="Questions with known answers.", show_default=False)
+        Path,
+        typer.Argument(metavar="QUERIES", help="Queries with known answers (docs/evaluation.md).", show_default=False),
     ],
     config: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE,...", help="How to ask, or a .json file; again to compare."),
+        typer.Option(metavar="KEY=VALUE,...", help="Search settings, or a .json file; repeat to compare."),
     ] = None,
     run: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Judge a TREC run instead of asking; again to compare.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Evaluate a TREC run instead; repeat to compare.")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Only the questions of this split.")] = None,
-    paragraphs: Annotated[bool, typer.Option("--paragraphs", help="A video's sentences as one question.")] = False,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Only the queries of this split.")] = None,
+    paragraphs: Annotated[
+        bool, typer.Option("--paragraphs", help="Join the sentences of a video into one query.")
+    ] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure how well questions with known answers are answered.
+    """Measure search quality with queries whose answers are known.
 
-    By video and by moment, by modality, with 95 % intervals; further ways to ask are compared with the first.
+    By video and by moment, for each modality, with 95 % intervals. Further configurations are compared with the first.
     """
     from vfindex.search.evaluation.datasets import read_questions
 
     if config and run:
-        raise UsageError("--config says how a library is asked, --run is an answer already; give one of them")
+        raise UsageError("--config is for searches, and --run gives results already; use one of them")
     for chosen in (config or [], run or []):
         if len(set(chosen)) < len(chosen):
-            raise UsageError("the same is given twice; there is nothing to compare")
+            raise UsageError("a configuration or run is given twice; there is nothing to compare")
     questions = read_questions(queries, split=split, paragraphs=paragraphs)
     if not any(question.relevant for question in questions):
-        raise UsageError(f"no question of {queries} has an answer, so that there is no ranking to measure")
+        raise UsageError(f"no query of {queries} has an answer, so there is nothing to measure")
     answers = _judge_runs(run, questions) if run else _ask(config or ["default"], library_folder(library), questions)
     levels = {name: _levels(questions, each) for name, each in answers.items()}
     if json:

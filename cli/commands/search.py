@@ -15,7 +15,7 @@ from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
 from vfindex.cli.render.explain import decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
-from vfindex.search.query.ast import COMBINATIONS, Combination
+from vfindex.search.query.ast import Combination
 from vfindex.storage.errors import UsageError
 from vfindex.storage.records import MODALITIES
 
@@ -25,31 +25,35 @@ if TYPE_CHECKING:
     from vfindex.search.results import Hit
 
 NAME = "search"
-EXAMPLE = 'vfindex search "dog running in park" -k 5 --weight speech=0'
-# Below this width a table has no room for words: hits are shown as short paragraphs.
+EXAMPLE = "vfindex search dog running in park -k 5 --weight speech=0"
+# As with grep: a shell can tell a match from none.
+EXIT_NO_MATCH = 1
+# Narrower terminals have no room for a table: each hit becomes a short paragraph.
 _TABLE_WIDTH = 110
-# What the other columns want: "1000", "12.34", "1:00:00-1:00:12", "visual +0.98, speech +12.34, text +0.00" and gaps.
-_BESIDE_VIDEO = 75
-# Of what is said, as much as fills two or three lines of a terminal; --json has it whole.
+# Columns besides the video: "1000", "12.34", "1:00:00-1:00:12", "visual +0.98, speech +12.34, text +0.00" and gaps.
+_OTHER_COLUMNS_WIDTH = 75
+# Two or three lines of a terminal; --json has all of the text.
 _SNIPPET_CHARS = 120
-_NOTHING = "no match: nothing is indexed, or nothing meets what the question demands (docs/query.md says what does)"
-_NOTHING_CONFIDENT = "no confident match; --min-confidence none shows what comes nearest"
-# Characters of a wrong question that are shown on either side of its error.
-_POINTED_CHARS = 36
+_NO_MATCH = "no match: the library is empty, or no clip contains what the query requires (docs/query.md)"
+_NO_CONFIDENT_MATCH = "no confident match; --min-confidence none shows the closest clips"
+# Characters of a wrong query shown on either side of the error.
+_CONTEXT_CHARS = 36
 
 
 def command(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT", help="The question: words, or more (docs/query.md).")
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="The query (docs/query.md). What follows `--` is never an option."),
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A picture whose like is wanted; may be repeated.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Find clips that look like this picture (repeatable).")
     ] = None,
     like: Annotated[
-        list[str] | None, typer.Option(metavar="VIDEO@TIME", help="A clip of the library whose like is wanted.")
+        list[str] | None,
+        typer.Option(metavar="VIDEO@TIME", help="Find clips that look like this indexed clip (repeatable)."),
     ] = None,
-    top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Hits wanted.")] = 10,
-    per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits of one video at most.")] = 1,
+    top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Number of hits.")] = 10,
+    per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits per video at most.")] = 1,
     weight: Annotated[
         str | None,
         typer.Option(
@@ -58,26 +62,29 @@ def command(
         ),
     ] = None,
     combine: Annotated[
-        Combination, typer.Option(metavar="HOW", help=f"Scores or ranks are summed: {' or '.join(COMBINATIONS)}.")
+        Combination, typer.Option(metavar="HOW", help="Fuse scores (convex) or ranks (rrf) of the modalities.")
     ] = "convex",
     min_confidence: Annotated[
         Label | None,
-        typer.Option(metavar="LABEL", help=f"Hits of this label or better: {', '.join(LABELS)}."),
+        typer.Option(metavar="LABEL", help=f"Only hits with this label or a better one: {', '.join(LABELS)}."),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Scan every clip, without the index.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why each hit is one.")] = False,
-    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the hits as a picture (PNG).")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Scan all clips instead of using the index.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what makes up each score.")] = False,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (PNG).")] = None,
     force: ForceOption = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find clips for a question, best first. One that begins with a dash goes last, after `--`."""
+    """Find clips that match a query, best first.
+
+    The exit code is 1 if no clip matches.
+    """
     from vfindex.search.engine import SearchEngine
     from vfindex.search.query.parser import parse_weights
     from vfindex.storage.errors import QueryError
 
     if not words and not image and not like:
-        raise UsageError(f"say what to look for: words, --image or --like, as in: {EXAMPLE}")
+        raise UsageError(f"the query is missing: give words, --image or --like, as in: {EXAMPLE}")
     if sheet is not None:
         check_out_file(sheet, "--sheet", PNG, force=force)
     text = " ".join(words or ())
@@ -96,18 +103,23 @@ def command(
     if sheet is not None:
         write_sheet(" ".join([text, *(f"[{each}]" for each in images)]).strip(), hits, sheet)
     if json:
-        asked = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
-        print_json({**asked, **hits.to_dict()})
-        return
-    say_hints(found.hints)
-    if not hits:
-        say(_NOTHING_CONFIDENT if found else _NOTHING)
+        query = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
+        print_json({**query, **hits.to_dict()})
     else:
-        _print(hits, explain=explain)
+        say_hints(hits.hints)
+        if hits:
+            _print(hits, explain=explain)
+        else:
+            say(_NO_CONFIDENT_MATCH if found else _NO_MATCH)
+    if not hits:
+        raise typer.Exit(EXIT_NO_MATCH)
 
 
 def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[Path | Like]:
-    """Return the pictures and clips asked for, the model of pictures at hand. Raises UsageError, QueryError."""
+    """Return the images and clips of the query; make sure that the library has its image encoder.
+
+    Raises UsageError, QueryError.
+    """
     if not files and not clips:
         return []
     from vfindex.search.query.image import check_file
@@ -124,9 +136,9 @@ def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[P
 
 
 def _point_at(text: str, position: int) -> None:
-    """Print the part of a question where it is wrong, with a caret below the character."""
-    start = max(0, position - _POINTED_CHARS)
-    before, after = plain(text[start:position]), plain(text[position : position + _POINTED_CHARS])
+    """Print the part of a query around an error, with a caret below the character."""
+    start = max(0, position - _CONTEXT_CHARS)
+    before, after = plain(text[start:position]), plain(text[position : position + _CONTEXT_CHARS])
     columns = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
     say(f"  {before}{after}")
     say(f"  {' ' * columns}^")
@@ -147,13 +159,13 @@ def _span(hit: Hit) -> str:
     return f"{clock(hit.start_s)}-{clock(hit.end_s)}"
 
 
-def _because(hit: Hit, digits: int) -> str:
+def _contributions(hit: Hit, digits: int) -> str:
     parts = [f"{m} {value:+.{digits}f}" for m, value in hit.modalities.items() if value is not None]
     return ", ".join(parts)
 
 
 def _print_table(hits: list[Hit]) -> None:
-    """Print hits for people; every piece of text from a file is plain text, never markup."""
+    """Print hits as a table. Text from files is printed as plain text, never as markup."""
     from rich.console import Console
     from rich.style import Style
     from rich.table import Table
@@ -166,7 +178,7 @@ def _print_table(hits: list[Hit]) -> None:
     if wide:
         table.add_column("score", justify="right")
         table.add_column("time", justify="right")
-        table.add_column("video", overflow="fold", max_width=console.width - _BESIDE_VIDEO)
+        table.add_column("video", overflow="fold", max_width=console.width - _OTHER_COLUMNS_WIDTH)
         table.add_column("because", overflow="fold")
     else:
         table.add_column("hit", overflow="fold")
@@ -174,7 +186,7 @@ def _print_table(hits: list[Hit]) -> None:
         folder, name = os.path.split(path_text(hit.video) or "?")
         link = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
         place = Text.assemble((plain(name), Style(bold=True, link=link)), "\n", (plain(folder), "dim"))
-        because = Text(_because(hit, digits))
+        because = Text(_contributions(hit, digits))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")
         label = hit.confidence or ""

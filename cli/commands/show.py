@@ -26,10 +26,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what is known of a video.
-
-    Its clips, its transcript with the sources, and what each modality covers.
-    """
+    """Show a video: its clips, its transcript, and what each modality covers."""
     from vfindex.search.results import video_to_dict
     from vfindex.storage.library import Library, again_if_changed
 

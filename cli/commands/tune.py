@@ -26,19 +26,21 @@ Learned = Literal["concat", "weighted", "learned"]
 def command(
     queries: Annotated[
         Path | None,
-        typer.Argument(metavar="QUERIES", help="Questions with known answers.", show_default=False),
+        typer.Argument(metavar="QUERIES", help="Queries with known answers (docs/evaluation.md).", show_default=False),
     ] = None,
-    fusion: Annotated[Learned, typer.Option(metavar="NAME", help="Learn concat, weighted or learned.")] = "concat",
-    folds: Annotated[int, typer.Option(metavar="N", min=2, max=20, help="Parts that are held out in turn.")] = 5,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Only the questions of this split.")] = None,
+    fusion: Annotated[
+        Learned, typer.Option(metavar="NAME", help="Form of fusion: concat, weighted or learned.")
+    ] = "concat",
+    folds: Annotated[int, typer.Option(metavar="N", min=2, max=20, help="Folds of the cross-validation.")] = 5,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Only the queries of this split.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Return to the preset's weights.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Restore the preset's weights.")] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Learn from answered questions how much each modality counts.
+    """Learn the weights of the modalities from queries with known answers.
 
-    Stored is only what wins for questions and videos that were held out.
+    They are stored only if they win on held-out queries and videos.
     """
     if reset and (queries is not None or dry_run):
         raise UsageError("--reset learns nothing: it takes neither QUERIES nor --dry-run")

@@ -242,11 +242,31 @@ def test_a_wrong_question_is_pointed_at(run: Any, library: Path) -> None:
     assert json.loads(ran.out)["error"]["kind"] == "QueryError"
 
 
-def test_a_quotation_that_stands_nowhere_is_no_match(run: Any, library: Path) -> None:
+def test_words_need_no_quotation_marks(run: Any, library: Path) -> None:
+    """Options may stand before, between and after the words."""
+    where = ("--library", library, "--json")
+    expected = json.loads(run("search", "dog running in park", "-k", 1, *where).out)
+    assert expected["query"] == "dog running in park" and len(expected["hits"]) == 1
+    for words in (
+        ("dog", "running", "in", "park", "-k", 1, *where),
+        ("-k", 1, *where, "dog", "running", "in", "park"),
+        ("dog", "-k", 1, "running", "in park", *where),
+        (*where, "-k", 1, "--", "dog", "running", "in", "park"),
+    ):
+        assert json.loads(run("search", *words).out) == expected
+    assert json.loads(run("search", *where, "--", "dog", "--exact").out)["query"] == "dog --exact"
+
+
+def test_no_match_exits_1(run: Any, library: Path) -> None:
     ran = run("search", '"no such words"', "--library", library)
-    assert (ran.code, ran.out) == (0, "")
-    assert "no match" in ran.err
-    assert json.loads(run("search", "in:nowhere x", "--library", library, "--json").out)["hits"] == []
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("no match")
+    ran = run("search", "in:nowhere x", "--library", library, "--json")
+    assert (ran.code, ran.err) == (1, "")
+    assert json.loads(ran.out) | {"hints": []} == {
+        "query": "in:nowhere x", "images": [], "like": [], "match": False, "confident": False, "hints": [], "hits": [],
+    }  # fmt: skip
+    assert json.loads(run("search", "x", "--library", library, "--json").out)["match"] is True
 
 
 def test_search_gives_every_field(run: Any, library: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_sheet_of_a_picture(run: Any, seen: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ((), 2, "say what to look for"),
+        ((), 2, "the query is missing"),
         (("--like", "/videos/a"), 2, "beach.mp4@12.5"),
         (("--like", "/videos/z@1"), 1, "is not in this library"),
         (("--like", "/videos/a@99"), 1, "it runs from 0 s to 9 s"),

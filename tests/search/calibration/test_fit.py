@@ -271,9 +271,9 @@ def test_the_command_says_when_there_is_no_confident_match(
 
     store(strict)
     assert run("search", "about7x", *at) == (
-        0,
+        1,
         "",
-        "no confident match; --min-confidence none shows what comes nearest\n",
+        "no confident match; --min-confidence none shows the closest clips\n",
     )
     nothing = json.loads(run("search", "about7x", *at, "--json")[1])
     assert (nothing["confident"], nothing["hits"]) == (False, [])

@@ -306,7 +306,7 @@ def test_what_the_command_refuses(run: Any, tmp_path: Path, library: Path, queri
     (tmp_path / "blank").write_text('{"query": "a", "relevant": []}', encoding="utf-8")
     at = ("--library", library)
     assert run(tmp_path / "qrels", *at)[0] == 2
-    assert "there is no ranking to measure" in run(tmp_path / "blank", *at)[2]
+    assert "there is nothing to measure" in run(tmp_path / "blank", *at)[2]
     assert "one of them" in run(queries, *at, "--config", "default", "--run", tmp_path / "x")[2]
     assert "given twice" in run(queries, *at, "--config", "default", "--config", "default")[2]
     assert run(tmp_path / "absent.jsonl", *at)[0] == 1
