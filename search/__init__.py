@@ -1,6 +1,6 @@
-"""Questions to a library, and their answers: `from vfindex.search import SearchEngine`.
+"""Search: from a query to hits. `from vfindex.search import SearchEngine`.
 
-The names are loaded when they are first used: importing this package loads nothing else.
+Names are imported at their first use: importing this package loads nothing else.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ _MODULES = {"Hit": "results", "Like": "query.like", "Query": "query.ast", "Searc
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name of one of this package's modules. Raises AttributeError."""
+    """Import a public name. Raises AttributeError."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Return the public names."""
     return __all__

@@ -1,7 +1,7 @@
-"""Questions asked of a library.
+"""The search engine: from a query to hits.
 
 from pathlib import Path
-from vfindex.search.engine import SearchEngine
+from vfindex.search import SearchEngine
 
 engine = SearchEngine.open(Path("library"))
 for hit in engine.search("dog running in park"):
@@ -18,21 +18,21 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from vfindex.search.calibration.labels import META_KEY, Judge
+from vfindex.search.calibration.labels import META_KEY, Labeller
 from vfindex.search.query.ast import Combination, Moment, Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import hints
 from vfindex.search.query.image import Pictures
-from vfindex.search.query.like import Like, clip_at, stored_picture
+from vfindex.search.query.like import Like, clip_at, stored_image
 from vfindex.search.query.parser import parse
-from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.delta import View
-from vfindex.search.rank.group import Answer, Group, gather, merge_neighbours
-from vfindex.search.rank.lexical import WordEvidence, find_words
-from vfindex.search.rank.prefilter import allowed
-from vfindex.search.rank.query_vectors import Asked, combined, with_pictures
-from vfindex.search.rank.score import Scored, score_clips
+from vfindex.search.rank.group import Group, Result, merge_neighbours, select_results
+from vfindex.search.rank.lexical import KeywordMatches, match_keywords
+from vfindex.search.rank.prefilter import build_prefilter
+from vfindex.search.rank.query_vectors import QueryVectors, add_images, combine_parts
+from vfindex.search.rank.score import ScoredClip, score_clips
 from vfindex.search.rank.temporal import best_pairs
 from vfindex.search.results import Hit, Hits, Match, Place, Span
 from vfindex.storage.db.reader import Generation, Snapshot
@@ -46,22 +46,22 @@ from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, Se
 
 logger = logging.getLogger(__name__)
 
-# Candidates from the joint index for one hit wanted: the rerank by best frame and words moves clips by some places, and
-# a long video may hold many of the first.
+# Candidates of the joint index per hit: re-ranking by best frame and keywords moves clips by some ranks, and a long
+# video may own many of the first ones.
 CANDIDATES_PER_HIT = 20
 MIN_CANDIDATES = 200
-# What is looked at in the end, where many candidates are of one video, or stand far from their other moment. Scoring so
-# many takes some 0.1 s; pairs of which neither clip is among the first of its moment are not found.
+# The deepest look, if many candidates belong to one video, or are far from their other moment. Scoring so many takes
+# some 0.1 s. A pair with neither clip among the first of its moment is not found.
 MAX_CANDIDATES = 3200
-# So many times as deep is looked where the candidates do not do; for a pair from the start, whose moments' first 200
-# are hardly ever of one video in a large library: to look at 200 in vain takes as long as to look at 800 once.
+# Factor of the depth from one round to the next. Pairs start one step deeper: in a large library the first 200 of two
+# moments hardly ever share a video, and looking at 200 in vain takes as long as looking at 800 once.
 DEEPER = 4
-# Characters of transcript shown with a hit whose words were not matched.
+# Characters of transcript shown with a hit without matched keywords.
 SNIPPET_CHARS = 160
 
 
 class SearchEngine:
-    """A library opened for questions; it follows new generations and editions. Not for several threads at once."""
+    """An open library. It follows new generations of the index and model upgrades. Not thread-safe."""
 
     def __init__(self, library: Library, setup: Setup, fusion: Fusion | None = None) -> None:
         self._library = library
@@ -69,16 +69,16 @@ class SearchEngine:
         self._fusion = fusion
         self._encoder = QueryEncoder(library, setup)
         self.pictures = Pictures(library, setup)
-        self._loaded: tuple[int, JointIndex] | None = None
-        self._fault = self._told = ""  # why an index could not be used, and the last time that this was logged
-        self._tried: JointSpec | None = None
+        self._loaded: tuple[int, JointIndex] | None = None  # generation id and its index
+        self._index_problem = self._logged_problem = ""
+        self._fusion_spec: JointSpec | None = None
 
     @classmethod
     @again_if_changed
     def open(cls, folder: Path, fusion: Fusion | None = None) -> SearchEngine:
-        """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged.
+        """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged, QueryError if empty.
 
-        fusion: to be tried in place of the library's own, by a scan of all its clips; nothing is stored.
+        fusion: replaces the library's own for this engine; searches then scan all clips, and nothing is stored.
         """
         library = Library.open(folder)
         with library.snapshot() as snapshot:
@@ -89,11 +89,11 @@ class SearchEngine:
 
     @property
     def setup(self) -> Setup:
-        """What the library was made with."""
+        """The preset, models and sampling of the library."""
         return self._setup
 
     @again_if_changed
-    def search(  # noqa: PLR0913  every option of a question has its name; no record to import for one of them
+    def search(  # noqa: PLR0913  every option of a search has its name; no record to import for one of them
         self,
         text: str | Query = "",
         *,
@@ -104,142 +104,135 @@ class SearchEngine:
         combine: Combination = "convex",
         exact: bool = False,
     ) -> Hits:
-        """Return the best `top_k` hits for the question, at most `per_video` of one video.
+        """Return the best `top_k` hits, at most `per_video` of one video.
 
-        text: as docs/query.md describes; `Query.plain` makes a question of text in which nothing is syntax.
-        images: picture files, and clips of the library, whose like is asked for; text may then be empty.
-        weights: replaces the default weight of the modalities named; 0 leaves one out. combine: `rrf` fuses ranks;
-        such hits have no confidence, which is measured of scores. exact: scan every clip of library.db, without the
-        joint index: slow in a large library. Raises QueryError, ModelError, LibraryDamaged.
+        text: in the query language of docs/query.md; `Query.plain` makes a query without syntax.
+        images: picture files and clips of the library to find similar clips for; text may then be empty.
+        weights: override the default weights of these modalities; 0 leaves one out. combine: `rrf` fuses ranks; such
+        hits have no confidence, which is calibrated on scores. exact: scan every clip of library.db instead of using
+        the joint index; slow in a large library. Raises QueryError, UsageError, ModelError, LibraryDamaged.
         """
-        self._follow()
+        self._follow_upgrades()
         query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
         checked = _check_weights(weights or {})
         if top_k < 1 or per_video < 1:
-            raise QueryError(f"at least one hit must be asked for, not {min(top_k, per_video)}")
-        asked = self._encoded(query, images)
-        # A generation's file may be superseded between reading its pointer and opening it: the pointer is read once
-        # more. A file that is gone for good is done without, by an exact scan.
-        how = (checked, combine, exact)
+            raise QueryError(f"top_k and per_video must be 1 or more, not {min(top_k, per_video)}")
+        encoded = self._encode(query, images)
+        options = (checked, combine, exact)
         with self._library.snapshot() as snapshot:
-            view = self._view(snapshot, *how)
-            if view.is_whole:
-                return self._answer(view, asked, (top_k, per_video))
+            view = self._view(snapshot, *options)
+            if not self._index_problem:
+                return self._hits(view, encoded, (top_k, per_video))
+        # The generation may have been superseded between reading its id and opening its file: read the id once more.
+        # If the index is still unusable, all clips are scanned.
         with self._library.snapshot() as snapshot:
-            view = self._view(snapshot, *how)
-            if not view.is_whole and self._fault != self._told:
-                logger.warning("%s", self._fault)
-                self._told = self._fault
-            return self._answer(view, asked, (top_k, per_video))
+            view = self._view(snapshot, *options)
+            if self._index_problem and self._index_problem != self._logged_problem:
+                logger.warning("%s", self._index_problem)
+                self._logged_problem = self._index_problem
+            return self._hits(view, encoded, (top_k, per_video))
 
-    def _encoded(self, query: Query, images: Sequence[Path | Like]) -> Question:
-        if images and query.order is not None:
-            told = "pictures ask for one moment, and this question has two; ask without then, near and within"
-            raise QueryError(told, query.moments[1].terms[0].position)
-        words = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
-        pictures = [self.pictures.encode(Path(image)) for image in images if not isinstance(image, Like)]
-        return Question(query, words, pictures, [image for image in images if isinstance(image, Like)])
-
-    def _follow(self) -> None:
-        """Go over to the edition in use, where an upgrade or the way back has changed it since the last question."""
+    def _follow_upgrades(self) -> None:
+        """Reopen the library if an upgrade, or its rollback, has put another model version in use."""
         if not self._library.is_in_use():
             now = SearchEngine.open(self._library.root, self._fusion)
             self._library, self._setup = now._library, now._setup
             self._encoder, self.pictures = now._encoder, now.pictures
-            self._loaded, self._tried = None, None
+            self._loaded, self._fusion_spec = None, None
 
-    def _answer(self, view: View, question: Question, wanted: tuple[int, int]) -> Hits:
-        answers = _choose(view, question, wanted)
-        shown = {id_ for a in answers for id_ in (a.video_id, *(place.video_id for place in a.also))}
-        clips = [each.clip.id for answer in answers for each in answer.moments]
-        snapshot = view.snapshot
-        told = Told(snapshot.paths_of(list(shown)), snapshot.said(clips), snapshot.coverage_of(clips))
-        stored = view.snapshot.get(META_KEY) if view.ranks is None and not question.has_pictures else None
-        judge = Judge.of(stored, question.query, view.spec)
-        hits = [self._hit(rank, answer, told) for rank, answer in enumerate(answers, start=1)]
-        hinted = hints(question.query, unmatched_globs(snapshot, question.query.filters))
-        return Hits((replace(hit, confidence=judge.label(hit.modalities)) for hit in hits), hinted)
+    def _encode(self, query: Query, images: Sequence[Path | Like]) -> EncodedQuery:
+        if images and query.order is not None:
+            raise QueryError(
+                "images go with one moment, and this query has two; leave out then, near and within",
+                query.moments[1].terms[0].position,
+            )
+        words = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
+        pictures = [self.pictures.encode(Path(image)) for image in images if not isinstance(image, Like)]
+        return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like)])
 
     def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float], combine: Combination, exact: bool) -> View:
+        """Return what the search reads; `_index_problem` says if the index should be in it and cannot be used."""
         spec, generation = self._spec(snapshot)
         if weights and not spec.weights_are_open:
             raise UsageError(
-                f"this library's vectors are fused as {spec.fusion}, with fixed weights: a question cannot have "
-                "its own; for that run: vfindex rebuild --fusion concat"
+                f"this library's vectors are fused as {spec.fusion}, with fixed weights: a query cannot have its own; "
+                "for that run: vfindex rebuild --fusion concat"
             )
         spec = spec.with_weights(weights)
+        self._index_problem = ""
         index = None if generation is None or exact else self._index(snapshot, generation)
         watermark = 0 if generation is None else generation.watermark
-        whole = generation is None or exact or index is not None
-        lists = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
-        ranks = lists if combine == "rrf" else None
-        return View(snapshot, spec, self._setup, index, watermark, is_whole=whole, ranks=ranks)
+        present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
+        return View(snapshot, spec, self._setup, index, watermark, present if combine == "rrf" else None)
 
     def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
         if self._fusion is None:
             return reading_spec(snapshot)
-        if self._tried is None:
-            self._tried = estimated_spec(snapshot, self._fusion)
-        return self._tried, None
+        if self._fusion_spec is None:
+            self._fusion_spec = estimated_spec(snapshot, self._fusion)
+        return self._fusion_spec, None
 
     def _index(self, snapshot: Snapshot, generation: Generation) -> JointIndex | None:
-        """Return the index of a generation, None for one that cannot be used: not tried again until a commit."""
+        """Return the index of a generation; None if it cannot be used, which is remembered until the next commit."""
         if self._loaded is None or self._loaded[0] != generation.id:
-            found = snapshot.remembered(("index", generation.id), lambda: self._opened(generation))
-            if isinstance(found, IndexUnusable):
-                self._fault = str(found)
+            opened = snapshot.remembered(("index", generation.id), lambda: self._open_index(generation))
+            if isinstance(opened, IndexUnusable):
+                self._index_problem = str(opened)
                 return None
-            self._loaded = (generation.id, found)
+            self._loaded = (generation.id, opened)
         return self._loaded[1]
 
-    def _opened(self, generation: Generation) -> JointIndex | IndexUnusable:
+    def _open_index(self, generation: Generation) -> JointIndex | IndexUnusable:
         try:
             return self._library.open_index(generation)
         except IndexUnusable as exc:
             return exc
 
-    def _hit(self, rank: int, answer: Answer, told: Told) -> Hit:
-        best = max(answer.moments, key=lambda each: each.score)
-        first, *copies = _existing_first(told.paths[answer.video_id])
-        also = [Place(path, answer.start_s, answer.end_s) for path in copies if path is not None]
-        also += [Place(_existing_first(told.paths[p.video_id])[0], p.start_s, p.end_s) for p in answer.also]
-        modalities = {m: _added(each.contributions.get(m) for each in answer.moments) for m in MODALITIES}
+    def _hits(self, view: View, encoded: EncodedQuery, limits: tuple[int, int]) -> Hits:
+        results = _results(view, encoded, limits)
+        videos = {id_ for each in results for id_ in (each.video_id, *(copy.video_id for copy in each.duplicates))}
+        clips = [each.clip.id for result in results for each in result.moments]
+        snapshot = view.snapshot
+        details = ClipDetails(snapshot.paths_of(list(videos)), snapshot.said(clips), snapshot.coverage_of(clips))
+        is_calibrated = view.rank_weights is None and not encoded.has_images
+        labeller = Labeller.of(snapshot.get(META_KEY) if is_calibrated else None, encoded.query, view.spec)
+        hits = [self._hit(rank, result, details) for rank, result in enumerate(results, start=1)]
+        other_readings = hints(encoded.query, unmatched_globs(snapshot, encoded.query.filters))
+        return Hits((replace(hit, confidence=labeller.label(hit.modalities)) for hit in hits), other_readings)
+
+    def _hit(self, rank: int, result: Result, details: ClipDetails) -> Hit:
+        best = max(result.moments, key=lambda each: each.score)
+        first, *copies = _existing_first(details.paths[result.video_id])
+        also = [Place(path, result.start_s, result.end_s) for path in copies if path is not None]
+        also += [Place(_existing_first(details.paths[d.video_id])[0], d.start_s, d.end_s) for d in result.duplicates]
+        modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in MODALITIES}
         return Hit(
             rank=rank,
             video=first,
-            start_s=answer.start_s,
-            end_s=answer.end_s,
+            start_s=result.start_s,
+            end_s=result.end_s,
             frame_s=best.frame_s,
-            score=answer.score,
+            score=result.score,
             modalities=modalities,
-            words=tuple(dict.fromkeys(word for each in answer.moments for word in each.words)),
-            snippet=best.snippet or told.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
-            coarse=COARSE in told.coverage.get(best.clip.id, ()),
+            words=tuple(dict.fromkeys(word for each in result.moments for word in each.words)),
+            snippet=best.snippet or details.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
+            coarse=COARSE in details.coverage.get(best.clip.id, ()),
             thumbnail=self._library.thumbnail(best.clip.thumbnail),
             moments=tuple(
-                Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in answer.moments
+                Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in result.moments
             ),
             also=tuple(also),
-            matches=_matches(answer),
-            missing={m: _why(m, best, told) for m in MODALITIES if modalities[m] is None},
+            matches=_matches(result),
+            missing={m: _why_missing(m, best, details) for m in MODALITIES if modalities[m] is None},
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What the library tells of the clips found. paths: by video id. said, coverage: by clip id."""
+class EncodedQuery:
+    """A query with its vectors.
 
-    paths: Mapping[int, Sequence[bytes]]
-    said: Mapping[int, str]
-    coverage: Mapping[int, Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its vectors.
-
-    words: for each moment, for each of its parts, modality -> (dim,). pictures: (dim,) each. likes: clips whose like
-    is asked for.
+    words: for each moment, for each of its parts, modality -> (dim,). pictures: (dim,) each. likes: clips of the
+    library to find similar clips for.
     """
 
     query: Query
@@ -248,101 +241,109 @@ class Question:
     likes: Sequence[Like]
 
     @property
-    def has_pictures(self) -> bool:
+    def has_images(self) -> bool:
         return bool(self.pictures or self.likes)
 
 
-def _choose(view: View, question: Question, wanted: tuple[int, int]) -> list[Answer]:
-    """Return the best answers: candidates from index, tail and words, reranked; wanted: (top_k, per_video)."""
-    top_k, per_video = wanted
-    query = question.query
+@dataclass(frozen=True, slots=True)
+class ClipDetails:
+    """What hits need beyond scores. paths: by video id. said, coverage: by clip id."""
+
+    paths: Mapping[int, Sequence[bytes]]
+    said: Mapping[int, str]
+    coverage: Mapping[int, Mapping[str, str]]
+
+
+def _results(view: View, encoded: EncodedQuery, limits: tuple[int, int]) -> list[Result]:
+    """Return the best results of the candidates from index, delta and keywords. limits: (top_k, per_video)."""
+    top_k, per_video = limits
+    query = encoded.query
     videos = filtered(view.snapshot, query.filters)
-    asked = [combined(moment.parts(), w, view.spec) for moment, w in zip(query.moments, question.words, strict=True)]
-    asked[0], named = _with_pictures(view, asked[0], question)
-    rankings = [_ranking(view, *each, videos) for each in zip(query.moments, asked, strict=True)]
-    merge, lasts_s = partial(merge_neighbours, view.snapshot, rankings[0]), cache(view.snapshot.lasts_s)
+    vectors = [combine_parts(m.parts(), w, view.spec) for m, w in zip(query.moments, encoded.words, strict=True)]
+    vectors[0], examples = _with_images(view, vectors[0], encoded)
+    moments = [_candidates(view, *each, videos) for each in zip(query.moments, vectors, strict=True)]
+    merge, duration_s = partial(merge_neighbours, view.snapshot, moments[0]), cache(view.snapshot.lasts_s)
     first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     deepest = max(first, MAX_CANDIDATES)
     depth = first if query.order is None else min(DEEPER * first, deepest)
     while True:
-        groups, bound = _groups(view, query, rankings, (depth, first))
-        # With one hit a video, the spans of all grow together at the end: one question to the library each round.
-        settle = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
-        answers = gather(groups, wanted, lasts_s, settle, named)
-        complete = len(answers) == top_k and answers[-1].score >= bound
-        if complete or depth == deepest or all(ranking.is_exhausted(depth) for ranking in rankings):
+        groups, bound = _groups(view, query, moments, (depth, first))
+        # With one hit per video all spans grow together at the end, with one statement per round.
+        expand = (lambda new, before: merge([new], before)) if per_video > 1 else lambda *_: None
+        results = select_results(groups, limits, duration_s, expand, examples)
+        complete = len(results) == top_k and results[-1].score >= bound
+        if complete or depth == deepest or all(each.is_exhausted(depth) for each in moments):
             if per_video == 1:
-                merge(answers, named)
-            return answers
-        depth = min(DEEPER * depth, deepest)  # one long video fills the candidates: look further down
+                merge(results, examples)
+            return results
+        depth = min(DEEPER * depth, deepest)  # one long video fills the candidates
+
+
+def _candidates(view: View, moment: Moment, vectors: QueryVectors, videos: frozenset[int] | None) -> Candidates:
+    keywords = match_keywords(view.snapshot, moment.keywords(), videos)
+    prefilter = build_prefilter(view.snapshot, moment, keywords, videos)
+    return Candidates(view, vectors, keywords, prefilter)
 
 
 def _groups(
-    view: View, query: Query, rankings: Sequence[Ranking], depths: tuple[int, int]
+    view: View, query: Query, moments: Sequence[Candidates], depths: tuple[int, int]
 ) -> tuple[list[Group], float]:
-    """Return the candidates, best first, and a bound: what is not among them scores no more.
+    """Return candidate groups, best first, and an upper bound of the score of all others.
 
-    depths: how many clips to look at for each moment, and how many pairs of them to read.
+    depths: candidates per moment, and pairs that are read.
     """
     depth, pairs_read = depths
     if query.order is None:
-        return [(each,) for each in rankings[0].best(depth)], -math.inf
+        return [(each,) for each in moments[0].best(depth)], -math.inf
     when = (query.order, query.within_s)
-    pairs, bound = best_pairs(view.snapshot, (rankings[0], rankings[1]), when, depth, pairs_read)
+    pairs, bound = best_pairs(view.snapshot, (moments[0], moments[1]), when, depth, pairs_read)
     return [(pair.first, pair.second) for pair in pairs], bound
 
 
-def _matches(answer: Answer) -> tuple[Match, ...]:
-    """Return the lines that hold words of the question, each once, those with the most words first."""
-    found = {each.match.document_id: each for scored in answer.moments for each in scored.found}
-    ordered = sorted(found.values(), key=lambda each: (-len(each.needles), each.match.start_s or 0.0))
+def _with_images(view: View, vectors: QueryVectors, encoded: EncodedQuery) -> tuple[QueryVectors, list[Result]]:
+    """Return the query vectors with images, and the clips of the library among these."""
+    if not encoded.has_images:
+        return vectors, []
+    clips = [(like, clip_at(view.snapshot, like)) for like in encoded.likes]
+    stored = [stored_image(view.snapshot, clip, like) for like, clip in clips]
+    vectors = add_images(vectors, [*encoded.pictures, *stored], view)
+    examples = score_clips(view, [clip.id for _, clip in clips], vectors, KeywordMatches())
+    return vectors, [Result.of((each,)) for each in examples]
+
+
+def _matches(result: Result) -> tuple[Match, ...]:
+    """Return the texts that contain words of the query, each once, those with the most words first."""
+    by_id = {each.document.document_id: each for scored in result.moments for each in scored.matches}
+    ordered = sorted(by_id.values(), key=lambda each: (-len(each.keywords), each.document.start_s or 0.0))
     return tuple(
         Match(
-            tuple(dict.fromkeys(needle.text for needle in each.needles)),
-            each.match.text,
-            each.match.kind,
-            each.match.start_s,
-            each.match.end_s,
-            each.match.source,
+            tuple(dict.fromkeys(keyword.text for keyword in each.keywords)),
+            each.document.text,
+            each.document.kind,
+            each.document.start_s,
+            each.document.end_s,
+            each.document.source,
         )
         for each in ordered
     )
 
 
-def _why(modality: Modality, scored: Scored, told: Told) -> str:
-    """Return why a modality adds nothing to a hit."""
+def _why_missing(modality: Modality, scored: ScoredClip, details: ClipDetails) -> str:
     if modality in scored.vectors.embeddings:
         return "not asked for"
-    covered = told.coverage.get(scored.clip.id, {}).get(modality)
+    covered = details.coverage.get(scored.clip.id, {}).get(modality)
     return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
 
 
 def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:
-    """Return paths, those that exist first; None for nowhere."""
+    """Return paths, those that exist first; [None] if there are none."""
     return [*sorted(paths, key=lambda path: not os.path.exists(path))] or [None]
 
 
-def _with_pictures(view: View, asked: Asked, question: Question) -> tuple[Asked, list[Answer]]:
-    """Return the question with its pictures, and the clips that it names."""
-    if not question.has_pictures:
-        return asked, []
-    clips = [(like, clip_at(view.snapshot, like)) for like in question.likes]
-    stored = [stored_picture(view.snapshot, clip, like) for like, clip in clips]
-    asked = with_pictures(asked, [*question.pictures, *stored], view)
-    named = score_clips(view, [clip.id for _, clip in clips], asked, WordEvidence())
-    return asked, [Answer.of((each,)) for each in named]
-
-
-def _ranking(view: View, moment: Moment, asked: Asked, videos: frozenset[int] | None) -> Ranking:
-    evidence = find_words(view.snapshot, moment.needles(), videos)
-    among = allowed(view.snapshot, moment, evidence, videos)
-    return Ranking(view, asked, evidence, among)
-
-
-def _added(values: Iterable[float | None]) -> float | None:
-    """Return the sum of what is there, None where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Return the sum of the values that are not None; None if all are."""
+    present = [value for value in values if value is not None]
+    return sum(present) if present else None
 
 
 def _check_weights(weights: Mapping[Modality, float]) -> Mapping[Modality, float]:
@@ -350,5 +351,5 @@ def _check_weights(weights: Mapping[Modality, float]) -> Mapping[Modality, float
         if not math.isfinite(weight) or weight < 0:
             raise QueryError(f"the weight of {modality} must be 0 or more, not {weight:g}")
     if len(weights) == len(MODALITIES) and not any(weights.values()):
-        raise QueryError("with every weight at 0 nothing can be found; leave one modality above 0")
+        raise QueryError("all weights are 0; leave one modality above 0")
     return weights

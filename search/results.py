@@ -262,8 +262,8 @@ def _calibration(stored: str | None) -> dict[str, Any] | None:
     if calibration is None:
         return None
     return {
-        m: {"labelled": of.earned, "auc": of.auc, "questions": of.known, "reason": of.reason()}
-        for m, of in calibration.trust.items()
+        m: {"labelled": of.is_reliable, "auc": of.auc, "questions": of.known, "reason": of.reason()}
+        for m, of in calibration.modalities.items()
     }
 
 

@@ -54,7 +54,7 @@ PHASES = (
     ("vfindex.indexer.runs.repair", "salvage_database", "saving a database"),
     ("vfindex.indexer.runs.repair", "set_aside", "setting videos aside"),
     ("vfindex.indexer.runs.repair", "rewrite_words", "writing words anew"),
-    ("vfindex.search.calibration.fit", "keep_calibrated", "measuring scores"),
+    ("vfindex.search.calibration.fit", "calibrate_if_changed", "calibrating scores"),
 )
 STARTING = "starting"
 NAMES = ("ingest", "reindex", "remove", "purge", "publish", "rebuild", "repair")

@@ -18,7 +18,7 @@ import pytest
 
 from vfindex.search import engine
 from vfindex.search.calibration import fit
-from vfindex.search.calibration.labels import Judge, Trust
+from vfindex.search.calibration.labels import Labeller, ModalityCalibration
 from vfindex.search.rank import group, lexical, query_vectors, score
 from vfindex.search.rank.rrf import ReciprocalRanks
 
@@ -30,7 +30,7 @@ NOTHING: Callable[..., None] = lambda *_, **__: None  # noqa: E731  # the shorte
 Mutation = tuple[Any, str, Any]
 MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     "the best frame counts nothing": (
-        (score, "_with_best_frames", lambda having, values, part, by: values),
+        (score, "_mix_best_frames", lambda clips, values, part, by: values),
         "rank/test_candidates.py::test_the_picture_is_mixed_with_the_best_frame_alone",
     ),
     "similarities are not sharpened": (
@@ -62,20 +62,24 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
         "rank/test_rrf.py::test_a_modality_that_a_clip_lacks_is_neutral",
     ),
     "calibration trusts everything": (
-        (fit, "fit", lambda known, background, weight=1.0: Trust(1.0, 99, 99, weight, 0.0, 0.0, 0.0)),
+        (fit, "fit", lambda known, background, weight=1.0: ModalityCalibration(1.0, 99, 99, weight, 0.0, 0.0, 0.0)),
         CALIBRATED + "[0.5]",
     ),
     "calibration trusts nothing": (
-        (fit, "fit", lambda known, background, weight=1.0: Trust(0.5, 99, 99, weight)),
+        (fit, "fit", lambda known, background, weight=1.0: ModalityCalibration(0.5, 99, 99, weight)),
         CALIBRATED + "[0.7]",
     ),
-    "every hit is labelled high": ((Judge, "label", lambda self, scores: "high"), CALIBRATED + "[0.5]"),
+    "every hit is labelled high": ((Labeller, "label", lambda self, scores: "high"), CALIBRATED + "[0.5]"),
     "all words are worth the same": (
-        (lexical, "_worth", lambda snapshot, needles, holders: {n: 1 / len(needles) for n in needles}),
-        "rank/test_lexical.py::test_a_rare_word_is_worth_more",
+        (lexical, "_idf_shares", lambda snapshot, keywords, holders: {n: 1 / len(keywords) for n in keywords}),
+        "rank/test_lexical.py::test_a_rare_keyword_has_a_larger_share",
     ),
     "no term has a weight": (
-        (engine, "combined", lambda parts, vectors, spec: query_vectors.combined(parts[:1], vectors[:1], spec)),
+        (
+            engine,
+            "combine_parts",
+            lambda parts, vectors, spec: query_vectors.combine_parts(parts[:1], vectors[:1], spec),
+        ),
         "query/test_parser.py::test_a_weight_scales_its_term",
     ),
     "filters let all through": (
@@ -83,7 +87,7 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
         "query/test_filters.py::test_a_filtered_search_is_the_best_of_what_is_left",
     ),
     "pictures are not asked for": (
-        (engine, "with_pictures", lambda asked, pictures, view: asked),
+        (engine, "add_images", lambda query, images, view: query),
         "query/test_image.py::test_words_and_pictures_are_asked_together",
     ),
     "pictures keep their spread": (
@@ -91,7 +95,7 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
         "query/test_image.py::test_similarities_of_pictures_are_brought_to_the_spread_of_words",
     ),
     "the clip that is named answers itself": (
-        (engine, "score_clips", lambda view, ids, asked, evidence: []),
+        (engine, "score_clips", lambda view, ids, query, keywords: []),
         "query/test_image.py::test_a_clip_finds_its_like_and_neither_itself_nor_its_copies",
     ),
 }

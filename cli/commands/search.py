@@ -46,11 +46,11 @@ def command(
         typer.Argument(metavar="TEXT", help="The query (docs/query.md). What follows `--` is never an option."),
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Find clips that look like this picture (repeatable).")
+        list[Path] | None, typer.Option(metavar="FILE", help="Find clips like this picture (repeatable).")
     ] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option(metavar="VIDEO@TIME", help="Find clips that look like this indexed clip (repeatable)."),
+        typer.Option(metavar="VIDEO@TIME", help="Find clips like this indexed one (repeatable)."),
     ] = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Number of hits.")] = 10,
     per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits per video at most.")] = 1,
@@ -75,10 +75,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find clips that match a query, best first.
-
-    The exit code is 1 if no clip matches.
-    """
+    """Find clips that match a query, best first. Exits with 1 if none does."""
     from vfindex.search.engine import SearchEngine
     from vfindex.search.query.parser import parse_weights
     from vfindex.storage.errors import QueryError

@@ -26,7 +26,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a video: its clips, its transcript, and what each modality covers."""
+    """Show the clips, transcript and coverage of a video."""
     from vfindex.search.results import video_to_dict
     from vfindex.storage.library import Library, again_if_changed
 

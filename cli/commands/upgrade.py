@@ -114,7 +114,7 @@ def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
     """Return recall before and after, a row a source of questions; the questions are the old edition's."""
     from vfindex.search.calibration.known_items import known_items
     from vfindex.search.engine import SearchEngine
-    from vfindex.search.evaluation.known_items import ask, recall_by_source
+    from vfindex.search.evaluation.known_items import known_item_ranks, recall_by_source
     from vfindex.storage.library import Library
 
     with Library.open(old).snapshot() as before, Library.open(new).snapshot() as after:
@@ -122,8 +122,8 @@ def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
         if not items:
             return []
         say(f"asking both for what the library holds: {counted(len(items), 'known-item question')}")
-        was = recall_by_source(items, ask(SearchEngine.open(old), before, items))
-        now = recall_by_source(items, ask(SearchEngine.open(new), after, items))
+        was = recall_by_source(items, known_item_ranks(SearchEngine.open(old), before, items))
+        now = recall_by_source(items, known_item_ranks(SearchEngine.open(new), after, items))
     return [
         {
             "source": source,

@@ -1,4 +1,4 @@
-"""Measures whether scores tell what a library holds from what it does not; `confidence` says what becomes of that."""
+"""Calibrates the scores of a library: known items against background queries; `labels` has the rule."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.calibration.known_items import KnownItem, known_items
-from vfindex.search.calibration.labels import META_KEY, MIN_ITEMS, Calibration, Trust
+from vfindex.search.calibration.labels import META_KEY, MIN_ITEMS, Calibration, ModalityCalibration
 from vfindex.search.query.ast import Query, content_words
 from vfindex.search.query.encode import QueryEncoder
-from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.delta import View
-from vfindex.search.rank.lexical import find_words
-from vfindex.search.rank.query_vectors import combined
+from vfindex.search.rank.lexical import match_keywords
+from vfindex.search.rank.query_vectors import combine_parts
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec
@@ -24,33 +24,32 @@ from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.writer import writing
 
-# Content words that a question made of a transcript keeps. Verbatim ones are found too easily: over real recordings
-# three words score like the questions that people ask (medians 2.8 and 2.6, verbatim 4.4).
+# Content words that a query made of a transcript keeps. Verbatim segments are found too easily: over real recordings
+# three words score like the queries of people (medians 2.8 and 2.6, verbatim 4.4).
 # See docs/decisions/evaluation.md.
-QUESTION_WORDS = 3
-# Candidates scored for the best of one modality; they come in the order of the clips' own vectors.
+QUERY_WORDS = 3
+# Candidates scored to find the best clip in one modality; they come in the order of its vectors.
 DEPTH = 20
-# A library that has grown or shrunk by less keeps what was measured: the best of n scores grows with log n alone.
+# A library that has grown or shrunk by less keeps its calibration: the best of n scores grows only with log n.
 MAX_CHANGE = 0.2
 P_HIGH, P_MEDIUM = 0.95, 0.5
-# Share of the bank below chance level, and of the known items above it.
-_KEPT = 0.95
+# Share of the background scores below chance level, and of the known items above it.
+_QUANTILE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
-    """The best score of a modality for a known item, and whether it is of the video that holds the item."""
+class TopScore:
+    """The best score of a modality for a known item, and whether its clip is in the item's video."""
 
     score: float
     right: bool
 
 
-def keep_calibrated(folder: Path, background: Sequence[str], say: Callable[[str], None]) -> None:
-    """Measure the library in `folder` and store the result, unless it has hardly changed since it was last done.
+def calibrate_if_changed(folder: Path, background: Sequence[str], say: Callable[[str], None]) -> None:
+    """Calibrate the library in `folder` and store the result, unless it has hardly changed since the last time.
 
-    Not done for other fusions than `concat`, whose scores have no labels.
-    background: questions that are not about it. say: told before work that takes seconds. Raises LibraryError,
-    ModelError.
+    Only for the fusion `concat`; scores of others have no labels. background: queries that are not about the library.
+    say: called before work that takes seconds. Raises LibraryError, ModelError.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
@@ -64,45 +63,47 @@ def keep_calibrated(folder: Path, background: Sequence[str], say: Callable[[str]
 
 def _has_changed(before: Calibration, clips: int, spec: JointSpec) -> bool:
     weights = {m: part.weight for m, part in spec.parts.items()}
-    reweighted = any(trust.weight != weights.get(m) for m, trust in before.trust.items() if trust.background)
+    reweighted = any(each.weight != weights.get(m) for m, each in before.modalities.items() if each.background)
     return reweighted or abs(clips - before.clips) > MAX_CHANGE * before.clips
 
 
 def measure(library: Library, background: Sequence[str], say: Callable[[str], None]) -> Calibration:
-    """Return what can be told of the scores of each modality that the library's clips have."""
+    """Return the calibration of each modality that the library's clips have."""
     with library.snapshot() as snapshot:
         present = [m for m in MODALITIES if snapshot.modality_counts().get(m)]
         items = known_items(snapshot)
-        asked = {m: _items_for(m, items) for m in present}
-        enough = [m for m in present if len(asked[m]) >= MIN_ITEMS]
-        trust = {m: Trust(0.5, len(asked[m]), 0, 0.0) for m in present}
+        by_modality = {m: _items_for(m, items) for m in present}
+        enough = [m for m in present if len(by_modality[m]) >= MIN_ITEMS]
+        calibrations = {m: ModalityCalibration(0.5, len(by_modality[m]), 0, 0.0) for m in present}
         if enough:
-            say("measuring how far scores can be trusted")
-            bench = _Bench(library, snapshot)
-            nulls = [bench.best(text, enough) for text in background]
-            trust |= {m: _trust(bench, m, asked[m], nulls) for m in enough}
-        return Calibration(snapshot.counts()["clip"], trust)
+            say("calibrating the confidence of scores")
+            scorer = _ModalityScorer(library, snapshot)
+            nulls = [scorer.best(text, enough) for text in background]
+            calibrations |= {m: _calibrate(scorer, m, by_modality[m], nulls) for m in enough}
+        return Calibration(snapshot.counts()["clip"], calibrations)
 
 
-def _trust(bench: _Bench, modality: Modality, items: Sequence[KnownItem], nulls: Sequence[Found]) -> Trust:
+def _calibrate(
+    scorer: _ModalityScorer, modality: Modality, items: Sequence[KnownItem], nulls: Sequence[TopClips]
+) -> ModalityCalibration:
     known = []
     for item in items:
-        found = bench.best(shortened(item.text), [modality]).get(modality)
-        if found is not None:
-            known.append(Best(found[0], found[1] == item.fingerprint))
-    null = [found[modality][0] for found in nulls if modality in found]
-    return fit(known, null, bench.weight(modality))
+        top = scorer.best(shortened(item.text), [modality]).get(modality)
+        if top is not None:
+            known.append(TopScore(top[0], top[1] == item.fingerprint))
+    null = [top[modality][0] for top in nulls if modality in top]
+    return fit(known, null, scorer.weight(modality))
 
 
 def shortened(text: str) -> str:
-    """Return QUESTION_WORDS content words of a text, evenly spaced, in their order: what one might remember of it."""
+    """Return QUERY_WORDS content words of a text, evenly spaced, in their order."""
     words = [word for word in content_words(text) if not word.isdigit()] or list(content_words(text))
-    n, count = len(words), min(len(words), QUESTION_WORDS)
+    n, count = len(words), min(len(words), QUERY_WORDS)
     return " ".join(words[(2 * i + 1) * n // (2 * count)] for i in range(count))
 
 
 def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem]:
-    """Return the known items that a modality should find: for pictures titles, or what is said where these are few."""
+    """Return the known items for a modality: for visual titles, or speech if there are few titles."""
     said = [item for item in items if item.source != "title"]
     titled = [item for item in items if item.source == "title"]
     if modality == "speech" or (modality == "visual" and len(titled) < MIN_ITEMS):
@@ -110,12 +111,12 @@ def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem
     return titled
 
 
-# Modality -> best score, and the fingerprint of its video.
-Found = Mapping[Modality, tuple[float, str]]
+# Modality -> the best score and the fingerprint of its video.
+TopClips = Mapping[Modality, tuple[float, str]]
 
 
-class _Bench:
-    """Scores questions by one modality at a time, as a search with the default weights does."""
+class _ModalityScorer:
+    """Searches with one modality at a time, at the default weights."""
 
     def __init__(self, library: Library, snapshot: Snapshot) -> None:
         setup = LibraryMeta(snapshot).existing_setup()
@@ -123,27 +124,27 @@ class _Bench:
         spec, generation = reading_spec(snapshot)
         index = library.load_index(generation) if generation is not None else None
         watermark = 0 if generation is None else generation.watermark
-        self._view = View(snapshot, spec, setup, index, watermark, is_whole=True)
+        self._view = View(snapshot, spec, setup, index, watermark)
         self._prints = {video.id: video.fingerprint for video in snapshot.videos()}
 
     def weight(self, modality: Modality) -> float:
         """Return the default weight of a modality."""
         return self._view.spec.parts[modality].weight
 
-    def best(self, text: str, modalities: Sequence[Modality]) -> Found:
-        """Return what is found best by each modality; one that scores no clip is missing."""
+    def best(self, text: str, modalities: Sequence[Modality]) -> TopClips:
+        """Return the best clip of each modality; a modality without scored clips is missing."""
         [moment] = Query.plain(text).moments
         parts = moment.parts()
         vectors = [self._encoder.encode(part) for part in parts]
-        evidence = find_words(self._view.snapshot, moment.needles())
-        found: dict[Modality, tuple[float, str]] = {}
+        keywords = match_keywords(self._view.snapshot, moment.keywords())
+        top: dict[Modality, tuple[float, str]] = {}
         for modality in modalities:
             view = replace(self._view, spec=_alone(self._view.spec, modality))
-            ranked = Ranking(view, combined(parts, vectors, view.spec), evidence, None).best(DEPTH)
+            ranked = Candidates(view, combine_parts(parts, vectors, view.spec), keywords, None).best(DEPTH)
             if ranked and modality in ranked[0].modalities:
                 best = ranked[0]
-                found[modality] = (best.modalities[modality], self._prints[best.clip.video_id])
-        return found
+                top[modality] = (best.modalities[modality], self._prints[best.clip.video_id])
+        return top
 
 
 def _alone(spec: JointSpec, modality: Modality) -> JointSpec:
@@ -153,41 +154,41 @@ def _alone(spec: JointSpec, modality: Modality) -> JointSpec:
 # --- from scores to thresholds --------------------------------------------------------------------------------------
 
 
-def fit(known: Sequence[Best], background: Sequence[float], weight: float = 1.0) -> Trust:
-    """Return the AUC of known items against background questions, and from which score on which label is earned.
+def fit(known: Sequence[TopScore], background: Sequence[float], weight: float = 1.0) -> ModalityCalibration:
+    """Return the AUC of known items against background queries, and the lowest score of each label.
 
-    weight: that of the modality in these scores.
+    weight: of the modality in these scores.
     """
     if not known or not len(background):
-        return Trust(0.5, len(known), len(background), weight)
+        return ModalityCalibration(0.5, len(known), len(background), weight)
     own = np.array([best.score for best in known])
     right = np.array([best.right for best in known])
     null = np.asarray(background, dtype=np.float64)
-    trust = Trust(auc(own, null), len(known), len(background), weight)
+    unlabelled = ModalityCalibration(auc(own, null), len(known), len(background), weight)
     slope, offset = _logistic(own, right, null)
     if slope <= 0 or not right.any():
-        return trust
-    # So many known items may be lost; the order statistic is the conservative one (at most 5 % expected).
-    lost = int((len(own) + 1) * (1 - _KEPT))
+        return unlabelled
+    # Known items that may be lost; the order statistic is the conservative one (at most 5 % expected).
+    lost = int((len(own) + 1) * (1 - _QUANTILE))
     least = np.sort(own)[lost - 1] if lost else own.min()
-    low = float(min(np.quantile(null, _KEPT), least))
+    low = float(min(np.quantile(null, _QUANTILE), least))
     medium = max(low, (_logit(P_MEDIUM) - offset) / slope)
     high = max(medium, (_logit(P_HIGH) - offset) / slope)
-    return replace(trust, low=low, medium=medium, high=_precise(own, right, null, high))
+    return replace(unlabelled, low=low, medium=medium, high=_precise(own, right, null, high))
 
 
 def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:
-    """Return the probability that a value of the first kind is above one of the second, ties counted half."""
+    """Return the probability that a value of `above` exceeds one of `below`, ties counted half."""
     ordered = np.sort(below)
     under = np.searchsorted(ordered, above, side="left") + np.searchsorted(ordered, above, side="right")
     return float(under.mean() / (2 * len(below)))
 
 
 def _logistic(own: NDArray[np.float64], right: NDArray[np.bool_], null: NDArray[np.float64]) -> tuple[float, float]:
-    """Return (slope, offset) of the log odds that the best hit at a score is right; both kinds weigh the same.
+    """Return (slope, offset) of the log odds that the best hit at a score is right; both kinds have the same weight.
 
-    Newton's method on scores brought to unit spread, with a weak pull towards slope 0, which keeps it finite where the
-    two kinds do not overlap.
+    Newton's method on standardised scores, with a weak ridge penalty on the slope, which keeps it finite if the two
+    kinds do not overlap.
     """
     scores = np.concatenate([own, null])
     centre, spread = scores.mean(), max(float(scores.std()), 1e-12)
@@ -208,9 +209,9 @@ def _logistic(own: NDArray[np.float64], right: NDArray[np.bool_], null: NDArray[
 
 
 def _precise(own: NDArray[np.float64], right: NDArray[np.bool_], null: NDArray[np.float64], start: float) -> float:
-    """Return the least score from `start` on from which P_HIGH of what was seen is right, both kinds weighing the same.
+    """Return the lowest score from `start` on above which P_HIGH of the samples are right; infinite if there is none.
 
-    Infinite where there is none.
+    Both kinds have the same total weight.
     """
     scores = np.concatenate([own, null])
     hits = np.concatenate([right / len(own), np.zeros(len(null))])

@@ -1,7 +1,6 @@
-"""Known-item questions that a library answers of itself: what is said in it and what it is called, each of one video.
+"""Known items of a library: transcript segments and titles that occur in one video each, as queries with one answer.
 
-They tell whether a change loses what was found before (known-item search: Craswell 2009). Their words stand in the
-library, so that they are easier than a person's; only the difference between two editions means something.
+For known-item search (Craswell 2009). The queries use words of the library, so they are easier than those of people.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from vfindex.storage.records import SEARCHABLE
 
 T = TypeVar("T")
 ItemSource = Literal["sidecar", "embedded", "asr", "title"]
-# Questions of each kind, said and titled: with 200, a share of 0.95 is known to within 0.03.
+# Items of each kind, segments and titles: with 200, a share of 0.95 is known to within 0.03.
 MAX_ITEMS = 200
-# Content words that a segment needs, so that it is about something; a title is short by nature.
+# Content words that a segment or a title must have to identify its video.
 MIN_SAID_WORDS = 4
 MIN_TITLE_WORDS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class KnownItem:
-    """A question and the fingerprint of the one video that holds it. source: where its text stands."""
+    """A text and the fingerprint of the one video that contains it. source: of the segment, or `title`."""
 
     text: str
     fingerprint: str
@@ -35,22 +34,22 @@ class KnownItem:
 
 
 def known_items(snapshot: Snapshot) -> list[KnownItem]:
-    """Return at most MAX_ITEMS segments of transcript, evenly spread over the videos, and as many titles.
+    """Return at most MAX_ITEMS transcript segments, spread evenly over the videos, and as many titles.
 
-    A text that stands in several videos is no known item. The same library always gives the same questions.
+    A text of several videos is no known item. The same library always gives the same items.
     """
     videos = [video for video in snapshot.videos() if video.state in SEARCHABLE]
-    videos.sort(key=lambda video: video.fingerprint)  # a hash: an order that has nothing to do with contents
+    videos.sort(key=lambda video: video.fingerprint)  # a hash, so independent of the contents
     return [*_said(snapshot, videos), *_titled(videos)]
 
 
 def _said(snapshot: Snapshot, videos: Sequence[StoredVideo]) -> list[KnownItem]:
-    asked = _spread(videos, MAX_ITEMS)
-    candidates = {video.fingerprint: list(_segments(snapshot, video)) for video in asked}
-    holders = Counter(text for items in candidates.values() for text in {item.text.casefold() for item in items})
-    telling = [[item for item in items if holders[item.text.casefold()] == 1] for items in candidates.values()]
-    quotas = _quotas([len(items) for items in telling], MAX_ITEMS)
-    return [item for items, quota in zip(telling, quotas, strict=True) for item in _spread(items, quota)]
+    sample = _spread(videos, MAX_ITEMS)
+    candidates = {video.fingerprint: list(_segments(snapshot, video)) for video in sample}
+    counts = Counter(text for items in candidates.values() for text in {item.text.casefold() for item in items})
+    unique = [[item for item in items if counts[item.text.casefold()] == 1] for items in candidates.values()]
+    quotas = _quotas([len(items) for items in unique], MAX_ITEMS)
+    return [item for items, quota in zip(unique, quotas, strict=True) for item in _spread(items, quota)]
 
 
 def _segments(snapshot: Snapshot, video: StoredVideo) -> Iterator[KnownItem]:
@@ -63,13 +62,13 @@ def _segments(snapshot: Snapshot, video: StoredVideo) -> Iterator[KnownItem]:
 
 
 def _titled(videos: Sequence[StoredVideo]) -> list[KnownItem]:
-    holders = Counter(video.title.casefold() for video in videos)
-    telling = [
+    counts = Counter(video.title.casefold() for video in videos)
+    unique = [
         video
         for video in videos
-        if holders[video.title.casefold()] == 1 and _content_words(video.title) >= MIN_TITLE_WORDS
+        if counts[video.title.casefold()] == 1 and _content_words(video.title) >= MIN_TITLE_WORDS
     ]
-    return [KnownItem(video.title, video.fingerprint, "title") for video in _spread(telling, MAX_ITEMS)]
+    return [KnownItem(video.title, video.fingerprint, "title") for video in _spread(unique, MAX_ITEMS)]
 
 
 def _content_words(text: str) -> int:

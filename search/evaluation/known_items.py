@@ -1,4 +1,4 @@
-"""How well a library answers its own known-item questions, to compare two editions."""
+"""Recall of known items, to compare two model versions of one library."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ TOP_K = 10
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Of n questions: the share whose own video is among the first ten videos found, and whose is the very first."""
+    """The share of n known items whose video is among the first TOP_K videos, and at rank 1."""
 
     n: int
     at_10: float
     at_1: float
 
 
-def ask(engine: SearchEngine, places: Snapshot, items: Sequence[KnownItem]) -> list[int | None]:
-    """Return the rank from 1 at which each question finds its video, None if not among the first TOP_K.
+def known_item_ranks(engine: SearchEngine, snapshot: Snapshot, items: Sequence[KnownItem]) -> list[int | None]:
+    """Return the rank, from 1, of each item's video; None if it is not among the first TOP_K.
 
-    A hit stands for all places of its footage; the video may be any of them. places: of the engine's library; it tells
-    which content lies at a path.
+    The video may be any place of a hit's footage. snapshot: of the engine's library, for the content of each path.
     """
-    prints = {place.path: video.fingerprint for video in places.videos() for place in video.locations}
+    prints = {place.path: video.fingerprint for video in snapshot.videos() for place in video.locations}
     ranks: list[int | None] = []
     for item in items:
         hits = engine.search(Query.plain(item.text), top_k=TOP_K)
@@ -39,7 +38,7 @@ def ask(engine: SearchEngine, places: Snapshot, items: Sequence[KnownItem]) -> l
 
 
 def recall_by_source(items: Sequence[KnownItem], ranks: Sequence[int | None]) -> dict[ItemSource, Recall]:
-    """Return the recall of each source that has questions."""
+    """Return the recall of each source that has items."""
     by_source: dict[ItemSource, list[int | None]] = {}
     for item, rank in zip(items, ranks, strict=True):
         by_source.setdefault(item.source, []).append(rank)

@@ -13,12 +13,12 @@ from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered
 from vfindex.search.query.parser import parse
-from vfindex.search.rank.candidates import Ranking
+from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.delta import View
-from vfindex.search.rank.lexical import find_words
-from vfindex.search.rank.prefilter import allowed
-from vfindex.search.rank.query_vectors import Asked, combined
-from vfindex.search.rank.score import Scored, score_clips
+from vfindex.search.rank.lexical import match_keywords
+from vfindex.search.rank.prefilter import build_prefilter
+from vfindex.search.rank.query_vectors import QueryVectors, combine_parts
+from vfindex.search.rank.score import ScoredClip, score_clips
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError
@@ -112,7 +112,7 @@ def gather(library: Library, questions: Sequence[Question], known: Mapping[str, 
     with library.snapshot() as snapshot:
         setup = LibraryMeta(snapshot).existing_setup()
         spec = estimated_spec(snapshot, fusion)
-        view = View(snapshot, spec, setup, None, 0, is_whole=True)
+        view = View(snapshot, spec, setup, None, 0)
         encoder = QueryEncoder(library, setup)
         found = (_trial(view, encoder, question, known) for question in questions)
         each = [trial for trial in found if trial is not None]
@@ -129,31 +129,31 @@ def _trial(view: View, encoder: QueryEncoder, question: Question, known: Mapping
         return None
     [moment] = query.moments
     videos = filtered(view.snapshot, query.filters)
-    evidence = find_words(view.snapshot, moment.needles(), videos)
-    among = allowed(view.snapshot, moment, evidence, videos)
+    keywords = match_keywords(view.snapshot, moment.keywords(), videos)
+    prefilter = build_prefilter(view.snapshot, moment, keywords, videos)
     vectors = [encoder.encode(part) for part in moment.parts()]
-    asked = combined(moment.parts(), vectors, view.spec)
+    query_vectors = combine_parts(moment.parts(), vectors, view.spec)
     ids: set[int] = set()
     for weights in ({}, *(_alone(view.spec, m) for m in view.spec.order)):
         tried = replace(view, spec=view.spec.with_weights(weights))
-        ids |= {scored.clip.id for scored in Ranking(tried, asked, evidence, among).best(DEPTH)}
+        ids |= {scored.clip.id for scored in Candidates(tried, query_vectors, keywords, prefilter).best(DEPTH)}
     even = replace(view, spec=view.spec.with_weights(dict.fromkeys(view.spec.order, 1.0)))
     scored = sorted(
-        score_clips(even, sorted(ids), asked, evidence), key=lambda each: (each.clip.video_id, each.clip.id)
+        score_clips(even, sorted(ids), query_vectors, keywords), key=lambda each: (each.clip.video_id, each.clip.id)
     )
-    return _numbers(question, scored, _centred_query(asked, view.spec), known)
+    return _numbers(question, scored, _centred_query(query_vectors, view.spec), known)
 
 
 def _alone(spec: JointSpec, modality: Modality) -> dict[Modality, float]:
     return {m: float(m == modality) for m in spec.order}
 
 
-def _centred_query(asked: Asked, spec: JointSpec) -> dict[Modality, FloatArray]:
-    return {m: vector - spec.parts[m].query_mean for m, vector in asked.vectors.items()}
+def _centred_query(query: QueryVectors, spec: JointSpec) -> dict[Modality, FloatArray]:
+    return {m: vector - spec.parts[m].query_mean for m, vector in query.vectors.items()}
 
 
 def _numbers(
-    question: Question, scored: Sequence[Scored], asked: Mapping[Modality, FloatArray], known: Mapping[str, int]
+    question: Question, scored: Sequence[ScoredClip], asked: Mapping[Modality, FloatArray], known: Mapping[str, int]
 ) -> Trial:
     relevant = {known[each.video]: each for each in question.relevant if each.video in known}
     videos = [each.clip.video_id for each in scored]
@@ -175,8 +175,8 @@ def _numbers(
     )
 
 
-def _bonus(scored: Scored, modality: Modality) -> float:
-    return sum(value for place, value in scored.bonus.items() if place == modality)
+def _bonus(scored: ScoredClip, modality: Modality) -> float:
+    return sum(value for field, value in scored.bonus.items() if field == modality)
 
 
 def _right(clips: Sequence[StoredClip], relevant: Mapping[int, Relevant]) -> NDArray[np.bool_]:

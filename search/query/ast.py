@@ -1,7 +1,4 @@
-"""A question as records: what is asked for, of which modality, how much it counts, and where to look.
-
-`grammar.parse` makes them of text, and `str` prints them so that they are parsed back to the same.
-"""
+"""The syntax tree of a query: moments, terms, filters. `parser.parse` reads it from text, and `str` is its inverse."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from vfindex.storage.records import MODALITIES, Modality
 from vfindex.storage.text.folding import folded
 from vfindex.storage.text.tokenizer import words_of
 
-# Words looked up one by one; the rest of a long question counts through its embedding.
+# Words that become keywords; the rest of a long query counts through its embedding.
 MAX_WORDS = 32
-# Function words of English, which stand in every transcript and tell nothing (closed classes only).
+# Function words of English, which occur in every transcript (closed classes only).
 _FUNCTION_WORDS = """
     a about above after again all also am an and any are as at be been before being below between both but by can could
     did do does doing down during each for from further had has have having he her here hers him his how i if in into
@@ -26,13 +23,13 @@ _FUNCTION_WORDS = """
     what when where which while who whom why will with would you your s t re ve ll d m
 """
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
-# How a question names a modality.
+# Prefixes of the query language.
 PREFIXES: Mapping[str, Modality] = {"said": "speech", "shown": "visual", "titled": "text"}
-# Where words stand; pictures hold none.
-Place = Literal["speech", "text"]
-PLACES: tuple[Place, ...] = ("speech", "text")
+# Modalities with text to match.
+TextField = Literal["speech", "text"]
+TEXT_FIELDS: tuple[TextField, ...] = ("speech", "text")
 Order = Literal["then", "near"]
-# convex: a score is the weighted sum of similarities and words. rrf: the sum of reciprocal ranks, see `reciprocal`.
+# convex: a score is the weighted sum of similarities and words. rrf: the sum of reciprocal ranks, see `rank/rrf.py`.
 Combination = Literal["convex", "rrf"]
 COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
@@ -40,7 +37,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A word or a quoted phrase as typed. modality: the only one that it asks, None for all. weight: above 0."""
+    """A word or a quoted phrase as typed. modality: None for all. unlike: negated. weight: above 0."""
 
     text: str
     phrase: bool = False
@@ -55,17 +52,17 @@ class Term:
 
     @property
     def is_word(self) -> bool:
-        """Whether this is a word of the sentence that is asked, whatever its weight."""
+        """Whether this is a word of the sentence, with any weight."""
         return not (self.phrase or self.modality or self.unlike)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        """Where its words may stand."""
-        return tuple(place for place in PLACES if self.modality in (None, place))
+    def fields(self) -> tuple[TextField, ...]:
+        """The text fields that its words may occur in."""
+        return tuple(place for place in TEXT_FIELDS if self.modality in (None, place))
 
     @property
     def required(self) -> bool:
-        """Whether a clip without these words is no hit: quoted phrases, `said:` and `titled:`."""
+        """Whether hits must contain its words: quoted phrases, `said:` and `titled:`."""
         return not self.unlike and (self.phrase or self.modality is not None) and self.modality != "visual"
 
     def __str__(self) -> str:
@@ -77,7 +74,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is encoded as one text. weight: what its centred similarity counts, in these modalities; may be negative."""
+    """A text that is encoded as a whole. weight: of its centred similarity in these modalities; may be negative."""
 
     text: str
     words: tuple[str, ...]
@@ -86,40 +83,40 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Needle:
-    """Words looked for as text: one word, or several in this order. weight: what it counts beside its rarity.
+class Keyword:
+    """A word or phrase for full-text search. weight: factor of its inverse document frequency.
 
-    exact: as typed but for case and accents, else in any form of the word.
+    exact: as typed but for case and accents; otherwise any form of the word.
     """
 
     text: str
     weight: float
-    places: tuple[Place, ...]
+    fields: tuple[TextField, ...]
     required: bool
     exact: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is asked of one clip."""
+    """The terms that one clip should match."""
 
     terms: tuple[Term, ...]
 
     @property
     def text(self) -> str:
-        """The sentence asked: all plain words, whatever their weight."""
+        """The sentence: all plain words, with any weight."""
         return " ".join(term.text for term in self.terms if term.is_word)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The distinct content words of the sentence as typed; all its words where it has no other."""
+        """The distinct content words of the sentence as typed; all its words if it has none."""
         return content_words(self.text)
 
     def parts(self) -> tuple[Part, ...]:
-        """Return what is encoded: score = sum over parts of weight times similarity.
+        """Return the texts to encode: score = sum over parts of weight times similarity.
 
-        The sentence is asked whole; a word of weight w counts w - 1 more by itself, so that weight 1 changes nothing.
-        A quoted phrase is something said or written, so pictures are not asked for it; what is unlike it may be.
+        The sentence is one part; a word of weight w is also a part of weight w - 1, so that weight 1 changes nothing.
+        A quoted phrase is something said or written, so it has no visual part, unless it is negated.
         """
         parts = [Part(self.text, self.words, 1.0, MODALITIES)] if self.text else []
         for term in self.terms:
@@ -130,25 +127,25 @@ class Moment:
             elif term.unlike:
                 weight = -weight
             elif term.phrase and not term.modality:
-                modalities = PLACES
+                modalities = TEXT_FIELDS
             if weight:
                 parts.append(Part(term.text, content_words(term.text), weight, modalities))
         return tuple(parts)
 
-    def needles(self) -> tuple[Needle, ...]:
-        """Return the words that lift a clip, or without which it is no hit; each once."""
+    def keywords(self) -> tuple[Keyword, ...]:
+        """Return the distinct keywords: optional words of the sentence, and required words and phrases."""
         weights: dict[str, float] = {}
         for term in self.terms:
             for word in words_of(term.text) if term.is_word else ():
                 weights[folded(word)] = max(weights.get(folded(word), 0.0), term.weight)
-        found = [Needle(w, weights[folded(w)], PLACES, required=False, exact=False) for w in self.words]
-        found += [Needle(t.text, t.weight, t.places, True, t.phrase) for t in self.terms if t.required]
-        return tuple(dict.fromkeys(found))
+        keywords = [Keyword(w, weights[folded(w)], TEXT_FIELDS, required=False, exact=False) for w in self.words]
+        keywords += [Keyword(t.text, t.weight, t.fields, True, t.phrase) for t in self.terms if t.required]
+        return tuple(dict.fromkeys(keywords))
 
-    def unwanted(self) -> tuple[Needle, ...]:
-        """Return the words whose clips are no hits."""
-        unlike = (term for term in self.terms if term.unlike and term.places)
-        return tuple(Needle(term.text, term.weight, term.places, False, term.phrase) for term in unlike)
+    def excluded(self) -> tuple[Keyword, ...]:
+        """Return the keywords that no hit may contain."""
+        unlike = (term for term in self.terms if term.unlike and term.fields)
+        return tuple(Keyword(term.text, term.weight, term.fields, False, term.phrase) for term in unlike)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.terms))
@@ -156,9 +153,9 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which videos are looked at; all conditions hold, of `inside` and `languages` one each.
+    """Conditions on videos. All must hold; of `inside` and of `languages` any one.
 
-    inside: globs of paths. since, until: of its day, until excluded. languages: BCP 47, lower case.
+    inside: globs of paths. since, until: the day of the video, `until` excluded. languages: BCP 47, lower case.
     """
 
     inside: tuple[str, ...] = ()
@@ -182,7 +179,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question: one moment, or two of the same video, `order` apart by at most `within_s` seconds."""
+    """A query: one moment, or two of the same video in this order with a gap of at most `within_s` seconds."""
 
     moments: tuple[Moment, ...]
     order: Order | None = None
@@ -191,25 +188,25 @@ class Query:
 
     @classmethod
     def plain(cls, text: str) -> Query:
-        """Return a question whose every character is text."""
+        """Return a query of words alone: no character is syntax."""
         return cls((Moment(tuple(Term(word) for word in text.encode("utf-8", "replace").decode().split())),))
 
     def __str__(self) -> str:
-        asked = f" {self.order} ".join(map(str, self.moments))
+        text = f" {self.order} ".join(map(str, self.moments))
         if self.order:
-            asked += f" within {duration(self.within_s)}"
-        return f"{asked} {self.filters}".strip()
+            text += f" within {duration(self.within_s)}"
+        return f"{text} {self.filters}".strip()
 
 
 def content_words(text: str) -> tuple[str, ...]:
-    """Return the distinct content words of a text as typed; all its words where it has no other."""
+    """Return the distinct content words of a text as typed; all its words if it has none."""
     unique = list(distinct(words_of(text)))
     content = [word for word in unique if folded(word) not in STOP_WORDS]
     return tuple((content or unique)[:MAX_WORDS])
 
 
 def distinct(words: Iterable[str]) -> Iterable[str]:
-    """Return words that differ in more than case and accents, each as it came first."""
+    """Return the words that differ in more than case and accents, each in its first form."""
     first: dict[str, str] = {}
     for word in words:
         first.setdefault(folded(word), word)
@@ -217,7 +214,7 @@ def distinct(words: Iterable[str]) -> Iterable[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return the shortest way to write seconds, to a millisecond: `90s`, `2h`."""
+    """Return the shortest text for a duration, exact to a millisecond: `90s`, `2h`."""
     milliseconds = round(1000 * seconds)
     written = (f"{milliseconds / (1000 * unit):.3f}".rstrip("0").rstrip(".") + name for name, unit in _UNITS_S.items())
     exact = (text for text in written if round(1000 * float(text[:-1]) * _UNITS_S[text[-1]]) == milliseconds)

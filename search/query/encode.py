@@ -1,4 +1,4 @@
-"""A question as one vector a modality, by the query encoders that the library carries."""
+"""Text queries as one vector per modality, by the query encoders stored in the library."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
 
 
 class QueryEncoder:
-    """The query side of a library's models; each is opened at its first use and kept."""
+    """The query encoders of a library, opened at their first use."""
 
     def __init__(self, library: Library, setup: Setup) -> None:
         self._library = library
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
 
-    def encode(self, query: Part) -> dict[Modality, FloatArray]:
-        """Return modality -> (dim,) float32 of length 1, for the modalities that the part asks. Raises ModelError."""
-        asked = {m: model for m, model in self._setup.query.items() if m in query.modalities}
-        wanted: dict[str, list[QueryModel]] = {}
-        for model in dict.fromkeys(asked.values()):
-            wanted.setdefault(model.folder, []).append(model)
+    def encode(self, part: Part) -> dict[Modality, FloatArray]:
+        """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""
+        models_of = {m: model for m, model in self._setup.query.items() if m in part.modalities}
+        by_folder: dict[str, list[QueryModel]] = {}
+        for model in dict.fromkeys(models_of.values()):
+            by_folder.setdefault(model.folder, []).append(model)
         vectors: dict[QueryModel, FloatArray] = {}
-        for models in wanted.values():
+        for models in by_folder.values():
             templates = [model.templates for model in models]
-            rows = self._encoder(models[0]).encode_query(query.text, query.words, templates)
+            rows = self._encoder(models[0]).encode_query(part.text, part.words, templates)
             vectors.update(zip(models, rows, strict=True))
-        return {modality: vectors[model] for modality, model in asked.items()}
+        return {modality: vectors[model] for modality, model in models_of.items()}
 
     def _encoder(self, model: QueryModel) -> TextEncoder:
         if model.folder not in self._open:
@@ -38,6 +38,6 @@ class QueryEncoder:
             except ModelError as exc:
                 if lack(exc):
                     raise
-                # The model's own advice is for a cache, where it is made anew when it is missed.
+                # The exporter's own advice is about the cache, where a missing model is exported again.
                 raise ModelError(f"{str(exc).partition(';')[0]}; run: vfindex repair") from exc
         return self._open[model.folder]

@@ -1,4 +1,4 @@
-"""Which videos a question's filters leave, found before anything is ranked."""
+"""Filters: the videos that a query may return, chosen before ranking."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from vfindex.storage.files.names import composed, glob_pattern
 from vfindex.storage.records import Location
 from vfindex.storage.text.full_text import kept
 
-# Tags of containers that say when a video was made, the surest first: QuickTime's with the zone of the place, the UTC
-# one of MP4 and Matroska, and the day of an upload that yt-dlp writes into what it saves.
+# Container tags with the day of a video, the most reliable first: QuickTime's with a time zone, MP4's and Matroska's in
+# UTC, and the day of upload that yt-dlp writes.
 _DATE_TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date_utc", "date", "upload_date")
 _DAY_NS = 86_400 * 10**9
-# Cameras whose clock was never set count from 1904, 1970 or 1980.
+# Camera clocks that were never set start in 1904, 1970 or 1980.
 _FIRST_YEAR = 1981
 _DAY = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?!\d)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shelf:
-    """What filters look at, of all videos that a search may return: one row a video, each with its paths.
+class VideoTable:
+    """Columns for filters, one row per searchable video.
 
-    ids, lasts_s: (n,). paths: of all copies as composed text, each behind a NUL. path_starts, path_rows: (n_paths,)
-    where they begin, and the row of the video. tags: as stored, one a video. mtimes_ns: (n,), of the oldest copy; -1
-    where a video lies nowhere.
+    ids, durations_s: (n,). paths: of all copies in Unicode's composed form, each after a NUL. path_starts, path_rows:
+    (n_paths,) offset of each path, and the row of its video. tags: JSON as stored, one per video. mtimes_ns: (n,), of
+    the oldest copy; -1 for a video without files.
     """
 
     ids: NDArray[np.int64]
-    lasts_s: NDArray[np.float64]
+    durations_s: NDArray[np.float64]
     paths: str
     path_starts: NDArray[np.int64]
     path_rows: NDArray[np.int64]
@@ -44,13 +44,13 @@ class Shelf:
     mtimes_ns: NDArray[np.int64]
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Shelf:
-        """Return the shelf of a library: 0.1 s at 50,000 videos, so that it is kept until somebody commits."""
-        videos, places = snapshot.shelf()
+    def of(cls, snapshot: Snapshot) -> VideoTable:
+        """Return the table of a library; it takes 0.1 s at 50,000 videos and is cached until the next commit."""
+        videos, locations = snapshot.shelf()
         rows = {video[0]: row for row, video in enumerate(videos)}
         mtimes_ns = np.full(len(videos), -1, np.int64)
         texts, path_rows = [], []
-        for video_id, path, mtime_ns in places:
+        for video_id, path, mtime_ns in locations:
             row = rows[video_id]
             texts.append(composed(path.decode("utf-8", "surrogateescape")))
             path_rows.append(row)
@@ -58,7 +58,7 @@ class Shelf:
                 mtimes_ns[row] = mtime_ns
         return cls(
             ids=np.fromiter(rows, np.int64, len(videos)),
-            lasts_s=np.array([video[1] for video in videos]),
+            durations_s=np.array([video[1] for video in videos]),
             paths="\0".join(["", *texts]),
             path_starts=1 + np.cumsum([0, *(len(text) + 1 for text in texts[:-1])], dtype=np.int64)[: len(texts)],
             path_rows=np.array(path_rows, np.int64),
@@ -67,39 +67,39 @@ class Shelf:
         )
 
     def inside(self, glob: str) -> NDArray[np.bool_]:
-        """Return (n,) which videos have a copy whose path matches a glob."""
-        found = np.zeros(len(self.ids), np.bool_)
-        pattern, starts = _glob(glob), self._with(_literal(glob))
+        """Return (n,) whether a video has a copy whose path matches a glob."""
+        matching = np.zeros(len(self.ids), np.bool_)
+        pattern, starts = _glob(glob), self._containing(_literal(glob))
         stops = np.append(self.path_starts[1:] - 1, len(self.paths))[starts].tolist()
         for number, start, stop in zip(starts.tolist(), self.path_starts[starts].tolist(), stops, strict=True):
             if pattern.match(self.paths[start:stop]):
-                found[self.path_rows[number]] = True
-        return found
+                matching[self.path_rows[number]] = True
+        return matching
 
-    def _with(self, literal: str) -> NDArray[np.int64]:
-        """Return the numbers of the paths that hold a piece of text: one search through all of them."""
+    def _containing(self, literal: str) -> NDArray[np.int64]:
+        """Return the numbers of the paths that contain a text: one search through all of them."""
         if not literal:
             return np.arange(len(self.path_starts))
-        places, place = [], self.paths.find(literal)
-        while place >= 0:
-            places.append(place)
-            place = self.paths.find(literal, place + 1)
-        return np.unique(np.searchsorted(self.path_starts, np.array(places, np.int64), side="right") - 1)
+        offsets, offset = [], self.paths.find(literal)
+        while offset >= 0:
+            offsets.append(offset)
+            offset = self.paths.find(literal, offset + 1)
+        return np.unique(np.searchsorted(self.path_starts, np.array(offsets, np.int64), side="right") - 1)
 
     def made_on(self) -> NDArray[np.int64]:
-        """Return (n,) the day of each video as `recorded_on` has it, in days since year 1; 0 where nothing says."""
-        untold = np.where(self.mtimes_ns < 0, 0, self.mtimes_ns // _DAY_NS + date(1970, 1, 1).toordinal())
-        told = {text: recorded_on(json.loads(text), []) for text in set(self.tags)}
-        days = [day.toordinal() if (day := told[text]) is not None else 0 for text in self.tags]
-        return np.where(np.array(days, np.int64) > 0, days, untold)
+        """Return (n,) the day of each video, as `recorded_on`, in days since year 1; 0 if unknown."""
+        from_mtimes = np.where(self.mtimes_ns < 0, 0, self.mtimes_ns // _DAY_NS + date(1970, 1, 1).toordinal())
+        from_tags = {text: recorded_on(json.loads(text), []) for text in set(self.tags)}
+        days = [day.toordinal() if (day := from_tags[text]) is not None else 0 for text in self.tags]
+        return np.where(np.array(days, np.int64) > 0, days, from_mtimes)
 
 
 def filtered(snapshot: Snapshot, filters: Filters) -> frozenset[int] | None:
-    """Return the ids of the videos that pass, or None where nothing is filtered."""
+    """Return the ids of the videos that pass; None without filters."""
     if not filters:
         return None
-    known: dict[Filters, frozenset[int]] = snapshot.remembered("filtered", dict)
-    return kept(known, filters, lambda: _passing(snapshot, filters))
+    cached: dict[Filters, frozenset[int]] = snapshot.remembered("filtered", dict)
+    return kept(cached, filters, lambda: _passing(snapshot, filters))
 
 
 def unmatched_globs(snapshot: Snapshot, filters: Filters) -> list[str]:
@@ -108,44 +108,44 @@ def unmatched_globs(snapshot: Snapshot, filters: Filters) -> list[str]:
 
 
 def _inside(snapshot: Snapshot, glob: str) -> frozenset[int]:
-    """Return the videos with a path that matches a glob; those of the last globs are remembered."""
-    known: dict[str, frozenset[int]] = snapshot.remembered("globs", dict)
-    shelf = _shelf(snapshot)
-    return kept(known, glob, lambda: frozenset(shelf.ids[shelf.inside(glob)].tolist()))
+    """Return the videos with a path that matches a glob, cached until the next commit."""
+    cached: dict[str, frozenset[int]] = snapshot.remembered("globs", dict)
+    table = _table(snapshot)
+    return kept(cached, glob, lambda: frozenset(table.ids[table.inside(glob)].tolist()))
 
 
-def _shelf(snapshot: Snapshot) -> Shelf:
-    return snapshot.remembered("shelf", lambda: Shelf.of(snapshot))
+def _table(snapshot: Snapshot) -> VideoTable:
+    return snapshot.remembered("video table", lambda: VideoTable.of(snapshot))
 
 
 def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
-    shelf = _shelf(snapshot)
-    passing = np.ones(len(shelf.ids), np.bool_)
+    table = _table(snapshot)
+    passing = np.ones(len(table.ids), np.bool_)
     if filters.longer_s is not None:
-        passing &= shelf.lasts_s > filters.longer_s
+        passing &= table.durations_s > filters.longer_s
     if filters.shorter_s is not None:
-        passing &= shelf.lasts_s < filters.shorter_s
+        passing &= table.durations_s < filters.shorter_s
     if filters.since is not None or filters.until is not None:
-        days = snapshot.remembered("days", shelf.made_on)
+        days = snapshot.remembered("days", table.made_on)
         first = filters.since.toordinal() if filters.since is not None else 1
         passing &= (days >= first) & (days < (filters.until.toordinal() if filters.until is not None else np.inf))
-    found = frozenset(shelf.ids[passing].tolist())
+    videos = frozenset(table.ids[passing].tolist())
     if filters.inside:
-        found &= frozenset().union(*(_inside(snapshot, glob) for glob in filters.inside))
-    return found & _spoken(snapshot, filters.languages) if filters.languages else found
+        videos &= frozenset().union(*(_inside(snapshot, glob) for glob in filters.inside))
+    return videos & _spoken(snapshot, filters.languages) if filters.languages else videos
 
 
 def _spoken(snapshot: Snapshot, languages: Sequence[str]) -> frozenset[int]:
-    """Return the videos with a transcript in any of the languages: `en` is also `en-US`, never `eng`."""
-    known: dict[str, frozenset[int]] = snapshot.remembered("languages", snapshot.videos_by_language)
-    asked = [videos for name, videos in known.items() if any(f"{name}-".startswith(f"{each}-") for each in languages)]
-    return frozenset().union(*asked)
+    """Return the videos with a transcript in any of the languages: `en` includes `en-US`, not `eng`."""
+    by_language: dict[str, frozenset[int]] = snapshot.remembered("languages", snapshot.videos_by_language)
+    prefixes = tuple(f"{language}-" for language in languages)
+    return frozenset().union(*(videos for name, videos in by_language.items() if f"{name}-".startswith(prefixes)))
 
 
 def recorded_on(tags: Mapping[str, str], locations: Sequence[Location]) -> date | None:
-    """Return the day, in UTC, of which a video is: by its tags, else by the oldest of its copies' modification times.
+    """Return the day of a video, in UTC: of its tags, else of its oldest copy's mtime; None if unknown.
 
-    None where nothing says. Tags of before 1981 are clocks that were never set.
+    Tags from before 1981 are ignored: clocks that were never set.
     """
     named = {name.lower(): value for name, value in tags.items()}
     for name in _DATE_TAGS:
@@ -169,9 +169,9 @@ def _day(text: str) -> date | None:
 
 
 def _glob(glob: str) -> re.Pattern[str]:
-    """Return what a path must match: `*` also crosses `/`; a glob that does not begin with one may start in any folder.
+    """Return the pattern of a glob. `*` matches `/` as well; a glob without a leading `/` or `*` starts in any folder.
 
-    A folder's name alone stands for all that is in it.
+    A folder matches everything in it.
     """
     glob = glob.rstrip("/")
     anywhere = "" if glob.startswith(("/", "*")) else "(?:.*/)?"
@@ -179,5 +179,5 @@ def _glob(glob: str) -> re.Pattern[str]:
 
 
 def _literal(glob: str) -> str:
-    """Return the longest piece that stands in every path which the glob matches: looked for 20 times as fast."""
+    """Return the longest text that all matching paths contain: searching for it first is 20 times as fast."""
     return max(re.split(r"[*?]", composed(glob).rstrip("/").split("[")[0]), key=len)

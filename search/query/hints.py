@@ -1,4 +1,4 @@
-"""What a question may have meant otherwise than it was read; told beside its hits, which stay as they are."""
+"""Hints: other readings of a query. They change no hit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vfindex.storage.text.folding import folded
 # Words of English that negate what follows, and pairs of them.
 _NEGATIONS = frozenset(["without", "w/o", "no", "not", "except", "excluding"])
 _NEGATING_PAIRS = frozenset([("other", "than"), ("apart", "from"), ("rather", "than"), ("instead", "of")])
-# What stands between a negation and what it negates, and words behind which it negates nothing that is seen or said.
+# Words between a negation and what it negates; and words after which it is an idiom that negates nothing.
 _LEADING_WORDS = "a an the any some all his her its my your their our of for from being having with"
 _IDIOM_WORDS = "one longer matter doubt more only just yet even sure enough always"
 _LEADING, _IDIOMS = frozenset(_LEADING_WORDS.split()), frozenset(_IDIOM_WORDS.split())
@@ -21,20 +21,20 @@ _MARKS = ",.;:!?()[]'\"…"
 
 
 def hints(query: Query, unmatched: Sequence[str]) -> tuple[Hint, ...]:
-    """Return what may be meant otherwise. unmatched: globs of `in:` that no path of the library matches."""
+    """Return the hints for a query. unmatched: globs of `in:` that match no path of the library."""
     found = [
         Hint("in", f"in:{glob} matches no path in this library; * stands for any characters, and case counts")
         for glob in unmatched
     ]
     for moment in query.moments:
         for words, excluded in _negations(moment.terms):
-            told = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
-            found.append(Hint("negation", told))
+            text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
+            found.append(Hint("negation", text))
     return tuple(dict.fromkeys(found))
 
 
 def _negations(terms: Sequence[Term]) -> Iterator[tuple[str, str]]:
-    """Yield each negation before a noun phrase, and how the grammar writes it."""
+    """Yield each negation before a noun phrase, and the same in the query language."""
     at = 0
     while at < len(terms):
         length = _negation(terms[at : at + 2])
@@ -58,7 +58,7 @@ def _is_name(terms: Sequence[Term]) -> bool:
 
 
 def _negated(terms: Sequence[Term], start: int) -> tuple[list[str], int]:
-    """Return the terms that exclude what is named from `start` on, and where that ends."""
+    """Return the terms that exclude the noun phrases at `start`, and the end of these."""
     excluded: list[str] = []
     while start < len(terms):
         while start < len(terms) and _word(terms[start]) in _LEADING:
@@ -89,5 +89,5 @@ def _is_content(term: Term) -> bool:
 
 
 def _word(term: Term) -> str:
-    """Return a plain word folded and without the marks around it; nothing of another term."""
+    """Return a plain word, folded, without punctuation around it; "" for any other term."""
     return folded(term.text.strip(_MARKS)) if term.is_word else ""

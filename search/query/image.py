@@ -1,4 +1,4 @@
-"""Picture files as questions: read with care, and encoded by the model of pictures that made the library."""
+"""Picture files as queries: decoded with limits, and encoded by the image encoder of the library."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from vfindex.storage.encoders.image import PictureEncoder
     from vfindex.storage.library import Library
 
-# What Pillow decodes by itself. It would call Ghostscript for PostScript, and knows rare formats that nobody tests.
+# Formats that Pillow decodes itself. For PostScript it would call Ghostscript; its rare formats are hardly tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# More than any camera's; as RGB 450 MB. A few bytes of PNG can claim any size.
+# More than any camera has; 450 MB as RGB. A few bytes of PNG can claim any size.
 MAX_PIXELS = 150_000_000
-# What shows through: the mean of what models see, which tells them nothing.
+# Colour behind transparent pixels: the mean input of image encoders, which carries no information.
 BACKDROP = (127, 127, 127)
 # What Pillow's decoders raise on damaged files.
 _DAMAGED = (
@@ -50,10 +50,10 @@ _DAMAGED = (
 
 
 class Pictures:
-    """The model of pictures of a library, opened at its first use."""
+    """The image encoder of a library, opened at its first use."""
 
     def __init__(self, library: Library, setup: Setup) -> None:
-        # Named by what decides the meaning of the vectors, so that no other model can stand there.
+        # Named after the model that made the vectors, so that the encoder of another model is never used.
         name = re.sub(r"[^\w.]+", "-", setup.models["visual"]).strip("-.")
         self._kept = library.folder / "query" / f"{name}-image"
         self._folder = self._kept
@@ -61,22 +61,22 @@ class Pictures:
 
     @property
     def are_readable(self) -> bool:
-        """Whether the model is at hand: carried by the library, or given."""
+        """Whether the encoder is available: stored in the library, or given to `take`."""
         return self._folder.is_dir()
 
     def take(self, folder: Path) -> None:
-        """Use the model in a folder; keep a copy in the library where that can be written."""
-        self._folder = self._kept if _carried(folder, self._kept) else folder
+        """Use the encoder in a folder; store a copy in the library if that is writable."""
+        self._folder = self._kept if _copied(folder, self._kept) else folder
 
     def encode(self, path: Path) -> FloatArray:
-        """Return the vector (dim,) of a picture, of length 1. Raises QueryError, ModelError."""
+        """Return the vector (dim,) of a picture file, of length 1. Raises QueryError, ModelError."""
         if self._open is None:
             if not self.are_readable:
                 raise ModelError(
-                    "this library does not carry its model of pictures yet; where its models are, run once: "
+                    "this library has no image encoder yet; on a machine with its models, run once: "
                     "vfindex search --image FILE"
                 )
-            from vfindex.storage.encoders.image import open_image_encoder  # of no use to a search for words
+            from vfindex.storage.encoders.image import open_image_encoder  # not needed for text queries
 
             self._open = open_image_encoder(self._folder)
         vector: FloatArray = self._open.encode_images([read_picture(path, self._open.size_px)])[0]
@@ -84,34 +84,34 @@ class Pictures:
 
 
 def read_picture(path: Path, size_px: int) -> Pixels:
-    """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`, as frames of a video are made.
+    """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`, like decoded video frames.
 
-    Of a moving picture the first frame; BACKDROP where it is transparent. Raises QueryError.
+    The first frame of an animation; transparent pixels become BACKDROP. Raises QueryError.
     """
     from PIL import Image, UnidentifiedImageError
 
     check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes that are refused below, and of harmless flaws
+            warnings.simplefilter("ignore")  # about sizes, which are checked below, and harmless flaws
             with open(path, "rb", opener=regular) as opened, Image.open(opened, formats=FORMATS) as file:
                 width_px, height_px = file.size
                 if width_px * height_px > MAX_PIXELS:
-                    told = f"it has {width_px} x {height_px} pixels, and at most {MAX_PIXELS // 1_000_000} million"
-                    raise QueryError(f"the picture {path} is too large: {told} are read; make it smaller")
+                    size = f"{width_px} x {height_px} pixels, and the limit is {MAX_PIXELS // 1_000_000} million"
+                    raise QueryError(f"the picture {path} is too large: {size}; make it smaller")
                 picture = _upright(file)
             shape = frame_shape(*picture.size, size_px)
             return np.asarray(picture.resize(shape, Image.Resampling.BICUBIC), np.uint8)
     except UnidentifiedImageError as exc:
-        raise QueryError(f"{path} is no picture of a kind that is read ({', '.join(FORMATS)})") from exc
+        raise QueryError(f"{path} is not a picture in a supported format ({', '.join(FORMATS)})") from exc
     except Image.DecompressionBombError as exc:
         raise QueryError(f"the picture {path} is too large; make it smaller") from exc
     except _DAMAGED as exc:
-        raise QueryError(f"the picture {path} is damaged ({exc}); save it anew, or take another one") from exc
+        raise QueryError(f"the picture {path} is damaged ({exc}); save it again, or use another one") from exc
 
 
 def check_file(path: Path) -> None:
-    """Raise QueryError unless a path is a file that holds something; a pipe would be waited for."""
+    """Raise QueryError unless a path is a regular file that is not empty: opening a pipe would block."""
     try:
         found = path.stat()
     except (OSError, ValueError) as exc:
@@ -122,11 +122,11 @@ def check_file(path: Path) -> None:
 
 
 def _upright(file: Image.Image) -> Image.Image:
-    """Return a picture as RGB, turned as its camera was held."""
+    """Return a picture as RGB, rotated by its EXIF orientation."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(file)
-    if picture.mode.startswith("I"):  # 16 bits of grey, of which Pillow would keep the lower half
+    if picture.mode.startswith("I"):  # 16-bit grey, of which Pillow would keep the low byte
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture.convert("RGB")
@@ -134,14 +134,14 @@ def _upright(file: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKDROP, 255)), layer).convert("RGB")
 
 
-def _carried(source: Path, target: Path) -> bool:
-    """Copy a model's folder into the library, whole or not at all; return whether it stands there."""
+def _copied(source: Path, target: Path) -> bool:
+    """Copy an encoder's folder into the library atomically; return whether it is there."""
     if target.is_dir():
         return True
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError:
-        return False  # a library that one may only read
+        return False  # a read-only library
     try:
         for path in source.iterdir():
             shutil.copyfile(path, work / path.name)

@@ -1,6 +1,6 @@
-"""Text to a question. What is not exactly syntax is a plain word, so that `it's`, `C++` and `a AND` are questions.
+"""The parser of the query language. What is not exactly syntax is a plain word: `it's`, `C++` and `a AND` are queries.
 
-question = moment [("then" | "near") moment "within" duration] , filters anywhere
+query    = moment [("then" | "near") moment "within" duration] , filters anywhere
 moment   = term { term }
 term     = ["-"] [weight ":"] ["said:" | "shown:" | "titled:"] (word | '"' phrase '"')
 filter   = "in:" glob | ("after:" | "before:") date | ("longer:" | "shorter:") duration | "lang:" tag
@@ -18,15 +18,15 @@ from vfindex.search.query.ast import PREFIXES, Filters, Moment, Order, Query, Te
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.records import MODALITIES, Modality
 
-# The text encoders read 256 tokens; a question of this length is a pasted document.
+# The text encoders read 256 tokens; a query of this length is a pasted document.
 MAX_QUERY_CHARS = 2_000
 MAX_WEIGHT = 100
 ORDERS: tuple[Order, ...] = ("then", "near")
-# Keyboards and word processors make curved ones of the straight one; other languages have their own.
+# Keyboards and word processors replace the straight quotation mark; other languages have their own.
 _QUOTES = (
     '"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f\u301d\u301e\u301f\uff02\uff62\uff63'
 )
-# They also make dashes of a minus: hyphens, figure, en and em dash, the minus sign, and the small and full-width ones.
+# They also replace the minus: by hyphens, figure, en and em dash, the minus sign, small and full-width ones.
 _DASH = "\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
 _COLON = "[:\uff1a]"
 _HEAD = re.compile(
@@ -53,26 +53,24 @@ _EXAMPLES = {
 
 @dataclass(slots=True)
 class _Read:
-    """What has been read of a question so far."""
+    """The terms and filters read so far."""
 
     terms: list[Term] = field(default_factory=list)
     filters: dict[str, Any] = field(default_factory=dict)
 
 
 def parse(text: str, *, wordless: bool = False) -> Query:
-    """Return the question in `text`; wordless: it need not ask for anything, as beside a picture.
+    """Return the query in `text`. wordless: it may be empty, as with a picture.
 
-    Raises QueryError, with the position of the offending character, if it is empty, longer than MAX_QUERY_CHARS or
-    wrong.
+    Raises QueryError, with the position of the wrong character, if it is empty, longer than MAX_QUERY_CHARS or wrong.
     """
-    typed = text  # of paths every byte counts, of words those that are text: one "?" for each other one
+    typed = text  # paths keep bytes that are not UTF-8; in words each becomes "?"
     text = text.encode("utf-8", "replace").decode()
     length = len(" ".join(text.split()))
     if not length and not wordless:
-        raise QueryError('the question is empty; ask for something, as in: vfindex search "dog running in park"', 0)
+        raise QueryError("the query is empty; enter words, as in: vfindex search dog running in park", 0)
     if length > MAX_QUERY_CHARS:
-        told = f"the question has {length} characters; at most {MAX_QUERY_CHARS} are read, shorten it"
-        raise QueryError(told, MAX_QUERY_CHARS)
+        raise QueryError(f"the query has {length} characters, more than {MAX_QUERY_CHARS}; shorten it", MAX_QUERY_CHARS)
     read = _Read()
     token = _TOKEN.search(text)
     while token is not None:
@@ -80,12 +78,12 @@ def parse(text: str, *, wordless: bool = False) -> Query:
         end = _read_filter(typed, match, read) if match else _read_term(text, token, read)
         token = _TOKEN.search(text, end)
     if not read.terms and not wordless:
-        raise QueryError("the question has filters and nothing to look for; add a word", len(text.rstrip()))
+        raise QueryError("the query has filters and no words; add a word", len(text.rstrip()))
     return _paired(read.terms, Filters(**read.filters))
 
 
 def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
-    """Read one term that begins with the token; return where it ends."""
+    """Read the term that starts with the token; return its end."""
     head = _HEAD.match(text, token.start())
     start = head.end() if head else token.start()
     dash, weight, prefix = head.group("dash", "weight", "prefix") if head else (None, None, None)
@@ -114,12 +112,12 @@ def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
 
 
 def _quoted(text: str, start: int) -> tuple[str, int]:
-    """Return what stands between the quotation mark at `start` and the next, and where that ends."""
+    """Return the text between the quotation mark at `start` and the next one, and the end of that."""
     for end in range(start + 1, len(text)):
         if text[end] in _QUOTES:
             return text[start + 1 : end], end + 1
-    told = f"the quotation mark at character {start + 1} is never closed; close it behind the phrase, or leave it out"
-    raise QueryError(told, start)
+    message = f"the quotation mark at character {start + 1} is never closed; close it after the phrase, or leave it out"
+    raise QueryError(message, start)
 
 
 def _weight(text: str, position: int) -> float:
@@ -130,29 +128,29 @@ def _weight(text: str, position: int) -> float:
 
 
 def _read_filter(text: str, match: re.Match[str], read: _Read) -> int:
-    """Read one filter; return where it ends."""
+    """Read a filter; return its end."""
     name, start = match["name"], match.end()
     if match["dash"]:
-        raise QueryError(f"the filter {name}: cannot be turned round with a dash", match.start())
+        raise QueryError(f"the filter {name}: cannot be negated", match.start())
     quoted = start < len(text) and text[start] in _QUOTES
     token = _TOKEN.match(text, start)
     value, end = _quoted(text, start) if quoted else (token[0] if token else "", token.end() if token else start)
     if not value.strip():
         raise QueryError(
-            f"the filter {name}: needs a value right behind the colon, as in {_EXAMPLES[name]}", match.start()
+            f"the filter {name}: needs a value right after the colon, as in {_EXAMPLES[name]}", match.start()
         )
     key, parsed = _filter_value(name, value, start)
     if isinstance(parsed, str):
         read.filters[key] = tuple(dict.fromkeys((*read.filters.get(key, ()), parsed)))
     elif key in read.filters:
-        raise QueryError(f"the filter {name}: stands twice", match.start())
+        raise QueryError(f"the filter {name}: is given twice", match.start())
     else:
         read.filters[key] = parsed
     return end
 
 
 def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date | float]:
-    """Return the field of Filters that a filter sets, and what to. Raises QueryError."""
+    """Return the field of Filters that a filter sets, and its value. Raises QueryError."""
     if name == "in":
         return "inside", value
     if name == "lang" and _LANGUAGE.fullmatch(value.lower()):
@@ -170,34 +168,36 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
 
 
 def _seconds(text: str) -> float | None:
-    """Return a duration in seconds, to a millisecond, or None if it is none."""
+    """Return a duration in seconds, rounded to a millisecond; None for another text."""
     match = _DURATION.fullmatch(text)
     return round(float(match[1]) * _SECONDS[match[2][0]], 3) if match else None
 
 
 def _paired(terms: Sequence[Term], filters: Filters) -> Query:
-    """Return the question: two moments where it ends in `within` and a duration and holds a `then` or `near`."""
+    """Return the query: with two moments if it ends in `within` and a duration and contains a `then` or `near`."""
     within = _within(terms)
     if within is not None:
         end, within_s = within
         orders = [i for i in range(end) if terms[i].is_plain and terms[i].text in ORDERS]
         if len(orders) > 1:
             second = terms[orders[1]]
-            told = f"{second.text!r} at character {second.position + 1} is one too many: two moments can be paired"
-            raise QueryError(f"{told}, no more", second.position)
+            message = (
+                f"{second.text!r} at character {second.position + 1} is one too many: a query has at most two moments"
+            )
+            raise QueryError(message, second.position)
         if orders:
             [at] = orders
             sides = tuple(terms[:at]), tuple(terms[at + 1 : end])
             if not all(sides):
                 side = "after" if sides[0] else "before"
-                told = f"nothing stands {side} {terms[at].text!r}; write, as in: door opens then dog barks within 20s"
-                raise QueryError(told, terms[at].position)
+                message = f"nothing {side} {terms[at].text!r}; write, as in: door opens then dog barks within 20s"
+                raise QueryError(message, terms[at].position)
             return Query(tuple(map(Moment, sides)), cast(Order, terms[at].text), within_s, filters)
     return Query((Moment(tuple(terms)),), filters=filters)
 
 
 def _within(terms: Sequence[Term]) -> tuple[int, float] | None:
-    """Return the place of a `within` that ends the question, and its seconds; `20s` and `20 seconds` are the same."""
+    """Return the index of a final `within` and its seconds; None without. `20s` and `20 seconds` are the same."""
     for words in (1, 2):
         tail = terms[-words - 1 :]
         if len(tail) == words + 1 and tail[0].text == "within" and all(term.is_plain for term in tail):

@@ -1,4 +1,4 @@
-"""The tail: clips that the joint index lacks or has older vectors of, scanned exactly for every question."""
+"""What one search reads: the joint index and the delta, the clips that the index lacks or has older vectors of."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.records import FloatArray, Modality, Setup
 
-# Joint vectors kept from one question to the next, 4.6 KB each with three modalities of 384 dimensions; the writer
-# publishes before a tail is that long.
-MAX_KEPT = 60_000
+# Joint vectors cached between searches, 4.6 KB each with three modalities of 384 dimensions. The writer publishes an
+# index before the delta grows this large.
+MAX_CACHED = 60_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tail:
-    """Searchable clips that an index up to `watermark` lacks, or has older vectors of.
+class Delta:
+    """Searchable clips outside an index up to clip id `watermark`; every search scans them exactly.
 
-    ids: (n,), increasing. joint: (n, spec.dim), None where there are too many to keep. outdated: (m,), increasing, the
-    clips whose rows in the index do not count.
+    ids: (n,), increasing. joint: (n, spec.dim), None if there are too many to cache. outdated: (m,), increasing, clips
+    whose rows in the index are older than library.db.
     """
 
     snapshot: Snapshot
@@ -36,24 +36,24 @@ class Tail:
     outdated: NDArray[np.int64]
 
     @classmethod
-    def of(cls, snapshot: Snapshot, spec: JointSpec, watermark: int) -> Tail:
-        """Return the tail of a snapshot; its vectors are kept until somebody commits. watermark: 0 for no index."""
-        kept: dict[str, Tail] = snapshot.remembered("tail", dict)
-        last = kept.get("last")
+    def of(cls, snapshot: Snapshot, spec: JointSpec, watermark: int) -> Delta:
+        """Return the delta of a snapshot, cached until the next commit. watermark: 0 without an index."""
+        cache: dict[str, Delta] = snapshot.remembered("delta", dict)
+        last = cache.get("last")
         if last is not None and last.watermark == watermark and _fuse_alike(last.spec, spec):
             return replace(last, snapshot=snapshot, spec=spec)
         ids = snapshot.unindexed(watermark)
-        joint = _fused(snapshot, spec, ids) if len(ids) <= MAX_KEPT else None
-        kept["last"] = cls(snapshot, spec, watermark, ids, joint, snapshot.outdated(watermark))
-        return kept["last"]
+        joint = _fused(snapshot, spec, ids) if len(ids) <= MAX_CACHED else None
+        cache["last"] = cls(snapshot, spec, watermark, ids, joint, snapshot.outdated(watermark))
+        return cache["last"]
 
-    def best(self, query: FloatArray, among: NDArray[np.int64] | None) -> list[int]:
-        """Return the ids of the clips, best first; query: (spec.dim,). among: the only ids looked at, increasing."""
-        asked = slice(None) if among is None else held_in(self.ids, among)
-        ids = self.ids[asked]
+    def nearest(self, query: FloatArray, prefilter: NDArray[np.int64] | None) -> list[int]:
+        """Return all ids, nearest first. query: (spec.dim,). prefilter: only these ids, increasing; None for all."""
+        chosen = slice(None) if prefilter is None else held_in(self.ids, prefilter)
+        ids = self.ids[chosen]
         if self.joint is None:
             return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids)]
-        scores = self.joint[asked] @ query
+        scores = self.joint[chosen] @ query
         return [int(id_) for id_ in ids[np.lexsort((ids, -scores))]]
 
 
@@ -63,7 +63,7 @@ def _fused(snapshot: Snapshot, spec: JointSpec, ids: NDArray[np.int64]) -> Float
 
 
 def _fuse_alike(first: JointSpec, second: JointSpec) -> bool:
-    """Return whether two specs make the same joint vectors of clips: a question's own weights do not matter."""
+    """Return whether two specs give the same joint vectors; the weights of a query do not matter."""
     if first.fusion != second.fusion or first.heads is not second.heads or first.order != second.order:
         return False
     pairs = [(part, second.parts[m]) for m, part in first.parts.items()]
@@ -73,10 +73,10 @@ def _fuse_alike(first: JointSpec, second: JointSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one search looks at. index: the clips up to `watermark`; None: all clips are scanned exactly.
+    """What one search reads. index: the clips up to `watermark`; None: all clips are scanned.
 
-    watermark: the last clip of the current generation, 0 before the first. is_whole: the index is there, or none is
-    wanted. ranks: the weight of each modality's list where ranks are fused, None where scores are.
+    watermark: the last clip id of the current generation, 0 before the first. rank_weights: the weight of each
+    modality's list if ranks are fused, None if scores are.
     """
 
     snapshot: Snapshot
@@ -84,10 +84,9 @@ class View:
     setup: Setup
     index: JointIndex | None
     watermark: int
-    is_whole: bool
-    ranks: Mapping[Modality, float] | None = None
+    rank_weights: Mapping[Modality, float] | None = None
 
     @property
-    def tail(self) -> Tail:
-        """The clips that the index does not answer for."""
-        return Tail.of(self.snapshot, self.spec, 0 if self.index is None else self.watermark)
+    def delta(self) -> Delta:
+        """The clips outside the index."""
+        return Delta.of(self.snapshot, self.spec, 0 if self.index is None else self.watermark)

@@ -1,4 +1,4 @@
-"""From scored clips to answers: neighbours merged, at most so many of one video, the same footage told once."""
+"""From ranked candidates to results: one per video, neighbours merged, duplicates of the same footage folded."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vfindex.search.rank.candidates import Ranking
-from vfindex.search.rank.score import Scored
+from vfindex.search.rank.candidates import Candidates
+from vfindex.search.rank.score import ScoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.records import FloatArray, Modality
 
-# The clips that answer a question: one, or one for each of its moments.
-Group = tuple[Scored, ...]
-# A neighbour belongs to the hit with this share of the best clip's score. Measured on 85 moments of real videos of
-# several clips: mean temporal IoU 0.38 without merging, 0.55 at 0.8, 0.62 from 0.6 down; less of a share takes in more.
+# The clips that match a query: one for each of its moments.
+Group = tuple[ScoredClip, ...]
+# A neighbour is merged if its score is at least this share of the best clip's. Measured on 85 moments of real videos of
+# several clips: mean temporal IoU 0.38 without merging, 0.55 at 0.8, 0.62 at 0.6 and below.
 MERGED_SHARE = 0.6
-# Neighbours stand this close; a longer hit is a chapter and no moment.
+# The largest gap between merged neighbours, and the longest merged hit; anything longer is a chapter.
 MERGED_GAP_S = 1.0
 MAX_MERGED_S = 60.0
-# How far neighbours are looked for at first: mostly a clip or two on either side; then twice as far.
+# Neighbours are first read within this distance, mostly a clip or two on either side; then within twice as much.
 REACH_S = 10.0
-# From this cosine on two moving clips show the same, and from the lower one on if each stands at the same time of
-# videos that last as long. Measured with `lite` over 56 real videos, 19 of them once more at half the size and few bits
-# (x264, CRF 34): no two others are taken for the same; of 24 moving clips encoded again 15 are found, 10 by the first
-# alone. At 0.97 three pairs of others are the same, and at 0.93 for the lower three more.
-SAME_PICTURES, COPY_PICTURES = 0.98, 0.95
-# Frames this much alike are one picture; plain cards of different videos had 0.995.
+# Two moving clips show the same footage from the first cosine on; from the second if they also have the same time in
+# videos of the same length. Measured with `lite` over 56 real videos, 19 of them also re-encoded at half the size and
+# a low bit rate (x264, CRF 34): no false duplicate; of 24 re-encoded moving clips 15 are found, 10 by the first cosine
+# alone. 0.97 would give three false duplicates, and 0.93 for the second three more.
+SAME_VISUAL, COPY_VISUAL = 0.98, 0.95
+# Frames with this cosine are one still picture; plain cards of different videos had 0.995.
 STILL = 0.995
-# Speech of other videos has cosines of at most 0.36 there; recognised twice it is not the same to the word.
+# Speech of different videos has cosines of at most 0.36 in clips that pass the visual test; the same speech recognised
+# twice differs in some words.
 SAME_SPEECH = 0.8
 SAME_LENGTH = 0.8
 COPY_LENGTH = 0.98
@@ -38,8 +39,8 @@ COPY_OFFSET_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the footage of a hit stands a further time."""
+class Duplicate:
+    """Another place of the footage of a result."""
 
     video_id: int
     start_s: float
@@ -47,17 +48,17 @@ class Place:
 
 
 @dataclass(slots=True)
-class Answer:
-    """What becomes a hit. moments: the clips that answer. start_s, end_s: with their neighbours."""
+class Result:
+    """What becomes a hit. moments: its clips. start_s, end_s: including merged neighbours."""
 
     moments: Group
     start_s: float
     end_s: float
-    also: list[Place] = field(default_factory=list)
+    duplicates: list[Duplicate] = field(default_factory=list)
 
     @classmethod
-    def of(cls, group: Group) -> Answer:
-        return cls(group, min(each.clip.start_s for each in group), max(each.clip.end_s for each in group))
+    def of(cls, group: Group) -> Result:
+        return cls(group, *_span(group))
 
     @property
     def video_id(self) -> int:
@@ -68,62 +69,66 @@ class Answer:
         return sum(each.score for each in self.moments)
 
     @property
-    def strength(self) -> float:
-        return sum(each.strength for each in self.moments)
+    def similarity_score(self) -> float:
+        return sum(each.similarity_score for each in self.moments)
 
-    def covers(self, group: Group) -> bool:
-        """Return whether the answer holds, in part, what the group would tell."""
+    def overlaps(self, group: Group) -> bool:
+        """Return whether a group is of the same video and overlaps in time."""
         if group[0].clip.video_id != self.video_id:
             return False
-        start_s, end_s = min(each.clip.start_s for each in group), max(each.clip.end_s for each in group)
+        start_s, end_s = _span(group)
         return start_s < self.end_s and end_s > self.start_s
 
 
-def gather(
+def _span(group: Group) -> tuple[float, float]:
+    return min(each.clip.start_s for each in group), max(each.clip.end_s for each in group)
+
+
+def select_results(
     groups: Sequence[Group],
-    wanted: tuple[int, int],
-    lasts_s: Callable[[int], float],
-    settle: Callable[[Answer, Sequence[Answer]], object],
-    asked: Sequence[Answer] = (),
-) -> list[Answer]:
-    """Return the best answers, at most so many in all and of one video (`wanted`), duplicates folded into the best.
+    limits: tuple[int, int],
+    duration_s: Callable[[int], float],
+    expand: Callable[[Result, Sequence[Result]], object],
+    examples: Sequence[Result] = (),
+) -> list[Result]:
+    """Return the best results, duplicates folded into the best of them.
 
-    groups: best first. lasts_s: a video's length. settle: gives a new answer its span, apart from those before it.
-    asked: clips that the question itself names; neither they nor their duplicates answer it.
+    groups: best first. limits: results in all, and per video. duration_s: of a video id. expand: merges neighbours
+    into a new result, without touching those before it. examples: clips given as the query; neither they nor their
+    duplicates are results.
     """
-    top_k, per_video = wanted
-    answers = list(asked)
+    top_k, per_video = limits
+    results = list(examples)
     count: dict[int, int] = {}
-    original: dict[int, int] = {}  # a copy of a whole video shares the places of the first
-    pictures = _stacked([group[0].vectors.embeddings.get("visual") for group in groups])  # (n_groups, dim)
-    alike: dict[int, list[Answer]] = {}  # number of a group -> answers whose pictures may be its own
+    original: dict[int, int] = {}  # copy of a whole video -> the video whose limit it shares
+    visual = _stacked([group[0].vectors.embeddings.get("visual") for group in groups])  # (n_groups, dim)
+    similar: dict[int, list[Result]] = {}  # number of a group -> results that may be the same footage
 
-    def compare(answer: Answer) -> None:
-        vector = answer.moments[0].vectors.embeddings.get("visual")
-        for row in np.flatnonzero(pictures @ vector >= COPY_PICTURES).tolist() if vector is not None else ():
-            alike.setdefault(row, []).append(answer)
+    def compare(result: Result) -> None:
+        vector = result.moments[0].vectors.embeddings.get("visual")
+        for row in np.flatnonzero(visual @ vector >= COPY_VISUAL).tolist() if vector is not None else ():
+            similar.setdefault(row, []).append(result)
 
-    for answer in asked if groups else ():
-        compare(answer)
+    for example in examples if groups else ():
+        compare(example)
     for number, group in enumerate(groups):
         video_id = group[0].clip.video_id
-        same = (answer for answer in alike.get(number, ()) if is_same_footage(answer.moments, group, lasts_s))
-        folded = next(same, None)
-        if folded is not None:
-            if all(place.video_id != video_id for place in folded.also):
-                again = Answer.of(group)
-                folded.also.append(Place(video_id, again.start_s, again.end_s))
-            if _is_copy(folded.moments[0], group[0], lasts_s):
-                original[video_id] = original.get(folded.video_id, folded.video_id)
+        same = (result for result in similar.get(number, ()) if is_same_footage(result.moments, group, duration_s))
+        best = next(same, None)
+        if best is not None:
+            if all(duplicate.video_id != video_id for duplicate in best.duplicates):
+                best.duplicates.append(Duplicate(video_id, *_span(group)))
+            if _is_copy(best.moments[0], group[0], duration_s):
+                original[video_id] = original.get(best.video_id, best.video_id)
             continue
         owner = original.get(video_id, video_id)
-        is_wanted = len(answers) < top_k + len(asked) and count.get(owner, 0) < per_video
-        if is_wanted and not any(answer.covers(group) for answer in answers):
+        has_room = len(results) < top_k + len(examples) and count.get(owner, 0) < per_video
+        if has_room and not any(result.overlaps(group) for result in results):
             count[owner] = count.get(owner, 0) + 1
-            answers.append(Answer.of(group))
-            settle(answers[-1], answers[:-1])
-            compare(answers[-1])
-    return answers[len(asked) :]
+            results.append(Result.of(group))
+            expand(results[-1], results[:-1])
+            compare(results[-1])
+    return results[len(examples) :]
 
 
 def _stacked(vectors: Sequence[FloatArray | None]) -> FloatArray:
@@ -133,100 +138,100 @@ def _stacked(vectors: Sequence[FloatArray | None]) -> FloatArray:
     return np.stack([nothing if vector is None else vector for vector in vectors]) if vectors else nothing[None]
 
 
-def is_same_footage(first: Group, second: Group, lasts_s: Callable[[int], float]) -> bool:
-    """Return whether two groups of different videos show and say the same, clip by clip, as re-encodes and intros do.
+def is_same_footage(first: Group, second: Group, duration_s: Callable[[int], float]) -> bool:
+    """Return whether groups of different videos show and say the same, as re-encodes and intros do.
 
-    One still picture tells too little: black frames, plain cards and title cards are all alike. What is said must be
-    alike too, and silence is not like speech. lasts_s: a video's length.
+    Still pictures never count: black frames and title cards are all alike. Speech must be the same, too; silence and
+    speech differ. duration_s: of a video id.
     """
     if first[0].clip.video_id == second[0].clip.video_id or len(first) != len(second):
         return False
-    return all(_is_same_clip(*clips, lasts_s) for clips in zip(first, second, strict=True))
+    return all(_is_same_clip(*clips, duration_s) for clips in zip(first, second, strict=True))
 
 
-def _is_same_clip(first: Scored, second: Scored, lasts_s: Callable[[int], float]) -> bool:
-    pictures = _cosine(first, second, "visual")
-    if pictures is None or pictures < COPY_PICTURES:
+def _is_same_clip(first: ScoredClip, second: ScoredClip, duration_s: Callable[[int], float]) -> bool:
+    visual = _cosine(first, second, "visual")
+    if visual is None or visual < COPY_VISUAL:
         return False
     lengths = sorted(each.clip.end_s - each.clip.start_s for each in (first, second))
     spoken = "speech" in first.vectors.embeddings or "speech" in second.vectors.embeddings
     if lengths[0] < SAME_LENGTH * lengths[1] or (spoken and (_cosine(first, second, "speech") or 0.0) < SAME_SPEECH):
         return False
     moving = _moves(first) and _moves(second)
-    return moving and (pictures >= SAME_PICTURES or _is_copy(first, second, lasts_s))
+    return moving and (visual >= SAME_VISUAL or _is_copy(first, second, duration_s))
 
 
-def _moves(scored: Scored) -> bool:
-    """Return whether a clip's frames are of more than one picture."""
+def _moves(scored: ScoredClip) -> bool:
+    """Return whether the frames of a clip show more than one still picture."""
     frames = scored.vectors.frames
     return len(frames) > 1 and float((frames @ frames[0]).min()) < STILL
 
 
-def _cosine(first: Scored, second: Scored, modality: Modality) -> float | None:
+def _cosine(first: ScoredClip, second: ScoredClip, modality: Modality) -> float | None:
     one, other = (each.vectors.embeddings.get(modality) for each in (first, second))
     return None if one is None or other is None else float(one @ other)
 
 
-def _is_copy(first: Scored, second: Scored, lasts_s: Callable[[int], float]) -> bool:
-    """Return whether two clips stand at the same time of videos that last as long."""
+def _is_copy(first: ScoredClip, second: ScoredClip, duration_s: Callable[[int], float]) -> bool:
+    """Return whether two clips have the same time in videos of the same length."""
     if abs(first.clip.start_s - second.clip.start_s) > COPY_OFFSET_S:
         return False
-    lengths = sorted((lasts_s(first.clip.video_id), lasts_s(second.clip.video_id)))
+    lengths = sorted((duration_s(first.clip.video_id), duration_s(second.clip.video_id)))
     return lengths[0] >= COPY_LENGTH * lengths[1]
 
 
 def merge_neighbours(
-    snapshot: Snapshot, ranking: Ranking, answers: Sequence[Answer], apart: Sequence[Answer] = ()
+    snapshot: Snapshot, candidates: Candidates, results: Sequence[Result], apart: Sequence[Result] = ()
 ) -> None:
-    """Let the span of each answer of one clip take in the neighbours that answer nearly as well.
+    """Extend the span of each single-clip result by neighbours with at least MERGED_SHARE of its score.
 
-    A neighbour has MERGED_SHARE of the best clip's strength at least; the answer's score stays that of its best clip.
-    apart: answers whose spans no other may touch.
+    The result keeps the score of its best clip. apart: results that no other may overlap.
     """
-    growing = [_Growing(answer) for answer in answers if len(answer.moments) == 1 and answer.strength > 0]
+    growing = [_Expansion(result) for result in results if len(result.moments) == 1 and result.similarity_score > 0]
     reach_s = REACH_S
     while growing:
-        spans = [each.look(reach_s) for each in growing]
+        spans = [each.next_span(reach_s) for each in growing]
         around = snapshot.clips_around(spans)
-        scored = {each.clip.id: each for each in ranking.scored(id_ for _, id_ in around)}
+        scored = {each.clip.id: each for each in candidates.score(id_ for _, id_ in around)}
         for number, id_ in around:
-            if id_ in scored and not any(other.covers((scored[id_],)) for other in apart):
+            if id_ in scored and not any(other.overlaps((scored[id_],)) for other in apart):
                 growing[number].neighbours.append(scored[id_])
-        growing = [each for each in growing if each.reaches_further()]
+        growing = [each for each in growing if each.grow()]
         reach_s *= 2
 
 
 @dataclass(slots=True)
-class _Growing:
-    """An answer that may take in neighbours. seen_s: the stretch of its video that was looked at."""
+class _Expansion:
+    """A result that may grow. read_s: the span of its video whose clips have been read."""
 
-    answer: Answer
-    seen_s: tuple[float, float] = (math.inf, -math.inf)
-    neighbours: list[Scored] = field(default_factory=list)
+    result: Result
+    read_s: tuple[float, float] = (math.inf, -math.inf)
+    neighbours: list[ScoredClip] = field(default_factory=list)
 
-    def look(self, reach_s: float) -> tuple[int, float, float]:
-        """Return the stretch to look at next, as `Snapshot.clips_around` takes it."""
-        self.seen_s = (self.answer.start_s - reach_s, self.answer.end_s + reach_s)
+    def next_span(self, reach_s: float) -> tuple[int, float, float]:
+        """Return the span to read next, as `Snapshot.clips_around` takes it."""
+        self.read_s = (self.result.start_s - reach_s, self.result.end_s + reach_s)
         self.neighbours = []
-        return (self.answer.video_id, *self.seen_s)
+        return (self.result.video_id, *self.read_s)
 
-    def reaches_further(self) -> bool:
-        """Take in the neighbours; return whether there may be more of them where nobody has looked."""
-        answer, grows = self.answer, True
-        while grows:
-            first_s, last_s = answer.start_s - MERGED_GAP_S, answer.end_s + MERGED_GAP_S
-            if first_s < self.seen_s[0] or last_s > self.seen_s[1]:
+    def grow(self) -> bool:
+        """Merge the neighbours; return whether there may be more beyond what was read."""
+        result, grown = self.result, True
+        while grown:
+            first_s, last_s = result.start_s - MERGED_GAP_S, result.end_s + MERGED_GAP_S
+            if first_s < self.read_s[0] or last_s > self.read_s[1]:
                 return True
             near = [n for n in self.neighbours if n.clip.start_s <= last_s and n.clip.end_s >= first_s]
-            grows = any([_grow(answer, neighbour) for neighbour in sorted(near, key=lambda n: n.clip.start_s)])
+            grown = any([_merge(result, neighbour) for neighbour in sorted(near, key=lambda n: n.clip.start_s)])
         return False
 
 
-def _grow(answer: Answer, neighbour: Scored) -> bool:
-    """Take a neighbour in; return whether the answer has grown."""
-    start_s, end_s = min(answer.start_s, neighbour.clip.start_s), max(answer.end_s, neighbour.clip.end_s)
-    grows = (start_s, end_s) != (answer.start_s, answer.end_s)
-    if not grows or neighbour.strength < MERGED_SHARE * answer.strength or end_s - start_s > MAX_MERGED_S:
+def _merge(result: Result, neighbour: ScoredClip) -> bool:
+    """Merge a neighbour into a result; return whether its span has grown."""
+    start_s, end_s = min(result.start_s, neighbour.clip.start_s), max(result.end_s, neighbour.clip.end_s)
+    grows = (start_s, end_s) != (result.start_s, result.end_s)
+    too_weak = neighbour.similarity_score < MERGED_SHARE * result.similarity_score
+    if not grows or too_weak or end_s - start_s > MAX_MERGED_S:
         return False
-    answer.start_s, answer.end_s = start_s, end_s
+    result.start_s, result.end_s = start_s, end_s
     return True

@@ -1,4 +1,4 @@
-"""Where the words of a question stand, and what each is worth."""
+"""Keyword matches: which documents (segments, titles, tags) contain the query's keywords, and what each is worth."""
 
 from __future__ import annotations
 
@@ -13,253 +13,258 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query.ast import PLACES, Needle, Place
+from vfindex.search.query.ast import TEXT_FIELDS, Keyword, TextField
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import held_in
 from vfindex.storage.text.full_text import WordMatch, kept
 from vfindex.storage.text.tokenizer import index_form
 
-# Documents with words of the question that are looked at, 35 us each; beyond these BM25 has little to say, and they
-# bring in no further clips.
+# Documents with optional keywords that are read, the best by BM25, 35 us each. Further ones change little in the score
+# and add no candidates.
 MAX_WORD_MATCHES = 100
-# Clips that words bring in, the best documents' first; half as many as the joint index does. To read and score a clip
-# takes 0.1 ms at 1,000,000 clips.
+# Candidates that keywords add, those of the best documents first; half as many as the joint index adds. Reading and
+# scoring a clip takes 0.1 ms at 1,000,000 clips.
 MAX_WORD_CLIPS = 100
-# Documents that are looked at for what must stand there, 10 us each; of more, see `_chosen`.
-MAX_PROVED = 2000
-# Videos that a match in their title or tags brings in, the best by BM25, and so many clips of each.
+# Documents checked for a required keyword, 10 us each; `_documents_to_check` chooses among more.
+MAX_VERIFIED = 2000
+# Videos that a match in their title or tags adds, the best by BM25, and clips of each.
 MAX_TITLES = 30
 MAX_CLIPS_PER_TITLE = 20
-# Places where a phrase is looked for across the end of a segment; longer quotations are seldom typed.
-MAX_BROKEN_WORDS = 16
+# Words of a phrase up to which it may continue from one segment into the next; longer quotations are rare.
+MAX_SPLIT_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A segment, title or tag, and those words of the question that it holds, in the question's order.
+class DocumentMatch:
+    """A document and the keywords it contains, in the order of the query. share: their share of all idf weights."""
 
-    worth: their share of the question.
-    """
-
-    match: WordMatch
-    needles: tuple[Needle, ...]
-    worth: float
+    document: WordMatch
+    keywords: tuple[Keyword, ...]
+    share: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """The documents that hold a needle where it may stand.
+class Postings:
+    """The documents that contain a keyword in one of its fields.
 
-    documents: (n,), increasing. said: (2, n) document and clip. titled: (2, n) document and video.
+    documents: (n,), increasing. spoken: (2, n) document and clip. written: (2, n) document and video.
     """
 
     documents: NDArray[np.int64]
-    said: NDArray[np.int64]
-    titled: NDArray[np.int64]
+    spoken: NDArray[np.int64]
+    written: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return self.documents.size + self.said.size + self.titled.size
+        return self.documents.size + self.spoken.size + self.written.size
 
 
 @dataclass(slots=True)
-class WordEvidence:
-    """Which words of a question a clip's speech, or its video's title and tags, holds.
+class KeywordMatches:
+    """The keywords of a query in the speech of clips and in the titles and tags of videos.
 
-    held: what must stand there. Of its documents, which may be thousands, `meet` reads those of clips looked at.
+    required: the postings of required keywords. Their documents may be thousands; `load_clips` reads those of the
+    clips that are scored.
     """
 
-    speech: dict[int, list[Found]] = field(default_factory=dict)  # by clip id
-    text: dict[int, list[Found]] = field(default_factory=dict)  # by video id
+    speech: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by clip id
+    text: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by video id
     clip_ids: list[int] = field(default_factory=list)
-    titled: dict[int, int] = field(default_factory=dict)  # clip id -> its video, of clips that a title brings in
-    weight: dict[Needle, float] = field(default_factory=dict)  # its share of the question, summing to 1
-    held: dict[Needle, Held] = field(default_factory=dict)
-    known: dict[int, Found] = field(default_factory=dict)  # by document id
+    titled: dict[int, int] = field(default_factory=dict)  # clip id -> video id, of clips added by a title
+    shares: dict[Keyword, float] = field(default_factory=dict)  # of the query's idf weights, summing to 1
+    required: dict[Keyword, Postings] = field(default_factory=dict)
+    documents: dict[int, DocumentMatch] = field(default_factory=dict)  # by document id
 
-    def add(self, match: WordMatch, needles: Iterable[Needle]) -> None:
-        """Take in a document that holds needles, those that may stand there."""
-        place: Place = "text" if match.start_s is None else "speech"
-        here = tuple(needle for needle in needles if place in needle.places)
-        found = Found(match, here, sum(self.weight[needle] for needle in here))
-        self.known[match.document_id] = found
-        if here and place == "text":
-            self.text.setdefault(match.video_id, []).append(found)
+    def add(self, document: WordMatch, keywords: Iterable[Keyword]) -> None:
+        """Add a document that contains keywords; those not allowed in its field are ignored."""
+        field_: TextField = "text" if document.start_s is None else "speech"
+        accepted = tuple(keyword for keyword in keywords if field_ in keyword.fields)
+        match = DocumentMatch(document, accepted, sum(self.shares[keyword] for keyword in accepted))
+        self.documents[document.document_id] = match
+        if accepted and field_ == "text":
+            self.text.setdefault(document.video_id, []).append(match)
 
-    def say(self, said: Iterable[tuple[int, int]]) -> None:
-        """Take in which of the known documents are said during which clips: (document, clip)."""
-        for document_id, clip_id in said:
-            if (found := self.known[document_id]).needles:
-                self.speech.setdefault(clip_id, []).append(found)
+    def add_speech(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Assign added documents to the clips during which they are spoken: (document id, clip id)."""
+        for document_id, clip_id in pairs:
+            if (match := self.documents[document_id]).keywords:
+                self.speech.setdefault(clip_id, []).append(match)
 
-    def meet(self, snapshot: Snapshot, clips: Collection[StoredClip]) -> None:
-        """Take in the documents of clips that hold what must stand there."""
-        if not self.held or not clips:
+    def load_clips(self, snapshot: Snapshot, clips: Collection[StoredClip]) -> None:
+        """Add the documents of clips that contain required keywords."""
+        if not self.required or not clips:
             return
         ids, videos = np.unique([clip.id for clip in clips]), np.unique([clip.video_id for clip in clips])
-        met = [each.said[0, held_in(each.said[1], ids)] for each in self.held.values()]
-        met += [each.titled[0, held_in(each.titled[1], videos)] for each in self.held.values()]
-        new = np.array([id_ for id_ in np.unique(np.concatenate(met)).tolist() if id_ not in self.known], np.int64)
-        for match in snapshot.words.documents(new):
-            id_ = np.array([match.document_id])
-            self.add(match, [n for n in self.weight if n in self.held and held_in(id_, self.held[n].documents)[0]])
-        pairs = [each.said[:, held_in(each.said[0], new)] for each in self.held.values()]
-        self.say(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
+        of_clips = [each.spoken[0, held_in(each.spoken[1], ids)] for each in self.required.values()]
+        of_clips += [each.written[0, held_in(each.written[1], videos)] for each in self.required.values()]
+        new = np.array([i for i in np.unique(np.concatenate(of_clips)).tolist() if i not in self.documents], np.int64)
+        for document in snapshot.words.documents(new):
+            id_ = np.array([document.document_id])
+            contained = [k for k in self.shares if k in self.required and held_in(id_, self.required[k].documents)[0]]
+            self.add(document, contained)
+        pairs = [each.spoken[:, held_in(each.spoken[0], new)] for each in self.required.values()]
+        self.add_speech(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
 
-    def worth(self, found: Sequence[Found]) -> float:
-        """Return the share of the question that documents hold together."""
-        if len(found) == 1:  # hashing a needle takes 1 us, and most clips have one document
-            return found[0].worth
-        return sum(self.weight[needle] for needle in {needle for each in found for needle in each.needles})
+    def share_of(self, matches: Sequence[DocumentMatch]) -> float:
+        """Return the share of the idf weights that documents contain together."""
+        if len(matches) == 1:  # hashing a keyword takes 1 us, and most clips have one document
+            return matches[0].share
+        return sum(self.shares[keyword] for keyword in {keyword for each in matches for keyword in each.keywords})
 
-    def foreseen(self) -> dict[int, float]:
-        """Return clip id -> what share of the question it holds, as far as is known before clips are read."""
-        worth: dict[int, float] = {id_: self.worth(found) for id_, found in self.speech.items()}
+    def clip_shares(self) -> dict[int, float]:
+        """Return clip id -> share of the idf weights, by the documents added so far."""
+        shares: dict[int, float] = {id_: self.share_of(matches) for id_, matches in self.speech.items()}
         for id_, video_id in self.titled.items():
-            worth[id_] = worth.get(id_, 0.0) + self.worth(self.text[video_id])
-        return worth
+            shares[id_] = shares.get(id_, 0.0) + self.share_of(self.text[video_id])
+        return shares
 
-    def words(self, found: Sequence[Found]) -> tuple[str, ...]:
-        """Return the words that documents hold together, in the question's order."""
-        needles: Iterable[Needle] = found[0].needles
-        if len(found) > 1:
-            held = {needle for each in found for needle in each.needles}
-            needles = (needle for needle in self.weight if needle in held)
-        return tuple(dict.fromkeys(needle.text for needle in needles))
+    def words_of(self, matches: Sequence[DocumentMatch]) -> tuple[str, ...]:
+        """Return the keywords that documents contain together, in the order of the query."""
+        keywords: Iterable[Keyword] = matches[0].keywords
+        if len(matches) > 1:
+            contained = {keyword for each in matches for keyword in each.keywords}
+            keywords = (keyword for keyword in self.shares if keyword in contained)
+        return tuple(dict.fromkeys(keyword.text for keyword in keywords))
 
 
-def find_words(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection[int] | None = None) -> WordEvidence:
-    """Return where words of the question stand, and what each is worth; videos: the only ones looked at.
+def match_keywords(
+    snapshot: Snapshot, keywords: Sequence[Keyword], videos: Collection[int] | None = None
+) -> KeywordMatches:
+    """Return the matches of keywords in `videos`; None: in all videos.
 
-    A word's worth is its inverse document frequency, ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza 2009,
-    section 3.5, floored at 0), times its weight, over the sum of all: a clip that holds every word scores 1.
+    A keyword's share is its inverse document frequency, ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza
+    2009, section 3.5, floored at 0), times its weight, over the sum of all: a clip with every keyword has 1.
     """
-    loose = [needle for needle in needles if not needle.required]
-    matches = snapshot.words.match([n.text for n in loose], MAX_WORD_MATCHES, videos) if loose else []
-    holders: dict[Needle, Collection[int]] = {
-        needle: {match.document_id for match in matches if needle.text in match.phrases} for needle in loose
+    optional = [keyword for keyword in keywords if not keyword.required]
+    documents = snapshot.words.match([k.text for k in optional], MAX_WORD_MATCHES, videos) if optional else []
+    holders: dict[Keyword, Collection[int]] = {
+        keyword: {each.document_id for each in documents if keyword.text in each.phrases} for keyword in optional
     }
-    held = _held(snapshot, [needle for needle in needles if needle.required], videos)
-    holders |= {needle: set(each.documents.tolist()) for needle, each in held.items()}
-    evidence = WordEvidence(weight=_worth(snapshot, needles, holders), held=held)
-    for match in matches:
-        evidence.add(match, [needle for needle in needles if match.document_id in holders[needle]])
-    during: dict[int, list[int]] = {}
-    said = snapshot.words.clips_during([match.document_id for match in matches if match.start_s is not None])
-    for document_id, clip_id in said:
-        during.setdefault(document_id, []).append(clip_id)
-    evidence.say(said)
-    titled = snapshot.first_clips(list(evidence.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if evidence.text else {}
-    evidence.titled = {clip_id: video_id for video_id, clips in titled.items() for clip_id in clips}
-    brought = (titled.get(m.video_id, ()) if m.start_s is None else during.get(m.document_id, ()) for m in matches)
-    evidence.clip_ids = list(dict.fromkeys(chain.from_iterable(brought)))[:MAX_WORD_CLIPS]
-    return evidence
+    required = _required_postings(snapshot, [keyword for keyword in keywords if keyword.required], videos)
+    holders |= {keyword: set(each.documents.tolist()) for keyword, each in required.items()}
+    matches = KeywordMatches(shares=_idf_shares(snapshot, keywords, holders), required=required)
+    for document in documents:
+        matches.add(document, [keyword for keyword in keywords if document.document_id in holders[keyword]])
+    clips_of: dict[int, list[int]] = {}
+    pairs = snapshot.words.clips_during([each.document_id for each in documents if each.start_s is not None])
+    for document_id, clip_id in pairs:
+        clips_of.setdefault(document_id, []).append(clip_id)
+    matches.add_speech(pairs)
+    titled = snapshot.first_clips(list(matches.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if matches.text else {}
+    matches.titled = {clip_id: video_id for video_id, clips in titled.items() for clip_id in clips}
+    added = (titled.get(d.video_id, ()) if d.start_s is None else clips_of.get(d.document_id, ()) for d in documents)
+    matches.clip_ids = list(dict.fromkeys(chain.from_iterable(added)))[:MAX_WORD_CLIPS]
+    return matches
 
 
-def _held(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection[int] | None) -> dict[Needle, Held]:
-    """Return the documents that hold what must stand there; those of the last questions are remembered."""
-    known: dict[Hashable, Held] = snapshot.remembered("held", dict)
-    asked = tuple((needle.text, needle.exact, needle.places) for needle in needles)
-    chosen = cache(lambda: _chosen(snapshot, needles, videos))
+def _required_postings(
+    snapshot: Snapshot, keywords: Sequence[Keyword], videos: Collection[int] | None
+) -> dict[Keyword, Postings]:
+    """Return the postings of required keywords; those of the last queries are cached until the next commit."""
+    cached: dict[Hashable, Postings] = snapshot.remembered("postings", dict)
+    key = tuple((keyword.text, keyword.exact, keyword.fields) for keyword in keywords)
+    documents = cache(lambda: _documents_to_check(snapshot, keywords, videos))
 
-    def held(number: int) -> Held:
-        key = (number, asked, None if videos is None else frozenset(videos))
-        return kept(known, key, lambda: _proved(snapshot, needles[number], chosen()[number], videos))
+    def postings(number: int) -> Postings:
+        own_key = (number, key, None if videos is None else frozenset(videos))
+        return kept(cached, own_key, lambda: _verified(snapshot, keywords[number], documents()[number], videos))
 
-    return {needle: held(number) for number, needle in enumerate(needles)}
+    return {keyword: postings(number) for number, keyword in enumerate(keywords)}
 
 
-def _chosen(snapshot: Snapshot, needles: Sequence[Needle], videos: Collection[int] | None) -> list[NDArray[np.int64]]:
-    """Return for each needle the documents to be looked at for it, at most MAX_PROVED, of videos that hold all needles.
+def _documents_to_check(
+    snapshot: Snapshot, keywords: Sequence[Keyword], videos: Collection[int] | None
+) -> list[NDArray[np.int64]]:
+    """Return for each required keyword at most MAX_VERIFIED documents, of videos that contain all of them.
 
-    Those first that hold the most needles, then the newest; half of them, and of the others so many evenly spread ones.
+    The first half are those with the most keywords, then the newest; the second half is spread evenly over the rest.
     """
     words = snapshot.words
-    lists = [words.holders(needle.text, videos) for needle in needles]
-    if all(len(ids) <= MAX_PROVED for ids in lists):
+    lists = [words.holders(keyword.text, videos) for keyword in keywords]
+    if all(len(ids) <= MAX_VERIFIED for ids in lists):
         return lists
     lists = [words.visible(ids) for ids in lists]
-    for number, needle in enumerate(needles):
-        if needle.places != PLACES and len(lists[number]) > MAX_PROVED:
+    for number, keyword in enumerate(keywords):
+        if keyword.fields != TEXT_FIELDS and len(lists[number]) > MAX_VERIFIED:
             written = held_in(lists[number], words.written())
-            lists[number] = lists[number][written if needle.places == ("text",) else ~written]
-    # A phrase may run on from one segment into the next: then its videos hold no document with all of it.
-    whole = [ids for ids, needle in zip(lists, needles, strict=True) if not (needle.exact and _has_many(needle))]
-    if len(needles) > 1 and whole:
-        shared = reduce(np.intersect1d, [np.unique(words.videos_of(ids)) for ids in whole])
+            lists[number] = lists[number][written if keyword.fields == ("text",) else ~written]
+    # A phrase may continue into the next segment, so that no single document of a video contains all of it.
+    complete = [ids for ids, keyword in zip(lists, keywords, strict=True) if not (keyword.exact and _is_long(keyword))]
+    if len(keywords) > 1 and complete:
+        shared = reduce(np.intersect1d, [np.unique(words.videos_of(ids)) for ids in complete])
         lists = [ids[np.isin(words.videos_of(ids), shared)] for ids in lists]
-    every, times = np.unique(np.concatenate(lists), return_counts=True)
-    return [_first(ids, times[np.searchsorted(every, ids)]) for ids in lists]
+    every, counts = np.unique(np.concatenate(lists), return_counts=True)
+    return [_limited(ids, counts[np.searchsorted(every, ids)]) for ids in lists]
 
 
-def _first(ids: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return MAX_PROVED documents, increasing; times: how many needles each holds."""
-    if len(ids) <= MAX_PROVED:
+def _limited(ids: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return at most MAX_VERIFIED documents, increasing. counts: the number of keywords in each."""
+    if len(ids) <= MAX_VERIFIED:
         return ids
-    ordered, half = ids[np.lexsort((-ids, -times))], MAX_PROVED // 2
-    spread = np.linspace(half, len(ids) - 1, MAX_PROVED - half).astype(np.int64)
+    ordered, half = ids[np.lexsort((-ids, -counts))], MAX_VERIFIED // 2
+    spread = np.linspace(half, len(ids) - 1, MAX_VERIFIED - half).astype(np.int64)
     return np.asarray(np.sort(np.append(ordered[:half], ordered[spread])))
 
 
-def _has_many(needle: Needle) -> bool:
-    return len(plain_words(needle.text)) > 1
+def _is_long(keyword: Keyword) -> bool:
+    return len(plain_words(keyword.text)) > 1
 
 
-def find_held(snapshot: Snapshot, needle: Needle, videos: Collection[int] | None) -> Held:
-    """Return all documents that hold a needle where it may stand; videos: the only ones looked at."""
-    return _proved(snapshot, needle, snapshot.words.holders(needle.text, videos), videos)
+def find_postings(snapshot: Snapshot, keyword: Keyword, videos: Collection[int] | None) -> Postings:
+    """Return all postings of a keyword in `videos`; None: in all videos."""
+    return _verified(snapshot, keyword, snapshot.words.holders(keyword.text, videos), videos)
 
 
-def _proved(snapshot: Snapshot, needle: Needle, ids: NDArray[np.int64], videos: Collection[int] | None) -> Held:
-    """Return those of documents that hold a needle where it may stand.
+def _verified(snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], videos: Collection[int] | None) -> Postings:
+    """Return the postings among documents `ids`, with the exact phrase checked and only the keyword's fields.
 
-    An exact phrase may run on from one segment into the next: then both hold it.
+    An exact phrase may continue from one segment into the next: then both contain it.
     """
-    if needle.exact:
-        ids = _holding_exactly(snapshot, needle, ids, videos)
-    places = snapshot.words.places(ids)  # (4, n): document, video, whether of a segment, clip
-    spoken = places[2] == 1
-    places = places[:, (spoken & ("speech" in needle.places)) | (~spoken & ("text" in needle.places))]
-    spoken = places[2] == 1
-    return Held(np.unique(places[0]), places[:, spoken & (places[3] > 0)][[0, 3]], places[:2, ~spoken])
+    if keyword.exact:
+        ids = _containing_phrase(snapshot, keyword, ids, videos)
+    rows = snapshot.words.places(ids)  # (4, n): document, video, whether of a segment, clip
+    spoken = rows[2] == 1
+    rows = rows[:, (spoken & ("speech" in keyword.fields)) | (~spoken & ("text" in keyword.fields))]
+    spoken = rows[2] == 1
+    return Postings(np.unique(rows[0]), rows[:, spoken & (rows[3] > 0)][[0, 3]], rows[:2, ~spoken])
 
 
-def _worth(
-    snapshot: Snapshot, needles: Sequence[Needle], holders: Mapping[Needle, Collection[int]]
-) -> dict[Needle, float]:
-    """Return each needle's share of the question; nothing where none is found."""
+def _idf_shares(
+    snapshot: Snapshot, keywords: Sequence[Keyword], holders: Mapping[Keyword, Collection[int]]
+) -> dict[Keyword, float]:
+    """Return each keyword's share of the idf weights; empty if no document contains any."""
     if not any(holders.values()):
         return {}
-    loose = [needle for needle in needles if not needle.required]
-    total, counts = snapshot.words.document_frequencies([needle.text for needle in loose])
-    known = dict(zip(loose, counts, strict=True))
-    counted = {needle: known.get(needle, len(holders[needle])) for needle in needles}
-    worth = {needle: needle.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for needle, n in counted.items()}
-    return {needle: value / sum(worth.values()) for needle, value in worth.items()}
+    optional = [keyword for keyword in keywords if not keyword.required]
+    total, counts = snapshot.words.document_frequencies([keyword.text for keyword in optional])
+    frequencies = dict(zip(optional, counts, strict=True))
+    counted = {keyword: frequencies.get(keyword, len(holders[keyword])) for keyword in keywords}
+    weights = {keyword: keyword.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for keyword, n in counted.items()}
+    return {keyword: value / sum(weights.values()) for keyword, value in weights.items()}
 
 
-def _holding_exactly(
-    snapshot: Snapshot, needle: Needle, ids: NDArray[np.int64], videos: Collection[int] | None
+def _containing_phrase(
+    snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], videos: Collection[int] | None
 ) -> NDArray[np.int64]:
-    """Return those documents that hold a phrase as typed but for case and accents, and those that hold it together."""
-    words = plain_words(needle.text)
-    found = {m.document_id for m in snapshot.words.documents(ids) if _stands_in(words, plain_words(m.text))}
-    for cut in range(1, min(len(words), MAX_BROKEN_WORDS)):
-        head, tail = words[:cut], words[cut:]
-        for first, second in snapshot.words.broken(" ".join(head), " ".join(tail), videos):
-            if plain_words(first.text)[-cut:] == head and plain_words(second.text)[: len(tail)] == tail:
-                found |= {first.document_id, second.document_id}
-    return np.array(sorted(found), np.int64)
+    """Return the documents that contain a phrase as typed but for case and accents, alone or with the next one."""
+    words = plain_words(keyword.text)
+    matched = {d.document_id for d in snapshot.words.documents(ids) if _contains(plain_words(d.text), words)}
+    for cut in range(1, min(len(words), MAX_SPLIT_WORDS)):
+        head, rest = words[:cut], words[cut:]
+        for first, second in snapshot.words.broken(" ".join(head), " ".join(rest), videos):
+            if plain_words(first.text)[-cut:] == head and plain_words(second.text)[: len(rest)] == rest:
+                matched |= {first.document_id, second.document_id}
+    return np.array(sorted(matched), np.int64)
 
 
 def plain_words(text: str) -> list[str]:
-    """Return the words of a text in the one form that `folding.folded` gives letters."""
+    """Return the words of a text, their letters in the form of `folding.folded`."""
     form = index_form(text.lower())
     if not form.isascii():
         form = "".join(c for c in unicodedata.normalize("NFKD", form) if unicodedata.category(c) != "Mn")
     return _WORD.findall(form)
 
 
-def _stands_in(words: Sequence[str], text: Sequence[str]) -> bool:
+def _contains(text: Sequence[str], words: Sequence[str]) -> bool:
     return any(list(text[i : i + len(words)]) == list(words) for i in range(len(text) - len(words) + 1))

@@ -1,4 +1,4 @@
-"""What clips are compared with: one vector a modality, of the words and the pictures of one moment."""
+"""What clips are compared with: one vector per modality for the words and images of one moment."""
 
 from __future__ import annotations
 
@@ -14,70 +14,72 @@ from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.records import FloatArray, Modality
 
-# Clips from all over the library by which the spread of a picture's similarities is measured, and how many the prior,
-# the spread that words have, counts among them.
+# Clips, spread over the library, that estimate the spread of an image's similarities; and how many clips the prior
+# counts for, which has the spread of text queries, 1.
 SAMPLE_CLIPS, PRIOR_CLIPS = 512, 20
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What clips are compared with. vectors: modality -> (dim,); modalities that nothing asks are left out.
+class QueryVectors:
+    """The query in each modality. vectors: modality -> (dim,); a modality that the query does not use is missing.
 
-    strength: modality -> spread of unrelated clips' centred similarities, that of one part of weight 1 being 1.
+    spread: modality -> standard deviation of the centred similarities of unrelated clips, 1 for one part of weight 1.
     """
 
     vectors: Mapping[Modality, FloatArray]
-    strength: Mapping[Modality, float]
+    spread: Mapping[Modality, float]
 
 
-def combined(parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArray]], spec: JointSpec) -> Asked:
-    """Return one query vector a modality, whose centred similarity is the weighted sum of those of the parts.
+def combine_parts(
+    parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArray]], spec: JointSpec
+) -> QueryVectors:
+    """Return one vector per modality whose centred similarity is the weighted sum of those of the parts.
 
-    vectors: one mapping a part. Parts are taken for independent: their spreads add as squares.
+    vectors: one mapping per part. The parts are assumed independent: their variances add.
     """
     result: dict[Modality, FloatArray] = {}
-    strength: dict[Modality, float] = {}
+    spread: dict[Modality, float] = {}
     for modality, modality_spec in spec.parts.items():
         nu = modality_spec.query_mean
-        asked = [
+        weighted = [
             (part.weight, each[modality])
             for part, each in zip(parts, vectors, strict=True)
             if modality in part.modalities and modality in each
         ]
-        strength[modality] = math.sqrt(sum(weight**2 for weight, _ in asked))
-        if len(asked) == 1 and asked[0][0] == 1.0:
-            result[modality] = asked[0][1]
-        elif asked:
-            total = np.sum([weight * (vector - nu) for weight, vector in asked], axis=0)
+        spread[modality] = math.sqrt(sum(weight**2 for weight, _ in weighted))
+        if len(weighted) == 1 and weighted[0][0] == 1.0:
+            result[modality] = weighted[0][1]
+        elif weighted:
+            total = np.sum([weight * (vector - nu) for weight, vector in weighted], axis=0)
             result[modality] = np.asarray(nu + total, np.float32)
-    return Asked(result, strength)
+    return QueryVectors(result, spread)
 
 
-def with_pictures(asked: Asked, pictures: Sequence[FloatArray], view: View) -> Asked:
-    """Return a question that asks for pictures too, all of them together as much as for its words.
+def add_images(query: QueryVectors, images: Sequence[FloatArray], view: View) -> QueryVectors:
+    """Return the query with images, which together count as much as its words.
 
-    A picture is not centred, so that clips rank by plain cosine: without the clips' mean, frames found their own video
-    less often (docs/decisions/image-queries.md). Pictures resemble one another more than words resemble pictures: their
-    similarities are brought to a spread of 1, which those of words have.
+    Images are not centred, so that clips rank by plain cosine: with the clips' mean subtracted, frames found their own
+    video less often (docs/decisions/image-queries.md). Images resemble one another more than texts resemble images;
+    their similarities are scaled to a spread of 1, that of texts.
     """
-    if not pictures:
-        return asked
+    if not images:
+        return query
     part = view.spec.parts["visual"]
     if part.weight == 0:
-        raise QueryError("pictures are compared by what is shown, whose weight is 0; leave visual above 0")
+        raise QueryError("images are compared in the visual modality, whose weight is 0; use a weight above 0")
     sample = _sample(view)
-    total = np.mean([vector / _spread(sample @ vector) for vector in pictures], axis=0)
-    words = asked.vectors.get("visual", part.query_mean)
-    strength = math.hypot(asked.strength.get("visual", 0.0), 1.0)
+    total = np.mean([vector / _spread(sample @ vector) for vector in images], axis=0)
+    words = query.vectors.get("visual", part.query_mean)
+    spread = math.hypot(query.spread.get("visual", 0.0), 1.0)
     return replace(
-        asked,
-        vectors={**asked.vectors, "visual": np.asarray(words + total, np.float32)},
-        strength={**asked.strength, "visual": strength},
+        query,
+        vectors={**query.vectors, "visual": np.asarray(words + total, np.float32)},
+        spread={**query.spread, "visual": spread},
     )
 
 
 def _sample(view: View) -> FloatArray:
-    """Return the centred pictures (n, dim) of clips from all over the library."""
+    """Return the centred visual vectors (n, dim) of clips spread over the library."""
     part, snapshot = view.spec.parts["visual"], view.snapshot
     last = view.watermark or max(snapshot.clip_ids(), default=0)
     ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()

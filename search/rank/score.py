@@ -1,4 +1,4 @@
-"""Scores of clips, modality by modality."""
+"""Scores of clips, as sums of what each modality and the matched keywords contribute."""
 
 from __future__ import annotations
 
@@ -9,167 +9,169 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query.ast import Place
+from vfindex.search.query.ast import TextField
 from vfindex.search.rank.delta import View
-from vfindex.search.rank.lexical import Found, WordEvidence
-from vfindex.search.rank.query_vectors import Asked
+from vfindex.search.rank.lexical import DocumentMatch, KeywordMatches
+from vfindex.search.rank.query_vectors import QueryVectors
 from vfindex.storage.db.clips import StoredClip, StoredVectors
 from vfindex.storage.ids import held_in, places_in
 from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
 from vfindex.storage.records import FloatArray, Modality
 
-# Of the similarities of sentences, see `sharpened`. Measured over the public collection against plain weights
-# (docs/decisions/lite.md): a plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity is worth what it was.
+# Constants of `sharpened`, measured over the public collection against plain weights (docs/decisions/lite.md): a
+# plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity keeps its value.
 NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 
 
 @dataclass(slots=True, eq=False)
-class Scored:
-    """A clip's score as the sum of its modalities' signed contributions; a missing key is a missing modality.
+class ScoredClip:
+    """A clip and its score, a sum of signed contributions; a modality that the clip lacks has no key.
 
-    modalities: weighted similarities and what words add, as `bonus` says. ranked: reciprocal ranks, where these are
-    fused. vectors: as stored. frame_s: presentation time of the best frame. found: where words of the question stand.
-    words: those, in the question's order.
+    modalities: weighted similarities plus `bonus`. bonus: what matched keywords add in each text field. rank_scores:
+    reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents that contain
+    keywords. words: those keywords, in the order of the query.
     """
 
     clip: StoredClip
     modalities: dict[Modality, float]
     vectors: StoredVectors
-    bonus: dict[Place, float] = field(default_factory=dict)
-    ranked: Mapping[Modality, float] | None = None
+    bonus: dict[TextField, float] = field(default_factory=dict)
+    rank_scores: Mapping[Modality, float] | None = None
     frame_s: float | None = None
-    found: tuple[Found, ...] = ()
+    matches: tuple[DocumentMatch, ...] = ()
     words: tuple[str, ...] = ()
     snippet: str | None = None
 
     @property
     def contributions(self) -> Mapping[Modality, float]:
-        return self.modalities if self.ranked is None else self.ranked
+        return self.modalities if self.rank_scores is None else self.rank_scores
 
     @property
     def score(self) -> float:
         return sum(self.contributions.values())
 
     @property
-    def strength(self) -> float:
-        """How well the clip answers, whatever the others do: its score where scores are fused."""
+    def similarity_score(self) -> float:
+        """The score without reciprocal ranks, which depend on the other candidates."""
         return sum(self.modalities.values())
 
     def similarity(self, modality: Modality) -> float | None:
-        """Return a modality's weighted similarity without words, None where the clip has none."""
+        """Return the weighted similarity in a modality, without keywords; None if the clip lacks the modality."""
         value = self.modalities.get(modality) if modality in self.vectors.embeddings else None
-        return None if value is None else value - sum(b for place, b in self.bonus.items() if place == modality)
+        return None if value is None else value - sum(b for field_, b in self.bonus.items() if field_ == modality)
 
 
-def score_clips(view: View, ids: Sequence[int], asked: Asked, evidence: WordEvidence) -> list[Scored]:
-    """Return the searchable clips among `ids`, scored; without those that hold nothing of what is asked."""
-    scored = [Scored(clip, {}, vectors) for clip, vectors in view.snapshot.with_vectors(ids).values()]
-    for modality, way in directions(asked.vectors, view.spec).items():
-        having = [each for each in scored if modality in each.vectors.embeddings]
-        if having:
-            _compare(having, modality, way, (view, asked.strength[modality]))
-    evidence.meet(view.snapshot, [each.clip for each in scored])
+def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: KeywordMatches) -> list[ScoredClip]:
+    """Return the searchable clips of `ids` with their scores, except those with no modality that the query uses."""
+    scored = [ScoredClip(clip, {}, vectors) for clip, vectors in view.snapshot.with_vectors(ids).values()]
+    for modality, direction in directions(query.vectors, view.spec).items():
+        present = [each for each in scored if modality in each.vectors.embeddings]
+        if present:
+            _score_modality(present, modality, direction, (view, query.spread[modality]))
+    keywords.load_clips(view.snapshot, [each.clip for each in scored])
     for each in scored:
-        _add_words(each, view, evidence)
+        _add_keywords(each, view, keywords)
     return [each for each in scored if each.modalities]
 
 
-def _compare(having: Sequence[Scored], modality: Modality, way: Direction, by: tuple[View, float]) -> None:
-    """Score clips in one modality: the joint inner product, pictures mixed with the best frame, sentences sharpened.
+def _score_modality(
+    clips: Sequence[ScoredClip], modality: Modality, direction: Direction, by: tuple[View, float]
+) -> None:
+    """Add the joint inner product in one modality: visual mixed with the best frame, speech and text sharpened.
 
-    by: the view, and the strength of what is asked. Frames are centred and scaled like clips, so that both terms have
-    one scale. What modalities share counts as it is.
+    by: the view, and the spread of the query. Frames are centred and scaled like clips, so that both terms have the
+    same scale. The similarity in the shared space of learned heads is added as it is.
     """
-    view, strength = by
+    view, spread = by
     part = view.spec.parts[modality]
-    rows = np.stack([each.vectors.embeddings[modality] for each in having])  # (n_clips, dim)
-    values = part.along(rows, way.own)
-    shared = np.zeros(len(rows)) if way.shared is None else part.along(rows, way.shared)
+    rows = np.stack([each.vectors.embeddings[modality] for each in clips])  # (n_clips, dim)
+    values = part.along(rows, direction.own)
+    shared = np.zeros(len(rows)) if direction.shared is None else part.along(rows, direction.shared)
     if modality == "visual":
-        values = _with_best_frames(having, values, part, (way.own, view.setup.frame_weight))
-    shares = np.array([view.spec.share(each.vectors.embeddings) for each in having])
-    own = shares * values if modality == "visual" else sharpened(shares * values, shares * part.weight * strength)
-    for each, value in zip(having, (own + shared).tolist(), strict=True):
+        values = _mix_best_frames(clips, values, part, (direction.own, view.setup.frame_weight))
+    shares = np.array([view.spec.share(each.vectors.embeddings) for each in clips])
+    own = shares * values if modality == "visual" else sharpened(shares * values, shares * part.weight * spread)
+    for each, value in zip(clips, (own + shared).tolist(), strict=True):
         each.modalities[modality] = value
 
 
-def _with_best_frames(
-    having: Sequence[Scored],
+def _mix_best_frames(
+    clips: Sequence[ScoredClip],
     values: FloatArray,
     part: ModalitySpec,
     by: tuple[FloatArray, float],
 ) -> FloatArray:
-    """Return clips' values mixed with those of their best frames, and note when these are.
+    """Return the values of clips mixed with those of their best frames, and set `frame_s`.
 
-    by: the direction, and the share of the best frame.
+    by: the query's direction, and the weight of the best frame.
     """
-    direction, share = by
-    framed = [row for row, each in enumerate(having) if len(each.vectors.frames)]
+    direction, weight = by
+    framed = [row for row, each in enumerate(clips) if len(each.vectors.frames)]
     if not framed:
         return values
-    frames = part.along(np.concatenate([having[row].vectors.frames for row in framed]), direction)  # (n_frames,)
+    frames = part.along(np.concatenate([clips[row].vectors.frames for row in framed]), direction)  # (n_frames,)
     mixed, stop = values.copy(), 0
     for row in framed:
-        vectors = having[row].vectors
+        vectors = clips[row].vectors
         start, stop = stop, stop + len(vectors.frames)
         best = int(frames[start:stop].argmax())
-        mixed[row] = (1 - share) * values[row] + share * frames[start + best]
-        having[row].frame_s = float(vectors.frame_times_s[best])
+        mixed[row] = (1 - weight) * values[row] + weight * frames[start + best]
+        clips[row].frame_s = float(vectors.frame_times_s[best])
     return mixed
 
 
 def sharpened(value: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return similarities of sentences with what lies in the noise made small, and what stands out made large.
+    """Return similarities of texts, damped within NOISE_SPREADS of 0 and amplified beyond.
 
-    spread: of unrelated sentences. Unrelated talk scores within some 2 spreads; in a sum with pictures it is noise,
-    which a plain weight turns down together with the matches.
+    spread: standard deviation for unrelated texts. Unrelated speech scores within some 2 spreads. Added to visual
+    scores that is noise, and a smaller weight would suppress the matches with it.
     """
     size, noise = np.abs(value), NOISE_SPREADS * spread
     return np.copysign(BELOW_NOISE * np.minimum(size, noise) + ABOVE_NOISE * np.maximum(size - noise, 0.0), value)
 
 
-def _add_words(scored: Scored, view: View, evidence: WordEvidence) -> None:
-    said, titled = evidence.speech.get(scored.clip.id, ()), evidence.text.get(scored.clip.video_id, ())
-    if not said and not titled:
+def _add_keywords(scored: ScoredClip, view: View, keywords: KeywordMatches) -> None:
+    spoken, written = keywords.speech.get(scored.clip.id, ()), keywords.text.get(scored.clip.video_id, ())
+    if not spoken and not written:
         return
-    found: list[tuple[float, Found]] = []
-    places: tuple[tuple[Place, Sequence[Found]], ...] = (("speech", said), ("text", titled))
-    for place, here in places:
-        part = view.spec.parts.get(place)
-        if here and part is not None and part.weight > 0:
-            bonus = view.setup.word_weight * evidence.worth(here)
-            scored.bonus[place] = bonus
-            scored.modalities[place] = scored.modalities.get(place, 0.0) + bonus
-            # Half for a title: what is said at that very moment is the better line to show.
-            share = 1.0 if place == "speech" else 0.5
-            found += [(share * each.worth, each) for each in here]
-    scored.found = tuple(each for _, each in found)
-    if found:
-        scored.words = evidence.words(scored.found)
-        scored.snippet = max(found, key=lambda pair: pair[0])[1].match.text
+    counted: list[tuple[float, DocumentMatch]] = []
+    fields: tuple[tuple[TextField, Sequence[DocumentMatch]], ...] = (("speech", spoken), ("text", written))
+    for field_, documents in fields:
+        part = view.spec.parts.get(field_)
+        if documents and part is not None and part.weight > 0:
+            bonus = view.setup.word_weight * keywords.share_of(documents)
+            scored.bonus[field_] = bonus
+            scored.modalities[field_] = scored.modalities.get(field_, 0.0) + bonus
+            # Half for a title: as a snippet, what is said at that very moment is better.
+            factor = 1.0 if field_ == "speech" else 0.5
+            counted += [(factor * each.share, each) for each in documents]
+    scored.matches = tuple(each for _, each in counted)
+    if counted:
+        scored.words = keywords.words_of(scored.matches)
+        scored.snippet = max(counted, key=lambda pair: pair[0])[1].document.text
 
 
-def skimmed(view: View, ids: NDArray[np.int64], asked: Asked) -> NDArray[np.float64]:
-    """Return the scores (n,) of clips without best frames and words, by the joint vectors that index and tail hold.
+def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors) -> NDArray[np.float64]:
+    """Return the scores (n,) of clips by their joint vectors alone: without best frames and keywords.
 
-    Infinite where neither holds one.
+    Infinite for a clip with no joint vector in the index or the delta. The form of fusion must be `concat`.
     """
     scores = np.full(len(ids), np.inf)
-    slices, ways = view.spec.slices(), directions(asked.vectors, view.spec)
-    tail = view.tail
+    slices, ways = view.spec.slices(), directions(query.vectors, view.spec)
+    delta = view.delta
     sources: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
     if view.index is not None:
         sources.append((view.index.all_ids(), view.index.rows))
-    if tail.joint is not None:
-        sources.append((tail.ids, tail.joint))
-    for held, joint in sources:
-        places, known = places_in(ids, held)
-        if joint is not tail.joint:
-            known &= ~held_in(ids, tail.outdated)
-        rows = np.take(joint, places[known], axis=0).astype(np.float32)
-        scores[known] = 0.0
-        for modality, way in ways.items():
-            values = (rows[:, slices[modality]] @ way.own).astype(np.float64)
-            spread = np.full(len(rows), view.spec.parts[modality].weight * asked.strength[modality])
-            scores[known] += values if modality == "visual" else sharpened(values, spread)
+    if delta.joint is not None:
+        sources.append((delta.ids, delta.joint))
+    for source_ids, joint in sources:
+        positions, present = places_in(ids, source_ids)
+        if joint is not delta.joint:
+            present &= ~held_in(ids, delta.outdated)
+        rows = np.take(joint, positions[present], axis=0).astype(np.float32)
+        scores[present] = 0.0
+        for modality, direction in ways.items():
+            values = (rows[:, slices[modality]] @ direction.own).astype(np.float64)
+            spread = np.full(len(rows), view.spec.parts[modality].weight * query.spread[modality])
+            scores[present] += values if modality == "visual" else sharpened(values, spread)
     return scores

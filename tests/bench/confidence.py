@@ -23,7 +23,7 @@ import numpy as np
 
 from vfindex.indexer.models.priors import background_queries
 from vfindex.indexer.runs.ingest import IngestSettings, ingest
-from vfindex.search.calibration.fit import Best, auc, fit, measure
+from vfindex.search.calibration.fit import TopScore, auc, fit, measure
 from vfindex.search.calibration.labels import LABELS, META_KEY, Label
 from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, read_questions
@@ -83,7 +83,7 @@ WAYS: dict[str, tuple[dict[Modality, float], str | None]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class Outcome:
     """The first hit for a question: its score and label, and whether it is right; -inf where there is none."""
 
     score: float
@@ -91,15 +91,15 @@ class Asked:
     right: bool
 
 
-def ask(engine: SearchEngine, question: Question, weights: dict[Modality, float]) -> Asked:
+def ask(engine: SearchEngine, question: Question, weights: dict[Modality, float]) -> Outcome:
     hits = engine.search(Query.plain(question.text), top_k=1, weights=weights)
     if not hits:
-        return Asked(-np.inf, None, False)
+        return Outcome(-np.inf, None, False)
     name = os.path.basename(os.fsdecode(hits[0].video or b""))
-    return Asked(hits[0].score, hits[0].confidence, name in {each.video for each in question.relevant})
+    return Outcome(hits[0].score, hits[0].confidence, name in {each.video for each in question.relevant})
 
 
-def row(name: str, answerable: Sequence[Asked], absent: Sequence[Asked]) -> str:
+def row(name: str, answerable: Sequence[Outcome], absent: Sequence[Outcome]) -> str:
     """Return what became of both kinds of questions, as a row of the table."""
     separation = auc(np.array([each.score for each in answerable]), np.array([each.score for each in absent]))
     high = [each for each in answerable if each.label == "high"]
@@ -122,7 +122,7 @@ def report(library: Path, questions: Sequence[Question]) -> None:
     calibration = measure(opened, background_queries(), lambda _: None)
     with writing(library) as writer:
         writer.catalog.put(META_KEY, calibration.to_json())
-    for modality, trust in calibration.trust.items():
+    for modality, trust in calibration.modalities.items():
         print(
             f"{modality}: {trust.reason()}; from {trust.low:.2f} low, {trust.medium:.2f} medium, {trust.high:.2f} high"
         )
@@ -145,9 +145,9 @@ def planted(known: int, background: int = 200, libraries: int = 200, fresh: int 
         shift = 2**0.5 * NormalDist().inv_cdf(separation)
         rows = []
         for _ in range(libraries):
-            own = [Best(score, True) for score in generator.normal(shift, 1, known)]
+            own = [TopScore(score, True) for score in generator.normal(shift, 1, known)]
             trust = fit(own, generator.normal(0, 1, background).tolist())
-            if trust.earned:
+            if trust.is_reliable:
                 held, absent = generator.normal(shift, 1, fresh), generator.normal(0, 1, fresh)
                 rows.append([np.mean(x) for x in (held >= trust.high, absent >= trust.high)])
                 rows[-1] += [np.mean(held < trust.low), np.mean(absent < trust.low)]

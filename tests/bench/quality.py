@@ -43,7 +43,7 @@ from vfindex.search.evaluation.evaluate import (
 )
 from vfindex.search.evaluation.tune import tune
 from vfindex.search.query.ast import Combination
-from vfindex.search.rank import candidates as ranking
+from vfindex.search.rank import score as ranking
 from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library

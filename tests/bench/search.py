@@ -67,17 +67,17 @@ WORDS = (
     "night",
     "horse",
 )
-# What an engine keeps of questions until somebody commits.
-ASKED = ("filtered", "globs", "clips of videos", "documents of videos", "held", "document frequencies")
+# What an engine caches for queries until the next commit.
+CACHED = ("filtered", "globs", "clips of videos", "documents of videos", "postings", "document frequencies")
 # What a question spends its time on. Vectors are read within scoring.
 PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((QueryEncoder, "encode"),),
     "index": ((JointIndex, "search"),),
-    "filters": ((engine_module, "filtered"), (engine_module, "allowed")),
-    "words": ((engine_module, "find_words"),),
+    "filters": ((engine_module, "filtered"), (engine_module, "build_prefilter")),
+    "words": ((engine_module, "match_keywords"),),
     "scoring": ((ranking_module, "score_clips"),),
     "vectors": ((Snapshot, "with_vectors"),),
-    "grouping": ((engine_module, "gather"), (engine_module, "merge_neighbours")),
+    "grouping": ((engine_module, "select_results"), (engine_module, "merge_neighbours")),
 }
 
 
@@ -223,7 +223,7 @@ def _warm(library: Path, kinds: Mapping[str, Sequence[str]], rounds: int) -> Non
 
 
 @dataclass(frozen=True)
-class Asked:
+class Timing:
     """One question, in seconds by the clock and of the processor."""
 
     whole_s: float
@@ -236,14 +236,14 @@ class Asked:
 def _first_s(engine: SearchEngine, question: str) -> float:
     """Return how long a question takes of which nothing is remembered, but for what all filters look at."""
     with engine._library.snapshot() as snapshot:
-        for key in ASKED:
+        for key in CACHED:
             snapshot.remembered(key, dict).clear()
     start = time.perf_counter()
     engine.search(question)
     return time.perf_counter() - start
 
 
-def _asked(engine: SearchEngine, question: str, spent: Spent) -> Asked:
+def _asked(engine: SearchEngine, question: str, spent: Spent) -> Timing:
     """Ask a question, then do alone what its yardstick is: its calls to the encoder, and one to the index a moment."""
     calls: list[tuple[Any, ...]] = []
     spent.seconds, spent.statements = {}, 0
@@ -257,7 +257,7 @@ def _asked(engine: SearchEngine, question: str, spent: Spent) -> Asked:
     encoded = [call for call in calls if call[0] is encode]
     looked = [call for call in calls if call[0] is search][: len(parse(question).moments)]
     yardstick_s, yardstick_cpu_s = _timed(lambda: [function(*a, **k) for function, a, k in encoded + looked])
-    return Asked(whole_s, yardstick_s, whole_cpu_s, yardstick_cpu_s, known)
+    return Timing(whole_s, yardstick_s, whole_cpu_s, yardstick_cpu_s, known)
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:
@@ -267,7 +267,7 @@ def _timed(function: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu_start
 
 
-def _print_kind(kind: str, taken: Sequence[Asked], first_s: float) -> None:
+def _print_kind(kind: str, taken: Sequence[Timing], first_s: float) -> None:
     whole, yard = ([1000 * getattr(each, name) for each in taken] for name in ("whole_s", "yardstick_s"))
     p50, p99 = statistics.median(whole), statistics.quantiles(whole, n=100, method="inclusive")[-1]
     ratio = statistics.median(one / other for one, other in zip(whole, yard, strict=True))

@@ -124,7 +124,7 @@ def test_no_library_is_a_sentence_and_1(run: Any, tmp_path: Path, arguments: tup
         (("show", "/videos/two words.mp4"), "vfindex ingest '/videos/two words.mp4'"),
         (("show", "/"), "/ is a folder; name one of its videos"),
         (("remove", "/videos/c.mp4"), "/videos/c.mp4 is not in this library"),
-        (("search", " "), "the question is empty"),
+        (("search", " "), "the query is empty"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence_and_1(
@@ -255,6 +255,8 @@ def test_words_need_no_quotation_marks(run: Any, library: Path) -> None:
     ):
         assert json.loads(run("search", *words).out) == expected
     assert json.loads(run("search", *where, "--", "dog", "--exact").out)["query"] == "dog --exact"
+    wrong = run("search", "dog", '"in', "park", "--library", library)
+    assert wrong.code == 1 and "at character 5" in wrong.err
 
 
 def test_no_match_exits_1(run: Any, library: Path) -> None:

@@ -19,8 +19,17 @@ from hypothesis import strategies as st
 from library_maker import SETUP, add_video, prior
 
 from vfindex.cli.app import main
-from vfindex.search.calibration.fit import Best, auc, fit, keep_calibrated, shortened
-from vfindex.search.calibration.labels import LABELS, META_KEY, MIN_ITEMS, SCORES, Calibration, Judge, Label, Trust
+from vfindex.search.calibration.fit import TopScore, auc, calibrate_if_changed, fit, shortened
+from vfindex.search.calibration.labels import (
+    LABELS,
+    META_KEY,
+    MIN_ITEMS,
+    SCORES,
+    Calibration,
+    Label,
+    Labeller,
+    ModalityCalibration,
+)
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Part
 from vfindex.search.query.encode import QueryEncoder
@@ -89,8 +98,8 @@ def test_labels_appear_where_they_are_earned_and_are_right(
     plant(monkeypatch, PLANTED[separation])
     with writing(folder) as writer:
         writer.catalog.put(META_KEY, Calibration(0, {}).to_json())
-    keep_calibrated(folder, BANK, lambda _: None)
-    trust = stored(folder).trust["speech"]
+    calibrate_if_changed(folder, BANK, lambda _: None)
+    trust = stored(folder).modalities["speech"]
     assert trust.auc == pytest.approx(separation, abs=0.05)
     assert (trust.known, trust.background) == (VIDEOS, len(BANK))
 
@@ -117,7 +126,7 @@ def test_a_library_is_measured_again_only_when_it_has_changed(folder: Path, monk
     for clips, times in ((VIDEOS, 0), (int(VIDEOS * 0.9), 0), (int(VIDEOS * 0.7), 1)):
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, Calibration(clips, {}).to_json())
-        keep_calibrated(folder, BANK[:5], told.append)
+        calibrate_if_changed(folder, BANK[:5], told.append)
         assert len(told) == times
     assert stored(folder).clips == VIDEOS
 
@@ -138,16 +147,16 @@ def test_auc_is_the_share_of_pairs_in_order(above: list[float], below: list[floa
     st.lists(st.floats(-1e3, 1e3), max_size=30),
 )
 def test_thresholds_are_in_order_whatever_was_measured(known: list[tuple[float, bool]], null: list[float]) -> None:
-    trust = fit([Best(score, right) for score, right in known], null)
+    trust = fit([TopScore(score, right) for score, right in known], null)
     assert 0 <= trust.auc <= 1
     assert trust.low <= trust.medium <= trust.high
     assert Calibration.from_json(Calibration(3, {"text": trust}).to_json()) == Calibration(3, {"text": trust})
 
 
-def normal(separation: float, known: int, seed: int) -> Trust:
+def normal(separation: float, known: int, seed: int) -> ModalityCalibration:
     """Return what is measured of normal scores of unit spread, so many units apart."""
     generator = np.random.default_rng(seed)
-    own = [Best(score, True) for score in generator.normal(separation, 1, known)]
+    own = [TopScore(score, True) for score in generator.normal(separation, 1, known)]
     return fit(own, generator.normal(0, 1, 200).tolist())
 
 
@@ -167,18 +176,18 @@ def test_wrong_answers_raise_the_bar() -> None:
     generator = np.random.default_rng(5)
     null = generator.normal(0, 1, 200).tolist()
     scores = generator.normal(4, 1, 200)
-    sure = fit([Best(score, True) for score in scores], null)
-    half = fit([Best(score, number % 2 == 0) for number, score in enumerate(scores)], null)
+    sure = fit([TopScore(score, True) for score in scores], null)
+    half = fit([TopScore(score, number % 2 == 0) for number, score in enumerate(scores)], null)
     assert sure.high < 4 and half.high > scores.max(), "where half of what is found is wrong, nothing is high"
 
 
 def test_too_few_items_or_too_little_separation_earn_nothing() -> None:
-    assert not normal(5.0, MIN_ITEMS - 1, 0).earned and normal(5.0, MIN_ITEMS, 0).earned
-    assert not normal(0.7, 200, 0).earned
-    assert not fit([], [1.0]).earned and not fit([Best(1.0, True)], []).earned
-    assert "(19 questions of its own to measure by" in normal(5.0, MIN_ITEMS - 1, 0).reason()
+    assert not normal(5.0, MIN_ITEMS - 1, 0).is_reliable and normal(5.0, MIN_ITEMS, 0).is_reliable
+    assert not normal(0.7, 200, 0).is_reliable
+    assert not fit([], [1.0]).is_reliable and not fit([TopScore(1.0, True)], []).is_reliable
+    assert "(19 known items" in normal(5.0, MIN_ITEMS - 1, 0).reason()
     assert "; 0.8 is needed" in normal(0.7, 200, 0).reason()
-    assert normal(5.0, 200, 0).reason() == "labelled (AUC 1.00 over 200 questions of its own)"
+    assert normal(5.0, 200, 0).reason() == "labelled (AUC 1.00 over 200 known items)"
 
 
 def spec(**weights: float) -> JointSpec:
@@ -186,8 +195,8 @@ def spec(**weights: float) -> JointSpec:
     return JointSpec({m: ModalitySpec(zero, zero, 1.0, w) for m, w in weights.items()})  # type: ignore[misc]
 
 
-TELLS = Trust(0.95, 100, 200, 1.0, low=1.0, medium=2.0, high=3.0)
-MUTE = Trust(0.55, 100, 200, 1.0)
+TELLS = ModalityCalibration(0.95, 100, 200, 1.0, low=1.0, medium=2.0, high=3.0)
+MUTE = ModalityCalibration(0.55, 100, 200, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -211,8 +220,8 @@ def test_a_hit_has_the_label_that_what_was_asked_can_tell(
     text: str, weights: dict[str, float], scores: dict[Modality, float | None], label: Label | None
 ) -> None:
     stored = Calibration(9, {"visual": MUTE, "speech": TELLS}).to_json()
-    assert Judge.of(stored, parse(text), spec(**weights)).label(scores) == label
-    assert Judge.of(None, parse(text), spec(**weights)).label(scores) is None
+    assert Labeller.of(stored, parse(text), spec(**weights)).label(scores) == label
+    assert Labeller.of(None, parse(text), spec(**weights)).label(scores) is None
 
 
 def test_what_was_measured_of_other_scores_is_as_good_as_none() -> None:
@@ -262,10 +271,10 @@ def test_the_command_says_when_there_is_no_confident_match(
 ) -> None:
     plant(monkeypatch, 1.0)
     best = SearchEngine.open(folder).search("about7x")[0].score
-    strict, mild = (Trust(0.99, 60, 100, 1.0, *[best + by] * 3) for by in (0.1, -0.1))
+    strict, mild = (ModalityCalibration(0.99, 60, 100, 1.0, *[best + by] * 3) for by in (0.1, -0.1))
     at = ("--library", folder)
 
-    def store(trust: Trust) -> None:
+    def store(trust: ModalityCalibration) -> None:
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, Calibration(VIDEOS, {"speech": trust}).to_json())
 
@@ -287,7 +296,7 @@ def test_the_command_says_when_there_is_no_confident_match(
     assert status["confidence"] == {
         "speech": {"labelled": True, "auc": 0.99, "questions": 60, "reason": mild.reason()},
     }
-    assert "confidence  speech: labelled (AUC 0.99 over 60 questions of its own)" in run("status", *at)[1]
+    assert "confidence  speech: labelled (AUC 0.99 over 60 known items)" in run("status", *at)[1]
 
 
 def test_hits_without_labels_are_shown_unless_labels_are_asked_for(

@@ -13,7 +13,7 @@ from library_maker import add_video, axis, clip, install, place, video
 from vfindex.search.calibration import known_items as module
 from vfindex.search.calibration.known_items import KnownItem, known_items
 from vfindex.search.engine import SearchEngine
-from vfindex.search.evaluation.known_items import Recall, ask, recall_by_source
+from vfindex.search.evaluation.known_items import Recall, known_item_ranks, recall_by_source
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.library import Library
 from vfindex.storage.records import Segment, SegmentSource, UnitPlan
@@ -105,7 +105,7 @@ def test_answers_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.Mon
         KnownItem("the same footage", "d once more", "asr"),
     ]
     with Library.open(folder).snapshot() as snapshot:
-        ranks = ask(SearchEngine.open(folder), snapshot, items)
+        ranks = known_item_ranks(SearchEngine.open(folder), snapshot, items)
     assert ranks == [1, 1, 1, None, 1]
     assert recall_by_source(items[:4], [1, 4, None, 1]) == {
         "asr": Recall(n=3, at_10=2 / 3, at_1=1 / 3),

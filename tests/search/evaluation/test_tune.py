@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vfindex.cli.app import main
 from vfindex.search.calibration.fit import _has_changed
-from vfindex.search.calibration.labels import Calibration, Trust
+from vfindex.search.calibration.labels import Calibration, ModalityCalibration
 from vfindex.search.evaluation import contrastive as contrast
 from vfindex.search.evaluation.contrastive import learn_heads, mean_ndcg
 from vfindex.search.evaluation.datasets import Question, Relevant
@@ -340,7 +340,9 @@ def test_what_does_not_win_is_not_stored(
 
 
 def test_scores_at_other_weights_are_measured_again() -> None:
-    before = Calibration(100, {"speech": Trust(0.9, 30, 200, 0.4), "text": Trust(0.5, 3, 0, 0.0)})
+    before = Calibration(
+        100, {"speech": ModalityCalibration(0.9, 30, 200, 0.4), "text": ModalityCalibration(0.5, 3, 0, 0.0)}
+    )
     spec = spec_of(2).with_weights({"speech": 0.4})
     assert not _has_changed(before, 110, spec)
     assert _has_changed(before, 130, spec)

@@ -124,15 +124,15 @@ def test_filters() -> None:
         ('said:"?"', 5, "no word between"),
         ("0:dog", 0, "a weight is"),
         ("a 101:dog", 2, "a weight is"),
-        ("longer:60s", 10, "nothing to look for"),
-        ("dog longer: 60s", 4, "right behind the colon, as in longer:60s"),
+        ("longer:60s", 10, "filters and no words"),
+        ("dog longer: 60s", 4, "right after the colon, as in longer:60s"),
         ("dog longer:60", 11, "write, as in longer:60s"),
         ("dog after:2026", 10, "write, as in after:2026-01-31"),
         ("dog before:2026-02-30", 11, "no day 2026-02-30"),
         ("dog lang:english", 9, "write, as in lang:en"),
-        ('dog in:"" x', 4, "right behind the colon"),
-        ("dog after:2026-01-01 after:2026-01-02", 21, "stands twice"),
-        ("dog -in:x", 4, "turned round"),
+        ('dog in:"" x', 4, "right after the colon"),
+        ("dog after:2026-01-01 after:2026-01-02", 21, "is given twice"),
+        ("dog -in:x", 4, "cannot be negated"),
         ("a then b then c within 5s", 9, "one too many"),
         ("then b within 5s", 0, "before 'then'"),
         ("a near within 5s", 2, "after 'near'"),
@@ -168,7 +168,7 @@ def test_the_parts_that_are_encoded() -> None:
 
 def test_the_words_that_are_looked_for() -> None:
     [moment] = parse('a 3:dog runs -cat "good boy" said:sit shown:"red ball" -shown:tree -titled:x').moments
-    assert [(n.text, n.weight, n.required, n.exact, n.places) for n in moment.needles()] == [
+    assert [(n.text, n.weight, n.required, n.exact, n.places) for n in moment.keywords()] == [
         ("dog", 3, False, False, ("speech", "text")),
         ("runs", 1, False, False, ("speech", "text")),
         ("good boy", 1, True, True, ("speech", "text")),

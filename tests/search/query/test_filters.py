@@ -94,7 +94,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
     ],
 )
 def test_what_a_filter_keeps(engine: SearchEngine, text: str, expected: str) -> None:
-    """Three of the videos are in the index, two in the tail."""
+    """Three of the videos are in the index, two in the delta."""
     hits = engine.search(f"question {text}")
     assert " ".join(sorted(Path(hit.video.decode()).stem for hit in hits if hit.video)) == expected
 

@@ -20,7 +20,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.query.image import BACKDROP, MAX_PIXELS, Pictures, read_picture
 from vfindex.search.query.like import Like
 from vfindex.search.rank.delta import View
-from vfindex.search.rank.query_vectors import Asked, with_pictures
+from vfindex.search.rank.query_vectors import QueryVectors, add_images
 from vfindex.storage.errors import ModelError, QueryError, UsageError
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library
@@ -127,8 +127,8 @@ def make_odd(path: Path, kind: str) -> None:
         ("folder", "is no file"),
         ("pipe", "is no file"),
         ("empty", "an empty file"),
-        ("words", "no picture of a kind that is read"),
-        ("postscript", "no picture of a kind that is read"),
+        ("words", "is not a picture in a supported format"),
+        ("postscript", "is not a picture in a supported format"),
         ("cut", "is damaged"),
         ("bomb", "too large"),
         ("great bomb", "too large"),
@@ -195,13 +195,13 @@ def test_a_picture_is_compared_as_it_is(tmp_path: Path) -> None:
     engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
     part = ModalitySpec(mean=leaning(0, 1, 0.3), query_mean=leaning(0, 2, 0.3), scale=2.0, weight=1.0)
     with Library.open(tmp_path).snapshot() as snapshot:
-        view = View(snapshot, JointSpec({"visual": part}), SETUP, None, 0, is_whole=True)
-        alone = with_pictures(Asked({}, {"visual": 0.0}), [axis(3)], view)
-        beside = with_pictures(Asked({"visual": axis(4)}, {"visual": 1.0}), [axis(3)], view)
+        view = View(snapshot, JointSpec({"visual": part}), SETUP, None, 0)
+        alone = add_images(QueryVectors({}, {"visual": 0.0}), [axis(3)], view)
+        both = add_images(QueryVectors({"visual": axis(4)}, {"visual": 1.0}), [axis(3)], view)
     asked, seen = alone.vectors["visual"] - part.query_mean, axis(3)
     assert float(asked @ seen) == pytest.approx(float(np.linalg.norm(asked) * np.linalg.norm(seen)))
-    assert beside.vectors["visual"] - alone.vectors["visual"] == pytest.approx(axis(4) - part.query_mean)
-    assert (alone.strength["visual"], beside.strength["visual"]) == (1.0, pytest.approx(2**0.5))
+    assert both.vectors["visual"] - alone.vectors["visual"] == pytest.approx(axis(4) - part.query_mean)
+    assert (alone.spread["visual"], both.spread["visual"]) == (1.0, pytest.approx(2**0.5))
 
 
 def test_words_and_pictures_are_asked_together(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_without_its_model_of_pictures_a_library_says_so(tmp_path: Path, monkeyp
         install(writer)
     pictures = Pictures(Library.open(tmp_path), SETUP)
     assert not pictures.are_readable
-    with pytest.raises(ModelError, match="does not carry its model of pictures"):
+    with pytest.raises(ModelError, match="has no image encoder yet"):
         pictures.encode(tmp_path / "a.png")
 
 

@@ -11,7 +11,7 @@ from asking import axis_of_digit, let_questions_be
 from library_maker import add_video, axis, clip, install, video
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.rank import lexical as proof_module
+from vfindex.search.rank import lexical as lexical_module
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.text import full_text as words_module
@@ -30,7 +30,7 @@ def few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words_module, "LEAST_NEWEST", 3)
     monkeypatch.setattr(words_module, "MAX_COMPARED", 10)
     monkeypatch.setattr(words_module, "MAX_RANKED", 10)
-    monkeypatch.setattr(proof_module, "MAX_PROVED", 10)
+    monkeypatch.setattr(lexical_module, "MAX_VERIFIED", 10)
 
 
 def line(number: int) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
-from vfindex.search.rank import delta as tail_module
+from vfindex.search.rank import delta as delta_module
 from vfindex.storage.db.documents import SaidIn, Wording
 from vfindex.storage.db.units import unit_words
 from vfindex.storage.errors import LibraryError
@@ -132,8 +132,8 @@ def test_clips_with_other_words_are_found_before_they_are_published(
     engine = SearchEngine.open(writer.folder)
     before = engine.search("v7", top_k=1, weights=WORDS_ALONE)[0]
     assert before.video == b"/videos/v7"
-    for kept in (tail_module.MAX_KEPT, 0):
-        monkeypatch.setattr(tail_module, "MAX_KEPT", kept)
+    for kept in (delta_module.MAX_CACHED, 0):
+        monkeypatch.setattr(delta_module, "MAX_CACHED", kept)
         writer.catalog.retitle(8, "new", (), vector_of(f"new{kept}"))
         assert engine.search(f"new{kept}", top_k=1, weights=WORDS_ALONE)[0].video == b"/videos/v7"
         now = engine.search("v7", top_k=1, weights=WORDS_ALONE)[0]

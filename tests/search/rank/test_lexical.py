@@ -1,4 +1,4 @@
-"""Where words of a question stand, and what each is worth."""
+"""Keyword matches: in which documents, and with which share of the idf weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.query.ast import Query
-from vfindex.search.rank.lexical import find_words
+from vfindex.search.rank.lexical import match_keywords
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
 from vfindex.storage.writer import writing
@@ -17,44 +17,44 @@ from vfindex.storage.writer import writing
 LINES = ("the dog barks", "a dog sleeps", "dogs and a zebra", "a cat", "rain", "wind")
 
 
-def evidence_for(folder: Path, question: str) -> tuple[dict[str, float], dict[int, set[str]]]:
-    """Return word -> its worth, and number of the line -> the words of the question that it holds."""
+def matches_of(folder: Path, query: str) -> tuple[dict[str, float], dict[int, set[str]]]:
+    """Return keyword -> its share, and line number -> the keywords in that line."""
     with writing(folder) as writer:
         install(writer)
         for number, line in enumerate(LINES):
             add_video(writer, f"v{number}", [clip(visual=axis(0))], [Segment(0, 4, line, "sidecar", "en")])
         writer.publish()
     with Library.open(folder).snapshot() as snapshot:
-        [moment] = Query.plain(question).moments
-        evidence = find_words(snapshot, moment.needles())
+        [moment] = Query.plain(query).moments
+        matches = match_keywords(snapshot, moment.keywords())
         ids = {id_: number for number, id_ in enumerate(snapshot.clip_ids())}
-    held = {ids[id_]: {n.text for each in found for n in each.needles} for id_, found in evidence.speech.items()}
-    return {needle.text: worth for needle, worth in evidence.weight.items()}, held
+    by_line = {ids[id_]: {k.text for each in found for k in each.keywords} for id_, found in matches.speech.items()}
+    return {keyword.text: share for keyword, share in matches.shares.items()}, by_line
 
 
-def test_a_rare_word_is_worth_more(tmp_path: Path) -> None:
-    """Inverse document frequency as Robertson and Zaragoza have it: 3 of 6 lines hold the one, 1 the other."""
-    worth, held = evidence_for(tmp_path, "dog zebra")
+def test_a_rare_keyword_has_a_larger_share(tmp_path: Path) -> None:
+    """Inverse document frequency (Robertson and Zaragoza 2009): 3 of 6 lines contain one word, 1 the other."""
+    shares, by_line = matches_of(tmp_path, "dog zebra")
     rare, common = (math.log1p((6 - n + 0.5) / (n + 0.5)) for n in (1, 3))
-    assert worth == pytest.approx({"dog": common / (rare + common), "zebra": rare / (rare + common)})
-    assert held == {0: {"dog"}, 1: {"dog"}, 2: {"dog", "zebra"}}
+    assert shares == pytest.approx({"dog": common / (rare + common), "zebra": rare / (rare + common)})
+    assert by_line == {0: {"dog"}, 1: {"dog"}, 2: {"dog", "zebra"}}
 
 
-def test_a_word_that_stands_nowhere_takes_its_share(tmp_path: Path) -> None:
-    """A clip that holds every word scores 1; one unheard of is the rarest."""
-    worth, _ = evidence_for(tmp_path, "dog unheard")
-    assert sum(worth.values()) == pytest.approx(1) and worth["unheard"] > worth["dog"]
+def test_a_keyword_in_no_document_keeps_its_share(tmp_path: Path) -> None:
+    """A clip with every keyword has 1; a keyword in no document is the rarest."""
+    shares, _ = matches_of(tmp_path, "dog unheard")
+    assert sum(shares.values()) == pytest.approx(1) and shares["unheard"] > shares["dog"]
 
 
-def test_nothing_is_worth_anything_where_nothing_stands(tmp_path: Path) -> None:
-    assert evidence_for(tmp_path, "nowhere unheard") == ({}, {})
+def test_without_a_match_there_are_no_shares(tmp_path: Path) -> None:
+    assert matches_of(tmp_path, "nowhere unheard") == ({}, {})
 
 
-def test_a_title_is_found_beside_what_is_said(tmp_path: Path) -> None:
+def test_titles_match_besides_speech(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         named = add_video(writer, "a", [clip(visual=axis(0))], documents=[Document("title", "Zebra holiday")])
     with Library.open(tmp_path).snapshot() as snapshot:
         [moment] = Query.plain("zebra").moments
-        evidence = find_words(snapshot, moment.needles())
-    assert list(evidence.text) == [named] and not evidence.speech
+        matches = match_keywords(snapshot, moment.keywords())
+    assert list(matches.text) == [named] and not matches.speech

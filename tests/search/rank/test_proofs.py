@@ -71,13 +71,13 @@ def test_others_come_up_where_the_first_hold_what_is_unwanted(folder: Path, monk
         monkeypatch.setattr(engine_module, name, 12)
     monkeypatch.setattr(ranking_module, "READ_SHARE", 1.0)
     candidates: list[int] = []
-    leading = ranking_module.Ranking._leading
+    leading = ranking_module.Candidates._leading
 
-    def note(self: ranking_module.Ranking, ids: Sequence[int], depth: int) -> dict[int, float]:
+    def note(self: ranking_module.Candidates, ids: Sequence[int], depth: int) -> dict[int, float]:
         candidates.append(len(ids))
         return leading(self, ids, depth)
 
-    monkeypatch.setattr(ranking_module.Ranking, "_leading", note)
+    monkeypatch.setattr(ranking_module.Candidates, "_leading", note)
     assert found(folder, "1 -owl", top_k=1) <= {n for n in range(VIDEOS) if not n % 2}
     assert candidates == [12]
 
@@ -85,7 +85,7 @@ def test_others_come_up_where_the_first_hold_what_is_unwanted(folder: Path, monk
 def test_of_many_documents_the_newest_and_others_evenly_are_looked_at(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words_module, "MAX_PROVED", 10)
+    monkeypatch.setattr(words_module, "MAX_VERIFIED", 10)
     videos = found(folder, "1 said:fox")
     assert VIDEOS - 1 in videos and 5 <= len(videos) <= 10 and max(videos) - min(videos) > VIDEOS // 2
 

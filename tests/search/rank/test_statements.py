@@ -22,8 +22,8 @@ from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query import filters as filters_module
 from vfindex.search.query.filters import recorded_on
-from vfindex.search.rank import delta as tail_module
-from vfindex.search.rank.delta import Tail
+from vfindex.search.rank import delta as delta_module
+from vfindex.search.rank.delta import Delta
 from vfindex.storage.db import reader
 from vfindex.storage.index.flat import exact_scan
 from vfindex.storage.library import Library, reading_spec
@@ -114,7 +114,7 @@ def test_what_is_kept_holds_no_longer_than_until_a_commit(tmp_path: Path) -> Non
         writer.publish()
         assert len(engine.search("1")) == 2
         add_video(writer, "c", [clip(visual=axis(1))])
-        assert len(engine.search("1")) == 3, "the tail grows"
+        assert len(engine.search("1")) == 3, "the delta grows"
         writer.catalog.remove(b"/videos/a")
         assert len(engine.search("1")) == 2
         writer.catalog.vanish([b"/videos/b"])
@@ -211,10 +211,10 @@ def test_clips_of_videos_are_found_in_whatever_order_they_came(tmp_path: Path, m
                 assert snapshot.clips_in(videos).tolist() == snapshot.clip_ids(videos=videos)
 
 
-# --- the tail ---------------------------------------------------------------------------------------------------
+# --- the delta --------------------------------------------------------------------------------------------------
 
 
-def test_the_tail_is_an_exact_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_delta_is_an_exact_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     with writing(tmp_path) as writer:
         install(writer)
@@ -226,17 +226,17 @@ def test_the_tail_is_an_exact_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         spec, _ = reading_spec(snapshot)
         query = rng.normal(size=spec.dim).astype(np.float32)
         expected = [id_ for id_, _ in exact_scan(snapshot, spec, query, snapshot.clip_ids(after=3))]
-        tail = Tail.of(snapshot, spec, 3)
-        assert tail.best(query, None) == expected
+        delta = Delta.of(snapshot, spec, 3)
+        assert delta.nearest(query, None) == expected
         some = np.array([5, 7, 11])
-        assert tail.best(query, some) == [id_ for id_ in expected if id_ in (5, 7, 11)]
-        assert Tail.of(snapshot, spec.with_weights({"speech": 0.1}), 3).joint is tail.joint, (
+        assert delta.nearest(query, some) == [id_ for id_ in expected if id_ in (5, 7, 11)]
+        assert Delta.of(snapshot, spec.with_weights({"speech": 0.1}), 3).joint is delta.joint, (
             "weights are the question's"
         )
-        assert len(Tail.of(snapshot, spec, 9).best(query, None)) == 3
-        monkeypatch.setattr(tail_module, "MAX_KEPT", 2)
-        long = Tail.of(snapshot, spec, 2)
-        assert long.joint is None and set(long.best(query, None)) == {3, *expected}
+        assert len(Delta.of(snapshot, spec, 9).nearest(query, None)) == 3
+        monkeypatch.setattr(delta_module, "MAX_CACHED", 2)
+        long = Delta.of(snapshot, spec, 2)
+        assert long.joint is None and set(long.nearest(query, None)) == {3, *expected}
 
 
 # --- filters ----------------------------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ def test_days_are_those_of_tags_else_of_the_oldest_copy(tmp_path: Path) -> None:
         video_id = add_video(writer, "a", [clip(visual=axis(1))])
         writer.catalog.place(video_id, place("copy"))
     with Library(tmp_path).snapshot() as snapshot:
-        shelf = filters_module.Shelf.of(snapshot)
+        table = filters_module.VideoTable.of(snapshot)
         [stored] = snapshot.videos()
     made = recorded_on(stored.tags, stored.locations)
-    assert made is not None and shelf.made_on().tolist() == [made.toordinal()] == [date(1970, 1, 1).toordinal()]
-    assert shelf.inside("copy").tolist() == [True] and shelf.inside("b*").tolist() == [False]
+    assert made is not None and table.made_on().tolist() == [made.toordinal()] == [date(1970, 1, 1).toordinal()]
+    assert table.inside("copy").tolist() == [True] and table.inside("b*").tolist() == [False]
