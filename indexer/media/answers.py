@@ -1,4 +1,4 @@
-"""What the decode child answers, as records; every field is checked, as a hostile file may have written it."""
+"""The answers of the decode child as records. Every field is checked: a hostile file may have written it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_EVENTS = 1 << 18  # subtitles of one file
 
 @dataclass(frozen=True, slots=True)
 class AudioTrack:
-    """An audio stream. index: in the container. language: as a tag, "" where it is unknown.
+    """An audio stream. index: in the container. language: as stored, "" if unknown.
 
-    is_aside: a commentary, or a description for people who do not see. is_default: marked so. has_decoder: it can be
-    decoded here. codec: its name, "" where FFmpeg does not know it.
+    is_commentary: a commentary or an audio description. is_default: marked so. has_decoder: FFmpeg can decode it here.
+    codec: its name, "" if FFmpeg does not know it.
     """
 
     index: int
@@ -30,15 +30,15 @@ class AudioTrack:
     codec: str = ""
     title: str = ""
     is_default: bool = False
-    is_aside: bool = False
+    is_commentary: bool = False
     has_decoder: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class SubtitleTrack:
-    """A text subtitle stream. index: in the container. language, title: as the container says, "" where it does not.
+    """A text subtitle stream. index: in the container. language, title: as stored, "" where there is none.
 
-    forced, hearing_impaired, default, comment: its dispositions, as marked in the container.
+    forced, hearing_impaired, default, comment: its dispositions.
     """
 
     index: int
@@ -53,12 +53,12 @@ class SubtitleTrack:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a container says, checked where it is known to lie.
+    """The header of a container, corrected where headers are known to be wrong.
 
     width_px, height_px: as shown, after pixel aspect and rotation. rotation_deg: counter-clockwise, as in the display
-    matrix. start_s, end_s: presentation times of the video stream, end of the last frame. frames: coded frames that are
-    shown, None where that would need decoding. tags, chapters: raw text of the file, bounded, not to be trusted.
-    clock_s: when the container starts, the 0 s of players and of sidecars.
+    matrix. start_s, end_s: presentation times of the first frame and of the end of the last one. frames: coded frames
+    that are shown, None where only decoding could tell. tags, chapters: untrusted text of the file, bounded.
+    clock_s: when the container starts: the 0 s of players and of sidecars.
     """
 
     container: str
@@ -77,7 +77,7 @@ class Probe:
 
     @property
     def has_audio(self) -> bool:
-        """Return whether there is sound, be there a decoder for it or not."""
+        """Return whether there is an audio stream, with or without a decoder for it."""
         return bool(self.audio)
 
 
@@ -91,9 +91,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """Sound from `time_s` on: (n,) int16, mono, SAMPLE_RATE_HZ.
+    """Audio from `time_s` on: (n,) int16, mono, SAMPLE_RATE_HZ.
 
-    All channels mixed, or the loudest where they cancel each other.
+    All channels mixed, or the loudest one where they cancel each other.
     """
 
     time_s: float
@@ -102,12 +102,12 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True)
 class ReadEnd:
-    """How a reading ended; always the last item.
+    """The summary of a read; always its last item.
 
-    frames: video frames decoded where all were decoded, else coded frames that would be shown, of a look in passing
-    those that were met. first_s, last_s: their presentation times, None where there were none. damaged: packets that
-    could not be decoded. error: why reading ended before the end of the file, "" where it did not. damaged_audio:
-    packets of sound that could not be decoded, of audio_packets. note: what is odd, though nothing is lost, or "".
+    frames: decoded video frames where all were decoded, else coded frames that would be shown; with sparse sampling,
+        those among the packets read. first_s, last_s: their presentation times, None without any.
+    damaged: packets that could not be decoded; damaged_audio: those of audio, of audio_packets.
+    error: why reading stopped before the end of the file, or "". note: an oddity that loses nothing, or "".
     """
 
     frames: int
@@ -199,7 +199,7 @@ def audio_track(fields: Fields) -> AudioTrack:
         codec=fields.text("codec"),
         title=fields.text("title"),
         is_default=fields.flag("is_default"),
-        is_aside=fields.flag("is_aside"),
+        is_commentary=fields.flag("is_commentary"),
         has_decoder=fields.flag("has_decoder"),
     )
 

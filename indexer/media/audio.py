@@ -1,4 +1,4 @@
-"""Inside the decode child: sound as one channel at one rate, in blocks that know their time."""
+"""Inside the decode child: audio as one channel at one rate, in blocks with their time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SURROUND_WEIGHT = 0.5
 # Channels that cancel each other leave this little of the power of the loudest one. A talker in one channel of two
 # leaves a quarter, in the centre of 5.1 a twelfth.
 CANCELLED = 0.05
-# ValueError, ArithmeticError: frames whose rate, layout or format no resampler takes. Memory that sound asks for too
-# much of is given back, and the pictures are read on.
-FAILURES = (av.FFmpegError, ValueError, ArithmeticError, MemoryError)
+# ValueError, ArithmeticError: frames whose rate, layout or format no resampler takes. MemoryError: audio that wants too
+# much memory is dropped, and the frames are read on.
+DECODE_ERRORS = (av.FFmpegError, ValueError, ArithmeticError, MemoryError)
 JUMP_S = 0.1  # time stamps this far from the samples counted are a gap; less is rounding and codec padding
 
 
@@ -51,11 +51,11 @@ def to_mono(channels: NDArray[np.int16], weights: FloatArray | None) -> NDArray[
     return channels[loudest : loudest + 1].reshape(-1) if is_cancelled else np.rint(mixed).astype(np.int16)
 
 
-class Sound:
-    """Decoded sound as mono at SAMPLE_RATE_HZ, in blocks that know their time.
+class AudioReader:
+    """Decodes audio to mono at SAMPLE_RATE_HZ, and sends it in blocks with their time.
 
-    Whatever fails in it costs the packet, and never the pictures. packets, damaged: those inside the stretch, and those
-    of them that could not be decoded.
+    A failure costs its packet, never the frames. packets: those in the interval; damaged: those of them that could not
+    be decoded.
     """
 
     def __init__(self, start_s: float | None, end_s: float | None, send: Send) -> None:
@@ -75,12 +75,12 @@ class Sound:
         """Take the next packet."""
         self._stream = packet.stream
         time_s = seconds(packet.pts, packet.time_base)
-        counts = self._start_s is None or time_s is None or time_s >= self._start_s  # a decoder settles before
+        counts = self._start_s is None or time_s is None or time_s >= self._start_s  # before it, a decoder only settles
         self.packets += counts
         try:
             for frame in packet.decode():
                 self._add(frame, packet.time_base)
-        except FAILURES:
+        except DECODE_ERRORS:
             self.damaged += counts
             self._resampler = None
 
@@ -96,7 +96,7 @@ class Sound:
             self._kind, self._out_s = kind, time_s
             self._next_s = time_s
         self._next_s += frame.samples / frame.sample_rate
-        frame.pts = None  # times are counted here; the resampler would fill or cut by its own lights
+        frame.pts = None  # times are counted here; the resampler would fill and cut by rules of its own
         self._keep(self._resampler.resample(frame))
 
     def _keep(self, frames: list[AudioFrame]) -> None:
@@ -108,19 +108,19 @@ class Sound:
             self._flush_kept()
 
     def finish(self) -> None:
-        """Send everything up to the end of the sound."""
+        """Send the rest."""
         if self._stream is None:
             return
         try:
             for frame in self._stream.codec_context.decode(None):
                 self._add(frame, self._stream.time_base)
             self._flush()
-        except FAILURES:
+        except DECODE_ERRORS:
             self.damaged += 1
             self._flush_kept()
 
     def _flush(self) -> None:
-        """Send what the resampler and the block still hold."""
+        """Send what the resampler and the block still buffer."""
         resampler, self._resampler = self._resampler, None
         if resampler is not None:
             self._keep(resampler.resample(None))

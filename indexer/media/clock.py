@@ -1,6 +1,6 @@
-"""Inside the decode child: one rising clock for files whose time stamps wrap, begin anew, leap, or start anywhere.
+"""Inside the decode child: one rising clock for files whose time stamps wrap, restart, jump or start anywhere.
 
-Every packet's stamps are rewritten as it is demuxed, so that whatever decodes it sees the one clock.
+Every packet's time stamps are rewritten when it is demuxed, so that all decoders see the one clock.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from av.video.stream import VideoStream
 # as stored; clocks of containers that are joined start anywhere.
 MAX_START_S = 10.0
 MAX_JOINED_START_S = 1.0
-BACK_S = 1.0  # decoding times never run back; further than jitter, the clock has begun anew
-NEW_CLOCK_S = 60.0  # a leap ahead as long as this is a new clock, where clocks may begin anew in a file
-WEEK_S = 7 * 86_400.0  # a length beyond this is not believed, nor any leap of it
-MAX_STEP_S = 10.0  # a frame that claims to last longer does not say where a new clock goes on
+BACK_S = 1.0  # decoding times never run back; beyond jitter, it is a new clock
+NEW_CLOCK_S = 60.0  # a jump ahead as long as this is a new clock, in containers that may change clocks
+WEEK_S = 7 * 86_400.0  # a longer duration or jump is not credible
+MAX_STEP_S = 10.0  # a frame that claims to last longer does not tell where a new clock continues
 COARSEST_TICK = Fraction(1)  # slower time bases cannot tell frames apart
 FINE_TICK = Fraction(1, 1000)
 REORDERED = 16  # frames that a decoder may hold back (H.264, A.3.1; H.265, A.4.2)
-# Containers that are written as they are received, and joined by appending: their clocks may begin anew.
+# Containers that are streamed, or joined by appending: their clocks may restart.
 _JOINED = frozenset({"mpegts", "mpeg", "flv", "live_flv", "ogg", "nsv", "wtv", "dhav", "ty", "pva"})
-# Containers that store the order of decoding alone; FFmpeg guesses the other, and errs where frames are reordered.
+# Containers that store decoding times only; FFmpeg guesses the others, wrongly where frames are reordered.
 _DECODING_TIMES = frozenset({"avi"})
 
-# Containers in which FFmpeg stores when the last frame ends, whenever the first begins, as their length.
+# Containers whose duration FFmpeg sets to the end of the last frame, whenever the first begins.
 _END_TIMES = frozenset({"asf", "nut", "matroska,webm"})
 
 
 def seconds(value: int | None, time_base: Fraction | None) -> float | None:
-    """Return a time stamp in seconds, None where there is none."""
+    """Return a time stamp in seconds, None for none."""
     return None if value is None or time_base is None else float(value * time_base)
 
 
 def claimed_s(container: InputContainer, stream: Stream) -> float | None:
-    """Return how long the headers say the stream is, None where they do not."""
+    """Return the stream's duration by the header, None if it has none."""
     length_s = seconds(stream.duration, stream.time_base)
     if length_s is None and len(container.streams) == 1 and container.duration:
         length_s = container.duration / av.time_base
@@ -54,7 +54,7 @@ def claimed_s(container: InputContainer, stream: Stream) -> float | None:
 
 
 def claimed_end_s(container: InputContainer, stream: Stream) -> float | None:
-    """Return when the headers say that the stream ends, as the container stores times, None where they do not."""
+    """Return the stream's end by the header, in stored time, None if it has none."""
     length_s = claimed_s(container, stream)
     if length_s is None or _name(container) in _END_TIMES:
         return length_s
@@ -73,7 +73,7 @@ def tagged_s(stream: Stream) -> float | None:
 
 @dataclass
 class _Track:
-    """Where one stream stands: the clock that it goes by, and when its next packet is due."""
+    """The state of one stream: the clock that it follows, and when its next packet is due."""
 
     clock: int = 0
     due_s: float | None = None
@@ -82,9 +82,9 @@ class _Track:
 class Clock:
     """The time line of one open file.
 
-    origin_s: what is 0 s here, as the container stores it. start_s: when the container starts, here; the time that
-    players call 0. is_trusted: the stored times rise from beginning to end, so that one may jump by them. tick: of the
-    video's stamps once they are rewritten. frame_s: how long a frame lasts that does not say so itself.
+    origin_s: the stored time that is 0 s here. start_s: when the container starts, on this clock; players call it 0.
+    is_trusted: stored times rise from beginning to end, so that seeking works. tick: unit of the rewritten video time
+    stamps. frame_s: duration of a frame that stores none.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream) -> None:
@@ -98,7 +98,7 @@ class Clock:
         self.is_trusted = not is_joined and all(0 <= length <= WEEK_S for length in lengths if length)
         base = video.time_base or FINE_TICK
         self.tick = base if base <= COARSEST_TICK else FINE_TICK
-        self._leap_s = WEEK_S if self.is_trusted else NEW_CLOCK_S
+        self._max_jump_s = WEEK_S if self.is_trusted else NEW_CLOCK_S
         self._video = video.index
         self._only_dts = _name(container) in _DECODING_TIMES
         rate = video.average_rate
@@ -108,26 +108,26 @@ class Clock:
 
     @property
     def clocks(self) -> int:
-        """Return how many clocks the packets seen go by."""
+        """Return how many clocks the packets so far follow."""
         return len(self._offsets_s)
 
     @property
     def carried_s(self) -> float:
-        """Return by how much the last clock's times were moved, apart from where the container starts."""
+        """Return by how much the last clock is shifted against the first."""
         return self._offsets_s[-1] - self._offsets_s[0]
 
     @property
     def is_stored(self) -> bool:
-        """Return whether times are those that the container stores."""
+        """Return whether times are used as the container stores them."""
         return self.is_trusted and not self.origin_s
 
     def restart(self) -> None:
-        """Forget where the streams stand, after a jump."""
+        """Reset the streams, after a seek."""
         del self._offsets_s[1:]
         self._tracks.clear()
 
     def apply(self, packet: Packet[Any]) -> None:
-        """Rewrite a packet's stamps; packets of a stream come in the order of the file."""
+        """Rewrite a packet's time stamps. Packets of a stream come in file order."""
         base = packet.time_base
         if not base:
             return
@@ -138,8 +138,8 @@ class Clock:
         if packet.dts is not None:
             stored_s = self._stored_s(packet.dts, packet.pts, base)
             time_s = stored_s + self._offsets_s[track.clock]
-            if track.due_s is not None and not -BACK_S <= time_s - track.due_s <= self._leap_s:
-                self._begin_anew(track, stored_s, track.due_s)
+            if track.due_s is not None and not -BACK_S <= time_s - track.due_s <= self._max_jump_s:
+                self._change_clock(track, stored_s, track.due_s)
                 time_s = stored_s + self._offsets_s[track.clock]
             track.due_s = time_s + self._step_s(packet, base)
         self._shift(packet, base, self.tick if is_video else base, self._offsets_s[track.clock])
@@ -147,15 +147,15 @@ class Clock:
             packet.pts = None
 
     def _stored_s(self, dts: int, pts: int | None, base: Fraction) -> float:
-        """Return a packet's decoding time, or when it is shown where the two lie a leap apart.
+        """Return a packet's decoding time, or its presentation time if a clock jump lies between the two.
 
-        Encoders delay decoding times by a frame or more, so that before a leap some are still those of its other side.
+        Encoders delay decoding times by a frame or more, so the first ones after a jump still belong before it.
         """
-        is_apart = pts is not None and abs(pts - dts) * base > self._leap_s
+        is_apart = pts is not None and abs(pts - dts) * base > self._max_jump_s
         return float((pts if pts is not None and is_apart else dts) * base)
 
-    def _begin_anew(self, track: _Track, stored_s: float, due_s: float) -> None:
-        """Put a stream on the clock that another one has gone over to, if it goes on there, else on a new one."""
+    def _change_clock(self, track: _Track, stored_s: float, due_s: float) -> None:
+        """Move a stream to a clock that another stream already follows, if its time fits there, else to a new one."""
         for clock in range(track.clock + 1, len(self._offsets_s)):
             if abs(stored_s + self._offsets_s[clock] - due_s) <= MAX_STEP_S:
                 track.clock = clock
@@ -183,10 +183,9 @@ class Clock:
 
 
 class FrameTimes:
-    """When decoded frames are shown.
+    """Presentation times of decoded frames.
 
-    Where packets have decoding times alone, frames, which come in the order in which they are shown, take these in
-    ascending order.
+    If packets have decoding times only, frames, which come in presentation order, take these in ascending order.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -194,27 +193,27 @@ class FrameTimes:
         self._waiting: list[int] = []
 
     def sent(self, packet: Packet[Any]) -> None:
-        """Note a packet that the decoder was given."""
+        """Record a packet sent to the decoder."""
         if packet.pts is None and packet.dts is not None:
             heapq.heappush(self._waiting, packet.dts)
             if len(self._waiting) > REORDERED + 1:
                 heapq.heappop(self._waiting)
 
     def lost(self, packet: Packet[Any]) -> None:
-        """Note that a packet gave no frame."""
+        """Record that a packet gave no frame."""
         if packet.dts in self._waiting:
             self._waiting.remove(packet.dts)
             heapq.heapify(self._waiting)
 
     def forget(self) -> None:
-        """Note that the decoder has forgotten everything."""
+        """Record that the decoder was reset."""
         self._waiting.clear()
 
     def of(self, frame: VideoFrame) -> float | None:
-        """Return when a frame is shown, None where nothing says so."""
+        """Return the presentation time of a frame, None if unknown."""
         if frame.pts is None and self._waiting:
             return seconds(heapq.heappop(self._waiting), self._clock.tick)
-        return seconds(frame.pts, self._clock.tick)  # drained frames know no time base of their own
+        return seconds(frame.pts, self._clock.tick)  # drained frames have no time base
 
 
 def _name(container: InputContainer) -> str:

@@ -1,4 +1,4 @@
-"""Inside the decode child: a hostile file opened, its video stream chosen, and what the container says about it."""
+"""Inside the decode child: opens an untrusted file and chooses its video stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vfindex.indexer.media.clock import Clock, seconds
 from vfindex.indexer.media.limits import ended_after
 from vfindex.storage.files.regular import regular_no_link
 
-# Containers that hold their own media. Not here, as they open what they name or make pictures up: hls, dash, concat,
+# Containers that hold their own media. Left out, as they open what they name or generate frames: hls, dash, concat,
 # sdp, rtsp, image2, *_pipe, tty, lavfi. Nor raw streams, which have no times.
 ALLOWED_FORMATS = (
     "mov", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv", "live_flv", "asf", "gif", "mxf", "gxf", "wtv",
@@ -32,11 +32,11 @@ ALLOWED_FORMATS = (
 )  # fmt: skip
 MAX_PIXELS = 1 << 26  # 8192 x 8192; 17 reference frames of it at 8 bit 4:2:0 are 1.7 GB
 MAX_SIDE_PX = 1 << 15
-MAX_PIXEL_ASPECT = 16  # real ones are between 1:4 and 4:1; a lie of 1:60000 must not become a picture of that shape
+MAX_PIXEL_ASPECT = 16  # real ones are between 1:4 and 4:1; a wrong 1:60000 must not become an image of that shape
 # FFmpeg's time for tags is quadratic: 10,000 take 1 s, 1,000,000 hours. A film of 24 hours opens in 2 s.
 OPEN_CPU_S = 10.0
 STILLS = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
-TRACK_PACKETS = 200  # of all video streams: a track that moves has its second picture within some seconds
+TRACK_PACKETS = 200  # of all video streams: a track that moves has its second frame within some seconds
 
 Beat = Callable[[], None]  # called between packets: tells the parent that work goes on
 
@@ -63,13 +63,13 @@ class Source:
         return cls(fd, container, video, Clock(container, video))
 
     def only(self, *streams: Stream) -> None:
-        """Have the demuxer skip all other streams."""
+        """Make the demuxer skip all other streams."""
         wanted = {stream.index for stream in streams}
         for stream in self.container.streams:
             stream.discard = Discard.default if stream.index in wanted else Discard.all
 
     def reopened(self) -> Source:
-        """Return the same file, read from its beginning. Not every container can be rewound by seeking."""
+        """Return the same file at its beginning. Not every container can be rewound by seeking."""
         index = self.video.index
         self.container.close()
         container = open_container(self.fd)
@@ -78,13 +78,13 @@ class Source:
         return self.of(self.fd, container, prepared_video(container.streams[index]))
 
     def seek(self, time_s: float) -> None:
-        """Jump to the keyframe at or before a time of the clock, as far as the container can; raises FFmpegError."""
+        """Seek to the keyframe at or before a time, as far as the container can. Raises FFmpegError."""
         self.clock.restart()
         base = self.video.time_base or 1
         self.container.seek(int((time_s + self.clock.origin_s) / base), stream=self.video)
 
     def demux(self, *streams: Stream) -> Iterator[Packet[Any]]:
-        """Yield the packets of the streams, their stamps on the clock; raises FFmpegError where damaged."""
+        """Yield the packets of the streams with their times on the clock. Raises FFmpegError where damaged."""
         for packet in demux(self.container, *streams):
             self.clock.apply(packet)
             yield packet
@@ -118,7 +118,7 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
 
 
 def rotation(frame: VideoFrame) -> int:
-    """Return by how many degrees, counter-clockwise, the frame must be turned; 0 for a matrix that is no rotation."""
+    """Return by how many degrees, counter-clockwise, the frame must be turned; 0 if its matrix is no rotation."""
     turn_deg = frame.rotation
     return turn_deg if -180 <= turn_deg <= 180 else 0
 
@@ -144,7 +144,7 @@ def open_container(fd: int) -> InputContainer:
     except OSError as exc:
         raise Refusal("open", "unreadable", f"it cannot be read ({exc.strerror})", "check the disk") from exc
     if not head or sniff.still_picture(head):
-        raise Refusal("open", *sniff.verdict(head))
+        raise Refusal("open", *sniff.diagnose(head))
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(ALLOWED_FORMATS)}
     try:
@@ -153,13 +153,13 @@ def open_container(fd: int) -> InputContainer:
     except MemoryError as exc:
         raise out_of_memory("open") from exc
     except av.FFmpegError as exc:
-        raise Refusal("open", *sniff.verdict(head)) from exc
+        raise Refusal("open", *sniff.diagnose(head)) from exc
 
 
 def choose_video(fd: int, container: InputContainer) -> VideoStream:
-    """Return the stream to index: the first marked default, else the first, of those that move, if any does.
+    """Return the stream to index: the first marked default, else the first; moving streams before still ones.
 
-    Cover pictures are none. Raises Refusal.
+    Cover images do not count. Raises Refusal.
     """
     real = [stream for stream in container.streams.video if not stream.disposition & STILLS]
     if not real:
@@ -172,7 +172,7 @@ def choose_video(fd: int, container: InputContainer) -> VideoStream:
 
 
 def moving_streams(fd: int, indices: list[int]) -> set[int]:
-    """Return which of the streams have more than one picture, as far as the first TRACK_PACKETS packets tell."""
+    """Return which of the streams have more than one frame in the first TRACK_PACKETS packets."""
     container = open_container(fd)
     counts: Counter[int] = Counter()
     try:
@@ -182,7 +182,7 @@ def moving_streams(fd: int, indices: list[int]) -> set[int]:
     except MemoryError:
         raise
     except av.FFmpegError:
-        pass  # the readable part tells
+        pass  # judge by the readable part
     finally:
         container.close()
     return {index for index, count in counts.items() if count > 1}
@@ -202,7 +202,7 @@ def prepared_video(chosen: Stream) -> VideoStream:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise Refusal where pictures are too large to be decoded in bounded memory."""
+    """Raise Refusal if frames are too large to be decoded in bounded memory."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         limits = f"{MAX_PIXELS / 1e6:.0f} million pixels and {MAX_SIDE_PX} a side"
         raise Refusal(
@@ -227,7 +227,7 @@ def open_source(path: bytes) -> Source:
 
 
 def shown_px(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """Return (width, height) once the pixel aspect has widened or narrowed the picture."""
+    """Return (width, height) with the pixel aspect applied."""
     if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         aspect = Fraction(1)
     return max(1, round(width * aspect)), max(1, height)

@@ -1,4 +1,4 @@
-"""Inside the decode child: one pass over a file that gives sampled frames and sound."""
+"""Inside the decode child: one pass over a file, which sends sampled frames and audio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from vfindex.indexer.media import sniff
-from vfindex.indexer.media.audio import Send, Sound
+from vfindex.indexer.media.audio import AudioReader, Send
 from vfindex.indexer.media.clock import FrameTimes, claimed_end_s, seconds
 from vfindex.indexer.media.container import (
     Beat,
@@ -29,27 +29,27 @@ from vfindex.indexer.media.container import (
     rotation,
     shown_px,
 )
-from vfindex.indexer.media.sampling import AUTO_GAP_S, Coded, Sampler, Step
-from vfindex.indexer.media.seeking import leaping, packets, prime, sought, streams_read
+from vfindex.indexer.media.sampling import AUTO_GAP_S, CodedFrame, Sampler, Step
+from vfindex.indexer.media.seeking import packets, packets_from, prime, sparse_packets, streams_read
 from vfindex.indexer.options import Mode
 from vfindex.storage.encoders.pixels import frame_shape
 from vfindex.storage.errors import counted
 
-AUDIO_PREROLL_S = 0.5  # sound read before a stretch, so that the decoder has settled when it begins
-MAX_FAILURES = 2_000  # damaged packets in a row, about a minute; then the rest is not worth its time
-OVERRUN_S = AUTO_GAP_S + 1.0  # how far past the end packets are read: until the last GOP is settled, and reordered
-BACKWARDS_S = 1.0  # a jump back in time worth a word; less is a muxer's jitter, and costs one frame of many
+AUDIO_PREROLL_S = 0.5  # audio decoded before the interval, so that the decoder has settled when it begins
+MAX_FAILURES = 2_000  # damaged packets in a row, about a minute of video; then reading stops
+OVERRUN_S = AUTO_GAP_S + 1.0  # packets read past the end: until the last GOP is decided and its frames are reordered
+BACKWARDS_S = 1.0  # a jump back in time that is reported; less is a muxer's jitter and costs one frame
 # The filter that most image models were trained with. Against Pillow's, on real frames (tests/bench/parity.py), it is
 # off by 0.25 of 255 in the mean and 0.8 at worst; area averaging, by 0.64 and 3.5 in two thirds of the time (720p: 4.6
 # ms instead of 8.3, on busy cores). Without full chroma, edges in 1080p are off by up to 75 instead of 22.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-EARLY_END_S = 2.0  # a file that ends this much before its header says is cut off
-TOLD_S = 60.0  # a header that claims more than this and twice the frames' time is worth a word
+EARLY_END_S = 2.0  # a file that ends this much before its header says is truncated
+MIN_EXCESS_S = 60.0  # a header that claims this much beyond twice the frames' time is reported
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked for: see `media.Decoder.read`."""
+class ReadRequest:
+    """What to read: see `Decoder.read`."""
 
     mode: Mode
     fps: float
@@ -60,8 +60,8 @@ class Order:
     end_s: float | None
 
 
-class Painter:
-    """Turns decoded frames into small upright RGB pictures, each in its own shape."""
+class FrameScaler:
+    """Scales decoded frames to small upright RGB images, whatever the shape of each."""
 
     def __init__(self, source: Source, size_px: int) -> None:
         self._source, self._size_px = source, size_px
@@ -87,22 +87,22 @@ class Painter:
         return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns), dtype=np.uint8)
 
 
-class Unit(NamedTuple):
-    """A video packet, and the latest change of codec parameters at or before it, which may ride on one left out."""
+class PacketWithParameters(NamedTuple):
+    """A video packet with the latest codec parameters, which may have come with a packet that is not decoded."""
 
     packet: Packet[Any]
     parameters: PacketSideData | None
 
 
 @dataclass
-class Pictures:
-    """Decodes what the sampler chooses, and counts."""
+class FrameReader:
+    """Decodes the frames that the sampler chooses, sends the sampled ones, and counts."""
 
     source: Source
-    order: Order
-    sampler: Sampler[Unit]
+    request: ReadRequest
+    sampler: Sampler[PacketWithParameters]
     send: Send
-    painter: Painter
+    scaler: FrameScaler
     times: FrameTimes
     damaged: int = 0
     failures: int = 0  # damaged packets in a row
@@ -120,8 +120,8 @@ class Pictures:
     _applied: PacketSideData | None = None
 
     def inside(self, time_s: float) -> bool:
-        """Return whether the time lies in the stretch asked for."""
-        start_s, end_s = self.order.start_s, self.order.end_s
+        """Return whether the time is in the requested interval."""
+        start_s, end_s = self.request.start_s, self.request.end_s
         return (start_s is None or time_s >= start_s) and (end_s is None or time_s < end_s)
 
     def packet(self, packet: Packet[Any]) -> None:
@@ -136,14 +136,14 @@ class Pictures:
             self._parameters = packet.get_sidedata("new_extradata")
         if is_shown(packet, self.source.video.codec_context.name) and self.inside(time_s):
             self.coded += 1
-            if self.order.mode != "fps":
+            if self.request.mode != "fps":
                 self._span(time_s)
-        unit = Unit(packet, self._parameters)
-        for step in self.sampler.push(Coded(time_s, packet.is_keyframe, packet.size, unit)):
+        entry = PacketWithParameters(packet, self._parameters)
+        for step in self.sampler.push(CodedFrame(time_s, packet.is_keyframe, packet.size, entry)):
             self._do(step)
 
     def finish(self) -> None:
-        """Decode what is left."""
+        """Decode the remaining frames."""
         for step in self.sampler.finish():
             self._do(step)
         self._drain()
@@ -152,7 +152,7 @@ class Pictures:
         self.first_s = time_s if self.first_s is None else min(self.first_s, time_s)
         self.last_s = time_s if self.last_s is None else max(self.last_s, time_s)
 
-    def _do(self, step: Step[Unit]) -> None:
+    def _do(self, step: Step[PacketWithParameters]) -> None:
         if step.fresh or step.alone:
             self._drain()
         self._from_s = step.from_s
@@ -165,7 +165,7 @@ class Pictures:
             self._drain()
 
     def _drain(self) -> None:
-        """Get the frames that the decoder holds back, and have it forget everything."""
+        """Take the frames that the decoder holds back, and reset it."""
         if self._undrained:
             self._decode(None)
             self.source.video.codec_context.flush_buffers()
@@ -201,54 +201,56 @@ class Pictures:
         if self.inside(time_s):
             self.decoded += 1
             self.rotation_deg = rotation(frame)
-            if self.order.mode == "fps":
+            if self.request.mode == "fps":
                 self._span(time_s)
         self.backwards += self._latest_s - time_s > BACKWARDS_S
         self._latest_s = max(self._latest_s, time_s)
         taken = self.sampler.takes(time_s, key=frame.key_frame)
         if not taken or not self.inside(time_s):
             return
-        pixels = self.painter.pixels(frame)
+        pixels = self.scaler.pixels(frame)
         height, width = pixels.shape[:2]
         self.send({"kind": "frame", "time_s": time_s, "height": height, "width": width}, pixels.reshape(-1).data)
 
 
-def read(path: bytes, order: Order, send: Send, beat: Beat) -> dict[str, Any]:
-    """Send frames and sound, return the fields of a ReadEnd; raises Refusal."""
+def read(path: bytes, request: ReadRequest, send: Send, beat: Beat) -> dict[str, Any]:
+    """Send frames and audio, and return the fields of a ReadEnd. Raises Refusal."""
     source = open_source(path)
     try:
-        sampler: Sampler[Unit] = Sampler(order.mode, order.fps)
-        if order.start_s is None:
-            streams = streams_read(source, order.audio)
+        sampler: Sampler[PacketWithParameters] = Sampler(request.mode, request.fps)
+        if request.start_s is None:
+            streams = streams_read(source, request.audio)
             source.only(*streams)
             feed = packets(source, streams, beat)
         else:
             sampler.opening_s = prime(source)
-            preroll_s = 0.0 if order.audio is None else AUDIO_PREROLL_S
-            source, feed = sought(source, sampler.anchor_s(order.start_s) - preroll_s, order.audio, beat)
-        if order.mode == "sparse" and order.audio is None:
-            feed = leaping(source, feed, sampler.rests_until_s, beat)
-        pictures = Pictures(source, order, sampler, send, Painter(source, order.size_px), FrameTimes(source.clock))
-        sound = Sound(order.start_s, order.end_s, send)
-        error = _pump(feed, pictures, sound)
+            preroll_s = 0.0 if request.audio is None else AUDIO_PREROLL_S
+            source, feed = packets_from(source, sampler.anchor_s(request.start_s) - preroll_s, request.audio, beat)
+        if request.mode == "sparse" and request.audio is None:
+            feed = sparse_packets(source, feed, sampler.next_due_s, beat)
+        reader = FrameReader(
+            source, request, sampler, send, FrameScaler(source, request.size_px), FrameTimes(source.clock)
+        )
+        sound = AudioReader(request.start_s, request.end_s, send)
+        error = _read_packets(feed, reader, sound)
         return {
-            "frames": pictures.decoded if order.mode == "fps" else pictures.coded,
-            "first_s": pictures.first_s,
-            "last_s": pictures.last_s,
-            "rotation_deg": pictures.rotation_deg,
-            "damaged": pictures.damaged,
+            "frames": reader.decoded if request.mode == "fps" else reader.coded,
+            "first_s": reader.first_s,
+            "last_s": reader.last_s,
+            "rotation_deg": reader.rotation_deg,
+            "damaged": reader.damaged,
             "damaged_audio": sound.damaged,
             "audio_packets": sound.packets,
-            "error": error or cut_off(source, pictures) or out_of_order(pictures),
-            "note": unsupported_length(source, pictures),
+            "error": error or truncation(source, reader) or _out_of_order(reader),
+            "note": excess_length(source, reader),
         }
     finally:
         source.close()
 
 
-def _pump(feed: Iterator[Packet[Any] | str], pictures: Pictures, sound: Sound) -> str:
-    """Read packets until the stretch is done; return why reading ended early, or "" ."""
-    video, end_s = pictures.source.video, pictures.order.end_s
+def _read_packets(feed: Iterator[Packet[Any] | str], reader: FrameReader, sound: AudioReader) -> str:
+    """Read packets to the end of the interval; return why reading stopped early, or "" ."""
+    video, end_s = reader.source.video, reader.request.end_s
     error = ""
     for packet in feed:
         if isinstance(packet, str):
@@ -256,28 +258,28 @@ def _pump(feed: Iterator[Packet[Any] | str], pictures: Pictures, sound: Sound) -
         elif packet.stream_index == video.index:
             if end_s is not None and (seconds(packet.dts, packet.time_base) or -math.inf) > end_s + OVERRUN_S:
                 break
-            if pictures.order.pictures:
-                pictures.packet(packet)
-            if pictures.failures > MAX_FAILURES:
-                error = f"{pictures.failures} damaged packets in a row"
+            if reader.request.pictures:
+                reader.packet(packet)
+            if reader.failures > MAX_FAILURES:
+                error = f"{reader.failures} damaged packets in a row"
                 break
         elif end_s is None or (packet_time(packet) or 0.0) < end_s:
             sound.decode(packet)
-    pictures.finish()
+    reader.finish()
     sound.finish()
     return error
 
 
-def cut_off(source: Source, pictures: Pictures) -> str:
-    """Return a sentence where the video ends well before its header says, and the file too, else "" ."""
-    last_s = pictures.last_s
-    if last_s is None or pictures.order.end_s is not None:
+def truncation(source: Source, reader: FrameReader) -> str:
+    """Return a sentence if the file is truncated: the video ends well before its header says. Else "" ."""
+    last_s = reader.last_s
+    if last_s is None or reader.request.end_s is not None:
         return ""
     announced, size_bytes = _sizes(source)
     is_short = announced is not None and announced > size_bytes
-    header_s = _header_end_s(source, pictures)
+    header_s = _header_end_s(source, reader)
     if header_s is None and is_short:
-        if source.container.duration is None:  # FFmpeg gives it up with files that are shorter than they say
+        if source.container.duration is None:  # FFmpeg does not guess it for truncated files
             return f"the file has {size_bytes} of the {announced} bytes that its header says: it is cut off"
         header_s = ((source.container.start_time or 0) + source.container.duration) / av.time_base
         header_s -= source.clock.origin_s
@@ -289,27 +291,27 @@ def cut_off(source: Source, pictures: Pictures) -> str:
     return f"the video ends at {last_s:.1f} s, its header says {header_s:.1f} s: it is cut off"
 
 
-def unsupported_length(source: Source, pictures: Pictures) -> str:
-    """Return a sentence where the header claims a length that the frames come nowhere near, else "" ."""
-    header_s, last_s = _header_end_s(source, pictures), pictures.last_s
+def excess_length(source: Source, reader: FrameReader) -> str:
+    """Return a sentence if the header claims far more than the frames last, else "" ."""
+    header_s, last_s = _header_end_s(source, reader), reader.last_s
     if header_s is None or last_s is None:
         return ""
-    without_leaps_s = header_s + min(0.0, source.clock.carried_s)  # FFmpeg counts leaps from one clock to the next
-    if without_leaps_s < 2 * last_s + TOLD_S:
+    without_jumps_s = header_s + min(0.0, source.clock.carried_s)  # FFmpeg adds the jumps between clocks
+    if without_jumps_s < 2 * last_s + MIN_EXCESS_S:
         return ""
     return f"its header claims {header_s:.0f} s, its frames end at {last_s:.1f} s"
 
 
-def _header_end_s(source: Source, pictures: Pictures) -> float | None:
-    """Return when the headers say that the video ends, None where they do not or only a part was read."""
+def _header_end_s(source: Source, reader: FrameReader) -> float | None:
+    """Return when the header says that the video ends, None if it does not or only a part was read."""
     claimed_s = claimed_end_s(source.container, source.video)
-    return None if claimed_s is None or pictures.order.end_s is not None else claimed_s - source.clock.origin_s
+    return None if claimed_s is None or reader.request.end_s is not None else claimed_s - source.clock.origin_s
 
 
 def is_whole(source: Source) -> bool:
-    """Return whether all that the file's structure announces is in it: then the last picture stays, or a length lies.
+    """Return whether the file holds all bytes that its structure announces. False if the structure does not say.
 
-    False where the structure does not say.
+    Then a video that ends early is not truncated: its last frame stays, or its header is wrong.
     """
     announced, size_bytes = _sizes(source)
     entries = source.video.index_entries
@@ -320,10 +322,10 @@ def is_whole(source: Source) -> bool:
 
 
 def _sizes(source: Source) -> tuple[int | None, int]:
-    """Return how many bytes the file's header says that there are, None where it does not, and how many there are."""
+    """Return (bytes announced by the header or None, bytes of the file)."""
     return sniff.announced_end(os.pread(source.fd, sniff.HEAD_BYTES, 0)), os.fstat(source.fd).st_size
 
 
-def out_of_order(pictures: Pictures) -> str:
-    """Return a sentence where frames were left out as their times run backwards, else "" ."""
-    return f"{counted(pictures.backwards, 'frame')} left out, for times run backwards" if pictures.backwards else ""
+def _out_of_order(reader: FrameReader) -> str:
+    """Return a sentence if frames were left out because their times run backwards, else "" ."""
+    return f"{counted(reader.backwards, 'frame')} left out, for times run backwards" if reader.backwards else ""

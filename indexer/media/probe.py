@@ -1,4 +1,4 @@
-"""Inside the decode child: what a container says of its streams, tags and chapters, bounded."""
+"""Inside the decode child: the fields of a Probe, and text subtitles. All of it is bounded."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from vfindex.indexer.media.container import (
 from vfindex.indexer.media.seeking import last_end
 
 TEXT_CODECS = frozenset({"subrip", "text", "mov_text", "webvtt", "ass", "ssa"})
-MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 64, 64, 2000  # the last two in characters; longer is no title
+MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 64, 64, 2000  # the last two in characters
 MAX_CHAPTERS, MAX_CHAPTER_TITLE, MAX_TRACKS = 500, 200, 100
-ASIDES = Disposition.comment | Disposition.visual_impaired | Disposition.descriptions
+COMMENTARIES = Disposition.comment | Disposition.visual_impaired | Disposition.descriptions
 MAX_SUBTITLE_BYTES = 10 << 20  # the same limit as for a sidecar
-MAX_EVENT_CHARS = 10_000  # one subtitle; what is longer is no subtitle
+MAX_EVENT_CHARS = 10_000  # of one subtitle
 PROBE_PACKETS = 400  # video packets tried for a first frame: more than the damage of a GOP, less than a film
-TAIL_S = 10.0  # how far before the end that the header names the last frames are looked for
+TAIL_S = 10.0  # before the end by the header, from where the last frames are read
 
 
 def probe(path: bytes, beat: Beat) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
 
 
 def first_frame(source: Source, beat: Beat) -> tuple[VideoFrame, float | None]:
-    """Return the first frame that decodes and is shown, and its time; raises Refusal."""
+    """Return the first shown frame that decodes, and its time. Raises Refusal."""
     source.only(source.video)
     context = source.video.codec_context
     times = FrameTimes(source.clock)
@@ -83,7 +83,7 @@ def first_frame(source: Source, beat: Beat) -> tuple[VideoFrame, float | None]:
             except av.FFmpegError:
                 if packet is not None:
                     times.lost(packet)
-                continue  # damaged; a later packet may do
+                continue  # damaged; a later packet may decode
             if frames:
                 check_size(frames[0].width, frames[0].height)
                 return frames[0], times.of(frames[0])
@@ -98,8 +98,8 @@ def first_frame(source: Source, beat: Beat) -> tuple[VideoFrame, float | None]:
 def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float]:
     """Return the source, perhaps reopened, and the end of its last frame.
 
-    Headers lie (truncated files, sound longer than the picture), so the last packets are looked at; only where there is
-    no way to jump to them are all packets read, without decoding.
+    Headers are wrong in truncated files and where audio outlasts video, so the last packets decide. If seeking to them
+    fails, all packets are read, without decoding.
     """
     video = source.video
     header_s = seconds(video.duration, video.time_base)
@@ -121,7 +121,7 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
 
 
 def coded_frames(video: VideoStream) -> int | None:
-    """Return the number of shown frames where the container's index lists them all, else None."""
+    """Return the number of shown frames if the container's index lists them all, else None."""
     entries = video.index_entries
     if not video.frames or len(entries) != video.frames or not any(entry.size for entry in entries):
         return None
@@ -197,7 +197,7 @@ def audio_tracks(container: InputContainer) -> list[dict[str, Any]]:
             "codec": codec_name(stream),
             "title": stream.metadata.get("title", "")[:MAX_TAG_VALUE],
             "is_default": bool(stream.disposition & Disposition.default),
-            "is_aside": bool(stream.disposition & ASIDES),
+            "is_commentary": bool(stream.disposition & COMMENTARIES),
             "has_decoder": stream.codec_context is not None,
         }
         for stream in container.streams.audio[:MAX_TRACKS]

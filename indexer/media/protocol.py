@@ -1,6 +1,6 @@
-"""How the decode child and its parent talk: a length, a JSON header, and as many raw bytes as the header says.
+"""The messages between a child process and its parent: a length, a JSON header, and the raw bytes that it announces.
 
-Never pickle: what comes out of the child may have been written by whoever made the video.
+Never pickle: whoever made the video may have written what comes out of the child.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SAMPLE_RATE_HZ = 16_000  # of all sound: what speech recognition and voice activ
 
 
 class WireError(Exception):
-    """What came through the pipe is no message."""
+    """The bytes from the pipe are no message."""
 
 
 def pack(header: dict[str, Any], payload: bytes | memoryview = b"") -> list[bytes | memoryview]:
-    """Return the message as buffers to write in turn."""
+    """Return the message as buffers to write one after the other."""
     text = json.dumps({**header, "bytes": len(payload)}, allow_nan=False).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise WireError(f"header of {len(text)} bytes")
@@ -34,7 +34,7 @@ def pack(header: dict[str, Any], payload: bytes | memoryview = b"") -> list[byte
 
 
 def write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
-    """Write everything; raises OSError, BrokenPipeError where nobody reads any more."""
+    """Write everything. Raises OSError, BrokenPipeError if the reader has closed the pipe."""
     for buffer in buffers:
         rest = memoryview(buffer)
         while rest:
@@ -42,9 +42,9 @@ def write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], bytes]:
-    """Return (header, payload) of the next message. read(n) gives exactly n bytes, or raises.
+    """Return (header, payload) of the next message. read(n) returns exactly n bytes, or raises.
 
-    Raises WireError where lengths or the header make no sense; the fields are the caller's to check.
+    Raises WireError for an impossible length or header. The caller checks the fields.
     """
     size = int.from_bytes(read(LENGTH_BYTES), "big")
     if not 2 <= size <= MAX_HEADER_BYTES:

@@ -1,7 +1,7 @@
-"""Which coded frames are decoded, and which decoded frames are taken. Pure: knows times and key flags, no codec.
+"""Which coded frames are decoded, and which decoded frames are sampled. Pure: times and key flags, no codec.
 
-Every rule depends on the file alone, and looks back no further than the grid cell it is in: so a stretch read after
-seeking gives exactly the frames that reading the whole file gives for it.
+Every rule depends on the file alone and looks back no further than one grid cell, so an interval read after a seek
+gives exactly the frames that reading the whole file gives there.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Packet = TypeVar("Packet")
 AUTO_GAP_S = 4.0  # keyframes further apart than this miss whole shots, so everything between them is decoded
 AUTO_FPS = 1.0  # between far keyframes: the clips are 2 s or longer, so each gets two frames
 AUTO_KEY_FPS = 2.0  # close keyframes (all-intra cameras) are thinned to this; scene-cut keyframes 0.5 s apart stay
-AUTO_OPENING_S = 8.0  # short videos deserve more than their one or two keyframes, and the opening is cheap
-AUTO_OPENING_FPS = 2.0  # with 1.0 pictures ranked worse: nDCG@10 -0.014 [-0.028, -0.001], paired
-SPARSE_FPS = 0.1  # of a look in passing: a keyframe every 10 s, so that no clip (12 s at most) is without
-HELD_BYTES = 64 << 20  # coded data kept while a GOP's length is unknown: 4 s at 128 Mbit/s; then it is decoded
+AUTO_OPENING_S = 8.0  # short videos have one or two keyframes only, and a denser opening is cheap
+AUTO_OPENING_FPS = 2.0  # 1.0 ranked worse: nDCG@10 -0.014 [-0.028, -0.001], paired
+SPARSE_FPS = 0.1  # of the preview: a keyframe every 10 s, so that every clip (12 s at most) has one
+MAX_PENDING_BYTES = 64 << 20  # coded data kept while a GOP's length is unknown: 4 s at 128 Mbit/s
 _TOUCH_S = 1e-6  # 3 / 30 * 30 is 2.9999...: times this close below a grid line are on it
 
 
@@ -30,8 +30,8 @@ def cell(time_s: float, fps: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Coded(Generic[Packet]):
-    """A coded frame. time_s: presentation time, decoding time where the container has none."""
+class CodedFrame(Generic[Packet]):
+    """A coded frame. time_s: presentation time, or decoding time if the container stores no other."""
 
     time_s: float
     key: bool
@@ -40,9 +40,9 @@ class Coded(Generic[Packet]):
 
 
 class Step(NamedTuple, Generic[Packet]):
-    """Decode `packet`; first forget all state if `fresh`; drain the decoder afterwards if `alone`.
+    """Decode `packet`. fresh: reset the decoder first. alone: drain it afterwards.
 
-    from_s: frames before it are unusable, as what they refer to was not decoded.
+    from_s: earlier frames are unusable, because their references were not decoded.
     """
 
     packet: Packet
@@ -53,7 +53,7 @@ class Step(NamedTuple, Generic[Packet]):
 
 @dataclass
 class Sampler(Generic[Packet]):
-    """The rules for one reading of one file.
+    """The sampling rules for one pass over one file.
 
     opening_s: presentation time of the file's first keyframe; None: that of the first keyframe pushed.
     """
@@ -62,41 +62,41 @@ class Sampler(Generic[Packet]):
     fps: float
     opening_s: float | None = None
     _taken_s: float | None = None
-    _before_s: float | None = None
-    _held: list[Coded[Packet]] = field(default_factory=list)
-    _held_bytes: int = 0
-    _dense: bool = False  # the GOP at hand is decoded whole
-    _dense_before: bool = False  # so was the one before it
+    _previous_s: float | None = None
+    _pending: list[CodedFrame[Packet]] = field(default_factory=list)
+    _pending_bytes: int = 0
+    _dense: bool = False  # the current GOP is decoded completely
+    _dense_before: bool = False  # so was the previous one
     _gop_s: float = -math.inf
 
     def anchor_s(self, start_s: float) -> float:
-        """Return the time from which frames must be seen so that those from `start_s` on are chosen right."""
+        """Return the time from which frames must be read to sample those from `start_s` on correctly."""
         if self.mode == "keyframes":
             return start_s
         fps = {"fps": self.fps, "sparse": SPARSE_FPS}.get(self.mode, AUTO_FPS)
         return min(cell(start_s, fps) / fps, start_s)
 
-    def rests_until_s(self) -> float | None:
-        """Return the time before which a sparse reading takes no further frame; None where it may take the next."""
+    def next_due_s(self) -> float | None:
+        """Return the time of the next frame that sparse sampling takes, None if it may take any."""
         if self.mode != "sparse" or self._taken_s is None:
             return None
         return (cell(self._taken_s, SPARSE_FPS) + 1) / SPARSE_FPS
 
     def takes(self, time_s: float, *, key: bool) -> bool:
-        """Return whether the next frame is taken; remembers it. A frame before its predecessor (jitter) never is."""
-        if self._before_s is not None and time_s <= self._before_s:
+        """Return whether the next frame is sampled, and remember it. Frames that run backwards never are."""
+        if self._previous_s is not None and time_s <= self._previous_s:
             return False
         if not self._would_take(time_s, key=key):
-            self._before_s = time_s
+            self._previous_s = time_s
             return False
-        self._before_s = self._taken_s = time_s
+        self._previous_s = self._taken_s = time_s
         return True
 
     def _would_take(self, time_s: float, *, key: bool) -> bool:
         if self.mode == "keyframes":
             return True
         if self.mode == "fps":
-            return self._before_s is None or cell(self._before_s, self.fps) != cell(time_s, self.fps)
+            return self._previous_s is None or cell(self._previous_s, self.fps) != cell(time_s, self.fps)
         if self._taken_s is None:
             return True
         if self.mode == "sparse":
@@ -105,8 +105,8 @@ class Sampler(Generic[Packet]):
         fps = AUTO_KEY_FPS if key else AUTO_OPENING_FPS if opening else AUTO_FPS
         return cell(self._taken_s, fps) != cell(time_s, fps)
 
-    def push(self, coded: Coded[Packet]) -> list[Step[Packet]]:
-        """Return what to decode now that this coded frame, the next in file order, has come."""
+    def push(self, coded: CodedFrame[Packet]) -> list[Step[Packet]]:
+        """Return the steps that the next coded frame, in file order, makes due."""
         if self.mode == "fps":
             return [Step(coded.packet, False, False)]
         if self.mode == "keyframes":
@@ -116,44 +116,44 @@ class Sampler(Generic[Packet]):
         if coded.key:
             steps = self._close(coded.time_s)
             self._dense_before, self._dense = self._dense, False
-            self._gop_s, self._held, self._held_bytes = coded.time_s, [coded], coded.size_bytes
+            self._gop_s, self._pending, self._pending_bytes = coded.time_s, [coded], coded.size_bytes
             if self.opening_s is None:
                 self.opening_s = coded.time_s
             return steps + (self._open() if coded.time_s < self._opening_end_s() else [])
         if self._dense:
-            return [self._whole(coded)]
-        if not self._held:
+            return [self._dense_step(coded)]
+        if not self._pending:
             return []  # before the first keyframe nothing can be decoded
-        self._held.append(coded)
-        self._held_bytes += coded.size_bytes
+        self._pending.append(coded)
+        self._pending_bytes += coded.size_bytes
         far = coded.time_s - self._gop_s > AUTO_GAP_S
-        return self._open() if far or self._held_bytes > HELD_BYTES else []
+        return self._open() if far or self._pending_bytes > MAX_PENDING_BYTES else []
 
     def _opening_end_s(self) -> float:
         return -math.inf if self.opening_s is None else self.opening_s + AUTO_OPENING_S
 
     def finish(self) -> list[Step[Packet]]:
-        """Return what is left to decode at the end of the file."""
+        """Return the remaining steps at the end of the file."""
         return [] if self.mode != "auto" else self._close(-math.inf)
 
     def _open(self) -> list[Step[Packet]]:
-        """Turn to decoding the GOP at hand whole, beginning with what was held."""
+        """Decode the current GOP completely, beginning with its pending frames."""
         self._dense = True
-        first, *rest = self._held
-        self._held = []
+        first, *rest = self._pending
+        self._pending = []
         fresh = not self._dense_before
         from_s = self._gop_s if fresh else -math.inf
-        return [Step(first.packet, fresh, False, from_s), *(self._whole(coded) for coded in rest)]
+        return [Step(first.packet, fresh, False, from_s), *(self._dense_step(coded) for coded in rest)]
 
-    def _whole(self, coded: Coded[Packet]) -> Step[Packet]:
+    def _dense_step(self, coded: CodedFrame[Packet]) -> Step[Packet]:
         return Step(coded.packet, False, False, -math.inf if self._dense_before else self._gop_s)
 
     def _close(self, next_s: float) -> list[Step[Packet]]:
-        """Settle the GOP at hand; its successor begins at `next_s`."""
-        if not self._held:
+        """Decide on the current GOP, whose successor begins at `next_s`."""
+        if not self._pending:
             return []
         if next_s - self._gop_s > AUTO_GAP_S:
             return self._open()
         if not self._would_take(self._gop_s, key=True):
             return []
-        return [Step(self._held[0].packet, True, True)]
+        return [Step(self._pending[0].packet, True, True)]

@@ -1,4 +1,4 @@
-"""Inside the decode child: the packets of a stretch of a file: where it is begun, and what of it is leapt over."""
+"""Inside the decode child: seeking. Where to start reading an interval, and which packets sparse sampling skips."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from vfindex.indexer.media.container import (
     open_source,
     packet_time,
 )
-from vfindex.indexer.media.sampling import HELD_BYTES
+from vfindex.indexer.media.sampling import MAX_PENDING_BYTES
 
 SEEK_BACK_S = (0.0, 10.0, 60.0)  # how much earlier to try again when a seek lands too late, before giving up on seeking
-MAX_DEMUX_FAILURES = 20  # a demuxer that fails without moving on would fail for ever
-WORTH_PACKETS = 16  # a leap over fewer saves nothing
-# Packets looked at after a jump: formats with an index land on a keyframe, others somewhere before one.
+MAX_DEMUX_FAILURES = 20  # a demuxer that fails without advancing would fail forever
+WORTH_PACKETS = 16  # skipping fewer saves nothing
+# Packets read after a seek: formats with an index land on a keyframe, others somewhere before one.
 LOOK_PACKETS = 400
-MAX_LAST_S = 600.0  # how long a last frame may claim to be shown where no header says how long the video is
+MAX_LAST_S = 600.0  # longest credible duration of a last frame if no header says how long the video is
 
 
 def keyframes_before(path: bytes, times_s: Sequence[float], beat: Beat) -> list[float]:
-    """Return for each time the presentation time of the keyframe at or before it that a jump leads to.
+    """Return for each time the presentation time of the keyframe at or before it that a seek leads to.
 
-    The time itself where jumps lead nowhere, or too late (formats without an index). Raises Refusal.
+    The time itself where a seek fails or lands too late (formats without an index). Raises Refusal.
     """
     source = open_source(path)
     try:
-        if begins_anew(source, beat):
+        if has_clock_jumps(source, beat):
             return list(times_s)
         source.only(source.video)
         return [_keyframe(source, time_s, beat) for time_s in times_s]
@@ -65,16 +65,16 @@ def _keyframe(source: Source, time_s: float, beat: Beat) -> float:
     return time_s
 
 
-def begins_anew(source: Source, beat: Beat) -> bool:
-    """Return whether one cannot jump in the file by its times, as its clock begins anew on the way."""
+def has_clock_jumps(source: Source, beat: Beat) -> bool:
+    """Return whether the file's clock jumps on the way, so that times cannot be sought."""
     if source.clock.is_trusted:
         return False
     state = os.fstat(source.fd)
-    return _begins_anew((source.fd, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), beat)
+    return _has_clock_jumps((source.fd, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), beat)
 
 
-@lru_cache(maxsize=1)  # the units of a file are asked for one after another
-def _begins_anew(identity: tuple[int, ...], beat: Beat) -> bool:
+@lru_cache(maxsize=1)  # the units of a file are read one after another
+def _has_clock_jumps(identity: tuple[int, ...], beat: Beat) -> bool:
     container = open_container(identity[0])
     source = Source.of(identity[0], container, choose_video(identity[0], container))
     source.only(source.video)
@@ -84,9 +84,9 @@ def _begins_anew(identity: tuple[int, ...], beat: Beat) -> bool:
 
 
 def last_end(source: Source, beat: Beat) -> float | None:
-    """Return when the last frame ends, by demuxing on from where the container stands; None without frames.
+    """Return when the last frame ends, demuxing from the current position; None without frames.
 
-    A last frame that claims to go on after the length in the header does not.
+    The length in the header bounds what the last frame claims.
     """
     end_s = last_s = None
     frame_s = source.clock.frame_s
@@ -120,9 +120,9 @@ def streams_read(source: Source, audio: int | None) -> list[Stream]:
 
 
 def prime(source: Source) -> float | None:
-    """Show the decoder the file's first keyframe, return its time, None where there is none. Moves the source on.
+    """Decode the file's first keyframe and return its time, None if there is none. Advances the source.
 
-    Some of what a decoder must know stands only there: without x264's version FFmpeg gets its 4:4:4 pictures wrong.
+    Some parameters are stored only there: without x264's version FFmpeg decodes its 4:4:4 frames wrongly.
     """
     video = source.video
     try:
@@ -134,19 +134,19 @@ def prime(source: Source) -> float | None:
     except MemoryError:
         raise
     except av.FFmpegError:
-        return None  # damaged at its beginning; the stretch asked for may be sound
+        return None  # damaged at its beginning; the requested interval may be intact
     return None
 
 
-def sought(
+def packets_from(
     source: Source, target_s: float, audio: int | None, beat: Beat
 ) -> tuple[Source, Iterator[Packet[Any] | str]]:
     """Return the source, perhaps reopened, and its packets from a keyframe at or before `target_s` on.
 
-    Packets that were read to find out are not read again: a change of codec parameters may ride on them only once.
-    Where seeking does not work, the packets are those from the beginning of the file.
+    Packets read while searching are passed on, not read again: codec parameters may come with them only once. Where
+    seeking does not work, the packets come from a pass over the file from its beginning.
     """
-    for back_s in () if begins_anew(source, beat) else SEEK_BACK_S:
+    for back_s in () if has_clock_jumps(source, beat) else SEEK_BACK_S:
         streams = streams_read(source, audio)
         source.only(*streams)
         try:
@@ -172,12 +172,12 @@ def sought(
 
 
 def _from_keyframe(source: Source, feed: Iterator[Packet[Any] | str], target_s: float) -> Iterator[Packet[Any] | str]:
-    """Yield a feed from its last keyframe at or before `target_s` on; from its beginning, where that is far off.
+    """Yield packets from the last keyframe at or before `target_s` on, or from MAX_PENDING_BYTES before it.
 
-    A change of codec parameters may ride on a packet left out: the last such comes first.
+    Of the packets left out, the last one that carries codec parameters comes first.
     """
-    held: list[Packet[Any] | str] = []
-    held_bytes = 0
+    pending: list[Packet[Any] | str] = []
+    pending_bytes = 0
     carrier: Packet[Any] | None = None
     for packet in feed:
         if not isinstance(packet, str) and packet.stream_index == source.video.index and packet.is_keyframe:
@@ -185,20 +185,20 @@ def _from_keyframe(source: Source, feed: Iterator[Packet[Any] | str], target_s: 
             if key_s is not None and key_s > target_s:
                 feed = chain([packet], feed)
                 break
-            passed = (p for p in reversed(held) if not isinstance(p, str) and p.has_sidedata("new_extradata"))
+            passed = (p for p in reversed(pending) if not isinstance(p, str) and p.has_sidedata("new_extradata"))
             carrier = next(passed, carrier)
-            held, held_bytes = [], 0
-        held.append(packet)
-        held_bytes += 0 if isinstance(packet, str) else packet.size
-        if held_bytes > HELD_BYTES:
+            pending, pending_bytes = [], 0
+        pending.append(packet)
+        pending_bytes += 0 if isinstance(packet, str) else packet.size
+        if pending_bytes > MAX_PENDING_BYTES:
             break
     if carrier is not None:
         yield carrier
-    yield from chain(held, feed)
+    yield from chain(pending, feed)
 
 
 def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packet[Any] | str]:
-    """Yield the packets of the streams, and at the end of a file that breaks off a sentence that says so."""
+    """Yield the packets of the streams; at the end of a damaged file, a sentence that says so."""
     failures = 0
     while True:
         try:
@@ -216,37 +216,36 @@ def packets(source: Source, streams: list[Stream], beat: Beat) -> Iterator[Packe
                 return
 
 
-def leaping(
-    source: Source, feed: Iterator[Packet[Any] | str], rests_until_s: Callable[[], float | None], beat: Beat
+def sparse_packets(
+    source: Source, feed: Iterator[Packet[Any] | str], next_due_s: Callable[[], float | None], beat: Beat
 ) -> Iterator[Packet[Any] | str]:
-    """Yield of a feed of pictures the packets that matter where few keyframes are read, and nothing else.
+    """Yield the packets that sparse sampling needs, seeking over the others where the index lists all frames.
 
-    rests_until_s: asked after each keyframe: the time before which no further one is wanted, None where the next is.
-    Where the container's index lists all frames, what lies between is leapt over, so that the keyframes wanted are
-    those that would have come one by one. From the last keyframe on every packet comes: they tell where the video ends.
+    next_due_s: called after each keyframe: the time of the next one needed, None for any. The keyframes are those that
+    reading every packet would give. From the last keyframe on every packet comes, to find where the video ends.
     """
     video = source.video
-    leaps = source.clock.is_stored and bool(video.frames) and len(video.index_entries) == video.frames
+    can_jump = source.clock.is_stored and bool(video.frames) and len(video.index_entries) == video.frames
     while True:
         for packet in feed:
             yield packet
-            if not leaps or isinstance(packet, str) or not packet.is_keyframe:
+            if not can_jump or isinstance(packet, str) or not packet.is_keyframe:
                 continue
-            until_s = rests_until_s()
+            until_s = next_due_s()
             target = None if until_s is None else _keyframe_after(video, packet, until_s)
             if target is not None:
-                landed = _landed(source, target, beat)
-                leaps, feed = landed is not None, landed or _after(source, packet, beat)
+                jumped = _jump_to(source, target, beat)
+                can_jump, feed = jumped is not None, jumped or _after(source, packet, beat)
                 break
         else:
             return
 
 
 def _keyframe_after(video: VideoStream, packet: Packet[Any], until_s: float) -> int | None:
-    """Return the time stamp of the first keyframe that may be shown at `until_s` or later, of the last one if none is.
+    """Return the time stamp of the first keyframe that may be shown at `until_s` or later, else of the last one.
 
-    None where it is too near to be leapt to. The index knows times of decoding alone: a keyframe is taken to be shown
-    as much later as the one at hand is, and REORDERED frames later at most.
+    None if it is too near to seek. The index holds decoding times only: a keyframe is assumed to be shown as much later
+    as the current one is, and at most REORDERED frames later.
     """
     entries = video.index_entries
     if packet.pts is None or packet.dts is None or not video.time_base:
@@ -260,10 +259,10 @@ def _keyframe_after(video: VideoStream, packet: Packet[Any], until_s: float) -> 
     return entries[found].timestamp if found - here >= WORTH_PACKETS else None
 
 
-def _landed(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | str] | None:
-    """Return the packets from the keyframe with this time stamp on; None where the leap leads elsewhere."""
+def _jump_to(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | str] | None:
+    """Return the packets from the keyframe with this time stamp on, None if the seek lands elsewhere."""
     try:
-        # Backwards FFmpeg asks of HEVC that the picture be shown by then, and leads to the keyframe before it.
+        # A backward seek in HEVC goes by presentation time, and lands on the keyframe before.
         source.clock.restart()
         source.container.seek(target, stream=source.video, backward=False)
     except MemoryError:
@@ -278,7 +277,7 @@ def _landed(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | s
 
 
 def _after(source: Source, packet: Packet[Any], beat: Beat) -> Iterator[Packet[Any] | str]:
-    """Yield the packets after this keyframe, once a leap from it has failed."""
+    """Yield the packets after this keyframe, once a seek from it has failed."""
     try:
         source.clock.restart()
         source.container.seek(packet.dts or 0, stream=source.video)

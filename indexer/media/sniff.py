@@ -1,4 +1,4 @@
-"""Why FFmpeg did not take a file, said from its first bytes, in words a user can act on."""
+"""Why FFmpeg did not open a file, by its first bytes, in words that a user can act on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-HEAD_BYTES = 4096  # the longest signature here stands in the first 300 bytes; text wants a sample
+HEAD_BYTES = 4096  # all signatures are in the first 300 bytes; text needs a sample
 
 
-class Verdict(NamedTuple):
+class Diagnosis(NamedTuple):
     """code: stable word. reason: what the file is. next: what the user can do."""
 
     code: str
@@ -20,18 +20,18 @@ class Verdict(NamedTuple):
 
 
 _PICTURE_NEXT = "vfindex indexes videos; leave pictures out with --exclude"
-_SOUND = Verdict(
+_SOUND = Diagnosis(
     "no_video", "a sound file, without a video stream", "vfindex indexes videos; leave it out with --exclude"
 )
 _PLAYLIST_NEXT = "a playlist only names other files, which vfindex does not open; download the video itself"
 
-_SIGNATURES: tuple[tuple[bytes, Verdict], ...] = (
-    (b"\x89PNG\r\n\x1a\n", Verdict("picture", "a still picture (PNG)", _PICTURE_NEXT)),
-    (b"\xff\xd8\xff", Verdict("picture", "a still picture (JPEG)", _PICTURE_NEXT)),
-    (b"BM", Verdict("picture", "a still picture (BMP)", _PICTURE_NEXT)),
-    (b"II*\x00", Verdict("picture", "a still picture (TIFF)", _PICTURE_NEXT)),
-    (b"MM\x00*", Verdict("picture", "a still picture (TIFF)", _PICTURE_NEXT)),
-    (b"\xff\x0a", Verdict("picture", "a still picture (JPEG XL)", _PICTURE_NEXT)),
+_SIGNATURES: tuple[tuple[bytes, Diagnosis], ...] = (
+    (b"\x89PNG\r\n\x1a\n", Diagnosis("picture", "a still picture (PNG)", _PICTURE_NEXT)),
+    (b"\xff\xd8\xff", Diagnosis("picture", "a still picture (JPEG)", _PICTURE_NEXT)),
+    (b"BM", Diagnosis("picture", "a still picture (BMP)", _PICTURE_NEXT)),
+    (b"II*\x00", Diagnosis("picture", "a still picture (TIFF)", _PICTURE_NEXT)),
+    (b"MM\x00*", Diagnosis("picture", "a still picture (TIFF)", _PICTURE_NEXT)),
+    (b"\xff\x0a", Diagnosis("picture", "a still picture (JPEG XL)", _PICTURE_NEXT)),
     (b"ID3", _SOUND),
     (b"fLaC", _SOUND),
     (b"MThd", _SOUND),
@@ -40,16 +40,16 @@ _SIGNATURES: tuple[tuple[bytes, Verdict], ...] = (
     (b"#!AMR", _SOUND),
     (
         b"version https://git-lfs",
-        Verdict("lfs_pointer", "a Git LFS pointer, not the video itself", "run `git lfs pull`"),
+        Diagnosis("lfs_pointer", "a Git LFS pointer, not the video itself", "run `git lfs pull`"),
     ),
-    (b"#EXTM3U", Verdict("playlist", "an HLS playlist (M3U8)", _PLAYLIST_NEXT)),
-    (b"ffconcat", Verdict("playlist", "an ffconcat script", _PLAYLIST_NEXT)),
-    (b"[playlist]", Verdict("playlist", "a playlist (PLS)", _PLAYLIST_NEXT)),
-    (b"[Reference]", Verdict("playlist", "an ASX reference", _PLAYLIST_NEXT)),
-    (b"%PDF", Verdict("not_a_video", "a PDF document", "leave it out with --exclude")),
-    (b"PK\x03\x04", Verdict("not_a_video", "a ZIP archive", "unpack it, then index the videos in it")),
-    (b"Rar!", Verdict("not_a_video", "a RAR archive", "unpack it, then index the videos in it")),
-    (b"7z\xbc\xaf", Verdict("not_a_video", "a 7-Zip archive", "unpack it, then index the videos in it")),
+    (b"#EXTM3U", Diagnosis("playlist", "an HLS playlist (M3U8)", _PLAYLIST_NEXT)),
+    (b"ffconcat", Diagnosis("playlist", "an ffconcat script", _PLAYLIST_NEXT)),
+    (b"[playlist]", Diagnosis("playlist", "a playlist (PLS)", _PLAYLIST_NEXT)),
+    (b"[Reference]", Diagnosis("playlist", "an ASX reference", _PLAYLIST_NEXT)),
+    (b"%PDF", Diagnosis("not_a_video", "a PDF document", "leave it out with --exclude")),
+    (b"PK\x03\x04", Diagnosis("not_a_video", "a ZIP archive", "unpack it, then index the videos in it")),
+    (b"Rar!", Diagnosis("not_a_video", "a RAR archive", "unpack it, then index the videos in it")),
+    (b"7z\xbc\xaf", Diagnosis("not_a_video", "a 7-Zip archive", "unpack it, then index the videos in it")),
 )
 _STILL_BRANDS = {b"heic", b"heix", b"heim", b"mif1", b"avif", b"jxl "}  # ISO 23008-12: pictures in the MP4 box format
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp", b"pnot"}
@@ -61,12 +61,12 @@ def still_picture(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _STILL_BRANDS
 
 
-def verdict(head: bytes) -> Verdict:
-    """Return what the file is, judging by its first HEAD_BYTES."""
+def diagnose(head: bytes) -> Diagnosis:
+    """Return what the file is, by its first HEAD_BYTES."""
     if not head:
-        return Verdict("empty", "the file is empty (0 bytes)", "copy or download it again")
+        return Diagnosis("empty", "the file is empty (0 bytes)", "copy or download it again")
     if not head.strip(b"\0"):
-        return Verdict("incomplete", "the file begins with nothing but zero bytes", "copy or download it again")
+        return Diagnosis("incomplete", "the file begins with nothing but zero bytes", "copy or download it again")
     for signature, found in _SIGNATURES:
         if head.startswith(signature):
             return found
@@ -74,22 +74,22 @@ def verdict(head: bytes) -> Verdict:
         _riff_or_mp4(head)
         or _text(head)
         or _raw(head)
-        or Verdict(
+        or Diagnosis(
             "not_a_video", "not a video that FFmpeg recognises", "check that it plays; download it again or convert it"
         )
     )
 
 
-def _riff_or_mp4(head: bytes) -> Verdict | None:
+def _riff_or_mp4(head: bytes) -> Diagnosis | None:
     if head[:4] in (b"RIFF", b"RF64"):
         if head[8:12] == b"WAVE":
             return _SOUND
         if head[8:12] == b"WEBP":
-            return Verdict("picture", "a still picture (WebP)", _PICTURE_NEXT)
+            return Diagnosis("picture", "a still picture (WebP)", _PICTURE_NEXT)
     if still_picture(head):
-        return Verdict("picture", "a still picture (HEIC or AVIF)", _PICTURE_NEXT)
+        return Diagnosis("picture", "a still picture (HEIC or AVIF)", _PICTURE_NEXT)
     if head[4:8] in _BOXES:
-        return Verdict(
+        return Diagnosis(
             "incomplete",
             "the index (moov) is missing or damaged: the file is incomplete",
             "copy or download it again, or repair it (for example with `untrunc`)",
@@ -97,24 +97,24 @@ def _riff_or_mp4(head: bytes) -> Verdict | None:
     return None
 
 
-def _text(head: bytes) -> Verdict | None:
+def _text(head: bytes) -> Diagnosis | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     lowered = start.lower()
     if b"#extm3u" in lowered[:512]:
-        return Verdict("playlist", "an HLS playlist (M3U8)", _PLAYLIST_NEXT)
+        return Diagnosis("playlist", "an HLS playlist (M3U8)", _PLAYLIST_NEXT)
     if b"ffconcat" in lowered[:64]:
-        return Verdict("playlist", "an ffconcat script", _PLAYLIST_NEXT)
+        return Diagnosis("playlist", "an ffconcat script", _PLAYLIST_NEXT)
     if b"<mpd" in lowered:
-        return Verdict("playlist", "a DASH manifest (MPD)", _PLAYLIST_NEXT)
+        return Diagnosis("playlist", "a DASH manifest (MPD)", _PLAYLIST_NEXT)
     if b"<smil" in lowered or b"<asx" in lowered or b"<smoothstreamingmedia" in lowered:
-        return Verdict("playlist", "a streaming manifest", _PLAYLIST_NEXT)
+        return Diagnosis("playlist", "a streaming manifest", _PLAYLIST_NEXT)
     if lowered.startswith(b"v=0") and b"m=" in lowered:
-        return Verdict("playlist", "an SDP session description", _PLAYLIST_NEXT)
+        return Diagnosis("playlist", "an SDP session description", _PLAYLIST_NEXT)
     if lowered.startswith((b"<!doctype html", b"<html")):
-        return Verdict("text", "a web page (HTML)", "download the video itself, not the page that shows it")
+        return Diagnosis("text", "a web page (HTML)", "download the video itself, not the page that shows it")
     plain = sum(byte in _PRINTABLE or byte >= 0x80 for byte in start)
     if start and plain == len(start) and _decodes(head):
-        return Verdict("text", "a text file", "leave it out with --exclude, or download the video again")
+        return Diagnosis("text", "a text file", "leave it out with --exclude, or download the video again")
     return None
 
 
@@ -129,16 +129,16 @@ def _decodes(head: bytes) -> bool:
     return True
 
 
-def _raw(head: bytes) -> Verdict | None:
+def _raw(head: bytes) -> Diagnosis | None:
     if head.startswith((b"\0\0\0\1", b"\0\0\1")):
-        return Verdict("not_a_video", "a raw video stream without a container and without times", _RAW_NEXT)
+        return Diagnosis("not_a_video", "a raw video stream without a container and without times", _RAW_NEXT)
     return None
 
 
 def announced_end(head: bytes) -> int | None:
-    """Return where a Matroska, AVI, ASF or FLV file ends, by its first bytes; None where they do not say.
+    """Return the offset at which a Matroska, AVI, ASF or FLV file ends, by its first bytes; None if they do not say.
 
-    Of an AVI file of several parts (OpenDML) the first is meant.
+    For an AVI file of several parts (OpenDML), the end of the first.
     """
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         length = int.from_bytes(head[4:8], "little")
@@ -155,7 +155,7 @@ def announced_end(head: bytes) -> int | None:
 
 
 def matroska_end(head: bytes) -> int | None:
-    """Return where the segment of a Matroska file ends, by its first bytes; None where they do not say.
+    """Return the offset at which the segment of a Matroska file ends, by its first bytes; None if they do not say.
 
     RFC 8794, 4: the lengths of elements, whose leading zero bits tell their own length; all ones are unknown. RFC 9559.
     """

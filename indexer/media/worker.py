@@ -1,7 +1,7 @@
-"""The decode child: the process in which media are parsed, so that what breaks it breaks nothing else.
+"""The decode child: the process that parses media, so that a file that breaks the parser breaks nothing else.
 
-Run as `python -m vfindex.indexer.media.worker MEMORY_BYTES`. Requests come on stdin, answers go to stdout (`wire`); it
-ends when stdin closes. The `decode_*` files are the only importers of av.
+Run as `python -m vfindex.indexer.media.worker MEMORY_BYTES`. It reads requests from stdin and writes answers to
+stdout, framed by `protocol`, and ends when stdin closes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import av
 from vfindex.indexer.media import container, frames, probe, protocol, seeking
 from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
-BEAT_S = 5.0  # sign of life while nothing is to be sent
+BEAT_S = 5.0  # between two signs of life while there is nothing to send
 SUBTITLE_BATCH_BYTES = 1 << 17  # of text in one message: escaped as JSON it grows up to sixfold
 
 
-class Outlet:
-    """stdout, framed."""
+class AnswerWriter:
+    """Writes framed answers to a file descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -32,13 +32,13 @@ class Outlet:
         self._sent_at_s = time.monotonic()
 
     def beat(self) -> None:
-        """Tell the parent that work goes on, where nothing was sent for a while."""
+        """Send a sign of life if nothing was sent for BEAT_S."""
         if time.monotonic() - self._sent_at_s > BEAT_S:
             self.send({"kind": "beat"})
 
 
-def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
-    """Do one request; the last message has kind `probe`, `cuts`, `subtitles` with `last`, `end` or `error`."""
+def answer(request: dict[str, Any], path: bytes, out: AnswerWriter) -> None:
+    """Answer one request; the last message has kind `probe`, `cuts`, `subtitles` with `last`, `end` or `error`."""
     limit_cpu(request["cpu_s"])
     try:
         if request["kind"] == "probe":
@@ -48,7 +48,7 @@ def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
         elif request["kind"] == "subtitles":
             send_subtitles(probe.subtitles(path, request["track"], out.beat), out)
         else:
-            order = frames.Order(**request["order"])
+            order = frames.ReadRequest(**request["order"])
             out.send({"kind": "end", **frames.read(path, order, out.send, out.beat)})
     except container.Refusal as refusal:
         out.send({"kind": "error", **refusal.fields})
@@ -56,8 +56,8 @@ def answer(request: dict[str, Any], path: bytes, out: Outlet) -> None:
         out.send({"kind": "error", **container.out_of_memory("decode").fields})
 
 
-def send_subtitles(events: list[tuple[float, float, str]], out: Outlet) -> None:
-    """Send the events in messages of bounded size."""
+def send_subtitles(events: list[tuple[float, float, str]], out: AnswerWriter) -> None:
+    """Send the events in messages of about SUBTITLE_BATCH_BYTES."""
     batch: list[tuple[float, float, str]] = []
     size = 0
     for event in events:
@@ -73,15 +73,15 @@ def main() -> None:
     """Answer requests until stdin closes."""
     end_with_parent()
     limit_process(int(sys.argv[1]))
-    av.logging.set_level(av.logging.PANIC)  # FFmpeg's remarks on broken files help nobody here
-    out = Outlet(os.dup(sys.stdout.fileno()))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot spoil the framing
+    av.logging.set_level(av.logging.PANIC)  # FFmpeg's warnings about broken files are of no use here
+    out = AnswerWriter(os.dup(sys.stdout.fileno()))
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot break the framing
     while True:
         try:
             request, path = protocol.unpack(protocol.read_exactly)
             answer(request, path, out)
         except (EOFError, BrokenPipeError):
-            os._exit(0)  # the parent is gone or done; nothing is left to tidy
+            os._exit(0)  # the parent has ended or is done; there is nothing to clean up
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from vfindex.indexer.media.answers import AudioTrack
 from vfindex.storage.errors import counted
 
 # Titles of streams that talk about the film, or describe its pictures.
-_ASIDE = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visually|h[öo]rfilm|\bAD\b", re.IGNORECASE)
+_COMMENTARY = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visually|h[öo]rfilm|\bAD\b", re.IGNORECASE)
 
 
 def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> AudioTrack | None:
@@ -21,8 +21,8 @@ def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None)
     """
 
     def rank(track: AudioTrack) -> tuple[bool, int, bool]:
-        is_aside = track.is_aside or bool(_ASIDE.search(track.title))
-        return is_aside, _language_rank(track.language, languages), not track.is_default
+        is_commentary = track.is_commentary or bool(_COMMENTARY.search(track.title))
+        return is_commentary, _language_rank(track.language, languages), not track.is_default
 
     return min((track for track in tracks if track.has_decoder), key=rank, default=None)
 

@@ -1,7 +1,7 @@
-"""The recogniser's child: native code over the sound of strangers, in a process that may die.
+"""The recogniser child: native code over untrusted audio, in a process that may die.
 
-Run as `python -m vfindex.indexer.speech.recognizer_child MEMORY_BYTES`. On stdin come utterances, on stdout go their
-words (`protocol`); it ends when stdin closes. The only importer of pocketsphinx's decoder.
+Run as `python -m vfindex.indexer.speech.recognizer_child MEMORY_BYTES`. It reads utterances from stdin and writes their
+words to stdout, framed by `protocol`, and ends when stdin closes. The only importer of pocketsphinx's decoder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pocketsphinx import Decoder
 from vfindex.indexer.media import protocol
 from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
-MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx refuses what is too short for its windows, and nobody says a word in it
+MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx refuses what is too short for its windows, and it holds no word
 WARM_UP = bytes((n * n * 7919 >> 5) % 251 for n in range(6400))  # 0.2 s of a fixed noise
 FRAME_S = 0.01  # PocketSphinx analyses 100 frames a second, and gives times in them
 # One pass with a bounded search. Measured on 17 questions about speech (nDCG@10; mean lead of the right video's cosine
@@ -32,9 +32,9 @@ _PRONUNCIATION = re.compile(r"\(\d+\)$")  # "and(2)": the dictionary's second pr
 def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]:
     """Return (word, start_s, end_s, posterior probability) of one utterance of int16 mono sound at 16 kHz.
 
-    Fillers (silence, noise, sentence marks) are left out. The front end is set up anew and the scorer led to one state
-    by a fixed sound: PocketSphinx carries its noise and channel estimates and its best densities over, and the words
-    would depend on what was heard before.
+    Fillers (silence, noise, sentence marks) are left out. The front end is reset, and a fixed sound brings the scorer
+    into one state: PocketSphinx carries its noise and channel estimates and its best densities over, and the words
+    would depend on earlier utterances.
     """
     if len(pcm) < MIN_PCM_BYTES:
         return []
@@ -57,7 +57,7 @@ def main() -> None:
     end_with_parent()
     limit_process(int(sys.argv[1]))
     out = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot spoil the framing
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot break the framing
     decoder = Decoder(loglevel="FATAL", **SEARCH)
     while True:
         try:
@@ -65,7 +65,7 @@ def main() -> None:
             limit_cpu(request["cpu_s"])
             protocol.write_all(out, protocol.pack({"words": recognize(decoder, pcm)}))
         except (EOFError, BrokenPipeError):
-            os._exit(0)  # the parent is gone or done; nothing is left to tidy
+            os._exit(0)  # the parent has ended or is done; there is nothing to clean up
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def keyframes(source: Source, n: int) -> Iterator[VideoFrame]:
 def small(source: Source, frame: VideoFrame, interpolation: Interpolation) -> Pixels:
     """Return the frame as the decode child sends it, resized by a filter."""
     with mock.patch.object(frames, "SCALING", interpolation):
-        return frames.Painter(source, SIZE_PX).pixels(frame)
+        return frames.FrameScaler(source, SIZE_PX).pixels(frame)
 
 
 def full(frame: VideoFrame) -> Image.Image:

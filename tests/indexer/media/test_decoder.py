@@ -156,7 +156,7 @@ def test_too_many_pixels_are_refused(decoder: Decoder, tmp_path: Path) -> None:
         container.check_size(8193, 8192)
 
 
-# Sound
+# AudioReader
 
 
 def test_sound_is_mono_of_all_channels(decoder: Decoder, tmp_path: Path) -> None:

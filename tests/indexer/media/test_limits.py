@@ -33,7 +33,7 @@ def spin(path, beat):
     while True: pass
 def hang(path, beat): time.sleep(1000)
 def beats(path, beat):
-    while True: worker.Outlet(1).send({"kind": "beat"}); time.sleep(0.01)
+    while True: worker.AnswerWriter(1).send({"kind": "beat"}); time.sleep(0.01)
 def hoard(path, beat): return len(bytearray(1 << 36))
 def crash(path, beat): os.kill(os.getpid(), signal.SIGSEGV)
 def overlong(path, beat):

@@ -25,7 +25,7 @@ EN = frozenset({"en"})
         ([AudioTrack(1, "ger", is_default=True), AudioTrack(2, "eng")], EN, 2),
         ([AudioTrack(1, "ger", is_default=True), AudioTrack(2, "eng")], None, 1),
         ([AudioTrack(1, "eng", title="Director's Commentary", is_default=True), AudioTrack(2, "eng")], EN, 2),
-        ([AudioTrack(1, "eng", is_aside=True), AudioTrack(2, "ger")], EN, 2),
+        ([AudioTrack(1, "eng", is_commentary=True), AudioTrack(2, "ger")], EN, 2),
         ([AudioTrack(1, "eng", title="English Audio Description"), AudioTrack(2, "")], EN, 2),
         ([AudioTrack(1, ""), AudioTrack(2, "", is_default=True)], EN, 2),
         ([AudioTrack(1, "eng", has_decoder=False), AudioTrack(2, "ger")], EN, 2),

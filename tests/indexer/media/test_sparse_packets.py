@@ -1,4 +1,4 @@
-"""A look in passing leaps from keyframe to keyframe, and gives what reading packet by packet gives."""
+"""Sparse sampling seeks from keyframe to keyframe, and gives the frames that reading every packet gives."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LENGTH_S = 70
 
 
 def read(path: Path, start_s: float | None = None, end_s: float | None = None) -> tuple[list[Any], dict[str, Any]]:
-    """Return (time, hash of the pixels) of the frames of a sparse reading, and how it ended."""
-    order = frames_module.Order("sparse", 0.0, 32, audio=None, pictures=True, start_s=start_s, end_s=end_s)
+    """Return (time, hash of the pixels) of the sparsely sampled frames, and the ReadEnd."""
+    order = frames_module.ReadRequest("sparse", 0.0, 32, audio=None, pictures=True, start_s=start_s, end_s=end_s)
     frames: list[tuple[float, str]] = []
 
     def send(header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
@@ -29,9 +29,9 @@ def read(path: Path, start_s: float | None = None, end_s: float | None = None) -
 
 
 def step_by_step(path: Path, *stretch: float | None) -> tuple[list[Any], dict[str, Any]]:
-    """Return what `read` does where nothing is leapt over."""
+    """Return what `read` does if no packet is skipped."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frames_module, "leaping", lambda source, feed, *_: feed)
+        patch.setattr(frames_module, "sparse_packets", lambda source, feed, *_: feed)
         return read(path, *stretch)
 
 
@@ -39,7 +39,7 @@ def step_by_step(path: Path, *stretch: float | None) -> tuple[list[Any], dict[st
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a video of 70 s with a keyframe every 1.5 s and reordered frames, its index in front."""
     front = {"movflags": "faststart"}
-    path = tmp_path_factory.mktemp("leaps") / "video.mp4"
+    path = tmp_path_factory.mktemp("sparse") / "video.mp4"
     return make_video(path, shots=SHOTS, fps=10, keyframe_s=1.5, b_frames=2, container_options=front)
 
 
@@ -52,7 +52,7 @@ def test_the_frames_are_those_of_every_packet(video: Path, stretch: tuple[float 
         assert (end["last_s"], end["error"]) == (all_end["last_s"], "")
 
 
-def test_a_file_that_breaks_off_is_read_to_its_end(video: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_to_its_end(video: Path, tmp_path: Path) -> None:
     torn = truncate(video, tmp_path / "torn.mp4", 0.7)
     (frames, end), (all_frames, all_end) = read(torn), step_by_step(torn)
     assert frames == all_frames
@@ -67,15 +67,15 @@ def test_other_containers_give_the_same(tmp_path: Path, name: str) -> None:
     assert read(path)[0] == step_by_step(path)[0]
 
 
-def test_a_leap_that_leads_elsewhere_is_taken_back(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = seeking._landed
+def test_a_seek_that_lands_elsewhere_is_undone(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = seeking._jump_to
     tried: list[int] = []
 
     def astray(source: Any, target: int, beat: Any) -> Any:
         tried.append(target)
         return real(source, target, beat) if len(tried) < 3 else None
 
-    monkeypatch.setattr(seeking, "_landed", astray)
+    monkeypatch.setattr(seeking, "_jump_to", astray)
     assert read(video)[0] == step_by_step(video)[0]
     assert len(tried) == 3, "no leap was tried again"
 
