@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS
@@ -29,13 +30,15 @@ from vfindex.indexer.models.presets import (
 )
 from vfindex.indexer.models.priors import text_prior, visual_prior
 from vfindex.indexer.models.store import are_present, locate
-from vfindex.indexer.speech.transcribe import PocketSphinx, Speech
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder, read_meta
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.records import Modality, ModelKind, QueryModel, Setup
 from vfindex.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from vfindex.indexer.speech.transcribe import Speech
 
 Say = Callable[[str], None]
 Priors = Mapping[Modality, ModalityPrior]
@@ -119,6 +122,8 @@ class LibraryModels:
     def speech(self, threads: int) -> Speech:
         """Open the speech model. Raises ModelError."""
         if self._speech == LITE_SPEECH:
+            from vfindex.indexer.speech.transcribe import PocketSphinx  # a library of the extra `index`
+
             return PocketSphinx(threads)
         from vfindex.indexer.speech.backends import open_whisper  # CTranslate2 takes a second to import
 
