@@ -1,1 +1,1 @@
-"""Models: what they are, where they lie, and the encoders made of them."""
+"""Model files on disk, their ONNX exports, and the encoders that a run opens. Start at `factory`."""

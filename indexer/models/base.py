@@ -1,4 +1,4 @@
-"""What the stages ask of a model of pictures and of one of texts, and when a picture need not be encoded again."""
+"""The encoder protocols, the record of a run's encoders, and the test for still frames."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from vfindex.indexer.speech.transcribe import Speech
 
 Pixels = NDArray[np.uint8]
-# Differences of 8-bit values up to which a picture shows what another shows: of the whole, and of each square of
-# STILL_BLOCK_PX. Coding noise of a still picture lies below. Measured on 202 such frames of the public collection: the
-# cosine of the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.
+# Largest mean difference of 8-bit values between frames that count as equal: over the whole frame, and over each square
+# of STILL_BLOCK_PX. Coding noise of a still image lies below. On 202 such pairs of the public collection the cosine of
+# the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.
 STILL_MEAN, STILL_BLOCK, STILL_BLOCK_PX = 1, 8, 20
 
 
 class ImageEncoder(Protocol):
-    """Pictures to unit vectors. `encode_images` may be called from several threads at once.
+    """An image model. `encode_images` is thread-safe.
 
-    size_px: the short side of the frames it takes. dim: the length of its vectors. batch_frames: how many frames it
-    takes best at a time; it may be called with any number.
+    size_px: short side of its frames. dim: length of its vectors. batch_frames: the fastest number of frames per call;
+    any number is allowed.
     """
 
     @property
@@ -40,14 +40,14 @@ class ImageEncoder(Protocol):
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         """Return (n, dim) float32, rows of length 1.
 
-        frames: uint8 RGB (height, width, 3), upright, the short side `size_px`, the long side what the picture has.
-        Raises ValueError on any other shape, ModelError if the model cannot take even one frame.
+        frames: uint8 RGB (height, width, 3), upright, the short side `size_px`, the aspect ratio that of the video.
+        Raises ValueError on any other shape, ModelError if not even one frame fits in memory.
         """
         ...
 
 
 class PassageEncoder(Protocol):
-    """Texts that are searched to unit vectors. May be called from several threads at once. dim: their length."""
+    """A text model, for indexed texts. Thread-safe. dim: length of its vectors."""
 
     @property
     def dim(self) -> int: ...
@@ -74,7 +74,7 @@ class Texts:
 
 
 def is_still(before: Pixels, frame: Pixels) -> bool:
-    """Return whether a frame shows what another one shows, so that its vector will do: slides, screens, empty rooms."""
+    """Return whether two frames are equal but for noise, so that one vector serves both: slides, empty rooms."""
     if before.shape != frame.shape:
         return False
     change = np.abs(before.astype(np.int16) - frame)

@@ -1,7 +1,7 @@
-"""Pictures to unit vectors by the image tower of an open_clip model, on CUDA or the processor.
+"""Image embeddings by the image tower of an open_clip model, on GPUs or the CPU.
 
-Only this file and the exports import open_clip. A model is a folder as open_clip's `local-dir:` reads it:
-open_clip_config.json and open_clip_model.safetensors. Nothing here touches the network.
+A model is a folder in the format of open_clip's `local-dir:`, with open_clip_config.json and
+open_clip_model.safetensors. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ NumberFormat = Literal["auto", "float32", "bfloat16"]
 
 CONFIG = "open_clip_config.json"
 _INTERPOLATIONS = ("bicubic", "bilinear")
-# Two batches a device: while one is computed, the next is copied there.
+# Batches in flight per GPU: one is computed while the next is copied.
 LANES = 2
-# The batch is searched for by doubling, for at most so long; the gain below which doubling is not worth its memory.
-# ViT-B-32 on a processor: 0.41 of the rate of matrix products one by one, 0.57 by twos, 0.68 by fours and by eights.
+# Limits of the search for the batch size, and the least gain in speed that is worth doubling it. ViT-B-32 on a CPU
+# reaches 0.41 of the speed of plain matrix products with a batch of 1, 0.57 with 2, 0.68 with 4 and with 8.
 SEARCH_S = {"cuda": 10.0, "cpu": 2.0}
 FIRST_BATCH = {"cuda": 8, "cpu": 4}
 LARGEST_BATCH = {"cuda": 256, "cpu": 32}
-WORTH = 1.05
+LEAST_GAIN = 1.05
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Tensor cores multiply bfloat16 from this compute capability on.
+# The first compute capability whose tensor cores multiply bfloat16.
 _CUDA_BFLOAT16 = (8, 0)
-# `auto` times one product on a processor: a linear layer of a small tower, rows x inputs x outputs. The best of all
-# rounds counts, as the first ones make kernels.
+# `auto` times one product on a CPU: a linear layer of a small tower, rows x inputs x outputs. The fastest round counts,
+# since the first ones compile kernels.
 _PRODUCT = (64, 512, 512)
 _ROUNDS = 7
-# How much faster bfloat16 must be to be taken. Measured: 2.0 times with AVX512-BF16, 0.2 to 0.4 where it is emulated.
+# The speed-up from which bfloat16 is used. Measured: 2.0 with AVX512-BF16, 0.2 to 0.4 if it is emulated.
 _FORMAT_GAIN = 1.25
-# What allocators other than CUDA's own, which has an exception for it, say when they have nothing left.
+# Messages of allocators without an exception class of their own.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _TOO_LARGE = (
-    "there is not enough memory to encode even one picture with this model; close other programs, or take a smaller "
+    "there is not enough memory to encode even one image with this model; close other programs, or choose a smaller "
     "model with --preset"
 )
-# What open_clip, torch and safetensors raise for a folder whose files do not fit each other, or are no such files.
+# Raised by open_clip, torch and safetensors for damaged or mismatched files.
 _LOADING_ERRORS = (
     AssertionError,
     AttributeError,
@@ -77,10 +77,10 @@ _LOADING_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What open_clip does to a picture before its tower sees it, less the normalisation.
+    """open_clip's preprocessing of an image.
 
-    size_px: the square's side. resize_mode: what becomes of a long side: cut off at both ends, or squeezed.
-    interpolation: the filter that squeezes it. mean, std: of each channel, in units of 255.
+    size_px: side of the square. resize_mode: `shortest` crops the long side, `squash` squeezes it.
+    interpolation: PIL's filter for squeezing. mean, std: per channel, in units of 255.
     """
 
     size_px: int
@@ -95,10 +95,7 @@ class Preparation:
 
 
 class ImageTower(nn.Module):
-    """An open_clip image tower on pixels: normalisation of colours and of vectors included.
-
-    preparation: what the pixels must have been through.
-    """
+    """An open_clip image tower that normalises pixels and vectors itself. preparation: required of the pixels."""
 
     scale: Tensor
     shift: Tensor
@@ -112,7 +109,7 @@ class ImageTower(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (n, dim) float32, rows of length 1, of pixels (n, size, size, 3), uint8 RGB."""
+        """Return (n, dim) float32, rows of length 1. pixels: (n, size, size, 3) uint8 RGB."""
         dtype = next(self.visual.parameters()).dtype
         colours = pixels.permute(0, 3, 1, 2).float()
         features = self.visual((colours * self.scale + self.shift).to(dtype))
@@ -120,10 +117,10 @@ class ImageTower(nn.Module):
 
 
 class OpenClipEncoder:
-    """An open image tower, one replica a device; the `ImageEncoder` of the presets beyond `lite`.
+    """The image towers of a model, one per device; an `ImageEncoder`.
 
-    size_px, dim, batch_frames: as `ImageEncoder` says. batch_frames was found by trying, and shrinks for good when
-    memory runs out. What several threads ask for is computed batch by batch, by whichever lane is free.
+    batch_frames: found by measurement, and halved permanently when memory runs out. Concurrent calls share the lanes,
+    batch by batch.
     """
 
     def __init__(self, towers: Sequence[tuple[ImageTower, torch.device]], *, batch_frames: int) -> None:
@@ -133,7 +130,7 @@ class OpenClipEncoder:
         for tower, device in towers:
             for _ in range(LANES if device.type == "cuda" else 1):
                 self._free.put(_Lane(tower, device))
-        self._shrinking = threading.Lock()
+        self._batch_lock = threading.Lock()
         self.size_px = self._preparation.size_px
         self.batch_frames = batch_frames
         try:
@@ -153,11 +150,11 @@ class OpenClipEncoder:
     ) -> OpenClipEncoder:
         """Return the encoder of a model's folder.
 
-        threads: of the processor, where there is no GPU. devices: torch's names of them; all CUDA devices by default,
-        else the processor. compiled: by torch.compile, which wants a C++ compiler and takes some time.
-        number_format: of weights and activations; `auto` is the fastest on each device. Vectors are float32 always.
-        Raises UsageError for a device that is not there, ModelError if a file is missing, damaged or unfit, or if the
-        memory does not suffice for one picture.
+        threads: of the CPU. devices: torch's names; default: all CUDA devices, else the CPU. compiled: use
+        torch.compile, which needs a C++ compiler. number_format: of weights and activations; `auto`: the fastest on
+        each device. Vectors are always float32.
+        Raises UsageError for an unknown device, ModelError if a file is missing, damaged or unsupported, or if one
+        image does not fit in memory.
         """
         torch.set_num_threads(threads)
         chosen = _devices(devices)
@@ -174,19 +171,19 @@ class OpenClipEncoder:
                 raise
             reason = str(exc).strip().split("\n", 1)[0]
             raise ModelError(
-                f"{folder}: the model cannot be compiled here ({reason}); install a C++ compiler, or do not compile"
+                f"{folder}: the model cannot be compiled here ({reason}); install a C++ compiler, or omit --compile"
             ) from exc
         return encoder
 
     def find_batch(self) -> None:
-        """Set batch_frames to what is fastest here, by trying for some seconds."""
+        """Set batch_frames to the fastest size, measured for some seconds."""
         kind = self._device_type
         self.batch_frames = best_batch(
             self._seconds, first=FIRST_BATCH[kind], largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind]
         )
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
-        """Return (n, dim) float32, rows of length 1, as `ImageEncoder` says."""
+        """Return (n, dim) float32, rows of length 1; see `ImageEncoder`."""
         vectors = np.zeros((len(frames), self.dim), dtype=np.float32)
         done = 0
         while done < len(frames):
@@ -203,7 +200,7 @@ class OpenClipEncoder:
         return vectors
 
     def _shrink(self, batch_frames: int) -> None:
-        with self._shrinking:
+        with self._batch_lock:
             self.batch_frames = min(self.batch_frames, batch_frames)
 
     def _encode(self, pixels: Pixels) -> FloatArray:
@@ -215,9 +212,9 @@ class OpenClipEncoder:
             self._free.put(lane)
 
     def _seconds(self, n: int) -> float:
-        """Return how long a batch of n takes, the second time in one lane. Raises OutOfMemory.
+        """Return the time of a batch of n images. Raises OutOfMemory.
 
-        Each lane allocates for itself: the first batch of a size in a lane takes longer.
+        The second batch in one lane counts: each lane allocates its own memory during the first one.
         """
         pixels = np.zeros((n, self.size_px, self.size_px, 3), dtype=np.uint8)
         lane = self._free.get()
@@ -235,17 +232,17 @@ class OutOfMemory(Exception):
 
 
 class _Lane:
-    """A tower on its device, one batch at a time, on a stream or a thread of its own."""
+    """A tower that computes one batch at a time, on its own CUDA stream or CPU thread."""
 
     def __init__(self, tower: ImageTower, device: torch.device) -> None:
         self._tower = tower
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        # One thread for all callers: OpenMP would give each of them a team of threads.
+        # One thread serves all callers, since OpenMP would start a team of threads for each.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="image")
 
     def encode(self, pixels: Pixels) -> FloatArray:
-        """Return (n, dim) float32 of a batch (n, size, size, 3). Raises OutOfMemory."""
+        """Return (n, dim) float32. pixels: (n, size, size, 3). Raises OutOfMemory."""
         try:
             return self._thread.submit(self._run, pixels).result()
         except (RuntimeError, MemoryError) as exc:
@@ -258,25 +255,24 @@ class _Lane:
     @torch.inference_mode()
     def _run(self, pixels: Pixels) -> FloatArray:
         batch = torch.from_numpy(pixels)
-        found: FloatArray
         if self._stream is None:
-            found = self._tower(batch.to(self._device)).cpu().numpy()
-            return found
+            vectors: FloatArray = self._tower(batch.to(self._device)).cpu().numpy()
+            return vectors
         with torch.cuda.stream(self._stream):
-            vectors = self._tower(batch.pin_memory().to(self._device, non_blocking=True))
-            host = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
+            on_device = self._tower(batch.pin_memory().to(self._device, non_blocking=True))
+            on_host = torch.empty(on_device.shape, pin_memory=True).copy_(on_device, non_blocking=True)
         self._stream.synchronize()
-        found = host.numpy()
-        return found
+        vectors = on_host.numpy()
+        return vectors
 
 
-class _Uninitialised(TorchFunctionMode):
-    """Leaves out the drawing of random weights: loading replaces every one of them, or fails.
+class _SkipInitialisation(TorchFunctionMode):
+    """Skips the random initialisation of weights, since loading replaces every one of them, or fails.
 
-    Measured, processor seconds until ViT-B-32 is made: 0.3 instead of 1.6; PE-Core-B-16: 0.7 instead of 9.5.
+    CPU seconds to construct ViT-B-32: 0.3 instead of 1.6; PE-Core-B-16: 0.7 instead of 9.5.
     """
 
-    _DRAWING = frozenset(
+    _INITIALISERS = frozenset(
         {
             Tensor.erfinv_,
             Tensor.normal_,
@@ -291,20 +287,20 @@ class _Uninitialised(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in self._DRAWING:
+        if func in self._INITIALISERS:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def load_tower(folder: Path) -> ImageTower:
-    """Return the image tower of a model's folder, float32 on the processor; the text tower is let go.
+    """Return the image tower of a model's folder, in float32 on the CPU, without the text tower.
 
-    Raises ModelError if a file is missing, damaged or unfit, or if this is a kind of model that vfindex cannot ask.
+    Raises ModelError if a file is missing or damaged, or if the model is of an unsupported kind.
     """
     _check_config(folder)
     try:
-        with _Uninitialised():
-            # Pickled weights, where there are no others, are read with weights_only=True by default.
+        with _SkipInitialisation():
+            # open_clip reads pickled weights with weights_only=True.
             visual = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).visual
         settings = visual.preprocess_cfg
         sides = {int(side) for side in np.atleast_1d(settings["size"])}
@@ -315,7 +311,7 @@ def load_tower(folder: Path) -> ImageTower:
         tower = ImageTower(visual, preparation)
     except _LOADING_ERRORS as exc:
         if _is_out_of_memory(exc):
-            raise ModelError(f"{folder}: there is not enough memory to load this model; take a smaller one") from exc
+            raise ModelError(f"{folder}: there is not enough memory to load this model; choose a smaller one") from exc
         reason = " ".join(str(exc).split())[:300] or type(exc).__name__
         raise ModelError(
             f"{folder}: this open_clip model cannot be loaded ({reason}); pull it again with `vfindex models pull`, or "
@@ -325,10 +321,10 @@ def load_tower(folder: Path) -> ImageTower:
 
 
 def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, budget_s: float) -> int:
-    """Return how many pictures to encode at a time, found by doubling from `first` until it no longer pays.
+    """Return the batch size, doubled from `first` until the speed gains less than LEAST_GAIN twice.
 
-    seconds(n): how long n pictures take, after as long again; may raise OutOfMemory, but for n = 1. The search ends
-    before it takes longer than `budget_s`; a device too slow to try `first` is given that.
+    seconds: times n images after a warm-up of the same length; raises OutOfMemory, except for n = 1.
+    The search stays within `budget_s`; a device too slow to try `first` gets `first`.
     """
     taken_s = seconds(1)
     spent_s, expected_s = 2 * taken_s, first * taken_s
@@ -339,7 +335,7 @@ def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, bud
         except OutOfMemory:
             return best if n > first else n // 2
         spent_s += 2 * taken_s
-        if n / taken_s > best_rate * WORTH:
+        if n / taken_s > best_rate * LEAST_GAIN:
             best, best_rate = n, n / taken_s
         elif n >= 4 * best:
             break
@@ -350,10 +346,10 @@ def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, bud
 
 @cache
 def fastest_format(device: torch.device) -> torch.dtype:
-    """Return the number format in which a device multiplies fastest, float32 or bfloat16; found once a process.
+    """Return the number format in which a device multiplies fastest, float32 or bfloat16; cached per process.
 
-    A processor is timed, some milliseconds: its flags do not say what the libraries make of them
-    (ONEDNN_MAX_CPU_ISA, virtual machines), and where bfloat16 is emulated it is several times slower.
+    A CPU is timed, for some milliseconds. Its flags do not say what the libraries use (ONEDNN_MAX_CPU_ISA, virtual
+    machines), and emulated bfloat16 is several times slower.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _CUDA_BFLOAT16 else torch.float32
@@ -369,7 +365,7 @@ def fastest_format(device: torch.device) -> torch.dtype:
 
 
 def _product_s(dtype: torch.dtype) -> float:
-    """Return the processor time of one small product in one thread, which other work on the machine hardly changes."""
+    """Return the CPU time of one small product in one thread, which other load hardly changes."""
     rows, inputs, outputs = _PRODUCT
     batch, weights = torch.ones((rows, inputs), dtype=dtype), torch.ones((outputs, inputs), dtype=dtype)
     began_s = time.thread_time()
@@ -378,7 +374,7 @@ def _product_s(dtype: torch.dtype) -> float:
 
 
 def _check_config(folder: Path) -> None:
-    """Raise ModelError unless the folder's configuration is one that can be loaded without a network."""
+    """Raise ModelError if the folder's configuration is unreadable, unsupported, or needs the network."""
     path = folder / CONFIG
     try:
         config: Any = json.loads(read_file(path))
@@ -386,21 +382,21 @@ def _check_config(folder: Path) -> None:
         text = model["text_cfg"]
     except FileNotFoundError as exc:
         raise ModelError(
-            f"{path}: this file of the model is missing; run `vfindex models pull`, or put an open_clip model there"
+            f"{path}: this file is missing; run `vfindex models pull`, or put an open_clip model there"
         ) from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ModelError(f"{path}: this is no description of an open_clip model; pull the model again") from exc
+        raise ModelError(f"{path}: not the configuration of an open_clip model; pull the model again") from exc
     reason = ""
     if "hf_model_name" in text:
-        reason = f"its text tower is the hub's {text['hf_model_name']}, not open_clip's own"
+        reason = f"its text tower is the Hugging Face model {text['hf_model_name']}, which open_clip would download"
     elif "multimodal_cfg" in model:
-        reason = "it also writes captions (CoCa)"
+        reason = "it is a captioning model (CoCa)"
     elif pixels.get("resize_mode", "shortest") not in ("shortest", "squash"):
-        reason = f"it wants its pictures resized by the rule {pixels['resize_mode']!r}"
+        reason = f"its resize mode is {pixels['resize_mode']!r}"
     elif pixels.get("interpolation", "bicubic") not in _INTERPOLATIONS:
-        reason = f"it wants its pictures resized with the filter {pixels['interpolation']!r}"
+        reason = f"its interpolation is {pixels['interpolation']!r}"
     if reason:
-        raise ModelError(f"{folder}: vfindex cannot use this model: {reason}; choose another one")
+        raise ModelError(f"{folder}: vfindex does not support this model: {reason}; choose another one")
 
 
 def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
@@ -409,7 +405,7 @@ def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> Image
         tower.to(device)
     except RuntimeError as exc:
         if _is_out_of_memory(exc):
-            raise ModelError(f"{device}: there is not enough memory for this model; take a smaller one") from exc
+            raise ModelError(f"{device}: there is not enough memory for this model; choose a smaller one") from exc
         raise
     if compiled:
         tower.compile(dynamic=True)
@@ -417,12 +413,12 @@ def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> Image
 
 
 def _devices(names: Sequence[str] | None) -> list[torch.device]:
-    """Return the devices of these names, or all that there are. Raises UsageError."""
+    """Return the named devices; default: all GPUs, else the CPU. Raises UsageError for an unknown name."""
     present = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     chosen = list(names or present or ["cpu"])
     for name in chosen:
         if name not in ("cpu", *present):
-            raise UsageError(f"there is no device {name!r} here; choose from: {', '.join(['cpu', *present])}")
+            raise UsageError(f"this machine has no device {name!r}; choose from: {', '.join(['cpu', *present])}")
     return [torch.device(name) for name in chosen]
 
 

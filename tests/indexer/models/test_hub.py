@@ -1,4 +1,4 @@
-"""Pulling models from a hub on 127.0.0.1, through the real client, whatever the hub does."""
+"""Pulls from a hub on 127.0.0.1 by the real client: resumed, checked, and ended in one sentence."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_pulled_model_is_whole_pinned_and_found(hub: Hub, tmp_path: Path) -> None:
+def test_a_pulled_model_is_complete_and_pinned(hub: Hub, tmp_path: Path) -> None:
     heard: list[Progress] = []
     model, fetched = pull(CARD, tmp_path, progress=heard.append)
     assert fetched
@@ -62,7 +62,7 @@ def test_a_pulled_model_is_whole_pinned_and_found(hub: Hub, tmp_path: Path) -> N
         model.folder.name,
         f".pull-{model.folder.name}.lock",
     }
-    (model.folder / "tokenizer_config.json").write_text("{}")  # somebody adds a file that decides
+    (model.folder / "tokenizer_config.json").write_text("{}")  # an added file that changes the vectors
     assert locate("text", NAME, tmp_path).sha256 != model.sha256
     os.remove(model.folder / "tokenizer_config.json")
     asked = len(hub.requests)
@@ -70,7 +70,7 @@ def test_a_pulled_model_is_whole_pinned_and_found(hub: Hub, tmp_path: Path) -> N
     assert len(hub.requests) == asked
 
 
-def test_a_hub_that_stops_in_the_middle_is_left_and_gone_on_with(hub: Hub, tmp_path: Path) -> None:
+def test_a_stalled_pull_times_out_and_resumes(hub: Hub, tmp_path: Path) -> None:
     hub.cut = "model.safetensors"
     began_s = time.monotonic()
     with pytest.raises(ModelError, match=r"no answer for 2 s about model.safetensors; try again, .* --preset lite"):
@@ -89,7 +89,7 @@ def test_a_hub_that_stops_in_the_middle_is_left_and_gone_on_with(hub: Hub, tmp_p
     assert are_present({"text": NAME}, tmp_path)
 
 
-def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed(hub: Hub, tmp_path: Path) -> None:
     hub.drop = "model.safetensors"
     model, _ = pull(CARD, tmp_path)
     assert model.weights.read_bytes() == sentence_files()["model.safetensors"]
@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tmp_path: Path) ->
     assert re.fullmatch(r"bytes=[1-9]\d+-", ranges[1])
 
 
-def test_one_process_fetches_a_model(hub: Hub, tmp_path: Path) -> None:
+def test_one_process_downloads_a_model(hub: Hub, tmp_path: Path) -> None:
     lock = tmp_path / "models" / f".pull-{CARD.slug}.lock"
     lock.parent.mkdir()
     with FileLock(lock), pytest.raises(ModelError, match=f"another process is downloading {NAME}; wait for it"):
@@ -106,7 +106,7 @@ def test_one_process_fetches_a_model(hub: Hub, tmp_path: Path) -> None:
     assert hub.requests == []
 
 
-def test_a_hub_that_never_answers_is_left(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_that_never_answers_times_out(hub: Hub, tmp_path: Path) -> None:
     hub.hang = "/api/models/"
     host = hub.address.removeprefix("http://")
     with pytest.raises(ModelError) as told:
@@ -117,7 +117,7 @@ def test_a_hub_that_never_answers_is_left(hub: Hub, tmp_path: Path) -> None:
     assert "--preset lite" in said
 
 
-def test_a_hub_that_refuses_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_reported(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match=r"from 127\.0\.0\.1:9: ConnectError: .*; try again; or put its files into"):
         pull(CARD, tmp_path)
@@ -131,7 +131,7 @@ def test_a_hub_that_refuses_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytes
         ("GatedRepo", f"{NAME} is gated; request access on its page"),
     ],
 )
-def test_what_the_hub_has_not_is_told(hub: Hub, tmp_path: Path, code: str, said: str) -> None:
+def test_a_missing_or_gated_repository_is_reported(hub: Hub, tmp_path: Path, code: str, said: str) -> None:
     hub.missing = code
     with pytest.raises(ModelError) as told:
         pull(replace(CARD, revision="f" * 40), tmp_path)
@@ -139,7 +139,7 @@ def test_what_the_hub_has_not_is_told(hub: Hub, tmp_path: Path, code: str, said:
     assert f"/api/models/{NAME}/revision/{'f' * 40}" in {path for path, _ in hub.requests}
 
 
-def test_other_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
+def test_content_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
     for spoilt in ("model.safetensors", "config.json"):  # the hub announces sha256 of the one, git's hash of the other
         hub.spoil = spoilt
         with pytest.raises(ModelError, match=f"the content of {spoilt} differs from the announced hash; try again"):
@@ -147,7 +147,7 @@ def test_other_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> Non
         assert not are_present({"text": NAME}, tmp_path / spoilt)
 
 
-def test_a_damaged_model_is_mended_at_its_commit(hub: Hub, tmp_path: Path) -> None:
+def test_a_damaged_model_is_repaired_from_its_commit(hub: Hub, tmp_path: Path) -> None:
     model, _ = pull(CARD, tmp_path)
     model.weights.write_bytes(b"spoilt")
     with pytest.raises(ModelError, match="has 6 bytes where 400,079 were pulled; run: vfindex models pull"):
@@ -156,17 +156,17 @@ def test_a_damaged_model_is_mended_at_its_commit(hub: Hub, tmp_path: Path) -> No
     assert pull(CARD, tmp_path) == (model, True)
     assert [path.rpartition("/")[2] for path, _ in hub.requests] == [COMMIT, "model.safetensors"]
     assert pull(replace(CARD, revision=COMMIT), tmp_path) == (model, False)
-    assert pull(replace(CARD, revision="f" * 40), tmp_path)[1]  # this vfindex wants another commit
+    assert pull(replace(CARD, revision="f" * 40), tmp_path)[1]  # this version pins another commit
     assert f"/api/models/{NAME}/revision/{'f' * 40}" in {path for path, _ in hub.requests}
 
 
-def test_a_repository_without_weights_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_repository_without_weights_is_reported(hub: Hub, tmp_path: Path) -> None:
     del hub.repositories[NAME]["model.safetensors"], hub.repositories[NAME]["pytorch_model.bin"]
     with pytest.raises(ModelError, match=f"{NAME} has none of model.safetensors, "):
         pull(CARD, tmp_path)
 
 
-def test_a_checkpoint_of_openai_is_held_to_its_hash(hub: Hub, tmp_path: Path) -> None:
+def test_an_openai_checkpoint_must_have_its_hash(hub: Hub, tmp_path: Path) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("data.pkl", b"x" * 3000)
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_openai_is_held_to_its_hash(hub: Hub, tmp_path: Path) ->
         pull(replace(card, sha256={"base.pt": "0" * 64}), tmp_path / "other")
 
 
-def test_a_full_disk_is_foreseen(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(ModelError, match=r"needs 0\.0 GB more in .* make room"):
         pull(CARD, tmp_path)
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_a_pull_at_once(hub: Hub, tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
-def test_the_child_ends_when_its_parent_does(hub: Hub, tmp_path: Path) -> None:
+def test_the_child_exits_with_its_parent(hub: Hub, tmp_path: Path) -> None:
     hub.hang = "/api/models/"
     request = {"kind": "text", "reference": NAME, "repository": NAME, "revision": None, "folder": str(tmp_path)}
     command = [sys.executable, "-P", "-m", "vfindex.indexer.models.hub_child"]

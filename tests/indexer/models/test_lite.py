@@ -1,4 +1,4 @@
-"""Pictures meet the words for what they show; the models are exported once, from the weights pinned."""
+"""The lite preset: images match the words for what they show; the models are exported once, from pinned weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def one_hot_logits(*likely: int, n: int = 200) -> FloatArray:
     return logits
 
 
-def test_conse_of_a_certain_picture_is_its_label() -> None:
+def test_conse_of_a_certain_image_is_its_label() -> None:
     labels = np.eye(200, dtype=np.float32)
     assert np.allclose(conse(one_hot_logits(7), labels), labels[7], atol=1e-6)
 
@@ -84,7 +84,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         crops(np.zeros(shape, dtype=np.uint8), 20)
 
 
-def test_a_still_picture_is_told_from_a_change() -> None:
+def test_still_frames_are_told_from_changes() -> None:
     picture = photograph("chelsea.png", 260)
     noise = np.random.default_rng(0).integers(-1, 2, picture.shape)
     assert is_still(picture, picture)
@@ -97,7 +97,7 @@ def test_a_still_picture_is_told_from_a_change() -> None:
     assert not is_still(picture, changed) and not is_still(changed, picture)
 
 
-def test_pictures_meet_the_words_for_what_they_show(encoder: LiteImageEncoder, models_cache: Path) -> None:
+def test_images_match_the_words_for_what_they_show(encoder: LiteImageEncoder, models_cache: Path) -> None:
     words = ["a cat", "a cup of coffee", "a rocket on its launch pad"]
     names = ["chelsea.png", "coffee.png", "rocket.jpg"]
     pictures = encoder.encode_images([photograph(name, encoder.size_px) for name in names])
@@ -108,7 +108,7 @@ def test_pictures_meet_the_words_for_what_they_show(encoder: LiteImageEncoder, m
     assert scores.argmax(axis=0).tolist() == [0, 1, 2]
 
 
-def test_a_colour_named_finds_the_picture_that_has_it(encoder: LiteImageEncoder, models_cache: Path) -> None:
+def test_a_named_colour_ranks_its_image_first(encoder: LiteImageEncoder, models_cache: Path) -> None:
     brown = photograph("coffee.png", encoder.size_px)
     pictures = encoder.encode_images([brown, np.ascontiguousarray(brown[..., ::-1])])  # the other one is blue
     text = TextEncoder.open(ensure_lite(models_cache).text)
@@ -122,7 +122,7 @@ def test_a_colour_named_finds_the_picture_that_has_it(encoder: LiteImageEncoder,
     assert lead("blue", "cup") < lead("cup") - 0.02
 
 
-def test_rows_are_unit_vectors_whoever_asks_at_once(encoder: LiteImageEncoder) -> None:
+def test_concurrent_calls_return_equal_unit_vectors(encoder: LiteImageEncoder) -> None:
     rng = np.random.default_rng(1)
     frames = [rng.integers(0, 256, (260, 260 + 40 * i, 3), dtype=np.uint8) for i in range(4)]
     wanted = encoder.encode_images(frames)
@@ -150,7 +150,7 @@ def test_labels_read_as_sentences() -> None:
     ]
 
 
-def test_priors_are_whole(models_cache: Path) -> None:
+def test_every_modality_has_a_prior(models_cache: Path) -> None:
     priors = load_priors(ensure_lite(models_cache).prior)
     assert set(priors) == set(MODALITIES)
     for modality, prior in priors.items():
@@ -160,7 +160,7 @@ def test_priors_are_whole(models_cache: Path) -> None:
         assert 0.01 < prior.spread < 0.2
 
 
-def test_unknown_weights_are_refused() -> None:
+def test_package_files_must_have_their_hash() -> None:
     assert locate_package_file(MINILM_WEIGHTS).is_file()
     with pytest.raises(ModelError, match=r"is not the file.*force-reinstall"):
         locate_package_file(dataclasses.replace(MINILM_WEIGHTS, sha256="0" * 64))
@@ -170,7 +170,7 @@ def test_unknown_weights_are_refused() -> None:
         locate_package_file(dataclasses.replace(MINILM_WEIGHTS, package="absent_weights"))
 
 
-def test_a_full_cache_is_only_looked_at(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_export_is_not_repeated(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lite, "_build", lambda work: pytest.fail("exported again"))
     paths = ensure_lite(models_cache)
     assert paths.text.is_dir() and paths.visual.is_dir() and paths.prior.is_file()
@@ -178,7 +178,7 @@ def test_a_full_cache_is_only_looked_at(models_cache: Path, monkeypatch: pytest.
 
 
 class TestCache:
-    """The cache's own behaviour, with the export replaced by a copy of what the session's export gave."""
+    """The export cache, with the export replaced by links to the session's export."""
 
     @pytest.fixture
     def builds(self, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -197,13 +197,13 @@ class TestCache:
         monkeypatch.setattr(lite, "_build", build)
         return calls
 
-    def test_one_of_many_exports(self, tmp_path: Path, builds: list[int]) -> None:
+    def test_one_of_many_threads_exports(self, tmp_path: Path, builds: list[int]) -> None:
         with ThreadPoolExecutor(4) as pool:
             paths = list(pool.map(lambda _: ensure_lite(tmp_path), range(4)))
         assert len(builds) == 1
         assert len(set(paths)) == 1
 
-    def test_a_damaged_export_is_made_anew(self, tmp_path: Path, builds: list[int]) -> None:
+    def test_a_damaged_export_is_repeated(self, tmp_path: Path, builds: list[int]) -> None:
         said: list[str] = []
         paths = ensure_lite(tmp_path, say=said.append)
         (paths.text / "tokenizer.json").unlink()
@@ -211,7 +211,7 @@ class TestCache:
         assert len(builds) == len(said) == 2
         assert (paths.text / "tokenizer.json").is_file()
 
-    def test_what_a_killed_export_left_goes(self, tmp_path: Path, builds: list[int]) -> None:
+    def test_leftovers_of_a_killed_export_are_deleted(self, tmp_path: Path, builds: list[int]) -> None:
         name = ensure_lite(tmp_path).text.parent.name
         shutil.rmtree(tmp_path / name)
         (tmp_path / f".{name}-killed").mkdir()
@@ -224,7 +224,7 @@ class TestCache:
             ensure_lite(tmp_path / "file" / "cache")
         assert not builds
 
-    def test_waiting_for_another_process_is_said(self, tmp_path: Path, builds: list[int]) -> None:
+    def test_waiting_for_another_process_is_reported(self, tmp_path: Path, builds: list[int]) -> None:
         said: list[str] = []
         lock = FileLock(tmp_path / f"{ensure_lite(tmp_path).text.parent.name}.lock")
         shutil.rmtree(ensure_lite(tmp_path).text)

@@ -1,4 +1,4 @@
-"""Which number format a machine is fastest in: measured, whatever its flags say."""
+"""The fastest number format of a machine is measured, not read from CPU flags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
         ([9.0, 9.0, 9.0, 2.0], [2.0], "float32"),
     ],
 )
-def test_the_faster_format_is_taken(
+def test_the_faster_format_is_chosen(
     monkeypatch: pytest.MonkeyPatch, float32_s: list[float], bfloat16_s: list[float], wanted: str
 ) -> None:
     import torch
@@ -38,8 +38,8 @@ def test_the_faster_format_is_taken(
     assert measured(torch.device("cpu")) is getattr(torch, wanted)
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is held to AVX2 on x86 alone")
-def test_auto_is_float32_where_the_libraries_emulate_bfloat16() -> None:
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN can be limited to AVX2 only on x86")
+def test_emulated_bfloat16_is_not_chosen() -> None:
     code = (
         "import torch\nfrom vfindex.indexer.models.open_clip import fastest_format\n"
         "print(fastest_format(torch.device('cpu')))"

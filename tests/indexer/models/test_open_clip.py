@@ -1,7 +1,7 @@
-"""open_clip's image towers: the very vectors that open_clip gives, no frame lost to a full memory, errors in words.
+"""Image towers of open_clip: equal vectors, no frame lost when memory runs out, errors in one sentence.
 
-Number formats are named: what is fastest on a machine decides no result here.
-torch is imported by the tests, not by the file: whoever only collects it does not wait.
+Tests name the number format, so that no result depends on the machine. torch is imported inside the tests, so that
+collecting them is fast.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def same_vectors(found: FloatArray, wanted: FloatArray, number_format: str) -> b
     return bool((found * wanted).sum(axis=-1).min() > 0.999)
 
 
-def pictures(size_px: int, n: int = 7) -> list[Pixels]:
+def images(size_px: int, n: int = 7) -> list[Pixels]:
     """Return smooth noise with the short side `size_px`, of several shapes, wide and tall."""
     rng = np.random.default_rng(0)
     shapes = [(size_px + 13 * i, size_px) if i % 2 else (size_px, size_px + 13 * i) for i in range(n)]
@@ -77,21 +77,21 @@ def open_clip_s_own(folder: Path, frames: list[Pixels]) -> FloatArray:
 
 @pytest.mark.parametrize("number_format", FORMATS)
 @pytest.mark.parametrize(("name", "size_px", "dim"), [("clip", CLIP_SIZE_PX, 32), ("siglip", SIGLIP_SIZE_PX, 96)])
-def test_vectors_are_those_of_open_clip(
+def test_vectors_equal_open_clip_s(
     folders: dict[str, Path], name: str, size_px: int, dim: int, number_format: NumberFormat
 ) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     encoder: ImageEncoder = OpenClipEncoder.open(folders[name], threads=1, number_format=number_format)
     assert (encoder.size_px, encoder.dim) == (size_px, dim)
-    frames = pictures(size_px)
+    frames = images(size_px)
     found = encoder.encode_images(frames)
     assert found.dtype == np.float32
     assert same_vectors(found, open_clip_s_own(folders[name], frames), number_format)
     assert encoder.encode_images([]).shape == (0, dim)
 
 
-def test_pickled_weights_are_read_without_running_them(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_pickled_weights_run_no_code(folders: dict[str, Path], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -122,13 +122,13 @@ def preparation(resize_mode: str, interpolation: str) -> Preparation:
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_squares_are_those_of_open_clip(resize_mode: str, interpolation: str) -> None:
+def test_preprocessing_equals_open_clip_s(resize_mode: str, interpolation: str) -> None:
     from open_clip.transform import image_transform
 
     transform = image_transform(64, False, resize_mode=resize_mode, interpolation=interpolation)
     transform.transforms = transform.transforms[:-2]  # all before it becomes a tensor
     prepare = preparation(resize_mode, interpolation)
-    for frame in pictures(64):
+    for frame in images(64):
         assert np.array_equal(prepare.square(frame), np.asarray(transform(Image.fromarray(frame))))
 
 
@@ -145,7 +145,7 @@ def test_a_vector_does_not_depend_on_who_else_asks(folders: dict[str, Path], num
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     encoder = OpenClipEncoder.open(folders["clip"], threads=1, number_format=number_format)
-    frames = pictures(CLIP_SIZE_PX, 12)
+    frames = images(CLIP_SIZE_PX, 12)
     wanted = encoder.encode_images(frames)
     with ThreadPoolExecutor(4) as pool:
         for row, found in enumerate(pool.map(lambda frame: encoder.encode_images([frame])[0], frames)):
@@ -183,7 +183,7 @@ class TestMemory:
         return encoder, sizes
 
     @pytest.mark.parametrize("kind", ["cuda", "cpu", "python"])
-    def test_a_batch_that_does_not_fit_is_halved_without_losing_a_frame(
+    def test_a_batch_that_does_not_fit_is_halved(
         self, clip: OpenClipEncoder, folders: dict[str, Path], kind: str
     ) -> None:
         import torch
@@ -194,7 +194,7 @@ class TestMemory:
             "python": MemoryError(),
         }
         encoder, sizes = self.encoder(folders["clip"], [5], errors[kind])
-        frames = pictures(CLIP_SIZE_PX, 23)
+        frames = images(CLIP_SIZE_PX, 23)
         found = encoder.encode_images(frames)
         assert sizes == [16, 8, 4, 4, 4, 4, 4, 3]
         assert encoder.batch_frames == 4
@@ -204,23 +204,23 @@ class TestMemory:
         encoder.encode_images(frames[:9])
         assert sizes == [4, 4, 1]
 
-    def test_threads_that_run_out_together_lose_nothing_either(
+    def test_threads_that_run_out_of_memory_together_lose_no_frame(
         self, clip: OpenClipEncoder, folders: dict[str, Path]
     ) -> None:
         import torch
 
         encoder, _ = self.encoder(folders["clip"], [2], torch.OutOfMemoryError())
-        frames = pictures(CLIP_SIZE_PX, 10)
+        frames = images(CLIP_SIZE_PX, 10)
         wanted = clip.encode_images(frames)
         with ThreadPoolExecutor(4) as pool:
             for found in pool.map(encoder.encode_images, [frames] * 4):
                 assert np.allclose(found, wanted, atol=1e-5)
         assert encoder.batch_frames == 2
 
-    def test_a_picture_that_does_not_fit_is_an_error(self, folders: dict[str, Path]) -> None:
+    def test_one_image_that_does_not_fit_is_an_error(self, folders: dict[str, Path]) -> None:
         fits = [3]
         encoder, _ = self.encoder(folders["clip"], fits, MemoryError())
-        frames = pictures(CLIP_SIZE_PX, 3)
+        frames = images(CLIP_SIZE_PX, 3)
         fits[0] = 0
         with pytest.raises(ModelError, match="not enough memory"):
             encoder.encode_images(frames)
@@ -229,10 +229,10 @@ class TestMemory:
         with pytest.raises(ModelError, match="not enough memory"):
             self.encoder(folders["clip"], [0], MemoryError())
 
-    def test_other_failures_are_not_taken_for_it(self, folders: dict[str, Path]) -> None:
+    def test_other_errors_are_not_taken_for_out_of_memory(self, folders: dict[str, Path]) -> None:
         encoder, _ = self.encoder(folders["clip"], [3], RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
         with pytest.raises(RuntimeError, match="mat1"):
-            encoder.encode_images(pictures(CLIP_SIZE_PX, 4))
+            encoder.encode_images(images(CLIP_SIZE_PX, 4))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ class TestMemory:
         ({1: 10}, 3, 2),
     ],
 )
-def test_batches_are_doubled_while_it_pays(rates: dict[int, float], fits: int, wanted: int) -> None:
+def test_batch_size_doubles_while_speed_gains(rates: dict[int, float], fits: int, wanted: int) -> None:
     from vfindex.indexer.models.open_clip import OutOfMemory, best_batch
 
     def seconds(n: int) -> float:
@@ -261,7 +261,7 @@ def test_batches_are_doubled_while_it_pays(rates: dict[int, float], fits: int, w
 @pytest.mark.parametrize(
     ("one_s", "asked", "wanted"), [(1.0, [1], 4), (0.2, [1, 4], 4), (0.1, [1, 4, 8], 8), (0.03, [1, 4, 8, 16], 16)]
 )
-def test_the_search_for_a_batch_is_bounded(one_s: float, asked: list[int], wanted: int) -> None:
+def test_the_batch_size_search_stays_within_its_budget(one_s: float, asked: list[int], wanted: int) -> None:
     from vfindex.indexer.models.open_clip import best_batch
 
     seen: list[int] = []
@@ -275,7 +275,7 @@ def test_the_search_for_a_batch_is_bounded(one_s: float, asked: list[int], wante
     assert len(seen) == 1 or sum(2 * one_s * n**0.9 for n in seen) <= 2.5
 
 
-def test_a_batch_is_timed_in_the_lane_that_was_warmed(clip: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_timed_in_its_warm_lane(clip: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
     class Lane:
@@ -296,18 +296,18 @@ def test_a_batch_is_timed_in_the_lane_that_was_warmed(clip: OpenClipEncoder, mon
     assert lanes.qsize() == 2
 
 
-def test_bfloat16_hardly_turns_a_vector(folders: dict[str, Path], clip: OpenClipEncoder) -> None:
+def test_bfloat16_vectors_are_close_to_float32(folders: dict[str, Path], clip: OpenClipEncoder) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     half = OpenClipEncoder.open(folders["clip"], threads=1, number_format="bfloat16")
-    frames = pictures(CLIP_SIZE_PX)
+    frames = images(CLIP_SIZE_PX)
     found, wanted = half.encode_images(frames), clip.encode_images(frames)
     assert found.dtype == np.float32
     assert (found * wanted).sum(axis=1).min() > 0.999
     assert not np.array_equal(found, wanted)
 
 
-def test_auto_takes_the_format_that_was_found_once(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_reuses_the_measured_format(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from vfindex.indexer.models import open_clip as open_clip_encoder
@@ -315,7 +315,7 @@ def test_auto_takes_the_format_that_was_found_once(folders: dict[str, Path], mon
     open_clip_encoder.fastest_format(torch.device("cpu"))
     monkeypatch.delattr(open_clip_encoder, "_product_s")
     found = open_clip_encoder.fastest_format(torch.device("cpu"))
-    frames = pictures(CLIP_SIZE_PX, 2)
+    frames = images(CLIP_SIZE_PX, 2)
     by_itself, by_name = (
         open_clip_encoder.OpenClipEncoder.open(folders["clip"], threads=1, devices=["cpu"], number_format=chosen)
         for chosen in ("auto", "bfloat16" if found is torch.bfloat16 else "float32")
@@ -343,13 +343,13 @@ def drop_tensor(folder: Path, name: str) -> None:
     [
         (lambda folder: shutil.rmtree(folder), r"open_clip_config\.json.*missing.*models pull"),
         (lambda folder: (folder / "open_clip_config.json").unlink(), r"open_clip_config\.json.*missing.*models pull"),
-        (lambda folder: (folder / "open_clip_config.json").write_text("{"), "no description"),
-        (lambda folder: (folder / "open_clip_config.json").write_text("[]"), "no description"),
-        (lambda folder: rewrite(folder, lambda c: c.pop("model_cfg")), "no description"),
+        (lambda folder: (folder / "open_clip_config.json").write_text("{"), "not the configuration"),
+        (lambda folder: (folder / "open_clip_config.json").write_text("[]"), "not the configuration"),
+        (lambda folder: rewrite(folder, lambda c: c.pop("model_cfg")), "not the configuration"),
         (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(vision_cfg={"layers": "two"})), "be loaded"),
         (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(embed_dim=48)), "be loaded.*size mismatch"),
         (lambda folder: rewrite(folder, lambda c: c["model_cfg"]["text_cfg"].update(hf_model_name="x/y")), "x/y"),
-        (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(multimodal_cfg={})), "captions"),
+        (lambda folder: rewrite(folder, lambda c: c["model_cfg"].update(multimodal_cfg={})), "captioning"),
         (lambda folder: rewrite(folder, lambda c: c["preprocess_cfg"].update(resize_mode="longest")), "'longest'"),
         (lambda folder: rewrite(folder, lambda c: c["preprocess_cfg"].update(interpolation="random")), "'random'"),
         (lambda folder: (folder / WEIGHTS).unlink(), "be loaded"),
@@ -359,7 +359,7 @@ def drop_tensor(folder: Path, name: str) -> None:
         (lambda folder: drop_tensor(folder, "token_embedding.weight"), r"be loaded.*token_embedding"),
     ],
 )
-def test_unfit_folders_are_named(
+def test_an_unusable_folder_is_named(
     folders: dict[str, Path], tmp_path: Path, damage: Callable[[Path], None], words: str
 ) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
@@ -371,7 +371,7 @@ def test_unfit_folders_are_named(
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_oblong_model_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
     from vfindex.indexer.models.open_clip import load_tower
 
     oblong = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "image_size": [64, 96]}}
@@ -379,22 +379,22 @@ def test_an_oblong_model_is_refused(tmp_path: Path) -> None:
         load_tower(make_open_clip(tmp_path / "model", oblong, CLIP_PIXELS))
 
 
-def test_devices_that_are_not_there_are_named(folders: dict[str, Path]) -> None:
+def test_an_unknown_device_is_named(folders: dict[str, Path]) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
-    with pytest.raises(UsageError, match="no device 'cuda:99' here; choose from: cpu"):
+    with pytest.raises(UsageError, match="no device 'cuda:99'; choose from: cpu"):
         OpenClipEncoder.open(folders["clip"], threads=1, devices=["cuda:99"])
 
 
-@pytest.mark.skipif(os.environ.get("VFINDEX_REQUIRE_GPU") != "1", reason="wants a GPU: VFINDEX_REQUIRE_GPU=1")
-def test_a_gpu_gives_the_vectors_of_the_processor(folders: dict[str, Path]) -> None:
+@pytest.mark.skipif(os.environ.get("VFINDEX_REQUIRE_GPU") != "1", reason="needs a GPU: VFINDEX_REQUIRE_GPU=1")
+def test_gpu_vectors_equal_cpu_vectors(folders: dict[str, Path]) -> None:
     import torch
 
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     assert torch.cuda.is_available()
     for name, size_px in (("clip", CLIP_SIZE_PX), ("siglip", SIGLIP_SIZE_PX)):
-        frames = pictures(size_px, 40)
+        frames = images(size_px, 40)
         cpu = OpenClipEncoder.open(folders[name], threads=1, devices=["cpu"], number_format="float32")
         wanted = cpu.encode_images(frames)
         for number_format in FORMATS:

@@ -1,4 +1,4 @@
-"""Every preset beyond `lite`, whole: tiny stand-ins lie where its models belong, in the formats that those have."""
+"""Every preset but `lite`, end to end, with tiny models in the formats of the real ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Maker = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def stand_ins(models_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache in which the models of all presets stand, tiny ones under their names."""
+    """Return a cache with tiny models under the names of all presets' models."""
     cache = tmp_path_factory.mktemp("cache")
     for exported in models_cache.glob("lite-*"):
         (cache / exported.name).symlink_to(exported)
@@ -72,7 +72,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_a_preset_from_video_to_hit(name: PresetName, stand_ins: Path, videos: Path, tmp_path: Path) -> None:
+def test_a_preset_indexes_and_finds_a_video(name: PresetName, stand_ins: Path, videos: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
     report = ingest(library, paths, IngestSettings(cache=stand_ins, choice=Choice(preset=name), workers=1))
@@ -101,7 +101,7 @@ def _modules_of_a_search(library: Path) -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_a_new_library_takes_base_where_it_is_cached(stand_ins: Path, models_cache: Path, tmp_path: Path) -> None:
+def test_a_new_library_uses_base_if_its_models_are_present(stand_ins: Path, models_cache: Path, tmp_path: Path) -> None:
     for cache, expected in ((stand_ins, "base"), (models_cache, "lite")):
         library = tmp_path / expected
         ingest(library, [], IngestSettings(cache=cache))
@@ -109,7 +109,7 @@ def test_a_new_library_takes_base_where_it_is_cached(stand_ins: Path, models_cac
             assert f'"preset": "{expected}"' in (snapshot.get("setup") or "")
 
 
-def test_models_of_one_s_own_and_what_becomes_of_them(stand_ins: Path, videos: Path, tmp_path: Path) -> None:
+def test_a_changed_local_dir_model_is_refused(stand_ins: Path, videos: Path, tmp_path: Path) -> None:
     own, library = tmp_path / "ViT-B-32-256-datacomp_s34b_b86k", tmp_path / "library"
     make_clip(own)  # under a name whose export the cache has
     choice = Choice(preset="small", visual=f"local-dir:{own}", speech="pocketsphinx-en-us")
@@ -125,7 +125,7 @@ def test_models_of_one_s_own_and_what_becomes_of_them(stand_ins: Path, videos: P
         ingest(library, [further], IngestSettings(cache=stand_ins))
 
 
-def test_a_library_goes_over_to_other_models(
+def test_a_library_is_upgraded_to_other_models(
     stand_ins: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "library"
@@ -166,6 +166,6 @@ def coverage(folder: Path) -> dict[str, list[Mapping[str, str]]]:
         return {video.fingerprint: snapshot.coverage(video.id) for video in snapshot.videos()}
 
 
-def test_a_preset_whose_models_are_not_here(models_cache: Path, tmp_path: Path) -> None:
+def test_a_preset_with_absent_models_says_what_to_do(models_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not on this machine; run: vfindex models pull .*--preset lite"):
         ingest(tmp_path / "library", [], IngestSettings(cache=models_cache, choice=Choice(preset="large")))

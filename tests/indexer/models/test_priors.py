@@ -1,4 +1,4 @@
-"""Priors of pictures and sentences, from vectors written by hand; test_towers.py has those of models."""
+"""Priors of images and sentences, from hand-written vectors; export/test_exports.py has those of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vfindex.indexer.models import calibration_images as photographs
+from vfindex.indexer.models import calibration_images as calibration_images_module
 from vfindex.indexer.models.base import Pixels
 from vfindex.indexer.models.calibration_images import CROPS, PHOTOGRAPHS, calibration_images
 from vfindex.indexer.models.priors import (
@@ -24,7 +24,7 @@ from vfindex.storage.records import FloatArray
 
 
 class MeanColour:
-    """An encoder whose vector is a picture's mean colour."""
+    """An encoder whose vector is an image's mean colour."""
 
     size_px, dim, batch_frames = 32, 3, 4
 
@@ -35,7 +35,7 @@ class MeanColour:
 
 @pytest.fixture
 def text_folder(tmp_path: Path) -> Path:
-    """Return a text model's folder, with vectors of the banks beside it."""
+    """Return a text model's folder, with the vectors of the corpora."""
     queries = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
     passages = np.array([[0, 0, 1], [0.6, 0, 0.8]], dtype=np.float32)
     np.savez(tmp_path / CORPUS_VECTORS, queries=queries, passages=passages)
@@ -53,25 +53,25 @@ def test_the_spread_is_that_of_centred_scores() -> None:
     assert centred.spread == pytest.approx(0.5)
 
 
-def test_pictures_are_not_centred_on_the_queries(text_folder: Path) -> None:
+def test_image_queries_are_not_centred(text_folder: Path) -> None:
     prior = visual_prior(MeanColour(), text_folder, 0.9)
     assert not prior.query_mean.any() and prior.weight == 0.9
     rows = MeanColour().encode_images(list(calibration_images(32)))
     assert np.allclose(prior.mean, rows.mean(axis=0))
 
 
-def test_sentences_are(text_folder: Path) -> None:
+def test_text_queries_are_centred(text_folder: Path) -> None:
     prior = text_prior(text_folder, 0.4)
     assert prior.query_mean.tolist() == [0.5, 0.5, 0]
     assert np.allclose(prior.mean, [0.3, 0, 0.9])
 
 
-def test_banks_that_are_gone_are_named(tmp_path: Path) -> None:
+def test_missing_corpus_vectors_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=CORPUS_VECTORS):
         text_prior(tmp_path / "model", 1.0)
 
 
-def test_general_pictures_are_frames_of_a_video_s_shape() -> None:
+def test_calibration_images_are_distinct_16_9_frames() -> None:
     frames = list(calibration_images(36))
     assert len(frames) == len(PHOTOGRAPHS) * len(CROPS)
     assert {(frame.shape, frame.dtype.name) for frame in frames} == {((36, 64, 3), "uint8")}
@@ -79,11 +79,11 @@ def test_general_pictures_are_frames_of_a_video_s_shape() -> None:
 
 
 def test_a_missing_photograph_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photographs, "photograph_folder", lambda: tmp_path)
+    monkeypatch.setattr(calibration_images_module, "photograph_folder", lambda: tmp_path)
     with pytest.raises(VfindexError, match=PHOTOGRAPHS[0]):
         next(calibration_images(36))
 
 
-def test_the_banks_hold_text() -> None:
+def test_the_corpora_contain_text() -> None:
     assert len(background_queries()) > 100 and len(sentences()) > 50
     assert all(line == line.strip() for line in background_queries() + sentences())

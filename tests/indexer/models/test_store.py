@@ -1,4 +1,4 @@
-"""Models as folders of files: found by name, whole or refused in one sentence, and read once."""
+"""Models on disk: found by name, refused in one sentence if incomplete, hashed once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ctranslate2_model(variables: int = 2) -> bytes:
     out = struct.pack("<IH", 6, len(spec)) + spec + struct.pack("<II", 3, variables)
     for _ in range(variables):
         out += struct.pack("<H", len(name)) + name + struct.pack("<BIBI", 1, 3, 0, 12) + bytes(12)
-    return out + struct.pack("<IH", 1, 2) + b"a\0" + struct.pack("<H", len(name)) + name  # a second name for one
+    return out + struct.pack("<IH", 1, 2) + b"a\0" + struct.pack("<H", len(name)) + name  # one alias
 
 
 def archive() -> bytes:
@@ -63,11 +63,11 @@ def archive() -> bytes:
 
 @pytest.fixture
 def pe(tmp_path: Path) -> Path:
-    """Return the folder of a model that somebody filled by hand."""
+    """Return a model folder that was filled by hand."""
     return fill(tmp_path / "models" / "PE-Core-B-16--meta", open_clip_files())
 
 
-def test_every_preset_s_models_have_cards() -> None:
+def test_every_model_of_a_preset_has_a_card() -> None:
     for preset in PRESETS.values():
         for kind, reference in preset.models.items():
             card = find_card(kind, reference)
@@ -79,14 +79,14 @@ def test_every_preset_s_models_have_cards() -> None:
             assert bool(card.dim) == (kind != "speech")
 
 
-def test_pins_are_whole_hashes() -> None:
+def test_revisions_are_full_commit_hashes() -> None:
     for card in CARDS:
         assert card.revision is None or re.fullmatch(r"[0-9a-f]{40}", card.revision)
         assert bool(card.package) != bool(card.repository)
     assert len({card.slug for card in CARDS}) == len(CARDS)
 
 
-def test_the_hashes_of_openai_are_those_of_its_package() -> None:
+def test_openai_hashes_equal_those_of_its_package() -> None:
     spec = importlib.util.find_spec("whisper")
     assert spec is not None
     assert spec.origin is not None
@@ -104,7 +104,7 @@ def test_the_hashes_of_openai_are_those_of_its_package() -> None:
         ("openai-whisper:tiny", "speech", "https://openaipublic.azureedge.net/main/whisper/models/6514"),
     ],
 )
-def test_names_without_a_card_are_understood(reference: str, kind: str, repository: str) -> None:
+def test_names_without_a_card_are_recognised(reference: str, kind: str, repository: str) -> None:
     assert kind_of(reference) == kind
     assert find_card(kind_of(reference), reference).repository.startswith(repository)
 
@@ -121,7 +121,7 @@ def test_other_names_are_refused(reference: str) -> None:
         kind_of(reference)
 
 
-def test_of_a_repository_only_the_model_is_fetched() -> None:
+def test_only_model_files_of_a_repository_are_selected() -> None:
     files = [*sentence_files(), "model-00001-of-00002.safetensors", "2_Dense/model.safetensors", "2_Dense/config.json"]
     files += ["2_Dense/pytorch_model.bin", "sentencepiece.bpe.model", "1_Pooling/../../config.json", "/config.json"]
     assert set(SENTENCES.select(files)) == {
@@ -141,9 +141,7 @@ def test_of_a_repository_only_the_model_is_fetched() -> None:
     )
 
 
-def test_a_folder_filled_by_hand_is_taken_and_read_once(
-    pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_filled_by_hand_is_hashed_once(pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = locate("visual", PE, tmp_path)
     assert (model.folder, model.weights) == (pe, pe / "open_clip_model.safetensors")
     manifest = read_manifest(find_card("visual", PE), tmp_path)
@@ -155,7 +153,7 @@ def test_a_folder_filled_by_hand_is_taken_and_read_once(
     assert not are_present({"visual": PE, "text": "BAAI/bge-m3"}, tmp_path)
 
 
-def test_whatever_decides_the_vectors_decides_the_hash(pe: Path, tmp_path: Path) -> None:
+def test_every_file_that_changes_vectors_changes_the_hash(pe: Path, tmp_path: Path) -> None:
     before = locate("visual", PE, tmp_path).sha256
     fill(pe, {"README.md": b"more"})
     assert locate("visual", PE, tmp_path).sha256 == before
@@ -168,7 +166,7 @@ def test_whatever_decides_the_vectors_decides_the_hash(pe: Path, tmp_path: Path)
     assert locate("visual", PE, tmp_path).sha256 not in (before, after)
 
 
-def test_a_folder_elsewhere_is_the_same_thing_and_left_alone(pe: Path, tmp_path: Path) -> None:
+def test_a_local_dir_works_alike_and_is_not_written_to(pe: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     model = locate("visual", f"local-dir:{pe}", cache)
     assert model.sha256 == locate("visual", PE, tmp_path).sha256
@@ -179,7 +177,7 @@ def test_a_folder_elsewhere_is_the_same_thing_and_left_alone(pe: Path, tmp_path:
         locate("speech", f"local-dir:{tmp_path / 'nowhere'}", cache)
 
 
-def test_a_model_that_is_not_here_tells_what_to_do(tmp_path: Path) -> None:
+def test_an_absent_model_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as told:
         locate("visual", PE, tmp_path)
     assert str(told.value) == (
@@ -198,7 +196,7 @@ def test_missing_files_are_named(pe: Path, tmp_path: Path) -> None:
         locate("visual", PE, tmp_path)
 
 
-def test_sentence_models_need_what_their_modules_name(tmp_path: Path) -> None:
+def test_a_sentence_model_needs_the_files_of_its_modules(tmp_path: Path) -> None:
     folder = fill(tmp_path / "model", {**sentence_files(), "README.md": b""})
     reference = f"local-dir:{folder}"
     before = locate("text", reference, tmp_path)
@@ -209,7 +207,7 @@ def test_sentence_models_need_what_their_modules_name(tmp_path: Path) -> None:
         locate("text", reference, tmp_path)
 
 
-def test_pickles_are_refused_where_there_is_a_safe_form(pe: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_if_safetensors_exist(pe: Path, tmp_path: Path) -> None:
     os.rename(pe / "open_clip_model.safetensors", pe / "open_clip_pytorch_model.bin")
     with pytest.raises(ModelError, match=r"is a pickle, .* add open_clip_model\.safetensors from timm/PE-Core-B-16"):
         locate("visual", PE, tmp_path)
@@ -219,7 +217,7 @@ def test_pickles_are_refused_where_there_is_a_safe_form(pe: Path, tmp_path: Path
     assert locate("visual", f"local-dir:{folder}", tmp_path).weights.name == "open_clip_pytorch_model.bin"
 
 
-def test_speech_models_are_of_either_back_end(tmp_path: Path) -> None:
+def test_a_speech_folder_may_be_of_either_back_end(tmp_path: Path) -> None:
     files = {"config.json": b"{}", "tokenizer.json": b"{}", "vocabulary.json": b"[]", "model.bin": ctranslate2_model()}
     fill(tmp_path / "models" / "whisper-base", files)
     assert locate("speech", "whisper-base", tmp_path).weights.name == "model.bin"
@@ -245,7 +243,7 @@ def test_speech_models_are_of_either_back_end(tmp_path: Path) -> None:
         ("a.json", b'{"a": [1, 2]}'),
     ],
 )
-def test_a_file_cut_off_anywhere_is_seen(tmp_path: Path, name: str, data: bytes) -> None:
+def test_truncation_anywhere_is_detected(tmp_path: Path, name: str, data: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(data)
     assert find_damage(path) is None
@@ -254,13 +252,13 @@ def test_a_file_cut_off_anywhere_is_seen(tmp_path: Path, name: str, data: bytes)
         assert find_damage(path), f"{size} of {len(data)} bytes"
 
 
-def test_a_cut_off_model_is_refused(pe: Path, tmp_path: Path) -> None:
+def test_a_truncated_model_is_refused(pe: Path, tmp_path: Path) -> None:
     fill(pe, {"open_clip_model.safetensors": safetensors(3)[:-1]})
     with pytest.raises(ModelError, match=r"model\.safetensors has \d+ bytes, but its header says \d+; run: "):
         locate("visual", PE, tmp_path)
 
 
-def test_a_change_behind_the_manifest_s_back_is_found_by_a_check(pe: Path, tmp_path: Path) -> None:
+def test_check_finds_a_change_that_kept_size_and_time(pe: Path, tmp_path: Path) -> None:
     model = check("visual", PE, tmp_path)
     status = model.weights.stat()
     spoilt = bytearray(model.weights.read_bytes())
@@ -273,21 +271,21 @@ def test_a_change_behind_the_manifest_s_back_is_found_by_a_check(pe: Path, tmp_p
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "files": {"../x": {}}}'])
-def test_a_spoilt_manifest_is_made_anew(pe: Path, tmp_path: Path, text: str) -> None:
+def test_an_unreadable_manifest_is_rewritten(pe: Path, tmp_path: Path, text: str) -> None:
     model = locate("visual", PE, tmp_path)
     (pe / "vfindex.json").write_text(text)
     assert locate("visual", PE, tmp_path) == model
     assert json.loads((pe / "vfindex.json").read_text())["reference"] == PE
 
 
-def test_models_without_a_card_are_remembered(tmp_path: Path) -> None:
+def test_models_without_a_card_are_listed_by_their_manifest(tmp_path: Path) -> None:
     assert known_models(tmp_path) == list(CARDS)
     fill(tmp_path / "models" / "some--thing", sentence_files())
     locate("text", "some/thing", tmp_path)
     assert [card.reference for card in known_models(tmp_path)[len(CARDS) :]] == ["some/thing"]
 
 
-def test_embedded_models_are_compared_with_their_packages(tmp_path: Path) -> None:
+def test_embedded_models_match_their_packages(tmp_path: Path) -> None:
     for card in CARDS:
         if card.package:
             check_embedded(card)
@@ -295,7 +293,7 @@ def test_embedded_models_are_compared_with_their_packages(tmp_path: Path) -> Non
                 folder_of(card, tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_told(pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_named(pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,7 +1,4 @@
-"""A child that exports is told to stay off the network, and is quoted in one line however it ends.
-
-What a cache of exports does stands in test_encoders.py, with the exports of `lite`.
-"""
+"""An export runs in a child without network; its failure is quoted in one line. See also ../test_lite.py."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ def test_a_child_that_fails_is_quoted(run: str, order: str, reason: str) -> None
     assert "\n" not in str(error.value)
 
 
-def test_a_child_has_no_network_and_its_share_of_threads(run: str, tmp_path: Path) -> None:
+def test_a_child_is_offline_and_has_its_share_of_threads(run: str, tmp_path: Path) -> None:
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS")
     order = f"import os; open({str(tmp_path / 'told')!r}, 'w').write(' '.join(os.environ[n] for n in {names!r}))"
     with exporting(run, [order], what="the tower", threads=3):
@@ -48,7 +45,7 @@ def test_a_child_has_no_network_and_its_share_of_threads(run: str, tmp_path: Pat
     assert (tmp_path / "told").read_text() == "1 1 3"
 
 
-def test_a_child_ends_with_its_parent_s_wish(run: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_child(run: str, tmp_path: Path) -> None:
     order = f"import time; time.sleep(30); open({str(tmp_path / 'late')!r}, 'w')"
     with pytest.raises(KeyboardInterrupt), exporting(run, [order], what="the tower"):
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The ONNX sides of real models give what torch gives, from the text or the pixels on; each is made once.
+"""Exported models return torch's vectors, from text or pixels to vector; each is exported once.
 
-All that needs torch stands here, so that one worker imports it once.
+All tests that need torch are in this file, so that one worker imports it once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TEXTS = [
 
 
 def local(folder: Path) -> LocalModel:
-    """Return a model as the store finds it; its hash is that of the test's own name for it."""
+    """Return a model such as the store returns, with a made-up hash."""
     weights = next(folder.glob("*.safetensors"))
     return LocalModel(f"local-dir:{folder}", folder, weights, folder.name * 8)
 
@@ -135,7 +135,7 @@ def by_open_clip(model: LocalModel, texts: Sequence[str]) -> FloatArray:
     return vectors
 
 
-def test_a_clip_text_tower_is_open_clip_s(clip: LocalModel, clip_text: Path) -> None:
+def test_exported_clip_text_vectors_equal_torch_s(clip: LocalModel, clip_text: Path) -> None:
     encoder = TextEncoder.open(clip_text)
     assert encoder.templates == ("{}",)
     wanted = by_open_clip(clip, TEXTS)
@@ -144,14 +144,14 @@ def test_a_clip_text_tower_is_open_clip_s(clip: LocalModel, clip_text: Path) -> 
     assert least_cosine(encoder.encode_passages(TEXTS), wanted) > PARITY
 
 
-def test_tokens_are_those_of_open_clip_s_own_bpe(clip: LocalModel, clip_text: Path) -> None:
+def test_tokens_equal_open_clip_s(clip: LocalModel, clip_text: Path) -> None:
     tokenizer = open_clip.get_tokenizer(f"local-dir:{clip.folder}")
     for text, ids in zip(TEXTS, TextEncoder.open(clip_text).tokens(TEXTS), strict=True):
         assert tokenizer([readable(text)])[0, : len(ids)].tolist() == ids
         assert ids[-1] == tokenizer.eot_token_id
 
 
-def test_a_tower_that_reads_padding_gets_it(siglip: LocalModel, cache: Path) -> None:
+def test_a_tower_that_depends_on_padding_gets_it(siglip: LocalModel, cache: Path) -> None:
     folder = ensure_part(siglip, "clip-text", cache, say=ignore)
     meta = read_meta(folder)
     assert (meta["length"], meta["pad"], meta["cleaning"]) == (64, 0, "canonicalize")
@@ -159,7 +159,7 @@ def test_a_tower_that_reads_padding_gets_it(siglip: LocalModel, cache: Path) -> 
     assert least_cosine(encoder.encode(TEXTS), by_open_clip(siglip, TEXTS)) > PARITY
 
 
-def test_an_image_tower_is_open_clip_s(clip: LocalModel, cache: Path) -> None:
+def test_exported_image_vectors_equal_torch_s(clip: LocalModel, cache: Path) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     folder = ensure_part(clip, "clip-image", cache, say=ignore)
@@ -173,8 +173,8 @@ def test_an_image_tower_is_open_clip_s(clip: LocalModel, cache: Path) -> None:
         assert least_cosine(found, wanted) > PARITY
 
 
-def test_a_picture_that_is_asked_for_goes_the_way_of_frames(clip: LocalModel, cache: Path) -> None:
-    """From the frame as it is, wider than the model's square, through ONNX Runtime and through torch."""
+def test_query_images_are_preprocessed_as_frames_are(clip: LocalModel, cache: Path) -> None:
+    """The frames are wider than the model's square."""
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     frames = list(islice(calibration_images(CLIP_SIZE_PX), 4))
@@ -184,7 +184,7 @@ def test_a_picture_that_is_asked_for_goes_the_way_of_frames(clip: LocalModel, ca
 
 
 class TestSentences:
-    def test_it_is_the_model_that_sentence_transformers_runs(self, e5: LocalModel, e5_text: Path) -> None:
+    def test_vectors_equal_those_of_sentence_transformers(self, e5: LocalModel, e5_text: Path) -> None:
         network = SentenceTransformer(str(e5.folder), device="cpu", local_files_only=True)
         encoder = TextEncoder.open(e5_text)
         plain = [*map(readable, TEXTS)]
@@ -194,7 +194,7 @@ class TestSentences:
         assert least_cosine(encoder.encode_passages(TEXTS), wanted) > PARITY
         assert least_cosine(encoder.encode(TEXTS), wanted) < PARITY
 
-    def test_its_family_s_prompts_are_known(self, e5_text: Path) -> None:
+    def test_prompts_of_its_family_are_known(self, e5_text: Path) -> None:
         meta = read_meta(e5_text)
         assert (meta["templates"], meta["passage"], meta["pad"]) == (["query: {}"], "passage: ", 1)
 
@@ -245,13 +245,13 @@ class TestSentences:
         ({}, None, "bge-m3", ("", "")),
     ],
 )
-def test_prompts_are_the_folder_s_or_the_family_s(
+def test_prompts_come_from_the_folder_or_the_family(
     prompts: dict[str, str | None], default: str | None, name: str, wanted: tuple[str, str]
 ) -> None:
     assert chosen_prompts(prompts, default, name) == wanted
 
 
-def test_an_export_is_made_once(clip: LocalModel, clip_text: Path, cache: Path, children: list[str]) -> None:
+def test_an_export_is_cached(clip: LocalModel, clip_text: Path, cache: Path, children: list[str]) -> None:
     before, said = len(children), []
     assert ensure_part(clip, "clip-text", cache, say=said.append) == clip_text
     assert len(children) == before and not said
@@ -260,7 +260,7 @@ def test_an_export_is_made_once(clip: LocalModel, clip_text: Path, cache: Path, 
     assert not list(clip_text.parent.parent.glob(".*"))
 
 
-def test_other_weights_are_another_export(clip: LocalModel, clip_text: Path, cache: Path) -> None:
+def test_other_weights_need_another_export(clip: LocalModel, clip_text: Path, cache: Path) -> None:
     other = dataclasses.replace(clip, sha256="0" * 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_cache, "exporting", lambda *_, **__: pytest.fail("exporting"))
@@ -288,7 +288,7 @@ def test_a_graph_that_disagrees_is_refused() -> None:
         check_parity(np.full_like(rows, np.nan), rows)
 
 
-def test_pictures_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
+def test_images_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
     prior = visual_prior(OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
