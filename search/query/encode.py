@@ -27,17 +27,17 @@ class QueryEncoder:
         vectors: dict[QueryModel, FloatArray] = {}
         for models in by_folder.values():
             templates = [model.templates for model in models]
-            rows = self._encoder(models[0]).encode_query(part.text, part.words, templates)
-            vectors.update(zip(models, rows, strict=True))
-        return {modality: vectors[model] for modality, model in models_of.items()}
-
-    def _encoder(self, model: QueryModel) -> TextEncoder:
-        if model.folder not in self._open:
             try:
-                self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
+                rows = self._encoder(models[0]).encode_query(part.text, part.words, templates)
             except ModelError as exc:
                 if lack(exc):
                     raise
                 # The exporter's own advice is about the cache, where a missing model is exported again.
                 raise ModelError(f"{str(exc).partition(';')[0]}; run: vfindex repair") from exc
+            vectors.update(zip(models, rows, strict=True))
+        return {modality: vectors[model] for modality, model in models_of.items()}
+
+    def _encoder(self, model: QueryModel) -> TextEncoder:
+        if model.folder not in self._open:
+            self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
         return self._open[model.folder]

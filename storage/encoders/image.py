@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from vfindex.storage.encoders.colours import colour_shares, colour_vector, with_colours
 from vfindex.storage.encoders.pixels import Pixels, ResizeMode, crops, square
-from vfindex.storage.encoders.text import AXES, check_files, open_session, read_meta
+from vfindex.storage.encoders.text import AXES, check_files, checked, open_session, read_meta
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -110,8 +110,11 @@ class LiteImageEncoder:
 class ClipImageEncoder:
     """The image tower of an open_clip model, as the indexer exports it, for single pictures."""
 
-    def __init__(self, session: ort.InferenceSession, size_px: int, resize_mode: ResizeMode, filter_: str) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, model: str, size_px: int, resize_mode: ResizeMode, filter_: str
+    ) -> None:
         self._session = session
+        self._model = model
         self._resize_mode: ResizeMode = resize_mode
         self._filter = filter_
         self.size_px = size_px
@@ -123,7 +126,8 @@ class ClipImageEncoder:
         check_files(folder, meta, weights=False)
         try:
             mode = _MODES[meta["resize_mode"]]
-            return cls(open_session(folder, threads=1), int(meta["size_px"]), mode, str(meta["interpolation"]))
+            session, model = open_session(folder, threads=1), str(meta["model"])
+            return cls(session, model, int(meta["size_px"]), mode, str(meta["interpolation"]))
         except (KeyError, ValueError, TypeError) as exc:
             raise ModelError(f"{folder}: the visual model's description is incomplete") from exc
 
@@ -131,7 +135,7 @@ class ClipImageEncoder:
         """Return (n, dim) float32, rows of length 1, as `PictureEncoder` says."""
         squares = [square(frame, self.size_px, self._resize_mode, self._filter) for frame in frames]
         rows = [self._session.run(None, {"pixels": each[None]})[0] for each in squares]
-        return np.concatenate(rows)
+        return checked(np.concatenate(rows), self._model)
 
 
 def conse(logits: FloatArray, labels: FloatArray) -> FloatArray:

@@ -101,13 +101,14 @@ class TextEncoder:
         """Return (n, dim) float32, rows of length 1, in the order of `texts`; none of the model's prompts are added.
 
         A text longer than the model reads is cut at its end; an empty one has the vector of a sentence without words.
+        Raises ModelError where damaged weights give what is no number: opening does not hash them.
         """
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         tokens = self.tokens(texts)
         for rows in _batches([self._length or len(t) for t in tokens]):
             ids, mask = self._padded([tokens[row] for row in rows])
             vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
-        return vectors
+        return checked(vectors, self.model)
 
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
         """Return (n, dim) float32 as `encode` does, of texts to be found: with the model's own prompt for these."""
@@ -147,6 +148,13 @@ class TextEncoder:
             ids[row, : len(text)] = text
             mask[row, : len(text)] = 1.0
         return ids, mask
+
+
+def checked(vectors: FloatArray, model: str) -> FloatArray:
+    """Return what a model gave. Raises ModelError if not all of it are numbers."""
+    if not np.isfinite(vectors).all():
+        raise ModelError(f"the model {model} gives vectors that are no numbers, as damaged weights do; {_REMEDY}")
+    return vectors
 
 
 def readable(text: str) -> str:

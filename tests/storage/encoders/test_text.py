@@ -176,6 +176,17 @@ def test_other_weights_of_the_same_length_are_found(copy: Path) -> None:
         check_files(copy, read_meta(copy))
 
 
+def test_weights_that_give_no_numbers_are_named(copy: Path) -> None:
+    """A flipped bit made them so, and a search ended as a bug: opening does not hash weights."""
+    weights = copy / "model.onnx.data"
+    data = np.frombuffer(weights.read_bytes(), np.uint8).copy()
+    weights.unlink()  # a link to what others have
+    data[-(len(data) // 8 * 4) :] = 0xFF  # NaN, as float16 and as float32
+    weights.write_bytes(data.tobytes())
+    with pytest.raises(ModelError, match="gives vectors that are no numbers"):
+        TextEncoder.open(copy).encode(["a red door"])
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99, "files": {}}', '{"format": 1, "files": {}}', "\xff"])
 def test_a_foreign_description_is_refused(copy: Path, text: str) -> None:
     (copy / "meta.json").write_text(text, encoding="latin-1")
