@@ -38,7 +38,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Learn the weights of the modalities from queries with known answers.
+    """Learn modality weights from queries with known answers.
 
     They are stored only if they win on held-out queries and videos.
     """
