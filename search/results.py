@@ -148,7 +148,7 @@ class Hits(list[Hit]):
 def video_to_dict(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:
     """Return what the library knows of a video, for JSON: file, state, clips, transcript, coverage of each modality."""
     from vfindex.storage.db.runs import attempts_of
-    from vfindex.storage.db.units import coarse_videos
+    from vfindex.storage.db.units import preview_videos
 
     clips = snapshot.clips_of(video.id)
     vectors = snapshot.vectors([clip.id for clip in clips])
@@ -158,7 +158,7 @@ def video_to_dict(library: Library, snapshot: Snapshot, video: StoredVideo) -> d
         "locations": [_path(place.path) for place in video.locations],
         "fingerprint": video.fingerprint,
         "state": video.state,
-        "coarse": video.fingerprint in coarse_videos(snapshot),
+        "coarse": video.fingerprint in preview_videos(snapshot),
         "problem": video.problem,
         "attempts": [asdict(attempt) for attempt in attempts_of(snapshot, video.id)],
         "title": video.title,
@@ -204,7 +204,7 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
     """Return the status of the library in `folder` for JSON: counts, models, index, calibration, problems."""
     from vfindex.storage.db.runs import attempt_counts
     from vfindex.storage.db.sources import stored_exclusions
-    from vfindex.storage.db.units import coarse_videos
+    from vfindex.storage.db.units import preview_videos
     from vfindex.storage.meta import LibraryMeta
 
     attempts = attempt_counts(snapshot)
@@ -218,7 +218,7 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
         "sampling": setup.sampling if setup else None,
         "models": dict(setup.references) if setup else {},
         "videos": sum(counts.get(state, 0) for state in SEARCHABLE),
-        "coarse": len(coarse_videos(snapshot)),
+        "coarse": len(preview_videos(snapshot)),
         "locations": counts["location"],
         "states": {state: counts.get(state, 0) for state in _STATES},
         "clips": counts["clip"],

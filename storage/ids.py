@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 
 
-def places_in(ids: Ids, among: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def positions_in(ids: Ids, among: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return where each of `ids` stands among those that increase, and whether it does: shapes of `ids`.
 
     For short lists a tenth of the time of np.isin.
@@ -19,12 +19,12 @@ def places_in(ids: Ids, among: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_
     return places, np.asarray(among[places] == ids)
 
 
-def held_in(ids: Ids, among: Ids) -> NDArray[np.bool_]:
+def in_sorted(ids: Ids, among: Ids) -> NDArray[np.bool_]:
     """Return which of `ids` are among those that increase."""
-    return places_in(ids, among)[1]
+    return positions_in(ids, among)[1]
 
 
-def evenly(count: int, wanted: int) -> slice:
+def evenly_spaced(count: int, wanted: int) -> slice:
     """Return which of `count` to take for `wanted` of them, or all there are, as far apart as whole steps allow."""
     step = max(1, count // wanted)
     return slice(0, step * wanted, step)

@@ -19,7 +19,7 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel
-from vfindex.storage.settings_backup import read_spare
+from vfindex.storage.settings_backup import read_backup
 
 if TYPE_CHECKING:
     pass
@@ -72,7 +72,7 @@ class Library:
         try:
             return Snapshot(self._engine)
         except LibraryNotFound as exc:
-            if read_spare(self.folder) is None:
+            if read_backup(self.folder) is None:
                 raise
             raise LibraryDamaged(
                 f"{self.folder / 'library.db'} has lost all that it held; put back the file from a backup, or run: "

@@ -87,14 +87,14 @@ class Video:
 class Location:
     """Where a copy of a video lies: absolute path as bytes, and the stat that says whether it changed.
 
-    beside: a text that changes with the subtitle and description files beside it, "" without any.
+    sidecar_state: changes with the subtitle and description files next to it; "" without any.
     """
 
     path: bytes
     size_bytes: int
     mtime_ns: int
     inode: int
-    beside: str = ""
+    sidecar_state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,19 +191,19 @@ class KnownFile:
     problem: Mapping[str, str] | None = None
 
 
-# (path, size_bytes, mtime_ns, state of the files beside it): while these are so, a file is as it was.
+# (path, size_bytes, mtime_ns, sidecar state): a file with the same values is up to date.
 FileState: TypeAlias = tuple[bytes, int, int, str]
 
 
-class KnownStat(NamedTuple):
-    """What tells at a glance whether a file is as the library knows it; a tuple, for there may be millions."""
+class FileStamp(NamedTuple):
+    """A file as the library knows it, compared with a scan; a tuple, because there may be millions."""
 
     path: bytes
     size_bytes: int
     mtime_ns: int
     state: VideoState
     recognised: int
-    beside: str = ""
+    sidecar_state: str = ""
     coarse: int = 0
 
 

@@ -1,6 +1,6 @@
 """A second copy of what a library cannot do without: its settings and roots, and how far it had come.
 
-    library.json: {"crc32": of the other, "held": JSON of a Spare}
+    library.json: {"crc32": of the other, "held": JSON of a SettingsBackup}
 
 It is written after the database at each publication. So a database that has an older generation than it says has lost
 what was committed, as when its log was cut; and one whose settings are lost takes them from here.
@@ -31,7 +31,7 @@ _NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
 @dataclass(frozen=True, slots=True)
-class Spare:
+class SettingsBackup:
     """What a library had when it was published last. roots: (path in hex, JSON of its globs)."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -40,16 +40,16 @@ class Spare:
     clips: int = 0
 
 
-def write_spare(connection: Connection, folder: Path) -> None:
+def write_backup(connection: Connection, folder: Path) -> None:
     """Write the spare copy of the library in `folder`. Raises OSError."""
     m, r, g = schema.meta.c, schema.root.c, schema.generation.c
     settings = {row.key: row.value for row in connection.execute(select(m.key, m.value)) if row.key not in _NOT_KEPT}
     roots = {row.path.hex(): row.exclude for row in connection.execute(select(r.path, r.exclude))}
     if schema.root in lost_rows(connection.execute):  # they are still to be restored
-        roots = dict((read_spare(folder) or Spare()).roots) | roots
+        roots = dict((read_backup(folder) or SettingsBackup()).roots) | roots
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
     held = json.dumps(
-        asdict(Spare(settings, tuple(roots.items()), connection.scalar(select(func.max(g.id))) or 0, clips))
+        asdict(SettingsBackup(settings, tuple(roots.items()), connection.scalar(select(func.max(g.id))) or 0, clips))
     )
     temporary = folder / f"{SPARE}.part"
     temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
@@ -73,7 +73,7 @@ def restore(connection: Connection, folder: Path) -> bool:
     for table in (schema.meta, schema.root, schema.run, schema.generation):
         broken += connection.execute(text(f"DELETE FROM {table.name} WHERE {is_broken(table)}")).rowcount
     m, r = schema.meta.c, schema.root.c
-    spare = read_spare(folder) or Spare()
+    spare = read_backup(folder) or SettingsBackup()
     known = set(connection.scalars(select(m.key)))
     lost = {key: value for key, value in spare.settings.items() if key not in known}
     for key, value in lost.items():
@@ -92,7 +92,7 @@ def restore(connection: Connection, folder: Path) -> bool:
     return is_short
 
 
-def read_spare(folder: Path) -> Spare | None:
+def read_backup(folder: Path) -> SettingsBackup | None:
     """Return the spare copy, None where there is none, or it is damaged itself or no file. Raises OSError."""
     try:
         outer: dict[str, Any] = json.loads(read_file(folder / SPARE))
@@ -100,7 +100,7 @@ def read_spare(folder: Path) -> Spare | None:
             return None
         held = json.loads(outer["held"])
         held["roots"] = tuple((path, exclude) for path, exclude in held["roots"])
-        return Spare(**held)
+        return SettingsBackup(**held)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     except OSError as exc:

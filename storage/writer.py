@@ -32,12 +32,12 @@ from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup
 from vfindex.storage.records import Modality, Setup, UnitResult
-from vfindex.storage.settings_backup import write_spare
+from vfindex.storage.settings_backup import write_backup
 
 logger = logging.getLogger(__name__)
 
 # Committed clips, new or changed, that readers scan exactly before a generation is published in the middle of a run.
-MAX_TAIL_CLIPS = 50_000
+MAX_DELTA_CLIPS = 50_000
 # The current generation and the one before it: a reader that has just read the pointer still finds its file.
 KEPT_GENERATIONS = 2
 _FOLDERS = ("index", "query", "thumbs")
@@ -133,7 +133,7 @@ class Writer:
                 _copy_folder(source, self.folder / "query" / name)
         put_query_models(self.catalog, query_models)
         put_setup(self.catalog, setup, priors)
-        self.write_spare()
+        self.write_backup()
 
     def renew_query_encoders(self, query_models: Mapping[str, Path]) -> None:
         """Replace damaged query encoders by copies of others (name -> folder)."""
@@ -144,12 +144,12 @@ class Writer:
         here = {path.name: path for path in (self.folder / "query").iterdir() if path.is_dir()}
         put_query_models(self.catalog, here)
 
-    def write_spare(self) -> None:
+    def write_backup(self) -> None:
         """Copy the settings, and how far the library has come, beside its database."""
         with self.catalog.transaction() as connection, _on_disk("the copy of the settings"):
-            write_spare(connection, self.folder)
+            write_backup(connection, self.folder)
 
-    def put_down(self) -> None:
+    def checkpoint(self) -> None:
         """Move the write-ahead log into the database and onto the disk, so that the one file holds all. Raises
         LibraryError where a reader is in the way for BUSY_TIMEOUT_S.
         """
@@ -194,7 +194,7 @@ class Writer:
                 with _on_disk("the thumbnails"):
                     path.unlink(missing_ok=True)
 
-    def pictures_of(self, fingerprints: Iterable[str]) -> Iterator[Path]:
+    def thumbnails_of(self, fingerprints: Iterable[str]) -> Iterator[Path]:
         """Yield the thumbnail files of videos, those included that no clip names: of units that were not committed."""
         by_folder: dict[str, set[str]] = {}
         for prefix in (each.removeprefix("+")[1:33] for each in fingerprints):
@@ -205,10 +205,10 @@ class Writer:
                 if path.name.rpartition("-")[0] in prefixes:
                     yield path
 
-    def discard_pictures_of(self, fingerprints: Iterable[str]) -> None:
+    def discard_thumbnails_of(self, fingerprints: Iterable[str]) -> None:
         """Delete every thumbnail of videos that are gone."""
         with _on_disk("the thumbnails"):
-            for path in self.pictures_of(fingerprints):
+            for path in self.thumbnails_of(fingerprints):
                 path.unlink(missing_ok=True)
 
     def scrub(self) -> Scrubbed:
@@ -221,7 +221,7 @@ class Writer:
                 self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
             except sqlite3.DatabaseError as exc:
                 raise translated(exc) from exc
-            self.write_spare()  # which names the roots and the hashes of files
+            self.write_backup()  # which names the roots and the hashes of files
         return self._scrubbed or Scrubbed()
 
     # --- runs ---------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Writer:
             source, file = self._made(snapshot, before, chosen, name)
         self._point_to(file, chosen, source.spec, source.ids)
         self._drop_old_files()
-        self.write_spare()
+        self.write_backup()
         with self.library.snapshot() as snapshot:
             generation = snapshot.generation()
         if generation is None:

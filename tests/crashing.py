@@ -48,7 +48,7 @@ PHASES = (
     ("vfindex.storage.db.catalog", "Catalog.finish_video", "finishing a video"),
     ("vfindex.storage.db.catalog", "Catalog.retitle", "retitling"),
     ("vfindex.storage.db.catalog", "Catalog.place", "moving"),
-    ("vfindex.storage.db.catalog", "Catalog.vanish", "entering what vanished"),
+    ("vfindex.storage.db.catalog", "Catalog.mark_missing", "entering what vanished"),
     ("vfindex.storage.db.catalog", "Catalog.remove", "removing"),
     ("vfindex.storage.db.catalog", "Catalog.purge", "purging"),
     ("vfindex.indexer.runs.repair", "salvage_database", "saving a database"),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from library_maker import DIM, axis, clip, install, place, video
 from sqlalchemy import text
 
-from vfindex.storage.db.documents import SaidIn, Wording
-from vfindex.storage.db.locations import come_back, vanish
+from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
+from vfindex.storage.db.locations import mark_missing, restore_missing
 from vfindex.storage.errors import Problem
 from vfindex.storage.records import Attempt, Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer
@@ -70,7 +70,7 @@ def replaced(writer: Writer, number: int) -> None:
 def moved(writer: Writer, number: int) -> None:
     """Find a video at another path, and nothing at its own."""
     video_id = 10 * number + 2
-    writer.catalog.names(video_id), writer.catalog.former_paths(video_id), writer.catalog.besides(video_id)
+    writer.catalog.names(video_id), writer.catalog.former_paths(video_id), writer.catalog.sidecar_states(video_id)
     writer.catalog.place(video_id, place(f"moved{number}"), moved_from=f"/videos/old{video_id}".encode())
 
 
@@ -89,15 +89,17 @@ def failed(writer: Writer, number: int) -> None:
 def reworded(writer: Writer, number: int) -> None:
     """Give a video other subtitles."""
     video_id = 10 * number + 4
-    said = SaidIn(video_id, (Segment(0, 1, f"other words {number}", "sidecar"),), {video_id: axis(4)}, "")
-    writer.catalog.reword(video_id, place(f"old{video_id}"), Wording("t", {}, (), (), axis(5), (said,)))
+    said = UnitTranscript(video_id, (Segment(0, 1, f"other words {number}", "sidecar"),), {video_id: axis(4)}, "")
+    writer.catalog.update_transcript(
+        video_id, place(f"old{video_id}"), TranscriptUpdate("t", {}, (), (), axis(5), (said,))
+    )
 
 
 def vanished(writer: Writer, number: int) -> None:
     """Miss a file, and find another one again."""
     with writer.catalog.transaction() as connection:
-        vanish(connection, [f"/videos/old{10 * number + 5}".encode()], "2026-01-01")
-        come_back(connection, [f"/videos/old{10 * number + 10}".encode()])
+        mark_missing(connection, [f"/videos/old{10 * number + 5}".encode()], "2026-01-01")
+        restore_missing(connection, [f"/videos/old{10 * number + 10}".encode()])
 
 
 BOOKKEEPING: Mapping[str, Callable[[Writer, int], None]] = {

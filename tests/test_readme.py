@@ -21,7 +21,7 @@ from vfindex.indexer.speech.subtitles import MAX_SIDECAR_BYTES
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.db import schema
 from vfindex.storage.joint.vector import PRIOR_CLIPS
-from vfindex.storage.writer import MAX_TAIL_CLIPS, writing
+from vfindex.storage.writer import MAX_DELTA_CLIPS, writing
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_the_architecture_has_a_row_for_every_room() -> None:
         (ARCHITECTURE, f"near multiples of {UNIT_S:.0f} s"),
         (ARCHITECTURE, f"last stretch below {MIN_LAST_UNIT_S:.0f} s"),
         (ARCHITECTURE, f"as much as {PRIOR_CLIPS} clips"),
-        (ARCHITECTURE, f"more than {MAX_TAIL_CLIPS:,} clips are new or changed"),
+        (ARCHITECTURE, f"more than {MAX_DELTA_CLIPS:,} clips are new or changed"),
         (SECURITY, f"(`RLIMIT_AS`) | {Limits().memory_bytes >> 30} GiB |"),
         (SECURITY, f"(`RLIMIT_CPU`) | {Limits().cpu_base_s:g} s + {Limits().cpu_per_mb_s:g} s per MiB of file |"),
         (SECURITY, f"silence, by the parent's clock | {Limits().idle_s:g} s |"),

@@ -28,7 +28,7 @@ from vfindex.storage.db.sources import (
     stored_exclusions,
     stored_roots,
 )
-from vfindex.storage.db.units import coarse_videos, recognised_videos
+from vfindex.storage.db.units import preview_videos, recognised_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
@@ -56,7 +56,7 @@ class _State:
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
             asr = LibraryMeta(snapshot).recognises_speech
-            videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), coarse_videos(snapshot)
+            videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), preview_videos(snapshot)
             return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot), stored_exclusions(snapshot))
 
     def searchable(self) -> list[StoredVideo]:

@@ -33,8 +33,8 @@ from vfindex.indexer.speech.audio_tracks import lost_sound
 from vfindex.indexer.speech.subtitles import sidecar_transcript
 from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.storage.db.catalog import now
-from vfindex.storage.db.documents import SaidIn, Wording
-from vfindex.storage.db.units import UnitWords, unit_words
+from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
+from vfindex.storage.db.units import IndexedUnit, indexed_units
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError, counted
 from vfindex.storage.records import Attempt, Segment, UnitPlan
@@ -98,18 +98,18 @@ class _Refresh:
     def _redo(self, found: Found) -> None:
         with self._run.writer.library.snapshot() as snapshot:
             video = snapshot.video_at(found.location.path)
-            units = unit_words(snapshot, video.id) if video else []
+            units = indexed_units(snapshot, video.id) if video else []
         if video is None:
             return self._run.end_file("unchanged")  # removed meanwhile
         prepared = self._prepared(found, video)
         bare = _bared(prepared, units) if sound_track(prepared, self._run.options) is not None else []
         if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
-            self._catalog.mark_coarse(video.id)
+            self._catalog.mark_preview(video.id)
             return self._run.refined.append(found)
         said, problems = self._said(prepared, units, bare)
         words = self._words(prepared, video, said, problems)
         has_changed = not _is_as_stored(words, video, units)
-        self._catalog.reword(video.id, found.location, words if has_changed else None)
+        self._catalog.update_transcript(video.id, found.location, words if has_changed else None)
         self._run.report.notes += prepared.notes
         if has_changed:
             self._run.unindexed += sum(len(unit.clips) for unit in units)
@@ -127,17 +127,19 @@ class _Refresh:
         if any(segment.source == "sidecar" for segment in prepared.subtitles):
             return prepared
         for place in video.locations:
-            if place.beside and place.path != found.location.path:
+            if place.sidecar_state and place.path != found.location.path:
                 other = sidecar_transcript(place.path, None, prepared.video.end_s - prepared.clock_s)
                 if other.segments:
                     on_time = on_clock(other.segments, prepared.clock_s)
                     return replace(prepared, subtitles=on_time, sidecars=other.words)
         return prepared
 
-    def _said(self, prepared: Prepared, units: Sequence[UnitWords], bare: Spans) -> tuple[list[SaidIn], list[str]]:
+    def _said(
+        self, prepared: Prepared, units: Sequence[IndexedUnit], bare: Spans
+    ) -> tuple[list[UnitTranscript], list[str]]:
         """Return what is said in each unit now, and what went wrong while its sound was recognised."""
         now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
-        found: list[SaidIn] = []
+        found: list[UnitTranscript] = []
         problems: list[str] = []
         for unit in units:
             if self._run.has_stopped():
@@ -153,8 +155,8 @@ class _Refresh:
         return found, problems
 
     def _said_in(
-        self, unit: UnitWords, segments: Sequence[Segment], heard: Transcript | None, prepared: Prepared
-    ) -> SaidIn:
+        self, unit: IndexedUnit, segments: Sequence[Segment], heard: Transcript | None, prepared: Prepared
+    ) -> UnitTranscript:
         said = sorted(segments, key=lambda s: (s.start_s, s.end_s))
         vectors = speech_vectors([clip[1:] for clip in unit.clips], said, self._text)
         asr = self._run.options.asr
@@ -163,11 +165,11 @@ class _Refresh:
         told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
         by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
         coverage = with_sidecars("; ".join(filter(None, told)), prepared, unit.plan)
-        return SaidIn(unit.id, tuple(said), by_clip, coverage)
+        return UnitTranscript(unit.id, tuple(said), by_clip, coverage)
 
     def _words(
-        self, prepared: Prepared, video: StoredVideo, said: Sequence[SaidIn], problems: Sequence[str]
-    ) -> Wording:
+        self, prepared: Prepared, video: StoredVideo, said: Sequence[UnitTranscript], problems: Sequence[str]
+    ) -> TranscriptUpdate:
         paths = sorted({place.path for place in video.locations})
         tags, chapters = prepared.video.tags, prepared.video.chapters
         description = describe(paths[0], tags, chapters)
@@ -175,7 +177,7 @@ class _Refresh:
         if problem is None and problems:
             name = prepared.found.location.path
             problem = Problem(name, "transcribe", "damaged", "; ".join(dict.fromkeys(problems)), "copy the file again")
-        return Wording(
+        return TranscriptUpdate(
             title=description.title,
             tags=tags,
             chapters=chapters,
@@ -186,14 +188,14 @@ class _Refresh:
         )
 
 
-def _bared(prepared: Prepared, units: Sequence[UnitWords]) -> list[tuple[float, float]]:
+def _bared(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[float, float]]:
     """Return the time that subtitles answered for, and no longer do, at least not wholly."""
     before = covered_spans([(s.start_s, s.end_s) for unit in units for s in unit.segments if s.source != "asr"])
     now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
     return [span for span in before if overlap_s(now, *span) < span[1] - span[0] - ROUNDING_S]
 
 
-def _is_as_stored(words: Wording, video: StoredVideo, units: Sequence[UnitWords]) -> bool:
+def _is_as_stored(words: TranscriptUpdate, video: StoredVideo, units: Sequence[IndexedUnit]) -> bool:
     told = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
     if told != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
         return False

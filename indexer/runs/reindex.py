@@ -81,7 +81,7 @@ def reindex(folder: Path, settings: ReindexSettings, callbacks: Callbacks | None
         if not run.report.interrupted:
             gone = _missing(run, given, settings).gone
             if gone:
-                run.writer.catalog.vanish(sorted(gone))
+                run.writer.catalog.mark_missing(sorted(gone))
             run.report.vanished = len(gone)
             run.leave_out(excluded(run.unseen() - gone, given))
         run.report.left = len(run.todo) + len(run.refined) + len(run.reworded)

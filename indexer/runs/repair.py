@@ -142,7 +142,7 @@ def repair(folder: Path, settings: RepairSettings, callbacks: Callbacks | None =
                 writer.catalog.put(UNFINISHED, "0")
             _remake_thumbnails(writer, setup, settings.cache, report, callbacks)
         report.run.wall_s = time.monotonic() - began
-        writer.write_spare()
+        writer.write_backup()
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
     if not report.run.interrupted:
         report.left = verify(Library.open(folder)).problems

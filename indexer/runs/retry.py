@@ -53,7 +53,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, callbac
         files = chosen(known, named, quarantined=settings.quarantined)
         for path in files:
             if known[path].state == "partial":
-                writer.catalog.mark_coarse(known[path].video_id)  # it stays in search until it is read anew
+                writer.catalog.mark_preview(known[path].video_id)  # it stays in search until it is read anew
         run = Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
         run.report.run_id = writer.catalog.begin_run("retry")
         run.sort(discover(files, stop=callbacks.stop))

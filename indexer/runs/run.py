@@ -16,8 +16,8 @@ from vfindex.indexer.scan.walk import Failed, Found, Skipped
 from vfindex.storage.db.sources import read_scan_cache
 from vfindex.storage.errors import NotPublished, Problem, counted
 from vfindex.storage.library import INDEX_SUFFIX
-from vfindex.storage.records import SEARCHABLE, FileState, KnownStat
-from vfindex.storage.writer import MAX_TAIL_CLIPS
+from vfindex.storage.records import SEARCHABLE, FileStamp, FileState
+from vfindex.storage.writer import MAX_DELTA_CLIPS
 
 if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
@@ -57,7 +57,7 @@ class Run:
         self.refined: deque[Found] = deque()
         self.reworded: deque[Found] = deque()
         self.known = read_scan_cache(writer.catalog, recognised=options.asr)
-        self.tombstones = writer.catalog.tombstones()
+        self.tombstones = writer.catalog.missing_files()
         self._seen: set[bytes] = set()
         self._settled_seen = 0
         self._back: list[bytes] = []
@@ -73,7 +73,7 @@ class Run:
         """Let the next pass read wholly what an older vfindex could read in part only, because of a bug."""
         for found in self.refined:
             if found.location.path in self._past_bugs:
-                self.writer.catalog.mark_coarse(self._past_bugs[found.location.path])
+                self.writer.catalog.mark_preview(self._past_bugs[found.location.path])
 
     def changed(self, states: Collection[FileState]) -> Collection[FileState]:
         """Return those files of a folder that are not as the library knows them, and count the others.
@@ -84,7 +84,7 @@ class Run:
         if not self._seen.isdisjoint(paths):
             states = [state for state in states if state[0] not in self._seen]
         self._seen.update(paths)
-        settled = self.known.settled
+        settled = self.known.up_to_date
         changed = [state for state in states if state not in settled]
         self._settled_seen += len(states) - len(changed)
         if changed and self.tombstones:
@@ -101,12 +101,12 @@ class Run:
         """Return whether a file has returned, and is as it was in every way."""
         path, size_bytes, mtime_ns, beside = state
         known = self._returned(path, size_bytes, mtime_ns) if self.known.get(path) is None else None
-        return known is not None and self._is_settled(known) and known.beside == beside
+        return known is not None and self._is_settled(known) and known.sidecar_state == beside
 
-    def _is_settled(self, known: KnownStat) -> bool:
+    def _is_settled(self, known: FileStamp) -> bool:
         return known.state in SEARCHABLE and not known.coarse and bool(known.recognised or not self.options.asr)
 
-    def _returned(self, path: bytes, size_bytes: int, mtime_ns: int) -> KnownStat | None:
+    def _returned(self, path: bytes, size_bytes: int, mtime_ns: int) -> FileStamp | None:
         """Return what was known of a file that had vanished and is there again as it was; None of any other."""
         if path not in self.tombstones:
             return None
@@ -150,13 +150,13 @@ class Run:
     def bring_back(self) -> None:
         """Let the files return that had vanished and were found again as they were."""
         if self._back:
-            self.writer.catalog.come_back(self._back)
+            self.writer.catalog.restore_missing(self._back)
             self._back.clear()
 
     def leave_out(self, paths: Collection[bytes]) -> None:
         """Let files that the globs of every root exclude by now leave search; they return with their globs."""
         if paths:
-            self.writer.catalog.vanish(sorted(paths))
+            self.writer.catalog.mark_missing(sorted(paths))
             self.report.vanished += len(paths)
             self.callbacks.say(f"{counted(len(paths), 'file')} of the library excluded now, and no longer searched")
 
@@ -170,7 +170,7 @@ class Run:
         elif known.state in SEARCHABLE:
             if not self._is_settled(known):
                 self.refined.append(found)
-            elif known.beside != found.location.beside:
+            elif known.sidecar_state != found.location.sidecar_state:
                 self.reworded.append(found)
             else:
                 self.end_file("unchanged")
@@ -205,7 +205,7 @@ class Run:
 
     def publish_many(self) -> None:
         """Publish a new generation if too many clips wait for one."""
-        if self.unindexed > MAX_TAIL_CLIPS:
+        if self.unindexed > MAX_DELTA_CLIPS:
             self.publish()
 
     def publish(self) -> None:

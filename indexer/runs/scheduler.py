@@ -195,7 +195,7 @@ class Driver:
         return False
 
     def _is_whole(self, video_id: int, recognised: bool) -> bool:
-        return (recognised or not self.options.asr) and not self.writer.catalog.is_coarse(video_id)
+        return (recognised or not self.options.asr) and not self.writer.catalog.is_preview(video_id)
 
     def _open(self, opening: _Opening) -> None:
         future = self.runner.prepare(opening.found, opening.print_, self._options(opening.failed))
@@ -206,11 +206,11 @@ class Driver:
         paths, moved_from = self._former(video_id, found.location.path)
         here = found.location.path
         location = found.location
-        is_reworded = location.beside not in self.writer.catalog.besides(video_id) and (
-            location.beside or moved_from or here in paths
+        is_reworded = location.sidecar_state not in self.writer.catalog.sidecar_states(video_id) and (
+            location.sidecar_state or moved_from or here in paths
         )
         if is_reworded:
-            location = replace(location, beside=_UNREAD)
+            location = replace(location, sidecar_state=_UNREAD)
         stale = self.writer.catalog.place(video_id, location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)
         if here not in paths:

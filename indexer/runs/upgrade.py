@@ -97,7 +97,7 @@ def upgrade(
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
     number, wish = _edition(folder, _wish(before, settings), callbacks)
-    with ExitStack() as held, writing(model_versions.edition_folder(folder, number)) as writer:
+    with ExitStack() as held, writing(model_versions.version_folder(folder, number)) as writer:
         setup = _begin(old, writer, wish, settings.cache, callbacks)
         report = UpgradeReport(number, _named(before), _named(setup))
         if replace(before, references=models_of(before)) == setup:
@@ -111,7 +111,7 @@ def upgrade(
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
         if report.swapped:
             writer.catalog.put(_COMPLETE, "1")
-            writer.put_down()  # a pointer to an edition of which a log holds all would lose it with the log
+            writer.checkpoint()  # a pointer to an edition of which a log holds all would lose it with the log
             model_versions.put_in_use(folder, number)
     return report
 
@@ -120,7 +120,7 @@ def roll_back(folder: Path) -> Path:
     """Return to the edition used before this one; return its folder. Raises LibraryError if there is none."""
     Library.open(folder)
     with locked(folder):
-        place = model_versions.edition_folder(folder, model_versions.roll_back(folder))
+        place = model_versions.version_folder(folder, model_versions.roll_back(folder))
         Catalog.open(place / "library.db").close()  # brings an edition of an older vfindex up to date
         return place
 
@@ -133,10 +133,10 @@ def discard(folder: Path) -> tuple[list[int], int]:
     Library.open(folder)
     with ExitStack() as held:
         held.enter_context(locked(folder))
-        numbers = model_versions.beside(folder)
+        numbers = model_versions.unused(folder)
         for number in numbers:
             if number:
-                held.enter_context(locked(model_versions.edition_folder(folder, number)))
+                held.enter_context(locked(model_versions.version_folder(folder, number)))
         return numbers, model_versions.discard(folder, numbers)
 
 
@@ -213,8 +213,8 @@ def _edition(folder: Path, wish: Wish | None, callbacks: Callbacks) -> tuple[int
     Other unfinished editions are deleted; those that were in use once are kept for `roll_back`.
     """
     used = model_versions.history(folder)
-    others = [number for number in model_versions.beside(folder) if number not in used]
-    begun = {number: _begun(model_versions.edition_folder(folder, number)) for number in others}
+    others = [number for number in model_versions.unused(folder) if number not in used]
+    begun = {number: _begun(model_versions.version_folder(folder, number)) for number in others}
     for number, (purpose, complete) in begun.items():
         if purpose is not None and (purpose == wish or (wish is None and not complete)):
             callbacks.say(f"going on with the upgrade begun earlier ({purpose})")
@@ -223,7 +223,7 @@ def _edition(folder: Path, wish: Wish | None, callbacks: Callbacks) -> tuple[int
         raise UsageError("no upgrade is unfinished; say what to change to, as in: vfindex upgrade --preset base")
     for number, (purpose, complete) in begun.items():
         if not complete:
-            with locked(model_versions.edition_folder(folder, number)):
+            with locked(model_versions.version_folder(folder, number)):
                 model_versions.discard(folder, [number])
             if purpose is not None:
                 callbacks.say(f"the unfinished upgrade to other models is dropped ({purpose})")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import held_in
+from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
@@ -49,7 +49,7 @@ class Delta:
 
     def nearest(self, query: FloatArray, prefilter: NDArray[np.int64] | None) -> list[int]:
         """Return all ids, nearest first. query: (spec.dim,). prefilter: only these ids, increasing; None for all."""
-        chosen = slice(None) if prefilter is None else held_in(self.ids, prefilter)
+        chosen = slice(None) if prefilter is None else in_sorted(self.ids, prefilter)
         ids = self.ids[chosen]
         if self.joint is None:
             return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vfindex.search.query.ast import TEXT_FIELDS, Keyword, TextField
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import held_in
+from vfindex.storage.ids import in_sorted
 from vfindex.storage.text.full_text import WordMatch, kept
 from vfindex.storage.text.tokenizer import index_form
 
@@ -96,14 +96,14 @@ class KeywordMatches:
         if not self.required or not clips:
             return
         ids, videos = np.unique([clip.id for clip in clips]), np.unique([clip.video_id for clip in clips])
-        of_clips = [each.spoken[0, held_in(each.spoken[1], ids)] for each in self.required.values()]
-        of_clips += [each.written[0, held_in(each.written[1], videos)] for each in self.required.values()]
+        of_clips = [each.spoken[0, in_sorted(each.spoken[1], ids)] for each in self.required.values()]
+        of_clips += [each.written[0, in_sorted(each.written[1], videos)] for each in self.required.values()]
         new = np.array([i for i in np.unique(np.concatenate(of_clips)).tolist() if i not in self.documents], np.int64)
         for document in snapshot.words.documents(new):
             id_ = np.array([document.document_id])
-            contained = [k for k in self.shares if k in self.required and held_in(id_, self.required[k].documents)[0]]
+            contained = [k for k in self.shares if k in self.required and in_sorted(id_, self.required[k].documents)[0]]
             self.add(document, contained)
-        pairs = [each.spoken[:, held_in(each.spoken[0], new)] for each in self.required.values()]
+        pairs = [each.spoken[:, in_sorted(each.spoken[0], new)] for each in self.required.values()]
         self.add_speech(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
 
     def share_of(self, matches: Sequence[DocumentMatch]) -> float:
@@ -187,7 +187,7 @@ def _documents_to_check(
     lists = [words.visible(ids) for ids in lists]
     for number, keyword in enumerate(keywords):
         if keyword.fields != TEXT_FIELDS and len(lists[number]) > MAX_VERIFIED:
-            written = held_in(lists[number], words.written())
+            written = in_sorted(lists[number], words.written())
             lists[number] = lists[number][written if keyword.fields == ("text",) else ~written]
     # A phrase may continue into the next segment, so that no single document of a video contains all of it.
     complete = [ids for ids, keyword in zip(lists, keywords, strict=True) if not (keyword.exact and _is_long(keyword))]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vfindex.search.query.ast import Keyword, Moment
 from vfindex.search.rank.lexical import KeywordMatches, find_postings
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import held_in
+from vfindex.storage.ids import in_sorted
 from vfindex.storage.text.full_text import kept
 
 
@@ -34,7 +34,7 @@ class Prefilter:
         """Return those of `ids` that may match, in their order."""
         array = np.asarray(ids, np.int64)
         if self.clips is not None:
-            array = array[held_in(array, self.clips)]
+            array = array[in_sorted(array, self.clips)]
         chosen: list[int] = array.tolist()
         if not self.excluded or not chosen:
             return chosen

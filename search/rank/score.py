@@ -14,7 +14,7 @@ from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import DocumentMatch, KeywordMatches
 from vfindex.search.rank.query_vectors import QueryVectors
 from vfindex.storage.db.clips import StoredClip, StoredVectors
-from vfindex.storage.ids import held_in, places_in
+from vfindex.storage.ids import in_sorted, positions_in
 from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
 from vfindex.storage.records import FloatArray, Modality
 
@@ -165,9 +165,9 @@ def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors) -> NDA
     if delta.joint is not None:
         sources.append((delta.ids, delta.joint))
     for source_ids, joint in sources:
-        positions, present = places_in(ids, source_ids)
+        positions, present = positions_in(ids, source_ids)
         if joint is not delta.joint:
-            present &= ~held_in(ids, delta.outdated)
+            present &= ~in_sorted(ids, delta.outdated)
         rows = np.take(joint, positions[present], axis=0).astype(np.float32)
         scores[present] = 0.0
         for modality, direction in ways.items():

@@ -20,29 +20,29 @@ from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, inse
 from vfindex.storage.db.integrity import put, setting
 from vfindex.storage.db.locations import (
     below,
-    besides,
-    come_back,
     exclude_path,
+    expired_times,
     fingerprint_at,
     former_paths,
     is_below,
     known_path,
-    long_gone,
+    latest_time,
+    mark_missing,
+    missing_files,
     move_location,
-    newest_time,
-    tombstones,
-    vanish,
+    restore_missing,
+    sidecar_states,
 )
 from vfindex.storage.db.migrations import migrate
 from vfindex.storage.db.runs import insert_attempts, note_attempt, noted_attempts, past_bugs
 from vfindex.storage.db.scrubbing import forget_removed
 from vfindex.storage.db.units import insert_result, insert_units, pending_units, unit_errors
 from vfindex.storage.db.videos import (
-    being_made,
     delete_videos,
-    give_up,
-    key_to_begin,
-    take_place,
+    discard_staged,
+    is_unfinished,
+    replace_with_staged,
+    staged_fingerprint,
     thumbnails,
     video_values,
 )
@@ -51,8 +51,8 @@ from vfindex.storage.joint.codecs import pack_vector
 from vfindex.storage.records import (
     Attempt,
     Document,
+    FileStamp,
     FloatArray,
-    KnownStat,
     Location,
     UnitPlan,
     UnitResult,
@@ -61,7 +61,7 @@ from vfindex.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.documents import Wording
+    from vfindex.storage.db.documents import TranscriptUpdate
 
 
 class Catalog:
@@ -140,7 +140,7 @@ class Catalog:
         recognised: speech is to be; one that was begun without is begun anew. coarse: see `begin_video`.
         """
         v, u = schema.video.c, schema.unit.c
-        begun = select(v.id).where(being_made(fingerprint), v.recognised >= int(recognised), v.coarse == int(coarse))
+        begun = select(v.id).where(is_unfinished(fingerprint), v.recognised >= int(recognised), v.coarse == int(coarse))
         with self.transaction() as connection:
             video_id = connection.scalar(begun)
             if video_id is None:
@@ -193,7 +193,7 @@ class Catalog:
         """
         values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
         with self.transaction() as connection:
-            values["fingerprint"] = key_to_begin(connection, video.fingerprint)
+            values["fingerprint"] = staged_fingerprint(connection, video.fingerprint)
             video_id = inserted(connection, insert(schema.video).values(**values))
             insert_units(connection, video_id, units)
             if path is not None:
@@ -227,7 +227,7 @@ class Catalog:
             )
             connection.execute(delete(schema.begun).where(schema.begun.c.video_id == video_id))
             set_documents(connection, video_id, documents)
-            stale = take_place(connection, video_id)
+            stale = replace_with_staged(connection, video_id)
             return [*stale, *move_location(connection, video_id, location)]
 
     def measure_video(self, video_id: int, *, start_s: float, last_s: float, end_s: float, frames: int | None) -> None:
@@ -276,8 +276,8 @@ class Catalog:
             "problem": problem_json(problem),
         }
         with self.transaction() as connection:
-            lost = thumbnails(connection, being_made(fingerprint))
-            held = give_up(connection, fingerprint)
+            lost = thumbnails(connection, is_unfinished(fingerprint))
+            held = discard_staged(connection, fingerprint)
             if held is not None:
                 kept = {"state": "partial", "problem": problem_json(problem), "coarse": 0, "recognised": 1}
                 connection.execute(update(schema.video).where(schema.video.c.id == held).values(**kept))
@@ -293,23 +293,23 @@ class Catalog:
         with self.transaction() as connection:
             return move_location(connection, video_id, location, moved_from=moved_from)
 
-    def mark_coarse(self, video_id: int) -> None:
+    def mark_preview(self, video_id: int) -> None:
         """Have a video read wholly by the next pass over it."""
         with self.transaction() as connection:
             connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(coarse=1))
 
-    def is_coarse(self, video_id: int) -> bool:
+    def is_preview(self, video_id: int) -> bool:
         """Return whether a video was only looked at in passing."""
         with self.transaction() as connection:
             return bool(connection.scalar(select(schema.video.c.coarse).where(schema.video.c.id == video_id)))
 
-    def reword(self, video_id: int, location: Location, words: Wording | None) -> None:
+    def update_transcript(self, video_id: int, location: Location, words: TranscriptUpdate | None) -> None:
         """Replace what is said and written of a video, as the files beside it at `location` now say; None: nothing."""
-        from vfindex.storage.db.documents import reword
+        from vfindex.storage.db.documents import update_transcript
 
         with self.transaction() as connection:
             if words is not None:
-                reword(connection, video_id, words)
+                update_transcript(connection, video_id, words)
             move_location(connection, video_id, location)
 
     def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> int:
@@ -359,34 +359,34 @@ class Catalog:
 
     # --- what is gone -------------------------------------------------------------------------------------------
 
-    def vanish(self, paths: Collection[bytes]) -> None:
+    def mark_missing(self, paths: Collection[bytes]) -> None:
         """Say that nothing is at `paths` any more: what lies nowhere else leaves search, and is kept for its return.
 
         Since now, or, by a clock that is behind, since the latest time that the library knows.
         """
         with self.transaction() as connection:
-            newest = newest_time(connection)
-            vanish(connection, paths, max(now(), newest.isoformat(timespec="seconds") if newest else ""))
+            newest = latest_time(connection)
+            mark_missing(connection, paths, max(now(), newest.isoformat(timespec="seconds") if newest else ""))
 
-    def come_back(self, paths: Collection[bytes]) -> None:
+    def restore_missing(self, paths: Collection[bytes]) -> None:
         """Say that the files at `paths` are there again, as they were before they vanished."""
         with self.transaction() as connection:
-            come_back(connection, paths)
+            restore_missing(connection, paths)
 
-    def tombstones(self) -> dict[bytes, KnownStat]:
+    def missing_files(self) -> dict[bytes, FileStamp]:
         """Return path -> what the file there was before it vanished."""
         with self.transaction() as connection:
-            return tombstones(connection)
+            return missing_files(connection)
 
     def former_paths(self, video_id: int) -> Sequence[bytes]:
         """Return where a video lay before it vanished from there."""
         with self.transaction() as connection:
             return former_paths(connection, video_id)
 
-    def besides(self, video_id: int) -> set[str]:
+    def sidecar_states(self, video_id: int) -> set[str]:
         """Return the states of the files beside a video, at each place where it lies or lay."""
         with self.transaction() as connection:
-            return besides(connection, video_id)
+            return sidecar_states(connection, video_id)
 
     def fingerprint_at(self, path: bytes) -> str | None:
         """Return the fingerprint of what lies at `path`, as far as the library knows."""
@@ -406,7 +406,7 @@ class Catalog:
         """
         tomb = schema.tombstone.c
         with self.transaction() as connection:
-            times = json.dumps(long_gone(connection, age, at))
+            times = json.dumps(expired_times(connection, age, at))
             old = tomb.gone_at.in_(select(func.json_each(times).table_valued("value").c.value))
             return self._purge(connection, old)
 

@@ -91,7 +91,7 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
 
 
 @dataclass(frozen=True, slots=True)
-class SaidIn:
+class UnitTranscript:
     """What is said in a unit. vectors: clip id -> (dim,) of the speech modality; silent clips are left out.
 
     coverage: what of its sound is told by whom, in words.
@@ -104,7 +104,7 @@ class SaidIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class TranscriptUpdate:
     """What is known of a video in words. text: (dim,) of that modality, or None. problem: None where all is whole."""
 
     title: str
@@ -112,11 +112,11 @@ class Wording:
     chapters: tuple[str, ...]
     documents: tuple[Document, ...]
     text: FloatArray | None
-    said: tuple[SaidIn, ...]
+    said: tuple[UnitTranscript, ...]
     problem: Problem | None = None
 
 
-def reword(connection: Connection, video_id: int, words: Wording) -> None:
+def update_transcript(connection: Connection, video_id: int, words: TranscriptUpdate) -> None:
     """Replace what is said and written of a searchable video."""
     v, e, d = schema.video.c, schema.embedding.c, schema.document.c
     clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
@@ -144,7 +144,7 @@ def reword(connection: Connection, video_id: int, words: Wording) -> None:
     put(connection, "changed", "stale")
 
 
-def _insert_said(connection: Connection, video_id: int, said: SaidIn) -> None:
+def _insert_said(connection: Connection, video_id: int, said: UnitTranscript) -> None:
     u = schema.unit.c
     for segment in said.segments:
         insert_segment(connection, video_id, said.unit_id, segment)

@@ -18,7 +18,7 @@ from vfindex.storage.db.integrity import count_again
 from vfindex.storage.db.videos import delete_videos
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.names import resolve
-from vfindex.storage.records import KnownStat, Location
+from vfindex.storage.records import FileStamp, Location
 
 _COPIED = "path, video_id, size_bytes, mtime_ns, inode, beside"
 _IS_CHOSEN = "path IN (SELECT path FROM temp.chosen)"
@@ -66,7 +66,7 @@ def move_location(
         "size_bytes": location.size_bytes,
         "mtime_ns": location.mtime_ns,
         "inode": location.inode,
-        "beside": location.beside,
+        "beside": location.sidecar_state,
     }
     statement = upsert(schema.location).values(path=location.path, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
@@ -96,7 +96,7 @@ def forget_orphaned(connection: Connection, videos: Collection[int] | None) -> t
     return delete_videos(connection, v.id.in_(_among(orphaned))), thumbnails
 
 
-def vanish(connection: Connection, paths: Collection[bytes], when: str) -> None:
+def mark_missing(connection: Connection, paths: Collection[bytes], when: str) -> None:
     """Turn locations into tombstones. when: as `catalog.now` writes times."""
     _choose(connection, paths)
     videos = _chosen_videos(connection, "location")
@@ -108,7 +108,7 @@ def vanish(connection: Connection, paths: Collection[bytes], when: str) -> None:
     forget_orphaned(connection, videos)
 
 
-def come_back(connection: Connection, paths: Collection[bytes]) -> None:
+def restore_missing(connection: Connection, paths: Collection[bytes]) -> None:
     """Turn tombstones into locations again: the files are there, and as they were."""
     _choose(connection, paths)
     videos = _chosen_videos(connection, "tombstone")
@@ -117,13 +117,13 @@ def come_back(connection: Connection, paths: Collection[bytes]) -> None:
     _return(connection, videos)
 
 
-def tombstones(connection: Connection) -> dict[bytes, KnownStat]:
+def missing_files(connection: Connection) -> dict[bytes, FileStamp]:
     """Return path -> what the file there was before it vanished."""
     t, v = schema.tombstone.c, schema.video.c
     query = select(t.path, t.size_bytes, t.mtime_ns, v.state, v.state_before, v.recognised, t.beside, v.coarse)
     rows = connection.execute(query.join_from(schema.tombstone, schema.video)).all()
     return {
-        row.path: KnownStat(
+        row.path: FileStamp(
             row.path,
             row.size_bytes,
             row.mtime_ns,
@@ -142,7 +142,7 @@ def former_paths(connection: Connection, video_id: int) -> Sequence[bytes]:
     return connection.scalars(select(t.path).where(t.video_id == video_id).order_by(t.path)).all()
 
 
-def besides(connection: Connection, video_id: int) -> set[str]:
+def sidecar_states(connection: Connection, video_id: int) -> set[str]:
     """Return the states of the files beside a video, at each place where it lies or lay."""
     found: set[str] = set()
     for table in (schema.location, schema.tombstone):
@@ -205,7 +205,7 @@ def sample_below(connection: Connection, folder: bytes, most: int) -> list[Locat
     return [Location(*row) for row in rows[:: -(-len(rows) // most) or 1]]
 
 
-def unsettle(connection: Connection, video_id: int) -> None:
+def mark_sidecars_unread(connection: Connection, video_id: int) -> None:
     """Have the next run redo a video's words, as if what lies beside it had changed."""
     loc = schema.location.c
     connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))
@@ -215,12 +215,12 @@ def unsettle(connection: Connection, video_id: int) -> None:
 STEP_BACK = timedelta(minutes=1)
 
 
-def long_gone(connection: Connection, age: timedelta, now: datetime) -> list[str]:
+def expired_times(connection: Connection, age: timedelta, now: datetime) -> list[str]:
     """Return the times, as `tombstone.gone_at` has them, of which files have been missing for `age`.
 
     Raises LibraryError where the clock is behind what the library recorded, so that nothing can be said.
     """
-    newest = newest_time(connection)
+    newest = latest_time(connection)
     if newest is not None and now + STEP_BACK < newest:
         raise LibraryError(
             f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the library was written to at {newest:%Y-%m-%d %H:%M} UTC: "
@@ -244,7 +244,7 @@ def absence(gone_at: datetime, seen: Sequence[datetime], most: timedelta) -> tim
     return total
 
 
-def newest_time(connection: Connection) -> datetime | None:
+def latest_time(connection: Connection) -> datetime | None:
     """Return the latest time that the library recorded, None if there is none."""
     columns = (
         schema.run.c.started_at,

@@ -304,7 +304,7 @@ class Snapshot:
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
         return [stored_video(row, places.get(row.id, [])) for row in rows]
 
-    def shelf(self) -> tuple[list[tuple[int, float, str]], list[tuple[int, bytes, int]]]:
+    def searchable_videos(self) -> tuple[list[tuple[int, float, str]], list[tuple[int, bytes, int]]]:
         """Return (id, length in s, tags as JSON) of all searchable videos, and (video id, path, mtime_ns) of their
         copies, both in order of id.
         """

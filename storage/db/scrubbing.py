@@ -23,7 +23,7 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.engine import room_wanted
 from vfindex.storage.db.integrity import put
 from vfindex.storage.db.locations import forget_orphaned
-from vfindex.storage.db.videos import forget_begun, forget_orphans
+from vfindex.storage.db.videos import delete_orphaned_staged, delete_unfinished
 
 SCRUB = "scrub"
 # Up to this size the database is written anew at every removal: 10 s on a slow disk. Above it, and if it was made with
@@ -110,9 +110,9 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 def forget_removed(connection: Connection, is_removed: Callable[[bytes], bool]) -> tuple[int, list[str]]:
     """Delete the videos that lie nowhere now, and all that names the removed paths; return number and thumbnails."""
-    names = forget_begun(connection, is_removed)
+    names = delete_unfinished(connection, is_removed)
     videos, lost = forget_orphaned(connection, None)
-    names += forget_orphans(connection)
+    names += delete_orphaned_staged(connection)
     forget_traces(connection, is_removed)
     return videos, [*lost, *names]
 

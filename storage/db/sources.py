@@ -21,9 +21,9 @@ from vfindex.storage.db.integrity import count_again
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.files.names import composed
 from vfindex.storage.records import (
+    FileStamp,
     FileState,
     KnownFile,
-    KnownStat,
     Location,
 )
 
@@ -113,13 +113,13 @@ class ScanCache:
     others: path -> what is to be known of the rest.
     """
 
-    def __init__(self, settled: MutableSet[FileState], others: dict[bytes, KnownStat]) -> None:
-        self.settled = settled
+    def __init__(self, settled: MutableSet[FileState], others: dict[bytes, FileStamp]) -> None:
+        self.up_to_date = settled
         self._others = others
 
     @cached_property
     def _by_path(self) -> dict[bytes, FileState]:
-        return {state[0]: state for state in self.settled}
+        return {state[0]: state for state in self.up_to_date}
 
     def __contains__(self, path: bytes) -> bool:
         return path in self._others or path in self._by_path
@@ -129,14 +129,14 @@ class ScanCache:
         yield from self._by_path
         yield from self._others
 
-    def get(self, path: bytes) -> KnownStat | None:
+    def get(self, path: bytes) -> FileStamp | None:
         """Return what is known of the file at `path`; a settled one counts as recognised, asked or not."""
         if path in self._others:
             return self._others[path]
         state = self._by_path.get(path)
-        return state and KnownStat(*state[:3], "indexed", recognised=1, beside=state[3])
+        return state and FileStamp(*state[:3], "indexed", recognised=1, sidecar_state=state[3])
 
-    def add(self, known: KnownStat) -> None:
+    def add(self, known: FileStamp) -> None:
         """Let one more file be known."""
         self._others[known.path] = known
 
@@ -144,12 +144,12 @@ class ScanCache:
         """Let a settled file count as one that must be read wholly."""
         state = self._by_path.pop(path, None)
         if state is not None:
-            self.settled.discard(state)
-            self.add(KnownStat(*state[:3], "partial", recognised=1, beside=state[3], coarse=1))
+            self.up_to_date.discard(state)
+            self.add(FileStamp(*state[:3], "partial", recognised=1, sidecar_state=state[3], coarse=1))
 
     def unseen(self, seen: Set[bytes], settled_seen: int) -> set[bytes]:
         """Return the paths that are not in `seen`. settled_seen: of how many in `settled` it is known that they are."""
-        paths = self._others if settled_seen == len(self.settled) else self
+        paths = self._others if settled_seen == len(self.up_to_date) else self
         return {path for path in paths if path not in seen}
 
 
@@ -162,7 +162,7 @@ def read_scan_cache(catalog: Catalog, *, recognised: bool) -> ScanCache:
 def _scan_cache(connection: Connection, *, recognised: bool) -> ScanCache:
     settled = _rows(connection, "l.path, l.size_bytes, l.mtime_ns, l.beside", _IS_SETTLED, recognised)
     columns = "l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
-    others = map(KnownStat._make, _rows(connection, columns, f"NOT {_IS_SETTLED}", recognised))
+    others = map(FileStamp._make, _rows(connection, columns, f"NOT {_IS_SETTLED}", recognised))
     return ScanCache(set(settled), {each.path: each for each in others})
 
 

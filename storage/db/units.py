@@ -51,7 +51,7 @@ def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
     return frozenset(row.fingerprint for row in snapshot.stream(select(v.fingerprint).where(v.recognised == 1)))
 
 
-def coarse_videos(snapshot: Snapshot) -> frozenset[str]:
+def preview_videos(snapshot: Snapshot) -> frozenset[str]:
     """Return the fingerprints of the searchable videos that were only looked at in passing."""
     v = schema.video.c
     coarse = select(v.fingerprint).where(v.coarse == 1, v.state.in_(SEARCHABLE))
@@ -85,7 +85,7 @@ def _segments(snapshot: Snapshot, unit_id: int) -> Iterator[Segment]:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitWords:
+class IndexedUnit:
     """A committed unit as its words see it. clips: (id, start_s, end_s) in order of time."""
 
     id: int
@@ -94,7 +94,7 @@ class UnitWords:
     segments: tuple[Segment, ...]
 
 
-def unit_words(snapshot: Snapshot, video_id: int) -> list[UnitWords]:
+def indexed_units(snapshot: Snapshot, video_id: int) -> list[IndexedUnit]:
     """Return the units of a video in order, with what is said in each."""
     u, c, s = schema.unit.c, schema.clip.c, schema.segment.c
     clips: dict[int, list[tuple[int, float, float]]] = {}
@@ -109,7 +109,7 @@ def unit_words(snapshot: Snapshot, video_id: int) -> list[UnitWords]:
         said.setdefault(unit_id, []).append(Segment(*fields))
     rows = snapshot.stream(select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id).order_by(u.number))
     return [
-        UnitWords(
+        IndexedUnit(
             row.id,
             UnitPlan(row.number, row.start_s, row.end_s),
             tuple(clips.get(row.id, ())),

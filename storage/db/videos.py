@@ -72,7 +72,7 @@ _MARK = "+"
 _AFTER = chr(ord(_MARK) + 1)
 
 
-def key_to_begin(connection: Connection, fingerprint: str) -> str:
+def staged_fingerprint(connection: Connection, fingerprint: str) -> str:
     """Return under which fingerprint a video is entered, and make room there; a searchable one stays for the time."""
     v = schema.video.c
     held = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
@@ -81,13 +81,13 @@ def key_to_begin(connection: Connection, fingerprint: str) -> str:
     return key
 
 
-def being_made(fingerprint: str) -> ColumnElement[bool]:
+def is_unfinished(fingerprint: str) -> ColumnElement[bool]:
     """Return the condition that a video is begun and not finished, for the first time or anew."""
     v = schema.video.c
     return v.fingerprint.in_((fingerprint, _MARK + fingerprint)) & (v.state == "indexing")
 
 
-def take_place(connection: Connection, video_id: int) -> list[str]:
+def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
     """Let a finished video take the place of the one that it was made to replace, if there is one.
 
     Returns thumbnails no longer needed.
@@ -109,7 +109,7 @@ def take_place(connection: Connection, video_id: int) -> list[str]:
     return [name for name in names if name not in kept]
 
 
-def give_up(connection: Connection, fingerprint: str) -> int | None:
+def discard_staged(connection: Connection, fingerprint: str) -> int | None:
     """Forget the new reading of a searchable video; return the id of the latter, None where there is none."""
     v = schema.video.c
     held = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
@@ -118,7 +118,7 @@ def give_up(connection: Connection, fingerprint: str) -> int | None:
     return held
 
 
-def forget_orphans(connection: Connection) -> list[str]:
+def delete_orphaned_staged(connection: Connection) -> list[str]:
     """Delete new readings of videos that are gone; return thumbnails no longer needed."""
     v = schema.video.c
     mine = select(v.id, v.fingerprint).where(v.fingerprint >= _MARK, v.fingerprint < _AFTER)
@@ -132,7 +132,7 @@ def forget_orphans(connection: Connection) -> list[str]:
     return names
 
 
-def forget_begun(connection: Connection, is_removed: Callable[[bytes], bool]) -> list[str]:
+def delete_unfinished(connection: Connection, is_removed: Callable[[bytes], bool]) -> list[str]:
     """Delete unfinished videos whose file was removed; return thumbnails no longer needed.
 
     One whose file is not known goes too: libraries of older versions did not say, and its words must not stay.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import evenly
+from vfindex.storage.ids import evenly_spaced
 from vfindex.storage.index import reader
 from vfindex.storage.index.file_format import IndexWriter, writing_index
 from vfindex.storage.index.flat import joint_batches
@@ -33,7 +33,7 @@ from vfindex.storage.index.ivf_pq import (
     train,
 )
 from vfindex.storage.index.reader import JointIndex, code_name, facts_of
-from vfindex.storage.index.tuning import CLIPS_A_QUESTION, QUESTIONS, efforts, questions
+from vfindex.storage.index.tuning import CLIPS_A_QUESTION, QUESTIONS, questions, tuned_params
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior
 from vfindex.storage.records import FloatArray, Modality
 
@@ -78,7 +78,7 @@ def build(source: Source, path: Path) -> tuple[int, str]:
         codebook = train(sample, segments_of(slices, source.spec.dim))
         codes = _coded(file, slices, cluster(sample, rows, source.spec.corners()[0]), codebook)
         asked = questions(source.spec, source.priors, _some(rows, CLIPS_A_QUESTION * QUESTIONS))
-        return file.end(facts_of(len(ids), efforts(codes, rows, asked, slices)))
+        return file.end(facts_of(len(ids), tuned_params(codes, rows, asked, slices)))
 
 
 def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path: Path) -> tuple[int, str] | None:
@@ -90,7 +90,7 @@ def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path:
     ids = np.asarray(source.ids, np.int64)
     held, codes = before.all_ids(), before.codes
     new, gone = np.setdiff1d(ids, held), np.flatnonzero(~np.isin(held, ids))
-    if codes is None or before.efforts is None or (len(new) and new[0] <= held[-1]):
+    if codes is None or before.tuned is None or (len(new) and new[0] <= held[-1]):
         return None
     moved = np.setdiff1d(before.places_of(changed), gone)
     replaced = before.replaced + len(moved)
@@ -104,8 +104,8 @@ def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path:
         file.put("dead", "<i8", [gone])
         file.put("rows", "<f2", chain(_renewed(before, source, moved, gone), source.rows(new)))
         lists = grown(codes.lists, file.written("rows"), source.spec.corners()[0], moved, gone)
-        _coded(file, before.efforts.slices, lists, codes.codebook)
-        return file.end(facts_of(before.built, before.efforts, replaced))
+        _coded(file, before.tuned.slices, lists, codes.codebook)
+        return file.end(facts_of(before.built, before.tuned, replaced))
 
 
 def drift(source: Source, added: Sequence[int]) -> float:
@@ -114,7 +114,7 @@ def drift(source: Source, added: Sequence[int]) -> float:
     As the root mean square, over the background questions, of the score of the new centre, which is 0 for the old one.
     Unrelated clips have scores with a spread of about 1 for each modality.
     """
-    rows = np.concatenate(list(source.rows(added[evenly(len(added), DRIFT_CLIPS)])))
+    rows = np.concatenate(list(source.rows(added[evenly_spaced(len(added), DRIFT_CLIPS)])))
     if not len(rows):
         return 0.0
     moved = len(added) / len(source.ids) * rows.mean(axis=0)
@@ -124,7 +124,7 @@ def drift(source: Source, added: Sequence[int]) -> float:
 
 def _some(rows: NDArray[Any], count: int) -> FloatArray:
     """Return `count` of the rows (n, dim), taken evenly."""
-    return np.asarray(rows[evenly(len(rows), count)], np.float32)
+    return np.asarray(rows[evenly_spaced(len(rows), count)], np.float32)
 
 
 def _renewed(

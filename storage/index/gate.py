@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.ids import evenly, held_in
+from vfindex.storage.ids import evenly_spaced, in_sorted
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
@@ -89,8 +89,8 @@ def refusal(
     newest = snapshot.generation()
     changed = snapshot.changed(newest.watermark) if newest is not None else np.zeros(0, np.int64)
     ids = index.ids()
-    moved = changed[held_in(changed, ids)]
-    sample = np.union1d(ids[evenly(len(ids), SAMPLED_CLIPS)], moved[evenly(len(moved), SAMPLED_CLIPS)])
+    moved = changed[in_sorted(changed, ids)]
+    sample = np.union1d(ids[evenly_spaced(len(ids), SAMPLED_CLIPS)], moved[evenly_spaced(len(moved), SAMPLED_CLIPS)])
     wrong = wrong_rows(snapshot, index, spec, sample)
     if wrong:
         return f"of {len(sample)} clips looked at, it has other vectors than library.db for {wrong}"

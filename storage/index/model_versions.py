@@ -26,7 +26,7 @@ _LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
 _MAX_POINTER_BYTES = 10_000
 
 
-def edition_folder(folder: Path, number: int) -> Path:
+def version_folder(folder: Path, number: int) -> Path:
     """Return where an edition of the library in `folder` lies."""
     return folder / "editions" / str(number) if number else folder
 
@@ -55,7 +55,7 @@ def history(folder: Path) -> list[int]:
 def in_use(folder: Path) -> Path:
     """Return the folder of the edition in use. Raises LibraryDamaged if it is not there."""
     number = history(folder)[0]
-    place = edition_folder(folder, number)
+    place = version_folder(folder, number)
     if number and not has_file(place / "library.db"):
         raise LibraryDamaged(
             f"{folder / POINTER} names editions/{number}, which holds no library; put that folder back, or write into "
@@ -64,7 +64,7 @@ def in_use(folder: Path) -> Path:
     return place
 
 
-def beside(folder: Path) -> list[int]:
+def unused(folder: Path) -> list[int]:
     """Return the numbers of the editions that lie in the library and are not in use, increasing."""
     using = history(folder)[0]
     found = [0] if (folder / "library.db").is_file() else []
@@ -82,7 +82,7 @@ def put_in_use(folder: Path, number: int) -> None:
 
 def roll_back(folder: Path) -> int:
     """Return to the edition used before this one, and return its number. Raises LibraryError if there is none."""
-    earlier = [n for n in history(folder)[1:] if (edition_folder(folder, n) / "library.db").is_file()]
+    earlier = [n for n in history(folder)[1:] if (version_folder(folder, n) / "library.db").is_file()]
     if not earlier:
         raise LibraryError(f"the library {folder} has no edition before this one to return to")
     _point(folder, earlier)
@@ -105,7 +105,7 @@ def discard(folder: Path, numbers: list[int]) -> int:
         for number in numbers:
             if number:
                 # Half an edition must never be taken for one that an upgrade has left unfinished.
-                edition_folder(folder, number).rename(folder / "editions" / f"{number}.gone")
+                version_folder(folder, number).rename(folder / "editions" / f"{number}.gone")
         for gone in sorted((folder / "editions").glob("*.gone")):
             freed += _delete(gone)
         if 0 in numbers:

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.errors import DimensionError
-from vfindex.storage.ids import places_in
+from vfindex.storage.ids import positions_in
 from vfindex.storage.index.file_format import IndexFile, damage
 from vfindex.storage.index.flat import HalfVectors, on_gpus
 from vfindex.storage.index.ivf_pq import IvfPq, Lists, segments_of
-from vfindex.storage.index.search_params import Efforts, Reach
+from vfindex.storage.index.search_params import SearchParams, TunedParams
 from vfindex.storage.records import FloatArray
 
 # Up to so many clips are scanned exactly: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s.
@@ -53,7 +53,7 @@ class JointIndex:
         self._rows = rows
         self._dead = np.zeros(0, np.int64) if dead is None else dead
         self.codes: IvfPq | None = None  # of a large library, with the efforts measured
-        self.efforts: Efforts | None = None
+        self.tuned: TunedParams | None = None
         self._on_gpus: Any = None
         self.built = len(ids)  # clips that the lists were made of at once
         self.replaced = 0  # vectors replaced since
@@ -77,7 +77,7 @@ class JointIndex:
     @property
     def is_quick(self) -> bool:
         """Whether no question has all vectors scored but for its filters."""
-        return self.efforts is not None and all(each.first.candidates for each in self.efforts.corners)
+        return self.tuned is not None and all(each.first.candidates for each in self.tuned.corners)
 
     def all_ids(self) -> NDArray[np.int64]:
         """Return the clip ids by place, those of clips that are gone too."""
@@ -119,7 +119,7 @@ class JointIndex:
 
     def places_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of those of some clips that the index holds."""
-        places, known = places_in(ids, self._ids)
+        places, known = positions_in(ids, self._ids)
         return places[known]
 
     def _nearest(
@@ -143,9 +143,9 @@ class JointIndex:
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
     ) -> NDArray[np.int64] | None:
         """Return places with the best among them, or None where it is faster, or the only way, to score all `count`."""
-        if self.codes is None or self.efforts is None:
+        if self.codes is None or self.tuned is None:
             return None
-        measured = self.efforts.choose(query)
+        measured = self.tuned.choose(query)
         reach = measured.of(top_k * len(self._ids) // count)
         while reach.candidates and self.codes.cost(reach.candidates, reach.share) < count:
             places = self.codes.nearest(query, reach.candidates, reach.share)
@@ -155,7 +155,7 @@ class JointIndex:
             # A reach is trusted with as many of the first as were measured with it, whoever may answer of them.
             if len(at) >= top_k and reach.covers(measured.of(int(at[top_k - 1]) + 1)):
                 return places[at]
-            reach = Reach(2 * reach.candidates, 1.0)
+            reach = SearchParams(2 * reach.candidates, 1.0)
         return None
 
     def _scan(
@@ -228,7 +228,7 @@ class JointIndex:
         index = cls(ids, rows, dead)
         index.built, index.replaced = int(file.facts["built"]), int(file.facts.get("replaced", 0))
         if file.facts["efforts"] is not None:
-            index.codes, index.efforts = _codes(file, rows.shape), Efforts.of(file.facts["efforts"])
+            index.codes, index.tuned = _codes(file, rows.shape), TunedParams.of(file.facts["efforts"])
         if len(ids) >= GPU_CLIPS and not index.is_quick:
             index.copy_to_gpus()
         return index
@@ -238,7 +238,7 @@ class JointIndex:
         self._on_gpus = on_gpus(self._rows)
 
 
-def facts_of(built: int, efforts: Efforts | None = None, replaced: int = 0) -> dict[str, Any]:
+def facts_of(built: int, efforts: TunedParams | None = None, replaced: int = 0) -> dict[str, Any]:
     """Return what a file says of its index beside the arrays.
 
     built: clips that the lists were made of at once. replaced: vectors replaced since.

@@ -15,44 +15,44 @@ FIRST, MANY = 10, 200
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class SearchParams:
     """So many candidates, from this share of the lists; 0 candidates: none are enough, all vectors are scored."""
 
     candidates: int
     share: float
 
-    def covers(self, other: Reach) -> bool:
+    def covers(self, other: SearchParams) -> bool:
         """Return whether it finds all that another finds."""
         return self.candidates >= other.candidates and self.share >= other.share
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class WeightingParams:
     """What the first FIRST and the first MANY need.
 
     recall: recall@10 measured with it, of the kind of questions that found the least.
     """
 
-    first: Reach
-    many: Reach
+    first: SearchParams
+    many: SearchParams
     recall: float
 
-    def of(self, top_k: int) -> Reach:
+    def of(self, top_k: int) -> SearchParams:
         """Return what `top_k` need. More than MANY need more candidates of as many lists: that share hardly changes."""
         if not self.first.candidates or top_k <= FIRST:
             return self.first
         most = max(self.first.candidates, self.many.candidates)
-        return Reach(max(most, most * top_k // MANY), max(self.first.share, self.many.share))
+        return SearchParams(max(most, most * top_k // MANY), max(self.first.share, self.many.share))
 
 
 @dataclass(frozen=True, slots=True)
-class Efforts:
+class TunedParams:
     """What was measured at the default weights and at each modality alone, as `JointSpec.corners` orders them.
 
     slices: of the modalities. shares: of each, in the lengths of the default questions it was measured with.
     """
 
-    corners: tuple[Effort, ...]
+    corners: tuple[WeightingParams, ...]
     slices: tuple[slice, ...]
     shares: tuple[float, ...]
 
@@ -61,7 +61,7 @@ class Efforts:
         if len(self.corners) != 1 + len(self.slices) or len(self.shares) != len(self.slices):
             raise ValueError("the efforts are not those of the slices")
 
-    def choose(self, query: FloatArray) -> Effort:
+    def choose(self, query: FloatArray) -> WeightingParams:
         """Return the effort for a question (dim,).
 
         One modality alone: what was measured for it. Every modality at least half as much in it as at the default
@@ -80,18 +80,19 @@ class Efforts:
         return {**asdict(self), "slices": [[where.start, where.stop] for where in self.slices]}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Efforts:
+    def of(cls, told: Mapping[str, Any]) -> TunedParams:
         """Return what `told` has returned. Raises KeyError, TypeError or ValueError for something else."""
         corners = [
-            Effort(Reach(**each["first"]), Reach(**each["many"]), float(each["recall"])) for each in told["corners"]
+            WeightingParams(SearchParams(**each["first"]), SearchParams(**each["many"]), float(each["recall"]))
+            for each in told["corners"]
         ]
         slices = tuple(slice(int(start), int(stop)) for start, stop in told["slices"])
         return cls(tuple(corners), slices, tuple(map(float, told["shares"])))
 
 
-def _careful(efforts: Sequence[Effort]) -> Effort:
+def _careful(efforts: Sequence[WeightingParams]) -> WeightingParams:
     """Return an effort that is at least each of some, with all lists; none if one of them is none."""
     if any(not each.first.candidates for each in efforts):
-        return Effort(Reach(0, 1.0), Reach(0, 1.0), 0.0)
+        return WeightingParams(SearchParams(0, 1.0), SearchParams(0, 1.0), 0.0)
     first, many = max(each.first.candidates for each in efforts), max(each.many.candidates for each in efforts)
-    return Effort(Reach(first, 1.0), Reach(many, 1.0), min(each.recall for each in efforts))
+    return WeightingParams(SearchParams(first, 1.0), SearchParams(many, 1.0), min(each.recall for each in efforts))

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import evenly, places_in
+from vfindex.storage.ids import evenly_spaced, positions_in
 from vfindex.storage.index.flat import HalfVectors, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
-from vfindex.storage.index.search_params import FIRST, MANY, Effort, Efforts, Reach
+from vfindex.storage.index.search_params import FIRST, MANY, SearchParams, TunedParams, WeightingParams
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
 from vfindex.storage.records import FloatArray, Modality
 
@@ -56,7 +56,7 @@ def questions(
     most = most or QUESTIONS
     asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
     count = min((len(rows) for rows in asked.values()), default=0)
-    chosen = range(count)[evenly(count, most)]
+    chosen = range(count)[evenly_spaced(count, most)]
     plain = spec if spec.adds_up else spec.with_weights(dict.fromkeys(spec.order, 1.0))
     background = [fuse_query({m: rows[at] for m, rows in asked.items()}, plain) for at in chosen]
     result = []
@@ -70,7 +70,7 @@ def questions(
 def _wholly(own: FloatArray, spec: JointSpec) -> FloatArray:
     """Return clips' vectors as questions, those that lack the fewest modalities first.
 
-    A question asks for them all; a vector without one is a question at other weights, see `Efforts.choose`.
+    A question asks for them all; a vector without one is a question at other weights, see `TunedParams.choose`.
     """
     own = own[np.any(own, axis=1)]
     held = np.zeros(len(own))
@@ -79,10 +79,10 @@ def _wholly(own: FloatArray, spec: JointSpec) -> FloatArray:
     return own[np.argsort(-held, kind="stable")]
 
 
-def efforts(
+def tuned_params(
     codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[tuple[FloatArray, FloatArray]], slices: Sequence[slice]
-) -> Efforts:
-    """Return what the questions of each weighting need, see `Efforts`.
+) -> TunedParams:
+    """Return what the questions of each weighting need, see `TunedParams`.
 
     rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
@@ -90,11 +90,13 @@ def efforts(
     parts = [queries for each in kinds for queries in each]
     found = HalfVectors(rows).best_scores(np.concatenate(parts), MANY)
     best = np.split(found, np.cumsum([len(each) for each in parts])[:-1])
-    corners = tuple(_effort(_Trial(codes, rows, each, best[2 * at : 2 * at + 2])) for at, each in enumerate(kinds))
+    corners = tuple(
+        _weighting_params(_Trial(codes, rows, each, best[2 * at : 2 * at + 2])) for at, each in enumerate(kinds)
+    )
     queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
     lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
     shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
-    return Efforts(corners, tuple(slices), tuple(shares.tolist()))
+    return TunedParams(corners, tuple(slices), tuple(shares.tolist()))
 
 
 def _between(queries: FloatArray) -> FloatArray:
@@ -112,7 +114,7 @@ def recall_at_10(
     """
     ids = index.ids()
     wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
-    chosen = ids[evenly(len(ids), wanted)].tolist()
+    chosen = ids[evenly_spaced(len(ids), wanted)].tolist()
     clips = [rows for _, rows in joint_batches(snapshot, spec, chosen)]
     own = np.concatenate([np.zeros((0, spec.dim), np.float32), *clips])
     asked = [np.concatenate(kinds) for kinds in questions(spec, priors, own, FEW_QUESTIONS)]
@@ -125,7 +127,7 @@ def recall_at_10(
     for part, rows in joint_batches(snapshot, spec, ids.tolist()):
         every = queries @ rows.T
         best = np.partition(np.concatenate([best, every], axis=1), -top_k, axis=1)[:, -top_k:]
-        at, known = places_in(found, part)
+        at, known = positions_in(found, part)
         scores = np.where(known, np.take_along_axis(every, at, axis=1), scores)
     shares = np.array([_share(*each) for each in zip(scores, best, strict=True)])
     parts = np.split(shares, np.cumsum([len(each) for each in asked])[:-1])
@@ -167,7 +169,7 @@ class _Trial:
 class _Found:
     """The recall of the kind of questions that finds the least, whether it is enough, and what it costs."""
 
-    reach: Reach
+    reach: SearchParams
     recall: float
     is_enough: bool
     cost: float
@@ -178,7 +180,7 @@ class _Found:
         return not self.is_enough, self.cost if self.is_enough else -self.recall
 
 
-def _effort(trial: _Trial) -> Effort:
+def _weighting_params(trial: _Trial) -> WeightingParams:
     """Return what finds enough at the least cost."""
     best: list[_Found] = []  # for the first FIRST and the first MANY
     for share in SHARES:
@@ -188,7 +190,7 @@ def _effort(trial: _Trial) -> Effort:
         found = [_least(trial, share, [kind[which] for kind in kinds], WANTED[which]) for which in (0, 1)]
         best = [min(pair, key=lambda each: each.order) for pair in zip(best or found, found, strict=True)]
     first, many = best
-    return Effort(first.reach if first.recall >= LEAST else Reach(0, 1.0), many.reach, first.recall)
+    return WeightingParams(first.reach if first.recall >= LEAST else SearchParams(0, 1.0), many.reach, first.recall)
 
 
 def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], wanted: tuple[float, float]) -> _Found:
@@ -204,7 +206,7 @@ def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], want
         if is_enough:
             break
     recall = min((float(each.mean()) for each in found), default=1.0)
-    return _Found(Reach(most, share), recall, is_enough, trial.codes.cost(most, share))
+    return _Found(SearchParams(most, share), recall, is_enough, trial.codes.cost(most, share))
 
 
 def _share(scores: FloatArray, best: FloatArray) -> float:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select, text
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.engine import connect
-from vfindex.storage.db.locations import below, unsettle
+from vfindex.storage.db.locations import below, mark_sidecars_unread
 from vfindex.storage.db.scrubbing import Scrubbed, forget_removed
 from vfindex.storage.errors import LibraryError, LibraryLocked, counted
 from vfindex.storage.index import model_versions
@@ -165,8 +165,8 @@ def _forget(
     gone = _gone(writer, before)
     name = "." if writer.folder == folder else str(writer.folder.relative_to(folder))
     result.places[name] = _cleaned(writer, names, gone, settings)
-    for number in model_versions.beside(folder):
-        place = model_versions.edition_folder(folder, number)
+    for number in model_versions.unused(folder):
+        place = model_versions.version_folder(folder, number)
         if (place / "library.db").is_file():
             name = f"editions/{number}" if number else "."
             result.places[name] = _of_other(place, number, (remove, gone), settings)
@@ -268,7 +268,7 @@ def _rename(writer: Writer, fingerprints: Iterable[str], describe: Describe) -> 
             title, documents = describe(paths, tags, chapters)
             writer.catalog.retitle(found[0], title, documents, None)
             with writer.catalog.transaction() as connection:
-                unsettle(connection, found[0])
+                mark_sidecars_unread(connection, found[0])
 
 
 def _still_foreign(writer: Writer, gone: _Contents) -> list[bytes]:
@@ -295,7 +295,7 @@ def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: Remova
     """Clean one edition whose rows are gone, and look at it."""
     _rename(writer, gone.renamed, settings.describe)
     writer.discard_thumbnails(names)
-    writer.discard_pictures_of(gone.prints.values())
+    writer.discard_thumbnails_of(gone.prints.values())
     fault = ""
     try:
         fault = writer.publish_changes()
@@ -372,7 +372,7 @@ def _vectors(writer: Writer, gone: _Contents, quick: Place) -> Place:
 
 
 def _pictures(writer: Writer, gone: _Contents) -> Place:
-    left = sum(1 for _ in writer.pictures_of(gone.prints.values()))
+    left = sum(1 for _ in writer.thumbnails_of(gone.prints.values()))
     return Place("thumbnails", "thumbs/", left, "they could not be deleted" if left else "")
 
 

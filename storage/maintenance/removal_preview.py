@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.engine import translated
-from vfindex.storage.db.locations import below, known_path, long_gone
+from vfindex.storage.db.locations import below, expired_times, known_path
 from vfindex.storage.library import Library
 
 
@@ -55,7 +55,7 @@ def preview_missing(folder: Path, age: timedelta | None, now: datetime) -> Remov
     with _reading(folder) as connection:
         query = select(t.path, t.video_id, t.gone_at)
         rows = [(row.path, row.video_id, row.gone_at) for row in connection.execute(query)]
-        due = None if age is None else set(long_gone(connection, age, now))
+        due = None if age is None else set(expired_times(connection, age, now))
         chosen = [(path, video_id) for path, video_id, gone_at in rows if due is None or gone_at in due]
         return _preview(connection, chosen, len(rows) - len(chosen))
 

@@ -30,7 +30,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.codecs import checksum
 from vfindex.storage.maintenance.damage import damaged_videos
-from vfindex.storage.settings_backup import read_spare, restore
+from vfindex.storage.settings_backup import read_backup, restore
 
 _AGAIN = "; put back library.db from a backup, or move the library away and make it again with: vfindex ingest VIDEOS"
 # Keys tried one by one behind the last row that can be read: a page holds fewer rows. Farther on, the steps grow.
@@ -140,7 +140,7 @@ def _open(damaged: Path) -> sqlite3.Connection | None:
         source.close()
         if not isinstance(error := translated(exc), LibraryDamaged):
             raise error from exc
-        if read_spare(damaged.parent) is None:
+        if read_backup(damaged.parent) is None:
             raise LibraryDamaged(f"{damaged}: nothing can be read of it any more ({exc}){_AGAIN}") from exc
         return None
     return source

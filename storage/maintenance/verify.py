@@ -15,7 +15,7 @@ from vfindex.storage.db.integrity import broken_settings, shown_paths
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, counted
 from vfindex.storage.files.permissions import is_allowed
-from vfindex.storage.ids import held_in
+from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.gate import wrong_rows
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed
@@ -23,7 +23,7 @@ from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thu
 from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.settings_backup import read_spare
+from vfindex.storage.settings_backup import read_backup
 
 _RESTORE = "; put back library.db from a backup, or run: vfindex repair"
 
@@ -141,7 +141,7 @@ def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification
 
 def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> None:
     """Find out whether the database lacks what was committed before the last publication."""
-    spare = read_spare(library.folder)
+    spare = read_backup(library.folder)
     generation = snapshot.generation()
     newest = 0 if generation is None else generation.id
     if spare is not None and newest < spare.generation:
@@ -168,8 +168,8 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         return
     change = snapshot.get("changed")
     held, stored = index.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
-    lacking = int(np.count_nonzero(~held_in(stored[stored <= generation.watermark], held)))
-    idle = int(np.count_nonzero(~held_in(held, stored)))
+    lacking = int(np.count_nonzero(~in_sorted(stored[stored <= generation.watermark], held)))
+    idle = int(np.count_nonzero(~in_sorted(held, stored)))
     name = f"index/{generation.file}"
     if lacking:
         result.problems.append(f"{name} lacks {counted(lacking, 'clip')} that it should hold")
@@ -177,7 +177,7 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         result.problems.append(f"{name} holds {counted(idle, 'vector')} of clips that are gone")
     if change:
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
-    same = np.setdiff1d(held[held_in(held, stored)], snapshot.changed(generation.watermark))
+    same = np.setdiff1d(held[in_sorted(held, stored)], snapshot.changed(generation.watermark))
     wrong = wrong_rows(snapshot, index, generation.spec, same)
     if wrong:
         told = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.ids import FEW_VIDEOS, Ids, held_in, listed
+from vfindex.storage.ids import FEW_VIDEOS, Ids, in_sorted, listed
 from vfindex.storage.records import SegmentSource
 from vfindex.storage.text.bm25 import saturations
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
@@ -212,14 +212,14 @@ class Words:
 
     def visible(self, ids: Ids) -> Ids:
         """Return those of documents that are of searchable videos."""
-        return ids[~held_in(ids, self._hidden())]
+        return ids[~in_sorted(ids, self._hidden())]
 
     def _last(self) -> int:
         return int(self._rows("SELECT coalesce(max(id), 1) FROM document", ())[0][0])
 
     def _within(self, ids: Ids, videos: Collection[int] | None) -> Ids:
         """Return those documents that are of videos."""
-        return ids if videos is None or not len(ids) else ids[held_in(ids, self._of_videos(videos))]
+        return ids if videos is None or not len(ids) else ids[in_sorted(ids, self._of_videos(videos))]
 
     def _of_videos(self, videos: Collection[int]) -> Ids:
         """Return the documents of videos, increasing; those of some videos are remembered."""

@@ -36,9 +36,9 @@ def videos(library: Path) -> int:
         return len(snapshot.videos())
 
 
-def vanish(library: Path, path: bytes) -> None:
+def mark_missing(library: Path, path: bytes) -> None:
     with writing(library) as writer:
-        writer.catalog.vanish([path])
+        writer.catalog.mark_missing([path])
 
 
 def test_a_dry_run_names_the_files_and_changes_nothing(run: Any, library: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_terminal_is_asked_and_may_decline(run: Any, library: Path, answers: l
 
 
 def test_a_purge_says_what_it_keeps_and_for_how_long(run: Any, library: Path, answers: list[str]) -> None:
-    vanish(library, b"/videos/a.mp4")
+    mark_missing(library, b"/videos/a.mp4")
     ran = run("purge", "--library", library)
     assert ran.code == 0
     assert ran.out.splitlines() == [
@@ -92,7 +92,7 @@ def test_a_copy_elsewhere_keeps_the_video(library: Path) -> None:
 
 
 def test_only_what_is_missing_for_long_enough_is_due(library: Path) -> None:
-    vanish(library, b"/videos/a.mp4")
+    mark_missing(library, b"/videos/a.mp4")
     now = datetime.now(UTC)
     assert preview_missing(library, timedelta(days=30), now).kept_missing == 1
     assert preview_missing(library, None, now).paths == (b"/videos/a.mp4",)

@@ -10,7 +10,7 @@ from library_maker import SETUP, add_video, axis, clip, prior
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import QueryEncoder
-from vfindex.storage.index.model_versions import discard, edition_folder, put_in_use, roll_back
+from vfindex.storage.index.model_versions import discard, put_in_use, roll_back, version_folder
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.writer import writing
 
@@ -32,8 +32,8 @@ def test_an_open_engine_follows_a_swap_to_other_dimensions(tmp_path: Path, monke
 
     monkeypatch.setattr(QueryEncoder, "encode", encode)
     for number, dim, names in ((0, 8, ("old",)), (1, 5, ("new", "newer"))):
-        make(edition_folder(tmp_path, number), dim, *names)
-        dims[edition_folder(tmp_path, number)] = dim
+        make(version_folder(tmp_path, number), dim, *names)
+        dims[version_folder(tmp_path, number)] = dim
     engine = SearchEngine.open(tmp_path)
 
     def videos() -> list[bytes | None]:

@@ -75,7 +75,7 @@ def read(folder: Path) -> list[float]:
         scores = [score for _, score in exact_scan(snapshot, spec, np.ones(spec.dim, np.float32), ids)]
         clips = [clip for clip, _ in snapshot.with_vectors(ids).values()]
         snapshot.words.match(["word3"], 5)
-        snapshot.said(ids), snapshot.coverage_of(ids), snapshot.shelf(), snapshot.last_run()
+        snapshot.said(ids), snapshot.coverage_of(ids), snapshot.searchable_videos(), snapshot.last_run()
         videos = snapshot.videos()
         lengths = [video.end_s - video.start_s for video in videos]
         return [*scores, *lengths, *(time for each in clips for time in (each.start_s, each.end_s))]
@@ -170,7 +170,7 @@ def test_a_video_whose_place_is_lost_is_told_and_forgotten(sound: Path, tmp_path
     folder = shutil.copytree(sound, tmp_path / "library")
     with writing(folder) as writer:
         if table == "tombstone":
-            writer.catalog.vanish([b"/videos/video 3"])
+            writer.catalog.mark_missing([b"/videos/video 3"])
     with closing(sqlite3.connect(folder / "library.db")) as connection, connection:
         connection.execute(f"DELETE FROM {table} WHERE path = CAST('/videos/video 3' AS BLOB)")
     assert "the row of its" in verify(Library.open(folder)).problems[0]

@@ -25,7 +25,7 @@ from vfindex.indexer.runs.scheduler import Driver
 from vfindex.indexer.scan.walk import discover
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.db.sources import known_files
-from vfindex.storage.db.units import coarse_videos
+from vfindex.storage.db.units import preview_videos
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
@@ -69,7 +69,7 @@ def sampled(folder: Path) -> dict[str, list[int]]:
 
 def coarse(folder: Path) -> int:
     with Library.open(folder).snapshot() as snapshot:
-        return len(coarse_videos(snapshot))
+        return len(preview_videos(snapshot))
 
 
 def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Callbacks:

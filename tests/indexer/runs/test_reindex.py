@@ -130,7 +130,7 @@ def test_a_file_that_returns_elsewhere_is_not_decoded(
     report = run()
     assert (report.unchanged, report.moved, report.indexed, searchable(library)) == (9, 1, 0, 10)
     with writing(library) as writer:
-        assert writer.catalog.tombstones() == {}
+        assert writer.catalog.missing_files() == {}
 
 
 def test_what_was_renamed_is_not_lost(library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_a_path_that_gets_other_content_takes_its_tombstone(library: Path, video
     with writing(library) as writer:
         video_id = writer.catalog.begin_video(video("other"), [UnitPlan(0)], recognised=True)
         writer.catalog.finish_video(video_id, Location(os.fsencode(path), 1, 1, 1), [])
-        assert writer.catalog.tombstones() == {}
+        assert writer.catalog.missing_files() == {}
         assert writer.catalog.find(fingerprint(os.fsencode(videos / "0" / "v0.mp4")))
     with Library.open(library).snapshot() as snapshot:
         assert snapshot.counts() == {"indexed": 10, "clip": 9, "segment": 0, "location": 10}

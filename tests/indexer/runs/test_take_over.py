@@ -37,7 +37,7 @@ from vfindex.storage.errors import (
     Problem,
     UsageError,
 )
-from vfindex.storage.index.model_versions import beside, edition_folder, history
+from vfindex.storage.index.model_versions import beside, history, version_folder
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
@@ -165,7 +165,7 @@ def test_another_text_model_opens_no_file(folder: Path, run: Upgrade) -> None:
         said_here = f"{key[0]} says {'x' * (key[1] // 1000)}".strip()
         assert vectors.embeddings["speech"].tolist() == axis(len(said_here) % NEW_DIM, NEW_DIM).tolist()
         assert len(vectors.embeddings["text"]) == NEW_DIM
-    links = list((edition_folder(folder, 1) / "thumbs").rglob("*.webp"))
+    links = list((version_folder(folder, 1) / "thumbs").rglob("*.webp"))
     assert {path.name for path in links} == pictures.keys()
     assert all(os.path.samefile(path, pictures[path.name]) for path in links)
     assert verify(Library.open(folder)).problems == []
@@ -231,7 +231,7 @@ def test_what_changes_while_it_is_built_is_caught_up(folder: Path, run: Upgrade)
         assert [at.path for at in moved.locations] == [b"/videos/copies/long story", b"/videos/new name"]
     assert {("title", "new name"), ("title", "long story")} <= documents(folder)
     assert verify(Library.open(folder)).problems == []
-    assert not list((edition_folder(folder, 1) / "thumbs").rglob("zoo*"))
+    assert not list((version_folder(folder, 1) / "thumbs").rglob("zoo*"))
 
 
 def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) -> None:
@@ -401,7 +401,7 @@ def test_editions_of_an_older_vfindex_are_brought_up_to_date(
 
 def test_half_an_edition_is_built_anew(folder: Path, run: Upgrade) -> None:
     run(callbacks=Callbacks(stop=lambda: True))
-    database = edition_folder(folder, 1) / "library.db"
+    database = version_folder(folder, 1) / "library.db"
     database.write_bytes(b"half" + database.read_bytes()[4:])
     report = run()
     assert (report.swapped, report.taken_over, verify(Library.open(folder)).problems) == (True, 2, [])
@@ -426,7 +426,7 @@ def test_a_video_removed_while_it_is_taken_over_is_no_harm(
 
 def test_what_had_vanished_before_is_not_missed(folder: Path, run: Upgrade) -> None:
     with writing(folder) as writer:
-        writer.catalog.vanish([b"/videos/zoo", b"/videos/copies/zoo"])
+        writer.catalog.mark_missing([b"/videos/zoo", b"/videos/copies/zoo"])
     report = run()
     assert (report.swapped, report.lost, names(folder)) == (True, [], ["long story"])
     assert verify(Library.open(folder)).problems == []

@@ -75,10 +75,10 @@ def test_subtitle_folders(tmp_path: Path) -> None:
     [found] = [found for found in discover([os.fsencode(tmp_path)]) if isinstance(found, Found)]
     assert set(found.sidecar_candidates) == set(sidecars_of(path))
     assert [s.language for s in sidecar_transcript(path, found.sidecar_candidates).segments] == ["en"]
-    before = found.location.beside
+    before = found.location.sidecar_state
     (tmp_path / "Subs/2_English.srt").write_text(CUE + "\n")
     [found] = [found for found in discover([os.fsencode(tmp_path)]) if isinstance(found, Found)]
-    assert found.location.beside != before, "a reindex notices what changes in a subtitle folder"
+    assert found.location.sidecar_state != before, "a reindex notices what changes in a subtitle folder"
     (tmp_path / "second.mp4").write_text("x")
     assert set(sidecars_of(path)) == {b"Subs/film/3_French.srt", b"subtitles/film.de.srt"}, (
         "whose 2_English is, is open"

@@ -16,14 +16,14 @@ from sqlalchemy import text
 from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.rank import delta as delta_module
-from vfindex.storage.db.documents import SaidIn, Wording
-from vfindex.storage.db.units import unit_words
+from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
+from vfindex.storage.db.units import indexed_units
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.index import reader as vectors
 from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
-from vfindex.storage.index.search_params import Effort, Efforts, Reach
+from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
 from vfindex.storage.records import FloatArray, Modality
 from vfindex.storage.writer import Writer, writing
 
@@ -63,7 +63,9 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         let_questions_be(patch, vector_of)
         patch.setattr(vectors, "EXACT_CLIPS", request.param)
         patch.setattr(IvfPq, "cost", lambda *_: 0.0)
-        patch.setattr(Efforts, "choose", lambda *_: Effort(Reach(400, 1.0), Reach(400, 1.0), 1.0))
+        patch.setattr(
+            TunedParams, "choose", lambda *_: WeightingParams(SearchParams(400, 1.0), SearchParams(400, 1.0), 1.0)
+        )
         patch.setattr(recall, "QUESTIONS", 8)
         for name in ("MIN_CANDIDATES", "MAX_CANDIDATES"):
             patch.setattr(engine_module, name, CANDIDATES)
@@ -99,17 +101,19 @@ def change(writer: Writer, random: np.random.Generator, step: int) -> str:
         writer.catalog.retitle(video.id, "new", (), vector_of(str(step % 4)))
     elif what == "reword":
         with writer.library.snapshot() as snapshot:
-            units = unit_words(snapshot, video.id)
-        said = tuple(SaidIn(u.id, (), {u.clips[0][0]: vector_of(f"said {step % 4}")}, "") for u in units)
-        writer.catalog.reword(video.id, place(path.decode()[8:]), Wording("new", {}, (), (), None, said))
+            units = indexed_units(snapshot, video.id)
+        said = tuple(UnitTranscript(u.id, (), {u.clips[0][0]: vector_of(f"said {step % 4}")}, "") for u in units)
+        writer.catalog.update_transcript(
+            video.id, place(path.decode()[8:]), TranscriptUpdate("new", {}, (), (), None, said)
+        )
     elif what == "remove":
         writer.catalog.remove(path)
     elif what == "vanish":
-        writer.catalog.vanish([path])
+        writer.catalog.mark_missing([path])
     elif what == "add":
         add(writer, f"new{step}")
     else:
-        writer.catalog.come_back(sorted(writer.catalog.tombstones()))
+        writer.catalog.restore_missing(sorted(writer.catalog.missing_files()))
     return what
 
 
@@ -145,7 +149,7 @@ def test_videos_that_left_search_take_no_place_among_the_first(writer: Writer, m
     """Of the first candidates none may answer: what stands behind them is found without looking any deeper."""
     engine = SearchEngine.open(writer.folder)
     found = [hit.video or b"" for hit in engine.search("3", top_k=6, weights=WORDS_ALONE)]
-    writer.catalog.vanish(found[:3])
+    writer.catalog.mark_missing(found[:3])
     writer.catalog.remove(found[3])
     for name in ("MIN_CANDIDATES", "MAX_CANDIDATES"):
         monkeypatch.setattr(engine_module, name, 4 * CLIPS_EACH)

@@ -117,9 +117,9 @@ def test_what_is_kept_holds_no_longer_than_until_a_commit(tmp_path: Path) -> Non
         assert len(engine.search("1")) == 3, "the delta grows"
         writer.catalog.remove(b"/videos/a")
         assert len(engine.search("1")) == 2
-        writer.catalog.vanish([b"/videos/b"])
+        writer.catalog.mark_missing([b"/videos/b"])
         assert [hit.video for hit in engine.search("1")] == [b"/videos/c"]
-        writer.catalog.come_back([b"/videos/b"])
+        writer.catalog.restore_missing([b"/videos/b"])
         assert len(engine.search("1")) == 2
 
 

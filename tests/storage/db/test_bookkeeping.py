@@ -10,7 +10,7 @@ from many_videos import BOOKKEEPING, fill
 from sqlalchemy import event, select, text
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.locations import below, come_back, vanish
+from vfindex.storage.db.locations import below, mark_missing, restore_missing
 from vfindex.storage.writer import Writer, writing
 
 SMALL, LARGE = 100, 3000
@@ -88,10 +88,10 @@ def test_many_files_vanish_and_return_in_a_few_statements(writers: tuple[Writer,
     with writer.catalog.transaction() as connection:
         event.listen(connection, "before_cursor_execute", note)
         before = connection.execute(text("SELECT id, state FROM video ORDER BY id")).all()
-        vanish(connection, paths, "2026-01-01")
+        mark_missing(connection, paths, "2026-01-01")
         gone = connection.scalar(text("SELECT count(*) FROM video WHERE state = 'vanished' AND id % 10 = 8"))
         assert gone == LARGE // 10
-        come_back(connection, paths)
+        restore_missing(connection, paths)
         assert connection.execute(text("SELECT id, state FROM video ORDER BY id")).all() == before
     assert len(sent) < 25
 

@@ -31,8 +31,8 @@ def test_every_row_is_sealed_whoever_writes_it(tmp_path: Path) -> None:
         add(writer, "a")
         writer.catalog.put("asr", "1")
         writer.catalog.put("asr", "0")
-        writer.catalog.vanish([b"/videos/a"])
-        writer.catalog.come_back([b"/videos/a"])
+        writer.catalog.mark_missing([b"/videos/a"])
+        writer.catalog.restore_missing([b"/videos/a"])
         writer.catalog.retitle(1, "another", [Document("title", "another")], axis(2))
         writer.publish()
         with writer.catalog.transaction() as connection:
@@ -51,7 +51,7 @@ def test_a_cut_log_is_told_of(tmp_path: Path) -> None:
         add(writer, "a")
         writer.publish()
         shutil.copytree(folder, tmp_path / "cut")
-        writer.put_down()
+        writer.checkpoint()
         shutil.copytree(folder, tmp_path / "whole")
     for name in ("cut", "whole"):
         for suffix in ("-wal", "-shm"):

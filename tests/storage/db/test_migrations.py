@@ -17,7 +17,7 @@ from vfindex.storage.db.engine import connect
 from vfindex.storage.db.integrity import HELD, SEAL, SEALED
 from vfindex.storage.db.migrations import BREAKING, MIGRATIONS
 from vfindex.storage.db.sources import read_scan_cache, stored_roots
-from vfindex.storage.db.units import coarse_videos
+from vfindex.storage.db.units import preview_videos
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
@@ -80,9 +80,9 @@ def test_a_reader_reads_an_older_library_as_it_is(library: Path) -> None:
     opened = Library.open(library)
     for _ in range(2):  # the same connection serves the second
         with opened.snapshot() as snapshot:
-            assert [video.locations[0].beside for video in snapshot.videos()] == ["", ""]
+            assert [video.locations[0].sidecar_state for video in snapshot.videos()] == ["", ""]
             assert [match.video_id for match in snapshot.words.match(["b"], 5)] == [2]
-            assert (coarse_videos(snapshot), stored_roots(snapshot)) == (frozenset(), ())
+            assert (preview_videos(snapshot), stored_roots(snapshot)) == (frozenset(), ())
     assert verify(opened).clean
     with writing(library):
         pass
@@ -129,11 +129,11 @@ def test_videos_can_vanish_from_an_old_library(tmp_path: Path) -> None:
     make_old(tmp_path)
     with writing(tmp_path) as writer, writer.library.snapshot() as before:
         assert len(before.clip_ids()) == 2
-        writer.catalog.vanish([b"/videos/a"])
-        assert writer.catalog.tombstones()[b"/videos/a"].state == "indexed"
+        writer.catalog.mark_missing([b"/videos/a"])
+        assert writer.catalog.missing_files()[b"/videos/a"].state == "indexed"
         known = read_scan_cache(writer.catalog, recognised=False).get(b"/videos/b")
         assert known is not None
-        assert (known.beside, known.coarse, writer.catalog.attempts(1)) == ("", 0, [])
+        assert (known.sidecar_state, known.coarse, writer.catalog.attempts(1)) == ("", 0, [])
         writer.catalog.begin_run("x")
     with Library.open(tmp_path).snapshot() as snapshot:
         assert len(snapshot.clip_ids()) == 1

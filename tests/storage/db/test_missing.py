@@ -27,7 +27,7 @@ def missing(tmp_path: Path, runs: list[datetime], gone: datetime = START) -> Pat
     with writing(folder) as writer:
         install(writer)
         add_video(writer, "a", [clip(visual=axis(0))])
-        writer.catalog.vanish([b"/videos/a"])
+        writer.catalog.mark_missing([b"/videos/a"])
         with writer.catalog.transaction() as connection:
             times = {"at": gone.isoformat(timespec="seconds")}
             connection.execute(text("UPDATE tombstone SET gone_at = :at"), times)
@@ -65,7 +65,7 @@ def test_a_clock_that_is_behind_is_refused(tmp_path: Path, now: datetime) -> Non
     with writing(missing(tmp_path, [day(1), day(2)])) as writer:
         with pytest.raises(LibraryError, match=r"set the clock, or forget all .*: vfindex purge --now"):
             writer.catalog.purge_missing(AGE, now)
-        assert len(writer.catalog.tombstones()) == 1
+        assert len(writer.catalog.missing_files()) == 1
         assert writer.catalog.purge(None)[0] == 1
 
 
@@ -75,7 +75,7 @@ def test_what_vanishes_by_a_clock_that_is_behind_has_just_vanished(
     with writing(missing(tmp_path, [day(1)])) as writer:
         add_video(writer, "b", [clip(visual=axis(0))])
         monkeypatch.setattr("vfindex.storage.db.catalog.now", lambda: "1970-01-01T00:05:00+00:00")
-        writer.catalog.vanish([b"/videos/b"])
+        writer.catalog.mark_missing([b"/videos/b"])
         with writer.catalog.transaction() as connection:
             gone = connection.scalar(text("SELECT gone_at FROM tombstone WHERE path = CAST('/videos/b' AS BLOB)"))
         assert gone == day(1).isoformat(timespec="seconds")

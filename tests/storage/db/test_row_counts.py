@@ -66,8 +66,8 @@ def test_every_row_is_counted_whoever_writes_it(tmp_path: Path) -> None:
         assert_counted(writer)
         writer.catalog.retitle(first, "another", [Document("title", "another")], axis(2))
         assert_counted(writer)
-        writer.catalog.vanish([b"/videos/a"])
-        writer.catalog.come_back([b"/videos/a"])
+        writer.catalog.mark_missing([b"/videos/a"])
+        writer.catalog.restore_missing([b"/videos/a"])
         assert_counted(writer)
         add(writer, "a", 1)  # in the place of the first
         assert_counted(writer)
@@ -126,7 +126,7 @@ def test_a_lost_root_comes_back_from_the_spare_copy(library: Path) -> None:
     told = "the library has lost 1 indexed folder; run: vfindex repair, or name the folder again: vfindex ingest FOLDER"
     assert verify(Library.open(library)).problems == [told]
     with writing(library) as writer:
-        writer.write_spare()  # as each run does
+        writer.write_backup()  # as each run does
         with writer.catalog.transaction() as connection:
             assert restore(connection, library)
         assert sources.roots(writer.catalog) == [sources.Root(b"/videos")]

@@ -10,7 +10,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.db.sources import read_scan_cache
 from vfindex.storage.errors import Problem
-from vfindex.storage.records import KnownStat, Location
+from vfindex.storage.records import FileStamp, Location
 from vfindex.storage.writer import Writer, writing
 
 BAD = Location(b"/videos/bad", 3, 4, 5)
@@ -22,7 +22,7 @@ def writer(tmp_path: Path) -> Writer:
         install(writer)
         for number, name in enumerate(("a", "b", "coarse")):
             add_video(writer, name, [clip(visual=axis(number))])
-        writer.catalog.mark_coarse(3)
+        writer.catalog.mark_preview(3)
         writer.catalog.fail_video("abad", BAD, Problem(BAD.path, "decode", "damaged", "it is torn", "copy it"))
         yield writer
 
@@ -33,12 +33,12 @@ def paths(states: set[tuple[bytes, int, int, str]]) -> list[str]:
 
 def test_what_is_searchable_and_read_wholly_is_settled(writer: Writer) -> None:
     known = read_scan_cache(writer.catalog, recognised=False)
-    assert paths(set(known.settled)) == ["a", "b"]
+    assert paths(set(known.up_to_date)) == ["a", "b"]
     assert sorted(known) == [b"/videos/a", b"/videos/b", b"/videos/bad", b"/videos/coarse"]
-    assert known.get(BAD.path) == KnownStat(BAD.path, 3, 4, "failed", 0)
+    assert known.get(BAD.path) == FileStamp(BAD.path, 3, 4, "failed", 0)
     coarse, whole = known.get(b"/videos/coarse"), known.get(b"/videos/a")
     assert coarse and whole and (coarse.coarse, whole.coarse, whole.state) == (1, 0, "indexed")
-    assert whole[:3] in {state[:3] for state in known.settled}
+    assert whole[:3] in {state[:3] for state in known.up_to_date}
     assert known.get(b"/videos/c") is None
     assert (b"/videos/a" in known, BAD.path in known, b"/videos/c" in known) == (True, True, False)
 
@@ -46,8 +46,8 @@ def test_what_is_searchable_and_read_wholly_is_settled(writer: Writer) -> None:
 def test_speech_that_is_asked_for_unsettles_what_was_read_without(writer: Writer) -> None:
     with writer.catalog.transaction() as connection:
         connection.exec_driver_sql("UPDATE video SET recognised = (id = 1)")
-    assert paths(set(read_scan_cache(writer.catalog, recognised=True).settled)) == ["a"]
-    assert paths(set(read_scan_cache(writer.catalog, recognised=False).settled)) == ["a", "b"]
+    assert paths(set(read_scan_cache(writer.catalog, recognised=True).up_to_date)) == ["a"]
+    assert paths(set(read_scan_cache(writer.catalog, recognised=False).up_to_date)) == ["a", "b"]
 
 
 def test_what_was_not_met_is_told(writer: Writer) -> None:
@@ -55,5 +55,5 @@ def test_what_was_not_met_is_told(writer: Writer) -> None:
     met = {b"/videos/a", b"/videos/b"}
     assert known.unseen(met, 2) == known.unseen(met, 0) == {b"/videos/coarse", BAD.path}
     assert known.unseen({b"/videos/a", BAD.path}, 1) == {b"/videos/coarse", b"/videos/b"}
-    known.add(KnownStat(b"/videos/back", 1, 1, "indexed", 1))
+    known.add(FileStamp(b"/videos/back", 1, 1, "indexed", 1))
     assert known.unseen(met, 2) == {b"/videos/coarse", BAD.path, b"/videos/back"}

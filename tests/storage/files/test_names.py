@@ -72,9 +72,9 @@ def test_a_library_knows_a_file_by_either_name(tmp_path: Path) -> None:
         add_video(writer, stored, [clip(visual=axis(0))])
         assert writer.catalog.path_of([typed.encode()]) == place(stored).path
         assert writer.catalog.path_of([b"/videos"]) == b"/videos" and writer.catalog.path_of([b"/video"]) is None
-        writer.catalog.vanish([place(stored).path])
+        writer.catalog.mark_missing([place(stored).path])
         assert writer.catalog.path_of([typed.encode()]) == place(stored).path, "what vanished can be removed"
-        writer.catalog.come_back([place(stored).path])
+        writer.catalog.restore_missing([place(stored).path])
     with Library.open(tmp_path).snapshot() as snapshot:
         assert snapshot.path_of([typed.encode()]) == place(stored).path
         assert snapshot.path_of([b"/videos"]) is None, "a folder is no video"

@@ -23,7 +23,7 @@ from library_maker import PICTURE, add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.permissions import refuse_unreadable
-from vfindex.storage.index.model_versions import edition_folder, put_in_use
+from vfindex.storage.index.model_versions import put_in_use, version_folder
 from vfindex.storage.maintenance.repair import salvage_database
 from vfindex.storage.writer import writing
 
@@ -274,7 +274,7 @@ def write_all(folder: Path, model: Path) -> None:
         for path in (folder / "library.db-wal", folder / "library.db-shm"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o664
         writer.publish()
-    with writing(edition_folder(folder, 1)) as writer:
+    with writing(version_folder(folder, 1)) as writer:
         install(writer, {"new": model})
         add_video(writer, "c", [clip(visual=axis(2))])
         writer.publish()

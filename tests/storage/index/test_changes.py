@@ -17,7 +17,7 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.storage import writer as writing_side
 from vfindex.storage.db import migrations
-from vfindex.storage.db.documents import Wording
+from vfindex.storage.db.documents import TranscriptUpdate
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import builder as generations
@@ -162,9 +162,9 @@ def test_small_changes_add_up_to_a_new_build(writer: Writer, built: list[int], s
 def test_other_words_reach_the_index(writer: Writer) -> None:
     [title] = unit(1)
     with writer.catalog.transaction() as connection:
-        from vfindex.storage.db.documents import reword
+        from vfindex.storage.db.documents import update_transcript
 
-        reword(connection, 2, Wording("new", {}, (), (), title, ()))
+        update_transcript(connection, 2, TranscriptUpdate("new", {}, (), (), title, ()))
     assert snapshot_changes(writer).tolist() == [6, 7, 8, 9, 10]
     writer.publish()
     assert_as_scanned(writer, asked_for(current(writer)[0], title)[None])
@@ -262,7 +262,7 @@ def test_verify_compares_vectors_of_the_index(writer: Writer, monkeypatch: pytes
 def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     from vfindex.indexer.runs import classify as triage
 
-    monkeypatch.setattr(triage, "MAX_TAIL_CLIPS", 8)
+    monkeypatch.setattr(triage, "MAX_DELTA_CLIPS", 8)
     before, _ = current(writer)
     run = Run(writer, Options(Sampling(), asr=False), Callbacks())
     counts = []

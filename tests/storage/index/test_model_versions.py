@@ -11,7 +11,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
 from vfindex.storage.index import model_versions as editions
-from vfindex.storage.index.model_versions import beside, discard, edition_folder, history, in_use, put_in_use, roll_back
+from vfindex.storage.index.model_versions import beside, discard, history, in_use, put_in_use, roll_back, version_folder
 from vfindex.storage.library import Library
 from vfindex.storage.writer import locked, writing
 
@@ -36,8 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a library whose first edition holds one video, and the editions 1 and 2 beside it two and three."""
     folder = tmp_path_factory.mktemp("made") / "lib"
     make(folder, "a")
-    make(edition_folder(folder, 1), "a", "b")
-    make(edition_folder(folder, 2), "a", "b", "c")
+    make(version_folder(folder, 1), "a", "b")
+    make(version_folder(folder, 2), "a", "b", "c")
     return folder
 
 
@@ -108,12 +108,12 @@ def test_a_pointer_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_an_edition_that_is_gone_is_named(folder: Path) -> None:
     put_in_use(folder, 2)
-    (edition_folder(folder, 2) / "library.db").unlink()
+    (version_folder(folder, 2) / "library.db").unlink()
     with pytest.raises(LibraryDamaged, match="names editions/2, which holds no library"):
         Library.open(folder)
     with pytest.raises(LibraryDamaged), writing(folder):
         pass
-    assert not (edition_folder(folder, 2) / "library.db").exists()
+    assert not (version_folder(folder, 2) / "library.db").exists()
     assert roll_back(folder) == 0
 
 
@@ -158,7 +158,7 @@ def test_a_discarding_cut_short_leaves_no_half_edition(folder: Path, monkeypatch
 
 def test_two_editions_are_written_at_once_but_not_one_twice(folder: Path) -> None:
     put_in_use(folder, 1)
-    with writing(edition_folder(folder, 2)), writing(folder):
-        for busy in (folder, edition_folder(folder, 1), edition_folder(folder, 2)):
+    with writing(version_folder(folder, 2)), writing(folder):
+        for busy in (folder, version_folder(folder, 1), version_folder(folder, 2)):
             with pytest.raises(LibraryLocked), locked(busy):
                 pass

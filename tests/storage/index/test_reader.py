@@ -23,7 +23,7 @@ from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.file_format import BLOCK_BYTES, IndexFile, writing_index
 from vfindex.storage.index.ivf_pq import IvfPq, Lists, cluster, encode, train
 from vfindex.storage.index.reader import JointIndex, facts_of
-from vfindex.storage.index.search_params import Effort, Efforts, Reach
+from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Clip, FloatArray
@@ -141,8 +141,8 @@ def test_what_codes_find_is_what_a_scan_finds(large: Path, weights: list[float] 
 
 def test_a_large_library_keeps_its_word(large: Path) -> None:
     _, index = current(Library.open(large))
-    assert index.is_quick and index.efforts is not None
-    assert all(effort.recall >= 0.99 for effort in index.efforts.corners)
+    assert index.is_quick and index.tuned is not None
+    assert all(effort.recall >= 0.99 for effort in index.tuned.corners)
     assert verify(Library.open(large)).problems == []
 
 
@@ -167,13 +167,14 @@ def codes_of(rows: FloatArray, segments: list[slice]) -> IvfPq:
 
 def test_the_effort_follows_the_weights_of_a_question() -> None:
     both, one, other = (
-        Effort(Reach(first, 0.1), Reach(many, 0.2), 1.0) for first, many in ((10, 300), (40, 200), (80, 100))
+        WeightingParams(SearchParams(first, 0.1), SearchParams(many, 0.2), 1.0)
+        for first, many in ((10, 300), (40, 200), (80, 100))
     )
     slices = (slice(0, 2), slice(2, 4))
-    efforts = Efforts((both, one, other), slices, (0.7, 0.3))
+    tuned = TunedParams((both, one, other), slices, (0.7, 0.3))
 
     def reach(first: float, second: float, top_k: int = 10) -> tuple[int, float]:
-        chosen = efforts.choose(np.array([first, 0, 0, second], np.float32)).of(top_k)
+        chosen = tuned.choose(np.array([first, 0, 0, second], np.float32)).of(top_k)
         return chosen.candidates, chosen.share
 
     for weights in ((0.7, 0.3), (0.8, 0.2), (0.5, 0.5)):
@@ -181,8 +182,10 @@ def test_the_effort_follows_the_weights_of_a_question() -> None:
     assert reach(1, 0) == (40, 0.1) and reach(0, 1, 50) == (100, 0.2)
     assert reach(0.7, 0.3, 200) == (300, 0.2) and reach(0.7, 0.3, 400) == (600, 0.2)
     assert reach(0.9, 0.1) == (80, 1.0) and reach(0.2, 0.8, 200) == (300, 1.0), "between them the most careful is taken"
-    assert Efforts.of(json.loads(json.dumps(efforts.told()))) == efforts
-    efforts = Efforts((both, one, Effort(Reach(0, 1.0), Reach(4096, 1.0), 0.5)), slices, (0.7, 0.3))
+    assert TunedParams.of(json.loads(json.dumps(tuned.told()))) == tuned
+    tuned = TunedParams(
+        (both, one, WeightingParams(SearchParams(0, 1.0), SearchParams(4096, 1.0), 0.5)), slices, (0.7, 0.3)
+    )
     assert reach(0, 1)[0] == 0 and reach(0.9, 0.1)[0] == 0 and reach(0.7, 0.3)[0] == 10
 
 
@@ -215,7 +218,7 @@ def test_codes_that_find_too_little_are_not_asked(tmp_path: Path, monkeypatch: p
         add_video(writer, "a", some_clips(1, 150))
         writer.publish()
     _, index = current(Library.open(tmp_path))
-    assert index.efforts is not None and not index.is_quick and not index.efforts.corners[0].first.candidates
+    assert index.tuned is not None and not index.is_quick and not index.tuned.corners[0].first.candidates
     assert verify(Library.open(tmp_path)).clean
 
 

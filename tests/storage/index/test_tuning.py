@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.index import tuning
-from vfindex.storage.index.search_params import Reach
+from vfindex.storage.index.search_params import SearchParams
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 
 
@@ -30,14 +30,14 @@ class Trial:
 def test_an_effort_is_more_careful_where_the_ten_best_are_missed_together() -> None:
     scattered, together = np.zeros((500, 10), bool), np.zeros((500, 10), bool)
     scattered[:40, 0] = together[:4] = True
-    efforts = [tuning._effort(trial) for trial in map(Trial, (scattered, together))]  # type: ignore[arg-type]
+    tuned = [tuning._weighting_params(trial) for trial in map(Trial, (scattered, together))]  # type: ignore[arg-type]
     assert scattered.mean() == together.mean() == 0.008
-    assert [(each.first.candidates, each.recall) for each in efforts] == [(32, 0.992), (362, 1.0)]
+    assert [(each.first.candidates, each.recall) for each in tuned] == [(32, 0.992), (362, 1.0)]
 
 
 def test_no_lists_are_tried_that_cost_more_than_what_is_enough() -> None:
     trial = Trial(np.zeros((8, 10), bool))
-    assert tuning._effort(trial).first == Reach(32, tuning.SHARES[0])  # type: ignore[arg-type]
+    assert tuning._weighting_params(trial).first == SearchParams(32, tuning.SHARES[0])  # type: ignore[arg-type]
     assert trial.shares == list(tuning.SHARES[:1])
 
 
@@ -46,7 +46,7 @@ def test_an_index_that_finds_too_little_is_scanned() -> None:
     missed[:20] = True
     trial = Trial(missed)
     trial.found_at[missed] = tuning.MOST
-    effort = tuning._effort(trial)  # type: ignore[arg-type]
+    effort = tuning._weighting_params(trial)  # type: ignore[arg-type]
     assert effort.first.candidates == 0 and effort.recall == 0.8 and trial.shares == list(tuning.SHARES)
 
 

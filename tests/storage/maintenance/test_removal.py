@@ -13,11 +13,11 @@ from library_maker import DIM, PICTURE, add_video, axis, clip, install, place, v
 from sqlalchemy import text
 
 from vfindex.storage.db import scrubbing
-from vfindex.storage.db.documents import SaidIn, Wording
+from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.integrity import put
 from vfindex.storage.db.sources import Root, known_files, remember
-from vfindex.storage.db.units import UnitWords, unit_words
+from vfindex.storage.db.units import IndexedUnit, indexed_units
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance import raw_bytes
@@ -121,7 +121,7 @@ def removed(folder: Path) -> Forgotten:
 
 def purged(folder: Path) -> Forgotten:
     with writing(folder) as writer:
-        writer.catalog.vanish([PATH])
+        writer.catalog.mark_missing([PATH])
     return forget_missing(folder, lambda w: w.catalog.purge(None), settings(folder))
 
 
@@ -150,7 +150,7 @@ def test_no_file_holds_what_was_removed(folder: Path, state: Callable[[Writer], 
 
 def test_older_editions_are_cleaned_too(folder: Path) -> None:
     made(folder, subtitles)
-    made(model_versions.edition_folder(folder, 1), subtitles)
+    made(model_versions.version_folder(folder, 1), subtitles)
     model_versions.put_in_use(folder, 1)
     found = removed(folder)
     assert sorted(found.places) == [".", "editions/1", "library"]
@@ -164,7 +164,7 @@ def test_ids_of_another_edition_are_not_those_of_this_one(folder: Path) -> None:
         commit(writer)
         add_video(writer, "new.mp4", [clip(visual=axis(1))])
         writer.publish()
-    edition = model_versions.edition_folder(folder, 1)
+    edition = model_versions.version_folder(folder, 1)
     with writing(edition) as writer:
         install(writer)
         commit(writer)  # here its id is 1, which is another video's there
@@ -182,15 +182,17 @@ def test_subtitles_of_a_removed_copy_are_told_and_cleaned_once_reread(folder: Pa
         assert found is not None
         writer.catalog.place(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"))
         [unit] = read_words(writer, found[0])
-        words = Wording("copy", {}, (), (Document("title", "copy"),), None, (SaidIn(unit.id, said, {}, ""),))
-        writer.catalog.reword(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"), words)
+        words = TranscriptUpdate(
+            "copy", {}, (), (Document("title", "copy"),), None, (UnitTranscript(unit.id, said, {}, ""),)
+        )
+        writer.catalog.update_transcript(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"), words)
     [(_, left)] = [each for each in removed(folder).left() if each[1].place == "subtitles"]
     assert "vfindex reindex" in left.note
     with writing(folder):
         pass  # a command that reads no words
     with writing(folder) as writer:
-        words = replace(words, said=(SaidIn(unit.id, (), {}, ""),))
-        writer.catalog.reword(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"), words)
+        words = replace(words, said=(UnitTranscript(unit.id, (), {}, ""),))
+        writer.catalog.update_transcript(found[0], replace(place("copy.mp4"), path=b"/videos/copy.mp4"), words)
     assert files_with(folder, [b"okapi"])[1] == []
 
 
@@ -203,14 +205,14 @@ def test_a_library_that_nothing_is_left_of_is_sound(folder: Path) -> None:
     assert verify(Library.open(folder)).problems == []
 
 
-def read_words(writer: Writer, video_id: int) -> list[UnitWords]:
+def read_words(writer: Writer, video_id: int) -> list[IndexedUnit]:
     with writer.library.snapshot() as snapshot:
-        return unit_words(snapshot, video_id)
+        return indexed_units(snapshot, video_id)
 
 
 def test_a_purge_reaches_the_same_content_in_older_editions(folder: Path) -> None:
     made(folder, subtitles)
-    made(model_versions.edition_folder(folder, 1), subtitles)
+    made(model_versions.version_folder(folder, 1), subtitles)
     model_versions.put_in_use(folder, 1)
     purged(folder)
     assert files_with(folder, NEEDLES)[1] == []
@@ -229,7 +231,7 @@ def test_a_copy_elsewhere_keeps_the_video(folder: Path) -> None:
         assert snapshot.words.document_frequencies(["giraffe", "copy"])[1] == [40, 1]
     with writing(folder) as writer:
         [location] = [known.location for known in known_files(writer.catalog, found[0]).values()]
-    assert location.beside == "?", "the next run makes the vector of its name anew"
+    assert location.sidecar_state == "?", "the next run makes the vector of its name anew"
 
 
 def test_a_reader_that_holds_the_log_is_told_and_the_next_writer_empties_it(
@@ -376,8 +378,8 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.Mo
 
 def test_an_edition_that_an_upgrade_holds_is_told(folder: Path) -> None:
     made(folder, subtitles)
-    made(model_versions.edition_folder(folder, 1), subtitles)
-    with locked(model_versions.edition_folder(folder, 1)):
+    made(model_versions.version_folder(folder, 1), subtitles)
+    with locked(model_versions.version_folder(folder, 1)):
         [(edition, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "edition"]
     assert (edition, left.left) == ("editions/1", 1)
     assert left.note == "an upgrade that is at work removes it before it is put in use"
