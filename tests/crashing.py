@@ -38,8 +38,8 @@ Videos = dict[str, list[tuple[int, float, float]]]
 TIMEOUT_S = 230  # a machine that does five other things
 # What a command is at, by the function that does it; the innermost counts.
 PHASES = (
-    ("vfindex.indexer.runs.ingest", "work", "opening models"),
-    ("vfindex.indexer.runs.scheduler", "Driver.work", "reading videos"),
+    ("vfindex.indexer.runs.execute", "index_files", "opening models"),
+    ("vfindex.indexer.runs.scheduler", "Scheduler.work", "reading videos"),
     ("vfindex.storage.writer", "Writer.install", "installing"),
     ("vfindex.storage.writer", "Writer.commit_unit", "committing a unit"),
     ("vfindex.storage.writer", "Writer.discard_thumbnails", "deleting thumbnails"),

@@ -12,7 +12,8 @@ import pytest
 from command_line import Ran, vfindex
 from media import Shot, make_video
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 
@@ -68,7 +69,7 @@ def assert_nothing_is_lost(ran: Ran, library: Path, videos: Path, cache: Path) -
 
 def test_no_room_while_units_are_committed(tmp_path: Path, videos: Path, models_cache: Path) -> None:
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1, asr=False))
+    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
     add_videos(videos, count=2)
     ran = limited(1 << 12, models_cache, "ingest", videos, "--library", library)
     assert_nothing_is_lost(ran, library, videos, models_cache)
@@ -77,7 +78,7 @@ def test_no_room_while_units_are_committed(tmp_path: Path, videos: Path, models_
 def test_no_room_for_the_joint_index(tmp_path: Path, videos: Path, models_cache: Path) -> None:
     """All units are committed, each within the log's old length; only the new index is too long."""
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1, asr=False))
+    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
     [index] = (library / "index").iterdir()
     add_videos(videos, count=1, length_s=LONGER_S)
     ingest_all = ("ingest", videos, "--library", library, "--no-asr")
@@ -111,7 +112,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, videos: Path, models_cache: Path) -> None:
     """The query encoders lie elsewhere, so that the disk is small; more room lets the same command end."""
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1, asr=False))
+    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
     query = (library / "query").rename(tmp_path / "query")
     moved = small_disk / "library"
     subprocess.run(["cp", "-a", os.fspath(library), os.fspath(moved)], check=True)

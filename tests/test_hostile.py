@@ -17,8 +17,9 @@ from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder, Limits
 from vfindex.indexer.runners import local
-from vfindex.indexer.runs import retry_policy as ladder
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs import retry_policy
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
@@ -252,8 +253,8 @@ def test_bad_decoders_cost_one_file_each(tmp_path: Path, models_cache: Path, mon
     limits = Limits(memory_bytes=1 << 30, idle_s=6.0, cpu_base_s=2.0, cpu_per_mb_s=0.0, wall_factor=20.0)
     command = [sys.executable, "-P", "-c", CHILD, str(limits.memory_bytes)]
     monkeypatch.setattr(local, "Decoder", lambda: Decoder(limits, command))
-    monkeypatch.setattr(ladder, "TRIES_AS_USUAL", 1)  # the further one takes time and shows nothing new
-    settings = IngestSettings(cache=models_cache, workers=3, asr=False)
+    monkeypatch.setattr(retry_policy, "USUAL_ATTEMPTS", 1)  # the further one takes time and shows nothing new
+    settings = RunSettings(cache=models_cache, workers=3, asr=False)
     videos = [os.fsencode(tmp_path / "videos")]
     report = ingest(tmp_path / "library", videos, settings)
     codes = {os.path.basename(row.path).decode()[:-4]: row.code for row in report.failed}
@@ -279,7 +280,7 @@ def test_subtitles_that_cannot_be_read_cost_only_themselves(
 
     monkeypatch.setattr(Decoder, "subtitles", refuse)
     made(tmp_path / "said.mp4", 1, text=[(0.1, 0.8, "words")])
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     report = ingest(tmp_path / "library", [os.fsencode(tmp_path / "said.mp4")], settings)
     [problem] = report.partial
     assert (problem.stage, problem.code) == ("transcribe", "damaged")

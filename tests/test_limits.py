@@ -11,7 +11,8 @@ import pytest
 from command_line import vfindex
 from media import Shot, make_video
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.files.resources import lack
 
 
@@ -19,7 +20,7 @@ from vfindex.storage.files.resources import lack
 def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("made")
     make_video(folder / "one.mp4", shots=[Shot("red", 1)])
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     ingest(folder / "lib", [os.fsencode(folder / "one.mp4")], settings)
     return folder / "lib"
 

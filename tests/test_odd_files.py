@@ -14,7 +14,8 @@ from library_maker import add_video, axis, clip, install
 from media import Shot, make_video
 
 from vfindex.cli.out_file import PNG
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.library import INDEX_SUFFIX
 from vfindex.storage.writer import writing
@@ -25,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
     """Return a folder with a library of one video and the video."""
     folder = tmp_path_factory.mktemp("made")
     make_video(folder / "one.mp4", shots=[Shot("red", 1)])
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     ingest(folder / "lib", [os.fsencode(folder / "one.mp4")], settings)
     return folder
 

@@ -14,8 +14,9 @@ from crashing import copy_library
 from equality import assert_equal_libraries
 from media import Shot, make_video
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
-from vfindex.indexer.runs.repair import RepairReport, RepairSettings, repair
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.repair import RepairReport, repair
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryDamaged, ModelError
@@ -40,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
         path = make_video(base / "videos" / f"{name}.mp4", shots=[Shot(colour, 2), Shot("white", 2)], fps=10)
         text = f"1\n00:00:00,500 --> 00:00:02,500\nThis is the {name} of our xylophone museum.\n"
         path.with_suffix(".srt").write_text(text)
-    settings = IngestSettings(cache=models_cache, workers=2, asr=False)
+    settings = RunSettings(cache=models_cache, workers=2, asr=False)
     ingest(base / "library", [os.fsencode(base / "videos")], settings)
     return base
 
@@ -56,7 +57,7 @@ def library(made: Path, tmp_path: Path) -> Path:
 
 def repaired(folder: Path, made: Path, cache: Path) -> RepairReport:
     """Return the report of a repair, after which the library must be as if nothing had happened."""
-    report = repair(folder, RepairSettings(cache, workers=2))
+    report = repair(folder, RunSettings(cache, workers=2))
     result = verify(Library.open(folder))
     assert (result.problems, result.notes) == ([], [])
     assert_equal_libraries(folder, made / "library")
@@ -115,7 +116,7 @@ def test_torn_files_are_told_and_made_again_as_they_were(
 def test_a_cut_log_costs_at_most_the_last_unit(made: Path, models_cache: Path, tmp_path: Path) -> None:
     """As after a kill: the files are copied while the writer has them open, and then the log is cut."""
     live, copies = tmp_path / "live", []
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
 
     def copy_it(_: object) -> None:
         copies.append(copy_library(live, tmp_path / f"copy {len(copies)}"))
@@ -227,21 +228,21 @@ def test_what_cannot_be_read_at_all_is_a_sentence(library: Path, models_cache: P
     (library / "library.json").unlink()  # with the spare copy of the settings, all is indexed again
     before = (library / "library.db").read_bytes()
     with pytest.raises(LibraryDamaged):
-        repair(library, RepairSettings(models_cache))
+        repair(library, RunSettings(models_cache))
     assert (library / "library.db").read_bytes() == before
 
 
 def test_a_video_that_is_not_there_waits_for_the_next_repair(made: Path, models_cache: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "videos", tmp_path / "videos")
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(tmp_path / "videos")], IngestSettings(cache=models_cache, workers=2, asr=False))
+    ingest(library, [os.fsencode(tmp_path / "videos")], RunSettings(cache=models_cache, workers=2, asr=False))
     change(library, "UPDATE clip SET end_s = end_s + 1 WHERE video_id = 1")
     [path] = verify(Library.open(library)).redo
     away = Path(os.fsdecode(path)).rename(tmp_path / "away.mp4")
-    report = repair(library, RepairSettings(models_cache, workers=2))
+    report = repair(library, RunSettings(models_cache, workers=2))
     assert (report.damaged, report.run.indexed, len(report.run.failed)) == (1, 0, 1)
     assert verify(Library.open(library)).problems == []
     away.rename(os.fsdecode(path))
-    report = repair(library, RepairSettings(models_cache, workers=2))
+    report = repair(library, RunSettings(models_cache, workers=2))
     assert (report.damaged, report.run.indexed, report.run.failed) == (0, 1, [])
     assert len(SearchEngine.open(library).search("the xylophone museum")) == 3

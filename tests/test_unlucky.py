@@ -12,7 +12,8 @@ import pytest
 from command_line import Ran, start, vfindex
 from media import Shot, make_video
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.errors import LibraryNotFound
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
@@ -92,7 +93,7 @@ def library(tmp_path: Path, models_cache: Path) -> Path:
     """Return a library of one video, tmp_path/videos/one.mp4."""
     (tmp_path / "videos").mkdir()
     make_video(tmp_path / "videos" / "one.mp4", shots=[Shot("red", 1)])
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     ingest(tmp_path / "library", [os.fsencode(tmp_path / "videos")], settings)
     return tmp_path / "library"
 

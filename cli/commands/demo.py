@@ -42,15 +42,15 @@ def command(
     from vfindex.cli.demo_media import QUESTIONS, make_demo_videos
     from vfindex.cli.render.contact_sheet import contact_sheet
     from vfindex.indexer.models.presets import Choice
-    from vfindex.indexer.runs.ingest import IngestSettings
+    from vfindex.indexer.runs.execute import RunSettings
     from vfindex.search.engine import SearchEngine
 
     base = cache_folder() / "demo"
     folder = library.expanduser().absolute() if library else base / "library"
     say(f"making videos in {base / 'videos'}")
     paths = make_demo_videos(base / "videos")
-    settings = IngestSettings(cache=cache_folder(), choice=Choice("lite"), command="demo")
-    report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
+    settings = RunSettings(cache=cache_folder(), choice=Choice("lite"))
+    report = run_ingest(folder, [os.fsencode(path) for path in paths], settings, name="demo")
     if not json:
         print_report(report)
     if report.interrupted:

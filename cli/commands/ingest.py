@@ -36,7 +36,7 @@ from vfindex.cli.trust import keep_trust
 from vfindex.storage.errors import Problem, VfindexError, counted
 
 if TYPE_CHECKING:
-    from vfindex.indexer.runs.ingest import IngestSettings
+    from vfindex.indexer.runs.execute import RunSettings
     from vfindex.indexer.runs.report import ProgressCallback, Report
     from vfindex.indexer.runs.run import Callbacks
 
@@ -84,11 +84,11 @@ def command(
     require("index")
     from vfindex.indexer.models.presets import Choice
     from vfindex.indexer.options import Sampling
-    from vfindex.indexer.runs.ingest import IngestSettings
+    from vfindex.indexer.runs.execute import RunSettings
 
     refuse_empty(paths)
 
-    settings = IngestSettings(
+    settings = RunSettings(
         cache=cache_folder(),
         choice=Choice(preset, visual, text, speech),
         sampling=Sampling.parse(sampling) if sampling else None,
@@ -131,12 +131,12 @@ def end_with(found: list[Problem], *, failed: bool) -> None:
         raise typer.Exit(1)
 
 
-def run_ingest(folder: Path, paths: list[bytes], settings: IngestSettings) -> Report:
+def run_ingest(folder: Path, paths: list[bytes], settings: RunSettings, *, name: str = "ingest") -> Report:
     """Ingest with progress on a terminal and Ctrl-C that ends cleanly. Raises what `ingest` raises."""
     from vfindex.indexer.runs.ingest import ingest
 
     with watching() as callbacks:
-        return ingest(folder, paths, settings, callbacks)
+        return ingest(folder, paths, settings, callbacks, name=name)
 
 
 @contextmanager

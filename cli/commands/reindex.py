@@ -62,14 +62,23 @@ def command(
     New and changed files are indexed, moved ones recognised. Missing files leave search until they return.
     """
     require("index")
-    from vfindex.indexer.runs.reindex import ReindexSettings, estimate, reindex
+    from vfindex.indexer.runs.execute import RunSettings
+    from vfindex.indexer.runs.reindex import estimate, reindex
 
     gc.freeze()
     gc.enable()
     end_at = None if until is None else next_time(until, datetime.now())
     max_s = None if max_hours is None else max_hours * 3600
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
-    settings = ReindexSettings(cache_folder(), workers, allow_missing, end_at, max_s, progressive or None, choice)
+    settings = RunSettings(
+        cache_folder(),
+        workers=workers,
+        progressive=progressive or None,
+        runner=choice,
+        allow_missing=allow_missing,
+        end_at=end_at,
+        max_s=max_s,
+    )
     folder = library_folder(library)
     if nice:
         os.nice(nice)

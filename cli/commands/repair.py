@@ -46,12 +46,13 @@ def command(
     Fixes what `vfindex verify` finds: readable data is kept, the rest is indexed again from the videos.
     """
     require("index")
-    from vfindex.indexer.runs.repair import RepairSettings, repair
+    from vfindex.indexer.runs.execute import RunSettings
+    from vfindex.indexer.runs.repair import repair
 
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
     folder = library_folder(library)
     with watching() as callbacks:
-        report = repair(folder, RepairSettings(cache_folder(), workers, choice), callbacks)
+        report = repair(folder, RunSettings(cache_folder(), workers=workers, runner=choice), callbacks)
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:

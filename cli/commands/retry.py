@@ -49,10 +49,11 @@ def command(
     Files that are not videos are skipped unless you name them.
     """
     require("index")
-    from vfindex.indexer.runs.retry import RetrySettings, retry
+    from vfindex.indexer.runs.execute import RunSettings
+    from vfindex.indexer.runs.retry import retry
 
     choice = runner_choice(runner, ray_address, path_map, gpu_share)
-    settings = RetrySettings(cache_folder(), workers, quarantined, choice)
+    settings = RunSettings(cache_folder(), workers=workers, runner=choice, quarantined=quarantined)
     folder = library_folder(library)
     named = [candidate for path in paths or () for candidate in known_as(path)]
     with watching() as callbacks:

@@ -26,8 +26,8 @@ from vfindex.storage.errors import UsageError, VfindexError, counted
 from vfindex.storage.records import SEARCHABLE
 
 if TYPE_CHECKING:
+    from vfindex.indexer.runs.execute import RunSettings
     from vfindex.indexer.runs.report import UpgradeReport
-    from vfindex.indexer.runs.upgrade import UpgradeSettings
     from vfindex.storage.db.videos import StoredVideo
 
 NAME = "upgrade"
@@ -70,9 +70,9 @@ def command(
         require("index")
         from vfindex.indexer.models.presets import Choice
         from vfindex.indexer.options import Sampling
-        from vfindex.indexer.runs.upgrade import UpgradeSettings
+        from vfindex.indexer.runs.execute import RunSettings
 
-        settings = UpgradeSettings(
+        settings = RunSettings(
             cache=cache_folder(),
             choice=Choice(preset, visual, text, speech),
             sampling=Sampling.parse(sampling) if sampling else None,
@@ -82,7 +82,7 @@ def command(
         _upgrade(folder, settings, json)
 
 
-def _upgrade(folder: Path, settings: UpgradeSettings, json: bool) -> None:
+def _upgrade(folder: Path, settings: RunSettings, json: bool) -> None:
     from vfindex.indexer.runs.report import bugs
     from vfindex.indexer.runs.upgrade import upgrade
 

@@ -1,4 +1,4 @@
-"""Brings the edition that an upgrade builds up to the one in use, and again where that has changed meanwhile."""
+"""Builds the new edition of an upgrade from the one in use, round by round while that one changes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.models.base import Encoders
-from vfindex.indexer.models.factory import Opening, open_encoders
-from vfindex.indexer.models.hardware import usable_cores
-from vfindex.indexer.models.presets import options_of
-from vfindex.indexer.runners.local import LocalRunner, default_workers
+from vfindex.indexer.models.base import PassageEncoder
+from vfindex.indexer.runs.execute import RunSettings, index_files, new_run, open_text
 from vfindex.indexer.runs.report import Progress, UpgradeReport
-from vfindex.indexer.runs.reuse import Reuse, StoredVideos, TakeOver, stored_problem
-from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.indexer.runs.scheduler import Driver, retitle
+from vfindex.indexer.runs.reuse import Reuse, StoredVideos, VideoCopier, stored_problem
+from vfindex.indexer.runs.run import Callbacks
+from vfindex.indexer.runs.scheduler import retitle
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.sources import (
@@ -39,10 +35,10 @@ from vfindex.storage.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What an edition holds: its videos, whether speech is recognised, and what was ingested.
+    """The contents of an edition.
 
-    recognised, coarse: fingerprints of the videos that were heard, and of those only looked at in passing.
-    removed: paths that no run indexes again.
+    recognised, coarse: fingerprints of the videos with recognised speech, and of those with a preview alone. asr:
+    whether speech is recognised. removed: paths that no run indexes again.
     """
 
     videos: tuple[StoredVideo, ...]
@@ -63,39 +59,34 @@ class _State:
         return [video for video in self.videos if video.state in SEARCHABLE]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How an edition is built: made with `setup`, what holds of the old one, with which resources."""
+class EditionBuilder:
+    """Builds an edition from another one, which other runs may go on writing to."""
 
-    setup: Setup
-    reuse: Reuse
-    cache: Path
-    workers: int | None = None
-
-
-class CatchUp:
-    """Builds an edition from another one, which others may go on writing to."""
-
-    def __init__(self, old: Library, writer: Writer, plan: Plan, callbacks: Callbacks) -> None:
+    def __init__(
+        self, old: Library, writer: Writer, setups: tuple[Setup, Setup], settings: RunSettings, callbacks: Callbacks
+    ) -> None:
+        """writer: of the new edition. setups: of the old edition and of the new one."""
         self.old = old
         self.writer = writer
-        self._plan = plan
         self.callbacks = callbacks
+        self._setup = setups[1]
+        self._reuse = Reuse.between(*setups)
+        self._settings = settings
         self._seen: _State | None = None
 
     def is_done(self) -> bool:
-        """Return whether the old edition is still as it was when the last round began."""
+        """Return whether the old edition is as it was when the last round began."""
         return self._seen == _State.of(self.old)
 
     def round(self, report: UpgradeReport) -> None:
-        """Take over or index what the new edition lacks, forget what the old one has forgotten; tell the report."""
+        """Copy or index what the new edition lacks, and remove what the old one no longer has."""
         state = self._seen = _State.of(self.old)
         put_recognises_speech(self.writer.catalog, state.asr)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         opened = [video for video in missing if self._must_be_opened(video, state)]
         ready = [video for video in missing if not self._must_be_opened(video, state)]
-        failed = self._take_over(ready, state, report)
+        failed = self._copy(ready, state, report)
         if opened and not report.interrupted:
             failed |= self._index(opened, state, report)
         if not report.interrupted:
@@ -110,7 +101,7 @@ class CatchUp:
             counts = snapshot.counts()
         report.videos, report.clips = sum(counts.get(name, 0) for name in SEARCHABLE), counts["clip"]
 
-    # --- what holds ---------------------------------------------------------------------------------------------
+    # --- what is missing ---------------------------------------------------------------------------------------------
 
     def _has(self, video: StoredVideo, state: _State) -> bool:
         found = self.writer.catalog.find(video.fingerprint)
@@ -119,27 +110,26 @@ class CatchUp:
     def _transcript_holds(self, video: StoredVideo, state: _State) -> bool:
         if not state.asr or not video.has_audio:
             return True
-        return self._plan.reuse.transcript and video.fingerprint in state.recognised
+        return self._reuse.transcript and video.fingerprint in state.recognised
 
     def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
         if video.fingerprint in state.coarse:
             return True
-        return not (self._plan.reuse.pictures and self._transcript_holds(video, state))
+        return not (self._reuse.pictures and self._transcript_holds(video, state))
 
-    # --- the work -----------------------------------------------------------------------------------------------
+    # --- videos -------------------------------------------------------------------------------------------------
 
-    def _open(self, asr: bool) -> Encoders:
-        plan = self._plan
+    def _text(self) -> PassageEncoder:
         with self.callbacks.interruptible():
-            return open_encoders(plan.setup, plan.cache, Opening(usable_cores(), asr), say=self.callbacks.say)
+            return open_text(self._setup, self._settings.cache, say=self.callbacks.say)
 
-    def _take_over(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
-        """Take videos over of which no file need be opened; return path -> why it failed."""
+    def _copy(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
+        """Copy videos of which no file need be opened; return path -> why it failed."""
         failed: dict[bytes, Problem] = {}
         if not videos:
             return failed
-        text = None if self._plan.reuse.sentences else self._open(asr=False).text
-        work = TakeOver(self.old, self.writer, text)
+        text = None if self._reuse.sentences else self._text()
+        copier = VideoCopier(self.old, self.writer, text)
         total_s = sum(video.end_s - video.start_s for video in videos)
         done_s = 0.0
         for number, video in enumerate(videos, start=1):
@@ -148,7 +138,7 @@ class CatchUp:
                 break
             try:
                 with one_file(video.locations[0].path, "commit"):
-                    report.taken_over += work.video(video, recognised=video.fingerprint in state.recognised)
+                    report.taken_over += copier.copy(video, recognised=video.fingerprint in state.recognised)
             except VideoError as exc:
                 failed[exc.problem.path] = exc.problem
             done_s += video.end_s - video.start_s
@@ -157,28 +147,23 @@ class CatchUp:
 
     def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
         """Index videos again from their files; return path -> why it failed."""
-        reuse = self._plan.reuse
-        options = options_of(self._plan.setup, asr=state.asr)
-        run = Run(self.writer, options, self.callbacks)
+        reuse = self._reuse
+        run = new_run(self.writer, self._setup, self.callbacks)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
         run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.callbacks.stop))
-        run.todo.extend(run.refined)
-        whole = [video for video in videos if video.fingerprint not in state.coarse]
-        kept = {v.fingerprint: v for v in whole if reuse.pictures or self._transcript_holds(v, state)}
+        complete = [video for video in videos if video.fingerprint not in state.coarse]
+        kept = {v.fingerprint: v for v in complete if reuse.pictures or self._transcript_holds(v, state)}
         if reuse.pictures:
             self._link_pictures(videos)
-        if run.todo and not run.report.interrupted:
-            workers = self._plan.workers or default_workers()
-            encoders = self._open(asr=state.asr)
+        if run.has_work() and not run.report.interrupted:
             stored = StoredVideos(self.old, kept, reuse)
-            with LocalRunner(workers, encoders) as runner:
-                Driver(run, runner, encoders, workers, stored=stored).work()
+            index_files(run, self._setup, self._settings, stored)
             self._count(stored, report)
         report.interrupted = run.report.interrupted
         return {problem.path: problem for problem in run.report.failed}
 
     def _count(self, stored: StoredVideos, report: UpgradeReport) -> None:
-        """Tell the report what was read again of the videos that are complete now."""
+        """Count the videos that were decoded or recognised again, of those that are complete now."""
         with self.writer.library.snapshot() as snapshot:
             lengths_s = {v.fingerprint: v.end_s - v.start_s for v in snapshot.videos() if v.state in SEARCHABLE}
         decoded = stored.decoded & lengths_s.keys()
@@ -193,10 +178,10 @@ class CatchUp:
                 names = [clip.thumbnail for clip in snapshot.clips_of(video.id) if clip.thumbnail]
                 self.writer.link_thumbnails(self.old, names)
 
-    # --- places -------------------------------------------------------------------------------------------------
+    # --- locations -----------------------------------------------------------------------------------------------
 
     def _carry_failures(self, state: _State) -> None:
-        """Remember what could not be indexed, so that it is not tried again."""
+        """Store the failures of the old edition, so that these files are not tried again."""
         catalog = self.writer.catalog
         for video in state.videos:
             problem = stored_problem(video)
@@ -209,9 +194,9 @@ class CatchUp:
                     catalog.place(entered[0], place)
 
     def _align(self, state: _State) -> list[Problem]:
-        """Let every video lie where the old edition says, and forget what it no longer knows.
+        """Give every video the locations of the old edition, and remove locations that it no longer has.
 
-        Return why some could not be given the words of their names.
+        Return why the title of some could not be updated.
         """
         catalog = self.writer.catalog
         prints = {path: file.fingerprint for path, file in known_files(catalog).items()}
@@ -224,7 +209,7 @@ class CatchUp:
             found = catalog.find(video.fingerprint)
             if found is None or found[1] not in SEARCHABLE:
                 continue
-            # A path that holds content the old edition has never seen was changed: what was read is newer than it.
+            # A path whose content the old edition has never had was changed meanwhile: the new edition is ahead of it.
             places = [p for p in video.locations if prints.get(p.path) is None or prints[p.path] in theirs]
             if not places or {place.path for place in places} == here.get(video.fingerprint):
                 continue
@@ -236,7 +221,7 @@ class CatchUp:
             self.writer.discard_thumbnails(catalog.remove(path)[2])
         problems: list[Problem] = []
         if moved:
-            encoder = self._open(asr=False).text
+            encoder = self._text()
             for video_id, path in moved:
                 try:
                     with one_file(path, "commit"):

@@ -1,93 +1,77 @@
-"""One run: paths in, a library that holds their videos out. The driver: the only writer, and the only one that decides.
+"""`vfindex ingest`: paths in, a library of their videos out.
 
-Every file ends in exactly one way (see report.Report), every unit is committed by itself, and a run that is broken off
-anywhere is continued by the next.
+Every file ends in exactly one way (see `Report`), every unit is committed by itself, and an interrupted run is
+continued by the next.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vfindex.indexer.models.base import Texts
-from vfindex.indexer.models.factory import LibraryModels, Opening, install, open_encoders
-from vfindex.indexer.models.hardware import usable_cores
-from vfindex.indexer.models.presets import LITE_VISUAL, Choice, better_models, models_of, options_of, preset_name
+from vfindex.indexer.models.factory import install
+from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runners.local import LocalRunner, default_workers
-from vfindex.indexer.runs.passes import in_turn
+from vfindex.indexer.runs.execute import Command, RunSettings, execute
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded
-from vfindex.indexer.scan.walk import Exclusions, discover
+from vfindex.indexer.scan.walk import Discovered, Exclusions, discover
 from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, remember, roots
 from vfindex.storage.errors import UsageError
-from vfindex.storage.meta import LibraryMeta, put_recognises_speech
+from vfindex.storage.meta import put_recognises_speech
 from vfindex.storage.records import Hint, Setup
-from vfindex.storage.writer import Writer, writing
-
-
-@dataclass(frozen=True, slots=True)
-class IngestSettings:
-    """What the user asked for; None: what the library has, or the default for a new one.
-
-    choice: the models of a new library. workers: units read at once. exclude: globs, see discover. cache: where models
-    are kept. compiled: see OpenClipEncoder. progressive: see `passes.in_turn`. runner: who does the work.
-    """
-
-    cache: Path
-    choice: Choice = field(default_factory=Choice)
-    sampling: Sampling | None = None
-    asr: bool | None = None
-    workers: int | None = None
-    exclude: tuple[str, ...] = ()
-    compiled: bool = False
-    command: str = "ingest"
-    progressive: bool = False
-    runner: RunnerChoice = field(default_factory=RunnerChoice)
+from vfindex.storage.writer import Writer
 
 
 def ingest(
-    folder: Path, paths: Sequence[bytes], settings: IngestSettings, callbacks: Callbacks | None = None
+    folder: Path,
+    paths: Sequence[bytes],
+    settings: RunSettings,
+    callbacks: Callbacks | None = None,
+    *,
+    name: str = "ingest",
 ) -> Report:
     """Index the videos at and below `paths` into the library in `folder`, and return what became of every file.
 
-    Raises LibraryLocked, LibraryVersion, LibraryError, UsageError (a preset or sampling that is not the library's),
-    ModelError. A file that cannot be indexed never raises: it is in the report.
+    name: of the command, as stored with the run. Raises as `execute`; UsageError for a preset or a sampling that is not
+    the library's.
     """
     callbacks = callbacks or Callbacks()
-    began = time.monotonic()
-    with writing(folder) as writer:
+    exclude = Exclusions(settings.exclude)
+    hints: list[str] = []
+
+    def setup(writer: Writer) -> Setup:
         is_new = writer.setup() is None
         with callbacks.interruptible():
-            setup = _setup(writer, settings, callbacks)
-        asr = _asr(writer, settings.asr)
-        run = Run(writer, options_of(setup, asr=asr), callbacks)
-        run.report.run_id = writer.catalog.begin_run(settings.command)
+            found = _setup(writer, settings, callbacks)
+        if settings.asr is not None:
+            put_recognises_speech(writer.catalog, settings.asr)
+        if is_new and settings.choice == Choice():
+            hints.extend(filter(None, [better_models(found)]))
+        return found
+
+    def scan(run: Run) -> Iterator[Discovered]:
+        catalog = run.writer.catalog
         given = _roots(folder, paths, settings.exclude)
-        remember(writer.catalog, given)
-        for path in forget_exclusions(writer.catalog, [root.path for root in given]):
+        remember(catalog, given)
+        for path in forget_exclusions(catalog, [root.path for root in given]):
             callbacks.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
-        removed, avoid = exclusions(writer.catalog), [os.fsencode(folder)]
-        exclude = Exclusions(settings.exclude)
-        run.sort(
-            discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop)
-        )
-        run.report.hints += [] if run.report.interrupted else map(_unmatched, exclude.unmatched)
-        run.bring_back()
-        if settings.exclude and not run.report.interrupted:
-            run.leave_out(excluded(run.unseen(), roots(writer.catalog)))
-        if run.has_work():
-            work(run, setup, settings)
-        run.end(began)
-    hint = better_models(setup)
-    if hint and is_new and settings.choice == Choice() and not run.report.interrupted:
+        removed, avoid = exclusions(catalog), [os.fsencode(folder)]
+        return discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop)
+
+    def scanned(run: Run) -> None:
+        if run.report.interrupted:
+            return
+        run.report.hints += map(_unmatched, exclude.unmatched)
+        if settings.exclude:
+            run.exclude(excluded(run.unseen(), roots(run.writer.catalog)))
+
+    report = execute(folder, Command(name, setup, scan, scanned=scanned), settings, callbacks)
+    for hint in [] if report.interrupted else hints:
         callbacks.say(hint)
-    return run.report
+    return report
 
 
 def _unmatched(glob: str) -> Hint:
@@ -95,45 +79,15 @@ def _unmatched(glob: str) -> Hint:
     return Hint("exclude", f"--exclude {glob} matches nothing there: {words}")
 
 
-def work(run: Run, setup: Setup, settings: IngestSettings) -> None:
-    """Open the library's models, and index what is to be done.
-
-    Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
-    """
-    if run.report.interrupted:
-        run.leave()
-        return
-    run.reopen()
-    if settings.runner.with_ray(needs_gpu=models_of(setup)["visual"] != LITE_VISUAL):
-        _work_on_ray(run, setup, settings)
-        return
-    workers = settings.workers or default_workers()
-    opening = Opening(usable_cores(), run.options.asr, settings.compiled)
-    with run.callbacks.interruptible():
-        encoders = open_encoders(setup, settings.cache, opening, say=run.callbacks.say)
-    with LocalRunner(workers, encoders) as runner:
-        in_turn(run, runner, encoders, workers, progressive=settings.progressive)
-
-
-def _work_on_ray(run: Run, setup: Setup, settings: IngestSettings) -> None:
-    from vfindex.indexer.runners.ray import Models, RayRunner, Session  # takes seconds to import
-
-    with run.callbacks.interruptible():
-        texts = Texts(LibraryModels(setup, settings.cache, say=run.callbacks.say).text(usable_cores()))
-    models = Models(setup, settings.cache, run.options.asr, settings.compiled)
-    with Session(settings.runner.address), RayRunner(models, texts, settings.runner) as runner:
-        in_turn(run, runner, texts, settings.workers or runner.window, progressive=settings.progressive)
-
-
 def _roots(folder: Path, paths: Sequence[bytes], exclude: tuple[str, ...]) -> list[Root]:
-    """Return the paths that are there and do not lie inside the library, links resolved."""
+    """Return the paths that exist outside the library, links resolved."""
     library = os.path.realpath(os.fsencode(folder)) + b"/"
     real = [os.path.realpath(path) for path in paths]
     return [Root(path, exclude) for path in real if os.path.exists(path) and not (path + b"/").startswith(library)]
 
 
-def _setup(writer: Writer, settings: IngestSettings, callbacks: Callbacks) -> Setup:
-    """Return the library's setup, made now if it is new. Raises UsageError if another was asked for."""
+def _setup(writer: Writer, settings: RunSettings, callbacks: Callbacks) -> Setup:
+    """Return the library's setup, created for a new library. Raises UsageError if other models are asked for."""
     choice = settings.choice
     if choice.preset is not None:
         preset_name(choice.preset)
@@ -156,10 +110,3 @@ def _setup(writer: Writer, settings: IngestSettings, callbacks: Callbacks) -> Se
                 "or make another one with --library DIR"
             )
     return setup
-
-
-def _asr(writer: Writer, asked: bool | None) -> bool:
-    """Return whether speech is recognised, and remember it for the next run if it was asked for."""
-    if asked is not None:
-        put_recognises_speech(writer.catalog, asked)
-    return LibraryMeta(writer.catalog).recognises_speech

@@ -44,22 +44,22 @@ Spans = Sequence[tuple[float, float]]
 
 
 def refresh(run: Run, encoders: Encoders | Texts) -> None:
-    """Redo the words of all videos in `run.reworded`, one after the other, until the callbacks says stop."""
-    total = len(run.reworded)
+    """Redo the words of all videos in `run.new_text`, one after the other, until the callbacks says stop."""
+    total = len(run.new_text)
     if not total or run.report.interrupted:
         return
     with Decoder() as decoder:
         work = _Refresh(run, encoders, decoder)
-        while run.reworded:
+        while run.new_text:
             if run.callbacks.stop():
                 run.report.interrupted = True
                 return
             try:
-                work.file(run.reworded[0])
+                work.file(run.new_text[0])
             except _Stopped:
                 return
-            run.reworded.popleft()
-            run.callbacks.progress(Progress(total - len(run.reworded), total, 0.0, 0.0))
+            run.new_text.popleft()
+            run.callbacks.progress(Progress(total - len(run.new_text), total, 0.0, 0.0))
 
 
 class _Stopped(VfindexError):
@@ -105,21 +105,21 @@ class _Refresh:
         bare = _bared(prepared, units) if sound_track(prepared, self._run.options) is not None else []
         if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
             self._catalog.mark_preview(video.id)
-            return self._run.refined.append(found)
+            return self._run.previewed.append(found)
         said, problems = self._said(prepared, units, bare)
         words = self._words(prepared, video, said, problems)
         has_changed = not _is_as_stored(words, video, units)
         self._catalog.update_transcript(video.id, found.location, words if has_changed else None)
         self._run.report.notes += prepared.notes
         if has_changed:
-            self._run.unindexed += sum(len(unit.clips) for unit in units)
+            self._run.delta_clips += sum(len(unit.clips) for unit in units)
             self._run.publish_many()
         if words.problem is not None and _reason(video) != words.problem.reason:
             self._run.end_file("partial", words.problem)
         elif has_changed:
             self._run.end_file("reworded")
         else:
-            self._run.end_file("moved" if found.location.path in self._run.moved_now else "unchanged")
+            self._run.end_file("moved" if found.location.path in self._run.moved_paths else "unchanged")
 
     def _prepared(self, found: Found, video: StoredVideo) -> Prepared:
         """Return what stands in and beside the file; subtitles beside a copy of it, where this one has none."""

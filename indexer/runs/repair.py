@@ -1,11 +1,11 @@
-"""Makes a damaged library sound again: what can be read stays, what cannot is made anew from the videos."""
+"""`vfindex repair`: keep the readable part of a damaged library, and rebuild the rest from the videos."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +17,21 @@ from vfindex.indexer.boundary import one_file
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.models.hardware import usable_cores
-from vfindex.indexer.models.presets import options_of
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.metadata_text import documents_of
 from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
-from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.ingest import IngestSettings, work
+from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import is_missing
-from vfindex.indexer.scan.walk import discover
+from vfindex.indexer.scan.walk import Discovered, discover
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.sources import exclusions, roots
 from vfindex.storage.db.units import committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders.text import check_files, read_meta
-from vfindex.storage.errors import LibraryNotFound, ModelError, VideoError
+from vfindex.storage.errors import ModelError, VideoError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
@@ -49,31 +47,17 @@ from vfindex.storage.maintenance.repair import (
 )
 from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
-from vfindex.storage.writer import Writer, locked, writing
-
-
-@dataclass(frozen=True, slots=True)
-class RepairSettings:
-    """What the user asked for.
-
-    cache: where models are kept. workers: units read at once, None: the default. runner: who indexes again.
-    """
-
-    cache: Path
-    workers: int | None = None
-    runner: RunnerChoice = field(default_factory=RunnerChoice)
+from vfindex.storage.writer import Writer, locked
 
 
 @dataclass(slots=True)
 class RepairReport:
-    """One repair. kept: where the damaged database is now, None where SQLite found nothing wrong with it.
+    """One repair. kept: where the damaged database is now, None if it was not replaced.
 
-    unreadable: table -> rows' keys in it that could not be read. damaged: videos whose rows were deleted. words: full
-    text search was made anew. encoders: names of the query encoders replaced. thumbnails: made anew; strays: deleted.
-    left: what `verify` still finds wrong. run: what became of the videos that had to be indexed again, and of all files
-    that were looked at for it.
+    unreadable: table -> number of unreadable rows. damaged: videos whose rows were deleted. words: whether full text
+    search was rebuilt. encoders: names of the query encoders replaced. thumbnails: rebuilt; strays: deleted. left:
+    problems that `verify` still finds. run: the report of the files that were indexed again.
     """
 
     kept: Path | None = None
@@ -101,11 +85,11 @@ class RepairReport:
         }
 
 
-def repair(folder: Path, settings: RepairSettings, callbacks: Callbacks | None = None) -> RepairReport:
-    """Make the library in `folder` sound again and return what was done.
+def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = None) -> RepairReport:
+    """Repair the library in `folder` and return what was done.
 
-    A repair that is broken off is continued by the next. Videos that are not there now keep their places and wait.
-    Raises LibraryNotFound, LibraryLocked, LibraryDamaged (nothing can be read any more), LibraryError, ModelError.
+    An interrupted repair is continued by the next. Videos whose files are missing keep their locations and wait.
+    Raises LibraryNotFound, LibraryDamaged (nothing of it can be read), and as `execute` does.
     """
     callbacks = callbacks or Callbacks()
     began = time.monotonic()
@@ -113,56 +97,51 @@ def repair(folder: Path, settings: RepairSettings, callbacks: Callbacks | None =
     report = RepairReport()
     with locked(folder):
         saved = salvage_database(in_use(folder))
-    with writing(folder) as writer:
+    salvage = saved[0] if saved else Salvage()
+
+    def setup(writer: Writer) -> Setup:
         restore_settings(writer.catalog, writer.folder)
-        setup = writer.setup()
-        if setup is None:
-            raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        found = stored_setup(folder, writer)
         if saved is not None:
-            found, report.kept = saved
-            report.unreadable = {name: _keys(ranges) for name, ranges in sorted(found.lost.items())}
+            report.kept = saved[1]
+            report.unreadable = {name: _keys(ranges) for name, ranges in sorted(salvage.lost.items())}
             callbacks.say(f"the damaged database is kept as {report.kept.name}; what could be read of it was saved")
-        run_id = writer.catalog.begin_run("repair")
-        _repair_rows(writer, saved[0] if saved else Salvage(), report)
+        return found
+
+    def prepare(writer: Writer, setup: Setup) -> None:
+        _repair_rows(writer, salvage, report)
         with callbacks.interruptible():
             _renew_encoders(writer, setup, settings.cache, report, callbacks)
-        paths = [path for video in waiting(writer.catalog) for path in video.paths]
-        run = Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
-        run.report.run_id, report.run = run_id, run.report
-        again = list(dict.fromkeys([*paths, *(saved[0].paths if saved else [])]))
-        run.sort(discover(again, stop=callbacks.stop))
-        is_unfinished = writer.catalog.get(UNFINISHED) == "1"
-        if is_unfinished:
-            _look_everywhere(run, folder)
-        if run.has_work():
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
-        run.end(began)
+
+    def finish(run: Run, setup: Setup) -> None:
+        report.run, writer = run.report, run.writer
         if not report.run.interrupted:
-            if is_unfinished:
+            if writer.catalog.get(UNFINISHED) == "1":
                 writer.catalog.put(UNFINISHED, "0")
-            _remake_thumbnails(writer, setup, settings.cache, report, callbacks)
+            _renew_thumbnails(writer, setup, settings.cache, report, callbacks)
         report.run.wall_s = time.monotonic() - began
         writer.write_backup()
-        writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
+        writer.catalog.end_run(report.run.run_id, report.to_dict(os.fsdecode))
+
+    command = Command("repair", setup, lambda run: _scan(run, salvage.paths, folder), prepare, finish=finish)
+    execute(folder, command, settings, callbacks)
     if not report.run.interrupted:
         report.left = verify(Library.open(folder)).problems
     return report
 
 
-def _look_everywhere(run: Run, folder: Path) -> None:
-    """Add to a run what the library does not know of the roots: files whose rows are lost, or were being made."""
-    avoid, removed = [os.fsencode(folder)], exclusions(run.writer.catalog)
-    for root in roots(run.writer.catalog):
+def _scan(run: Run, salvaged: Iterable[bytes], folder: Path) -> Iterator[Discovered]:
+    """Yield the files of videos without rows, then, if rows were lost, every file of the roots that is not known."""
+    catalog, stop = run.writer.catalog, run.callbacks.stop
+    paths = [path for video in waiting(catalog) for path in video.paths]
+    yield from discover(list(dict.fromkeys([*paths, *salvaged])), stop=stop)
+    if catalog.get(UNFINISHED) != "1":
+        return
+    avoid, removed = [os.fsencode(folder)], exclusions(catalog)
+    for root in roots(catalog):
         if not is_missing(root.path):
-            run.sort(
-                discover(
-                    [root.path],
-                    exclude=root.exclude,
-                    avoid=avoid,
-                    removed=removed,
-                    sift=run.changed,
-                    stop=run.callbacks.stop,
-                )
+            yield from discover(
+                [root.path], exclude=root.exclude, avoid=avoid, removed=removed, sift=run.changed, stop=stop
             )
 
 
@@ -174,7 +153,7 @@ def _keys(ranges: Sequence[tuple[int, int]]) -> int:
 
 
 def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
-    """Delete the rows of damaged videos, and make the words anew where they are not those of the rows left."""
+    """Delete the rows of damaged videos, and rebuild full text search where it does not match the rows left."""
     with writer.library.snapshot() as snapshot:
         known = {video.id for video in damaged_videos(snapshot)}
     delete_orphans(writer.catalog)
@@ -193,7 +172,7 @@ def _repair_rows(writer: Writer, saved: Salvage, report: RepairReport) -> None:
 
 
 def _titles(writer: Writer) -> dict[int, tuple[Document, ...]]:
-    """Return video id -> its titles and tags, of all videos that lie somewhere."""
+    """Return video id -> its titles and tags, for all videos with a location."""
     with writer.library.snapshot() as snapshot:
         videos = [video for video in snapshot.videos() if video.locations and video.state in SEARCHABLE]
     return {
@@ -225,8 +204,8 @@ def _renew_encoders(writer: Writer, setup: Setup, cache: Path, report: RepairRep
 # --- thumbnails -----------------------------------------------------------------------------------------------------
 
 
-def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairReport, callbacks: Callbacks) -> None:
-    """Make missing and torn thumbnails anew from the videos that are there; delete those of no clip."""
+def _renew_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairReport, callbacks: Callbacks) -> None:
+    """Rebuild missing and torn thumbnails from the videos, and delete those of no clip."""
     with writer.library.snapshot() as snapshot:
         for path in stray_thumbnails(writer.library, snapshot):
             path.unlink(missing_ok=True)
@@ -251,7 +230,7 @@ def _remake_thumbnails(writer: Writer, setup: Setup, cache: Path, report: Repair
 
 
 def _without_thumbnails(library: Library, snapshot: Snapshot) -> list[StoredVideo]:
-    """Return the searchable videos that lie somewhere and lack a whole thumbnail of a clip that should have one."""
+    """Return the searchable videos with a file that lack a thumbnail, or have a torn one."""
     return [
         video
         for video in snapshot.videos()
@@ -264,9 +243,9 @@ def _without_thumbnails(library: Library, snapshot: Snapshot) -> list[StoredVide
 
 
 def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Wanted, decoder: Decoder) -> int:
-    """Decode a video's units again, and write the thumbnails that are not whole; return how many.
+    """Decode a video's units again, write the thumbnails that are missing or torn, and return how many.
 
-    A video that cannot be read now stays without; `verify` says so.
+    A video that cannot be decoded stays without; `verify` reports it.
     """
     path = next(place.path for place in video.locations if os.path.isfile(place.path))
     made = 0
@@ -290,5 +269,5 @@ def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Want
 
 
 def _middle_s(clip: Clip) -> float:
-    """Return the time of the frame that stands for a clip: the one nearest to its mean."""
+    """Return the time of a clip's thumbnail: of the frame nearest to the mean of its vectors."""
     return float(clip.frame_times_s[int(np.argmax(clip.frame_vectors @ clip.embeddings["visual"]))])

@@ -1,74 +1,52 @@
-"""Takes up again what could not be indexed: files that failed, and on request those that broke their decoders."""
+"""`vfindex retry`: index failed files again, and on request those in quarantine."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from vfindex.indexer.models.presets import options_of
-from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.ingest import IngestSettings, work
+from vfindex.indexer.runs.execute import Command, RunSettings, execute
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.retry_policy import FINAL
-from vfindex.indexer.runs.run import Callbacks, Run
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.sources import known_files
 from vfindex.storage.errors import BUG, LibraryNotFound
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import KnownFile
-from vfindex.storage.writer import writing
+from vfindex.storage.records import KnownFile, Setup
+from vfindex.storage.writer import Writer
 
 
-@dataclass(frozen=True, slots=True)
-class RetrySettings:
-    """What the user asked for.
+def retry(folder: Path, paths: Sequence[bytes], settings: RunSettings, callbacks: Callbacks | None = None) -> Report:
+    """Index failed files at and below `paths` again, everywhere if there are none; return what became of each.
 
-    cache: where models are kept. workers: units read at once. quarantined: these too. runner: who does the work.
+    Raises LibraryNotFound, and as `execute` does; UsageError if a path may be any of several.
     """
-
-    cache: Path
-    workers: int | None = None
-    quarantined: bool = False
-    runner: RunnerChoice = field(default_factory=RunnerChoice)
-
-
-def retry(folder: Path, paths: Sequence[bytes], settings: RetrySettings, callbacks: Callbacks | None = None) -> Report:
-    """Try again what failed at and below `paths`, everywhere if there are none; return what became of each file.
-
-    Raises LibraryNotFound, LibraryLocked, LibraryVersion, LibraryError, ModelError, UsageError (a path may be any
-    of several).
-    """
-    callbacks = callbacks or Callbacks()
-    began = time.monotonic()
     Library.open(folder)
-    with writing(folder) as writer:
-        setup = writer.setup()
-        if setup is None:
+    files: list[bytes] = []
+
+    def setup(writer: Writer) -> Setup:
+        found = writer.setup()
+        if found is None:
             raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
         known = known_files(writer.catalog)
         named = [writer.catalog.path_of([path]) or path for path in paths]
-        files = chosen(known, named, quarantined=settings.quarantined)
+        files.extend(chosen(known, named, quarantined=settings.quarantined))
         for path in files:
             if known[path].state == "partial":
-                writer.catalog.mark_preview(known[path].video_id)  # it stays in search until it is read anew
-        run = Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
-        run.report.run_id = writer.catalog.begin_run("retry")
-        run.sort(discover(files, stop=callbacks.stop))
-        if run.has_work():
-            work(run, setup, IngestSettings(settings.cache, workers=settings.workers, runner=settings.runner))
-        run.end(began)
-    return run.report
+                writer.catalog.mark_preview(known[path].video_id)  # it stays searchable until it is indexed again
+        return found
+
+    command = Command("retry", setup, lambda run: discover(files, stop=run.callbacks.stop))
+    return execute(folder, command, settings, callbacks)
 
 
 def chosen(known: Mapping[bytes, KnownFile], paths: Iterable[bytes], *, quarantined: bool) -> list[bytes]:
-    """Return the files to be tried again, in order of bytes.
+    """Return the files to index again, in order of bytes.
 
-    A file that is named is tried whatever kept it out, or kept a part of it out. Of all others, those stay away of
-    which the same would be said again (`ladder.FINAL`), and those in quarantine unless they are asked for. What a bug
-    of vfindex kept out, or a part of it, is always tried.
+    A named file is retried whatever its error, or the error of a part of it. Other files are not if their error is
+    final (`retry_policy.FINAL`), or if they are in quarantine and `quarantined` is False. Files that failed by a bug of
+    vfindex, fully or in part, always are.
     """
     named = set(paths)
     states = ("failed", "quarantined") if quarantined else ("failed",)

@@ -1,8 +1,7 @@
-"""How a file or a unit is tried again before it is given up: as usual, as usual once more, then safely. Pure.
+"""The retry policy of files and units: two usual attempts, then a safe one (keyframes alone, no audio).
 
-Only what breaks, hangs or overruns its decoder is tried again: it may be the machine's fault (memory that others took,
-a disk that was slow), and it need not break in all that is read. What a decoder says of a file it will say again, so a
-refusal is final within a run.
+Only a decoder that crashes, hangs or overruns its limits is retried: the machine may be at fault (memory that others
+took, a slow disk), and a safe attempt decodes less. An error that a decoder reports is final within a run.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from dataclasses import replace
 from vfindex.storage.errors import BUG, VideoError
 from vfindex.storage.records import Attempt, Care
 
-TRIES_AS_USUAL = 2
-# Under the same settings, reading would take as much processor time again.
-_NOT_AGAIN = frozenset({"cpu"})
-# Units of one video that no try could read, each of which may have taken minutes.
-MAX_LOST_UNITS = 1
-# What will be said again of the same bytes by the same vfindex; `vfindex retry` passes over it unless it is named.
+USUAL_ATTEMPTS = 2
+# With the same options, decoding would take as much processor time again.
+_SAFE_NEXT = frozenset({"cpu"})
+# Broken units of one video, each of which may have taken minutes.
+MAX_BROKEN_UNITS = 1
+# Errors that the same bytes will meet again in the same vfindex; `vfindex retry` skips them unless a file is named.
 FINAL = frozenset(
     {
         "empty",
@@ -40,32 +39,32 @@ FINAL = frozenset(
 )
 
 
-def next_care(failed: Sequence[Attempt]) -> Care | None:
-    """Return how one file or unit is tried next, given its failed attempts in order; None: it is given up."""
+def next_attempt(failed: Sequence[Attempt]) -> Care | None:
+    """Return the kind of the next attempt after these failed ones, in order; None: the file or unit is given up."""
     if not failed:
         return "usual"
     if failed[-1].care == "safe":
         return None
-    spent = len(failed) >= TRIES_AS_USUAL or failed[-1].code in _NOT_AGAIN
+    spent = len(failed) >= USUAL_ATTEMPTS or failed[-1].code in _SAFE_NEXT
     return "safe" if spent else "usual"
 
 
-def is_worth_reading(broken: int, read: int) -> bool:
-    """Return whether the rest of a video is, of which so many units broke and so many could be read.
+def is_worth_decoding(broken: int, decoded: int) -> bool:
+    """Return whether to decode the rest of a video after so many broken and decoded units.
 
-    It is not once several have broken, and no fewer than could be read: the time spent in vain is bounded by the other.
+    Not once several are broken, and at least as many as were decoded: so at most half of the time is wasted.
     """
-    return broken <= MAX_LOST_UNITS or broken < read
+    return broken <= MAX_BROKEN_UNITS or broken < decoded
 
 
-def is_tried_again(error: VideoError) -> bool:
-    """Return whether an error is one of those after which another try may go better."""
+def is_retried(error: VideoError) -> bool:
+    """Return whether another attempt may succeed after an error."""
     return error.quarantine
 
 
-def last_word(exc: VideoError, failed: Sequence[Attempt]) -> VideoError:
-    """Return why no try could read a file or a unit: what broke the decoder, rather than what was left to read."""
-    if not failed or is_tried_again(exc) or exc.problem.code == BUG:
+def final_error(exc: VideoError, failed: Sequence[Attempt]) -> VideoError:
+    """Return the error of a file or a unit: of the first attempt, which broke the decoder, and of the safe one."""
+    if not failed or is_retried(exc) or exc.problem.code == BUG:
         return exc
     words = f"{failed[0].reason}; read safely, {exc.problem.reason}"
     return VideoError(replace(exc.problem, code=failed[0].code, reason=words), quarantine=True)

@@ -1,4 +1,4 @@
-"""What an upgrade need not do again: clips, frame vectors, thumbnails and transcripts of the edition before."""
+"""Parts of the old edition that an upgrade reuses: clips, frame vectors, thumbnails and transcripts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from vfindex.storage.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What still holds under a new setup.
+    """The parts of a library that still hold under a new setup.
 
-    pictures: clips, frame vectors and thumbnails. transcript: what was recognised. sentences: vectors of speech and
-    text.
+    pictures: clips, frame vectors and thumbnails. transcript: recognised segments. sentences: speech and text vectors.
     """
 
     pictures: bool
@@ -32,7 +31,7 @@ class Reuse:
 
     @classmethod
     def between(cls, old: Setup, new: Setup) -> Reuse:
-        """Return what of a library made with `old` holds under `new`."""
+        """Return the parts of a library made with `old` that hold under `new`."""
         return cls(
             pictures=old.sampling == new.sampling and old.models["visual"] == new.models["visual"],
             transcript=models_of(old)["speech"] == models_of(new)["speech"],
@@ -40,10 +39,10 @@ class Reuse:
         )
 
 
-class TakeOver:
-    """Takes videos over from one edition into another without opening their files, and carries on where it broke off.
+class VideoCopier:
+    """Copies videos from one edition into another without opening their files, and resumes interrupted ones.
 
-    text: the new edition's model of sentences; None: the old one's vectors of speech and text hold.
+    text: the new edition's text model; None: the speech and text vectors hold.
     """
 
     def __init__(self, old: Library, writer: Writer, text: PassageEncoder | None) -> None:
@@ -51,8 +50,8 @@ class TakeOver:
         self._writer = writer
         self._text = text
 
-    def video(self, video: StoredVideo, *, recognised: bool) -> bool:
-        """Take a searchable video over, unit by unit, to all its places; return False if it has just been removed."""
+    def copy(self, video: StoredVideo, *, recognised: bool) -> bool:
+        """Copy a searchable video with all its locations, unit by unit; return False if it has just been removed."""
         catalog, paths = self._writer.catalog, [place.path for place in video.locations]
         title = describe(paths[0], video.tags, video.chapters)
         words = text_vector(title.text, self._text) if self._text else None
@@ -73,7 +72,7 @@ class TakeOver:
         return True
 
     def _begun(self, video: StoredVideo, plans: tuple[UnitPlan, ...], recognised: bool) -> int:
-        """Return the id of the video in the new edition, begun earlier or now."""
+        """Return the id of the video in the new edition, resumed or new."""
         catalog = self._writer.catalog
         found = catalog.find(video.fingerprint)
         begun = found is not None and found[1:] == ("indexing", recognised)
@@ -145,8 +144,8 @@ class StoredVideos:
 
 
 def stored_problem(video: StoredVideo) -> Problem | None:
-    """Return why a stored video is not indexed, or not wholly; None where it is."""
+    """Return why a stored video failed or is partial; None if it is complete."""
     if video.problem is None or not video.locations:
         return None
-    told = video.problem
-    return Problem(video.locations[0].path, told["stage"], told["code"], told["reason"], told["next"])  # type: ignore[arg-type]
+    stored = video.problem
+    return Problem(video.locations[0].path, stored["stage"], stored["code"], stored["reason"], stored["next"])  # type: ignore[arg-type]

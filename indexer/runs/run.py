@@ -1,4 +1,4 @@
-"""The files of a run, sorted by what the library knows of them, before any is opened."""
+"""One run: its files, classified by the scan cache before any is opened, its report and its publications."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Callbacks:
 
 
 class Run:
-    """The files of a run, sorted by what the library knows of them.
+    """The files of a run, classified by the scan cache, and the report.
 
-    todo: to be read. refined: searchable, and to be read wholly, for they were only looked at in passing or without
-    sound. reworded: as they were, but what lies beside them is not. unindexed: clips that searches scan exactly until
-    the next generation.
+    todo: new and changed files. previewed: searchable files that are to be indexed fully, after a preview or without
+    recognised speech. new_text: unchanged files with other sidecars. delta_clips: clips that are in no joint index yet.
+    failed_prints: fingerprints that failed in this run. moved_paths: where content was found that has moved.
     """
 
     def __init__(self, writer: Writer, options: Options, callbacks: Callbacks) -> None:
@@ -54,31 +54,31 @@ class Run:
         self.callbacks = callbacks
         self.report = Report()
         self.todo: deque[Found] = deque()
-        self.refined: deque[Found] = deque()
-        self.reworded: deque[Found] = deque()
+        self.previewed: deque[Found] = deque()
+        self.new_text: deque[Found] = deque()
         self.known = read_scan_cache(writer.catalog, recognised=options.asr)
         self.tombstones = writer.catalog.missing_files()
         self._seen: set[bytes] = set()
         self._settled_seen = 0
-        self._back: list[bytes] = []
-        self.failed_now: set[str] = set()  # fingerprints
-        self.moved_now: set[bytes] = set()
-        self.unindexed = writer.catalog.unindexed()
+        self._returned: list[bytes] = []
+        self.failed_prints: set[str] = set()  # fingerprints
+        self.moved_paths: set[bytes] = set()
+        self.delta_clips = writer.catalog.unindexed()
         self._traces = 0
         self._past_bugs = writer.catalog.past_bugs()
         for path in self._past_bugs:
             self.known.unsettle(path)
 
-    def reopen(self) -> None:
-        """Let the next pass read wholly what an older vfindex could read in part only, because of a bug."""
-        for found in self.refined:
+    def reopen_past_bugs(self) -> None:
+        """Mark videos that an older vfindex indexed in part because of a bug, so that they are indexed fully."""
+        for found in self.previewed:
             if found.location.path in self._past_bugs:
                 self.writer.catalog.mark_preview(self._past_bugs[found.location.path])
 
     def changed(self, states: Collection[FileState]) -> Collection[FileState]:
-        """Return those files of a folder that are not as the library knows them, and count the others.
+        """Return the files of a folder that are not up to date, and count the others.
 
-        What was seen before is left out and not counted again.
+        Files seen before are left out and not counted again.
         """
         paths = [state[0] for state in states]
         if not self._seen.isdisjoint(paths):
@@ -88,37 +88,37 @@ class Run:
         changed = [state for state in states if state not in settled]
         self._settled_seen += len(states) - len(changed)
         if changed and self.tombstones:
-            changed = [state for state in changed if not self._is_back(state)]
+            changed = [state for state in changed if not self._has_returned(state)]
         self.report.found += len(states) - len(changed)
         self.report.unchanged += len(states) - len(changed)
         return changed
 
     def unseen(self) -> set[bytes]:
-        """Return the paths of files that the library knows and the run has not met."""
+        """Return the known paths that the scan has not met."""
         return self.known.unseen(self._seen, self._settled_seen)
 
-    def _is_back(self, state: FileState) -> bool:
-        """Return whether a file has returned, and is as it was in every way."""
+    def _has_returned(self, state: FileState) -> bool:
+        """Return whether a missing file is there again, itself and its sidecars unchanged."""
         path, size_bytes, mtime_ns, beside = state
-        known = self._returned(path, size_bytes, mtime_ns) if self.known.get(path) is None else None
-        return known is not None and self._is_settled(known) and known.sidecar_state == beside
+        known = self._tombstone(path, size_bytes, mtime_ns) if self.known.get(path) is None else None
+        return known is not None and self._is_up_to_date(known) and known.sidecar_state == beside
 
-    def _is_settled(self, known: FileStamp) -> bool:
+    def _is_up_to_date(self, known: FileStamp) -> bool:
         return known.state in SEARCHABLE and not known.coarse and bool(known.recognised or not self.options.asr)
 
-    def _returned(self, path: bytes, size_bytes: int, mtime_ns: int) -> FileStamp | None:
-        """Return what was known of a file that had vanished and is there again as it was; None of any other."""
+    def _tombstone(self, path: bytes, size_bytes: int, mtime_ns: int) -> FileStamp | None:
+        """Return the tombstone of a missing file that is there again, of the same size and time; None otherwise."""
         if path not in self.tombstones:
             return None
         known = self.tombstones[path]
         if (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
             return None
         self.known.add(known)
-        self._back.append(path)
+        self._returned.append(path)
         return known
 
     def sort(self, found: Iterable[Found | Skipped | Failed]) -> None:
-        """Put every file in the report or, if it must be opened, into `todo`."""
+        """Count every file in the report or, if it must be opened, put it into a queue."""
         for each in found:
             if isinstance(each, Found):
                 self._sort_file(each)
@@ -133,28 +133,28 @@ class Run:
         self.has_stopped()
 
     def has_stopped(self) -> bool:
-        """Return whether the run is to end, and note it in the report if so."""
+        """Return whether the run is to end; the report says so then."""
         self.report.interrupted = self.report.interrupted or self.callbacks.stop()
         return self.report.interrupted
 
     def has_work(self) -> bool:
         """Return whether any file is to be opened."""
-        return bool(self.todo or self.refined or self.reworded)
+        return bool(self.todo or self.previewed or self.new_text)
 
     def leave(self) -> None:
-        """Tell the report what an interrupted run leaves to the next one."""
-        self.report.left = len(self.todo) + len(self.reworded)
-        for _ in self.refined:
+        """Report the files that an interrupted run leaves to the next one."""
+        self.report.left = len(self.todo) + len(self.new_text)
+        for _ in self.previewed:
             self.end_file("coarse")
 
-    def bring_back(self) -> None:
-        """Let the files return that had vanished and were found again as they were."""
-        if self._back:
-            self.writer.catalog.restore_missing(self._back)
-            self._back.clear()
+    def restore_returned(self) -> None:
+        """Restore missing files that were found again unchanged."""
+        if self._returned:
+            self.writer.catalog.restore_missing(self._returned)
+            self._returned.clear()
 
-    def leave_out(self, paths: Collection[bytes]) -> None:
-        """Let files that the globs of every root exclude by now leave search; they return with their globs."""
+    def exclude(self, paths: Collection[bytes]) -> None:
+        """Take files that every root excludes now out of search; they return when a glob is dropped."""
         if paths:
             self.writer.catalog.mark_missing(sorted(paths))
             self.report.vanished += len(paths)
@@ -164,20 +164,20 @@ class Run:
         path = found.location.path
         self._seen.add(path)
         size_bytes, mtime_ns = found.location.size_bytes, found.location.mtime_ns
-        known = self.known.get(path) or self._returned(path, size_bytes, mtime_ns)
+        known = self.known.get(path) or self._tombstone(path, size_bytes, mtime_ns)
         if known is None or (known.size_bytes, known.mtime_ns) != (size_bytes, mtime_ns):
             self.todo.append(found)
         elif known.state in SEARCHABLE:
-            if not self._is_settled(known):
-                self.refined.append(found)
+            if not self._is_up_to_date(known):
+                self.previewed.append(found)
             elif known.sidecar_state != found.location.sidecar_state:
-                self.reworded.append(found)
+                self.new_text.append(found)
             else:
                 self.end_file("unchanged")
         elif found.named or path in self._past_bugs:
             self.todo.append(replace(found, named=True))
         else:
-            self.end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
+            self.end_file("failed", stored_failure(path, self.writer.catalog.problem_at(path)))
 
     def end_file(self, how: Ending, problem: Problem | None = None) -> None:
         """Count a file's end, once. Of tracebacks MAX_TRACES are kept: one bug may meet every file of a run."""
@@ -191,9 +191,9 @@ class Run:
             setattr(self.report, how, getattr(self.report, how) + 1)
 
     def end(self, began: float, *, thorough: bool = True) -> None:
-        """Publish what is due, unless the run was interrupted, and keep the report.
+        """Publish a new joint index if one is due and the run was not interrupted, and store the report.
 
-        began: on the monotonic clock. thorough: read the whole joint index to see whether it is sound; else its size.
+        began: on the monotonic clock. thorough: check the whole joint index, not its size alone.
         """
         if not self.report.interrupted:
             with self._until_interrupted():
@@ -204,14 +204,14 @@ class Run:
         self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
 
     def publish_many(self) -> None:
-        """Publish a new generation if too many clips wait for one."""
-        if self.unindexed > MAX_DELTA_CLIPS:
+        """Publish a new generation if the delta has grown too large."""
+        if self.delta_clips > MAX_DELTA_CLIPS:
             self.publish()
 
     def publish(self) -> None:
-        """Publish a new generation; where the one before stays instead, the report says why."""
+        """Publish a new generation; the report says why if the one before stays in use."""
         self.report.not_published = ""
-        self.unindexed = 0
+        self.delta_clips = 0
         try:
             with self._until_interrupted():
                 self.writer.publish()
@@ -220,7 +220,7 @@ class Run:
 
     @contextmanager
     def _until_interrupted(self) -> Iterator[None]:
-        """Give up what is done inside at an interruption: the joint index before it stays, and the next run goes on."""
+        """Turn Ctrl-C into an interrupted report: the joint index before stays in use, and the next run goes on."""
         try:
             with self.callbacks.interruptible():
                 yield
@@ -229,7 +229,7 @@ class Run:
 
 
 def _is_due(writer: Writer, thorough: bool) -> bool:
-    """Return whether a new generation must be published: clips have changed, or the current file is no good."""
+    """Return whether a new generation must be published: clips have changed, or the current file is damaged."""
     if writer.catalog.change():
         return True
     with writer.library.snapshot() as snapshot:
@@ -245,13 +245,13 @@ def _is_due(writer: Writer, thorough: bool) -> bool:
     return size_bytes != generation.size_bytes or not generation.file.endswith(INDEX_SUFFIX)
 
 
-def remembered(path: bytes, problem: Mapping[str, str] | None) -> Problem:
-    """Return why a file failed in an earlier run; it is not opened again until it changes or is named."""
-    told = problem or {}
+def stored_failure(path: bytes, problem: Mapping[str, str] | None) -> Problem:
+    """Return why a file failed in an earlier run. It is not opened again until it changes or is named."""
+    stored = problem or {}
     return Problem(
         path,
-        told.get("stage", "decode"),  # type: ignore[arg-type]
-        told.get("code", "failed"),
-        told.get("reason", "it could not be read in an earlier run"),
-        told.get("next", "name it on the command line to try again"),
+        stored.get("stage", "decode"),  # type: ignore[arg-type]
+        stored.get("code", "failed"),
+        stored.get("reason", "it could not be read in an earlier run"),
+        stored.get("next", "name it on the command line to try again"),
     )

@@ -1,4 +1,4 @@
-"""The driver of a run: hands files and units to the runner, and commits what comes back. The only writer."""
+"""The scheduler of a run: gives files and units to the runner and commits their results. The only writer."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, text_vector
 from vfindex.indexer.runners.base import Runner
 from vfindex.indexer.runs.report import Progress
-from vfindex.indexer.runs.retry_policy import is_tried_again, is_worth_reading, last_word, next_care
+from vfindex.indexer.runs.retry_policy import final_error, is_retried, is_worth_decoding, next_attempt
 from vfindex.indexer.runs.reuse import StoredVideos
-from vfindex.indexer.runs.run import Ending, Run, remembered
+from vfindex.indexer.runs.run import Ending, Run, stored_failure
 from vfindex.indexer.scan.walk import Found, fingerprint
 from vfindex.storage.db.catalog import now
 from vfindex.storage.errors import BUG, Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer
 
-# What lies beside a video at this place was not read yet; no `beside.signature` is so.
+# Signature of sidecars that are still to be read; `sidecars.signature` never returns it.
 _UNREAD = "?"
 _UNREAD_REST = "the rest was not read, as too many parts of it broke their decoder"
-# How long the driver waits before it looks whether it shall stop.
+# Longest wait for a result before the scheduler checks whether it is to stop.
 POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A file that is looked into. failed: the tries so far."""
+    """A file that is being prepared. failed: the attempts so far."""
 
     found: Found
     print_: str
@@ -44,12 +44,12 @@ class _Opening:
 
 @dataclass(slots=True)
 class _Active:
-    """A video in work.
+    """A video that is being indexed.
 
-    before: units committed by earlier runs. planned: units in all. failed: tries that failed. broken: units given up,
-    as no try could read them. ends: how the reading of each unit ended. unread: units that were left out, as too many
-    others were broken. copies: further files of the same content, found meanwhile. put_off: the machine has no room for
-    it now, so it is left to a later run.
+    before: units committed by earlier runs. planned: units in all. failed: failed attempts. broken: units given up
+    after the last attempt. ends: how the decoding of each unit ended. unread: units skipped, as too many others were
+    broken. copies: further files of the same content. put_off: the machine lacks resources for it, so a later run
+    indexes it.
     """
 
     prepared: Prepared
@@ -66,12 +66,12 @@ class _Active:
     failure: VideoError | None = None
     put_off: bool = False
 
-    def tries(self, plan: UnitPlan) -> list[Attempt]:
+    def attempts(self, plan: UnitPlan) -> list[Attempt]:
         return [attempt for attempt in self.failed if attempt.unit == plan.number]
 
 
-class Driver:
-    """Hands the files of `run.todo` and their units to the runner and commits what comes back."""
+class Scheduler:
+    """Gives the files of `run.todo` and their units to a runner and commits the results."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class Driver:
         encoders: Encoders | Texts,
         workers: int,
         *,
-        coarse: bool = False,
+        preview: bool = False,
         stored: StoredVideos | None = None,
     ) -> None:
-        """coarse: make what is new searchable by a look in passing, and leave the rest of it in `run.refined`.
+        """preview: index a preview of each new file, and put the file into `run.previewed`.
 
         stored: parts of videos that need not be computed again.
         """
         self.run = run
-        self.coarse = coarse
-        self.options = run.options.coarsely() if coarse else run.options
+        self.preview = preview
+        self.options = run.options.coarsely() if preview else run.options
         self.writer = run.writer
         self.runner = runner
         self.encoders = encoders
@@ -104,7 +104,7 @@ class Driver:
         self.done_s = self.total_s = 0.0
 
     def work(self) -> None:
-        """Work until every file has ended, or the callbacks says stop."""
+        """Run until every file has ended, or the run is to stop."""
         while True:
             stopping = self.run.report.interrupted or self.run.callbacks.stop()
             self.run.report.interrupted = stopping
@@ -124,12 +124,12 @@ class Driver:
                     self._indexed(future)
 
     def _drop_unstarted(self) -> None:
-        """Take back what no worker has begun; the next run finds it again."""
+        """Cancel tasks that no worker has begun; the next run finds them again."""
         self.preparing = {future: value for future, value in self.preparing.items() if not future.cancel()}
         self.indexing = {future: value for future, value in self.indexing.items() if not future.cancel()}
 
     def _fill(self) -> None:
-        """Give the runner work: units of videos begun first, then the next files. One task waits ready in the queue."""
+        """Submit tasks: units of videos begun, then the next files. One task more than there are workers waits."""
         while len(self.preparing) + len(self.indexing) <= self.workers and not self.run.callbacks.stop():
             active = next((a for a in self.active.values() if a.waiting), None)
             if active is not None:
@@ -142,8 +142,8 @@ class Driver:
                 return
 
     def _index(self, active: _Active, plan: UnitPlan) -> Future[Indexed]:
-        """Give a unit to the runner, with the parts of it that are stored."""
-        options = self._options(active.tries(plan))
+        """Submit a unit, with the parts of it that are stored."""
+        options = self._options(active.attempts(plan))
         try:
             with one_file(active.prepared.found.location.path, "decode"):
                 reusable = self.stored.unit(active.prepared.video.fingerprint, plan) if self.stored else None
@@ -154,13 +154,13 @@ class Driver:
         return self.runner.index(active.prepared, plan, options, reusable)
 
     def _options(self, failed: Sequence[Attempt]) -> Options:
-        """Return how a file or a unit is read after these failed tries."""
-        return self.options.safely() if next_care(failed) == "safe" else self.options
+        """Return the options of the next attempt."""
+        return self.options.safely() if next_attempt(failed) == "safe" else self.options
 
-    # --- what a file is -----------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------------------
 
     def _identify(self, found: Found) -> None:
-        """Tell new content from content that is known under another name, by its fingerprint; open what is new."""
+        """Fingerprint a file; prepare it if its content is new to the library."""
         try:
             with one_file(found.location.path, "open"):
                 print_ = fingerprint(found.location.path)
@@ -179,22 +179,22 @@ class Driver:
                 if not self._end_known(found, print_):
                     self._open(opening)
         except VideoError as exc:
-            self._fail(opening, exc, self._tried(None, (), exc))
+            self._fail(opening, exc, self._failed_attempt(None, (), exc))
 
     def _end_known(self, found: Found, print_: str) -> bool:
-        """Return whether a file's content is known, so that nothing of it must be read; it has ended then."""
+        """Return whether the library has a file's content, so that it need not be decoded; the file has ended then."""
         hit = self.writer.catalog.find(print_)
         if hit is not None:
             video_id, state, recognised = hit
-            if state in SEARCHABLE and (self.coarse or self._is_whole(video_id, recognised)):
+            if state in SEARCHABLE and (self.preview or self._is_complete(video_id, recognised)):
                 self._place(video_id, found)
                 return True
-            if state in ("failed", "quarantined") and (print_ in self.run.failed_now or not found.named):
+            if state in ("failed", "quarantined") and (print_ in self.run.failed_prints or not found.named):
                 self._fail_again(video_id, found)
                 return True
         return False
 
-    def _is_whole(self, video_id: int, recognised: bool) -> bool:
+    def _is_complete(self, video_id: int, recognised: bool) -> bool:
         return (recognised or not self.options.asr) and not self.writer.catalog.is_preview(video_id)
 
     def _open(self, opening: _Opening) -> None:
@@ -202,30 +202,30 @@ class Driver:
         self.preparing[future] = opening
 
     def _place(self, video_id: int, found: Found) -> None:
-        """Give known content the place where it was found: moved if a former place is gone, else a further copy."""
+        """Add a location to known content: moved if a former location is gone, else a further copy."""
         paths, moved_from = self._former(video_id, found.location.path)
         here = found.location.path
         location = found.location
-        is_reworded = location.sidecar_state not in self.writer.catalog.sidecar_states(video_id) and (
+        has_new_text = location.sidecar_state not in self.writer.catalog.sidecar_states(video_id) and (
             location.sidecar_state or moved_from or here in paths
         )
-        if is_reworded:
+        if has_new_text:
             location = replace(location, sidecar_state=_UNREAD)
         stale = self.writer.catalog.place(video_id, location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)
         if here not in paths:
-            self.run.unindexed += retitle(self.writer, video_id, self.encoders.text)
+            self.run.delta_clips += retitle(self.writer, video_id, self.encoders.text)
             self.run.publish_many()
         if moved_from:
-            self.run.moved_now.add(here)
-        if is_reworded:
-            self.run.reworded.append(found)
+            self.run.moved_paths.add(here)
+        if has_new_text:
+            self.run.new_text.append(found)
             self.done_files += 1
         else:
             self._end_file("moved" if moved_from else "unchanged")
 
     def _former(self, video_id: int, here: bytes) -> tuple[Sequence[bytes], bytes | None]:
-        """Return the paths of known content, and the one that it was moved from to `here`, None if it was not."""
+        """Return the paths of known content, and the path that it was moved from, None if it was not moved."""
         paths, _, _ = self.writer.catalog.names(video_id)
         former = [*paths, *self.writer.catalog.former_paths(video_id)]
         gone = [path for path in former if path != here and not os.path.lexists(path)]
@@ -235,9 +235,9 @@ class Driver:
         path = found.location.path
         _, moved_from = self._former(video_id, path)
         self.writer.discard_thumbnails(self.writer.catalog.place(video_id, found.location, moved_from=moved_from))
-        self._end_file("failed", remembered(path, self.writer.catalog.problem_at(path)))
+        self._end_file("failed", stored_failure(path, self.writer.catalog.problem_at(path)))
 
-    # --- what comes back ----------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------------
 
     def _prepared(self, future: Future[Prepared]) -> None:
         opening = self.preparing.pop(future)
@@ -246,15 +246,15 @@ class Driver:
                 prepared = future.result()
                 if self.stored and (plans := self.stored.plans(opening.print_)):
                     prepared = replace(prepared, units=plans)
-                if next_care(opening.failed) == "safe":
-                    prepared = replace(prepared, problems=(*prepared.problems, _read_safely(prepared, opening.failed)))
+                if next_attempt(opening.failed) == "safe":
+                    prepared = replace(prepared, problems=(*prepared.problems, _safe_problem(prepared, opening.failed)))
                 active = self._begun(opening, prepared)
         except VideoError as exc:
-            failed = (*opening.failed, *self._tried(None, opening.failed, exc))
-            if is_tried_again(exc) and next_care(failed) is not None:
+            failed = (*opening.failed, *self._failed_attempt(None, opening.failed, exc))
+            if is_retried(exc) and next_attempt(failed) is not None:
                 self._open(replace(opening, failed=failed))
             else:
-                self._fail(opening, last_word(exc, failed), failed)
+                self._fail(opening, final_error(exc, failed), failed)
             return
         active.copies = self.early_copies.pop(opening.print_, [])
         self.active[opening.print_] = active
@@ -263,13 +263,13 @@ class Driver:
             self._finish(active)
 
     def _begun(self, opening: _Opening, prepared: Prepared) -> _Active:
-        """Enter a video, or go on with it where an earlier run was broken off."""
+        """Add a video to the library, or resume it where an earlier run was interrupted."""
         catalog, asr = self.writer.catalog, self.options.asr
-        begun = catalog.resumable(opening.print_, recognised=asr, coarse=self.coarse)
+        begun = catalog.resumable(opening.print_, recognised=asr, coarse=self.preview)
         if begun is None:
             path = prepared.found.location.path
             begun_id = catalog.begin_video(
-                prepared.video, prepared.units, recognised=asr, coarse=self.coarse, path=path
+                prepared.video, prepared.units, recognised=asr, coarse=self.preview, path=path
             )
             begun = begun_id, 0
         video_id, before = begun
@@ -283,14 +283,14 @@ class Driver:
         active, unit_id, plan = self.indexing.pop(future)
         active.open_units -= 1
         length_s = _length_s(active.prepared, plan)
-        failed = active.tries(plan)
+        failed = active.attempts(plan)
         try:
             with one_file(active.prepared.found.location.path, "decode"):
                 indexed = future.result()
-                result = _told_safe(indexed.result, failed) if next_care(failed) == "safe" else indexed.result
+                result = _with_safe_note(indexed.result, failed) if next_attempt(failed) == "safe" else indexed.result
                 self._commit(active, unit_id, result)
             active.ends.append(indexed.end)
-            self.run.report.video_seconds += 0.0 if self.coarse else length_s
+            self.run.report.video_seconds += 0.0 if self.preview else length_s
         except VideoError as exc:
             if self._again(active, (unit_id, plan), exc):
                 return
@@ -301,62 +301,62 @@ class Driver:
                 return
             result = self._give_up(active, plan, exc)
             self._commit(active, unit_id, result)
-        self.run.report.clips += 0 if self.coarse else len(result.clips)
-        self.run.unindexed += len(result.clips)
+        self.run.report.clips += 0 if self.preview else len(result.clips)
+        self.run.delta_clips += len(result.clips)
         self.done_s += length_s
         self._finish_if_done(active)
-        self._tell()
+        self._report_progress()
 
     def _finish_if_done(self, active: _Active) -> None:
         if not active.waiting and not active.open_units:
             self._finish(active)
 
     def _commit(self, active: _Active, unit_id: int, result: UnitResult) -> None:
-        """Commit a unit, unless it is empty and all there is of its video."""
+        """Commit a unit, unless it is empty and the only one of its video."""
         if result.clips or active.planned > 1:
             self.writer.commit_unit(active.video_id, active.prepared.video.fingerprint, unit_id, result)
 
-    def _tried(self, plan: UnitPlan | None, failed: Sequence[Attempt], exc: VideoError) -> list[Attempt]:
-        """Return the try that has just failed, for the record; nothing where it says no more than the error will."""
-        care, problem = next_care(failed), exc.problem
-        if care is None or not (is_tried_again(exc) or failed or problem.code == BUG):
+    def _failed_attempt(self, plan: UnitPlan | None, failed: Sequence[Attempt], exc: VideoError) -> list[Attempt]:
+        """Return the attempt that has just failed, to be stored; nothing if it repeats the error of the video."""
+        kind, problem = next_attempt(failed), exc.problem
+        if kind is None or not (is_retried(exc) or failed or problem.code == BUG):
             return []
-        return [Attempt(plan.number if plan else None, care, problem.code, problem.reason, now())]
+        return [Attempt(plan.number if plan else None, kind, problem.code, problem.reason, now())]
 
     def _again(self, active: _Active, unit: tuple[int, UnitPlan], exc: VideoError) -> bool:
-        """Note a failed try; return whether the unit waits for another one."""
-        for attempt in self._tried(unit[1], active.tries(unit[1]), exc):
+        """Store a failed attempt; return whether the unit waits for another one."""
+        for attempt in self._failed_attempt(unit[1], active.attempts(unit[1]), exc):
             active.failed.append(attempt)
             self.writer.catalog.note_attempt(active.video_id, attempt)
-        if not is_tried_again(exc) or next_care(active.tries(unit[1])) is None:
+        if not is_retried(exc) or next_attempt(active.attempts(unit[1])) is None:
             return False
         active.waiting.appendleft(unit)
         return True
 
     def _give_up(self, active: _Active, plan: UnitPlan, exc: VideoError) -> UnitResult:
-        """Return what stands for a unit that cannot be read; a video that breaks too often is not read any further."""
-        failed = active.tries(plan)
+        """Return the empty result of a broken unit; if too many are broken, skip the rest of the video."""
+        failed = active.attempts(plan)
         active.broken += bool(failed)
-        active.failure = last_word(exc, failed)
-        if not is_worth_reading(active.broken, len(active.ends) + active.before):
+        active.failure = final_error(exc, failed)
+        if not is_worth_decoding(active.broken, len(active.ends) + active.before):
             active.unread += [unit_id for unit_id, _ in active.waiting]
             active.waiting.clear()
         return UnitResult((), (), error=active.failure.problem.reason)
 
     def _finish(self, active: _Active) -> None:
-        """Make a video searchable now that its units are committed, or record why it is not."""
+        """Make a video searchable now that its units are committed, or store why it is not."""
         found, video = active.prepared.found, active.prepared.video
         del self.active[video.fingerprint]
         try:
             with one_file(found.location.path, "commit"):
                 problem = self._completed(active)
         except VideoError as exc:
-            failed = active.failed if exc is active.failure else [*active.failed, *self._tried(None, (), exc)]
+            failed = active.failed if exc is active.failure else [*active.failed, *self._failed_attempt(None, (), exc)]
             self.early_copies[video.fingerprint] = active.copies
             self._fail(_Opening(found, video.fingerprint), exc, failed)
             return
-        if self.coarse:
-            self.run.refined.append(found)
+        if self.preview:
+            self.run.previewed.append(found)
             self.done_files += 1
         else:
             self.run.report.notes += active.prepared.notes
@@ -366,7 +366,7 @@ class Driver:
         self.run.publish_many()
 
     def _completed(self, active: _Active) -> Problem | None:
-        """Make a video searchable; return what of it could not be read. Raises VideoError where nothing could."""
+        """Make a video searchable; return why it is partial, if it is. Raises VideoError if it has no unit."""
         if active.failure is not None and (active.put_off or not (active.ends or active.before)):
             raise active.failure
         found = active.prepared.found
@@ -379,13 +379,13 @@ class Driver:
             self.writer.catalog.finish_video(active.video_id, found.location, documents, problem=problem)
         )
         if len(self.writer.catalog.names(active.video_id)[0]) > 1:
-            # It has replaced what lay at several places.
-            self.run.unindexed += retitle(self.writer, active.video_id, self.encoders.text)
+            # It has replaced content with several locations.
+            self.run.delta_clips += retitle(self.writer, active.video_id, self.encoders.text)
         bug = active.failure.problem if active.failure is not None else None
         return replace(problem, trace=bug.trace) if problem is not None and bug is not None else problem
 
     def _measure(self, active: _Active) -> None:
-        """Replace what the header said by what reading found, where a whole reading was had."""
+        """Replace the figures of the header by measured ones, if every unit was decoded in this run."""
         ends = active.ends
         firsts = [end.first_s for end in ends if end.first_s is not None]
         lasts = [end.last_s for end in ends if end.last_s is not None]
@@ -398,12 +398,12 @@ class Driver:
             start_s=min(firsts),
             last_s=max(lasts),
             end_s=max(lasts) if broken else max(video.end_s, *lasts),
-            frames=video.frames if self.coarse else sum(end.frames for end in ends),
+            frames=video.frames if self.preview else sum(end.frames for end in ends),
         )
 
     def _fail(self, opening: _Opening, exc: VideoError, failed: Sequence[Attempt]) -> None:
         found, problem = opening.found, exc.problem
-        if problem.code == NO_RESOURCES:  # says nothing of its content, so nothing is stored: the next run goes on
+        if problem.code == NO_RESOURCES:  # not of its content, so nothing is stored: the next run tries it again
             self._end_file("failed", problem)
             for copy in self.early_copies.pop(opening.print_, []):
                 self._end_file("failed", replace(problem, path=copy.location.path))
@@ -414,9 +414,9 @@ class Driver:
                     opening.print_, found.location, problem, quarantine=exc.quarantine, attempts=failed
                 )
                 self.writer.discard_thumbnails(stale)
-        except VideoError as second:  # it is told, and met again by the next run
+        except VideoError as second:  # it is reported, and met again by the next run
             problem = second.problem
-        self.run.failed_now.add(opening.print_)
+        self.run.failed_prints.add(opening.print_)
         self._end_file("failed", problem)
         for copy in self.early_copies.pop(opening.print_, []):
             self._identify(copy)
@@ -424,14 +424,14 @@ class Driver:
     def _end_file(self, how: Ending, problem: Problem | None = None) -> None:
         self.run.end_file(how, problem)
         self.done_files += 1
-        self._tell()
+        self._report_progress()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         self.run.callbacks.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
 
 
 def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Problem | None:
-    """Return what of a video could not be read, None where all could."""
+    """Return why a video is partial, None if it is complete."""
     path = prepared.found.location.path
     lost = writer.catalog.unit_errors(video_id)
     if lost:
@@ -448,7 +448,7 @@ def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Proble
 
 
 def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
-    """Let a video's words be those of all its names; the first in order of bytes gives title and vector.
+    """Take a video's title, documents and text vector from all its paths, the title from the first in order of bytes.
 
     Returns the number of clips whose vectors have changed.
     """
@@ -463,12 +463,12 @@ def _length_s(prepared: Prepared, plan: UnitPlan) -> float:
     return (plan.end_s if plan.end_s is not None else prepared.video.end_s) - start_s
 
 
-def _told_safe(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:
+def _with_safe_note(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:
     words = f"only keyframes were read, and no sound, because {failed[-1].reason}"
     return replace(result, error="; ".join(filter(None, [words, result.error])))
 
 
-def _read_safely(prepared: Prepared, failed: Sequence[Attempt]) -> Problem:
+def _safe_problem(prepared: Prepared, failed: Sequence[Attempt]) -> Problem:
     words = f"no subtitles inside it were looked for, because {failed[-1].reason}"
     step = "convert it if you need them"
     return Problem(prepared.found.location.path, "probe", failed[-1].code, words, step)

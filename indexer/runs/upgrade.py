@@ -1,7 +1,7 @@
-"""A library over to other models: the next edition is built beside the one in use, compared with it, then put in use.
+"""`vfindex upgrade`: build an edition of a library with other models, compare it with the one in use, and swap them.
 
-Searches and ingests go on with the old edition until the swap, which is one rename. Whatever breaks the building off,
-the next call goes on with it; files ingested meanwhile are caught up before the swap.
+Searches and ingests use the old edition until the swap, which is one rename. The next call resumes an interrupted
+upgrade. Files ingested meanwhile are added before the swap.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.presets import Choice, chosen_models, models_of, preset_name
-from vfindex.indexer.options import Sampling
-from vfindex.indexer.runs.edition_builder import CatchUp, Plan
+from vfindex.indexer.runs.edition_builder import EditionBuilder
+from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
-from vfindex.indexer.runs.reuse import Reuse
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.runs import runs
@@ -38,29 +37,15 @@ from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
 
-# How often a library that another run is writing to is asked whether it is free for the swap.
+# Interval between attempts to lock a library that another run is writing to.
 POLL_S = 1.0
-# Settings of an edition that an upgrade made: what it is for, and that it was complete and put in use.
-_WISH, _COMPLETE = "upgrade", "upgraded"
+# Settings of an edition that an upgrade made: its target, and that it was complete and put in use.
+_TARGET, _COMPLETE = "upgrade", "upgraded"
 
 
 @dataclass(frozen=True, slots=True)
-class UpgradeSettings:
-    """What the user asked for; None: what the library has, or what an unfinished upgrade was begun with.
-
-    allow_missing: swap even if videos are lost by it. cache: where models are kept.
-    """
-
-    cache: Path
-    choice: Choice = field(default_factory=Choice)
-    sampling: Sampling | None = None
-    workers: int | None = None
-    allow_missing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What an edition is built for, every model named; kept in the edition, so that the building can go on."""
+class Target:
+    """The models and the sampling of a new edition; stored in it, so that an interrupted upgrade can be resumed."""
 
     preset: str
     visual: str
@@ -75,18 +60,18 @@ class Wish:
         return f"preset {self.preset}: {self.visual}, {self.text}, {self.speech}, sampling {self.sampling}"
 
 
-# Told the folders of the old and of the complete new edition, before the swap.
+# Called with the folders of the old and of the complete new edition, before the swap.
 Compare = Callable[[Path, Path], None]
 
 
 def upgrade(
-    folder: Path, settings: UpgradeSettings, callbacks: Callbacks | None = None, compare: Compare | None = None
+    folder: Path, settings: RunSettings, callbacks: Callbacks | None = None, compare: Compare | None = None
 ) -> UpgradeReport:
-    """Bring the library in `folder` over to the models asked for, and return what was done.
+    """Change the library in `folder` to other models, by the runner of the settings, and return what was done.
 
-    Not swapped where the report says `interrupted`, where `edition` is 0 as the library has these models already, and
-    where videos would be `lost`, unless they may be.
-    Raises LibraryNotFound, LibraryLocked (another upgrade), UsageError, ModelError, LibraryError.
+    There is no swap if the report says `interrupted`, if `edition` is 0 (the library has these models already), or if
+    videos would be `lost` and `allow_missing` is False.
+    Raises LibraryNotFound, LibraryLocked (another upgrade), UsageError, ModelError, LibraryError, ClusterError.
     """
     callbacks = callbacks or Callbacks()
     began = time.monotonic()
@@ -96,17 +81,17 @@ def upgrade(
     except LibraryVersion:
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
-    number, wish = _edition(folder, _wish(before, settings), callbacks)
+    number, target = _edition(folder, _target(before, settings), callbacks)
     with ExitStack() as held, writing(model_versions.version_folder(folder, number)) as writer:
-        setup = _begin(old, writer, wish, settings.cache, callbacks)
+        setup = _begin(old, writer, target, settings.cache, callbacks)
         report = UpgradeReport(number, _named(before), _named(setup))
         if replace(before, references=models_of(before)) == setup:
             model_versions.discard(folder, [number])
             report.edition = 0
             return report
         run_id = writer.catalog.begin_run("upgrade")
-        plan = Plan(setup, Reuse.between(before, setup), settings.cache, settings.workers)
-        _build(CatchUp(old, writer, plan, callbacks), report, settings.allow_missing, compare, held)
+        builder = EditionBuilder(old, writer, (before, setup), settings, callbacks)
+        _build(builder, report, settings.allow_missing, compare, held)
         report.wall_s = time.monotonic() - began
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
         if report.swapped:
@@ -140,26 +125,28 @@ def discard(folder: Path) -> tuple[list[int], int]:
         return numbers, model_versions.discard(folder, numbers)
 
 
-def _build(work: CatchUp, report: UpgradeReport, allow_missing: bool, compare: Compare | None, held: ExitStack) -> None:
-    """Build the edition until nothing is missing, the library's lock then `held`; or until something is in the way."""
+def _build(
+    builder: EditionBuilder, report: UpgradeReport, allow_missing: bool, compare: Compare | None, held: ExitStack
+) -> None:
+    """Build the edition until nothing is missing, and the library's lock is `held`; or until it cannot be completed."""
     while True:
-        work.round(report)
+        builder.round(report)
         if report.interrupted:
             return
         if report.lost and not allow_missing:
-            if work.is_done():
+            if builder.is_done():
                 return
             continue  # what is lost may have been removed meanwhile
         if compare is not None:
-            compare(work.old.folder, work.writer.folder)
+            compare(builder.old.folder, builder.writer.folder)
             compare = None
         with ExitStack() as attempt:
-            if not _lock(work.old.root, attempt, work.callbacks):
+            if not _lock(builder.old.root, attempt, builder.callbacks):
                 report.interrupted = True
                 return
-            if not work.old.is_in_use():
+            if not builder.old.is_in_use():
                 raise LibraryError("another edition was put in use meanwhile; run the same command again")
-            if work.is_done():
+            if builder.is_done():
                 held.enter_context(attempt.pop_all())
                 report.swapped = True
                 return
@@ -167,21 +154,21 @@ def _build(work: CatchUp, report: UpgradeReport, allow_missing: bool, compare: C
 
 def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
     """Take the library's lock, waiting for a run that has it; return False if asked to stop first."""
-    told = False
+    has_said = False
     while not callbacks.stop():
         try:
             held.enter_context(locked(folder))
             return True
         except LibraryLocked:
-            if not told:
+            if not has_said:
                 callbacks.say("the new edition is ready; waiting for the run that is writing to the library")
-            told = True
+            has_said = True
             time.sleep(POLL_S)
     return False
 
 
 def _setup(library: Library) -> Setup:
-    """Return what the library was made with. Raises LibraryNotFound for one that is empty."""
+    """Return the setup of a library. Raises LibraryNotFound for one that is empty."""
     with library.snapshot() as snapshot:
         setup = LibraryMeta(snapshot).setup
     if setup is None:
@@ -194,8 +181,8 @@ def _named(setup: Setup) -> dict[str, str]:
     return {"preset": setup.preset, **models, "sampling": setup.sampling}
 
 
-def _wish(before: Setup, settings: UpgradeSettings) -> Wish | None:
-    """Return what is asked for, every model named; None where nothing is. Raises UsageError."""
+def _target(before: Setup, settings: RunSettings) -> Target | None:
+    """Return the target of the settings, every model named; None if they name none. Raises UsageError."""
     choice = settings.choice
     if choice == Choice() and settings.sampling is None:
         return None
@@ -204,11 +191,11 @@ def _wish(before: Setup, settings: UpgradeSettings) -> Wish | None:
     if choice.preset is None:
         models = {kind: getattr(choice, kind) or has for kind, has in models_of(before).items()}
     sampling = str(settings.sampling) if settings.sampling else before.sampling
-    return Wish(preset, models["visual"], models["text"], models["speech"], sampling)
+    return Target(preset, models["visual"], models["text"], models["speech"], sampling)
 
 
-def _edition(folder: Path, wish: Wish | None, callbacks: Callbacks) -> tuple[int, Wish]:
-    """Return the number of the edition to build and what for: one begun for the same, else a new one.
+def _edition(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:
+    """Return the number of the edition to build and its target: one begun for the same target, else a new one.
 
     Other unfinished editions are deleted; those that were in use once are kept for `roll_back`.
     """
@@ -216,10 +203,10 @@ def _edition(folder: Path, wish: Wish | None, callbacks: Callbacks) -> tuple[int
     others = [number for number in model_versions.unused(folder) if number not in used]
     begun = {number: _begun(model_versions.version_folder(folder, number)) for number in others}
     for number, (purpose, complete) in begun.items():
-        if purpose is not None and (purpose == wish or (wish is None and not complete)):
+        if purpose is not None and (purpose == target or (target is None and not complete)):
             callbacks.say(f"going on with the upgrade begun earlier ({purpose})")
             return number, purpose
-    if wish is None:
+    if target is None:
         raise UsageError("no upgrade is unfinished; say what to change to, as in: vfindex upgrade --preset base")
     for number, (purpose, complete) in begun.items():
         if not complete:
@@ -227,31 +214,31 @@ def _edition(folder: Path, wish: Wish | None, callbacks: Callbacks) -> tuple[int
                 model_versions.discard(folder, [number])
             if purpose is not None:
                 callbacks.say(f"the unfinished upgrade to other models is dropped ({purpose})")
-    return max([*used, *others]) + 1, wish
+    return max([*used, *others]) + 1, target
 
 
-def _begun(place: Path) -> tuple[Wish | None, bool]:
-    """Return what an edition was begun for, None if that was not even written down; and whether it was in use once."""
+def _begun(place: Path) -> tuple[Target | None, bool]:
+    """Return the target of an edition, None if none is stored; and whether it was ever in use."""
     try:
         with writing(place) as writer:  # which brings an edition of an older vfindex up to date
-            stored, complete = writer.catalog.get(_WISH), writer.catalog.get(_COMPLETE) is not None
-        return (Wish(**json.loads(stored)) if stored else None), complete
+            stored, complete = writer.catalog.get(_TARGET), writer.catalog.get(_COMPLETE) is not None
+        return (Target(**json.loads(stored)) if stored else None), complete
     except (LibraryDamaged, TypeError, ValueError):
         return None, False
 
 
-def _begin(old: Library, writer: Writer, wish: Wish, cache: Path, callbacks: Callbacks) -> Setup:
-    """Return the setup of the edition, made now if it is new. Raises ModelError, and then nothing is left of it."""
+def _begin(old: Library, writer: Writer, target: Target, cache: Path, callbacks: Callbacks) -> Setup:
+    """Return the setup of the edition, created if it is new. Raises ModelError, and then deletes the edition."""
     setup = writer.setup()
     if setup is not None:
         return setup
-    if writer.catalog.get(_WISH) is None:
+    if writer.catalog.get(_TARGET) is None:
         with old.snapshot() as snapshot:
             writer.adopt_runs(runs(snapshot))
-        writer.catalog.put(_WISH, json.dumps(asdict(wish)))
+        writer.catalog.put(_TARGET, json.dumps(asdict(target)))
     try:
         with callbacks.interruptible():
-            return install(writer, wish.choice(), wish.sampling, cache, say=callbacks.say)
+            return install(writer, target.choice(), target.sampling, cache, say=callbacks.say)
     except VfindexError:
         model_versions.discard(old.root, [int(writer.folder.name)])
         raise

@@ -22,7 +22,8 @@ from statistics import NormalDist
 import numpy as np
 
 from vfindex.indexer.models.priors import background_queries
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.search.calibration.fit import TopScore, auc, fit, measure
 from vfindex.search.calibration.labels import LABELS, META_KEY, Label
 from vfindex.search.engine import SearchEngine
@@ -177,7 +178,7 @@ def main() -> None:
         if library is None:
             library = Path(temporary) / "library"
             cache = Path(arguments.cache or Path(temporary) / "cache")
-            ingest(library, [os.fsencode(public / "videos")], IngestSettings(cache=cache))
+            ingest(library, [os.fsencode(public / "videos")], RunSettings(cache=cache))
         report(library, read_questions(public / "queries.jsonl"))
 
 

@@ -28,7 +28,8 @@ import numpy as np
 from quality_frames import texts_kept
 from quality_steps import RECIPES, make_again, read_material
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, read_questions
 from vfindex.search.evaluation.evaluate import (
@@ -265,7 +266,7 @@ def main() -> None:
         cache = Path(arguments.cache or Path(temporary) / "cache")
         if library is None:
             library = Path(temporary) / "library"
-            done = ingest(library, [os.fsencode(public / "videos")], IngestSettings(cache=cache))
+            done = ingest(library, [os.fsencode(public / "videos")], RunSettings(cache=cache))
             print(f"{done.found} files: {done.indexed} indexed, {len(done.failed)} failed, {done.clips} clips")
         if arguments.config:
             compare(questions, library, arguments.config)

@@ -22,7 +22,8 @@ from equality import assert_equal_libraries
 from killing import end_upgrade, kill_upgrade, make_videos
 
 from vfindex.indexer.models.presets import Choice
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.index.model_versions import history
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         cache = Path(arguments.cache or base / "cache")
-        settings = IngestSettings(cache=cache, choice=Choice(preset="lite"), workers=2)
+        settings = RunSettings(cache=cache, choice=Choice(preset="lite"), workers=2)
         ingest(base / "made", [os.fsencode(make_videos(base / "videos"))], settings)
         shutil.copytree(base / "made", base / "undisturbed")
         length_s = end_upgrade(base / "undisturbed", cache)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import time
@@ -16,6 +15,7 @@ from library_maker import axis, clip, install, video
 
 from vfindex.cli.commands.reindex import next_time
 from vfindex.indexer.runners.base import RunnerChoice
+from vfindex.indexer.runs import execute
 from vfindex.indexer.runs.report import Report
 from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import Problem, UsageError
@@ -154,7 +154,7 @@ def test_the_next_time_of_the_day_where_clocks_change(
 
 
 @pytest.mark.parametrize("command", ["retry", "repair"])
-def test_what_is_indexed_again_may_be_so_on_ray(
+def test_retry_and_repair_take_the_options_of_a_runner(
     run: Any, nightly: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     with writing(nightly) as writer, writer.catalog.transaction() as connection:
@@ -162,9 +162,8 @@ def test_what_is_indexed_again_may_be_so_on_ray(
             connection.exec_driver_sql("UPDATE video SET state = 'failed' WHERE id = 1")
         else:
             connection.exec_driver_sql("UPDATE embedding SET crc32 = crc32 + 1 WHERE clip_id = 1")
-    module = importlib.import_module(f"vfindex.indexer.runs.{command}")
     asked: list[RunnerChoice] = []
-    monkeypatch.setattr(module, "work", lambda run, setup, settings: asked.append(settings.runner))
+    monkeypatch.setattr(execute, "index_files", lambda run, setup, settings: asked.append(settings.runner))
     run(command, "--library", nightly, "--ray-address", "head:6379", "--path-map", "/a=/b", "--gpu-share", "0.25")
     assert [(each.name, each.address, each.gpu_share) for each in asked] == [("auto", "head:6379", 0.25)]
     assert asked[0].path_map.there(b"/a/1.mp4") == b"/b/1.mp4"

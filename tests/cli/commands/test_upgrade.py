@@ -13,9 +13,8 @@ import pytest
 from library_maker import SETUP, add_video, axis, clip, prior
 from library_maker import install as make
 
-from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.presets import Choice, models_of
-from vfindex.indexer.runs import edition_builder as catch_up
+from vfindex.indexer.runs import edition_builder
 from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.storage.records import FloatArray, Setup
 from vfindex.storage.writer import Writer, writing
@@ -46,7 +45,7 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
 @pytest.fixture(autouse=True)
 def models_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrading, "install", install)
-    monkeypatch.setattr(catch_up, "open_encoders", lambda *_, **__: Encoders(None, Sentences()))  # type: ignore[arg-type]
+    monkeypatch.setattr(edition_builder, "open_text", lambda *_, **__: Sentences())
     assert models_of(SETUP)["text"] == "all-MiniLM-L6-v2"
 
 

@@ -19,9 +19,10 @@ from tiny_whisper import convert, make_whisper
 from vfindex.indexer.models.catalog import find_card
 from vfindex.indexer.models.presets import LITE_TEXT, PRESETS, Choice, PresetName
 from vfindex.indexer.models.store import folder_of
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import UpgradeReport
-from vfindex.indexer.runs.upgrade import UpgradeSettings, roll_back, upgrade
+from vfindex.indexer.runs.upgrade import roll_back, upgrade
 from vfindex.indexer.speech.whisper import Whisper
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryVersion, ModelError, UsageError
@@ -75,7 +76,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_preset_indexes_and_finds_a_video(name: PresetName, stand_ins: Path, videos: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
-    report = ingest(library, paths, IngestSettings(cache=stand_ins, choice=Choice(preset=name), workers=1))
+    report = ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset=name), workers=1))
     assert (report.indexed, report.failed, report.partial) == (3, [], [])
     assert verify(Library.open(library)).problems == []
     with Library.open(library).snapshot() as snapshot:
@@ -104,7 +105,7 @@ def _modules_of_a_search(library: Path) -> set[str]:
 def test_a_new_library_uses_base_if_its_models_are_present(stand_ins: Path, models_cache: Path, tmp_path: Path) -> None:
     for cache, expected in ((stand_ins, "base"), (models_cache, "lite")):
         library = tmp_path / expected
-        ingest(library, [], IngestSettings(cache=cache))
+        ingest(library, [], RunSettings(cache=cache))
         with Library.open(library).snapshot() as snapshot:
             assert f'"preset": "{expected}"' in (snapshot.get("setup") or "")
 
@@ -114,15 +115,15 @@ def test_a_changed_local_dir_model_is_refused(stand_ins: Path, videos: Path, tmp
     make_clip(own)  # under a name whose export the cache has
     choice = Choice(preset="small", visual=f"local-dir:{own}", speech="pocketsphinx-en-us")
     video = os.path.realpath(os.fsencode(videos / VIDEOS[0]))
-    assert ingest(library, [video], IngestSettings(cache=stand_ins, choice=choice)).indexed == 1
+    assert ingest(library, [video], RunSettings(cache=stand_ins, choice=choice)).indexed == 1
     other = Choice(visual="PE-Core-B-16:meta")
     with pytest.raises(UsageError, match=r"was made with --visual local-dir:.*vfindex upgrade --visual PE-Core"):
-        ingest(library, [], IngestSettings(cache=stand_ins, choice=other))
+        ingest(library, [], RunSettings(cache=stand_ins, choice=other))
     weights = own / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\x80?")
     further = os.path.realpath(os.fsencode(videos / VIDEOS[1]))
     with pytest.raises(LibraryVersion, match="other models"):
-        ingest(library, [further], IngestSettings(cache=stand_ins))
+        ingest(library, [further], RunSettings(cache=stand_ins))
 
 
 def test_a_library_is_upgraded_to_other_models(
@@ -130,12 +131,12 @@ def test_a_library_is_upgraded_to_other_models(
 ) -> None:
     library = tmp_path / "library"
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
-    ingest(library, paths, IngestSettings(cache=stand_ins, choice=Choice(preset="small"), workers=1))
+    ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset="small"), workers=1))
     small, told_of_small = contents(library), coverage(library)
     told: list[tuple[int, ...]] = []
 
     def over(choice: Choice) -> UpgradeReport:
-        return upgrade(library, UpgradeSettings(cache=stand_ins, choice=choice, workers=1), compare=compare)
+        return upgrade(library, RunSettings(cache=stand_ins, choice=choice, workers=1), compare=compare)
 
     def compare(old: Path, new: Path) -> None:
         told.append(tuple(len(SearchEngine.open(folder).search("a dog")) for folder in (old, new)))
@@ -168,4 +169,4 @@ def coverage(folder: Path) -> dict[str, list[Mapping[str, str]]]:
 
 def test_a_preset_with_absent_models_says_what_to_do(models_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not on this machine; run: vfindex models pull .*--preset lite"):
-        ingest(tmp_path / "library", [], IngestSettings(cache=models_cache, choice=Choice(preset="large")))
+        ingest(tmp_path / "library", [], RunSettings(cache=models_cache, choice=Choice(preset="large")))

@@ -14,7 +14,8 @@ from vfindex.indexer.media.decoder import Decoder, Limits, ReadEnd
 from vfindex.indexer.pipeline import stages as pipeline
 from vfindex.indexer.pipeline.stages import Prepared, plan_units, time_share
 from vfindex.indexer.runs import scheduler
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
 from vfindex.storage.library import Library
 from vfindex.storage.records import UnitPlan, Video
@@ -66,7 +67,7 @@ def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
     shots = [Shot("red", 5), Shot("blue", 4), Shot("green", 4)]
     path = make_video(tmp_path / "long.mp4", shots=shots, keyframe_s=1.6)
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     return lambda: ingest(tmp_path / "lib", [os.fsencode(path)], settings)
 
 
@@ -85,31 +86,31 @@ def test_a_unit_s_edge_is_a_keyframe_and_a_clip_s_edge(tmp_path: Path, run: Run)
 def test_a_video_begun_with_other_cuts_goes_on_with_them(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = scheduler.Driver._finish
+    real = scheduler.Scheduler._finish
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as before:
         before.setattr(Decoder, "keyframes_before", lambda _, __, times: list(times))
-        before.setattr(scheduler.Driver, "_finish", interrupt)
+        before.setattr(scheduler.Scheduler, "_finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run()
-    assert scheduler.Driver._finish is real
+    assert scheduler.Scheduler._finish is real
     assert (run().indexed, {4.0, 8.0} <= starts(tmp_path / "lib")) == (1, True)
 
 
 def test_what_is_kept_of_a_unit_does_not_grow_with_its_frames(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = scheduler.Driver._finish
+    real = scheduler.Scheduler._finish
     kept: list[object] = []
 
-    def finish(self: scheduler.Driver, active: Any) -> None:
+    def finish(self: scheduler.Scheduler, active: Any) -> None:
         kept.extend(active.ends)
         real(self, active)
 
-    monkeypatch.setattr(scheduler.Driver, "_finish", finish)
+    monkeypatch.setattr(scheduler.Scheduler, "_finish", finish)
     assert run().indexed == 1
     assert [type(item) for item in kept] == [ReadEnd] * 3, "neither vectors nor thumbnails"
 

@@ -19,10 +19,11 @@ from vfindex.indexer import boundary
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.pipeline import stages as pipeline
 from vfindex.indexer.pipeline.ytdlp import read_info
-from vfindex.indexer.runs import scheduler as driver
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs import scheduler
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
-from vfindex.indexer.runs.retry import RetrySettings, retry
+from vfindex.indexer.runs.retry import retry
 from vfindex.indexer.scan.walk import fingerprint
 from vfindex.indexer.speech.subtitles import sidecar_transcript
 from vfindex.storage.db import runs
@@ -44,7 +45,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 def run(videos: Path, cache: Path) -> Report:
-    settings = IngestSettings(cache=cache, workers=1, asr=False)
+    settings = RunSettings(cache=cache, workers=1, asr=False)
     return ingest(videos.parent / "lib", [os.fsencode(videos)], settings)
 
 
@@ -110,19 +111,19 @@ def test_a_bug_over_one_unit_leaves_the_others(
         newer.setattr(runs, "version", lambda _: "9.9")
         newer.setattr(pipeline, "assemble", assemble)
         assert len(run(tmp_path / "videos", models_cache).bugs()) == 1
-    assert retry(tmp_path / "lib", [], RetrySettings(models_cache, 1)).indexed == 1
+    assert retry(tmp_path / "lib", [], RunSettings(models_cache, workers=1)).indexed == 1
 
 
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
         (pipeline, "plan_units"),  # prepare
-        (driver, "fingerprint"),
+        (scheduler, "fingerprint"),
         (Catalog, "resumable"),
         (Catalog, "begin_video"),
         (Writer, "commit_unit"),
         (Catalog, "finish_video"),
-        (driver, "partial_problem"),
+        (scheduler, "partial_problem"),
     ],
 )
 def test_a_bug_of_the_driver_ends_that_file_too(
@@ -148,8 +149,8 @@ def test_a_copy_that_cannot_be_entered_does_not_end_the_run(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (videos / "copy.mp4").write_bytes((videos / "a.mp4").read_bytes())
-    monkeypatch.setattr(driver, "retitle", over_bad(driver.retitle, RuntimeError))
-    monkeypatch.setattr(driver, "describe", lambda *_: 1 / 0)
+    monkeypatch.setattr(scheduler, "retitle", over_bad(scheduler.retitle, RuntimeError))
+    monkeypatch.setattr(scheduler, "describe", lambda *_: 1 / 0)
     report = run(videos, models_cache)
     assert (report.indexed, paths(report.failed)) == (3, [(b"copy.mp4", "bug")])
 

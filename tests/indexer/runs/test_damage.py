@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install
 
-from vfindex.indexer.runs.repair import RepairSettings, repair
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.repair import repair
 from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.index.flat import exact_scan
@@ -92,7 +93,7 @@ def check(folder: Path, cache: Path, sound: list[float]) -> None:
     with suppress(VfindexError):
         assert is_right or not verify(Library.open(folder)).clean, "damage was not seen"
     try:
-        left = repair(folder, RepairSettings(cache)).left
+        left = repair(folder, RunSettings(cache)).left
     except VfindexError:
         return  # it says that it cannot
     if not left:
@@ -174,5 +175,5 @@ def test_a_video_whose_place_is_lost_is_told_and_forgotten(sound: Path, tmp_path
     with closing(sqlite3.connect(folder / "library.db")) as connection, connection:
         connection.execute(f"DELETE FROM {table} WHERE path = CAST('/videos/video 3' AS BLOB)")
     assert "the row of its" in verify(Library.open(folder)).problems[0]
-    assert repair(folder, RepairSettings(tmp_path / "cache")).left == []
+    assert repair(folder, RunSettings(tmp_path / "cache")).left == []
     assert verify(Library.open(folder)).videos == 11

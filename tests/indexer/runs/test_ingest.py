@@ -17,12 +17,13 @@ from media import Shot, make_video, truncate
 from vfindex.indexer.boundary import NO_RESOURCES
 from vfindex.indexer.media import decoder
 from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.models import factory
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline import stages as pipeline
-from vfindex.indexer.runs import ingest as ingest_module
-from vfindex.indexer.runs import scheduler as driver
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs import scheduler
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.search.engine import SearchEngine
@@ -38,7 +39,7 @@ def run(tmp_path: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests paths (the folder `videos` if none) into one library, without recognition."""
 
     def ingest_paths(*paths: Path | bytes, callbacks: Callbacks | None = None, **settings: object) -> Report:
-        chosen = replace(IngestSettings(cache=models_cache, workers=2, asr=False), **settings)  # type: ignore[arg-type]
+        chosen = replace(RunSettings(cache=models_cache, workers=2, asr=False), **settings)  # type: ignore[arg-type]
         targets = [os.fsencode(path) for path in paths or (tmp_path / "videos",)]
         report = ingest(tmp_path / "lib", targets, chosen, callbacks)
         assert report.adds_up()
@@ -94,7 +95,7 @@ def test_a_second_run_opens_no_video(videos: Path, run: Ingest, monkeypatch: pyt
     def never(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
-    for module, name in ((driver, "fingerprint"), (ingest_module, "open_encoders"), (Decoder, "probe")):
+    for module, name in ((scheduler, "fingerprint"), (factory, "open_encoders"), (Decoder, "probe")):
         monkeypatch.setattr(module, name, never)
     again = run()
     assert counts(again) == (0, 3, 0, 0, 1, 0)
@@ -229,20 +230,20 @@ def test_a_long_video_is_committed_unit_by_unit(tmp_path: Path, run: Ingest, mon
     monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
     (tmp_path / "videos").mkdir()
     path = make_video(tmp_path / "videos" / "long.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 4)])
-    real = driver.Driver._indexed
+    real = scheduler.Scheduler._indexed
     broken: list[int] = []
 
-    def fail_late(self: driver.Driver, future: object) -> None:
+    def fail_late(self: scheduler.Scheduler, future: object) -> None:
         if len(broken) == 2:
             raise KeyboardInterrupt
         broken.append(1)
         real(self, future)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(driver.Driver, "_indexed", fail_late)
+    monkeypatch.setattr(scheduler.Scheduler, "_indexed", fail_late)
     with pytest.raises(KeyboardInterrupt):
         run(workers=1)
     assert SearchEngine.open(tmp_path / "lib").search("red") == [], "half a video is never shown"
-    monkeypatch.setattr(driver.Driver, "_indexed", real)
+    monkeypatch.setattr(scheduler.Scheduler, "_indexed", real)
     report = run()
     assert counts(report) == (1, 0, 0, 0, 0, 0)
     assert report.video_seconds == pytest.approx(5.0, abs=0.1), "only the third unit, from 8 to 13 s, was left"
@@ -258,7 +259,7 @@ def test_a_long_video_is_committed_unit_by_unit(tmp_path: Path, run: Ingest, mon
 
 def test_the_number_of_workers_does_not_show(tmp_path: Path, videos: Path, models_cache: Path, run: Ingest) -> None:
     run()
-    settings = IngestSettings(cache=models_cache, workers=4, asr=False)
+    settings = RunSettings(cache=models_cache, workers=4, asr=False)
     ingest(tmp_path / "other", [os.fsencode(p) for p in sorted(videos.glob("*.m*"), reverse=True)], settings)
     assert_equal_libraries(tmp_path / "lib", tmp_path / "other")
 

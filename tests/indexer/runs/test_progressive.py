@@ -17,11 +17,12 @@ from media import Shot, make_video
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import stages as pipeline
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
-from vfindex.indexer.runs.reindex import ReindexSettings, _is_progressive, estimate, reindex
+from vfindex.indexer.runs.execute import RunSettings, is_progressive
+from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.reindex import estimate, reindex
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.indexer.runs.scheduler import Driver
+from vfindex.indexer.runs.scheduler import Scheduler
 from vfindex.indexer.scan.walk import discover
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.db.sources import known_files
@@ -49,7 +50,7 @@ def run(tmp_path: Path, videos: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests the folder progressively into `lib`."""
 
     def again(name: str = "lib", callbacks: Callbacks | None = None, progressive: bool = True) -> Report:
-        settings = IngestSettings(cache=models_cache, workers=1, asr=False, progressive=progressive)
+        settings = RunSettings(cache=models_cache, workers=1, asr=False, progressive=progressive)
         report = ingest(tmp_path / name, [os.fsencode(videos)], settings, callbacks)
         assert report.adds_up()
         return report
@@ -74,13 +75,13 @@ def coarse(folder: Path) -> int:
 
 def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Callbacks:
     """Return a callbacks that stops a run when its look in passing is done."""
-    real, asked = Driver.work, []
+    real, asked = Scheduler.work, []
 
-    def work(self: Driver) -> None:
+    def work(self: Scheduler) -> None:
         real(self)
-        asked.append(self.coarse)
+        asked.append(self.preview)
 
-    monkeypatch.setattr(Driver, "work", work)
+    monkeypatch.setattr(Scheduler, "work", work)
     return Callbacks(stop=lambda: bool(asked))
 
 
@@ -97,7 +98,7 @@ def test_a_run_that_ends_early_has_made_all_searchable(
     assert (said.video, said.coarse) == (os.fsencode(videos / "blue hall.mp4"), True)
     assert verify(Library.open(library)).problems == []
 
-    report = reindex(library, ReindexSettings(models_cache, workers=1))
+    report = reindex(library, RunSettings(models_cache, workers=1))
     assert (report.indexed, report.coarse, report.adds_up()) == (2, 0, True)
     run("never coarse", progressive=False)
     assert_equal_libraries(library, tmp_path / "never coarse")
@@ -120,25 +121,25 @@ def test_a_run_with_time_does_both(tmp_path: Path, run: Ingest) -> None:
 def test_a_reading_that_is_broken_off_half_way_does_not_show(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library, real = tmp_path / "lib", Driver._indexed
+    library, real = tmp_path / "lib", Scheduler._indexed
     monkeypatch.setattr(pipeline, "UNIT_S", 6.0)
     monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 3.0)
     with monkeypatch.context() as patched:
         run(callbacks=stopping_between(patched))
-    found = estimate(library, ReindexSettings(models_cache))
+    found = estimate(library, RunSettings(models_cache))
     assert (found.new, found.coarse, found.size_bytes > 0) == (0, 2, True)
     before = [(hit.video, hit.start_s, hit.score) for hit in SearchEngine.open(library).search("red")]
     done: list[int] = []
 
-    def break_off(self: Driver, future: Future[Any]) -> None:
+    def break_off(self: Scheduler, future: Future[Any]) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
         real(self, future)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Driver, "_indexed", break_off)
-        patched.setattr(Driver, "_finish", lambda *_: None)
+        patched.setattr(Scheduler, "_indexed", break_off)
+        patched.setattr(Scheduler, "_finish", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             run()
     assert [(hit.video, hit.start_s, hit.score) for hit in SearchEngine.open(library).search("red")] == before
@@ -171,12 +172,12 @@ def test_the_night_decides_by_the_time_left(tmp_path: Path, run: Ingest, models_
 
     run(progressive=False)
     make_video(tmp_path / "videos" / "new.mp4", shots=[Shot("white", 2)])
-    settings = ReindexSettings(models_cache)
+    settings = RunSettings(models_cache)
     soon, late = (datetime.now(UTC) + timedelta(seconds=s) for s in (0, 1e6))
     with writing(tmp_path / "lib") as writer:
         listed = Run(writer, Options(Sampling(), asr=False), Callbacks())
         listed.sort(discover([os.fsencode(tmp_path / "videos")], sift=listed.changed))
-        decided = [_is_progressive(listed, replace(settings, end_at=end)) for end in (None, soon, late)]
+        decided = [is_progressive(listed, replace(settings, end_at=end)) for end in (None, soon, late)]
         assert decided == [False, True, False]
-        assert _is_progressive(listed, replace(settings, progressive=True))
-        assert not _is_progressive(listed, replace(settings, end_at=soon, progressive=False))
+        assert is_progressive(listed, replace(settings, progressive=True))
+        assert not is_progressive(listed, replace(settings, end_at=soon, progressive=False))

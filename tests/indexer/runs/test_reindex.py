@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from library_maker import PICTURE, axis, clip, install, video
 
+from vfindex.indexer.models import factory
 from vfindex.indexer.models.base import Encoders
-from vfindex.indexer.runs import ingest
-from vfindex.indexer.runs.reindex import Clock, ReindexSettings, estimate, reindex
+from vfindex.indexer.runs.execute import Clock, RunSettings
+from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.reindex import estimate, reindex
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.scan.walk import fingerprint
@@ -76,7 +78,7 @@ def run(library: Path, tmp_path: Path) -> Run:
     """Return a function that reindexes the library; nothing may need a model."""
 
     def again(**settings: object) -> Report:
-        report = reindex(library, ReindexSettings(tmp_path / "no cache", **settings))  # type: ignore[arg-type]
+        report = reindex(library, RunSettings(tmp_path / "no cache", **settings))  # type: ignore[arg-type]
         assert report.adds_up()
         return report
 
@@ -145,7 +147,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
         def encode_passages(self, texts: list[str]) -> object:
             return np.stack([axis(0)] * len(texts))
 
-    monkeypatch.setattr(ingest, "open_encoders", lambda *_, **__: Encoders(None, Text()))  # type: ignore[arg-type]
+    monkeypatch.setattr(factory, "open_encoders", lambda *_, **__: Encoders(None, Text()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("lost", "vanished"), [(2, 2), (3, 0)])
@@ -279,7 +281,7 @@ def test_an_estimate_changes_nothing(library: Path, videos: Path, run: Run, tmp_
         for speed in (2.0, 4.0):
             report = Report(video_seconds=60 * speed, wall_s=60)
             writer.catalog.end_run(writer.catalog.begin_run("ingest"), report.to_dict(os.fsdecode))
-    found = estimate(library, ReindexSettings(tmp_path))
+    found = estimate(library, RunSettings(tmp_path))
     assert (found.new, found.changed, found.moved, found.vanished, found.size_bytes) == (1, 1, 1, 1, 300)
     assert found.video_s == 30.0, "the library's videos have 100 bytes and 10 s each"
     assert found.wall_s == 10.0, "at 3 times real time"
@@ -298,7 +300,7 @@ def test_removing_a_folder_removes_its_root(library: Path, videos: Path, run: Ru
 
 def test_there_must_be_a_library(tmp_path: Path) -> None:
     with pytest.raises(LibraryNotFound):
-        reindex(tmp_path / "none", ReindexSettings(tmp_path))
+        reindex(tmp_path / "none", RunSettings(tmp_path))
     assert not (tmp_path / "none").exists()
 
 
@@ -341,7 +343,7 @@ def test_what_was_removed_stays_away(library: Path, videos: Path, run: Run, part
         assert stored_exclusions(snapshot) == (os.fsencode(videos / part),)
     with writing(library) as writer:
         assert forget_exclusions(writer.catalog, [os.fsencode(videos / part)]) == [os.fsencode(videos / part)]
-    assert estimate(library, ReindexSettings(library)).new == removed.locations
+    assert estimate(library, RunSettings(library)).new == removed.locations
 
 
 def test_a_removed_name_is_known_in_every_form_of_its_accents(library: Path, videos: Path, run: Run) -> None:
@@ -383,13 +385,13 @@ def test_ingest_excludes_what_it_knows_and_brings_back_what_is_named(
     without_models(monkeypatch)
     said: list[str] = []
     callbacks = Callbacks(say=said.append, stop=lambda: bool(said))
-    settings = ingest.IngestSettings(library, exclude=("v2.*",))
-    ingest.ingest(library, [os.fsencode(videos)], settings, Callbacks(say=said.append))
+    settings = RunSettings(library, exclude=("v2.*",))
+    ingest(library, [os.fsencode(videos)], settings, Callbacks(say=said.append))
     assert said == ["1 file of the library excluded now, and no longer searched"]
     assert searchable(library) == 8
     said.clear()
     path = videos / "0" / "v0.mp4"
-    ingest.ingest(library, [os.fsencode(path)], ingest.IngestSettings(library), callbacks)
+    ingest(library, [os.fsencode(path)], RunSettings(library), callbacks)
     assert said == [f"{path} had been removed and is indexed again, as it is named"]
 
 
@@ -410,8 +412,8 @@ def test_a_renamed_folder_is_named_and_ends_the_complaint(
     assert steps[os.fsencode(videos / root)] == f"it seems to be {place} now; run: vfindex ingest '{place}'"
     assert (report.vanished, searchable(library)) == (0, 10)
     without_models(monkeypatch)
-    settings = ingest.IngestSettings(library)
-    assert ingest.ingest(library, [os.fsencode(new)], settings).moved == 10
+    settings = RunSettings(library)
+    assert ingest(library, [os.fsencode(new)], settings).moved == 10
     again = run()
     assert (again.unchanged, again.left_alone, again.vanished) == (10, [], 0)
     assert remove(library, videos / root).roots == 1

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 
+from vfindex.indexer.models import factory
 from vfindex.indexer.models.base import Encoders
-from vfindex.indexer.runs import ingest
-from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.reindex import reindex
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.storage.db.sources import Root, known_files, remember
 from vfindex.storage.errors import Problem
@@ -30,10 +32,10 @@ def test_failed_files_move_with_their_folder(tmp_path: Path, monkeypatch: pytest
         writer.catalog.fail_video(fingerprint(os.fsencode(broken)), found.location, problem)
         remember(writer.catalog, [Root(os.fsencode(old))])
     old.rename(new)
-    monkeypatch.setattr(ingest, "open_encoders", lambda *_, **__: Encoders(None, None))  # type: ignore[arg-type]
-    report = ingest.ingest(library, [os.fsencode(new)], ingest.IngestSettings(library))
+    monkeypatch.setattr(factory, "open_encoders", lambda *_, **__: Encoders(None, None))  # type: ignore[arg-type]
+    report = ingest(library, [os.fsencode(new)], RunSettings(library))
     assert [os.path.basename(each.path) for each in report.failed] == [b"broken.mp4"]
     with writing(library) as writer:
         paths = [path for path in known_files(writer.catalog) if path.endswith(b"broken.mp4")]
     assert paths == [os.fsencode(new / "broken.mp4")]
-    assert [each.path for each in reindex(library, ReindexSettings(library)).left_alone] == []
+    assert [each.path for each in reindex(library, RunSettings(library)).left_alone] == []

@@ -14,10 +14,11 @@ from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.pipeline import stages as pipeline
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
-from vfindex.indexer.runs.retry import RetrySettings, chosen, retry
-from vfindex.indexer.runs.retry_policy import is_worth_reading, next_care
+from vfindex.indexer.runs.retry import chosen, retry
+from vfindex.indexer.runs.retry_policy import is_worth_decoding, next_attempt
 from vfindex.storage.db.runs import attempt_counts, attempts_of
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
@@ -31,12 +32,12 @@ def failed(*tries: tuple[str, str]) -> list[Attempt]:
     return [Attempt(0, care, code, "it broke", "now") for care, code in tries]  # type: ignore[arg-type]
 
 
-def test_the_ladder() -> None:
-    assert next_care(failed()) == "usual"
-    assert next_care(failed(("usual", "crashed"))) == "usual"
-    assert next_care(failed(("usual", "cpu"))) == "safe", "as usual, it would take as long again"
-    assert next_care(failed(("usual", "crashed"), ("usual", "timeout"))) == "safe"
-    assert next_care(failed(("usual", "cpu"), ("safe", "crashed"))) is None
+def test_two_usual_attempts_then_a_safe_one() -> None:
+    assert next_attempt(failed()) == "usual"
+    assert next_attempt(failed(("usual", "crashed"))) == "usual"
+    assert next_attempt(failed(("usual", "cpu"))) == "safe", "as usual, it would take as long again"
+    assert next_attempt(failed(("usual", "crashed"), ("usual", "timeout"))) == "safe"
+    assert next_attempt(failed(("usual", "cpu"), ("safe", "crashed"))) is None
 
 
 def test_what_is_taken_up_again() -> None:
@@ -61,7 +62,7 @@ def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     make_video(tmp_path / "long.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 3)])
 
     def again() -> Report:
-        settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+        settings = RunSettings(cache=models_cache, workers=1, asr=False)
         return ingest(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], settings)
 
     return again
@@ -112,7 +113,9 @@ def test_a_unit_that_breaks_is_read_again_and_then_safely(
     assert (clips[0].start_s, clips[-1].end_s) == (0.0, pytest.approx(12.0, abs=0.1))
     assert verify(Library.open(tmp_path / "lib")).clean
     monkeypatch.undo()
-    assert retry(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], RetrySettings(models_cache, 1)).indexed == 1
+    assert (
+        retry(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], RunSettings(models_cache, workers=1)).indexed == 1
+    )
     assert tries(tmp_path / "lib") == []
 
 
@@ -126,7 +129,7 @@ def test_what_is_committed_stays_however_much_breaks(
     with Library.open(tmp_path / "lib").snapshot() as snapshot:
         assert [clip.end_s for clip in snapshot.clips_of(1)] == [4.0]
     assert verify(Library.open(tmp_path / "lib")).clean
-    settings = RetrySettings(models_cache, 1)
+    settings = RunSettings(models_cache, workers=1)
     assert retry(tmp_path / "lib", [], settings).found == 0
     assert retry(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], settings).indexed == 1
 
@@ -139,7 +142,7 @@ def test_a_video_whose_first_units_break_is_not_read_further(
         assert [problem.code for problem in run().failed] == ["crashed"]
     assert broken.tries[8.0] == 0, "two broke and none could be read"
     assert len(tries(tmp_path / "lib")) == 6
-    settings = RetrySettings(models_cache, 1)
+    settings = RunSettings(models_cache, workers=1)
     assert retry(tmp_path / "lib", [], settings).found == 0
     with monkeypatch.context() as patched:
         patch(patched, Breaks({4.0: lambda *_: True}))
@@ -148,12 +151,12 @@ def test_a_video_whose_first_units_break_is_not_read_further(
     assert tries(tmp_path / "lib") == [(1, "safe", "crashed"), (1, "usual", "crashed"), (1, "usual", "crashed")]
 
 
-def test_the_rest_is_worth_reading_while_more_is_read_than_breaks() -> None:
-    assert is_worth_reading(1, 0) and is_worth_reading(2, 3)
-    assert not is_worth_reading(2, 0) and not is_worth_reading(2, 2)
+def test_the_rest_is_worth_decoding_while_more_is_read_than_breaks() -> None:
+    assert is_worth_decoding(1, 0) and is_worth_decoding(2, 3)
+    assert not is_worth_decoding(2, 0) and not is_worth_decoding(2, 2)
 
 
-def test_a_killed_run_goes_on_down_the_ladder(tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_counts_earlier_attempts(tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(n: int, _: str) -> bool:
         if n == 2:
             raise KeyboardInterrupt

@@ -9,7 +9,8 @@ import pytest
 from library_maker import all_clip_ids
 from media import Shot, make_video
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.spot_check import SAME_COSINE, recheck
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.joint.codecs import checksum, pack_vector, unpack_vector
@@ -25,7 +26,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Pat
     (base / "videos").mkdir()
     make_video(base / "videos" / "one.mp4", shots=[Shot("red", 2), Shot("blue", 3, to="white")], fps=10)
     make_video(base / "videos" / "two.mp4", shots=[Shot("green", 3, to="black"), Shot("grey", 2)], fps=10)
-    settings = IngestSettings(cache=models_cache, workers=2, asr=False)
+    settings = RunSettings(cache=models_cache, workers=2, asr=False)
     ingest(base / "library", [os.fsencode(base / "videos")], settings)
     return base / "library"
 

@@ -17,8 +17,9 @@ from media import Shot, make_video
 from vfindex.indexer.models import hardware
 from vfindex.indexer.models.export.cache import exporting
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
-from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.reindex import reindex
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan import missing as missing_module
 from vfindex.indexer.scan.missing import Missing, Recorded, find_missing
@@ -64,12 +65,12 @@ def test_stopping_is_asked_while_unchanged_files_are_walked(tree: Path) -> None:
 def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
     tmp_path: Path, tree: Path, models_cache: Path
 ) -> None:
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     report = ingest(tmp_path / "lib", [os.fsencode(tree)], settings, Callbacks(stop=lambda: True))
     assert (report.interrupted, report.found) == (True, 0)
     report = ingest(tmp_path / "lib", [os.fsencode(tree / "0001.mp4")], settings, Callbacks(stop=lambda: True))
     assert (report.interrupted, report.left) == (True, 1)
-    ended = ReindexSettings(models_cache, end_at=datetime.now(UTC) - timedelta(hours=1))
+    ended = RunSettings(models_cache, end_at=datetime.now(UTC) - timedelta(hours=1))
     report = reindex(tmp_path / "lib", ended)
     assert (report.out_of_time, report.interrupted) == (True, False)
 
@@ -89,7 +90,7 @@ def test_nothing_is_gone_where_the_search_for_it_is_stopped(
 def test_copies_that_are_only_entered_do_not_hide_a_stop(tmp_path: Path, models_cache: Path) -> None:
     (tmp_path / "videos").mkdir()
     first = make_video(tmp_path / "videos" / "a.mp4", shots=[Shot("red", 1)])
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     assert ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings).indexed == 1
     for number in range(9):
         (tmp_path / "videos" / f"b{number}.mp4").write_bytes(first.read_bytes())
@@ -103,7 +104,7 @@ def test_a_publication_is_given_up_at_an_interruption(
     tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_video(tmp_path / "a.mp4", shots=[Shot("red", 1)])
-    settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
     entered: list[int] = []
 
     @contextmanager
@@ -148,7 +149,7 @@ def test_ctrl_c_during_the_first_export(tmp_path: Path, models_cache: Path, comm
     library = tmp_path / "lib"
     arguments: tuple[object, ...] = ("ingest", tmp_path / "a.mp4")
     if command == "upgrade":
-        settings = IngestSettings(cache=models_cache, workers=1, asr=False)
+        settings = RunSettings(cache=models_cache, workers=1, asr=False)
         ingest(library, [os.fsencode(tmp_path / "a.mp4")], settings)
         arguments = ("upgrade", "--sampling", "1")
     cache = tmp_path / "cache"

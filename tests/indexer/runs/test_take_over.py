@@ -16,14 +16,14 @@ from equality import contents, transcripts
 from library_maker import DIM, SETUP, axis, clip, place, prior, video
 from sqlalchemy import Connection, select
 
-from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.presets import Choice
-from vfindex.indexer.runs import edition_builder as catch_up
+from vfindex.indexer.runs import edition_builder
 from vfindex.indexer.runs import upgrade as upgrading
+from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
-from vfindex.indexer.runs.reuse import TakeOver
+from vfindex.indexer.runs.reuse import VideoCopier
 from vfindex.indexer.runs.run import Callbacks
-from vfindex.indexer.runs.upgrade import UpgradeSettings, discard, roll_back, upgrade
+from vfindex.indexer.runs.upgrade import discard, roll_back, upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.db import migrations, schema
@@ -120,13 +120,13 @@ def folder(tmp_path: Path, made: Path) -> Path:
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Upgrade:
     """Return a function that upgrades the library, to the text model T2 if nothing else is asked for."""
     monkeypatch.setattr(upgrading, "install", install)
-    monkeypatch.setattr(catch_up, "open_encoders", lambda *_, **__: Encoders(None, Sentences()))  # type: ignore[arg-type]
+    monkeypatch.setattr(edition_builder, "open_text", lambda *_, **__: Sentences())
     monkeypatch.setattr(upgrading, "POLL_S", 0.02)
 
     def over(
         choice: Choice = OTHER, callbacks: Callbacks | None = None, compare: Any = None, **settings: Any
     ) -> UpgradeReport:
-        chosen = UpgradeSettings(cache=folder / "cache", choice=choice, **settings)
+        chosen = RunSettings(cache=folder / "cache", choice=choice, **settings)
         return upgrade(folder, chosen, callbacks, compare)
 
     return over
@@ -313,10 +313,10 @@ def test_options_that_name_nothing_known_are_refused(folder: Path, run: Upgrade,
     with pytest.raises(UsageError, match="there is no preset 'bse'"):
         run(Choice(preset="bse"))
     with pytest.raises(LibraryNotFound):
-        upgrade(tmp_path / "none", UpgradeSettings(cache=tmp_path, choice=Choice(preset="lite")))
+        upgrade(tmp_path / "none", RunSettings(cache=tmp_path, choice=Choice(preset="lite")))
     assert not (tmp_path / "none").exists()
     with writing(tmp_path / "empty"), pytest.raises(LibraryNotFound, match="holds no videos yet"):
-        upgrade(tmp_path / "empty", UpgradeSettings(cache=tmp_path, choice=Choice(preset="lite")))
+        upgrade(tmp_path / "empty", RunSettings(cache=tmp_path, choice=Choice(preset="lite")))
 
 
 def test_files_that_are_not_there_stop_the_swap(folder: Path, run: Upgrade) -> None:
@@ -410,16 +410,16 @@ def test_half_an_edition_is_built_anew(folder: Path, run: Upgrade) -> None:
 def test_a_video_removed_while_it_is_taken_over_is_no_harm(
     folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = TakeOver.video
+    copy = VideoCopier.copy
 
-    def late(self: TakeOver, stored: StoredVideo, **arguments: bool) -> bool:
+    def late(self: VideoCopier, stored: StoredVideo, **arguments: bool) -> bool:
         if stored.fingerprint == "zoo":
             with writing(folder) as writer:
                 for path in (b"/videos/zoo", b"/videos/copies/zoo"):
                     writer.catalog.remove(path)
-        return take(self, stored, **arguments)
+        return copy(self, stored, **arguments)
 
-    monkeypatch.setattr(TakeOver, "video", late)
+    monkeypatch.setattr(VideoCopier, "copy", late)
     report = run()
     assert (report.swapped, report.taken_over, names(folder)) == (True, 1, ["long story"])
 

@@ -16,10 +16,11 @@ from killing import SAMPLING, kill_upgrade, make_videos
 
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks
-from vfindex.indexer.runs.upgrade import UpgradeSettings, upgrade
+from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.index.model_versions import history
@@ -60,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Made:
     (videos / "broken.mp4").write_text("no video")
     for name, sampling in (("lib", None), ("finer", FINER)):
         choice = Choice(preset="lite")
-        settings = IngestSettings(cache=models_cache, choice=choice, workers=2, sampling=sampling, asr=False)
+        settings = RunSettings(cache=models_cache, choice=choice, workers=2, sampling=sampling, asr=False)
         report = ingest(base / name, [os.fsencode(videos)], settings)
         assert (report.indexed, len(report.failed)) == (3, 1)
     return Made(base, START_S + report.wall_s)
@@ -78,7 +79,7 @@ def run(home: Path, models_cache: Path) -> Upgrade:
     """Return a function that upgrades `lib`."""
 
     def over(callbacks: Callbacks | None = None, compare: object = None, **settings: object) -> UpgradeReport:
-        chosen = replace(UpgradeSettings(cache=models_cache, workers=2), **settings)  # type: ignore[arg-type]
+        chosen = replace(RunSettings(cache=models_cache, workers=2), **settings)  # type: ignore[arg-type]
         return upgrade(home / "lib", chosen, callbacks, compare)  # type: ignore[arg-type]
 
     return over
@@ -94,13 +95,13 @@ def test_another_sampling_is_another_edition(home: Path, made: Made, run: Upgrad
     assert_equal_libraries(home / "lib", made.base / "finer")
     assert coverage(home / "lib") == coverage(made.base / "finer")
     assert verify(Library.open(home / "lib")).problems == []
-    again = ingest(home / "lib", [os.fsencode(made.base / "videos")], IngestSettings(cache=models_cache))
+    again = ingest(home / "lib", [os.fsencode(made.base / "videos")], RunSettings(cache=models_cache))
     assert (again.unchanged, len(again.failed), again.indexed) == (3, 1, 0)
     assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]
 
 
 def test_a_library_of_an_older_lite_is_brought_over(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
-    again = (home / "lib", [os.fsencode(made.base / "videos")], IngestSettings(cache=models_cache))
+    again = (home / "lib", [os.fsencode(made.base / "videos")], RunSettings(cache=models_cache))
     with writing(home / "lib") as writer:  # as before colours stood in its pictures
         setup = json.loads(writer.catalog.get("setup") or "")
         setup["models"] = {modality: name[:-1] + "2" for modality, name in setup["models"].items()}

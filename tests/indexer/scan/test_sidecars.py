@@ -16,15 +16,16 @@ from library_maker import axis
 from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import AudioBlock, Decoder
+from vfindex.indexer.models import factory
 from vfindex.indexer.models.base import Texts
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs import ingest as ingest_module
 from vfindex.indexer.runs import refresh_text as refresh_module
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.refresh_text import refresh
-from vfindex.indexer.runs.reindex import ReindexSettings, reindex
+from vfindex.indexer.runs.reindex import reindex
 from vfindex.indexer.runs.report import Report
-from vfindex.indexer.runs.retry import RetrySettings, retry
+from vfindex.indexer.runs.retry import retry
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.sidecars import signature
 from vfindex.indexer.scan.walk import discover
@@ -71,8 +72,8 @@ class _Ear:
 
 @pytest.fixture
 def speech(monkeypatch: pytest.MonkeyPatch) -> EverySecondSecond:
-    model, real = EverySecondSecond(), ingest_module.open_encoders
-    monkeypatch.setattr(ingest_module, "open_encoders", lambda *a, **k: replace(real(*a, **k), speech=model))
+    model, real = EverySecondSecond(), factory.open_encoders
+    monkeypatch.setattr(factory, "open_encoders", lambda *a, **k: replace(real(*a, **k), speech=model))
     return model
 
 
@@ -89,7 +90,7 @@ def run(tmp_path: Path, videos: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests the folder into `lib`, or into another library."""
 
     def again(name: str = "lib") -> Report:
-        report = ingest(tmp_path / name, [os.fsencode(videos)], IngestSettings(cache=models_cache, workers=1))
+        report = ingest(tmp_path / name, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1))
         assert report.adds_up()
         return report
 
@@ -198,7 +199,7 @@ def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
         report = run()
     assert (report.reworded, len(report.failed), len(report.bugs())) == (1, 1, 1)
     assert run().unchanged == 2, "it is not tried at every run"
-    assert retry(tmp_path / "lib", [], RetrySettings(models_cache, 1)).indexed == 1
+    assert retry(tmp_path / "lib", [], RunSettings(models_cache, workers=1)).indexed == 1
 
 
 def test_the_library_equals_one_that_never_knew_otherwise(
@@ -222,7 +223,7 @@ def test_the_night_notices(
     run()
     no_frames()
     subtitle(videos / "red door.mp4", (3.0, 4.0, "the xylophone"))
-    settings = ReindexSettings(models_cache)
+    settings = RunSettings(models_cache)
     assert [reindex(tmp_path / "lib", settings).reworded for _ in range(2)] == [1, 0]
     # Touched, or renamed together, nothing is said otherwise.
     os.utime(videos / "red door.srt", (1, 1))
@@ -247,9 +248,9 @@ def test_sound_that_is_recognised_elsewhere_is_read_wholly(
     with writing(tmp_path / "lib") as writer:
         listed = Run(writer, Options(Sampling(), asr=True), Callbacks())
         listed.sort(discover([os.fsencode(videos)], sift=listed.changed))
-        assert (len(listed.reworded), len(listed.refined)) == (1, 0)
+        assert (len(listed.new_text), len(listed.previewed)) == (1, 0)
         refresh(listed, Texts(Text()))
-        assert (len(listed.reworded), len(listed.refined)) == (0, 1)
+        assert (len(listed.new_text), len(listed.previewed)) == (0, 1)
     assert transcript(tmp_path / "lib")[1] == ("sidecar", "the xylophone"), "until then"
     assert (run().indexed, transcript(tmp_path / "lib")) == (1, heard(0, 1, 2))
 

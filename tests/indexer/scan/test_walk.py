@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.runs.ingest import IngestSettings, ingest
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.scan.walk import Discovered, Exclusions, Failed, Found, Skipped, discover, fingerprint
 from vfindex.storage.errors import VideoError
 
@@ -324,7 +325,7 @@ def test_a_glob_that_matches_nothing_is_known(root: Path) -> None:
 
 def test_ingest_tells_globs_that_match_nothing(tmp_path: Path, root: Path, models_cache: Path) -> None:
     (root / "[2024] Trip").mkdir()
-    settings = IngestSettings(cache=models_cache, asr=False, exclude=("[2024] Trip", "[2025] Trip"))
+    settings = RunSettings(cache=models_cache, asr=False, exclude=("[2024] Trip", "[2025] Trip"))
     report = ingest(tmp_path / "library", [os.fsencode(root)], settings)
     [hint] = report.hints
     assert hint.kind == "exclude" and hint.text.startswith("--exclude [2025] Trip matches nothing")

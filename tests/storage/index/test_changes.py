@@ -260,19 +260,19 @@ def test_verify_compares_vectors_of_the_index(writer: Writer, monkeypatch: pytes
 
 
 def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vfindex.indexer.runs import classify as triage
+    from vfindex.indexer.runs import run as run_module
 
-    monkeypatch.setattr(triage, "MAX_DELTA_CLIPS", 8)
+    monkeypatch.setattr(run_module, "MAX_TAIL_CLIPS", 8)
     before, _ = current(writer)
     run = Run(writer, Options(Sampling(), asr=False), Callbacks())
     counts = []
     for number, title in enumerate(unit(2)):
-        run.unindexed += writer.catalog.retitle(number + 1, "new", (), title)
+        run.delta_clips += writer.catalog.retitle(number + 1, "new", (), title)
         run.publish_many()
         counts.append(current(writer)[0].id - before.id)
-    assert counts == [0, 1] and run.unindexed == 0
+    assert counts == [0, 1] and run.delta_clips == 0
     writer.catalog.retitle(1, "again", (), unit(1)[0])
-    assert Run(writer, Options(Sampling(), asr=False), Callbacks()).unindexed == 5, "also what a killed run has left"
+    assert Run(writer, Options(Sampling(), asr=False), Callbacks()).delta_clips == 5, "also what a killed run has left"
 
 
 def test_no_earlier_generation_takes_the_place_of_an_unreadable_one(writer: Writer, built: list[int]) -> None:

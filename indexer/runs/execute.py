@@ -1,0 +1,247 @@
+"""The course of every run: open the library, scan, classify, index, publish, report.
+
+Commands differ in data alone, see `Command`. Nothing heavy is imported before there is something to index: most nightly
+runs find nothing new.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfindex.indexer.models.presets import LITE_VISUAL, Choice, models_of, options_of
+from vfindex.indexer.options import Sampling
+from vfindex.indexer.runners.base import RunnerChoice
+from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.run import Callbacks, Run
+from vfindex.indexer.scan.walk import Discovered
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.runs import extent, measured_speed, stored_runs
+from vfindex.storage.errors import LibraryNotFound
+from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.records import Setup
+from vfindex.storage.writer import Writer, writing
+
+if TYPE_CHECKING:
+    from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
+    from vfindex.indexer.runners.base import Runner
+    from vfindex.indexer.runs.reuse import StoredVideos
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """now: the time, with its zone. monotonic: seconds by a clock that is never set."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Settings of a run. None takes the library's value, or the default for a new library.
+
+    cache: folder of models. choice, sampling: of a new library, or the target of an upgrade. asr: recognise speech.
+    exclude: globs, see `discover`. workers: units decoded at once. compiled: see OpenClipEncoder. progressive: index a
+    preview of all new files first, see `index_files`; None: where the deadline leaves no time for all. quarantined:
+    retry these too. allow_missing: accept that missing files are gone, however many. end_at, max_s: begin no unit after
+    this time, and after so many seconds.
+    """
+
+    cache: Path
+    choice: Choice = field(default_factory=Choice)
+    sampling: Sampling | None = None
+    asr: bool | None = None
+    exclude: tuple[str, ...] = ()
+    workers: int | None = None
+    compiled: bool = False
+    progressive: bool | None = None
+    runner: RunnerChoice = field(default_factory=RunnerChoice)
+    quarantined: bool = False
+    allow_missing: bool = False
+    end_at: datetime | None = None
+    max_s: float | None = None
+    clock: Clock = field(default_factory=Clock)
+
+    def left_s(self, began: float) -> float | None:
+        """Return the seconds until the earlier deadline, None without one. began: on the monotonic clock."""
+        ends = [] if self.end_at is None else [(self.end_at - self.clock.now()).total_seconds()]
+        ends += [] if self.max_s is None else [began + self.max_s - self.clock.monotonic()]
+        return min(ends, default=None)
+
+
+def _nothing(*_: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The parts of a run that depend on the command, in the order in which `execute` calls them.
+
+    name: as stored with the run. setup: returns the library's setup, or raises if it cannot be used. prepare: changes
+    the library before its files are read. scan: yields files to classify. scanned: after the last one. finish: after
+    the index was published. thorough: check the whole joint index at the end, not its size alone.
+    """
+
+    name: str
+    setup: Callable[[Writer], Setup]
+    scan: Callable[[Run], Iterable[Discovered]]
+    prepare: Callable[[Writer, Setup], None] = _nothing
+    scanned: Callable[[Run], None] = _nothing
+    finish: Callable[[Run, Setup], None] = _nothing
+    thorough: bool = True
+
+
+def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Callbacks | None = None) -> Report:
+    """Run a command on the library in `folder`, and return what became of every file.
+
+    Raises LibraryLocked, LibraryVersion, LibraryError, UsageError (options that do not fit), ModelError, ClusterError.
+    A file that cannot be indexed never raises: it is in the report.
+    """
+    callbacks = callbacks or Callbacks()
+    began, start = time.monotonic(), settings.clock.monotonic()
+    with writing(folder) as writer:
+        setup = command.setup(writer)
+        run_id = writer.catalog.begin_run(command.name)
+        command.prepare(writer, setup)
+        with uncollected():
+            run = new_run(writer, setup, _with_deadline(callbacks, settings, start))
+            run.report.run_id = run_id
+            run.sort(command.scan(run))
+        run.restore_returned()
+        command.scanned(run)
+        if run.has_work():
+            index_files(run, setup, replace(settings, progressive=is_progressive(run, settings, start)))
+        run.report.out_of_time = run.report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
+        run.report.interrupted = run.report.interrupted and not run.report.out_of_time
+        run.end(began, thorough=command.thorough)
+        command.finish(run, setup)
+    return run.report
+
+
+def stored_setup(folder: Path, writer: Writer) -> Setup:
+    """Return the setup of the library in `folder`. Raises LibraryNotFound for one that is empty."""
+    setup = writer.setup()
+    if setup is None:
+        raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+    return setup
+
+
+def new_run(writer: Writer, setup: Setup, callbacks: Callbacks) -> Run:
+    """Return a run that has met no file yet."""
+    return Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from traversing the scan cache, which has an entry a file, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
+
+
+def _with_deadline(callbacks: Callbacks, settings: RunSettings, began: float) -> Callbacks:
+    def stop() -> bool:
+        left_s = settings.left_s(began)
+        return callbacks.stop() or (left_s is not None and left_s <= 0)
+
+    return replace(callbacks, stop=stop)
+
+
+# --- indexing -------------------------------------------------------------------------------------------------------
+
+
+def index_files(run: Run, setup: Setup, settings: RunSettings, stored: StoredVideos | None = None) -> None:
+    """Load the library's models and index the files of a run; the report says which are left.
+
+    progressive: first index a preview of every new file (names, subtitles, a keyframe every 10 s, no speech), which
+    makes it searchable; full indexing replaces it video by video. stored: parts of units that need not be computed.
+    Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
+    """
+    if run.report.interrupted:
+        run.leave()
+        return
+    from vfindex.indexer.runs.refresh_text import refresh
+    from vfindex.indexer.runs.scheduler import Scheduler
+
+    run.reopen_past_bugs()
+    with _runner(run, setup, settings) as (runner, encoders, workers):
+        new = Scheduler(run, runner, encoders, workers, preview=bool(settings.progressive), stored=stored)
+        new.work()
+        refresh(run, encoders)
+        unfinished = len(run.previewed)
+        if not run.report.interrupted:
+            run.todo, run.previewed = run.previewed, deque()
+            again = Scheduler(run, runner, encoders, workers, stored=stored)
+            again.work()
+            unfinished = again.total_files - again.done_files
+            refresh(run, encoders)
+            unfinished += len(run.previewed)
+        run.report.left = new.total_files - new.done_files + len(run.new_text)
+        for _ in range(unfinished):
+            run.end_file("coarse")
+
+
+@contextmanager
+def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Runner, Encoders | Texts, int]]:
+    """Yield the runner that was chosen, the models of this process, and how many units keep the workers busy."""
+    from vfindex.indexer.models.base import Texts
+    from vfindex.indexer.models.factory import Opening, open_encoders
+    from vfindex.indexer.models.hardware import usable_cores
+    from vfindex.indexer.runners.local import LocalRunner, default_workers
+
+    say, cache, asr = run.callbacks.say, settings.cache, run.options.asr
+    if settings.runner.with_ray(needs_gpu=models_of(setup)["visual"] != LITE_VISUAL):
+        from vfindex.indexer.runners.ray import Models, RayRunner, Session  # takes seconds to import
+
+        with run.callbacks.interruptible():
+            texts = Texts(open_text(setup, cache, say=say))
+        models = Models(setup, cache, asr, settings.compiled)
+        with Session(settings.runner.address), RayRunner(models, texts, settings.runner) as on_ray:
+            yield on_ray, texts, settings.workers or on_ray.window
+        return
+    with run.callbacks.interruptible():
+        encoders = open_encoders(setup, cache, Opening(usable_cores(), asr, settings.compiled), say=say)
+    workers = settings.workers or default_workers()
+    with LocalRunner(workers, encoders) as local:
+        yield local, encoders, workers
+
+
+def open_text(setup: Setup, cache: Path, *, say: Callable[[str], None]) -> PassageEncoder:
+    """Load the text model of a library. Raises ModelError, LibraryVersion."""
+    from vfindex.indexer.models.factory import LibraryModels
+    from vfindex.indexer.models.hardware import usable_cores
+
+    return LibraryModels(setup, cache, say=say).text(usable_cores())
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+def is_progressive(run: Run, settings: RunSettings, began: float = 0.0) -> bool:
+    """Return whether previews come first: as chosen, else if the deadline leaves no time to index all new files."""
+    left_s = settings.left_s(began)
+    if settings.progressive is not None or left_s is None:
+        return bool(settings.progressive)
+    with run.writer.library.snapshot() as snapshot:
+        video_s = video_length_s(snapshot, sum(found.location.size_bytes for found in run.todo))
+        speed = measured_speed(stored_runs(snapshot))
+    return video_s is None or speed is None or video_s / speed > left_s
+
+
+def video_length_s(snapshot: Snapshot, size_bytes: int) -> float | None:
+    """Return an estimate of the length of so many bytes of video, by the library's own; None for an empty library."""
+    if not size_bytes:
+        return 0.0
+    held_bytes, held_s = extent(snapshot)
+    return size_bytes * held_s / held_bytes if held_bytes else None
