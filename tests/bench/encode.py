@@ -123,7 +123,7 @@ def bench_lite(threads: int, rounds: int) -> None:
         print("lite: set VFINDEX_CACHE to a folder for its models")
         return
     encoder = LiteImageEncoder.open(ensure_lite(Path(cache)).visual, threads=threads)
-    network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS)).network
+    network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS, Path(cache))).network
     pictures = [frame[:, :SIZE_PX] for frame in frames_of(SIZE_PX, LITE_IMAGES)]
     batch = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous() - 127.5) / 127.5
     cpu = torch.device("cpu")

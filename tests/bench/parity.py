@@ -112,7 +112,7 @@ def features(network: nn.Module, pictures: Sequence[Pixels]) -> FloatArray:
 
 def measure(paths: Sequence[Path], n: int) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
     """Return (resize mode, interpolation, filter) -> a frame's difference of pixels and cosine of features each."""
-    network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS)).network
+    network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS, Path())).network
     found = defaultdict(list)
     for path in paths:
         for pictures in squares(path, n):

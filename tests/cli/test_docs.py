@@ -38,7 +38,7 @@ def documented_fields(name: str) -> set[str]:
     [
         (),
         *((name,) for name in COMMANDS),
-        *((models.NAME, word) for word in ("list", "pull", "check")),
+        *((models.NAME, word) for word in ("list", "pull", "add", "check")),
         *((runs.NAME, word) for word in ("list", "show")),
     ],
 )

