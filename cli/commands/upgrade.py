@@ -11,14 +11,19 @@ import typer
 from vfindex.cli.commands.ingest import end_with, watching
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
+    AddressOption,
+    GpuShareOption,
     JsonOption,
     LibraryOption,
+    PathMapOption,
+    RunnerOption,
     SpeechOption,
     TextOption,
     VisualOption,
     WorkersOption,
     cache_folder,
     library_folder,
+    runner_choice,
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.trust import keep_trust
@@ -46,6 +51,10 @@ def command(
     speech: SpeechOption = None,
     sampling: Annotated[str | None, typer.Option(metavar="MODE", help="auto, keyframes, or frames per second.")] = None,
     workers: WorkersOption = None,
+    runner: RunnerOption = "auto",
+    ray_address: AddressOption = None,
+    path_map: PathMapOption = None,
+    gpu_share: GpuShareOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Switch even if some videos cannot be read again.")
     ] = False,
@@ -77,6 +86,7 @@ def command(
             choice=Choice(preset, visual, text, speech),
             sampling=Sampling.parse(sampling) if sampling else None,
             workers=workers,
+            runner=runner_choice(runner, ray_address, path_map, gpu_share),
             allow_missing=allow_missing,
         )
         _upgrade(folder, settings, json)

@@ -37,7 +37,7 @@ from vfindex.storage.errors import (
     Problem,
     UsageError,
 )
-from vfindex.storage.index.model_versions import beside, history, version_folder
+from vfindex.storage.index.model_versions import history, unused, version_folder
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
@@ -300,13 +300,13 @@ def test_what_the_library_has_already_is_no_upgrade(folder: Path, run: Upgrade) 
     for choice in (Choice(text="T"), Choice(visual="V", speech="S")):
         report = run(choice)
         assert (report.edition, report.swapped) == (0, False)
-    assert (history(folder), beside(folder)) == ([0], [])
+    assert (history(folder), unused(folder)) == ([0], [])
 
 
 def test_a_model_that_is_missing_leaves_nothing_behind(folder: Path, run: Upgrade) -> None:
     with pytest.raises(ModelError, match="not here"):
         run(Choice(text="missing"))
-    assert (history(folder), beside(folder), names(folder)) == ([0], [], ["long story", "zoo"])
+    assert (history(folder), unused(folder), names(folder)) == ([0], [], ["long story", "zoo"])
 
 
 def test_options_that_name_nothing_known_are_refused(folder: Path, run: Upgrade, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_verify_compares_vectors_of_the_index(writer: Writer, monkeypatch: pytes
 def test_many_changed_clips_are_published_within_a_run(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     from vfindex.indexer.runs import run as run_module
 
-    monkeypatch.setattr(run_module, "MAX_TAIL_CLIPS", 8)
+    monkeypatch.setattr(run_module, "MAX_DELTA_CLIPS", 8)
     before, _ = current(writer)
     run = Run(writer, Options(Sampling(), asr=False), Callbacks())
     counts = []
