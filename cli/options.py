@@ -128,11 +128,11 @@ def _no_home() -> str:
 
 def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float | None) -> RunnerChoice:
     """Return who does the work. Raises UsageError."""
-    from vfindex.indexer.runners.base import GPU_SHARE, PathMap, RunnerChoice, runner_name
+    from vfindex.indexer.runners.base import PathMap, RunnerChoice, runner_name
 
     if name == "ray" or address:
         require("ray")
-    share = GPU_SHARE if gpu_share is None else gpu_share
+    share = 1.0 if gpu_share is None else gpu_share
     return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), share)
 
 

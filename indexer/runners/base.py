@@ -1,4 +1,4 @@
-"""Who does the work of a run: this process alone, or Ray on one machine or many; and how its workers are shared out."""
+"""Runners: a run's work in this process alone, or on Ray, on one machine or many."""
 
 from __future__ import annotations
 
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from vfindex.storage.records import UnitPlan
 
 RunnerName = Literal["auto", "local", "ray"]
-# Processor cores that one worker of each kind share. Measured for `lite` (tests/bench/ingest.py): pictures take 40 % of
-# the time, speech 40 %, decoding 17 %; one worker of each keeps two cores busy.
-SLOT_CPUS = 2.0
-_HOST_CPUS = 0.25  # of a worker whose model is on a GPU
-# Of one GPU: a worker that encodes pictures and one that recognises speech fit on it together.
-GPU_SHARE = 0.5
 
 
 def runner_name(text: str) -> RunnerName:
@@ -37,7 +31,12 @@ def runner_name(text: str) -> RunnerName:
 
 
 class Runner(Protocol):
-    """Prepares files and indexes units, where and when it likes. Futures raise VideoError for what a file does."""
+    """Prepares files and indexes units. Futures raise VideoError for faults of a file."""
+
+    @property
+    def window(self) -> int:
+        """How many units in flight keep it busy; may change during a run."""
+        ...
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of `pipeline.prepare`."""
@@ -52,7 +51,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PathMap:
-    """Where workers find what the driver finds elsewhere: (driver's folder, worker's folder), the longest counts."""
+    """Folders that workers have at another path: (driver's folder, worker's folder); the longest match counts."""
 
     folders: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -77,18 +76,18 @@ class PathMap:
 
 @dataclass(frozen=True, slots=True)
 class RunnerChoice:
-    """Who is to do the work. address: of a Ray cluster. path_map: see there. gpu_share: of a GPU, for each worker."""
+    """The runner of a run. address: of a Ray cluster. gpu_share: of a GPU, for each worker on Ray."""
 
     name: RunnerName = "auto"
     address: str | None = None
     path_map: PathMap = field(default_factory=PathMap)
-    gpu_share: float = GPU_SHARE
+    gpu_share: float = 1.0
 
-    def with_ray(self, *, needs_gpu: bool) -> bool:
-        """Return whether Ray does the work. Raises UsageError for a share that is none.
+    def with_ray(self, *, uses_gpu: bool) -> bool:
+        """Return whether Ray does the work. Raises UsageError for a share outside (0, 1].
 
-        `auto` takes it for a cluster, and for models that need a GPU where there are several, of which the local runner
-        uses one. On any other machine the local runner is faster however much there is to do: docs/decisions/ray.md.
+        `auto` means Ray with an address, and for models on GPUs where there are several: one worker per GPU. On any
+        other machine the local runner is faster: docs/cluster.md.
         """
         if not 0 < self.gpu_share <= 1:
             raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {self.gpu_share:g}")
@@ -96,49 +95,4 @@ class RunnerChoice:
             return self.name == "ray"
         from vfindex.indexer.models.hardware import usable_devices
 
-        return bool(self.address) or (needs_gpu and len(usable_devices()) > 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Workers of one kind: how many, what of the processors and the GPUs is set aside for each, and their threads."""
-
-    size: int
-    cpus: float
-    gpus: float = 0.0
-    threads: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """The workers of each kind: those that decode, that encode pictures, and that recognise speech and encode texts."""
-
-    decode: Pool
-    encode: Pool
-    listen: Pool
-
-    @classmethod
-    def planned(cls, nodes: Sequence[tuple[float, float]], gpu_share: float = GPU_SHARE) -> Pools:
-        """Return the pools that fill machines of so many (processor cores, GPUs), and no more.
-
-        Every worker asks for the same share of the processors where there is no GPU, so that however Ray scatters them,
-        all find a place.
-        """
-        gpus = sum(gpus for _, gpus in nodes)
-        if gpus >= 1:
-            pairs = max(1, int(gpus / (2 * gpu_share)))
-            hosted = [(cpus, 2 * pairs * held / gpus) for cpus, held in nodes]  # (cores, workers with a model) of each
-            host = _floored(min([_HOST_CPUS, *(cpus / 2 / n for cpus, n in hosted if n)]))
-            rest = [cpus - n * host for cpus, n in hosted]
-            decoders = sum(int(cpus) for cpus in rest)
-            pair = Pool(pairs, host, gpu_share)
-            return cls(Pool(decoders, 1.0) if decoders else Pool(1, _floored(max(rest))), pair, pair)
-        slot = min([SLOT_CPUS, *(cpus for cpus, _ in nodes)])
-        slots = sum(int(cpus / slot) for cpus, _ in nodes)
-        share, threads = _floored(slot / 3), max(1, int(slot))
-        return cls(Pool(slots, share), Pool(slots, share, threads=threads), Pool(slots, share, threads=threads))
-
-
-def _floored(cpus: float) -> float:
-    """Return a share of a core as Ray may count it, never more than it is."""
-    return int(cpus * 1000) / 1000
+        return bool(self.address) or (uses_gpu and len(usable_devices()) > 1)

@@ -37,7 +37,7 @@ class DecoderThreads:
     def __init__(self, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
         self._decoders = [Decoder() for _ in range(workers)]
-        self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()  # no more children than are needed
         for decoder in self._decoders:
             self._free.put(decoder)
 
@@ -72,6 +72,7 @@ class LocalRunner:
     """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
 
     def __init__(self, workers: int, encoders: Encoders) -> None:
+        self.window = workers
         self._encoders = encoders
         self._threads = DecoderThreads(workers)
 

@@ -1,8 +1,7 @@
-"""Units on Ray Data's streaming execution, on this machine or on a cluster. The only importer of ray.
+"""Units on Ray, on this machine or a cluster: one actor per GPU or group of cores. The only importer of ray.
 
-One endless data set: a source that gives units as the driver hands them over, a pool that decodes, a pool that encodes
-pictures, a pool that recognises speech and encodes texts. What has come through all of them is assembled here. The
-pictures under way are bounded by holds at a desk: an endless source leaves Ray Data nothing to derive its bounds from.
+Each actor is a `UnitWorker`. One thread of the driver sends it the units of a `UnitQueue`, takes the results, and
+replaces actors that died. Only units and their results travel.
 """
 
 from __future__ import annotations
@@ -13,233 +12,170 @@ import platform
 import secrets
 import shutil
 import signal
+import socket
 import threading
-import warnings
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-import ray.data
-import ray.util
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vfindex.indexer.models.base import Texts
-from vfindex.indexer.models.hardware import usable_cores
+from vfindex.indexer.models.hardware import memory_bytes, usable_cores, usable_devices
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.reuse import ReusableUnit
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, prepare
-from vfindex.indexer.runners.base import Pool, Pools, RunnerChoice
-from vfindex.indexer.runners.dispatch import Dispatch
+from vfindex.indexer.runners.base import PathMap
 from vfindex.indexer.runners.local import DecoderThreads
-from vfindex.indexer.runners.parcels import Parcel
-from vfindex.indexer.runners.ray_machine import FOLDER, end_processes, knock, temporary_folder, without_stderr
-from vfindex.indexer.runners.stations import (
-    DecodeWorker,
-    DeskBook,
-    EncodeWorker,
-    ListenWorker,
-    Shared,
-    payloads,
-    table_of,
-)
+from vfindex.indexer.runners.placement import Machine, Wish, Worker, plan
+from vfindex.indexer.runners.ray_machine import FOLDER, end_processes, knock, temporary_folder
+from vfindex.indexer.runners.unit_queue import Seat, Task, UnitQueue
+from vfindex.indexer.runners.worker import Job, Models, UnitWorker
 from vfindex.indexer.scan.walk import Found
-from vfindex.storage.errors import ClusterError, VfindexError
-from vfindex.storage.records import Setup, UnitPlan
+from vfindex.storage.errors import ClusterError, UsageError, VfindexError
+from vfindex.storage.records import UnitPlan
 
 log = logging.getLogger(__name__)
 
-# Of a Ray that is started for one run. It holds the pictures under way, and what Ray sends besides.
-STORE_BYTES = 512 << 20
-# Pictures in one parcel: what Ray Data takes for the best size of a block, or a share of the smallest object store.
-MAX_PARCEL_BYTES, PARCEL_SHARE = 128 << 20, 1 / 16
-# Parcels under way for each worker that encodes: one in work, one ready, one being filled.
-PARCELS_AHEAD = 3
-STORE_SHARE = 0.5  # of all object stores, for pictures at most; sound, records and copies in work take the rest
-# Units in flight for each worker of the largest pool: read, encoded and heard at once, and one that waits.
-UNITS_AHEAD = 3
-# How often it is looked whether a machine has left, or a worker could not open its models.
-WATCH_S = 2.0
-MAX_CALLERS = 10_000  # that may wait at the desk at once
-STOP_S = 30.0  # for an orderly end of the stream; then it is broken off
-_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "1"}
-
-
-class Session:
-    """Ray, started for one run on this machine, or joined at an address. A context manager that leaves nothing."""
-
-    def __init__(self, address: str | None) -> None:
-        self._address = address
-        self._folder: Path | None = None
-        self._muted = ExitStack()
-
-    def __enter__(self) -> Self:
-        # Ray prints what it notes of dead workers to standard output, where results go.
-        self._muted.enter_context(redirect_stdout(self._muted.enter_context(open(os.devnull, "w"))))
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        logging.getLogger("ray").setLevel(logging.CRITICAL)  # what is wrong, its exceptions say too
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        try:
-            with without_stderr():
-                if self._address:
-                    knock(self._address)
-                    ray.init(address=self._address, **quiet)
-                else:
-                    self._folder = temporary_folder()
-                    _keep_token_in_memory()
-                    limits: dict[str, Any] = {"num_cpus": usable_cores(), "object_store_memory": STORE_BYTES}
-                    with _without_dashboard():
-                        ray.init(
-                            address="local", include_dashboard=False, _temp_dir=str(self._folder), **limits, **quiet
-                        )
-        except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
-            self._leave()
-            where = f"reached at {self._address}" if self._address else "started"
-            raise ClusterError(f"Ray cannot be {where} ({_first_line(exc)}); see docs/cluster.md") from exc
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray takes SIGTERM for itself
-                signal.signal(number, handler)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        ray.shutdown()
-        self._muted.close()
-        if self._folder is not None:
-            end_processes(self._folder)  # a worker may hang in its own end
-            del os.environ[FOLDER]
-            shutil.rmtree(self._folder, ignore_errors=True)
+# Shared memory of a Ray that is started for one run: units and results on their way, some MB each.
+STORE_BYTES = 128 << 20
+LOCALHOST = "127.0.0.1"
+MAX_STARTS = 3  # of one worker in a row without its models opening
+TICK_S = 0.1  # how long a new unit waits at most before it is sent
+WATCH_S = 2.0  # between looks at the machines of the cluster
+PLACED_S = 60.0  # without any open worker before a warning
+STOP_S = 10.0  # for the thread to end
+# Units that wait beyond those in work: one per worker. With GPUs and CPU machines, enough to compare their speeds.
+MIXED_AHEAD = 256
 
 
 @contextmanager
-def _without_dashboard() -> Iterator[None]:
-    """Let ray.init start no dashboard process.
+def session(address: str | None, wish: Wish) -> Iterator[None]:
+    """Join the Ray cluster at an address, or start Ray on this machine alone; leave no process or folder behind.
 
-    include_dashboard=False leaves one that asks clouds' metadata hosts where it runs, even where usage reports are off.
-    Ray has no switch for it, but goes on without where it cannot be started: so this stands for such a failure.
+    Raises UsageError for a wish that this machine cannot fulfil, before Ray starts; ClusterError.
     """
-    services = ray._private.services
-    start = services.start_api_server
-    services.start_api_server = lambda *_, **__: (None, None)
-    try:
-        yield
-    finally:
-        services.start_api_server = start
+    folder: Path | None = None
+    environment, handlers = dict(os.environ), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    # Ray prints its notes on dead workers to standard output, where results go, and has no switch for it.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            if address is None:
+                machine = _this_machine(wish)
+                plan([machine], wish)
+            try:
+                if address is not None:
+                    knock(address)
+                    _init(address=address)
+                else:
+                    folder = _start(machine)
+            except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
+                where = f"reached at {address}" if address else "started"
+                raise ClusterError(f"Ray cannot be {where} ({_first_line(exc)}); see docs/cluster.md") from exc
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():  # Ray takes SIGTERM
+                    signal.signal(number, handler)
+            yield
+        finally:
+            ray.shutdown()
+            if folder is not None:
+                end_processes(folder)  # a worker may hang in its own end
+                shutil.rmtree(folder, ignore_errors=True)
+            os.environ.clear()
+            os.environ.update(environment)
 
 
-def _keep_token_in_memory() -> None:
-    """Give the Ray of this process a secret, unless the user did: else Ray writes one to ~/.ray/auth_token."""
+def _init(**options: Any) -> None:
+    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+
+
+def _start(machine: Machine) -> Path:
+    """Start Ray on this machine, reachable from it alone; return the folder of its files."""
+    folder = temporary_folder()
+    os.environ |= {FOLDER: str(folder), "RAY_TMPDIR": str(folder)}
+    # Ray takes the loopback address where it may not form a cluster; the switch works on every platform.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one to ~/.ray/auth_token
+    # Without a dashboard Ray still starts its server, which asks the metadata hosts of clouds where it runs. Where its
+    # port is taken, Ray goes on without it.
+    with socket.create_server((LOCALHOST, 0)) as taken:
+        _init(
+            address="local",
+            num_cpus=int(machine.cores),
+            num_gpus=int(machine.gpus),
+            object_store_memory=STORE_BYTES,
+            include_dashboard=False,
+            dashboard_host=LOCALHOST,
+            dashboard_port=taken.getsockname()[1],
+        )
+    return folder
+
+
+def _this_machine(wish: Wish) -> Machine:
+    gpus = len(usable_devices()) if wish.uses_gpu else 0
+    return Machine("", platform.node(), usable_cores(), gpus, memory_bytes() or float("inf"))
+
+
+def _machines() -> dict[str, Machine]:
+    """Return the machines of the cluster that are alive, by Ray's id."""
+    found = {}
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"]:
+            cores, gpus, memory = (node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory"))
+            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            found[node["NodeID"]] = Machine(node["NodeID"], name, cores, gpus, memory)
+    return found
 
 
 def _first_line(exc: BaseException) -> str:
     return (str(exc).strip() or type(exc).__name__).split("\n", 1)[0][:300]
 
 
-class _Desk:
-    """The way to the desk from the driver and from any worker."""
+@dataclass(slots=True, eq=False)
+class _Actor:
+    """A worker's process. starts: how often it was started since its models were last open."""
 
-    def __init__(self, book: Any) -> None:
-        self.book = book
-
-    def place(self) -> str:
-        return f"{platform.node()} ({ray.util.get_node_ip_address()})"  # type: ignore[no-untyped-call]
-
-    def tell_size(self, size_px: int) -> None:
-        self.book.tell_size.remote(size_px)
-
-    def size_px(self) -> int:
-        return int(ray.get(self.book.size_px.remote()))
-
-    def refuse(self, sentence: str) -> None:
-        self.book.refuse.remote(sentence)
-
-    def hold(self, unit: int, part: int, size_bytes: int) -> None:
-        ray.get(self.book.hold.remote(unit, part, size_bytes))
-
-    def begin(self, stage: str, unit: int, part: int) -> int:
-        return int(ray.get(self.book.begin.remote(stage, unit, part)))
-
-    def release(self, unit: int, part: int | None = None) -> None:
-        self.book.release.remote(unit, part)
-
-
-class _Source:
-    """Gives the units that the driver lays on the desk, until it says that there are no more."""
-
-    def __init__(self, desk: _Desk) -> None:
-        self._book = desk.book
-
-    def __call__(self, _: Any) -> Iterator[Any]:
-        if ray.get(self._book.begin.remote("source", 0, 0)) > 1:
-            raise RuntimeError("the source of units has died")  # what it has given it cannot give again
-        while (job := ray.get(self._book.take.remote())) is not None:
-            yield table_of(job)
-
-
-class _Breaker:
-    """Breaks the stream off between two steps of Ray Data's loop, where that is asked for; an `ExecutionCallback`.
-
-    Ray Data would wait for workers of a machine that has left, and that find no place on those that stay, for good. One
-    a process, as Ray itself is.
-    """
-
-    asked = threading.Event()
-
-    def before_execution_starts(self, executor: object) -> None:
-        self.asked.clear()
-
-    def on_execution_step(self, executor: object) -> None:
-        if self.asked.is_set():
-            raise RuntimeError("a machine has left, or the run was broken off")
-
-    def after_execution_succeeds(self, executor: object) -> None:
-        """Do nothing."""
-
-    def after_execution_fails(self, executor: object, error: Exception) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """The models of a run. cache: where they lie, on workers by way of the path map. compiled, asr: see Opening."""
-
-    setup: Setup
-    cache: Path
-    asr: bool
-    compiled: bool = False
+    seat: Seat
+    handle: Any
+    starts: int
 
 
 class RayRunner:
-    """Prepares files in threads, and indexes units on Ray. A context manager within a `Session`."""
+    """Prepares files in threads of the driver, and indexes units on Ray. A context manager within a `session`."""
 
-    def __init__(self, models: Models, texts: Texts, choice: RunnerChoice) -> None:
-        self._models = models
+    def __init__(self, models: Models, texts: Texts, path_map: PathMap, wish: Wish) -> None:
+        """Raise UsageError for a wish that the machines cannot fulfil, before any work is sent to them."""
+        cache = Path(os.fsdecode(path_map.there(os.fsencode(models.cache))))
+        self._models = replace(models, cache=cache)
         self._texts = texts
-        self._choice = choice
+        self._path_map = path_map
+        self._wish = wish
         self._threads = DecoderThreads(usable_cores())
-        self._dispatch = Dispatch()
-        self._stream: threading.Thread | None = None
+        self._queue = UnitQueue()
         self._stopping = threading.Event()
         self._machines = _machines()
-        self._pools = self._planned()
-        self._desk = self._new_desk()
+        self._actors: list[_Actor] = []
+        self._running: dict[Any, tuple[_Actor, Task]] = {}
+        self._opening: dict[Any, _Actor] = {}
+        self._planned = plan(list(self._machines.values()), wish)
+        self._loop = threading.Thread(target=self._work, name="ray", daemon=True)
 
     @property
     def window(self) -> int:
-        """How many units in flight keep all workers busy."""
-        return UNITS_AHEAD * max(self._pools.encode.size, self._pools.decode.size)
+        """How many units in flight keep all workers busy; grows with the cluster."""
+        workers = [actor.seat.worker for actor in self._actors] or self._planned
+        if self._wish.units is not None:
+            return self._wish.units
+        is_mixed = len({worker.gpus > 0 for worker in workers}) > 1
+        return sum(worker.units for worker in workers) + (MIXED_AHEAD if is_mixed else len(workers))
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of `pipeline.prepare`."""
@@ -249,17 +185,13 @@ class RayRunner:
         self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
     ) -> Future[Indexed]:
         """Return the future of one unit's result. It raises VideoError, ClusterError."""
-        if reusable is not None:
-            raise ClusterError("Ray's workers compute whole units; take --runner local to reuse what is stored")
-        path = self._choice.path_map.there(prepared.found.location.path)
-        future = self._dispatch.submit(prepared, plan, options, path)
-        self._send()
-        return future
+        path = self._path_map.there(prepared.found.location.path)
+        return self._queue.submit(Job(prepared, plan, options, path, reusable))
 
     def __enter__(self) -> Self:
-        self._stream = threading.Thread(target=self._work, name="ray-stream", daemon=True)
-        self._stream.start()
-        threading.Thread(target=self._watch, name="ray-watch", daemon=True).start()
+        for worker in self._planned:
+            self._start(worker)
+        self._loop.start()
         return self
 
     def __exit__(
@@ -267,161 +199,97 @@ class RayRunner:
     ) -> None:
         self._stopping.set()
         self._threads.__exit__(kind, error, trace)
-        if kind is None:
-            self._desk.book.put.remote(None)
-            self._join(STOP_S)
-        self._break_off()
-        self._join(STOP_S)
+        self._loop.join(STOP_S)
+        for actor in self._actors:
+            ray.kill(actor.handle)
 
-    def _break_off(self) -> None:
-        """End the stream at once, and whatever waits at its desk."""
-        _Breaker.asked.set()
-        ray.kill(self._desk.book)
-
-    def _join(self, seconds: float) -> None:
-        if self._stream is not None:
-            self._stream.join(seconds)
-
-    # --- the stream ---------------------------------------------------------------------------------------------
-
-    def _planned(self) -> Pools:
-        nodes = [(machine.cpus, machine.gpus) for machine in self._machines]
-        return Pools.planned(nodes, self._choice.gpu_share)
-
-    def _parcel_bytes(self) -> int:
-        smallest = min(machine.store_bytes for machine in self._machines)
-        return int(min(MAX_PARCEL_BYTES, smallest * PARCEL_SHARE))
-
-    def _new_desk(self) -> _Desk:
-        stores_bytes = sum(machine.store_bytes for machine in self._machines)
-        limit_bytes = min(PARCELS_AHEAD * self._pools.encode.size * self._parcel_bytes(), stores_bytes * STORE_SHARE)
-        actor: Any = ray.remote(DeskBook)
-        where = {"num_cpus": 0, "max_concurrency": MAX_CALLERS, "scheduling_strategy": _here()}
-        return _Desk(actor.options(**where).remote(int(limit_bytes)))
-
-    def _send(self) -> None:
-        for job in self._dispatch.ready():
-            self._desk.book.put.remote(job)
+    # --- the thread that talks to Ray ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Run the stream until the driver ends it; make it anew where it breaks."""
-        while True:
-            try:
-                for parcel in self._parcels():
-                    unit = self._dispatch.arrived(parcel)
-                    if unit is not None:
-                        self._desk.release(unit)
-                        self._send()
-                return
-            except Exception as exc:  # Ray Data raises what it likes; the units are tried again or fail
-                if self._stopping.is_set():
-                    return
-                log.debug("the stream broke", exc_info=exc)
-                self._renew(_first_line(exc))
-
-    def _renew(self, reason: str) -> None:
-        """Plan the pools for the machines that are left, and send again what was under way."""
+        began = looked = time.monotonic()
+        is_told = False
         try:
-            self._machines = _machines()
-            self._pools = self._planned()
-            self._desk = self._new_desk()
-            self._dispatch.broke(reason)
-            self._send()
-        except VfindexError as exc:
-            self._dispatch.fail(exc)
-        except Exception as exc:  # without its head node a cluster answers nothing, in many ways
+            while not self._stopping.is_set():
+                if time.monotonic() - looked > WATCH_S:
+                    self._look_at_machines()
+                    looked = time.monotonic()
+                if not is_told and looked - began > PLACED_S:
+                    is_told = True
+                    if not any(actor.seat.is_open for actor in self._actors):
+                        log.warning("no worker is open after %.0f s; other work may have the cluster's cores", PLACED_S)
+                while (pair := self._queue.next()) is not None:
+                    actor = next(actor for actor in self._actors if actor.seat is pair[0])
+                    self._running[actor.handle.index.remote(pair[1].job)] = actor, pair[1]
+                self._collect()
+        except Exception as exc:  # a cluster without its head answers nothing, in many ways
             log.debug("Ray is gone", exc_info=exc)
-            self._dispatch.fail(ClusterError(f"Ray's cluster is gone ({_first_line(exc)}); run the same command again"))
+            self._queue.fail(ClusterError(f"Ray's cluster is gone ({_first_line(exc)}); run the same command again"))
 
-    def _parcels(self) -> Iterator[Parcel]:
-        """Yield what comes through."""
-        _configure()
-        models, pools = self._models, self._pools
-        cache = Path(os.fsdecode(self._choice.path_map.there(os.fsencode(models.cache))))
-        shared = Shared(self._desk, models.setup, cache, models.asr, models.compiled, self._parcel_bytes())
-        stream = ray.data.from_items([0], override_num_blocks=1).map_batches(
-            _Source,
-            fn_constructor_args=(self._desk,),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=1),
-            num_cpus=0,
-        )
-        stages = ((DecodeWorker, pools.decode), (EncodeWorker, pools.encode), (ListenWorker, pools.listen))
-        for worker, pool in stages:
-            stream = _mapped(stream, worker, pool, shared)
-        for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from payloads(batch)
+    def _start(self, worker: Worker, starts: int = 1) -> None:
+        """Start a worker's actor on its machine, and open its models."""
+        machine = self._machines[worker.node]
+        options = {
+            "num_cpus": worker.cpus,
+            "num_gpus": worker.gpus,
+            "max_concurrency": worker.units + 1,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(worker.node, soft=False),
+        }
+        remote: Any = ray.remote(UnitWorker)
+        handle = remote.options(**options).remote(self._models, worker.cores, worker.units, machine.name)
+        actor = _Actor(Seat(worker), handle, starts)
+        self._actors.append(actor)
+        self._queue.seats.append(actor.seat)
+        self._opening[handle.open.remote()] = actor
 
-    def _watch(self) -> None:
-        """Break the stream off where a machine has left, and end the run where a worker cannot open its models."""
-        while not self._stopping.wait(WATCH_S):
+    def _look_at_machines(self) -> None:
+        """Give up the actors of machines that have left, and start some on machines that have joined."""
+        there = _machines()
+        joined = [machine for node, machine in there.items() if node not in self._machines and machine.cores > 0]
+        self._machines = there
+        for actor in [actor for actor in self._actors if actor.seat.worker.node not in there]:
+            self._lose(actor, "its machine has left")
+        for machine in joined:
             try:
-                refusal = ray.get(self._desk.book.refusal.remote())
-                left = {machine.name for machine in self._machines} - {machine.name for machine in _machines()}
-            except Exception as exc:  # the stream meets the same trouble, and deals with it
-                log.debug("nothing to be learnt of the cluster", exc_info=exc)
+                for worker in plan([machine], replace(self._wish, units=None)):
+                    self._start(worker)
+            except UsageError as exc:
+                log.warning("%s has joined and is not used: %s", machine.name, exc)
+
+    def _collect(self) -> None:
+        """Take one answer, or wait TICK_S for it."""
+        refs = [*self._running, *self._opening]
+        if not refs:
+            self._stopping.wait(TICK_S)
+            return
+        for ref in ray.wait(refs, timeout=TICK_S)[0]:
+            actor, task = self._running.get(ref) or (self._opening[ref], None)
+            try:
+                answer = ray.get(ref)
+            except RayTaskError as exc:
+                answer = exc.cause
+            except RayError as exc:
+                self._lose(actor, _first_line(exc))
+                return
+            if task is not None:
+                del self._running[ref]
+                self._queue.finish(actor.seat, task, answer)
                 continue
-            if refusal:
-                self._dispatch.fail(ClusterError(refusal))
-            elif left:
-                self._break_off()
+            del self._opening[ref]
+            if answer:
+                self._queue.fail(answer if isinstance(answer, VfindexError) else ClusterError(str(answer)))
+            else:
+                actor.seat.is_open, actor.starts = True, 0
 
-
-def _mapped(stream: ray.data.Dataset, worker: type, pool: Pool, shared: Shared) -> ray.data.Dataset:
-    return stream.map_batches(
-        worker,
-        fn_constructor_args=(shared, pool.threads),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus or None,
-    )
-
-
-def _configure() -> None:
-    """Let Ray Data give every parcel on at once, wait as long as it takes, and say nothing."""
-    wanted = {
-        "target_max_block_size": 1,  # a block is full with its first row
-        "target_min_block_size": 0,
-        "op_resource_reservation_enabled": False,  # the desk bounds what is under way
-        "execution_no_progress_timeout_s": -1,
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "custom_execution_callback_classes": [_Breaker],
-    }
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module=r"ray\.data\.")  # of pools larger than what is to do
-    context = ray.data.DataContext.get_current()
-    for name, value in wanted.items():
-        if hasattr(context, name):
-            setattr(context, name, value)
-
-
-def _here() -> NodeAffinitySchedulingStrategy:
-    """Return what keeps a task on the driver's machine: if that goes, all goes."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    """A machine of the cluster that may do work."""
-
-    name: str
-    cpus: float
-    gpus: float
-    store_bytes: float
-
-
-def _machines() -> list[_Machine]:
-    """Return the machines that are there. Raises ClusterError where none has a processor to give."""
-    found = [
-        _Machine(node["NodeID"], *(node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "object_store_memory")))
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
-    able = [machine for machine in found if machine.cpus > 0]
-    if not able:
-        raise ClusterError("no machine of the Ray cluster has a processor to give; start one with --num-cpus")
-    return able
+    def _lose(self, actor: _Actor, reason: str) -> None:
+        """Give an actor's units to others, and replace it unless it ends again and again before its models are open."""
+        log.debug("a worker has ended: %s", reason)
+        self._actors.remove(actor)
+        self._running = {ref: pair for ref, pair in self._running.items() if pair[0] is not actor}
+        self._opening = {ref: other for ref, other in self._opening.items() if other is not actor}
+        with suppress(RayError):
+            ray.kill(actor.handle)
+        self._queue.leave(actor.seat)
+        if actor.seat.worker.node in self._machines and actor.starts < MAX_STARTS:
+            self._start(actor.seat.worker, actor.starts + 1)
+        if not self._actors:
+            self._queue.fail(ClusterError(f"Ray's workers keep ending ({reason}); take --runner local"))

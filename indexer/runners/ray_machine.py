@@ -1,4 +1,4 @@
-"""What surrounds Ray on a machine: a folder for its files, its noise, and what killed runs have left of it."""
+"""The folder of a local Ray, and the end of its processes; also of those that killed runs have left."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-FOLDER = "VFINDEX_RAY_FOLDER"  # by this variable the processes of a run's Ray are known
+FOLDER = "VFINDEX_RAY_FOLDER"  # environment variable of all processes of a run's Ray
 # Of the path of a Unix socket (sockaddr_un), less what Ray and `temporary_folder` add to the temporary folder:
-# vfindex-ray-PID-RANDOM/session_DAY_TIME_MICROSECONDS_PID/sockets/plasma_store.
-_ADDED = "/vfindex-ray-1234567-12345678/session_2000-01-01_00-00-00_123456_1234567/sockets/plasma_store"
+# vfindex-ray-PID-RANDOM/ray/session_DAY_TIME_MICROSECONDS_PID/sockets/plasma_store.
+_ADDED = "/vfindex-ray-1234567-12345678/ray/session_2000-01-01_00-00-00_123456_1234567/sockets/plasma_store"
 MAX_BASE_BYTES = 107 - len(_ADDED)
 KNOCK_S = 10.0  # for a cluster to answer at its address
 END_S = 10.0  # for processes to be gone
@@ -28,30 +27,16 @@ def knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Let what native code writes to standard error go nowhere: Ray notes there what it was asked not to."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def base_folder() -> Path:
-    """Return where Ray's folder lies: the folder for temporary files, or /tmp if its path is too long for sockets."""
+    """Return the parent of the folder: that for temporary files, or /tmp if its path is too long for sockets."""
     base = Path(tempfile.gettempdir())
     return base if len(os.fsencode(base)) <= MAX_BASE_BYTES else Path("/tmp")
 
 
 def temporary_folder() -> Path:
-    """Return a new folder for Ray's files, of which its processes know by FOLDER. Raises OSError.
+    """Return a new folder for Ray's files. Raises OSError.
 
-    What killed runs have left is removed first: their folders, and those of Ray's processes that outlive its raylet.
+    Folders of killed runs are removed first, and their processes that outlived the raylet are ended.
     """
     base = base_folder()
     for old in base.glob("vfindex-ray-*-*"):
@@ -59,13 +44,11 @@ def temporary_folder() -> Path:
         if number.isdigit() and not Path(f"/proc/{number}").exists() and old.stat().st_uid == os.getuid():
             end_processes(old)
             shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
-    os.environ[FOLDER] = str(folder)
-    return folder
+    return Path(tempfile.mkdtemp(prefix=f"vfindex-ray-{os.getpid()}-", dir=base))
 
 
 def end_processes(folder: Path) -> None:
-    """End the processes of this user whose Ray has its files in a folder, and those that they begin meanwhile."""
+    """End the processes of this user whose FOLDER is this one, and those that they start meanwhile."""
     until = time.monotonic() + END_S
     while _killed(os.fsencode(f"{FOLDER}={folder}")) and time.monotonic() < until:
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfindex.indexer.models.presets import LITE_VISUAL, Choice, models_of, options_of
+from vfindex.indexer.models.presets import LITE_SPEECH, LITE_TEXT, LITE_VISUAL, Choice, models_of, options_of
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
 from vfindex.indexer.runs.report import Report
@@ -175,14 +175,14 @@ def index_files(run: Run, setup: Setup, settings: RunSettings, stored: StoredVid
     from vfindex.indexer.runs.scheduler import Scheduler
 
     run.reopen_past_bugs()
-    with _runner(run, setup, settings) as (runner, encoders, workers):
-        new = Scheduler(run, runner, encoders, workers, preview=bool(settings.progressive), stored=stored)
+    with _runner(run, setup, settings) as (runner, encoders):
+        new = Scheduler(run, runner, encoders, preview=bool(settings.progressive), stored=stored)
         new.work()
         refresh(run, encoders)
         unfinished = len(run.previewed)
         if not run.report.interrupted:
             run.todo, run.previewed = run.previewed, deque()
-            again = Scheduler(run, runner, encoders, workers, stored=stored)
+            again = Scheduler(run, runner, encoders, stored=stored)
             again.work()
             unfinished = again.total_files - again.done_files
             refresh(run, encoders)
@@ -193,28 +193,31 @@ def index_files(run: Run, setup: Setup, settings: RunSettings, stored: StoredVid
 
 
 @contextmanager
-def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Runner, Encoders | Texts, int]]:
-    """Yield the runner that was chosen, the models of this process, and how many units keep the workers busy."""
+def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Runner, Encoders | Texts]]:
+    """Yield the runner that was chosen, and the models of this process."""
     from vfindex.indexer.models.base import Texts
     from vfindex.indexer.models.factory import Opening, open_encoders
     from vfindex.indexer.models.hardware import usable_cores
     from vfindex.indexer.runners.local import LocalRunner, default_workers
 
-    say, cache, asr = run.callbacks.say, settings.cache, run.options.asr
-    if settings.runner.with_ray(needs_gpu=models_of(setup)["visual"] != LITE_VISUAL):
-        from vfindex.indexer.runners.ray import Models, RayRunner, Session  # takes seconds to import
+    say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
+    uses_gpu = not {LITE_VISUAL, LITE_TEXT, LITE_SPEECH}.issuperset(models_of(setup).values())
+    if choice.with_ray(uses_gpu=uses_gpu):
+        from vfindex.indexer.runners.placement import Wish
+        from vfindex.indexer.runners.ray import RayRunner, session  # takes seconds to import
+        from vfindex.indexer.runners.worker import Models
 
         with run.callbacks.interruptible():
             texts = Texts(open_text(setup, cache, say=say))
         models = Models(setup, cache, asr, settings.compiled)
-        with Session(settings.runner.address), RayRunner(models, texts, settings.runner) as on_ray:
-            yield on_ray, texts, settings.workers or on_ray.window
+        wish = Wish(uses_gpu, choice.gpu_share, settings.workers)
+        with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
+            yield on_ray, texts
         return
     with run.callbacks.interruptible():
         encoders = open_encoders(setup, cache, Opening(usable_cores(), asr, settings.compiled), say=say)
-    workers = settings.workers or default_workers()
-    with LocalRunner(workers, encoders) as local:
-        yield local, encoders, workers
+    with LocalRunner(settings.workers or default_workers(), encoders) as local:
+        yield local, encoders
 
 
 def open_text(setup: Setup, cache: Path, *, say: Callable[[str], None]) -> PassageEncoder:

@@ -78,7 +78,6 @@ class Scheduler:
         run: Run,
         runner: Runner,
         encoders: Encoders | Texts,
-        workers: int,
         *,
         preview: bool = False,
         stored: StoredVideos | None = None,
@@ -93,7 +92,6 @@ class Scheduler:
         self.writer = run.writer
         self.runner = runner
         self.encoders = encoders
-        self.workers = workers
         self.stored = stored
         self.preparing: dict[Future[Prepared], _Opening] = {}
         self.indexing: dict[Future[Indexed], tuple[_Active, int, UnitPlan]] = {}
@@ -129,8 +127,8 @@ class Scheduler:
         self.indexing = {future: value for future, value in self.indexing.items() if not future.cancel()}
 
     def _fill(self) -> None:
-        """Submit tasks: units of videos begun, then the next files. One task more than there are workers waits."""
-        while len(self.preparing) + len(self.indexing) <= self.workers and not self.run.callbacks.stop():
+        """Submit tasks: units of videos begun, then the next files. As many as the runner's window, and one more."""
+        while len(self.preparing) + len(self.indexing) <= self.runner.window and not self.run.callbacks.stop():
             active = next((a for a in self.active.values() if a.waiting), None)
             if active is not None:
                 unit_id, plan = active.waiting.popleft()

@@ -1,4 +1,4 @@
-"""Who does the work, how its workers are shared out, and where they find the files."""
+"""The choice of a runner, and the folders of workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from vfindex.indexer.models import hardware as machine
 from vfindex.indexer.models.hardware import Gpu
-from vfindex.indexer.runners.base import PathMap, Pools, RunnerChoice, runner_name
+from vfindex.indexer.runners.base import PathMap, RunnerChoice, runner_name
 from vfindex.storage.errors import UsageError
 
 
@@ -28,44 +28,19 @@ def test_a_path_map_that_is_none_is_refused(text: str) -> None:
 def test_auto_takes_ray_for_a_cluster_or_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Gpu] = []
     monkeypatch.setattr(machine, "usable_devices", lambda: found)
-    assert not RunnerChoice().with_ray(needs_gpu=True)
-    assert RunnerChoice(address="10.0.0.1:6379").with_ray(needs_gpu=False)
+    assert not RunnerChoice().with_ray(uses_gpu=True)
+    assert RunnerChoice(address="10.0.0.1:6379").with_ray(uses_gpu=False)
     found[:] = [Gpu("one", 80 << 30, "1")]
-    assert not RunnerChoice().with_ray(needs_gpu=True)
+    assert not RunnerChoice().with_ray(uses_gpu=True)
     found *= 2
-    assert RunnerChoice().with_ray(needs_gpu=True)
-    assert not RunnerChoice().with_ray(needs_gpu=False)
-    assert not RunnerChoice("local", address="10.0.0.1:6379").with_ray(needs_gpu=True)
-    assert RunnerChoice("ray").with_ray(needs_gpu=False)
+    assert RunnerChoice().with_ray(uses_gpu=True)
+    assert not RunnerChoice().with_ray(uses_gpu=False)
+    assert not RunnerChoice("local", address="10.0.0.1:6379").with_ray(uses_gpu=True)
+    assert RunnerChoice("ray").with_ray(uses_gpu=False)
 
 
 def test_what_is_no_runner_and_no_share_is_refused() -> None:
     with pytest.raises(UsageError, match="auto, local, ray"):
         runner_name("spark")
     with pytest.raises(UsageError, match="--gpu-share"):
-        RunnerChoice(gpu_share=0.0).with_ray(needs_gpu=False)
-
-
-@pytest.mark.parametrize(
-    "nodes",
-    [
-        [(1.0, 0.0)],
-        [(2.0, 0.0)],
-        [(1.0, 0.0), (1.0, 0.0)],
-        [(2.0, 0.0), (3.0, 0.0)],
-        [(64.0, 0.0)] * 3,
-        [(16.0, 1.0)],
-        [(16.0, 8.0), (64.0, 0.0)],
-        [(1.0, 1.0)],
-    ],
-)
-@pytest.mark.parametrize("gpu_share", [1.0, 0.5, 0.25])
-def test_pools_fit_the_machines(nodes: list[tuple[float, float]], gpu_share: float) -> None:
-    pools = Pools.planned(nodes, gpu_share)
-    every = (pools.decode, pools.encode, pools.listen)
-    assert all(pool.size >= 1 and pool.threads >= 1 and pool.cpus > 0 for pool in every)
-    assert sum(pool.size * pool.cpus for pool in every) <= sum(cpus for cpus, _ in nodes) + 1e-9
-    if gpu_share <= 0.5:
-        assert sum(pool.size * pool.gpus for pool in every) <= sum(gpus for _, gpus in nodes) + 1e-9
-    if not any(gpus for _, gpus in nodes):
-        assert len({pool.cpus for pool in every}) == 1  # else they may be scattered so that one finds no place
+        RunnerChoice(gpu_share=0.0).with_ray(uses_gpu=False)

@@ -45,21 +45,21 @@ def test_a_run_on_ray_makes_the_library_of_one_process(tmp_path: Path, models_ca
     assert temporary_folders(ray) == []
 
 
-# What Python runs first in every process: each worker of Ray raises over the second unit.
+# What Python runs first in every process: Ray's workers raise over one of the files.
 BROKEN = """
 import sys
-if any("ray" in part or "vfindex" in part for part in sys.argv + sys.orig_argv):
+if any("ray" in part for part in sys.argv + sys.orig_argv):
     try:
-        from vfindex.indexer.runners import stations
+        from vfindex.indexer.runners import worker
     except ImportError:
         pass
     else:
-        real = stations.encoded
-        def encoded(parcel, encoder):
-            if parcel.job == 2:
+        real = worker.LocalRunner.index
+        def index(self, prepared, *rest):
+            if prepared.found.location.path.endswith(b"1.mp4"):
                 raise ValueError("a bug")
-            return real(parcel, encoder)
-        stations.encoded = encoded
+            return real(self, prepared, *rest)
+        worker.LocalRunner.index = index
 """
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, models_cache: P
     for number in range(12):
         make_video(videos / f"{number}.mp4", shots=[Shot("red", 2 + number / 4), Shot("blue", 2)])
     run = RayRun(models_cache, tmp_path / "library", "ingest", videos, "--runner", "ray", "--no-asr")
-    while not workers(run.mark, "DecodeWorker"):
+    while not workers(run.mark, "UnitWorker"):
         assert run.process.poll() is None
         time.sleep(0.2)
     for _ in range(presses):
@@ -117,7 +117,7 @@ def test_the_run_after_one_that_was_killed_goes_on_and_tidies_up(tmp_path: Path,
     for number in range(3):
         make_video(videos / f"{number}.mp4", shots=[Shot("red", 2 + number), Shot("blue", 2)])
     run = RayRun(models_cache, tmp_path / "library", "ingest", videos, "--runner", "ray", "--no-asr")
-    while not workers(run.mark, "DecodeWorker"):
+    while not workers(run.mark, "UnitWorker"):
         assert run.process.poll() is None
         time.sleep(0.2)
     os.kill(run.process.pid, signal.SIGKILL)

@@ -1,0 +1,128 @@
+"""A worker of a cluster: a local runner over whole units, in a process of its own. Knows no Ray.
+
+The driver sends a unit, and gets back its result or why there is none; frames and sound never leave the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vfindex.indexer.boundary import one_file
+from vfindex.indexer.models.factory import Opening, open_encoders
+from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.reuse import ReusableUnit
+from vfindex.indexer.pipeline.stages import Indexed, Prepared
+from vfindex.indexer.runners.local import LocalRunner
+from vfindex.indexer.scan.walk import fingerprint
+from vfindex.storage.errors import ClusterError, Problem, VfindexError, VideoError
+from vfindex.storage.records import Setup, UnitPlan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models of a run. cache: their folder, as workers see it. asr, compiled: as in `Opening`."""
+
+    setup: Setup
+    cache: Path
+    asr: bool
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A unit to be indexed. path: of its file, as workers see it. reusable: see `Runner.index`."""
+
+    prepared: Prepared
+    plan: UnitPlan
+    options: Options
+    path: bytes
+    reusable: ReusableUnit | None = None
+
+    @property
+    def length_s(self) -> float:
+        video, plan = self.prepared.video, self.plan
+        start_s = video.start_s if plan.start_s is None else plan.start_s
+        return max(0.0, (video.end_s if plan.end_s is None else plan.end_s) - start_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a unit has no result. unseen: the machine that does not see the file as the driver does, or ""."""
+
+    problem: Problem
+    quarantine: bool = False
+    unseen: str = ""
+
+    def error(self, job: Job) -> VfindexError:
+        """Return the error, with the driver's path. A file that only the worker does not see is the worker's fault."""
+        path = job.prepared.found.location.path
+        if not self.unseen:
+            return VideoError(replace(self.problem, path=path), quarantine=self.quarantine)
+        try:
+            same = fingerprint(path) == job.prepared.video.fingerprint
+        except VideoError as exc:
+            return exc
+        if not same:
+            return VideoError(Problem(path, "open", "changed", "it was changed while it was indexed", "index it again"))
+        return ClusterError(
+            f"{self.unseen} does not see {os.fsdecode(job.path)} as this machine does ({self.problem.reason}); "
+            "mount the same folder there, or say where it lies with --path-map DRIVER=WORKER"
+        )
+
+
+class UnitWorker:
+    """Indexes whole units, several at once. `index` may be called from several threads."""
+
+    def __init__(self, models: Models, cores: int, units: int, place: str) -> None:
+        """cores: for the models. units: decoded at once. place: name of this machine."""
+        os.environ["OMP_NUM_THREADS"] = str(cores)  # Ray sets 1; torch's OpenMP reads it when it is loaded
+        self._models = models
+        self._cores = cores
+        self._units = units
+        self._place = place
+        self._runner: LocalRunner | None = None
+        self._seen = ("", b"")  # the fingerprint and path compared last
+
+    def open(self) -> str:
+        """Open the models; return why they cannot be, or ""."""
+        models = self._models
+        opening = Opening(self._cores, models.asr, models.compiled)
+        try:
+            encoders = open_encoders(models.setup, models.cache, opening, say=log.debug)
+        except VfindexError as exc:
+            return f"{self._place}: {exc}"
+        self._runner = LocalRunner(self._units, encoders)
+        return ""
+
+    def index(self, job: Job) -> Indexed | Failure:
+        """Return a unit's result, or why there is none. Raises what concerns the whole run."""
+        if self._runner is None:
+            raise RuntimeError("the models are not open")
+        try:
+            with one_file(job.path, "decode"):
+                if unseen := self._unseen(job):
+                    return unseen
+                location = replace(job.prepared.found.location, path=job.path)
+                prepared = replace(job.prepared, found=replace(job.prepared.found, location=location))
+                return self._runner.index(prepared, job.plan, job.options, job.reusable).result()
+        except VideoError as exc:
+            return Failure(exc.problem, exc.quarantine)
+
+    def _unseen(self, job: Job) -> Failure | None:
+        """Return a failure if the file is not here, or is another one than the driver saw."""
+        wanted = (job.prepared.video.fingerprint, job.path)
+        if self._seen != wanted:
+            try:
+                same = fingerprint(job.path) == wanted[0]
+            except VideoError as exc:
+                return Failure(exc.problem, unseen=self._place)
+            if not same:
+                problem = Problem(job.path, "open", "changed", "its content is another", "index it again")
+                return Failure(problem, unseen=self._place)
+            self._seen = wanted
+        return None
