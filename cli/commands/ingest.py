@@ -245,6 +245,7 @@ def print_report(report: Report) -> None:
         speed = report.video_seconds / report.wall_s if report.wall_s else 0.0
         took = f"{clock(report.video_seconds)} of video in {clock(report.wall_s)} ({speed:.1f} times real time)"
         print(f"{counted(report.clips, 'clip')} from {took}")
+    _print_gpus(report)
     if report.interrupted:
         left = f": {counted(report.left, 'file')} left" if report.left else ""
         print(f"interrupted{left}; run the same command again to continue")
@@ -253,6 +254,11 @@ def print_report(report: Report) -> None:
     if report.out_of_time:
         left = f": {counted(report.left, 'file')} left" if report.left else ""
         print(f"out of time{left}; the next run continues")
+
+
+def _print_gpus(report: Report) -> None:
+    for gpu, share in sorted(report.gpu_busy.items()):
+        print(f"{gpu} encoded images for {share:.0%} of the time")
 
 
 def _line(problem: Problem) -> str:

@@ -59,11 +59,12 @@ class PassageEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The models of a run, shared by its workers. speech: None if no speech is recognised."""
+    """The models of a run, shared by its workers. speech: None if no speech is recognised. gpus: of the image model."""
 
     image: ImageEncoder
     text: PassageEncoder
     speech: Speech | None = None
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

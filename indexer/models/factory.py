@@ -85,6 +85,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         image=models.image(opening.threads, compiled=opening.compiled),
         text=models.text(opening.threads),
         speech=models.speech(opening.threads) if opening.asr else None,
+        gpus=len(usable_devices()) if models_of(setup)["visual"] != LITE_VISUAL and has_cuda() else 0,
     )
 
 

@@ -48,6 +48,10 @@ class Runner(Protocol):
         """Return the future of one unit's result. reusable: the unit as stored, only the rest of which is computed."""
         ...
 
+    def gpu_busy(self) -> dict[str, float]:
+        """Return GPU -> share of the time in which it encoded images, 0 to 1; nothing without a GPU."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PathMap:

@@ -5,9 +5,13 @@ ONNX Runtime and the children do the work outside Python's lock, so threads fill
 
 from __future__ import annotations
 
+import os
+import platform
 import queue
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -17,6 +21,7 @@ from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.reuse import ReusableUnit, index_reusing
 from vfindex.indexer.pipeline.stages import Indexed, Prepared, index_unit, prepare
+from vfindex.indexer.runners.gpu_queue import GpuQueue
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.records import UnitPlan
 
@@ -73,7 +78,9 @@ class LocalRunner:
 
     def __init__(self, workers: int, encoders: Encoders) -> None:
         self.window = workers
-        self._encoders = encoders
+        self._gpu = GpuQueue(encoders.image, encoders.gpus) if encoders.gpus else None
+        self._encoders = encoders if self._gpu is None else replace(encoders, image=self._gpu)
+        self._opened_s = time.monotonic()
         self._threads = DecoderThreads(workers)
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
@@ -90,6 +97,13 @@ class LocalRunner:
             lambda decoder: index_reusing(reusable, prepared, plan, options, decoder, self._encoders)
         )
 
+    def gpu_busy(self) -> dict[str, float]:
+        """Return GPU -> share of the time since the start in which it encoded images; all GPUs count as one here."""
+        if self._gpu is None:
+            return {}
+        name = f"{platform.node()} GPU {os.environ.get('CUDA_VISIBLE_DEVICES') or 'all'}"
+        return {name: self._gpu.busy_s / max(time.monotonic() - self._opened_s, 1e-9)}
+
     def __enter__(self) -> Self:
         return self
 
@@ -103,3 +117,5 @@ class LocalRunner:
         self._threads.__exit__(kind, error, trace)
         if speech is not None:
             speech.close()
+        if kind is None and self._gpu is not None:
+            self._gpu.close()

@@ -126,3 +126,7 @@ class UnitWorker:
                 return Failure(problem, unseen=self._place)
             self._seen = wanted
         return None
+
+    def gpu_busy(self) -> dict[str, float]:
+        """Return what `LocalRunner.gpu_busy` does; nothing before the models are open."""
+        return self._runner.gpu_busy() if self._runner is not None else {}

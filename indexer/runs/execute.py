@@ -187,6 +187,7 @@ def index_files(run: Run, setup: Setup, settings: RunSettings, stored: StoredVid
             unfinished = again.total_files - again.done_files
             refresh(run, encoders)
             unfinished += len(run.previewed)
+        run.report.gpu_busy = runner.gpu_busy()
         run.report.left = new.total_files - new.done_files + len(run.new_text)
         for _ in range(unfinished):
             run.end_file("coarse")

@@ -24,7 +24,7 @@ class Report:
     videos are counted elsewhere. left_out: system folders and files that were not entered, by kind.
     hints: globs of --exclude that match nothing.
     out_of_time: it ended because it was told to end by then. not_published: why the new joint index was not, "" if it
-    was or none was due.
+    was or none was due. gpu_busy: GPU -> share of the time in which it encoded images.
     """
 
     run_id: int = 0
@@ -49,6 +49,7 @@ class Report:
     interrupted: bool = False
     out_of_time: bool = False
     not_published: str = ""
+    gpu_busy: dict[str, float] = field(default_factory=dict)
 
     def bugs(self) -> list[Problem]:
         """Return what failed, wholly or in part, by a bug that this run has met."""
@@ -93,7 +94,7 @@ class Report:
             "interrupted": self.interrupted,
             "out_of_time": self.out_of_time,
             "not_published": self.not_published,
-        }
+        } | ({"gpu_busy": {gpu: round(share, 3) for gpu, share in self.gpu_busy.items()}} if self.gpu_busy else {})
 
 
 @dataclass(slots=True)

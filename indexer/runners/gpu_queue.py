@@ -1,0 +1,109 @@
+"""One queue in front of an image model on a GPU: frames of several units become one batch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import numpy as np
+
+from vfindex.indexer.models.base import ImageEncoder, Pixels
+from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray
+
+# Frames that a unit hands over at once. Small, so that units in work together fill a batch and none waits for its own.
+STEP_FRAMES = 16
+BATCHES = 2  # in work per GPU: while one is computed, the next is copied there
+
+_Request = tuple[Sequence[Pixels], Future[FloatArray]]
+
+
+class GpuQueue:
+    """An `ImageEncoder` that batches what several threads ask of another one, and measures how busy it is."""
+
+    def __init__(self, encoder: ImageEncoder, gpus: int) -> None:
+        self._encoder = encoder
+        self.size_px, self.dim = encoder.size_px, encoder.dim
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the clock
+        self._running, self._since_s, self._busy_s = 0, 0.0, 0.0
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(BATCHES * gpus)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def batch_frames(self) -> int:
+        return min(STEP_FRAMES, self._encoder.batch_frames)
+
+    @property
+    def busy_s(self) -> float:
+        """Return the seconds in which at least one batch was in work."""
+        with self._lock:
+            return self._busy_s + (time.monotonic() - self._since_s if self._running else 0.0)
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        """Return what the encoder returns, once the batch of these frames is done. Raises as it does."""
+        future: Future[FloatArray] = Future()
+        self._requests.put((frames, future))
+        return future.result()
+
+    def close(self) -> None:
+        """End the threads, after all that waits."""
+        self._requests.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            with self._busy():
+                self._encode(batch)
+        self._requests.put(None)  # for the next thread
+
+    def _next_batch(self) -> list[_Request]:
+        """Return requests for one batch, waiting for the first alone; none at the end."""
+        first = self._requests.get()
+        if first is None:
+            return []
+        batch, n_frames = [first], len(first[0])
+        while n_frames < self._encoder.batch_frames:
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                break
+            if request is None:
+                self._requests.put(None)
+                break
+            batch.append(request)
+            n_frames += len(request[0])
+        return batch
+
+    def _encode(self, batch: Sequence[_Request]) -> None:
+        """Resolve the requests of one batch. If it fails, each request is encoded alone and fails for itself."""
+        try:
+            vectors = self._encoder.encode_images([frame for frames, _ in batch for frame in frames])
+        except (ModelError, RuntimeError, ValueError, MemoryError) as exc:
+            if len(batch) == 1:
+                batch[0][1].set_exception(exc)
+                return
+            for request in batch:
+                self._encode([request])
+            return
+        ends = np.cumsum([len(frames) for frames, _ in batch])
+        for (_, future), part in zip(batch, np.split(vectors, ends[:-1]), strict=True):
+            future.set_result(part)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        with self._lock:
+            if not self._running:
+                self._since_s = time.monotonic()
+            self._running += 1
+        yield
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._busy_s += time.monotonic() - self._since_s
