@@ -75,7 +75,8 @@ def session(address: str | None, wish: Wish) -> Iterator[None]:
                     knock(address)
                     _init(address=address)
                 else:
-                    folder = _start(machine)
+                    folder = temporary_folder()
+                    _start(machine, folder)
             except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
                 where = f"reached at {address}" if address else "started"
                 raise ClusterError(f"Ray cannot be {where} ({_first_line(exc)}); see docs/cluster.md") from exc
@@ -84,21 +85,34 @@ def session(address: str | None, wish: Wish) -> Iterator[None]:
                     signal.signal(number, handler)
             yield
         finally:
-            ray.shutdown()
-            if folder is not None:
-                end_processes(folder)  # a worker may hang in its own end
-                shutil.rmtree(folder, ignore_errors=True)
-            os.environ.clear()
-            os.environ.update(environment)
+            with _without_interrupts():
+                ray.shutdown()
+                if folder is not None:
+                    end_processes(folder)  # a worker may hang in its own end
+                    shutil.rmtree(folder, ignore_errors=True)
+                os.environ.clear()
+                os.environ.update(environment)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C, so that a second one does not break off the end that the first one asked for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _init(**options: Any) -> None:
     ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
 
-def _start(machine: Machine) -> Path:
-    """Start Ray on this machine, reachable from it alone; return the folder of its files."""
-    folder = temporary_folder()
+def _start(machine: Machine, folder: Path) -> None:
+    """Start Ray on this machine, reachable from it alone. folder: for its files."""
     os.environ |= {FOLDER: str(folder), "RAY_TMPDIR": str(folder)}
     # Ray takes the loopback address where it may not form a cluster; the switch works on every platform.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -116,7 +130,6 @@ def _start(machine: Machine) -> Path:
             dashboard_host=LOCALHOST,
             dashboard_port=taken.getsockname()[1],
         )
-    return folder
 
 
 def _this_machine(wish: Wish) -> Machine:
@@ -187,6 +200,17 @@ class RayRunner:
         """Return the future of one unit's result. It raises VideoError, ClusterError."""
         path = self._path_map.there(prepared.found.location.path)
         return self._queue.submit(Job(prepared, plan, options, path, reusable))
+
+    def gpu_busy(self) -> dict[str, float]:
+        """Return GPU -> share of the time in which it encoded images, over all workers that it has now."""
+        busy: dict[str, float] = {}
+        actors = [actor for actor in self._actors if actor.seat.worker.gpus and actor.seat.is_open]
+        done, _ = ray.wait([actor.handle.gpu_busy.remote() for actor in actors] or [ray.put({})], timeout=STOP_S)
+        for ref in done:
+            with suppress(RayError):
+                for gpu, share in ray.get(ref).items():
+                    busy[gpu] = min(1.0, busy.get(gpu, 0.0) + share)
+        return busy
 
     def __enter__(self) -> Self:
         for worker in self._planned:
