@@ -4,13 +4,13 @@ Makes --files videos of --minutes each, by playing videos of the public collecti
 without coding them anew, and ingests them with the command itself, confined to each number of cores (default: 1 and 2):
 
     local     this process alone
-    ray       Ray, started for the run: one worker of each kind for every two cores, or for the one there is
-    machines  Ray, started before: a cluster of machines with a core each, and on each one worker of each kind
+    ray       Ray, started for the run: one worker with all cores
+    machines  Ray, started before: a cluster of machines with a core and a worker each
 
-What a run costs however little there is to do is measured with a video of 2 s, and told apart. Ratios of one call
-compare; seconds of a machine that does other work do not. Looked at every second, and told as the most that was found:
-memory, the sum of the proportional set sizes (PSS) of all processes of a run; the object store, what its files in
-shared memory hold; the folder for temporary files, deleted ones that are open included. Writes into temporary folders.
+The start is measured with a video of 2 s and subtracted, from wall and processor seconds. On a machine that does other
+work compare the processor seconds. Sampled every second: processor seconds and memory (proportional set size, PSS) of
+all processes of a run, the files of the object store, and the folder for temporary files, open deleted ones included.
+Memory, store and folder are the largest samples. Writes into temporary folders.
 """
 
 from __future__ import annotations
@@ -74,21 +74,41 @@ def make_videos(folder: Path, collection: Path, files: int, length_s: float) -> 
 
 @dataclass
 class Peaks:
-    """The most that was found of each, in MB."""
+    """The largest samples, in MB. cpu: process id -> processor seconds when it was seen first, and last."""
 
     memory: float = 0.0
     store: float = 0.0
     temporary: float = 0.0
+    cpu: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def cpu_s(self) -> float:
+        """Return the processor seconds of all processes meanwhile."""
+        return sum(last - first for first, last in self.cpu.values())
 
     def look(self, temporary: Path) -> None:
-        """Look at all processes below this one. temporary: the folder that they were told to use."""
+        """Sample all processes below this one. temporary: their folder for temporary files."""
+        is_first = not self.cpu
         roots = _children(os.getpid())
+        for pid, spent_s in _cpu_s(roots):
+            self.cpu[pid] = (self.cpu[pid][0] if pid in self.cpu else spent_s if is_first else 0.0, spent_s)
         self.memory = max(self.memory, sum(map(tree_pss_mb, roots)))
         held = dict(_open_files(roots))
         shared = sum(size for (path, _), size in held.items() if path.startswith("/dev/shm/"))
         gone = sum(size for (path, _), size in held.items() if path.startswith(f"{temporary}/") and "(deleted)" in path)
         self.store = max(self.store, shared / 2**20)
         self.temporary = max(self.temporary, (gone + _folder_bytes(temporary)) / 2**20)
+
+
+def _cpu_s(roots: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """Yield (process id, processor seconds so far) of processes and all below them."""
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        todo += _children(pid)
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            yield pid, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _children(pid: int) -> list[int]:
@@ -163,6 +183,7 @@ def ingest(videos: Sequence[Path], library: Path, options: Sequence[str], cores:
     command = [*VFINDEX, "ingest", "--json", "--preset", "lite", *options, "--library", str(library)]
     temporary = Path(tempfile.gettempdir())
     peaks, began = Peaks(), time.monotonic()
+    peaks.look(temporary)  # processes of a cluster that run already
     with tempfile.TemporaryFile(dir=library.parent) as answer:
         with confined(cores):
             process = subprocess.Popen([*command, *map(str, videos)], stdout=answer)
@@ -188,9 +209,9 @@ def compare(scratch: Path, cores: int, runners: Sequence[str]) -> dict[str, floa
             fixed = ingest(short, scratch / f"short {runner} {cores}", options, cores)
             run = ingest(long, scratch / f"long {runner} {cores}", options, cores)
         rest_s[runner] = run.wall_s - fixed.wall_s
-        found, speed = run.peaks, run.video_s / rest_s[runner]
+        found, cpu_s = run.peaks, run.peaks.cpu_s - fixed.peaks.cpu_s
         print(
-            f"{cores:5}  {runner:8} {fixed.wall_s:8.1f} s {rest_s[runner]:8.1f} s {speed:12.2f} s "
+            f"{cores:5}  {runner:8} {fixed.wall_s:8.1f} s {rest_s[runner]:8.1f} s {cpu_s:8.1f} s "
             f"{found.memory:7.0f} MB {found.store:10.0f} MB {found.temporary:7.0f} MB",
             flush=True,
         )
@@ -222,7 +243,7 @@ def main() -> None:
         make_videos(scratch / "long", collection, asked.files, 60 * asked.minutes)
         make_videos(scratch / "short", collection, 1, SHORT_S)
         print(f"{asked.files} videos, {asked.files * asked.minutes:g} minutes together; load {os.getloadavg()[0]:.1f}")
-        print("cores  runner    one of 2 s  the rest  video a second     memory  object store  temporary")
+        print("cores  runner      start    the rest   its CPU    memory  object store  temporary")
         temporary.mkdir()
         os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"] = tempfile.tempdir = str(temporary)
         try:
