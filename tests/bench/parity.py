@@ -5,8 +5,6 @@ squeezed, as the indexer does it; and decoded at full size, then through open_cl
 absolute difference of the 8-bit pixels, and the cosine of EfficientNet-Lite2's 1,408 features (the weights of `lite`).
 Area averaging and nearest-neighbour show what the figures can tell. Ends with exit code 1 if vfindex's filter misses a
 bound, or nearest-neighbour meets them all.
-
-With --towers, the text sides of full-size models are exported as well and compared with torch: see tower_parity.py.
 """
 
 from __future__ import annotations
@@ -152,16 +150,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path(media) / "public" / "videos" if media else None)
     parser.add_argument("--frames", type=int, default=2, metavar="N", help="keyframes a video")
-    parser.add_argument("--towers", nargs="*", metavar="MODEL", help="compare exported text towers as well")
     asked = parser.parse_args()
     if asked.folder is None:
         parser.error("name a folder of videos, or set VFINDEX_TEST_MEDIA")
-    met = report(measure(sorted(asked.folder.iterdir()), asked.frames))
-    if asked.towers is not None:
-        import tower_parity
-
-        met &= tower_parity.report(asked.towers or tower_parity.DEFAULT)
-    sys.exit(not met)
+    sys.exit(not report(measure(sorted(asked.folder.iterdir()), asked.frames)))
 
 
 if __name__ == "__main__":

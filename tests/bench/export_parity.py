@@ -1,10 +1,9 @@
-"""How far the exported sides of models are from torch, what exporting them takes, and how fast they open and run.
+"""Compares exported text models with torch: least cosine, time of the export, time to open, speed.
 
-    python tests/bench/tower_parity.py [MODEL ...]
+    python tests/bench/export_parity.py [MODEL ...]
 
 MODEL: one of open_clip's architectures, or one of the sentence models in SENTENCES. All have random weights at full
-size; tokenizers that only the hub has are replaced by small ones. Ends with exit code 1 if a cosine is below that of
-`export.graph.PARITY`.
+size and small tokenizers where the real one is on the hub. Exits with 1 if a cosine is below `export.graph.PARITY`.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ print(opened - began, time.perf_counter() - opened)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured of one model; speeds in sentences a second with one thread, None where torch was not timed."""
+    """The figures of one model; speeds in sentences per second on one thread; None: torch was not timed."""
 
     name: str
     cosine: float
@@ -134,7 +133,7 @@ def opening_s(folder: Path) -> tuple[float, float]:
 
 
 def local(name: str, folder: Path) -> LocalModel:
-    """Return a model as the store would find it."""
+    """Return a model such as the store returns."""
     weights = next(folder.glob("*.safetensors"))
     return LocalModel(name, folder, weights, name)
 
@@ -156,7 +155,7 @@ def ignore(line: str) -> None:
 
 
 def report(names: Sequence[str]) -> bool:
-    """Print a row a model; return whether all reach the cosine asked for."""
+    """Print a row per model; return whether all reach PARITY."""
     reached = True
     print(f"{'model':24} {'cosine':>8} {'export':>8} {'open':>7} {'first':>7} {'texts/s':>8} {'torch':>7}")
     for name in names:
