@@ -202,7 +202,7 @@ def video_to_dict(library: Library, snapshot: Snapshot, video: StoredVideo) -> d
 
 def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[str, Any]:
     """Return the status of the library in `folder` for JSON: counts, models, index, calibration, problems."""
-    from vfindex.storage.db.runs import attempt_counts
+    from vfindex.storage.db.runs import attempt_counts, last_run
     from vfindex.storage.db.sources import stored_exclusions
     from vfindex.storage.db.units import preview_videos
     from vfindex.storage.meta import LibraryMeta
@@ -210,6 +210,7 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
     attempts = attempt_counts(snapshot)
     counts, by_modality = snapshot.counts(), snapshot.modality_counts()
     meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
+    last = last_run(snapshot)
     setup, form = meta.setup, meta.fusion.form
     problem = _index_problem(library, generation)
     return {
@@ -242,7 +243,7 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
             if video.state in _STATES_WITH_PROBLEMS
             for place in video.locations
         ],
-        "last_run": snapshot.last_run(),
+        "last_run": last and last.to_dict(),
     }
 
 

@@ -36,6 +36,19 @@ _NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, Arithmeti
 BATCH_CLIPS = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The pointer to a joint index: a file below `index/`, what it must hash to, and the last clip id it holds."""
+
+    id: int
+    file: str
+    size_bytes: int
+    sha256: str
+    spec: JointSpec
+    watermark: int
+    clips: int
+
+
 class Snapshot:
     """One read transaction. words: its full text search.
 
@@ -431,31 +444,3 @@ class Snapshot:
         ):
             found.setdefault(video_id, []).append(language)
         return found
-
-    def last_run(self) -> dict[str, Any] | None:
-        """Return the newest run: command, started_at, finished_at, report."""
-        rows = self._rows(select(schema.run).order_by(schema.run.c.id.desc()).limit(1))
-        if not rows:
-            return None
-        row = rows[0]
-        report = json.loads(row.report) if row.report else None
-        return {
-            "run_id": row.id,
-            "command": row.command,
-            "started_at": row.started_at,
-            "finished_at": row.finished_at,
-            "report": report,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """The pointer to a joint index: a file below `index/`, what it must hash to, and the last clip id it holds."""
-
-    id: int
-    file: str
-    size_bytes: int
-    sha256: str
-    spec: JointSpec
-    watermark: int
-    clips: int

@@ -1,4 +1,4 @@
-"""Runs and failed attempts, as they were reported."""
+"""Runs with their reports, and failed attempts at videos. An attempt is stored when it fails, so a kill loses none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vfindex.storage.records import SEARCHABLE, Attempt
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run. Times: ISO 8601, UTC. finished_at, report: None where it was killed, or is still at work."""
+    """A run. Times: ISO 8601, UTC. finished_at, report: None if it was killed, or is still running."""
 
     id: int
     command: str
@@ -26,23 +26,42 @@ class StoredRun:
     finished_at: str | None
     report: Mapping[str, Any] | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as JSON fields."""
+        return {
+            "run_id": self.id,
+            "command": self.command,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "report": self.report,
+        }
+
 
 def stored_runs(snapshot: Snapshot) -> list[StoredRun]:
     """Return all runs, the oldest first."""
     r = schema.run.c
     query = select(r.id, r.command, r.started_at, r.finished_at, r.report).order_by(r.id)
-    return [
-        StoredRun(row.id, row.command, row.started_at, row.finished_at, json.loads(row.report) if row.report else None)
-        for row in snapshot.stream(query)
-    ]
+    return [_stored_run(row) for row in snapshot.stream(query)]
+
+
+def _stored_run(row: Any) -> StoredRun:
+    report = json.loads(row.report) if row.report else None
+    return StoredRun(row.id, row.command, row.started_at, row.finished_at, report)
+
+
+def last_run(snapshot: Snapshot) -> StoredRun | None:
+    """Return the newest run, None before the first."""
+    r = schema.run.c
+    query = select(r.id, r.command, r.started_at, r.finished_at, r.report).order_by(r.id.desc()).limit(1)
+    return next((_stored_run(row) for row in snapshot.stream(query)), None)
 
 
 def measured_speed(runs: Iterable[StoredRun]) -> float | None:
-    """Return the seconds of video that were indexed a second, over all runs that indexed any; None before the first."""
+    """Return seconds of video indexed per second, over all runs that indexed any; None before the first."""
     reports = [run.report for run in runs if run.report is not None]
-    telling = [report for report in reports if report.get("video_seconds") and report.get("wall_s")]
-    wall_s = sum(float(report["wall_s"]) for report in telling)
-    return sum(float(report["video_seconds"]) for report in telling) / wall_s if wall_s else None
+    timed = [report for report in reports if report.get("video_seconds") and report.get("wall_s")]
+    wall_s = sum(float(report["wall_s"]) for report in timed)
+    return sum(float(report["video_seconds"]) for report in timed) / wall_s if wall_s else None
 
 
 def extent(snapshot: Snapshot) -> tuple[int, float]:
@@ -64,14 +83,14 @@ _COLUMNS = tuple(schema.attempt.c[name] for name in ("unit", "care", "code", "re
 
 
 def insert_attempts(connection: Connection, video_id: int, attempts: Iterable[Attempt]) -> None:
-    """Add failed tries to a video."""
+    """Store failed attempts at a video."""
     rows = [{"video_id": video_id, **asdict(attempt)} for attempt in attempts]
     if rows:
         connection.execute(insert(schema.attempt), rows)
 
 
 def note_attempt(connection: Connection, video_id: int, attempt: Attempt) -> None:
-    """Add a failed try at one unit of a video that is being indexed."""
+    """Store a failed attempt at one unit of a video that is being indexed, and count it in the unit."""
     u = schema.unit.c
     insert_attempts(connection, video_id, [attempt])
     own = update(schema.unit).where(u.video_id == video_id, u.number == attempt.unit)
@@ -79,30 +98,32 @@ def note_attempt(connection: Connection, video_id: int, attempt: Attempt) -> Non
 
 
 def noted_attempts(connection: Connection, video_id: int) -> list[Attempt]:
-    """Return the failed tries at a video, in order, as its writer sees them."""
+    """Return the failed attempts at a video, in order, inside the writer's transaction."""
     return [Attempt(*row) for row in connection.execute(_of(video_id))]
 
 
 def attempts_of(snapshot: Snapshot, video_id: int) -> list[Attempt]:
-    """Return the failed tries at a video, in order."""
+    """Return the failed attempts at a video, in order."""
     return [Attempt(*row) for row in snapshot.stream(_of(video_id))]
 
 
 def attempt_counts(snapshot: Snapshot) -> dict[int, int]:
-    """Return video id -> how many tries at it failed; videos without any are left out."""
+    """Return video id -> number of failed attempts; videos without any are left out."""
     a = schema.attempt.c
     counted = select(a.video_id, func.count().label("n")).group_by(a.video_id)
     return {row.video_id: row.n for row in snapshot.stream(counted)}
 
 
 def past_bugs(connection: Connection) -> dict[bytes, int]:
-    """Return path -> video id of files that failed, wholly or in part, by a bug of another version of vfindex."""
+    """Return path -> video id of files that a bug of another vfindex version made fail, fully or in part."""
     v, loc = schema.video.c, schema.location.c
     query = select(loc.path, v.id, v.problem).join_from(schema.location, schema.video)
     rows = connection.execute(query.where(v.state.in_(("failed", "partial")), v.problem.contains(BUG))).all()
     here = version("vfindex")
-    told = ((row.path, row.id, json.loads(row.problem)) for row in rows)
-    return {path: key for path, key, problem in told if problem.get("code") == BUG and problem.get("version") != here}
+    problems = ((row.path, row.id, json.loads(row.problem)) for row in rows)
+    return {
+        path: key for path, key, problem in problems if problem.get("code") == BUG and problem.get("version") != here
+    }
 
 
 def _of(video_id: int) -> Select[Any]:

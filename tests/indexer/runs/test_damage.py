@@ -17,6 +17,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.repair import repair
+from vfindex.storage.db.runs import last_run
 from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.index.flat import exact_scan
@@ -76,7 +77,7 @@ def read(folder: Path) -> list[float]:
         scores = [score for _, score in exact_scan(snapshot, spec, np.ones(spec.dim, np.float32), ids)]
         clips = [clip for clip, _ in snapshot.with_vectors(ids).values()]
         snapshot.words.match(["word3"], 5)
-        snapshot.said(ids), snapshot.coverage_of(ids), snapshot.searchable_videos(), snapshot.last_run()
+        snapshot.said(ids), snapshot.coverage_of(ids), snapshot.searchable_videos(), last_run(snapshot)
         videos = snapshot.videos()
         lengths = [video.end_s - video.start_s for video in videos]
         return [*scores, *lengths, *(time for each in clips for time in (each.start_s, each.end_s))]

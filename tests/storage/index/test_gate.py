@@ -15,6 +15,7 @@ from library_maker import add_video, clip, install
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.storage import writer as writing_side
+from vfindex.storage.db.runs import last_run
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import gate
 from vfindex.storage.index.builder import Source
@@ -83,8 +84,8 @@ def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: 
     run.end(time.monotonic())
     assert "of what an exact scan finds" in run.report.not_published
     with writer.library.snapshot() as snapshot:
-        last = snapshot.last_run()
-    assert last is not None and last["report"]["not_published"] == run.report.not_published
+        last = last_run(snapshot)
+    assert last is not None and last.report is not None and last.report["not_published"] == run.report.not_published
     monkeypatch.undo()
     assert_old_one_stays(writer)
 
