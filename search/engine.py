@@ -262,7 +262,7 @@ def _results(view: View, encoded: EncodedQuery, limits: tuple[int, int]) -> list
     vectors = [combine_parts(m.parts(), w, view.spec) for m, w in zip(query.moments, encoded.words, strict=True)]
     vectors[0], examples = _with_images(view, vectors[0], encoded)
     moments = [_candidates(view, *each, videos) for each in zip(query.moments, vectors, strict=True)]
-    merge, duration_s = partial(merge_neighbours, view.snapshot, moments[0]), cache(view.snapshot.lasts_s)
+    merge, duration_s = partial(merge_neighbours, view.snapshot, moments[0]), cache(view.snapshot.duration_s)
     first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
     deepest = max(first, MAX_CANDIDATES)
     depth = first if query.order is None else min(DEEPER * first, deepest)

@@ -67,7 +67,7 @@ class Run:
         self._traces = 0
         self._past_bugs = writer.catalog.past_bugs()
         for path in self._past_bugs:
-            self.known.unsettle(path)
+            self.known.mark_preview(path)
 
     def reopen_past_bugs(self) -> None:
         """Mark videos that an older vfindex indexed in part because of a bug, so that they are indexed fully."""

@@ -1,4 +1,4 @@
-"""Records into SQLite: what the one writer of a library does, each method one transaction."""
+"""Catalog: the writing side of library.db. Each method is one transaction."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ if TYPE_CHECKING:
 
 
 class Catalog:
-    """The writing side of library.db. `Catalog.open(None)` is a whole catalogue in memory, for tests.
+    """The writing side of library.db. `Catalog.open(None)` is a catalog in memory, for tests.
 
-    Every change sets the flag that `change` returns, until a published generation clears it.
+    Every change sets the flag that `change` returns; publishing a generation clears it.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -110,7 +110,7 @@ class Catalog:
             put(connection, key, value)
 
     def change(self) -> str | None:
-        """Return what happened since the last published generation: None, `added`, or `stale` (removed, retitled)."""
+        """Return what changed since the last published generation: None, `added`, or `stale` (deleted or changed)."""
         return self.get("changed")
 
     def unindexed(self) -> int:
@@ -122,10 +122,10 @@ class Catalog:
             new = connection.scalar(select(func.count()).where(c.id > watermark)) or 0
             return new + (connection.scalar(select(func.count()).select_from(schema.index_change)) or 0)
 
-    # --- what is known ------------------------------------------------------------------------------------------
+    # --- files and videos ---------------------------------------------------------------------------------------
 
     def find(self, fingerprint: str) -> tuple[int, VideoState, bool] | None:
-        """Return (video id, state, speech recognised) of the content, or None; of a vanished one the state before."""
+        """Return (video id, state, speech recognised), or None; of a missing video its state before."""
         v = schema.video.c
         query = select(v.id, v.state, v.state_before, v.recognised).where(v.fingerprint == fingerprint)
         with self.transaction() as connection:
@@ -135,9 +135,9 @@ class Catalog:
         return row.id, row.state_before if row.state == "vanished" else row.state, bool(row.recognised)
 
     def resumable(self, fingerprint: str, *, recognised: bool, coarse: bool = False) -> tuple[int, int] | None:
-        """Return (id, number of units committed) of a video that was begun and not finished, or None.
+        """Return (id, number of committed units) of an unfinished video that can be resumed, or None.
 
-        recognised: speech is to be; one that was begun without is begun anew. coarse: see `begin_video`.
+        recognised: speech recognition is on, so a video begun without it is not resumed. coarse: see `begin_video`.
         """
         v, u = schema.video.c, schema.unit.c
         begun = select(v.id).where(is_unfinished(fingerprint), v.recognised >= int(recognised), v.coarse == int(coarse))
@@ -149,15 +149,15 @@ class Catalog:
             return video_id, int(connection.scalar(done) or 0)
 
     def problem_at(self, path: bytes) -> Mapping[str, str] | None:
-        """Return why what lies at `path` could not be indexed, or not wholly; None where it could."""
+        """Return the problem of the video at `path`, None if it was indexed fully."""
         v, loc = schema.video.c, schema.location.c
         query = select(v.problem).join_from(schema.location, schema.video).where(loc.path == path)
         with self.transaction() as connection:
-            told = connection.scalar(query)
-        return json.loads(told) if told else None
+            problem = connection.scalar(query)
+        return json.loads(problem) if problem else None
 
     def names(self, video_id: int) -> tuple[list[bytes], dict[str, str], list[str]]:
-        """Return what a video is called by: (paths in order, tags, chapter titles)."""
+        """Return (paths in order, tags, chapter titles) of a video, of which its words are made."""
         v, loc = schema.video.c, schema.location.c
         with self.transaction() as connection:
             row = connection.execute(select(v.tags, v.chapters).where(v.id == video_id)).one()
@@ -185,11 +185,11 @@ class Catalog:
         coarse: bool = False,
         path: bytes | None = None,
     ) -> int:
-        """Enter a video whose units are still to come, and return its id. Searches do not see it yet.
+        """Insert a video with its pending units and return its id. Searches do not see it yet.
 
-        What stood under the same fingerprint is replaced: at once, or if it is searchable, when this one is finished.
-        coarse: it is only looked at in passing, and to be read wholly by a later run. path: of its file, by which
-        `remove` finds it before it is finished.
+        A video of the same fingerprint is replaced: at once, or if it is searchable, when this one is finished.
+        coarse: it is indexed as a preview; a later run indexes it fully. path: of its file, so that `remove` finds the
+        video before it is finished.
         """
         values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
         with self.transaction() as connection:
@@ -203,7 +203,7 @@ class Catalog:
     def commit_unit(
         self, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None] = ()
     ) -> None:
-        """Commit one unit: clips, embeddings, transcript and status, or nothing.
+        """Commit one unit, all or nothing: clips, embeddings, transcript and status.
 
         thumbnails: file names below `thumbs/`, one a clip.
         """
@@ -213,10 +213,9 @@ class Catalog:
     def finish_video(
         self, video_id: int, location: Location, documents: Sequence[Document], *, problem: Problem | None = None
     ) -> list[str]:
-        """Make a video whose units are all committed searchable, at `location`; return thumbnails no longer needed.
+        """Make a video whose units are all committed searchable at `location`; return thumbnails no longer needed.
 
-        problem: what was lost of it (state `partial`). What stood at the same path before is forgotten, unless it has
-        another location.
+        problem: why it is `partial`. The video that had this path before is deleted unless it has another location.
         """
         state: VideoState = "partial" if problem else "indexed"
         with self.transaction() as connection:
@@ -231,7 +230,7 @@ class Catalog:
             return [*stale, *move_location(connection, video_id, location)]
 
     def measure_video(self, video_id: int, *, start_s: float, last_s: float, end_s: float, frames: int | None) -> None:
-        """Correct what the header said by what the frames said."""
+        """Replace the times of the container's header by those of the decoded frames."""
         with self.transaction() as connection:
             connection.execute(
                 update(schema.video)
@@ -240,17 +239,17 @@ class Catalog:
             )
 
     def note_attempt(self, video_id: int, attempt: Attempt) -> None:
-        """Remember a failed try at a unit of a video that is being indexed."""
+        """Store a failed attempt at a unit of a video that is being indexed."""
         with self.transaction() as connection:
             note_attempt(connection, video_id, attempt)
 
     def attempts(self, video_id: int) -> list[Attempt]:
-        """Return the failed tries at a video, in order."""
+        """Return the failed attempts at a video, in order."""
         with self.transaction() as connection:
             return noted_attempts(connection, video_id)
 
     def past_bugs(self) -> dict[bytes, int]:
-        """Return path -> video id of what failed, wholly or in part, by a bug of another version of vfindex."""
+        """Return path -> video id of files that a bug of another vfindex version made fail, fully or in part."""
         with self.transaction() as connection:
             return past_bugs(connection)
 
@@ -263,9 +262,9 @@ class Catalog:
         quarantine: bool = False,
         attempts: Sequence[Attempt] = (),
     ) -> list[str]:
-        """Remember that this content cannot be indexed, why, and how often it was tried.
+        """Store that this content cannot be indexed, with the problem and the failed attempts.
 
-        What is searchable of it from another reading stays so. Returns thumbnails no longer needed.
+        An earlier searchable version stays searchable. Returns thumbnails no longer needed.
         """
         values = video_values(
             Video(fingerprint, location.size_bytes, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
@@ -277,34 +276,34 @@ class Catalog:
         }
         with self.transaction() as connection:
             lost = thumbnails(connection, is_unfinished(fingerprint))
-            held = discard_staged(connection, fingerprint)
-            if held is not None:
-                kept = {"state": "partial", "problem": problem_json(problem), "coarse": 0, "recognised": 1}
-                connection.execute(update(schema.video).where(schema.video.c.id == held).values(**kept))
+            video_id = discard_staged(connection, fingerprint)
+            if video_id is not None:
+                changes = {"state": "partial", "problem": problem_json(problem), "coarse": 0, "recognised": 1}
+                connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(**changes))
             else:
                 delete_videos(connection, schema.video.c.fingerprint == fingerprint)
-                held = inserted(connection, insert(schema.video).values(**values))
-            insert_attempts(connection, held, attempts)
-            still = set(thumbnails(connection, schema.video.c.id == held))
-            return [*(name for name in lost if name not in still), *move_location(connection, held, location)]
+                video_id = inserted(connection, insert(schema.video).values(**values))
+            insert_attempts(connection, video_id, attempts)
+            used = set(thumbnails(connection, schema.video.c.id == video_id))
+            return [*(name for name in lost if name not in used), *move_location(connection, video_id, location)]
 
     def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
-        """Say that a known video (also) lies at `location`; return thumbnails no longer needed."""
+        """Add a location to a video; return thumbnails no longer needed."""
         with self.transaction() as connection:
             return move_location(connection, video_id, location, moved_from=moved_from)
 
     def mark_preview(self, video_id: int) -> None:
-        """Have a video read wholly by the next pass over it."""
+        """Mark a video as a preview, so that the next run indexes it fully."""
         with self.transaction() as connection:
             connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(coarse=1))
 
     def is_preview(self, video_id: int) -> bool:
-        """Return whether a video was only looked at in passing."""
+        """Return whether a video is indexed as a preview."""
         with self.transaction() as connection:
             return bool(connection.scalar(select(schema.video.c.coarse).where(schema.video.c.id == video_id)))
 
     def update_transcript(self, video_id: int, location: Location, words: TranscriptUpdate | None) -> None:
-        """Replace what is said and written of a video, as the files beside it at `location` now say; None: nothing."""
+        """Replace a video's transcript and text if `words` is given, and store the sidecar state of `location`."""
         from vfindex.storage.db.documents import update_transcript
 
         with self.transaction() as connection:
@@ -313,7 +312,7 @@ class Catalog:
             move_location(connection, video_id, location)
 
     def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> int:
-        """Give a video that was moved the words of its new name; return how many clips have another vector for it.
+        """Give a renamed video its new title and documents; return how many clips got a new text vector.
 
         vector: (dim,) of the text modality, or None.
         """
@@ -325,28 +324,28 @@ class Catalog:
                     schema.embedding.c.modality == "text", schema.embedding.c.clip_id.in_(clips)
                 )
             )
-            held = connection.scalars(clips).all()
+            clip_ids = connection.scalars(clips).all()
             if vector is not None:
                 packed = pack_vector(vector)
-                for clip_id in held:
+                for clip_id in clip_ids:
                     insert_embedding(connection, clip_id, "text", packed, None)
             set_documents(connection, video_id, documents)
             put(connection, "changed", "stale")
-        return len(held)
+        return len(clip_ids)
 
     def path_of(self, typed: Sequence[bytes]) -> bytes | None:
-        """Return which known path, of a file or a folder, is meant by any of these, see `names.resolve`.
+        """Return the path in the library, of a file or a folder, that `typed` names, see `names.resolve`.
 
-        Files that vanished and what was ever ingested by name are known, too. Raises UsageError.
+        Missing files and every ingested path count. Raises UsageError.
         """
         with self.transaction() as connection:
             return known_path(connection, typed)
 
     def remove(self, path: bytes, *, exclude: bool = False) -> tuple[int, int, list[str]]:
-        """Forget the file at `path`, or every file below the folder `path`, and that these were ever named.
+        """Delete the file at `path`, or every file below the folder `path`, and the sources there.
 
-        Returns (locations, videos) forgotten and the thumbnails no longer needed; a video that lies
-        elsewhere too stays. exclude: where a folder above `path` is indexed, no run takes `path` up again.
+        Returns (locations, videos) deleted and the thumbnails no longer needed. A video that has another location
+        stays. exclude: if a folder above `path` is a source, later runs skip `path`.
         """
         with self.transaction() as connection:
             files = 0
@@ -357,52 +356,52 @@ class Catalog:
                 exclude_path(connection, path, now())
             return files, *forget_removed(connection, lambda other: is_below(other, path))
 
-    # --- what is gone -------------------------------------------------------------------------------------------
+    # --- missing files ------------------------------------------------------------------------------------------
 
     def mark_missing(self, paths: Collection[bytes]) -> None:
-        """Say that nothing is at `paths` any more: what lies nowhere else leaves search, and is kept for its return.
+        """Turn locations into tombstones. A video without another location leaves search and keeps its rows.
 
-        Since now, or, by a clock that is behind, since the latest time that the library knows.
+        They are missing since now, or since the latest recorded time if the clock is behind it.
         """
         with self.transaction() as connection:
             newest = latest_time(connection)
             mark_missing(connection, paths, max(now(), newest.isoformat(timespec="seconds") if newest else ""))
 
     def restore_missing(self, paths: Collection[bytes]) -> None:
-        """Say that the files at `paths` are there again, as they were before they vanished."""
+        """Restore missing files that are back unchanged."""
         with self.transaction() as connection:
             restore_missing(connection, paths)
 
     def missing_files(self) -> dict[bytes, FileStamp]:
-        """Return path -> what the file there was before it vanished."""
+        """Return path -> the stamp that a missing file had."""
         with self.transaction() as connection:
             return missing_files(connection)
 
     def former_paths(self, video_id: int) -> Sequence[bytes]:
-        """Return where a video lay before it vanished from there."""
+        """Return the paths at which a video is missing, in order of bytes."""
         with self.transaction() as connection:
             return former_paths(connection, video_id)
 
     def sidecar_states(self, video_id: int) -> set[str]:
-        """Return the states of the files beside a video, at each place where it lies or lay."""
+        """Return the sidecar states of a video at all its locations and former locations."""
         with self.transaction() as connection:
             return sidecar_states(connection, video_id)
 
     def fingerprint_at(self, path: bytes) -> str | None:
-        """Return the fingerprint of what lies at `path`, as far as the library knows."""
+        """Return the fingerprint of the video at `path`, None if there is none."""
         with self.transaction() as connection:
             return fingerprint_at(connection, path)
 
     def purge(self, before: str | None) -> tuple[int, int, list[str]]:
-        """Forget what vanished before a time (as `now` writes it), or ever; return as `remove` does."""
+        """Delete what is missing since before a time (as `now` writes it), or all; return as `remove` does."""
         tomb = schema.tombstone.c
         with self.transaction() as connection:
             return self._purge(connection, true() if before is None else tomb.gone_at < before)
 
     def purge_missing(self, age: timedelta, at: datetime) -> tuple[int, int, list[str]]:
-        """Forget what has been missing for `age` at the time `at`, see `absence`; return as `remove` does.
+        """Delete what has been missing for `age` at the time `at`, see `absence`; return as `remove` does.
 
-        Raises LibraryError for a clock that is behind the library.
+        Raises LibraryError if the clock is behind the library.
         """
         tomb = schema.tombstone.c
         with self.transaction() as connection:
@@ -418,12 +417,12 @@ class Catalog:
     # --- runs ---------------------------------------------------------------------------------------------------
 
     def begin_run(self, command: str) -> int:
-        """Enter a run and return its id."""
+        """Insert a run and return its id."""
         with self.transaction() as connection:
             return inserted(connection, insert(schema.run).values(command=command, started_at=now()))
 
     def end_run(self, run_id: int, report: Mapping[str, Any]) -> None:
-        """Keep the report of a run."""
+        """Store the report of a run."""
         with self.transaction() as connection:
             connection.execute(
                 update(schema.run).where(schema.run.c.id == run_id).values(finished_at=now(), report=json.dumps(report))

@@ -25,7 +25,7 @@ _MOST_S = 1e9
 
 @dataclass(frozen=True, slots=True)
 class StoredClip:
-    """A clip as stored: its id, its video's id, its span and the file name of its thumbnail."""
+    """A clip as stored. thumbnail: its file name."""
 
     id: int
     video_id: int
@@ -49,7 +49,7 @@ def stored_clip(row: Sequence[Any]) -> StoredClip:
 
 
 def check_times(*times_s: float) -> None:
-    """Raise LibraryDamaged for what is no time in a video."""
+    """Raise LibraryDamaged for a value that is not a time in a video."""
     if not all(isinstance(time_s, float | int) and abs(time_s) < _MOST_S for time_s in times_s):
         raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
 
@@ -59,7 +59,7 @@ def no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
 
 
 def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip, thumbnail: str | None) -> None:
-    """Add a clip and its embeddings."""
+    """Insert a clip and its embeddings."""
     start_ms = round(item.start_s * 1000)
     clip_id = inserted(
         connection,
@@ -81,7 +81,7 @@ def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip,
 
 
 def insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:
-    """Add a packed vector of a clip, and packed frames where it is visual."""
+    """Insert a packed vector of a clip; frames: packed, of the visual modality only."""
     connection.execute(
         insert(schema.embedding).values(
             clip_id=clip_id, modality=modality, vector=vector, frames=frames, crc32=checksum(vector, frames)
@@ -94,7 +94,7 @@ Rows = Callable[[str, tuple[Any, ...]], list[Any]]
 
 
 def clips_of_few(rows: Rows, videos: Collection[int]) -> NDArray[np.int64]:
-    """Return the ids of the clips of videos, whatever their state, in no order."""
+    """Return the clip ids of videos in any state, unordered."""
     of_video = "SELECT group_concat(c.id, ' ') FROM json_each(?) j CROSS JOIN clip c ON c.video_id = j.value"
     return listed(rows(of_video, (json.dumps(list(videos)),))[0][0])
 
@@ -110,9 +110,9 @@ def clip_spans(rows: Rows) -> NDArray[np.int64]:
 
 
 def expanded(spans: NDArray[np.int64], videos: Collection[int]) -> tuple[NDArray[np.int64], list[int]]:
-    """Return the clips of the videos whose clips' ids follow each other, and the other videos.
+    """Return (clip ids of the videos whose ids are contiguous, the other videos).
 
-    They follow each other unless units of two videos were committed in turn. spans: as `clip_spans` has them.
+    Ids are contiguous unless units of two videos were committed in turn. spans: of `clip_spans`.
     """
     ids, firsts, lasts, counts = spans[:, np.isin(spans[0], list(videos))]
     whole = lasts - firsts + 1 == counts
@@ -122,9 +122,9 @@ def expanded(spans: NDArray[np.int64], videos: Collection[int]) -> tuple[NDArray
 
 
 def clips_near(rows: Rows, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
-    """Return (6, n) for each clip and each clip near it, itself too: id, start_s and end_s of both.
+    """Return (6, n): id, start_s and end_s of each clip and of each clip near it in its video, itself included.
 
-    Near is a gap of at most `within_s` between the end of one and the start of the other.
+    Near: a gap of at most `within_s` between the end of one and the start of the other.
     """
     found = rows(
         "SELECT k.id, k.start_s, k.end_s, c.id, c.start_s, c.end_s FROM json_each(?1) j"
@@ -150,7 +150,7 @@ def first_clips(rows: Rows, videos: Collection[int], limit: int) -> dict[int, li
 
 
 def hidden_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
-    """Return the clips up to `watermark` whose video is not searchable now, increasing."""
+    """Return the clips up to `watermark` whose video is not searchable, increasing."""
     found = rows(
         "SELECT group_concat(c.id, ' ') FROM video v CROSS JOIN clip c ON c.video_id = v.id"
         " WHERE v.state NOT IN ('indexed', 'partial') AND c.id <= ?",
@@ -160,13 +160,13 @@ def hidden_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
 
 
 def changed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
-    """Return the clips up to `watermark` whose vectors were changed or deleted since that was published, increasing."""
+    """Return the clips up to `watermark` whose vectors changed or were deleted since the generation was published."""
     found = rows("SELECT group_concat(clip_id, ' ') FROM index_change WHERE clip_id <= ?", (watermark,))
     return np.sort(listed(found[0][0]))
 
 
 def unindexed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
-    """Return the searchable clips above `watermark`, and those up to it that were changed since, increasing."""
+    """Return the searchable clips above `watermark`, and the changed ones up to it, increasing."""
     searchable = "JOIN video v ON v.id = c.video_id AND v.state IN ('indexed', 'partial')"
     found = rows(
         f"SELECT group_concat(id, ' ') FROM (SELECT c.id FROM clip c {searchable} WHERE c.id > ?1 UNION ALL"

@@ -19,12 +19,12 @@ from vfindex.storage.records import Document, FloatArray, Segment
 from vfindex.storage.text.folding import FOLD, FOLD_KEY, fold_of
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
-# Documents that are indexed at a time.
+# Documents indexed by one statement.
 _BATCH = 10_000
 
 
 def set_documents(connection: Connection, video_id: int, documents: Sequence[Document]) -> None:
-    """Let `documents` be the words of a video's titles and tags."""
+    """Replace a video's documents of titles and tags."""
     d = schema.document.c
     own = (d.video_id == video_id) & (d.kind != "speech")
     unindex_documents(connection, own)
@@ -34,14 +34,14 @@ def set_documents(connection: Connection, video_id: int, documents: Sequence[Doc
 
 
 def insert_document(connection: Connection, values: Mapping[str, Any]) -> None:
-    """Add a row to `document` and its words to the index."""
+    """Insert a document and index its words."""
     document_id = connection.scalar(insert(schema.document).values(**values).returning(schema.document.c.id))
     statement = text("INSERT INTO document_fts(rowid, text) VALUES (:id, :text)")
     connection.execute(statement, {"id": document_id, "text": index_form(values["text"])})
 
 
 def unindex_documents(connection: Connection, condition: ColumnElement[bool]) -> None:
-    """Take documents out of the full text index, which must happen before their rows go."""
+    """Remove documents from the FTS5 index. It is contentless, so this needs their rows and comes before the delete."""
     d = schema.document.c
     rows = connection.execute(select(d.id, cast(d.text, Text).label("text")).where(condition)).all()  # damaged: bytes
     statement = text("INSERT INTO document_fts(document_fts, rowid, text) VALUES ('delete', :id, :text)")
@@ -50,7 +50,7 @@ def unindex_documents(connection: Connection, condition: ColumnElement[bool]) ->
 
 
 def rebuild_index(connection: Connection, fold: int = FOLD) -> None:
-    """Make the index again from `document`; it keeps no text, `document` has it as it was written."""
+    """Rebuild the FTS5 index from `document`; the index is contentless, the text is only in `document`."""
     connection.execute(text("DROP TABLE IF EXISTS document_fts"))
     connection.execute(
         text(f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")")
@@ -66,12 +66,12 @@ def rebuild_index(connection: Connection, fold: int = FOLD) -> None:
 
 
 def stored_fold(connection: Connection) -> int:
-    """Return the fold of the words in the index."""
+    """Return the version of `folding.folded` that the index was made with."""
     return fold_of(connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == FOLD_KEY)))
 
 
 def insert_segment(connection: Connection, video_id: int, unit_id: int, segment: Segment) -> None:
-    """Add a piece of transcript and its words."""
+    """Insert a segment and its document."""
     segment_id = inserted(
         connection,
         insert(schema.segment).values(
@@ -92,9 +92,9 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
 
 @dataclass(frozen=True, slots=True)
 class UnitTranscript:
-    """What is said in a unit. vectors: clip id -> (dim,) of the speech modality; silent clips are left out.
+    """The transcript of a unit. vectors: clip id -> (dim,) of the speech modality; silent clips are left out.
 
-    coverage: what of its sound is told by whom, in words.
+    coverage: a sentence on which of its sound has a transcript, and from where.
     """
 
     unit_id: int
@@ -105,7 +105,7 @@ class UnitTranscript:
 
 @dataclass(frozen=True, slots=True)
 class TranscriptUpdate:
-    """What is known of a video in words. text: (dim,) of that modality, or None. problem: None where all is whole."""
+    """A video's new title, tags, documents and transcript. text: (dim,) of that modality, or None. problem: or None."""
 
     title: str
     tags: Mapping[str, str]
@@ -117,7 +117,7 @@ class TranscriptUpdate:
 
 
 def update_transcript(connection: Connection, video_id: int, words: TranscriptUpdate) -> None:
-    """Replace what is said and written of a searchable video."""
+    """Replace title, tags, documents and transcript of a searchable video."""
     v, e, d = schema.video.c, schema.embedding.c, schema.document.c
     clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
     unindex_documents(connection, (d.video_id == video_id) & (d.kind == "speech"))
@@ -151,5 +151,5 @@ def _insert_said(connection: Connection, video_id: int, said: UnitTranscript) ->
     for clip_id, vector in said.vectors.items():
         insert_embedding(connection, clip_id, "speech", pack_vector(vector), None)
     coverage = json.loads(connection.scalar(select(u.coverage).where(u.id == said.unit_id)) or "{}")
-    told = json.dumps({**coverage, "speech": said.coverage})
-    connection.execute(update(schema.unit).where(u.id == said.unit_id).values(coverage=told))
+    updated = json.dumps({**coverage, "speech": said.coverage})
+    connection.execute(update(schema.unit).where(u.id == said.unit_id).values(coverage=updated))

@@ -23,13 +23,13 @@ from vfindex.storage.files.resources import least_room, temporary_folder
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
-# The least of shared memory beside a log: SQLite makes it in regions of this size.
+# The least size of a log's shared memory: SQLite makes it in regions of this size.
 SHARED_BYTES = 32 << 10
-# How most sentences about damage end; `verify` itself leaves it out.
+# How most messages about damage end; `verify` leaves it out.
 RUN_VERIFY = "; run: vfindex verify"
-# Where a connection has its memory among what SQLAlchemy keeps of it.
-_MEMORY = "memory"
-# What an exception of SQLite carries: the folder of the database.
+# Key of a connection's cache in SQLAlchemy's `info`.
+_CACHE = "cache"
+# Attribute of sqlite3 errors: the folder of the database.
 _FOLDER = "folder"
 
 
@@ -73,11 +73,11 @@ def connect(path: Path | None, *, write: bool) -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """How a reader opens the database at `path`, and what lies there.
+    """How a reader opened the database at `path`, and the files that were there.
 
-    is_locked: SQLite's locks keep a snapshot as it is. They need the shared memory beside the log, which a reader
-    without permission to write, or room for it, cannot make. What is read without them counts only if `files`, which
-    then has the sizes and times of the database and its log, is the same afterwards.
+    is_locked: SQLite's locks protect the snapshot. They need the shared memory file of the log, which a reader without
+    permission to write, or without disk space, cannot create. Without locks, a read is valid only if `files`, which
+    then has the sizes and times of the database and its log, is unchanged afterwards.
     """
 
     path: Path
@@ -86,21 +86,21 @@ class Opened:
     files: tuple[object, ...]
 
     def has_changed(self) -> bool:
-        """Return whether what was read since may be of several states of the library."""
+        """Return whether reads since then may mix several states of the library."""
         return not self.is_locked and self != opening(self.path)
 
 
 def opening(path: Path) -> Opened:
-    """Return how a reader opens the database at `path` as it lies there now."""
+    """Return how a reader must open the database at `path` now."""
     log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if log.exists() and _size_bytes(shared) >= SHARED_BYTES:  # smaller, a writer had no room for it
+    if log.exists() and _size_bytes(shared) >= SHARED_BYTES:  # if it is smaller, a writer had no disk space for it
         is_locked = is_allowed(shared, os.R_OK)
     else:
-        # A log that this user may write to would be deleted by a reader without locks, when it closes.
+        # A reader without locks would delete, on closing, a log that its user may write to.
         is_locked = is_allowed(path.parent, os.W_OK | os.X_OK) and (_size_bytes(log) > 0 or _has_room(path.parent))
     how = "mode=ro"
     if not is_locked:
-        # Without locks SQLite keeps the map of a log in memory of its own; where there is no log, it wants none.
+        # Without locks SQLite keeps the log's index in private memory; without a log it needs none.
         how += "&vfs=unix-none" if _size_bytes(log) else "&immutable=1"
     files = (_stamp(path),) if is_locked else tuple(_stamp(file, with_times=True) for file in (path, log))
     return Opened(path, f"{_file_uri(path)}?{how}", is_locked, files)
@@ -114,13 +114,13 @@ def _size_bytes(path: Path) -> int:
 
 
 def _has_room(folder: Path) -> bool:
-    """Return whether the shared memory beside a log would fit on the disk; a full one must not keep readers out."""
+    """Return whether the log's shared memory would fit on the disk; a full disk must not lock readers out."""
     found = least_room([folder])
     return found is None or found[1] >= 2 * SHARED_BYTES
 
 
 class Unchanged:
-    """A block that raises LibraryChanged, whatever else it raised, if what no lock protects has changed meanwhile."""
+    """A block that ends with LibraryChanged if the library changed during it and no lock protected the reads."""
 
     def __init__(self, opened: Opened | None) -> None:
         self._opened = opened
@@ -139,7 +139,7 @@ class Unchanged:
 
 
 class DatabaseConnection(sqlite3.Connection):
-    """A connection whose errors say in which folder the database lies, and are SQLite's even if they are no UTF-8."""
+    """A connection whose errors carry the database's folder, and are sqlite3 errors even if their text is not UTF-8."""
 
     opened: Opened | None = None
     folder: Path | None = None
@@ -165,7 +165,7 @@ class _Cursor(sqlite3.Cursor):
 
 
 class _OwnErrors:
-    """A block whose errors are as `DatabaseConnection` says; as a generator it would take three times as long."""
+    """A block that turns errors into those of `DatabaseConnection`; as a generator it would be three times as slow."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -175,7 +175,7 @@ class _OwnErrors:
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
         if isinstance(exc, UnicodeDecodeError):
-            # What SQLite complains of quotes the file, and Python cannot read that.
+            # SQLite's message quotes bytes of the file that Python cannot decode.
             complaint = exc.object.decode(errors="replace")
             error = sqlite3.DatabaseError(complaint)
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -185,18 +185,18 @@ class _OwnErrors:
 
 
 @dataclass(slots=True)
-class Memory:
-    """What a reader's connection knows of the library as of `version`, SQLite's counter of commits by others."""
+class ConnectionCache:
+    """A reader connection's cache, valid while SQLite's counter of commits by others is `version`."""
 
     opened: Opened
     version: int = -1
-    known: dict[Hashable, Any] = field(default_factory=dict)
+    values: dict[Hashable, Any] = field(default_factory=dict)
 
 
-def begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
-    """Return a connection with a read transaction, and what it may remember. Raises LibraryError.
+def begin_reading(engine: Engine) -> tuple[Connection, ConnectionCache | None]:
+    """Return a connection with a read transaction, and its cache. Raises LibraryError.
 
-    What is asked for with the first try may be gone with the last writer, and is opened in another way then.
+    Tried twice: files of the first try may go with the last writer, and the second opens without them.
     """
     try:
         return _begin_reading(engine)
@@ -207,43 +207,43 @@ def begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
             raise translated(exc) from exc
 
 
-def _begin_reading(engine: Engine) -> tuple[Connection, Memory | None]:
+def _begin_reading(engine: Engine) -> tuple[Connection, ConnectionCache | None]:
     connection = engine.connect()
     try:
-        return connection, memory_of(connection)
+        return connection, cache_of(connection)
     except DBAPIError:
-        if _MEMORY in connection.info:
+        if _CACHE in connection.info:
             connection.invalidate()
         connection.close()
         raise
 
 
-def memory_of(connection: Connection) -> Memory | None:
-    """Return what the connection may remember from one snapshot to the next, None for a writer's.
+def cache_of(connection: Connection) -> ConnectionCache | None:
+    """Return the connection's cache, emptied if there was a commit; None for a writer's connection.
 
-    SQLite counts only what others commit: a writer would not see what it changed itself.
+    SQLite counts only commits by others, so a writer would not see its own.
     """
-    memory: Memory | None = connection.info.get(_MEMORY)
-    if memory is not None:
+    cache: ConnectionCache | None = connection.info.get(_CACHE)
+    if cache is not None:
         version = int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
-        if version != memory.version:
-            memory.version, memory.known = version, {}
-    return memory
+        if version != cache.version:
+            cache.version, cache.values = version, {}
+    return cache
 
 
 def _keep_while_true(engine: Engine, path: Path) -> None:
-    """Give the engine's connections a memory, and drop one once another file lies at its path.
+    """Give the engine's connections a cache, and drop a connection when the file at its path is another one.
 
-    So it does after a repair; and a library that was opened without locks, for nobody wrote, may have a writer now.
+    A repair replaces the file; and a library opened without locks, because nobody wrote, may have a writer now.
     """
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
-        record.info[_MEMORY] = Memory(connection.opened)
+        record.info[_CACHE] = ConnectionCache(connection.opened)
 
     @event.listens_for(engine, "checkout")
     def checked_out(_: Any, record: Any, __: Any) -> None:
-        if record.info[_MEMORY].opened != opening(path):
+        if record.info[_CACHE].opened != opening(path):
             raise DisconnectionError(f"{path} is another file now")
 
 
@@ -252,7 +252,7 @@ def _file_uri(path: Path) -> str:
 
 
 def _stamp(path: Path, *, with_times: bool = False) -> tuple[int, ...] | None:
-    """Return what tells a file from another at its path, or from itself before a change; None where there is none."""
+    """Return the identity of a file, with its size and times if asked; None if there is no file."""
     try:
         stat = path.stat()
     except OSError:
@@ -262,22 +262,22 @@ def _stamp(path: Path, *, with_times: bool = False) -> tuple[int, ...] | None:
 
 
 def _pragmas(write: bool, *, is_locked: bool) -> list[str]:
-    # trusted_schema: the schema of a library that came from elsewhere must not call functions with side effects.
+    # trusted_schema: the schema of a foreign library must not call functions with side effects.
     pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=2147418112"]
     if not is_locked:
-        # EXCLUSIVE: no shared memory is asked for. A mapped file that is cut short meanwhile would kill the process.
+        # EXCLUSIVE needs no shared memory. mmap is off: a mapped file that is truncated would kill the process.
         pragmas = ["locking_mode=EXCLUSIVE", *pragmas[:-1]]
     if write:
         # FULL: a commit is on the disk before the next unit starts, so a power cut costs at most the open unit.
-        # What is deleted is overwritten, and the file can shrink (see scrubbing.py). auto_vacuum comes before the first
-        # page is written, and changes nothing of a database that is there.
+        # secure_delete overwrites deleted rows, auto_vacuum lets the file shrink (see scrubbing.py). auto_vacuum must
+        # be set before the first page is written, and changes nothing in an existing database.
         pragmas += ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"]
     return pragmas
 
 
 @contextmanager
 def any_text(connection: Connection) -> Iterator[None]:
-    """Let text that is no UTF-8 be read, with replacement characters, so that its row can be told from sound ones."""
+    """Read text that is not UTF-8 with replacement characters inside this block, so that damaged rows can be found."""
     driver: Any = connection.connection.driver_connection
     before, driver.text_factory = driver.text_factory, decoded
     try:
@@ -291,10 +291,10 @@ def decoded(data: bytes) -> str:
 
 
 def checkpoint(engine: Engine) -> None:
-    """Move the log into the database and cut it; both are on the disk when this returns. Raises LibraryError."""
+    """Move the log into the database, truncate it, and sync both to the disk. Raises LibraryError."""
     try:
         with engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection  # a checkpoint is none within a transaction
+            driver: Any = connection.connection.driver_connection  # SQLite refuses a checkpoint in a transaction
             busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (DBAPIError, sqlite3.Error) as exc:
         raise translated(exc) from exc
@@ -303,9 +303,9 @@ def checkpoint(engine: Engine) -> None:
 
 
 def check_integrity(engine: Engine) -> list[str]:
-    """Return what SQLite's own checks find wrong: an empty list for a sound database.
+    """Return the faults that SQLite's own checks find, none in a sound database.
 
-    Raises LibraryError where this user may not read it.
+    Raises LibraryError if this user may not read it.
     """
     try:
         with engine.connect() as connection:
@@ -321,7 +321,7 @@ def check_integrity(engine: Engine) -> list[str]:
     return [line for line in found if line != "ok"] + broken
 
 
-# Complaints of SQLite without a code of their own that no statement of ours can cause in a sound library.
+# Messages of SQLite without an error code of their own that none of our statements causes in a sound library.
 _DAMAGE = re.compile(
     "could not decode|no such (fts5 table|table|column|index|module|tokenizer)|has no column|malformed"
     "|constructor failed|error in (table|view|index)|unrecognized token|file format|logic error",
@@ -339,9 +339,9 @@ _READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 
 
 def room_wanted(folder: Path | None, bytes_: int = 0) -> str:
-    """Return what to do about a full disk: in which folder to free some space, `bytes_` of it where so much is known.
+    """Return the advice for a full disk: in which folder to free space, and how much if `bytes_` is given.
 
-    SQLite says of no file which one did not fit, and has deleted the temporary ones when that is asked.
+    SQLite does not say which file did not fit, and has deleted its temporary files by now.
     """
     temporary = temporary_folder()
     found = least_room([temporary] if folder is None else [folder, temporary])
@@ -355,7 +355,7 @@ def room_wanted(folder: Path | None, bytes_: int = 0) -> str:
 
 
 def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
-    """Return SQLite's complaint as a sentence. One that only a bug of ours can cause is raised as it is."""
+    """Return SQLite's error as a sentence. An error that only a bug of vfindex can cause is raised unchanged."""
     error = exc.orig if isinstance(exc, DBAPIError) else exc
     complaint, extended = str(error), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = extended & 0xFF

@@ -1,4 +1,4 @@
-"""Checksums and counts of rows: what tells a row that is not as it was written, or is gone, whoever did it.
+"""Row integrity: checksums and counts that reveal a changed or lost row, and the checks of all rows against them.
 
 A row's seal is the exclusive or, over its columns, of a CRC-32 of the name and the value. A column that is NULL or at
 its default counts 0, so that an additive migration breaks no seal. Temporary triggers on the writer's connection keep
@@ -37,7 +37,7 @@ from vfindex.storage.records import MODALITIES
 SEAL = "seal"
 # The column of `video` that counts its rows, and changes with every one of them, so no seal has it.
 HELD = "held"
-# Stands before text that is handed over as bytes, so that bytes in its place are told apart.
+# Prefix of text that is cast to bytes, so that text and bytes have different checksums.
 _TEXT = "t"
 SEALED: tuple[Table, ...] = tuple(
     table for table in schema.metadata.sorted_tables if SEAL in {column.name for column in table.columns}
@@ -45,7 +45,7 @@ SEALED: tuple[Table, ...] = tuple(
 
 
 def register(connection: sqlite3.Connection) -> None:
-    """Give a connection the SQL functions `seal_TABLE(columns...)`."""
+    """Register the SQL functions `seal_TABLE(columns...)` on a connection."""
     for table in SEALED:
         columns = _columns(table)
         keys = [(column.name.encode() + b"\0", _default(column)) for column in columns]
@@ -66,7 +66,7 @@ class _Seal:
 
 
 def keep_seals(connection: Connection) -> None:
-    """Have every row that this connection writes sealed."""
+    """Create the triggers that seal every row this connection writes."""
     for table in SEALED:
         names = ", ".join(f'"{column.name}"' for column in _columns(table))
         update = f"UPDATE {table.name} SET {SEAL} = {seal_of(table, 'NEW.')} WHERE rowid = NEW.rowid"
@@ -78,25 +78,25 @@ def keep_seals(connection: Connection) -> None:
 
 
 def seal_rows(connection: Connection) -> None:
-    """Seal every row as it is."""
+    """Seal all rows as they are."""
     for table in SEALED:
         connection.exec_driver_sql(f"UPDATE {table.name} SET {SEAL} = {seal_of(table)}")
 
 
 def seal_of(table: Table, prefix: str = "") -> str:
-    """Return the SQL of what a row's seal must be. Text is taken as bytes, for damaged text may not be UTF-8."""
+    """Return the SQL of a row's seal. Text is cast to bytes, because damaged text may not be UTF-8."""
     as_bytes = "CASE typeof({0}) WHEN 'text' THEN CAST('" + _TEXT + "' || {0} AS BLOB) ELSE {0} END"
     names = (f'{prefix}"{column.name}"' for column in _columns(table))
     return f"seal_{table.name}({', '.join(map(as_bytes.format, names))})"
 
 
 def is_broken(table: Table) -> str:
-    """Return the SQL condition that a row is not as it was written."""
+    """Return the SQL condition that a row does not match its seal."""
     return f"{table.name}.{SEAL} IS NOT NULL AND {table.name}.{SEAL} IS NOT {seal_of(table, table.name + '.')}"
 
 
 def setting(connection: Connection, key: str) -> str | None:
-    """Return a setting, or None. Raises LibraryDamaged for one that is not as it was written."""
+    """Return a setting, or None. Raises LibraryDamaged if its row does not match its seal."""
     query = text(f"SELECT value, {is_broken(schema.meta)} AS broken FROM meta WHERE key = :key")
     row = connection.execute(query, {"key": key}).first()
     if row is None:
@@ -169,20 +169,20 @@ _TRIGGERS = {"count_" + event.lower().replace(" ", "_").replace(".", "_"): (even
 
 
 def keep_counts(connection: Connection) -> None:
-    """Have every row counted that this connection writes or deletes."""
+    """Create the triggers that count every row this connection inserts or deletes."""
     for name, (event, statement) in _TRIGGERS.items():
         connection.exec_driver_sql(f"CREATE TEMP TRIGGER IF NOT EXISTS {name} {event} BEGIN {statement}; END")
 
 
 def keep_no_counts(connection: Connection) -> None:
-    """Have no row counted, and forget the counts of tables: they come with the rows from another database."""
+    """Drop the triggers and the counts of tables, which are copied from another database with its rows."""
     for name in _TRIGGERS:
         connection.exec_driver_sql(f"DROP TRIGGER temp.{name}")
     connection.exec_driver_sql(f"DELETE FROM meta WHERE {_IS_COUNT}")
 
 
 def begin_counts(connection: Connection) -> None:
-    """Count the tables that are not counted yet, or whose count is not as it was written; then keep the counts."""
+    """Count the tables without a valid count, then keep the counts."""
     connection.execute(text(f"DELETE FROM meta WHERE {_IS_COUNT} AND {is_broken(schema.meta)}"))
     for table in COUNTED:
         if row_count(connection, table) is None:
@@ -191,14 +191,14 @@ def begin_counts(connection: Connection) -> None:
 
 
 def count_rows_of(connection: Connection, video_ids: Collection[int] | None = None) -> None:
-    """Let the counts of videos be those of the rows that are there. video_ids: None for those not counted yet."""
+    """Set the counts of videos to the rows that are there. video_ids: None for videos without a count."""
     chosen = f"{HELD} IS NULL" if video_ids is None else "id IN (SELECT value FROM json_each(:ids))"
     values = {} if video_ids is None else {"ids": json.dumps(list(video_ids))}
     connection.execute(text(f"UPDATE video SET {HELD} = {HELD_NOW} WHERE {chosen}"), values)
 
 
 def count_again(connection: Connection, table: Table, at_least: int = 0) -> None:
-    """Let a table's count be that of the rows that are there, or `at_least`."""
+    """Set a table's count to the rows that are there, or `at_least`."""
     query = (
         f"INSERT OR REPLACE INTO meta (key, value) SELECT :key, CAST(max(count(*), :least) AS TEXT) FROM {table.name}"
     )

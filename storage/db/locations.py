@@ -1,7 +1,7 @@
-"""Where videos lie, and where they did: locations, and tombstones of those that are gone.
+"""Locations of videos, and tombstones of missing files.
 
-A tombstone is a location that was found to be no longer there. A video that has tombstones only is `vanished`: searches
-do not see it, nothing of it is deleted before a purge, and it returns when its file does.
+A tombstone is a location whose file was found missing. A video with tombstones only has the state `vanished`: searches
+do not see it, a purge deletes it, and it is searchable again when its file is back.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _IS_CHOSEN = "path IN (SELECT path FROM temp.chosen)"
 
 
 def below(column: ColumnElement[bytes], path: bytes) -> ColumnElement[bool]:
-    """Return the condition that a path is `path` or lies below it."""
+    """Return the SQL condition of `is_below`."""
     folder = path.rstrip(b"/")
-    # A range, which an index of the column finds: the slash is followed by the zero.
+    # A range, so that SQLite uses the index: "0" is the character after "/".
     return (column == path) | ((column >= folder + b"/") & (column < folder + b"0"))
 
 
 def is_below(path: bytes, folder: bytes) -> bool:
-    """Return whether a path is `folder` or lies below it; the test of `below`."""
+    """Return whether a path is `folder` or lies below it."""
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
 
 def exclude_path(connection: Connection, path: bytes, when: str) -> bool:
-    """Skip `path` from now on if a folder above it is indexed; return whether one is."""
+    """Exclude `path` from later runs if a folder above it is a source; return whether one is."""
     roots = connection.scalars(select(schema.root.c.path)).all()
     covered = any(root != path and is_below(path, root) for root in roots)
     if covered:
@@ -50,17 +50,17 @@ def exclude_path(connection: Connection, path: bytes, when: str) -> bool:
 def move_location(
     connection: Connection, video_id: int, location: Location, *, moved_from: bytes | None = None
 ) -> list[str]:
-    """Let `location` belong to this video, which returns if it had vanished; forget the videos that then lie nowhere.
+    """Give `location` to this video and restore it if it was missing; delete videos that are orphaned by this.
 
-    moved_from: a path that no video has any more. Returns thumbnails no longer needed.
+    moved_from: the path that the file had before. Returns thumbnails no longer needed.
     """
-    left = [path for path in (location.path, moved_from) if path is not None]
+    paths = [path for path in (location.path, moved_from) if path is not None]
     owners: set[int] = set()
     for table in (schema.location, schema.tombstone):
-        owners.update(connection.scalars(select(table.c.video_id).where(table.c.path.in_(left))))
+        owners.update(connection.scalars(select(table.c.video_id).where(table.c.path.in_(paths))))
     if moved_from is not None:
         connection.execute(delete(schema.location).where(schema.location.c.path == moved_from))
-    connection.execute(delete(schema.tombstone).where(schema.tombstone.c.path.in_(left)))
+    connection.execute(delete(schema.tombstone).where(schema.tombstone.c.path.in_(paths)))
     values = {
         "video_id": video_id,
         "size_bytes": location.size_bytes,
@@ -75,10 +75,11 @@ def move_location(
 
 
 def forget_orphaned(connection: Connection, videos: Collection[int] | None) -> tuple[int, list[str]]:
-    """Let videos without a location vanish, and delete those without a tombstone too; return number and thumbnails.
+    """Set videos that have only tombstones to `vanished`, and delete orphaned ones, which have neither a location nor
+    a tombstone; return (number, thumbnails) of the deleted.
 
-    videos: those that have lost one, so that the work does not grow with the library; None for all. Videos that are
-    still being indexed have no location yet.
+    videos: those that lost a location, so that the cost does not grow with the library; None for all. Videos that are
+    being indexed have no location yet and are left alone.
     """
     if videos is not None and not videos:
         return 0, []
@@ -97,7 +98,7 @@ def forget_orphaned(connection: Connection, videos: Collection[int] | None) -> t
 
 
 def mark_missing(connection: Connection, paths: Collection[bytes], when: str) -> None:
-    """Turn locations into tombstones. when: as `catalog.now` writes times."""
+    """Turn locations into tombstones. when: ISO 8601, UTC."""
     _choose(connection, paths)
     videos = _chosen_videos(connection, "location")
     connection.execute(
@@ -109,7 +110,7 @@ def mark_missing(connection: Connection, paths: Collection[bytes], when: str) ->
 
 
 def restore_missing(connection: Connection, paths: Collection[bytes]) -> None:
-    """Turn tombstones into locations again: the files are there, and as they were."""
+    """Turn tombstones back into locations."""
     _choose(connection, paths)
     videos = _chosen_videos(connection, "tombstone")
     connection.execute(text(f"INSERT INTO location ({_COPIED}) SELECT {_COPIED} FROM tombstone WHERE {_IS_CHOSEN}"))
@@ -118,7 +119,7 @@ def restore_missing(connection: Connection, paths: Collection[bytes]) -> None:
 
 
 def missing_files(connection: Connection) -> dict[bytes, FileStamp]:
-    """Return path -> what the file there was before it vanished."""
+    """Return path -> the stamp that a missing file had."""
     t, v = schema.tombstone.c, schema.video.c
     query = select(t.path, t.size_bytes, t.mtime_ns, v.state, v.state_before, v.recognised, t.beside, v.coarse)
     rows = connection.execute(query.join_from(schema.tombstone, schema.video)).all()
@@ -143,7 +144,7 @@ def former_paths(connection: Connection, video_id: int) -> Sequence[bytes]:
 
 
 def sidecar_states(connection: Connection, video_id: int) -> set[str]:
-    """Return the states of the files beside a video, at each place where it lies or lay."""
+    """Return the sidecar states of a video at all its locations and former locations."""
     found: set[str] = set()
     for table in (schema.location, schema.tombstone):
         found.update(connection.scalars(select(table.c.beside).where(table.c.video_id == video_id)))
@@ -151,13 +152,13 @@ def sidecar_states(connection: Connection, video_id: int) -> set[str]:
 
 
 def fingerprint_at(connection: Connection, path: bytes) -> str | None:
-    """Return the fingerprint of what lies at `path` as far as the library knows."""
+    """Return the fingerprint of the video at `path`, None if there is none."""
     query = select(schema.video.c.fingerprint).join_from(schema.location, schema.video)
     return connection.scalar(query.where(schema.location.c.path == path))
 
 
 def known_path(connection: Connection, typed: Sequence[bytes]) -> bytes | None:
-    """Return which known path, of a file or a folder, is meant by any of `typed`, see `names.resolve`."""
+    """Return the path in the library, of a file or a folder, that `typed` names, see `names.resolve`."""
     tables = (schema.location, schema.tombstone, schema.root, schema.begun)
 
     def is_known(path: bytes) -> bool:
@@ -181,12 +182,12 @@ def _return(connection: Connection, videos: Collection[int]) -> None:
 
 
 def _among(ids: Collection[int]) -> Select[tuple[int]]:
-    """Return some ids as a query: one parameter, however many there are."""
+    """Return ids as a subquery with one parameter, however many they are."""
     return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
 
 
 def _choose(connection: Connection, paths: Collection[bytes]) -> None:
-    """Let `_IS_CHOSEN` hold for these paths, which are bytes that JSON cannot carry."""
+    """Make `_IS_CHOSEN` true for these paths. JSON cannot carry bytes, so they go into a temporary table."""
     connection.execute(text("CREATE TEMP TABLE IF NOT EXISTS chosen (path BLOB PRIMARY KEY) WITHOUT ROWID"))
     connection.execute(text("DELETE FROM temp.chosen"))
     if paths:
@@ -198,7 +199,7 @@ def _chosen_videos(connection: Connection, table: str) -> Sequence[int]:
 
 
 def sample_below(connection: Connection, folder: bytes, most: int) -> list[Location]:
-    """Return up to `most` of the files known below a folder, spread evenly."""
+    """Return up to `most` locations below a folder, evenly spaced in order of path."""
     loc = schema.location.c
     query = select(loc.path, loc.size_bytes, loc.mtime_ns, loc.inode).where(below(loc.path, folder))
     rows = connection.execute(query.order_by(loc.path)).all()
@@ -206,7 +207,7 @@ def sample_below(connection: Connection, folder: bytes, most: int) -> list[Locat
 
 
 def mark_sidecars_unread(connection: Connection, video_id: int) -> None:
-    """Have the next run redo a video's words, as if what lies beside it had changed."""
+    """Make the next run read a video's sidecars and metadata again."""
     loc = schema.location.c
     connection.execute(update(schema.location).where(loc.video_id == video_id).values(beside="?"))
 
@@ -216,9 +217,9 @@ STEP_BACK = timedelta(minutes=1)
 
 
 def expired_times(connection: Connection, age: timedelta, now: datetime) -> list[str]:
-    """Return the times, as `tombstone.gone_at` has them, of which files have been missing for `age`.
+    """Return the values of `tombstone.gone_at` of files that have been missing for `age`.
 
-    Raises LibraryError where the clock is behind what the library recorded, so that nothing can be said.
+    Raises LibraryError if the clock is behind the library's latest recorded time.
     """
     newest = latest_time(connection)
     if newest is not None and now + STEP_BACK < newest:
@@ -235,7 +236,11 @@ def expired_times(connection: Connection, age: timedelta, now: datetime) -> list
 
 
 def absence(gone_at: datetime, seen: Sequence[datetime], most: timedelta) -> timedelta:
-    """Return for how long a file has been missing. seen: when it was missed, as recorded. most: counted of a gap."""
+    """Return for how long a file has been missing, by clocks that may be wrong or leap.
+
+    Counted from `gone_at` along the times `seen` at which it was still missing, with at most `most` for one gap: a
+    clock that leaps ahead once deletes nothing, because a file must be missing in two runs. Earlier times count 0.
+    """
     total, last = timedelta(), gone_at
     for at in seen:
         if at > last:
@@ -245,7 +250,7 @@ def absence(gone_at: datetime, seen: Sequence[datetime], most: timedelta) -> tim
 
 
 def latest_time(connection: Connection) -> datetime | None:
-    """Return the latest time that the library recorded, None if there is none."""
+    """Return the latest time recorded in the library, None if there is none."""
     columns = (
         schema.run.c.started_at,
         schema.run.c.finished_at,
@@ -257,12 +262,12 @@ def latest_time(connection: Connection) -> datetime | None:
 
 
 def times(texts: Iterable[str | None]) -> list[datetime]:
-    """Return the times that can be read, in order."""
+    """Parse times, leaving out None and damaged ones."""
     return [at for each in texts if each is not None and (at := time_of(each)) is not None]
 
 
 def time_of(text: str) -> datetime | None:
-    """Return a time of the library, None where it is damaged."""
+    """Parse a time, None if it is damaged."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Records out of SQLite: everything a search or a report reads, as of one instant, while a writer may be at work."""
+"""Snapshot: all that a search or a report reads from library.db, in one read transaction beside the writer."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from vfindex.storage.text.full_text import Words
 
 __all__ = ["Generation", "Snapshot", "StoredClip", "StoredVectors", "StoredVideo"]
 T = TypeVar("T")
-# What comes of values of another kind, form or size than were written: a bug, unless the library turns out damaged.
+# Raised by values of a wrong type, format or size: a bug, unless a check finds the library damaged.
 _NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-# Clips fused at a time when a whole library is read: 4,096 x 3 vectors of 384 dimensions are 19 MB.
+# Clips read by one statement of `batches`: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The pointer to a joint index: a file below `index/`, what it must hash to, and the last clip id it holds."""
+    """A published joint index: a file below `index/`, its SHA-256, and the last clip id in it (watermark)."""
 
     id: int
     file: str
@@ -50,15 +50,15 @@ class Generation:
 
 
 class Snapshot:
-    """One read transaction. words: its full text search.
+    """One read transaction. words: full text search in it.
 
-    Leaving its `with` block raises LibraryChanged where a writer came and this user can hold no lock against it.
+    Leaving its `with` block raises LibraryChanged if a writer changed the library and this user cannot lock it.
 
     Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._connection, self._memory = begin_reading(engine)
+        self._connection, self._cache = begin_reading(engine)
         self.words = Words(self._fetched, self.remembered)
         try:
             if not self.remembered("complete", lambda: check_readable(self._connection)):
@@ -85,10 +85,10 @@ class Snapshot:
                     raise damage from exc
         finally:
             self.close()
-        Unchanged(None if self._memory is None else self._memory.opened).__exit__(kind, exc, trace)
+        Unchanged(None if self._cache is None else self._cache.opened).__exit__(kind, exc, trace)
 
     def any_text(self) -> AbstractContextManager[None]:
-        """Let text that is no UTF-8 be read meanwhile, see `database.any_text`."""
+        """Read text that is not UTF-8 inside this block, see `engine.any_text`."""
         return any_text(self._connection)
 
     @property
@@ -97,14 +97,14 @@ class Snapshot:
         return self._connection
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` gives of this snapshot; later ones do not ask again until somebody commits."""
-        if self._memory is None:
+        """Return `compute()`, cached for later snapshots of this connection until the next commit by a writer."""
+        if self._cache is None:
             return compute()
-        known = self._memory.known
-        if key not in known:
-            known[key] = compute()
-        found: T = known[key]
-        return found
+        values = self._cache.values
+        if key not in values:
+            values[key] = compute()
+        value: T = values[key]
+        return value
 
     def _rows(self, query: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         try:
@@ -113,23 +113,23 @@ class Snapshot:
             raise translated(exc) from exc
 
     def _by_id(self, query: Any, column: Any, ids: Sequence[int]) -> Iterator[Any]:
-        """Yield the query's rows whose column is among `ids`.
+        """Yield the query's rows whose column is in `ids`.
 
-        One parameter holds them all: SQLAlchemy writes a statement with one for each anew every time, 8 % of a
-        warm search.
+        All ids are one JSON parameter: with one parameter each, SQLAlchemy compiles the statement every time, 8 % of
+        a warm search.
         """
         among = text(f"{column.table.name}.{column.name} IN (SELECT value FROM json_each(:ids))")
         yield from self._rows(query.where(among), {"ids": json.dumps(list(ids))})
 
     def stream(self, query: Any) -> Iterator[Any]:
-        """Yield a query's rows a few at a time, so that memory stays bounded."""
+        """Yield a query's rows, fetched 1,000 at a time so that memory stays bounded."""
         try:
             yield from self._connection.execute(query, execution_options={"yield_per": 1000})
         except DBAPIError as exc:
             raise translated(exc) from exc
 
     def _fetched(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """Return a query's rows as plain tuples: those of SQLAlchemy take as long again as all the rest of it."""
+        """Return a query's rows as plain tuples; SQLAlchemy's rows double the time of a query."""
         try:
             cursor = self._connection.exec_driver_sql(query, parameters).cursor
             return list(cursor.fetchall()) if cursor else []
@@ -166,9 +166,9 @@ class Snapshot:
     # --- clips --------------------------------------------------------------------------------------------------
 
     def clip_ids(self, *, after: int = 0, searchable: bool = True, videos: Collection[int] | None = None) -> list[int]:
-        """Return the ids of clips above `after`, increasing; searchable: only those of wholly committed videos.
+        """Return the ids of clips above `after`, increasing. searchable: only of searchable videos.
 
-        videos: the only ones looked at.
+        videos: only of these.
         """
         query = "SELECT c.id FROM clip c"
         parameters: list[int | str] = [after]
@@ -181,23 +181,23 @@ class Snapshot:
         return [id_ for (id_,) in self._fetched(query + " ORDER BY c.id", tuple(parameters))]
 
     def hidden(self, watermark: int) -> NDArray[np.int64]:
-        """Return the clips of an index up to `watermark` whose video is not searchable now, increasing."""
+        """Return the clips up to `watermark` whose video is not searchable, increasing."""
         return self.remembered(("hidden", watermark), lambda: clips.hidden_clips(self._fetched, watermark))
 
     def changed(self, watermark: int) -> NDArray[np.int64]:
-        """Return the clips of the newest index whose vectors were changed or deleted since it was published."""
+        """Return the clips up to `watermark` whose vectors changed or were deleted since the index was published."""
         return self.remembered(("changed", watermark), lambda: clips.changed_clips(self._fetched, watermark))
 
     def outdated(self, watermark: int) -> NDArray[np.int64]:
-        """Return the clips whose rows in an index up to `watermark` do not count: `hidden` or `changed`, increasing."""
+        """Return the clips whose rows in an index up to `watermark` are invalid: `hidden` or `changed`, increasing."""
         return np.union1d(self.hidden(watermark), self.changed(watermark))
 
     def unindexed(self, watermark: int) -> NDArray[np.int64]:
-        """Return the searchable clips that an index up to `watermark` lacks or has older vectors of, increasing."""
+        """Return the searchable clips that an index up to `watermark` lacks or has old vectors of, increasing."""
         return self.remembered(("unindexed", watermark), lambda: clips.unindexed_clips(self._fetched, watermark))
 
     def clips(self, ids: Sequence[int]) -> dict[int, StoredClip]:
-        """Return the searchable clips among `ids`; others are left out."""
+        """Return clip id -> clip for the searchable ones of `ids`."""
         c = schema.clip.c
         query = (
             select(c.id, c.video_id, c.start_s, c.end_s, c.thumbnail)
@@ -240,7 +240,7 @@ class Snapshot:
         return {id_: StoredVectors(found[id_], *frames.get(id_, no_frames())) for id_ in ids}
 
     def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
-        """Return the searchable clips among `ids` with their embeddings; others are left out."""
+        """Return clip id -> (clip, its vectors) for the searchable ones of `ids`."""
         rows = self._fetched(
             "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector, e.frames FROM clip c"
             " JOIN video v ON v.id = c.video_id LEFT JOIN embedding e ON e.clip_id = c.id"
@@ -266,13 +266,13 @@ class Snapshot:
         query = f"SELECT clip_id, vector FROM embedding WHERE clip_id IN {among} AND modality = ?"
         for first in range(0, len(ids), BATCH_CLIPS):
             part = np.asarray(ids[first : first + BATCH_CLIPS], np.int64)
-            order, told = np.argsort(part), json.dumps(part.tolist())
+            order, part_json = np.argsort(part), json.dumps(part.tolist())
             rows = {m: np.zeros((len(part), dim), np.float32) for m, dim in dims.items()}
             for modality, vectors in rows.items():
-                found = self._fetched(query, (told, modality))
-                held, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
+                found = self._fetched(query, (part_json, modality))
+                clip_ids, blobs = [id_ for id_, _ in found], [blob for _, blob in found]
                 values = unpack_vectors(blobs, vectors.shape[1])
-                vectors[order[np.searchsorted(part, held, sorter=order)]] = values
+                vectors[order[np.searchsorted(part, clip_ids, sorter=order)]] = values
             yield part, rows
 
     def thumbnails(self) -> Iterator[str]:
@@ -281,7 +281,7 @@ class Snapshot:
         yield from (row.thumbnail for row in self.stream(select(name).where(name.is_not(None))))
 
     def clips_around(self, spans: Sequence[tuple[int, float, float]]) -> list[tuple[int, int]]:
-        """Return (number of the span, clip id) of the searchable clips that overlap or touch spans.
+        """Return (index of the span, clip id) of the searchable clips that overlap or touch a span.
 
         spans: (video id, start_s, end_s).
         """
@@ -289,7 +289,7 @@ class Snapshot:
             "SELECT w.key, c.id FROM json_each(?) w"
             " JOIN clip c ON c.video_id = json_extract(w.value, '$[0]')"
             " AND c.start_s <= json_extract(w.value, '$[2]') AND c.end_s >= json_extract(w.value, '$[1]')"
-            # Says nothing new, but this column is in an index: clips of a video follow each other.
+            # Redundant, but start_ms is indexed: the clips of a video follow each other.
             " AND c.start_ms <= 1000 * json_extract(w.value, '$[2]') + 1 AND c.start_ms >= coalesce("
             "(SELECT max(b.start_ms) FROM clip b WHERE b.video_id = json_extract(w.value, '$[0]')"
             " AND b.start_ms <= 1000 * json_extract(w.value, '$[1]') - 1), -9e15)"
@@ -298,7 +298,7 @@ class Snapshot:
         )
 
     def clips_near(self, ids: Collection[int], within_s: float) -> NDArray[np.float64]:
-        """Return (6, n) for each clip and each clip near it in its video: id, start_s and end_s of both."""
+        """See `clips.clips_near`."""
         return clips.clips_near(self._fetched, ids, within_s)
 
     # --- videos -------------------------------------------------------------------------------------------------
@@ -306,30 +306,30 @@ class Snapshot:
     def videos(self, ids: Sequence[int] | None = None) -> list[StoredVideo]:
         """Return videos (all, if `ids` is None) with their locations, in order of id."""
         v, loc = schema.video.c, schema.location.c
-        places: dict[int, list[Location]] = {}
+        locations: dict[int, list[Location]] = {}
         query = select(loc.video_id, loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, loc.beside)
         chosen = self._rows(query) if ids is None else self._by_id(query, loc.video_id, ids)
         for row in chosen:
-            places.setdefault(row.video_id, []).append(
+            locations.setdefault(row.video_id, []).append(
                 Location(row.path, row.size_bytes, row.mtime_ns, row.inode, row.beside)
             )
         query = select(schema.video).order_by(v.id)
         rows = self._rows(query) if ids is None else self._by_id(query, v.id, ids)
-        return [stored_video(row, places.get(row.id, [])) for row in rows]
+        return [stored_video(row, locations.get(row.id, [])) for row in rows]
 
     def searchable_videos(self) -> tuple[list[tuple[int, float, str]], list[tuple[int, bytes, int]]]:
-        """Return (id, length in s, tags as JSON) of all searchable videos, and (video id, path, mtime_ns) of their
-        copies, both in order of id.
+        """Return (id, duration_s, tags as JSON) of all searchable videos, and (video id, path, mtime_ns) of their
+        locations, both in order of id.
         """
         videos = "FROM video v WHERE v.state IN ('indexed', 'partial')"
-        places = f"SELECT video_id, path, mtime_ns FROM location WHERE video_id IN (SELECT v.id {videos})"
+        locations = f"SELECT video_id, path, mtime_ns FROM location WHERE video_id IN (SELECT v.id {videos})"
         return (
             self._fetched(f"SELECT v.id, v.end_s - v.start_s, v.tags {videos} ORDER BY v.id"),
-            self._fetched(places + " ORDER BY video_id"),
+            self._fetched(locations + " ORDER BY video_id"),
         )
 
     def paths_of(self, video_ids: Sequence[int]) -> dict[int, list[bytes]]:
-        """Return video id -> where its copies lie, in order of bytes; empty for one that lies nowhere."""
+        """Return video id -> its paths, in order of bytes."""
         rows = self._fetched(
             "SELECT video_id, path FROM location WHERE video_id IN (SELECT value FROM json_each(?)) ORDER BY path",
             (json.dumps(list(video_ids)),),
@@ -339,27 +339,27 @@ class Snapshot:
             paths[video_id].append(path)
         return paths
 
-    def lasts_s(self, video_id: int) -> float:
-        """Return how long a video lasts, 0 for one that is gone."""
+    def duration_s(self, video_id: int) -> float:
+        """Return the duration of a video, 0 if it is gone."""
         v = schema.video.c
         rows = self._rows(select(v.start_s, v.end_s).where(v.id == video_id))
         return float(rows[0].end_s - rows[0].start_s) if rows else 0.0
 
     def videos_by_language(self) -> dict[str, frozenset[int]]:
-        """Return language, in lower case, -> the videos with a transcript in it: all segments are read."""
+        """Return language, in lower case -> the videos with a transcript in it. Reads all segments."""
         found: dict[str, set[int]] = {}
         for language, video_id in self._fetched("SELECT DISTINCT lower(language), video_id FROM segment"):
             found.setdefault(language, set()).add(video_id)
         return {language: frozenset(videos) for language, videos in found.items()}
 
     def video_at(self, path: bytes) -> StoredVideo | None:
-        """Return the video that lies at `path`, or None."""
+        """Return the video at `path`, or None."""
         loc = schema.location.c
         rows = self._rows(select(loc.video_id).where(loc.path == path))
         return self.videos([rows[0].video_id])[0] if rows else None
 
     def path_of(self, typed: Sequence[bytes]) -> bytes | None:
-        """Return the path of the video that is meant by any of these paths, see `names.resolve`. Raises UsageError."""
+        """Return the path of the video that `typed` names, see `names.resolve`. Raises UsageError."""
         return resolve(typed, lambda path: self.video_at(path) is not None, self._paths)
 
     def _paths(self) -> list[bytes]:
@@ -372,7 +372,7 @@ class Snapshot:
         return [Segment(*row) for row in self._rows(query.order_by(s.start_s, s.id))]
 
     def said(self, clip_ids: Sequence[int]) -> dict[int, str]:
-        """Return clip id -> what is said during the clip, a space between segments; silent clips are left out."""
+        """Return clip id -> its transcript, segments joined by a space; clips without one are left out."""
         lines: dict[int, list[str]] = {}
         for clip_id, line in self._fetched(
             "SELECT c.id, s.text FROM clip c JOIN segment s"
@@ -384,13 +384,13 @@ class Snapshot:
         return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
 
     def coverage(self, video_id: int) -> list[Mapping[str, str]]:
-        """Return what each modality covers, a mapping per unit in order."""
+        """Return for each unit, in order, modality -> a sentence on its coverage."""
         u = schema.unit.c
         rows = self._rows(select(u.coverage).where(u.video_id == video_id).order_by(u.number))
         return [json.loads(row.coverage) for row in rows]
 
     def coverage_of(self, clip_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
-        """Return clip id -> what each modality covers in the clip's unit."""
+        """Return clip id -> modality -> a sentence on its coverage in the clip's unit."""
         rows = self._fetched(
             "SELECT c.id, u.coverage FROM clip c JOIN unit u ON u.id = c.unit_id"
             " WHERE c.id IN (SELECT value FROM json_each(?))",
@@ -399,7 +399,7 @@ class Snapshot:
         return {clip_id: json.loads(coverage) for clip_id, coverage in rows}
 
     def counts(self) -> dict[str, int]:
-        """Return how many videos there are in each state, and how many clips, segments and locations in all."""
+        """Return state -> number of videos, and the numbers of clips, segments and locations."""
         v = schema.video.c
         result = {row.state: row.n for row in self._rows(select(v.state, func.count().label("n")).group_by(v.state))}
         for name in ("clip", "segment", "location"):

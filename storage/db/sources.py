@@ -1,6 +1,6 @@
 """What a run scans: the ingested paths, the excluded ones, and the scan cache of files at their paths.
 
-Of 100,000 files most are as they were. They stand in one set, which is filled and asked without a step of Python each.
+The scan cache keeps the stamps of unchanged files in one set, so that 100,000 of them cost no Python step each.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from vfindex.storage.records import (
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A folder or a file as `ingest` was given it: absolute, links resolved. exclude: globs, see `discover`."""
+    """A folder or file given to `ingest`: absolute, links resolved. exclude: globs, see `scan.walk`."""
 
     path: bytes
     exclude: tuple[str, ...] = ()
 
 
 def roots(catalog: Catalog) -> list[Root]:
-    """Return every path that was ingested, in order of bytes."""
+    """Return every source, in order of bytes."""
     r = schema.root.c
     with catalog.transaction() as connection:
         rows = connection.execute(select(r.path, r.exclude).order_by(r.path)).all()
@@ -45,7 +45,7 @@ def roots(catalog: Catalog) -> list[Root]:
 
 
 def remember(catalog: Catalog, given: Iterable[Root]) -> None:
-    """Add paths to the roots; of one that is known already, the globs given last count."""
+    """Store sources; the globs of one that is there already are replaced."""
     with catalog.transaction() as connection:
         for root in given:
             is_new = connection.scalar(select(schema.root.c.path).where(schema.root.c.path == root.path)) is None
@@ -57,31 +57,31 @@ def remember(catalog: Catalog, given: Iterable[Root]) -> None:
 
 
 def stored_roots(snapshot: Snapshot) -> tuple[Root, ...]:
-    """Return every path that was ingested, in order of bytes."""
+    """Return every source, in order of bytes."""
     r = schema.root.c
     rows = snapshot.stream(select(r.path, r.exclude).order_by(r.path))
     return tuple(Root(row.path, tuple(json.loads(row.exclude))) for row in rows)
 
 
 def exclusion_key(path: bytes) -> bytes:
-    """Return one form of a path for all forms of its accents."""
+    """Return the path with accents composed (NFC), so that every form of it compares equal."""
     return path if path.isascii() else fsencode(composed(fsdecode(path)))
 
 
 def exclusions(catalog: Catalog) -> frozenset[bytes]:
-    """Return the `exclusion_key` of every path that was removed."""
+    """Return the `exclusion_key` of every excluded path."""
     with catalog.transaction() as connection:
         return frozenset(map(exclusion_key, _stored(connection)))
 
 
 def stored_exclusions(snapshot: Snapshot) -> tuple[bytes, ...]:
-    """Return the paths that were removed, in order of bytes."""
+    """Return the excluded paths, in order of bytes."""
     e = schema.exclusion.c
     return tuple(row.path for row in snapshot.stream(select(e.path).order_by(e.path)))
 
 
 def forget_exclusions(catalog: Catalog, paths: Iterable[bytes]) -> list[bytes]:
-    """Let runs take up again the paths that were removed by one of these names; return them, in order."""
+    """Delete the exclusions of these paths, whatever their form; return them in order."""
     keys = {exclusion_key(path) for path in paths}
     with catalog.transaction() as connection:
         found = sorted(path for path in _stored(connection) if exclusion_key(path) in keys)
@@ -90,7 +90,7 @@ def forget_exclusions(catalog: Catalog, paths: Iterable[bytes]) -> list[bytes]:
 
 
 def replace_exclusions(catalog: Catalog, paths: Collection[bytes], when: str) -> None:
-    """Have exactly these exclusions, those of another edition."""
+    """Replace all exclusions by those of another model version."""
     e = schema.exclusion
     with catalog.transaction() as connection:
         connection.execute(e.delete())
@@ -103,18 +103,18 @@ def _stored(connection: Connection) -> list[bytes]:
 
 
 _FROM = "FROM location l JOIN video v ON v.id = l.video_id WHERE"
-_IS_SETTLED = "(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ?)"
+_IS_UP_TO_DATE = "(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ?)"
 
 
 class ScanCache:
-    """The files that a library knows.
+    """The files of a library, for comparison with a scan.
 
-    settled: those that are searchable, and read as wholly as is asked for; nothing is to be done while they are so.
-    others: path -> what is to be known of the rest.
+    up_to_date: stamps of the files that are searchable and fully indexed; a scan skips files with an equal stamp.
+    others: path -> stamp of the rest.
     """
 
-    def __init__(self, settled: MutableSet[FileState], others: dict[bytes, FileStamp]) -> None:
-        self.up_to_date = settled
+    def __init__(self, up_to_date: MutableSet[FileState], others: dict[bytes, FileStamp]) -> None:
+        self.up_to_date = up_to_date
         self._others = others
 
     @cached_property
@@ -130,44 +130,44 @@ class ScanCache:
         yield from self._others
 
     def get(self, path: bytes) -> FileStamp | None:
-        """Return what is known of the file at `path`; a settled one counts as recognised, asked or not."""
+        """Return the stamp of the file at `path`; one that is up to date counts as recognised."""
         if path in self._others:
             return self._others[path]
         state = self._by_path.get(path)
         return state and FileStamp(*state[:3], "indexed", recognised=1, sidecar_state=state[3])
 
     def add(self, known: FileStamp) -> None:
-        """Let one more file be known."""
+        """Add a file."""
         self._others[known.path] = known
 
-    def unsettle(self, path: bytes) -> None:
-        """Let a settled file count as one that must be read wholly."""
+    def mark_preview(self, path: bytes) -> None:
+        """Mark a file that is up to date as a preview, so that it is indexed fully."""
         state = self._by_path.pop(path, None)
         if state is not None:
             self.up_to_date.discard(state)
             self.add(FileStamp(*state[:3], "partial", recognised=1, sidecar_state=state[3], coarse=1))
 
-    def unseen(self, seen: Set[bytes], settled_seen: int) -> set[bytes]:
-        """Return the paths that are not in `seen`. settled_seen: of how many in `settled` it is known that they are."""
-        paths = self._others if settled_seen == len(self.up_to_date) else self
+    def unseen(self, seen: Set[bytes], up_to_date_seen: int) -> set[bytes]:
+        """Return the paths that are not in `seen`. up_to_date_seen: how many of `up_to_date` the scan has met."""
+        paths = self._others if up_to_date_seen == len(self.up_to_date) else self
         return {path for path in paths if path not in seen}
 
 
 def read_scan_cache(catalog: Catalog, *, recognised: bool) -> ScanCache:
-    """Return what is known of all files. recognised: whether it is asked for that speech was."""
+    """Return the scan cache. recognised: files without speech recognition are not up to date."""
     with catalog.transaction() as connection:
         return _scan_cache(connection, recognised=recognised)
 
 
 def _scan_cache(connection: Connection, *, recognised: bool) -> ScanCache:
-    settled = _rows(connection, "l.path, l.size_bytes, l.mtime_ns, l.beside", _IS_SETTLED, recognised)
+    up_to_date = _rows(connection, "l.path, l.size_bytes, l.mtime_ns, l.beside", _IS_UP_TO_DATE, recognised)
     columns = "l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
-    others = map(FileStamp._make, _rows(connection, columns, f"NOT {_IS_SETTLED}", recognised))
-    return ScanCache(set(settled), {each.path: each for each in others})
+    others = map(FileStamp._make, _rows(connection, columns, f"NOT {_IS_UP_TO_DATE}", recognised))
+    return ScanCache(set(up_to_date), {each.path: each for each in others})
 
 
 def known_files(catalog: Catalog, video_id: int | None = None) -> dict[bytes, KnownFile]:
-    """Return everything that is remembered of paths, or of one video's."""
+    """Return path -> the file there, of all videos or of one."""
     v, loc = schema.video.c, schema.location.c
     query = select(
         loc.path,
@@ -199,6 +199,6 @@ def known_files(catalog: Catalog, video_id: int | None = None) -> dict[bytes, Kn
 
 
 def _rows(connection: Connection, columns: str, condition: str, recognised: bool) -> Sequence[Any]:
-    """Return rows as SQLite's driver gives them: SQLAlchemy's take twice as long as all the rest of it."""
+    """Return rows of the driver; SQLAlchemy's rows take twice as long as the rest of the query."""
     cursor = connection.exec_driver_sql(f"SELECT {columns} {_FROM} {condition}", (int(recognised),)).cursor
     return cursor.fetchall() if cursor else []

@@ -18,7 +18,7 @@ from vfindex.storage.records import SEARCHABLE, Clip, Segment, UnitPlan, UnitRes
 
 @dataclass(frozen=True, slots=True)
 class StoredUnit:
-    """A committed unit: its plan and what it added. The clips carry no pictures but their file names, one a clip."""
+    """A committed unit: its plan and what it added. thumbnails: one file name a clip; its `Clip.thumbnail` is None."""
 
     plan: UnitPlan
     result: UnitResult
@@ -33,7 +33,7 @@ def committed_plans(snapshot: Snapshot, video_id: int) -> tuple[UnitPlan, ...]:
 
 
 def stored_unit(snapshot: Snapshot, video_id: int, plan: UnitPlan) -> StoredUnit:
-    """Return a committed unit of a video. Raises LibraryDamaged if there is none of this number."""
+    """Return a committed unit. Raises LibraryDamaged if there is none of this number."""
     u = schema.unit.c
     query = select(u.id, u.error, u.coverage).where(u.video_id == video_id, u.number == plan.number, u.state == "done")
     rows = list(snapshot.stream(query))
@@ -52,7 +52,7 @@ def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
 
 
 def preview_videos(snapshot: Snapshot) -> frozenset[str]:
-    """Return the fingerprints of the searchable videos that were only looked at in passing."""
+    """Return the fingerprints of the searchable videos that are indexed as a preview."""
     v = schema.video.c
     coarse = select(v.fingerprint).where(v.coarse == 1, v.state.in_(SEARCHABLE))
     return frozenset(row.fingerprint for row in snapshot.stream(coarse))
@@ -86,7 +86,7 @@ def _segments(snapshot: Snapshot, unit_id: int) -> Iterator[Segment]:
 
 @dataclass(frozen=True, slots=True)
 class IndexedUnit:
-    """A committed unit as its words see it. clips: (id, start_s, end_s) in order of time."""
+    """A committed unit and its transcript. clips: (id, start_s, end_s) in order of time."""
 
     id: int
     plan: UnitPlan
@@ -95,7 +95,7 @@ class IndexedUnit:
 
 
 def indexed_units(snapshot: Snapshot, video_id: int) -> list[IndexedUnit]:
-    """Return the units of a video in order, with what is said in each."""
+    """Return the units of a video in order, with their segments."""
     u, c, s = schema.unit.c, schema.clip.c, schema.segment.c
     clips: dict[int, list[tuple[int, float, float]]] = {}
     query = select(c.unit_id, c.id, c.start_s, c.end_s).where(c.video_id == video_id).order_by(c.start_s)
@@ -120,7 +120,7 @@ def indexed_units(snapshot: Snapshot, video_id: int) -> list[IndexedUnit]:
 
 
 def insert_units(connection: Connection, video_id: int, units: Sequence[UnitPlan]) -> None:
-    """Enter the units of a video, all of them still to come."""
+    """Insert the units of a video as pending."""
     connection.execute(
         insert(schema.unit),
         [
@@ -141,7 +141,7 @@ def insert_units(connection: Connection, video_id: int, units: Sequence[UnitPlan
 def insert_result(
     connection: Connection, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None]
 ) -> None:
-    """Enter all that a unit adds, and that it is done. thumbnails: file names below `thumbs/`, one a clip, or none."""
+    """Insert what a unit adds and mark it done. thumbnails: file names below `thumbs/`, one a clip, or none."""
     for number, item in enumerate(result.clips):
         name = thumbnails[number] if thumbnails else None
         insert_clip(connection, video_id, unit_id, item, name)
@@ -160,14 +160,14 @@ def insert_result(
 
 
 def unit_errors(connection: Connection, video_id: int) -> list[str]:
-    """Return what was lost in a video's units, in order."""
+    """Return the errors of a video's units, in order."""
     u = schema.unit.c
     query = select(u.error).where(u.video_id == video_id, u.error.is_not(None)).order_by(u.number)
     return [str(error) for error in connection.scalars(query)]
 
 
 def pending_units(connection: Connection, video_id: int) -> list[tuple[int, UnitPlan]]:
-    """Return (unit id, plan) of the units that are not committed yet, in order."""
+    """Return (unit id, plan) of the pending units, in order."""
     u = schema.unit.c
     query = select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id, u.state == "pending")
     rows = connection.execute(query.order_by(u.number)).all()

@@ -27,7 +27,7 @@ from vfindex.storage.records import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVideo(Video):
-    """A video as stored: its id, how far it got and why no further, and where its copies lie."""
+    """A video as stored, with its id, its state and problem, and the locations of its copies."""
 
     id: int
     state: VideoState
@@ -35,7 +35,7 @@ class StoredVideo(Video):
     locations: tuple[Location, ...]
 
 
-def stored_video(row: Any, places: list[Location]) -> StoredVideo:
+def stored_video(row: Any, locations: list[Location]) -> StoredVideo:
     check_times(row.start_s, row.last_s, row.end_s)
     values = {field.name: getattr(row, field.name) for field in fields(Video)}
     values |= {
@@ -48,18 +48,18 @@ def stored_video(row: Any, places: list[Location]) -> StoredVideo:
         id=row.id,
         state=row.state,
         problem=json.loads(row.problem) if row.problem else None,
-        locations=tuple(sorted(places, key=lambda place: place.path)),
+        locations=tuple(sorted(locations, key=lambda location: location.path)),
     )
 
 
 def video_values(video: Video) -> dict[str, Any]:
-    """Return the columns of a video's row that come from the video itself."""
+    """Return the columns of a video's row that its record has."""
     values = {field.name: getattr(video, field.name) for field in fields(Video)}
     return values | {"tags": json.dumps(dict(video.tags)), "chapters": json.dumps(list(video.chapters))}
 
 
 def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
-    """Delete videos and all that belongs to them; return how many."""
+    """Delete videos and all their rows; return how many."""
     chosen = select(schema.video.c.id).where(condition)
     unindex_documents(connection, schema.document.c.video_id.in_(chosen))
     count = connection.execute(delete(schema.video).where(condition)).rowcount
@@ -73,22 +73,22 @@ _AFTER = chr(ord(_MARK) + 1)
 
 
 def staged_fingerprint(connection: Connection, fingerprint: str) -> str:
-    """Return under which fingerprint a video is entered, and make room there; a searchable one stays for the time."""
+    """Return the fingerprint for a new row, and delete what has it: a staged one if the video is searchable already."""
     v = schema.video.c
-    held = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
-    key = fingerprint if held is None else _MARK + fingerprint
+    searchable = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
+    key = fingerprint if searchable is None else _MARK + fingerprint
     delete_videos(connection, v.fingerprint == key)
     return key
 
 
 def is_unfinished(fingerprint: str) -> ColumnElement[bool]:
-    """Return the condition that a video is begun and not finished, for the first time or anew."""
+    """Return the SQL condition that a video is being indexed, staged or not."""
     v = schema.video.c
     return v.fingerprint.in_((fingerprint, _MARK + fingerprint)) & (v.state == "indexing")
 
 
 def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
-    """Let a finished video take the place of the one that it was made to replace, if there is one.
+    """Replace the video that a finished staged one was made for, if any, and give it the paths.
 
     Returns thumbnails no longer needed.
     """
@@ -105,26 +105,26 @@ def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
         names = thumbnails(connection, v.id == old)
         delete_videos(connection, v.id == old)
     connection.execute(update(schema.video).where(v.id == video_id).values(fingerprint=fingerprint))
-    kept = set(thumbnails(connection, v.id == video_id))
-    return [name for name in names if name not in kept]
+    used = set(thumbnails(connection, v.id == video_id))
+    return [name for name in names if name not in used]
 
 
 def discard_staged(connection: Connection, fingerprint: str) -> int | None:
-    """Forget the new reading of a searchable video; return the id of the latter, None where there is none."""
+    """Delete the staged row of a searchable video; return the id of that video, None if there is none."""
     v = schema.video.c
-    held = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
-    if held is not None:
+    video_id = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
+    if video_id is not None:
         delete_videos(connection, v.fingerprint == _MARK + fingerprint)
-    return held
+    return video_id
 
 
 def delete_orphaned_staged(connection: Connection) -> list[str]:
-    """Delete new readings of videos that are gone; return thumbnails no longer needed."""
+    """Delete staged rows whose video is gone; return thumbnails no longer needed."""
     v = schema.video.c
-    mine = select(v.id, v.fingerprint).where(v.fingerprint >= _MARK, v.fingerprint < _AFTER)
+    staged = select(v.id, v.fingerprint).where(v.fingerprint >= _MARK, v.fingerprint < _AFTER)
     gone = [
         video_id
-        for video_id, key in connection.execute(mine).all()
+        for video_id, key in connection.execute(staged).all()
         if connection.scalar(select(v.id).where(v.fingerprint == key.removeprefix(_MARK))) is None
     ]
     names = thumbnails(connection, v.id.in_(gone))
@@ -135,7 +135,7 @@ def delete_orphaned_staged(connection: Connection) -> list[str]:
 def delete_unfinished(connection: Connection, is_removed: Callable[[bytes], bool]) -> list[str]:
     """Delete unfinished videos whose file was removed; return thumbnails no longer needed.
 
-    One whose file is not known goes too: libraries of older versions did not say, and its words must not stay.
+    One without a recorded file is deleted too: older versions recorded none, and its words must not stay.
     """
     v, b = schema.video.c, schema.begun.c
     query = select(v.id, b.path).select_from(schema.video).outerjoin(schema.begun).where(v.state == "indexing")
@@ -147,7 +147,7 @@ def delete_unfinished(connection: Connection, is_removed: Callable[[bytes], bool
 
 
 def thumbnails(connection: Connection, videos: ColumnElement[bool]) -> list[str]:
-    """Return the names of the thumbnails of these videos' clips."""
+    """Return the thumbnail names of these videos."""
     name = schema.clip.c.thumbnail
     query = select(name).join_from(schema.clip, schema.video).where(videos, name.is_not(None))
     return list(connection.scalars(query))

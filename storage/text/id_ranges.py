@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Stretches of ids, first and last, increasing.
+# Inclusive ranges of ids, (first, last), increasing.
 Spans = Sequence[tuple[int, int]]
-# Where ids have more gaps than are wanted, how many stretches are told: many of them hold little but others anyway.
+# Ranges returned for ids with too many gaps; more ranges would mostly hold other ids anyway.
 LOOSE_SPANS = 4
 
 
 def around(ids: NDArray[np.int64], most: int) -> Spans:
-    """Return the stretches of ids, increasing, that follow each other; where they are more than `most`, LOOSE_SPANS
-    stretches that hold them all, parted at the widest gaps.
+    """Return the contiguous ranges of increasing ids; for more than `most` of them, LOOSE_SPANS ranges that cover
+    all ids, split at the widest gaps.
     """
     if not len(ids):
         return []
@@ -29,7 +29,7 @@ def around(ids: NDArray[np.int64], most: int) -> Spans:
 
 
 def outside(ids: NDArray[np.int64], last: int, most: int) -> Spans:
-    """Return the stretches from 1 to `last` between the `most` longest runs of ids that follow each other."""
+    """Return the ranges from 1 to `last` without the `most` longest contiguous runs of ids."""
     if not len(ids):
         return [(1, last)]
     starts = np.append(0, np.flatnonzero(np.diff(ids) > 1) + 1)
@@ -42,7 +42,7 @@ def outside(ids: NDArray[np.int64], last: int, most: int) -> Spans:
 
 
 def newest_part(spans: Spans, share: float) -> Spans:
-    """Return the newest part of spans, `share` of their ids; all where that is 1 or more."""
+    """Return the newest `share` of the ids of spans; all of them for 1 or more."""
     left = math.ceil(share * sum(last - first + 1 for first, last in spans))
     chosen: list[tuple[int, int]] = []
     for first, last in reversed(spans):

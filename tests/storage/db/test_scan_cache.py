@@ -31,7 +31,7 @@ def paths(states: set[tuple[bytes, int, int, str]]) -> list[str]:
     return sorted(os.fsdecode(os.path.basename(state[0])) for state in states)
 
 
-def test_what_is_searchable_and_read_wholly_is_settled(writer: Writer) -> None:
+def test_fully_indexed_files_are_up_to_date(writer: Writer) -> None:
     known = read_scan_cache(writer.catalog, recognised=False)
     assert paths(set(known.up_to_date)) == ["a", "b"]
     assert sorted(known) == [b"/videos/a", b"/videos/b", b"/videos/bad", b"/videos/coarse"]
