@@ -18,7 +18,7 @@ from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.search.evaluation.datasets import Question
-    from vfindex.search.evaluation.evaluate import Answers, Level
+    from vfindex.search.evaluation.evaluate import Level, Rankings
     from vfindex.search.evaluation.metrics import Difference, Figure
 
 NAME = "eval"
@@ -26,7 +26,7 @@ EXAMPLE = "vfindex eval queries.jsonl --config default --config speech=0"
 # "0.706 [0.653, 0.755]" and a gap; the column of measures.
 _CELL, _HEAD = 23, 14
 _PERCENTILES = (50, 90, 99)
-# Of questions refused and videos absent, as many are named.
+# Refused questions and absent videos that are listed.
 _EXAMPLES = 3
 
 
@@ -63,51 +63,54 @@ def command(
     questions = read_questions(queries, split=split, paragraphs=paragraphs)
     if not any(question.relevant for question in questions):
         raise UsageError(f"no query of {queries} has an answer, so there is nothing to measure")
-    answers = _judge_runs(run, questions) if run else _ask(config or ["default"], library_folder(library), questions)
-    levels = {name: _levels(questions, each) for name, each in answers.items()}
-    if json:
-        print_json(_document(queries, questions, answers, levels))
+    if run:
+        rankings = _judge_runs(run, questions)
     else:
-        _print(questions, answers, levels)
+        rankings = _search(config or ["default"], library_folder(library), questions)
+    levels = {name: _levels(questions, each) for name, each in rankings.items()}
+    if json:
+        print_json(_document(queries, questions, rankings, levels))
+    else:
+        _print(questions, rankings, levels)
 
 
-def _judge_runs(paths: Sequence[Path], questions: Sequence[Question]) -> dict[str, Answers]:
+def _judge_runs(paths: Sequence[Path], questions: Sequence[Question]) -> dict[str, Rankings]:
     from vfindex.search.evaluation.datasets import read_run
     from vfindex.search.evaluation.evaluate import from_run
 
     return {str(path): from_run(read_run(path), questions) for path in paths}
 
 
-def _ask(texts: Sequence[str], library: Path, questions: Sequence[Question]) -> dict[str, Answers]:
-    from vfindex.search.evaluation.evaluate import ask, parse_configuration
+def _search(texts: Sequence[str], library: Path, questions: Sequence[Question]) -> dict[str, Rankings]:
+    from vfindex.search.evaluation.evaluate import parse_configuration, run_questions
 
     chosen = [parse_configuration(text, library) for text in texts]
-    with _progress(len(questions)) as on_asked:
-        answers = ask(chosen, questions, on_asked)
-    return {each.name: answer for each, answer in zip(chosen, answers, strict=True)}
+    with _progress(len(questions)) as on_done:
+        rankings = run_questions(chosen, questions, on_done)
+    return {each.name: ranking for each, ranking in zip(chosen, rankings, strict=True)}
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function that draws how many questions are done, where standard error is a terminal."""
+    """Yield a function that draws the number of questions done, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("searching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("asking", total=total)
+        task = bar.add_task("searching", total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
-def _levels(questions: Sequence[Question], answers: Answers) -> dict[str, Level]:
-    """Return level -> figures, moments only for answers that have times."""
+def _levels(questions: Sequence[Question], rankings: Rankings) -> dict[str, Level]:
+    """Return level -> figures; moments only for rankings with times."""
     from vfindex.search.evaluation.evaluate import LEVELS, judge
 
-    timed = any(hit.span[1] > hit.span[0] for hits in answers.found.values() for hit in hits)
-    judged = {name: judge(questions, answers, name) for name, iou in LEVELS.items() if iou is None or timed}
+    timed = any(hit.span[1] > hit.span[0] for hits in rankings.hits.values() for hit in hits)
+    judged = {name: judge(questions, rankings, name) for name, iou in LEVELS.items() if iou is None or timed}
     return {name: level for name, level in judged.items() if level is not None}
 
 
@@ -117,14 +120,14 @@ def _levels(questions: Sequence[Question], answers: Answers) -> dict[str, Level]
 def _document(
     queries: Path,
     questions: Sequence[Question],
-    answers: Mapping[str, Answers],
+    rankings: Mapping[str, Rankings],
     levels: Mapping[str, Mapping[str, Level]],
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vfindex.search.evaluation.evaluate import labelled
 
-    first, *others = answers
+    first, *others = rankings
     return {
         "queries": str(queries.absolute()),
         "questions": len(questions),
@@ -139,7 +142,7 @@ def _document(
                 "labels": {label: asdict(of) for label, of in labelled(questions, each).items()},
                 "levels": {level: _figures(of) for level, of in levels[name].items()},
             }
-            for name, each in answers.items()
+            for name, each in rankings.items()
         ],
         "differences": [
             {"from": first, "to": other, "level": level, "measures": _differences(levels[first][level], of)}
@@ -172,13 +175,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _latencies(answers: Answers) -> dict[int, float]:
-    """Return percentile -> milliseconds of a question, empty where nothing was asked."""
-    if not answers.seconds:
+def _latencies(rankings: Rankings) -> dict[int, float]:
+    """Return percentile -> milliseconds per question, empty for a run."""
+    if not rankings.seconds:
         return {}
     import numpy as np
 
-    taken = np.percentile(np.asarray(answers.seconds) * 1000, _PERCENTILES)
+    taken = np.percentile(np.asarray(rankings.seconds) * 1000, _PERCENTILES)
     return {p: round(float(ms), 3) for p, ms in zip(_PERCENTILES, taken, strict=True)}
 
 
@@ -186,18 +189,18 @@ def _latencies(answers: Answers) -> dict[int, float]:
 
 
 def _print(
-    questions: Sequence[Question], answers: Mapping[str, Answers], levels: Mapping[str, Mapping[str, Level]]
+    questions: Sequence[Question], rankings: Mapping[str, Rankings], levels: Mapping[str, Mapping[str, Level]]
 ) -> None:
-    first, *others = answers
+    first, *others = rankings
     without = sum(not question.relevant for question in questions)
     print(f"{counted(len(questions), 'question')}{f', {without} of them without an answer' if without else ''}")
-    for name, each in answers.items():
+    for name, each in rankings.items():
         print(f"\n== {plain(name)}, the first {counted(each.depth, 'hit')}")
         for level, of in levels[name].items():
             _print_level(level, of)
         latencies = ", ".join(f"p{p} {ms:.0f} ms" for p, ms in _latencies(each).items())
         if latencies:
-            print(f"a question took {latencies}")
+            print(f"latency {latencies}")
         _print_labels(questions, each)
         _print_trouble(each)
     for other in others:
@@ -227,22 +230,22 @@ def _rank(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "beyond"
 
 
-def _print_labels(questions: Sequence[Question], answers: Answers) -> None:
+def _print_labels(questions: Sequence[Question], rankings: Rankings) -> None:
     from vfindex.search.evaluation.evaluate import labelled
 
-    for label, of in reversed(labelled(questions, answers).items()):
-        told = f"{counted(of.right + of.wrong, 'question')} with an answer ({of.right} right), {of.absent} without"
-        print(f"first hits with confidence {label}: {told}")
+    for label, of in reversed(labelled(questions, rankings).items()):
+        numbers = f"{counted(of.right + of.wrong, 'question')} with an answer ({of.right} right), {of.absent} without"
+        print(f"first hits with confidence {label}: {numbers}")
 
 
-def _print_trouble(answers: Answers) -> None:
-    if answers.absent:
-        named = ", ".join(answers.absent[:_EXAMPLES])
-        print(plain(f"not in the library, so never found: {counted(len(answers.absent), 'video')}, such as {named}"))
-    for question, reason in list(answers.refused.items())[:_EXAMPLES]:
-        print(plain(f"not asked, so unanswered: {question}: {reason}"))
-    if len(answers.refused) > _EXAMPLES:
-        print(f"and {len(answers.refused) - _EXAMPLES} more")
+def _print_trouble(rankings: Rankings) -> None:
+    if rankings.absent:
+        named = ", ".join(rankings.absent[:_EXAMPLES])
+        print(plain(f"not in the library: {counted(len(rankings.absent), 'video')}, such as {named}"))
+    for question, reason in list(rankings.refused.items())[:_EXAMPLES]:
+        print(plain(f"refused: {question}: {reason}"))
+    if len(rankings.refused) > _EXAMPLES:
+        print(f"and {len(rankings.refused) - _EXAMPLES} more")
 
 
 def _print_differences(title: str, first: Level, second: Level) -> None:

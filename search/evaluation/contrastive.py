@@ -1,8 +1,8 @@
-"""Heads learned from questions and the clips that answer them: a space that all modalities share beside their own.
+"""Heads learned from questions and their relevant clips: a space that all modalities share, besides their own.
 
-InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) over a question's candidates, with several right clips as one
+InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) over a question's candidates, with several relevant clips as one
 positive (MIL-NCE: Miech et al. 2020, arXiv 1912.06430), since often only the video is known. Modalities of clips are
-dropped at random (Neverova et al. 2016, arXiv 1501.00102), so that no head leans on one that other clips lack.
+dropped at random (Neverova et al. 2016, arXiv 1501.00102), so that no head relies on one that other clips lack.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from vfindex.storage.records import MODALITIES, Modality
 RANK = 16
 DROPPED = 0.3
 RATE, DECAY = 0.001, 0.01
-# At most so many steps; and so many after the best one, when what is learned has begun to be learned by heart.
+# Steps at most, and steps without improvement before training stops early.
 STEPS, PATIENCE = 200, 20
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 
-# Modality -> matrix; "A" of clips, "B" of questions.
+# (side, modality) -> matrix; "A" for clips, "B" for queries.
 Matrices = dict[tuple[str, Modality], NDArray[np.float64]]
 
 
 def learn_heads(train: Trials, check: Trials, weights: Mapping[Modality, float], seed: int) -> Heads:
-    """Return heads learned on `train`, as of the step that ranks `check` best; nothing learned ranks as `concat` does.
+    """Return heads learned on `train`, as of the step with the best nDCG on `check`; untrained heads rank as `concat`.
 
-    weights: of the modalities' own similarities. The same trials and seed give the same heads. The wrong clips are
-    right ones of other questions, as in a batch: a video that no question asks for would only learn to be wrong.
+    weights: of the modalities' own similarities. The same trials and seed give the same heads. Negatives are clips
+    relevant for other questions, as in a batch: a video relevant for none would only be pushed away.
     """
-    train = train.among_answers()
+    train = train.restricted_to_answers()
     own = np.array([weights.get(m, 0.0) for m in MODALITIES])
     generator = np.random.default_rng(seed)
     matrices = _initial(train, generator)
@@ -55,17 +55,17 @@ def _copied(matrices: Matrices) -> Matrices:
 
 
 def mean_ndcg(trials: Trials, own: NDArray[np.float64], matrices: Matrices) -> float:
-    """Return the mean nDCG@10 of the trials at weights (3,) with what the heads add; 0 without trials."""
+    """Return the mean nDCG@10 of the trials at weights (3,) with the heads; 0 without trials."""
     shared = _shared(trials, matrices)
-    found = []
+    values = []
     for trial in trials.each:
-        added = _of(trial, trials, shared).sum(axis=1) @ _aim(trial, matrices)
-        found.append(trial.ndcg(trial.scores(own) + added))
-    return float(np.mean(found)) if found else 0.0
+        added = _of(trial, trials, shared).sum(axis=1) @ _shared_query(trial, matrices)
+        values.append(trial.ndcg(trial.scores(own) + added))
+    return float(np.mean(values)) if values else 0.0
 
 
 def _initial(trials: Trials, generator: np.random.Generator) -> Matrices:
-    """Return heads that add nothing yet: those of questions are 0, as with LoRA (Hu et al. 2021, arXiv 2106.09685)."""
+    """Return heads that add nothing yet: those of queries are 0, as in LoRA (Hu et al. 2021, arXiv 2106.09685)."""
     matrices: Matrices = {}
     for modality in trials.spec.order:
         dim = trials.spec.parts[modality].dim
@@ -75,49 +75,49 @@ def _initial(trials: Trials, generator: np.random.Generator) -> Matrices:
 
 
 def _shared(trials: Trials, matrices: Matrices) -> dict[Modality, NDArray[np.float64]]:
-    """Return where each clip's modalities stand in the shared space: modality -> (n_clips, RANK)."""
+    """Return the clips in the shared space: modality -> (n_clips, RANK)."""
     return {m: rows @ matrices["A", m].T for m, rows in trials.vectors.items()}
 
 
 def _of(trial: Trial, trials: Trials, shared: Mapping[Modality, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the same for the candidates of one trial: (n, 3, RANK)."""
+    """Return the candidates of one trial in the shared space: (n, 3, RANK)."""
     rows = [trials.rows[id_] for id_ in trial.clips.tolist()]
     none = np.zeros((len(rows), RANK))
     return np.stack([shared[m][rows] if m in shared else none for m in MODALITIES], axis=1)
 
 
-def _aim(trial: Trial, matrices: Matrices) -> NDArray[np.float64]:
-    """Return where the question stands in the shared space."""
-    aims = [matrices["B", m] @ vector for m, vector in trial.asked.items()]
-    return np.asarray(np.sum(aims or [np.zeros(RANK)], axis=0), np.float64)
+def _shared_query(trial: Trial, matrices: Matrices) -> NDArray[np.float64]:
+    """Return the query in the shared space: (RANK,)."""
+    parts = [matrices["B", m] @ vector for m, vector in trial.query.items()]
+    return np.asarray(np.sum(parts or [np.zeros(RANK)], axis=0), np.float64)
 
 
 def _gradients(
     trials: Trials, own: NDArray[np.float64], matrices: Matrices, generator: np.random.Generator
 ) -> Matrices:
-    """Return the gradient of the mean loss, with other modalities dropped each time."""
+    """Return the gradient of the mean loss; which modalities are dropped changes with each call."""
     shared = _shared(trials, matrices)
     of_clips = {m: np.zeros((len(rows), RANK)) for m, rows in trials.vectors.items()}
     gradients: Matrices = {key: np.zeros_like(matrix) for key, matrix in matrices.items()}
-    asked = [trial for trial in trials.each if trial.right.any() and not trial.right.all()]
-    for trial, kept in zip(asked, _kept(asked, generator), strict=True):
-        aim, places = _aim(trial, matrices), _of(trial, trials, shared) * kept[:, :, None]
-        scores = ((trial.similar * own + trial.words * (own > 0)) * kept).sum(axis=1) + places.sum(axis=1) @ aim
-        pull = (_softmax(scores) - _softmax(np.where(trial.right, scores, -np.inf))) / len(asked)
-        to_aim = places.sum(axis=1).T @ pull
+    usable = [trial for trial in trials.each if trial.right.any() and not trial.right.all()]
+    for trial, kept in zip(usable, _kept(usable, generator), strict=True):
+        query, positions = _shared_query(trial, matrices), _of(trial, trials, shared) * kept[:, :, None]
+        scores = ((trial.similar * own + trial.words * (own > 0)) * kept).sum(axis=1) + positions.sum(axis=1) @ query
+        pull = (_softmax(scores) - _softmax(np.where(trial.right, scores, -np.inf))) / len(usable)
+        to_query = positions.sum(axis=1).T @ pull
         rows = [trials.rows[id_] for id_ in trial.clips.tolist()]
         for at, modality in enumerate(MODALITIES):
-            if modality in trial.asked:
-                gradients["B", modality] += np.outer(to_aim, trial.asked[modality])
+            if modality in trial.query:
+                gradients["B", modality] += np.outer(to_query, trial.query[modality])
             if modality in of_clips:
-                of_clips[modality][rows] += (pull * kept[:, at])[:, None] * aim
+                of_clips[modality][rows] += (pull * kept[:, at])[:, None] * query
     for modality, rows_of in of_clips.items():
         gradients["A", modality] += rows_of.T @ trials.vectors[modality]
     return gradients
 
 
 def _kept(trials: list[Trial], generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Yield for each trial which modalities of its clips count, (n, 3): all of a clip are never dropped."""
+    """Yield for each trial which modalities of its clips are kept, (n, 3): never none of a clip."""
     for trial in trials:
         kept = generator.random(trial.similar.shape) >= DROPPED
         kept[~kept.any(axis=1)] = True

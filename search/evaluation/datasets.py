@@ -1,6 +1,6 @@
-"""Questions with known answers, out of the files that collections are published as.
+"""Readers of the files of test collections: questions with their relevant videos, and runs.
 
-Ours (one JSON object a line), MSR-VTT 1k-A (csv), MSVD (csv or AllVideoDescriptions.txt), DiDeMo and ActivityNet
+Formats: ours (JSON lines), MSR-VTT 1k-A (csv), MSVD (csv or AllVideoDescriptions.txt), DiDeMo and ActivityNet
 Captions (JSON), TREC qrels; and TREC runs. docs/evaluation.md shows a line of each.
 """
 
@@ -20,21 +20,21 @@ from vfindex.search.evaluation.metrics import Span
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.files.regular import read_file
 
-# ActivityNet Captions, the largest of them, has 10 MB; more than this is some other file.
+# The largest collection, ActivityNet Captions, has 10 MB; a larger file is something else.
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_GRADE = 1_000
-# One of DiDeMo's times is a chunk of 5 s (Hendricks et al. 2017, section 4).
+# DiDeMo's times are chunks of 5 s (Hendricks et al. 2017, section 4).
 DIDEMO_CHUNK_S = 5.0
-# A moment of DiDeMo is found where it fits two annotators or more (Escorcia et al. 2019, arXiv 1907.12763).
+# A hit matches a moment of DiDeMo if it fits at least two annotators (Escorcia et al. 2019, arXiv 1907.12763).
 DIDEMO_AGREEING = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Relevant:
-    """A video that answers a question. video: its file's name, with or without folder and extension. grade: from 1.
+    """A relevant video. video: its file name, with or without folder and extension. grade: 1 or more.
 
-    spans: where in it, on the file's own clock; any of them will do; () where that was not judged. agreeing: so many
-    of the spans a moment must fit, where they are the opinions of several people on one moment.
+    spans: relevant spans in seconds of the file's clock, any of which is an answer; () if not judged. agreeing: the
+    number of spans that a hit must fit, if they are several annotators' opinions of one moment.
     """
 
     video: str
@@ -45,10 +45,9 @@ class Relevant:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and its answers; none: the collection holds nothing about it. text: "" where only qrels are known.
+    """A question and its relevant videos, which may be none. text: "" for qrels.
 
-    modality, scope, split: as the file calls them, "" where it does not. is_caption: a sentence about a video, in which
-    nothing is syntax, however it is punctuated.
+    modality, scope, split: as in the file, "" if missing. is_caption: a sentence about a video, without syntax.
     """
 
     id: str
@@ -61,11 +60,11 @@ class Question:
 
 
 def read_questions(path: Path, *, split: str | None = None, paragraphs: bool = False) -> list[Question]:
-    """Return the questions of a file, whose form is told from its content, in the file's order.
+    """Return the questions of a file in its order; the format is recognised by the content.
 
-    split: only those of this part. paragraphs: all sentences about a video (DiDeMo, ActivityNet Captions) as one
-    question, as papers on video retrieval have it. Raises QueryError with the line that is wrong, UsageError for a
-    split or paragraphs that the file does not have.
+    split: only this part. paragraphs: join all sentences about a video (DiDeMo, ActivityNet Captions) into one
+    question, as in papers on video retrieval. Raises QueryError with the wrong line, UsageError for a split or
+    paragraphs that the file does not have.
     """
     text = _read(path)
     read = _form(path, text)
@@ -75,15 +74,15 @@ def read_questions(path: Path, *, split: str | None = None, paragraphs: bool = F
     if split is not None:
         questions = _part(path, questions, split, read)
     if not questions:
-        raise QueryError(f"{path} holds no question")
+        raise QueryError(f"{path} has no questions")
     return questions
 
 
 def read_run(path: Path) -> dict[str, list[str]]:
-    """Return question -> documents, best first, of a TREC run file: `topic Q0 document rank score tag` a line.
+    """Return question id -> documents, best first, of a TREC run file: `topic Q0 document rank score tag` a line.
 
-    The order is that of the scores, ties by document name from the end of the alphabet; the ranks are not looked at:
-    so does trec_eval. Raises QueryError with the line that is wrong.
+    As in trec_eval, the order is by score, ties by document name in reverse; the rank column is ignored. Raises
+    QueryError with the wrong line.
     """
     scores: dict[str, dict[str, float]] = {}
     for number, line in _lines(_read(path)):
@@ -94,10 +93,10 @@ def read_run(path: Path) -> dict[str, list[str]]:
         if value is None:
             raise _wrong(path, number, f"the score is {fields[4]!r}, not a number")
         if fields[2] in scores.setdefault(fields[0], {}):
-            raise _wrong(path, number, f"the document {fields[2]!r} stands twice under topic {fields[0]!r}")
+            raise _wrong(path, number, f"the document {fields[2]!r} is given twice for topic {fields[0]!r}")
         scores[fields[0]][fields[2]] = value
     if not scores:
-        raise QueryError(f"{path} is empty; a TREC run has a line a hit")
+        raise QueryError(f"{path} is empty; a TREC run has one line per hit")
     return {topic: [d for d, _ in sorted(of.items(), key=_by_score, reverse=True)] for topic, of in scores.items()}
 
 
@@ -105,7 +104,7 @@ def _by_score(pair: tuple[str, float]) -> tuple[float, str]:
     return pair[1], pair[0]
 
 
-# --- which file it is ---------------------------------------------------------------------------------------------
+# --- formats ------------------------------------------------------------------------------------------------------
 
 Reader = Callable[[Path, str], Iterator[tuple[int, Question]]]
 
@@ -113,7 +112,7 @@ Reader = Callable[[Path, str], Iterator[tuple[int, Question]]]
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise QueryError(f"{path} has more than {MAX_FILE_BYTES >> 20} MiB; that is no file of questions")
+            raise QueryError(f"{path} has more than {MAX_FILE_BYTES >> 20} MiB, too large for a file of questions")
         data = read_file(path)
     except OSError as exc:
         raise QueryError(f"{path} cannot be read ({exc.strerror}); name a file of questions") from exc
@@ -124,12 +123,12 @@ def _read(path: Path) -> str:
 
 
 def _form(path: Path, text: str) -> Reader:
-    """Return the reader for a file, by its first line that says anything."""
+    """Return the reader for a file, by its first line that is not empty or a comment."""
     first = next((line for _, line in _lines(text)), "")
     if first.startswith("["):
         return _didemo
     if first.startswith("{"):
-        # A whole object on the first line that is about videos, or that ends elsewhere, is a JSON document.
+        # JSON lines have a "query" in the first line. Any other object is a JSON document.
         try:
             return _jsonl if "query" in json.loads(first) else _activitynet
         except (ValueError, RecursionError):
@@ -144,8 +143,8 @@ def _form(path: Path, text: str) -> Reader:
     if re.match(r"\S+_\d+_\d+ ", first):
         return _msvd_text
     raise QueryError(
-        f"{path} is in no form that is known here: JSON lines, MSR-VTT 1k-A, MSVD, DiDeMo, ActivityNet Captions, "
-        "TREC qrels; docs/evaluation.md shows them"
+        f"{path} is in no supported format: JSON lines, MSR-VTT 1k-A, MSVD, DiDeMo, ActivityNet Captions, "
+        "TREC qrels (docs/evaluation.md)"
     )
 
 
@@ -160,7 +159,7 @@ def _unique(path: Path, numbered: Iterable[tuple[int, Question]]) -> Iterator[Qu
     seen: set[str] = set()
     for number, question in numbered:
         if question.id in seen:
-            raise _wrong(path, number, f"the question {question.id!r} stands there already")
+            raise _wrong(path, number, f"the question {question.id!r} is given twice")
         seen.add(question.id)
         yield question
 
@@ -175,7 +174,7 @@ def _joined(path: Path, questions: list[Question], read: Reader) -> list[Questio
 
 
 def _part(path: Path, questions: list[Question], split: str, read: Reader) -> list[Question]:
-    """Return the questions of a split: that of MSVD is a list of videos beside the file, `test_list.txt`."""
+    """Return the questions of a split; for MSVD a list of videos next to the file, `test_list.txt`."""
     if read in (_msvd_csv, _msvd_text):
         if split != Path(split).name:
             raise UsageError(f"a split is a name, such as test, not {split!r}")
@@ -202,7 +201,7 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Question]]:
             raise _wrong(path, number, '"relevant" must be a list of {"video": ..., "grade": ...}')
         graded = [_relevant(path, number, _object(path, number, each)) for each in relevant]
         if len({each.video for each in graded}) < len(graded):
-            raise _wrong(path, number, "a video stands twice among the relevant ones")
+            raise _wrong(path, number, "a video is given twice among the relevant ones")
         name = str(entry.get("query_id", number))
         answers = tuple(each for each in graded if each.grade > 0)
         modality, scope, part = (str(entry.get(key, "")) for key in ("modality", "scope", "split"))
@@ -244,14 +243,14 @@ def _msvd_text(path: Path, text: str) -> Iterator[tuple[int, Question]]:
     for number, line in _lines(text):
         video, _, sentence = line.partition(" ")
         if not sentence:
-            raise _wrong(path, number, "a video's name and a sentence must stand there")
+            raise _wrong(path, number, "a video's name and a sentence are expected")
         yield number, _caption(str(number), sentence, Relevant(video))
 
 
 def _didemo(path: Path, text: str) -> Iterator[tuple[int, Question]]:
     entries = _json(path, text)
     if not isinstance(entries, list):
-        raise QueryError(f"{path} is no list of DiDeMo's annotations")
+        raise QueryError(f"{path} is not a list of DiDeMo annotations")
     for number, each in enumerate(entries, start=1):
         entry = _object(path, number, each)
         times = entry.get("times")
@@ -280,7 +279,7 @@ def _activitynet(path: Path, text: str) -> Iterator[tuple[int, Question]]:
             number += 1
             said = _text(path, number, {"sentence": sentence}, "sentence", "sentence")
             start_s, end_s = _span(path, number, span, "sentence", may_run_backwards=True)
-            # Some of the published times run backwards; the sentence is about the video all the same.
+            # Some published times run backwards; the sentence still describes the video.
             spans = ((start_s, end_s),) if start_s < end_s else ()
             yield number, _caption(f"{video}#{place}", said, Relevant(video, 1, spans))
 
@@ -294,7 +293,7 @@ def _qrels(path: Path, text: str) -> Iterator[tuple[int, Question]]:
             raise _wrong(path, number, "TREC qrels have four columns: topic, iteration, document, grade")
         topic, document = fields[0], fields[2]
         if document in topics.setdefault(topic, {}):
-            raise _wrong(path, number, f"the document {document!r} stands twice under topic {topic!r}")
+            raise _wrong(path, number, f"the document {document!r} is given twice for topic {topic!r}")
         topics[topic][document] = min(int(fields[3]), MAX_GRADE)
         first.setdefault(topic, number)
     for topic, grades in topics.items():
@@ -302,7 +301,7 @@ def _qrels(path: Path, text: str) -> Iterator[tuple[int, Question]]:
         yield first[topic], Question(topic, "", answers)
 
 
-# --- what may stand there -------------------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------------------------
 
 
 def _wrong(path: Path, number: int, why: str, place: str = "line") -> QueryError:
@@ -315,7 +314,7 @@ def _json(path: Path, text: str, first_line: int = 1) -> Any:
     except json.JSONDecodeError as exc:
         raise _wrong(path, first_line + exc.lineno - 1, f"it is not JSON ({exc.msg})") from exc
     except (ValueError, RecursionError) as exc:  # a number of thousands of digits, a nesting of thousands of levels
-        raise _wrong(path, first_line, "it is JSON that no collection has") from exc
+        raise _wrong(path, first_line, "its JSON is too large or too deep") from exc
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -332,19 +331,19 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _object(path: Path, number: int, value: Any, place: str = "line") -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _wrong(path, number, "a JSON object must stand there", place)
+        raise _wrong(path, number, "a JSON object is expected", place)
     return value
 
 
 def _text(path: Path, number: int, entry: dict[str, Any], name: str, place: str = "line") -> str:
     value = entry.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise _wrong(path, number, f'"{name}" must be a text that is not empty', place)
+        raise _wrong(path, number, f'"{name}" must be a non-empty text', place)
     return value.strip()
 
 
 def _float(value: Any) -> float | None:
-    """Return a finite number, or None for whatever is none."""
+    """Return a finite number; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

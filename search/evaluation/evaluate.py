@@ -1,4 +1,4 @@
-"""How well a library answers questions whose answers are known: by video, by moment, by modality, and how fast."""
+"""Evaluation of a library on questions with known answers: quality by video, moment and modality, and latency."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Modality
 
-# What `vfindex search` shows, and so what is measured unless a configuration goes deeper.
+# Hits that `vfindex search` shows by default.
 DEPTH = 10
-# Temporal IoU from which a moment counts as found, as for Charades-STA (Gao et al. 2017) and DiDeMo over a whole
-# collection (Escorcia et al. 2019, arXiv 1907.12763). None: the video is enough.
+# Temporal IoU at which a hit matches a moment, as for Charades-STA (Gao et al. 2017) and DiDeMo over a whole
+# collection (Escorcia et al. 2019, arXiv 1907.12763). None: the video alone.
 LEVELS: Mapping[str, float | None] = {"video": None, "moment IoU>=0.5": 0.5, "moment IoU>=0.7": 0.7}
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One way to ask. top_k: hits looked at, the depth of the ranking. weights: of the modalities named.
+    """The settings of a search, as `SearchEngine.search` takes them. top_k: the depth of the rankings.
 
-    combine: scores or ranks, as `SearchEngine.search` has it. fusion: tried in place of the library's own, by an exact
-    scan.
+    fusion: replaces the library's own, by an exact scan.
     """
 
     name: str
@@ -47,22 +46,22 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A hit as it is judged. video: the name that the questions have for it, or one that none of them has."""
+class JudgedHit:
+    """A hit to be judged. video: its name in the questions; another name if they do not mention it."""
 
     video: str
     span: Span = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What came back. found: question -> hits, best first. seconds: taken by each question, in their order.
+class Rankings:
+    """The rankings of one configuration. hits: question id -> hits, best first. seconds: latency of each question.
 
-    refused: question -> why it could not be asked. absent: videos that the questions name and the library has not.
-    labels: question -> confidence of its first hit, for the questions that have a hit with one.
+    refused: question id -> error. absent: videos of the questions that the library lacks. labels: question id ->
+    confidence of its first hit, if it has one.
     """
 
-    found: Mapping[str, Sequence[Found]]
+    hits: Mapping[str, Sequence[JudgedHit]]
     depth: int
     seconds: Sequence[float] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +71,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """How many first hits have a label: in a relevant video, in another one, and where the question has no answer."""
+    """Numbers of first hits with a label: in a relevant video, in another one, and for questions without answer."""
 
     right: int = 0
     wrong: int = 0
@@ -81,7 +80,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Figures of one level. values: measure -> question -> value, over the questions that can be judged there."""
+    """Figures of one level. values: measure -> question id -> value, for the questions judged at this level."""
 
     values: Mapping[str, Mapping[str, float]]
     groups: Mapping[str, Sequence[str]]
@@ -94,8 +93,8 @@ class Level:
 def parse_configuration(text: str, library: Path) -> Configuration:
     """Return the configuration in `text`: `weight=speech=0.2,text=0,top_k=100,combine=rrf,library=DIR`, or a JSON file.
 
-    The file has the same keys: {"weight": {"speech": 0.2}, "top_k": 100}; there are `per_video` and `fusion` too, the
-    weights being then those of the fusion. `default` and what is not named are as in `vfindex search` over `library`.
+    The file has the same keys: {"weight": {"speech": 0.2}, "top_k": 100}. Other keys are `per_video` and `fusion`; with
+    `fusion` the weights are those of the fusion. `default`, and all keys left out, are as in `vfindex search`.
     Raises UsageError, LibraryError.
     """
     entries = _from_file(Path(text)) if text.endswith(".json") else _from_text("" if text == "default" else text)
@@ -128,9 +127,9 @@ def parse_configuration(text: str, library: Path) -> Configuration:
 
 
 def _fusion(form: FusionName, weights: Mapping[Modality, float], library: Path) -> Fusion:
-    """Return a form with these weights; `learned` with the heads that the library has. Raises UsageError."""
+    """Return a form of fusion with these weights; `learned` with the heads of the library. Raises UsageError."""
     if form == "mean" and weights:
-        raise UsageError("--config fusion=mean takes no weights: all modalities count the same in a mean")
+        raise UsageError("--config fusion=mean takes no weights: in a mean all modalities have the same")
     if form != "learned":
         return Fusion(form, weights)
     with Library.open(library).snapshot() as snapshot:
@@ -141,7 +140,7 @@ def _fusion(form: FusionName, weights: Mapping[Modality, float], library: Path) 
 
 
 def _from_text(text: str) -> list[tuple[str, str]]:
-    """Return the pairs of `key=value,...`; the name of a weight is a key of its own."""
+    """Return the pairs of `key=value,...`, with `weight=` left out."""
     parts = [part.strip().removeprefix("weight=") for part in text.split(",") if part.strip()]
     return [(key.strip(), value.strip()) for key, _, value in (part.partition("=") for part in parts)]
 
@@ -170,32 +169,32 @@ def _number(key: str, value: str, lowest: int, *, whole: bool) -> float:
     return number
 
 
-# --- asking ---------------------------------------------------------------------------------------------------------
+# --- searching ------------------------------------------------------------------------------------------------------
 
 
-def ask(
+def run_questions(
     configurations: Sequence[Configuration],
     questions: Sequence[Question],
-    on_asked: Callable[[int], None] = lambda _: None,
-) -> list[Answers]:
-    """Return the answers of each configuration, which are asked in turn, so that other work falls on all alike.
+    on_done: Callable[[int], None] = lambda _: None,
+) -> list[Rankings]:
+    """Return the rankings of each configuration. Configurations take turns, so that other load affects all alike.
 
-    on_asked: told how many questions are done. A question that the engine refuses is unanswered. Raises QueryError if
-    a question has no text or no library holds any of the videos, LibraryError, ModelError, UsageError.
+    on_done: called with the number of questions done. Questions that raise QueryError are `refused`. Raises QueryError
+    if a library has none of the videos, UsageError if a question has no text, LibraryError, ModelError.
     """
     if any(not question.text for question in questions):
-        raise UsageError("qrels hold no words to ask with; give the answers of a system as well: --run FILE")
+        raise UsageError("qrels have no query text; give a run as well: --run FILE")
     names = list(dict.fromkeys(each.video for question in questions for each in question.relevant))
-    openings = [_Opening(configuration, names) for configuration in configurations]
+    sessions = [_Session(configuration, names) for configuration in configurations]
     for done, question in enumerate(questions, start=1):
-        for opening in openings:
-            opening.ask(question)
-        on_asked(done)
-    return [opening.answers() for opening in openings]
+        for session in sessions:
+            session.run(question)
+        on_done(done)
+    return [session.rankings() for session in sessions]
 
 
-class _Opening:
-    """A library opened for one configuration, and what it has answered so far."""
+class _Session:
+    """An engine for one configuration, and its rankings so far."""
 
     def __init__(self, configuration: Configuration, names: Sequence[str]) -> None:
         self._configuration = configuration
@@ -208,32 +207,32 @@ class _Opening:
                 f"about, such as {names[0]}; ingest them first"
             )
         self._absent = [name for name in names if name not in known]
-        # Two names of one content are one answer, under whichever name is asked for.
+        # A video may have several names; the one in the question counts.
         self._names: dict[int, list[str]] = {}
         for name, video_id in known.items():
             self._names.setdefault(video_id, []).append(name)
         self._places = places
         self._engine = SearchEngine.open(configuration.library, configuration.fusion)
-        self._found: dict[str, list[Found]] = {}
+        self._hits: dict[str, list[JudgedHit]] = {}
         self._seconds: list[float] = []
         self._refused: dict[str, str] = {}
         self._labels: dict[str, Label] = {}
         self._warm = False
 
-    def ask(self, question: Question) -> None:
+    def run(self, question: Question) -> None:
         try:
-            if not self._warm:  # models and index are opened by the first
+            if not self._warm:  # the first search opens models and index
                 self._search(question)
                 self._warm = True
             start = time.perf_counter()
-            found = self._search(question)
+            hits = self._search(question)
             self._seconds.append(time.perf_counter() - start)
         except QueryError as exc:
             self._refused[question.id] = str(exc)
             return
-        self._found[question.id] = found
+        self._hits[question.id] = hits
 
-    def _search(self, question: Question) -> list[Found]:
+    def _search(self, question: Question) -> list[JudgedHit]:
         chosen = self._configuration
         asked = Query.plain(question.text) if question.is_caption else question.text
         hits = self._engine.search(
@@ -242,24 +241,24 @@ class _Opening:
         if hits and hits[0].confidence is not None:
             self._labels[question.id] = hits[0].confidence
         wanted = {each.video for each in question.relevant}
-        return [Found(self._name(hit.video, wanted), (hit.start_s, hit.end_s)) for hit in hits]
+        return [JudgedHit(self._name(hit.video, wanted), (hit.start_s, hit.end_s)) for hit in hits]
 
     def _name(self, path: bytes | None, wanted: Iterable[str]) -> str:
         video_id = self._places.get(path or b"", -1)
         names = self._names.get(video_id, [])
         return next((name for name in names if name in wanted), names[0] if names else os.fsdecode(path or b"?"))
 
-    def answers(self) -> Answers:
+    def rankings(self) -> Rankings:
         depth = self._configuration.top_k
-        return Answers(self._found, depth, self._seconds, self._refused, self._absent, self._labels)
+        return Rankings(self._hits, depth, self._seconds, self._refused, self._absent, self._labels)
 
 
 def locate(names: Sequence[str], places: Mapping[bytes, int]) -> dict[str, int]:
-    """Return name -> video id for the names that the library has. places: path -> video id.
+    """Return name -> video id, for the names in the library. places: path -> video id.
 
-    A name with a folder is the end of a path. One without is a file's name, or that without its extension, for
-    published collections name videos without, or by an extension that the copies at hand have not. Raises UsageError
-    where several contents fit.
+    A name with a folder must be the end of a path. A name without one matches file names, with or without extension:
+    published collections often leave it out, or have another than the copies here. Raises UsageError if several videos
+    match.
     """
     paths = {os.fsdecode(path): video_id for path, video_id in places.items()}
     files: dict[str, set[str]] = {}
@@ -267,34 +266,35 @@ def locate(names: Sequence[str], places: Mapping[bytes, int]) -> dict[str, int]:
         base = os.path.basename(path)
         for key in {base, os.path.splitext(base)[0]}:
             files.setdefault(key, set()).add(path)
-    found: dict[str, int] = {}
+    located: dict[str, int] = {}
     for name in names:
         folder, base = os.path.split(name)
         fitting = files.get(base) or files.get(os.path.splitext(base)[0]) or set()
-        held = {paths[p] for p in fitting if not folder or f"/{os.path.dirname(p)}".endswith(f"/{folder.lstrip('/')}")}
-        if len(held) > 1:
-            raise UsageError(f"{name} could be several videos of the library; name it with its folder")
-        if held:
-            found[name] = held.pop()
-    return found
+        videos = {
+            paths[p] for p in fitting if not folder or f"/{os.path.dirname(p)}".endswith(f"/{folder.lstrip('/')}")
+        }
+        if len(videos) > 1:
+            raise UsageError(f"{name} matches several videos of the library; add its folder")
+        if videos:
+            located[name] = videos.pop()
+    return located
 
 
-def from_run(run: Mapping[str, Sequence[str]], questions: Sequence[Question]) -> Answers:
-    """Return a TREC run as answers to be judged by video. Raises QueryError if it is about other questions."""
+def from_run(run: Mapping[str, Sequence[str]], questions: Sequence[Question]) -> Rankings:
+    """Return a TREC run as rankings to judge by video. Raises QueryError if it has none of the questions."""
     if not any(question.id in run for question in questions):
-        raise QueryError("the run answers none of the questions; do their topics go by the same names?")
-    found = {question.id: [Found(name) for name in run.get(question.id, ())] for question in questions}
-    return Answers(found, max(len(hits) for hits in found.values()))
+        raise QueryError("the run has none of the questions; are their ids the same?")
+    hits = {question.id: [JudgedHit(name) for name in run.get(question.id, ())] for question in questions}
+    return Rankings(hits, max(map(len, hits.values())))
 
 
 # --- judging --------------------------------------------------------------------------------------------------------
 
 
-def judge(questions: Sequence[Question], answers: Answers, level: str) -> Level | None:
-    """Return the figures of one of LEVELS, or None where no question can be judged.
+def judge(questions: Sequence[Question], rankings: Rankings, level: str) -> Level | None:
+    """Return the figures of one of LEVELS; None if no question can be judged.
 
-    A question without any answer in the collection has no ranking to measure. At moment level a question counts if the
-    times of an answer of it were judged.
+    Questions without answer are not judged; at moment level, only questions whose answers have times.
     """
     iou = LEVELS[level]
     judged: dict[str, dict[str, int]] = {}
@@ -303,7 +303,7 @@ def judge(questions: Sequence[Question], answers: Answers, level: str) -> Level 
         relevant = [each for each in question.relevant if iou is None or each.spans]
         if not relevant:
             continue
-        hits = answers.found.get(question.id, ())
+        hits = rankings.hits.get(question.id, ())
         if iou is None:
             judged[question.id] = {each.video: each.grade for each in relevant}
             run[question.id] = list(dict.fromkeys(hit.video for hit in hits))
@@ -312,25 +312,25 @@ def judge(questions: Sequence[Question], answers: Answers, level: str) -> Level 
             run[question.id] = claim(hits, relevant, iou)
     if not judged:
         return None
-    return Level(score(judged, run, answers.depth), _groups([q for q in questions if q.id in judged]))
+    return Level(score(judged, run, rankings.depth), _groups([q for q in questions if q.id in judged]))
 
 
-def labelled(questions: Sequence[Question], answers: Answers) -> dict[Label, Labelled]:
-    """Return label -> what the first hits that have it were worth; empty where the library labels none."""
+def labelled(questions: Sequence[Question], rankings: Rankings) -> dict[Label, Labelled]:
+    """Return label -> how many first hits with it were right; empty if the library gives no labels."""
     counts = {label: [0, 0, 0] for label in LABELS}
     for question in questions:
-        label = answers.labels.get(question.id)
+        label = rankings.labels.get(question.id)
         if label is not None:
-            right = answers.found[question.id][0].video in {each.video for each in question.relevant}
+            right = rankings.hits[question.id][0].video in {each.video for each in question.relevant}
             counts[label][2 if not question.relevant else 0 if right else 1] += 1
-    return {label: Labelled(*of) for label, of in counts.items()} if answers.labels else {}
+    return {label: Labelled(*of) for label, of in counts.items()} if rankings.labels else {}
 
 
-def claim(hits: Sequence[Found], moments: Sequence[Relevant], iou: float) -> list[str]:
-    """Return what each hit has found: `moment I`, or `other RANK` for nothing that was still to be found.
+def claim(hits: Sequence[JudgedHit], moments: Sequence[Relevant], iou: float) -> list[str]:
+    """Return for each hit the moment that it matches, `moment I`, or `other RANK` for none.
 
-    A moment is found once, by the first hit that fits it; a second hit on it is a false one, as in the detection
-    tasks of PASCAL VOC (Everingham et al. 2010, section 4.2).
+    A moment is matched once, by the first hit that fits; a second hit on it is a false positive, as in PASCAL VOC
+    (Everingham et al. 2010, section 4.2).
     """
     names = []
     left = set(range(len(moments)))
@@ -345,8 +345,8 @@ def claim(hits: Sequence[Found], moments: Sequence[Relevant], iou: float) -> lis
     return names
 
 
-def _fit(hit: Found, moment: Relevant, iou: float) -> float:
-    """Return the best IoU of a hit with a moment, 0 where it does not fit enough of its spans."""
+def _fit(hit: JudgedHit, moment: Relevant, iou: float) -> float:
+    """Return the best IoU of a hit with a moment; 0 if it fits fewer than `agreeing` spans."""
     if hit.video != moment.video:
         return 0.0
     fits = [value for value in (temporal_iou(hit.span, span) for span in moment.spans) if value >= iou]
@@ -354,7 +354,7 @@ def _fit(hit: Found, moment: Relevant, iou: float) -> float:
 
 
 def differences(first: Level, second: Level) -> dict[str, Difference]:
-    """Return measure -> what the second has more than the first, over the questions, for the measures of both."""
+    """Return measure -> difference of the second to the first, for the measures of both."""
     questions = first.groups["all"]
     return {
         name: compare([first.values[name][q] for q in questions], [second.values[name][q] for q in questions])
@@ -364,7 +364,7 @@ def differences(first: Level, second: Level) -> dict[str, Difference]:
 
 
 def _groups(questions: Sequence[Question]) -> dict[str, list[str]]:
-    """Return group -> questions: all, then each modality and each scope that the file names."""
+    """Return group -> question ids: all, then each modality and each scope in the file."""
     groups = {"all": [question.id for question in questions]}
     for kind in ("modality", "scope"):
         for name in sorted({getattr(question, kind) for question in questions} - {"", *groups}):

@@ -1,6 +1,6 @@
-"""Figures of rankings: what ir_measures computes a question, means with intervals, and whether two rankings differ.
+"""Measures of rankings by ir_measures, their means with bootstrap intervals, and paired comparisons.
 
-This is the only file that imports ir_measures; a search never does.
+The only file that imports ir_measures; a search never does.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import ir_measures
 import numpy as np
 from numpy.typing import NDArray
 
-# A stretch of a video, [start_s, end_s).
+# A span of a video, [start_s, end_s).
 Span = tuple[float, float]
 
-# Places of a ranking at which figures are taken, whatever its depth.
+# Cutoffs of a ranking, whatever its depth.
 CUTOFFS = (1, 5, 10)
 MEDIAN_RANK = "median rank"
 _RECIPROCAL_RANK = "MRR"
 RESAMPLES = 10_000
-# Values drawn at a time: 2 million float64 and as many indices are 32 MB, however many questions there are.
+# Values drawn at once: 2 million float64 and as many indices are 32 MB, however many questions there are.
 _BLOCK_VALUES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A statistic over questions and its 95 % bootstrap interval; infinite where a rank is below the ranking's end."""
+    """A statistic over questions and its 95 % bootstrap interval; infinite for a rank beyond the ranking's depth."""
 
     value: float
     low: float
@@ -35,10 +35,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a second ranking has more than a first, in the mean over the same questions.
+    """The mean difference of a second ranking to a first over the same questions.
 
-    low, high: 95 % interval. p_gain: share of resamples in which the second is ahead, ties counted half. p_value: of a
-    difference this large, either way, if there were none.
+    low, high: 95 % interval. p_gain: share of resamples in which the second is better, ties counted half. p_value:
+    two-sided.
     """
 
     value: float
@@ -49,14 +49,14 @@ class Difference:
 
 
 def temporal_iou(one: Span, other: Span) -> float:
-    """Return intersection over union of two spans, 0 to 1; 0 where both are empty."""
+    """Return intersection over union of two spans, 0 to 1; 0 if both are empty."""
     shared = max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
     union = (one[1] - one[0]) + (other[1] - other[0]) - shared
     return shared / union if union > 0 else 0.0
 
 
 def measures(depth: int) -> dict[str, ir_measures.Measure]:
-    """Return the measures of rankings of `depth` places by name: success@k is any relevant in k, recall@k their share.
+    """Return name -> measure for rankings of `depth`: success@k is any relevant in k, recall@k their share.
 
     nDCG has gain = grade and discount log2(rank + 1) (Järvelin and Kekäläinen 2002, as in trec_eval).
     """
@@ -70,14 +70,14 @@ def measures(depth: int) -> dict[str, ir_measures.Measure]:
 def score(
     judged: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence[str]], depth: int
 ) -> dict[str, dict[str, float]]:
-    """Return measure -> question -> value, over all questions of `judged`.
+    """Return measure -> question -> value, for all questions of `judged`.
 
-    judged: question -> document -> grade, at least one of them above 0. run: question -> documents, best first, each
-    once. A question that the run does not answer has 0 everywhere, and stays.
+    judged: question -> document -> grade, at least one above 0. run: question -> distinct documents, best first. A
+    question without documents has 0 in all measures.
     """
     chosen = measures(depth)
     values = {name: dict.fromkeys(judged, 0.0) for name in chosen}
-    # Numbers in place of names: nothing in a file name can disturb the measuring, and no tie is broken by name.
+    # Numbers in place of names: nothing in a file name can disturb the measurement, and no tie is broken by name.
     questions = {str(number): question for number, question in enumerate(judged)}
     qrels: dict[str, dict[str, int]] = {}
     answers: dict[str, dict[str, float]] = {}
@@ -98,10 +98,10 @@ def score(
 
 
 def summarise(values: Mapping[str, Mapping[str, float]], questions: Sequence[str]) -> dict[str, Figure]:
-    """Return the mean of every measure over the questions, at least one, and the median rank, each with its interval.
+    """Return the mean of every measure over one or more questions, and the median rank, with intervals.
 
     The interval is the percentile bootstrap over questions (Efron and Tibshirani 1993, chapter 13). The rank of a
-    question is that of its first relevant document; beyond the ranking's end it counts as infinite.
+    question is that of its first relevant document, infinite if beyond the ranking's depth.
     """
     table = np.array([[values[name][q] for q in questions] for name in values])  # (n_measures, n_questions)
     reciprocal = np.array([values[_RECIPROCAL_RANK][q] for q in questions])
@@ -113,16 +113,16 @@ def summarise(values: Mapping[str, Mapping[str, float]], questions: Sequence[str
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Return by how much the second is ahead of the first, question by question; both of one order and length.
+    """Return the difference of the second to the first, both in the same order of questions.
 
     Paired bootstrap over questions: p_gain and the interval from the resampled mean differences, p_value from the same
-    moved to a mean of 0 (Efron and Tibshirani 1993, section 16.4; Sakai 2006, SIGIR).
+    shifted to a mean of 0 (Efron and Tibshirani 1993, section 16.4; Sakai 2006, SIGIR).
     """
     gains = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     mean = float(gains.mean())
     drawn = np.concatenate(list(_resampled(gains[None], _mean)))[:, 0]
     ahead = float(np.mean(drawn > 0) + 0.5 * np.mean(drawn == 0))
-    # Sums of the same numbers in another order differ in the last places: as large means as large up to those.
+    # Sums in another order differ in the last digits, which the factor ignores.
     as_large = int(np.sum(np.abs(drawn - mean) >= abs(mean) * (1 - 1e-9)))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Difference(mean, float(low), float(high), ahead, (as_large + 1) / (RESAMPLES + 1))
@@ -140,9 +140,9 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _intervals(table: NDArray[np.float64], statistic: Statistic) -> list[Figure]:
-    """Return a figure a row of `table` (n_rows, n_questions)."""
+    """Return a figure per row of `table` (n_rows, n_questions)."""
     drawn = np.concatenate(list(_resampled(table, statistic)))  # (RESAMPLES, n_rows)
-    # Taken from the values themselves: between a rank and an infinite one there is nothing to interpolate.
+    # No interpolation: between a rank and an infinite one there is no value.
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0, method="inverted_cdf")
     rows = zip(statistic(table), low, high, strict=True)
     return [Figure(float(value), float(a), float(b)) for value, a, b in rows]

@@ -1,4 +1,4 @@
-"""Questions with known answers as numbers to learn from: what each modality says of every clip that may answer."""
+"""Training data for fusion: the similarities of every candidate clip in each modality, for judged questions."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, FloatArray, Modality
 
-# Clips looked at for each weighting tried in advance: the default one, and each modality alone.
+# Candidates per weighting: the default one, and each modality alone.
 DEPTH = 100
-# A clip answers where it and a span that was judged share half of the shorter of the two.
+# A clip is relevant if it overlaps a judged span by this share of the shorter of the two.
 _HALF = 0.5
-# Of the ranks that nDCG@10 looks at.
+# Discounts of the first ten ranks.
 _DISCOUNTS = 1 / np.log2(np.arange(2, 12))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """A question and its n candidates, the clips of a video side by side.
+    """A question and its n candidates, grouped by video.
 
-    clips, videos: (n,) ids. firsts: where each video's clips begin. similar: (n, 3) similarity at weight 1, in the
-    order of MODALITIES, 0 where a clip has none. words: (n, 3) what words add. right: (n,) whether the clip answers.
-    grades: grade of each video, 0 for those that do not answer. ideal: of every video that answers, best first.
-    asked: modality -> centred question (dim,).
+    clips, videos: (n,) ids. firsts: the first row of each video. similar: (n, 3) similarity at weight 1, in the order
+    of MODALITIES, 0 for a missing modality. words: (n, 3) keyword bonus. right: (n,) whether the clip is relevant.
+    grades: grade of each video, 0 if not relevant. ideal: grades of all relevant videos, best first. query: modality ->
+    centred query vector (dim,).
     """
 
     question: Question
@@ -55,14 +55,14 @@ class Trial:
     right: NDArray[np.bool_]
     grades: NDArray[np.float64]
     ideal: NDArray[np.float64]
-    asked: Mapping[Modality, FloatArray]
+    query: Mapping[Modality, FloatArray]
 
     def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores (n,) of the clips at weights (3,); words of a modality of weight 0 do not count."""
+        """Return the scores (n,) of the clips at weights (3,); keywords of a modality of weight 0 do not count."""
         return np.asarray(self.similar @ weights + self.words @ (weights > 0))
 
-    def among(self, videos: NDArray[np.int64]) -> Trial:
-        """Return the trial with the candidates of these videos alone."""
+    def restricted(self, videos: NDArray[np.int64]) -> Trial:
+        """Return the trial with only the candidates of these videos."""
         kept = np.isin(self.videos, videos)
         grades = self.grades[kept[self.firsts]]
         firsts = np.unique(self.videos[kept], return_index=True)[1]
@@ -70,7 +70,7 @@ class Trial:
         return replace(self, firsts=firsts, grades=grades, **chosen)
 
     def ndcg(self, scores: NDArray[np.float64]) -> float:
-        """Return nDCG@10 of the videos by their best clips, as `metrics` has it."""
+        """Return nDCG@10 of the videos by their best clips, as in `metrics`."""
         best = np.maximum.reduceat(scores, self.firsts) if len(scores) else scores
         return _dcg(self.grades[np.argsort(-best, kind="stable")]) / _dcg(self.ideal)
 
@@ -82,7 +82,7 @@ def _dcg(gains: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trials:
-    """Trials over one library, scored by one form. vectors: modality -> (n_clips, dim) centred, 0 where absent.
+    """Trials over one library. vectors: modality -> (n_clips, dim), centred, 0 if missing.
 
     rows: clip id -> row of `vectors`.
     """
@@ -93,29 +93,29 @@ class Trials:
     rows: Mapping[int, int]
 
     def of(self, questions: Sequence[Question]) -> Trials:
-        """Return those of some questions."""
+        """Return the trials of these questions."""
         wanted = {question.id for question in questions}
         return replace(self, each=[trial for trial in self.each if trial.question.id in wanted])
 
-    def among_answers(self) -> Trials:
-        """Return the trials with the candidates alone whose videos answer one of them."""
+    def restricted_to_answers(self) -> Trials:
+        """Return the trials with only the candidates whose videos are relevant for any of them."""
         answers = [trial.videos[trial.firsts][trial.grades > 0] for trial in self.each]
         videos = np.concatenate([np.zeros(0, np.int64), *answers])
-        return replace(self, each=[trial.among(videos) for trial in self.each])
+        return replace(self, each=[trial.restricted(videos) for trial in self.each])
 
 
-def gather(library: Library, questions: Sequence[Question], known: Mapping[str, int], fusion: Fusion) -> Trials:
-    """Return the trials of the questions that one moment answers; no other form of question teaches weights.
+def collect_trials(library: Library, questions: Sequence[Question], known: Mapping[str, int], fusion: Fusion) -> Trials:
+    """Return the trials of the questions with one moment; others are left out.
 
-    known: name of a video -> its id. fusion: the form that clips are scored by. Raises LibraryError, ModelError.
+    known: video name -> id. fusion: the form that clips are scored by. Raises LibraryError, ModelError.
     """
     with library.snapshot() as snapshot:
         setup = LibraryMeta(snapshot).existing_setup()
         spec = estimated_spec(snapshot, fusion)
         view = View(snapshot, spec, setup, None, 0)
         encoder = QueryEncoder(library, setup)
-        found = (_trial(view, encoder, question, known) for question in questions)
-        each = [trial for trial in found if trial is not None]
+        trials = (_trial(view, encoder, question, known) for question in questions)
+        each = [trial for trial in trials if trial is not None]
         ids = sorted({id_ for trial in each for id_ in trial.clips.tolist()})
         return Trials(each, spec, _centred(snapshot, spec, ids), {id_: row for row, id_ in enumerate(ids)})
 
@@ -153,7 +153,7 @@ def _centred_query(query: QueryVectors, spec: JointSpec) -> dict[Modality, Float
 
 
 def _numbers(
-    question: Question, scored: Sequence[ScoredClip], asked: Mapping[Modality, FloatArray], known: Mapping[str, int]
+    question: Question, scored: Sequence[ScoredClip], query: Mapping[Modality, FloatArray], known: Mapping[str, int]
 ) -> Trial:
     relevant = {known[each.video]: each for each in question.relevant if each.video in known}
     videos = [each.clip.video_id for each in scored]
@@ -171,7 +171,7 @@ def _numbers(
         right=_right([each.clip for each in scored], relevant),
         grades=np.array(grades, np.float64),
         ideal=np.sort(np.array([each.grade for each in question.relevant], np.float64))[::-1],
-        asked=asked,
+        query=query,
     )
 
 
@@ -180,7 +180,7 @@ def _bonus(scored: ScoredClip, modality: Modality) -> float:
 
 
 def _right(clips: Sequence[StoredClip], relevant: Mapping[int, Relevant]) -> NDArray[np.bool_]:
-    """Return which clips answer: those of the spans judged, all of a video where none was judged or none fits."""
+    """Return which clips are relevant: those that overlap judged spans, else all clips of the video."""
     right = np.zeros(len(clips), np.bool_)
     for video_id, answer in relevant.items():
         own = [at for at, clip in enumerate(clips) if clip.video_id == video_id]

@@ -1,4 +1,4 @@
-"""Weights and heads learned from questions with known answers, and whether they win where they were not learned."""
+"""Weights and heads learned from questions with known answers, and cross-validated against the library's own."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from vfindex.search.evaluation.contrastive import learn_heads
 from vfindex.search.evaluation.datasets import Question
-from vfindex.search.evaluation.evaluate import Answers, Configuration, ask, differences, judge, locate
+from vfindex.search.evaluation.evaluate import Configuration, Rankings, differences, judge, locate, run_questions
 from vfindex.search.evaluation.metrics import Difference, Figure
-from vfindex.search.evaluation.training import Trials, gather
+from vfindex.search.evaluation.training import Trials, collect_trials
 from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import MODALITIES, FusionName, Modality
 
-# What is learned must be ahead with this probability on questions and videos that it was not learned from.
+# The learned fusion must win with this probability on held-out questions and videos.
 WINS = 0.9
 MEASURE = "nDCG@10"
-# A paired difference that spreads by 0.3 from question to question is known to within 0.13 (95 %) over so many.
+# With this many questions, a paired difference with standard deviation 0.3 is known to within 0.13 (95 %).
 MIN_HELD = 20
 FOLDS = 5
-# Steps of a weight, and the neighbours whose mean is what a weight is worth, so that a plateau wins over a peak.
+# Values of a weight; and the factors around it whose mean nDCG is its value, so that a plateau wins over a peak.
 GRID = (0.0, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8, 1.0, 1.4, 2.0, 2.8, 4.0)
 _AROUND = (0.8, 1.0, 1.25)
 _MAX_ROUNDS = 10
@@ -35,7 +35,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Questions to learn from and questions to judge by, which share no video."""
+    """Training and held-out questions, which share no video."""
 
     train: Sequence[Question]
     held: Sequence[Question]
@@ -43,9 +43,9 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What was learned, from all questions, and what learning it won on those held out. questions: all there were.
+    """The fusion learned from all questions, and the result of the cross-validation. questions: number of all.
 
-    held: questions held out, each once. before, after: nDCG@10 of them, difference: of the two.
+    held: number of held-out questions. before, after: their nDCG@10. difference: between these.
     """
 
     before_fusion: Fusion
@@ -58,7 +58,7 @@ class Tuned:
 
     @property
     def wins(self) -> bool:
-        """Whether it is worth storing."""
+        """Whether the learned fusion should be stored."""
         return self.difference.p_gain >= WINS
 
 
@@ -69,11 +69,11 @@ def tune(
     folds: int = FOLDS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
-    """Return weights (`concat`, `weighted`) or heads (`learned`) for the library in `folder`; nothing is stored.
+    """Return learned weights (`concat`, `weighted`) or heads (`learned`) for the library in `folder`; store nothing.
 
-    Cross-validation: each fold's parameters are learned without its questions and videos, and judged by searches for
-    its questions, against the library's own fusion; what is returned is learned from all. The same questions give the
-    same result. Raises UsageError for questions too few to judge by, LibraryError, ModelError, QueryError.
+    Cross-validation: the parameters of a fold are learned without its questions and videos, and compared with the
+    library's own fusion by searches for its questions. The parameters returned are learned from all questions. The
+    result is deterministic. Raises UsageError for too few questions, LibraryError, ModelError, QueryError.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
@@ -86,19 +86,19 @@ def tune(
     ]
     parts = split(answered, folds)
     learner = Learner(form, defaults | dict(own.weights))
-    say(f"asking {len(answered)} questions")
-    trials = gather(library, answered, known, learner.start)
-    answers: list[tuple[Answers, Answers]] = []
+    say(f"searching for {len(answered)} questions")
+    trials = collect_trials(library, answered, known, learner.start)
+    rankings: list[tuple[Rankings, Rankings]] = []
     for number, part in enumerate(parts, start=1):
-        say(f"fold {number} of {len(parts)}: learning from {len(part.train)} questions, judging by {len(part.held)}")
+        say(f"fold {number} of {len(parts)}: training on {len(part.train)} questions, testing on {len(part.held)}")
         learned = learner.learn(trials, part.train)
         pair = [Configuration(name, folder, fusion=each) for name, each in (("before", own), ("after", learned))]
-        before, after = ask(pair, part.held)
-        answers.append((before, after))
+        before, after = run_questions(pair, part.held)
+        rankings.append((before, after))
     held = [question for part in parts for question in part.held]
-    first, second = (judge(held, _joined(side), "video") for side in zip(*answers, strict=True))
+    first, second = (judge(held, _joined(side), "video") for side in zip(*rankings, strict=True))
     if first is None or second is None:
-        raise UsageError("none of the questions held out has an answer in the library")
+        raise UsageError("no held-out question has an answer in the library")
     return Tuned(
         own,
         learner.learn(trials, answered),
@@ -110,21 +110,21 @@ def tune(
     )
 
 
-def _joined(answers: Iterable[Answers]) -> Answers:
-    parts = list(answers)
-    found = {question: hits for part in parts for question, hits in part.found.items()}
-    return Answers(found, max(part.depth for part in parts))
+def _joined(rankings: Iterable[Rankings]) -> Rankings:
+    parts = list(rankings)
+    hits = {question: ranking for part in parts for question, ranking in part.hits.items()}
+    return Rankings(hits, max(part.depth for part in parts))
 
 
-# --- who is held out ------------------------------------------------------------------------------------------------
+# --- folds ----------------------------------------------------------------------------------------------------------
 
 
 def split(questions: Sequence[Question], count: int) -> list[Fold]:
-    """Return `count` folds; in none of them a video is both learned from and judged by.
+    """Return `count` folds; in each, training and held-out questions share no video.
 
-    Videos that one question asks for stay together where a fold has room for them; a question whose videos lie in
-    several folds is never held out, and teaches only the folds that hold out none of them. Raises UsageError if fewer
-    than MIN_HELD questions can be held out.
+    The videos of a question stay in one fold if it has room. A question whose videos are in several folds is never held
+    out, and trains only the folds that hold out none of them. Raises UsageError if fewer than MIN_HELD questions can be
+    held out.
     """
     if count < 2:
         raise UsageError(f"at least 2 folds are needed, not {count}")
@@ -135,7 +135,7 @@ def split(questions: Sequence[Question], count: int) -> list[Fold]:
     held = sum(len(part.held) for part in folds)
     if held < MIN_HELD:
         raise UsageError(
-            f"only {held} questions could be held out, too few to tell a gain from luck; {MIN_HELD} are needed, about "
+            f"only {held} questions can be held out, too few for a significant gain; {MIN_HELD} are needed, about "
             "videos of the library, at best about one video each"
         )
     return folds
@@ -160,21 +160,21 @@ def _fold_of_videos(questions: Sequence[Question], count: int) -> dict[str, int]
     return fold
 
 
-# --- what is learned ------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------------------------
 
 
 class Learner:
-    """Learns one form. start: what its trials are scored by; weights: those to start from."""
+    """Learns one form of fusion. start: the form that trials are scored by. weights: initial ones."""
 
     def __init__(self, form: FusionName, weights: Mapping[Modality, float]) -> None:
         if form == "mean":
-            raise UsageError("a mean has nothing to learn; take concat, weighted or learned")
+            raise UsageError("a mean has no parameters; choose concat, weighted or learned")
         self._form = form
         self._weights = dict(weights)
         self.start = Fusion("weighted" if form == "weighted" else "concat", self._weights)
 
     def learn(self, trials: Trials, questions: Sequence[Question]) -> Fusion:
-        """Return the form with what these questions teach."""
+        """Return the form with parameters learned from these questions."""
         if self._form != "learned":
             return Fusion(self._form, learn_weights(trials.of(questions), self._weights, self._form))
         inner = max(_folds_or_none(questions), key=lambda part: len(part.held), default=Fold(questions, ()))
@@ -190,20 +190,20 @@ def _folds_or_none(questions: Sequence[Question]) -> list[Fold]:
 
 
 def learn_weights(trials: Trials, start: Mapping[Modality, float], form: FusionName) -> dict[Modality, float]:
-    """Return weights of GRID with a good mean nDCG@10, found one modality at a time from `start`.
+    """Return weights of GRID with a good mean nDCG@10, by coordinate ascent from `start`.
 
-    A weight moves to the best one if that gains more than its standard error, question by question (the rule of one
-    standard error: Breiman et al. 1984, chapter 3). A modality that no clip has keeps its weight. Those of a sum
-    stay above 0, for its question is a mean of all.
+    A weight changes only if the gain exceeds its standard error over questions (the one-standard-error rule: Breiman et
+    al. 1984, chapter 3). A modality that no clip has keeps its weight. Weights of `weighted` stay above 0, since its
+    query vector is a mean of all modalities.
     """
     weights = np.array([start.get(m, 0.0) for m in MODALITIES])
     present = [at for at in range(len(MODALITIES)) if any(trial.similar[:, at].any() for trial in trials.each)]
-    allowed = [value for value in GRID if value or form != "weighted"]
+    values_of = [value for value in GRID if value or form != "weighted"]
     worth = _worth(trials, weights)
     for _ in range(_MAX_ROUNDS):
         before = weights.copy()
         for at in present:
-            tried = [np.where(np.arange(len(weights)) == at, value, weights) for value in allowed]
+            tried = [np.where(np.arange(len(weights)) == at, value, weights) for value in values_of]
             tried = [each for each in tried if each.any()]
             values = [_worth(trials, each) for each in tried]
             best = max(range(len(tried)), key=lambda number: float(values[number].mean()))
@@ -216,7 +216,7 @@ def learn_weights(trials: Trials, start: Mapping[Modality, float], form: FusionN
 
 
 def _worth(trials: Trials, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each trial's mean nDCG@10 at these weights and beside them, one modality at a time."""
+    """Return each trial's mean nDCG@10 at these weights and at each weight times _AROUND."""
     around = {tuple(np.where(np.arange(len(weights)) == at, f * weights, weights)) for at in range(3) for f in _AROUND}
     rows = [np.array(each) for each in sorted(around)]
     return np.array([np.mean([trial.ndcg(trial.scores(row)) for row in rows]) for trial in trials.each])

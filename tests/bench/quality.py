@@ -34,13 +34,13 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, read_questions
 from vfindex.search.evaluation.evaluate import (
     DEPTH,
-    Answers,
-    Found,
+    JudgedHit,
     Level,
-    ask,
+    Rankings,
     differences,
     judge,
     parse_configuration,
+    run_questions,
 )
 from vfindex.search.evaluation.tune import tune
 from vfindex.search.query.ast import Combination
@@ -135,7 +135,7 @@ class Table:
         self._levels: dict[str, Level] = {}
         print(f"{'':34} {'nDCG@10':^21} {'success@5':^21}  {'d nDCG@10':^23} P(gain)  {'d success@5':^23} P(gain)")
 
-    def add(self, name: str, answers: Answers, against: str | None) -> None:
+    def add(self, name: str, answers: Rankings, against: str | None) -> None:
         """Print a row. against: the name of an earlier one."""
         level = judged(self._questions, answers)
         self._levels[name] = level
@@ -170,7 +170,7 @@ class Table:
         return self._levels[name]
 
 
-def judged(questions: Sequence[Question], answers: Answers) -> Level:
+def judged(questions: Sequence[Question], answers: Rankings) -> Level:
     """Return the figures at video level. Raises UsageError where no question has an answer."""
     level = judge(questions, answers, "video")
     if level is None:
@@ -178,7 +178,7 @@ def judged(questions: Sequence[Question], answers: Answers) -> Level:
     return level
 
 
-def asked(folder: Path, questions: Sequence[Question], way: Way) -> Answers:
+def asked(folder: Path, questions: Sequence[Question], way: Way) -> Rankings:
     """Return what a library answers, asked in one way."""
     library = Library.open(folder)
     with library.snapshot() as snapshot:
@@ -188,8 +188,8 @@ def asked(folder: Path, questions: Sequence[Question], way: Way) -> Answers:
     with way.constants():
         for question in questions:
             hits = engine.search(question.text, top_k=DEPTH, weights=way.weights, combine=way.combine)
-            found[question.id] = [Found(os.path.basename(os.fsdecode(hit.video or b""))) for hit in hits]
-    return Answers(found, DEPTH)
+            found[question.id] = [JudgedHit(os.path.basename(os.fsdecode(hit.video or b""))) for hit in hits]
+    return Rankings(found, DEPTH)
 
 
 def tuning(folder: Path, questions: Sequence[Question], form: FusionName) -> None:
@@ -237,7 +237,7 @@ def table(folder: Path, questions: Sequence[Question], recipes: Callable[[Table]
 def compare(questions: Sequence[Question], library: Path, texts: Sequence[str]) -> None:
     """Print the figures of configurations, and those of all but the first beside the first."""
     chosen = [parse_configuration(text, library) for text in texts]
-    first, *others = [judged(questions, answers) for answers in ask(chosen, questions)]
+    first, *others = [judged(questions, answers) for answers in run_questions(chosen, questions)]
     report(first)
     for configuration, level in zip(chosen[1:], others, strict=True):
         print(f"\n{configuration.name}")

@@ -16,11 +16,10 @@ from library_maker import DIM, add_video, axis, clip, install
 from vfindex.cli.app import main
 from vfindex.search.evaluation.datasets import Question, Relevant
 from vfindex.search.evaluation.evaluate import (
-    Answers,
     Configuration,
-    Found,
+    JudgedHit,
     Labelled,
-    ask,
+    Rankings,
     claim,
     differences,
     from_run,
@@ -28,6 +27,7 @@ from vfindex.search.evaluation.evaluate import (
     labelled,
     locate,
     parse_configuration,
+    run_questions,
 )
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import QueryError, UsageError
@@ -67,7 +67,7 @@ QUESTIONS = (
 
 
 def test_a_library_is_judged_by_video_and_by_moment(library: Path) -> None:
-    [answers] = ask([Configuration("default", library)], QUESTIONS)
+    [answers] = run_questions([Configuration("default", library)], QUESTIONS)
     videos = judge(QUESTIONS, answers, "video")
     assert videos is not None
     assert videos.values["success@1"] == {"q0": 1, "q3": 1, "q7": 1}
@@ -80,7 +80,7 @@ def test_a_library_is_judged_by_video_and_by_moment(library: Path) -> None:
 
 def test_configurations_are_compared_on_the_same_questions(library: Path) -> None:
     deaf = parse_configuration("weight=speech=0", library)
-    first, second = ask([Configuration("default", library), deaf], QUESTIONS)
+    first, second = run_questions([Configuration("default", library), deaf], QUESTIONS)
     before, after = judge(QUESTIONS, first, "video"), judge(QUESTIONS, second, "video")
     assert before is not None and after is not None
     assert after.values["success@1"] == {"q0": 1, "q3": 1, "q7": 0}
@@ -90,7 +90,7 @@ def test_configurations_are_compared_on_the_same_questions(library: Path) -> Non
 
 def test_a_question_that_is_refused_counts_0(library: Path) -> None:
     questions = [*QUESTIONS[:1], Question("long", "1 " * 1500, (Relevant("b"),))]
-    [answers] = ask([Configuration("default", library)], questions)
+    [answers] = run_questions([Configuration("default", library)], questions)
     level = judge(questions, answers, "video")
     assert list(answers.refused) == ["long"]
     assert level is not None and level.figures()["all"]["nDCG@10"].value == 0.5
@@ -99,18 +99,18 @@ def test_a_question_that_is_refused_counts_0(library: Path) -> None:
 def test_a_caption_is_asked_as_plain_words(library: Path) -> None:
     quoted = Question("q", '"1"', (Relevant("b"),))
     captions = [replace(quoted, is_caption=True), quoted]
-    found = [ask([Configuration("default", library)], [question])[0].found["q"] for question in captions]
+    found = [run_questions([Configuration("default", library)], [question])[0].hits["q"] for question in captions]
     assert found[0][0].video == "b" and found[1] == [], "as a question it is a phrase that nobody says"
 
 
 def test_a_video_that_is_absent_is_told_and_counts_0(library: Path) -> None:
     questions = [*QUESTIONS[:1], Question("gone", "1", (Relevant("z.mp4"),))]
-    [answers] = ask([Configuration("default", library)], questions)
+    [answers] = run_questions([Configuration("default", library)], questions)
     assert answers.absent == ["z.mp4"]
     level = judge(questions, answers, "video")
     assert level is not None and level.values["MAP"]["gone"] == 0
     with pytest.raises(QueryError, match=r"none of the 1 videos .* such as z\.mp4"):
-        ask([Configuration("default", library)], questions[1:])
+        run_questions([Configuration("default", library)], questions[1:])
 
 
 PLACES = {
@@ -144,20 +144,26 @@ def test_videos_go_by_published_names(name: str, found: int | None) -> None:
 
 
 def test_a_name_of_two_videos_is_refused() -> None:
-    with pytest.raises(UsageError, match="could be several videos"):
+    with pytest.raises(UsageError, match="matches several videos"):
         locate(["same"], PLACES)
 
 
 def test_a_moment_is_found_once_and_by_the_first_that_fits() -> None:
     moments = [Relevant("a", 1, ((0.0, 10.0),)), Relevant("b", 1, ((0.0, 10.0), (20.0, 30.0)))]
-    hits = [Found("a", (5, 30)), Found("a", (0, 10)), Found("a", (0, 9)), Found("b", (20, 31)), Found("c", (0, 10))]
+    hits = [
+        JudgedHit("a", (5, 30)),
+        JudgedHit("a", (0, 10)),
+        JudgedHit("a", (0, 9)),
+        JudgedHit("b", (20, 31)),
+        JudgedHit("c", (0, 10)),
+    ]
     assert claim(hits, moments, 0.5) == ["other 1", "moment 0", "other 3", "moment 1", "other 5"]
 
 
 def test_a_moment_of_several_opinions_needs_two_that_agree() -> None:
     moment = Relevant("a", 1, ((0.0, 5.0), (0.0, 10.0), (0.0, 10.0)), agreeing=2)
-    assert claim([Found("a", (0, 5))], [moment], 0.7) == ["other 1"]
-    assert claim([Found("a", (0, 9))], [moment], 0.7) == ["moment 0"]
+    assert claim([JudgedHit("a", (0, 5))], [moment], 0.7) == ["other 1"]
+    assert claim([JudgedHit("a", (0, 9))], [moment], 0.7) == ["moment 0"]
 
 
 SECONDS = st.integers(0, 20)
@@ -170,7 +176,7 @@ def test_moments_claimed_are_those_whose_seconds_agree(
 ) -> None:
     moments = [Relevant("v", 1, (span,)) for span in spans]
     left = dict(enumerate(set(range(int(a), int(b))) for a, b in spans))
-    for name, (start_s, end_s) in zip(claim([Found("v", hit) for hit in hits], moments, iou), hits, strict=True):
+    for name, (start_s, end_s) in zip(claim([JudgedHit("v", hit) for hit in hits], moments, iou), hits, strict=True):
         seconds = set(range(int(start_s), int(end_s)))
         fits = {i: len(seconds & of) / len(seconds | of) for i, of in left.items()}
         fitting = {i for i, fit in fits.items() if fit >= iou and fit == max(fits.values())}
@@ -226,14 +232,14 @@ def test_a_run_is_judged_without_a_library() -> None:
     answers = from_run({"1": ["n", "x"]}, questions)
     level = judge(questions, answers, "video")
     assert level is not None and level.values["MRR"] == {"1": 0.5, "2": 0.0}
-    assert judge(questions, Answers({}, 10), "moment IoU>=0.5") is None
+    assert judge(questions, Rankings({}, 10), "moment IoU>=0.5") is None
     with pytest.raises(QueryError, match="none of the questions"):
         from_run({"9": ["x"]}, questions)
 
 
 def test_labels_are_held_against_what_was_right() -> None:
-    found = {"q0": [Found("a")], "q3": [Found("b")], "q7": [Found("c.avi")], "none": [Found("a")]}
-    answers = Answers(found, 10, labels={"q0": "high", "q3": "high", "none": "low"})
+    found = {"q0": [JudgedHit("a")], "q3": [JudgedHit("b")], "q7": [JudgedHit("c.avi")], "none": [JudgedHit("a")]}
+    answers = Rankings(found, 10, labels={"q0": "high", "q3": "high", "none": "low"})
     told = labelled(QUESTIONS, answers)
     assert (told["high"], told["low"], told["none"]) == (Labelled(1, 1, 0), Labelled(0, 0, 1), Labelled())
     assert labelled(QUESTIONS, replace(answers, labels={})) == {}
@@ -288,7 +294,7 @@ def test_the_command_for_people(run: Any, library: Path, queries: Path) -> None:
     assert "3 questions, 1 of them without an answer" in out
     assert "success@1     1.000 [1.000, 1.000]" in out and "all (2)" in out
     assert "== speech=0 against default, video, the same 2 questions" in out
-    assert "a question took p50 " in out
+    assert "latency p50 " in out
 
 
 def test_the_command_judges_runs(run: Any, tmp_path: Path) -> None:

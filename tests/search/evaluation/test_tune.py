@@ -21,9 +21,9 @@ from vfindex.search.calibration.labels import Calibration, ModalityCalibration
 from vfindex.search.evaluation import contrastive as contrast
 from vfindex.search.evaluation.contrastive import learn_heads, mean_ndcg
 from vfindex.search.evaluation.datasets import Question, Relevant
-from vfindex.search.evaluation.evaluate import Configuration, ask, judge
+from vfindex.search.evaluation.evaluate import Configuration, judge, run_questions
 from vfindex.search.evaluation.metrics import score
-from vfindex.search.evaluation.training import Trial, Trials, gather
+from vfindex.search.evaluation.training import Trial, Trials, collect_trials
 from vfindex.search.evaluation.tune import MIN_HELD, learn_weights, split
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import UsageError
@@ -149,9 +149,9 @@ def test_the_ndcg_of_a_trial_is_that_of_the_metrics(grades: list[int], seed: int
 def test_trials_rank_as_searches_do(planted: Path, encoded: Callable[[bool], None]) -> None:
     weights: dict[Modality, float] = {"visual": 1.0, "speech": 0.3, "text": 0.3}
     fusion = Fusion("concat", weights)
-    trials = gather(Library.open(planted), QUESTIONS, {f"v{n}.mp4": n + 1 for n in range(VIDEOS)}, fusion)
+    trials = collect_trials(Library.open(planted), QUESTIONS, {f"v{n}.mp4": n + 1 for n in range(VIDEOS)}, fusion)
     own = np.array([weights[m] for m in MODALITIES])
-    [answers] = ask([Configuration("x", planted, fusion=fusion)], QUESTIONS)
+    [answers] = run_questions([Configuration("x", planted, fusion=fusion)], QUESTIONS)
     level = judge(QUESTIONS, answers, "video")
     assert level is not None
     assert 0.2 < mean_ndcg(trials, own, heads_of_nothing(trials)) < 0.95
@@ -308,7 +308,7 @@ def test_what_wins_is_stored_and_taken_back(
     assert document["after"]["value"] > document["before"]["value"] + 0.3
     assert stored(planted).weights == document["weights"]
     assert document["weights"]["speech"] > 2 * 0.05 * document["weights"]["visual"]
-    [answers] = ask([Configuration("x", planted)], QUESTIONS)
+    [answers] = run_questions([Configuration("x", planted)], QUESTIONS)
     level = judge(QUESTIONS, answers, "video")
     assert level is not None
     assert level.figures()["all"]["nDCG@10"].value > 0.9
