@@ -44,10 +44,10 @@ def command(
 
 
 def _find(snapshot: Snapshot, path: str) -> StoredVideo:
-    known = snapshot.path_of(known_as(path))
-    found = None if known is None else snapshot.video_at(known)
-    if found is not None:
-        return found
+    stored = snapshot.path_of(known_as(path))
+    video = None if stored is None else snapshot.video_at(stored)
+    if video is not None:
+        return video
     name = plain(path)
     if os.path.isdir(path):
         raise LibraryError(f"{name} is a folder; name one of its videos")
@@ -55,11 +55,11 @@ def _find(snapshot: Snapshot, path: str) -> StoredVideo:
 
 
 def _summary(document: dict[str, Any]) -> str:
-    if not document["codec"]:  # a file that failed: nothing of it was measured
+    if not document["codec"]:  # the file failed before it was probed
         return str(document["state"])
     shape = f"{document['width_px']}x{document['height_px']}, {document['codec']} in {document['container']}"
     frames = "" if document["frames"] is None else f", {counted(document['frames'], 'frame')}"
-    coarse = ", looked at in passing" if document["coarse"] else ""
+    coarse = ", preview only" if document["coarse"] else ""
     return f"{document['state']}{coarse}: {clock(document['duration_s'])}, {shape}{frames}"
 
 
@@ -71,9 +71,9 @@ def _print(document: dict[str, Any]) -> None:
         print(plain(f"title: {document['title']}"))
     if document["problem"]:
         print(plain(f"problem: {document['problem']['reason']}; {document['problem']['next']}"))
-    for tried in document["attempts"]:
-        what = "the file" if tried["unit"] is None else f"unit {tried['unit']}"
-        print(plain(f"tried: {what}, {_CARE[tried['care']]}, {tried['at']}: {tried['reason']}"))
+    for attempt in document["attempts"]:
+        what = "the file" if attempt["unit"] is None else f"unit {attempt['unit']}"
+        print(plain(f"tried: {what}, {_CARE[attempt['care']]}, {attempt['at']}: {attempt['reason']}"))
     for unit in document["coverage"]:
         for modality, words in unit.items():
             print(plain(f"{modality}: {words}"))

@@ -43,9 +43,9 @@ def command(
     They are stored only if they win on held-out queries and videos.
     """
     if reset and (queries is not None or dry_run):
-        raise UsageError("--reset learns nothing: it takes neither QUERIES nor --dry-run")
+        raise UsageError("--reset takes neither QUERIES nor --dry-run")
     if queries is None and not reset:
-        raise UsageError("name a file of questions with known answers (docs/evaluation.md shows some), or --reset")
+        raise UsageError("give a file of queries with known answers (docs/evaluation.md), or --reset")
     folder = library_folder(library)
     if queries is None:
         _reset(folder, json)
@@ -73,7 +73,7 @@ def _reset(folder: Path, json: bool) -> None:
     if json:
         print_json({"fusion": fusion.form, "weights": dict(fusion.weights), "stored": True})
     else:
-        print(f"concat, {_weights(fusion.weights)}, as the preset has it")
+        print(f"concat, {_weights(fusion.weights)}, the preset's weights")
 
 
 def _document(tuned: Tuned, stored: bool) -> dict[str, object]:
@@ -102,11 +102,11 @@ def _print(tuned: Tuned, stored: bool) -> None:
         f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], P(gain) {d.p_gain:.2f}"
     )
     if stored:
-        print("stored: searches use it from now on; vfindex tune --reset returns")
+        print("stored for all searches; to restore the preset's weights: vfindex tune --reset")
     elif tuned.wins:
-        print("not stored, as --dry-run asks; it would win")
+        print("not stored (--dry-run); it would win")
     else:
-        print(f"not stored: a gain is believed from P(gain) {WINS:g} on, so the library stays as it is")
+        print(f"not stored: P(gain) must be at least {WINS:g}")
 
 
 def _weights(weights: Mapping[Modality, float]) -> str:

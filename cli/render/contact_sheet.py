@@ -1,4 +1,4 @@
-"""A picture of hits: one row a question, one tile a hit, with its time, file and score in words below."""
+"""Contact sheets: one row per query, one tile per hit with file, time and score."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A hit. picture: an encoded image (WebP, PNG, JPEG) or None. lines: below it, the first one in strong ink."""
+    """A hit. picture: an encoded image (WebP, PNG, JPEG) or None. lines: text below, the first in dark ink."""
 
     picture: bytes | None
     lines: tuple[str, ...]
@@ -31,7 +31,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A question and its hits, best first; more than four go on in the next line."""
+    """A query and its hits, best first, four per line."""
 
     heading: str
     tiles: tuple[Tile, ...]
@@ -40,9 +40,8 @@ class Row:
 def contact_sheet(rows: Sequence[Row], path: Path | BinaryIO, title: str) -> None:
     """Write the rows as a PNG, below a title.
 
-    Text too wide for its place is cut with an ellipsis; letters without a shape in Pillow's own font show as boxes.
-    A picture that cannot be read, or is missing, shows as an empty frame with words. Raises OSError if `path` cannot be
-    written.
+    Text that is too wide is cut with an ellipsis; letters missing from Pillow's default font show as boxes. A missing
+    or unreadable picture shows as an empty frame. Raises OSError if `path` cannot be written.
     """
     lines = max((len(tile.lines) for row in rows for tile in row.tiles), default=0)
     columns = min(max((len(row.tiles) for row in rows), default=1) or 1, COLUMNS)
@@ -81,7 +80,7 @@ def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int,
 
 
 def _picture(encoded: bytes | None) -> Image.Image | None:
-    """Return the picture as RGB at the largest size that fits a tile, None where there is none to be read."""
+    """Return the picture as RGB at the largest size that fits a tile; None if it is missing or unreadable."""
     if encoded is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Why hits are hits: what each modality adds, which words stand where, what was missing; and hits as a picture."""
+"""Hits explained line by line, and hits as a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "
 
 
 def decimals(hits: Sequence[Hit]) -> int:
-    """Return how many decimals tell the scores of hits apart: those of fused ranks are all below 0.1."""
+    """Return the decimals for scores: more for fused ranks, which are all below 0.1."""
     return 2 if any(abs(hit.score) >= 0.1 for hit in hits) else 4
 
 
 def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
-    """Yield the lines that say why a hit is one, harmless to a terminal. digits: decimals of a score."""
+    """Yield the lines that explain a hit, safe for a terminal. digits: decimals of scores."""
     total = sum(abs(value) for value in hit.modalities.values() if value is not None)
     for modality, value in hit.modalities.items():
         if value is None:
@@ -42,20 +42,20 @@ def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
         times = f"{clock(span.start_s, tenths=True)}-{clock(span.end_s, tenths=True)}"
         yield f"{name} {times}  score {span.score:.{digits}f}"
     if hit.coarse:
-        yield "coarse  its video was only looked at in passing; the next run reads it wholly"
+        yield "coarse  only the preview index so far; the next run reads the video fully"
     for place in hit.also:
         yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {plain(path_text(place.video) or '?')}"
 
 
 def _line(match: Match) -> str:
-    told = f"{plain(', '.join(match.words))}: {shortened(plain(match.text), _LINE_CHARS)}"
+    text = f"{plain(', '.join(match.words))}: {shortened(plain(match.text), _LINE_CHARS)}"
     if match.start_s is None or match.end_s is None:
-        return f"{told}  ({match.kind})"
+        return f"{text}  ({match.kind})"
     source = _SOURCES.get(match.source or "", match.source)
-    return f"{told}  ({clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}, {source})"
+    return f"{text}  ({clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}, {source})"
 
 
-def row_of(question: str, hits: Sequence[Hit]) -> Row:
+def row_of(query: str, hits: Sequence[Hit]) -> Row:
     """Return hits as a row of a contact sheet: thumbnail, name, span and score."""
     from vfindex.cli.render.contact_sheet import Row, Tile
 
@@ -65,13 +65,13 @@ def row_of(question: str, hits: Sequence[Hit]) -> Row:
         name = plain(os.path.basename(path_text(hit.video) or "?"))
         score = f"score {hit.score:.{decimals(hits)}f}"
         tiles.append(Tile(picture, (name, f"{clock(hit.start_s)}-{clock(hit.end_s)}   {score}")))
-    return Row(question, tuple(tiles))
+    return Row(query, tuple(tiles))
 
 
-def write_sheet(question: str, hits: Sequence[Hit], path: Path) -> None:
-    """Write hits as a PNG. Raises UsageError where that cannot be written."""
+def write_sheet(query: str, hits: Sequence[Hit], path: Path) -> None:
+    """Write hits as a contact sheet (PNG). Raises UsageError if it cannot be written."""
     from vfindex.cli.render.contact_sheet import contact_sheet
 
     picture = io.BytesIO()
-    contact_sheet([row_of(plain(question), hits)], picture, "vfindex search")
+    contact_sheet([row_of(plain(query), hits)], picture, "vfindex search")
     write_out_file(path, "--sheet", picture.getvalue())

@@ -299,7 +299,7 @@ def test_what_wins_is_stored_and_taken_back(
     assert trusted == []
     dry = capsys.readouterr().out
     assert "24 questions, 24 of them held out" in dry
-    assert "not stored, as --dry-run asks; it would win" in dry
+    assert "not stored (--dry-run); it would win" in dry
     assert stored(planted).weights == {}
     assert run(monkeypatch, queries, "--folds", 2, "--library", planted, "--json", trusted=trusted) == 0
     assert trusted == [planted]
@@ -335,7 +335,7 @@ def test_what_does_not_win_is_not_stored(
     document = json.loads(capsys.readouterr().out)
     assert (document["fusion"], document["wins"], document["stored"]) == ("learned", False, False)
     assert run(monkeypatch, queries, "--folds", 2, "--fusion", "weighted", "--library", planted) == 0
-    assert "not stored: a gain is believed from P(gain) 0.9 on" in capsys.readouterr().out
+    assert "not stored: P(gain) must be at least 0.9" in capsys.readouterr().out
     assert stored(planted).to_json() == before
 
 
@@ -357,8 +357,8 @@ def stored(folder: Path) -> Fusion:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "name a file of questions"),
-        (("q.jsonl", "--reset"), "--reset learns nothing"),
+        ((), "give a file of queries"),
+        (("q.jsonl", "--reset"), "--reset takes neither"),
         (("--reset", "--dry-run"), "neither"),
     ],
 )
