@@ -82,7 +82,7 @@ def _document(tuned: Tuned, stored: bool) -> dict[str, object]:
         "weights": dict(tuned.fusion.weights),
         "weights_before": dict(tuned.before_fusion.weights),
         "questions": tuned.questions,
-        "held_out": tuned.held,
+        "held_out": tuned.held_out,
         "before": asdict(tuned.before),
         "after": asdict(tuned.after),
         "difference": asdict(tuned.difference),
@@ -95,7 +95,7 @@ def _print(tuned: Tuned, stored: bool) -> None:
     from vfindex.search.evaluation.tune import MEASURE, WINS
 
     d = tuned.difference
-    print(f"{counted(tuned.questions, 'question')}, {tuned.held} of them held out")
+    print(f"{counted(tuned.questions, 'question')}, {tuned.held_out} of them held out")
     print(f"learned {tuned.fusion.form}: {_weights(tuned.fusion.weights)}")
     print(
         f"held out, {MEASURE} {tuned.before.value:.3f} -> {tuned.after.value:.3f}, "

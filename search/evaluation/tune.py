@@ -24,7 +24,7 @@ from vfindex.storage.records import MODALITIES, FusionName, Modality
 WINS = 0.9
 MEASURE = "nDCG@10"
 # With this many questions, a paired difference with standard deviation 0.3 is known to within 0.13 (95 %).
-MIN_HELD = 20
+MIN_HELD_OUT = 20
 FOLDS = 5
 # Values of a weight; and the factors around it whose mean nDCG is its value, so that a plateau wins over a peak.
 GRID = (0.0, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -38,20 +38,20 @@ class Fold:
     """Training and held-out questions, which share no video."""
 
     train: Sequence[Question]
-    held: Sequence[Question]
+    held_out: Sequence[Question]
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """The fusion learned from all questions, and the result of the cross-validation. questions: number of all.
 
-    held: number of held-out questions. before, after: their nDCG@10. difference: between these.
+    held_out: number of held-out questions. before, after: their nDCG@10. difference: between these.
     """
 
     before_fusion: Fusion
     fusion: Fusion
     questions: int
-    held: int
+    held_out: int
     before: Figure
     after: Figure
     difference: Difference
@@ -90,20 +90,20 @@ def tune(
     trials = collect_trials(library, answered, known, learner.start)
     rankings: list[tuple[Rankings, Rankings]] = []
     for number, part in enumerate(parts, start=1):
-        say(f"fold {number} of {len(parts)}: training on {len(part.train)} questions, testing on {len(part.held)}")
+        say(f"fold {number} of {len(parts)}: training on {len(part.train)} questions, testing on {len(part.held_out)}")
         learned = learner.learn(trials, part.train)
         pair = [Configuration(name, folder, fusion=each) for name, each in (("before", own), ("after", learned))]
-        before, after = run_questions(pair, part.held)
+        before, after = run_questions(pair, part.held_out)
         rankings.append((before, after))
-    held = [question for part in parts for question in part.held]
-    first, second = (judge(held, _joined(side), "video") for side in zip(*rankings, strict=True))
+    held_out = [question for part in parts for question in part.held_out]
+    first, second = (judge(held_out, _joined(side), "video") for side in zip(*rankings, strict=True))
     if first is None or second is None:
         raise UsageError("no held-out question has an answer in the library")
     return Tuned(
         own,
         learner.learn(trials, answered),
         len(questions),
-        len(held),
+        len(held_out),
         first.figures()["all"][MEASURE],
         second.figures()["all"][MEASURE],
         differences(first, second)[MEASURE],
@@ -123,20 +123,20 @@ def split(questions: Sequence[Question], count: int) -> list[Fold]:
     """Return `count` folds; in each, training and held-out questions share no video.
 
     The videos of a question stay in one fold if it has room. A question whose videos are in several folds is never held
-    out, and trains only the folds that hold out none of them. Raises UsageError if fewer than MIN_HELD questions can be
-    held out.
+    out, and trains only the folds that hold out none of them. Raises UsageError if fewer than
+    MIN_HELD_OUT questions can be held out.
     """
     if count < 2:
         raise UsageError(f"at least 2 folds are needed, not {count}")
     fold = _fold_of_videos(questions, count)
     where = [(question, {fold[each.video] for each in question.relevant}) for question in questions]
     parts = [Fold([q for q, at in where if n not in at], [q for q, at in where if at == {n}]) for n in range(count)]
-    folds = [part for part in parts if part.train and part.held]
-    held = sum(len(part.held) for part in folds)
-    if held < MIN_HELD:
+    folds = [part for part in parts if part.train and part.held_out]
+    held_out = sum(len(part.held_out) for part in folds)
+    if held_out < MIN_HELD_OUT:
         raise UsageError(
-            f"only {held} questions can be held out, too few for a significant gain; {MIN_HELD} are needed, about "
-            "videos of the library, at best about one video each"
+            f"only {held_out} questions can be held out, too few for a significant gain; {MIN_HELD_OUT} are needed, "
+            "about videos of the library, at best about one video each"
         )
     return folds
 
@@ -177,8 +177,8 @@ class Learner:
         """Return the form with parameters learned from these questions."""
         if self._form != "learned":
             return Fusion(self._form, learn_weights(trials.of(questions), self._weights, self._form))
-        inner = max(_folds_or_none(questions), key=lambda part: len(part.held), default=Fold(questions, ()))
-        heads = learn_heads(trials.of(inner.train), trials.of(inner.held), self._weights, _SEED)
+        inner = max(_folds_or_none(questions), key=lambda part: len(part.held_out), default=Fold(questions, ()))
+        heads = learn_heads(trials.of(inner.train), trials.of(inner.held_out), self._weights, _SEED)
         return Fusion("learned", self._weights, heads)
 
 

@@ -198,8 +198,9 @@ def tuning(folder: Path, questions: Sequence[Question], form: FusionName) -> Non
     weights = ", ".join(f"{m} {w:.2f}" for m, w in tuned.fusion.weights.items())
     d = tuned.difference
     print(
-        f"{f'tune {form}':34} {tuned.after.value:.3f} [{tuned.after.low:.3f}, {tuned.after.high:.3f}] on {tuned.held} "
-        f"held out, before {tuned.before.value:.3f}; {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]  {d.p_gain:.3f}  "
+        f"{f'tune {form}':34} {tuned.after.value:.3f} [{tuned.after.low:.3f}, {tuned.after.high:.3f}] "
+        f"on {tuned.held_out} held out, before {tuned.before.value:.3f}; "
+        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]  {d.p_gain:.3f}  "
         f"{weights}",
         flush=True,
     )

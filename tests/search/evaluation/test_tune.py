@@ -24,7 +24,7 @@ from vfindex.search.evaluation.datasets import Question, Relevant
 from vfindex.search.evaluation.evaluate import Configuration, judge, run_questions
 from vfindex.search.evaluation.metrics import score
 from vfindex.search.evaluation.training import Trial, Trials, collect_trials
-from vfindex.search.evaluation.tune import MIN_HELD, learn_weights, split
+from vfindex.search.evaluation.tune import MIN_HELD_OUT, learn_weights, split
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
@@ -98,7 +98,7 @@ def asked(draw: st.DrawFn) -> list[Question]:
     videos = st.lists(st.integers(0, 40), min_size=1, max_size=4, unique=True)
     return [
         Question(f"q{n}", "x", tuple(Relevant(f"v{video}") for video in draw(videos)))
-        for n in range(draw(st.integers(MIN_HELD, 60)))
+        for n in range(draw(st.integers(MIN_HELD_OUT, 60)))
     ]
 
 
@@ -109,21 +109,23 @@ def test_no_video_is_learned_from_and_judged_by(questions: list[Question], count
         folds = split(questions, count)
     except UsageError:
         return
-    held = [question.id for fold in folds for question in fold.held]
-    assert len(held) == len(set(held)) >= MIN_HELD
+    held_out = [question.id for fold in folds for question in fold.held_out]
+    assert len(held_out) == len(set(held_out)) >= MIN_HELD_OUT
     for fold in folds:
-        videos = [{each.video for question in part for each in question.relevant} for part in (fold.train, fold.held)]
+        videos = [
+            {each.video for question in part for each in question.relevant} for part in (fold.train, fold.held_out)
+        ]
         assert not videos[0] & videos[1]
         assert fold.train
-        assert fold.held
+        assert fold.held_out
 
 
 def test_questions_about_one_video_each_are_all_held_out() -> None:
-    assert sum(len(fold.held) for fold in split(QUESTIONS, 5)) == VIDEOS
+    assert sum(len(fold.held_out) for fold in split(QUESTIONS, 5)) == VIDEOS
 
 
 def test_too_few_questions_are_told() -> None:
-    with pytest.raises(UsageError, match="only 10 questions could be held out"):
+    with pytest.raises(UsageError, match="only 10 questions can be held out"):
         split(QUESTIONS[:10], 5)
 
 
@@ -245,7 +247,8 @@ def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> No
         shared = contrast._shared(trials, matrices)
         total = 0.0
         for trial in trials.each:
-            z = trial.scores(own) + contrast._of(trial, trials, shared).sum(axis=1) @ contrast._aim(trial, matrices)
+            query = contrast._shared_query(trial, matrices)
+            z = trial.scores(own) + contrast._of(trial, trials, shared).sum(axis=1) @ query
             total += float(np.log(np.exp(z).sum()) - np.log(np.exp(z[trial.right]).sum()))
         return total / len(trials.each)
 

@@ -244,9 +244,9 @@ def test_what_cannot_be_asked_with_pictures(tmp_path: Path) -> None:
         engine.search(images=[Path("1.png")], weights={"visual": 0})
     with pytest.raises(QueryError, match="empty"):
         engine.search("")
-    with pytest.raises(QueryError, match="nothing to look for"):
+    with pytest.raises(QueryError, match="filters and no words"):
         engine.search("in:b")
-    with pytest.raises(QueryError, match="has no pictures"):
+    with pytest.raises(QueryError, match="has no frames"):
         engine.search(images=[Like(Path("/videos/b"), 1.0)])
 
 

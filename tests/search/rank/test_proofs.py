@@ -69,15 +69,15 @@ def test_others_come_up_where_the_first_hold_what_is_unwanted(folder: Path, monk
     """Of a few looked at, every second drops out: as many as without that are candidates all the same."""
     for name in ("MIN_CANDIDATES", "CANDIDATES_PER_HIT", "MAX_CANDIDATES"):
         monkeypatch.setattr(engine_module, name, 12)
-    monkeypatch.setattr(ranking_module, "READ_SHARE", 1.0)
+    monkeypatch.setattr(ranking_module, "RESCORED_SHARE", 1.0)
     candidates: list[int] = []
-    leading = ranking_module.Candidates._leading
+    top = ranking_module.Candidates._top
 
     def note(self: ranking_module.Candidates, ids: Sequence[int], depth: int) -> dict[int, float]:
         candidates.append(len(ids))
-        return leading(self, ids, depth)
+        return top(self, ids, depth)
 
-    monkeypatch.setattr(ranking_module.Candidates, "_leading", note)
+    monkeypatch.setattr(ranking_module.Candidates, "_top", note)
     assert found(folder, "1 -owl", top_k=1) <= {n for n in range(VIDEOS) if not n % 2}
     assert candidates == [12]
 
