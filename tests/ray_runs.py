@@ -68,6 +68,23 @@ def knowing(variable: str) -> list[int]:
     return found
 
 
+def listening(mark: str) -> set[str]:
+    """Return the local addresses, as /proc/net/tcp writes them, on which marked processes listen."""
+    sockets = set()
+    for pid in marked(mark):
+        with suppress(OSError):
+            for handle in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(os.readlink(handle))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].split(":")[0])
+    return found
+
+
 def workers(mark: str, name: str) -> list[int]:
     """Return the marked workers of Ray whose title holds this name."""
     found = []

@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
@@ -62,36 +62,94 @@ def session(address: str | None, wish: Wish) -> Iterator[None]:
 
     Raises UsageError for a wish that this machine cannot fulfil, before Ray starts; ClusterError.
     """
-    folder: Path | None = None
-    environment, handlers = dict(os.environ), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     # Ray prints its notes on dead workers to standard output, where results go, and has no switch for it.
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        try:
-            if address is None:
-                machine = _this_machine(wish)
-                plan([machine], wish)
-            try:
-                if address is not None:
-                    knock(address)
-                    _init(address=address)
-                else:
-                    folder = temporary_folder()
-                    _start(machine, folder)
-            except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
-                where = f"reached at {address}" if address else "started"
-                raise ClusterError(f"Ray cannot be {where} ({_first_line(exc)}); see docs/cluster.md") from exc
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in handlers.items():  # Ray takes SIGTERM
-                    signal.signal(number, handler)
+    ray_itself = _started(wish) if address is None else _joined(address)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), ray_itself:
+        yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    try:
+        with _cluster_errors(f"reached at {address}"):
+            knock(address)
+            _init(address=address)
+        yield
+    finally:
+        with _without_interrupts():
+            ray.shutdown()
+
+
+@contextmanager
+def _started(wish: Wish) -> Iterator[None]:
+    """Start Ray on this machine, without the server of its dashboard, which asks the metadata hosts of clouds.
+
+    Ray starts it even without a dashboard, but goes on without it where its port is taken.
+    """
+    gpus = len(usable_devices()) if wish.uses_gpu else 0
+    plan([Machine("", platform.node(), usable_cores(), gpus, memory_bytes() or float("inf"))], wish)
+    with _cluster_errors("started"):
+        folder = temporary_folder()
+    try:
+        with _environment(_variables(folder)):
+            with _cluster_errors("started"), socket.create_server((LOCALHOST, 0)) as taken:
+                _init(
+                    address="local",
+                    num_cpus=usable_cores(),
+                    num_gpus=gpus,
+                    object_store_memory=STORE_BYTES,
+                    include_dashboard=False,
+                    dashboard_host=LOCALHOST,
+                    dashboard_port=taken.getsockname()[1],
+                )
             yield
-        finally:
-            with _without_interrupts():
-                ray.shutdown()
-                if folder is not None:
-                    end_processes(folder)  # a worker may hang in its own end
-                    shutil.rmtree(folder, ignore_errors=True)
-                os.environ.clear()
-                os.environ.update(environment)
+    finally:
+        with _without_interrupts():
+            ray.shutdown()
+            end_processes(folder)  # a worker may hang in its own end
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _variables(folder: Path) -> dict[str, str]:
+    """Return the environment of a local Ray. folder: for its files."""
+    own = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return {
+        FOLDER: str(folder),
+        "RAY_TMPDIR": str(folder),
+        **({} if own else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}),  # else Ray writes one to ~/.ray/auth_token
+    }
+
+
+def _init(**options: Any) -> None:
+    """Call `ray.init`, and take back the handlers of signals that it replaces."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _cluster_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:  # Ray raises RuntimeError, ConnectionError, ValueError, OSError and more
+        raise ClusterError(f"Ray cannot be {what} ({_first_line(exc)}); see docs/cluster.md") from exc
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -105,36 +163,6 @@ def _without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-def _init(**options: Any) -> None:
-    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
-
-
-def _start(machine: Machine, folder: Path) -> None:
-    """Start Ray on this machine, reachable from it alone. folder: for its files."""
-    os.environ |= {FOLDER: str(folder), "RAY_TMPDIR": str(folder)}
-    # Ray takes the loopback address where it may not form a cluster; the switch works on every platform.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one to ~/.ray/auth_token
-    # Without a dashboard Ray still starts its server, which asks the metadata hosts of clouds where it runs. Where its
-    # port is taken, Ray goes on without it.
-    with socket.create_server((LOCALHOST, 0)) as taken:
-        _init(
-            address="local",
-            num_cpus=int(machine.cores),
-            num_gpus=int(machine.gpus),
-            object_store_memory=STORE_BYTES,
-            include_dashboard=False,
-            dashboard_host=LOCALHOST,
-            dashboard_port=taken.getsockname()[1],
-        )
-
-
-def _this_machine(wish: Wish) -> Machine:
-    gpus = len(usable_devices()) if wish.uses_gpu else 0
-    return Machine("", platform.node(), usable_cores(), gpus, memory_bytes() or float("inf"))
 
 
 def _machines() -> dict[str, Machine]:

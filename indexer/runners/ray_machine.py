@@ -20,6 +20,14 @@ KNOCK_S = 10.0  # for a cluster to answer at its address
 END_S = 10.0  # for processes to be gone
 
 
+def stay_local() -> None:
+    """Let Ray listen on the loopback address alone, if called before it is imported.
+
+    Ray does so where it may not form a cluster; the switch works on every platform.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
 def knock(address: str) -> None:
     """Raise OSError where nothing answers at HOST:PORT; Ray would go on trying for minutes."""
     host, _, port = address.rpartition(":")

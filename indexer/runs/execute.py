@@ -205,6 +205,10 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     uses_gpu = not {LITE_VISUAL, LITE_TEXT, LITE_SPEECH}.issuperset(models_of(setup).values())
     if choice.with_ray(uses_gpu=uses_gpu):
         from vfindex.indexer.runners.placement import Wish
+        from vfindex.indexer.runners.ray_machine import stay_local
+
+        if choice.address is None:
+            stay_local()
         from vfindex.indexer.runners.ray import RayRunner, session  # takes seconds to import
         from vfindex.indexer.runners.worker import Models
 

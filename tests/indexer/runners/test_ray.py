@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from equality import assert_equal_libraries
 from media import Shot, make_video
-from ray_runs import SHORT, RayRun, short_videos, workers
+from ray_runs import SHORT, RayRun, listening, short_videos, workers
 
 from vfindex.indexer.runners.ray_machine import base_folder
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 
 pytestmark = pytest.mark.timeout(600)
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1 in /proc/net/tcp and tcp6
 
 
 def temporary_folders(run: RayRun) -> list[Path]:
@@ -120,6 +123,7 @@ def test_the_run_after_one_that_was_killed_goes_on_and_tidies_up(tmp_path: Path,
     while not workers(run.mark, "UnitWorker"):
         assert run.process.poll() is None
         time.sleep(0.2)
+    assert listening(run.mark) <= LOOPBACK
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.communicate()
     left = temporary_folders(run)
