@@ -86,9 +86,9 @@ def command(
 
 def _read_again(folder: Path, count: int, result: Verification) -> tuple[dict[str, Any], list[Problem]]:
     """Compare a sample of clips with their files; tell the result what is wrong, return the figures and bugs met."""
-    from vfindex.indexer.runs.spot_check import recheck
+    from vfindex.indexer.runs.spot_check import spot_check
 
-    found = recheck(folder, count, cache_folder())
+    found = spot_check(folder, count, cache_folder())
     result.problems += found.problems
     result.notes += found.notes
     return {"clips": found.clips, "lowest_cosine": found.lowest}, found.bugs

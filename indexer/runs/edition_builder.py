@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.runs.execute import RunSettings, index_files, new_run, open_text
+from vfindex.indexer.runs.refresh_text import retitle
 from vfindex.indexer.runs.report import Progress, UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse, StoredVideos, VideoCopier, stored_problem
 from vfindex.indexer.runs.run import Callbacks
-from vfindex.indexer.runs.scheduler import retitle
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.sources import (

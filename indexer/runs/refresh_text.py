@@ -1,17 +1,18 @@
-"""Videos that are as they were while the subtitles or descriptions beside them are not: words alone are redone.
+"""Updates of title, transcript and text vectors of videos whose sidecars alone have changed.
 
-No frame is read. Sound is, where a subtitle no longer tells what is said in it; speech recognised before is kept where
-no subtitle has come to cover it.
+No frame is decoded. Speech is recognised where a removed subtitle covered it; recognised segments stay where no new
+subtitle covers them.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vfindex.indexer.boundary import one_file
+from vfindex.indexer.boundary import BUG_STEP, one_file
 from vfindex.indexer.media.decoder import Decoder
-from vfindex.indexer.models.base import Encoders, Texts
+from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.reuse import recognise
 from vfindex.indexer.pipeline.stages import (
@@ -27,7 +28,6 @@ from vfindex.indexer.pipeline.stages import (
 )
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
-from vfindex.indexer.runs.scheduler import partial_problem
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.audio_tracks import lost_sound
 from vfindex.indexer.speech.subtitles import sidecar_transcript
@@ -38,13 +38,14 @@ from vfindex.storage.db.units import IndexedUnit, indexed_units
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError, counted
 from vfindex.storage.records import Attempt, Segment, UnitPlan
+from vfindex.storage.writer import Writer
 
-ROUNDING_S = 1e-3  # subtitles tell their times in milliseconds
+ROUNDING_S = 1e-3  # subtitle times are in milliseconds
 Spans = Sequence[tuple[float, float]]
 
 
 def refresh(run: Run, encoders: Encoders | Texts) -> None:
-    """Redo the words of all videos in `run.new_text`, one after the other, until the callbacks says stop."""
+    """Update the text of all videos in `run.new_text`, one after the other, until the run is to stop."""
     total = len(run.new_text)
     if not total or run.report.interrupted:
         return
@@ -63,11 +64,11 @@ def refresh(run: Run, encoders: Encoders | Texts) -> None:
 
 
 class _Stopped(VfindexError):
-    """The run is to end between two units of a video."""
+    """The run is to stop between two units of a video."""
 
 
 class _Refresh:
-    """What is redone with, for one video after the other."""
+    """Updates the text of one video after another."""
 
     def __init__(self, run: Run, encoders: Encoders | Texts, decoder: Decoder) -> None:
         self._run = run
@@ -78,17 +79,17 @@ class _Refresh:
         self._decoder = decoder
 
     def file(self, found: Found) -> None:
-        """Bring one video's words up to date, and count it."""
+        """Update one video's text, and count it."""
         try:
             with one_file(found.location.path, "transcribe"):
                 self._redo(found)
         except VideoError as exc:
             if exc.problem.code == BUG:
-                self._remember(found, exc.problem)
+                self._store_failure(found, exc.problem)
             self._run.end_file("failed", exc.problem)
 
-    def _remember(self, found: Found, problem: Problem) -> None:
-        """Keep a video whose words a bug does not let be redone from being tried at every run."""
+    def _store_failure(self, found: Found, problem: Problem) -> None:
+        """Store the failure of a video whose update met a bug, so that later runs do not try it."""
         with self._run.writer.library.snapshot() as snapshot:
             video = snapshot.video_at(found.location.path)
         if video is not None:
@@ -102,13 +103,13 @@ class _Refresh:
         if video is None:
             return self._run.end_file("unchanged")  # removed meanwhile
         prepared = self._prepared(found, video)
-        bare = _bared(prepared, units) if sound_track(prepared, self._run.options) is not None else []
-        if bare and self._speech is None:  # recognition is elsewhere, where whole units are read
+        uncovered = _uncovered(prepared, units) if sound_track(prepared, self._run.options) is not None else []
+        if uncovered and self._speech is None:  # this process has no speech model, so the whole unit is indexed again
             self._catalog.mark_preview(video.id)
             return self._run.previewed.append(found)
-        said, problems = self._said(prepared, units, bare)
+        said, problems = self._said(prepared, units, uncovered)
         words = self._words(prepared, video, said, problems)
-        has_changed = not _is_as_stored(words, video, units)
+        has_changed = not _is_unchanged(words, video, units)
         self._catalog.update_transcript(video.id, found.location, words if has_changed else None)
         self._run.report.notes += prepared.notes
         if has_changed:
@@ -122,7 +123,7 @@ class _Refresh:
             self._run.end_file("moved" if found.location.path in self._run.moved_paths else "unchanged")
 
     def _prepared(self, found: Found, video: StoredVideo) -> Prepared:
-        """Return what stands in and beside the file; subtitles beside a copy of it, where this one has none."""
+        """Return the prepared file, with the sidecars of a copy if it has none of its own."""
         prepared = prepare(found, video.fingerprint, self._run.options, self._decoder, self._encoders)
         if any(segment.source == "sidecar" for segment in prepared.subtitles):
             return prepared
@@ -135,9 +136,9 @@ class _Refresh:
         return prepared
 
     def _said(
-        self, prepared: Prepared, units: Sequence[IndexedUnit], bare: Spans
+        self, prepared: Prepared, units: Sequence[IndexedUnit], uncovered: Spans
     ) -> tuple[list[UnitTranscript], list[str]]:
-        """Return what is said in each unit now, and what went wrong while its sound was recognised."""
+        """Return the new transcript of each unit, and the errors of recognition."""
         now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
         found: list[UnitTranscript] = []
         problems: list[str] = []
@@ -145,7 +146,7 @@ class _Refresh:
             if self._run.has_stopped():
                 raise _Stopped
             heard = None
-            if any(_meets(unit.plan, span) for span in bare):
+            if any(_meets(unit.plan, span) for span in uncovered):
                 end, heard = recognise(prepared, unit.plan, self._run.options, self._decoder, self._speech)
                 problems += filter(None, [lost_sound(end.audio_packets, end.damaged_audio)])
             recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
@@ -188,14 +189,42 @@ class _Refresh:
         )
 
 
-def _bared(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[float, float]]:
-    """Return the time that subtitles answered for, and no longer do, at least not wholly."""
+def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Problem | None:
+    """Return why a video is partial, None if it is complete."""
+    path = prepared.found.location.path
+    lost = writer.catalog.unit_errors(video_id)
+    if lost:
+        words = "; ".join(dict.fromkeys(lost))
+        if any(attempt.code == BUG for attempt in writer.catalog.attempts(video_id)):
+            return Problem(path, "decode", BUG, words, f"what could be read is searchable; {BUG_STEP}")
+        step = "what could be read is searchable; copy the file again if you have a better one"
+        return Problem(path, "decode", "damaged", words, step)
+    if prepared.problems:
+        first = prepared.problems[0]
+        name = os.fsdecode(os.path.basename(first.path))
+        return replace(first, path=path, reason=f"{name}: {first.reason}")
+    return None
+
+
+def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
+    """Take a video's title, documents and text vector from all its paths, the title from the first in order of bytes.
+
+    Returns the number of clips whose vectors have changed.
+    """
+    paths, tags, chapters = writer.catalog.names(video_id)
+    description = describe(paths[0], tags, chapters)
+    vector = text_vector(description.text, encoder)
+    return writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
+
+
+def _uncovered(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[float, float]]:
+    """Return the spans that subtitles covered, and no longer cover in full."""
     before = covered_spans([(s.start_s, s.end_s) for unit in units for s in unit.segments if s.source != "asr"])
     now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
     return [span for span in before if overlap_s(now, *span) < span[1] - span[0] - ROUNDING_S]
 
 
-def _is_as_stored(words: TranscriptUpdate, video: StoredVideo, units: Sequence[IndexedUnit]) -> bool:
+def _is_unchanged(words: TranscriptUpdate, video: StoredVideo, units: Sequence[IndexedUnit]) -> bool:
     told = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
     if told != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
         return False
@@ -207,13 +236,13 @@ def _reason(video: StoredVideo) -> str:
 
 
 def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:
-    """Return whether a span lies in a unit, or reaches into it."""
+    """Return whether a span overlaps a unit."""
     begins_before_its_end = plan.end_s is None or span[0] < plan.end_s
     return begins_before_its_end and (plan.start_s is None or span[1] >= plan.start_s)
 
 
 def _is_kept(segment: Segment, covered: Spans) -> bool:
-    """Return whether a recognised segment stays: no subtitle covers the most of it (as in `Transcriber`)."""
+    """Return whether a recognised segment stays: subtitles cover less than COVERED_SHARE of it, as in `Transcriber`."""
     if segment.source != "asr":
         return False
     length_s = segment.end_s - segment.start_s

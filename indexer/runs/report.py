@@ -1,4 +1,4 @@
-"""What a run did: the counts and the reasons that `vfindex ingest` prints and keeps."""
+"""Reports of runs: what became of every file, as printed and as stored in the library."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from vfindex.storage.records import Hint
 class Report:
     """One run. found = indexed + unchanged + moved + reworded + coarse + partial + failed + skipped.
 
-    unchanged: content that the library already has, at the same place or as a further copy. moved: content whose file
-    was elsewhere. reworded: content that it has, with other subtitles or another description beside it; no frame was
-    read. coarse: searchable, but the next run must read them wholly. partial: searchable, but not all of it could be
-    read. clips, video_seconds: added by this run. vanished: files that are no longer there, or excluded
-    by now. left: files that the run did not come to. left_alone: roots that are missing, or have lost so much at once
-    that nothing of it is believed.
-    notes: what is odd about sidecars and subtitle tracks of the videos that were read, or why they were not used; the
-    videos are counted elsewhere. left_out: system folders and files that were not entered, by kind.
-    hints: globs of --exclude that match nothing.
-    out_of_time: it ended because it was told to end by then. not_published: why the new joint index was not, "" if it
-    was or none was due. gpu_busy: GPU -> share of the time in which it encoded images.
+    unchanged: known content, at the same path or as a further copy. moved: known content at another path. reworded:
+    known content with other sidecars; no frame was decoded. coarse: searchable by a preview, still to be indexed fully.
+    partial: searchable, but a part could not be decoded. clips, video_seconds: added by this run. vanished: files that
+    are missing, or excluded now. left: files that the run did not reach. left_alone: roots that are missing, or have
+    lost too much at once to be believed. notes: oddities of sidecars and subtitle tracks; their videos are counted
+    elsewhere. left_out: number of skipped system folders and files, by kind. hints: globs of --exclude without a match.
+    out_of_time: the deadline ended the run. not_published: why no new joint index was published, "" if one was or none
+    was due. gpu_busy: GPU -> share of the time in which it encoded images.
     """
 
     run_id: int = 0
@@ -52,7 +49,7 @@ class Report:
     gpu_busy: dict[str, float] = field(default_factory=dict)
 
     def bugs(self) -> list[Problem]:
-        """Return what failed, wholly or in part, by a bug that this run has met."""
+        """Return the failures, of whole files or of parts, that are bugs met by this run."""
         return bugs([*self.failed, *self.partial])
 
     def adds_up(self) -> bool:
@@ -61,11 +58,11 @@ class Report:
         return self.found == counted + len(self.partial) + len(self.failed) + len(self.skipped)
 
     def has_changed(self) -> bool:
-        """Return whether the library holds other videos, or other words, than before the run."""
+        """Return whether the run changed the videos or the text of the library."""
         return bool(self.indexed or self.moved or self.reworded or self.coarse or self.partial or self.vanished)
 
     def sort(self) -> None:
-        """Put the problems in order of path, so that a report does not depend on who was fastest."""
+        """Sort the problems by path, so that a report does not depend on the order in which workers finish."""
         for problems in (self.partial, self.failed, self.skipped, self.left_alone, self.notes):
             problems.sort(key=lambda problem: problem.path)
 
@@ -101,9 +98,9 @@ class Report:
 class UpgradeReport:
     """One upgrade. edition: the number of the new one. before, after: preset, models and sampling of the two.
 
-    videos, clips: searchable in it now. By this call: taken_over, videos of which no file was opened; heard, whose
-    sound was read again and no frame; decoded, whose frames were, decoded_s long together; transcripts_reused, those
-    among these that kept their transcript. lost: videos of the old edition that the new one lacks.
+    videos, clips: searchable in the new edition. By this call: taken_over, videos copied without opening a file; heard,
+    videos of which only the audio was decoded; decoded, videos of which frames were decoded, decoded_s their length;
+    transcripts_reused, those among these that kept their transcript. lost: videos that the new edition lacks.
     """
 
     edition: int
@@ -148,10 +145,7 @@ def _rows(problems: list[Problem], path: Callable[[bytes], str]) -> list[dict[st
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. total_files, total_s: what is known so far, growing while folders are still being read.
-
-    done_s, total_s: seconds of video.
-    """
+    """Progress of a run. total_files, total_s: known so far. done_s, total_s: seconds of video."""
 
     done_files: int
     total_files: int
@@ -160,7 +154,7 @@ class Progress:
 
 
 def bugs(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems that are bugs of vfindex, met by this very run."""
+    """Return the problems that are bugs of vfindex, met by this run."""
     return [problem for problem in problems if problem.trace]
 
 

@@ -9,13 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vfindex.indexer.boundary import BUG_STEP, NO_RESOURCES, one_file
+from vfindex.indexer.boundary import NO_RESOURCES, one_file
 from vfindex.indexer.media.decoder import ReadEnd
-from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
+from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.metadata_text import describe, documents_of
-from vfindex.indexer.pipeline.stages import Indexed, Prepared, text_vector
+from vfindex.indexer.pipeline.stages import Indexed, Prepared
 from vfindex.indexer.runners.base import Runner
+from vfindex.indexer.runs.refresh_text import partial_problem, retitle
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.retry_policy import final_error, is_retried, is_worth_decoding, next_attempt
 from vfindex.indexer.runs.reuse import StoredVideos
@@ -24,7 +24,6 @@ from vfindex.indexer.scan.walk import Found, fingerprint
 from vfindex.storage.db.catalog import now
 from vfindex.storage.errors import BUG, Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
-from vfindex.storage.writer import Writer
 
 # Signature of sidecars that are still to be read; `sidecars.signature` never returns it.
 _UNREAD = "?"
@@ -426,34 +425,6 @@ class Scheduler:
 
     def _report_progress(self) -> None:
         self.run.callbacks.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
-
-
-def partial_problem(writer: Writer, video_id: int, prepared: Prepared) -> Problem | None:
-    """Return why a video is partial, None if it is complete."""
-    path = prepared.found.location.path
-    lost = writer.catalog.unit_errors(video_id)
-    if lost:
-        words = "; ".join(dict.fromkeys(lost))
-        if any(attempt.code == BUG for attempt in writer.catalog.attempts(video_id)):
-            return Problem(path, "decode", BUG, words, f"what could be read is searchable; {BUG_STEP}")
-        step = "what could be read is searchable; copy the file again if you have a better one"
-        return Problem(path, "decode", "damaged", words, step)
-    if prepared.problems:
-        first = prepared.problems[0]
-        name = os.fsdecode(os.path.basename(first.path))
-        return replace(first, path=path, reason=f"{name}: {first.reason}")
-    return None
-
-
-def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
-    """Take a video's title, documents and text vector from all its paths, the title from the first in order of bytes.
-
-    Returns the number of clips whose vectors have changed.
-    """
-    paths, tags, chapters = writer.catalog.names(video_id)
-    description = describe(paths[0], tags, chapters)
-    vector = text_vector(description.text, encoder)
-    return writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
 
 
 def _length_s(prepared: Prepared, plan: UnitPlan) -> float:

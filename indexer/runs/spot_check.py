@@ -1,4 +1,4 @@
-"""A sample of clips read and embedded once more, and compared with what the library has of them."""
+"""`vfindex verify --sample`: decode and embed some clips again, and compare them with their stored vectors."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ SAME_COSINE = 0.99
 
 
 @dataclass(slots=True)
-class Recheck:
-    """What reading clips again found. lowest: the least cosine between old and new vector, None where none was read.
+class SpotCheck:
+    """The result of a spot check. lowest: lowest cosine of stored and new vector, None if no clip was decoded.
 
-    bugs: of vfindex, that were met meanwhile.
+    notes: clips that were skipped. bugs: failures that are bugs of vfindex.
     """
 
     clips: int = 0
@@ -45,12 +45,12 @@ class Recheck:
     bugs: list[Problem] = field(default_factory=list)
 
 
-def recheck(folder: Path, count: int, cache: Path) -> Recheck:
-    """Read `count` searchable clips again, chosen by chance, others every time, and compare their visual vectors.
+def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
+    """Compare the visual vectors of `count` random clips with new ones.
 
-    Clips whose file is not there, or has changed, are noted. Raises LibraryNotFound, LibraryVersion, ModelError.
+    Clips whose file is missing or has changed are noted. Raises LibraryNotFound, LibraryVersion, ModelError.
     """
-    result = Recheck()
+    result = SpotCheck()
     with Library.open(folder).snapshot() as snapshot:
         setup = LibraryMeta(snapshot).setup
         if setup is None:
@@ -63,13 +63,13 @@ def recheck(folder: Path, count: int, cache: Path) -> Recheck:
         wanted = Wanted(Sampling.parse(setup.sampling), encoder.size_px, audio=None)
         with Decoder() as decoder:
             for clip in snapshot.clips(chosen).values():
-                _compare(snapshot, clip, _Eye(encoder, decoder, wanted), result)
+                _compare(snapshot, clip, _ClipEncoder(encoder, decoder, wanted), result)
     return result
 
 
 @dataclass(frozen=True, slots=True)
-class _Eye:
-    """What looks at a clip again."""
+class _ClipEncoder:
+    """Decodes a clip and encodes its frames."""
 
     encoder: ImageEncoder
     decoder: Decoder
@@ -89,7 +89,7 @@ class _Eye:
         return unit(np.concatenate(vectors)[reading.rows].mean(axis=0))
 
 
-def _compare(snapshot: Snapshot, clip: StoredClip, eye: _Eye, result: Recheck) -> None:
+def _compare(snapshot: Snapshot, clip: StoredClip, encoder: _ClipEncoder, result: SpotCheck) -> None:
     [video] = snapshot.videos([clip.video_id])
     paths = [p.path for p in video.locations if _is_as_known(p.path, p.size_bytes, p.mtime_ns)]
     if not paths:
@@ -99,7 +99,7 @@ def _compare(snapshot: Snapshot, clip: StoredClip, eye: _Eye, result: Recheck) -
     where = f"{os.fsdecode(paths[0])} at {clip.start_s:.1f} s"
     try:
         with one_file(paths[0], "decode"):
-            found = eye.vector(paths[0], clip.start_s, clip.end_s)
+            found = encoder.vector(paths[0], clip.start_s, clip.end_s)
             cosine = float(found @ unit(snapshot.vectors([clip.id])[clip.id].embeddings["visual"]))
     except VideoError as exc:
         result.bugs += bugs([exc.problem])

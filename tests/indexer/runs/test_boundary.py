@@ -19,7 +19,7 @@ from vfindex.indexer import boundary
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.pipeline import stages as pipeline
 from vfindex.indexer.pipeline.ytdlp import read_info
-from vfindex.indexer.runs import scheduler
+from vfindex.indexer.runs import refresh_text, scheduler
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
@@ -150,7 +150,7 @@ def test_a_copy_that_cannot_be_entered_does_not_end_the_run(
 ) -> None:
     (videos / "copy.mp4").write_bytes((videos / "a.mp4").read_bytes())
     monkeypatch.setattr(scheduler, "retitle", over_bad(scheduler.retitle, RuntimeError))
-    monkeypatch.setattr(scheduler, "describe", lambda *_: 1 / 0)
+    monkeypatch.setattr(refresh_text, "describe", lambda *_: 1 / 0)
     report = run(videos, models_cache)
     assert (report.indexed, paths(report.failed)) == (3, [(b"copy.mp4", "bug")])
 

@@ -11,7 +11,7 @@ from media import Shot, make_video
 
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
-from vfindex.indexer.runs.spot_check import SAME_COSINE, recheck
+from vfindex.indexer.runs.spot_check import SAME_COSINE, spot_check
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.joint.codecs import checksum, pack_vector, unpack_vector
 from vfindex.storage.library import Library
@@ -22,7 +22,7 @@ from vfindex.storage.records import FloatArray
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
     """Return a library of two videos in `videos` beside it; a test leaves it as it was."""
-    base = tmp_path_factory.mktemp("recheck")
+    base = tmp_path_factory.mktemp("spot_check")
     (base / "videos").mkdir()
     make_video(base / "videos" / "one.mp4", shots=[Shot("red", 2), Shot("blue", 3, to="white")], fps=10)
     make_video(base / "videos" / "two.mp4", shots=[Shot("green", 3, to="black"), Shot("grey", 2)], fps=10)
@@ -32,7 +32,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Pat
 
 
 def test_clips_read_again_are_the_same(library: Path, models_cache: Path) -> None:
-    found = recheck(library, 100, models_cache)
+    found = spot_check(library, 100, models_cache)
     assert (found.clips, found.problems, found.notes) == (len(all_clip_ids(Library.open(library))), [], [])
     assert found.lowest is not None and found.lowest >= SAME_COSINE
 
@@ -53,7 +53,7 @@ def test_a_vector_of_something_else_is_told(library: Path, models_cache: Path) -
         [(before, frames)] = connection.exec_driver_sql(query).all()
     other: FloatArray = -unpack_vector(before)
     put(pack_vector(other), frames)
-    found = recheck(library, 100, models_cache)
+    found = spot_check(library, 100, models_cache)
     put(before, frames)
     catalog.close()
     assert len(found.problems) == 1 and "read again, its vector has a cosine of -1.000" in found.problems[0]
@@ -62,7 +62,7 @@ def test_a_vector_of_something_else_is_told(library: Path, models_cache: Path) -
 def test_files_that_are_not_there_are_noted(library: Path, models_cache: Path) -> None:
     video = library.parent / "videos" / "one.mp4"
     away = video.rename(library.parent / "away.mp4")
-    found, files = recheck(library, 100, models_cache), check_files(library)
+    found, files = spot_check(library, 100, models_cache), check_files(library)
     away.rename(video)
     assert (found.problems, files.problems) == ([], [])
     assert len(found.notes) == 2 and files.notes == [f"{video} is not there"]

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -17,16 +18,21 @@ from media import Shot, make_video
 from vfindex.indexer.models import hardware
 from vfindex.indexer.models.export.cache import exporting
 from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.pipeline import stages
+from vfindex.indexer.pipeline.stages import Indexed, Prepared
+from vfindex.indexer.runners import local
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.reindex import reindex
 from vfindex.indexer.runs.run import Callbacks, Run
+from vfindex.indexer.runs.scheduler import POLL_S
 from vfindex.indexer.scan import missing as missing_module
 from vfindex.indexer.scan.missing import Missing, Recorded, find_missing
 from vfindex.indexer.scan.walk import ASK_EVERY, discover
 from vfindex.storage.db.sources import Root
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.records import UnitPlan
 from vfindex.storage.writer import Writer, writing
 
 FILES = 2000
@@ -85,6 +91,29 @@ def test_nothing_is_gone_where_the_search_for_it_is_stopped(
         recorded, roots = Recorded(writer.catalog, run.known, unseen), [Root(os.fsencode(tmp_path), ())]
         assert find_missing(recorded, [], roots, allow_missing=True, stop=run.has_stopped) == Missing()
         assert run.report.interrupted
+
+
+def test_no_unit_begins_after_a_stop(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "a.mp4", shots=[Shot("red", 4), Shot("blue", 4)])
+    monkeypatch.setattr(stages, "UNIT_S", 2.0)
+    monkeypatch.setattr(stages, "MIN_LAST_UNIT_S", 1.0)
+    real, begun, stopped = local.index_unit, [], Event()
+
+    def index_unit(prepared: Prepared, plan: UnitPlan, *rest: Any) -> Indexed:
+        begun.append(plan.number)
+        if len(begun) == 2:
+            stopped.set()
+            time.sleep(5 * POLL_S)  # time enough to withdraw the unit that waits for this worker
+        return real(prepared, plan, *rest)
+
+    monkeypatch.setattr(local, "index_unit", index_unit)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False)
+    report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings, Callbacks(stop=stopped.is_set))
+    assert (report.interrupted, begun) == (True, [0, 1])
+    with writing(tmp_path / "lib") as writer:
+        assert len(writer.catalog.pending_units(1)) == 2, "the unit in progress is committed"
+    report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings)
+    assert (report.indexed, begun) == (1, [0, 1, 2, 3])
 
 
 def test_copies_that_are_only_entered_do_not_hide_a_stop(tmp_path: Path, models_cache: Path) -> None:
