@@ -192,13 +192,13 @@ def _follow(stack: list[str], name: str) -> None:
 def _act(arguments: tuple[str, ...], cache: str, pipe: Connection) -> None:
     """In the new process: run the command, telling its phases."""
     from vfindex.cli.app import main
-    from vfindex.indexer.pipeline import stages
+    from vfindex.indexer.pipeline import prepare
 
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(silent, descriptor)
     os.environ["VFINDEX_CACHE"] = cache
-    stages.UNIT_S, stages.MIN_LAST_UNIT_S = UNIT_S, UNIT_S / 2
+    prepare.UNIT_S, prepare.MIN_LAST_UNIT_S = UNIT_S, UNIT_S / 2
     for module, name, phase in PHASES:
         _tell(module, name, phase, pipe)
     sys.argv = ["vfindex", *arguments]

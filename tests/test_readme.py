@@ -14,7 +14,7 @@ from vfindex.indexer.media.container import ALLOWED_FORMATS, MAX_PIXELS, MAX_SID
 from vfindex.indexer.media.decoder import Limits
 from vfindex.indexer.media.limits import STDERR_BYTES
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER, MINILM_WEIGHTS
-from vfindex.indexer.pipeline.stages import MIN_LAST_UNIT_S, UNIT_S
+from vfindex.indexer.pipeline.prepare import MIN_LAST_UNIT_S, UNIT_S
 from vfindex.indexer.pipeline.unit_reader import MAX_UNIT_FRAMES
 from vfindex.indexer.speech.recognizer_pool import SpeechLimits
 from vfindex.indexer.speech.subtitles import MAX_SIDECAR_BYTES

@@ -10,19 +10,19 @@ from typing import Literal
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, ReadEnd
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.stages import (
     Indexed,
-    Prepared,
+    audio_index,
     embeddings_of,
     index_unit,
-    listener_of,
-    sound_track,
     speech_coverage,
     speech_vectors,
     time_share,
+    transcriber_of,
     with_sidecars,
 )
-from vfindex.indexer.pipeline.unit_reader import Wanted, items_of
+from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_ahead
 from vfindex.indexer.speech.audio_tracks import lost_sound
 from vfindex.indexer.speech.transcribe import Speech, Transcript
 from vfindex.storage.records import Clip, FloatArray, UnitPlan, UnitResult
@@ -76,17 +76,17 @@ def recognise(
     The transcript is None where no speech is to be recognised. Raises VideoError.
     """
     end = ReadEnd(0, None, None, 0, 0, "")
-    listener = listener_of(prepared, options, speech)
-    if listener is None:
+    transcriber = transcriber_of(prepared, options, speech)
+    if transcriber is None:
         return end, None
-    wanted = Wanted(None, 1, sound_track(prepared, options), share=time_share(prepared, plan))
-    with closing(items_of(prepared.found.location.path, plan, wanted, decoder)) as items:
+    request = UnitRequest(None, 1, audio_index(prepared, options), share=time_share(prepared, plan))
+    with closing(decode_ahead(prepared.found.location.path, plan, request, decoder)) as items:
         for item in items:
             if isinstance(item, AudioBlock):
-                listener.feed(item)
+                transcriber.feed(item)
             elif isinstance(item, ReadEnd):
                 end = item
-    return end, listener.finish()
+    return end, transcriber.finish()
 
 
 def with_words(clips: Sequence[Clip], speech: Sequence[FloatArray | None], text: FloatArray | None) -> tuple[Clip, ...]:

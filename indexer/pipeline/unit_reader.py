@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class UnitRequest:
     """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: index of its
     stream, None: no sound. share: of the processor time that the file may take.
     """
@@ -79,18 +79,18 @@ class Reading:
         self._last = None
 
 
-def items_of(
-    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder
+def decode_ahead(
+    path: bytes, plan: UnitPlan, request: UnitRequest, decoder: Decoder
 ) -> Generator[Frame | AudioBlock | ReadEnd, None, None]:
     """Yield what decoding a unit gives, read ahead of whoever takes it. Raises VideoError."""
     items = decoder.read(
         path,
-        sampling=wanted.sampling,
-        size_px=wanted.size_px,
-        audio=wanted.audio,
+        sampling=request.sampling,
+        size_px=request.size_px,
+        audio=request.audio,
         start_s=plan.start_s,
         end_s=plan.end_s,
-        share=wanted.share,
+        share=request.share,
     )
     for item in read_ahead(items, READ_AHEAD):
         decoder.refuse_if_killed(path)
@@ -98,7 +98,7 @@ def items_of(
 
 
 def decode_unit(
-    path: bytes, plan: UnitPlan, wanted: Wanted, decoder: Decoder, *, may_be_empty: bool = False
+    path: bytes, plan: UnitPlan, request: UnitRequest, decoder: Decoder, *, may_be_empty: bool = False
 ) -> Generator[Pixels | AudioBlock | Reading, None, None]:
     """Yield the pictures of a unit that must be encoded and its sound, each in order of time; last the Reading.
 
@@ -106,7 +106,7 @@ def decode_unit(
     picture stays, or nothing was recorded.
     """
     reading = Reading()
-    for item in items_of(path, plan, wanted, decoder):
+    for item in decode_ahead(path, plan, request, decoder):
         if isinstance(item, Frame):
             if reading.add(item):
                 yield item.pixels

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from vfindex.indexer.options import Options
+    from vfindex.indexer.pipeline.prepare import Prepared
     from vfindex.indexer.pipeline.reuse import ReusableUnit
-    from vfindex.indexer.pipeline.stages import Indexed, Prepared
+    from vfindex.indexer.pipeline.stages import Indexed
     from vfindex.indexer.scan.walk import Found
     from vfindex.storage.records import UnitPlan
 

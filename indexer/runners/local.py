@@ -19,8 +19,9 @@ from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.reuse import ReusableUnit, index_reusing
-from vfindex.indexer.pipeline.stages import Indexed, Prepared, index_unit, prepare
+from vfindex.indexer.pipeline.stages import Indexed, index_unit
 from vfindex.indexer.runners.gpu_queue import GpuQueue
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.records import UnitPlan

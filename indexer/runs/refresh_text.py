@@ -14,18 +14,9 @@ from vfindex.indexer.boundary import BUG_STEP, one_file
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
+from vfindex.indexer.pipeline.prepare import Prepared, on_clock, prepare, text_vector
 from vfindex.indexer.pipeline.reuse import recognise
-from vfindex.indexer.pipeline.stages import (
-    Prepared,
-    begins_in,
-    on_clock,
-    prepare,
-    sound_track,
-    speech_coverage,
-    speech_vectors,
-    text_vector,
-    with_sidecars,
-)
+from vfindex.indexer.pipeline.stages import audio_index, begins_in, speech_coverage, speech_vectors, with_sidecars
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import Found
@@ -103,7 +94,7 @@ class _Refresh:
         if video is None:
             return self._run.end_file("unchanged")  # removed meanwhile
         prepared = self._prepared(found, video)
-        uncovered = _uncovered(prepared, units) if sound_track(prepared, self._run.options) is not None else []
+        uncovered = _uncovered(prepared, units) if audio_index(prepared, self._run.options) is not None else []
         if uncovered and self._speech is None:  # this process has no speech model, so the whole unit is indexed again
             self._catalog.mark_preview(video.id)
             return self._run.previewed.append(found)

@@ -19,7 +19,7 @@ from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.metadata_text import documents_of
-from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
+from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
 from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
@@ -215,7 +215,7 @@ def _renew_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairR
             return
         with callbacks.interruptible():
             encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=callbacks.say)
-        wanted = Wanted(Sampling.parse(setup.sampling), encoders.image.size_px, audio=None)
+        wanted = UnitRequest(Sampling.parse(setup.sampling), encoders.image.size_px, audio=None)
         with Decoder() as decoder:
             for video in bare:
                 if callbacks.stop():
@@ -242,7 +242,7 @@ def _without_thumbnails(library: Library, snapshot: Snapshot) -> list[StoredVide
     ]
 
 
-def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Wanted, decoder: Decoder) -> int:
+def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: UnitRequest, decoder: Decoder) -> int:
     """Decode a video's units again, write the thumbnails that are missing or torn, and return how many.
 
     A video that cannot be decoded stays without; `verify` reports it.

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.models.presets import models_of
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
+from vfindex.indexer.pipeline.prepare import text_vector
 from vfindex.indexer.pipeline.reuse import ReusableUnit, with_words
-from vfindex.indexer.pipeline.stages import begins_in, speech_vectors, text_vector
+from vfindex.indexer.pipeline.stages import begins_in, speech_vectors
 from vfindex.storage.db.units import StoredUnit, committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem

@@ -13,7 +13,8 @@ from vfindex.indexer.boundary import NO_RESOURCES, one_file
 from vfindex.indexer.media.decoder import ReadEnd
 from vfindex.indexer.models.base import Encoders, Texts
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.stages import Indexed, Prepared
+from vfindex.indexer.pipeline.prepare import Prepared
+from vfindex.indexer.pipeline.stages import Indexed
 from vfindex.indexer.runners.base import Runner
 from vfindex.indexer.runs.refresh_text import partial_problem, retitle
 from vfindex.indexer.runs.report import Progress

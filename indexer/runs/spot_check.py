@@ -17,7 +17,7 @@ from vfindex.indexer.models.factory import LibraryModels
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import unit
-from vfindex.indexer.pipeline.unit_reader import Reading, Wanted, decode_unit
+from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
 from vfindex.indexer.runs.report import bugs
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
@@ -60,7 +60,7 @@ def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
         if not chosen:
             return result
         encoder = LibraryModels(setup, cache, say=lambda _: None).image(usable_cores())
-        wanted = Wanted(Sampling.parse(setup.sampling), encoder.size_px, audio=None)
+        wanted = UnitRequest(Sampling.parse(setup.sampling), encoder.size_px, audio=None)
         with Decoder() as decoder:
             for clip in snapshot.clips(chosen).values():
                 _compare(snapshot, clip, _ClipEncoder(encoder, decoder, wanted), result)
@@ -73,7 +73,7 @@ class _ClipEncoder:
 
     encoder: ImageEncoder
     decoder: Decoder
-    wanted: Wanted
+    wanted: UnitRequest
 
     def vector(self, path: bytes, start_s: float, end_s: float) -> FloatArray:
         """Return the clip's visual vector (dim,). Raises VideoError."""

@@ -59,7 +59,7 @@ class Recognition:
     problem: str = ""
 
 
-class SpeechPool:
+class RecognizerPool:
     """Recognisers that share the utterances of all videos. Each is started when there is work for it."""
 
     def __init__(self, workers: int, limits: SpeechLimits | None = None, command: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vfindex.indexer.media.decoder import AudioBlock
-from vfindex.indexer.speech.recognizer_pool import Recognition, SpeechPool, Word
+from vfindex.indexer.speech.recognizer_pool import Recognition, RecognizerPool, Word
 from vfindex.indexer.speech.vad import Utterance, VoiceFinder, syllable_depth
 from vfindex.storage.records import Segment
 
@@ -54,7 +54,7 @@ class Transcript:
     skipped_s: float = 0.0
 
 
-class Listener(Protocol):
+class Transcriber(Protocol):
     """Recognises one unit's sound: feed its blocks in order, then finish."""
 
     def feed(self, block: AudioBlock) -> None:
@@ -67,10 +67,10 @@ class Listener(Protocol):
 
 
 class Speech(Protocol):
-    """A speech model that the units in work share, each through a listener of its own."""
+    """A speech model that the units in work share, each through a transcriber of its own."""
 
-    def transcriber(self, covered: Sequence[tuple[float, float]]) -> Listener:
-        """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> Transcriber:
+        """Return a transcriber for one unit. covered: spans (start_s, end_s) of the video's subtitles."""
         ...
 
     def kill(self) -> None:
@@ -87,10 +87,10 @@ class PocketSphinx:
 
     def __init__(self, workers: int) -> None:
         """workers: children at most."""
-        self._pool = SpeechPool(workers)
+        self._pool = RecognizerPool(workers)
 
-    def transcriber(self, covered: Sequence[tuple[float, float]]) -> Transcriber:
-        return Transcriber(self._pool, covered)
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> PocketSphinxTranscriber:
+        return PocketSphinxTranscriber(self._pool, covered)
 
     def kill(self) -> None:
         self._pool.kill()
@@ -99,7 +99,7 @@ class PocketSphinx:
         self._pool.close()
 
 
-class Transcriber:
+class PocketSphinxTranscriber:
     """The recognition of one video's sound: feed its blocks in order, then finish.
 
     covered: spans (start_s, end_s) of its subtitles. Where these are a whole transcript (they fill COMPLETE_SHARE of
@@ -107,7 +107,7 @@ class Transcriber:
     else (signs, foreign passages) each for itself. What is covered is not recognised.
     """
 
-    def __init__(self, pool: SpeechPool, covered: Sequence[tuple[float, float]] = ()) -> None:
+    def __init__(self, pool: RecognizerPool, covered: Sequence[tuple[float, float]] = ()) -> None:
         self._pool = pool
         self._covered = covered_spans(covered)
         self._finder = VoiceFinder()
@@ -211,7 +211,7 @@ def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:
 
 
 def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the time that subtitles answer for as disjoint spans in order; the rule stands at `Transcriber`."""
+    """Return the time that subtitles cover as disjoint spans in order, see `PocketSphinxTranscriber`."""
     merged: list[tuple[float, float]] = []
     for start_s, end_s in sorted(spans):
         if merged and start_s <= merged[-1][1]:

@@ -127,9 +127,9 @@ class Whisper:
         self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
         self._killed = threading.Event()
 
-    def transcriber(self, covered: Sequence[tuple[float, float]]) -> WhisperListener:
-        """Return a listener for one unit; covered: spans (start_s, end_s) of the video's subtitles."""
-        return WhisperListener(self, covered)
+    def transcriber(self, covered: Sequence[tuple[float, float]]) -> WhisperTranscriber:
+        """Return a transcriber for one unit. covered: spans (start_s, end_s) of the video's subtitles."""
+        return WhisperTranscriber(self, covered)
 
     def transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
         """Return what is said in windows, once the model's threads have had time for them."""
@@ -191,10 +191,10 @@ class _Run:
         return np.frombuffer(self.pcm, dtype=np.int16)
 
 
-class WhisperListener:
-    """The recognition of one unit's sound: feed its blocks in order, then finish; a `Listener`.
+class WhisperTranscriber:
+    """The recognition of one unit's sound: feed its blocks in order, then finish; a `Transcriber`.
 
-    covered: as `transcribe.Transcriber` takes it; what subtitles cover is not even kept.
+    covered: as `transcribe.PocketSphinxTranscriber` takes it; what subtitles cover is not even kept.
     """
 
     def __init__(self, whisper: Whisper, covered: Sequence[tuple[float, float]] = ()) -> None:

@@ -36,10 +36,11 @@ from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline.stages import Prepared, index_unit, prepare, sound_track
+from vfindex.indexer.pipeline.prepare import Prepared, prepare
+from vfindex.indexer.pipeline.stages import audio_index, index_unit
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
-from vfindex.indexer.speech.recognizer_pool import SpeechPool
-from vfindex.indexer.speech.transcribe import Transcriber
+from vfindex.indexer.speech.recognizer_pool import RecognizerPool
+from vfindex.indexer.speech.transcribe import PocketSphinxTranscriber
 from vfindex.storage.encoders.image import BATCH_FRAMES, LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.records import FloatArray, Segment
@@ -129,7 +130,7 @@ class Alone:
     text: TimedText
     writer: Writer
     decoder: Decoder
-    pool: SpeechPool
+    pool: RecognizerPool
 
     def index(self, found: Found) -> float:
         """Put one video through all stages; return its seconds."""
@@ -171,14 +172,14 @@ class Alone:
                 prepared.found.location.path,
                 sampling=OPTIONS.sampling,
                 size_px=self.image.size_px,
-                audio=sound_track(prepared, OPTIONS),
+                audio=audio_index(prepared, OPTIONS),
                 start_s=start_s,
                 end_s=end_s,
             )
         )
 
     def _hear(self, prepared: Prepared, items: Sequence[Item]) -> list[Segment]:
-        transcriber = Transcriber(self.pool, [(s.start_s, s.end_s) for s in prepared.subtitles])
+        transcriber = PocketSphinxTranscriber(self.pool, [(s.start_s, s.end_s) for s in prepared.subtitles])
         for item in items:
             if isinstance(item, AudioBlock):
                 transcriber.feed(item)
@@ -206,10 +207,10 @@ def run_alone(files: Sequence[Found], library: Path) -> tuple[dict[str, float], 
             image, text = LiteImageEncoder.open(paths.visual), TimedText.open(paths.text)
             opening_wall_s = time.monotonic() - began
             text.clock = clock
-            with SpeechPool(1) as pool:
+            with RecognizerPool(1) as pool:
                 pool.submit(np.zeros(8000, np.int16)).result()
         recogniser_s = clock.spent_s[OPENING] - opening_wall_s  # opening is processor time alone
-        alone = Alone(clock, image, text, writer, Decoder(), SpeechPool(1))
+        alone = Alone(clock, image, text, writer, Decoder(), RecognizerPool(1))
         try:
             video_s = sum(alone.index(found) for found in files)
         finally:

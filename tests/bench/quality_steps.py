@@ -20,7 +20,7 @@ from quality_frames import Seen, Views, milliseconds, read_frames
 
 from vfindex.indexer.models.lite import calibration_vectors, ensure_lite, label_texts, load_priors
 from vfindex.indexer.models.priors import background_queries, estimate_prior
-from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline import stages
 from vfindex.indexer.pipeline.chunks import MAX_GAP_S, Window, windows
 from vfindex.indexer.pipeline.shots import unit
 from vfindex.storage.db.units import committed_plans, stored_unit
@@ -210,7 +210,7 @@ def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
         mixing = patch.multiple(image_encoder, TEMPERATURE=recipe.temperature, TOP_LABELS=recipe.top_labels)
         changed.enter_context(mixing)
         changed.enter_context(patch.multiple(colours, COLOUR_LENGTH=recipe.colour_length))
-        changed.enter_context(patch.multiple(pipeline, windows=recipe.windows))
+        changed.enter_context(patch.multiple(stages, windows=recipe.windows))
         setup = LibraryMeta(snapshot).existing_setup()
         visual = estimate_prior(
             material.text.encode(background_queries()),
@@ -238,7 +238,7 @@ def _make_video_again(
             segments = tuple(s for s in result.segments if s.confidence is None or s.confidence >= recipe.confidence)
             spans = [(clip.start_s, clip.end_s) for clip in result.clips]
             seen = material.frames[video.fingerprint]
-            spoken = pipeline.speech_vectors(spans, segments, material.text)
+            spoken = stages.speech_vectors(spans, segments, material.text)
             clips = tuple(
                 _clip(clip, said, _pictures(clip, seen, recipe, (labels, material.axes)))
                 for clip, said in zip(result.clips, spoken, strict=True)
@@ -260,5 +260,5 @@ def _pictures(
 
 
 def _clip(clip: Clip, spoken: FloatArray | None, frames: FloatArray) -> Clip:
-    given = pipeline.embeddings_of(unit(frames.mean(axis=0)), spoken, clip.embeddings.get("text"))
+    given = stages.embeddings_of(unit(frames.mean(axis=0)), spoken, clip.embeddings.get("text"))
     return replace(clip, embeddings=given, frame_vectors=frames)

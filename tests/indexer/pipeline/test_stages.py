@@ -11,8 +11,9 @@ import pytest
 from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder, Limits, ReadEnd
-from vfindex.indexer.pipeline import stages as pipeline
-from vfindex.indexer.pipeline.stages import Prepared, plan_units, time_share
+from vfindex.indexer.pipeline import prepare, stages
+from vfindex.indexer.pipeline.prepare import Prepared, plan_units
+from vfindex.indexer.pipeline.stages import time_share
 from vfindex.indexer.runs import scheduler
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
@@ -36,7 +37,7 @@ def test_cuts_are_moved_to_keyframes() -> None:
     assert cuts(0, 2000, {600: 597.5, 1200: 890.0}) == [597.5, 1200], "a keyframe too far away is none"
     assert cuts(500, 1500, {600: 480.0, 1200: 1199.0}) == [600, 1199.0], "nor is one before the video begins"
     assert cuts(600, 1499, {}) == []
-    assert len(cuts(0, 1e12, {})) == pipeline.MAX_CUTS
+    assert len(cuts(0, 1e12, {})) == prepare.MAX_CUTS
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def test_keyframes_are_found_by_jumping(
 @pytest.fixture
 def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that ingests a video of 13 s, keyframes every 1.6 s and units of about 4 s."""
-    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
-    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    monkeypatch.setattr(prepare, "UNIT_S", 4.0)
+    monkeypatch.setattr(prepare, "MIN_LAST_UNIT_S", 2.0)
     shots = [Shot("red", 5), Shot("blue", 4), Shot("green", 4)]
     path = make_video(tmp_path / "long.mp4", shots=shots, keyframe_s=1.6)
     settings = RunSettings(cache=models_cache, workers=1, asr=False)
@@ -143,6 +144,6 @@ def test_a_unit_is_decoded_within_its_share(tmp_path: Path, run: Run, monkeypatc
         return real(self, path, **order)
 
     monkeypatch.setattr(Decoder, "read", read)
-    monkeypatch.setattr(pipeline, "RATE_BYTES_S", 0)
+    monkeypatch.setattr(stages, "RATE_BYTES_S", 0)
     assert run().indexed == 1
     assert len([share for share in asked if share < 1]) == 3, "three units"

@@ -8,7 +8,8 @@ import pytest
 
 from vfindex.indexer.media.decoder import ReadEnd
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline.stages import Indexed, Prepared
+from vfindex.indexer.pipeline.prepare import Prepared
+from vfindex.indexer.pipeline.stages import Indexed
 from vfindex.indexer.runners.placement import Worker
 from vfindex.indexer.runners.unit_queue import MAX_DEATHS, Seat, Task, UnitQueue
 from vfindex.indexer.runners.worker import Failure, Job

@@ -16,7 +16,8 @@ from media import Shot, make_video
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, Pixels
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline.stages import Indexed, Prepared, index_unit, prepare
+from vfindex.indexer.pipeline.prepare import Prepared, prepare
+from vfindex.indexer.pipeline.stages import Indexed, index_unit
 from vfindex.indexer.runners import worker as worker_module
 from vfindex.indexer.runners.worker import Failure, Job, Models, UnitWorker
 from vfindex.indexer.scan.walk import Found, discover, fingerprint

@@ -17,7 +17,7 @@ from media import Shot, make_video
 
 from vfindex.indexer import boundary
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline import prepare, stages
 from vfindex.indexer.pipeline.ytdlp import read_info
 from vfindex.indexer.runs import refresh_text, scheduler
 from vfindex.indexer.runs.execute import RunSettings
@@ -68,7 +68,7 @@ def test_a_bug_over_one_file_ends_that_file(
     tmp_path: Path, videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "assemble", over_bad(pipeline.assemble, lambda: ValueError("of no use")))
+        broken.setattr(stages, "assemble", over_bad(stages.assemble, lambda: ValueError("of no use")))
         report = run(videos, models_cache)
         assert (report.indexed, paths(report.failed)) == (2, [(BAD, "bug")])
         [problem] = report.bugs()
@@ -89,11 +89,11 @@ def test_a_bug_over_one_file_ends_that_file(
 def test_a_bug_over_one_unit_leaves_the_others(
     tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
-    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    monkeypatch.setattr(prepare, "UNIT_S", 4.0)
+    monkeypatch.setattr(prepare, "MIN_LAST_UNIT_S", 2.0)
     (tmp_path / "videos").mkdir()
     make_video(tmp_path / "videos" / "bad.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 3)])
-    real = pipeline.assemble
+    real = stages.assemble
 
     def assemble(prepared: Any, plan: Any, *rest: Any) -> Any:
         if plan.number == 1:
@@ -101,7 +101,7 @@ def test_a_bug_over_one_unit_leaves_the_others(
         return real(prepared, plan, *rest)
 
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "assemble", assemble)
+        broken.setattr(stages, "assemble", assemble)
         report = run(tmp_path / "videos", models_cache)
     assert (paths(report.partial), len(report.bugs())) == ([(BAD, "bug")], 1)
     with Library.open(tmp_path / "lib").snapshot() as snapshot:
@@ -109,7 +109,7 @@ def test_a_bug_over_one_unit_leaves_the_others(
     assert run(tmp_path / "videos", models_cache).unchanged == 1
     with monkeypatch.context() as newer:
         newer.setattr(runs, "version", lambda _: "9.9")
-        newer.setattr(pipeline, "assemble", assemble)
+        newer.setattr(stages, "assemble", assemble)
         assert len(run(tmp_path / "videos", models_cache).bugs()) == 1
     assert retry(tmp_path / "lib", [], RunSettings(models_cache, workers=1)).indexed == 1
 
@@ -117,7 +117,7 @@ def test_a_bug_over_one_unit_leaves_the_others(
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (pipeline, "plan_units"),  # prepare
+        (prepare, "plan_units"),  # prepare
         (scheduler, "fingerprint"),
         (Catalog, "resumable"),
         (Catalog, "begin_video"),
@@ -159,7 +159,7 @@ def test_records_that_cannot_be_are_the_files_own(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clip twice: SQLite refuses the second, and nothing of the unit stays."""
-    real = pipeline.assemble
+    real = stages.assemble
 
     def doubled(prepared: Any, *rest: Any) -> Any:
         from dataclasses import replace
@@ -169,7 +169,7 @@ def test_records_that_cannot_be_are_the_files_own(
             return indexed
         return replace(indexed, result=replace(indexed.result, clips=indexed.result.clips * 2))
 
-    monkeypatch.setattr(pipeline, "assemble", doubled)
+    monkeypatch.setattr(stages, "assemble", doubled)
     report = run(videos, models_cache)
     assert (report.indexed, paths(report.failed)) == (2, [(BAD, "bug")])
 
@@ -205,13 +205,13 @@ def test_what_concerns_the_run(error: BaseException) -> None:
 
 BROKEN = """
 import sys
-from vfindex.indexer.pipeline import stages as pipeline
-real = pipeline.describe
+from vfindex.indexer.pipeline import prepare
+real = prepare.describe
 def describe(path, *rest):
     if path.endswith(b"bad.mp4"):
         raise ValueError("a bug")
     return real(path, *rest)
-pipeline.describe = describe
+prepare.describe = describe
 from vfindex.cli.app import main
 main()
 """
@@ -243,7 +243,7 @@ def test_one_bug_in_every_file_does_not_flood_the_report(
     from vfindex.indexer.runs import run as run_module
 
     monkeypatch.setattr(run_module, "MAX_TRACES", 1)
-    monkeypatch.setattr(pipeline, "describe", lambda *_: 1 / 0)
+    monkeypatch.setattr(prepare, "describe", lambda *_: 1 / 0)
     report = run(videos, models_cache)
     assert (len(report.failed), len(report.bugs())) == (3, 1)
     assert len(report.bugs()[0].trace) <= boundary.MAX_TRACE_CHARS

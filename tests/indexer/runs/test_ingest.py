@@ -20,7 +20,7 @@ from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models import factory
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline import prepare
 from vfindex.indexer.runs import scheduler
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
@@ -226,8 +226,8 @@ def test_a_run_that_is_stopped_is_continued(tmp_path: Path, videos: Path, run: I
 
 
 def test_a_long_video_is_committed_unit_by_unit(tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
-    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    monkeypatch.setattr(prepare, "UNIT_S", 4.0)
+    monkeypatch.setattr(prepare, "MIN_LAST_UNIT_S", 2.0)
     (tmp_path / "videos").mkdir()
     path = make_video(tmp_path / "videos" / "long.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 4)])
     real = scheduler.Scheduler._indexed

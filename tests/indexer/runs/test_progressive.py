@@ -16,7 +16,7 @@ from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline import prepare
 from vfindex.indexer.runs.execute import RunSettings, is_progressive
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.reindex import estimate, reindex
@@ -122,8 +122,8 @@ def test_a_reading_that_is_broken_off_half_way_does_not_show(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library, real = tmp_path / "lib", Scheduler._indexed
-    monkeypatch.setattr(pipeline, "UNIT_S", 6.0)
-    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 3.0)
+    monkeypatch.setattr(prepare, "UNIT_S", 6.0)
+    monkeypatch.setattr(prepare, "MIN_LAST_UNIT_S", 3.0)
     with monkeypatch.context() as patched:
         run(callbacks=stopping_between(patched))
     found = estimate(library, RunSettings(models_cache))

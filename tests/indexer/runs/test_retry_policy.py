@@ -13,7 +13,7 @@ import pytest
 from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder
-from vfindex.indexer.pipeline import stages as pipeline
+from vfindex.indexer.pipeline import prepare
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
@@ -57,8 +57,8 @@ def test_what_is_taken_up_again() -> None:
 @pytest.fixture
 def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Ingest:
     """Return a function that ingests one video of three units and 12 s into one library."""
-    monkeypatch.setattr(pipeline, "UNIT_S", 4.0)
-    monkeypatch.setattr(pipeline, "MIN_LAST_UNIT_S", 2.0)
+    monkeypatch.setattr(prepare, "UNIT_S", 4.0)
+    monkeypatch.setattr(prepare, "MIN_LAST_UNIT_S", 2.0)
     make_video(tmp_path / "long.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 3)])
 
     def again() -> Report:

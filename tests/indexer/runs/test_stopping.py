@@ -19,7 +19,8 @@ from vfindex.indexer.models import hardware
 from vfindex.indexer.models.export.cache import exporting
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import stages
-from vfindex.indexer.pipeline.stages import Indexed, Prepared
+from vfindex.indexer.pipeline.prepare import Prepared
+from vfindex.indexer.pipeline.stages import Indexed
 from vfindex.indexer.runners import local
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest

@@ -84,12 +84,12 @@ def noise(length_s: float) -> NDArray[np.float32]:
 @needs_media
 @both
 def test_a_model_s_text_gets_the_video_s_time(folders: dict[str, Path], name: str) -> None:
-    listening = open_whisper(folders[name], threads=1, device="cpu")
-    listener = listening.transcriber([])
+    whisper = open_whisper(folders[name], threads=1, device="cpu")
+    transcriber = whisper.transcriber([])
     for at in range(0, len(speech()), 1024):
-        listener.feed(AudioBlock(100 + at / SAMPLE_RATE_HZ, speech()[at : at + 1024]))
-    result = listener.finish()
-    listening.close()
+        transcriber.feed(AudioBlock(100 + at / SAMPLE_RATE_HZ, speech()[at : at + 1024]))
+    result = transcriber.finish()
+    whisper.close()
     begin_s = 100 + find_voice(speech())[0][0] / SAMPLE_RATE_HZ
     assert [s.text for s in result.segments] == TEXTS
     times = [(s.start_s - begin_s, s.end_s - begin_s) for s in result.segments]

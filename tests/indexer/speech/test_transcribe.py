@@ -22,8 +22,8 @@ from vfindex.indexer.media import child
 from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech import transcribe
-from vfindex.indexer.speech.recognizer_pool import Recognition, SpeechLimits, SpeechPool, Word
-from vfindex.indexer.speech.transcribe import Transcriber, Transcript
+from vfindex.indexer.speech.recognizer_pool import Recognition, RecognizerPool, SpeechLimits, Word
+from vfindex.indexer.speech.transcribe import PocketSphinxTranscriber, Transcript
 from vfindex.indexer.speech.vad import GAP_S, MAX_UTTERANCE_S, VoiceFinder, syllable_depth
 from vfindex.storage.errors import VideoError
 
@@ -71,9 +71,9 @@ def find(parts: Sequence[AudioBlock]) -> list[tuple[float, float, bytes]]:
 
 
 def transcript(
-    pool: SpeechPool, parts: Sequence[AudioBlock], covered: Sequence[tuple[float, float]] = ()
+    pool: RecognizerPool, parts: Sequence[AudioBlock], covered: Sequence[tuple[float, float]] = ()
 ) -> Transcript:
-    transcriber = Transcriber(pool, covered)
+    transcriber = PocketSphinxTranscriber(pool, covered)
     for block in parts:
         transcriber.feed(block)
     return transcriber.finish()
@@ -135,7 +135,7 @@ def test_a_gap_ends_the_utterance_and_later_times_count_from_it() -> None:
 
 
 def test_words_become_segments_at_the_right_time() -> None:
-    with SpeechPool(2, command=fake('[["a", 0, 0.4, 1.0], ["b", 0.5, 0.9, 0.25], ["c", 1.6, 2.0, 0.0]]')) as pool:
+    with RecognizerPool(2, command=fake('[["a", 0, 0.4, 1.0], ["b", 0.5, 0.9, 0.25], ["c", 1.6, 2.0, 0.0]]')) as pool:
         sound = np.concatenate([silent(1), voiced(1.6), silent(2)])
         result = transcript(pool, blocks(sound, start_s=100.0))
     ((start_s, length_s, _),) = find(blocks(sound, start_s=100.0))
@@ -173,7 +173,7 @@ def test_syllables_have_depth() -> None:
 
 
 def test_steady_sound_is_not_recognised() -> None:
-    with SpeechPool(1, command=fake(COUNTING)) as pool:
+    with RecognizerPool(1, command=fake(COUNTING)) as pool:
         music = transcript(pool, blocks(np.concatenate([silent(1), steady(9), silent(2)])))
         short = transcript(pool, blocks(np.concatenate([silent(1), steady(1), silent(2)])))
     assert music.segments == []
@@ -184,7 +184,7 @@ def test_steady_sound_is_not_recognised() -> None:
 
 def test_what_subtitles_cover_is_not_recognised() -> None:
     sound = np.concatenate([silent(1), voiced(1), silent(2), voiced(1), silent(2)])
-    with SpeechPool(1, command=fake(COUNTING)) as pool:
+    with RecognizerPool(1, command=fake(COUNTING)) as pool:
         everything = transcript(pool, blocks(sound))
         signs = transcript(pool, blocks(sound), covered=[(0.9, 2.3), (60.0, 61.0)])
         complete = transcript(pool, blocks(sound), covered=[(0.0, 1.0), (3.0, 3.5), (6.0, 7.0)])
@@ -196,13 +196,13 @@ def test_what_subtitles_cover_is_not_recognised() -> None:
 
 def test_segments_come_in_order_whatever_worker_is_first() -> None:
     sound = np.concatenate([part for n in range(8) for part in (voiced(0.5 + 0.1 * n), silent(1))])
-    with SpeechPool(3, command=fake(COUNTING)) as pool:
+    with RecognizerPool(3, command=fake(COUNTING)) as pool:
         result = transcript(pool, blocks(sound))
     assert [int(s.text.split()[0]) for s in result.segments] == [len(pcm) // 2 for _, _, pcm in find(blocks(sound))]
     assert [s.start_s for s in result.segments] == sorted(s.start_s for s in result.segments)
 
 
-class SlowPool(SpeechPool):
+class SlowPool(RecognizerPool):
     """Takes its time, and hears nothing."""
 
     def _recognize(self, samples: Sound) -> Recognition:
@@ -213,7 +213,7 @@ class SlowPool(SpeechPool):
 def test_sound_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcribe, "PENDING_S", 5.0)
     with SlowPool(1) as pool:
-        transcriber = Transcriber(pool, ())
+        transcriber = PocketSphinxTranscriber(pool, ())
         for block in blocks(np.tile(np.concatenate([voiced(0.6), silent(0.6)]), 30), size=4096):
             transcriber.feed(block)
             assert transcriber._pending_s <= 5.0
@@ -247,7 +247,7 @@ def test_time_that_subtitles_take() -> None:
 )
 def test_a_lost_recogniser_costs_its_utterance_only(script: str, words: str) -> None:
     limits = SpeechLimits(base_s=1.0 if words == "took longer" else 60.0, factor=0.0)
-    with SpeechPool(1, limits, command=[sys.executable, "-P", "-c", script]) as pool:
+    with RecognizerPool(1, limits, command=[sys.executable, "-P", "-c", script]) as pool:
         result = pool.submit(voiced(14)).result(timeout=90)  # more than a pipe holds
     assert result.words == ()
     assert words in result.problem
@@ -256,18 +256,18 @@ def test_a_lost_recogniser_costs_its_utterance_only(script: str, words: str) -> 
 def test_a_lost_recogniser_is_replaced(tmp_path: Path) -> None:
     marker = tmp_path / "died"
     once = f"import os\nif not os.path.exists({str(marker)!r}):\n    open({str(marker)!r}, 'w'); os._exit(9)\n"
-    with SpeechPool(1, command=[sys.executable, "-P", "-c", once + FAKE % COUNTING]) as pool:
+    with RecognizerPool(1, command=[sys.executable, "-P", "-c", once + FAKE % COUNTING]) as pool:
         result = transcript(pool, blocks(np.concatenate([voiced(1), silent(1), voiced(1), silent(1)])))
     assert len(result.segments) == 1
     assert [("status 9" in p) for p in result.problems] == [True]
 
 
 def test_recognisers_that_only_die_are_given_up() -> None:
-    with SpeechPool(1, SpeechLimits(failures=2), command=["false"]) as pool:
+    with RecognizerPool(1, SpeechLimits(failures=2), command=["false"]) as pool:
         problems = [pool.submit(voiced(0.1)).result().problem for _ in range(4)]
     assert ["status" in p for p in problems] == [True, True, False, False]
     assert "off" in problems[3]
-    with SpeechPool(1, command=["/nonexistent/recogniser"]) as pool:
+    with RecognizerPool(1, command=["/nonexistent/recogniser"]) as pool:
         assert pool.submit(voiced(0.1)).result().problem
 
 
@@ -277,20 +277,20 @@ def test_a_machine_without_handles_is_no_fault_of_the_sound(monkeypatch: pytest.
 
     monkeypatch.setattr(child.subprocess, "Popen", start)
     sound = blocks(np.concatenate([voiced(1), silent(1)]))
-    with SpeechPool(1) as pool, pytest.raises(VideoError) as raised, one_file(b"/videos/a.mp4", "decode"):
+    with RecognizerPool(1) as pool, pytest.raises(VideoError) as raised, one_file(b"/videos/a.mp4", "decode"):
         transcript(pool, sound)
     assert raised.value.problem.code == NO_RESOURCES
     assert "ulimit -n" in raised.value.problem.next
 
 
 def test_no_recogniser_starts_before_the_first_utterance() -> None:
-    with SpeechPool(2, command=["/nonexistent/recogniser"]) as pool:
+    with RecognizerPool(2, command=["/nonexistent/recogniser"]) as pool:
         assert transcript(pool, blocks(silent(3))).problems == []
 
 
 def test_killing_the_pool_ends_work_at_once() -> None:
-    pool = SpeechPool(1, command=[sys.executable, "-c", "import time; time.sleep(99)"])
-    transcriber = Transcriber(pool, ())
+    pool = RecognizerPool(1, command=[sys.executable, "-c", "import time; time.sleep(99)"])
+    transcriber = PocketSphinxTranscriber(pool, ())
     for block in blocks(np.concatenate([voiced(1), silent(1), voiced(1), silent(1)])):
         transcriber.feed(block)
     time.sleep(0.3)
@@ -304,8 +304,8 @@ def test_killing_the_pool_ends_work_at_once() -> None:
 
 def test_the_recogniser_ends_with_its_parent() -> None:
     script = (
-        "import numpy as np, sys, time\nfrom vfindex.indexer.speech.recognizer_pool import SpeechPool\n"
-        "pool = SpeechPool(1)\n"
+        "import numpy as np, sys, time\nfrom vfindex.indexer.speech.recognizer_pool import RecognizerPool\n"
+        "pool = RecognizerPool(1)\n"
         "pool.submit(np.zeros(1600, np.int16)).result()\nprint(pool._idle[0].pid, flush=True)\ntime.sleep(99)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
@@ -324,7 +324,7 @@ def test_the_recogniser_ends_with_its_parent() -> None:
 
 
 def test_a_recogniser_without_memory_is_a_recorded_problem() -> None:
-    with SpeechPool(1, SpeechLimits(memory_bytes=64 << 20)) as pool:
+    with RecognizerPool(1, SpeechLimits(memory_bytes=64 << 20)) as pool:
         result = pool.submit(voiced(1)).result(timeout=60)
     assert result.words == ()
     assert "status" in result.problem
@@ -332,7 +332,7 @@ def test_a_recogniser_without_memory_is_a_recorded_problem() -> None:
 
 def test_extreme_sound_is_no_problem() -> None:
     noise = np.random.default_rng(1).integers(-32768, 32768, SAMPLE_RATE_HZ).astype(np.int16)
-    with SpeechPool(1) as pool:
+    with RecognizerPool(1) as pool:
         for sound in (
             silent(1),
             noise,
@@ -347,7 +347,7 @@ def test_extreme_sound_is_no_problem() -> None:
 @needs_media
 def test_real_speech_is_understood() -> None:
     said = speech()[4 * SAMPLE_RATE_HZ : 9 * SAMPLE_RATE_HZ]
-    with SpeechPool(1) as pool:
+    with RecognizerPool(1) as pool:
         result = transcript(pool, blocks(said, start_s=4.0))
     rooms = next(s for s in result.segments if "one of the largest clean rooms in the" in s.text)
     assert 4.2 - 0.5 <= rooms.start_s <= rooms.end_s <= 8.4 + 0.5  # as the subtitles of this video have it
@@ -361,7 +361,7 @@ def test_words_depend_on_the_sound_alone() -> None:
     parts = [speech()[84000:110000], speech()[144000:168000], voiced(0.5)]
 
     def hear(workers: int, order: Sequence[int]) -> dict[int, tuple[Word, ...]]:
-        with SpeechPool(workers) as pool:
+        with RecognizerPool(workers) as pool:
             futures = {n: pool.submit(parts[n]) for n in order}
             return {n: future.result().words for n, future in futures.items()}
 

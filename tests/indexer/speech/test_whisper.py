@@ -1,4 +1,4 @@
-"""Whisper's listener: windows, times, languages, limits. The model is one that says how loud a sound is."""
+"""Whisper's transcriber: windows, times, languages, limits. The model is one that says how loud a sound is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
-from vfindex.indexer.speech import whisper
+from vfindex.indexer.speech import whisper as whisper_module
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.transcribe import Transcript
 from vfindex.indexer.speech.vad import GAP_S
@@ -72,11 +72,11 @@ class Loudness:
 
 @contextmanager
 def opened(model: Loudness) -> Iterator[Whisper]:
-    listening = Whisper(model, voice)
+    whisper = Whisper(model, voice)
     try:
-        yield listening
+        yield whisper
     finally:
-        listening.close()
+        whisper.close()
 
 
 def blocks(sound: Sound, start_s: float = 0.0, size: int = 4096) -> list[AudioBlock]:
@@ -84,11 +84,11 @@ def blocks(sound: Sound, start_s: float = 0.0, size: int = 4096) -> list[AudioBl
 
 
 def transcript(model: Loudness, parts: Sequence[AudioBlock], covered: Sequence[tuple[float, float]] = ()) -> Transcript:
-    with opened(model) as listening:
-        listener = listening.transcriber(covered)
+    with opened(model) as whisper:
+        transcriber = whisper.transcriber(covered)
         for block in parts:
-            listener.feed(block)
-        return listener.finish()
+            transcriber.feed(block)
+        return transcriber.finish()
 
 
 def spans(result: Transcript) -> list[tuple[float, float]]:
@@ -298,34 +298,34 @@ def in_thread(work: Callable[[], Transcript]) -> tuple[threading.Thread, list[Tr
 
 def test_killing_stops_after_the_batch_in_work() -> None:
     model = Slow()
-    listening = Whisper(model, voice)
-    listener = listening.transcriber([])
+    whisper = Whisper(model, voice)
+    transcriber = whisper.transcriber([])
     for block in blocks(np.concatenate(talk(4))):
-        listener.feed(block)
-    thread, results = in_thread(listener.finish)
+        transcriber.feed(block)
+    thread, results = in_thread(transcriber.finish)
     assert model.began.wait(20)
-    listening.kill()
+    whisper.kill()
     model.go_on.set()
     thread.join(20)
     assert not thread.is_alive()
     assert len(model.calls) == 1
     assert [round(s.start_s) for s in results[0].segments] == [0]
     assert results[0].problems == [STOPPED]
-    late = listening.transcriber([])
+    late = whisper.transcriber([])
     late.feed(AudioBlock(0.0, loud(4)))
     assert late.finish().problems == [STOPPED]
-    listening.close()
+    whisper.close()
     assert model.closed
 
 
 def test_units_share_the_model() -> None:
     model = Loudness()
-    with opened(model) as listening:
-        listeners = [listening.transcriber([]) for _ in range(4)]
-        for n, listener in enumerate(listeners):
+    with opened(model) as whisper:
+        transcribers = [whisper.transcriber([]) for _ in range(4)]
+        for n, transcriber in enumerate(transcribers):
             for block in blocks(np.concatenate(talk(3)), start_s=1000.0 * n):
-                listener.feed(block)
-        running = [in_thread(listener.finish) for listener in listeners]
+                transcriber.feed(block)
+        running = [in_thread(transcriber.finish) for transcriber in transcribers]
         for thread, _ in running:
             thread.join(20)
     for n, (_, results) in enumerate(running):
@@ -341,21 +341,21 @@ def test_sound_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             time.sleep(0.3)
             return super().hear(sound, language)
 
-    monkeypatch.setattr(whisper, "LIMIT_WINDOW_S", 0.1)
+    monkeypatch.setattr(whisper_module, "LIMIT_WINDOW_S", 0.1)
     result = transcript(Dragging(batch=1), blocks(np.concatenate(talk(6))))
     assert 2 <= len(result.segments) < 6  # 0.6 s are two or three windows
     assert result.problems == ["speech recognition took longer than 1 s"]
 
 
 def test_sound_that_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whisper, "HELD_S", 50.0)
+    monkeypatch.setattr(whisper_module, "HELD_S", 50.0)
     model = Loudness()
-    with opened(model) as listening:
-        listener = listening.transcriber([])
+    with opened(model) as whisper:
+        transcriber = whisper.transcriber([])
         for block in blocks(np.concatenate(talk(7))):
-            listener.feed(block)
-            assert sum(run.length_s for run in listener._runs) < 50.0
-        result = listener.finish()
+            transcriber.feed(block)
+            assert sum(run.length_s for run in transcriber._runs) < 50.0
+        result = transcriber.finish()
     assert result.heard_s == pytest.approx(140.0)
     assert result.recognised_s >= 140.0
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(result.segments))
@@ -363,9 +363,9 @@ def test_sound_that_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gap_after_each_sample_costs_no_memory() -> None:
     model = Loudness()
-    with opened(model) as listening:
-        listener = listening.transcriber([])
+    with opened(model) as whisper:
+        transcriber = whisper.transcriber([])
         for n in range(2000):
-            listener.feed(AudioBlock(float(n), loud(0.01)))
-        assert len(listener._runs) == 1
-        assert listener.finish().segments == []
+            transcriber.feed(AudioBlock(float(n), loud(0.01)))
+        assert len(transcriber._runs) == 1
+        assert transcriber.finish().segments == []

@@ -34,7 +34,7 @@ def make(folder: Path, videos: dict[str, list[Segment]]) -> Path:
     return folder
 
 
-def items_of(folder: Path) -> list[KnownItem]:
+def decode_ahead(folder: Path) -> list[KnownItem]:
     with Library.open(folder).snapshot() as snapshot:
         return known_items(snapshot)
 
@@ -58,14 +58,14 @@ def test_what_tells_of_one_video_alone_is_asked(tmp_path: Path) -> None:
             "Garden Party": [],
         },
     )
-    assert {(item.text, item.fingerprint, item.source) for item in items_of(folder)} == {
+    assert {(item.text, item.fingerprint, item.source) for item in decode_ahead(folder)} == {
         ("The tomatoes ripen behind the green house wall.", "garden party", "sidecar"),
         ("a lighthouse keeper paints boats", "v001", "asr"),
     }
     with writing(folder) as writer:
         add_video(writer, "harbour at dawn", [clip(visual=axis(5))])
         writer.catalog.begin_video(video("half a video done"), [UnitPlan(0)], recognised=True)
-    assert [item for item in items_of(folder) if item.source == "title"] == [
+    assert [item for item in decode_ahead(folder) if item.source == "title"] == [
         KnownItem("harbour at dawn", "harbour at dawn", "title")
     ]
 
@@ -76,13 +76,13 @@ def test_questions_are_spread_evenly_and_the_same_each_time(tmp_path: Path, monk
     videos |= {f"long {name}": [said(f"{name} {s.text}", s.start_s) for s in long_one] for name in ("east", "west")}
     folder = make(tmp_path, videos)
     monkeypatch.setattr(module, "MAX_ITEMS", 12)
-    items = [item for item in items_of(folder) if item.source == "sidecar"]
+    items = [item for item in decode_ahead(folder) if item.source == "sidecar"]
     assert Counter(item.fingerprint for item in items) == {"short": 2, "long east": 5, "long west": 5}
     starts = [s.start_s for s in long_one if f"east {s.text}" in {item.text for item in items}]
     assert starts == [6, 18, 30, 42, 54]
-    assert items_of(folder) == items_of(folder)
+    assert decode_ahead(folder) == decode_ahead(folder)
     monkeypatch.setattr(module, "MAX_ITEMS", 1)
-    assert len([item for item in items_of(folder) if item.source == "sidecar"]) == 1
+    assert len([item for item in decode_ahead(folder) if item.source == "sidecar"]) == 1
 
 
 def test_answers_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,5 +115,5 @@ def test_answers_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_library_without_words_has_no_questions(tmp_path: Path) -> None:
     folder = make(tmp_path, {"v001": [], "v002": []})
-    assert items_of(folder) == []
+    assert decode_ahead(folder) == []
     assert recall_by_source([], []) == {}
