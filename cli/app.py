@@ -43,10 +43,11 @@ from vfindex.cli.commands import list as listing
 from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS, PlainCommand
 from vfindex.cli.output import print_json, say
+from vfindex.cli.run import EXIT_BUG, EXIT_INTERRUPTED
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.files.resources import lack
 
-EXIT_FAILED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 # What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

@@ -71,7 +71,7 @@ MAX_LINES = 450
 # The rooms of each package, top to bottom: a room or a module imports only what stands below it, or its own room.
 ROOMS = {
     "cli": (
-        *("entry", "app", "commands", "removal", "trust", "demo_media", "render"),
+        *("entry", "app", "commands", "removal", "run", "demo_media", "render"),
         *("options", "extras", "out_file", "output"),
     ),
     "indexer": ("runs", "runners", "pipeline", "models", "speech", "media", "scan", "boundary", "languages", "options"),

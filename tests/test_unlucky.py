@@ -54,7 +54,7 @@ def test_one_interruption_ends_after_the_work_in_hand(tmp_path: Path, slow: Path
         out, err = process.communicate(timeout=100)
     ran = Ran(process.returncode, out.decode(), err.decode())
     assert ran.code == 130
-    assert ran.err == "stopping after the videos in work; press Ctrl-C again to stop at once\n"
+    assert ran.err == "stopping after the videos in progress; press Ctrl-C again to stop at once\n"
     done = ran.document()["indexed"]
     assert 1 <= done < 3
     assert verify(Library.open(library)).problems == []

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.commands.ingest import print_report, run_ingest
 from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, cache_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.cli.render.explain import row_of
+from vfindex.cli.run import EXIT_INTERRUPTED, print_report, run_ingest
 
 if TYPE_CHECKING:
     from vfindex.search.results import Hit
@@ -54,7 +54,7 @@ def command(
     if not json:
         print_report(report)
     if report.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(EXIT_INTERRUPTED)
     engine = SearchEngine.open(folder)
     answers = [(question, engine.search(question.text, top_k=_HITS)) for question in QUESTIONS]
     sheet = folder / "demo.png"

@@ -9,7 +9,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import print_json
-from vfindex.cli.trust import keep_trust
+from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import counted
 from vfindex.storage.records import FUSIONS, FusionName
 
@@ -33,7 +33,7 @@ def command(
 
     folder = library_folder(library)
     done = rebuild(folder, fusion)
-    keep_trust(folder)
+    calibrate_if_due(folder)
     if json:
         print_json(asdict(done))
     else:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.commands.ingest import end_with, print_report, watching
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
@@ -26,7 +25,7 @@ from vfindex.cli.options import (
     runner_choice,
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
-from vfindex.cli.trust import keep_trust
+from vfindex.cli.run import finish, print_run, watching
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -87,15 +86,9 @@ def command(
         return
     with watching() as callbacks:
         report = reindex(folder, settings, callbacks)
-    if json:
-        print_json(report.to_dict(os.fsdecode))
-    else:
-        print_report(report)
-    if report.interrupted:
-        raise typer.Exit(130)
-    if report.has_changed() and not report.out_of_time:
-        keep_trust(folder)
-    end_with(report.bugs(), failed=bool(report.failed or report.left_alone or report.not_published))
+    print_run(report, json=json)
+    failed = bool(report.failed or report.left_alone or report.not_published)
+    finish(report, folder, calibrate=report.has_changed() and not report.out_of_time, failed=failed)
 
 
 def next_time(until: str, now: datetime) -> datetime:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import typer
-
-from vfindex.cli.commands.ingest import end_with, print_report, watching
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
@@ -22,7 +19,7 @@ from vfindex.cli.options import (
     runner_choice,
 )
 from vfindex.cli.output import plain, print_json, say
-from vfindex.cli.trust import keep_trust
+from vfindex.cli.run import finish, print_report, watching
 from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
@@ -57,13 +54,10 @@ def command(
         print_json(report.to_dict(os.fsdecode))
     else:
         _print(report)
-    if report.run.interrupted:
-        raise typer.Exit(130)
-    if report.run.has_changed():
-        keep_trust(folder)
     for problem in report.left:
         say(f"not repaired: {plain(problem)}")
-    end_with(report.run.bugs(), failed=bool(report.run.failed or report.run.not_published or report.left))
+    failed = bool(report.run.failed or report.run.not_published or report.left)
+    finish(report.run, folder, calibrate=report.run.has_changed(), failed=failed)
 
 
 def _print(report: RepairReport) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
-from vfindex.cli.commands.ingest import end_with, print_report, watching
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
@@ -22,8 +20,8 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import print_json, say
-from vfindex.cli.trust import keep_trust
+from vfindex.cli.output import say
+from vfindex.cli.run import finish, print_run, watching
 
 NAME = "retry"
 EXAMPLE = "vfindex retry --quarantined"
@@ -58,14 +56,8 @@ def command(
     named = [candidate for path in paths or () for candidate in known_as(path)]
     with watching() as callbacks:
         report = retry(folder, named, settings, callbacks)
-    if json:
-        print_json(report.to_dict(os.fsdecode))
-    elif report.found:
-        print_report(report)
+    if json or report.found:
+        print_run(report, json=json)
     else:
         say("nothing to retry; `vfindex status` lists what failed, and a file that you name is always retried")
-    if report.interrupted:
-        raise typer.Exit(130)
-    if report.has_changed():
-        keep_trust(folder)
-    end_with(report.bugs(), failed=bool(report.failed or report.not_published))
+    finish(report, folder, calibrate=report.has_changed())

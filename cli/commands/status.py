@@ -61,7 +61,7 @@ def _print(document: dict[str, Any]) -> None:
             f"preview     {counted(document['coarse'], 'video')} indexed as a preview; the next run indexes them fully"
         )
     if document["states"]["indexing"]:
-        print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` goes on")
+        print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` continues")
     if document["states"]["vanished"]:
         print(f"vanished    {counted(document['states']['vanished'], 'video')}; `vfindex purge` deletes what is left")
     for path in document["removed"]:

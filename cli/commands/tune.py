@@ -11,7 +11,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import print_json, say
-from vfindex.cli.trust import keep_trust
+from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import UsageError, counted
 from vfindex.storage.records import Modality
 
@@ -58,7 +58,7 @@ def command(
     stored = tuned.wins and not dry_run
     if stored:
         adopt(folder, tuned.fusion)
-        keep_trust(folder)
+        calibrate_if_due(folder)
     if json:
         print_json(_document(tuned, stored))
     else:
@@ -69,7 +69,7 @@ def _reset(folder: Path, json: bool) -> None:
     from vfindex.storage.maintenance.rebuild import adopt
 
     fusion = adopt(folder, None)
-    keep_trust(folder)
+    calibrate_if_due(folder)
     if json:
         print_json({"fusion": fusion.form, "weights": dict(fusion.weights), "stored": True})
     else:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.commands.ingest import end_with, watching
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
@@ -26,7 +25,7 @@ from vfindex.cli.options import (
     runner_choice,
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
-from vfindex.cli.trust import keep_trust
+from vfindex.cli.run import EXIT_INTERRUPTED, calibrate_if_due, end_with, watching
 from vfindex.storage.errors import UsageError, VfindexError, counted
 from vfindex.storage.records import SEARCHABLE
 
@@ -114,9 +113,9 @@ def _upgrade(folder: Path, settings: RunSettings, json: bool) -> None:
     else:
         _print(report, settings.allow_missing)
     if report.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if report.swapped:
-        keep_trust(folder)
+        calibrate_if_due(folder)
     end_with(bugs(report.lost), failed=bool(report.lost) and not report.swapped)
 
 
@@ -175,7 +174,7 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
     if report.swapped:
         print("in use from now on; to return: vfindex upgrade --rollback; to free the old one's disk: --discard")
     elif report.interrupted:
-        print("interrupted: the old models stay in use; run the same command again to go on")
+        print("interrupted: the old models stay in use; run the same command again to continue")
     elif not allow_missing:
         print(f"{counted(len(report.lost), 'video')} would be lost: the old models stay in use")
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vfindex.cli.commands.ingest import end_with
 from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.cli.run import end_with
 from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:

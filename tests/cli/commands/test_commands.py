@@ -18,7 +18,7 @@ import typer
 from vfindex import __version__
 from vfindex.cli.app import app
 from vfindex.cli.commands import demo, ingest, remove, search, show, status, verify
-from vfindex.cli.commands.ingest import _progress
+from vfindex.cli.run import _progress
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
 from vfindex.indexer.options import Sampling
@@ -382,7 +382,7 @@ def test_an_empty_folder_is_said_to_be_empty(run: Any, library: Path, tmp_path: 
 def test_ctrl_c_ends_after_the_units_in_work(
     run: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Any, __: Any, ___: Any, callbacks: Any) -> Report:
+    def interrupted(_: Any, __: Any, ___: Any, callbacks: Any, *, name: str) -> Report:
         assert not callbacks.stop()
         os.kill(os.getpid(), signal.SIGINT)
         return Report(found=1, indexed=1, interrupted=callbacks.stop())
@@ -392,7 +392,7 @@ def test_ctrl_c_ends_after_the_units_in_work(
     ran = run("ingest", tmp_path, "--library", library)
     assert ran.code == 130
     assert "run the same command again to continue" in ran.out
-    assert "stopping after the videos in work" in ran.err
+    assert "stopping after the videos in progress" in ran.err
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -416,7 +416,7 @@ def test_files_that_failed_at_once_tell_nothing_of_the_time_left() -> None:
 def drawn_by(code: str) -> str:
     """Return what a terminal of 80 columns gets while `code` tells of progress."""
     code = (
-        "import time\nfrom vfindex.cli.commands.ingest import _progress\n"
+        "import time\nfrom vfindex.cli.run import _progress\n"
         "from vfindex.indexer.runs.report import Progress\n"
         f"with _progress() as tell: time.sleep(0.3); {code}; time.sleep(0.3)"
     )

@@ -61,7 +61,7 @@ def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path)
     assert run("reindex", "--library", nightly, "--allow-missing").code == 0
     shown = run("runs", "show", "2", "--library", nightly)
     assert (shown.code, "vanished  5\n" in shown.out) == (0, True)
-    assert run("purge", "--library", nightly).out == "forgot 0 files, 0 videos\n"
+    assert run("purge", "--library", nightly).out.startswith("forgot 0 files, 0 videos\nkept 5 missing files, ")
     assert run("purge", "--now", "--library", nightly).out == "forgot 5 files, 5 videos\n"
 
 
@@ -69,7 +69,7 @@ def test_a_night_that_is_too_short_is_no_failure(run: Any, nightly: Path) -> Non
     (nightly.parent / "videos" / "new.mp4").write_text("new")
     ran = run("reindex", "--max-hours", "0", "--library", nightly)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.endswith("out of time: 1 file left; the next run goes on\n")
+    assert ran.out.endswith("out of time: 1 file left; the next run continues\n")
     listed = run("runs", "list", "--library", nightly).out
     assert "5 found: 0 indexed, 0 failed, 1 left, out of time" in listed
 
@@ -107,7 +107,7 @@ def test_runs_without_a_word_are_listed(run: Any, nightly: Path) -> None:
 def test_an_unknown_run_is_a_sentence(run: Any, nightly: Path) -> None:
     ran = run("runs", "show", "7", "--library", nightly)
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "vfindex: there is no run 7 in this library; `vfindex runs list` tells which there are\n"
+    assert ran.err == "vfindex: there is no run 7 in this library; `vfindex runs list` shows which there are\n"
 
 
 def test_the_next_time_of_the_day() -> None:

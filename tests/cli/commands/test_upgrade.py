@@ -121,8 +121,8 @@ def test_videos_that_would_be_lost_are_named(run: Run, library: Path) -> None:
 def test_wrong_usage_is_one_sentence(run: Run, library: Path, tmp_path: Path) -> None:
     for arguments, told in (
         ((), "no upgrade is unfinished"),
-        (("--rollback", "--discard"), "ask for one at a time"),
-        (("--rollback", "--preset", "lite"), "ask for one at a time"),
+        (("--rollback", "--discard"), "give one of them"),
+        (("--rollback", "--preset", "lite"), "give one of them"),
         (("--preset", "bse"), "there is no preset 'bse'"),
         (("--sampling", "often"), "--sampling takes auto"),
     ):

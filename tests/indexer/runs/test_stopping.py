@@ -192,7 +192,7 @@ def test_ctrl_c_during_the_first_export(tmp_path: Path, models_cache: Path, comm
         _, err = process.communicate(timeout=60)
     told = err.decode().splitlines()
     assert process.returncode == 130
-    assert told[-1:] == ["interrupted; run the same command again to go on"], told
+    assert told[-1:] == ["interrupted; run the same command again to continue"], told
     assert not any("memory" in line or "Traceback" in line for line in told)
     assert running(str(cache)) == []
     assert [path for path in cache.iterdir() if path.is_dir()] == []

@@ -283,7 +283,7 @@ def test_a_weight_stays_where_nothing_tells_it_to_move() -> None:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any, trusted: list[Path] | None = None) -> Any:
     """Return the exit code of `vfindex tune`. trusted: gets the libraries whose scores were to be measured again."""
     monkeypatch.setattr("sys.argv", ["vfindex", "tune", *map(str, arguments)])
-    monkeypatch.setattr("vfindex.cli.commands.tune.keep_trust", (trusted if trusted is not None else []).append)
+    monkeypatch.setattr("vfindex.cli.commands.tune.calibrate_if_due", (trusted if trusted is not None else []).append)
     with pytest.raises(SystemExit) as ended:
         main()
     return ended.value.code
