@@ -1,4 +1,4 @@
-"""Questions asked of libraries whose vectors one can write by hand, for the tests of search."""
+"""Searches of libraries with hand-written vectors, for the tests of search."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import writing
 
 
-def let_questions_be(monkeypatch: pytest.MonkeyPatch, vector_of: Callable[[str], FloatArray]) -> None:
-    """Let a text be the same vector, which `vector_of` gives, in every modality that it is asked of."""
+def fake_query_vectors(monkeypatch: pytest.MonkeyPatch, vector_of: Callable[[str], FloatArray]) -> None:
+    """Replace the query encoder: a text has the vector `vector_of(text)` in every modality."""
 
     def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
         return dict.fromkeys(part.modalities, vector_of(part.text))
@@ -28,13 +28,13 @@ def let_questions_be(monkeypatch: pytest.MonkeyPatch, vector_of: Callable[[str],
 
 
 def axis_of_digit(text: str) -> FloatArray:
-    """Return the axis that the first digit of a text names; without one, what leans on all axes alike."""
+    """Return the axis of the first digit of a text; without a digit, a vector with the same cosine to all axes."""
     digits = [c for c in text if c.isdigit()]
     return axis(int(digits[0])) if digits else np.full(DIM, DIM**-0.5, np.float32)
 
 
 def engine_over(folder: Path, videos: dict[str, list[Clip]], **extra: Any) -> SearchEngine:
-    """Return an engine over a published library of these videos. extra: by name, what else `add_video` takes."""
+    """Return an engine over a published library of these videos. extra: further arguments of `add_video`, by name."""
     with writing(folder) as writer:
         install(writer)
         for name, clips in videos.items():
@@ -44,5 +44,5 @@ def engine_over(folder: Path, videos: dict[str, list[Clip]], **extra: Any) -> Se
 
 
 def names(hits: list[Hit]) -> list[str]:
-    """Return the names of the videos found, best first."""
+    """Return the names of the videos of hits, best first."""
     return [Path(hit.video.decode()).name for hit in hits if hit.video is not None]

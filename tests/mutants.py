@@ -23,7 +23,7 @@ from vfindex.search.rank import group, lexical, query_vectors, score
 from vfindex.search.rank.rrf import ReciprocalRanks
 
 HERE = Path(__file__).resolve().parent / "search"
-CALIBRATED = "calibration/test_fit.py::test_labels_appear_where_they_are_earned_and_are_right"
+CALIBRATED = "calibration/test_fit.py::test_reliable_modalities_give_correct_labels"
 NOTHING: Callable[..., None] = lambda *_, **__: None  # noqa: E731  # the shortest of many
 
 # Name -> what is replaced (owner, attribute, replacement), and the test that must fail.
@@ -39,11 +39,11 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     ),
     "neighbours stay apart": (
         (engine, "merge_neighbours", NOTHING),
-        "rank/test_group.py::test_neighbours_that_answer_nearly_as_well_are_one_hit",
+        "rank/test_group.py::test_neighbours_with_similar_scores_are_one_hit",
     ),
     "every neighbour belongs": (
         (group, "MERGED_SHARE", -1e9),
-        "rank/test_group.py::test_what_is_not_next_to_it_is_no_neighbour",
+        "rank/test_group.py::test_clips_beyond_the_gap_are_not_merged",
     ),
     "no footage is the same": (
         (group, "is_same_footage", lambda *_: False),
@@ -51,11 +51,11 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     ),
     "all footage is the same": (
         (group, "is_same_footage", lambda *_: True),
-        "rank/test_group.py::test_what_only_looks_alike_stays_apart[longer-other1]",
+        "rank/test_group.py::test_similar_but_different_footage_stays_apart[longer-other1]",
     ),
     "ranks are scores": (
         (ReciprocalRanks, "contributions", lambda self, scored: dict(scored.modalities)),
-        "rank/test_rrf.py::test_what_counts_is_the_place_in_each_list",
+        "rank/test_rrf.py::test_scores_are_reciprocal_ranks",
     ),
     "all ranks are one": (
         (ReciprocalRanks, "contributions", lambda self, scored: {"visual": 1.0}),
@@ -84,19 +84,19 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     ),
     "filters let all through": (
         (engine, "filtered", NOTHING),
-        "query/test_filters.py::test_a_filtered_search_is_the_best_of_what_is_left",
+        "query/test_filters.py::test_a_filtered_search_ranks_the_videos_that_pass",
     ),
     "pictures are not asked for": (
         (engine, "add_images", lambda query, images, view: query),
-        "query/test_image.py::test_words_and_pictures_are_asked_together",
+        "query/test_image.py::test_words_and_pictures_are_combined",
     ),
     "pictures keep their spread": (
         (query_vectors, "_spread", lambda similarities: 1.0),
-        "query/test_image.py::test_similarities_of_pictures_are_brought_to_the_spread_of_words",
+        "query/test_image.py::test_picture_similarities_are_scaled_to_the_spread_of_texts",
     ),
     "the clip that is named answers itself": (
         (engine, "score_clips", lambda view, ids, query, keywords: []),
-        "query/test_image.py::test_a_clip_finds_its_like_and_neither_itself_nor_its_copies",
+        "query/test_image.py::test_a_clip_finds_similar_clips_but_not_itself_or_its_copies",
     ),
 }
 

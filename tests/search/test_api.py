@@ -1,4 +1,4 @@
-"""docs/api.md says what the code says: its Python runs, its tables name every parameter and field and its default."""
+"""docs/api.md agrees with the code: its Python runs, its tables have every parameter, default and field."""
 
 from __future__ import annotations
 

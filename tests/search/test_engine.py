@@ -1,4 +1,4 @@
-"""Ranking over vectors that one can write by hand: weights, best frame, words, tail, caps, missing modalities."""
+"""Searches over hand-written vectors: weights, best frame, keywords, delta, limits, missing modalities."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import axis_of_digit, engine_over, let_questions_be, names
+from asking import axis_of_digit, engine_over, fake_query_vectors, names
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SNIPPET_CHARS, SearchEngine
@@ -19,12 +19,12 @@ from vfindex.storage.writer import Writer, writing
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, axis_of_digit)
+def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_query_vectors(monkeypatch, axis_of_digit)
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_library_of_one_clip_and_one_of_three_rank_rightly(tmp_path: Path, n: int) -> None:
+def test_tiny_libraries_rank_correctly(tmp_path: Path, n: int) -> None:
     engine = engine_over(tmp_path, {f"v{i}": [clip(visual=axis(i))] for i in range(n)})
     for i in range(n):
         hits = engine.search(str(i))
@@ -55,7 +55,7 @@ def test_weights_change_the_order_without_a_new_index(tmp_path: Path) -> None:
     assert all(hit.modalities["speech"] is None for hit in without)
 
 
-def test_the_best_frame_counts_and_is_named(tmp_path: Path) -> None:
+def test_the_best_frame_adds_to_the_score(tmp_path: Path) -> None:
     steady = Clip(0, 9, 0.0, {"visual": axis(0)}, np.stack([axis(0)] * 3), np.array([0.0, 3.0, 6.0]))
     mean = (axis(0) * 2 + axis(1)) / np.sqrt(5)
     brief = Clip(0, 9, 0.0, {"visual": mean}, np.stack([axis(0), axis(0), axis(1)]), np.array([0.0, 3.0, 6.5]))
@@ -67,7 +67,7 @@ def test_the_best_frame_counts_and_is_named(tmp_path: Path) -> None:
     assert hits[0].score > part / 2, "the best frame has its share of the score"
 
 
-def test_one_hit_a_video_unless_more_are_asked_for(tmp_path: Path) -> None:
+def test_hits_per_video(tmp_path: Path) -> None:
     many = [clip(10.0 * i, 10.0 * i + 5, visual=axis(1)) for i in range(4)]
     engine = engine_over(tmp_path, {"long": many, "other": [clip(visual=axis(2))]})
     assert names(engine.search("1")) == ["long", "other"]
@@ -111,7 +111,7 @@ def test_no_character_is_syntax(tmp_path: Path, text: str) -> None:
     assert engine_over(tmp_path, {"a": [clip(visual=axis(0))]}, a=said).search(text)
 
 
-def test_clips_behind_the_watermark_are_found(tmp_path: Path) -> None:
+def test_clips_after_the_watermark_are_found(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))]})
     with writing(tmp_path) as writer:
         add_video(writer, "b", [clip(visual=axis(1))])
@@ -120,7 +120,7 @@ def test_clips_behind_the_watermark_are_found(tmp_path: Path) -> None:
     assert names(engine.search("1")) == ["b", "a"]
 
 
-def test_a_removed_video_is_not_found_though_the_index_still_holds_it(tmp_path: Path) -> None:
+def test_a_removed_video_is_not_found_before_the_next_index(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))], "b": [clip(visual=axis(1))]})
     with writing(tmp_path) as writer:
         writer.catalog.remove(b"/videos/b")
@@ -138,7 +138,7 @@ def test_without_its_index_a_library_is_scanned_exactly(tmp_path: Path, harm: st
     assert names(SearchEngine.open(tmp_path).search("3")) == expected
 
 
-def test_before_the_first_generation_the_tail_answers(tmp_path: Path) -> None:
+def test_before_the_first_generation_the_delta_is_searched(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_some(writer)
@@ -150,7 +150,7 @@ def add_some(writer: Writer) -> None:
         add_video(writer, f"v{i}", [clip(visual=axis(i))])
 
 
-def test_wrong_questions_are_sentences(tmp_path: Path) -> None:
+def test_wrong_queries_raise_one_sentence(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(0))]})
     for text in ("", "  \n"):
         with pytest.raises(QueryError, match="empty"):

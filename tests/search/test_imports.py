@@ -1,4 +1,4 @@
-"""A whole search, with the library's own text encoder, runs on light libraries alone."""
+"""A complete search with the library's text encoder imports no heavy library."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_library(folder: Path, model: Path) -> None:
         writer.publish()
 
 
-def test_a_search_imports_nothing_of_the_indexer_s(tmp_path: Path, models_cache: Path) -> None:
+def test_a_search_imports_no_indexing_library(tmp_path: Path, models_cache: Path) -> None:
     make_library(tmp_path, ensure_lite(models_cache).text)
     command = [sys.executable, "-c", SEARCH, "search", "puppy in a garden", "--json", "--library", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -54,7 +54,7 @@ def test_a_search_imports_nothing_of_the_indexer_s(tmp_path: Path, models_cache:
     assert not {name for name in loaded if name.startswith("vfindex.indexer")}
 
 
-def test_help_does_without_numpy() -> None:
+def test_help_does_not_import_numpy() -> None:
     command = [sys.executable, "-c", SEARCH, "search", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "vfindex.cli.commands.search" in done.stderr.split()

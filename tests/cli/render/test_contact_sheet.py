@@ -1,4 +1,4 @@
-"""The contact sheet: every hit has its place, whatever its picture and its words are."""
+"""Contact sheets: every hit has a tile, whatever its picture and text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_odd_shapes_are_fitted(tmp_path: Path) -> None:
     assert area(sheet, (0, 0, 255)) == 180 * 180
 
 
-def test_more_than_four_hits_go_on_below(tmp_path: Path) -> None:
+def test_more_than_four_hits_continue_below(tmp_path: Path) -> None:
     tile = Tile(picture("red"), ("line",))
     four, five = (draw(tmp_path, Row("q", (tile,) * count)) for count in (4, 5))
     assert five.width == four.width and five.height > four.height + 180

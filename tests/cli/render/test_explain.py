@@ -1,4 +1,4 @@
-"""The evidence below a hit, and hits as a picture."""
+"""Explanations of hits, and hits as a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vfindex.storage.writer import writing
 
 
 def make(folder: Path) -> Path:
-    """Make a library of a video with speech, title and pictures, and one of pictures alone."""
+    """Make a library of one video with speech, title and frames, and one with frames alone."""
     with writing(folder) as writer:
         install(writer)
         said = [Segment(1.5, 3, "hello \x1b world", "asr", "en", 0.5), Segment(3, 4, "hello again", "sidecar", "en")]
@@ -25,7 +25,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def test_why_a_hit_is_one(run: Any, tmp_path: Path) -> None:
+def test_the_explanation_of_a_hit(run: Any, tmp_path: Path) -> None:
     lines = run("search", "hello world", "--explain", "--library", make(tmp_path / "library")).out.splitlines()
     first = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("2\t"))]
     assert lines[0].startswith("1\t")

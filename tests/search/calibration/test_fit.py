@@ -1,4 +1,4 @@
-"""Labels of hits over a library whose relevance is planted, and the rule behind them over plain numbers."""
+"""Confidence labels: in a library with planted relevance, and the calibration over plain numbers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def direction(seed: str) -> FloatArray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library of one spoken clip a video, in directions of their own."""
+    """Return a library of one spoken clip per video, each with its own vector."""
     folder = tmp_path_factory.mktemp("planted")
     none = np.zeros((0, DIM), np.float32)
     with writing(folder) as writer:
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, cosine: float) -> None:
-    """Let questions that begin with "aboutN" mean the clip of video N as strongly as told, and others none."""
+    """Let queries that start with "aboutN" match the clip of video N with this cosine, and others none."""
 
     def encode(self: QueryEncoder, part: Part) -> dict[str, FloatArray]:
         number, _, _ = part.text.removeprefix("about").partition("x")
@@ -92,7 +92,7 @@ def ask(engine: SearchEngine, questions: list[str]) -> list[Hit]:
 
 
 @pytest.mark.parametrize("separation", PLANTED)
-def test_labels_appear_where_they_are_earned_and_are_right(
+def test_reliable_modalities_give_correct_labels(
     folder: Path, monkeypatch: pytest.MonkeyPatch, separation: float
 ) -> None:
     plant(monkeypatch, PLANTED[separation])
@@ -120,7 +120,7 @@ def test_labels_appear_where_they_are_earned_and_are_right(
     assert np.mean([hit.confidence == "none" for hit in others]) >= (0.25 if separation == 0.9 else 0.80)
 
 
-def test_a_library_is_measured_again_only_when_it_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_is_calibrated_again_only_after_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, 0.9)
     told: list[str] = []
     for clips, times in ((VIDEOS, 0), (int(VIDEOS * 0.9), 0), (int(VIDEOS * 0.7), 1)):
@@ -146,7 +146,7 @@ def test_auc_is_the_share_of_pairs_in_order(above: list[float], below: list[floa
     st.lists(st.tuples(st.floats(-1e3, 1e3), st.booleans()), max_size=30),
     st.lists(st.floats(-1e3, 1e3), max_size=30),
 )
-def test_thresholds_are_in_order_whatever_was_measured(known: list[tuple[float, bool]], null: list[float]) -> None:
+def test_thresholds_are_always_ordered(known: list[tuple[float, bool]], null: list[float]) -> None:
     trust = fit([TopScore(score, right) for score, right in known], null)
     assert 0 <= trust.auc <= 1
     assert trust.low <= trust.medium <= trust.high
@@ -154,13 +154,13 @@ def test_thresholds_are_in_order_whatever_was_measured(known: list[tuple[float, 
 
 
 def normal(separation: float, known: int, seed: int) -> ModalityCalibration:
-    """Return what is measured of normal scores of unit spread, so many units apart."""
+    """Return the calibration of normally distributed scores, `separation` standard deviations apart."""
     generator = np.random.default_rng(seed)
     own = [TopScore(score, True) for score in generator.normal(separation, 1, known)]
     return fit(own, generator.normal(0, 1, 200).tolist())
 
 
-def test_high_means_what_it_says_over_many_libraries() -> None:
+def test_the_precision_of_high_over_many_libraries() -> None:
     # At d' = 1.812 the AUC is 0.9; the point where odds of 19 to 1 are reached lies at ln(19) / d' + d' / 2 = 2.53.
     trusts = [normal(1.812, 200, seed) for seed in range(40)]
     assert np.median([trust.high for trust in trusts]) == pytest.approx(2.53, abs=0.2)
@@ -172,7 +172,7 @@ def test_high_means_what_it_says_over_many_libraries() -> None:
     assert max(np.mean(own < trust.low) for trust in trusts) <= 0.10
 
 
-def test_wrong_answers_raise_the_bar() -> None:
+def test_wrong_hits_raise_the_thresholds() -> None:
     generator = np.random.default_rng(5)
     null = generator.normal(0, 1, 200).tolist()
     scores = generator.normal(4, 1, 200)
@@ -181,7 +181,7 @@ def test_wrong_answers_raise_the_bar() -> None:
     assert sure.high < 4 and half.high > scores.max(), "where half of what is found is wrong, nothing is high"
 
 
-def test_too_few_items_or_too_little_separation_earn_nothing() -> None:
+def test_too_few_items_or_a_low_auc_give_no_labels() -> None:
     assert not normal(5.0, MIN_ITEMS - 1, 0).is_reliable and normal(5.0, MIN_ITEMS, 0).is_reliable
     assert not normal(0.7, 200, 0).is_reliable
     assert not fit([], [1.0]).is_reliable and not fit([TopScore(1.0, True)], []).is_reliable
@@ -216,7 +216,7 @@ MUTE = ModalityCalibration(0.55, 100, 200, 1.0)
         ("dog then cat within 5s", {"visual": 0, "speech": 1}, {"speech": 9.0}, None),
     ],
 )
-def test_a_hit_has_the_label_that_what_was_asked_can_tell(
+def test_the_label_of_a_hit(
     text: str, weights: dict[str, float], scores: dict[Modality, float | None], label: Label | None
 ) -> None:
     stored = Calibration(9, {"visual": MUTE, "speech": TELLS}).to_json()
@@ -224,7 +224,7 @@ def test_a_hit_has_the_label_that_what_was_asked_can_tell(
     assert Labeller.of(None, parse(text), spec(**weights)).label(scores) is None
 
 
-def test_what_was_measured_of_other_scores_is_as_good_as_none() -> None:
+def test_a_calibration_of_other_scores_is_ignored() -> None:
     old = json.loads(Calibration(9, {"speech": TELLS}).to_json()) | {"scores": SCORES - 1}
     assert Calibration.from_json(json.dumps(old)) is None and Calibration.from_json(None) is None
 
@@ -232,7 +232,7 @@ def test_what_was_measured_of_other_scores_is_as_good_as_none() -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"clips": 1, "scores": 1, "trust": {"speech": {}}}', json.dumps({"clips": None})]
 )
-def test_what_is_damaged_is_told(text: str) -> None:
+def test_a_damaged_calibration_is_reported(text: str) -> None:
     with pytest.raises(LibraryDamaged, match="run: vfindex ingest again"):
         Calibration.from_json(text)
 
@@ -246,7 +246,7 @@ def test_what_is_damaged_is_told(text: str) -> None:
         ("a dog", "dog"),
     ],
 )
-def test_known_items_are_shortened_to_what_one_might_remember(text: str, kept: str) -> None:
+def test_known_items_are_shortened_to_content_words(text: str, kept: str) -> None:
     assert shortened(text) == kept
 
 

@@ -1,4 +1,4 @@
-"""Questions that a library answers of itself: which are asked, of whom, and how answers are counted."""
+"""Known items: which texts qualify, how they are spread, and how recall is counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def said(text: str, at_s: float = 0.0, source: SegmentSource = "sidecar") -> Seg
 
 
 def make(folder: Path, videos: dict[str, list[Segment]]) -> Path:
-    """Make a library whose videos lie along axes, in order, each with its transcript."""
+    """Make a library with one axis per video, in order, each with its transcript."""
     with writing(folder) as writer:
         install(writer)
         for number, (name, segments) in enumerate(videos.items()):
@@ -39,7 +39,7 @@ def decode_ahead(folder: Path) -> list[KnownItem]:
         return known_items(snapshot)
 
 
-def test_what_tells_of_one_video_alone_is_asked(tmp_path: Path) -> None:
+def test_known_items_occur_in_one_video(tmp_path: Path) -> None:
     folder = make(
         tmp_path,
         {
@@ -70,7 +70,7 @@ def test_what_tells_of_one_video_alone_is_asked(tmp_path: Path) -> None:
     ]
 
 
-def test_questions_are_spread_evenly_and_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_items_are_spread_evenly_and_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long_one = [said(f"sentence number {chr(97 + n // 10)}{chr(97 + n % 10)} about boats", n) for n in range(60)]
     videos = {"short": [said("two old words about harbours"), said("fresh new words about harbours", 2)]}
     videos |= {f"long {name}": [said(f"{name} {s.text}", s.start_s) for s in long_one] for name in ("east", "west")}
@@ -85,7 +85,7 @@ def test_questions_are_spread_evenly_and_the_same_each_time(tmp_path: Path, monk
     assert len([item for item in decode_ahead(folder) if item.source == "sidecar"]) == 1
 
 
-def test_answers_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hits_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"first": axis(0), "second, where a copy lies": axis(1), '-not: "syntax" in:x': axis(2), "no": axis(0)}
     asked["the same footage"] = axis(5)
     monkeypatch.setattr(
@@ -113,7 +113,7 @@ def test_answers_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.Mon
     }
 
 
-def test_a_library_without_words_has_no_questions(tmp_path: Path) -> None:
+def test_a_library_without_words_has_no_known_items(tmp_path: Path) -> None:
     folder = make(tmp_path, {"v001": [], "v002": []})
     assert decode_ahead(folder) == []
     assert recall_by_source([], []) == {}

@@ -1,4 +1,4 @@
-"""Published forms of collections are read as they are published; odd files end in one sentence with the place."""
+"""Readers of published collections; wrong files raise one sentence with the line."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_trec_qrels_and_runs(tmp_path: Path) -> None:
         ("1 0 a 1\n1 0 a x\n", "line 2: TREC qrels have four columns"),
     ],
 )
-def test_a_wrong_file_is_told_in_one_sentence_with_its_place(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_a_wrong_file_raises_one_sentence_with_the_line(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(QueryError) as told:
         read_questions(write(tmp_path, text))
     assert says in str(told.value)
@@ -179,13 +179,13 @@ def test_a_wrong_file_is_told_in_one_sentence_with_its_place(tmp_path: Path, tex
         ("1 Q0 a 1 0.5 t\n1 Q0 a 2 0.4 t\n", "line 2: the document 'a' is given twice"),
     ],
 )
-def test_a_wrong_run_is_told_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_run_raises_one_sentence_with_the_line(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(QueryError, match="file") as told:
         read_run(write(tmp_path, text))
     assert says in str(told.value)
 
 
-def test_splits_and_paragraphs_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_splits_and_paragraphs_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, OURS)
     with pytest.raises(UsageError, match="no split 'val'; there are test"):
         read_questions(path, split="val")
@@ -202,7 +202,7 @@ FORMS = [OURS, MSRVTT, MSVD_CSV, MSVD_TEXT, json.dumps(DIDEMO), json.dumps(ACTIV
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(FORMS), st.integers(0, 400), st.integers(0, 40), st.binary(max_size=12))
-def test_damage_anywhere_gives_questions_or_a_sentence(
+def test_a_damaged_file_gives_questions_or_a_query_error(
     tmp_path: Path, form: str, at: int, length: int, instead: bytes
 ) -> None:
     data = form.encode()

@@ -1,4 +1,4 @@
-"""Whole evaluations over libraries of a few vectors: names, moments, configurations, runs, and `vfindex eval`."""
+"""Evaluation over small libraries: names, moments, configurations, runs, and `vfindex eval`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPOKEN = DIM - 1
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(self: QueryEncoder, query: Any) -> dict[str, Any]:
         return {m: axis(int(query.text.strip('" ')[0])) for m in ("visual", "speech", "text")}
 
@@ -47,7 +47,7 @@ def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """Return a library of three videos: each is seen along an axis of its own, the third is heard along the last."""
+    """Return a library of three videos: each has a visual axis of its own, the third also a speech axis."""
     folder = tmp_path / "library"
     with writing(folder) as writer:
         install(writer)
@@ -96,14 +96,14 @@ def test_a_question_that_is_refused_counts_0(library: Path) -> None:
     assert level is not None and level.figures()["all"]["nDCG@10"].value == 0.5
 
 
-def test_a_caption_is_asked_as_plain_words(library: Path) -> None:
+def test_a_caption_is_searched_without_syntax(library: Path) -> None:
     quoted = Question("q", '"1"', (Relevant("b"),))
     captions = [replace(quoted, is_caption=True), quoted]
     found = [run_questions([Configuration("default", library)], [question])[0].hits["q"] for question in captions]
     assert found[0][0].video == "b" and found[1] == [], "as a question it is a phrase that nobody says"
 
 
-def test_a_video_that_is_absent_is_told_and_counts_0(library: Path) -> None:
+def test_an_absent_video_is_reported_and_counts_0(library: Path) -> None:
     questions = [*QUESTIONS[:1], Question("gone", "1", (Relevant("z.mp4"),))]
     [answers] = run_questions([Configuration("default", library)], questions)
     assert answers.absent == ["z.mp4"]
@@ -139,7 +139,7 @@ PLACES = {
         ("a\udcff", 9),
     ],
 )
-def test_videos_go_by_published_names(name: str, found: int | None) -> None:
+def test_videos_are_located_by_published_names(name: str, found: int | None) -> None:
     assert locate([name], PLACES).get(name) == found
 
 
@@ -148,7 +148,7 @@ def test_a_name_of_two_videos_is_refused() -> None:
         locate(["same"], PLACES)
 
 
-def test_a_moment_is_found_once_and_by_the_first_that_fits() -> None:
+def test_a_moment_is_matched_once_by_the_first_hit_that_fits() -> None:
     moments = [Relevant("a", 1, ((0.0, 10.0),)), Relevant("b", 1, ((0.0, 10.0), (20.0, 30.0)))]
     hits = [
         JudgedHit("a", (5, 30)),
@@ -214,13 +214,13 @@ def test_configurations_from_a_file(tmp_path: Path) -> None:
         ("missing.json", "cannot be read"),
     ],
 )
-def test_a_wrong_configuration_is_told(text: str, says: str) -> None:
+def test_a_wrong_configuration_is_refused(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         parse_configuration(text, Path("/l"))
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"weight": 3}', "[" * 100_000])
-def test_a_wrong_configuration_file_is_told(tmp_path: Path, content: str) -> None:
+def test_a_wrong_configuration_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UsageError, match=r"a\.json"):
@@ -237,7 +237,7 @@ def test_a_run_is_judged_without_a_library() -> None:
         from_run({"9": ["x"]}, questions)
 
 
-def test_labels_are_held_against_what_was_right() -> None:
+def test_labels_are_compared_with_relevance() -> None:
     found = {"q0": [JudgedHit("a")], "q3": [JudgedHit("b")], "q7": [JudgedHit("c.avi")], "none": [JudgedHit("a")]}
     answers = Rankings(found, 10, labels={"q0": "high", "q3": "high", "none": "low"})
     told = labelled(QUESTIONS, answers)
@@ -288,7 +288,7 @@ def test_the_command_as_json(run: Any, library: Path, queries: Path) -> None:
     assert video["measures"]["success@1"]["value"] == -0.5
 
 
-def test_the_command_for_people(run: Any, library: Path, queries: Path) -> None:
+def test_the_command_as_text(run: Any, library: Path, queries: Path) -> None:
     code, out, _ = run(queries, "--library", library, "--config", "default", "--config", "speech=0")
     assert code == 0
     assert "3 questions, 1 of them without an answer" in out

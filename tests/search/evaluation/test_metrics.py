@@ -50,7 +50,7 @@ def test_measures_worked_by_hand() -> None:
     assert values["MAP"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
-def test_what_lies_below_the_depth_is_not_found() -> None:
+def test_documents_beyond_the_depth_do_not_count() -> None:
     run = {"q": [f"n{i}" for i in range(10)] + ["x"]}
     assert score({"q": {"x": 1}}, run, depth=10)["MRR"]["q"] == 0
     deep = score({"q": {"x": 1}}, run, depth=100)
@@ -64,7 +64,7 @@ def test_an_unanswered_question_counts_0_and_stays_in_the_mean() -> None:
     assert score({"a": {"x": 1}}, {}, depth=10)["nDCG@10"] == {"a": 0.0}
 
 
-def test_names_cannot_disturb_the_measuring() -> None:
+def test_document_names_do_not_affect_measures() -> None:
     odd = {"q 1\n": {"a b\t.mp4": 1}, "\ud800": {"\udcff.mp4": 2}}
     values = score(odd, {question: list(grades) for question, grades in odd.items()}, depth=10)
     assert set(values["MAP"].values()) == {1.0}
@@ -89,7 +89,7 @@ def test_an_interval_is_as_wide_as_the_normal_one_on_many_questions() -> None:
     assert figure.high == pytest.approx(sample.mean() + half, abs=0.1 * half)
 
 
-def test_a_paired_test_sees_what_differs_and_nothing_else() -> None:
+def test_a_paired_test_detects_only_real_differences() -> None:
     generator = np.random.default_rng(2)
     first = generator.random(200)
     same = compare(first, first)

@@ -1,4 +1,4 @@
-"""Learning from questions: who is held out, what is learned of planted libraries, and that only a gain is stored."""
+"""Learning weights and heads: folds, what is learned from planted libraries, and that only a gain is stored."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def prior(weight: float) -> ModalityPrior:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library in which question N asks for what video N says, at weights that all but ignore speech."""
+    """Return a library in which speech answers every question, with weights that almost ignore speech."""
     folder = tmp_path_factory.mktemp("planted") / "library"
     with writing(folder) as writer:
         writer.install(SETUP, {"visual": prior(1.0), "speech": prior(0.05), "text": prior(0.05)}, {})
@@ -65,7 +65,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Let question N ask by a random picture and by what video N says, or, if told so, by random speech."""
+    """Let question N have a random visual vector and the speech of video N, or random speech if asked to."""
 
     def choose(misleading: bool) -> None:
         def encode(self: QueryEncoder, part: Any) -> dict[Modality, FloatArray]:
@@ -90,7 +90,7 @@ def write_questions(path: Path) -> Path:
     return path
 
 
-# --- who is held out ------------------------------------------------------------------------------------------------
+# --- folds ----------------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -104,7 +104,7 @@ def asked(draw: st.DrawFn) -> list[Question]:
 
 @settings(max_examples=30)
 @given(asked(), st.integers(2, 6))
-def test_no_video_is_learned_from_and_judged_by(questions: list[Question], count: int) -> None:
+def test_training_and_held_out_questions_share_no_video(questions: list[Question], count: int) -> None:
     try:
         folds = split(questions, count)
     except UsageError:
@@ -124,7 +124,7 @@ def test_questions_about_one_video_each_are_all_held_out() -> None:
     assert sum(len(fold.held_out) for fold in split(QUESTIONS, 5)) == VIDEOS
 
 
-def test_too_few_questions_are_told() -> None:
+def test_too_few_questions_are_refused() -> None:
     with pytest.raises(UsageError, match="only 10 questions can be held out"):
         split(QUESTIONS[:10], 5)
 
@@ -170,7 +170,7 @@ def heads_of_nothing(trials: Trials) -> contrast.Matrices:
 
 
 def trial_of(right: Sequence[int], similar: Sequence[float], asked: FloatArray | None = None) -> Trial:
-    """Return a trial over clips of a video each, whose pictures alone have similarities."""
+    """Return a trial over clips of different videos with visual similarities only."""
     n = len(similar)
     table = np.zeros((n, 3))
     table[:, 0] = similar
@@ -195,7 +195,7 @@ def spec_of(dim: int) -> JointSpec:
 
 
 def turned(count: int, seed: int) -> Trials:
-    """Return trials over as many clips, of which each says what one question asks of pictures, in other words."""
+    """Return trials over as many clips, each the answer of one question in another vector space."""
     generator = np.random.default_rng(seed)
     dim = 6
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, dim)))[0]
@@ -206,7 +206,7 @@ def turned(count: int, seed: int) -> Trials:
     return Trials(each, spec_of(dim), {"visual": none, "speech": said, "text": none}, {at: at for at in range(count)})
 
 
-def test_heads_learn_what_holds_for_other_questions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_generalise_to_held_out_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast, "RATE", 0.01)
     monkeypatch.setattr(contrast, "STEPS", 60)
     heads = learn_heads(turned(30, 1), turned(10, 2), {"visual": 1.0}, seed=0)
@@ -223,7 +223,7 @@ def test_heads_learn_what_holds_for_other_questions_too(monkeypatch: pytest.Monk
     )
 
 
-def test_heads_that_help_nobody_else_add_nothing() -> None:
+def test_heads_without_a_held_out_gain_add_nothing() -> None:
     train, other = turned(10, 1), turned(10, 2)
     shuffled = np.random.default_rng(4).standard_normal(other.vectors["speech"].shape)
     noise = replace(other, vectors={**other.vectors, "speech": shuffled.astype(np.float32)})
@@ -271,7 +271,7 @@ def test_no_clip_loses_all_its_modalities() -> None:
     assert 0.2 < 1 - kept.mean() < 0.4
 
 
-def test_a_weight_stays_where_nothing_tells_it_to_move() -> None:
+def test_a_weight_without_a_gain_stays() -> None:
     none = Trials([trial_of([0], [1.0, 0.0])], spec_of(2), {}, {})
     start: dict[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
     assert learn_weights(none, start, "concat") == start
@@ -281,7 +281,7 @@ def test_a_weight_stays_where_nothing_tells_it_to_move() -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any, trusted: list[Path] | None = None) -> Any:
-    """Return the exit code of `vfindex tune`. trusted: gets the libraries whose scores were to be measured again."""
+    """Return the exit code of `vfindex tune`. trusted: collects the libraries that were calibrated again."""
     monkeypatch.setattr("sys.argv", ["vfindex", "tune", *map(str, arguments)])
     monkeypatch.setattr("vfindex.cli.commands.tune.calibrate_if_due", (trusted if trusted is not None else []).append)
     with pytest.raises(SystemExit) as ended:
@@ -289,7 +289,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any, trusted: list[Path] | 
     return ended.value.code
 
 
-def test_what_wins_is_stored_and_taken_back(
+def test_a_winning_fusion_is_stored_and_can_be_reset(
     planted: Path,
     encoded: Callable[[bool], None],
     tmp_path: Path,
@@ -323,7 +323,7 @@ def test_what_wins_is_stored_and_taken_back(
     }
 
 
-def test_what_does_not_win_is_not_stored(
+def test_a_fusion_that_does_not_win_is_not_stored(
     planted: Path,
     encoded: Callable[[bool], None],
     tmp_path: Path,
@@ -342,7 +342,7 @@ def test_what_does_not_win_is_not_stored(
     assert stored(planted).to_json() == before
 
 
-def test_scores_at_other_weights_are_measured_again() -> None:
+def test_other_weights_need_a_new_calibration() -> None:
     before = Calibration(
         100, {"speech": ModalityCalibration(0.9, 30, 200, 0.4), "text": ModalityCalibration(0.5, 3, 0, 0.0)}
     )

@@ -1,4 +1,4 @@
-"""The grammar: what is syntax and what is text, where errors point, and that printing is the way back."""
+"""The syntax tree: syntax and plain words, positions of errors, and that `str` is the inverse of `parse`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PIECES = st.sampled_from(
 
 
 def one(text: str) -> Term:
-    """Return the only term of a question."""
+    """Return the only term of a query."""
     [moment] = parse(text).moments
     [term] = moment.terms
     return term
@@ -34,7 +34,7 @@ def one(text: str) -> Term:
 @given(st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map("".join)))
 @example("a then b within 1.234h")
 @example('"a"in:"b c"')
-def test_any_text_is_a_question_or_an_error_with_a_place_and_prints_as_itself(text: str) -> None:
+def test_any_text_parses_and_round_trips_or_raises_with_a_position(text: str) -> None:
     try:
         query = parse(text)
     except QueryError as exc:
@@ -48,7 +48,7 @@ def test_any_text_is_a_question_or_an_error_with_a_place_and_prints_as_itself(te
 @example("")
 @example("in:a")
 @example(" then within 5s")
-def test_beside_a_picture_nothing_need_be_asked(text: str) -> None:
+def test_with_a_picture_the_text_may_be_empty(text: str) -> None:
     try:
         query = parse(text, wordless=True)
     except QueryError as exc:
@@ -67,7 +67,7 @@ def test_beside_a_picture_nothing_need_be_asked(text: str) -> None:
         "a then b within 20s or so",
     ],
 )
-def test_what_is_not_exactly_syntax_is_text(text: str) -> None:
+def test_text_that_is_not_exactly_syntax_is_plain_words(text: str) -> None:
     query = parse(text)
     assert query == Query.plain(text)
     assert query.moments[0].text == text
@@ -139,13 +139,13 @@ def test_filters() -> None:
         ("x" * (MAX_QUERY_CHARS + 1), MAX_QUERY_CHARS, "shorten"),
     ],
 )
-def test_errors_point_at_their_place(text: str, position: int, told: str) -> None:
+def test_errors_have_a_position(text: str, position: int, told: str) -> None:
     with pytest.raises(QueryError, match=told) as caught:
         parse(text)
     assert caught.value.position == position
 
 
-def test_the_words_of_a_question() -> None:
+def test_the_words_of_a_query() -> None:
     assert parse("A dog,  running\tin the Park (dog)").moments[0].words == ("dog", "running", "Park")
     assert content_words("to be or not to be") == ("to", "be", "or", "not")
     assert content_words("C++ & it's") == ("C",)
@@ -166,7 +166,7 @@ def test_the_parts_that_are_encoded() -> None:
     ]
 
 
-def test_the_words_that_are_looked_for() -> None:
+def test_the_keywords_of_a_query() -> None:
     [moment] = parse('a 3:dog runs -cat "good boy" said:sit shown:"red ball" -shown:tree -titled:x').moments
     assert [(n.text, n.weight, n.required, n.exact, n.fields) for n in moment.keywords()] == [
         ("dog", 3, False, False, ("speech", "text")),

@@ -1,4 +1,4 @@
-"""Filters: what each keeps, and that what is left is ranked as by hand over all of it."""
+"""Filters: which videos pass each, and that these are ranked as by brute force."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import let_questions_be
+from asking import fake_query_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, axis, clip, install, video
@@ -28,7 +28,7 @@ ASKED /= np.linalg.norm(ASKED)
 
 @pytest.fixture(autouse=True)
 def every_question_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, lambda _: ASKED)
+    fake_query_vectors(monkeypatch, lambda _: ASKED)
 
 
 def add(
@@ -40,7 +40,7 @@ def add(
     segments: tuple[Segment, ...] = (),
     **facts: Any,
 ) -> None:
-    """Add a video that lies at `path`, modified `day` days after 2000-01-01; facts: fields of Video."""
+    """Add a video at `path`, modified `day` days after 2000-01-01; facts: fields of Video."""
     made = replace(video(path), **facts)
     video_id = writer.catalog.begin_video(made, [UnitPlan(0)], recognised=True)
     [(unit_id, _)] = writer.catalog.pending_units(video_id)
@@ -54,7 +54,7 @@ def line(language: str) -> tuple[Segment, ...]:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
-    """Return a library of five videos that differ in place, day, length and language."""
+    """Return a library of five videos that differ in path, day, duration and language."""
     folder = tmp_path_factory.mktemp("filters")
     with writing(folder) as writer:
         install(writer)
@@ -113,7 +113,7 @@ def test_the_day_of_a_video() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-def test_the_index_asked_for_a_set_gives_its_best(seed: int, top_k: int) -> None:
+def test_an_index_search_among_some_ids_returns_their_best(seed: int, top_k: int) -> None:
     random = np.random.default_rng(seed)
     ids = random.choice(10_000, 300, replace=False).astype(np.int64)
     rows = random.standard_normal((300, 16)).astype(np.float32)
@@ -128,8 +128,8 @@ def test_the_index_asked_for_a_set_gives_its_best(seed: int, top_k: int) -> None
     assert np.allclose(scores[0], [-score for score, _ in expected], atol=1e-4)
 
 
-def test_a_filtered_search_is_the_best_of_what_is_left(tmp_path: Path) -> None:
-    """Of 530 clips a filter keeps 30 of the worst, behind more than are looked at: all are found, in their order."""
+def test_a_filtered_search_ranks_the_videos_that_pass(tmp_path: Path) -> None:
+    """A filter keeps 30 of the worst of 530 clips, beyond the candidates without a filter: all are found, in order."""
     random = np.random.default_rng(3)
     rows = random.standard_normal((530, DIM)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -146,7 +146,7 @@ def test_a_filtered_search_is_the_best_of_what_is_left(tmp_path: Path) -> None:
     assert [int(Path((hit.video or b"").decode()).name) for hit in hits] == list(range(29, -1, -1))
 
 
-def test_names_are_the_same_however_composed_and_brackets_mean_themselves_too(tmp_path: Path) -> None:
+def test_globs_ignore_unicode_composition_and_match_literal_brackets(tmp_path: Path) -> None:
     names = {
         "nfd": "/srv/Cafe\u0301 2024/nfd.mp4",
         "nfc": "/srv/Café 2024/nfc.mp4",

@@ -1,4 +1,4 @@
-"""What a question may have meant otherwise: told beside the hits, which stay as they are."""
+"""Hints: other readings of a query, which change no hit."""
 # ruff: noqa: RUF001  dashes and quotation marks of other keyboards are the matter of this file
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from asking import axis_of_digit, let_questions_be
+from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SearchEngine
@@ -34,7 +34,7 @@ from vfindex.storage.writer import writing
         ("street without cars in:holiday", "without", "-cars"),
     ],
 )
-def test_a_negation_is_told_with_what_excludes(question: str, negation: str, written: str) -> None:
+def test_a_negation_gives_a_hint_with_the_excluding_term(question: str, negation: str, written: str) -> None:
     [hint] = hints(parse(question), ())
     assert hint.kind == "negation"
     assert hint.text.startswith(f'"{negation}" is searched like any other word') and hint.text.endswith(f": {written}")
@@ -49,12 +49,12 @@ def test_a_negation_is_told_with_what_excludes(question: str, negation: str, wri
         *("nothing", "notes except", "no -cars", "now or never"),
     ],
 )
-def test_what_negates_nothing_is_not_told(question: str) -> None:
+def test_idioms_give_no_hint(question: str) -> None:
     assert hints(parse(question), ()) == ()
 
 
 def test_hints_change_no_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, axis_of_digit)
+    fake_query_vectors(monkeypatch, axis_of_digit)
     with writing(tmp_path) as writer:
         install(writer)
         for number in range(3):

@@ -1,4 +1,4 @@
-"""Pictures and clips as questions: what is read of files, what they weigh beside words, what answers them."""
+"""Pictures and clips as queries: decoding, weight relative to words, and hits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import engine_over, let_questions_be, names
+from asking import engine_over, fake_query_vectors, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, SETUP, axis, clip, install
@@ -31,27 +31,27 @@ from vfindex.storage.writer import writing
 
 
 def halves(mode: str = "RGB") -> Image.Image:
-    """Return a picture of 40 x 20, its left half red, the right one blue."""
+    """Return a picture of 40 x 20, red on the left and blue on the right."""
     picture = Image.new("RGB", (40, 20), "red")
     picture.paste("blue", (20, 0, 40, 20))
     return picture.convert(mode)
 
 
 def colour(pixels: Any, row: float, column: float) -> str:
-    """Return which of red, green and blue is strongest at a place, as a share of height and width."""
+    """Return the strongest of red, green and blue at a position, in shares of height and width."""
     height, width = pixels.shape[:2]
     return "rgb"[int(np.argmax(pixels[int(row * height), int(column * width)]))]
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.tif", "a.gif"])
-def test_the_short_side_is_what_the_model_takes(tmp_path: Path, name: str) -> None:
+def test_the_short_side_is_the_model_s_input_size(tmp_path: Path, name: str) -> None:
     halves().save(tmp_path / name)
     pixels = read_picture(tmp_path / name, 32)
     assert (pixels.shape, pixels.dtype) == ((32, 64, 3), np.uint8)
     assert (colour(pixels, 0.5, 0.1), colour(pixels, 0.5, 0.9)) == ("r", "b")
 
 
-def test_a_picture_stands_as_its_camera_was_held(tmp_path: Path) -> None:
+def test_a_picture_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: what is left in the file belongs to the top
     halves().save(tmp_path / "turned.jpg", exif=exif)
@@ -61,14 +61,14 @@ def test_a_picture_stands_as_its_camera_was_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_tells_nothing(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_become_the_backdrop(tmp_path: Path, mode: str) -> None:
     picture = Image.new("RGBA", (30, 30), (255, 255, 255, 0)).convert(mode)
     picture.save(tmp_path / "a.png", **({"transparency": picture.getpixel((0, 0))} if mode == "P" else {}))
     assert np.all(read_picture(tmp_path / "a.png", 16) == BACKDROP)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "CMYK", "YCbCr"])
-def test_every_kind_of_pixel_is_read(tmp_path: Path, mode: str) -> None:
+def test_every_pixel_format_is_read(tmp_path: Path, mode: str) -> None:
     values = np.zeros((20, 40), np.uint16)
     values[:, 20:] = 40_000
     picture = Image.fromarray(values) if mode == "I;16" else halves(mode)
@@ -80,7 +80,7 @@ def test_every_kind_of_pixel_is_read(tmp_path: Path, mode: str) -> None:
         assert pixels[16, 60].tolist() == [156] * 3 and pixels[16, 4].tolist() == [0] * 3
 
 
-def test_of_a_moving_picture_the_first_frame_is_read(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert colour(read_picture(tmp_path / "a.gif", 16), 0.5, 0.5) == "r"
@@ -134,7 +134,7 @@ def make_odd(path: Path, kind: str) -> None:
         ("great bomb", "too large"),
     ],
 )
-def test_what_is_no_picture_is_told_in_a_sentence(tmp_path: Path, kind: str, says: str) -> None:
+def test_a_file_that_is_not_a_picture_raises_one_sentence(tmp_path: Path, kind: str, says: str) -> None:
     path = tmp_path / "odd"
     make_odd(path, kind)
     with pytest.raises(QueryError, match=says) as told:
@@ -165,13 +165,13 @@ def test_a_damaged_picture_is_read_or_refused(tmp_path: Path, kind: str, changes
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The question "3" asks for axis 3 in every modality; a picture named 3.png shows axis 3."""
+def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query "3" has axis 3 in every modality; so has a picture named 3.png."""
 
     def see(self: Pictures, path: Path) -> FloatArray:
         return axis(int(path.stem))
 
-    let_questions_be(monkeypatch, lambda text: axis(next((int(c) for c in text if c in "1234567"), 0)))
+    fake_query_vectors(monkeypatch, lambda text: axis(next((int(c) for c in text if c in "1234567"), 0)))
     monkeypatch.setattr(Pictures, "encode", see)
 
 
@@ -181,7 +181,7 @@ def leaning(first: int, second: int, share: float) -> FloatArray:
 
 
 @pytest.mark.parametrize("combine", ["convex", "rrf"])
-def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> None:
+def test_a_picture_finds_similar_clips(tmp_path: Path, combine: Any) -> None:
     videos = {f"v{i}": [clip(visual=axis(i), speech=axis(7 - i))] for i in range(4)}
     engine = engine_over(tmp_path, videos)
     for i in range(4):
@@ -191,7 +191,7 @@ def test_a_picture_finds_what_shows_its_like(tmp_path: Path, combine: Any) -> No
         assert hits[0].confidence is None and hits[0].frame_s == 0.0
 
 
-def test_a_picture_is_compared_as_it_is(tmp_path: Path) -> None:
+def test_a_picture_is_not_centred(tmp_path: Path) -> None:
     engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
     part = ModalitySpec(mean=leaning(0, 1, 0.3), query_mean=leaning(0, 2, 0.3), scale=2.0, weight=1.0)
     with Library.open(tmp_path).snapshot() as snapshot:
@@ -204,7 +204,7 @@ def test_a_picture_is_compared_as_it_is(tmp_path: Path) -> None:
     assert (alone.spread["visual"], both.spread["visual"]) == (1.0, pytest.approx(2**0.5))
 
 
-def test_words_and_pictures_are_asked_together(tmp_path: Path) -> None:
+def test_words_and_pictures_are_combined(tmp_path: Path) -> None:
     videos = {"one": [clip(visual=axis(1))], "two": [clip(visual=axis(2))], "both": [clip(visual=leaning(1, 2, 0.5))]}
     engine = engine_over(tmp_path, {**videos, "none": [clip(visual=axis(5))]})
     assert names(engine.search("1", images=[Path("2.png")]))[0] == "both"
@@ -213,8 +213,8 @@ def test_words_and_pictures_are_asked_together(tmp_path: Path) -> None:
     assert names(engine.search("shown:1 -d2", images=[Path("1.png")]))[:1] == ["one"]
 
 
-def test_similarities_of_pictures_are_brought_to_the_spread_of_words(tmp_path: Path) -> None:
-    """A spread of 1 is what words have; how alike pictures are as such, and how many are asked, does not matter."""
+def test_picture_similarities_are_scaled_to_the_spread_of_texts(tmp_path: Path) -> None:
+    """The spread is 1, that of texts, however similar pictures are and however many are given."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(100, DIM))
     clips = [np.asarray(row / np.linalg.norm(row), np.float32) for row in rows]
@@ -228,14 +228,14 @@ def test_similarities_of_pictures_are_brought_to_the_spread_of_words(tmp_path: P
     assert np.std(raw) < 0.5
 
 
-def test_filters_and_conditions_hold_for_pictures(tmp_path: Path) -> None:
+def test_filters_and_required_keywords_apply_to_pictures(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(visual=axis(2))]})
     assert names(engine.search("in:/videos/b", images=[Path("1.png")])) == ["b"]
     assert engine.search("shorter:1s", images=[Path("1.png")]) == []
     assert engine.search('"never said"', images=[Path("1.png")]) == []
 
 
-def test_what_cannot_be_asked_with_pictures(tmp_path: Path) -> None:
+def test_wrong_queries_with_pictures_are_refused(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(speech=axis(2))]})
     with pytest.raises(QueryError, match="two") as told:
         engine.search("1 then 2 within 5s", images=[Path("1.png")])
@@ -293,7 +293,7 @@ def library_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights=st.dictionaries(st.sampled_from(["visual", "speech", "text"]), st.sampled_from([0.0, 0.3, 1.0, 9.0])),
     counts=st.tuples(st.integers(1, 4), st.integers(1, 3)),
 )
-def test_whatever_is_asked_gives_hits_or_a_query_error(
+def test_any_query_with_a_picture_gives_hits_or_a_query_error(
     library_of_two: Path, text: str, images: Any, combine: Any, weights: Any, counts: tuple[int, int]
 ) -> None:
     engine = SearchEngine.open(library_of_two)
@@ -321,7 +321,7 @@ def moving(start_s: float, *frames: FloatArray) -> Clip:
     return Clip(start_s, start_s + 5, 0.0, {"visual": vector}, np.stack(frames), times)
 
 
-def test_a_clip_finds_its_like_and_neither_itself_nor_its_copies(tmp_path: Path) -> None:
+def test_a_clip_finds_similar_clips_but_not_itself_or_its_copies(tmp_path: Path) -> None:
     shot = (axis(1), leaning(1, 2, 0.4))
     videos = {
         "asked": [moving(0, axis(5), axis(6)), moving(5, *shot), moving(10, leaning(1, 3, 0.3), leaning(1, 3, 0.35))],
@@ -339,7 +339,7 @@ def test_a_clip_finds_its_like_and_neither_itself_nor_its_copies(tmp_path: Path)
     assert (5, 10) not in spans
 
 
-def test_a_time_names_the_clip_that_covers_it(tmp_path: Path) -> None:
+def test_a_time_selects_the_clip_that_covers_it(tmp_path: Path) -> None:
     clips = [clip(5.0 * i, 5.0 * i + 5, visual=axis(i)) for i in range(3)]
     others = {f"v{i}": [clip(visual=axis(i))] for i in range(3)}
     engine = engine_over(tmp_path, {"long": clips, **others})
@@ -361,19 +361,19 @@ def test_a_time_names_the_clip_that_covers_it(tmp_path: Path) -> None:
         ("a b@90s", "a b", 90),
     ],
 )
-def test_a_clip_is_named_by_video_and_time(text: str, video: str, time_s: float) -> None:
+def test_a_clip_is_given_by_video_and_time(text: str, video: str, time_s: float) -> None:
     assert Like.parse(text) == Like(Path(video), time_s)
     assert Like.parse(str(Like.parse(text))) == Like.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "a.mp4", "@5", "a.mp4@", "a.mp4@x", "a.mp4@-5", "a.mp4@1:", "a.mp4@1e9", "a@nan"])
-def test_what_names_no_clip_is_wrong_usage(text: str) -> None:
+def test_a_wrong_clip_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match=r"beach\.mp4@12\.5"):
         Like.parse(text)
 
 
 @given(st.text(max_size=30))
-def test_any_text_names_a_clip_or_is_wrong_usage(text: str) -> None:
+def test_any_text_is_a_clip_or_wrong_usage(text: str) -> None:
     try:
         like = Like.parse(text)
     except UsageError:
@@ -384,7 +384,7 @@ def test_any_text_names_a_clip_or_is_wrong_usage(text: str) -> None:
 # --- the model of pictures ------------------------------------------------------------------------------------------
 
 
-def test_without_its_model_of_pictures_a_library_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_image_encoder_a_library_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with writing(tmp_path) as writer:
         install(writer)
@@ -394,7 +394,7 @@ def test_without_its_model_of_pictures_a_library_says_so(tmp_path: Path, monkeyp
         pictures.encode(tmp_path / "a.png")
 
 
-def test_a_library_keeps_the_model_that_it_was_given(tmp_path: Path) -> None:
+def test_a_library_stores_its_image_encoder(tmp_path: Path) -> None:
     given_ = tmp_path / "model"
     given_.mkdir()
     (given_ / "meta.json").write_text("{}")
@@ -407,7 +407,7 @@ def test_a_library_keeps_the_model_that_it_was_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_library_that_is_only_read_leaves_the_model_where_it_is(tmp_path: Path) -> None:
+def test_a_read_only_library_uses_the_encoder_in_place(tmp_path: Path) -> None:
     given_ = tmp_path / "model"
     given_.mkdir()
     with writing(tmp_path / "library") as writer:

@@ -1,4 +1,4 @@
-"""What the query language means: unlike, phrases, weights, one modality, two moments; vectors are written by hand."""
+"""Semantics of the query language: negation, phrases, weights, prefixes, two moments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import engine_over, let_questions_be, names
+from asking import engine_over, fake_query_vectors, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from library_maker import DIM, axis, clip
@@ -23,7 +23,7 @@ THINGS = ("dog", "cat", "car", "tree", "sea", "bird")
 
 
 def meaning(text: str) -> FloatArray:
-    """Return the mean of the axes of the things that a text names."""
+    """Return the mean of the axes of the things in a text."""
     named = [axis(THINGS.index(word)) for word in re.findall(r"\w+", text) if word in THINGS]
     vector = np.sum(named, axis=0) if named else np.full(DIM, 1.0, np.float32)
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
@@ -31,7 +31,7 @@ def meaning(text: str) -> FloatArray:
 
 @pytest.fixture(autouse=True)
 def questions_are_things(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, meaning)
+    fake_query_vectors(monkeypatch, meaning)
 
 
 def shown(*things: str) -> Clip:
@@ -42,7 +42,7 @@ def said(text: str, start_s: float = 0.0, end_s: float = 4.0) -> Segment:
     return Segment(start_s, end_s, text, "sidecar", "en")
 
 
-def test_what_is_unlike_is_subtracted(tmp_path: Path) -> None:
+def test_negated_terms_are_subtracted(tmp_path: Path) -> None:
     engine = engine_over(
         tmp_path, {"both": [shown("dog", "cat")], "dog": [shown("dog", "tree")], "cat": [shown("cat")]}
     )
@@ -53,7 +53,7 @@ def test_what_is_unlike_is_subtracted(tmp_path: Path) -> None:
     assert names(engine.search("-cat"))[-1] == "cat"
 
 
-def test_clips_that_hold_the_words_of_what_is_unlike_are_no_hits(tmp_path: Path) -> None:
+def test_clips_with_negated_keywords_are_no_hits(tmp_path: Path) -> None:
     videos = {"a": [shown("dog")], "b": [shown("dog")], "c": [shown("dog")]}
     extra: dict[str, Any] = {
         "a": {"segments": [said("two cats")]},
@@ -67,7 +67,7 @@ def test_clips_that_hold_the_words_of_what_is_unlike_are_no_hits(tmp_path: Path)
     assert sorted(names(engine.search('dog -"two cats"'))) == ["b", "c"]
 
 
-def test_a_quoted_phrase_must_stand_there_word_for_word(tmp_path: Path) -> None:
+def test_a_quoted_phrase_must_occur_word_for_word(tmp_path: Path) -> None:
     extra: dict[str, Any] = {
         "a": {"segments": [said("The quick brown fox")]},
         "b": {"segments": [said("the brown quick fox")]},
@@ -84,7 +84,7 @@ def test_a_quoted_phrase_must_stand_there_word_for_word(tmp_path: Path) -> None:
     assert sorted(names(engine.search("quick brown"))) == ["a", "b", "c", "d"], "plain words are no condition"
 
 
-def test_a_phrase_runs_on_into_the_next_subtitle(tmp_path: Path) -> None:
+def test_a_phrase_may_continue_in_the_next_subtitle(tmp_path: Path) -> None:
     lines = [said("I have a dream that", 0, 2), said("one day", 2.5, 4), said("this nation", 20, 22)]
     clips = [clip(0, 5, visual=axis(0)), clip(15, 25, visual=axis(0))]
     engine = engine_over(tmp_path, {"a": clips}, a={"segments": lines})
@@ -96,7 +96,7 @@ def test_a_phrase_runs_on_into_the_next_subtitle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ['"no such words"', "said:unheard", 'said:"dog food"', "titled:nothing dog", 'dog "zz"']
 )
-def test_what_must_stand_there_and_does_not_is_no_match(tmp_path: Path, text: str) -> None:
+def test_a_required_phrase_that_never_occurs_gives_no_match(tmp_path: Path, text: str) -> None:
     engine = engine_over(tmp_path, {"a": [shown("dog")]}, a={"segments": [said("dog and food")]})
     assert engine.search(text) == []
 
@@ -118,7 +118,7 @@ def test_a_weight_scales_its_term(tmp_path: Path) -> None:
     assert scores[1] == pytest.approx(2 * scores[0]) and scores[2] == pytest.approx(scores[0] / 2)
 
 
-def test_a_prefix_asks_one_modality(tmp_path: Path) -> None:
+def test_a_prefix_restricts_a_term_to_one_modality(tmp_path: Path) -> None:
     videos = {"seen": [shown("dog")], "spoken": [clip(visual=axis(5), speech=meaning("dog"))]}
     engine = engine_over(tmp_path, videos)
     assert names(engine.search("shown:dog")) == ["seen", "spoken"]
@@ -127,7 +127,7 @@ def test_a_prefix_asks_one_modality(tmp_path: Path) -> None:
 
 
 def film(*things: str) -> list[Clip]:
-    """Return clips of 5 s, one behind the other."""
+    """Return consecutive clips of 5 s."""
     return [clip(5.0 * i, 5.0 * i + 5, visual=meaning(thing)) for i, thing in enumerate(things)]
 
 
@@ -150,7 +150,7 @@ def test_two_moments_in_order(tmp_path: Path) -> None:
     assert sorted(names(engine.search("dog then cat within 60s"))[:2]) == ["far", "right"]
 
 
-def test_one_clip_may_answer_both_moments_of_near_and_not_of_then(tmp_path: Path) -> None:
+def test_one_clip_may_match_both_moments_of_near_but_not_of_then(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [shown("dog", "cat")]})
     [hit] = engine.search("dog near cat within 1s")
     assert len(hit.moments) == 2
@@ -225,7 +225,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
         ).map("".join),
     )
 )
-def test_any_text_gives_hits_or_an_error_with_a_place(engine: SearchEngine, text: str) -> None:
+def test_any_text_gives_hits_or_an_error_with_a_position(engine: SearchEngine, text: str) -> None:
     try:
         hits = engine.search(text)
     except QueryError as exc:
@@ -234,7 +234,7 @@ def test_any_text_gives_hits_or_an_error_with_a_place(engine: SearchEngine, text
     assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
 
 
-def test_a_plain_question_has_no_syntax(tmp_path: Path) -> None:
+def test_a_plain_query_has_no_syntax(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [shown("dog")]})
     assert engine.search('"zz"') == []
     assert names(engine.search(Query.plain('"zz"'))) == ["a"]

@@ -1,4 +1,4 @@
-"""How a clip's score comes about: noise is made small, what stands out counts, and the parts add up."""
+"""Scores of clips: sharpened similarities, best frames, and sums of modalities."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import let_questions_be
+from asking import fake_query_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
@@ -19,12 +19,12 @@ from vfindex.storage.writer import writing
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, lambda _: axis(0))
+def queries_are_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_query_vectors(monkeypatch, lambda _: axis(0))
 
 
 def near(cosine: float) -> FloatArray:
-    """Return a unit vector with this cosine to the question."""
+    """Return a unit vector with this cosine to the query."""
     return np.asarray(cosine * axis(0) + np.sqrt(1 - cosine**2) * axis(1), np.float32)
 
 
@@ -44,14 +44,14 @@ spreads = st.floats(0.01, 10)
 
 
 @given(finite, finite, spreads)
-def test_sharpening_keeps_the_order_and_the_sign(first: float, second: float, spread: float) -> None:
+def test_sharpening_keeps_order_and_sign(first: float, second: float, spread: float) -> None:
     assert (first < second) <= (sharpened(first, spread) <= sharpened(second, spread))
     assert sharpened(-first, spread) == -sharpened(first, spread)
     assert sharpened(2 * first, 2 * spread) == pytest.approx(2 * sharpened(first, spread))
 
 
 @given(spreads)
-def test_noise_shrinks_and_what_stands_out_grows(spread: float) -> None:
+def test_noise_shrinks_and_large_similarities_grow(spread: float) -> None:
     edge = NOISE_SPREADS * spread
     assert sharpened(edge / 2, spread) == pytest.approx(BELOW_NOISE * edge / 2)
     assert sharpened(edge + spread, spread) - sharpened(edge, spread) == pytest.approx(ABOVE_NOISE * spread)
@@ -59,14 +59,14 @@ def test_noise_shrinks_and_what_stands_out_grows(spread: float) -> None:
 
 
 def test_unrelated_talk_does_not_outweigh_a_picture(tmp_path: Path) -> None:
-    """Plainly summed the talker, whose speech lies in the noise, would be first by 0.55 to 0.4."""
+    """Without sharpening the talker, whose speech is noise, would be first by 0.55 to 0.4."""
     hits = ranked(tmp_path, {"silent": clip(visual=near(0.4)), "talker": clip(visual=near(0.1), speech=near(0.45))})
     assert list(hits) == ["silent", "talker"]
     assert hits["silent"].score > 2 * hits["talker"].score
 
 
 def test_the_picture_is_mixed_with_the_best_frame_alone(tmp_path: Path) -> None:
-    """0.4 of the clip and 0.6 of its best frame, in the unit of the library's scale."""
+    """0.4 of the clip and 0.6 of its best frame, in units of the library's scale."""
     frames = np.stack([near(0.0), near(0.8), near(0.4)])
     mixed = Clip(0, 9, 0.0, {"visual": near(0.3)}, frames, np.array([0.0, 3.0, 6.0]))
     hits = ranked(tmp_path, {"mixed": mixed, "even": clip(visual=near(0.6))})

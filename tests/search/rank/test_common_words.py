@@ -1,4 +1,4 @@
-"""Words in more documents than are looked at: the right ones are found, and cost no more than a bounded number does."""
+"""Words in more documents than are searched: the best are found at a bounded cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from asking import axis_of_digit, let_questions_be
+from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install, video
 
 from vfindex.search.engine import SearchEngine
@@ -24,7 +24,7 @@ VIDEOS, LINES = 40, 5
 
 @pytest.fixture(autouse=True)
 def few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, axis_of_digit)
+    fake_query_vectors(monkeypatch, axis_of_digit)
     monkeypatch.setattr(words_module, "MAX_LISTED", 20)
     monkeypatch.setattr(words_module, "MAX_NEWEST", 20)
     monkeypatch.setattr(words_module, "LEAST_NEWEST", 3)
@@ -34,7 +34,7 @@ def few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def line(number: int) -> str:
-    """Every line says `common`, every second `even`, the others `odd`; the very last says both, and `common` twice."""
+    """Every line has `common`, every second `even`, the others `odd`; the last has both, and `common` twice."""
     if number == VIDEOS * LINES - 1:
         return "common even odd common"
     return f"common {'odd' if number % 2 else 'even'} and some more words beside"
@@ -106,7 +106,7 @@ def test_in_a_few_videos_common_words_are_found(folder: Path, monkeypatch: pytes
     assert lines(folder, "zebra", videos=[8]) == ["common zebra speaks"] and not lines(folder, "zebra", videos=[9])
 
 
-def test_what_must_stand_there_is_found_in_the_newest_line(folder: Path) -> None:
+def test_required_keywords_are_found_in_the_newest_line(folder: Path) -> None:
     assert found(folder, "1 said:even said:odd", top_k=1) == {VIDEOS - 1}
     assert found(folder, '1 "odd common"') == {VIDEOS - 1}
     assert found(folder, '1 said:common "even odd"') == {VIDEOS - 1}
@@ -115,20 +115,20 @@ def test_what_must_stand_there_is_found_in_the_newest_line(folder: Path) -> None
     assert found(folder, "1 titled:common") == {3}
 
 
-def test_what_must_stand_there_is_found_in_a_few_videos(folder: Path) -> None:
+def test_required_keywords_are_found_in_a_few_videos(folder: Path) -> None:
     for name in ("v01", "v20", f"v{VIDEOS - 1}"):
         assert found(folder, f"1 said:common in:{name}") == {int(name[1:])}
         assert found(folder, f"common said:even said:common in:{name}") == {int(name[1:])}
 
 
-def test_an_unwanted_common_word_drops_all_that_say_it(folder: Path) -> None:
+def test_an_excluded_common_word_drops_every_clip_with_it(folder: Path) -> None:
     assert found(folder, "1 -common") == set()
     assert found(folder, '1 -"odd common"') == set(range(VIDEOS))
     assert found(folder, "1 -zebra") == set(range(VIDEOS)), "other clips of its video answer"
 
 
 def test_the_cost_does_not_grow_with_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two common words are looked for together among so many documents only, the newest."""
+    """Two common words are looked up together only among the newest documents."""
     monkeypatch.setattr(words_module, "MAX_PASSED", 10)
     assert lines(folder, "even", "odd", videos=list(range(1, VIDEOS + 1)))[0] == LAST
 

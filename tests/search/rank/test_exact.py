@@ -1,4 +1,4 @@
-"""A search without the joint index: what the index must find, whatever has happened to the library since."""
+"""The exact scan as the oracle of the joint index, after any changes to the library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import let_questions_be
+from asking import fake_query_vectors
 from library_maker import DIM, add_video, clip, install, place
 from sqlalchemy import text
 
@@ -41,7 +41,7 @@ QUESTIONS: tuple[tuple[str, dict[Modality, float]], ...] = (
 
 
 def vector_of(words: str) -> FloatArray:
-    """Return a vector of length 1 that the words alone decide."""
+    """Return a unit vector that depends on the words alone."""
     rows = np.random.default_rng(list(words.encode())).standard_normal(DIM).astype(np.float32)
     return np.asarray(rows / np.linalg.norm(rows), np.float32)
 
@@ -57,10 +57,10 @@ def add(writer: Writer, name: str) -> None:
 
 @pytest.fixture(scope="module", params=[40, vectors.EXACT_CLIPS], ids=["codes", "exact"])
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a published library whose index has codes, which find all, or none; few candidates are looked at."""
+    """Yield a published library with an index of codes that find everything, or without codes; candidates are few."""
     folder = tmp_path_factory.mktemp(f"published-{request.param}")
     with pytest.MonkeyPatch.context() as patch:
-        let_questions_be(patch, vector_of)
+        fake_query_vectors(patch, vector_of)
         patch.setattr(vectors, "EXACT_CLIPS", request.param)
         patch.setattr(IvfPq, "cost", lambda *_: 0.0)
         patch.setattr(
@@ -92,7 +92,7 @@ def told(engine: SearchEngine, *, exact: bool) -> list[list[tuple[bytes | None, 
 
 
 def change(writer: Writer, random: np.random.Generator, step: int) -> str:
-    """Do one thing to a video chosen by chance; return what."""
+    """Change a random video in a random way; return which."""
     with writer.library.snapshot() as snapshot:
         videos = [video for video in snapshot.videos() if video.state == "indexed"]
     video = videos[random.integers(len(videos))]
@@ -118,7 +118,7 @@ def change(writer: Writer, random: np.random.Generator, step: int) -> str:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_index_answers_as_a_scan_whatever_has_changed(writer: Writer, seed: int) -> None:
+def test_the_index_finds_what_a_scan_finds_after_any_changes(writer: Writer, seed: int) -> None:
     random, engine = np.random.default_rng(seed), SearchEngine.open(writer.folder)
     done = ["published"]
     for step in range(16):
@@ -129,10 +129,10 @@ def test_the_index_answers_as_a_scan_whatever_has_changed(writer: Writer, seed: 
         assert told(engine, exact=False) == told(engine, exact=True), done
 
 
-def test_clips_with_other_words_are_found_before_they_are_published(
+def test_updated_vectors_are_searched_before_they_are_published(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their rows in the index, which are of the old words, must not count: also where no vectors are kept."""
+    """Their outdated rows in the index must not count, even if no vectors are cached."""
     engine = SearchEngine.open(writer.folder)
     before = engine.search("v7", top_k=1, weights=WORDS_ALONE)[0]
     assert before.video == b"/videos/v7"
@@ -145,8 +145,8 @@ def test_clips_with_other_words_are_found_before_they_are_published(
         assert told(engine, exact=False) == told(engine, exact=True)
 
 
-def test_videos_that_left_search_take_no_place_among_the_first(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first candidates none may answer: what stands behind them is found without looking any deeper."""
+def test_missing_videos_take_no_candidate_slots(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first candidates are all missing: the next ones are found at the same depth."""
     engine = SearchEngine.open(writer.folder)
     found = [hit.video or b"" for hit in engine.search("3", top_k=6, weights=WORDS_ALONE)]
     writer.catalog.mark_missing(found[:3])
@@ -157,8 +157,8 @@ def test_videos_that_left_search_take_no_place_among_the_first(writer: Writer, m
     assert len(found) == 6 and [hit.video for hit in hits] == found[4:]
 
 
-def test_an_index_with_old_vectors_is_told_by_an_exact_search(writer: Writer) -> None:
-    """Planted: the record of the change is lost, so that the index is asked for clips that have other vectors now."""
+def test_an_exact_search_reveals_an_outdated_index(writer: Writer) -> None:
+    """The record of the change is deleted, so that the index returns clips whose vectors have changed."""
     engine = SearchEngine.open(writer.folder)
     assert told(engine, exact=False) == told(engine, exact=True)
     for number in range(1, 20):

@@ -1,4 +1,4 @@
-"""Neighbours become one hit, the same footage is told once with all its places; what only looks alike stays apart."""
+"""Neighbours merge into one hit, duplicates fold into one with all places; similar footage stays apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import engine_over, let_questions_be
+from asking import engine_over, fake_query_vectors
 from library_maker import DIM, axis, clip, place
 
 from vfindex.search.rank.group import MAX_MERGED_S, MERGED_SHARE
@@ -18,18 +18,18 @@ from vfindex.storage.writer import Writer, writing
 
 @pytest.fixture(autouse=True)
 def every_question_is_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, lambda _: axis(0))
+    fake_query_vectors(monkeypatch, lambda _: axis(0))
 
 
 def unit(*values: float) -> FloatArray:
-    """Return a vector of length 1 with these first components."""
+    """Return a unit vector with these first components."""
     vector = np.zeros(DIM, np.float32)
     vector[: len(values)] = values
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
 def scoring(share: float) -> FloatArray:
-    """Return a vector whose similarity to the question is `share`."""
+    """Return a vector whose similarity to the query is `share`."""
     return unit(share, float(np.sqrt(1 - share**2)))
 
 
@@ -46,12 +46,12 @@ def spans(hits: list[Hit]) -> list[tuple[str, float, float]]:
 
 
 def row(*shares: float, length_s: float = 5.0, gap_s: float = 0.0) -> list[Clip]:
-    """Return clips one behind the other that score these shares."""
+    """Return consecutive clips with these shares as scores."""
     step = length_s + gap_s
     return [clip(step * i, step * i + length_s, visual=scoring(share)) for i, share in enumerate(shares)]
 
 
-def test_neighbours_that_answer_nearly_as_well_are_one_hit(tmp_path: Path) -> None:
+def test_neighbours_with_similar_scores_are_one_hit(tmp_path: Path) -> None:
     near, far = MERGED_SHARE + 0.1, MERGED_SHARE - 0.1
     engine = engine_over(tmp_path, {"a": row(far, near, 1.0, near, near, far)})
     [hit] = engine.search("x")
@@ -61,7 +61,7 @@ def test_neighbours_that_answer_nearly_as_well_are_one_hit(tmp_path: Path) -> No
     assert spans(engine.search("x", per_video=3)) == [("a", 5, 25), ("a", 0, 5), ("a", 25, 30)]
 
 
-def test_what_is_not_next_to_it_is_no_neighbour(tmp_path: Path) -> None:
+def test_clips_beyond_the_gap_are_not_merged(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"gaps": row(0.9, 1.0, gap_s=2.0), "weak": row(0.99, 0.1, 0.9)})
     assert spans(engine.search("x", per_video=9)) == [
         ("gaps", 7, 12),
@@ -72,13 +72,13 @@ def test_what_is_not_next_to_it_is_no_neighbour(tmp_path: Path) -> None:
     ]
 
 
-def test_a_hit_grows_no_further_than_a_moment(tmp_path: Path) -> None:
+def test_a_merged_hit_has_a_maximum_length(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"talk": row(*[1.0] * 40)})
     [hit] = engine.search("x")
     assert MAX_MERGED_S - 10 < hit.end_s - hit.start_s <= MAX_MERGED_S
 
 
-def test_a_neighbour_that_may_not_answer_is_not_taken_in(tmp_path: Path) -> None:
+def test_a_filtered_neighbour_is_not_merged(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": row(1.0, 0.9)})
     assert spans(engine.search("x")) == [("a", 0, 10)]
     assert spans(engine.search("x then x within 5s"))[0] == ("a", 0, 10)
@@ -88,7 +88,7 @@ INTRO = (unit(1, 1), unit(1, 0, 1))
 
 
 def test_the_same_footage_is_one_hit_with_all_its_places(tmp_path: Path) -> None:
-    """An intro of three videos; what follows it is found all the same."""
+    """Three videos share an intro; the rest of each is still found."""
     videos = {
         name: [moving(start, start + 5, *INTRO), clip(start + 20, start + 25, visual=unit(1, 0, 0, 2 + start))]
         for name, start in (("a", 0.0), ("b", 3.0), ("c", 40.0))
@@ -118,7 +118,7 @@ def test_a_copy_of_a_video_brings_no_second_hit(tmp_path: Path) -> None:
         ("other pictures", moving(0, 5, unit(1, 1), unit(1, 0, 0, 1), speech=axis(2))),
     ],
 )
-def test_what_only_looks_alike_stays_apart(tmp_path: Path, name: str, other: Clip) -> None:
+def test_similar_but_different_footage_stays_apart(tmp_path: Path, name: str, other: Clip) -> None:
     first = clip(0, 5, visual=unit(1, 1)) if name == "still pictures" else moving(0, 5, *INTRO, speech=axis(2))
     hits = engine_over(tmp_path, {"a": [first], "b": [other]}).search("x")
     assert len(hits) == 2 and not hits[0].also

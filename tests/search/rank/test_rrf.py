@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion over vectors that one can write by hand: places count, missing modalities are neutral."""
+"""Reciprocal rank fusion: ranks count, missing modalities are neutral."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import let_questions_be
+from asking import fake_query_vectors
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SearchEngine
@@ -19,12 +19,12 @@ EQUAL: dict[Any, float] = {"visual": 1.0, "speech": 1.0, "text": 1.0}
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, lambda _: axis(0))
+def queries_are_axis_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_query_vectors(monkeypatch, lambda _: axis(0))
 
 
 def near(cosine: float) -> FloatArray:
-    """Return a unit vector with this cosine to the question."""
+    """Return a unit vector with this cosine to the query."""
     return np.asarray(cosine * axis(0) + np.sqrt(1 - cosine**2) * axis(1), np.float32)
 
 
@@ -47,8 +47,8 @@ def scores(engine: SearchEngine, **options: Any) -> dict[str, float]:
     return {Path((hit.video or b"").decode()).name: hit.score for hit in hits}
 
 
-def test_what_counts_is_the_place_in_each_list(tmp_path: Path) -> None:
-    """Scores say `far`, whose picture is ahead by much; ranks say `both`, which is second in one list, first in one."""
+def test_scores_are_reciprocal_ranks(tmp_path: Path) -> None:
+    """By scores `far` is first, with much the best picture; by ranks `both`, first in one list and second in one."""
     engine = make(
         tmp_path,
         {
@@ -67,7 +67,7 @@ def test_what_counts_is_the_place_in_each_list(tmp_path: Path) -> None:
 
 
 def test_a_modality_that_a_clip_lacks_is_neutral(tmp_path: Path) -> None:
-    """Beside many talking clips, the best silent picture is first and the worst is not lifted."""
+    """Among many talking clips, the best silent picture is first and the worst gains nothing."""
     talking = {f"t{i}": clip(visual=near(0.3 - i / 100), speech=near(0.1)) for i in range(20)}
     engine = make(tmp_path, talking | {"silent": clip(visual=near(0.9)), "dull": clip(visual=near(0.0))})
     found = scores(engine, top_k=99)
@@ -94,7 +94,7 @@ def test_weights_scale_the_lists_and_0_leaves_one_out(tmp_path: Path) -> None:
 
 
 def test_lists_reach_clips_that_the_sum_of_scores_does_not(tmp_path: Path) -> None:
-    """Each list has candidates of its own: what speech finds stands behind 700 clips in the sum."""
+    """Each list has its own candidates: the best clip by speech is behind 700 others in the sum."""
     steps = np.linspace(0.0, 0.05, 700)
     crowd = {f"c{i}": clip(visual=near(0.8 - step), speech=near(step - 0.1)) for i, step in enumerate(steps)}
     engine = make(tmp_path, crowd | {"spoken": clip(visual=near(-0.9), speech=near(0.1))})
@@ -103,8 +103,8 @@ def test_lists_reach_clips_that_the_sum_of_scores_does_not(tmp_path: Path) -> No
     assert engine.search("zebra", weights=weights)[0].video != b"/videos/spoken"
 
 
-def test_neighbours_and_pairs_go_by_what_they_show(tmp_path: Path) -> None:
-    """Reciprocal ranks lie close together: by them alone every neighbour would belong to the hit."""
+def test_neighbours_and_pairs_use_similarity_scores(tmp_path: Path) -> None:
+    """Reciprocal ranks are close together: by them every neighbour would be merged."""
     clips = [clip(5.0 * i, 5.0 * i + 5, visual=near(c)) for i, c in enumerate((0.1, 0.7, 0.9, 0.2))]
     with writing(tmp_path) as writer:
         install(writer)

@@ -1,4 +1,4 @@
-"""What a question costs, and what an engine may keep from one to the next: never more than holds after a commit."""
+"""SQL statements per query, and caches, which a commit invalidates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import axis_of_digit, let_questions_be
+from asking import axis_of_digit, fake_query_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install, place, video
@@ -36,13 +36,13 @@ MOST_STATEMENTS = 22
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, axis_of_digit)
+def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_query_vectors(monkeypatch, axis_of_digit)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of 40 videos of 8 clips, all of which are called and speak alike."""
+    """A library of 40 videos of 8 clips with similar titles and speech."""
     folder = tmp_path_factory.mktemp("alike")
     with writing(folder) as writer:
         install(writer)
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def counted(engine: SearchEngine) -> Iterator[list[str]]:
-    """Yield the statements that the engine sends."""
+    """Yield the list of statements that the engine executes."""
     sent: list[str] = []
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
@@ -80,7 +80,7 @@ def test_statements_do_not_grow_with_words_hits_and_matches(folder: Path, text: 
     assert len(sent) <= MOST_STATEMENTS, "\n".join(sent)
 
 
-def test_a_question_of_many_words_asks_no_more_than_one_of_two(folder: Path) -> None:
+def test_statements_do_not_grow_with_query_length(folder: Path) -> None:
     engine = SearchEngine.open(folder)
     lengths = []
     for text in ("red fox", "red fox runs home with number 1 2 3 4 5 6 7 8 9 10 11"):
@@ -91,7 +91,7 @@ def test_a_question_of_many_words_asks_no_more_than_one_of_two(folder: Path) -> 
     assert lengths[1] <= lengths[0] + 2, "one where BM25 would be too slow, one for neighbours that were not read yet"
 
 
-def test_filters_are_read_once_until_somebody_commits(tmp_path: Path, folder: Path) -> None:
+def test_filters_are_cached_until_a_commit(tmp_path: Path, folder: Path) -> None:
     shutil.copytree(folder, tmp_path / "own")
     engine = SearchEngine.open(tmp_path / "own")
     engine.search("1 in:v1.mp4 longer:1s after:1970-01-01")
@@ -103,7 +103,7 @@ def test_filters_are_read_once_until_somebody_commits(tmp_path: Path, folder: Pa
     assert len(engine.search("1 in:new.mp4 longer:1s after:1970-01-01")) == 1
 
 
-def test_what_is_kept_holds_no_longer_than_until_a_commit(tmp_path: Path) -> None:
+def test_caches_end_with_a_commit(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", [clip(visual=axis(1))])
@@ -123,7 +123,7 @@ def test_what_is_kept_holds_no_longer_than_until_a_commit(tmp_path: Path) -> Non
         assert len(engine.search("1")) == 2
 
 
-def test_snapshots_at_one_time_are_apart(tmp_path: Path) -> None:
+def test_concurrent_snapshots_are_isolated(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         library = Library(tmp_path)
@@ -150,7 +150,7 @@ def test_an_open_engine_notices_another_database_in_its_place(tmp_path: Path) ->
     assert [hit.video for hit in engine.search("1")] == [b"/videos/new"]
 
 
-def test_two_moments_are_looked_for_no_deeper_than_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_depth_of_pairs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "MIN_CANDIDATES", 1)
     monkeypatch.setattr(engine_module, "CANDIDATES_PER_HIT", 1)
     monkeypatch.setattr(engine_module, "MAX_CANDIDATES", 5)
@@ -243,7 +243,7 @@ def test_the_delta_is_an_exact_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @given(glob=st.text("ab/*?[]!.", min_size=1, max_size=8), path=st.text("ab/.", min_size=1, max_size=8))
-def test_the_piece_looked_for_first_stands_in_all_that_match(glob: str, path: str) -> None:
+def test_the_literal_of_a_glob_is_in_all_matches(glob: str, path: str) -> None:
     if filters_module._glob(glob).match(path):
         assert filters_module._literal(glob) in path
 

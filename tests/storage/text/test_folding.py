@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from asking import axis_of_digit, let_questions_be
+from asking import axis_of_digit, fake_query_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
@@ -61,7 +61,7 @@ APART = [("мой", "мои"), ("Київ", "Киів"), ("がく", "かく"), (
 
 @pytest.mark.parametrize(("said", "asked"), SAME)
 def test_the_same_to_a_reader_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, asked: str) -> None:
-    let_questions_be(monkeypatch, axis_of_digit)
+    fake_query_vectors(monkeypatch, axis_of_digit)
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "right", [clip(visual=axis(0))], [Segment(0, 4, said, "sidecar")])

@@ -1,4 +1,4 @@
-"""An open engine goes over to the edition that an upgrade puts in use, and back."""
+"""An open engine follows upgrades and rollbacks of the models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vfindex.storage.writer import writing
 
 
 def make(folder: Path, dim: int, *names: str) -> None:
-    """Make an edition of `dim` dimensions whose videos lie along axis 1."""
+    """Make a model version of `dim` dimensions whose videos have axis 1."""
     with writing(folder) as writer:
         writer.install(SETUP, {m: prior(dim) for m in ("visual", "speech", "text")}, {})
         for name in names:

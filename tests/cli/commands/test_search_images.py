@@ -1,4 +1,4 @@
-"""`vfindex search` with pictures and clips of the library in place of words, and what it says where it cannot."""
+"""`vfindex search` with picture files and clips of the library, and its error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vfindex.storage.writer import writing
 
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a library of three videos that carries its model of pictures; 2.png shows what /videos/c shows."""
+    """Return a library of three videos with an image encoder; 2.png looks like /videos/c."""
     monkeypatch.setattr(Pictures, "encode", lambda self, path: axis(int(path.stem)))
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "library"
@@ -38,7 +38,7 @@ def first(run: Any, *arguments: object) -> str:
     return str(ran.out.split("\n")[0].split("\t")[-1])
 
 
-def test_a_picture_and_a_clip_find_their_like(run: Any, seen: Path) -> None:
+def test_a_picture_and_a_clip_find_similar_clips(run: Any, seen: Path) -> None:
     assert first(run, "--image", "2.png", "--library", seen) == "/videos/c"
     assert first(run, "--like", "/videos/c@1", "--library", seen) in ("/videos/a", "/videos/b", "/videos/c")
     assert first(run, "in:/videos/a", "--image", "2.png", "--library", seen) == "/videos/a"
@@ -74,7 +74,7 @@ def test_the_sheet_of_a_picture(run: Any, seen: Path, tmp_path: Path) -> None:
         (("--image", "2.png", "--weight", "visual=0"), 1, "weight is 0"),
     ],
 )
-def test_what_cannot_be_asked_is_a_sentence(
+def test_wrong_image_queries_print_one_sentence(
     run: Any, seen: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     ran = run("search", *arguments, "--library", seen)
@@ -82,13 +82,13 @@ def test_what_cannot_be_asked_is_a_sentence(
     assert ran.err.splitlines()[-1].startswith("vfindex: ") and says in ran.err
 
 
-def test_an_error_in_json_names_its_place(run: Any, seen: Path) -> None:
+def test_an_error_in_json_has_a_position(run: Any, seen: Path) -> None:
     error = json.loads(run("search", 'dog "in the park', "--json", "--library", seen).out)["error"]
     assert (error["kind"], error["position"]) == ("QueryError", 4)
     assert "position" not in json.loads(run("search", "--image", "x", "--json", "--library", seen).out)["error"]
 
 
-def test_the_model_of_pictures_is_brought_once(run: Any, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_encoder_is_stored_once(run: Any, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (seen / "query" / "by-hand-image").rmdir()
     model = seen.parent / "model"
     model.mkdir()
@@ -104,7 +104,7 @@ def test_the_model_of_pictures_is_brought_once(run: Any, seen: Path, monkeypatch
     assert len(asked) == 1 and (seen / "query" / "by-hand-image").is_dir()
 
 
-def test_a_machine_without_the_models_is_told(run: Any, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_models_gets_a_sentence(run: Any, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (seen / "query" / "by-hand-image").rmdir()
 
     def miss(self: LibraryModels, *_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""What must stand in a clip and what must not: proved for few clips or for thousands, with the same hits."""
+"""Required and excluded keywords: the same hits for few documents and for thousands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import axis_of_digit, let_questions_be
+from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search import engine as engine_module
@@ -24,8 +24,8 @@ VIDEOS, CLIPS = 30, 6
 
 
 @pytest.fixture(autouse=True)
-def questions_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_questions_be(monkeypatch, axis_of_digit)
+def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_query_vectors(monkeypatch, axis_of_digit)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(folder: Path, text: str, top_k: int = VIDEOS) -> set[int]:
-    """Return the numbers of the videos that answer."""
+    """Return the numbers of the videos of hits."""
     hits = SearchEngine.open(folder).search(text, top_k=top_k)
     return {int((hit.video or b"").rpartition(b"v")[2]) for hit in hits}
 
 
-def test_what_must_stand_there_does(folder: Path) -> None:
+def test_required_keywords_restrict_hits(folder: Path) -> None:
     assert found(folder, "1 said:owl") == {n for n in range(VIDEOS) if n % 2}
     assert found(folder, "1 titled:heron") == {n for n in range(VIDEOS) if n % 3 == 0}
     assert found(folder, "1 said:owl titled:heron") == {n for n in range(VIDEOS) if n % 6 == 3}
@@ -58,15 +58,15 @@ def test_what_must_stand_there_does(folder: Path) -> None:
     assert found(folder, "1 said:gull") == set()
 
 
-def test_what_must_not_stand_there_does_not(folder: Path) -> None:
+def test_excluded_keywords_restrict_hits(folder: Path) -> None:
     assert found(folder, "1 -owl") == {n for n in range(VIDEOS) if not n % 2}
     assert found(folder, "1 -titled:heron") == {n for n in range(VIDEOS) if n % 3}
     assert found(folder, '1 -"fox alone"') == {n for n in range(VIDEOS) if n % 2}
     assert found(folder, "1 -fox") == set()
 
 
-def test_others_come_up_where_the_first_hold_what_is_unwanted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a few looked at, every second drops out: as many as without that are candidates all the same."""
+def test_candidates_are_over_fetched_when_keywords_exclude_some(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the fetched clips are excluded: there are as many candidates as without."""
     for name in ("MIN_CANDIDATES", "CANDIDATES_PER_HIT", "MAX_CANDIDATES"):
         monkeypatch.setattr(engine_module, name, 12)
     monkeypatch.setattr(ranking_module, "RESCORED_SHARE", 1.0)
@@ -82,7 +82,7 @@ def test_others_come_up_where_the_first_hold_what_is_unwanted(folder: Path, monk
     assert candidates == [12]
 
 
-def test_of_many_documents_the_newest_and_others_evenly_are_looked_at(
+def test_among_many_documents_the_newest_and_an_even_sample_are_checked(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(words_module, "MAX_VERIFIED", 10)
@@ -91,9 +91,7 @@ def test_of_many_documents_the_newest_and_others_evenly_are_looked_at(
 
 
 @pytest.mark.parametrize("few", [0, 100])
-def test_filters_of_few_and_of_many_videos_leave_the_same(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
+def test_filters_give_the_same_for_few_and_many_videos(folder: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(full_text_module, "FEW_VIDEOS", few)
     monkeypatch.setattr(full_text_module, "MAX_COMPARED", 7)
     monkeypatch.setattr(full_text_module, "MAX_RANKED", 7)
@@ -101,7 +99,7 @@ def test_filters_of_few_and_of_many_videos_leave_the_same(
         assert found(folder, text) == {n for n in found(folder, text.removesuffix(" in:v0*")) if n < 10}
 
 
-def test_two_moments_are_told_by_their_times() -> None:
+def test_the_times_of_pairs() -> None:
     spans = [((0, 5), (5, 10)), ((0, 5), (24, 30)), ((0, 5), (26, 30)), ((5, 10), (0, 5)), ((0, 5), (0, 5))]
     near = np.array([[1, *first, 2, *second] for first, second in spans], np.float64).T
     assert fitting(near, "then", 20).tolist() == [True, True, False, False, False]
