@@ -1,4 +1,4 @@
-"""Whatever is raised over one file ends this file and not the run; a bug is told with its traceback, exit code 70."""
+"""An error over one file ends that file and not the run; a bug is reported with its traceback, exit code 70."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_bug_over_one_unit_leaves_the_others(
         (scheduler, "partial_problem"),
     ],
 )
-def test_a_bug_of_the_driver_ends_that_file_too(
+def test_a_bug_of_the_scheduler_ends_that_file_alone(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     real = getattr(owner, name)
@@ -145,7 +145,7 @@ def test_a_bug_of_the_driver_ends_that_file_too(
     assert verify(Library.open(videos.parent / "lib")).clean
 
 
-def test_a_copy_that_cannot_be_entered_does_not_end_the_run(
+def test_a_copy_that_cannot_be_stored_does_not_end_the_run(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (videos / "copy.mp4").write_bytes((videos / "a.mp4").read_bytes())
@@ -155,7 +155,7 @@ def test_a_copy_that_cannot_be_entered_does_not_end_the_run(
     assert (report.indexed, paths(report.failed)) == (3, [(b"copy.mp4", "bug")])
 
 
-def test_records_that_cannot_be_are_the_files_own(
+def test_an_invalid_record_fails_its_file_alone(
     videos: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clip twice: SQLite refuses the second, and nothing of the unit stays."""
@@ -187,7 +187,7 @@ def test_records_that_cannot_be_are_the_files_own(
         (UnicodeError("\udcff"), "bug"),
     ],
 )
-def test_what_belongs_to_a_file(error: Exception, code: str) -> None:
+def test_errors_of_one_file(error: Exception, code: str) -> None:
     with pytest.raises(VideoError) as caught, one_file(b"/v.mp4", "decode"):
         raise error
     problem = caught.value.problem
@@ -197,7 +197,7 @@ def test_what_belongs_to_a_file(error: Exception, code: str) -> None:
 
 
 @pytest.mark.parametrize("error", [LibraryError("full"), ClusterError("gone"), KeyboardInterrupt()])
-def test_what_concerns_the_run(error: BaseException) -> None:
+def test_errors_of_the_run(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, one_file(b"/v.mp4", "decode"):
         raise error
     assert caught.value is error
@@ -217,7 +217,7 @@ main()
 """
 
 
-def test_the_command_line_tells_a_bug_at_its_end(tmp_path: Path, videos: Path, models_cache: Path) -> None:
+def test_a_bug_exits_with_70_after_the_run(tmp_path: Path, videos: Path, models_cache: Path) -> None:
     library = ("--library", str(tmp_path / "lib"))
     command = [sys.executable, "-P", "-c", BROKEN, "ingest", str(videos), *library, "--no-asr"]
     environment = os.environ | {"VFINDEX_CACHE": str(models_cache)}
@@ -250,7 +250,7 @@ def test_one_bug_in_every_file_does_not_flood_the_report(
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".en.srt", ".info.json"])
-def test_a_file_that_there_is_no_handle_for_is_no_bad_file(
+def test_a_lack_of_file_handles_is_not_stored_as_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     path = make_video(tmp_path / "a.mp4", shots=[Shot("red", 1.0)])

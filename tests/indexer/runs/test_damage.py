@@ -1,4 +1,4 @@
-"""A library that was damaged in any way is told of in a sentence, and repaired or said not to be."""
+"""A library damaged in any way is refused in one sentence, or repaired."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ WAYS: tuple[Callable[[bytearray, random.Random], None], ...] = (_flip, _zero, _c
 
 
 @pytest.mark.parametrize("table", ["location", "tombstone"])
-def test_a_video_whose_place_is_lost_is_told_and_forgotten(sound: Path, tmp_path: Path, table: str) -> None:
+def test_a_video_without_location_is_reported_and_deleted(sound: Path, tmp_path: Path, table: str) -> None:
     folder = shutil.copytree(sound, tmp_path / "library")
     with writing(folder) as writer:
         if table == "tombstone":

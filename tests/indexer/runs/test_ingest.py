@@ -1,4 +1,4 @@
-"""Runs over real files made here: what is found, what is redone, what breaks, what is kept."""
+"""Ingests of real files made here: which are found, indexed again, failed, kept."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_second_run_opens_no_video(videos: Path, run: Ingest, monkeypatch: pyt
     assert again.failed[0].code == "text"
 
 
-def test_a_moved_file_is_not_redone_and_takes_its_new_name(tmp_path: Path, videos: Path, run: Ingest) -> None:
+def test_a_moved_file_is_not_decoded_and_takes_its_new_name(tmp_path: Path, videos: Path, run: Ingest) -> None:
     run()
     (videos / "sub").mkdir()
     (videos / "v002.mp4").rename(videos / "sub" / "zeppelin hangar.mp4")
@@ -124,7 +124,7 @@ def test_a_copy_is_a_second_location(tmp_path: Path, videos: Path, run: Ingest) 
     assert verify(Library.open(tmp_path / "lib")).videos == 3
 
 
-def test_a_changed_file_is_redone(tmp_path: Path, videos: Path, run: Ingest) -> None:
+def test_a_changed_file_is_indexed_again(tmp_path: Path, videos: Path, run: Ingest) -> None:
     run()
     (videos / "sunset beach.srt").unlink()
     make_video(videos / "sunset beach.mp4", shots=[Shot("grey", 4)])
@@ -201,7 +201,7 @@ def found(library: Path, question: str) -> list[bytes | None]:
     return [video for hit in hits for video in (hit.video, *(place.video for place in hit.also))]
 
 
-def test_names_come_through_intact(tmp_path: Path, run: Ingest) -> None:
+def test_file_names_are_kept_byte_for_byte(tmp_path: Path, run: Ingest) -> None:
     folder = os.fsencode(tmp_path / "videos")
     os.mkdir(folder)
     names = [b"-k 3.mp4", b"[bold]x[end] \x1b[31m.mp4", b"line\nbreak.mp4", b"not utf-8 \xff\xfe.mp4"]
@@ -257,14 +257,16 @@ def test_a_long_video_is_committed_unit_by_unit(tmp_path: Path, run: Ingest, mon
     assert [clip.end_s for clip in clips[:-1]] == starts[1:]
 
 
-def test_the_number_of_workers_does_not_show(tmp_path: Path, videos: Path, models_cache: Path, run: Ingest) -> None:
+def test_the_library_does_not_depend_on_the_number_of_workers(
+    tmp_path: Path, videos: Path, models_cache: Path, run: Ingest
+) -> None:
     run()
     settings = RunSettings(cache=models_cache, workers=4, asr=False)
     ingest(tmp_path / "other", [os.fsencode(p) for p in sorted(videos.glob("*.m*"), reverse=True)], settings)
     assert_equal_libraries(tmp_path / "lib", tmp_path / "other")
 
 
-def test_speech_recognition_asked_for_later_is_done_later(tmp_path: Path, videos: Path, run: Ingest) -> None:
+def test_speech_is_recognised_when_switched_on_later(tmp_path: Path, videos: Path, run: Ingest) -> None:
     run()
     assert counts(run(asr=None)) == (0, 3, 0, 0, 0, 0), "as last time"
     assert counts(run(asr=True)) == (3, 0, 0, 0, 0, 0)
@@ -280,7 +282,7 @@ def test_a_library_keeps_its_setup(videos: Path, run: Ingest) -> None:
     assert counts(run(sampling=Sampling.parse("auto"), choice=Choice("lite"))) == (0, 3, 0, 0, 0, 0)
 
 
-def test_a_damaged_index_is_built_again(tmp_path: Path, videos: Path, run: Ingest) -> None:
+def test_a_damaged_index_is_rebuilt(tmp_path: Path, videos: Path, run: Ingest) -> None:
     run()
     [path] = (tmp_path / "lib" / "index").iterdir()
     path.write_bytes(bytes(100))

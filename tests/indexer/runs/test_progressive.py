@@ -1,4 +1,4 @@
-"""A look in passing makes all searchable first; what is read wholly takes its place, and nothing shows of it after."""
+"""Previews make all files searchable first; full indexing replaces them and leaves no trace of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Callbacks:
     return Callbacks(stop=lambda: bool(asked))
 
 
-def test_a_run_that_ends_early_has_made_all_searchable(
+def test_an_interrupted_progressive_run_leaves_all_files_searchable(
     tmp_path: Path, videos: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "lib"
@@ -111,14 +111,14 @@ def test_a_run_that_ends_early_has_made_all_searchable(
     assert run().unchanged == 2
 
 
-def test_a_run_with_time_does_both(tmp_path: Path, run: Ingest) -> None:
+def test_a_progressive_run_ends_with_full_indexing(tmp_path: Path, run: Ingest) -> None:
     seen: list[int] = []
     callbacks = Callbacks(progress=lambda _: seen.append(coarse(tmp_path / "lib")))
     report = run(callbacks=callbacks)
     assert (report.indexed, report.coarse, max(seen), coarse(tmp_path / "lib")) == (2, 0, 2, 0)
 
 
-def test_a_reading_that_is_broken_off_half_way_does_not_show(
+def test_an_interrupted_full_indexing_keeps_the_preview(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library, real = tmp_path / "lib", Scheduler._indexed
@@ -152,7 +152,7 @@ def test_a_reading_that_is_broken_off_half_way_does_not_show(
         assert known_files(writer.catalog) == {}
 
 
-def test_what_cannot_be_read_wholly_stays_as_it_was_seen(
+def test_a_file_that_fails_full_indexing_keeps_its_preview(
     tmp_path: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -168,7 +168,7 @@ def test_what_cannot_be_read_wholly_stays_as_it_was_seen(
     assert len(SearchEngine.open(tmp_path / "lib").search("red")) == 2
 
 
-def test_the_night_decides_by_the_time_left(tmp_path: Path, run: Ingest, models_cache: Path) -> None:
+def test_reindex_is_progressive_if_the_deadline_is_too_near(tmp_path: Path, run: Ingest, models_cache: Path) -> None:
 
     run(progressive=False)
     make_video(tmp_path / "videos" / "new.mp4", shots=[Shot("white", 2)])

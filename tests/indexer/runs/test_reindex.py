@@ -1,4 +1,4 @@
-"""All that was ever ingested, looked at again: roots, what is gone, what comes back; libraries made by hand."""
+"""Reindexing the roots of libraries made by hand: missing, moved, restored and excluded files."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def searchable(library: Path) -> int:
         return len(snapshot.clip_ids())
 
 
-def test_what_is_gone_leaves_search_and_returns_with_its_file(library: Path, videos: Path, run: Run) -> None:
+def test_a_missing_file_leaves_search_until_it_returns(library: Path, videos: Path, run: Run) -> None:
     away = videos.with_name("away.mp4")
     (videos / "0" / "v4.mp4").rename(away)
     assert (run().vanished, searchable(library)) == (1, 9)
@@ -135,7 +135,9 @@ def test_a_file_that_returns_elsewhere_is_not_decoded(
         assert writer.catalog.missing_files() == {}
 
 
-def test_what_was_renamed_is_not_lost(library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renamed_folder_is_not_missing(
+    library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (videos / "0").rename(videos / "other name")
     without_models(monkeypatch)
     report = run()
@@ -151,7 +153,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("lost", "vanished"), [(2, 2), (3, 0)])
-def test_more_than_a_fifth_at_once_is_not_believed(
+def test_a_loss_of_more_than_a_fifth_is_not_believed(
     library: Path, videos: Path, run: Run, lost: int, vanished: int
 ) -> None:
     for path in sorted(videos.rglob("*.mp4"))[:lost]:
@@ -183,7 +185,7 @@ def test_a_nested_root_that_is_not_mounted_is_left_alone(library: Path, videos: 
     assert report.vanished == 1, "v3 was not named by itself"
 
 
-def test_what_cannot_be_looked_at_is_not_gone(
+def test_an_unreadable_path_is_not_missing(
     library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = os.fsencode(videos / "0" / "v4.mp4")
@@ -209,7 +211,7 @@ def test_a_copy_keeps_its_video_in_search(library: Path, videos: Path, run: Run)
     assert (run().vanished, searchable(library)) == (1, 10)
 
 
-def test_purging_deletes_for_good(library: Path, videos: Path, run: Run) -> None:
+def test_purge_deletes_permanently(library: Path, videos: Path, run: Run) -> None:
     (videos / "0" / "v4.mp4").unlink()
     run()
     with writing(library) as writer:
@@ -237,7 +239,7 @@ def test_a_path_that_gets_other_content_takes_its_tombstone(library: Path, video
         assert snapshot.counts() == {"indexed": 10, "clip": 9, "segment": 0, "location": 10}
 
 
-def test_after_its_end_nothing_is_begun(videos: Path, run: Run) -> None:
+def test_nothing_begins_after_the_deadline(videos: Path, run: Run) -> None:
     (videos / "0" / "new.mp4").write_text("new")
     report = run(end_at=datetime.now(UTC) - timedelta(hours=1))
     assert (report.out_of_time, report.interrupted, report.left, report.failed) == (True, False, 1, [])
@@ -261,7 +263,7 @@ class Leaping:
 
 
 @pytest.mark.parametrize(("passed_s", "out_of_time"), [(1.0, False), (3600.0, True)])
-def test_hours_are_not_counted_by_a_clock_that_leaps(
+def test_max_hours_ignores_changes_of_the_clock(
     videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch, passed_s: float, out_of_time: bool
 ) -> None:
     without_models(monkeypatch)
@@ -304,7 +306,7 @@ def test_there_must_be_a_library(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_cut_index_is_built_again(library: Path, run: Run) -> None:
+def test_a_cut_index_is_rebuilt(library: Path, run: Run) -> None:
     [path] = (library / "index").iterdir()
     path.write_bytes(b"cut")
     run()
@@ -334,7 +336,7 @@ def exclude(library: Path, folder: Path, *globs: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["0/v0.mp4", "0"])
-def test_what_was_removed_stays_away(library: Path, videos: Path, run: Run, part: str) -> None:
+def test_a_removed_file_stays_excluded(library: Path, videos: Path, run: Run, part: str) -> None:
     removed = remove(library, videos / part)
     assert removed.excluded
     left = 10 - removed.locations
@@ -346,7 +348,7 @@ def test_what_was_removed_stays_away(library: Path, videos: Path, run: Run, part
     assert estimate(library, RunSettings(library)).new == removed.locations
 
 
-def test_a_removed_name_is_known_in_every_form_of_its_accents(library: Path, videos: Path, run: Run) -> None:
+def test_a_removed_name_matches_in_every_unicode_form(library: Path, videos: Path, run: Run) -> None:
     composed, decomposed = (unicodedata.normalize(form, "été.mp4") for form in ("NFC", "NFD"))
     (videos / "0" / "v0.mp4").rename(videos / "0" / decomposed)
     with writing(library) as writer:
@@ -363,7 +365,7 @@ def test_a_root_that_is_removed_is_no_exclusion(library: Path, videos: Path) -> 
     assert (removed.roots, removed.locations, removed.excluded) == (1, 10, False)
 
 
-def test_what_is_excluded_leaves_search_and_returns_with_its_globs(library: Path, videos: Path, run: Run) -> None:
+def test_an_excluded_file_leaves_search_until_its_glob_is_dropped(library: Path, videos: Path, run: Run) -> None:
     exclude(library, videos, "v4.*", "1/")
     report = run()
     assert (report.vanished, report.left_alone, searchable(library)) == (6, [], 4)
@@ -372,13 +374,13 @@ def test_what_is_excluded_leaves_search_and_returns_with_its_globs(library: Path
     assert (run().unchanged, searchable(library)) == (10, 10)
 
 
-def test_what_another_root_wants_is_not_excluded(library: Path, videos: Path, run: Run) -> None:
+def test_a_file_that_another_root_includes_is_not_excluded(library: Path, videos: Path, run: Run) -> None:
     exclude(library, videos, "1/")
     exclude(library, videos / "1")
     assert (run().vanished, searchable(library)) == (0, 10)
 
 
-def test_ingest_excludes_what_it_knows_and_brings_back_what_is_named(
+def test_ingest_excludes_indexed_files_and_restores_named_ones(
     library: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove(library, videos / "0" / "v0.mp4")
@@ -430,7 +432,7 @@ def test_a_renamed_folder_below_another_root_is_no_trouble(
     assert (report.moved, report.left_alone, run().left_alone) == (5, [], [])
 
 
-def test_what_is_believed_to_be_gone_is_told_once(library: Path, videos: Path, run: Run) -> None:
+def test_a_believed_loss_is_reported_once(library: Path, videos: Path, run: Run) -> None:
     videos.rename(videos.with_name("elsewhere"))
     run(allow_missing=True)
     assert run().left_alone == []

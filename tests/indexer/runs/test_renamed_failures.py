@@ -1,4 +1,4 @@
-"""A folder that was renamed takes the files along that could not be indexed."""
+"""A renamed folder keeps the failures of its files."""
 
 from __future__ import annotations
 

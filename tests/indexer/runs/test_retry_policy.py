@@ -1,4 +1,4 @@
-"""What breaks its decoder is tried again, then safely, then given up; what is refused is not."""
+"""What breaks its decoder is retried, then decoded safely, then given up; a refusal is final."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_two_usual_attempts_then_a_safe_one() -> None:
     assert next_attempt(failed(("usual", "cpu"), ("safe", "crashed"))) is None
 
 
-def test_what_is_taken_up_again() -> None:
+def test_which_files_are_retried() -> None:
     codes = {"a": ("failed", "damaged"), "b/c": ("failed", "playlist"), "b/d": ("quarantined", "crashed")}
     codes |= {"e": ("indexed", ""), "f": ("partial", "damaged")}
     place = Location(b"", 0, 0, 0)
@@ -97,7 +97,7 @@ def tries(folder: Path) -> list[tuple[Any, ...]]:
     return sorted((attempt.unit, attempt.care, attempt.code) for attempt in found)
 
 
-def test_a_unit_that_breaks_is_read_again_and_then_safely(
+def test_a_broken_unit_is_retried_and_then_decoded_safely(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = patch(monkeypatch, Breaks({None: lambda n, _: n == 1, 4.0: lambda _, mode: mode == "auto"}))
@@ -119,7 +119,7 @@ def test_a_unit_that_breaks_is_read_again_and_then_safely(
     assert tries(tmp_path / "lib") == []
 
 
-def test_what_is_committed_stays_however_much_breaks(
+def test_committed_units_stay_however_many_others_break(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -134,7 +134,7 @@ def test_what_is_committed_stays_however_much_breaks(
     assert retry(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], settings).indexed == 1
 
 
-def test_a_video_whose_first_units_break_is_not_read_further(
+def test_a_video_whose_first_units_break_is_skipped(
     tmp_path: Path, run: Ingest, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:

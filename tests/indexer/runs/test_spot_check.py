@@ -1,4 +1,4 @@
-"""Clips read again, and files read wholly: `vfindex verify --sample` and `--full`."""
+"""Clips decoded again and files hashed again: `vfindex verify --sample` and `--full`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_clips_read_again_are_the_same(library: Path, models_cache: Path) -> Non
     assert found.lowest is not None and found.lowest >= SAME_COSINE
 
 
-def test_a_vector_of_something_else_is_told(library: Path, models_cache: Path) -> None:
+def test_a_wrong_vector_is_reported(library: Path, models_cache: Path) -> None:
     """Its checksum is right: only reading the clip again shows it."""
 
     def put(vector: bytes, frames: bytes | None) -> None:
@@ -59,7 +59,7 @@ def test_a_vector_of_something_else_is_told(library: Path, models_cache: Path) -
     assert len(found.problems) == 1 and "read again, its vector has a cosine of -1.000" in found.problems[0]
 
 
-def test_files_that_are_not_there_are_noted(library: Path, models_cache: Path) -> None:
+def test_missing_files_are_noted(library: Path, models_cache: Path) -> None:
     video = library.parent / "videos" / "one.mp4"
     away = video.rename(library.parent / "away.mp4")
     found, files = spot_check(library, 100, models_cache), check_files(library)
@@ -68,7 +68,7 @@ def test_files_that_are_not_there_are_noted(library: Path, models_cache: Path) -
     assert len(found.notes) == 2 and files.notes == [f"{video} is not there"]
 
 
-def test_bytes_that_changed_behind_size_and_time_are_told(library: Path) -> None:
+def test_bytes_changed_without_size_and_time_are_reported(library: Path) -> None:
     first = check_files(library)
     assert (first.compared + first.first, first.problems) == (2, [])
     again = check_files(library)

@@ -1,4 +1,4 @@
-"""A run that is to end is seen to be, whatever it does: folders, fingerprints, exports, publications."""
+"""A run stops soon, whatever it does: walking, fingerprinting, indexing, exporting, publishing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Counting:
         return self.asked >= self.at
 
 
-def test_stopping_is_asked_while_unchanged_files_are_walked(tree: Path) -> None:
+def test_a_walk_of_unchanged_files_can_be_stopped(tree: Path) -> None:
     stop = Counting(10**9)
     assert list(discover([os.fsencode(tree)], sift=lambda _: [], stop=stop)) == []
     assert stop.asked >= 2 * FILES // ASK_EVERY, "as names are read, and as files are looked at"
@@ -82,7 +82,7 @@ def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
     assert (report.out_of_time, report.interrupted) == (True, False)
 
 
-def test_nothing_is_gone_where_the_search_for_it_is_stopped(
+def test_no_file_is_missing_if_the_search_is_stopped(
     tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(missing_module, "ASK_EVERY", 1)
@@ -117,7 +117,7 @@ def test_no_unit_begins_after_a_stop(tmp_path: Path, models_cache: Path, monkeyp
     assert (report.indexed, begun) == (1, [0, 1, 2, 3])
 
 
-def test_copies_that_are_only_entered_do_not_hide_a_stop(tmp_path: Path, models_cache: Path) -> None:
+def test_a_stop_is_seen_between_copies(tmp_path: Path, models_cache: Path) -> None:
     (tmp_path / "videos").mkdir()
     first = make_video(tmp_path / "videos" / "a.mp4", shots=[Shot("red", 1)])
     settings = RunSettings(cache=models_cache, workers=1, asr=False)
@@ -130,9 +130,7 @@ def test_copies_that_are_only_entered_do_not_hide_a_stop(tmp_path: Path, models_
     assert (report.interrupted, report.left, len(done)) == (True, 7, 2)
 
 
-def test_a_publication_is_given_up_at_an_interruption(
-    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_abandons_a_publication(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "a.mp4", shots=[Shot("red", 1)])
     settings = RunSettings(cache=models_cache, workers=1, asr=False)
     entered: list[int] = []

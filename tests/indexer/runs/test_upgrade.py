@@ -1,4 +1,4 @@
-"""A library over to another setup: what is redone, what is taken over, what is caught up, and the way back."""
+"""A library over to another setup: what is decoded again, what is copied, by any runner, and the way back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from equality import assert_equal_libraries
 from killing import SAMPLING, kill_upgrade, make_videos
+from ray_runs import RayRun
 
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Sampling
@@ -100,7 +101,7 @@ def test_another_sampling_is_another_edition(home: Path, made: Made, run: Upgrad
     assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]
 
 
-def test_a_library_of_an_older_lite_is_brought_over(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
+def test_a_library_of_an_older_lite_is_upgraded(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
     again = (home / "lib", [os.fsencode(made.base / "videos")], RunSettings(cache=models_cache))
     with writing(home / "lib") as writer:  # as before colours stood in its pictures
         setup = json.loads(writer.catalog.get("setup") or "")
@@ -125,6 +126,17 @@ def test_killed_at_random_instants(home: Path, made: Made, run: Upgrade, models_
             assert killed.answers and killed.clean
     if history(home / "lib") == [0]:
         assert run(sampling=FINER).swapped
-    assert history(home / "lib") == [1, 0]
+    assert history(home / "lib")[-1] == 0 and len(history(home / "lib")) == 2
     assert_equal_libraries(home / "lib", made.base / "finer")
     assert verify(Library.open(home / "lib")).clean
+
+
+def test_an_upgrade_on_ray_equals_one_in_this_process(home: Path, made: Made, models_cache: Path) -> None:
+    run = RayRun(models_cache, home / "lib", "upgrade", "--sampling", SAMPLING, "--runner", "ray", "--workers", "2")
+    code, out, err = run.end()
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["swapped"], report["decoded"], report["transcripts_reused"], report["lost"]) == (True, 3, 3, [])
+    assert_equal_libraries(home / "lib", made.base / "finer")
+    assert coverage(home / "lib") == coverage(made.base / "finer")
+    assert run.left() == []

@@ -1,4 +1,4 @@
-"""An upgrade that reads no file, over libraries made by hand: what is taken over, caught up with, lost, undone."""
+"""Upgrades that open no file, over libraries made by hand: copies, changes meanwhile, losses, the way back."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_another_text_model_opens_no_file(folder: Path, run: Upgrade) -> None:
     assert verify(Library.open(folder)).problems == []
 
 
-def test_all_that_is_known_of_files_is_taken_over(folder: Path, run: Upgrade) -> None:
+def test_locations_failures_and_settings_are_copied(folder: Path, run: Upgrade) -> None:
     def state() -> list[tuple[Any, ...]]:
         with Library.open(folder).snapshot() as snapshot:
             found = [
@@ -192,7 +192,7 @@ def test_all_that_is_known_of_files_is_taken_over(folder: Path, run: Upgrade) ->
     assert {("title", "long story"), ("tag", "copies"), ("speech", "zoo says ")} <= documents(folder)
 
 
-def test_the_way_back_and_there_again(folder: Path, run: Upgrade) -> None:
+def test_roll_back_and_upgrade_again(folder: Path, run: Upgrade) -> None:
     run()
     with writing(folder) as writer:
         add(writer, "newer", dim=NEW_DIM)
@@ -213,7 +213,7 @@ def test_the_way_back_and_there_again(folder: Path, run: Upgrade) -> None:
     assert (third.edition, history(folder), names(folder)) == (2, [2, 1], ["long story", "other", "zoo"])
 
 
-def test_what_changes_while_it_is_built_is_caught_up(folder: Path, run: Upgrade) -> None:
+def test_changes_during_the_build_are_followed(folder: Path, run: Upgrade) -> None:
     def meanwhile(old: Path, new: Path) -> None:
         with writing(old) as writer:  # nobody is kept from the library in use
             add(writer, "added")
@@ -250,7 +250,7 @@ def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) ->
     assert told == ["the new edition is ready; waiting for the run that is writing to the library"]
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(folder: Path, run: Upgrade) -> None:
+def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
     answers = iter([False, True])
     report = run(callbacks=Callbacks(stop=lambda: next(answers)))
     assert (report.interrupted, report.swapped, report.taken_over, report.videos) == (True, False, 1, 1)
@@ -263,7 +263,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(folder: Path, run: 
         run(Choice())
 
 
-def test_a_unit_broken_off_is_gone_on_with(folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_copy_is_resumed_unit_by_unit(
+    folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vfindex.storage.db.catalog import Catalog
 
     commit, committed = Catalog.commit_unit, []
@@ -287,7 +289,7 @@ def test_a_unit_broken_off_is_gone_on_with(folder: Path, run: Upgrade, monkeypat
     assert len(contents(folder)) == 3
 
 
-def test_other_models_asked_for_drop_what_is_unfinished(folder: Path, run: Upgrade) -> None:
+def test_another_target_drops_the_unfinished_edition(folder: Path, run: Upgrade) -> None:
     run(callbacks=Callbacks(stop=lambda: True))
     told: list[str] = []
     report = run(Choice(text="T3"), Callbacks(say=told.append))
@@ -296,7 +298,7 @@ def test_other_models_asked_for_drop_what_is_unfinished(folder: Path, run: Upgra
     assert told == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
 
 
-def test_what_the_library_has_already_is_no_upgrade(folder: Path, run: Upgrade) -> None:
+def test_the_same_models_are_no_upgrade(folder: Path, run: Upgrade) -> None:
     for choice in (Choice(text="T"), Choice(visual="V", speech="S")):
         report = run(choice)
         assert (report.edition, report.swapped) == (0, False)
@@ -309,7 +311,7 @@ def test_a_model_that_is_missing_leaves_nothing_behind(folder: Path, run: Upgrad
     assert (history(folder), unused(folder), names(folder)) == ([0], [], ["long story", "zoo"])
 
 
-def test_options_that_name_nothing_known_are_refused(folder: Path, run: Upgrade, tmp_path: Path) -> None:
+def test_unknown_presets_and_empty_libraries_are_refused(folder: Path, run: Upgrade, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no preset 'bse'"):
         run(Choice(preset="bse"))
     with pytest.raises(LibraryNotFound):
@@ -319,7 +321,7 @@ def test_options_that_name_nothing_known_are_refused(folder: Path, run: Upgrade,
         upgrade(tmp_path / "empty", RunSettings(cache=tmp_path, choice=Choice(preset="lite")))
 
 
-def test_files_that_are_not_there_stop_the_swap(folder: Path, run: Upgrade) -> None:
+def test_missing_files_stop_the_swap(folder: Path, run: Upgrade) -> None:
     report = run(Choice(visual="V2"))
     assert (report.swapped, report.videos) == (False, 0)
     assert [(p.path, p.code) for p in report.lost] == [
@@ -341,7 +343,7 @@ def test_without_recognition_another_speech_model_opens_no_file(folder: Path, ru
     assert setup_of(folder).models == OLD.models
 
 
-def test_two_upgrades_at_once_are_one_too_many(folder: Path, run: Upgrade) -> None:
+def test_a_second_upgrade_is_refused(folder: Path, run: Upgrade) -> None:
     def meanwhile(*_: Path) -> None:
         for second in (lambda: run(), lambda: run(Choice(text="T3")), lambda: discard(folder)):
             with pytest.raises(LibraryLocked):
@@ -399,7 +401,7 @@ def test_editions_of_an_older_vfindex_are_brought_up_to_date(
     assert verify(Library.open(folder)).problems == []
 
 
-def test_half_an_edition_is_built_anew(folder: Path, run: Upgrade) -> None:
+def test_a_damaged_edition_is_rebuilt(folder: Path, run: Upgrade) -> None:
     run(callbacks=Callbacks(stop=lambda: True))
     database = version_folder(folder, 1) / "library.db"
     database.write_bytes(b"half" + database.read_bytes()[4:])
@@ -407,7 +409,7 @@ def test_half_an_edition_is_built_anew(folder: Path, run: Upgrade) -> None:
     assert (report.swapped, report.taken_over, verify(Library.open(folder)).problems) == (True, 2, [])
 
 
-def test_a_video_removed_while_it_is_taken_over_is_no_harm(
+def test_a_video_removed_during_its_copy_is_skipped(
     folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = VideoCopier.copy
@@ -424,7 +426,7 @@ def test_a_video_removed_while_it_is_taken_over_is_no_harm(
     assert (report.swapped, report.taken_over, names(folder)) == (True, 1, ["long story"])
 
 
-def test_what_had_vanished_before_is_not_missed(folder: Path, run: Upgrade) -> None:
+def test_videos_missing_before_are_not_lost(folder: Path, run: Upgrade) -> None:
     with writing(folder) as writer:
         writer.catalog.mark_missing([b"/videos/zoo", b"/videos/copies/zoo"])
     report = run()
