@@ -1,4 +1,4 @@
-"""One folder that is all of a library: catalogue, joint index generations, query encoders, thumbnails, lock."""
+"""Library: the reading side of a library folder (database, joint indexes, query encoders, thumbnails)."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# How a sentence about a joint index ends that cannot be used.
+# How a message about an unusable joint index ends.
 _SCANS = ", so searches scan every clip; run: vfindex rebuild"
-# Of the files of joint indexes; those of the form before, of FAISS, are built again.
+# Suffix of joint index files; files of the older FAISS format have another and are rebuilt.
 INDEX_SUFFIX = ".joint"
 
 
 class Library:
-    """A library folder, for readers; `writer.writing` gives the one writer."""
+    """A library folder, for readers. `writer.writing` is for the one writer."""
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
-        """folder: of one edition. root: the library's own, which says whether that edition is in use."""
+        """folder: of a model version. root: of the library, which says which version is in use; None: `folder`."""
         self.folder = folder
         self.root = root or folder
         self.thumbs = folder / "thumbs"
         self.index = folder / "index"
         self._engine = connect(folder / "library.db", write=False)
-        # The last to close a database moves its log into it: a reader that nobody has any more is not in the way.
+        # The last connection to close moves the log into the database, so an unused reader must not stay open.
         weakref.finalize(self, self._engine.dispose)
 
     @classmethod
     def open(cls, folder: Path) -> Library:
-        """Open the edition in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
+        """Open the model version in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
         place = in_use(folder)
         database = place / "library.db"
         if has_file(database) or os.path.lexists(database):
@@ -60,15 +60,15 @@ class Library:
         return cls(place, folder)
 
     def close(self) -> None:
-        """Close the connection kept for further snapshots; another is made where one is still asked for."""
+        """Close the pooled connection; a later snapshot opens another."""
         self._engine.dispose()
 
     def is_in_use(self) -> bool:
-        """Return whether this is still the edition in use; an upgrade or the way back changes that."""
+        """Return whether this model version is still in use; an upgrade or a rollback changes that."""
         return in_use(self.root) == self.folder
 
     def snapshot(self) -> Snapshot:
-        """Return a view of the library as of now; readers never wait for the writer."""
+        """Return a snapshot of the library as of now. Readers never wait for the writer."""
         try:
             return Snapshot(self._engine)
         except LibraryNotFound as exc:
@@ -86,14 +86,14 @@ class Library:
         return self.folder / "query" / model.folder
 
     def thumbnail(self, name: str | None) -> Path | None:
-        """Return the path of a thumbnail, or None where there is none."""
+        """Return the path of a thumbnail, None if there is no such file."""
         if not name or name != os.path.basename(name):
             return None
         path = self.thumbs / name[:2] / name
         return path if os.path.isfile(path) else None  # one in a folder that cannot be entered counts as missing
 
     def load_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex | None:
-        """Return the joint index of a generation, or None if its file cannot be used; `open_index` says why."""
+        """Return the joint index of a generation, None if its file cannot be used; `open_index` says why."""
         try:
             return self.open_index(generation, thorough=thorough)
         except IndexUnusable:
@@ -120,7 +120,7 @@ class Library:
 
 
 def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:
-    """Return `read`, done once more where the library changed under a reader that cannot lock it."""
+    """Decorate `read` to run once more if the library changed under a reader that cannot lock it."""
 
     @wraps(read)
     def reading(*args: P.args, **kwargs: P.kwargs) -> T:

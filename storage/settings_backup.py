@@ -1,9 +1,9 @@
-"""A second copy of what a library cannot do without: its settings and roots, and how far it had come.
+"""library.json: a backup of the settings and sources of a library, and of how many generations and clips it had.
 
     library.json: {"crc32": of the other, "held": JSON of a SettingsBackup}
 
-It is written after the database at each publication. So a database that has an older generation than it says has lost
-what was committed, as when its log was cut; and one whose settings are lost takes them from here.
+It is written after the database at each publication. A database with an older generation than the backup has lost
+commits, as when its log was truncated; a database that lost its settings gets them from here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY
 
-SPARE = "library.json"
-# Of the moment, or of the database that has them, and wrong in another.
+BACKUP = "library.json"
+# Keys that describe this database at this moment, and would be wrong in another.
 _NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsBackup:
-    """What a library had when it was published last. roots: (path in hex, JSON of its globs)."""
+    """The backup, as of the last publication. roots: (path in hex, JSON of its globs)."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[tuple[str, str], ...] = ()
@@ -41,7 +41,7 @@ class SettingsBackup:
 
 
 def write_backup(connection: Connection, folder: Path) -> None:
-    """Write the spare copy of the library in `folder`. Raises OSError."""
+    """Write the backup of the library in `folder`. Raises OSError."""
     m, r, g = schema.meta.c, schema.root.c, schema.generation.c
     settings = {row.key: row.value for row in connection.execute(select(m.key, m.value)) if row.key not in _NOT_KEPT}
     roots = {row.path.hex(): row.exclude for row in connection.execute(select(r.path, r.exclude))}
@@ -51,14 +51,14 @@ def write_backup(connection: Connection, folder: Path) -> None:
     held = json.dumps(
         asdict(SettingsBackup(settings, tuple(roots.items()), connection.scalar(select(func.max(g.id))) or 0, clips))
     )
-    temporary = folder / f"{SPARE}.part"
+    temporary = folder / f"{BACKUP}.part"
     temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}))
         file.flush()
         os.fsync(file.fileno())
     share(temporary)
-    temporary.replace(folder / SPARE)
+    temporary.replace(folder / BACKUP)
     sync_folder(folder)
 
 
@@ -93,9 +93,9 @@ def restore(connection: Connection, folder: Path) -> bool:
 
 
 def read_backup(folder: Path) -> SettingsBackup | None:
-    """Return the spare copy, None where there is none, or it is damaged itself or no file. Raises OSError."""
+    """Return the backup, None if there is none or it is damaged. Raises OSError."""
     try:
-        outer: dict[str, Any] = json.loads(read_file(folder / SPARE))
+        outer: dict[str, Any] = json.loads(read_file(folder / BACKUP))
         if zlib.crc32(outer["held"].encode()) != outer["crc32"]:
             return None
         held = json.loads(outer["held"])

@@ -1,4 +1,4 @@
-"""New joint indexes out of what a library holds: built from nothing, or from the one before where little has changed.
+"""Builds joint indexes: from nothing, or from the one before if little has changed.
 
 Memory stays bounded: clips come from library.db in batches, vectors go to the file as they come and are read from
 there, mapped.
@@ -50,7 +50,7 @@ _COPIED = 1 << 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What a generation is made of. ids: of all clips, increasing."""
+    """What an index is built from. ids: of all clips, increasing."""
 
     snapshot: Snapshot
     spec: JointSpec
@@ -64,7 +64,7 @@ class Source:
 
 
 def build(source: Source, path: Path) -> tuple[int, str]:
-    """Make the index of all clips of the source; return (bytes, SHA-256) as `JointIndex.load` wants them."""
+    """Build the index of all clips of the source; return (bytes, SHA-256) as `JointIndex.load` takes them."""
     ids = np.asarray(source.ids, np.int64)
     with writing_index(path) as file:
         file.put("ids", "<i8", [ids])
@@ -84,23 +84,23 @@ def build(source: Source, path: Path) -> tuple[int, str]:
 def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path: Path) -> tuple[int, str] | None:
     """Make the index of all clips of the source from the one before, whose JointSpec the source has.
 
-    changed: clips whose vectors are no longer those of the one before, increasing. Nothing is left of vectors of clips
-    that are gone. Return None, and make none, where it has no lists or too much has changed since they were built.
+    changed: clips with other vectors than in the one before, increasing. Vectors of deleted clips are zeroed. Returns
+    None, and writes nothing, if it has no lists or too much has changed since they were trained.
     """
     ids = np.asarray(source.ids, np.int64)
-    held, codes = before.all_ids(), before.codes
-    new, gone = np.setdiff1d(ids, held), np.flatnonzero(~np.isin(held, ids))
-    if codes is None or before.tuned is None or (len(new) and new[0] <= held[-1]):
+    old, codes = before.all_ids(), before.codes
+    new, gone = np.setdiff1d(ids, old), np.flatnonzero(~np.isin(old, ids))
+    if codes is None or before.tuned is None or (len(new) and new[0] <= old[-1]):
         return None
     moved = np.setdiff1d(before.places_of(changed), gone)
     replaced = before.replaced + len(moved)
-    added = ids[ids > held[before.built - 1]]
+    added = ids[ids > old[before.built - 1]]
     if len(gone) + replaced > MOST_GONE * before.built or len(added) > MOST_ADDED * before.built:
         return None
     if drift(source, added.tolist()) > MOST_DRIFT:
         return None
     with writing_index(path) as file:
-        file.put("ids", "<i8", [held, new])
+        file.put("ids", "<i8", [old, new])
         file.put("dead", "<i8", [gone])
         file.put("rows", "<f2", chain(_renewed(before, source, moved, gone), source.rows(new)))
         lists = grown(codes.lists, file.written("rows"), source.spec.corners()[0], moved, gone)
@@ -109,7 +109,7 @@ def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path:
 
 
 def drift(source: Source, added: Sequence[int]) -> float:
-    """Return how far clips that a JointSpec does not know have moved the centre of all.
+    """Return the drift: how far the clips added since the JointSpec was estimated have moved the mean vector.
 
     As the root mean square, over the background questions, of the score of the new centre, which is 0 for the old one.
     Unrelated clips have scores with a spread of about 1 for each modality.

@@ -1,4 +1,4 @@
-"""Exact scans by FAISS: of float16 where they lie, of many questions at once, on GPUs."""
+"""Exact scans: of clips in library.db, and by FAISS of float16 vectors in a mapped file or on GPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOGETHER = 1 << 14
 
 
 class HalfVectors:
-    """Vectors of float16 in the file, scored exactly where they lie."""
+    """float16 vectors, scored exactly without a float32 copy."""
 
     def __init__(self, rows: NDArray[np.float16]) -> None:
         """rows: (n, dim)."""
@@ -56,7 +56,7 @@ class HalfVectors:
     def best_scores(self, queries: FloatArray, top_k: int) -> FloatArray:
         """Return the best scores (n_queries, <= top_k) of each question, best first. queries: (n_queries, dim).
 
-        The questions meet every vector in products of matrices, which take a fraction of the time of single scans.
+        One matrix product for all queries takes a fraction of the time of single scans.
         """
         import faiss
 
@@ -86,7 +86,7 @@ def on_gpus(rows: FloatArray) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let FAISS work in this thread alone: it divides questions, and for a single one its threads wait in a loop."""
+    """Run FAISS in this thread alone: it parallelizes over queries, and for a single one its threads spin."""
     import faiss
 
     before = faiss.omp_get_max_threads()
@@ -98,7 +98,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _lend(vector: Any, data: NDArray[Any]) -> None:
-    """Let one of FAISS's vectors look into an array that somebody keeps."""
+    """Make a FAISS vector point into an array, which the caller must keep alive."""
     import faiss
 
     vector.is_owned = False
@@ -121,6 +121,6 @@ def exact_scan(
     """Return (clip id, score) of the clips `ids`, best first, by fusing them from SQLite."""
     scores = [rows @ query for _, rows in joint_batches(snapshot, spec, ids)]
     each = np.concatenate(scores) if scores else np.zeros(0, np.float32)
-    held = np.asarray(ids, np.int64)
-    order = np.lexsort((held, -each))
-    return list(zip(held[order].tolist(), each[order].tolist(), strict=True))
+    clip_ids = np.asarray(ids, np.int64)
+    order = np.lexsort((clip_ids, -each))
+    return list(zip(clip_ids[order].tolist(), each[order].tolist(), strict=True))

@@ -1,10 +1,9 @@
-"""Whether a new joint index may take the place of the one before: it must find what a scan finds, and readers found.
+"""The gate before publication: a new joint index must find what an exact scan finds, and what the old one found.
 
-Three measures. The vectors of some clips against library.db, at every size. Recall@10 against a scan of library.db at
-every weighting, see `recall`. And known items (Craswell 2009): segments of transcript and titles are asked of what
-readers search now, the generation before and the clips since, and of the new one; a fall that chance does not explain
-(one-sided sign test over those found by one of the two alone: McNemar 1947) means that the statistics of the new one
-are no good. A single item more or less means nothing.
+Three measures. The vectors of a sample of clips against library.db, at every size. Recall@10 against a scan of
+library.db at every weighting, see `tuning`. And known items (Craswell 2009): segments and titles are queries to what
+readers search now (the published generation with its delta) and to the new index. If it finds significantly fewer
+(one-sided sign test over the items that only one of the two finds: McNemar 1947), its statistics are refused.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from vfindex.storage.joint.vector import JointSpec, fuse_query
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FloatArray, Modality, QueryModel
 
-# Questions of either kind: 48 sentences take 0.7 s to encode.
+# Items of either kind: 48 sentences take 0.7 s to encode.
 MAX_ITEMS = 24
-# With fewer of both not even the loss of all could be told from chance by much.
+# With fewer, not even the loss of all would be significant by much.
 MIN_ITEMS = 12
-MAX_LOOKED_AT = 2000  # texts from which items are chosen
+MAX_TEXTS = 2000  # from which items are chosen
 MIN_WORDS = {"segment": 4, "title": 2}
-# The video must be among so many videos, of the clips found first.
+# An item is found if its video is among the first videos of the first clips.
 FIRST_VIDEOS, FIRST_CLIPS = 10, 200
 P_CHANCE = 0.05
-# Of more clips, a scan of library.db takes longer than building; that its codes find enough was measured then.
+# Above this size a scan of library.db takes longer than the build, which has measured recall itself.
 SCANNED_CLIPS = 100_000
-# Clips whose vectors are compared: so many spread over the index, and of those changed since the one before.
+# Clips whose vectors are compared: this many of all, and this many of the changed ones.
 SAMPLED_CLIPS = 512
-# How far a vector of float16 may be from its float32, as a share of its length (2 ** -11 each), and at least.
+# Tolerated error of a float16 vector, as a share of its length (2 ** -11 for each component), and at least.
 ROUNDING, LEAST_ROUNDING = 1e-3, 1e-5
-# The modalities that such items are about; pictures are left to recall.
+# The modalities of known items; recall alone measures the visual one.
 _ASKED: tuple[Modality, ...] = ("speech", "text")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What readers search: an index but for its outdated clips and, exactly, a tail; None: all exactly."""
+    """What readers search: an index without its outdated clips, and a delta by exact scan. index: None, scan all."""
 
     spec: JointSpec
     index: JointIndex | None
-    tail: NDArray[np.int64]
+    delta: NDArray[np.int64]
     outdated: NDArray[np.int64]
 
     @classmethod
@@ -63,7 +62,7 @@ class View:
 
     @classmethod
     def candidate(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
-        """Return what they search once an index of all clips is published."""
+        """Return what readers would search if this index of all clips were published."""
         last = int(index.all_ids()[-1]) if len(index.all_ids()) else 0
         return cls(spec, index, np.zeros(0, np.int64), snapshot.hidden(last))
 
@@ -115,7 +114,7 @@ def refusal(
 
 
 def wrong_rows(snapshot: Snapshot, index: JointIndex, spec: JointSpec, ids: NDArray[np.int64]) -> int:
-    """Return how many of some clips, which an index holds, have another vector in it than in library.db."""
+    """Return how many of these clips have another vector in the index than in library.db."""
     if index.dim != spec.dim:
         return len(ids)
     wrong = 0
@@ -126,31 +125,31 @@ def wrong_rows(snapshot: Snapshot, index: JointIndex, spec: JointSpec, ids: NDAr
 
 
 def is_worse(lost: int, won: int) -> bool:
-    """Return whether so many items lost against so many won are more than chance."""
+    """Return whether `lost` items against `won` ones are significant (p < P_CHANCE)."""
     n = lost + won
     return n > 0 and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < P_CHANCE
 
 
 def _items(snapshot: Snapshot) -> Iterator[_Item]:
-    """Yield segments and titles with enough words that stand in one video alone, evenly spread over the library."""
+    """Yield segments and titles with enough words that occur in one video only, evenly spaced over the library."""
     for kind, column, key in (("segment", "s.text", "s.id"), ("title", "v.title", "v.id")):
         segments = " JOIN segment s ON s.video_id = v.id" if kind == "segment" else ""
         tables = f"FROM video v{segments} WHERE v.state IN ('indexed', 'partial')"
         [(last,)] = snapshot.stream(text(f"SELECT coalesce(max({key}), 0) {tables}"))
         query = text(f"SELECT {column}, v.id {tables} AND {key} % :step = 0 ORDER BY {key}")
-        held: dict[str, set[int]] = {}
-        for words, video_id in snapshot.stream(query.bindparams(step=1 + last // MAX_LOOKED_AT)):
+        owners: dict[str, set[int]] = {}
+        for words, video_id in snapshot.stream(query.bindparams(step=1 + last // MAX_TEXTS)):
             if sum(word.isalpha() for word in words.split()) >= MIN_WORDS[kind]:
-                held.setdefault(words, set()).add(video_id)
-        telling = [_Item(words, *videos) for words, videos in held.items() if len(videos) == 1]
-        count = min(MAX_ITEMS, len(telling))
-        yield from (telling[(2 * n + 1) * len(telling) // (2 * count)] for n in range(count))
+                owners.setdefault(words, set()).add(video_id)
+        unique = [_Item(words, *videos) for words, videos in owners.items() if len(videos) == 1]
+        count = min(MAX_ITEMS, len(unique))
+        yield from (unique[(2 * n + 1) * len(unique) // (2 * count)] for n in range(count))
 
 
 def _questions(
     snapshot: Snapshot, items: Sequence[_Item], encoder_folder: Callable[[QueryModel], Path]
 ) -> list[dict[Modality, FloatArray]]:
-    """Return for each item modality -> (dim,), by the library's own query encoders; none where it carries none."""
+    """Return for each item modality -> (dim,), by the library's query encoders; nothing if it has none."""
     setup = LibraryMeta(snapshot).setup
     if setup is None:
         return []
@@ -172,7 +171,7 @@ def _questions(
 def _found(
     snapshot: Snapshot, view: View, items: Sequence[_Item], questions: Sequence[dict[Modality, FloatArray]]
 ) -> list[bool]:
-    """Return for each item whether its video is among the first ones found."""
+    """Return for each item whether its video is among the first FIRST_VIDEOS."""
     queries = np.stack([fuse_query(question, view.spec) for question in questions])
     lists = _scanned(snapshot, view, queries)
     result = []
@@ -188,9 +187,9 @@ def _found(
 
 
 def _scanned(snapshot: Snapshot, view: View, queries: FloatArray) -> list[list[tuple[float, int]]]:
-    """Return for each query (score, clip id) of the best clips of the view's tail."""
+    """Return for each query (score, clip id) of the best clips of the view's delta."""
     found: list[list[tuple[float, int]]] = [[] for _ in queries]
-    for ids, rows in joint_batches(snapshot, view.spec, view.tail):
+    for ids, rows in joint_batches(snapshot, view.spec, view.delta):
         scores = queries @ rows.T  # (n_queries, n)
         for row, best in enumerate(np.argsort(-scores, axis=1)[:, :FIRST_CLIPS]):
             found[row] += zip(scores[row, best].tolist(), ids[best].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Codes of half a byte for every two dimensions, in lists of clips that are alike: by what a large library is asked.
+"""IVF-PQ candidates of a large library: 4-bit codes, one for every two dimensions, in inverted lists.
 
 An inverted file with product quantisation (Jégou, Douze and Schmid 2011, IEEE TPAMI 33(1), sections 3 and 4) whose
 distance tables stay in registers (André, Kermarrec and Le Scouarnec 2017, ICMR), by FAISS. A question reads a sixteenth
@@ -23,19 +23,19 @@ from vfindex.storage.records import FloatArray
 CODES, BLOCK = 16, 32
 # Vectors that codebook and lists are learned from: of the lists, so many for each.
 TRAINING_ROWS, ROWS_A_LIST = 32_768, 64
-# Rounds of k-means; after so many little moves.
+# Iterations of k-means; later ones change little.
 _ROUNDS = 10
-# Vectors encoded or put into lists at a time.
+# Vectors encoded or assigned to lists at a time.
 _TOGETHER = 1 << 15
-# Vectors whose codes are scanned while one is taken from its place in the file and scored.
+# Codes that are scanned in the time of re-ranking one vector from the file.
 _SCANNED_FOR_ONE = 50
-# Choices of modalities whose codes are held ready.
+# Subsets of modalities whose codes are cached.
 _READY = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lists:
-    """Which vectors are alike. members: places (n,), those of the first list first; ends: of each list among them.
+    """Inverted lists. members: rows (n,), those of the first list first; ends: the end of each list in it.
 
     centroids: (n_lists, dim), the mean of each list.
     """
@@ -45,7 +45,7 @@ class Lists:
     centroids: FloatArray
 
     def __post_init__(self) -> None:
-        """Raise ValueError for lists that would lead a scan out of its memory."""
+        """Raise ValueError for lists that would make a scan read outside its memory."""
         if self.centroids.ndim != 2 or self.ends.shape != (len(self.centroids),) or self.members.ndim != 1:
             raise ValueError("the lists do not fit together")
         steps = np.diff(self.ends, prepend=0)
@@ -65,7 +65,7 @@ class Lists:
 
 
 class IvfPq:
-    """Vectors by their places 0..n-1, found by inner product: candidates, nearly always the best among them."""
+    """Approximate search by inner product over rows 0..n-1; its candidates nearly always contain the best."""
 
     def __init__(
         self, segments: Sequence[slice], lists: Lists, codebook: FloatArray, codes: Sequence[NDArray[np.uint8]]
@@ -89,14 +89,14 @@ class IvfPq:
         return len(self.lists.members)
 
     def nearest(self, query: FloatArray, candidates: int, share: float = 1.0) -> NDArray[np.int64]:
-        """Return the places of about the best `candidates`, best first. share: of the lists, the nearest are read."""
+        """Return about the best `candidates` rows, best first. share: of the lists to scan, nearest first."""
         with one_thread():
             places = self.nearest_of(query[None], candidates, share)[0]
         found: NDArray[np.int64] = places[places >= 0]
         return found
 
     def nearest_of(self, queries: FloatArray, candidates: int, share: float) -> NDArray[np.int64]:
-        """Return the same for questions (n, dim), as (n, <= candidates) with -1 where there are no more."""
+        """Return the same for queries (n, dim), as (n, <= candidates), filled up with -1."""
         import faiss
 
         asked = tuple(at for at, where in enumerate(self.segments) if np.any(queries[:, where]))
@@ -115,7 +115,7 @@ class IvfPq:
         return places
 
     def cost(self, candidates: int, share: float) -> float:
-        """Return how many vectors are scored from the file in the same time."""
+        """Return the cost of a search, in exactly scored vectors."""
         return share * len(self) / _SCANNED_FOR_ONE + candidates
 
     def _index(self, asked: tuple[int, ...]) -> Any:
@@ -155,7 +155,7 @@ def segments_of(slices: Sequence[slice], dim: int) -> list[slice]:
 
 
 def train(sample: FloatArray, segments: Sequence[slice]) -> FloatArray:
-    """Return a codebook (pairs of all segments, 2 * CODES) for vectors like those of the sample (n, dim)."""
+    """Return a codebook (pairs of all segments, 2 * CODES), trained on a sample (n, dim)."""
     import faiss
 
     books = []
@@ -170,7 +170,7 @@ def train(sample: FloatArray, segments: Sequence[slice]) -> FloatArray:
 
 
 def cluster(sample: FloatArray, rows: NDArray[Any], factors: FloatArray) -> Lists:
-    """Return lists of vectors that are alike, by k-means over a sample (n, dim) of the rows (n, dim).
+    """Return inverted lists of rows (n, dim), by k-means over a sample (n, dim) of them.
 
     factors: (dim,), the weights of a question by default. With the roots of them on either side, vectors are as near to
     each other as a question to one of them finds the other good.
@@ -188,7 +188,7 @@ def cluster(sample: FloatArray, rows: NDArray[Any], factors: FloatArray) -> List
 def grown(
     lists: Lists, rows: NDArray[Any], factors: FloatArray, moved: NDArray[np.int64], dead: NDArray[np.int64]
 ) -> Lists:
-    """Return the lists with the vectors behind those that they have, and with others of those that have changed.
+    """Return the lists with new rows appended and changed rows reassigned; centroids stay.
 
     rows: (n, dim), of all. moved: places of changed ones, increasing. dead: places of those that are gone, which are 0.
     """
@@ -205,7 +205,7 @@ def grown(
 
 
 def number_of_lists(count: int) -> int:
-    """Return how many lists so many vectors are put into."""
+    """Return the number of lists for a number of vectors."""
     return max(1, round(2 * math.sqrt(count)))
 
 

@@ -1,10 +1,10 @@
-"""Editions of a library, each made with models of its own, side by side in one folder; and which of them is in use.
+"""Model versions of a library: whole libraries made with other models, in one folder, and which of them is in use.
 
-    <library>/               edition 0: library.db, index/, query/, thumbs/
+    <library>/               version 0: library.db, index/, query/, thumbs/
     <library>/editions/<n>/  later ones, each a whole library, made by an upgrade
-    <library>/current        a line an edition: the one in use, below it those used before; absent: edition 0 alone
+    <library>/current        a line a version: the one in use, below it earlier ones; absent: version 0 alone
 
-One rename of `current` is a swap, and one is the way back. Who writes here holds the library's lock.
+One rename of `current` switches or rolls back. Writers hold the library's lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vfindex.storage.files.permissions import has_file, share, unreadable
 from vfindex.storage.files.regular import regular, sync_folder
 
 POINTER = "current"
-# What edition 0 has in the library's folder, the database first: without it nobody takes the rest for a library.
+# The files of version 0, the database first: without it the rest does not count as a library.
 _OWN_FILES = ("library.db", "library.db-wal", "library.db-shm", "library.json")
 _OWN_FOLDERS = ("index", "query", "thumbs")
 _LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
@@ -27,12 +27,12 @@ _MAX_POINTER_BYTES = 10_000
 
 
 def version_folder(folder: Path, number: int) -> Path:
-    """Return where an edition of the library in `folder` lies."""
+    """Return the folder of a model version."""
     return folder / "editions" / str(number) if number else folder
 
 
 def history(folder: Path) -> list[int]:
-    """Return the numbers of the edition in use and, latest first, of those used before it. Raises LibraryDamaged."""
+    """Return the number of the version in use, then those used before it, latest first. Raises LibraryDamaged."""
     try:
         with open(folder / POINTER, "rb", opener=regular) as file:
             lines = file.read(_MAX_POINTER_BYTES).decode(errors="replace").splitlines()
@@ -53,7 +53,7 @@ def history(folder: Path) -> list[int]:
 
 
 def in_use(folder: Path) -> Path:
-    """Return the folder of the edition in use. Raises LibraryDamaged if it is not there."""
+    """Return the folder of the version in use. Raises LibraryDamaged if it is missing."""
     number = history(folder)[0]
     place = version_folder(folder, number)
     if number and not has_file(place / "library.db"):
@@ -65,7 +65,7 @@ def in_use(folder: Path) -> Path:
 
 
 def unused(folder: Path) -> list[int]:
-    """Return the numbers of the editions that lie in the library and are not in use, increasing."""
+    """Return the numbers of the versions that are not in use, increasing."""
     using = history(folder)[0]
     found = [0] if (folder / "library.db").is_file() else []
     if (folder / "editions").is_dir():
@@ -75,13 +75,13 @@ def unused(folder: Path) -> list[int]:
 
 
 def put_in_use(folder: Path, number: int) -> None:
-    """Let readers and writers go over to an edition; the one used until now is that which `roll_back` returns to."""
+    """Switch readers and writers to a version; `roll_back` returns to the one used until now."""
     before = [other for other in history(folder) if other != number]
     _point(folder, [number, *before])
 
 
 def roll_back(folder: Path) -> int:
-    """Return to the edition used before this one, and return its number. Raises LibraryError if there is none."""
+    """Switch back to the version used before, and return its number. Raises LibraryError if there is none."""
     earlier = [n for n in history(folder)[1:] if (version_folder(folder, n) / "library.db").is_file()]
     if not earlier:
         raise LibraryError(f"the library {folder} has no edition before this one to return to")
@@ -90,10 +90,9 @@ def roll_back(folder: Path) -> int:
 
 
 def discard(folder: Path, numbers: list[int]) -> int:
-    """Delete editions that are not in use, and what an interrupted discarding has left; return the bytes freed.
+    """Delete versions that are not in use, and the rest of an interrupted deletion; return the bytes freed.
 
-    Raises LibraryError for the one in use, and where the disk refuses. Files that editions share count when the last
-    of them goes.
+    Raises LibraryError for the one in use, or if the disk refuses. Files that versions share count with the last.
     """
     using, *before = history(folder)
     if using in numbers:
@@ -104,7 +103,7 @@ def discard(folder: Path, numbers: list[int]) -> int:
         freed = 0
         for number in numbers:
             if number:
-                # Half an edition must never be taken for one that an upgrade has left unfinished.
+                # Renamed first: half a version must not look like one that an upgrade left unfinished.
                 version_folder(folder, number).rename(folder / "editions" / f"{number}.gone")
         for gone in sorted((folder / "editions").glob("*.gone")):
             freed += _delete(gone)
@@ -119,7 +118,7 @@ def discard(folder: Path, numbers: list[int]) -> int:
 
 
 def _point(folder: Path, numbers: list[int]) -> None:
-    """Write the pointer: on the disk under another name first, so that nobody ever reads half of it."""
+    """Replace the pointer atomically."""
     temporary = folder / f"{POINTER}.part"
     lines = [f"editions/{number}" if number else "." for number in numbers]
     try:
@@ -139,7 +138,7 @@ def _point(folder: Path, numbers: list[int]) -> None:
 
 
 def _delete(path: Path) -> int:
-    """Delete a file or a folder, if it is there; return the bytes of files that had no other name."""
+    """Delete a file or folder if it exists; return the bytes of files without another hard link."""
     if not path.is_dir():
         size = path.stat().st_size if path.exists() else 0
         path.unlink(missing_ok=True)

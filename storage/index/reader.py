@@ -1,12 +1,11 @@
-"""The joint index: which clips are nearest to a question, exactly in a small library, by their codes in a large one.
+"""The joint index: nearest clips by inner product, exact in a small library, 4-bit IVF-PQ in a large one.
 
-Up to `EXACT_CLIPS` clips the vectors stand in the file as float32, and a question is one product of matrix and vector.
-Beyond, they stand as float16 with codes of half a byte for two dimensions beside them, in lists of clips that are alike
-(ivf_pq.py). A scan of the nearest lists gives candidates, which are scored from the float16 vectors. How many lists and
-candidates are needed is measured when the index is built, for every weighting by itself (recall.py), and kept with it;
-where no number of them is enough, all vectors are scored.
+Up to `EXACT_CLIPS` clips the file holds float32 vectors, and a query is one matrix-vector product. Larger files hold
+float16 vectors and IVF-PQ codes (ivf_pq.py): a scan of the nearest lists gives candidates, which are re-ranked by their
+float16 vectors. The search parameters, numbers of lists and candidates, are tuned for each weighting when the index is
+built (tuning.py) and stored in the file; if no number of candidates suffices, all vectors are scored.
 
-Either file is mapped, not read: see `JointIndex.load` for what is checked of it.
+The file is mapped, not read: `JointIndex.load` says what is checked.
 """
 
 from __future__ import annotations
@@ -25,22 +24,21 @@ from vfindex.storage.index.ivf_pq import IvfPq, Lists, segments_of
 from vfindex.storage.index.search_params import SearchParams, TunedParams
 from vfindex.storage.records import FloatArray
 
-# Up to so many clips are scanned exactly: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s.
+# Up to this many clips are scanned exactly: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s.
 EXACT_CLIPS = 50_000
-# Where all vectors are scored, from so many clips on, a GPU does it where there is one. Not measured for want of one.
+# From this many clips on, a GPU scores all vectors where that is needed. Not measured: no GPU was at hand.
 GPU_CLIPS = 200_000
-# FAISS answers no more at a time there (its k-selection runs in shared memory).
+# FAISS's limit for one search on a GPU (its k-selection runs in shared memory).
 GPU_TOP_K = 2048
-# Vectors that are gathered and scored at a time where not all are looked at: 150 MB of 1,152 dimensions.
+# Vectors gathered and scored at a time when a filter selects some: 150 MB of 1,152 dimensions.
 GATHERED = 65_536
-# Where at least this share of the clips may answer, as but for some that are outdated, candidates are trusted as where
-# all may.
+# With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
 MOSTLY = 0.9
-# A file up to this size is compared with all its checksums when it is opened (some 20 ms); of the large arrays of
-# others, so many blocks.
+# Up to this size all checksums of a file are compared when it is opened (some 20 ms); of larger files, this many blocks
+# of each large array.
 CHECKED_BYTES = 1 << 24
 CHECKED_BLOCKS = 16
-# Arrays that steer a search, always checked whole.
+# Arrays with ids, lists and codebooks; always checked completely.
 STEERING = ("ids", "dead", "members", "ends", "centroids", "codebook")
 
 
@@ -48,15 +46,15 @@ class JointIndex:
     """Joint vectors of clips, searched by inner product."""
 
     def __init__(self, ids: NDArray[np.int64], rows: NDArray[Any], dead: NDArray[np.int64] | None = None) -> None:
-        """ids: (n,), increasing. rows: (n, dim) float32 or float16. dead: places whose clips are gone, increasing."""
+        """ids: (n,), increasing. rows: (n, dim) float32 or float16. dead: rows of deleted clips, increasing."""
         self._ids = ids
         self._rows = rows
         self._dead = np.zeros(0, np.int64) if dead is None else dead
-        self.codes: IvfPq | None = None  # of a large library, with the efforts measured
+        self.codes: IvfPq | None = None  # of a large library, with its search parameters
         self.tuned: TunedParams | None = None
         self._on_gpus: Any = None
-        self.built = len(ids)  # clips that the lists were made of at once
-        self.replaced = 0  # vectors replaced since
+        self.built = len(ids)  # clips that the lists were trained on
+        self.replaced = 0  # vectors replaced since then
 
     @property
     def dim(self) -> int:
@@ -67,20 +65,20 @@ class JointIndex:
 
     @property
     def rows(self) -> NDArray[Any]:
-        """The vectors by place (n, dim), those of clips that are gone too."""
+        """The vectors (n, dim), those of deleted clips included."""
         return self._rows
 
     def ids(self) -> NDArray[np.int64]:
-        """Return the clip ids held, increasing."""
+        """Return the clip ids of the index, without deleted ones, increasing."""
         return np.delete(self._ids, self._dead)
 
     @property
     def is_quick(self) -> bool:
-        """Whether no question has all vectors scored but for its filters."""
+        """Whether unfiltered queries never score all vectors."""
         return self.tuned is not None and all(each.first.candidates for each in self.tuned.corners)
 
     def all_ids(self) -> NDArray[np.int64]:
-        """Return the clip ids by place, those of clips that are gone too."""
+        """Return the clip id of each row, deleted clips included."""
         return self._ids
 
     # --- searching ----------------------------------------------------------------------------------------------
@@ -94,8 +92,7 @@ class JointIndex:
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return (scores, ids), each (n_queries, <= top_k), best first. Raises DimensionError.
 
-        among: ids (m,) of the only clips looked at, increasing; others cost no place among the first. without: ids of
-        clips that are passed over, increasing.
+        among: only these clip ids (m,), increasing. without: not these clip ids, increasing.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {queries.shape}")
@@ -107,7 +104,7 @@ class JointIndex:
         return scores, np.asarray(self._ids)[places]
 
     def _kept(self, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
-        """Return which places may answer (n,), None for all."""
+        """Return the mask (n,) of the rows that may be returned, None for all."""
         dropped = self._dead if without is None else np.append(self._dead, self.places_of(without))
         if among is None and not len(dropped):
             return None
@@ -118,7 +115,7 @@ class JointIndex:
         return kept
 
     def places_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the places of those of some clips that the index holds."""
+        """Return the rows of these clips; clips that are not in the index are left out."""
         places, known = positions_in(ids, self._ids)
         return places[known]
 
@@ -133,8 +130,8 @@ class JointIndex:
         candidates = self._candidates(query, top_k, kept, count)
         if candidates is not None:
             found = self._scored(query, candidates, top_k)
-            # Clips that lack what is asked for score 0, many at once: where they stand among codes says nothing of
-            # those that a filter leaves.
+            # Clips without the query's modality score 0, many at once: their order among the codes says nothing about
+            # the clips that a filter selects.
             if count >= MOSTLY * len(self._ids) or found[0][-1] > 0:
                 return found
         return self._scan(query, top_k, kept)
@@ -142,7 +139,7 @@ class JointIndex:
     def _candidates(
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
     ) -> NDArray[np.int64] | None:
-        """Return places with the best among them, or None where it is faster, or the only way, to score all `count`."""
+        """Return rows that contain the best, or None if scoring all `count` is faster or the only way."""
         if self.codes is None or self.tuned is None:
             return None
         measured = self.tuned.choose(query)
@@ -152,7 +149,7 @@ class JointIndex:
             if kept is None:
                 return places if len(places) >= top_k else None
             at = np.flatnonzero(kept[places])
-            # A reach is trusted with as many of the first as were measured with it, whoever may answer of them.
+            # The parameters hold for as many first candidates as were measured, whichever of them a filter selects.
             if len(at) >= top_k and reach.covers(measured.of(int(at[top_k - 1]) + 1)):
                 return places[at]
             reach = SearchParams(2 * reach.candidates, 1.0)
@@ -161,7 +158,7 @@ class JointIndex:
     def _scan(
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
     ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, places) of the best of all that may answer, each of them scored."""
+        """Return (scores, rows) of the best, by scoring every selected row."""
         if self._on_gpus is not None and kept is None and top_k <= GPU_TOP_K:
             scores, places = self._on_gpus.search(query[None], top_k)
             return scores[0], places[0]
@@ -177,7 +174,7 @@ class JointIndex:
         return self._scored(query, np.flatnonzero(kept), top_k)
 
     def _scored(self, query: FloatArray, places: NDArray[np.int64], top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, places) of the best among `places`, by what is asked for of their vectors."""
+        """Return (scores, rows) of the best of `places`, scored in the dimensions that the query uses."""
         best, scores = places[:0], np.zeros(0, np.float32)
         asked = np.flatnonzero(query)
         span = slice(int(asked[0]), int(asked[-1]) + 1) if len(asked) else slice(self.dim)
@@ -202,9 +199,8 @@ class JointIndex:
     def load(cls, path: Path, *, size_bytes: int, sha256: str, thorough: bool = False) -> JointIndex:
         """Return the index in `path`, mapped. Raises FileNotFoundError, or LibraryDamaged for another file.
 
-        Checked are its size, its footer, all that steers a search, and of the large arrays blocks here and there: what
-        is damaged between them costs candidates, never memory, and a hit's score is made from library.db. thorough:
-        check every block.
+        Checks its size, footer and STEERING arrays, and a sample of blocks of the large arrays: damage in other blocks
+        costs candidates, never memory safety, and a hit's score comes from library.db. thorough: check every block.
         """
         file = IndexFile.open(path, size_bytes=size_bytes, sha256=sha256)
         file.check([name for name in STEERING if name in file])
@@ -219,7 +215,7 @@ class JointIndex:
 
     @classmethod
     def _of(cls, file: IndexFile) -> JointIndex:
-        """Return the index in a file. Raises KeyError, TypeError or ValueError if it is none."""
+        """Return the index in a file. Raises KeyError, TypeError or ValueError for another content."""
         ids, rows, dead = file.array("ids"), file.array("rows"), file.array("dead")
         if rows.ndim != 2 or ids.ndim != 1 or len(ids) != len(rows) or np.any(ids[1:] <= ids[:-1]):
             raise ValueError("the clips of the index are in disorder")
@@ -228,26 +224,26 @@ class JointIndex:
         index = cls(ids, rows, dead)
         index.built, index.replaced = int(file.facts["built"]), int(file.facts.get("replaced", 0))
         if file.facts["efforts"] is not None:
-            index.codes, index.tuned = _codes(file, rows.shape), TunedParams.of(file.facts["efforts"])
+            index.codes, index.tuned = _codes(file, rows.shape), TunedParams.from_dict(file.facts["efforts"])
         if len(ids) >= GPU_CLIPS and not index.is_quick:
             index.copy_to_gpus()
         return index
 
     def copy_to_gpus(self) -> None:
-        """Let the GPUs answer what they can; the processor goes on with the rest, and with all where they are full."""
+        """Copy the vectors to the GPUs, if there are any with enough memory."""
         self._on_gpus = on_gpus(self._rows)
 
 
-def facts_of(built: int, efforts: TunedParams | None = None, replaced: int = 0) -> dict[str, Any]:
-    """Return what a file says of its index beside the arrays.
+def facts_of(built: int, tuned: TunedParams | None = None, replaced: int = 0) -> dict[str, Any]:
+    """Return the facts that the footer stores.
 
-    built: clips that the lists were made of at once. replaced: vectors replaced since.
+    built: clips that the lists were trained on. replaced: vectors replaced since then.
     """
-    return {"built": built, "efforts": None if efforts is None else efforts.told(), "replaced": replaced}
+    return {"built": built, "efforts": None if tuned is None else tuned.to_dict(), "replaced": replaced}
 
 
 def _codes(file: IndexFile, shape: tuple[int, ...]) -> IvfPq:
-    """Return the codes in a file. shape: of its vectors. Raises KeyError, TypeError or ValueError if they are none."""
+    """Return a file's codes. shape: of its vectors. Raises KeyError, TypeError or ValueError for other content."""
     slices = [slice(int(start), int(stop)) for start, stop in file.facts["efforts"]["slices"]]
     segments = segments_of(slices, shape[1])
     lists = Lists(file.array("members"), file.array("ends"), file.array("centroids"))
@@ -263,7 +259,7 @@ def code_name(number: int) -> str:
 
 
 def _largest(scores: FloatArray, top_k: int) -> NDArray[np.int64]:
-    """Return where the `top_k` largest scores stand, the largest first; ties in order of place."""
+    """Return the positions of the `top_k` largest scores, largest first; ties in order of position."""
     first = max(0, len(scores) - top_k)
     chosen = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
     return chosen[np.argsort(-scores[chosen], kind="stable")]

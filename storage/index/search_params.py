@@ -1,4 +1,4 @@
-"""How much of a large library's codes a question reads, and how many candidates it takes, by its weights."""
+"""Search parameters of a large index: share of lists to scan (nprobe) and candidates to re-rank, by query weights."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 
 from vfindex.storage.records import FloatArray
 
-# Of how many that are shown, and of how many that are candidates for these, it is measured what a reach finds.
+# Recall is measured for the first hits shown and for the candidates of re-ranking.
 FIRST, MANY = 10, 200
 
 
 @dataclass(frozen=True, slots=True)
 class SearchParams:
-    """So many candidates, from this share of the lists; 0 candidates: none are enough, all vectors are scored."""
+    """Candidates to re-rank from this share of the lists; 0 candidates: no number suffices, score all vectors."""
 
     candidates: int
     share: float
 
     def covers(self, other: SearchParams) -> bool:
-        """Return whether it finds all that another finds."""
+        """Return whether it finds at least what `other` finds."""
         return self.candidates >= other.candidates and self.share >= other.share
 
 
 @dataclass(frozen=True, slots=True)
 class WeightingParams:
-    """What the first FIRST and the first MANY need.
+    """Parameters for the first FIRST and the first MANY hits at one weighting.
 
-    recall: recall@10 measured with it, of the kind of questions that found the least.
+    recall: recall@10 measured with them, for the kind of queries with the lowest.
     """
 
     first: SearchParams
@@ -38,7 +38,7 @@ class WeightingParams:
     recall: float
 
     def of(self, top_k: int) -> SearchParams:
-        """Return what `top_k` need. More than MANY need more candidates of as many lists: that share hardly changes."""
+        """Return the parameters for `top_k`. Above MANY, candidates grow with it; the share of lists hardly changes."""
         if not self.first.candidates or top_k <= FIRST:
             return self.first
         most = max(self.first.candidates, self.many.candidates)
@@ -47,9 +47,9 @@ class WeightingParams:
 
 @dataclass(frozen=True, slots=True)
 class TunedParams:
-    """What was measured at the default weights and at each modality alone, as `JointSpec.corners` orders them.
+    """Parameters tuned at the default weights and for each modality alone, in the order of `JointSpec.corners`.
 
-    slices: of the modalities. shares: of each, in the lengths of the default questions it was measured with.
+    slices: of the modalities. shares: of each modality in the lengths of the default queries used for tuning.
     """
 
     corners: tuple[WeightingParams, ...]
@@ -57,42 +57,42 @@ class TunedParams:
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for efforts of other slices."""
+        """Raise ValueError if the numbers of corners, slices and shares disagree."""
         if len(self.corners) != 1 + len(self.slices) or len(self.shares) != len(self.slices):
-            raise ValueError("the efforts are not those of the slices")
+            raise ValueError("the search parameters are not those of the slices")
 
     def choose(self, query: FloatArray) -> WeightingParams:
-        """Return the effort for a question (dim,).
+        """Return the parameters for a query (dim,).
 
-        One modality alone: what was measured for it. Every modality at least half as much in it as at the default
-        weights: what was measured for these. Between them: the most careful of all, with all lists.
+        One modality alone: those tuned for it. Each modality at least half as strong as at the default weights: those
+        tuned for these. Else the largest of all, with all lists.
         """
         lengths = np.array([np.linalg.norm(query[where]) for where in self.slices])
-        asked = np.flatnonzero(lengths)
-        if len(asked) == 1:
-            return self.corners[1 + int(asked[0])]
+        present = np.flatnonzero(lengths)
+        if len(present) == 1:
+            return self.corners[1 + int(present[0])]
         if np.all(2 * lengths >= np.array(self.shares) * lengths.sum()):
             return self.corners[0]
-        return _careful(self.corners)
+        return _covering(self.corners)
 
-    def told(self) -> dict[str, Any]:
-        """Return the same for a file."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters as JSON."""
         return {**asdict(self), "slices": [[where.start, where.stop] for where in self.slices]}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> TunedParams:
-        """Return what `told` has returned. Raises KeyError, TypeError or ValueError for something else."""
+    def from_dict(cls, data: Mapping[str, Any]) -> TunedParams:
+        """Parse the JSON of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
         corners = [
             WeightingParams(SearchParams(**each["first"]), SearchParams(**each["many"]), float(each["recall"]))
-            for each in told["corners"]
+            for each in data["corners"]
         ]
-        slices = tuple(slice(int(start), int(stop)) for start, stop in told["slices"])
-        return cls(tuple(corners), slices, tuple(map(float, told["shares"])))
+        slices = tuple(slice(int(start), int(stop)) for start, stop in data["slices"])
+        return cls(tuple(corners), slices, tuple(map(float, data["shares"])))
 
 
-def _careful(efforts: Sequence[WeightingParams]) -> WeightingParams:
-    """Return an effort that is at least each of some, with all lists; none if one of them is none."""
-    if any(not each.first.candidates for each in efforts):
+def _covering(corners: Sequence[WeightingParams]) -> WeightingParams:
+    """Return parameters that cover all given ones, with all lists; 0 candidates if one of them has 0."""
+    if any(not each.first.candidates for each in corners):
         return WeightingParams(SearchParams(0, 1.0), SearchParams(0, 1.0), 0.0)
-    first, many = max(each.first.candidates for each in efforts), max(each.many.candidates for each in efforts)
-    return WeightingParams(SearchParams(first, 1.0), SearchParams(many, 1.0), min(each.recall for each in efforts))
+    first, many = max(each.first.candidates for each in corners), max(each.many.candidates for each in corners)
+    return WeightingParams(SearchParams(first, 1.0), SearchParams(many, 1.0), min(each.recall for each in corners))

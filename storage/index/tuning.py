@@ -63,26 +63,26 @@ def questions(
     for factors in spec.corners():
         own = np.asarray(clips * factors, np.float32)
         unlike = np.asarray(np.reshape(background, (-1, spec.dim)) * factors, np.float32)
-        result.append((_wholly(own, spec)[:most], unlike))
+        result.append((_complete_first(own, spec)[:most], unlike))
     return result
 
 
-def _wholly(own: FloatArray, spec: JointSpec) -> FloatArray:
-    """Return clips' vectors as questions, those that lack the fewest modalities first.
+def _complete_first(own: FloatArray, spec: JointSpec) -> FloatArray:
+    """Return clips' vectors as queries, those that lack the fewest modalities first.
 
     A question asks for them all; a vector without one is a question at other weights, see `TunedParams.choose`.
     """
     own = own[np.any(own, axis=1)]
-    held = np.zeros(len(own))
+    present = np.zeros(len(own))  # modalities of each
     for where in spec.slices().values():
-        held += np.any(own[:, where], axis=1)
-    return own[np.argsort(-held, kind="stable")]
+        present += np.any(own[:, where], axis=1)
+    return own[np.argsort(-present, kind="stable")]
 
 
 def tuned_params(
     codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[tuple[FloatArray, FloatArray]], slices: Sequence[slice]
 ) -> TunedParams:
-    """Return what the questions of each weighting need, see `TunedParams`.
+    """Return the search parameters that the queries of each weighting need, see `TunedParams`.
 
     rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
@@ -100,7 +100,7 @@ def tuned_params(
 
 
 def _between(queries: FloatArray) -> FloatArray:
-    """Return the questions (n, dim), and if they are fewer than QUESTIONS what lies between two of them."""
+    """Return the queries (n, dim), filled up to QUESTIONS with sums of two of them."""
     pairs = queries + np.roll(queries, len(queries) // 3, axis=0)
     return np.concatenate([queries, pairs[: max(0, QUESTIONS - len(queries))]])
 
@@ -167,9 +167,9 @@ class _Trial:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The recall of the kind of questions that finds the least, whether it is enough, and what it costs."""
+    """Search parameters with the lowest recall of all kinds of queries, whether it suffices, and their cost."""
 
-    reach: SearchParams
+    params: SearchParams
     recall: float
     is_enough: bool
     cost: float
@@ -181,7 +181,7 @@ class _Found:
 
 
 def _weighting_params(trial: _Trial) -> WeightingParams:
-    """Return what finds enough at the least cost."""
+    """Return the cheapest parameters that find enough."""
     best: list[_Found] = []  # for the first FIRST and the first MANY
     for share in SHARES:
         if best and all(each.is_enough and each.cost <= trial.codes.cost(0, share) for each in best):
@@ -190,7 +190,7 @@ def _weighting_params(trial: _Trial) -> WeightingParams:
         found = [_least(trial, share, [kind[which] for kind in kinds], WANTED[which]) for which in (0, 1)]
         best = [min(pair, key=lambda each: each.order) for pair in zip(best or found, found, strict=True)]
     first, many = best
-    return WeightingParams(first.reach if first.recall >= LEAST else SearchParams(0, 1.0), many.reach, first.recall)
+    return WeightingParams(first.params if first.recall >= LEAST else SearchParams(0, 1.0), many.params, first.recall)
 
 
 def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], wanted: tuple[float, float]) -> _Found:
@@ -210,11 +210,11 @@ def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], want
 
 
 def _share(scores: FloatArray, best: FloatArray) -> float:
-    """Return which share of the best scores was found, by score. best: (k,), in any order."""
+    """Return the share of the best scores that was found. best: (k,), in any order."""
     bar = best.min()
     return float(np.count_nonzero(scores >= bar - _tie(bar))) / len(best)
 
 
 def _tie(score: Any) -> Any:
-    """Return how far below a score, or each of several, another may be that stands for it."""
+    """Return how far below a score another counts as equal."""
     return TIE * np.maximum(1.0, np.abs(score))

@@ -11,7 +11,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
 from vfindex.storage.index import model_versions as editions
-from vfindex.storage.index.model_versions import beside, discard, history, in_use, put_in_use, roll_back, version_folder
+from vfindex.storage.index.model_versions import unused, discard, history, in_use, put_in_use, roll_back, version_folder
 from vfindex.storage.library import Library
 from vfindex.storage.writer import locked, writing
 
@@ -48,13 +48,13 @@ def folder(tmp_path: Path, made: Path) -> Path:
 
 
 def test_a_library_without_a_pointer_is_its_first_edition(folder: Path) -> None:
-    assert (history(folder), in_use(folder), beside(folder)) == ([0], folder, [1, 2])
+    assert (history(folder), in_use(folder), unused(folder)) == ([0], folder, [1, 2])
     assert titles(folder) == ["a"]
 
 
 def test_the_way_there_and_back(folder: Path) -> None:
     put_in_use(folder, 1)
-    assert (history(folder), beside(folder), titles(folder)) == ([1, 0], [0, 2], ["a", "b"])
+    assert (history(folder), unused(folder), titles(folder)) == ([1, 0], [0, 2], ["a", "b"])
     put_in_use(folder, 2)
     assert (history(folder), titles(folder)) == ([2, 1, 0], ["a", "b", "c"])
     assert [roll_back(folder), roll_back(folder)] == [1, 0]
@@ -129,7 +129,7 @@ def test_discarding_the_first_edition_keeps_the_rest(folder: Path) -> None:
     put_in_use(folder, 1)
     (folder / "notes.txt").write_text("of the user")
     assert discard(folder, [0, 2]) > 0
-    assert (history(folder), beside(folder), titles(folder)) == ([1], [], ["a", "b"])
+    assert (history(folder), unused(folder), titles(folder)) == ([1], [], ["a", "b"])
     assert sorted(path.name for path in folder.iterdir()) == ["current", "editions", "lock", "notes.txt"]
     with pytest.raises(LibraryError, match="no edition before this one"):
         roll_back(folder)
@@ -151,7 +151,7 @@ def test_a_discarding_cut_short_leaves_no_half_edition(folder: Path, monkeypatch
         patch.setattr(editions, "_delete", fail)
         with pytest.raises(LibraryError, match="Permission denied"):
             discard(folder, [1])
-    assert beside(folder) == [2]
+    assert unused(folder) == [2]
     assert discard(folder, []) > 0
     assert sorted(path.name for path in (folder / "editions").iterdir()) == ["2"]
 

@@ -182,7 +182,7 @@ def test_the_effort_follows_the_weights_of_a_question() -> None:
     assert reach(1, 0) == (40, 0.1) and reach(0, 1, 50) == (100, 0.2)
     assert reach(0.7, 0.3, 200) == (300, 0.2) and reach(0.7, 0.3, 400) == (600, 0.2)
     assert reach(0.9, 0.1) == (80, 1.0) and reach(0.2, 0.8, 200) == (300, 1.0), "between them the most careful is taken"
-    assert TunedParams.of(json.loads(json.dumps(tuned.told()))) == tuned
+    assert TunedParams.from_dict(json.loads(json.dumps(tuned.to_dict()))) == tuned
     tuned = TunedParams(
         (both, one, WeightingParams(SearchParams(0, 1.0), SearchParams(4096, 1.0), 0.5)), slices, (0.7, 0.3)
     )
