@@ -11,7 +11,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
 from vfindex.storage.index import model_versions as editions
-from vfindex.storage.index.model_versions import unused, discard, history, in_use, put_in_use, roll_back, version_folder
+from vfindex.storage.index.model_versions import discard, history, in_use, put_in_use, roll_back, unused, version_folder
 from vfindex.storage.library import Library
 from vfindex.storage.writer import locked, writing
 
