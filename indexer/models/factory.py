@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS
-from vfindex.indexer.models.export.cache import ensure_part
+from vfindex.indexer.models.export.cache import Say, ensure_part
 from vfindex.indexer.models.hardware import has_cuda, usable_cores, usable_devices
 from vfindex.indexer.models.lite import EXPORT_VERSION, ensure_lite, load_priors
 from vfindex.indexer.models.presets import (
@@ -40,7 +40,6 @@ from vfindex.storage.writer import Writer
 if TYPE_CHECKING:
     from vfindex.indexer.speech.transcribe import Speech
 
-Say = Callable[[str], None]
 Priors = Mapping[Modality, ModalityPrior]
 _LITE_TEXT_IDENTITY = f"{LITE_TEXT} {MINILM_WEIGHTS.sha256[:16]} {EXPORT_VERSION}"
 
