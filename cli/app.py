@@ -48,7 +48,7 @@ from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.files.resources import lack
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
-# What a full disk says, met below an output that was sent to a file, or in the folder for temporary ones.
+# Errors of a full disk, under a redirected output or in the temporary folder.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 # Typer's own options, in docs/cli.md: the first help fits one screen.
@@ -113,15 +113,14 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 well, 1 something failed, 2 wrong usage, 70 a bug, 130 interrupted."""
-    # A program started without standard output or error (`>&-`) has None in their place, which nothing can print to.
+    """Run the command line and exit: 0 success, 1 something failed, 2 wrong usage, 70 a bug, 130 interrupted."""
+    # Without standard output or error (`>&-`), Python has None in their place.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets escapes, not a traceback
-    # A search makes some 80,000 objects, imports mostly, which stay until the end. The collector's passes over them, as
-    # they come and at the exit, find nothing and were a quarter of its time. Commands that may work for hours turn the
-    # collector on again.
+    # A search allocates some 80,000 objects, mostly while importing, that live until the end. Garbage collection finds
+    # nothing among them and took a quarter of the time. Commands that may run for hours turn it on again.
     gc.disable()
     code: int | str | None = EXIT_BUG
     try:
@@ -141,13 +140,13 @@ def _run() -> int | str | None:
         code = _run_app()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has had enough, as in `vfindex search ... | head`. Python's own flush must not fail.
+        # The reader of our output is gone, as in `vfindex search ... | head`. Python's own flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (ImportError, MemoryError, OSError, RuntimeError) as exc:
-        told = lack(exc)
-        if told is not None:
-            say(f"vfindex: {told}, and run the same command again")
+        shortage = lack(exc)
+        if shortage is not None:
+            say(f"vfindex: {shortage}, and run the same command again")
             return EXIT_FAILED
         if not isinstance(exc, OSError) or exc.errno not in _NO_ROOM:
             raise
@@ -162,7 +161,7 @@ def _run() -> int | str | None:
 
 def _run_app() -> int | str | None:
     try:
-        _stand_somewhere()
+        _check_working_folder()
         _call_app()
     except SystemExit as exc:
         if exc.code == EXIT_USAGE and _wants_json():
@@ -193,16 +192,16 @@ def _call_app() -> None:
         raise VfindexError(sentence) from exc
 
 
-def _stand_somewhere() -> None:
-    """Raise VfindexError if the folder one stands in is gone, so that no relative path leads anywhere."""
+def _check_working_folder() -> None:
+    """Raise VfindexError if the working folder was deleted, so that relative paths lead nowhere."""
     try:
         os.getcwd()
     except FileNotFoundError as exc:
-        raise VfindexError("the folder that you stand in is gone; change to another one") from exc
+        raise VfindexError("the working folder was deleted; change to another one") from exc
 
 
 def _wants_json() -> bool:
-    """Return whether --json was given; what follows "--" is no option."""
+    """Return whether --json was given; what follows "--" is not an option."""
     options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     return "--json" in options
 

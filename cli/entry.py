@@ -1,4 +1,4 @@
-"""Where the command `vfindex` begins: a file that imports nothing, so that Ctrl-C ends it quietly from the first."""
+"""The entry point of the command `vfindex`; it imports nothing, so that Ctrl-C is quiet from the start."""
 
 
 def main() -> None:
@@ -7,5 +7,5 @@ def main() -> None:
         from vfindex.cli import app
 
         app.main()
-    except KeyboardInterrupt:  # pressed before `app.main` could take it, or when it no longer could
+    except KeyboardInterrupt:  # before or after `app.main` handles it
         raise SystemExit(130) from None

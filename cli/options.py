@@ -35,7 +35,7 @@ class PlainCommand(TyperCommand):
 
 
 def _folder(text: str) -> Path:
-    """Return the folder named; `--library "$UNSET"` arrives as "", which a Path takes for the folder one stands in."""
+    """Return the folder; `--library "$UNSET"` arrives as "", which Path takes for the working folder."""
     if not text:
         raise typer.BadParameter("it is empty; name a folder")
     return Path(text)
@@ -90,12 +90,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def library_folder(chosen: Path | None) -> Path:
-    """Return the library's folder, the platform's for data if none was chosen. Raises LibraryError, UsageError."""
+    """Return the library's folder, by default in the user's data folder. Raises LibraryError, UsageError."""
     if chosen is not None:
         try:
             return chosen.expanduser().absolute()
         except RuntimeError as exc:
-            raise UsageError(f"{chosen}: there is no such home folder; name the folder in full") from exc
+            raise UsageError(f"{chosen}: there is no such home folder; give the full path") from exc
     base = _platform_folder("user_data_dir")
     if base is None or not _is_usable(base / "library"):
         where = f" in {base / 'library'}, nor can one be made there" if base else ""
@@ -104,7 +104,7 @@ def library_folder(chosen: Path | None) -> Path:
 
 
 def _platform_folder(kind: str) -> Path | None:
-    """Return the platform's folder of a kind for this program, None where it would be in a home that is not known."""
+    """Return a folder of platformdirs for this program, None if the home folder is unknown."""
     import platformdirs
 
     try:
@@ -115,19 +115,19 @@ def _platform_folder(kind: str) -> Path | None:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Return whether a folder is there, or can be made."""
+    """Return whether a folder exists or can be created."""
     near = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == place.parent)
     return near == folder or (near.is_dir() and os.access(near, os.W_OK | os.X_OK))
 
 
 def _no_home() -> str:
-    """Return in words why the user's home cannot be used."""
+    """Return why the user's home cannot be used, as a clause."""
     home = os.environ.get("HOME")
     return f"HOME is {home}, which cannot be written" if home else "HOME is not set"
 
 
 def runner_choice(name: str, address: str | None, path_map: list[str] | None, gpu_share: float | None) -> RunnerChoice:
-    """Return who does the work. Raises UsageError."""
+    """Return the runner that the options choose. Raises UsageError, VfindexError if Ray is not installed."""
     from vfindex.indexer.runners.base import PathMap, RunnerChoice, runner_name
 
     if name == "ray" or address:
@@ -137,15 +137,15 @@ def runner_choice(name: str, address: str | None, path_map: list[str] | None, gp
 
 
 def refuse_empty(paths: Iterable[str]) -> None:
-    """Raise UsageError for an empty path, which the system would take for the folder one stands in."""
+    """Raise UsageError for an empty path, which the system takes for the working folder."""
     if not all(paths):
-        raise UsageError("a path is empty; name a file or a folder, or . for the folder that you stand in")
+        raise UsageError("a path is empty; name a file or a folder, or . for the working folder")
 
 
 def known_as(path: str) -> list[bytes]:
-    """Return the absolute paths under which a library may know what the user calls `path`, the likeliest first.
+    """Return the absolute paths under which a library may know `path`, the likeliest first.
 
-    Runs resolve the links that they are given by name; a file that is gone has only the path as it stood.
+    Runs resolve links in the paths that they are given; a deleted file has only its path as typed.
     """
     refuse_empty([path])
     typed = os.fsencode(path)
@@ -153,9 +153,9 @@ def known_as(path: str) -> list[bytes]:
 
 
 def cache_folder() -> Path:
-    """Return where exported models are kept: the platform's place for what can be made again.
+    """Return the folder of exported models: VFINDEX_CACHE, else the user's cache folder.
 
-    Without a home that can be written to, a folder of this user's own among the temporary ones. Raises ModelError.
+    Without a writable home, a private folder of this user in the temporary folder. Raises ModelError.
     """
     if chosen := os.environ.get("VFINDEX_CACHE"):
         return Path(chosen).absolute()
@@ -164,7 +164,7 @@ def cache_folder() -> Path:
 
 
 def _temporary_cache() -> Path:
-    """Return a folder that nobody else can have put models into. Raises ModelError."""
+    """Return a temporary folder that only this user can write to. Raises ModelError."""
     import stat
     import tempfile
 
@@ -173,7 +173,7 @@ def _temporary_cache() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as exc:
-        raise ModelError(f"there is no place for models ({_no_home()}, {exc.strerror}); {_NAME_CACHE}") from exc
+        raise ModelError(f"there is no folder for models ({_no_home()}, {exc.strerror}); {_NAME_CACHE}") from exc
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ModelError(f"{folder} is not this user's own, and {_no_home()}; {_NAME_CACHE}")
     return folder

@@ -1,4 +1,4 @@
-"""Files that a command writes because it was asked to: never over something else, never inside a library."""
+"""Files that a command writes on request: never over a file of another kind, never inside a library."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.files.regular import regular
 
 PNG, HTML = b"\x89PNG\r\n\x1a\n", b"<!doctype html>"
-# What a library's folder holds; an upgraded one may have lost its own library.db.
+# What a library's folder contains; after an upgrade its own library.db may be gone.
 _OF_A_LIBRARY = ("library.db", "current", "editions")
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file of another kind.")]
 
 
 def check_out_file(path: Path, option: str, begins: bytes, *, force: bool) -> None:
-    """Raise UsageError if `path` must not be written: it lies in a library, is a link, or a file of another kind.
+    """Raise UsageError if `path` is inside a library, is a link, or is a file of another kind.
 
-    begins: what a file of the kind that is written begins with; one that does not is replaced by `force` alone.
+    begins: the first bytes of the kind that is written; other files are replaced only with `force`.
     """
     folder = Path(os.path.realpath(path.parent))
     for place in (folder, *folder.parents):
         if (place / _OF_A_LIBRARY[0]).exists() or all((place / name).exists() for name in _OF_A_LIBRARY[1:]):
-            raise UsageError(f"{path} lies inside the library {place}; name a file elsewhere for {option}")
+            raise UsageError(f"{path} is inside the library {place}; name a file elsewhere for {option}")
     if path.is_symlink():
         raise UsageError(f"{path} is a symbolic link; name the file itself for {option}")
     if not path.exists():
@@ -41,7 +41,7 @@ def check_out_file(path: Path, option: str, begins: bytes, *, force: bool) -> No
 
 
 def write_out_file(path: Path, option: str, data: bytes) -> None:
-    """Put a file in its place, whole or not at all. Raises UsageError where it cannot be written."""
+    """Write a file atomically. Raises UsageError if it cannot be written."""
     try:
         handle, part = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         try:

@@ -1,4 +1,4 @@
-"""What reaches the user's eyes: text made harmless, JSON made whole, times made readable."""
+"""Output for people and programs: text that is safe on a terminal, JSON, times."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vfindex.storage.records import Hint
 
-# Characters that order text or hide in it: with them a name can show what it is not (Unicode TR 36, section 2.4).
-# The joiners U+200C and U+200D stay: Persian, Hindi and emoji are not themselves without them.
+# Characters that reorder text or are invisible, so that a name can pretend to be another (Unicode TR 36, 2.4).
+# The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
 _JOINERS = frozenset("\u200c\u200d")
 _HIDDEN = frozenset("\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
 
 
 def plain(text: str) -> str:
-    """Return text that a terminal shows and never obeys: control, bidirectional and stray bytes as escapes.
+    """Return text that is safe on a terminal: control characters, bidirectional ones and stray bytes become escapes.
 
-    The one function that file names, titles and transcripts pass on their way to a terminal; no markup is read in what
-    it returns, because the caller prints it as plain text.
+    File names, titles and transcripts pass through it before they are printed, as plain text without markup.
     """
     return "".join(c if (c.isprintable() and c not in _HIDDEN) or c in _JOINERS else _escape(c) for c in text)
 
@@ -42,7 +41,7 @@ def path_text(path: bytes | None) -> str | None:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON document in ASCII, which every reader takes and no terminal obeys."""
+    """Print one JSON document in ASCII, which is safe on any terminal."""
     print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
 
 
@@ -52,18 +51,18 @@ def say(line: str) -> None:
 
 
 def say_hints(hints: Iterable[Hint]) -> None:
-    """Print hints on standard error, a line each."""
+    """Print each hint as a line on standard error."""
     for hint in hints:
         say(f"hint: {hint.text}")
 
 
 def shortened(text: str, chars: int) -> str:
-    """Return text of at most `chars` characters, an ellipsis where some are left out."""
+    """Return text of at most `chars` characters, ending in an ellipsis if it is cut."""
     return text if len(text) <= chars else text[: chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def clock(time_s: float, *, tenths: bool = False) -> str:
-    """Return seconds as m:ss or h:mm:ss, with tenths if asked."""
+    """Return seconds as m:ss or h:mm:ss, optionally with tenths."""
     total = max(0.0, round(time_s, 1) if tenths else float(round(time_s)))
     minutes, seconds = divmod(total, 60)
     hours, minutes = divmod(int(minutes), 60)

@@ -73,7 +73,7 @@ def checked_report(report: Path | None, folder: Path) -> None:
         return
     real = report.resolve()
     if real.is_relative_to(folder.resolve()):
-        raise UsageError(f"{report} lies inside the library; name a file elsewhere for --report")
+        raise UsageError(f"{report} is inside the library; name a file elsewhere for --report")
     if not real.parent.is_dir() or not os.access(real.parent, os.W_OK):
         raise UsageError(f"{real.parent} is not a folder that you may write to; name another file for --report")
     if real.exists() and not _is_report(real):

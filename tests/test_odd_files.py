@@ -96,7 +96,7 @@ def test_an_empty_path_is_not_the_folder_one_stands_in(library: Path, models_cac
         ran = vfindex(models_cache, *command, "--library", library, cwd=tmp_path)
         assert (ran.code, ran.err) == (
             2,
-            "vfindex: a path is empty; name a file or a folder, or . for the folder that you stand in\n",
+            "vfindex: a path is empty; name a file or a folder, or . for the working folder\n",
         )
 
 

@@ -49,23 +49,23 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
 
     folder, cache = library_folder(library), cache_folder()
     try:
-        found, silent = devices(), ""
+        found, fault = devices(), ""
     except VfindexError as exc:
-        found, silent = [], str(exc)
+        found, fault = [], str(exc)
     indexes = not EXTRAS["index"].missing()
-    looks: list[tuple[str, Callable[[], Finding]]] = [
+    checks: list[tuple[str, Callable[[], Finding]]] = [
         ("index", lambda: _extra("index")),
         ("ray", lambda: _extra("ray")),
         ("processor", lambda: _processor(bool(found))),
         ("memory", _memory),
-        *([("gpu", lambda: _gpu(found, silent)), ("media", _media)] if indexes else []),
+        *([("gpu", lambda: _gpu(found, fault)), ("media", _media)] if indexes else []),
         ("sqlite", _sqlite),
         *([("lite", lambda: _lite(cache)), ("models", lambda: _models(cache))] if indexes else []),
         ("library", lambda: _library(folder, cache)),
         ("disk", lambda: _disk("disk", folder)),
         ("cache", lambda: _disk("cache", cache)),
     ]
-    findings = [_found(name, look) for name, look in looks]
+    findings = [_result(name, check) for name, check in checks]
     if json:
         print_json({"healthy": not _failed(findings), "findings": [asdict(finding) for finding in findings]})
     else:
@@ -79,10 +79,10 @@ def _failed(findings: list[Finding]) -> bool:
     return any(finding.state == "error" for finding in findings)
 
 
-def _found(name: str, look: Callable[[], Finding]) -> Finding:
-    """Return what a look finds; what it raises prevents an ingest."""
+def _result(name: str, check: Callable[[], Finding]) -> Finding:
+    """Return the result of a check; one that raises is an error."""
     try:
-        return look()
+        return check()
     except VfindexError as exc:
         reason, _, remedy = str(exc).partition("; ")
         return Finding(name, "error", reason, remedy)
@@ -103,14 +103,13 @@ def _extra(name: str) -> Finding:
     return Finding(name, state, f"not installed: {extra.adds}", f"to add it: pip install 'vfindex[{name}]'")
 
 
-def _processor(helped: bool) -> Finding:
-    """helped: by a GPU, which then does what it is slow at."""
+def _processor(has_gpu: bool) -> Finding:
     from vfindex.indexer.models.hardware import BFLOAT16, processor
 
     found = processor()
     features = ", ".join(found.features) or "no vector features known"
     text = f"{found.name or 'of unknown name'}, {counted(found.cores, 'core')}; {features}"
-    if helped or BFLOAT16 & set(found.features):
+    if has_gpu or BFLOAT16 & set(found.features):
         return Finding("processor", "ok", text)
     return Finding(
         "processor",
@@ -128,18 +127,18 @@ def _memory() -> Finding:
         return Finding("memory", "ok", "unknown on this platform")
     text = f"{free / 1e9:.1f} GB available"
     if free < _LITTLE_MEMORY_BYTES:
-        return Finding("memory", "warning", text, "end other programs, or ingest with --workers 1")
+        return Finding("memory", "warning", text, "close other programs, or ingest with --workers 1")
     return Finding("memory", "ok", text)
 
 
-def _gpu(found: list[Gpu], silent: str) -> Finding:
-    """silent: why the driver does not answer."""
+def _gpu(found: list[Gpu], fault: str) -> Finding:
+    """fault: why the driver does not answer."""
     from vfindex.indexer.models.hardware import torch_without_cuda
 
-    if silent:
-        return Finding("gpu", "warning", silent, "until then the processor does all")
+    if fault:
+        return Finding("gpu", "warning", fault, "until then only the processor is used")
     if not found:
-        return Finding("gpu", "ok", "none found; the processor does all")
+        return Finding("gpu", "ok", "none found; only the processor is used")
     text = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 1e9:.0f} GB, driver {gpu.driver or '?'}" for gpu in found)
     without = torch_without_cuda()
     if without:
@@ -183,11 +182,11 @@ def _models(cache: Path) -> Finding:
     ]
     if begun:
         return Finding(
-            "models", "warning", f"not whole: {', '.join(begun)}", f"run: vfindex models pull {' '.join(begun)}"
+            "models", "warning", f"incomplete: {', '.join(begun)}", f"run: vfindex models pull {' '.join(begun)}"
         )
     here = [name for name, preset in PRESETS.items() if are_present(preset.models, cache)]
-    text = f"presets that are here: {', '.join(here)}"
-    better = "" if BEST_DEFAULT in here else f"; to find more: vfindex models pull {BEST_DEFAULT}"
+    text = f"installed presets: {', '.join(here)}"
+    better = "" if BEST_DEFAULT in here else f"; better results: vfindex models pull {BEST_DEFAULT}"
     return Finding("models", "ok", text + better)
 
 
@@ -197,21 +196,21 @@ def _library(folder: Path, cache: Path) -> Finding:
     from vfindex.storage.library import Library
     from vfindex.storage.meta import LibraryMeta
 
-    refuse_network_folder(_standing(folder))
+    refuse_network_folder(_existing(folder))
     try:
         with Library.open(folder).snapshot() as snapshot:
             setup = LibraryMeta(snapshot).setup
     except LibraryNotFound:
-        return Finding("library", "ok", f"none yet in {folder}; the first ingest makes it")
+        return Finding("library", "ok", f"none yet in {folder}; the first ingest creates it")
     text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"
     for kind, reference in (setup.references if setup else {}).items():
         if not are_present({kind: reference}, cache):
-            locate(kind, reference, cache)  # says what is missing
+            locate(kind, reference, cache)  # raises ModelError with what is missing
     return Finding("library", "ok", text)
 
 
 def _disk(name: str, folder: Path) -> Finding:
-    place = _standing(folder)
+    place = _existing(folder)
     free = shutil.disk_usage(place).free
     text = f"{free / 1e9:.1f} GB free for {folder}"
     if not os.access(place, os.W_OK):
@@ -227,6 +226,6 @@ def _other_folder(name: str) -> str:
     return "name another VFINDEX_CACHE" if name == "cache" else "name another folder with --library DIR"
 
 
-def _standing(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that exists."""
+def _existing(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
@@ -126,6 +127,7 @@ def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[P
     for file in files:
         check_file(file)
     if files and not engine.pictures.are_readable:
+        require("index")
         from vfindex.indexer.models.factory import LibraryModels
 
         engine.pictures.take(LibraryModels(engine.setup, cache_folder(), say=say).image_folder())

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 NAME = "upgrade"
 EXAMPLE = "vfindex upgrade --preset base"
-# How the sources of known-item questions are called.
-_ASKED = {"sidecar": "subtitles beside", "embedded": "subtitles inside", "asr": "recognised speech", "title": "titles"}
+# Names of the sources of known-item queries.
+_SOURCES = {"sidecar": "subtitle files", "embedded": "subtitle tracks", "asr": "recognised speech", "title": "titles"}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -101,7 +101,7 @@ def _upgrade(folder: Path, settings: RunSettings, json: bool) -> None:
         try:
             rows.extend(_known_items(old, new))
         except VfindexError as exc:
-            say(f"the two could not be compared: {exc}")
+            say(f"the old and new models could not be compared: {exc}")
             return
         if not json:
             _print_known_items(rows)
@@ -130,7 +130,7 @@ def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
         items = known_items(before)
         if not items:
             return []
-        say(f"asking both for what the library holds: {counted(len(items), 'known-item question')}")
+        say(f"comparing the old and new models by {counted(len(items), 'known-item question')}")
         was = recall_by_source(items, known_item_ranks(SearchEngine.open(old), before, items))
         now = recall_by_source(items, known_item_ranks(SearchEngine.open(new), after, items))
     return [
@@ -148,13 +148,13 @@ def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
 
 def _print_known_items(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        print("the library holds no words to ask it for: no transcript, no telling title")
+        print("the library has no text to compare by: no transcript, no descriptive title")
         return
     print("known-item questions, before -> after")
     print(f"{'':>18} {'n':>4}  {'recall@10':^16}  {'found first':^16}")
     for row in rows:
         cells = [f"{row[f'{name}_before']:.3f} -> {row[f'{name}_after']:.3f}" for name in ("recall_at_10", "first")]
-        print(f"{_ASKED[row['source']]:>18} {row['n']:>4}  {cells[0]:^16}  {cells[1]:^16}")
+        print(f"{_SOURCES[row['source']]:>18} {row['n']:>4}  {cells[0]:^16}  {cells[1]:^16}")
 
 
 def _print(report: UpgradeReport, allow_missing: bool) -> None:
@@ -218,7 +218,7 @@ def _discard(folder: Path, json: bool) -> None:
     elif numbers or freed:
         print(f"deleted {counted(len(numbers), 'set')} of models and vectors not in use: {_size(freed)} freed")
     else:
-        print("nothing to delete: all that the library holds is in use")
+        print("nothing to delete: everything in the library is in use")
 
 
 def _size(count: float) -> str:

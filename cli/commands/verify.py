@@ -46,7 +46,7 @@ def command(
     if sample and not result.problems:
         clips, met = _read_again(folder, sample, result)
     if full and not result.problems:
-        files = _read_wholly(folder, result)
+        files = _hash_files(folder, result)
     if json:
         print_json(
             {
@@ -78,14 +78,14 @@ def command(
         found = ", ".join(counted(n, noun) for n, noun in numbers)
         print(f"{'clean' if result.clean else 'NOT clean'}: {found}{recall}")
         if clips is not None and clips["clips"]:
-            print(f"{counted(clips['clips'], 'clip')} read again: lowest cosine {clips['lowest_cosine']:.4f}")
+            print(f"{counted(clips['clips'], 'clip')} decoded again: lowest cosine {clips['lowest_cosine']:.4f}")
         if files is not None:
-            print(f"{counted(files['compared'], 'file')} as before, {files['first']} read wholly for the first time")
+            print(f"{counted(files['compared'], 'file')} unchanged, {files['first']} hashed for the first time")
     end_with(met, failed=not result.clean)
 
 
 def _read_again(folder: Path, count: int, result: Verification) -> tuple[dict[str, Any], list[Problem]]:
-    """Compare a sample of clips with their files; tell the result what is wrong, return the figures and bugs met."""
+    """Compare a sample of clips with their files; add problems to the result, return figures and bugs."""
     from vfindex.indexer.runs.spot_check import spot_check
 
     found = spot_check(folder, count, cache_folder())
@@ -94,8 +94,8 @@ def _read_again(folder: Path, count: int, result: Verification) -> tuple[dict[st
     return {"clips": found.clips, "lowest_cosine": found.lowest}, found.bugs
 
 
-def _read_wholly(folder: Path, result: Verification) -> dict[str, Any]:
-    """Compare whole files with what they were; tell the result what is wrong, and return the figures."""
+def _hash_files(folder: Path, result: Verification) -> dict[str, Any]:
+    """Compare the hashes of whole files with earlier ones; add problems to the result, return figures."""
     from vfindex.storage.maintenance.file_hashes import check_files
 
     found = check_files(folder)

@@ -62,7 +62,7 @@ def library(tmp_path: Path) -> Path:
 
 def test_there_and_back(run: Run, library: Path) -> None:
     over = run("upgrade", "--text", "bge", "--library", library)
-    assert (over.code, over.err) == (0, "asking both for what the library holds: 2 known-item questions\n")
+    assert (over.code, over.err) == (0, "comparing the old and new models by 2 known-item questions\n")
     asked, head, said, changed, counts, last = over.out.splitlines()
     assert (asked, said.split()) == (
         "known-item questions, before -> after",
