@@ -1,4 +1,4 @@
-"""`vfindex search` with picture files and clips of the library, and its error messages."""
+"""`vfindex search`: words, options, no match, fields of JSON, picture files, clips, and error messages."""
 
 from __future__ import annotations
 
@@ -114,3 +114,55 @@ def test_a_machine_without_the_models_gets_a_sentence(run: Any, seen: Path, monk
     ran = run("search", "--image", "2.png", "--library", seen)
     assert (ran.code, ran.err) == (1, "vfindex: the model NAME is not here; run: vfindex models pull NAME\n")
     assert first(run, "--like", "/videos/c@1", "--library", seen), "a clip needs no model"
+
+
+def test_a_wrong_question_is_pointed_at(run: Any, library: Path) -> None:
+    ran = run("search", 'a\t日本 "dog', "--library", library)
+    assert (ran.code, ran.out) == (1, "")
+    shown, caret, told = ran.err.splitlines()
+    assert shown == '  a\\x09日本 "dog'
+    assert caret == " " * len("  a\\x09日本日本 ") + "^", "wide characters take two columns"
+    assert told.startswith("vfindex: the quotation mark at character 6 is never closed")
+    ran = run("search", "dog lang:english", "--library", library, "--json")
+    assert json.loads(ran.out)["error"]["kind"] == "QueryError"
+
+
+def test_words_need_no_quotation_marks(run: Any, library: Path) -> None:
+    """Options may stand before, between and after the words."""
+    where = ("--library", library, "--json")
+    expected = json.loads(run("search", "dog running in park", "-k", 1, *where).out)
+    assert expected["query"] == "dog running in park" and len(expected["hits"]) == 1
+    for words in (
+        ("dog", "running", "in", "park", "-k", 1, *where),
+        ("-k", 1, *where, "dog", "running", "in", "park"),
+        ("dog", "-k", 1, "running", "in park", *where),
+        (*where, "-k", 1, "--", "dog", "running", "in", "park"),
+    ):
+        assert json.loads(run("search", *words).out) == expected
+    assert json.loads(run("search", *where, "--", "dog", "--exact").out)["query"] == "dog --exact"
+    wrong = run("search", "dog", '"in', "park", "--library", library)
+    assert wrong.code == 1 and "at character 5" in wrong.err
+
+
+def test_no_match_exits_1(run: Any, library: Path) -> None:
+    ran = run("search", '"no such words"', "--library", library)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("no match")
+    ran = run("search", "in:nowhere x", "--library", library, "--json")
+    assert (ran.code, ran.err) == (1, "")
+    assert json.loads(ran.out) | {"hints": []} == {
+        "query": "in:nowhere x", "images": [], "like": [], "match": False, "confident": False, "hints": [], "hits": [],
+    }  # fmt: skip
+    assert json.loads(run("search", "x", "--library", library, "--json").out)["match"] is True
+
+
+def test_search_gives_every_field(run: Any, library: Path) -> None:
+    document = json.loads(run("search", "a question", "--library", library, "--json").out)
+    assert document["query"] == "a question"
+    hit = document["hits"][0]
+    fields = "rank video start_s end_s frame_s score confidence coarse modalities words snippet moments also"
+    fields += " matches missing thumbnail"
+    assert list(hit) == fields.split()
+    assert (hit["rank"], hit["video"], hit["start_s"], hit["end_s"]) == (1, "/videos/a.mp4", 0.0, 5.0)
+    assert set(hit["modalities"]) == {"visual", "speech", "text"} and hit["modalities"]["text"] is None
+    assert sum(filter(None, hit["modalities"].values())) == pytest.approx(hit["score"])
