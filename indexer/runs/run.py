@@ -99,9 +99,9 @@ class Run:
 
     def _has_returned(self, state: FileState) -> bool:
         """Return whether a missing file is there again, itself and its sidecars unchanged."""
-        path, size_bytes, mtime_ns, beside = state
+        path, size_bytes, mtime_ns, sidecar_state = state
         known = self._tombstone(path, size_bytes, mtime_ns) if self.known.get(path) is None else None
-        return known is not None and self._is_up_to_date(known) and known.sidecar_state == beside
+        return known is not None and self._is_up_to_date(known) and known.sidecar_state == sidecar_state
 
     def _is_up_to_date(self, known: FileStamp) -> bool:
         return known.state in SEARCHABLE and not known.coarse and bool(known.recognised or not self.options.asr)
