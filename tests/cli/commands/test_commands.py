@@ -26,7 +26,6 @@ from vfindex.indexer.runners.local import default_workers
 from vfindex.indexer.runs import ingest as indexer_ingest
 from vfindex.indexer.runs.report import Progress, Report
 from vfindex.search.engine import SearchEngine
-from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.library import Library
 from vfindex.storage.writer import writing
 
@@ -377,46 +376,3 @@ def drawn_by(code: str) -> str:
     os.close(ours)
     assert (done.returncode, done.stdout) == (0, b"")
     return drawn
-
-
-def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path: Path) -> None:
-    with writing(library) as writer:
-        remember(writer.catalog, [Root(b"/videos")])
-    report = tmp_path / "report.json"
-    ran = run("remove", "/videos/a.mp4", "--library", library, "--report", report)
-    assert (ran.code, ran.err) == (0, "")
-    assert ran.out.splitlines()[0] == "forgot 1 file, 1 video"
-    assert ran.out.splitlines()[1].startswith("later runs skip it; to index it again:")
-    told = json.loads(report.read_text())
-    assert (told["vfindex"], told["left"], told["excluded"]) == ("remove", 0, True)
-    assert "removed     /videos/a.mp4, and skipped" in run("status", "--library", library).out
-    arguments = ("remove", "--forget-exclusion", "/videos/a.mp4", "--library", library)
-    assert run(*arguments).out == "the next `vfindex reindex` indexes it again\n"
-    again = run(*arguments)
-    assert (again.code, again.err) == (
-        1,
-        "vfindex: /videos/a.mp4 was not removed earlier; `vfindex status` lists what was\n",
-    )
-
-
-@pytest.mark.parametrize("command", [("remove", "/videos/a.mp4"), ("purge", "--now")])
-def test_a_report_replaces_no_other_file(run: Any, library: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
-    before = (library / "library.db").read_bytes()
-    other = tmp_path / "notes.json"
-    other.write_text("{}")
-    (tmp_path / "link").symlink_to(library / "library.db")
-    for file in (
-        library / "library.db",
-        library / "new.json",
-        other,
-        tmp_path / "link",
-        tmp_path / "no" / "x",
-        tmp_path,
-    ):
-        ran = run(*command, "--library", library, "--report", file)
-        assert (ran.code, ran.out) == (2, ""), file
-        assert "--report" in ran.err
-    assert (library / "library.db").read_bytes() == before
-    assert other.read_text() == "{}"
-    for _ in range(2):
-        assert run("purge", "--now", "--library", library, "--report", tmp_path / "r.json").code == 0
