@@ -52,8 +52,8 @@ MAX_STARTS = 3  # of one worker in a row without its models opening
 TICK_S = 0.1  # how long a new unit waits at most before it is sent
 WATCH_S = 2.0  # between looks at the machines of the cluster
 PLACED_S = 60.0  # without any open worker before a warning
-STOP_S = 10.0  # for the thread to end
-# Units that wait beyond those in work: one per worker. With GPUs and CPU machines, enough to compare their speeds.
+STOP_S = 10.0  # for the thread to end, and for a worker's last answer
+# Units that wait beyond those in work, if only some machines have a GPU: enough to compare their speeds.
 MIXED_AHEAD = 256
 
 
@@ -234,10 +234,9 @@ class RayRunner:
         """Return GPU -> share of the time in which it encoded images, over all workers that it has now."""
         busy: dict[str, float] = {}
         actors = [actor for actor in self._actors if actor.seat.worker.gpus and actor.seat.is_open]
-        done, _ = ray.wait([actor.handle.gpu_busy.remote() for actor in actors] or [ray.put({})], timeout=STOP_S)
-        for ref in done:
-            with suppress(RayError):
-                for gpu, share in ray.get(ref).items():
+        for ref in [actor.handle.gpu_busy.remote() for actor in actors]:
+            with suppress(RayError):  # of a worker that has died meanwhile, or does not answer
+                for gpu, share in ray.get(ref, timeout=STOP_S).items():
                     busy[gpu] = min(1.0, busy.get(gpu, 0.0) + share)
         return busy
 
@@ -254,9 +253,10 @@ class RayRunner:
         self._threads.__exit__(kind, error, trace)
         self._loop.join(STOP_S)
         for actor in self._actors:
-            ray.kill(actor.handle)
+            with suppress(RayError):
+                ray.kill(actor.handle)
 
-    # --- the thread that talks to Ray ---------------------------------------------------------------------------
+    # --- the thread that talks to Ray -------------------------------------------------------------------------------
 
     def _work(self) -> None:
         began = looked = time.monotonic()
