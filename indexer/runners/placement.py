@@ -10,9 +10,10 @@ from vfindex.storage.errors import ClusterError, UsageError
 
 # A worker is one process with one lock for its Python code, so a machine with more cores than this has several.
 CORES_PER_WORKER = 8
-# Memory of one worker with its models, measured: with torch imported, and with the ONNX models of `lite`.
+# Memory of one worker: a process with torch imported holds 0.7 GB; one with the ONNX models of `lite` and its
+# recognisers some 0.4 GB.
 TORCH_WORKER_BYTES, LITE_WORKER_BYTES = 700_000_000, 400_000_000
-UNIT_BYTES = 150_000_000  # of a unit being decoded: its decode child and the frames that wait
+UNIT_BYTES = 150_000_000  # of a unit being decoded: an estimate of its decode child and the frames that wait
 # Ray counts in ten thousandths; more digits could be rounded up, and the last worker would find no place.
 _RAY_UNITS = 10_000
 # Of a GPU worker's speed, for one unit on a CPU worker until one was measured. ViT-B-32: 20 to 40 frames/s on two
