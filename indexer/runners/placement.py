@@ -17,7 +17,7 @@ UNIT_BYTES = 150_000_000  # of a unit being decoded: an estimate of its decode c
 # Ray counts in ten thousandths; more digits could be rounded up, and the last worker would find no place.
 _RAY_UNITS = 10_000
 # Of a GPU worker's speed, for one unit on a CPU worker until one was measured. ViT-B-32: 20 to 40 frames/s on two
-# cores, thousands on a data centre GPU, which then waits for its decoders.
+# cores; a data centre GPU then waits for its decoders. An estimate, not measured on a GPU.
 CPU_SPEED_RATIO = 1 / 20
 
 
