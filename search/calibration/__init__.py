@@ -1,1 +1,1 @@
-"""Confidence labels, calibrated on questions that the library answers by construction."""
+"""Confidence labels, calibrated on known items of the library itself."""

@@ -234,19 +234,19 @@ class _Session:
 
     def _search(self, question: Question) -> list[JudgedHit]:
         chosen = self._configuration
-        asked = Query.plain(question.text) if question.is_caption else question.text
+        query = Query.plain(question.text) if question.is_caption else question.text
         hits = self._engine.search(
-            asked, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights, combine=chosen.combine
+            query, top_k=chosen.top_k, per_video=chosen.per_video, weights=chosen.weights, combine=chosen.combine
         )
         if hits and hits[0].confidence is not None:
             self._labels[question.id] = hits[0].confidence
-        wanted = {each.video for each in question.relevant}
-        return [JudgedHit(self._name(hit.video, wanted), (hit.start_s, hit.end_s)) for hit in hits]
+        mentioned = {each.video for each in question.relevant}
+        return [JudgedHit(self._name(hit.video, mentioned), (hit.start_s, hit.end_s)) for hit in hits]
 
-    def _name(self, path: bytes | None, wanted: Iterable[str]) -> str:
+    def _name(self, path: bytes | None, mentioned: Iterable[str]) -> str:
         video_id = self._places.get(path or b"", -1)
         names = self._names.get(video_id, [])
-        return next((name for name in names if name in wanted), names[0] if names else os.fsdecode(path or b"?"))
+        return next((name for name in names if name in mentioned), names[0] if names else os.fsdecode(path or b"?"))
 
     def rankings(self) -> Rankings:
         depth = self._configuration.top_k

@@ -1,1 +1,1 @@
-"""The query language: parser, syntax tree, filters, and query vectors."""
+"""The query language: syntax tree, parser, filters, hints, and the encoding of text, pictures and clips."""

@@ -22,15 +22,15 @@ _MARKS = ",.;:!?()[]'\"…"
 
 def hints(query: Query, unmatched: Sequence[str]) -> tuple[Hint, ...]:
     """Return the hints for a query. unmatched: globs of `in:` that match no path of the library."""
-    found = [
+    collected = [
         Hint("in", f"in:{glob} matches no path in this library; * stands for any characters, and case counts")
         for glob in unmatched
     ]
     for moment in query.moments:
         for words, excluded in _negations(moment.terms):
             text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
-            found.append(Hint("negation", text))
-    return tuple(dict.fromkeys(found))
+            collected.append(Hint("negation", text))
+    return tuple(dict.fromkeys(collected))
 
 
 def _negations(terms: Sequence[Term]) -> Iterator[tuple[str, str]]:

@@ -113,12 +113,12 @@ def read_picture(path: Path, size_px: int) -> Pixels:
 def check_file(path: Path) -> None:
     """Raise QueryError unless a path is a regular file that is not empty: opening a pipe would block."""
     try:
-        found = path.stat()
+        stats = path.stat()
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise QueryError(f"the picture {path} cannot be read ({reason}); name another file") from exc
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:
-        raise QueryError(f"{path} is {'an empty' if stat.S_ISREG(found.st_mode) else 'no'} file; name a picture")
+    if not stat.S_ISREG(stats.st_mode) or not stats.st_size:
+        raise QueryError(f"{path} is {'an empty' if stat.S_ISREG(stats.st_mode) else 'no'} file; name a picture")
 
 
 def _upright(file: Image.Image) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Ranking: candidates, scores by modality, lexical evidence, fusion, grouping of hits."""
+"""Ranking: prefilter, candidates, scores, keyword matches, fusion of ranks, pairs, grouping."""
