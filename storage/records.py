@@ -1,4 +1,4 @@
-"""What the packages hand to one another: frozen records, validated, free of databases and models.
+"""Records: what the packages pass to each other, frozen, validated, free of databases and models.
 
 NumPy is not imported here: the command line names modalities in its help, which must answer at once.
 """
@@ -123,7 +123,7 @@ class Clip:
 
 
 VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined", "vanished"]
-# What a search may return: a video that is wholly committed. Half a video is never shown.
+# States of fully committed videos. A search never returns a part of a video.
 SEARCHABLE: tuple[VideoState, ...] = ("indexed", "partial")
 
 
@@ -141,7 +141,7 @@ Care = Literal["usual", "safe"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A try at a unit that failed, or at a file before its units.
+    """A failed attempt at a unit, or at a file before its units.
 
     unit: its number; None: before there were units. care: how it was read. at: UTC, ISO 8601.
     """
@@ -153,7 +153,7 @@ class Attempt:
     at: str
 
 
-# Stands among a unit's coverage where it was only looked at in passing.
+# Key in the coverage of a unit that is indexed as a preview.
 COARSE = "coarse"
 
 
@@ -181,7 +181,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """What the library remembers of a path."""
+    """A file as stored in the library."""
 
     video_id: int
     fingerprint: str

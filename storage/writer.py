@@ -1,4 +1,4 @@
-"""The one writer of a library: settings, units, thumbnails, new generations of the joint index."""
+"""Writer: the writing side of a library folder (settings, units, thumbnails, generations of the joint index)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vfindex.storage.settings_backup import write_backup
 
 logger = logging.getLogger(__name__)
 
-# Committed clips, new or changed, that readers scan exactly before a generation is published in the middle of a run.
+# Size of the delta (unindexed clips, scanned exactly) at which a run publishes a generation before its end.
 MAX_DELTA_CLIPS = 50_000
 # The current generation and the one before it: a reader that has just read the pointer still finds its file.
 KEPT_GENERATIONS = 2
@@ -48,17 +48,17 @@ _IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENX
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Writer]:
-    """Hold the one writer of the library in `folder`, which is made if need be: of its edition in use.
+    """Yield the one writer of the library in `folder`, of its model version in use; a missing folder is made.
 
-    A folder that was made for it goes again where the library was not given its setup, as when a model is not there.
-    Raises LibraryLocked at once if another process holds it, LibraryError on a network folder.
+    A folder made here is deleted again if no setup was installed, as when a model is missing. Raises LibraryLocked at
+    once if another process writes, LibraryError on a network file system.
     """
     is_new = not os.path.lexists(folder)
     with ExitStack() as held:
         held.enter_context(locked(folder))
         place = in_use(folder)
         if place != folder:
-            held.enter_context(locked(place))  # who names the edition's own folder is kept out too
+            held.enter_context(locked(place))  # a writer that was given the version's own folder
         writer = Writer(place)
         held.callback(writer.close)
         try:
@@ -72,7 +72,7 @@ def writing(folder: Path) -> Iterator[Writer]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a library or of one of its editions; the folder is made if need be. Raises as `writing` does."""
+    """Hold the lock of a library or of one of its model versions, making the folder. Raises as `writing` does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -98,7 +98,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Writer:
-    """The writing side of a library; made by `writing`, which holds the lock."""
+    """The writing side of a library. `writing` makes it and holds the lock."""
 
     def __init__(self, folder: Path) -> None:
         with _on_disk("a folder"):
@@ -115,18 +115,18 @@ class Writer:
 
     def close(self) -> None:
         self.library.close()
-        self.catalog.close()  # the last, so that it moves the log into the database
+        self.catalog.close()  # last, so that it moves the log into the database
 
     # --- settings -----------------------------------------------------------------------------------------------
 
     def setup(self) -> Setup | None:
-        """Return the library's setup, or None if it has just been made."""
+        """Return the library's setup, None in a new library."""
         return LibraryMeta(self.catalog).setup
 
     def install(self, setup: Setup, priors: Mapping[Modality, ModalityPrior], query_models: Mapping[str, Path]) -> None:
-        """Give a new library its setup, its priors and copies of its query encoders (name -> folder).
+        """Store the setup, the priors and copies of the query encoders (name -> folder) in a new library.
 
-        The setup is stored last: a library that was interrupted here is installed again.
+        The setup is stored last, so an interrupted installation is repeated.
         """
         with _on_disk("a query encoder"):
             for name, source in query_models.items():
@@ -145,13 +145,14 @@ class Writer:
         put_query_models(self.catalog, here)
 
     def write_backup(self) -> None:
-        """Copy the settings, and how far the library has come, beside its database."""
+        """Write the settings backup, library.json."""
         with self.catalog.transaction() as connection, _on_disk("the copy of the settings"):
             write_backup(connection, self.folder)
 
     def checkpoint(self) -> None:
-        """Move the write-ahead log into the database and onto the disk, so that the one file holds all. Raises
-        LibraryError where a reader is in the way for BUSY_TIMEOUT_S.
+        """Move the write-ahead log into the database and sync it, so that one file holds all.
+
+        Raises LibraryError if a reader holds the log for BUSY_TIMEOUT_S.
         """
         checkpoint(self.catalog.engine)
 
@@ -169,12 +170,12 @@ class Writer:
         self.catalog.commit_unit(video_id, unit_id, result, names)
 
     def write_thumbnail(self, name: str, picture: bytes) -> None:
-        """Write the file of a thumbnail, so that no reader sees half of it."""
+        """Write a thumbnail file atomically."""
         with _on_disk("a thumbnail"):
             _write_file(self.library.thumbs / name[:2] / name, picture)
 
     def link_thumbnails(self, other: Library, names: Iterable[str]) -> None:
-        """Have thumbnails of another edition here too: as hard links, or copies where the file system has none."""
+        """Take over thumbnails of another model version as hard links, or copies where the file system has none."""
         for name in names:
             source, target = other.thumbnail(name), self.library.thumbs / name[:2] / name
             if source is None or target.exists():
@@ -195,7 +196,7 @@ class Writer:
                     path.unlink(missing_ok=True)
 
     def thumbnails_of(self, fingerprints: Iterable[str]) -> Iterator[Path]:
-        """Yield the thumbnail files of videos, those included that no clip names: of units that were not committed."""
+        """Yield the thumbnail files of videos, also those of uncommitted units, which no clip names."""
         by_folder: dict[str, set[str]] = {}
         for prefix in (each.removeprefix("+")[1:33] for each in fingerprints):
             by_folder.setdefault(prefix[:2], set()).add(prefix)
@@ -212,7 +213,7 @@ class Writer:
                 path.unlink(missing_ok=True)
 
     def scrub(self) -> Scrubbed:
-        """Clean the database where a removal is still to be cleaned up after; see `scrubbing`. Once a writer."""
+        """Scrub the database if a removal left that to do, see `scrubbing`; at most once a writer."""
         if self._scrubbed is None and self.catalog.get(SCRUB) is not None:
             self.library.close()
             for part in self.folder.glob("library.db.repaired*"):
@@ -221,13 +222,13 @@ class Writer:
                 self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
             except sqlite3.DatabaseError as exc:
                 raise translated(exc) from exc
-            self.write_backup()  # which names the roots and the hashes of files
+            self.write_backup()  # which has the sources and the file hashes
         return self._scrubbed or Scrubbed()
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
     def adopt_runs(self, rows: Sequence[Mapping[str, str | None]]) -> None:
-        """Take over the runs of another edition, see `units.runs`; those entered here later stand behind them."""
+        """Insert the runs of another model version, see `runs.runs`; later runs follow them."""
         if rows:
             with self.catalog.transaction() as connection:
                 connection.execute(insert(schema.run), [dict(row) for row in rows])
@@ -244,19 +245,19 @@ class Writer:
         return ""
 
     def publish(self, fusion: Fusion | None = None) -> Generation:
-        """Make a generation of all committed clips the current one.
+        """Build an index of all committed clips and make it the current generation.
 
-        It is made from the one before where little has changed. Where that finds less than it should (`gate`), it is
-        built from nothing, and where its new statistics do, from nothing with those of the generation before. The file
-        is on the disk before the pointer is committed; the last KEPT_GENERATIONS files are kept. fusion: the library's
-        from now on; None leaves it as it is. Raises UsageError if it does not fit the models, NotPublished if no index
-        passes: then the one before stays, and readers scan what it lacks.
+        It extends the index before if little has changed. If `gate` refuses that, it is built from nothing, and if it
+        refuses the new statistics too, from nothing with the old statistics. The file is synced before the pointer is
+        committed; the last KEPT_GENERATIONS files are kept. fusion: replaces the library's; None keeps it. Raises
+        UsageError if it does not fit the models, NotPublished if no index passes: the old one stays, and readers scan
+        the delta.
         """
         chosen = LibraryMeta(self.catalog).fusion if fusion is None else fusion
         with self.library.snapshot() as snapshot:
             newest = snapshot.generation()
             name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
-            # Another fusion is somebody's choice, and may find other things.
+            # A new fusion is a user's choice and may give other hits, so it is not compared with the old one.
             before = newest if fusion is None else None
             source, file = self._made(snapshot, before, chosen, name)
         self._point_to(file, chosen, source.spec, source.ids)
@@ -271,7 +272,7 @@ class Writer:
     def _made(
         self, snapshot: Snapshot, before: Generation | None, fusion: Fusion, name: str
     ) -> tuple[Source, tuple[str, int, str]]:
-        """Return what a new file was made of, and its name, size and SHA-256. Raises as `publish` does."""
+        """Return the source of the new file, and its name, size and SHA-256. Raises as `publish` does."""
         reason = ""
         old = None if before is None else (before, self.library.load_index(before))
         published = None if old is None else View.published(snapshot, *old)
@@ -299,7 +300,7 @@ class Writer:
         )
 
     def _extended(self, snapshot: Snapshot, before: _Before, _: Fusion, name: str) -> tuple[Source, int, str] | None:
-        """Make the file of a generation from the one before; None where too much has changed since that was built."""
+        """Extend the index before; None if too much has changed since it was built."""
         generation, index = before or (None, None)
         if generation is None or index is None:
             return None
@@ -308,7 +309,7 @@ class Writer:
         return None if made is None else (source, *made)
 
     def _built(self, snapshot: Snapshot, _: _Before, fusion: Fusion, name: str) -> tuple[Source, int, str]:
-        """Make the file of a generation from all clips, and their JointSpec."""
+        """Build an index of all clips with a new JointSpec."""
         priors = LibraryMeta(snapshot).priors
         dims = {m: len(p.mean) for m, p in priors.items()}
         ids = snapshot.clip_ids(searchable=False)
@@ -317,14 +318,14 @@ class Writer:
         return source, *build(source, self.library.index / name)
 
     def _rebuilt(self, snapshot: Snapshot, before: _Before, _: Fusion, name: str) -> tuple[Source, int, str] | None:
-        """Make the file of a generation from all clips, with the JointSpec of the one before if there is one."""
+        """Build an index of all clips with the JointSpec of the one before; None if there is none."""
         if before is None:
             return None
         source = Source(snapshot, before[0].spec, LibraryMeta(snapshot).priors, snapshot.clip_ids(searchable=False))
         return source, *build(source, self.library.index / name)
 
     def _point_to(self, file: tuple[str, int, str], fusion: Fusion, spec: JointSpec, ids: Sequence[int]) -> None:
-        """Commit the pointer to a file: its name, size and SHA-256; and with it the fusion it was made with."""
+        """Commit the pointer to a file (name, size, SHA-256) together with its fusion."""
         with self.catalog.transaction() as connection:
             connection.execute(
                 insert(schema.generation).values(
@@ -341,7 +342,7 @@ class Writer:
 
     def _drop_old_files(self) -> None:
         g = schema.generation.c
-        # After a removal the vectors that are gone must not stay in the file before.
+        # After a removal, the old file must not keep the removed vectors.
         most = KEPT_GENERATIONS if self.catalog.get(SCRUB) is None else 1
         with self.catalog.transaction() as connection:
             kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(most)).all()
@@ -355,7 +356,7 @@ class Writer:
 
 @contextmanager
 def _on_disk(what: str) -> Iterator[None]:
-    """Raise LibraryError where the disk is full, read-only or broken. what: what is written, in words."""
+    """Raise LibraryError if the disk is full, read-only or broken. what: the thing written, in words."""
     try:
         yield
     except OSError as exc:
@@ -371,7 +372,7 @@ def _on_disk(what: str) -> Iterator[None]:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a model's files, as hard links where the file system allows; whole or not at all."""
+    """Copy a model's files atomically, as hard links where the file system allows."""
     if target.is_dir():
         return
     temporary = target.with_name(target.name + ".part")
@@ -382,13 +383,13 @@ def _copy_folder(source: Path, target: Path) -> None:
             _link_or_copy(path, temporary / path.name)
         temporary.rename(target)
     except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)  # half a model on a full disk is in the way of its owner
+        shutil.rmtree(temporary, ignore_errors=True)  # half a model must not fill a full disk
         raise
     sync_folder(target.parent)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Make a file in the library: a hard link, or a copy of a private source or where the disk has no links."""
+    """Make a hard link in the library, or a copy of a private source or where links are not possible."""
     if is_shared_as(source, target):
         with suppress(OSError):
             os.link(source, target)
@@ -404,7 +405,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    """Write a derived file so that no reader sees half of it; one that is there already stays as it is."""
+    """Write a file atomically, unless it has this content already."""
     _make_folder(path.parent)
     if path.is_file() and path.read_bytes() == data:
         return

@@ -56,7 +56,7 @@ def create_full_text_index(connection: Connection) -> None:
 
 
 def index_every_script(connection: Connection) -> None:
-    """Make `document_fts` again from `scripts.index_form` of each document, so that words of scripts without spaces
+    """Rebuild `document_fts` from `tokenizer.index_form` of each document, so that words of scripts without spaces
     are found.
     """
     rebuild_index(connection)
@@ -70,8 +70,8 @@ def create_roots(connection: Connection) -> None:
 def let_videos_vanish(connection: Connection) -> None:
     """Create `tombstone`, and give `video` the state `vanished` and a column for the state before it.
 
-    SQLite cannot change the check of a column, and a table made anew would lose its rows' clips on the way (they go
-    with it). So the old column becomes that of the state before, check and all, and `state` is made anew.
+    SQLite cannot change the check of a column, and replacing the table would delete the clips of its rows (cascade). So
+    the old column becomes `state_before`, with its check, and `state` is a new column.
     """
     schema.tombstone.create(connection, checkfirst=True)
     columns = [row.name for row in connection.execute(text("PRAGMA table_info(video)"))]
@@ -93,13 +93,13 @@ def create_attempts(connection: Connection) -> None:
 
 
 def remember_what_lies_beside(connection: Connection) -> None:
-    """Give locations and tombstones a column for the state of the files beside a video; "" is looked at once more."""
+    """Give locations and tombstones a column for the sidecar state; for "" the sidecars are read once more."""
     for table in ("location", "tombstone"):
         _add_column(connection, table, "beside TEXT NOT NULL DEFAULT ''")
 
 
 def mark_coarse_videos(connection: Connection) -> None:
-    """Give `video` a column for those that were only looked at in passing; before it, all were read wholly."""
+    """Give `video` a column for previews; before it, all videos were indexed fully."""
     _add_column(connection, "video", "coarse INTEGER NOT NULL DEFAULT 0")
 
 

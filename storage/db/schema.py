@@ -31,8 +31,8 @@ def _owner(target: str) -> Column[int]:
     return Column(name, Integer, ForeignKey(target, ondelete="CASCADE"), nullable=False)
 
 
-def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Column[int], Column[str]]:
-    """Return the columns of a path that a video lies at or lay at, and the stat that says whether it changed."""
+def _path_columns() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Column[int], Column[str]]:
+    """Return the columns of a location or tombstone: path, owner, and the stat that says whether the file changed."""
     return (
         Column("path", LargeBinary, primary_key=True),
         _owner("video.id"),
@@ -44,7 +44,7 @@ def _place() -> tuple[Column[bytes], Column[int], Column[int], Column[int], Colu
 
 
 def _seal() -> Column[int]:
-    """Return the column of a row's checksum, see seals.py."""
+    """Return the column of a row's checksum, see integrity.py."""
     return Column("seal", Integer)
 
 
@@ -56,8 +56,8 @@ meta = Table(
     _seal(),
 )
 
-# One row a content; `state` says how far it got, `state_before` what a vanished one returns to. `problem` is JSON of a
-# records-level Problem without its path. `coarse`: only looked at in passing, to be read wholly by a later run. `held`:
+# One row a content. `state`: progress; `state_before`: the state that a missing (`vanished`) video returns to. `problem` is JSON of a
+# records-level Problem without its path. `coarse`: indexed as a preview; a later run indexes it fully. `held`:
 # how many rows it has, see checksums.py. A row whose fingerprint begins with a plus sign is being made to take the
 # place of the one without it, see replacing.py.
 video = Table(
@@ -97,16 +97,16 @@ video = Table(
 location = Table(
     "location",
     metadata,
-    *_place(),
+    *_path_columns(),
     _seal(),
     Index("location_by_video", "video_id"),
 )
 
-# A location that is no longer there, see places.py. gone_at: when that was found.
+# A missing location, see locations.py. gone_at: when it was found missing.
 tombstone = Table(
     "tombstone",
     metadata,
-    *_place(),
+    *_path_columns(),
     Column("gone_at", Text, nullable=False),
     _seal(),
     Index("tombstone_by_video", "video_id"),
@@ -122,7 +122,7 @@ root = Table(
     _seal(),
 )
 
-# Paths below the roots that `remove` has taken out: no run takes them up again until they are named.
+# Paths below the roots that `remove` excluded: runs skip them until they are named.
 exclusion = Table(
     "exclusion",
     metadata,
@@ -131,7 +131,7 @@ exclusion = Table(
     _seal(),
 )
 
-# Where the file of an unfinished video lies, which has no location before it is finished.
+# The path of an unfinished video, which has no location before it is finished.
 begun = Table(
     "begun",
     metadata,
@@ -158,7 +158,7 @@ unit = Table(
     CheckConstraint("state IN ('pending', 'done')"),
 )
 
-# A try that failed, see records.Attempt. unit: the number of one, NULL for the file before its units.
+# A failed attempt, see records.Attempt. unit: the number of one, NULL for the file before its units.
 attempt = Table(
     "attempt",
     metadata,
@@ -192,7 +192,7 @@ clip = Table(
     sqlite_autoincrement=True,
 )
 
-# vector: float16. frames: for visual, times and vectors of the clip's frames, as `blobs.pack_frames` writes them.
+# vector: float16. frames: for visual, times and vectors of the clip's frames, as `codecs.pack_frames` writes them.
 embedding = Table(
     "embedding",
     metadata,
@@ -253,8 +253,8 @@ generation = Table(
     sqlite_autoincrement=True,
 )
 
-# Clips at or below the watermark of the newest generation whose vectors were changed or deleted since: their rows in
-# its file no longer count. Triggers on `embedding` fill it, so that no statement can change a vector unrecorded (see
+# Clips up to the watermark of the newest generation whose vectors changed or were deleted since: their rows in its
+# file are invalid. Triggers on `embedding` fill it, so that no statement can change a vector unrecorded (see
 # migrations.py); the next generation empties it.
 index_change = Table(
     "index_change",

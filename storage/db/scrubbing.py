@@ -1,10 +1,10 @@
-"""Cleaning library.db after a removal, so that no page of it and no log holds what was removed.
+"""Scrubbing library.db after a removal, so that neither its pages nor its log hold what was removed.
 
 SQLite overwrites what it deletes (`secure_delete`), but not the copies that it leaves in a page when rows move to
-another one: only VACUUM writes every page anew. FTS5 keeps the words of deleted rows until its segments are merged.
-The setting SCRUB is committed together with a removal and cleared when the cleaning is complete, so that the next
-writer finishes what a kill or a reader has prevented. It stays while the words of a video are still to be read again,
-as one of its copies was removed.
+another one: only VACUUM rewrites every page. FTS5 keeps the words of deleted rows until its segments are merged.
+The setting SCRUB is committed together with a removal and cleared when the scrubbing is complete, so that the next
+writer finishes what a kill or a reader prevented. It stays while a video's sidecars are still to be read again because
+one of its copies was removed.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from vfindex.storage.db.locations import forget_orphaned
 from vfindex.storage.db.videos import delete_orphaned_staged, delete_unfinished
 
 SCRUB = "scrub"
-# Up to this size the database is written anew at every removal: 10 s on a slow disk. Above it, and if it was made with
-# auto_vacuum, its free pages are overwritten and cut off.
+# Up to this size the database is rewritten at every removal: 10 s on a slow disk. A larger one with auto_vacuum has its
+# free pages overwritten and cut off.
 COMPACT_BYTES = 512 << 20
 # Free pages cut off at a time: 200 MB of 4 KB take 1 s.
 CUT_PAGES = 50_000
-# How long a reader is waited for that still needs the log.
+# Wait for a reader that still needs the log.
 READER_WAIT_MS = 2000
-# What stands in the report of a run for a path that was removed.
+# Replaces a removed path in the reports of runs.
 REMOVED = "(removed)"
 _INCREMENTAL = 2
-# Whether what lies beside some video is still to be read, see `places.unsettle`.
+# Whether the sidecars of a video are still to be read, see `locations.mark_sidecars_unread`.
 _UNREAD = "SELECT 1 FROM location WHERE beside = '?' LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
-    """How a cleaning ended. log_bytes: left in the log, as a reader holds it. free_pages: overwritten, not cut off.
+    """The result. log_bytes: left in the log because a reader holds it. free_pages: overwritten, not cut off.
 
-    fault: why the database could not be written anew, "" where it was, or need not be.
+    fault: why the database could not be rewritten, else "".
     """
 
     log_bytes: int = 0
@@ -57,7 +57,7 @@ class Scrubbed:
 
 
 def scrub(engine: Engine, database: Path) -> Scrubbed:
-    """Clean the database behind `engine`, which the caller may write to; raises sqlite3.DatabaseError if damaged."""
+    """Scrub the database of a writer's `engine`. Raises sqlite3.DatabaseError if it is damaged."""
     pooled = engine.raw_connection()
     try:
         connection = pooled.driver_connection
@@ -76,7 +76,7 @@ def scrub(engine: Engine, database: Path) -> Scrubbed:
 
 
 def _compact(connection: sqlite3.Connection, folder: Path) -> str:
-    """Write the database anew, or cut off its free pages; return why that failed, "" if it did not."""
+    """Rewrite the database, or cut off its free pages; return why that failed, else ""."""
     size_bytes = _pragma(connection, "page_count") * _pragma(connection, "page_size")
     try:
         if size_bytes <= COMPACT_BYTES or _pragma(connection, "auto_vacuum") != _INCREMENTAL:
@@ -90,7 +90,7 @@ def _compact(connection: sqlite3.Connection, folder: Path) -> str:
 
 
 def _empty_log(connection: sqlite3.Connection, database: Path) -> int:
-    """Move the log into the database and cut it to nothing; return the bytes that are left of it."""
+    """Move the log into the database and truncate it; return the bytes left in it."""
     wait_ms = _pragma(connection, "busy_timeout")
     connection.execute(f"PRAGMA busy_timeout={READER_WAIT_MS}")
     try:
@@ -109,7 +109,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def forget_removed(connection: Connection, is_removed: Callable[[bytes], bool]) -> tuple[int, list[str]]:
-    """Delete the videos that lie nowhere now, and all that names the removed paths; return number and thumbnails."""
+    """Delete orphaned and unfinished videos, and what names removed paths; return (number, thumbnails)."""
     names = delete_unfinished(connection, is_removed)
     videos, lost = forget_orphaned(connection, None)
     names += delete_orphaned_staged(connection)
@@ -118,9 +118,9 @@ def forget_removed(connection: Connection, is_removed: Callable[[bytes], bool]) 
 
 
 def forget_traces(connection: Connection, is_removed: Callable[[bytes], bool]) -> None:
-    """Delete what outlives a video's row: hashes of its file, and its name in the reports of runs.
+    """Delete what outlives a video's row: the hash of its file, and its name in the reports of runs. Sets SCRUB.
 
-    is_removed: says it of a path. Sets SCRUB.
+    is_removed: whether a path was removed.
     """
     put(connection, SCRUB, "1")
     connection.execute(

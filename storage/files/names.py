@@ -12,8 +12,8 @@ from fnmatch import translate
 
 from vfindex.storage.errors import UsageError
 
-# Of names that look alike, as many are told.
-_TOLD = 3
+# Ambiguous names that are shown.
+_SHOWN = 3
 
 
 def composed(text: str) -> str:
@@ -35,7 +35,7 @@ def glob_pattern(glob: str) -> str:
 def resolve(
     typed: Sequence[bytes], is_known: Callable[[bytes], bool], known: Callable[[], Iterable[bytes]]
 ) -> bytes | None:
-    """Return the path that is meant, of a file or a folder of files; None if nothing known lies there.
+    """Return the known path, of a file or folder, that `typed` names; None if there is none.
 
     typed: absolute paths, the likeliest first. The exact bytes come first, then what is composed to the same. Raises
     UsageError where several known paths are. is_known: whether something lies at or below a path. known: all paths.
@@ -46,7 +46,7 @@ def resolve(
     for path in typed:
         found = sorted(_alike(path, known()))
         if len(found) > 1:
-            told = ", ".join(ascii(os.fsdecode(each))[1:-1] for each in found[:_TOLD])
+            told = ", ".join(ascii(os.fsdecode(each))[1:-1] for each in found[:_SHOWN])
             raise UsageError(
                 f"{os.fsdecode(path)} may be any of {len(found)} paths in this library that look alike and differ in "
                 f"how accents are composed ({told}); name one exactly, as the shell completes it"

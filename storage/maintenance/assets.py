@@ -1,4 +1,4 @@
-"""Files of a library that can be made again: its query encoders and thumbnails, and whether they are whole."""
+"""Assets of a library, files that can be rebuilt: query encoders and thumbnails, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAIL_BYTES = 16
 
 
 def query_faults(library: Library, snapshot: Snapshot) -> dict[str, str]:
-    """Return name -> what is wrong with a query encoder of the library. Every file of each is read."""
+    """Return query encoder -> its fault. Reads every file."""
     from vfindex.storage.encoders.text import check_files, read_meta  # ONNX Runtime, a tenth of a second
 
     meta = LibraryMeta(snapshot)
@@ -40,7 +40,7 @@ def query_faults(library: Library, snapshot: Snapshot) -> dict[str, str]:
 
 
 def is_whole(thumbnail: Path | None) -> bool:
-    """Return whether a thumbnail is there, as long as it says itself, and does not end in zeros as torn files do."""
+    """Return whether a thumbnail exists, has the length in its header, and does not end in zeros like a torn file."""
     if thumbnail is None:
         return False
     try:
@@ -52,7 +52,7 @@ def is_whole(thumbnail: Path | None) -> bool:
 
 
 def stray_thumbnails(library: Library, snapshot: Snapshot) -> Iterator[Path]:
-    """Yield files among the thumbnails that belong to no clip: those of commands killed before they deleted them."""
+    """Yield thumbnail files of no clip, left by commands that were killed before they deleted them."""
     # 8 bytes a clip instead of a name; of two names with one hash, the stray is kept.
     known = np.unique(np.fromiter(map(hash, snapshot.thumbnails()), np.int64))
     for path in library.thumbs.rglob("*"):

@@ -1,4 +1,4 @@
-"""Rows of library.db that are not as they were written, and the videos that must be indexed again for it."""
+"""Damage in library.db: videos with damaged rows, and a full text index that differs from its documents."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vfindex.storage.text.folding import FOLD_KEY, fold_of
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
 _REPAIR = "; run: vfindex repair"
-# Documents with wrong words that are counted, so that memory stays bounded.
+# At most this many documents with wrong words are counted, so that memory stays bounded.
 MANY = 10_000
-# Reasons kept of a video: they are shown as one and a number.
+# At most this many reasons are kept of a video; one is shown, with the number of the others.
 _MOST_REASONS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedVideo:
-    """A video with damaged rows. paths: where it lies or, if it has vanished, lay. reasons: one a damaged row."""
+    """A video with damaged rows. paths: of its locations and tombstones. reasons: one a damaged row."""
 
     id: int
     paths: tuple[bytes, ...]
@@ -35,7 +35,7 @@ class DamagedVideo:
 def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
     """Return the videos with rows that do not match their checksums, or that lack rows, in order of id.
 
-    Raises LibraryDamaged where SQLite itself cannot read them.
+    Raises LibraryDamaged if SQLite cannot read them.
     """
     reasons: dict[int, list[str]] = {}
     with snapshot.any_text():
@@ -48,10 +48,10 @@ def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:
 
 
 def false_words(engine: Engine) -> list[str]:
-    """Return what is wrong with the words of full text search, which are derived from titles and segments.
+    """Return the faults of the full text index.
 
-    The index is compared with one made anew of all documents, in a temporary file, word by word: what is missing, and
-    what should be gone. 1 s for 40,000 segments of ten words.
+    It is compared, word by word, with an index of all documents in a temporary file: missing words, and words that
+    should be gone. 1 s for 40,000 segments of ten words.
     """
     query = text(
         "SELECT count(*) FROM segment s LEFT JOIN document d ON d.segment_id = s.id"
@@ -106,13 +106,13 @@ def _compared_words(connection: sqlite3.Connection) -> list[str]:
 
 
 def _counts(row: tuple[bytes] | None) -> bytes:
-    """Return the totals of a full text index: those of one that never held anything are empty, of an emptied one 0."""
+    """Return the totals of a full text index, b"" for zeros: a new index has none, an emptied one zeros."""
     block = row[0] if row else b""
     return block if any(block) else b""
 
 
 def _instances(connection: sqlite3.Connection, database: str, table: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (word, document, place in it) of a full text index, increasing."""
+    """Yield (word, document, position) of a full text index, increasing."""
     name = f"temp.instances_of_{table}"
     connection.execute(f"CREATE VIRTUAL TABLE {name} USING fts5vocab('{database}', '{table}', 'instance')")
     yield from connection.execute(f"SELECT term, doc, offset FROM {name}")

@@ -1,4 +1,4 @@
-"""SHA-256 of whole video files: taken when first asked for, compared from then on.
+"""SHA-256 of whole video files: stored by the first `vfindex verify --full`, compared by later ones.
 
 A fingerprint reads three stretches of a file, so that what decays elsewhere in it goes unseen. To read all of it while
 it is indexed would cost an hour of disk time for each 700 GB (at 200 MB/s). So `vfindex verify --full` does, and
@@ -29,7 +29,7 @@ _KEY = "sha256 "
 
 @dataclass(slots=True)
 class FileCheck:
-    """What reading whole files found. compared: with a hash taken earlier; first: hashed for the first time."""
+    """The result. compared: files compared with a stored hash. first: files hashed for the first time."""
 
     compared: int = 0
     first: int = 0
@@ -38,7 +38,7 @@ class FileCheck:
 
 
 def check_files(folder: Path, tell: Callable[[int, int], None] = lambda *_: None) -> FileCheck:
-    """Return what the files of all searchable videos are like; those read for the first time are remembered.
+    """Hash the files of all searchable videos, compare stored hashes, and store the new ones.
 
     tell: called with (files done, files in all). Raises LibraryLocked where another run holds the library when hashes
     are to be stored, LibraryError.
@@ -76,7 +76,7 @@ def _places(videos: Iterable[StoredVideo]) -> Iterator[tuple[StoredVideo, Locati
 
 
 def _sha256(place: Location, result: FileCheck) -> str | None:
-    """Return the hash of a file that is as the library knows it, None of any other, which is noted."""
+    """Return the hash of a file with the size and time in the library; else add a note or problem and return None."""
     try:
         with open(place.path, "rb", opener=regular) as file:
             found = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""Whether any file of a folder holds given bytes, looked at as bytes: what a stranger who has the disk would read."""
+"""A search of all files of a folder for given bytes, as somebody with access to the disk could do it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vfindex.storage.files.regular import regular
 
 
 def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[str] = ()) -> tuple[int, list[str]]:
-    """Return how many files lie in `folder`, and the names of those that hold any needle or cannot be read, in order.
+    """Return (number of files, names of those that contain a needle or cannot be read, in order).
 
-    passed_over: base names of files that are not looked into.
+    passed_over: base names of files to skip.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in passed_over)
     found = []

@@ -1,4 +1,4 @@
-"""What is derived from library.db, made anew from it alone: the joint index, in another fusion if asked, and words."""
+"""Rebuilds the joint index, with another fusion if asked, and the full text index, from library.db alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vfindex.storage.writer import writing
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What was made. dimensions: of a joint vector. documents: titles, tags and segments that words are found in."""
+    """The result. dimensions: of a joint vector. documents: titles, tags and segments in the full text index."""
 
     fusion: FusionName
     dimensions: int
@@ -30,9 +30,9 @@ class Rebuilt:
 
 
 def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
-    """Make the joint index and the words of full text search anew; no video is opened.
+    """Rebuild the joint index and the full text index; no video is opened.
 
-    form: how modalities are fused from now on; None: as they were. Raises LibraryError, UsageError.
+    form: the new fusion; None keeps the library's. Raises LibraryError, UsageError.
     """
     Library.open(folder)
     with writing(folder) as writer:
@@ -48,9 +48,9 @@ def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
 
 
 def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
-    """Fuse the library's modalities so from now on, and return it; None: `concat` with the preset's weights.
+    """Set the library's fusion and return it; None: `concat` with the preset's weights.
 
-    Weights of `concat` belong to the question; everything else is made anew. Raises LibraryError, UsageError.
+    Weights of `concat` are applied to the query; any other change rebuilds the index. Raises LibraryError, UsageError.
     """
     Library.open(folder)
     with writing(folder) as writer:
@@ -65,7 +65,7 @@ def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
 
 
 def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
-    """Return the library's fusion if it has this form already, weights and heads included, else a new one.
+    """Return the library's fusion, with weights and heads, if it has this form, else a new one.
 
     Raises UsageError for heads that nobody has learned.
     """
@@ -83,9 +83,9 @@ def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
 
 
 def _drop_unreadable(catalog: Catalog) -> None:
-    """Delete pointers whose description of the joint vectors cannot be read, and those before them.
+    """Delete generations whose JointSpec cannot be parsed, and those before them.
 
-    What has changed since an earlier generation is no longer recorded, so none may take its place.
+    Changes since an earlier generation are no longer recorded, so none of these can be used instead.
     """
     g = schema.generation.c
     with catalog.transaction() as connection:

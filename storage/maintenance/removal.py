@@ -1,7 +1,7 @@
-"""Removal for good: what `remove` and `purge` clean beyond the rows, in every edition, and the proof of it.
+"""Permanent removal: what `remove` and `purge` clean beyond the rows, in every model version, and the check of it.
 
 A deleted row may stay readable: in pages that SQLite keeps for reuse, in the write-ahead log, in the full text index,
-in the file of a joint index, in other editions (see `scrubbing`).
+in the file of a joint index, in other model versions (see `scrubbing`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Describe = Callable[[Sequence[bytes], Mapping[str, str], Sequence[str]], tuple[s
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place that was looked at. left: how much of what was removed is still there. note: why, and what to do."""
+    """A checked place. left: how much of what was removed is still there. note: why, and what to do."""
 
     place: str
     looked_at: str

@@ -1,4 +1,4 @@
-"""What makes a damaged library sound again without opening a video; what must be read again is set aside for it."""
+"""Repair of library.db without opening a video; damaged videos are set aside, to be indexed again."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from vfindex.storage.maintenance.salvage import Salvage, salvage
 from vfindex.storage.records import Document, Video
 from vfindex.storage.settings_backup import restore
 
-# The code of the problem of a video that waits to be indexed again, and what its row says.
+# Problem code of a video that is set aside, to be indexed again.
 LOST_ROWS = "lost_rows"
-# The setting of a library of which videos were set aside: one that is being read again at a kill is no longer among
-# those, and comes back when all files are looked at.
+# Setting of a library with an unfinished repair: a video that was being indexed again at a kill is no longer set aside,
+# and is found by a scan of all files.
 UNFINISHED = "repairing"
 _REASON = "its rows in the library were damaged"
 _NEXT = "run: vfindex repair"
@@ -42,22 +42,22 @@ _NEW = "library.db.repaired"
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A video whose rows were deleted, to be indexed again, and where it lies."""
+    """A video that is set aside, and its paths."""
 
     id: int
     paths: tuple[bytes, ...]
 
 
 def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
-    """Put a new library.db in the place of one that SQLite finds damaged; return what was saved, and where the old is.
+    """Replace a library.db that SQLite finds damaged by a salvaged one; return the salvage and the path of the old one.
 
-    place: of an edition, locked by the caller. None where SQLite finds nothing wrong. The old one is kept beside the
-    new one, which is complete and on the disk before it takes its name. Raises LibraryDamaged, LibraryError.
+    place: folder of a model version, locked by the caller. None if SQLite finds no fault. The new file is complete and
+    synced before it gets the name; the old one is kept. Raises LibraryDamaged, LibraryError.
     """
     database = place / "library.db"
     engine = connect(database, write=False)
     try:
-        # An index of words that cannot be read cannot be dropped either.
+        # A full text index that cannot be read cannot be dropped either.
         if not check_integrity(engine) and indexed_documents(engine) is not None:
             return None
     finally:
@@ -81,7 +81,7 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
 
 
 def _set_aside_in(new: Path, found: Salvage) -> None:
-    """Write down in the new database itself what must be done over, so that no kill makes a repair forget it."""
+    """Set damaged videos aside in the new database itself, so that a kill does not lose them."""
     catalog = Catalog.open(new)
     try:
         with closing(Snapshot(catalog.engine)) as snapshot:
@@ -94,16 +94,16 @@ def _set_aside_in(new: Path, found: Salvage) -> None:
 
 
 def _swap(database: Path, new: Path) -> Path:
-    """Give the new database the name of the old one; return where the old one is kept.
+    """Rename the new database to the old name; return the path of the old one.
 
-    At every instant one of the two stands under the name, without a log of the other beside it: SQLite would replay it.
+    At every instant one of the two has the name, never with the other's log, which SQLite would replay.
     """
     kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
     log = database.with_name(database.name + "-wal")
     with closing(sqlite3.connect(database, factory=DatabaseConnection)) as connection, suppress(sqlite3.DatabaseError):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
-        if path.exists() and path.stat().st_size:  # a log that could not be taken over is kept as well
+        if path.exists() and path.stat().st_size:  # a log that could not be moved into the database is kept as well
             _link(path, name)
     sync_folder(database.parent)
     for suffix in ("-wal", "-shm"):
@@ -130,9 +130,9 @@ def _discard(database: Path) -> None:
 
 
 def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
-    """Delete the rows of videos, so that they are indexed again; what lies nowhere now is forgotten altogether.
+    """Delete the rows of videos, so that they are indexed again.
 
-    A video that lies somewhere keeps its row and its places, and says that it waits for a repair.
+    A video with a location keeps its row, with the problem LOST_ROWS; an orphaned one is deleted.
     """
     problem = json.dumps({"stage": "commit", "code": LOST_ROWS, "reason": _REASON, "next": _NEXT})
     v, d = schema.video.c, schema.document.c
@@ -140,7 +140,7 @@ def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
     nothing = Video("", 0, "", "", 0, 0, 0, 0.0, 0.0, 0.0, None, has_audio=False)
     values = video_values(nothing) | {"state": "failed", "recognised": 0, "state_before": "failed", "problem": problem}
     values["coarse"] = 0
-    # What is not as it was written may name another content; the path tells which it is.
+    # A damaged row may have the fingerprint of another content; the file at the path gives the right one.
     named = case((text(is_broken(schema.video)), "damaged " + cast(v.id, Text)), else_=v.fingerprint)
     with catalog.transaction() as connection, any_text(connection):
         for owned in (schema.location, schema.tombstone, schema.attempt):
@@ -150,16 +150,16 @@ def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
             connection.execute(delete(table).where(table.c.video_id.in_(chosen)))
         connection.execute(update(schema.video).where(v.id.in_(chosen)).values(values | {"fingerprint": named}))
         count_rows_of(connection, video_ids)
-        homeless = ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
-        delete_videos(connection, v.id.in_(chosen) & homeless)
+        orphaned = ~select(schema.location.c.path).where(schema.location.c.video_id == v.id).exists()
+        delete_videos(connection, v.id.in_(chosen) & orphaned)
         put(connection, "changed", "stale")
         put(connection, UNFINISHED, "1")
 
 
 def restore_settings(catalog: Catalog, folder: Path) -> None:
-    """Let settings and roots that are lost or damaged be those of the spare copy in `folder`.
+    """Restore lost or damaged settings and sources from the backup in `folder`.
 
-    Where anything was, all roots are looked at again for what was lost with it.
+    If there were any, the repair scans all sources again for lost videos.
     """
     with catalog.transaction() as connection:
         if restore(connection, folder):
@@ -168,7 +168,7 @@ def restore_settings(catalog: Catalog, folder: Path) -> None:
 
 
 def waiting(catalog: Catalog) -> list[Waiting]:
-    """Return the videos that were set aside and not indexed since, in order of id."""
+    """Return the videos that are set aside, in order of id."""
     v, loc = schema.video.c, schema.location.c
     query = select(v.id, loc.path).join_from(schema.video, schema.location).where(v.problem.like(f'%"{LOST_ROWS}"%'))
     paths: dict[int, list[bytes]] = {}
@@ -179,7 +179,7 @@ def waiting(catalog: Catalog) -> list[Waiting]:
 
 
 def delete_orphans(catalog: Catalog) -> int:
-    """Delete rows whose owner is gone, which SQLite itself would never leave; return how many."""
+    """Delete rows whose owner is gone, which only damage leaves; return how many."""
     with catalog.transaction() as connection:
         found = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
         for table, row_id, *_ in found:

@@ -1,4 +1,4 @@
-"""What can still be read of a library.db that SQLite finds damaged, into a new one."""
+"""Salvage: copies the readable rows of a damaged library.db into a new one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from vfindex.storage.maintenance.damage import damaged_videos
 from vfindex.storage.settings_backup import read_backup, restore
 
 _AGAIN = "; put back library.db from a backup, or move the library away and make it again with: vfindex ingest VIDEOS"
-# Keys tried one by one behind the last row that can be read: a page holds fewer rows. Farther on, the steps grow.
+# Keys tried one by one after the last readable row: a page holds fewer rows. Beyond them, the steps grow.
 NEAR_KEYS = 4096
 STEP_GROWTH = 1.2
 MAX_KEY = 2**62
-# Made anew rather than copied: words from titles and segments, migrations by opening.
+# Not copied: documents are made from titles and segments, migrations by opening the new database.
 _DERIVED = ("document", "migration")
 # Videos that may have lost rows of a table in a range of keys: a unit's rows were written one after the other, so that
 # those of a lost range belong to its neighbours, or to what has none at all of its own any more.
@@ -58,9 +58,9 @@ _VECTORLESS = "SELECT DISTINCT video_id FROM clip WHERE id BETWEEN :first AND :l
 
 @dataclass(slots=True)
 class Salvage:
-    """What became of a database. lost: table -> ranges of keys that could not be read, ends included.
+    """The result. lost: table -> inclusive ranges of keys that could not be read.
 
-    videos: ids of those that may lack rows now. paths: of files whose video is lost. rows: copied in all.
+    videos: ids of those that may lack rows. paths: of files whose video is lost. rows: number of copied rows.
     """
 
     rows: int = 0
@@ -70,10 +70,10 @@ class Salvage:
 
 
 def salvage(damaged: Path, target: Path) -> Salvage:
-    """Copy what can be read of the database `damaged` into a new one, `target`, which is one file when this returns.
+    """Copy the readable rows of the database `damaged` into a new one, `target`, a single file when this returns.
 
-    Only the tables themselves are read, by their keys; indexes and words are made anew. Raises LibraryDamaged where
-    not even the list of tables, or not the library's settings, can be read.
+    Tables are read by their keys; indexes and the full text index are rebuilt. Raises LibraryDamaged if the list of
+    tables or the library's settings cannot be read.
     """
     catalog = Catalog.open(target)
     try:
@@ -98,7 +98,7 @@ def survey(damaged: Path) -> list[bytes]:
 
 
 def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
-    """Copy all tables. blobs: the vectors too; without them their rows tell only whether they are sound."""
+    """Copy all tables. blobs: vectors too; without them only the result of their checksum is copied."""
     found = Salvage()
     with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
         keep_no_counts(connection)
@@ -114,7 +114,7 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
         _keep_counting(source, connection)
         name = schema.index_change.name
         if name in found.lost or not source.execute(f"PRAGMA table_info({name})").fetchall():
-            # Which rows of the index still count is not known: searches scan exactly until the repair publishes.
+            # It is unknown which rows of the index are valid: searches scan exactly until the repair publishes.
             connection.execute(text("DELETE FROM generation"))
         put(connection, "changed", "stale")
         found.videos |= _may_lack_rows(connection, found)
@@ -122,9 +122,9 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
 
 
 def _open(damaged: Path) -> sqlite3.Connection | None:
-    """Return a connection that reads what it can; None where that is nothing, and the settings have a spare copy.
+    """Return a connection for reading damaged rows; None if nothing is readable but a settings backup exists.
 
-    Raises LibraryDamaged where that is not there either, LibraryError where this user may not read it.
+    Raises LibraryDamaged if there is no backup either, LibraryError if this user may not read the file.
     """
     opened = opening(damaged)
     source = sqlite3.connect(opened.uri, uri=True, isolation_level=None, factory=DatabaseConnection)
@@ -155,7 +155,7 @@ def _check_settings(connection: Connection, damaged: Path) -> None:
 
 
 def _copy(source: sqlite3.Connection, connection: Connection, table: Table, found: Salvage, *, blobs: bool) -> None:
-    """Copy a table's rows, all columns that the damaged database has of it."""
+    """Copy a table's rows, with the columns that the damaged database has."""
     stored = {row[1] for row in source.execute(f"PRAGMA table_info({table.name})")}
     columns = [column.name for column in table.columns if column.name in stored and column.name != SEAL]
     if not columns:
@@ -176,12 +176,12 @@ def _copy(source: sqlite3.Connection, connection: Connection, table: Table, foun
             connection.exec_driver_sql(insert, tuple(row.values()))
             found.rows += 1
         except (IntegrityError, UnicodeEncodeError, InterfaceError, ProgrammingError):
-            # What it belongs to is lost, or what it says cannot be.
+            # Its owner is lost, or it has an impossible value.
             _lose(connection, table, row, found)
 
 
 def _lose(connection: Connection, table: Table, row: Mapping[str, Any], found: Salvage) -> None:
-    """Enter what a row that is not copied leaves to be indexed again: its video, and that of its unit."""
+    """Note the videos to be indexed again because a row was not copied: its own, and that of its unit."""
     if table in (schema.location, schema.tombstone) and isinstance(row["path"], bytes):
         found.paths.append(row["path"])
     if "video_id" in row and isinstance(row["video_id"], int):
@@ -192,7 +192,7 @@ def _lose(connection: Connection, table: Table, row: Mapping[str, Any], found: S
 
 
 def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a table that can be read, in order of its key; enter the ranges that cannot."""
+    """Yield the readable rows of a table in order of key; note the ranges that are not readable."""
     key = "clip_id" if table == schema.embedding.name else "rowid"
     query = f"SELECT {key}, {columns} FROM {table} WHERE {key} >= ? ORDER BY {key}"
     at = 0
@@ -204,7 +204,7 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) 
                 yield row[1:]
             return
         except sqlite3.DatabaseError:
-            # Where nothing came, this key itself is in the way, whatever a question for one row alone says of it.
+            # If no row came, this key itself is unreadable here, even if a query for it alone succeeds.
             at = _next_readable(source, query, max(last, at) + 1)
             # A clip has several vectors: the one that was read last may not have been its last.
             lost = (last if key == "clip_id" else last + 1, at - 1)
@@ -213,7 +213,7 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) 
 
 
 def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
-    """Return the first key from `first` on from which a row, or the end of the table, can be read; else MAX_KEY + 1."""
+    """Return the first key from `first` at which a row or the end of the table can be read, else MAX_KEY + 1."""
 
     def is_readable(key: int) -> bool:
         try:
@@ -237,7 +237,7 @@ def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
 
 
 def _write_words(source: sqlite3.Connection, connection: Connection, found: Salvage) -> None:
-    """Enter titles and tags as they were read, and the words of every segment that is there."""
+    """Insert the documents of salvaged titles, tags and segments."""
     videos = set(connection.scalars(text("SELECT id FROM video")))
     if not source.execute("SELECT 1 FROM sqlite_master WHERE name = 'document'").fetchone():
         return
@@ -250,7 +250,7 @@ def _write_words(source: sqlite3.Connection, connection: Connection, found: Salv
 
 
 def _keep_counting(source: sqlite3.Connection, connection: Connection) -> None:
-    """Let ids go on where they were: one that a joint index, or a thumbnail, knows must not come to mean another."""
+    """Continue the id sequences: an id in a joint index or a thumbnail name must not be reused."""
     counted: dict[str, int] = {}
     with suppress(sqlite3.DatabaseError):  # then the watermark is enough
         counted.update(source.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
@@ -264,7 +264,7 @@ def _keep_counting(source: sqlite3.Connection, connection: Connection) -> None:
 
 
 def _may_lack_rows(connection: Connection, found: Salvage) -> set[int]:
-    """Return the ids of the videos that may have had rows in the ranges that are lost."""
+    """Return the ids of the videos that may have had rows in the lost ranges."""
     videos: set[int] = set()
     for table, ranges in found.lost.items():
         if table in _CHILDLESS:

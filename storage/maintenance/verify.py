@@ -1,4 +1,4 @@
-"""Whether a library is sound: what `vfindex verify` checks without opening a video."""
+"""Verification of a library, without opening a video: `vfindex verify`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RESTORE = "; put back library.db from a backup, or run: vfindex repair"
 
 @dataclass(slots=True)
 class Verification:
-    """What was checked and what is wrong; `notes` are no faults. redo: paths of videos that must be indexed again."""
+    """The result. notes: not faults. redo: paths of videos that must be indexed again."""
 
     videos: int = 0
     clips: int = 0
@@ -48,10 +48,10 @@ class Verification:
 
 @again_if_changed
 def verify(library: Library) -> Verification:
-    """Return what SQLite's check, the row checksums, the clip-vector bijection and an exact scan find.
+    """Run SQLite's check, the row checks, a comparison of the index with library.db, and a recall test.
 
-    The query encoders are read whole, thumbnails looked at; no video is opened. Raises LibraryError for what this user
-    may not read, which is no fault of the library.
+    Reads every file of the query encoders and the header and end of each thumbnail. Raises LibraryError for what this
+    user may not read, which is not a fault of the library.
     """
     with Unchanged(opening(library.folder / "library.db")):
         return _verification(library)
@@ -73,7 +73,7 @@ def _verification(library: Library) -> Verification:
             _check_thumbnails(library, snapshot, result)
             _check_generation(library, snapshot, result)
     except (LibraryDamaged, DimensionError, DBAPIError, ValueError) as exc:
-        # A damaged page shows itself as any of these; SQLite's check above has usually named it already.
+        # A damaged page can raise any of these; SQLite's check above has usually reported it already.
         result.problems.append(str(exc).removesuffix(RUN_VERIFY))
     if torn:
         redo.update(_survey(database, result))
@@ -82,7 +82,7 @@ def _verification(library: Library) -> Verification:
 
 
 def _check_database(database: Path, result: Verification) -> bool:
-    """Return whether SQLite finds the database damaged."""
+    """Return whether SQLite finds the database damaged, and add its faults."""
     engine = connect(database, write=False)
     try:
         found = check_integrity(engine)
@@ -119,7 +119,7 @@ def _count(snapshot: Snapshot, result: Verification) -> None:
 
 
 def _check_rows(snapshot: Snapshot, result: Verification) -> Iterator[bytes]:
-    """Yield the paths of the videos of which rows are damaged."""
+    """Yield the paths of the videos with damaged rows."""
     for video in damaged_videos(snapshot):
         name = shown_paths(video.paths, 1) if video.paths else f"video {video.id}, which lies nowhere"
         more = f", and {len(video.reasons) - 1} more of its rows" if len(video.reasons) > 1 else ""
@@ -140,7 +140,7 @@ def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification
 
 
 def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> None:
-    """Find out whether the database lacks what was committed before the last publication."""
+    """Add a problem if the database lacks commits from before the last publication."""
     spare = read_backup(library.folder)
     generation = snapshot.generation()
     newest = 0 if generation is None else generation.id

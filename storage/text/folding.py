@@ -1,6 +1,6 @@
-"""One form for letters that readers take for the same: case, accents, widths, ligatures.
+"""Folding: one form for letters that readers take for the same (case, accents, widths, ligatures).
 
-Full text search folds what it indexes and what it is asked; a quoted phrase is compared in this form, too.
+Full text search folds documents and queries; a quoted phrase is compared in this form, too.
 """
 # ruff: noqa: RUF001  letters of other scripts are the matter of this file
 
@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 # Kept in every library's setting `fold`; a library of a lower one is indexed again by its next writer. To be raised
-# whenever `folded`, or `scripts.index_form`, gives another text for any input. 0: libraries from before the setting.
+# whenever `folded`, or `tokenizer.index_form`, gives another text for any input. 0: libraries from before the setting.
 FOLD = 1
 FOLD_KEY = "fold"
 # Latin letters that Unicode does not decompose, and what they are searched as: those of Lucene's ASCIIFoldingFilter

@@ -1,7 +1,7 @@
-"""Full text search inside a snapshot: which documents hold a word or a phrase, and which clips those belong to.
+"""Full text search in a snapshot: documents that contain a word or phrase, and their clips.
 
-Lists of documents come out of SQLite as one text each, a fifth of the time that a row a document takes, and meet one
-another as sorted arrays.
+SQLite returns each list of documents as one text, in a fifth of the time of one row a document. Lists are combined as
+sorted arrays.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Remembered = Callable[[str, Callable[[], Any]], Any]
 Compared = tuple[dict[int, float], dict[int, list[str]]]
 K = TypeVar("K")
 V = TypeVar("V", bound=Sized)
-# Answers of one kind that are remembered until somebody commits, and how many ids they hold together, 32 MB of them:
-# who pages through hits, or asks once more with another word, asks for the same again.
+# Results of one kind that are cached until the next commit, and how many ids they may hold together (32 MB): paging
+# and refined queries ask for the same lists again.
 KEPT = 32
 KEPT_IDS = 4_000_000
-# Subtitles break a sentence where the line is full; what follows later than this is another sentence.
+# Subtitles break a sentence at the end of a line; a segment that begins later than this is another sentence.
 CONTINUES_S = 2.0
-# Documents compared by FTS5's own BM25, 2 us each. Of more, so many are by themselves: 15 us each to read and to index.
+# Documents ranked by FTS5's own BM25, 2 us each. Of more, MAX_RANKED are indexed in memory, 15 us each.
 MAX_COMPARED = 2_000
 MAX_RANKED = 150
-# A word in more documents is common: not all of them are looked at to choose so many. 20,000 take 3 ms.
+# A word in more documents is common, and not all its documents are candidates. 20,000 take 3 ms.
 MAX_LISTED = 20_000
 # Of a common word, the newest so many are, and the newest so many that hold a rarer word of the question, too; in some
 # videos, so many of each stretch of ids.
 MAX_NEWEST, LEAST_NEWEST = 4_000, 250
-# Where that leaves few of some videos, all of a word in so many documents: 25 ms for 100,000, and none is missed.
+# If that leaves few documents of the chosen videos, all of a word in up to this many documents: 25 ms for 100,000.
 MAX_WHOLE = 200_000
 # Documents of the rarest common word that are passed for those with another; of more, the newest: 0.1 us each.
 MAX_PASSED = 500_000
@@ -52,11 +52,11 @@ MAX_SPANS = 64
 # And runs of documents of unsearchable videos that a search in all videos leaves out.
 MAX_HOLES = 3
 _OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source"
-_BESIDE = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
+_JOINED = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
 _SEARCHABLE = " v.state IN ('indexed', 'partial')"
 _RANKED = "SELECT rowid, -bm25(document_fts) FROM document_fts WHERE document_fts MATCH ?"
 # CROSS JOIN goes through the list in its order.
-_CHOSEN = f"{_OF_DOCUMENT} FROM json_each(?) j CROSS JOIN document d ON d.id = j.value{_BESIDE} WHERE{_SEARCHABLE}"
+_CHOSEN = f"{_OF_DOCUMENT} FROM json_each(?) j CROSS JOIN document d ON d.id = j.value{_JOINED} WHERE{_SEARCHABLE}"
 _TEXTS = (
     "SELECT d.id, d.text FROM json_each(?) j CROSS JOIN document d ON d.id = j.value"
     f" JOIN video v ON v.id = d.video_id WHERE{_SEARCHABLE} LIMIT ?"
@@ -95,7 +95,7 @@ class WordMatch:
 
 
 class Words:
-    """The words of a library as of one instant; `Snapshot.words`."""
+    """Full text search of one snapshot, `Snapshot.words`."""
 
     def __init__(self, rows: Rows, remembered: Remembered) -> None:
         self._rows = rows
@@ -123,7 +123,7 @@ class Words:
         return [WordMatch(*(*row, scores[row[0]], frozenset(holding[row[0]]))) for row in rows]
 
     def _compared(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
-        """Return all documents that are listed, by FTS5's own BM25."""
+        """Return all candidates with FTS5's own BM25."""
         holding: dict[int, list[str]] = {}
         for phrase, ids in lists.items():
             for id_ in ids.tolist():
@@ -132,7 +132,7 @@ class Words:
         return {id_: value for id_, value in rows if id_ in holding}, holding
 
     def _compared_apart(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
-        """Return the MAX_RANKED documents that hold what is worth most, by BM25 of them alone."""
+        """Return the MAX_RANKED candidates with the highest sum of idf, by BM25 over these alone."""
         texts = self._texts(_by_worth(lists, worth))
         holding: dict[int, list[str]] = {id_: [] for id_ in texts}
         scores = dict.fromkeys(texts, 0.0)
@@ -211,18 +211,18 @@ class Words:
         return self._remembered("hidden", lambda: np.sort(listed(self._rows(query + _SEARCHABLE, ())[0][0])))  # type: ignore[no-any-return]
 
     def visible(self, ids: Ids) -> Ids:
-        """Return those of documents that are of searchable videos."""
+        """Return the documents that belong to searchable videos."""
         return ids[~in_sorted(ids, self._hidden())]
 
     def _last(self) -> int:
         return int(self._rows("SELECT coalesce(max(id), 1) FROM document", ())[0][0])
 
     def _within(self, ids: Ids, videos: Collection[int] | None) -> Ids:
-        """Return those documents that are of videos."""
+        """Return the documents that belong to `videos`."""
         return ids if videos is None or not len(ids) else ids[in_sorted(ids, self._of_videos(videos))]
 
     def _of_videos(self, videos: Collection[int]) -> Ids:
-        """Return the documents of videos, increasing; those of some videos are remembered."""
+        """Return the documents of videos, increasing; cached."""
         known: dict[frozenset[int], Ids] = self._remembered("documents of videos", dict)
         return kept(known, frozenset(videos), lambda: self._documents_of(videos))
 
@@ -249,15 +249,12 @@ class Words:
         return found
 
     def written(self) -> Ids:
-        """Return the documents that are not speech, increasing: titles and tags; once a commit."""
+        """Return the documents of titles and tags, increasing; cached until the next commit."""
         query = "SELECT group_concat(id, ' ') FROM document WHERE segment_id IS NULL"
         return self._remembered("written", lambda: np.sort(listed(self._rows(query, ())[0][0])))  # type: ignore[no-any-return]
 
     def holders(self, phrase: str, videos: Collection[int] | None = None) -> Ids:
-        """Return all documents that hold the words of a phrase, in any form, one behind the other; increasing.
-
-        videos: the only ones looked at.
-        """
+        """Return all documents that contain a phrase in any inflection, increasing. videos: only of these."""
         return self._within(self._holding(self._quoted(phrase)), videos)
 
     def _holding(self, expression: str) -> Ids:
@@ -267,7 +264,7 @@ class Words:
 
     @property
     def _fold(self) -> int:
-        """The fold of what is indexed: a library of an older one is asked in that."""
+        """The fold version of the index; queries to an older library use its version."""
         return self._remembered("fold", self._read_fold)  # type: ignore[no-any-return]
 
     def _read_fold(self) -> int:
@@ -331,14 +328,14 @@ class Words:
             return np.zeros((4, 0), np.int64)
         found = self._rows(
             "SELECT d.id, d.video_id, d.segment_id IS NOT NULL, coalesce(c.id, 0) FROM json_each(?) j"
-            f" CROSS JOIN document d ON d.id = j.value{_BESIDE} LEFT JOIN {_DURING} WHERE{_SEARCHABLE}",
+            f" CROSS JOIN document d ON d.id = j.value{_JOINED} LEFT JOIN {_DURING} WHERE{_SEARCHABLE}",
             (_json(document_ids),),
         )
         return np.array(found, np.int64).reshape(-1, 4).T
 
 
 def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
-    """Return what is known by a key, else what `compute` gives; the newest stay known, up to KEPT and KEPT_IDS."""
+    """Return the cached value of a key, or compute it; the newest stay cached, up to KEPT and KEPT_IDS."""
     if key not in known:
         found = compute()
         while known and (len(known) >= KEPT or sum(map(len, known.values())) + len(found) > KEPT_IDS):

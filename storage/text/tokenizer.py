@@ -1,4 +1,4 @@
-"""Words of every script as full text search keeps them: one form for what is indexed and for what is asked."""
+"""Tokenizer for all scripts: one form of text for the full text index and for queries."""
 
 from __future__ import annotations
 
