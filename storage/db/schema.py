@@ -56,10 +56,10 @@ meta = Table(
     _seal(),
 )
 
-# One row a content. `state`: progress; `state_before`: the state that a missing (`vanished`) video returns to. `problem` is JSON of a
-# records-level Problem without its path. `coarse`: indexed as a preview; a later run indexes it fully. `held`:
-# how many rows it has, see checksums.py. A row whose fingerprint begins with a plus sign is being made to take the
-# place of the one without it, see replacing.py.
+# One row a content. `state`: progress; `state_before`: the state that a missing (`vanished`) video returns to.
+# `problem`: JSON of a Problem without its path. `coarse`: indexed as a preview; a later run indexes it fully. `held`:
+# how many rows it has, see integrity.py. A row whose fingerprint begins with a plus sign is a staged re-index of
+# the one without it, see videos.py.
 video = Table(
     "video",
     metadata,

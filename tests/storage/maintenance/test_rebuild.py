@@ -161,7 +161,7 @@ def test_the_commands(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
     assert run("rebuild", "--fusion", "mean") == (
         0,
-        f"index of 3 clips as mean, {DIM} dimensions; words of 1 line\n",
+        f"index of 3 clips as mean, {DIM} dimensions; full text of 1 line\n",
         "",
     )
     code, _, err = run("search", "x", "--weight", "speech=0")
