@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vfindex.storage.db.reader import Generation, Snapshot
     from vfindex.storage.db.videos import StoredVideo
     from vfindex.storage.library import Library
-    from vfindex.storage.records import Hint, Modality, SegmentSource
+    from vfindex.storage.records import Hint, Modality, Segment, SegmentSource
 
 _STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
 _STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
@@ -186,17 +186,18 @@ def video_to_dict(library: Library, snapshot: Snapshot, video: StoredVideo) -> d
             }
             for clip, thumbnail in zip(clips, thumbnails, strict=True)
         ],
-        "transcript": [
-            {
-                "start_s": segment.start_s,
-                "end_s": segment.end_s,
-                "text": segment.text,
-                "source": segment.source,
-                "language": segment.language,
-                "confidence": segment.confidence,
-            }
-            for segment in snapshot.segments(video.id)
-        ],
+        "transcript": [_segment_to_dict(segment) for segment in snapshot.segments(video.id)],
+    }
+
+
+def _segment_to_dict(segment: Segment) -> dict[str, Any]:
+    return {
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+        "text": segment.text,
+        "source": segment.source,
+        "language": segment.language,
+        "confidence": segment.confidence,
     }
 
 
