@@ -205,8 +205,7 @@ def test_a_copy_keeps_its_video_in_search(library: Path, videos: Path, run: Run)
     original, copy = videos / "0" / "v0.mp4", videos / "0" / "copy.mp4"
     copy.write_bytes(original.read_bytes())
     with writing(library) as writer:
-        known = known_files(writer.catalog)[os.fsencode(original)]
-        writer.catalog.place(known.video_id, location(copy))
+        writer.catalog.place(known_files(writer.catalog)[os.fsencode(original)].video_id, location(copy))
     original.unlink()
     assert (run().vanished, searchable(library)) == (1, 10)
 

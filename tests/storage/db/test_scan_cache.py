@@ -1,4 +1,4 @@
-"""What is known of files at a glance: which are settled, what is known of the others, and which were not met."""
+"""The scan cache: files that are up to date, the others, and files that a scan did not meet."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_fully_indexed_files_are_up_to_date(writer: Writer) -> None:
     assert (b"/videos/a" in known, BAD.path in known, b"/videos/c" in known) == (True, True, False)
 
 
-def test_speech_that_is_asked_for_unsettles_what_was_read_without(writer: Writer) -> None:
+def test_files_without_speech_recognition_are_not_up_to_date_when_it_is_on(writer: Writer) -> None:
     with writer.catalog.transaction() as connection:
         connection.exec_driver_sql("UPDATE video SET recognised = (id = 1)")
     assert paths(set(read_scan_cache(writer.catalog, recognised=True).up_to_date)) == ["a"]
