@@ -233,7 +233,7 @@ def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:
 
 
 def _is_kept(segment: Segment, covered: Spans) -> bool:
-    """Return whether a recognised segment stays: subtitles cover less than COVERED_SHARE of it, as in `Transcriber`."""
+    """Return whether a recognised segment stays: subtitles cover less than COVERED_SHARE of it, as in `covered_spans`."""
     if segment.source != "asr":
         return False
     length_s = segment.end_s - segment.start_s
