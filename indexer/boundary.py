@@ -1,4 +1,4 @@
-"""Where what goes wrong over one file ends: whatever is raised becomes the file's own error, and the run goes on."""
+"""The error boundary of one file: whatever is raised inside becomes that file's VideoError, and the run goes on."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ BUG_STEP = "report it with the traceback; vfindex retry, and the next version of
 _MEMORY_STEP = "free some memory or take fewer --workers, then run: vfindex retry"
 _MODEL_STEP = "see to that, then run: vfindex retry"
 RESOURCES_STEP = "free memory, room in the temporary folder or file handles (ulimit -n), and index it again"
-# The machine's fault, and neither the file's nor a bug.
+# Errors of the machine: neither the file's nor a bug.
 _NO_RESOURCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 
 @contextmanager
 def one_file(path: bytes, stage: Stage) -> Iterator[None]:
-    """Raise a VideoError of `path` for whatever is raised inside; what concerns the whole run passes as it is.
+    """Translate exceptions raised inside to a VideoError of `path`; those that concern the whole run pass unchanged.
 
-    What passes: VideoError, a library that cannot be written, a cluster that is gone, wrong options. A bug has code
-    `bug` and its traceback; it is logged here. Memory that runs out, or a model that fails on a picture, is the file's
-    own; a machine without threads, file handles or room for temporary files has code `no_resources`.
+    Unchanged: VideoError, a library that cannot be written, a lost cluster, wrong options. A bug has code `bug` and its
+    traceback, and is logged here. Running out of memory, or a model that fails on a frame, is the file's own error; a
+    machine without threads, file handles or temporary space has code `no_resources`.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def one_file(path: bytes, stage: Stage) -> Iterator[None]:
         if error.problem.code == BUG:
             logger.error("a bug of vfindex, over %r\n%s", os.fsdecode(path), error.problem.trace.rstrip())
         if exc.__traceback__ is not None:
-            traceback.clear_frames(exc.__traceback__)  # pictures that it would hold
+            traceback.clear_frames(exc.__traceback__)  # frees the frames that it references
         raise error from exc
 
 
@@ -70,7 +70,7 @@ def _own_error(path: bytes, stage: Stage, exc: Exception) -> VideoError | None:
 
 
 def lacks_resources(exc: Exception) -> bool:
-    """Return whether an exception says that the machine has no handles, threads, memory or temporary room left."""
+    """Return whether an exception means that the machine has no handles, threads, memory or temporary space left."""
     if isinstance(exc, RuntimeError):
         return "start new thread" in str(exc)
     return isinstance(exc, OSError) and exc.errno in _NO_RESOURCES

@@ -1,4 +1,4 @@
-"""How a file is read: which of its frames, and whether its sound."""
+"""How a run reads files: which frames are sampled, and whether speech is recognised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames sho
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which frames are read: `auto`, `keyframes`, or a fixed number a second (`fps`); `sparse` is no user's to ask."""
+    """Which frames are read: `auto`, `keyframes`, or a fixed rate (`fps`). `sparse` is internal: the preview."""
 
     mode: Mode = "auto"
     fps: float = 0.0
@@ -45,10 +45,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What decides how a file is read. asr: recognise speech where no subtitle covers it.
+    """How to read a file. asr: recognise speech where no subtitle covers it.
 
-    languages: those that the speech model knows, as tags; None: whatever is spoken. safe: the file has broken or
-    outlasted its decoder, so that only what is needed is read, see `safely`.
+    languages: tags of those that the speech model knows; None: all. safe: the file has crashed its decoder or run into
+    its limits, so that as little as possible is decoded, see `safely`.
     """
 
     sampling: Sampling
@@ -57,12 +57,12 @@ class Options:
     languages: frozenset[str] | None = None
 
     def safely(self) -> Options:
-        """Return the options of a last try: keyframes alone, each for itself, no sound, no embedded subtitles.
+        """Return the options of a last try: keyframes alone, each for itself, no audio, no embedded subtitles.
 
-        A decoder that breaks does so mostly in what follows on other frames, or in another stream than the pictures.
+        Most decoders crash on frames that depend on others, or in another stream than the video.
         """
         return Options(Sampling("keyframes"), asr=False, safe=True)
 
     def coarsely(self) -> Options:
-        """Return the options of a look in passing: a keyframe now and then, no sound."""
+        """Return the options of the preview: sparse keyframes, no audio."""
         return Options(Sampling("sparse"), asr=False)

@@ -16,7 +16,7 @@ from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.ytdlp import read_info
 from vfindex.indexer.scan.walk import Found
-from vfindex.indexer.speech.audio_tracks import choose_track, unheard
+from vfindex.indexer.speech.audio_tracks import choose_track, no_asr_reason
 from vfindex.indexer.speech.subtitles import (
     Sidecars,
     SubtitleText,
@@ -48,7 +48,7 @@ class Prepared:
     text_vector: (dim,) of the text modality, or None. problems: sidecars that could not be read. notes: other remarks
     on sidecars and subtitle tracks for the report. sidecars: which are used, and why others are not, for `show`.
     clock_s: when the container starts, as in Probe. track: the audio track for speech, None if none can be decoded.
-    unheard: why its speech is not recognised, or "".
+    no_asr_reason: why its speech is not recognised, or "".
     """
 
     found: Found
@@ -62,7 +62,7 @@ class Prepared:
     sidecars: str = ""
     clock_s: float = 0.0
     track: AudioTrack | None = None
-    unheard: str = ""
+    no_asr_reason: str = ""
 
 
 def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts) -> Prepared:
@@ -104,7 +104,7 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         sidecars=subtitles.words,
         clock_s=probe.clock_s,
         track=track,
-        unheard=unheard(track, probe.audio, options.languages),
+        no_asr_reason=no_asr_reason(track, probe.audio, options.languages),
     )
 
 

@@ -23,7 +23,7 @@ from vfindex.indexer.pipeline.stages import (
     with_sidecars,
 )
 from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_ahead
-from vfindex.indexer.speech.audio_tracks import lost_sound
+from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.indexer.speech.transcribe import Speech, Transcript
 from vfindex.storage.records import Clip, FloatArray, UnitPlan, UnitResult
 
@@ -56,14 +56,18 @@ def _recognise_again(
     stored: UnitResult, prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders
 ) -> Indexed:
     """Return a unit with a new transcript and its stored frames; none is decoded."""
-    end, heard = recognise(prepared, plan, options, decoder, encoders.speech)
+    end, transcript = recognise(prepared, plan, options, decoder, encoders.speech)
     subtitles = [segment for segment in stored.segments if segment.source != "asr"]
-    segments = sorted([*subtitles, *(heard.segments if heard else ())], key=lambda s: (s.start_s, s.end_s))
+    segments = sorted([*subtitles, *(transcript.segments if transcript else ())], key=lambda s: (s.start_s, s.end_s))
     spoken = speech_vectors([(c.start_s, c.end_s) for c in stored.clips], segments, encoders.text)
     clips = with_words(stored.clips, spoken, prepared.text_vector)
-    speech = speech_coverage(prepared.unheard, options.asr, segments, heard)
+    speech = speech_coverage(prepared.no_asr_reason, options.asr, segments, transcript)
     coverage = {**stored.coverage, "speech": with_sidecars(speech, prepared, plan)}
-    reasons = [stored.error, lost_sound(end.audio_packets, end.damaged_audio), *(heard.problems if heard else ())]
+    reasons = [
+        stored.error,
+        lost_audio(end.audio_packets, end.damaged_audio),
+        *(transcript.problems if transcript else ()),
+    ]
     lost = "; ".join(dict.fromkeys(filter(None, reasons)))
     return Indexed(UnitResult(clips, tuple(segments), coverage, lost), end, lost)
 

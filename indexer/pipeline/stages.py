@@ -19,7 +19,7 @@ from vfindex.indexer.pipeline.chunks import Window, clip_windows, windows
 from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.shots import Span, cut_clips, unit
 from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
-from vfindex.indexer.speech.audio_tracks import lost_sound
+from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.indexer.speech.transcribe import Speech, Transcriber, Transcript
 from vfindex.storage.errors import counted
 from vfindex.storage.records import COARSE, Clip, FloatArray, Modality, Segment, UnitPlan, UnitResult, Video
@@ -89,7 +89,7 @@ def time_share(prepared: Prepared, plan: UnitPlan) -> float:
 
 def audio_index(prepared: Prepared, options: Options) -> int | None:
     """Return the index of the audio stream whose speech is to be recognised, or None."""
-    return prepared.track.index if options.asr and prepared.track is not None and not prepared.unheard else None
+    return prepared.track.index if options.asr and prepared.track is not None and not prepared.no_asr_reason else None
 
 
 def transcriber_of(prepared: Prepared, options: Options, speech: Speech | None) -> Transcriber | None:
@@ -107,17 +107,17 @@ class Spoken:
     """
 
     segments: tuple[Segment, ...]
-    heard: Transcript | None
+    transcript: Transcript | None
     windows: tuple[Window, ...]
     vectors: FloatArray
 
 
-def encode_speech(prepared: Prepared, plan: UnitPlan, heard: Transcript | None, encoder: PassageEncoder) -> Spoken:
+def encode_speech(prepared: Prepared, plan: UnitPlan, transcript: Transcript | None, encoder: PassageEncoder) -> Spoken:
     """Return the speech of a unit from its subtitles and its transcript."""
     said = [s for s in prepared.subtitles if begins_in(s, plan)]
-    segments = sorted([*said, *(heard.segments if heard else [])], key=lambda s: (s.start_s, s.end_s))
+    segments = sorted([*said, *(transcript.segments if transcript else [])], key=lambda s: (s.start_s, s.end_s))
     spoken = windows(segments)
-    return Spoken(tuple(segments), heard, tuple(spoken), _encoded(spoken, encoder))
+    return Spoken(tuple(segments), transcript, tuple(spoken), _encoded(spoken, encoder))
 
 
 def assemble(
@@ -131,7 +131,7 @@ def assemble(
     for span, speech in zip(spans, said, strict=True):
         frames = vectors[span.first : span.last]
         clips.append(_clip(span, reading, frames, speech, prepared.text_vector))
-    lost = _lost(prepared, options, reading.end, spoken.heard)
+    lost = _lost(prepared, options, reading.end, spoken.transcript)
     coverage = _coverage(prepared, plan, options, reading, spoken)
     return Indexed(UnitResult(tuple(clips), spoken.segments, coverage, lost), reading.end, lost)
 
@@ -199,7 +199,7 @@ def _clip(span: Span, reading: Reading, frames: FloatArray, speech: FloatArray |
     )
 
 
-def _lost(prepared: Prepared, options: Options, end: ReadEnd, heard: Transcript | None) -> str:
+def _lost(prepared: Prepared, options: Options, end: ReadEnd, transcript: Transcript | None) -> str:
     """Return which parts of a unit could not be read, in words, or "" ."""
     parts = []
     if end.error:
@@ -211,16 +211,16 @@ def _lost(prepared: Prepared, options: Options, end: ReadEnd, heard: Transcript 
             else "a damaged packet or frame was left out"
         )
     if options.asr and prepared.video.has_audio and prepared.track is None:
-        parts.append(prepared.unheard)
-    parts.append(lost_sound(end.audio_packets, end.damaged_audio))
-    parts += heard.problems if heard is not None else []
+        parts.append(prepared.no_asr_reason)
+    parts.append(lost_audio(end.audio_packets, end.damaged_audio))
+    parts += transcript.problems if transcript is not None else []
     return "; ".join(filter(None, parts))
 
 
 def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
     """Return for each modality what it covers of the unit, and why not more, in words."""
-    speech = speech_coverage(prepared.unheard, options.asr, spoken.segments, spoken.heard)
-    speech = "; ".join(filter(None, [speech, lost_sound(reading.end.audio_packets, reading.end.damaged_audio)]))
+    speech = speech_coverage(prepared.no_asr_reason, options.asr, spoken.segments, spoken.transcript)
+    speech = "; ".join(filter(None, [speech, lost_audio(reading.end.audio_packets, reading.end.damaged_audio)]))
     note = f"; {reading.end.note}" if reading.end.note else ""
     told = {
         "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}{note}",
@@ -235,17 +235,17 @@ def with_sidecars(speech: str, prepared: Prepared, plan: UnitPlan) -> str:
     return "; ".join(filter(None, [speech, "" if plan.number else prepared.sidecars]))
 
 
-def speech_coverage(unheard: str, asr: bool, segments: Sequence[Segment], heard: Transcript | None) -> str:
+def speech_coverage(no_asr_reason: str, asr: bool, segments: Sequence[Segment], transcript: Transcript | None) -> str:
     """Return which sources cover a unit's speech, and why not more, in words."""
     sources = sorted({segment.source for segment in segments if segment.source != "asr"})
     of = Counter(segment.source for segment in segments)
     parts = [f"{counted(of[source], 'segment')} from {source} subtitles" for source in sources]
-    if heard is not None:
-        steady = f", {heard.skipped_s:.0f} s too steady to be talk" if heard.skipped_s else ""
+    if transcript is not None:
+        steady = f", {transcript.steady_s:.0f} s too steady to be talk" if transcript.steady_s else ""
         parts.append(
-            f"{heard.heard_s:.0f} s of possible speech, {heard.recognised_s:.0f} s recognised, "
-            f"{heard.dropped_s:.0f} s dropped as unsure{steady}"
+            f"{transcript.voiced_s:.0f} s of possible speech, {transcript.recognised_s:.0f} s recognised, "
+            f"{transcript.dropped_s:.0f} s dropped as unsure{steady}"
         )
-    elif unheard or not asr:
-        parts.append(unheard or "speech recognition was off")
+    elif no_asr_reason or not asr:
+        parts.append(no_asr_reason or "speech recognition was off")
     return "; ".join(parts)

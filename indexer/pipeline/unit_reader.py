@@ -1,4 +1,4 @@
-"""What decoding a unit gives: pictures to encode and sound to recognise as they come, and the record of all frames."""
+"""A unit, decoded ahead in a thread: frames to encode and audio to recognise, then the record of all frames."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from vfindex.storage.records import FloatArray, UnitPlan
 
 # Frames and blocks of sound that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
 READ_AHEAD = 64
-# More frames than this in one unit are a file that lies about its length, or --sampling far beyond need.
+# More frames than this in one unit: a file with a wrong length, or --sampling far beyond need.
 MAX_UNIT_FRAMES = 50_000
-# How often a full queue is looked at again for whether anyone still wants what is in it.
+# How often the producer at a full queue checks whether its consumer has stopped.
 _POLL_S = 0.2
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class UnitRequest:
-    """What is read of a unit. sampling: None: no frame; size_px: their short side. audio: index of its
-    stream, None: no sound. share: of the processor time that the file may take.
+    """What to decode of a unit. sampling: None for no frames. size_px: short side of the frames. audio: index of the
+    stream, None for no audio. share: of the processor time that the file may take.
     """
 
     sampling: Sampling | None
@@ -41,11 +41,11 @@ class UnitRequest:
 
 
 class Reading:
-    """All frames of a unit but for their pixels: times, colours, candidates for thumbnails, and who shares a vector.
+    """The record of a unit's frames without their pixels: times, colours, thumbnail candidates, rows of vectors.
 
-    A frame that shows what the last encoded one shows (`is_still`) shares its vector; the comparison is never with a
-    frame that was passed over, so that slow changes add up until they count. rows: of every frame, among the vectors of
-    the pictures encoded.
+    A frame equal to the last encoded one (`is_still`) shares its vector. The comparison is never with a frame that was
+    not encoded, so that slow changes add up until they count. rows: for every frame, the row of its vector among those
+    of the encoded frames.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Reading:
         return np.stack(self._histograms) if self._histograms else np.zeros((0, 512), np.float32)  # (n_frames, 512)
 
     def add(self, frame: Frame) -> bool:
-        """Note a frame; return whether it must be encoded."""
+        """Record a frame; return whether it must be encoded."""
         self.thumbnails.offer(frame.time_s, frame.pixels)
         moved = self._last is None or not is_still(self._last, frame.pixels)
         if moved:
@@ -74,7 +74,7 @@ class Reading:
         return moved
 
     def finish(self, end: ReadEnd) -> None:
-        """Note how the reading ended."""
+        """Record the summary of the read."""
         self.end = end
         self._last = None
 
@@ -82,7 +82,7 @@ class Reading:
 def decode_ahead(
     path: bytes, plan: UnitPlan, request: UnitRequest, decoder: Decoder
 ) -> Generator[Frame | AudioBlock | ReadEnd, None, None]:
-    """Yield what decoding a unit gives, read ahead of whoever takes it. Raises VideoError."""
+    """Yield the frames and audio of a unit, decoded ahead of the consumer. Raises VideoError."""
     items = decoder.read(
         path,
         sampling=request.sampling,
@@ -100,10 +100,10 @@ def decode_ahead(
 def decode_unit(
     path: bytes, plan: UnitPlan, request: UnitRequest, decoder: Decoder, *, may_be_empty: bool = False
 ) -> Generator[Pixels | AudioBlock | Reading, None, None]:
-    """Yield the pictures of a unit that must be encoded and its sound, each in order of time; last the Reading.
+    """Yield the frames of a unit that must be encoded and its audio, each in order of time; last the Reading.
 
-    Raises VideoError, also where not one frame can be read, unless a unit may be empty: a part of a video in which a
-    picture stays, or nothing was recorded.
+    Raises VideoError, also if no frame can be read, unless the unit may be empty: a part of a video in which one frame
+    stays, or nothing was recorded.
     """
     reading = Reading()
     for item in decode_ahead(path, plan, request, decoder):
@@ -128,7 +128,7 @@ def decode_unit(
 
 
 def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """Yield `items` in order, up to `depth` of them fetched before they are asked for; raise what they raise.
+    """Yield `items` in order, fetching up to `depth` of them ahead in a thread. Raises what they raise.
 
     Closing this generator closes `items` and waits for that.
     """
@@ -156,7 +156,7 @@ def _fetch(items: Iterator[T], ready: queue.Queue[tuple[T] | None], stopped: thr
 
 
 def _put(ready: queue.Queue[tuple[T] | None], entry: tuple[T] | None, stopped: threading.Event) -> bool:
-    """Put an entry once there is room; return False if nobody wants it any more."""
+    """Put an entry once there is room; return False if the consumer has stopped."""
     while not stopped.is_set():
         try:
             ready.put(entry, timeout=_POLL_S)

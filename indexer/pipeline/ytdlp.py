@@ -1,4 +1,4 @@
-"""Tags and chapters from the sidecar that yt-dlp writes: `talk.info.json` beside `talk.mp4`."""
+"""Tags and chapters from the sidecar that yt-dlp writes: `talk.info.json` for `talk.mp4`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Info:
 
 
 def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = math.inf) -> Info:
-    """Return what a video's `.info.json` says; nothing of it is trusted but its shape. Never raises for what it holds.
+    """Return the contents of a video's `.info.json`, untrusted and bounded. Never raises for what it holds.
 
     sidecars: paths relative to the video's folder, of which one may be it, under a name in another Unicode form.
     end_s: of the video; chapters that begin later are not of it.
@@ -83,7 +83,7 @@ def _tags(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _texts(value: object, key: str | None = None) -> list[str]:
-    """Return the texts of a list, or what stands under `key` in each of its items."""
+    """Return the texts of a list, or the values of `key` in each of its items."""
     items = value[:MAX_ITEMS] if isinstance(value, list) else []
     texts = [_text(item.get(key) if key and isinstance(item, dict) else item) for item in items]
     return [text for text in texts if text]

@@ -20,7 +20,7 @@ from vfindex.indexer.pipeline.stages import audio_index, begins_in, speech_cover
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import Found
-from vfindex.indexer.speech.audio_tracks import lost_sound
+from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.indexer.speech.subtitles import sidecar_transcript
 from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
 from vfindex.storage.db.catalog import now
@@ -139,7 +139,7 @@ class _Refresh:
             heard = None
             if any(_meets(unit.plan, span) for span in uncovered):
                 end, heard = recognise(prepared, unit.plan, self._run.options, self._decoder, self._speech)
-                problems += filter(None, [lost_sound(end.audio_packets, end.damaged_audio)])
+                problems += filter(None, [lost_audio(end.audio_packets, end.damaged_audio)])
             recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
             problems += heard.problems if heard else []
             begun = [s for s in prepared.subtitles if begins_in(s, unit.plan)]
@@ -153,7 +153,7 @@ class _Refresh:
         vectors = speech_vectors([clip[1:] for clip in unit.clips], said, self._text)
         asr = self._run.options.asr
         kept = 0 if heard else sum(segment.source == "asr" for segment in said)
-        told = [speech_coverage(prepared.unheard, asr or bool(kept), said, heard)]
+        told = [speech_coverage(prepared.no_asr_reason, asr or bool(kept), said, heard)]
         told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
         by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
         coverage = with_sidecars("; ".join(filter(None, told)), prepared, unit.plan)
@@ -233,7 +233,7 @@ def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:
 
 
 def _is_kept(segment: Segment, covered: Spans) -> bool:
-    """Return whether a recognised segment stays: subtitles cover less than COVERED_SHARE of it, as in `covered_spans`."""
+    """Return whether a recognised segment stays: subtitles cover less than COVERED_SHARE of it."""
     if segment.source != "asr":
         return False
     length_s = segment.end_s - segment.start_s

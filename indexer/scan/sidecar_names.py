@@ -1,4 +1,4 @@
-"""What the name of a subtitle file says: its language, its kind, and whether it is this video's at all."""
+"""Subtitle file names: language, kind, and whether the file belongs to this video at all."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ RELEASE_MARKS = re.compile(
     r"|web[ .-]?(?:dl|rip)|blu-?ray|b[dr]rip|dvd(?:rip|scr)?|hdtv|hdrip|remux|repack|proper|mp4|m4v)(?![^\W_])",
     re.IGNORECASE,
 )
-_MAX_MARK = 200  # characters of a name that are looked at
+_MAX_MARK = 200  # characters of a name that are examined
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a name says. partial: signs, songs, forced passages or commentary, no transcript. sdh: for the deaf.
+    """The marks in a name. partial: signs, songs, forced passages or commentary, no transcript. sdh: for the deaf.
 
     language: its tag, "" unmarked. foreign: the words that make it the name of another video, "" where there are none.
     """

@@ -15,7 +15,7 @@ UNREAD_SUFFIXES = tuple(
 INFO_SUFFIX = b".info.json"
 SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, *UNREAD_SUFFIXES, INFO_SUFFIX)
 SUBTITLE_FOLDERS = frozenset({"subs", "sub", "subtitles", "subtitle"})  # upper and lower case alike
-_CHARS = 16  # of a hash: enough to tell two states of one folder apart
+_CHARS = 16  # of a hash: enough to distinguish two states of one folder
 
 
 def name_key(name: bytes) -> str:
@@ -37,8 +37,8 @@ def sidecar_suffix(name: bytes) -> bytes:
 
 
 def mark_text(video: bytes, sidecar: bytes) -> str | None:
-    """Return what stands between a video's name and the suffix of a sidecar: "" beside `talk.mp4` of `talk.srt`,
-    ".en" of `talk.en.srt`, `TALK.en.srt` and `talk.mp4.en.srt`. None where the sidecar's name is not the video's, as in
+    """Return the part between a video's name and a sidecar's suffix: for `talk.mp4`, "" in `talk.srt`,
+    ".en" in `talk.en.srt`, `TALK.en.srt` and `talk.mp4.en.srt`. None where the sidecar's name is not the video's, as in
     `Subs/`.
     """
     base = os.path.basename(sidecar)

@@ -1,4 +1,4 @@
-"""Which files a run is about: folders walked, names sorted into videos, near misses and the rest; content identity."""
+"""The walk: folders are listed, names sorted into videos, near misses and the rest. And the fingerprint of a file."""
 
 from __future__ import annotations
 
@@ -90,17 +90,17 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A path that was asked for, or a video's name, behind which nothing can be read."""
+    """A named path, or a video's name, at which nothing can be read."""
 
     problem: Problem
 
 
 T = TypeVar("T")
 Discovered = Found | Skipped | Failed
-# Files that are looked at between two questions whether to stop: some milliseconds of a local disk, and half a second
+# Files between two calls of `stop`: some milliseconds of a local disk, and half a second
 # of a network disk that takes 2 ms a file.
 ASK_EVERY = 256
-# Asked of all videos of a folder at once, for a call each is a third of the time: which of them are to be told.
+# Returns which videos of a folder are to be yielded. One call a folder: one a file would take a third of the time.
 Sift = Callable[[Collection[FileState]], Collection[FileState]]
 
 
@@ -113,7 +113,7 @@ class _Walk:
     removed: frozenset[bytes]
     sift: Sift
     stop: Callable[[], bool]
-    asked: int = 0
+    ticks: int = 0
     named_files: set[bytes] = field(default_factory=set)
     entered: set[bytes] = field(default_factory=set)
     siblings: dict[bytes, FolderSidecars] = field(default_factory=dict)
@@ -127,9 +127,9 @@ class _Walk:
             yield item
 
     def is_stopped(self) -> bool:
-        """Return whether it is time to stop; that is asked once in ASK_EVERY files and folders."""
-        self.asked += 1
-        return self.asked % ASK_EVERY == 0 and self.stop()
+        """Return whether it is time to stop. Calls `stop` once in ASK_EVERY files and folders."""
+        self.ticks += 1
+        return self.ticks % ASK_EVERY == 0 and self.stop()
 
 
 def discover(
@@ -150,11 +150,11 @@ def discover(
     the named paths overlap. All paths are absolute bytes and need not be UTF-8.
 
     exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, or these very brackets; upper
-    and lower case are told apart, accents are the same however composed. A file or folder is left out if a glob matches
-    its base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
+    and lower case differ, accents are the same however composed. A file or folder is left out if a glob matches its
+    base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
     only the base name is tried; a named folder is always entered.
     avoid: folders that are never entered (the library itself). removed: files and folders, as `exclusion_key` has them,
-    that count only if they are named. sift: keeps back what need not be told. stop: asked at
+    that count only if they are named. sift: filters the videos to yield. stop: ticks at
     every ASK_EVERY-th file or folder; True: there is nothing more.
     """
     exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)
@@ -251,7 +251,7 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
 
 
 def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
-    """Yield what lies below one named folder, without recursion: a tree may be deeper than Python's stack."""
+    """Yield the files below one named folder, without recursion: a tree may be deeper than Python's stack."""
     pending = [root]
     prefix = len(root.rstrip(b"/")) + 1
     is_excluded = walk.is_excluded
@@ -332,7 +332,7 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes]
     names = sorted(files)
     others = {name: _extension(name) for name in names if name[name.rfind(b".") :] not in _VIDEO_SUFFIXES}
     videos = [name for name in names if name not in others or others[name] in VIDEO_EXTENSIONS]
-    told: dict[bytes, Discovered] = dict(_near_misses(files, others, walk))
+    yielded: dict[bytes, Discovered] = dict(_near_misses(files, others, walk))
     sidecars = FolderSidecars(videos, [*filter(sidecar_suffix, others), *subtitles])
     states: dict[FileState, os.DirEntry[bytes]] = {}
     named_files, is_regular = walk.named_files, stat.S_ISREG
@@ -344,18 +344,18 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes]
         try:
             found = entry.stat(follow_symlinks=False)
         except OSError as exc:
-            told[name] = Failed(os_problem(path, "discover", exc))
+            yielded[name] = Failed(os_problem(path, "discover", exc))
             continue
         if not is_regular(found.st_mode):
-            told[name] = Failed(not_regular(path, "discover", kind_of(found.st_mode)))
+            yielded[name] = Failed(not_regular(path, "discover", kind_of(found.st_mode)))
             continue
         beside = signature(path, sidecars.of(name))
         states[path, found.st_size, found.st_mtime_ns, beside] = entry
     for state in walk.sift(states):
         entry = states[state]
         inode = entry.stat(follow_symlinks=False).st_ino  # as it was read above
-        told[entry.name] = Found(Location(*state[:3], inode, state[3]), False, sidecars.of(entry.name))
-    yield from (told[name] for name in sorted(told))
+        yielded[entry.name] = Found(Location(*state[:3], inode, state[3]), False, sidecars.of(entry.name))
+    yield from (yielded[name] for name in sorted(yielded))
 
 
 def _near_misses(
@@ -380,7 +380,7 @@ def _location(path: bytes, found: os.stat_result, beside: Sequence[bytes]) -> Lo
 
 
 class Exclusions:
-    """A test of names against globs; the rule stands in `discover`. unmatched: those that have matched nothing yet."""
+    """A test of names against globs; see `discover`. unmatched: those that have matched nothing yet."""
 
     def __init__(self, globs: Sequence[str]) -> None:
         self.unmatched = list(dict.fromkeys(glob for glob in globs if glob.strip("/")))

@@ -1,4 +1,4 @@
-"""The audio stream of a video that is recognised: the film's own sound, in a language that the speech model knows."""
+"""The choice of a video's audio track for speech recognition: the original audio, in a language of the model."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media.answers import AudioTrack
 from vfindex.storage.errors import counted
 
-# Titles of streams that talk about the film, or describe its pictures.
+# Titles of commentaries and audio descriptions.
 _COMMENTARY = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visually|h[öo]rfilm|\bAD\b", re.IGNORECASE)
 
 
 def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> AudioTrack | None:
     """Return the track to recognise, None where none can be decoded.
 
-    languages: those that the model knows; None: all. The film's own sound before commentaries, then a language that the
-    model knows before an unmarked one before others, then the default one, then the first.
+    languages: those that the model knows; None: all. The original audio before commentaries, then a language of the
+    model before an unmarked one before others, then the default track, then the first.
     """
 
     def rank(track: AudioTrack) -> tuple[bool, int, bool]:
@@ -27,8 +27,8 @@ def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None)
     return min((track for track in tracks if track.has_decoder), key=rank, default=None)
 
 
-def unheard(track: AudioTrack | None, tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> str:
-    """Return why the sound of a video with `tracks`, of which `track` was chosen, is not recognised, or "" ."""
+def no_asr_reason(track: AudioTrack | None, tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> str:
+    """Return why speech is not recognised in a video whose `track` was chosen among `tracks`, or "" ."""
     if not tracks:
         return "no sound"
     if track is None:
@@ -40,8 +40,8 @@ def unheard(track: AudioTrack | None, tracks: Sequence[AudioTrack], languages: f
     return ""
 
 
-def lost_sound(packets: int, damaged: int) -> str:
-    """Return a sentence about packets of sound that could not be decoded, "" where all could."""
+def lost_audio(packets: int, damaged: int) -> str:
+    """Return a sentence on the audio packets that could not be decoded, "" if all could."""
     if not damaged:
         return ""
     if damaged >= packets:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import RawSegment
-from vfindex.indexer.speech.whisper import WINDOW_S, Heard, SpeechModel, Whisper
+from vfindex.indexer.speech.whisper import WINDOW_S, SpeechModel, Whisper, WindowTranscript
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -128,7 +128,7 @@ class FasterWhisper:
             return cls(model, workers=threads, batch=CPU_BATCH)
         return cls(model, workers=len(indexes), batch=CUDA_BATCH)
 
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
         """Return what each sound says, as `SpeechModel` has it."""
         try:
             encoded = self._model.encode(np.stack([self._features(sound) for sound in sounds]))
@@ -151,7 +151,7 @@ class FasterWhisper:
             logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
             pieces = timed(tokens, self._tokenizer.timestamp_begin, len(sound) / SAMPLE_RATE_HZ)
             said = _segments(pieces, self._tokenizer.decode, (result.no_speech_prob, logprob))
-            heard.append(Heard(tag, probability, said))
+            heard.append(WindowTranscript(tag, probability, said))
         return heard
 
     def _features(self, sound: FloatArray) -> FloatArray:
@@ -160,7 +160,7 @@ class FasterWhisper:
         return features[:, :FRAMES]
 
     def _languages(self, encoded: ctranslate2.StorageView, n_sounds: int) -> list[tuple[str, float]]:
-        """Return each sound's language and its probability; an English-only model hears English."""
+        """Return each sound's language and its probability; an English-only model assumes English."""
         if not self._model.model.is_multilingual:
             return [("en", 1.0)] * n_sounds
         best = [guesses[0] for guesses in self._model.model.detect_language(encoded)]
@@ -205,14 +205,14 @@ class OpenAIWhisper:
             raise ModelError(f"{path}: the speech model cannot be opened ({_brief(exc)}); {remedy}") from exc
         return cls(model)
 
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
         """Return what each sound says, as `SpeechModel` has it."""
         try:
             return [self._transcribe(sound, language) for sound in sounds]
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"speech cannot be recognised ({_brief(exc)})") from exc
 
-    def _transcribe(self, sound: FloatArray, language: str) -> Heard:
+    def _transcribe(self, sound: FloatArray, language: str) -> WindowTranscript:
         import torch
         import whisper
         from whisper.tokenizer import get_tokenizer
@@ -233,10 +233,10 @@ class OpenAIWhisper:
             tokenizer.decode,
             (result.no_speech_prob, result.avg_logprob),
         )
-        return Heard(language, probability, said)
+        return WindowTranscript(language, probability, said)
 
     def _language(self, encoded: torch.Tensor) -> tuple[str, float]:
-        """Return the language of a sound and its probability; an English-only model hears English."""
+        """Return the language of a sound and its probability; an English-only model assumes English."""
         if not self._model.is_multilingual:
             return "en", 1.0
         _, probabilities = self._model.detect_language(encoded)

@@ -1,4 +1,4 @@
-"""Recognisers in child processes: sound in, words out, and no sound can stop a run."""
+"""Recognisers in child processes: utterances in, words out. No audio can stop a run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MAX_WORD_CHARS = 100
 class SpeechLimits:
     """What an utterance may cost before its recogniser is killed.
 
-    memory_bytes: address space; model and search take 0.3 GiB. base_s, factor: wall clock is base_s plus factor times
-    the utterance's length, for a machine may do ten other things; processor time is half of that. failures: recognisers
-    that may die in a row before the pool gives up, as it does where none can start.
+    memory_bytes: address space; model and search take 0.3 GiB. base_s, factor: the wall clock is base_s plus factor
+    times the utterance's length, as the machine may be busy; processor time is half of that. failures: deaths in a row
+    after which the pool gives up.
     """
 
     memory_bytes: int = 1 << 30
@@ -77,8 +77,8 @@ class RecognizerPool:
     def submit(self, samples: NDArray[np.int16]) -> Future[Recognition]:
         """Return the future words of one utterance: (n,) int16 at SAMPLE_RATE_HZ, silence cut off.
 
-        The future raises OSError where the machine lacks what a recogniser needs, and never for what the sound does to
-        one. It is cancelled where the pool is killed first.
+        The future raises OSError if the machine lacks what a recogniser needs, and never because of the audio. It is
+        cancelled if the pool is killed first.
         """
         return self._threads.submit(self._recognize, samples)
 
@@ -104,7 +104,7 @@ class RecognizerPool:
         return Recognition(words)
 
     def _take(self) -> Child | None:
-        """Return an idle child or a new one; None where they only die, or the pool is killed."""
+        """Return an idle child or a new one; None if too many died, or the pool is killed."""
         with self._lock:
             if self._killed or self._failures >= self._limits.failures:
                 return None
@@ -137,7 +137,7 @@ class RecognizerPool:
             child.close()
 
     def kill(self) -> None:
-        """End the children at once, from any thread; utterances in work come back with a problem."""
+        """End the children at once, from any thread; their utterances come back with a problem."""
         with self._lock:
             self._killed = True
             idle, self._idle = self._idle, []
@@ -168,7 +168,7 @@ def _ask(child: Child, samples: NDArray[np.int16], wall_s: float) -> tuple[Word,
 
 
 def _checked(words: Any, length_s: float) -> tuple[Word, ...]:
-    """Return the words of an answer; raises ValueError where a field is not what a recogniser would say."""
+    """Return the words of an answer. Raises ValueError for a field that no recogniser writes."""
     if not isinstance(words, list) or len(words) > MAX_WORDS_PER_S * (length_s + 1):
         raise ValueError("no list of words")
     checked = []

@@ -22,7 +22,7 @@ ADJOINING_S = 0.1  # captions that continue one another are at most a few frames
 # word and its space that is 65.5 characters a second, four times what subtitles are written for (Netflix: 17 to 20).
 CHARS_PER_S = 66.0
 BURST_S = 10.0  # of text at that pace may stand at one moment: signs and two languages at once
-MAX_EVENTS = 1 << 17  # of a file that are looked at: three times what karaoke of 5 MB has
+MAX_EVENTS = 1 << 17  # read of a file: three times what karaoke of 5 MB has
 EVENTS_PER_S, EVENT_BURST = 200.0, 5000.0  # cleaned of markup: layers of typesetting repeat a line up to 100 times
 
 _TIME = re.compile(r"([-\u2212]?)(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,:](\d{1,6}))?")
@@ -92,7 +92,7 @@ def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
 
 
 def parse_cues(text: str) -> list[Cue]:
-    """Return the cues of a subtitle file beside a video of any length, see `read_cues`."""
+    """Return the cues of a subtitle file for a video of any length, see `read_cues`."""
     return list(read_cues(text).cues)
 
 

@@ -36,7 +36,7 @@ class SubtitleText:
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """The subtitles beside a video.
+    """The subtitles of a video's sidecars.
 
     problems: files that should have been read and could not be. notes: what else the report says of them. words: which
     file is used, which are not and why, in a line for `show`; "" without any.
@@ -60,7 +60,7 @@ def find_sidecars(video_path: bytes, siblings: Iterable[bytes] | None) -> list[b
 
 
 def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> SubtitleText:
-    """Return the text of one subtitle file beside a video that ends at `end_s`.
+    """Return the text of one subtitle file of a video that ends at `end_s`.
 
     The content tells format and encoding. language: of the name, "" for that of a WebVTT header.
     Raises VideoError (stage `transcribe`) with code `too_large` above MAX_SIDECAR_BYTES, `not_regular`, `unreadable`.
@@ -200,7 +200,7 @@ def use_of(text: SubtitleText) -> str:
 _ADVICE = {
     "no_text": "check its format",
     "not_read": "convert it to .srt",
-    "name": "name it like the video, with a language if you like: talk.en.srt beside talk.mp4",
+    "name": "name it like the video, with a language if you like: talk.en.srt for talk.mp4",
     "flight_log": "nothing to do",
     "telemetry": "nothing to do",
     "clock": "shift its times if it belongs to this video",

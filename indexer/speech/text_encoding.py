@@ -22,7 +22,7 @@ CREDIBLE = 0.3  # share of letters that do not fit; right decodings of two sente
 CLEAR = 0.1  # by which the best decoding must be better than one that reads otherwise
 
 FEW_BYTES = 4  # beyond ASCII; fewer are no word of an East Asian encoding
-MOJIBAKE_SAMPLE = 200  # texts beyond ASCII that are looked at
+MOJIBAKE_SAMPLE = 200  # texts beyond ASCII that are examined
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),

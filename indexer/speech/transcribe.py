@@ -1,4 +1,4 @@
-"""What is said in a video's sound, where no subtitles tell it."""
+"""Speech recognition of the audio that no subtitles cover, with PocketSphinx."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_SEGMENT_S = 8.0  # and at the next word after this: what one reads in a line
 # speech: nDCG@10 0.88 without a threshold, 0.91 from 0.1 to 0.2, 0.88 at 0.25, 0.86 at 0.3.
 MIN_CONFIDENCE = 0.15
 # Measured, words a second in utterances of over a second: talk 1.5 to 4.8, music, noise and nature 0 to 1.3. In shorter
-# ones a single word makes the rate, and nothing is told apart.
+# ones a single word makes the rate, and nothing can be distinguished.
 SONG_WORDS_PER_S = 1.0
 TALK_WORDS_PER_S = 2.0
 # Measured, syllable depth of utterances of 2 s or more: talk 0.75 to 1.7; music, wind and water 0.3 to 0.5 for half of
@@ -39,23 +39,23 @@ COVERED_SHARE = 0.5  # an utterance is covered where subtitles take this much of
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was recognised, in order of time.
+    """The recognised segments, in order of time.
 
-    heard_s: seconds in which the sound may be speech, and which no subtitle covers. recognised_s, dropped_s: seconds of
-    the segments kept, and of those dropped because they are not to be believed. problems: in words.
-    skipped_s: those of heard_s in which nothing was looked for, see `is_steady`.
+    voiced_s: seconds of possible speech that no subtitle covers. steady_s: those of them that are not recognised, see
+    `is_steady`. recognised_s, dropped_s: seconds of the segments kept, and of those with too little confidence.
+    problems: in words.
     """
 
     segments: list[Segment]
-    heard_s: float
+    voiced_s: float
     recognised_s: float
     dropped_s: float
     problems: list[str]
-    skipped_s: float = 0.0
+    steady_s: float = 0.0
 
 
 class Transcriber(Protocol):
-    """Recognises one unit's sound: feed its blocks in order, then finish."""
+    """Recognises one unit's audio: feed its blocks in order, then finish."""
 
     def feed(self, block: AudioBlock) -> None:
         """Take the next block; may wait while much is in work."""
@@ -74,11 +74,11 @@ class Speech(Protocol):
         ...
 
     def kill(self) -> None:
-        """Give up at once, from any thread; what is in work comes back with a problem."""
+        """Stop at once, from any thread; what is being recognised comes back with a problem."""
         ...
 
     def close(self) -> None:
-        """Wait for what is in work, then free the model."""
+        """Wait for the audio already fed, then free the model."""
         ...
 
 
@@ -100,11 +100,11 @@ class PocketSphinx:
 
 
 class PocketSphinxTranscriber:
-    """The recognition of one video's sound: feed its blocks in order, then finish.
+    """Recognises the audio of one unit: feed its blocks in order, then finish.
 
     covered: spans (start_s, end_s) of its subtitles. Where these are a whole transcript (they fill COMPLETE_SHARE of
-    the time from the first to the last), all of that time counts as covered, for the gaps in it are pauses and music;
-    else (signs, foreign passages) each for itself. What is covered is not recognised.
+    the time from the first to the last), all of that time counts as covered: the gaps are pauses and music. Else
+    (signs, foreign passages) only the spans themselves do. Covered audio is not recognised.
     """
 
     def __init__(self, pool: RecognizerPool, covered: Sequence[tuple[float, float]] = ()) -> None:
@@ -113,12 +113,12 @@ class PocketSphinxTranscriber:
         self._finder = VoiceFinder()
         self._pending: deque[tuple[Utterance, Future[Recognition]]] = deque()
         self._pending_s = 0.0
-        self._heard_s = self._recognised_s = self._dropped_s = self._skipped_s = 0.0
+        self._voiced_s = self._recognised_s = self._dropped_s = self._steady_s = 0.0
         self._segments: list[Segment] = []
-        self._problems: dict[str, None] = {}  # an ordered set: each is told once
+        self._problems: dict[str, None] = {}  # an ordered set
 
     def feed(self, block: AudioBlock) -> None:
-        """Take the next block; waits while more than PENDING_S of sound are in work."""
+        """Take the next block. Waits while more than PENDING_S of audio are being recognised."""
         for utterance in self._finder.feed(block):
             self._submit(utterance)
 
@@ -129,16 +129,16 @@ class PocketSphinxTranscriber:
         while self._pending:
             self._collect()
         segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
-        seconds = (self._heard_s, self._recognised_s, self._dropped_s)
-        return Transcript(segments, *seconds, list(self._problems), skipped_s=self._skipped_s)
+        seconds = (self._voiced_s, self._recognised_s, self._dropped_s)
+        return Transcript(segments, *seconds, list(self._problems), steady_s=self._steady_s)
 
     def _submit(self, utterance: Utterance) -> None:
         start_s, end_s = utterance.start_s, utterance.start_s + utterance.length_s
         if overlap_s(self._covered, start_s, end_s) >= COVERED_SHARE * utterance.length_s:
             return
-        self._heard_s += utterance.length_s
+        self._voiced_s += utterance.length_s
         if is_steady(utterance):
-            self._skipped_s += utterance.length_s
+            self._steady_s += utterance.length_s
             return
         while self._pending and self._pending_s + utterance.length_s > PENDING_S:
             self._collect()
@@ -164,10 +164,10 @@ class PocketSphinxTranscriber:
 
 
 def is_steady(utterance: Utterance) -> bool:
-    """Return whether a sound is too steady to be talk: music, wind, an engine. Nobody is understood in it.
+    """Return whether an utterance is too steady to be talk: music, wind, an engine.
 
-    So it is where its `syllable_depth`, to three digits, is below TALK_DEPTH; short utterances never are. Recognising
-    such sound took a quarter of the time of recognition, and no word of it was right.
+    It is where its `syllable_depth`, to three digits, is below TALK_DEPTH; short utterances never are. Recognising such
+    audio took a quarter of the recognition time, and no word of it was right.
     """
     return utterance.length_s >= JUDGED_FROM_S and round(syllable_depth(utterance.samples), 3) < TALK_DEPTH
 
@@ -187,8 +187,8 @@ def segments(words: Sequence[Word], start_s: float, length_s: float) -> Iterator
 def talk_share(n_words: int, length_s: float) -> float:
     """Return how far an utterance is as rich in words as talk is: 0 up to SONG_WORDS_PER_S, 1 from TALK_WORDS_PER_S on.
 
-    Posteriors alone do not tell music from talk: over music often a single drawn-out word survives the search, and so
-    has a posterior of 1.
+    Posteriors alone do not separate music from talk: over music often a single long word survives the search, with a
+    posterior of 1.
     """
     rate = n_words / max(length_s - MARGIN_S, MARGIN_S)
     return min(max((rate - SONG_WORDS_PER_S) / (TALK_WORDS_PER_S - SONG_WORDS_PER_S), 0.0), 1.0)

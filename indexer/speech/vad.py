@@ -37,7 +37,7 @@ class Utterance:
 class VoiceFinder:
     """Cuts the utterances out of a stream of blocks: WebRTC's voice activity detector, as PocketSphinx carries it.
 
-    It hears silence and steady noise for what they are, but takes most music for voice; the recogniser's confidence has
+    It recognises silence and steady noise, but takes most music for voice; the recogniser's confidence has
     to tell these apart. Holds one utterance at most.
     """
 
@@ -54,7 +54,7 @@ class VoiceFinder:
         self._voiced_from_s = time_s
 
     def feed(self, block: AudioBlock) -> Iterator[Utterance]:
-        """Yield the utterances that end in this block; where times jump, what was heard before the jump ends there."""
+        """Yield the utterances that end in this block. A jump in time ends an utterance."""
         if abs(block.time_s - (self._origin_s + self._fed / SAMPLE_RATE_HZ)) > GAP_S:
             yield from self.finish()
             self._begin(block.time_s)
@@ -68,7 +68,7 @@ class VoiceFinder:
         self._rest = data[whole:]
 
     def finish(self) -> Iterator[Utterance]:
-        """Yield the utterance that the end of the sound cuts off; the finder then starts anew."""
+        """Yield the utterance that the end of the audio cuts off, and reset the finder."""
         if self._endpointer.in_speech:
             yield from self._add(self._endpointer.end_stream(self._rest) or b"", ended=True)
         self._begin(self._origin_s + self._fed / SAMPLE_RATE_HZ)

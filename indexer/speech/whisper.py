@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 Sound = NDArray[np.int16]  # (n,) at SAMPLE_RATE_HZ
 VoiceFilter = Callable[[Sound], Sequence[tuple[int, int]]]
 
-WINDOW_S = 30.0  # what Whisper hears at once
+WINDOW_S = 30.0  # the model's input length
 # Sound held for one unit: 29 MB. A unit has 15 minutes at most; a file that lies about its length may have more, and
 # what is held is then recognised before more is taken.
 HELD_S = 900.0
@@ -48,7 +48,7 @@ STOPPED = "speech recognition was stopped"
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class WindowTranscript:
     """What a sound says. language: BCP 47 tag. problem: why there is nothing, "" where all went well."""
 
     language: str = ""
@@ -66,7 +66,7 @@ class SpeechModel(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
         """Return what each sound says. Raises ModelError where it cannot take them, be it for their number.
 
         sounds: (n,) from -1 to 1, at most WINDOW_S. language: the one of all, its probability then is 1; "": each
@@ -81,7 +81,7 @@ class SpeechModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Sound that Whisper hears at once, from start_s of the video on; voiced: spans in it, seconds from its start."""
+    """One input of Whisper, from start_s of the video on; voiced: spans in it, in seconds from its start."""
 
     start_s: float
     samples: Sound
@@ -131,18 +131,18 @@ class Whisper:
         """Return a transcriber for one unit. covered: spans (start_s, end_s) of the video's subtitles."""
         return WhisperTranscriber(self, covered)
 
-    def transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
-        """Return what is said in windows, once the model's threads have had time for them."""
+    def transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[WindowTranscript]:
+        """Return the transcripts of windows, from the model's threads."""
         size = self._model.batch
         batches = [windows[at : at + size] for at in range(0, len(windows), size)]
         futures = [self._threads.submit(self._transcribe, batch, language, allowance) for batch in batches]
         return [heard for future in futures for heard in future.result()]
 
-    def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[Heard]:
-        """Return what is said in a batch; one that fails is tried again by halves, for it may be too large."""
+    def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[WindowTranscript]:
+        """Return the transcripts of a batch. A batch that fails is retried in halves: it may be too large."""
         problem = self._refusal(allowance)
         if problem:
-            return [Heard(problem=problem)] * len(windows)
+            return [WindowTranscript(problem=problem)] * len(windows)
         began = time.monotonic()
         try:
             return self._model.transcribe([window.sound for window in windows], language)
@@ -151,7 +151,7 @@ class Whisper:
         finally:
             allowance.spend(time.monotonic() - began)
         if len(windows) == 1:
-            return [Heard(problem=problem)]
+            return [WindowTranscript(problem=problem)]
         log.debug("a batch of %d windows failed and is halved: %s", len(windows), problem)
         halves = windows[: len(windows) // 2], windows[len(windows) // 2 :]
         return [heard for half in halves for heard in self._transcribe(half, language, allowance)]
@@ -201,9 +201,9 @@ class WhisperTranscriber:
         self._whisper = whisper
         self._covered = covered_spans(covered)
         self._runs: list[_Run] = []
-        self._heard_s = self._recognised_s = self._dropped_s = 0.0
+        self._voiced_s = self._recognised_s = self._dropped_s = 0.0
         self._segments: list[Segment] = []
-        self._problems: dict[str, None] = {}  # an ordered set: each is told once
+        self._problems: dict[str, None] = {}  # an ordered set
 
     def feed(self, block: AudioBlock) -> None:
         """Take the next block; where HELD_S are held, they are recognised first."""
@@ -220,24 +220,24 @@ class WhisperTranscriber:
         """Return the transcript, once all is recognised."""
         self._recognise()
         segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
-        seconds = (self._heard_s, self._recognised_s, self._dropped_s)
+        seconds = (self._voiced_s, self._recognised_s, self._dropped_s)
         return Transcript(segments, *seconds, list(self._problems))
 
     def _recognise(self) -> None:
         """Turn the sound held into segments."""
         runs, self._runs = self._runs, []
         windows = [window for run in runs for window in windows_of(run.start_s, run.samples, self._whisper.voice)]
-        self._heard_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
+        self._voiced_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
         if windows:
             self._keep(windows, self._listen(windows, Allowance(len(windows))))
 
-    def _listen(self, windows: Sequence[Window], allowance: Allowance) -> list[Heard]:
-        """Return what is said in windows: all in one language where PROBES of them agree, else each in its own.
+    def _listen(self, windows: Sequence[Window], allowance: Allowance) -> list[WindowTranscript]:
+        """Return the transcripts of windows: in one language where PROBES of them agree, else each in its own.
 
-        A window that is not sure of its own is heard again in the one that is most probable over all windows.
+        A window that is unsure of its own is transcribed again in the most probable one over all windows.
         """
         probes = sorted({round(n) for n in np.linspace(0, len(windows) - 1, PROBES)})
-        heard: dict[int, Heard] = {}
+        heard: dict[int, WindowTranscript] = {}
 
         def listen(rows: Sequence[int], language: str) -> None:
             answers = self._whisper.transcribe([windows[n] for n in rows], language, allowance)
@@ -254,7 +254,7 @@ class WhisperTranscriber:
         listen([n for n, h in heard.items() if not h.problem and h.probability < SURE and h.language != main], main)
         return [heard[n] for n in range(len(windows))]
 
-    def _keep(self, windows: Sequence[Window], answers: Sequence[Heard]) -> None:
+    def _keep(self, windows: Sequence[Window], answers: Sequence[WindowTranscript]) -> None:
         """Keep of the windows' segments those that can be believed, and count the others."""
         found: list[tuple[Segment, Flaw]] = []
         for window, heard in zip(windows, answers, strict=True):
@@ -272,8 +272,8 @@ class WhisperTranscriber:
                 self._segments.append(segment)
 
 
-def judged(window: Window, heard: Heard) -> Iterator[tuple[Segment, Flaw]]:
-    """Yield what is said in a window, in time of the video, and why it cannot be believed, or "".
+def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, Flaw]]:
+    """Yield a window's segments, in time of the video, each with the reason to drop it, or "".
 
     Times beyond the window's sound are its end; a segment without text is none.
     """
@@ -304,7 +304,7 @@ def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iter
 
 
 def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[Window]:
-    """Yield the windows of a sound without gaps that begins at start_s: voiced spans and what lies between them.
+    """Yield the windows of a sound without gaps that begins at start_s: voiced spans and the gaps between them.
 
     Each takes as many spans as WINDOW_S holds: times in it are times of the video, and no sound costs more than all of
     it would.

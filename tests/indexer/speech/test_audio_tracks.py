@@ -14,7 +14,7 @@ from vfindex.indexer.media.answers import AudioTrack
 from vfindex.indexer.media.audio import mono_weights, to_mono
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.speech.audio_tracks import choose_track, lost_sound, unheard
+from vfindex.indexer.speech.audio_tracks import choose_track, lost_audio, no_asr_reason
 
 EN = frozenset({"en"})
 
@@ -41,12 +41,12 @@ def test_the_film_s_own_sound_in_a_known_language_is_chosen(
 
 def test_why_sound_is_not_recognised() -> None:
     german = AudioTrack(1, "ger")
-    assert unheard(None, [], EN) == "no sound"
-    assert unheard(german, [german], EN) == "its sound is marked as de, the speech model knows en alone"
-    assert unheard(german, [german], None) == unheard(AudioTrack(1), [AudioTrack(1)], EN) == ""
+    assert no_asr_reason(None, [], EN) == "no sound"
+    assert no_asr_reason(german, [german], EN) == "its sound is marked as de, the speech model knows en alone"
+    assert no_asr_reason(german, [german], None) == no_asr_reason(AudioTrack(1), [AudioTrack(1)], EN) == ""
     mute = AudioTrack(1, codec="adpcm_zork", has_decoder=False)
     assert choose_track([mute], EN) is None
-    assert "no decoder" in unheard(None, [mute], EN)
+    assert "no decoder" in no_asr_reason(None, [mute], EN)
 
 
 def test_channels_are_mixed_unless_they_cancel_each_other() -> None:
@@ -72,7 +72,7 @@ def test_channels_are_mixed_unless_they_cancel_each_other() -> None:
     ],
 )
 def test_lost_sound_is_told(packets: int, damaged: int, words: str) -> None:
-    assert lost_sound(packets, damaged) == words
+    assert lost_audio(packets, damaged) == words
 
 
 def test_sound_that_breaks_costs_no_picture(decoder: Decoder, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_model_s_text_gets_the_video_s_time(folders: dict[str, Path], name: st
     assert [(s.language, s.source) for s in result.segments] == [("jv", "asr")] * 2  # Whisper's own code is jw
     assert all(0.85 < (s.confidence or 0) < 0.97 for s in result.segments)  # exp of -0.1, less a little
     assert (result.recognised_s, result.dropped_s, result.problems) == (pytest.approx(4.0), 0.0, [])
-    assert 11 < result.heard_s < 13
+    assert 11 < result.voiced_s < 13
 
 
 def test_both_back_ends_hear_the_same(folders: dict[str, Path], models: dict[str, SpeechModel]) -> None:

@@ -146,7 +146,7 @@ def test_words_become_segments_at_the_right_time() -> None:
     assert segment.confidence == pytest.approx(0.5 * talk)  # the geometric mean of 1 and 0.25
     assert result.dropped_s == pytest.approx(0.4)
     assert result.recognised_s == pytest.approx(0.9)
-    assert result.heard_s == pytest.approx(length_s, abs=0.001)
+    assert result.voiced_s == pytest.approx(length_s, abs=0.001)
     assert result.problems == []
 
 
@@ -177,9 +177,9 @@ def test_steady_sound_is_not_recognised() -> None:
         music = transcript(pool, blocks(np.concatenate([silent(1), steady(9), silent(2)])))
         short = transcript(pool, blocks(np.concatenate([silent(1), steady(1), silent(2)])))
     assert music.segments == []
-    assert music.skipped_s == music.heard_s > 8
+    assert music.steady_s == music.voiced_s > 8
     assert len(short.segments) == 1  # too short to tell
-    assert short.skipped_s == 0
+    assert short.steady_s == 0
 
 
 def test_what_subtitles_cover_is_not_recognised() -> None:
@@ -191,7 +191,7 @@ def test_what_subtitles_cover_is_not_recognised() -> None:
     assert len(everything.segments) == 2
     assert [s.start_s > 3 for s in signs.segments] == [True]
     assert complete.segments == []
-    assert complete.heard_s == 0
+    assert complete.voiced_s == 0
 
 
 def test_segments_come_in_order_whatever_worker_is_first() -> None:
@@ -217,7 +217,7 @@ def test_sound_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for block in blocks(np.tile(np.concatenate([voiced(0.6), silent(0.6)]), 30), size=4096):
             transcriber.feed(block)
             assert transcriber._pending_s <= 5.0
-        assert transcriber.finish().heard_s > 15
+        assert transcriber.finish().voiced_s > 15
 
 
 def test_time_that_subtitles_take() -> None:
@@ -353,7 +353,7 @@ def test_real_speech_is_understood() -> None:
     assert 4.2 - 0.5 <= rooms.start_s <= rooms.end_s <= 8.4 + 0.5  # as the subtitles of this video have it
     assert all(transcribe.MIN_CONFIDENCE <= (s.confidence or 0) <= 1 for s in result.segments)
     assert result.problems == []
-    assert 2 < result.recognised_s <= result.heard_s <= 5.0
+    assert 2 < result.recognised_s <= result.voiced_s <= 5.0
 
 
 @needs_media

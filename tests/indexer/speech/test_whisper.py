@@ -19,7 +19,7 @@ from vfindex.indexer.speech import whisper as whisper_module
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.transcribe import Transcript
 from vfindex.indexer.speech.vad import GAP_S
-from vfindex.indexer.speech.whisper import STOPPED, Heard, Sound, Whisper, uncovered, windows_of
+from vfindex.indexer.speech.whisper import STOPPED, Sound, Whisper, WindowTranscript, uncovered, windows_of
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -56,15 +56,15 @@ class Loudness:
         self.numbers = itertools.count()  # no two texts are the same
         self.closed = False
 
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
         self.calls.append((len(sounds), language))
         return [self.hear(sound, language) for sound in sounds]
 
-    def hear(self, sound: FloatArray, language: str) -> Heard:
+    def hear(self, sound: FloatArray, language: str) -> WindowTranscript:
         level, length_s = round(float(sound[0]) * 32768), len(sound) / SAMPLE_RATE_HZ
         text = f"no. {next(self.numbers)}, {length_s:.2f} seconds at {level}, {FILLING}"
         said = RawSegment(0.0, length_s, text, 0.1, -0.5, 1.0)
-        return Heard(*((language, 1.0) if language else LANGUAGES[level]), (said,))
+        return WindowTranscript(*((language, 1.0) if language else LANGUAGES[level]), (said,))
 
     def close(self) -> None:
         self.closed = True
@@ -107,7 +107,7 @@ def test_what_is_said_has_the_video_s_time() -> None:
     assert [s.text.split(",")[1] for s in result.segments] == [" 2.00 seconds at 1000", " 5.00 seconds at 1000"]
     assert [(s.source, s.language) for s in result.segments] == [("asr", "en")] * 2
     assert result.segments[0].confidence == pytest.approx(0.9 * np.exp(-0.5))
-    assert (result.heard_s, result.recognised_s, result.dropped_s) == pytest.approx((7.0, 7.0, 0.0))
+    assert (result.voiced_s, result.recognised_s, result.dropped_s) == pytest.approx((7.0, 7.0, 0.0))
     assert result.problems == []
 
 
@@ -135,9 +135,9 @@ def test_what_subtitles_cover_is_not_recognised() -> None:
     sound = loud(60)
     signs = transcript(Loudness(), blocks(sound), covered=[(10.0, 20.0), (500.0, 501.0)])
     assert spans(signs) == [(0.0, 10.0), (20.0, 50.0), (50.0, 60.0)]
-    assert signs.heard_s == pytest.approx(50.0)
+    assert signs.voiced_s == pytest.approx(50.0)
     complete = transcript(Loudness(), blocks(sound), covered=[(0.0, 20.0), (30.0, 60.0)])
-    assert (complete.segments, complete.heard_s) == ([], 0.0)
+    assert (complete.segments, complete.voiced_s) == ([], 0.0)
     edge = transcript(Loudness(), blocks(sound), covered=[(0.0, 5.0), (5.9, 8.0), (9.1, 19.0), (99.0, 100.0)])
     assert spans(edge)[0] == (8.0, 9.1)  # 0.9 s between two subtitles are nothing, 1.1 s may be
 
@@ -213,8 +213,8 @@ class Raving(Loudness):
         super().__init__()
         self.said = said
 
-    def hear(self, sound: FloatArray, language: str) -> Heard:
-        return Heard("en", 0.9, self.said)
+    def hear(self, sound: FloatArray, language: str) -> WindowTranscript:
+        return WindowTranscript("en", 0.9, self.said)
 
 
 def raw(start_s: float, end_s: float, text: str, no_speech: float = 0.0, logprob: float = 0.0) -> RawSegment:
@@ -239,7 +239,7 @@ def test_what_cannot_be_believed_is_counted_and_dropped() -> None:
     assert spans(result) == [(50.0, 52.0), (55.0, 56.0), (65.0, 70.0)]
     assert result.dropped_s == pytest.approx(3 + 1 + 1 + 1.5 + 2)
     assert result.recognised_s == pytest.approx(2 + 1 + 5)
-    assert result.heard_s == pytest.approx(15)
+    assert result.voiced_s == pytest.approx(15)
 
 
 class Failing(Loudness):
@@ -249,7 +249,7 @@ class Failing(Loudness):
         super().__init__(batch=8)
         self.unbearable = unbearable
 
-    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
         self.calls.append((len(sounds), language))
         if len(sounds) > 2:
             raise ModelError("out of memory")
@@ -269,7 +269,7 @@ def test_a_sound_that_fails_costs_its_window_only() -> None:
     result = transcript(Failing(unbearable=SURE_DE), blocks(sound))
     assert [round(s.start_s) for s in result.segments] == [0, 21, 63, 84]
     assert result.problems == ["a sound that it cannot stand"]
-    assert result.heard_s == pytest.approx(100)
+    assert result.voiced_s == pytest.approx(100)
     everything = transcript(Failing(unbearable=SURE_EN), blocks(loud(4)))
     assert (everything.segments, everything.problems) == ([], ["a sound that it cannot stand"])
 
@@ -283,7 +283,7 @@ class Slow(Loudness):
         super().__init__(batch=1)
         self.began, self.go_on = threading.Event(), threading.Event()
 
-    def hear(self, sound: FloatArray, language: str) -> Heard:
+    def hear(self, sound: FloatArray, language: str) -> WindowTranscript:
         self.began.set()
         self.go_on.wait(20)
         return super().hear(sound, language)
@@ -337,7 +337,7 @@ def test_sound_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     class Dragging(Loudness):
         workers = 1
 
-        def hear(self, sound: FloatArray, language: str) -> Heard:
+        def hear(self, sound: FloatArray, language: str) -> WindowTranscript:
             time.sleep(0.3)
             return super().hear(sound, language)
 
@@ -356,7 +356,7 @@ def test_sound_that_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             transcriber.feed(block)
             assert sum(run.length_s for run in transcriber._runs) < 50.0
         result = transcriber.finish()
-    assert result.heard_s == pytest.approx(140.0)
+    assert result.voiced_s == pytest.approx(140.0)
     assert result.recognised_s >= 140.0
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(result.segments))
 
