@@ -154,7 +154,7 @@ def discover(
     base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
     only the base name is tried; a named folder is always entered.
     avoid: folders that are never entered (the library itself). removed: files and folders, as `exclusion_key` has them,
-    that count only if they are named. sift: filters the videos to yield. stop: ticks at
+    that count only if they are named. sift: filters the videos to yield. stop: called at
     every ASK_EVERY-th file or folder; True: there is nothing more.
     """
     exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)

@@ -18,7 +18,7 @@ from media import Shot, make_video
 from vfindex.indexer.models import hardware
 from vfindex.indexer.models.export.cache import exporting
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.pipeline import stages
+from vfindex.indexer.pipeline import prepare
 from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.stages import Indexed
 from vfindex.indexer.runners import local
@@ -96,8 +96,8 @@ def test_no_file_is_missing_if_the_search_is_stopped(
 
 def test_no_unit_begins_after_a_stop(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "a.mp4", shots=[Shot("red", 4), Shot("blue", 4)])
-    monkeypatch.setattr(stages, "UNIT_S", 2.0)
-    monkeypatch.setattr(stages, "MIN_LAST_UNIT_S", 1.0)
+    monkeypatch.setattr(prepare, "UNIT_S", 2.0)
+    monkeypatch.setattr(prepare, "MIN_LAST_UNIT_S", 1.0)
     real, begun, stopped = local.index_unit, [], Event()
 
     def index_unit(prepared: Prepared, plan: UnitPlan, *rest: Any) -> Indexed:
