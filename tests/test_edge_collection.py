@@ -75,14 +75,14 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Collec
 
 @pytest.fixture(scope="module")
 def videos(edge: Collection) -> dict[str, dict[str, Any]]:
-    """Return name -> what `show` tells of it; read in this process, as 80 processes would take a minute."""
-    from vfindex.cli.commands import show
+    """Return name -> what `show` prints; read in this process, as 80 processes would take a minute."""
+    from vfindex.search.results import video_to_dict
     from vfindex.storage.library import Library
 
     library = Library.open(edge.library)
     with library.snapshot() as snapshot:
         return {
-            os.path.basename(os.fsdecode(place.path)): show._document(library, snapshot, video)
+            os.path.basename(os.fsdecode(place.path)): video_to_dict(library, snapshot, video)
             for video in snapshot.videos()
             for place in video.locations
         }
