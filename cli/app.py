@@ -1,6 +1,6 @@
 """The `vfindex` command: its subcommands, exit codes, and the one place where exceptions become messages.
 
-Nothing heavy is imported here: `vfindex --help` answers at once.
+Imports nothing heavy, so `vfindex --help` is instant.
 """
 
 from __future__ import annotations
@@ -118,14 +118,14 @@ def main() -> None:
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 gets escapes, not a traceback
-    # A search allocates some 80,000 objects, mostly while importing, that live until the end. Garbage collection finds
-    # nothing among them and took a quarter of the time. Commands that may run for hours turn it on again.
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows escapes, not a traceback
+    # A search allocates some 80,000 objects, mostly while importing, that live until the end. Garbage collection frees
+    # none of them and took a quarter of the time. Commands that may run for hours turn it on again.
     gc.disable()
     code: int | str | None = EXIT_BUG
     try:
         code = _run()
-    except KeyboardInterrupt:  # once more, while the first was answered
+    except KeyboardInterrupt:  # a second one, while the first was handled
         code = EXIT_INTERRUPTED
     finally:
         gc.enable()

@@ -1,7 +1,7 @@
 """A few small videos to try the program on: pans and zooms over the photographs inside scikit-image.
 
-What is said in them (sidecar subtitles) is never what is seen, so that a question about speech and one about pictures
-find different videos; and their names say nothing at all.
+Speech (sidecar subtitles) and images of a video are about different things, so a query for speech and one for images
+find different videos. The file names say nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DemoVideo:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to ask of the demo, and the video that must come first."""
+    """A query for the demo, and the video that must rank first."""
 
     text: str
     modality: Literal["visual", "speech"]
@@ -137,7 +137,7 @@ QUESTIONS = (
 def make_demo_videos(folder: Path) -> list[Path]:
     """Write the demo's videos and their .srt files into a folder, and return the videos' paths in order.
 
-    H.264 (MPEG-4 where the codec library lacks it), 640x360, 12 frames a second, some 10 s each, without sound. The
+    H.264 (MPEG-4 where the codec library lacks it), 640x360, 12 frames a second, some 10 s each, without audio. The
     same versions of the libraries write the same bytes. Files of these names are overwritten.
     Raises VfindexError if a photograph is missing from the installed scikit-image.
     """
@@ -187,7 +187,7 @@ def _box(size: tuple[int, int], view: View) -> tuple[float, float, float, float]
 
 
 def _encode(path: Path, frames: Iterator[Image.Image]) -> None:
-    """Write frames as a video; with one thread, for encoders of several may write other bytes each time."""
+    """Write frames as a video; in one thread, because multithreaded encoders are not deterministic."""
     has_h264 = "libx264" in av.codecs_available
     options = {"preset": "superfast", "crf": "26"} if has_h264 else {"qscale": "4"}
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
@@ -203,7 +203,7 @@ def _encode(path: Path, frames: Iterator[Image.Image]) -> None:
 
 
 def _subtitles(video: DemoVideo) -> str:
-    """Return what is said as SubRip text."""
+    """Return the subtitles in SubRip format."""
     length_s = sum(shot.duration_s for shot in video.shots) / len(video.speech)
     cues = []
     for number, text in enumerate(video.speech):

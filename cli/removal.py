@@ -1,4 +1,4 @@
-"""What `remove` and `purge` share: the question before a removal, its report, and what could not be cleaned."""
+"""Shared by `remove` and `purge`: confirmation, the report of a removal, and data that could not be deleted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def print_preview(preview: RemovalPreview, json: bool) -> None:
 
 
 def confirm(preview: RemovalPreview, *, yes: bool) -> None:
-    """Ask before a removal if people are there to answer; exit with code 1 if they decline."""
+    """Ask before a removal on a terminal; exit with code 1 unless confirmed."""
     if yes or not preview.paths or not _is_terminal():
         return
     question = f"Forget {_numbers(preview)}? The files themselves are not touched."

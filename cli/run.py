@@ -1,4 +1,4 @@
-"""What commands that run share: progress, Ctrl-C, the printed report, calibration and the exit code."""
+"""Shared by commands that index: progress, Ctrl-C, the printed report, calibration and the exit code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints
+from vfindex.cli.render.run_page import label
 from vfindex.storage.errors import LibraryLocked, Problem, counted
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def print_report(report: Report) -> None:
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
     counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
     for word in ("reworded", "coarse", "vanished"):
-        counts += f", {getattr(report, word)} {word}" if getattr(report, word) else ""
+        counts += f", {getattr(report, word)} {label(word)}" if getattr(report, word) else ""
     print(counts)
     if report.left_out:
         print("left out: " + ", ".join(counted(number, kind) for kind, number in sorted(report.left_out.items())))
@@ -204,4 +205,4 @@ def calibrate_if_due(folder: Path) -> None:
     try:
         calibrate_if_changed(folder, background_queries(), say)
     except LibraryLocked:
-        say("another run is at work; it will calibrate the confidence of hits")
+        say("another run is in progress; it will calibrate the confidence of hits")

@@ -60,7 +60,7 @@ def _filters(text: str) -> Filters:
     query = parse(text, wordless=True)
     words = " ".join(map(str, query.moments))
     if words:
-        raise UsageError(f"list takes filters alone, as in {EXAMPLE!r}; to search for {words!r}: vfindex search")
+        raise UsageError(f"list takes filters only, as in {EXAMPLE!r}; to search for {words!r}: vfindex search")
     return query.filters
 
 
@@ -79,7 +79,7 @@ def _ids(opened: Library, filters: Filters) -> list[int]:
 
 
 def _rows(opened: Library, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Return what is known of some videos, in the order of their ids; those that are gone by now are left out."""
+    """Return the rows of some videos, in the order of `ids`; videos deleted meanwhile are left out."""
     from vfindex.search.query.filters import recorded_on
     from vfindex.storage.library import again_if_changed
 

@@ -92,28 +92,28 @@ def command(
 
 
 def next_time(until: str, now: datetime) -> datetime:
-    """Return the next instant at which a clock on the wall shows `until` (HH:MM), in UTC. Raises UsageError.
+    """Return the next instant, in UTC, at which the local time is `until` (HH:MM). Raises UsageError.
 
-    now: local, naive in the zone of the system or with its zone. Of a time that a change of the clock skips, the
-    instant is that of the old clock; of one that it shows twice, the first that is still to come.
+    now: local, naive in the system's time zone or with its zone. A time that a clock change skips is taken by the old
+    clock; of one that occurs twice, the next.
     """
     match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", until)
     if match is None:
         raise UsageError(f"--until takes a time of the day, as in 06:00 or 23:30, not {until!r}")
     today = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
-    # Not one day alone: of a zone that changes sides of the date line, a day may be missing.
+    # More than one day ahead: a zone that crosses the date line skips a day.
     walls = (today + timedelta(days=days) for days in (-1, 0, 1, 2))
     instants = (_instant(wall, fold) for wall in walls for fold in (0, 1) if _counts(wall, fold))
     return min(instant for instant in instants if instant > _instant(now, now.fold))
 
 
 def _instant(wall: datetime, fold: int) -> datetime:
-    # Not `astimezone`, which swaps the readings of a skipped time in the zone of the system (CPython 3.11).
+    # Not `astimezone`, which swaps the folds of a skipped time in the system's zone (CPython 3.11).
     return datetime.fromtimestamp(wall.replace(fold=fold).timestamp(), UTC)
 
 
 def _counts(wall: datetime, fold: int) -> bool:
-    """Return whether a local time is one to end at: the first reading of it, or the second of one shown twice."""
+    """Return whether a local time counts: its first occurrence, or the second where the clock shows it twice."""
     back = _instant(wall, fold).astimezone(wall.tzinfo).replace(tzinfo=wall.tzinfo, fold=0)
     return fold == 0 or back.replace(tzinfo=None) == wall.replace(tzinfo=None, fold=0)
 
@@ -129,10 +129,12 @@ def _print_estimate(found: Estimate, json: bool) -> None:
     for problem in found.left_alone:
         say(f"left alone: {path_text(problem.path)}: {problem.reason}; {problem.next}")
     files = counted(found.new, "new file")
-    told = f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} vanished"
-    told += f", {found.reworded} with other words beside them" if found.reworded else ""
-    print(f"{told}, {found.coarse} to be read wholly" if found.coarse else told)
+    line = f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} missing"
+    line += f", {found.reworded} with changed sidecars" if found.reworded else ""
+    print(f"{line}, {found.coarse} with a preview to be indexed fully" if found.coarse else line)
     if found.size_bytes:
-        length = "of unknown length" if found.video_s is None else f"some {clock(found.video_s)} of video"
-        took = "no run to go by yet" if found.wall_s is None else f"some {clock(found.wall_s)} at the speed so far"
+        length = "of unknown length" if found.video_s is None else f"about {clock(found.video_s)} of video"
+        took = "no earlier run to estimate the time from"
+        if found.wall_s is not None:
+            took = f"about {clock(found.wall_s)} at the speed of earlier runs"
         print(plain(f"{found.size_bytes / 1e9:.1f} GB to read, {length}; {took}"))

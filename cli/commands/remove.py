@@ -71,7 +71,7 @@ def command(
     parts += [counted(found.unfinished, "unfinished video")] if found.unfinished else []
     print(f"forgot {', '.join(parts)}")
     if found.roots:
-        print(f"`vfindex reindex` no longer looks into {counted(found.roots, 'path')}")
+        print(f"`vfindex reindex` no longer walks {counted(found.roots, 'path')}")
     if found.excluded:
         print("later runs skip it; to index it again: vfindex remove --forget-exclusion PATH, or vfindex ingest PATH")
 

@@ -11,7 +11,7 @@ import typer
 from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, PlainCommand, library_folder
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
-from vfindex.cli.render.run_page import COUNTS, LISTS, endings, run_page
+from vfindex.cli.render.run_page import COUNTS, LISTS, endings, label, run_page
 from vfindex.storage.errors import LibraryError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -100,12 +100,14 @@ def _summary(run: StoredRun) -> str:
     """Return a run in a line."""
     report = run.report
     if report is None:
-        return "not finished: at work, or killed"
+        return "not finished: in progress, or killed"
     if "found" not in report:
         return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
     parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
     parts += [
-        f"{report[name]} {name}" for name in ("moved", "reworded", "coarse", "vanished", "left") if report.get(name)
+        f"{report[name]} {label(name)}"
+        for name in ("moved", "reworded", "coarse", "vanished", "left")
+        if report.get(name)
     ]
     parts += [*endings(report), *(["roots left alone"] if report.get("left_alone") else [])]
     return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
@@ -114,11 +116,11 @@ def _summary(run: StoredRun) -> str:
 def _print(run: StoredRun) -> None:
     print(plain(f"run {run.id}: {run.command}"))
     print(f"began     {run.started_at}")
-    print(f"ended     {run.finished_at or 'not yet: it is at work, or was killed'}")
+    print(f"ended     {run.finished_at or 'not yet: in progress, or killed'}")
     report = run.report or {}
     for name in COUNTS:
         if name in report:
-            print(f"{name.replace('_', ' '):9} {report[name]}")
+            print(f"{label(name):9} {report[name]}")
     if report.get("video_seconds") and report.get("wall_s"):
         speed = report["video_seconds"] / report["wall_s"]
         print(f"speed     {clock(report['video_seconds'])} of video in {clock(report['wall_s'])}, {speed:.1f} times")

@@ -47,7 +47,7 @@ def command(
         typer.Argument(metavar="TEXT", help="The query (docs/query.md). What follows `--` is never an option."),
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Find clips like this picture (repeatable).")
+        list[Path] | None, typer.Option(metavar="FILE", help="Find clips like this image (repeatable).")
     ] = None,
     like: Annotated[
         list[str] | None,

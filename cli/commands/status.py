@@ -48,7 +48,7 @@ def _print(document: dict[str, Any]) -> None:
     if document["models"]:
         print(f"models      {plain(', '.join(document['models'].values()))}")
     print(f"videos      {document['videos']} searchable, {length} in all")
-    print(f"files       {files}, with copies and files that failed")
+    print(f"files       {files}, copies and failed files included")
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")
     print(f"transcript  {counted(document['segments'], 'segment')}")
     print(f"index       {plain(_index_line(document))}")
@@ -63,7 +63,7 @@ def _print(document: dict[str, Any]) -> None:
     if document["states"]["indexing"]:
         print(f"unfinished  {counted(document['states']['indexing'], 'video')}; the next `vfindex ingest` continues")
     if document["states"]["vanished"]:
-        print(f"vanished    {counted(document['states']['vanished'], 'video')}; `vfindex purge` deletes what is left")
+        print(f"missing     {counted(document['states']['vanished'], 'video')}; `vfindex purge` deletes them")
     for path in document["removed"]:
         print(plain(f"{'removed':11} {path}, and skipped; to index it again: vfindex remove --forget-exclusion PATH"))
     for row in document["problems"]:

@@ -120,7 +120,7 @@ def _upgrade(folder: Path, settings: RunSettings, json: bool) -> None:
 
 
 def _known_items(old: Path, new: Path) -> list[dict[str, Any]]:
-    """Return recall before and after, a row a source of questions; the questions are the old edition's."""
+    """Return recall before and after, one row per source of queries; the queries are made from the old version."""
     from vfindex.search.calibration.known_items import known_items
     from vfindex.search.engine import SearchEngine
     from vfindex.search.evaluation.known_items import known_item_ranks, recall_by_source
@@ -168,11 +168,11 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
     length = f", {clock(report.decoded_s)} long" if report.decoded else ""
     print(
         f"{counted(report.videos, 'video')}, {counted(report.clips, 'clip')} in {clock(report.wall_s)}: "
-        f"{report.taken_over} taken over unread, {report.heard} heard again, {report.decoded} decoded again{length}, "
-        f"{report.transcripts_reused} of them with the transcript they had"
+        f"{report.taken_over} copied unread, {report.heard} with audio decoded again, "
+        f"{report.decoded} decoded again{length}, {report.transcripts_reused} of them with their old transcript"
     )
     if report.swapped:
-        print("in use from now on; to return: vfindex upgrade --rollback; to free the old one's disk: --discard")
+        print("now in use; to return to the old models: vfindex upgrade --rollback; to delete their vectors: --discard")
     elif report.interrupted:
         print("interrupted: the old models stay in use; run the same command again to continue")
     elif not allow_missing:
@@ -196,10 +196,10 @@ def _roll_back(folder: Path, json: bool) -> None:
     if json:
         print_json({"edition": str(place), "preset": setup.preset, "lacking": lacking})
         return
-    print(plain(f"the models before are in use again: preset {setup.preset}, sampling {setup.sampling}"))
+    print(plain(f"the previous models are in use again: preset {setup.preset}, sampling {setup.sampling}"))
     if lacking:
         since = counted(lacking, "video")
-        print(f"not in it: {since} indexed since then; the next `vfindex ingest` adds what is lacking")
+        print(f"not included: {since} indexed since then; the next `vfindex ingest` adds them")
 
 
 def _videos(folder: Path) -> list[StoredVideo]:
@@ -222,7 +222,7 @@ def _discard(folder: Path, json: bool) -> None:
 
 
 def _size(count: float) -> str:
-    """Return bytes as people read them, in powers of 1000."""
+    """Return a size in bytes, kB, MB, ... of 1000 each."""
     for unit in _UNITS[:-1]:
         if count < 999.5:
             return f"{count:.0f} {unit}"

@@ -1,1 +1,1 @@
-"""Results as pictures, HTML pages and explanations."""
+"""Contact sheets, HTML pages and explanations of results."""

@@ -22,12 +22,20 @@ _STYLE = (
     "vertical-align:top;overflow-wrap:anywhere}th{font-weight:600}"
 )
 
+# Names of counts as people read them, where the field of the report has another.
+LABELS = {"reworded": "sidecars changed", "coarse": "preview only", "vanished": "missing"}
+
+
+def label(name: str) -> str:
+    """Return a field of a report in words."""
+    return LABELS.get(name, name.replace("_", " "))
+
 
 def run_page(run: StoredRun) -> str:
     """Return the page. Names and reasons are escaped."""
     report = run.report or {}
-    facts = [("began", run.started_at), ("ended", run.finished_at or "not yet: it is at work, or was killed")]
-    facts += [(name.replace("_", " "), str(report[name])) for name in COUNTS if name in report]
+    facts = [("began", run.started_at), ("ended", run.finished_at or "not yet: in progress, or killed")]
+    facts += [(label(name), str(report[name])) for name in COUNTS if name in report]
     if report.get("video_seconds") and report.get("wall_s"):
         speed = report["video_seconds"] / report["wall_s"]
         facts.append(("video read", f"{clock(report['video_seconds'])}, {speed:.1f} times real time"))

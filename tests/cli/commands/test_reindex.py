@@ -60,7 +60,7 @@ def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path)
     assert ran.err.count("\n") == 1
     assert run("reindex", "--library", nightly, "--allow-missing").code == 0
     shown = run("runs", "show", "2", "--library", nightly)
-    assert (shown.code, "vanished  5\n" in shown.out) == (0, True)
+    assert (shown.code, "missing   5\n" in shown.out) == (0, True)
     assert run("purge", "--library", nightly).out.startswith("forgot 0 files, 0 videos\nkept 5 missing files, ")
     assert run("purge", "--now", "--library", nightly).out == "forgot 5 files, 5 videos\n"
 
@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_there_is_to_do(run: Any, nightly: Path) -> None:
     document = json.loads(run("reindex", "--dry-run", "--json", "--library", nightly).out)
     assert (document["new"], document["video_seconds"], document["wall_s"]) == (1, 100.0, None)
     told = run("reindex", "--dry-run", "--library", nightly).out
-    assert told.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 vanished"
+    assert told.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 missing"
     assert json.loads(run("runs", "list", "--json", "--library", nightly).out) == {"runs": []}
 
 

@@ -72,15 +72,15 @@ def test_there_and_back(run: Run, library: Path) -> None:
     assert changed == "text all-MiniLM-L6-v2 -> bge"
     assert counts.startswith("2 videos, 2 clips in 0:0")
     assert counts.endswith(
-        "2 taken over unread, 0 heard again, 0 decoded again, 0 of them with the transcript they had"
+        "2 copied unread, 0 with audio decoded again, 0 decoded again, 0 of them with their old transcript"
     )
-    assert last == "in use from now on; to return: vfindex upgrade --rollback; to free the old one's disk: --discard"
+    assert last.startswith("now in use; to return to the old models: vfindex upgrade --rollback; ")
     status = json.loads(run("status", "--json", "--library", library).out)
     assert (status["library"], status["videos"], status["last_run"]["command"]) == (str(library), 2, "upgrade")
     assert run("remove", "/videos/harbour at dawn", "--library", library).code == 0
     assert run("verify", "--library", library).code == 0
     back = run("upgrade", "--rollback", "--library", library)
-    assert (back.code, back.out) == (0, "the models before are in use again: preset lite, sampling auto\n")
+    assert (back.code, back.out) == (0, "the previous models are in use again: preset lite, sampling auto\n")
     again = run("upgrade", "--rollback", "--library", library)
     assert (again.code, again.err.count("\n")) == (1, 1)
     assert "no edition before this one" in again.err
