@@ -1,4 +1,4 @@
-"""The error boundary of one file: whatever is raised inside becomes that file's VideoError, and the run goes on."""
+"""The error boundary of one file: an exception inside becomes the file's VideoError, and the run continues."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from vfindex.storage.files.regular import NotRegularError
 
 logger = logging.getLogger(__name__)
 
-NO_RESOURCES = "no_resources"  # code of a file that the machine, not its content, kept from being read
-MAX_TRACE_CHARS = 8000  # of one traceback, its end
+NO_RESOURCES = "no_resources"  # code of a file that could not be read for want of machine resources
+MAX_TRACE_CHARS = 8000  # of the end of a traceback
 BUG_STEP = "report it with the traceback; vfindex retry, and the next version of vfindex, read it again"
 _MEMORY_STEP = "free some memory or take fewer --workers, then run: vfindex retry"
 _MODEL_STEP = "see to that, then run: vfindex retry"
@@ -34,7 +34,7 @@ _NO_RESOURCES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFIL
 
 @contextmanager
 def one_file(path: bytes, stage: Stage) -> Iterator[None]:
-    """Translate exceptions raised inside to a VideoError of `path`; those that concern the whole run pass unchanged.
+    """Translate exceptions raised inside to a VideoError of `path`; those that end the run pass unchanged.
 
     Unchanged: VideoError, a library that cannot be written, a lost cluster, wrong options. A bug has code `bug` and its
     traceback, and is logged here. Running out of memory, or a model that fails on a frame, is the file's own error; a
@@ -54,7 +54,7 @@ def one_file(path: bytes, stage: Stage) -> Iterator[None]:
 
 
 def _own_error(path: bytes, stage: Stage, exc: Exception) -> VideoError | None:
-    """Return the error of the file, None where the whole run is concerned."""
+    """Return the file's error, or None for an exception that ends the run."""
     if isinstance(exc, ModelError):
         return VideoError(Problem(path, stage, "model", _printable(str(exc)), _MODEL_STEP))
     if isinstance(exc, VfindexError) and not isinstance(exc, DimensionError):
@@ -77,7 +77,7 @@ def lacks_resources(exc: Exception) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Return text that any database and any stream takes: stray bytes of file names as escapes."""
+    """Return text that is valid UTF-8: undecodable bytes of file names become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -87,13 +87,13 @@ def _no_resources(path: bytes, stage: Stage, exc: Exception) -> Problem:
 
 
 def not_regular(path: bytes, stage: Stage, kind: str) -> Problem:
-    """Return the problem of something else than a regular file, of a kind as `storage.files.regular` names it."""
+    """Return the problem of a path that is not a regular file. kind: as `storage.files.regular` names it."""
     step = "name what it points to" if "link" in kind else "name a video file or a folder of them"
     return Problem(path, stage, "not_regular", f"it is {kind}, not a file", step)
 
 
 def os_problem(path: bytes, stage: Stage, exc: OSError) -> Problem:
-    """Return an error of the operating system in words."""
+    """Return the problem that describes an operating system error."""
     if isinstance(exc, NotRegularError):
         return not_regular(path, stage, exc.kind)
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -94,7 +94,7 @@ yue: cantonese, 粵語, 廣東話, 广东话
 zh: chi, zho, cmn, chs, cht, chinese, mandarin, 中文, 汉语, 漢語, 简体中文, 繁體中文, 简体, 繁體
 zu: zul, zulu
 """
-# Two-letter codes of ISO 639-1 that need no name here: no subtitle site offers them.
+# Further two-letter codes of ISO 639-1, without names: no subtitle site offers them.
 _FURTHER = (
     "aa ab ae ak an as av ay ba bi bm bo br ce ch co cr cu cv dv dz ee ff fj fo fy gd gn gv ha ho ht hz ia ie ig ii ik "
     "io iu jv kg ki kj kl kr ks kv kw ky lg li ln lu mg mh mi na nd ng nr nv ny oc oj om or os pi qu rm rn rw sa sc sd "
@@ -107,7 +107,7 @@ _CODE = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{1,8}){0,3}")
 
 
 def _folded(text: str) -> str:
-    """Return a name in one case and without marks on Latin letters: files write "Français" and "francais"."""
+    """Return a name case-folded and without marks on Latin letters: file names have both "Français" and "francais"."""
     decomposed = unicodedata.normalize("NFKD", text.strip().casefold())
     plain = "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f")
     return " ".join(unicodedata.normalize("NFC", plain).split())
@@ -128,7 +128,7 @@ def named_language(text: str) -> str:
     """Return the tag of a code, a tag or a name of a language ("eng", "pt_BR", "en-eEY6OEpapPo", "Français", "hi").
 
     The tag is lower case: the shortest code of ISO 639, with script and region where they follow ("pt-br", "zh-hans").
-    What download tools append behind the code falls away. "" where the text names no language of the table.
+    Suffixes that download tools append are dropped. "" if the table has no such language.
     """
     name = _folded(text)
     if name in _BY_NAME:
@@ -145,7 +145,7 @@ def named_language(text: str) -> str:
 
 
 def language_tag(text: str) -> str:
-    """Return the tag of a language as containers write it, "" where it is unknown.
+    """Return the language tag of a container's language field, "" if unknown.
 
     A well-formed code that the table lacks is kept as it is: ISO 639-3 has 7,900.
     """

@@ -10,8 +10,8 @@ from vfindex.storage.errors import UsageError
 
 Mode = Literal["auto", "keyframes", "sparse", "fps"]
 
-MIN_FPS = 0.01  # one frame in 100 s; fewer finds nothing
-MAX_FPS = 120.0  # above that no camera that people own; neighbouring frames show the same
+MIN_FPS = 0.01  # one frame in 100 s; sparser sampling finds nothing
+MAX_FPS = 120.0  # above the rate of common cameras; neighbouring frames are alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Sampling:
 class Options:
     """How to read a file. asr: recognise speech where no subtitle covers it.
 
-    languages: tags of those that the speech model knows; None: all. safe: the file has crashed its decoder or run into
-    its limits, so that as little as possible is decoded, see `safely`.
+    languages: tags that the speech model supports; None: all. safe: decode as little as possible, because the file
+    crashed its decoder or ran into its limits; see `safely`.
     """
 
     sampling: Sampling
@@ -57,9 +57,9 @@ class Options:
     languages: frozenset[str] | None = None
 
     def safely(self) -> Options:
-        """Return the options of a last try: keyframes alone, each for itself, no audio, no embedded subtitles.
+        """Return the options of the last attempt: single keyframes, no audio, no embedded subtitles.
 
-        Most decoders crash on frames that depend on others, or in another stream than the video.
+        Most decoders crash on frames that depend on others, or in a stream other than video.
         """
         return Options(Sampling("keyframes"), asr=False, safe=True)
 

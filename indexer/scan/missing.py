@@ -1,4 +1,4 @@
-"""Files of the library that are no longer in its roots: moved, deleted, or on a disk that is not mounted."""
+"""Missing files of a library: moved, deleted, or on a disk that is not mounted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vfindex.storage.db.sources import Root, ScanCache
 from vfindex.storage.errors import Problem, VideoError, counted
 from vfindex.storage.records import Location
 
-SAMPLE = 20  # files, evenly spread, by which a renamed folder is recognised
-SAMPLE_SHARE = 0.5  # of them that must be there
-MAX_LOST_SHARE = 0.2  # a root that loses more of its videos at once is more likely a disk that is not mounted
+SAMPLE = 20  # evenly spread files by which a renamed folder is recognised
+SAMPLE_SHARE = 0.5  # of them that must match
+MAX_LOST_SHARE = 0.2  # if a root loses more of its videos at once, its disk is probably not mounted
 _NEXT = "mount its disk; or, if they are gone for good, run: vfindex reindex --allow-missing"
 _NEXT_ROOT = (
     "mount its disk; if it was renamed, run: vfindex ingest NEWNAME; "
@@ -28,7 +28,7 @@ _NEXT_ROOT = (
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the library knows about files. unseen: paths in `known` that the walk of the roots did not meet."""
+    """The scan cache of the library. unseen: paths in `known` that the walk did not find."""
 
     catalog: Catalog
     known: ScanCache
@@ -39,8 +39,8 @@ class Recorded:
 class Missing:
     """Which recorded files are missing.
 
-    gone: deleted. moved: old path -> the new file with the same content. left_alone: why files of a root do not count
-    as gone.
+    gone: deleted. moved: old path -> new file with the same content. left_alone: why missing files of a root are not
+    counted as deleted.
     """
 
     gone: set[bytes] = field(default_factory=set)
@@ -50,7 +50,7 @@ class Missing:
 
 @dataclass(slots=True)
 class _RootGroup:
-    """A folder, or all single files named in one folder: its losses are believed together, or not at all."""
+    """A folder, or all single files named in one folder. Its missing files are all accepted as deleted, or none is."""
 
     path: bytes
     is_folder: bool
@@ -61,7 +61,7 @@ class _RootGroup:
 
 
 def is_missing(path: bytes) -> bool:
-    """Return whether there is certainly nothing at `path`; a disk that does not answer proves nothing."""
+    """Return whether `path` certainly does not exist; False if its disk does not answer."""
     try:
         os.lstat(path)
     except OSError as exc:
@@ -77,10 +77,10 @@ def find_missing(
     allow_missing: bool,
     stop: Callable[[], bool],
 ) -> Missing:
-    """Return which of the unseen files below `roots` are gone, and which of them are among the `new` ones.
+    """Return which unseen files below `roots` were deleted, and which were moved to one of the `new` files.
 
     A root that is missing, or has lost too much at once, is left alone unless allow_missing; a file below several roots
-    is gone only if all of them are believed. Nothing is gone once `stop` returns True.
+    counts as deleted only if none of them is left alone. Once `stop` returns True, nothing counts as deleted.
     """
     groups = _grouped(recorded.unseen, roots)
     gone = set()
@@ -103,7 +103,7 @@ def find_missing(
 
 
 def excluded(unseen: Set[bytes], roots: Sequence[Root]) -> set[bytes]:
-    """Return the unseen files that still exist, and that every root at or above them excludes."""
+    """Return the unseen files that still exist and are excluded by every root at or above them."""
     tests = {root.path: Exclusions(root.exclude) for root in roots}
     chosen = set()
     for path in unseen:
@@ -125,7 +125,7 @@ def _grouped(unseen: Set[bytes], roots: Sequence[Root]) -> list[_RootGroup]:
 
 
 def _moved(recorded: Recorded, gone: Set[bytes], new: Iterable[Found], stop: Callable[[], bool]) -> dict[bytes, Found]:
-    """Return old path -> new file for the content of `gone` that is found elsewhere. Reads files of equal size only."""
+    """Return old path -> new file with the same content. Reads only files of equal size."""
     by_size: dict[int, list[bytes]] = {}
     for path in gone:
         known = recorded.known.get(path)
@@ -136,7 +136,7 @@ def _moved(recorded: Recorded, gone: Set[bytes], new: Iterable[Found], stop: Cal
         if stop():
             break
         size_bytes = found.location.size_bytes
-        if size_bytes not in by_print:  # once for all files of a size, of which there may be many
+        if size_bytes not in by_print:  # once for all files of a size: there may be many
             paths = by_size.get(size_bytes, [])
             by_print[size_bytes] = {recorded.catalog.fingerprint_at(path): path for path in paths}
         old_paths = by_print[size_bytes]
@@ -147,7 +147,7 @@ def _moved(recorded: Recorded, gone: Set[bytes], new: Iterable[Found], stop: Cal
 
 
 def _fingerprint(path: bytes) -> str:
-    """Return a file's fingerprint, "" where it cannot be read: the run opens it later, and says why."""
+    """Return a file's fingerprint, "" if it cannot be read: the run opens it later and reports why."""
     try:
         with one_file(path, "open"):
             return fingerprint(path)
@@ -156,9 +156,9 @@ def _fingerprint(path: bytes) -> str:
 
 
 def _doubt(recorded: Recorded, group: _RootGroup, gone: Set[bytes], moved: Set[bytes]) -> Problem | None:
-    """Return why no loss in a group is believed, None where all are.
+    """Return why the missing files of a group are not accepted as deleted; None if they are.
 
-    A missing root has nothing to lose where all its files were moved, or are already recorded as gone.
+    A missing root is no problem if all its files were moved or are already recorded as missing.
     """
     known = [path for path in recorded.known if group.covers(path)]
     if group.is_folder and is_missing(group.path):
@@ -179,7 +179,7 @@ def _doubt(recorded: Recorded, group: _RootGroup, gone: Set[bytes], moved: Set[b
 
 
 def _renamed(recorded: Recorded, root: bytes) -> bytes | None:
-    """Return the new path of a missing folder if it or a folder above it was renamed, else None.
+    """Return the new path of a missing folder if it or a parent was renamed, else None.
 
     Recognised by size, time and inode of its files: a copy on another disk has other inodes.
     """
@@ -189,7 +189,7 @@ def _renamed(recorded: Recorded, root: bytes) -> bytes | None:
 
 
 def _namesakes(path: bytes) -> Iterator[bytes]:
-    """Yield `path` with its first missing folder replaced by each of the folders next to it."""
+    """Yield `path` with its first missing folder replaced by each of that folder's siblings."""
     parent, rest = path, b""
     while is_missing(parent):
         parent, name = os.path.split(parent)
@@ -203,7 +203,7 @@ def _namesakes(path: bytes) -> Iterator[bytes]:
 
 
 def _holds(folder: bytes, files: Sequence[Location], root: bytes) -> bool:
-    """Return whether `folder` holds at least SAMPLE_SHARE of the files recorded below `root`, unchanged."""
+    """Return whether `folder` contains SAMPLE_SHARE of the files recorded below `root`, unchanged."""
     same = 0
     for file in files:
         try:

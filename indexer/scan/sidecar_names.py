@@ -1,4 +1,4 @@
-"""Subtitle file names: language, kind, and whether the file belongs to this video at all."""
+"""Subtitle file names: language, kind, and whether the file belongs to a video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VARIANTS = {("pt", "brazil"): "pt-br", ("pt", "brazilian"): "pt-br", ("es", "la
 _VARIANTS |= {("zh", "simplified"): "zh-hans", ("zh", "traditional"): "zh-hant", ("en", "us"): "en-us"}
 _BETWEEN = re.compile(r"[.\s()\[\]{}+,;&='\"#@!~]+")
 _INNER = re.compile(r"[-_]+")
-_TRACK = re.compile(r"(?:track|stream)\d{1,3}")  # tools that take subtitles out of a film number them
+_TRACK = re.compile(r"(?:track|stream)\d{1,3}")  # extraction tools number the tracks
 # Resolution, codec, source and packaging marks of file names; the split into words comes after.
 RELEASE_MARKS = re.compile(
     r"(?<![^\W_])(?:\d{3,4}[pi](?:\d{2,3})?(?:fps)?|\d{3,4}\s?x\s?\d{3,4}|[248]k|u?hd|uhdtv|fhd|\d{2,3}fps"
@@ -40,7 +40,7 @@ _MAX_MARK = 200  # characters of a name that are examined
 class Marks:
     """The marks in a name. partial: signs, songs, forced passages or commentary, no transcript. sdh: for the deaf.
 
-    language: its tag, "" unmarked. foreign: the words that make it the name of another video, "" where there are none.
+    language: its tag, "" if unmarked. foreign: the words that mark another video, "" if there are none.
     """
 
     language: str = ""
@@ -50,10 +50,10 @@ class Marks:
 
 
 def read_marks(text: str, *, named: bool = True) -> Marks:
-    """Return what the marks between a video's name and the suffix say.
+    """Return the marks between a video's name and the suffix.
 
-    Words before the language that mean nothing here make the file another video's ("talk.part2.srt", "talk show.srt");
-    words behind it are a title or what a download tool appends. `hi` alone is Hindi, and behind a language "hearing
+    Unknown words before the language mark the file as another video's ("talk.part2.srt", "talk show.srt");
+    words after it are a title or a download tool's suffix. `hi` alone is Hindi; after a language it is "hearing
     impaired". named: the file bears the video's name; else (`Subs/2_English.srt`) numbers and words may precede.
     """
     language = ""
@@ -80,7 +80,7 @@ def read_marks(text: str, *, named: bool = True) -> Marks:
 
 
 def _with_region(code: str, following: Sequence[str]) -> tuple[str, int]:
-    """Return a language with the script and region in the next words of its piece, and how many words these are."""
+    """Return a language with the script and region in the following words, and the number of these words."""
     tag, used = code, 0
     for word in following[:2]:
         longer = named_language(f"{tag}-{word}")
@@ -91,7 +91,7 @@ def _with_region(code: str, following: Sequence[str]) -> tuple[str, int]:
 
 
 def preference(language: str) -> int:
-    """Return 0 for English, 1 for no language, 2 for others: `lite` knows English."""
+    """Return 0 for English, 1 for no language, 2 for others: `lite` supports English only."""
     if language.split("-")[0] == "en":
         return 0
     return 2 if language else 1
@@ -106,10 +106,10 @@ def marks_of(video: bytes, sidecar: bytes) -> Marks:
 
 
 def sort_sidecars(video: bytes, sidecars: Iterable[bytes]) -> tuple[list[bytes], list[tuple[bytes, str, str]]]:
-    """Return the subtitle files to try, the best first, and those that are not read, with code and reason.
+    """Return the subtitle files to try, best first, and the unused ones with code and reason.
 
-    The first is whole rather than signs or commentary, English rather than unmarked rather than another language, not
-    for the deaf, and of the plainest format.
+    Order: full transcripts before signs and commentary, English before unmarked before other languages, those for the
+    deaf last, plainer formats first.
     """
     ranked = []
     unread: list[tuple[bytes, str, str]] = []

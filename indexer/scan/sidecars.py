@@ -7,14 +7,14 @@ import os
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-TEXT_SUFFIXES = (b".srt", b".vtt", b".ass", b".ssa")  # the earlier is preferred: the plainer, the plainer the text
-# Subtitles that are not read: pictures (.sub with .idx, .sup), lyrics, and formats that hardly any tool writes today.
+TEXT_SUFFIXES = (b".srt", b".vtt", b".ass", b".ssa")  # in order of preference: plainer formats first
+# Unsupported subtitles: images (.sub with .idx, .sup), lyrics, and formats that hardly any tool writes today.
 UNREAD_SUFFIXES = tuple(
     b"." + suffix for suffix in b"sub idx sup smi sami ttml dfxp sbv lrc stl scc mcc usf mpl mks".split()
 )
 INFO_SUFFIX = b".info.json"
 SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, *UNREAD_SUFFIXES, INFO_SUFFIX)
-SUBTITLE_FOLDERS = frozenset({"subs", "sub", "subtitles", "subtitle"})  # upper and lower case alike
+SUBTITLE_FOLDERS = frozenset({"subs", "sub", "subtitles", "subtitle"})  # in any case
 _CHARS = 16  # of a hash: enough to distinguish two states of one folder
 
 
@@ -24,7 +24,7 @@ def name_key(name: bytes) -> str:
 
 
 def _caseless(name: str) -> str:
-    """Return a name in one case and of the same length: what disks without case hold, and what tools change it to."""
+    """Return a name case-folded without changing its length, for disks and tools that ignore case."""
     return "".join(lower if len(lower := char.lower()) == 1 else char for char in name)
 
 
@@ -38,7 +38,7 @@ def sidecar_suffix(name: bytes) -> bytes:
 
 def mark_text(video: bytes, sidecar: bytes) -> str | None:
     """Return the part between a video's name and a sidecar's suffix: for `talk.mp4`, "" in `talk.srt`,
-    ".en" in `talk.en.srt`, `TALK.en.srt` and `talk.mp4.en.srt`. None where the sidecar's name is not the video's, as in
+    ".en" in `talk.en.srt`, `TALK.en.srt` and `talk.mp4.en.srt`. None if the sidecar is not named like the video, as in
     `Subs/`.
     """
     base = os.path.basename(sidecar)
@@ -53,7 +53,7 @@ class FolderSidecars:
     """The sidecars of one folder, by video.
 
     A sidecar belongs to the video whose name, with or without extension, its own name begins with; the longest such
-    name wins, and what follows must not begin with a letter or digit. Upper and lower case only matter where videos
+    name wins, and what follows must not begin with a letter or digit. Case matters only if the names of two videos
     differ in nothing else. Files in a subtitle folder (`Subs/`) belong to the video whose name they or their own folder
     have, or to the only video there is.
     """
@@ -63,7 +63,7 @@ class FolderSidecars:
         self._by_name: dict[str, list[bytes]] = {}
         ordered = sorted(sidecars)
         if not ordered:
-            return  # most folders: nothing is computed for their videos
+            return  # most folders: nothing to compute
         own = list(videos)
         stems = {name_key(os.path.splitext(video)[0]) for video in own}
         spellings: dict[str, set[str]] = {}
@@ -88,13 +88,13 @@ class FolderSidecars:
 
 
 def _spelled(text: str, name: str | None, spellings: Mapping[str, set[str]]) -> set[str]:
-    """Return the spelling of a name that the text begins with, else all that differ from it in case alone."""
+    """Return the name whose spelling the text begins with, else all names that differ from it in case only."""
     found = spellings.get(name, set()) if name is not None else set()
     return {spelling for spelling in found if text.startswith(spelling)} or found
 
 
 def _longest(text: str, names: Container[str]) -> str | None:
-    """Return the longest of `names` that is the text, or its beginning up to a separator."""
+    """Return the longest of `names` that equals the text or its beginning up to a separator."""
     if text in names:
         return text
     for end in range(len(text) - 1, 0, -1):
@@ -121,12 +121,12 @@ def subtitle_folder_files(folder: bytes, names: Iterable[bytes]) -> list[bytes]:
                     elif b"/" not in inner and entry.is_dir(follow_symlinks=False):
                         pending.append(path)
         except OSError:
-            continue  # the walk enters the folder too, and reports it
+            continue  # the walk enters this folder too and reports it
     return found
 
 
 def list_sidecars(folder: bytes, is_video: Callable[[bytes], bool], *videos: bytes) -> FolderSidecars:
-    """Return the sidecars of a folder's videos. videos: base names that are some whatever their extension.
+    """Return the sidecars of a folder's videos. videos: base names that count as videos whatever their extension.
 
     Raises OSError where the folder cannot be listed.
     """
@@ -140,10 +140,10 @@ def list_sidecars(folder: bytes, is_video: Callable[[bytes], bool], *videos: byt
 
 
 def signature(path: bytes, candidates: Sequence[bytes]) -> str:
-    """Return a text that changes when a sidecar of the video at `path` comes, goes or changes; "" without any.
+    """Return a string that changes with the sidecars of the video at `path`; "" if there are none.
 
-    candidates: paths relative to its folder, in order. The video's stem does not count, so that the signature survives
-    a common renaming of video and sidecars.
+    candidates: paths relative to its folder, in order. The video's stem is ignored, so the signature stays the same
+    when video and sidecars are renamed together.
     """
     if not candidates:
         return ""
@@ -154,7 +154,7 @@ def signature(path: bytes, candidates: Sequence[bytes]) -> str:
         try:
             found = os.lstat(os.path.join(folder, candidate))
         except OSError:
-            continue  # gone since the folder was listed
+            continue  # deleted since the folder was listed
         inner, base = os.path.split(candidate)
         text = name_key(base)
         mark = os.fsencode(text[len(stem) :] if _caseless(text).startswith(_caseless(stem)) else text)

@@ -1,10 +1,10 @@
-"""Folders and files that systems keep for themselves: recycle bins, previews and snapshots of network disks."""
+"""System folders and files: recycle bins, previews and snapshots of network disks."""
 
 from __future__ import annotations
 
 import re
 
-# What recyclers, network disks and synchronisers keep: copies and previews, that nobody asks for. Lower case.
+# Copies and previews kept by recycle bins, network disks and sync tools, in lower case.
 _SYSTEM_NAMES = {
     "recycle bin": b"$recycle.bin recycler recycled .trash .trashes #recycle @recycle .recycle trashbox",
     "preview folder": b"@eadir .@__thumb @__thumb .thumbnails .thumbs",
@@ -16,11 +16,11 @@ _SYSTEM_NAMES = {
 _SYSTEM_KINDS = {name: kind for kind, names in _SYSTEM_NAMES.items() for name in names.split()}
 _SYSTEM_KINDS |= {b"system volume information": "system folder", b"network trash folder": "recycle bin"}
 _TRASH_OF_A_USER = re.compile(rb"\.trash-\d+")  # freedesktop.org
-APPLE_DOUBLE = "AppleDouble file"  # `._clip.mp4`: what macOS keeps of a file on foreign disks, no video
+APPLE_DOUBLE = "AppleDouble file"  # `._clip.mp4`: metadata that macOS writes on other file systems
 
 
 def system_kind(name: bytes) -> str:
-    """Return the kind of system folder or file that bears this name, "" for any other name."""
+    """Return the kind of system folder or file with this name, "" for any other name."""
     lower = name.lower()
     if lower.startswith(b"._"):
         return APPLE_DOUBLE

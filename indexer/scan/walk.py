@@ -1,4 +1,4 @@
-"""The walk: folders are listed, names sorted into videos, near misses and the rest. And the fingerprint of a file."""
+"""Directory walk: videos, near misses and unreadable paths below the named ones. Also the fingerprint of a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vfindex.storage.records import FileState, Location
 
 logger = logging.getLogger(__name__)
 
-# Generous on purpose: the decoder has the last word, and a file left out silently is worse than one refused aloud.
+# Deliberately broad: the decoder decides, and a silently skipped video is worse than a reported refusal.
 # Not .dat and .mod (Video CDs, some camcorders): nearly every file of these names is something else.
 VIDEO_EXTENSIONS = frozenset(
     b"3g2 3gp 3gp2 3gpp 264 265 amv asf av1 avc avi divx dv evo f4v flv gif gxf h261 h263 h264 h265 hevc ivf "
@@ -60,7 +60,7 @@ _NEAR_MISS_WORDS = {
     "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
 }
 
-FINGERPRINT_VERSION = "a"  # changes whenever what is hashed changes, so that old and new can never be taken for equal
+FINGERPRINT_VERSION = "a"  # changes with the hashed data, so old and new fingerprints never compare equal
 FINGERPRINT_BLOCK_BYTES = 1 << 20
 
 
@@ -68,7 +68,7 @@ FINGERPRINT_BLOCK_BYTES = 1 << 20
 class Found:
     """A file to be indexed.
 
-    named: given on the command line itself, so that a refusal is a failure whatever the extension.
+    named: given on the command line, so a refusal is a failure whatever the extension.
     sidecar_candidates: its sidecars as `FolderSidecars` finds them, as paths relative to its folder.
     """
 
@@ -79,7 +79,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is media, or may be, yet no video.
+    """A media file, or possible media file, that is not a video.
 
     system: the kind of system folder or file that was not entered ("recycle bin"), "" for any other file.
     """
@@ -90,7 +90,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A named path, or a video's name, at which nothing can be read."""
+    """A named path or a video that cannot be read."""
 
     problem: Problem
 
@@ -100,13 +100,13 @@ Discovered = Found | Skipped | Failed
 # Files between two calls of `stop`: some milliseconds of a local disk, and half a second
 # of a network disk that takes 2 ms a file.
 ASK_EVERY = 256
-# Returns which videos of a folder are to be yielded. One call a folder: one a file would take a third of the time.
+# Returns the videos of a folder to yield. Called per folder: per file it would take a third of the time.
 Sift = Callable[[Collection[FileState]], Collection[FileState]]
 
 
 @dataclass
 class _Walk:
-    """What one call of `discover` remembers: folders entered, files given by name, folders closed to it."""
+    """The state of one `discover` call: folders entered, files given by name, folders never entered."""
 
     is_excluded: Exclusions | None
     avoid: frozenset[bytes]
@@ -120,7 +120,7 @@ class _Walk:
     links: int = 0
 
     def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield items, one a file, until it is time to stop."""
+        """Yield items, one per file, until it is time to stop."""
         for item in items:
             if self.is_stopped():
                 return
@@ -141,21 +141,21 @@ def discover(
     sift: Sift = lambda states: states,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Discovered]:
-    """Yield every video below `paths`, every near miss (`Skipped`), and what cannot be read (`Failed`).
+    """Yield every video below `paths`, every near miss (`Skipped`) and every unreadable path (`Failed`).
 
     A named file is `Found` whatever its extension; a named link is resolved. Inside folders, symbolic links and hidden
-    names are passed over; near misses are pictures, sounds, playlists, Flash and names without extension; system
+    names are ignored; near misses are images, audio, playlists, Flash and names without extension; system
     folders (recycle bins, previews and snapshots of network disks) are not entered; anything else yields nothing.
-    Order: as named; in a folder first its files, then its folders, each sorted by bytes. No file comes twice, however
-    the named paths overlap. All paths are absolute bytes and need not be UTF-8.
+    Order: as named; in a folder first its files, then its folders, each sorted by bytes. Every file is yielded once,
+    even if the named paths overlap. All paths are absolute bytes and need not be UTF-8.
 
-    exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice, or these very brackets; upper
-    and lower case differ, accents are the same however composed. A file or folder is left out if a glob matches its
-    base name or its path relative to the named folder; a glob ending in `/` matches folders only. Of a named file
-    only the base name is tried; a named folder is always entered.
+    exclude: globs where `*` matches any characters, `/` too, `?` one and `[ab]` a choice or these literal brackets;
+    case-sensitive, accents match however composed. A file or folder is excluded if a glob matches its base name or its
+    path relative to the named folder; a glob ending in `/` matches folders only. Of a named file only the base name is
+    tried; a named folder is always entered.
     avoid: folders that are never entered (the library itself). removed: files and folders, as `exclusion_key` has them,
     that count only if they are named. sift: filters the videos to yield. stop: called at
-    every ASK_EVERY-th file or folder; True: there is nothing more.
+    every ASK_EVERY-th file or folder; True ends the walk.
     """
     exclusions = exclude if isinstance(exclude, Exclusions) else Exclusions(exclude)
     avoided = frozenset(os.path.realpath(path) for path in avoid)
@@ -198,7 +198,7 @@ def fingerprint(path: bytes) -> str:
     """Return the content identity of a regular file: a version letter and 64 hex digits.
 
     SHA-256 over the size and the whole file up to 3 MiB, else over the size and the first, middle and last MiB: copies
-    agree wherever they lie, and a file of any size costs three reads.
+    have equal fingerprints, and a file of any size costs three reads.
     Raises VideoError (missing, unreadable, not_regular, changing) at stage `open`; links are not followed.
     """
     try:
@@ -217,7 +217,7 @@ def fingerprint(path: bytes) -> str:
 
 
 def _resolve(path: bytes) -> bytes | Failed:
-    """Return where a named path leads, a file or a folder, or why it leads nowhere."""
+    """Return the file or folder that a named path leads to, or why there is none."""
     resolved = os.path.realpath(path)
     try:
         mode = os.stat(resolved).st_mode
@@ -240,10 +240,10 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
         found = os.stat(path, follow_symlinks=False)
         if folder not in walk.siblings or not _is_video_name(
             name
-        ):  # once a folder: a shell's glob may name its every file
+        ):  # once per folder: a shell's glob may name every file in it
             walk.siblings[folder] = list_sidecars(folder, _is_video_name, name)
     except PermissionError:
-        walk.siblings[folder] = FolderSidecars((), ())  # a folder may be passable and yet not list its names
+        walk.siblings[folder] = FolderSidecars((), ())  # a folder may be searchable but not readable
     except OSError as exc:
         return Failed(os_problem(path, "discover", exc))
     own = walk.siblings[folder].of(name)
@@ -251,7 +251,7 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
 
 
 def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
-    """Yield the files below one named folder, without recursion: a tree may be deeper than Python's stack."""
+    """Yield the files below one named folder; iterative, because a tree may be deeper than Python's stack."""
     pending = [root]
     prefix = len(root.rstrip(b"/")) + 1
     is_excluded = walk.is_excluded
@@ -302,7 +302,7 @@ def _not_removed(
 
 
 def _system_item(entry: os.DirEntry[bytes]) -> Skipped | None:
-    """Return a system folder, or a file of one's kind with a video's extension; None for all else."""
+    """Return a system folder, or a system file with a video's extension, as `Skipped`; else None."""
     kind = system_kind(entry.name)
     is_meant = _is_video_name(entry.name) if kind == APPLE_DOUBLE else kind and entry.is_dir(follow_symlinks=False)
     words = (f"it is a {kind}", "name it on the command line if you want what it holds")
@@ -316,7 +316,7 @@ def _is_video_name(name: bytes) -> bool:
 def sidecars_of(path: bytes) -> tuple[bytes, ...]:
     """Return the sidecars of the video at `path`, as paths relative to its folder; none if that cannot be listed.
 
-    Raises OSError where that is for want of handles or memory.
+    Raises OSError for lack of handles or memory.
     """
     folder, video = os.path.split(path)
     try:
@@ -328,7 +328,7 @@ def sidecars_of(path: bytes) -> tuple[bytes, ...]:
 
 
 def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes], walk: _Walk) -> Iterator[Discovered]:
-    """Yield what the files of one folder are, sorted by name. subtitles: those in its subtitle folders."""
+    """Yield the videos and near misses of one folder, sorted by name. subtitles: files in its subtitle folders."""
     names = sorted(files)
     others = {name: _extension(name) for name in names if name[name.rfind(b".") :] not in _VIDEO_SUFFIXES}
     videos = [name for name in names if name not in others or others[name] in VIDEO_EXTENSIONS]
@@ -361,7 +361,7 @@ def _files(files: Mapping[bytes, os.DirEntry[bytes]], subtitles: Sequence[bytes]
 def _near_misses(
     files: Mapping[bytes, os.DirEntry[bytes]], others: Mapping[bytes, bytes], walk: _Walk
 ) -> Iterator[tuple[bytes, Skipped]]:
-    """Yield name and why of the files that are media, or may be, yet no videos. others: name -> extension."""
+    """Yield name and reason of the near misses. others: name -> extension."""
     for name, extension in others.items():
         code = _NEAR_MISS_CODE.get(extension) if extension else "no_extension"
         entry = files[name]
@@ -370,7 +370,7 @@ def _near_misses(
 
 
 def _extension(name: bytes) -> bytes:
-    """Return what follows the last dot in lower case; nothing where that holds a blank ("Talk. Part 2")."""
+    """Return the part after the last dot in lower case, empty if it contains a space ("Talk. Part 2")."""
     _, dot, extension = name.rpartition(b".")
     return extension.lower() if dot and b" " not in extension else b""
 
@@ -380,7 +380,7 @@ def _location(path: bytes, found: os.stat_result, beside: Sequence[bytes]) -> Lo
 
 
 class Exclusions:
-    """A test of names against globs; see `discover`. unmatched: those that have matched nothing yet."""
+    """Tests names against globs; see `discover`. unmatched: globs that have matched nothing yet."""
 
     def __init__(self, globs: Sequence[str]) -> None:
         self.unmatched = list(dict.fromkeys(glob for glob in globs if glob.strip("/")))
@@ -414,7 +414,7 @@ def _hashed_ranges(size: int) -> list[tuple[int, int]]:
 
 
 def _read_range(handle: int, start: int, length: int) -> bytes:
-    """Return `length` bytes from `start`, or fewer where the file ends earlier than it did."""
+    """Return `length` bytes from `start`, fewer if the file was truncated meanwhile."""
     pieces = []
     while length > 0:
         piece = os.pread(handle, length, start)

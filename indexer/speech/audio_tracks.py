@@ -1,4 +1,4 @@
-"""The choice of a video's audio track for speech recognition: the original audio, in a language of the model."""
+"""Choice of the audio track for speech recognition: the original audio, in a language that the model supports."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _COMMENTARY = re.compile(r"comment|kommentar|descri[pb]|descripci|audiodesk|visu
 
 
 def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> AudioTrack | None:
-    """Return the track to recognise, None where none can be decoded.
+    """Return the track to recognise, None if none can be decoded.
 
-    languages: those that the model knows; None: all. The original audio before commentaries, then a language of the
-    model before an unmarked one before others, then the default track, then the first.
+    languages: those that the model supports; None: all. Order: original audio before commentary; supported language
+    before unmarked before others; the default track; the first.
     """
 
     def rank(track: AudioTrack) -> tuple[bool, int, bool]:
@@ -28,7 +28,7 @@ def choose_track(tracks: Sequence[AudioTrack], languages: frozenset[str] | None)
 
 
 def no_asr_reason(track: AudioTrack | None, tracks: Sequence[AudioTrack], languages: frozenset[str] | None) -> str:
-    """Return why speech is not recognised in a video whose `track` was chosen among `tracks`, or "" ."""
+    """Return why the speech of a video is not recognised, "" if it is. track: the one chosen of `tracks`."""
     if not tracks:
         return "no sound"
     if track is None:
@@ -41,7 +41,7 @@ def no_asr_reason(track: AudioTrack | None, tracks: Sequence[AudioTrack], langua
 
 
 def lost_audio(packets: int, damaged: int) -> str:
-    """Return a sentence on the audio packets that could not be decoded, "" if all could."""
+    """Return a sentence about the audio packets that could not be decoded, "" if all could."""
     if not damaged:
         return ""
     if damaged >= packets:

@@ -1,7 +1,6 @@
-"""Whisper's two back ends, faster-whisper on CTranslate2 and openai-whisper on torch, and the filter for voice.
+"""The two Whisper back ends, faster-whisper on CTranslate2 and openai-whisper on torch, and voice activity detection.
 
-Both take a folder of files and nothing else: faster-whisper would ask a model hub for a tokenizer that is missing, so
-that every file is looked for first.
+Both load a local folder only. faster-whisper would download a missing tokenizer, so all files are checked first.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ if TYPE_CHECKING:
     import whisper
 
 CTRANSLATE2_FILES = ("model.bin", "config.json", "tokenizer.json")
-BEAM_SIZE = 5  # as both projects' own commands have it
-MAX_TOKENS = 440  # where a loop ends at the latest; the decoder has room for 448 with its prompt
-# Measured, base in int8: 2.8 to 3.2 s of a core for a window, whether 1, 2, 4 or 8 go together. One by one they share
-# the cores best, and kill() waits least. On CUDA as many as faster-whisper has by default.
+BEAM_SIZE = 5  # the default of both projects' commands
+MAX_TOKENS = 440  # the longest loop; the decoder has room for 448 with its prompt
+# Measured, base in int8: 2.8 to 3.2 core seconds per window in batches of 1, 2, 4 or 8. Single windows share the cores
+# best, and kill() waits least. On CUDA the default of faster-whisper.
 CPU_BATCH, CUDA_BATCH = 1, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES = 3000  # of the spectrogram of a window
 S_PER_TIME_TOKEN = 0.02
 # A pause as long as this ends a span of voice: faster-whisper's own setting for batches.
 VOICE = VadOptions(max_speech_duration_s=WINDOW_S, min_silence_duration_ms=160)
-TAGS = {"jw": "jv"}  # Whisper's code for Javanese is none of BCP 47
+TAGS = {"jw": "jv"}  # Whisper's code for Javanese is not a BCP 47 tag
 CODES = {tag: code for code, tag in TAGS.items()}
 REMEDY = "fetch the model again with `vfindex models pull`, or choose another with --speech"
 CUDA_REMEDY = "look after the GPU's driver and memory, or hide the GPU with CUDA_VISIBLE_DEVICES=''"
 
 
 def find_voice(samples: NDArray[np.int16]) -> list[tuple[int, int]]:
-    """Return the spans that may be speech, (first, last + 1) in samples, in order, none longer than WINDOW_S.
+    """Return the possible speech as spans (first, last + 1) in samples, in order, each at most WINDOW_S long.
 
     samples: (n,) at SAMPLE_RATE_HZ. Silero's voice activity detector, whose weights ship inside faster-whisper.
     """
@@ -60,16 +59,16 @@ def find_voice(samples: NDArray[np.int16]) -> list[tuple[int, int]]:
 
 
 def open_whisper(folder: Path, *, threads: int, device: str | None = None) -> Whisper:
-    """Open the model in a folder: one for CTranslate2 (`model.bin`) or for openai-whisper (a single `*.pt`).
+    """Load the model in a folder, for CTranslate2 (`model.bin`) or openai-whisper (a single `*.pt`).
 
-    threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA where there is such a GPU.
+    threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA if available.
     Raises ModelError. Never uses the network.
     """
     return Whisper(open_model(folder, threads=threads, device=device), find_voice)
 
 
 def open_model(folder: Path, *, threads: int, device: str | None) -> SpeechModel:
-    """Open the model in a folder with the back end that its files are made for. Raises ModelError."""
+    """Load the model in a folder with the back end that fits its files. Raises ModelError."""
     if (folder / "model.bin").is_file():
         return FasterWhisper.open(folder, threads=threads, device=device)
     pickles = sorted(folder.glob("*.pt"))
@@ -93,7 +92,7 @@ class FasterWhisper:
 
     @classmethod
     def open(cls, folder: Path, *, threads: int, device: str | None, number_format: str | None = None) -> FasterWhisper:
-        """Open a folder of CTranslate2. On a processor each core has a worker of its own.
+        """Load a CTranslate2 folder. On a processor each core has its own worker.
 
         number_format: of CTranslate2; None for int8 on a processor, float16 on CUDA. int8 rounds further on processors
         without VNNI, where sums of products saturate.
@@ -114,7 +113,7 @@ class FasterWhisper:
                 num_workers=threads if where == "cpu" else 1,
                 local_files_only=True,
             )
-            if where == "cuda":  # what it lacks it says with its first product of matrices
+            if where == "cuda":  # missing libraries show at the first matrix product
                 model.encode(np.zeros((1, model.model.n_mels, FRAMES), dtype=np.float32))
         except Exception as exc:  # tokenizers raises nothing more precise
             remedy = CUDA_REMEDY if where == "cuda" else REMEDY
@@ -160,7 +159,7 @@ class FasterWhisper:
         return features[:, :FRAMES]
 
     def _languages(self, encoded: ctranslate2.StorageView, n_sounds: int) -> list[tuple[str, float]]:
-        """Return each sound's language and its probability; an English-only model assumes English."""
+        """Return language and probability of each input; an English-only model assumes English."""
         if not self._model.model.is_multilingual:
             return [("en", 1.0)] * n_sounds
         best = [guesses[0] for guesses in self._model.model.detect_language(encoded)]
@@ -180,8 +179,8 @@ class FasterWhisper:
 class OpenAIWhisper:
     """Whisper on torch, by openai-whisper: float32 on a processor, float16 on CUDA. A `SpeechModel`."""
 
-    workers = 1  # its cache of keys and values hangs on the model itself
-    batch = 1  # its beam search mixes up the sounds of a batch (20250625)
+    workers = 1  # its key-value cache is attached to the model
+    batch = 1  # its beam search mixes up the inputs of a batch (20250625)
 
     def __init__(self, model: whisper.Whisper) -> None:
         self._model = model
@@ -189,7 +188,7 @@ class OpenAIWhisper:
 
     @classmethod
     def open(cls, path: Path, *, threads: int, device: str | None) -> OpenAIWhisper:
-        """Open a checkpoint of openai-whisper: a pickle of dimensions and tensors, and nothing else is unpickled."""
+        """Load a checkpoint of openai-whisper: a pickle of dimensions and tensors; nothing else is unpickled."""
         import torch
         import whisper
 
@@ -236,7 +235,7 @@ class OpenAIWhisper:
         return WindowTranscript(language, probability, said)
 
     def _language(self, encoded: torch.Tensor) -> tuple[str, float]:
-        """Return the language of a sound and its probability; an English-only model assumes English."""
+        """Return language and probability of an input; an English-only model assumes English."""
         if not self._model.is_multilingual:
             return "en", 1.0
         _, probabilities = self._model.detect_language(encoded)
@@ -249,15 +248,15 @@ class OpenAIWhisper:
 
 
 def padded(sound: FloatArray) -> FloatArray:
-    """Return a sound filled up with silence to WINDOW_S, as Whisper was trained; raises ValueError if it is longer."""
+    """Return samples padded with silence to WINDOW_S, Whisper's input length; raises ValueError if they are longer."""
     return np.pad(sound, (0, WINDOW_SAMPLES - len(sound)))
 
 
 def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[tuple[float, float, list[int]]]:
-    """Yield (start_s, end_s, text tokens) of a window's tokens, in which times stand before and after each piece.
+    """Yield (start_s, end_s, text tokens) of each segment in a window's tokens, where time tokens enclose each segment.
 
-    first_time: the token of 0 s; those after it are each S_PER_TIME_TOKEN later. length_s: the end of a piece that has
-    none.
+    first_time: the token of 0 s; those after it are each S_PER_TIME_TOKEN later. length_s: the end of a segment without
+    one.
     """
     start_s, text = 0.0, []
     for token in tokens:
@@ -276,13 +275,13 @@ def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[t
 def _segments(
     pieces: Iterator[tuple[float, float, list[int]]], decode: Callable[[list[int]], str], sure: tuple[float, float]
 ) -> tuple[RawSegment, ...]:
-    """Return the pieces of a window as text; sure: its no_speech_prob and avg_logprob."""
+    """Return the segments of a window; sure: its no_speech_prob and avg_logprob."""
     texts = ((start_s, end_s, decode(tokens)) for start_s, end_s, tokens in pieces)
     return tuple(RawSegment(start_s, end_s, text, *sure, compression_ratio(text)) for start_s, end_s, text in texts)
 
 
 def compression_ratio(text: str) -> float:
-    """Return the bytes of a text over its bytes when compressed, as Whisper takes it."""
+    """Return the size of a text divided by its compressed size, as Whisper computes it."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
 
@@ -293,7 +292,7 @@ def _tag(code: str) -> str:
 
 
 def _device(device: str | None, n_cuda: int) -> tuple[str, list[int]]:
-    """Return the kind of device and the numbers of those to use: all GPUs, if none is named."""
+    """Return device type and indices: all GPUs if none is named."""
     if device is None:
         device = "cuda" if n_cuda else "cpu"
     match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", device)
@@ -304,7 +303,7 @@ def _device(device: str | None, n_cuda: int) -> tuple[str, list[int]]:
 
 
 def _load_cublas() -> None:
-    """Load cuBLAS 12, which CTranslate2 asks the system for, from its package: pip puts it where no system looks."""
+    """Load cuBLAS 12 for CTranslate2 from its pip package, which is not on the library search path."""
     package = importlib.util.find_spec("nvidia")
     for folder in (package.submodule_search_locations or []) if package else []:
         library = Path(folder, "cublas", "lib", "libcublas.so.12")
@@ -313,5 +312,5 @@ def _load_cublas() -> None:
 
 
 def _brief(exc: Exception) -> str:
-    """Return the first line of a foreign message, and only its beginning."""
+    """Return the beginning of a foreign message's first line."""
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]

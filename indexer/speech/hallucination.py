@@ -1,4 +1,4 @@
-"""What of Whisper's text is to be believed: it writes fluent words over music and silence, and repeats itself."""
+"""Detection of hallucinated text: Whisper writes fluent words over music and silence, and repeats itself."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Above and below these Whisper itself takes a window for silence, and a text for failed (Radford et al. 2022, arXiv
+# Whisper's own thresholds for a silent window and a failed text (Radford et al. 2022, arXiv
 # 2212.04356, section 4.5).
 MAX_NO_SPEECH = 0.6
 MIN_LOGPROB = -1.0
 MAX_COMPRESSION = 2.4
-# A loop: up to LOOP_UNITS words (or letters, where a script has no spaces) said LOOP_TIMES or more without a break, and
-# these are half of the text or more.
+# A loop: a phrase of up to LOOP_UNITS words (letters in scripts without spaces), repeated at least LOOP_TIMES in a row,
+# that makes up at least half of the text.
 LOOP_UNITS, LOOP_TIMES, LOOP_SHARE = 10, 4, 0.5
-SAME_TEXTS = 3  # the same text in so many segments one after the other is a loop as well; the first of them is kept
+SAME_TEXTS = 3  # equal text in this many consecutive segments is a loop, too; the first is kept
 # People say 5 to 8 syllables a second, in every language (Pellegrino, Coupé and Marsico 2011, Language 87, 539), of
-# some 3 letters each: 15 to 24 letters. Twice as many is no talk, and a tenth is a word drawn over music.
+# some 3 letters each: 15 to 24 letters. Twice as many is not speech, and a tenth is a word stretched over music.
 MAX_LETTERS_PER_S, MIN_LETTERS_PER_S = 48.0, 1.5
-SLOW_FROM_S = 5.0  # a single word in less may stand alone
+SLOW_FROM_S = 5.0  # a shorter segment may be a single word
 FAST_FROM_LETTERS = 24  # Whisper's times are rounded: shorter texts may get no time at all
-VOICED_SHARE = 0.1  # a segment with less voice in it is text for a silence
+VOICED_SHARE = 0.1  # a segment with less voice is text over silence
 
 Flaw = Literal["", "empty", "unvoiced", "no speech", "compressible", "loop", "too fast", "too slow"]
 
 
 @dataclass(frozen=True, slots=True)
 class RawSegment:
-    """What Whisper says of a piece of a sound, times from the sound's beginning.
+    """A segment as Whisper returns it; times from the beginning of the input.
 
-    no_speech_prob: that the sound around it holds no speech. avg_logprob: mean log probability of the tokens around it.
+    no_speech_prob: of no speech in the window. avg_logprob: mean log probability of the tokens around it.
     compression_ratio: bytes of the text over bytes when compressed by zlib.
     """
 
@@ -45,9 +45,9 @@ class RawSegment:
 
 
 def flaw(raw: RawSegment, voiced_s: float) -> Flaw:
-    """Return why a segment cannot be believed, "" where nothing speaks against it.
+    """Return why a segment is rejected, "" if it is accepted.
 
-    voiced_s: how many seconds of it hold voice.
+    voiced_s: seconds of voice in it.
     """
     text = cleaned(raw.text)
     if not any(character.isalnum() for character in text):
@@ -73,17 +73,17 @@ def _pace(text: str, length_s: float, voiced_s: float) -> Flaw:
 
 
 def confidence(raw: RawSegment) -> float:
-    """Return how sure the model is, 0 to 1.
+    """Return the confidence of a segment, 0 to 1.
 
     It is the geometric mean of the probabilities of the tokens, exp(avg_logprob), times the probability that there is
-    speech at all, 1 - no_speech_prob: both as Whisper gives them, for all that it hears at once.
+    speech at all, 1 - no_speech_prob: both are Whisper's values for the whole window.
     """
     likely = math.exp(min(raw.avg_logprob, 0.0)) * (1.0 - raw.no_speech_prob)
     return min(max(likely, 0.0), 1.0) if math.isfinite(likely) else 0.0
 
 
 def cleaned(text: str) -> str:
-    """Return a text on one line, without control characters and without pieces of broken ones."""
+    """Return a text on one line, without control characters and fragments of broken characters."""
     kept = (
         " " if c.isspace() else c for c in text if c.isspace() or (c != "\ufffd" and unicodedata.category(c) != "Cc")
     )
@@ -91,7 +91,7 @@ def cleaned(text: str) -> str:
 
 
 def is_loop(text: str) -> bool:
-    """Return whether half of a text or more is one short phrase, said LOOP_TIMES or more without a break."""
+    """Return whether at least half of a text is one short phrase, repeated LOOP_TIMES or more in a row."""
     words = _letters(text).split()
     letters = [c for word in words for c in word]
     # In scripts without spaces a "word" is a sentence, and the units are letters.
@@ -106,9 +106,9 @@ def is_loop(text: str) -> bool:
 
 
 def repeated(texts: Sequence[str]) -> list[bool]:
-    """Return for each text, in order of time, whether it only says again what the one before said.
+    """Return for each text, in order of time, whether it only repeats the previous one.
 
-    So it is from the second on where SAME_TEXTS or more in a row have the same letters.
+    True from the second of SAME_TEXTS or more consecutive texts with the same letters.
     """
     again: list[bool] = []
     for _, group in itertools.groupby(_letters(text) for text in texts):
@@ -118,12 +118,12 @@ def repeated(texts: Sequence[str]) -> list[bool]:
 
 
 def count_letters(text: str) -> int:
-    """Return the letters and digits of a text, where a character that is a syllable or more counts as three."""
+    """Return the number of letters and digits; a character that is a syllable or more counts as three."""
     return sum(3 if _is_syllable(c) else 1 for c in text if c.isalnum())
 
 
 def _letters(text: str) -> str:
-    """Return a text in lower case, all that is no letter, digit or mark made a space."""
+    """Return a text in lower case, with anything but letters, digits and marks replaced by spaces."""
     return "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in text.casefold()).strip()
 
 

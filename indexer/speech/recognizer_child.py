@@ -17,8 +17,8 @@ from pocketsphinx import Decoder
 from vfindex.indexer.media import protocol
 from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
-MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx refuses what is too short for its windows, and it holds no word
-WARM_UP = bytes((n * n * 7919 >> 5) % 251 for n in range(6400))  # 0.2 s of a fixed noise
+MIN_PCM_BYTES = 3200  # 0.1 s: PocketSphinx rejects inputs shorter than its windows; they contain no word
+WARM_UP = bytes((n * n * 7919 >> 5) % 251 for n in range(6400))  # 0.2 s of fixed noise
 FRAME_S = 0.01  # PocketSphinx analyses 100 frames a second, and gives times in them
 # One pass with a bounded search. Measured on 17 questions about speech (nDCG@10; mean lead of the right video's cosine
 # over the best wrong one's): 0.91, 0.23. With the second pass 0.84, 0.23 at 1.4 times the cost; 5 words a frame 0.84,
@@ -30,11 +30,11 @@ _PRONUNCIATION = re.compile(r"\(\d+\)$")  # "and(2)": the dictionary's second pr
 
 
 def recognize(decoder: Any, pcm: bytes) -> list[tuple[str, float, float, float]]:
-    """Return (word, start_s, end_s, posterior probability) of one utterance of int16 mono sound at 16 kHz.
+    """Return (word, start_s, end_s, posterior probability) of one utterance of int16 mono audio at 16 kHz.
 
-    Fillers (silence, noise, sentence marks) are left out. The front end is reset, and a fixed sound brings the scorer
-    into one state: PocketSphinx carries its noise and channel estimates and its best densities over, and the words
-    would depend on earlier utterances.
+    Fillers (silence, noise, sentence marks) are left out. The front end is reset, and a fixed noise brings the scorer
+    into one state: PocketSphinx keeps noise and channel estimates and its best densities, so words would depend on
+    earlier utterances.
     """
     if len(pcm) < MIN_PCM_BYTES:
         return []
@@ -57,7 +57,7 @@ def main() -> None:
     end_with_parent()
     limit_process(int(sys.argv[1]))
     out = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot break the framing
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # printing libraries cannot break the framing
     decoder = Decoder(loglevel="FATAL", **SEARCH)
     while True:
         try:
@@ -65,7 +65,7 @@ def main() -> None:
             limit_cpu(request["cpu_s"])
             protocol.write_all(out, protocol.pack({"words": recognize(decoder, pcm)}))
         except (EOFError, BrokenPipeError):
-            os._exit(0)  # the parent has ended or is done; there is nothing to clean up
+            os._exit(0)  # the parent has ended; nothing to clean up
 
 
 if __name__ == "__main__":

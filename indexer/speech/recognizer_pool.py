@@ -22,17 +22,17 @@ from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 
 log = logging.getLogger(__name__)
 
-MAX_WORDS_PER_S = 30  # ten times fast speech; more is no answer of a recogniser
+MAX_WORDS_PER_S = 30  # ten times fast speech; a recogniser never returns more
 MAX_WORD_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechLimits:
-    """What an utterance may cost before its recogniser is killed.
+    """Limits of one utterance; beyond them its recogniser is killed.
 
     memory_bytes: address space; model and search take 0.3 GiB. base_s, factor: the wall clock is base_s plus factor
-    times the utterance's length, as the machine may be busy; processor time is half of that. failures: deaths in a row
-    after which the pool gives up.
+    times the utterance's length, as the machine may be busy; processor time is half of that. failures: consecutive
+    deaths after which the pool gives up.
     """
 
     memory_bytes: int = 1 << 30
@@ -53,17 +53,17 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """The words of one utterance in order of time. problem: why there are none, "" where all went well."""
+    """The words of one utterance in order of time. problem: why there are none, "" on success."""
 
     words: tuple[Word, ...]
     problem: str = ""
 
 
 class RecognizerPool:
-    """Recognisers that share the utterances of all videos. Each is started when there is work for it."""
+    """Recognisers shared by all videos, each started on demand."""
 
     def __init__(self, workers: int, limits: SpeechLimits | None = None, command: Sequence[str] | None = None) -> None:
-        """workers: children at most. command: argv of the child, in place of the real one."""
+        """workers: maximum number of children. command: argv that replaces the child's, for tests."""
         self._limits = limits or SpeechLimits()
         module = "vfindex.indexer.speech.recognizer_child"
         self._command = command or (sys.executable, "-P", "-m", module, str(self._limits.memory_bytes))
@@ -87,7 +87,7 @@ class RecognizerPool:
         try:
             child = self._take()
         except OSError as error:
-            if lacks_resources(error):  # says nothing of the sound: the next run reads the video
+            if lacks_resources(error):  # not the audio's fault: the next run reads the video
                 raise
             return Recognition((), f"speech recognition cannot start its process ({error.strerror})")
         if child is None:
@@ -137,7 +137,7 @@ class RecognizerPool:
             child.close()
 
     def kill(self) -> None:
-        """End the children at once, from any thread; their utterances come back with a problem."""
+        """End the children at once, from any thread; their utterances resolve with a problem."""
         with self._lock:
             self._killed = True
             idle, self._idle = self._idle, []
@@ -168,7 +168,7 @@ def _ask(child: Child, samples: NDArray[np.int16], wall_s: float) -> tuple[Word,
 
 
 def _checked(words: Any, length_s: float) -> tuple[Word, ...]:
-    """Return the words of an answer. Raises ValueError for a field that no recogniser writes."""
+    """Return the words of an answer. Raises ValueError for an invalid field."""
     if not isinstance(words, list) or len(words) > MAX_WORDS_PER_S * (length_s + 1):
         raise ValueError("no list of words")
     checked = []
@@ -187,7 +187,7 @@ def _checked(words: Any, length_s: float) -> tuple[Word, ...]:
 
 
 def _failure(child: Child, error: Exception) -> str:
-    """Return why a child gave no answer, as a predicate."""
+    """Return why a child did not answer, as a predicate."""
     if isinstance(error, TimeoutError):
         return str(error)
     if isinstance(error, protocol.WireError | ValueError):

@@ -13,15 +13,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-MAX_TIME_S = 100 * 3600.0  # what two digits of hours can say; later times are slips or overflow
+MAX_TIME_S = 100 * 3600.0  # the largest two-digit hour; later times are typing errors or overflow
 MAX_CUE_S = 600.0  # a cue shown for longer is a watermark or a broken end time
 MAX_CUE_CHARS = 5000  # a cue is read in seconds; 5,000 characters are two pages
-ASSUMED_CUE_S = 5.0  # shown for how long, where its end is missing, not after its start, or absurdly late
+ASSUMED_CUE_S = 5.0  # duration of a cue whose end is missing, not after its start, or absurdly late
 ADJOINING_S = 0.1  # captions that continue one another are at most a few frames apart
 # The fastest speaker on record says 655 words a minute (Sean Shannon, Guinness World Records, 1995); at 6 characters a
 # word and its space that is 65.5 characters a second, four times what subtitles are written for (Netflix: 17 to 20).
 CHARS_PER_S = 66.0
-BURST_S = 10.0  # of text at that pace may stand at one moment: signs and two languages at once
+BURST_S = 10.0  # of text at that rate may be on screen at once: signs and two languages
 MAX_EVENTS = 1 << 17  # read of a file: three times what karaoke of 5 MB has
 EVENTS_PER_S, EVENT_BURST = 200.0, 5000.0  # cleaned of markup: layers of typesetting repeat a line up to 100 times
 
@@ -30,7 +30,7 @@ _TIMING = re.compile(
     r"\s{0,20}([-\u2212]?\d[\d:.,]{2,20})\s{0,20}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)\s{0,20}(\S{0,24})"
 )
 _SPACED = re.compile(r"(?<=\d)\s{0,3}([:.,])\s{0,3}(?=\d)")  # translation programmes write "00: 00: 05, 000"
-_SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]?(?!\S)")  # words behind the times
+_SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]?(?!\S)")  # settings after the times
 _ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
 _BLOCK = re.compile(r"\{([^{}]*)\}")
@@ -56,17 +56,17 @@ class Cue:
         return " ".join(self.lines)
 
 
-# Start, end (None where it cannot be read) and the lines with their markup, not yet cleaned of it.
+# Start, end (None if unreadable) and the lines with their markup.
 Event = tuple[float, float | None, Sequence[str]]
-UNREADABLE: Event = (math.nan, None, ())  # times that nobody can read
+UNREADABLE: Event = (math.nan, None, ())  # unreadable times
 
 
 @dataclass(frozen=True, slots=True)
 class Cues:
-    """The cues of a file or track in order of time, and how many of its events are not among them.
+    """The cues of a file or track in order of time, and the numbers of its other events.
 
     late, early: events from the end of the video on, and before its beginning. first_late_s: the start of the first of
-    these. unreadable: without a time. crowded: more text than anybody speaks in the time.
+    these. unreadable: without a time. crowded: with more text than can be spoken in the time.
     """
 
     cues: tuple[Cue, ...]
@@ -78,10 +78,10 @@ class Cues:
 
 
 def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
-    """Return the cues of a subtitle file that begin before `end_s`, the video's end; the content tells the format.
+    """Return the cues of a subtitle file of any format that begin before `end_s`, the video's end.
 
     A cue whose end is missing, not after its start or more than MAX_CUE_S later is kept for ASSUMED_CUE_S at most; one
-    that begins before 0 or reaches beyond the video is cut. A text of no known format has no cues.
+    that begins before 0 or reaches beyond the video is cut. Text in no known format has no cues.
     """
     head = text[:4096].lstrip("\ufeff \t\r\n")
     if head.startswith("WEBVTT"):
@@ -110,7 +110,7 @@ def parse_packets(packets: Iterable[tuple[float, float, str]], codec: str) -> li
 
 
 def _settle(events: Iterable[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float) -> Cues:
-    """Return the cues of events: those within the video, with times that hold, and no more text than can be said."""
+    """Return the cues of events within the video, with plausible times and no more text than can be spoken."""
     inside: list[tuple[float, float | None, Sequence[str]]] = []
     late = early = unreadable = crowded = 0
     first_late_s = math.inf
@@ -135,7 +135,7 @@ def _settle(events: Iterable[Event], lines_of: Callable[[Sequence[str]], Iterabl
 def _paced(
     events: Sequence[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float
 ) -> tuple[list[Cue], int]:
-    """Return the cues of events in order of time, and how many are left out where more than EVENTS_PER_S come."""
+    """Return the cues of events in order of time, and how many are dropped beyond EVENTS_PER_S."""
     ends = _ends(events, end_s)
     cues: list[Cue] = []
     dropped, backlog, before_s = 0, 0.0, 0.0
@@ -153,7 +153,7 @@ def _paced(
 
 
 def _ends(events: Sequence[Event], end_s: float) -> list[float]:
-    """Return where each of the sorted events ends: as it says if that can be, else at the next one or soon after."""
+    """Return the end of each of the sorted events: its own if plausible, else derived from the next start."""
     ends: list[float] = []
     next_s, later_s = math.inf, math.inf  # the next start after this one, and the last start seen
     for start_s, stop_s, _ in reversed(events):
@@ -166,7 +166,7 @@ def _ends(events: Sequence[Event], end_s: float) -> list[float]:
 
 
 def _sayable(cues: Iterable[Cue]) -> tuple[list[Cue], int]:
-    """Return the cues, and how many are left out or cut where there is more text than CHARS_PER_S and a burst hold."""
+    """Return the cues, and how many are dropped or cut for exceeding CHARS_PER_S with its burst."""
     kept: list[Cue] = []
     over, backlog, before_s = 0, 0.0, 0.0
     for each in cues:
@@ -185,7 +185,7 @@ def _sayable(cues: Iterable[Cue]) -> tuple[list[Cue], int]:
 
 
 def cue(start_s: float, end_s: float, lines: Iterable[str]) -> Cue | None:
-    """Return a cue of the lines that say something, or None where nothing is said."""
+    """Return a cue of the lines that contain words, or None without any."""
     kept = []
     room = MAX_CUE_CHARS
     for line in lines:
@@ -204,7 +204,7 @@ def plain(text: str) -> str:
 
 
 def collapse(cues: Iterable[Cue]) -> list[Cue]:
-    """Return the cues in order of time, what several of them repeat kept once.
+    """Return the cues in order of time, without repetitions.
 
     Copies of a text that overlap or adjoin (karaoke layers) become one cue that lasts as long as they do together;
     lines that a roll-up caption carries over from the cue before, and the beginning that a growing caption repeats, go.
@@ -228,7 +228,7 @@ def collapse(cues: Iterable[Cue]) -> list[Cue]:
 
 
 def _unrepeated(shown: Cue, before: Cue | None) -> Cue:
-    """Return the cue without what it carries over from the cue before it."""
+    """Return the cue without the lines repeated from the previous one."""
     if before is None or shown.start_s > before.end_s + ADJOINING_S:
         return shown
     for n in range(min(len(before.lines), len(shown.lines), 4), 0, -1):
@@ -250,7 +250,7 @@ def parse_time(text: str) -> float | None:
 
 
 def _timing(line: str) -> tuple[float, float | None] | None:
-    """Return (start_s, end_s) of a `start --> end settings` line, None for any other, an arrow in spoken text too."""
+    """Return (start_s, end_s) of a `start --> end settings` line; None for others, as an arrow in spoken text."""
     match = None
     if ">" in line or "\u2192" in line:
         match = _TIMING.match(line) or _TIMING.match(_SPACED.sub(r"\1", line[:80]))
@@ -259,7 +259,7 @@ def _timing(line: str) -> tuple[float, float | None] | None:
 
 
 def _is_broken_timing(line: str) -> bool:
-    """Return whether a line has an arrow and an end, as a timing line has, but no start that can be read."""
+    """Return whether a line has an arrow and an end like a timing line, but no readable start."""
     _, arrow, right = line.partition("-->")
     return bool(arrow) and parse_time((right[:64].split() or [""])[0]) is not None
 
@@ -298,8 +298,8 @@ def _subrip(text: str) -> Iterator[Event]:
 def _webvtt(text: str) -> Iterator[Event]:
     """As the standard reads it: a cue ends at an empty line, so that NOTE, STYLE and REGION blocks fall away.
 
-    A line of blanks is no empty line: downloaded captions that roll up begin with one. A name of the next cue that
-    follows such a line is none of this one's text.
+    A line of blanks is no empty line: downloaded captions that roll up begin with one. The identifier of the next cue
+    after such a line is not part of this cue.
     """
     times: tuple[float, float | None] | None = None
     lines: list[str] = []
@@ -331,7 +331,7 @@ _COLUMNS = ["layer", "start", "end", "style", "name", "marginl", "marginr", "mar
 
 
 def _substation(text: str) -> Iterator[Event]:
-    """The `Format:` line of the events says which column is which; the text is the last, and may hold commas."""
+    """The `Format:` line of the events names the columns; the text is the last and may contain commas."""
     columns: Sequence[str] = _COLUMNS
     in_events = False
     for line in text.splitlines():

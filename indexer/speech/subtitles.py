@@ -20,15 +20,15 @@ from vfindex.storage.files.regular import NotRegularError, regular_no_link
 from vfindex.storage.records import Segment, SegmentSource
 
 MAX_SIDECAR_BYTES = 10_000_000  # the subtitles of a 3-hour film are 0.2 MB, with karaoke effects 5 MB
-LATE_SHARE = 0.1  # of the subtitles; fewer beyond the end are credits of a longer cut
-MAX_TRIED = 20  # files of a video that are read in search of one with subtitles
+LATE_SHARE = 0.1  # of the subtitles; fewer after the end are credits of a longer cut
+MAX_TRIED = 20  # sidecars of a video that are tried
 MAX_SHOWN = 20  # sidecars of a video that `show` lists
 _VTT_LANGUAGE = re.compile(r"^Language:\s{0,10}([A-Za-z][\w-]{1,30})\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class SubtitleText:
-    """What a file or track says in order of time, and in words what is odd about it, as (code, reason)."""
+    """The segments of a file or track in order of time, and its oddities as (code, reason)."""
 
     segments: tuple[Segment, ...]
     oddities: tuple[tuple[str, str], ...] = ()
@@ -38,8 +38,8 @@ class SubtitleText:
 class Sidecars:
     """The subtitles of a video's sidecars.
 
-    problems: files that should have been read and could not be. notes: what else the report says of them. words: which
-    file is used, which are not and why, in a line for `show`; "" without any.
+    problems: files that could not be read. notes: further entries of the report. words: the used file, the unused ones
+    and why, as one line for `show`; "" without sidecars.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -49,10 +49,10 @@ class Sidecars:
 
 
 def find_sidecars(video_path: bytes, siblings: Iterable[bytes] | None) -> list[bytes]:
-    """Return the paths of a video's subtitle files, the one to read first first.
+    """Return the paths of a video's subtitle files, in the order in which they are tried.
 
-    siblings: its sidecars as paths relative to its folder; None lists the folder. Several languages would fill a clip
-    with the same words twice, so one transcript is taken; the order is that of `sort_sidecars`.
+    siblings: its sidecars as paths relative to its folder; None lists the folder. Only one is used, because several
+    languages would repeat the same words; the order is that of `sort_sidecars`.
     """
     folder, video = os.path.split(video_path)
     ranked, _ = sort_sidecars(video, sidecars_of(video_path) if siblings is None else siblings)
@@ -62,7 +62,7 @@ def find_sidecars(video_path: bytes, siblings: Iterable[bytes] | None) -> list[b
 def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> SubtitleText:
     """Return the text of one subtitle file of a video that ends at `end_s`.
 
-    The content tells format and encoding. language: of the name, "" for that of a WebVTT header.
+    Format and encoding are detected from the content. language: from the name; "": from a WebVTT header.
     Raises VideoError (stage `transcribe`) with code `too_large` above MAX_SIDECAR_BYTES, `not_regular`, `unreadable`.
     """
     decoded = decode_text(_read(path), language)
@@ -74,7 +74,7 @@ def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> 
 
 
 def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None, end_s: float = MAX_TIME_S) -> Sidecars:
-    """Return the segments of the first sidecar with any before `end_s`, the video's end, and what became of the others.
+    """Return the segments of the first sidecar with any before `end_s`, the video's end, and notes on the others.
 
     siblings: as for `find_sidecars`.
     """
@@ -110,9 +110,9 @@ def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None, end_
 
 
 def track_order(tracks: Sequence[SubtitleTrack]) -> list[list[int]]:
-    """Return the positions of tracks to try, in groups of equal worth, the best first.
+    """Return the positions of the tracks to try, in groups of equal preference, best first.
 
-    Whole tracks come before forced ones, signs and commentary; English before unmarked before other languages. Within a
+    Full tracks come before forced ones, signs and commentary; English before unmarked before other languages. Within a
     group those for the deaf are last, and the default track is first.
     """
     groups: dict[tuple[bool, int, str], list[tuple[bool, bool, int]]] = {}
@@ -138,9 +138,9 @@ def from_packets(
 
 
 def fullest(texts: Sequence[SubtitleText]) -> int:
-    """Return the position of the text to take: the first, or the longest of the others where it has twice as much.
+    """Return the position of the text to use: the first, or the longest if that has twice as much text.
 
-    A track of forced passages is not always marked as one; one for the deaf has at most half as much again.
+    Forced tracks are not always marked; a track for the deaf has at most 1.5 times the text.
     """
     sizes = [sum(len(segment.text) for segment in text.segments) for text in texts]
     longest = max(range(len(sizes)), key=sizes.__getitem__)
@@ -148,12 +148,12 @@ def fullest(texts: Sequence[SubtitleText]) -> int:
 
 
 def notes_of(path: bytes, text: SubtitleText, what: str = "") -> list[Problem]:
-    """Return what the report says of a text that is odd; what: begins each sentence."""
+    """Return the report's notes about a text's oddities; what: the beginning of each sentence."""
     return [_problem(path, code, what + reason) for code, reason in text.oddities]
 
 
 def _text(found: Cues, source: SegmentSource, language: str, end_s: float) -> SubtitleText:
-    """Return the segments of cues that are speech, and what is odd about them."""
+    """Return the cues that are speech as segments, and their oddities."""
     cues: Sequence[Cue] = found.cues
     odd = _odd_times(found, end_s)
     texts = [each.text for each in cues]
@@ -216,7 +216,7 @@ def _problem(path: bytes, code: str, reason: str, advice: str = "") -> Problem:
 
 
 def _read(path: bytes) -> bytes:
-    """Return the bytes of a sidecar. Raises VideoError, and OSError where the machine lacks what reading needs."""
+    """Return the bytes of a sidecar. Raises VideoError, and OSError for lack of machine resources."""
     try:
         with open(path, "rb", opener=regular_no_link) as file:
             data = file.read(MAX_SIDECAR_BYTES + 1)

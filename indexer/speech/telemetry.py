@@ -1,4 +1,4 @@
-"""Subtitles that nobody speaks: the flight and drive logs that drones, action and dashboard cameras write as SubRip."""
+"""Telemetry in subtitles: flight and drive logs that drones, action and dashboard cameras write as SubRip."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LABELS = frozenset(_LABEL_WORDS.split())
 _TOKEN = re.compile(r"[^\W\d_]+|[-+\u2212]?\d+(?:[.,:/\u00b0'-]\d+)*")
 _KEYED = re.compile(r"[^\W\d]{1,20}[.\w ]{0,3}[=:(]\s?[-+\u2212]?\d")
 _LABELLED = re.compile(r"[^\W\d]{1,20}[.\w ]{0,3}[=:(/ ]{1,3}[-+\u2212]?\d")
-SAMPLE_CUES = 200  # of a file: a log repeats itself every second
-LOG_SHARE = 0.5  # of the sampled cues; a log has all, but for a line about the camera
-MIN_LABELLED = 3  # values with names in one cue: nobody says so many at once
+SAMPLE_CUES = 200  # cues sampled: a log repeats itself every second
+LOG_SHARE = 0.5  # of the sampled cues; in a log all but a line about the camera
+MIN_LABELLED = 3  # named values in one cue: more than in speech
 
 
 def is_telemetry(text: str) -> bool:
-    """Return whether a cue holds measured values and no sentence: three or more names with numbers, no other words."""
+    """Return whether a cue consists of measured values: three or more names with numbers, no other words."""
     words, numbers = _counted(text)
     return numbers >= MIN_LABELLED and not words and len(_LABELLED.findall(text[:2000])) >= MIN_LABELLED
 
@@ -48,7 +48,7 @@ def _is_like_a_log(text: str) -> bool:
 
 
 def _counted(text: str) -> tuple[int, int]:
-    """Return how many words that name no value, single letters apart, and how many numbers, a cue holds."""
+    """Return the numbers of words in a cue that name no value, without single letters, and of numbers."""
     words = numbers = 0
     for token in _TOKEN.findall(text[:2000]):
         if token[-1].isdigit():

@@ -1,9 +1,9 @@
-"""The character encoding of a subtitle file: marks, UTF-8 and UTF-16, else the likeliest of the legacy encodings.
+"""Character encoding of a subtitle file: byte order mark, UTF-8, UTF-16, else the likeliest legacy encoding.
 
 charset-normalizer decides only where none of the usual encodings fits. Measured on two sentences in each of 25 pairs of
 language and encoding, it is wrong in 7 (Shift-JIS and EUC-JP as Korean or Thai, KOI8-R as Japanese, Latin-2 and
-Windows-1252 and 1257 as their neighbours). With the language known this is wrong in none, without it in Hungarian
-alone, and then in doubt.
+Windows-1252 and 1257 as their neighbours). With the language known, this module is wrong in none; without it, in
+Hungarian only, and then it reports doubt.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
 
-SAMPLE_BYTES = 200_000  # of a file; the first subtitles tell as much as all
+SAMPLE_BYTES = 200_000  # of a file; the first subtitles suffice
 JUDGED_CHARS = 2_000  # beyond ASCII, of each decoding that is tried: some 50 subtitles
 CREDIBLE = 0.3  # share of letters that do not fit; right decodings of two sentences have at most 0.15, wrong ones 0.4
-CLEAR = 0.1  # by which the best decoding must be better than one that reads otherwise
+CLEAR = 0.1  # by which the best decoding must beat a different one
 
-FEW_BYTES = 4  # beyond ASCII; fewer are no word of an East Asian encoding
+FEW_BYTES = 4  # beyond ASCII; fewer are not a word in an East Asian encoding
 MOJIBAKE_SAMPLE = 200  # texts beyond ASCII that are examined
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, because it begins with UTF-16's mark
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -85,7 +85,7 @@ _USUAL = (*_LATIN, *_SCRIPT_LETTERS, *_WIDE)
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A text, the encoding it was in, and why it may read otherwise than it was written, "" where that is certain."""
+    """A text, its encoding, and why the encoding is in doubt, "" if it is certain."""
 
     text: str
     encoding: str
@@ -93,11 +93,11 @@ class Decoded:
 
 
 def decode_text(data: bytes, language: str = "") -> Decoded:
-    """Return the text of a file in any encoding. language: the tag that its name has, a hint among legacy encodings.
+    """Return the text of a file in any encoding. language: the tag in its name, a hint among legacy encodings.
 
-    In order: a byte order mark; UTF-16 where zero bytes stand at every other place; ISO-2022-JP by its escapes; UTF-8,
-    also where some bytes of it are damaged; else the legacy encoding in which the letters fit one another best. Costs
-    are bounded by SAMPLE_BYTES, but for the decoding itself.
+    In order: a byte order mark; UTF-16 if every other byte is zero; ISO-2022-JP by its escapes; UTF-8, even with some
+    damaged bytes; else the legacy encoding whose letters fit best. Apart from decoding, the cost is bounded by
+    SAMPLE_BYTES.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -137,7 +137,7 @@ def _replaced(data: bytes, encoding: str) -> Decoded:
 
 
 def _utf16_order(head: bytes) -> str:
-    """Return the UTF-16 of a text without a mark: its digits and line ends have a zero byte, always on one side."""
+    """Return the UTF-16 byte order of a text without a mark, from the zero bytes of its digits and line ends."""
     even, odd = head[::2].count(0), head[1::2].count(0)
     if even + odd < max(2, len(head) // 16) or min(even, odd) * 8 > max(even, odd):
         return ""
@@ -145,7 +145,7 @@ def _utf16_order(head: bytes) -> str:
 
 
 def _legacy(sample: bytes, language: str) -> tuple[str, str]:
-    """Return the likeliest legacy encoding and why it is in doubt; those of the language are tried first."""
+    """Return the likeliest legacy encoding and the doubt about it; those of the language are tried first."""
     hinted = _BY_LANGUAGE.get(language.split("-")[0], ("cp1252",) if language else ())
     lines = b"\n".join(line for line in sample.splitlines() if not line.isascii())
     usual = _USUAL if len(_BEYOND_ASCII.findall(lines)) >= FEW_BYTES else (*_LATIN, *_SCRIPT_LETTERS)
@@ -158,7 +158,7 @@ def _legacy(sample: bytes, language: str) -> tuple[str, str]:
 
 
 def _rival(lines: bytes, ranked: Sequence[tuple[float, int, str]]) -> str:
-    """Return a doubt where another encoding fits as well and reads otherwise."""
+    """Return a doubt if another encoding fits as well and gives another text."""
     best, _, chosen = ranked[0]
     text = lines.decode(chosen, "replace")
     for misfit, _, name in ranked[1:]:
@@ -179,7 +179,7 @@ def _detected(lines: bytes, fallback: str) -> tuple[str, str]:
 
 
 def _misfit(lines: bytes, encoding: str) -> float:
-    """Return how ill a decoding fits, a share of its characters beyond ASCII: 0 where each is as its languages write.
+    """Return how badly a decoding fits, as a share of its characters beyond ASCII; 0 is a perfect fit.
 
     Counted are controls, symbols, unassigned codes, rare letters, words of two scripts, capitals inside words and words
     without one plain letter in Latin script.
@@ -194,7 +194,7 @@ def _misfit(lines: bytes, encoding: str) -> float:
         share = sum(c in _SCRIPT_LETTERS[encoding] for c in letters) / len(letters)
         faults += len(letters) * 2 * max(0.0, _FREQUENT_SHARE - share)
     elif encoding in ("cp932", "euc_jp") and not any("\u3040" <= c <= "\u30ff" for c in beyond):
-        faults += len(beyond) / 2  # Japanese without kana is no Japanese
+        faults += len(beyond) / 2  # text without kana is not Japanese
     faults += sum(_word_faults(word) for word in _WORD.findall(text[: 4 * JUDGED_CHARS]))
     return faults / len(beyond)
 
@@ -214,7 +214,7 @@ def _fault(char: str, encoding: str) -> float:
 
 
 def _wide_fault(char: str, encoding: str) -> float:
-    """Return how rare a character is in East Asia: encodings put the common ones first, by use."""
+    """Return how rare an East Asian character is: encodings order characters by frequency of use."""
     if "\uff61" <= char <= "\uffdc" or char < "\u2e80":
         return 1.0
     if "\u3040" <= char <= "\u30ff":

@@ -17,33 +17,33 @@ from vfindex.indexer.speech.vad import Utterance, VoiceFinder, syllable_depth
 from vfindex.storage.records import Segment
 
 LANGUAGE = "en"  # of PocketSphinx's model
-PENDING_S = 120.0  # sound that may wait for recognisers: 4 MB a video, and work for a dozen of them
+PENDING_S = 120.0  # audio waiting for recognisers: 4 MB per video, enough for a dozen of them
 PAUSE_S = 0.5  # a segment ends at a pause as long as this: the end of a phrase
-MAX_SEGMENT_S = 8.0  # and at the next word after this: what one reads in a line of subtitles
-# Measured: of 17 segments made up over music and noise 1 is above it, of 49 over speech 5 are below. Questions about
-# speech: nDCG@10 0.88 without a threshold, 0.91 from 0.1 to 0.2, 0.88 at 0.25, 0.86 at 0.3.
+MAX_SEGMENT_S = 8.0  # and at the next word after this: the length of a line of subtitles
+# Measured: of 17 segments hallucinated over music and noise 1 is above it, of 49 over speech 5 are below. Speech
+# queries: nDCG@10 0.88 without a threshold, 0.91 from 0.1 to 0.2, 0.88 at 0.25, 0.86 at 0.3.
 MIN_CONFIDENCE = 0.15
 # Measured, words a second in utterances of over a second: talk 1.5 to 4.8, music, noise and nature 0 to 1.3. In shorter
-# ones a single word makes the rate, and nothing can be distinguished.
+# ones a single word determines the rate.
 SONG_WORDS_PER_S = 1.0
 TALK_WORDS_PER_S = 2.0
 # Measured, syllable depth of utterances of 2 s or more: talk 0.75 to 1.7; music, wind and water 0.3 to 0.5 for half of
 # their time. Talk with music or noise 10 dB below it 0.64 to 1.2 and partly understood, 5 dB 0.53 to 1.1 with little
-# right, at its own level 0.43 to 0.9 with nothing right. In shorter utterances too few syllables tell.
+# right, at its own level 0.43 to 0.9 with nothing right. Shorter utterances have too few syllables.
 TALK_DEPTH = 0.55
 JUDGED_FROM_S = 2.0
 MARGIN_S = 0.4  # silence that voice activity detection keeps around an utterance
-COMPLETE_SHARE = 1 / 3  # talk is subtitled for some 60 to 90 % of its time, a few translated signs for 5 %
-COVERED_SHARE = 0.5  # an utterance is covered where subtitles take this much of it
+COMPLETE_SHARE = 1 / 3  # subtitles cover 60 to 90 % of speech; a few translated signs cover 5 %
+COVERED_SHARE = 0.5  # an utterance is covered if subtitles overlap this much of it
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """The recognised segments, in order of time.
 
-    voiced_s: seconds of possible speech that no subtitle covers. steady_s: those of them that are not recognised, see
-    `is_steady`. recognised_s, dropped_s: seconds of the segments kept, and of those with too little confidence.
-    problems: in words.
+    voiced_s: seconds of possible speech without subtitles. steady_s: those of them that were skipped, see `is_steady`.
+    recognised_s, dropped_s: seconds of the segments kept, and of those with too little confidence.
+    problems: sentences.
     """
 
     segments: list[Segment]
@@ -58,23 +58,23 @@ class Transcriber(Protocol):
     """Recognises one unit's audio: feed its blocks in order, then finish."""
 
     def feed(self, block: AudioBlock) -> None:
-        """Take the next block; may wait while much is in work."""
+        """Take the next block; waits while too much audio is pending."""
         ...
 
     def finish(self) -> Transcript:
-        """Return the transcript, once all is recognised."""
+        """Wait for recognition and return the transcript."""
         ...
 
 
 class Speech(Protocol):
-    """A speech model that the units in work share, each through a transcriber of its own."""
+    """A speech model shared by the running units, each with its own transcriber."""
 
     def transcriber(self, covered: Sequence[tuple[float, float]]) -> Transcriber:
         """Return a transcriber for one unit. covered: spans (start_s, end_s) of the video's subtitles."""
         ...
 
     def kill(self) -> None:
-        """Stop at once, from any thread; what is being recognised comes back with a problem."""
+        """Stop at once, from any thread; running recognitions resolve with a problem."""
         ...
 
     def close(self) -> None:
@@ -83,10 +83,10 @@ class Speech(Protocol):
 
 
 class PocketSphinx:
-    """The `lite` preset's recognisers, in child processes of their own; a `Speech`."""
+    """The `lite` preset's recognisers, in child processes; a `Speech`."""
 
     def __init__(self, workers: int) -> None:
-        """workers: children at most."""
+        """workers: maximum number of child processes."""
         self._pool = RecognizerPool(workers)
 
     def transcriber(self, covered: Sequence[tuple[float, float]]) -> PocketSphinxTranscriber:
@@ -102,9 +102,9 @@ class PocketSphinx:
 class PocketSphinxTranscriber:
     """Recognises the audio of one unit: feed its blocks in order, then finish.
 
-    covered: spans (start_s, end_s) of its subtitles. Where these are a whole transcript (they fill COMPLETE_SHARE of
-    the time from the first to the last), all of that time counts as covered: the gaps are pauses and music. Else
-    (signs, foreign passages) only the spans themselves do. Covered audio is not recognised.
+    covered: spans (start_s, end_s) of its subtitles. If these are a full transcript (at least COMPLETE_SHARE of the
+    time from the first to the last), all of that time counts as covered: the gaps are pauses and music. Otherwise
+    (signs, foreign passages) only the spans do. Covered audio is not recognised.
     """
 
     def __init__(self, pool: RecognizerPool, covered: Sequence[tuple[float, float]] = ()) -> None:
@@ -123,7 +123,7 @@ class PocketSphinxTranscriber:
             self._submit(utterance)
 
     def finish(self) -> Transcript:
-        """Return the transcript, once every utterance is recognised."""
+        """Wait for every utterance and return the transcript."""
         for utterance in self._finder.finish():
             self._submit(utterance)
         while self._pending:
@@ -164,9 +164,9 @@ class PocketSphinxTranscriber:
 
 
 def is_steady(utterance: Utterance) -> bool:
-    """Return whether an utterance is too steady to be talk: music, wind, an engine.
+    """Return whether an utterance is too steady to be speech: music, wind, an engine.
 
-    It is where its `syllable_depth`, to three digits, is below TALK_DEPTH; short utterances never are. Recognising such
+    It is if its `syllable_depth`, to three digits, is below TALK_DEPTH; short utterances never are. Recognising such
     audio took a quarter of the recognition time, and no word of it was right.
     """
     return utterance.length_s >= JUDGED_FROM_S and round(syllable_depth(utterance.samples), 3) < TALK_DEPTH
@@ -185,9 +185,9 @@ def segments(words: Sequence[Word], start_s: float, length_s: float) -> Iterator
 
 
 def talk_share(n_words: int, length_s: float) -> float:
-    """Return how far an utterance is as rich in words as talk is: 0 up to SONG_WORDS_PER_S, 1 from TALK_WORDS_PER_S on.
+    """Return how close an utterance's word rate is to speech: 0 up to SONG_WORDS_PER_S, 1 from TALK_WORDS_PER_S on.
 
-    Posteriors alone do not separate music from talk: over music often a single long word survives the search, with a
+    Posteriors alone do not separate music from talk: over music, often a single long word survives the search with a
     posterior of 1.
     """
     rate = n_words / max(length_s - MARGIN_S, MARGIN_S)
@@ -211,7 +211,7 @@ def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:
 
 
 def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the time that subtitles cover as disjoint spans in order, see `PocketSphinxTranscriber`."""
+    """Return the time covered by subtitles as disjoint spans in order, see `PocketSphinxTranscriber`."""
     merged: list[tuple[float, float]] = []
     for start_s, end_s in sorted(spans):
         if merged and start_s <= merged[-1][1]:
@@ -224,7 +224,7 @@ def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def overlap_s(spans: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
-    """Return how many seconds of [start_s, end_s) the spans take, which are disjoint and in order."""
+    """Return how many seconds of [start_s, end_s) the spans cover; they are disjoint and in order."""
     first = bisect.bisect_right(spans, start_s, key=lambda span: span[1])
     inside = itertools.takewhile(lambda span: span[0] < end_s, (spans[at] for at in range(first, len(spans))))
     return sum(min(end, end_s) - max(start, start_s) for start, end in inside)

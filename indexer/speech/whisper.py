@@ -1,7 +1,7 @@
-"""Speech recognition with Whisper (Radford et al. 2022, arXiv 2212.04356): a unit's sound in, believable segments out.
+"""Speech recognition with Whisper (Radford et al. 2022, arXiv 2212.04356): a unit's audio in, plausible segments out.
 
-Only voiced sound reaches the model, in windows of 30 s; the language is asked at several places, and what is written is
-checked (`hallucination`) before it is kept.
+The model gets only voiced audio, in windows of 30 s. The language is detected in several windows, and segments are
+checked for hallucination (`hallucination`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Sound = NDArray[np.int16]  # (n,) at SAMPLE_RATE_HZ
 VoiceFilter = Callable[[Sound], Sequence[tuple[int, int]]]
 
 WINDOW_S = 30.0  # the model's input length
-# Sound held for one unit: 29 MB. A unit has 15 minutes at most; a file that lies about its length may have more, and
-# what is held is then recognised before more is taken.
+# Audio buffered for one unit: 29 MB. A unit has at most 15 minutes; a file with a wrong duration may have more, and the
+# buffer is then recognised before more is taken.
 HELD_S = 900.0
-MIN_PIECE_S = 1.0  # sound between two subtitles shorter than this is the edge of what they tell
-VOICE_PIECE_S = 120.0  # the voice filter takes 0.4 MB for a second of sound
-PROBES = 5  # windows whose language is found out first, evenly spread
+MIN_PIECE_S = 1.0  # shorter gaps between two subtitles belong to their speech
+VOICE_PIECE_S = 120.0  # voice activity detection takes 0.4 MB per second of audio
+PROBES = 5  # evenly spread windows whose language is detected first
 SURE = 0.5  # a language less probable than this is a guess
-# Seconds of the model's threads that a unit may take for each of its windows; what is then left is given up. A core
+# Thread seconds of the model per window of a unit; beyond that the rest of the unit is skipped. A core
 # takes some 3 s for Whisper base.
 LIMIT_WINDOW_S = 600.0
 STOPPED = "speech recognition was stopped"
@@ -49,7 +49,7 @@ STOPPED = "speech recognition was stopped"
 
 @dataclass(frozen=True, slots=True)
 class WindowTranscript:
-    """What a sound says. language: BCP 47 tag. problem: why there is nothing, "" where all went well."""
+    """The transcript of one window. language: BCP 47 tag. problem: why it is empty, "" on success."""
 
     language: str = ""
     probability: float = 0.0
@@ -58,7 +58,8 @@ class WindowTranscript:
 
 
 class SpeechModel(Protocol):
-    """A back end of Whisper. workers: how many threads may call it at once. batch: sounds it takes best at a time."""
+    """A Whisper back end. workers: number of threads that may call it at once. batch: best number of inputs per
+    call."""
 
     @property
     def workers(self) -> int: ...
@@ -67,10 +68,10 @@ class SpeechModel(Protocol):
     def batch(self) -> int: ...
 
     def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
-        """Return what each sound says. Raises ModelError where it cannot take them, be it for their number.
+        """Return one transcript per input. Raises ModelError if the model fails, as for too large a batch.
 
-        sounds: (n,) from -1 to 1, at most WINDOW_S. language: the one of all, its probability then is 1; "": each
-        sound's own is found out, as of the languages that the model knows.
+        sounds: (n,) from -1 to 1, at most WINDOW_S. language: of all inputs, with probability 1; "": detected for each
+        among the languages of the model.
         """
         ...
 
@@ -81,7 +82,7 @@ class SpeechModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One input of Whisper, from start_s of the video on; voiced: spans in it, in seconds from its start."""
+    """One input of Whisper, from start_s of the video on; voiced: its voiced spans, in seconds from its start."""
 
     start_s: float
     samples: Sound
@@ -94,12 +95,12 @@ class Window:
 
     @property
     def sound(self) -> FloatArray:
-        """The samples as Whisper takes them, from -1 to 1."""
+        """The samples as float32 from -1 to 1, Whisper's input."""
         return self.samples.astype(np.float32) / 32768.0
 
 
 class Allowance:
-    """The seconds that recognising some windows may take of the model's threads, all together."""
+    """A budget of thread seconds for recognising some windows, shared by them."""
 
     def __init__(self, n_windows: int) -> None:
         self.limit_s = LIMIT_WINDOW_S * n_windows
@@ -113,15 +114,15 @@ class Allowance:
 
     @property
     def used_up(self) -> bool:
-        """Whether nothing is left."""
+        """Whether the budget is used up."""
         return self._spent_s >= self.limit_s
 
 
 class Whisper:
-    """A Whisper model that the units in work share; a `Speech`."""
+    """A Whisper model shared by the running units; a `Speech`."""
 
     def __init__(self, model: SpeechModel, voice: VoiceFilter) -> None:
-        """voice: sound -> spans in it that may be speech, (first, last + 1) in samples, in order, up to WINDOW_S."""
+        """voice: samples -> possible speech as spans (first, last + 1) in samples, in order, up to WINDOW_S."""
         self._model = model
         self.voice = voice
         self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
@@ -132,14 +133,14 @@ class Whisper:
         return WhisperTranscriber(self, covered)
 
     def transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[WindowTranscript]:
-        """Return the transcripts of windows, from the model's threads."""
+        """Return the transcripts of windows, computed in the model's threads."""
         size = self._model.batch
         batches = [windows[at : at + size] for at in range(0, len(windows), size)]
         futures = [self._threads.submit(self._transcribe, batch, language, allowance) for batch in batches]
         return [heard for future in futures for heard in future.result()]
 
     def _transcribe(self, windows: Sequence[Window], language: str, allowance: Allowance) -> list[WindowTranscript]:
-        """Return the transcripts of a batch. A batch that fails is retried in halves: it may be too large."""
+        """Return the transcripts of a batch. A failed batch is retried in halves, because it may be too large."""
         problem = self._refusal(allowance)
         if problem:
             return [WindowTranscript(problem=problem)] * len(windows)
@@ -162,18 +163,18 @@ class Whisper:
         return f"speech recognition took longer than {allowance.limit_s:.0f} s" if allowance.used_up else ""
 
     def kill(self) -> None:
-        """Begin no more work, from any thread: the batches in the model end, the rest comes back with a problem."""
+        """Stop, from any thread: running batches finish, the rest resolves with a problem."""
         self._killed.set()
 
     def close(self) -> None:
-        """Wait for what is in work, then free the model."""
+        """Wait for running batches, then free the model."""
         self._threads.shutdown(wait=True)
         self._model.close()
 
 
 @dataclass(slots=True)
 class _Run:
-    """Sound without a gap, from start_s on; pcm: its samples as bytes."""
+    """Audio without a gap, from start_s on; pcm: its samples as bytes."""
 
     start_s: float
     pcm: bytearray = field(default_factory=bytearray)
@@ -192,9 +193,9 @@ class _Run:
 
 
 class WhisperTranscriber:
-    """The recognition of one unit's sound: feed its blocks in order, then finish; a `Transcriber`.
+    """Recognises the audio of one unit: feed its blocks in order, then finish. A `Transcriber`.
 
-    covered: as `transcribe.PocketSphinxTranscriber` takes it; what subtitles cover is not even kept.
+    covered: as in `transcribe.PocketSphinxTranscriber`; covered audio is not buffered.
     """
 
     def __init__(self, whisper: Whisper, covered: Sequence[tuple[float, float]] = ()) -> None:
@@ -206,7 +207,7 @@ class WhisperTranscriber:
         self._problems: dict[str, None] = {}  # an ordered set
 
     def feed(self, block: AudioBlock) -> None:
-        """Take the next block; where HELD_S are held, they are recognised first."""
+        """Take the next block; a buffer of HELD_S is recognised first."""
         for start_s, samples in uncovered(block, self._covered):
             if not self._runs or abs(start_s - self._runs[-1].end_s) > GAP_S:
                 if self._runs and self._runs[-1].length_s < MIN_PIECE_S:
@@ -217,14 +218,14 @@ class WhisperTranscriber:
             self._recognise()
 
     def finish(self) -> Transcript:
-        """Return the transcript, once all is recognised."""
+        """Wait for recognition and return the transcript."""
         self._recognise()
         segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
         seconds = (self._voiced_s, self._recognised_s, self._dropped_s)
         return Transcript(segments, *seconds, list(self._problems))
 
     def _recognise(self) -> None:
-        """Turn the sound held into segments."""
+        """Recognise the buffered audio."""
         runs, self._runs = self._runs, []
         windows = [window for run in runs for window in windows_of(run.start_s, run.samples, self._whisper.voice)]
         self._voiced_s += sum(end_s - start_s for window in windows for start_s, end_s in window.voiced)
@@ -232,9 +233,9 @@ class WhisperTranscriber:
             self._keep(windows, self._listen(windows, Allowance(len(windows))))
 
     def _listen(self, windows: Sequence[Window], allowance: Allowance) -> list[WindowTranscript]:
-        """Return the transcripts of windows: in one language where PROBES of them agree, else each in its own.
+        """Return the transcripts of windows: in one language if PROBES of them agree, else each in its own.
 
-        A window that is unsure of its own is transcribed again in the most probable one over all windows.
+        A window with an uncertain language is transcribed again in the most probable one of all windows.
         """
         probes = sorted({round(n) for n in np.linspace(0, len(windows) - 1, PROBES)})
         heard: dict[int, WindowTranscript] = {}
@@ -255,7 +256,7 @@ class WhisperTranscriber:
         return [heard[n] for n in range(len(windows))]
 
     def _keep(self, windows: Sequence[Window], answers: Sequence[WindowTranscript]) -> None:
-        """Keep of the windows' segments those that can be believed, and count the others."""
+        """Keep the plausible segments of the windows, and count the others."""
         found: list[tuple[Segment, Flaw]] = []
         for window, heard in zip(windows, answers, strict=True):
             if heard.problem:
@@ -273,9 +274,9 @@ class WhisperTranscriber:
 
 
 def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, Flaw]]:
-    """Yield a window's segments, in time of the video, each with the reason to drop it, or "".
+    """Yield a window's segments, in times of the video, each with the reason to drop it, or "".
 
-    Times beyond the window's sound are its end; a segment without text is none.
+    Times beyond the window's audio become its end; segments without text are skipped.
     """
     for raw in heard.segments:
         text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
@@ -289,7 +290,7 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
 
 
 def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:
-    """Yield the parts of a block, with their times, that no span covers; spans are disjoint and in order."""
+    """Yield the parts of a block outside the spans, with their times; spans are disjoint and in order."""
     block_end_s = block.time_s + len(block.samples) / SAMPLE_RATE_HZ
     first = bisect.bisect_right(covered, block.time_s, key=lambda span: span[1])
     at = 0
@@ -304,10 +305,10 @@ def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iter
 
 
 def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[Window]:
-    """Yield the windows of a sound without gaps that begins at start_s: voiced spans and the gaps between them.
+    """Yield the windows of gapless audio that begins at start_s: voiced spans and the gaps between them.
 
-    Each takes as many spans as WINDOW_S holds: times in it are times of the video, and no sound costs more than all of
-    it would.
+    Each contains as many spans as fit into WINDOW_S. Times in it are times of the video, and no input costs more than
+    all of its audio.
     """
     if len(samples) < MIN_PIECE_S * SAMPLE_RATE_HZ:
         return
