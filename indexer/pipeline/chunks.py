@@ -1,4 +1,4 @@
-"""Speech windows: the stretches of transcript that are embedded, and the clips that they describe."""
+"""Speech windows: the parts of a transcript that are embedded, and the clips that they describe."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from vfindex.storage.records import Segment
 
-WINDOW_WORDS = 25  # about 10 s of talk, the length of a clip; a sentence encoder blurs much longer text
-MAX_GAP_S = 10.0  # after a pause as long as a clip, something else is talked about
+WINDOW_WORDS = 25  # about 10 s of speech, the length of a clip; a sentence encoder blurs much longer text
+MAX_GAP_S = 10.0  # after a pause as long as a clip, the topic has changed
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Consecutive words of a transcript, said in [start_s, end_s)."""
+    """Consecutive words of a transcript, spoken in [start_s, end_s)."""
 
     start_s: float
     end_s: float
@@ -23,9 +23,9 @@ class Window:
 def windows(segments: Iterable[Segment], words: int = WINDOW_WORDS) -> list[Window]:
     """Return the windows over the segments, in order of time.
 
-    Each stretch of segments of one source and language without a pause of MAX_GAP_S is cut into windows of equal
-    length, of `words` words at most: a last window of two words would say nothing. They do not overlap: windows that
-    begin every 12 words found nothing more and cost twice the embeddings. A word's time is interpolated by its letters.
+    Each run of segments of one source and language without a pause of MAX_GAP_S is cut into windows of equal length, at
+    most `words` words: a short last window would carry no meaning. Windows do not overlap: starting one every 12 words
+    found nothing more and cost twice the embeddings. A word's time is interpolated by its letters.
     """
     found: list[Window] = []
     for stretch in _stretches(sorted(segments, key=lambda s: (s.start_s, s.end_s))):
@@ -41,8 +41,8 @@ def windows(segments: Iterable[Segment], words: int = WINDOW_WORDS) -> list[Wind
 def clip_windows(clips: Sequence[tuple[float, float]], spans: Sequence[Window]) -> list[list[int]]:
     """Return for each clip (start_s, end_s) the positions in `spans` of the windows that describe it.
 
-    These are the windows of which it holds half or more; where there is none, the one that overlaps it most; none where
-    no window overlaps it. Clips and windows are in order of time.
+    These are the windows of which at least half lies in the clip, else the one that overlaps it most, if any. Clips and
+    windows are in order of time.
     """
     longest_s = max((w.end_s - w.start_s for w in spans), default=0.0)
     described: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""The text modality: what a video's name, folders, tags and chapters say about what it shows."""
+"""The text modality: title, search text and documents from a video's name, folders, tags and chapters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import pairwise
 from vfindex.indexer.scan.sidecar_names import RELEASE_MARKS
 from vfindex.storage.records import Document
 
-# Tags that people fill in, most telling first. Not encoder, handler_name, creation_time: programs fill in those.
+# Tags written by people, most informative first. Not encoder, handler_name, creation_time: programs write those.
 TEXT_TAGS = (
     "title",
     "show",
@@ -34,11 +34,11 @@ TEXT_TAGS = (
 )
 MAX_TITLE_CHARS = 255  # a file name's length
 MAX_TEXT_CHARS = 1_000  # the text encoder reads 256 tokens, some 1,000 characters
-MAX_DOCUMENT_CHARS = 10_000  # a description of any honest length; a tag may hold megabytes
+MAX_DOCUMENT_CHARS = 10_000  # longer than any real description; a tag may have megabytes
 MAX_FOLDERS = 2
-_FOLDER_LEVELS = 4  # how far up names are looked for: DCIM/100CANON stands between a clip and the folder a person named
+_FOLDER_LEVELS = 4  # parents examined: DCIM/100CANON may lie between a clip and the folder that a person named
 
-# Words that cameras, phones, editors and habit put into names: on their own they say nothing of the content.
+# Words that cameras, phones, editors and habit put into names; by themselves they do not describe the content.
 _HABIT_WORDS = """
     img image images photo photos pic pics picture vid video videos mov movie movies film films mvi clip clips dsc dscn
     dscf imag gopr gopro pxl dji mah cam camera cameras rec record recorded recording recordings capture captures screen
@@ -84,9 +84,9 @@ _VOWELS = frozenset("aeiouyæœø\u0131əɛɔ")  # \u0131: Turkish dotless i
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is known about a video in words.
+    """The texts of a video.
 
-    title: for people, never empty. text: what is embedded, "" where the video has no text modality.
+    title: for display, never empty. text: the embedded text, "" if the video has no text modality.
     documents: (kind, text) for full text search, kind `title` or `tag`.
     """
 
@@ -101,8 +101,8 @@ def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> D
     A part counts for `text` if it holds a dictionary-like word of any language: in Latin script 3 or more letters with
     a vowel, in other scripts 2 or more letters (1 in Chinese, Japanese, Korean or Thai), not one of the words that
     cameras, editors and habit put into names (IMG, GoPro, untitled, months), and not part of a machine's id. "v001",
-    "IMG_1234", "GX010123" and "00012" have none. Folder names (the nearest two that are not generic) only join such a
-    text, for alone they would give every clip of a folder the same vector; full text search has them always.
+    "IMG_1234", "GX010123" and "00012" have none. Folder names (the nearest two that are not generic) are only added to
+    such a text, because alone they would give every clip of a folder the same vector; full text search always has them.
     Names are split at punctuation and camelCase; control characters, ids, encoder names, web addresses and release
     marks (1080p, x264) are dropped. Full text search has the raw file stem too, so that IMG_1234 is found by name.
     """
@@ -125,13 +125,13 @@ def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> D
 
 
 def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[str]) -> tuple[Document, ...]:
-    """Return the words of all a video's names, of its folders and tags, each once, for full text search."""
+    """Return the documents of all paths and tags of a video for full text search, each once."""
     told = (described for path in paths for described in describe(path, tags, chapters).documents)
     return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in told))
 
 
 def _tag_texts(tags: Mapping[str, str]) -> list[str]:
-    """Return the cleaned title ("" without one), then the other allowed tags that say something."""
+    """Return the cleaned title ("" without one), then the other allowed tags with meaningful words."""
     known: dict[str, str] = {}
     for raw_key, value in tags.items():
         # Keys come as TITLE, title-eng (language of a MOV atom), com.apple.quicktime.title.
@@ -143,8 +143,8 @@ def _tag_texts(tags: Mapping[str, str]) -> list[str]:
 
 
 def _tag_words(value: str) -> str:
-    """Return a tag's text without what programs leave in tags; a name in disguise ("my_trip.mp4") is split like one."""
-    # Twice, for some sites escape what was escaped before.
+    """Return a tag's text without the traces of programs; a file name as a tag ("my_trip.mp4") is split like one."""
+    # Twice, because some sites escape escaped text.
     plain = _plain(without_markup(without_markup(value[: 4 * MAX_DOCUMENT_CHARS])))
     if _PROGRAM_NOISE.match(plain):
         return ""
@@ -155,7 +155,7 @@ def _tag_words(value: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Return a text without HTML: tags with their attributes, scripts and styles go, entities become characters.
+    """Return a text without HTML: tags, scripts and styles are removed, entities become characters.
 
     A `<` that begins no tag stays, and so does a tag that is never closed. Linear in the length of the text.
     """
@@ -259,7 +259,7 @@ def _is_counter(word: str) -> bool:
 
 
 def _split_case(token: str) -> str:
-    """Return a token with blanks at camelCase humps, and between longer runs of letters and digits."""
+    """Return a token with spaces at camelCase boundaries and between longer runs of letters and digits."""
     pieces: list[str] = []
     for at, char in enumerate(token):
         before, after = token[max(at - 3, 0) : at], token[at : at + 3]
@@ -273,14 +273,14 @@ def _split_case(token: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text in NFC without control, format, surrogate and unassigned characters, blanks made one."""
+    """Return text in NFC without control, format, surrogate and unassigned characters, white space as single spaces."""
     text = _TERMINAL_CODE.sub(" ", unicodedata.normalize("NFC", text))
     kept = (" " if _is_dropped(c) else c for c in text)
     return " ".join("".join(kept).split())
 
 
 def _is_dropped(char: str) -> bool:
-    # The joiners are letters' neighbours in Persian, Hindi and emoji; other format characters reorder or hide text.
+    # Persian, Hindi and emoji need the joiners; other format characters reorder or hide text.
     return char == "\ufffd" or (unicodedata.category(char)[0] == "C" and char not in "\u200c\u200d")
 
 
@@ -289,13 +289,13 @@ def _is_wordlike(char: str) -> bool:
 
 
 def _distinct(parts: Iterable[str]) -> list[str]:
-    """Return the parts that are not empty, each once, upper and lower case taken as one."""
+    """Return the non-empty parts, each once, ignoring case."""
     first = {part.casefold(): part for part in reversed([part for part in parts if part])}
     return list(reversed(first.values()))
 
 
 def _bounded(parts: Iterable[str], limit: int) -> list[str]:
-    """Return the leading parts, the last one cut, that hold `limit` characters together."""
+    """Return the leading parts with at most `limit` characters in total, the last one cut."""
     kept: list[str] = []
     for part in parts:
         kept.append(part[:limit])

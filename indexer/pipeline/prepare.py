@@ -35,7 +35,7 @@ from vfindex.storage.records import Document, FloatArray, Segment, UnitPlan, Vid
 UNIT_S = 600.0
 # A last unit shorter than half a unit joins the one before it.
 MIN_LAST_UNIT_S = UNIT_S / 2
-# Subtitle tracks of one language that are compared for the fullest; films have two or three.
+# Subtitle tracks of one language that are compared by amount of text; films have two or three.
 MAX_TRACKS_COMPARED = 4
 # A week of video. A longer one, or a file with a wrong length, has a longer last unit.
 MAX_CUTS = 1000
@@ -66,7 +66,7 @@ class Prepared:
 
 
 def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts) -> Prepared:
-    """Return what is known of a file before its frames are decoded. Raises VideoError."""
+    """Return the metadata, subtitles and plan of a file; no frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
     info = read_info(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
@@ -130,7 +130,7 @@ def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:
 
 
 def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
-    """Return a video's subtitles: those of its sidecars, else of the best embedded tracks that hold any."""
+    """Return a video's subtitles: those of its sidecars, else of the best embedded track with text."""
     path = found.location.path
     chosen = sidecar_transcript(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
     if chosen.segments:

@@ -1,4 +1,4 @@
-"""Units of which stored parts still hold: a transcript under a new image model, frames under a new speech model."""
+"""Re-indexing of units with stored parts: the transcript under a new image model, frames under a new speech model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vfindex.storage.records import Clip, FloatArray, UnitPlan, UnitResult
 
 @dataclass(frozen=True, slots=True)
 class ReusableUnit:
-    """A stored unit and the part of it that still holds. Plain data, so that it can be sent to any worker.
+    """A stored unit and its part that stays valid. Plain data, so it can be sent to any worker.
 
     keeps: "frames" (clips with frame vectors and thumbnails; speech is recognised again), or "transcript" (the frames
     are decoded and encoded again; `stored` needs no clips then).
@@ -43,7 +43,7 @@ class ReusableUnit:
 def index_reusing(
     reusable: ReusableUnit, prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders
 ) -> Indexed:
-    """Return one unit's result as `index_unit` does, computing only the parts that do not hold. Raises VideoError."""
+    """Return one unit's result as `index_unit` does, computing only the invalid parts. Raises VideoError."""
     if reusable.keeps == "frames":
         return _recognise_again(reusable.stored, prepared, plan, options, decoder, encoders)
     known = replace(prepared, subtitles=reusable.stored.segments)
@@ -75,9 +75,9 @@ def _recognise_again(
 def recognise(
     prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, speech: Speech | None
 ) -> tuple[ReadEnd, Transcript | None]:
-    """Return how decoding a unit's audio ended, and the transcript where no subtitle covers it. No frame is decoded.
+    """Return the end of a unit's read, and the transcript where no subtitle covers it. No frame is decoded.
 
-    The transcript is None where no speech is to be recognised. Raises VideoError.
+    The transcript is None if no speech is to be recognised. Raises VideoError.
     """
     end = ReadEnd(0, None, None, 0, 0, "")
     transcriber = transcriber_of(prepared, options, speech)
@@ -94,6 +94,6 @@ def recognise(
 
 
 def with_words(clips: Sequence[Clip], speech: Sequence[FloatArray | None], text: FloatArray | None) -> tuple[Clip, ...]:
-    """Return clips with new speech vectors, one a clip, and a new text vector for all. None: the clip has none."""
+    """Return clips with new speech vectors, one per clip, and a new text vector for all. None: no vector."""
     pairs = zip(clips, speech, strict=True)
     return tuple(replace(c, embeddings=embeddings_of(c.embeddings["visual"], vector, text)) for c, vector in pairs)

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from vfindex.storage.records import FloatArray
 
-# A boundary stands out from its neighbourhood by this many robust standard deviations, and by this much at least. Over
+# A boundary exceeds its neighbourhood by this many robust standard deviations, and is at least this distance. Over
 # 1,178 pairs of neighbouring frames of real video half are nearer than 0.06 and cuts further than 0.25; embeddings
-# alone put a ball in the air (0.37) above a cut between two cartoon scenes (0.12). See docs/decisions/shots.md.
+# alone rank a ball in the air (0.37) above a cut between two cartoon scenes (0.12). See docs/decisions/shots.md.
 OUTLIER_SIGMAS = 4.0
 MIN_DISTANCE = 0.25
-# Levels of each colour in a histogram, and every so many pixels counted: a shift of light moves few of either.
+# Levels per colour in a histogram, and the pixel stride: coarse, so that a change of light moves few counts.
 _LEVELS = 8
 _STRIDE = 4
-# Neighbouring distances on either side that make the local threshold.
+# Neighbouring distances on either side that determine the local threshold.
 NEIGHBOURS = 8
 # Normal distribution: standard deviation = 1.4826 x median absolute deviation.
 MAD_TO_SIGMA = 1.4826
@@ -29,7 +29,7 @@ MAX_CLIP_S = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A clip's place: [start_s, end_s), the frames first..last (exclusive) that it holds, how sure its start is."""
+    """The span of a clip: [start_s, end_s), its frames first..last (exclusive), and the uncertainty of its start."""
 
     start_s: float
     end_s: float
@@ -39,7 +39,7 @@ class Span:
 
 
 def colour_histogram(pixels: NDArray[np.uint8]) -> FloatArray:
-    """Return the share of a picture's pixels in each of 8 x 8 x 8 cells of RGB: (512,) float32, summing to 1.
+    """Return the share of an image's pixels in each of 8 x 8 x 8 cells of RGB: (512,) float32, summing to 1.
 
     pixels: (height, width, 3) uint8.
     """
@@ -49,12 +49,12 @@ def colour_histogram(pixels: NDArray[np.uint8]) -> FloatArray:
 
 
 def frame_distances(vectors: FloatArray, histograms: FloatArray) -> NDArray[np.float64]:
-    """Return how much changes from each frame to the next, (n - 1,), 0 to about 1.
+    """Return the distance from each frame to the next, (n - 1,), 0 to about 1.
 
     vectors: (n, dim) unit rows. histograms: (n, 512) of `colour_histogram`. The geometric mean of 1 - cosine of the
-    embeddings and of 1 - intersection of the histograms (Swain and Ballard 1991): a cut changes both what is shown and
-    its colours, where a gesture changes the first alone and a lamp the second. Rounded to 1e-3, so that machines whose
-    sums differ in the last bits find the same shots.
+    embeddings and of 1 - intersection of the histograms (Swain and Ballard 1991): a cut changes both content and
+    colours, a gesture only the content, a lamp only the colours. Rounded to 1e-3, so that machines whose sums differ in
+    the last bits find the same shots.
     """
     meaning = np.clip(1.0 - np.einsum("ij,ij->i", vectors[1:], vectors[:-1]), 0.0, 1.0)
     colour = np.clip(1.0 - np.minimum(histograms[1:], histograms[:-1]).sum(axis=1), 0.0, 1.0)
@@ -62,9 +62,9 @@ def frame_distances(vectors: FloatArray, histograms: FloatArray) -> NDArray[np.f
 
 
 def detect_shots(distances: NDArray[np.float64]) -> list[int]:
-    """Return the positions of the frames that begin a shot, the first frame always among them.
+    """Return the positions of the frames that begin a shot, always including the first frame.
 
-    distances: (n - 1,) between neighbours of n frames. A boundary stands where the distance exceeds MIN_DISTANCE and
+    distances: (n - 1,) between neighbours of n frames. There is a boundary where the distance exceeds MIN_DISTANCE and
     the median of its neighbourhood by OUTLIER_SIGMAS robust deviations: adaptive thresholding of frame differences,
     Yusoff, Christmas and Kittler 2000 (BMVC), with the median and its deviation in place of mean and variance, so that
     a cut does not raise its own threshold.
@@ -82,20 +82,20 @@ def detect_shots(distances: NDArray[np.float64]) -> list[int]:
 def cut_clips(
     vectors: FloatArray, histograms: FloatArray, times_s: NDArray[np.float64], *, start_s: float, end_s: float
 ) -> list[Span]:
-    """Return the clips of a stretch [start_s, end_s) in order, covering it without gaps or overlaps.
+    """Return the clips of [start_s, end_s) in order, covering it without gaps or overlaps.
 
     vectors: (n, dim) unit rows, histograms: (n, 512), times_s: (n,) increasing, of its frames.
     Clips last MIN_CLIP_S to MAX_CLIP_S and lie inside shots: a shorter shot joins the neighbour whose frames resemble
-    its own more, a longer one is cut at frames into as few parts as can be, nearly equal. A boundary is the time of the
-    later frame; the gap before it is its uncertainty. Every clip holds a frame, so where frames are further apart than
-    MAX_CLIP_S, clips are as long as their gaps. A stretch under MIN_CLIP_S is one clip.
+    its own more, a longer one is cut at frames into as few parts as possible, nearly equal. A boundary is the time of
+    the later frame; the gap before it is its uncertainty. Every clip has a frame, so where frames are further apart
+    than MAX_CLIP_S, clips are as long as the gaps. A span shorter than MIN_CLIP_S is one clip.
     """
     if not len(times_s):
         return []
     found = detect_shots(frame_distances(vectors, histograms))
     starts = _join_short(vectors, times_s, without_flashes(found, vectors, histograms, times_s), end_s)
     bounds = [*starts, len(times_s)]
-    # Where a clip begins that begins with frame i; what follows the last frame is the end.
+    # Start of the clip that begins with frame i; after the last frame, the end.
     edges_s = np.array([start_s, *times_s[1:], max(end_s, float(times_s[-1]) + 1e-3)])
     spans: list[Span] = []
     for first, last in pairwise(bounds):
@@ -108,10 +108,10 @@ def cut_clips(
 def without_flashes(
     starts: Sequence[int], vectors: FloatArray, histograms: FloatArray, times_s: NDArray[np.float64]
 ) -> list[int]:
-    """Return the starts of shots but for those of flashes, and of the shots that go on after them.
+    """Return the starts of shots without those of flashes and of the shots that continue after them.
 
-    A flash (of a camera, a lightning, a strobe) is too short to be a clip, and the frames before and after it are
-    nearer to each other than those of a cut.
+    A flash (camera, lightning, strobe) is too short for a clip, and the frames before and after it are more similar
+    than at a cut.
     """
     kept = list(starts[:1])
     rest = list(starts[1:])
@@ -148,10 +148,10 @@ def _join_short(vectors: FloatArray, times_s: NDArray[np.float64], starts: Seque
 
 
 def _split(edges_s: NDArray[np.float64], first: int, last: int) -> list[int]:
-    """Return positions first..last that cut a shot into parts of at most MAX_CLIP_S wherever frames allow it.
+    """Return positions first..last that cut a shot into parts of at most MAX_CLIP_S where the frames allow it.
 
-    As few parts as can be, and as equal as the frames let them be: each cut is at the frame nearest to where the rest
-    would be cut into equal parts, among those from which the remaining parts can still reach the end.
+    As few parts as possible, nearly equal: each cut is at the frame nearest to an equal division of the rest, among the
+    frames from which the remaining parts can reach the end.
     """
     count = len(_reached(edges_s[first : last + 1]))
     back = _reached(-edges_s[first : last + 1][::-1])  # n parts reach the end from position last - back[n - 1] on
@@ -166,7 +166,7 @@ def _split(edges_s: NDArray[np.float64], first: int, last: int) -> list[int]:
 
 
 def _reached(edges_s: NDArray[np.float64]) -> list[int]:
-    """Return where the longest allowed parts end, one after the other, up to the last edge."""
+    """Return the ends of consecutive parts of maximum length, up to the last edge."""
     found = [0]
     while found[-1] < len(edges_s) - 1:
         found.append(_reach(edges_s, found[-1]))
@@ -174,7 +174,7 @@ def _reached(edges_s: NDArray[np.float64]) -> list[int]:
 
 
 def _reach(edges_s: NDArray[np.float64], at: int) -> int:
-    """Return the furthest edge that a clip may end at that begins at edge `at`; the next one where all are too far."""
+    """Return the last edge at which a clip that begins at edge `at` may end; the next one if all are too far."""
     within = int(np.searchsorted(edges_s[at:] - edges_s[at], MAX_CLIP_S, side="right")) - 1
     return max(at + within, _after(edges_s, at))
 
@@ -190,6 +190,6 @@ def _mean(vectors: FloatArray) -> FloatArray:
 
 
 def unit(vector: FloatArray) -> FloatArray:
-    """Return a vector scaled to length 1; a zero vector stays."""
+    """Return a vector scaled to length 1; a zero vector is unchanged."""
     length = float(np.linalg.norm(vector))
     return np.asarray(vector / length if length > 0 else vector, dtype=np.float32)

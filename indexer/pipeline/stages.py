@@ -1,6 +1,6 @@
 """The stages of the pipeline: a unit's frames and audio are decoded, encoded, recognised, and cut into clips.
 
-A runner calls `prepare` once a video and `index_unit` once a unit.
+A runner calls `prepare` once per video and `index_unit` once per unit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RATE_BYTES_S = 400_000
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """One unit's result and the summary of its read. lost: the parts that could not be read, in words, or ""."""
+    """One unit's result and the summary of its read. lost: a description of the unreadable parts, or ""."""
 
     result: UnitResult
     end: ReadEnd
@@ -38,10 +38,10 @@ class Indexed:
 
 
 def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders) -> Indexed:
-    """Return all that one unit adds to the library: clips(shots(frames(video))), and what is said in it.
+    """Return everything that one unit adds to the library: clips(shots(frames(video))), and its transcript.
 
-    The file and the models alone decide the result, never the runner, the order or the number of workers. Frames are
-    encoded and audio is recognised while the file is decoded. Raises VideoError if no frame can be read.
+    The result depends only on the file and the models, never on the runner, the order or the number of workers. Frames
+    are encoded and audio is recognised while the file is decoded. Raises VideoError if no frame can be read.
     """
     transcriber = transcriber_of(prepared, options, encoders.speech)
     audio = None if transcriber is None else audio_index(prepared, options)
@@ -77,7 +77,7 @@ def time_share(prepared: Prepared, plan: UnitPlan) -> float:
     """Return a unit's share of the processor time that its file may take, up to 1.
 
     Twice its share of the duration, as bit rates vary, and at least what a video of RATE_BYTES_S would need: a file
-    that claims to be endless has time for the units that it really holds.
+    with an endless duration has time for the units that it really has.
     """
     start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
     end_s = plan.end_s if plan.end_s is not None else prepared.video.end_s
@@ -123,7 +123,7 @@ def encode_speech(prepared: Prepared, plan: UnitPlan, transcript: Transcript | N
 def assemble(
     prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, vectors: FloatArray, spoken: Spoken
 ) -> Indexed:
-    """Return a unit's result, cut into clips. vectors: (n, dim), of the frames that were encoded."""
+    """Return a unit's result, cut into clips. vectors: (n, dim), of the encoded frames."""
     vectors = vectors[reading.rows]  # (n_frames, dim)
     spans = _spans(prepared.video, plan, reading, vectors)
     said = _speech_of([(span.start_s, span.end_s) for span in spans], spoken.windows, spoken.vectors)
@@ -153,7 +153,7 @@ def _spans(video: Video, plan: UnitPlan, reading: Reading, vectors: FloatArray) 
 
 
 def _end_s(video: Video, reading: Reading) -> float:
-    """Return when the video ends: as its header says, unless reading stopped early."""
+    """Return the end of the video: from its header, unless reading stopped early."""
     last_s = reading.end.last_s if reading.end.last_s is not None else reading.times_s[-1]
     return max(last_s, reading.times_s[-1]) if reading.end.error else max(video.end_s, last_s)
 
@@ -179,7 +179,7 @@ def _speech_of(
 
 
 def embeddings_of(visual: FloatArray, speech: FloatArray | None, text: FloatArray | None) -> dict[Modality, FloatArray]:
-    """Return a clip's embeddings; None stands for a modality that it lacks."""
+    """Return a clip's embeddings; None for a missing modality."""
     given: dict[Modality, FloatArray | None] = {"visual": visual, "speech": speech, "text": text}
     return {modality: vector for modality, vector in given.items() if vector is not None}
 
@@ -200,7 +200,7 @@ def _clip(span: Span, reading: Reading, frames: FloatArray, speech: FloatArray |
 
 
 def _lost(prepared: Prepared, options: Options, end: ReadEnd, transcript: Transcript | None) -> str:
-    """Return which parts of a unit could not be read, in words, or "" ."""
+    """Return a description of a unit's unreadable parts, or ""."""
     parts = []
     if end.error:
         parts.append(end.error)
@@ -218,7 +218,7 @@ def _lost(prepared: Prepared, options: Options, end: ReadEnd, transcript: Transc
 
 
 def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
-    """Return for each modality what it covers of the unit, and why not more, in words."""
+    """Return for each modality a description of its coverage of the unit, and why it is not complete."""
     speech = speech_coverage(prepared.no_asr_reason, options.asr, spoken.segments, spoken.transcript)
     speech = "; ".join(filter(None, [speech, lost_audio(reading.end.audio_packets, reading.end.damaged_audio)]))
     note = f"; {reading.end.note}" if reading.end.note else ""
@@ -236,7 +236,7 @@ def with_sidecars(speech: str, prepared: Prepared, plan: UnitPlan) -> str:
 
 
 def speech_coverage(no_asr_reason: str, asr: bool, segments: Sequence[Segment], transcript: Transcript | None) -> str:
-    """Return which sources cover a unit's speech, and why not more, in words."""
+    """Return a description of the sources of a unit's speech, and why they are not complete."""
     sources = sorted({segment.source for segment in segments if segment.source != "asr"})
     of = Counter(segment.source for segment in segments)
     parts = [f"{counted(of[source], 'segment')} from {source} subtitles" for source in sources]

@@ -1,4 +1,4 @@
-"""One small picture a clip: chosen among its frames to show something, stored as WebP."""
+"""Thumbnails: one frame per clip, chosen by contrast, stored as WebP."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from PIL import Image, WebPImagePlugin  # noqa: F401  loaded now: Pillow would p
 
 LONG_SIDE_PX = 320
 WEBP_QUALITY = 70
-# One candidate is kept for every stretch of this length: a clip is rarely shorter, and a unit of 10 minutes keeps 300
-# of at most 307 kB.
+# One candidate is kept per interval of this length: clips are rarely shorter, and a unit of 10 minutes keeps 300
+# candidates of at most 307 kB.
 STRETCH_S = 2.0
-# Standard deviation of the luma below which a picture is black, white or a fade.
+# Standard deviation of the luma below which a frame is black, white or a fade.
 MIN_CONTRAST = 12.0
 
 
 class ThumbnailPicker:
-    """Keeps, of the frames of a unit, the candidate with most contrast in every STRETCH_S."""
+    """Keeps the frame with most contrast of every STRETCH_S of a unit."""
 
     def __init__(self) -> None:
         # stretch -> contrast, time_s, pixels or WebP
@@ -33,14 +33,14 @@ class ThumbnailPicker:
             self._kept[stretch] = (contrast, time_s, np.ascontiguousarray(pixels[::step, ::step]))
 
     def compress(self) -> None:
-        """Make what is kept small enough to travel; it costs three times the compressing that `pick` would do."""
+        """Compress the candidates before sending them; costs three times the compression in `pick`."""
         for stretch, (contrast, time_s, picture) in self._kept.items():
             self._kept[stretch] = (contrast, time_s, _webp(picture))
 
     def pick(self, start_s: float, end_s: float, middle_s: float) -> bytes | None:
-        """Return the WebP of a frame in [start_s, end_s): the nearest to `middle_s` that shows something.
+        """Return the WebP of the frame in [start_s, end_s) with enough contrast that is nearest to `middle_s`.
 
-        None if the frames of that stretch were all given to its neighbour.
+        None if all candidates of that interval belong to its neighbour.
         """
         inside = [kept for kept in self._kept.values() if start_s <= kept[1] < end_s]
         if not inside:
@@ -58,7 +58,7 @@ def _webp(picture: NDArray[np.uint8] | bytes) -> bytes:
 
 
 def to_webp(pixels: NDArray[np.uint8]) -> bytes:
-    """Return a picture, (height, width, 3) uint8 RGB, as WebP of at most LONG_SIDE_PX."""
+    """Return an image, (height, width, 3) uint8 RGB, as WebP of at most LONG_SIDE_PX."""
     image = Image.fromarray(pixels)
     image.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

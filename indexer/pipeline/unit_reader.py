@@ -1,4 +1,4 @@
-"""A unit, decoded ahead in a thread: frames to encode and audio to recognise, then the record of all frames."""
+"""Reads a unit ahead in a thread: frames to encode and audio to recognise, then the record of all frames."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vfindex.indexer.pipeline.thumbnails import ThumbnailPicker
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import FloatArray, UnitPlan
 
-# Frames and blocks of sound that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
+# Frames and audio blocks that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
 READ_AHEAD = 64
-# More frames than this in one unit: a file with a wrong length, or --sampling far beyond need.
+# More frames than this in one unit mean a wrong duration, or an excessive --sampling.
 MAX_UNIT_FRAMES = 50_000
 # How often the producer at a full queue checks whether its consumer has stopped.
 _POLL_S = 0.2
@@ -43,9 +43,9 @@ class UnitRequest:
 class Reading:
     """The record of a unit's frames without their pixels: times, colours, thumbnail candidates, rows of vectors.
 
-    A frame equal to the last encoded one (`is_still`) shares its vector. The comparison is never with a frame that was
-    not encoded, so that slow changes add up until they count. rows: for every frame, the row of its vector among those
-    of the encoded frames.
+    A frame equal to the last encoded one (`is_still`) shares its vector. Frames are compared with the last encoded one,
+    so slow changes add up until they count. rows: for every frame, the row of its vector among those of the encoded
+    frames.
     """
 
     def __init__(self) -> None:
@@ -102,8 +102,8 @@ def decode_unit(
 ) -> Generator[Pixels | AudioBlock | Reading, None, None]:
     """Yield the frames of a unit that must be encoded and its audio, each in order of time; last the Reading.
 
-    Raises VideoError, also if no frame can be read, unless the unit may be empty: a part of a video in which one frame
-    stays, or nothing was recorded.
+    Raises VideoError, also if no frame can be read, unless the unit may be empty: a part of a video with a frozen frame
+    or without recording.
     """
     reading = Reading()
     for item in decode_ahead(path, plan, request, decoder):
@@ -156,7 +156,7 @@ def _fetch(items: Iterator[T], ready: queue.Queue[tuple[T] | None], stopped: thr
 
 
 def _put(ready: queue.Queue[tuple[T] | None], entry: tuple[T] | None, stopped: threading.Event) -> bool:
-    """Put an entry once there is room; return False if the consumer has stopped."""
+    """Put an entry when there is room; return False if the consumer has stopped."""
     while not stopped.is_set():
         try:
             ready.put(entry, timeout=_POLL_S)

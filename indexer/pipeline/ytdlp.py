@@ -16,7 +16,7 @@ from vfindex.indexer.scan.sidecars import INFO_SUFFIX, mark_text, sidecar_suffix
 from vfindex.storage.errors import Problem
 from vfindex.storage.files.regular import regular_no_link
 
-# A film's is 1 MB, with all its comments far more. The worst JSON of 5 MB, all empty lists, takes 110 MB in memory.
+# A film's file has 1 MB, far more with all comments. The worst JSON of 5 MB, all empty lists, takes 110 MB of memory.
 MAX_INFO_BYTES = 5_000_000
 MAX_FIELD_CHARS = 10_000  # as much as full text search keeps of a tag
 MAX_ITEMS = 1_000
@@ -26,7 +26,7 @@ _DAY = re.compile(r"[12][0-9]{7}")
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """tags: title, description, keywords and upload_date, those that are there. problem: why it could not be read."""
+    """tags: those present of title, description, keywords and upload_date. problem: why it could not be read."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     chapters: tuple[str, ...] = ()
@@ -34,10 +34,10 @@ class Info:
 
 
 def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = math.inf) -> Info:
-    """Return the contents of a video's `.info.json`, untrusted and bounded. Never raises for what it holds.
+    """Return the contents of a video's `.info.json`, untrusted and bounded. Never raises because of its contents.
 
-    sidecars: paths relative to the video's folder, of which one may be it, under a name in another Unicode form.
-    end_s: of the video; chapters that begin later are not of it.
+    sidecars: paths relative to the video's folder, one may be the `.info.json`, its name in another Unicode form.
+    end_s: of the video; later chapters are dropped.
     """
     folder, name = os.path.split(video_path)
     own = (sidecar for sidecar in sidecars if sidecar_suffix(sidecar) == INFO_SUFFIX and mark_text(name, sidecar) == "")
@@ -66,7 +66,7 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
 
 
 def _begun_before(chapters: object, end_s: float) -> list[Any]:
-    """Return the chapters that begin before the end of the video, or at no time that can be read."""
+    """Return the chapters that begin before the end of the video, or without a readable time."""
     items = chapters[:MAX_ITEMS] if isinstance(chapters, list) else []
     starts = [item.get("start_time") if isinstance(item, dict) else None for item in items]
     is_late = [isinstance(start, (int, float)) and start >= end_s for start in starts]

@@ -133,13 +133,13 @@ def stored_setup(folder: Path, writer: Writer) -> Setup:
 
 
 def new_run(writer: Writer, setup: Setup, callbacks: Callbacks) -> Run:
-    """Return a run that has met no file yet."""
+    """Return a run without files."""
     return Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector from traversing the scan cache, which has an entry a file, again and again."""
+    """Keep the garbage collector from repeatedly traversing the scan cache, which has one entry per file."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""`vfindex ingest`: paths in, a library of their videos out.
+"""`vfindex ingest`: index the videos at and below paths into a library.
 
-Every file ends in exactly one way (see `Report`), every unit is committed by itself, and an interrupted run is
-continued by the next.
+Every file has exactly one outcome (see `Report`). Every unit is committed by itself, so the next run continues an
+interrupted one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Updates of title, transcript and text vectors of videos whose sidecars alone have changed.
+"""Updates title, transcript and text vectors of videos of which only the sidecars have changed.
 
-No frame is decoded. Speech is recognised where a removed subtitle covered it; recognised segments stay where no new
+No frame is decoded. Speech is recognised where a subtitle was removed; recognised segments are kept where no new
 subtitle covers them.
 """
 
@@ -129,7 +129,7 @@ class _Refresh:
     def _said(
         self, prepared: Prepared, units: Sequence[IndexedUnit], uncovered: Spans
     ) -> tuple[list[UnitTranscript], list[str]]:
-        """Return the new transcript of each unit, and the errors of recognition."""
+        """Return the new transcript of each unit, and recognition errors."""
         now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
         found: list[UnitTranscript] = []
         problems: list[str] = []
@@ -233,7 +233,7 @@ def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:
 
 
 def _is_kept(segment: Segment, covered: Spans) -> bool:
-    """Return whether a recognised segment stays: subtitles cover less than COVERED_SHARE of it."""
+    """Return whether a recognised segment is kept: subtitles cover less than COVERED_SHARE of it."""
     if segment.source != "asr":
         return False
     length_s = segment.end_s - segment.start_s

@@ -1,4 +1,4 @@
-"""Reports of runs: what became of every file, as printed and as stored in the library."""
+"""Reports of runs: the outcome of every file, as printed and as stored in the library."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Report:
     known content with other sidecars; no frame was decoded. coarse: searchable by a preview, still to be indexed fully.
     partial: searchable, but a part could not be decoded. clips, video_seconds: added by this run. vanished: files that
     are missing, or excluded now. left: files that the run did not reach. left_alone: roots that are missing, or have
-    lost too much at once to be believed. notes: oddities of sidecars and subtitle tracks; their videos are counted
-    elsewhere. left_out: number of skipped system folders and files, by kind. hints: globs of --exclude without a match.
+    lost too many files at once to count them as deleted. notes: oddities of sidecars and subtitle tracks; their videos
+    are counted elsewhere. left_out: number of skipped system folders and files, by kind. hints: globs of --exclude
+    without a match.
     out_of_time: the deadline ended the run. not_published: why no new joint index was published, "" if one was or none
     was due. gpu_busy: GPU -> share of the time in which it encoded images.
     """
@@ -53,7 +54,7 @@ class Report:
         return bugs([*self.failed, *self.partial])
 
     def adds_up(self) -> bool:
-        """Return whether every file found ended in exactly one way."""
+        """Return whether every file found has exactly one outcome."""
         counted = self.indexed + self.unchanged + self.moved + self.reworded + self.coarse
         return self.found == counted + len(self.partial) + len(self.failed) + len(self.skipped)
 

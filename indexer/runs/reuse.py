@@ -21,7 +21,7 @@ from vfindex.storage.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """The parts of a library that still hold under a new setup.
+    """The parts of a library that stay valid under a new setup.
 
     pictures: clips, frame vectors and thumbnails. transcript: recognised segments. sentences: speech and text vectors.
     """
@@ -32,7 +32,7 @@ class Reuse:
 
     @classmethod
     def between(cls, old: Setup, new: Setup) -> Reuse:
-        """Return the parts of a library made with `old` that hold under `new`."""
+        """Return the parts of a library made with `old` that stay valid under `new`."""
         return cls(
             pictures=old.sampling == new.sampling and old.models["visual"] == new.models["visual"],
             transcript=models_of(old)["speech"] == models_of(new)["speech"],
@@ -43,7 +43,7 @@ class Reuse:
 class VideoCopier:
     """Copies videos from one edition into another without opening their files, and resumes interrupted ones.
 
-    text: the new edition's text model; None: the speech and text vectors hold.
+    text: the new edition's text model; None: the speech and text vectors stay valid.
     """
 
     def __init__(self, old: Library, writer: Writer, text: PassageEncoder | None) -> None:
@@ -90,14 +90,14 @@ class VideoCopier:
 
 
 class StoredVideos:
-    """Videos of the old version that are indexed again, and the parts of their units that still hold.
+    """Videos of the old version that are indexed again, and the valid parts of their units.
 
-    decoded, heard, kept: fingerprints of the videos whose frames are decoded, whose audio alone is, and of those among
-    the first that keep a transcript.
+    decoded, heard, kept: fingerprints of the videos whose frames are decoded, of those of which only audio is decoded,
+    and of the decoded ones that keep their transcript.
     """
 
     def __init__(self, old: Library, videos: Mapping[str, StoredVideo], reuse: Reuse) -> None:
-        """videos: by fingerprint, those of which a part holds."""
+        """videos: by fingerprint, those with a valid part."""
         self._old = old
         self._videos = videos
         self._reuse = reuse
@@ -114,7 +114,7 @@ class StoredVideos:
             return committed_plans(snapshot, video.id)
 
     def unit(self, fingerprint: str, plan: UnitPlan) -> ReusableUnit | None:
-        """Return what holds of a unit, None where all of it must be computed."""
+        """Return the valid part of a unit, None if all of it must be computed."""
         video = self._videos.get(fingerprint)
         reusable = self._reusable(video, plan) if video else None
         if reusable is not None and reusable.keeps == "frames":
@@ -126,7 +126,7 @@ class StoredVideos:
         return reusable
 
     def _reusable(self, video: StoredVideo, plan: UnitPlan) -> ReusableUnit | None:
-        """Return None for a unit that was cut otherwise, or whose transcript was not complete."""
+        """Return None for a unit with another span, or with an incomplete transcript."""
         with self._old.snapshot() as snapshot:
             if plan not in committed_plans(snapshot, video.id):
                 return None

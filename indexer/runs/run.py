@@ -30,8 +30,8 @@ Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial
 class Callbacks:
     """What a run calls while it works.
 
-    progress: after every unit. stop: often; True ends the run after the units in work. say: a line before anything that
-    takes long. interruptible: entered where no work would be lost, so that Ctrl-C may raise KeyboardInterrupt.
+    progress: after every unit. stop: often; True ends the run after the running units. say: a line before anything
+    slow. interruptible: a context in which no work can be lost, so Ctrl-C may raise KeyboardInterrupt.
     """
 
     progress: ProgressCallback = lambda _: None
@@ -94,7 +94,7 @@ class Run:
         return changed
 
     def unseen(self) -> set[bytes]:
-        """Return the known paths that the scan has not met."""
+        """Return the known paths that the scan has not found."""
         return self.known.unseen(self._seen, self._settled_seen)
 
     def _has_returned(self, state: FileState) -> bool:
@@ -154,7 +154,7 @@ class Run:
             self._returned.clear()
 
     def exclude(self, paths: Collection[bytes]) -> None:
-        """Take files that every root excludes now out of search; they return when a glob is dropped."""
+        """Remove files from search that every root now excludes; they return when a glob is dropped."""
         if paths:
             self.writer.catalog.mark_missing(sorted(paths))
             self.report.vanished += len(paths)
@@ -180,7 +180,7 @@ class Run:
             self.end_file("failed", stored_failure(path, self.writer.catalog.problem_at(path)))
 
     def end_file(self, how: Ending, problem: Problem | None = None) -> None:
-        """Count a file's end, once. Of tracebacks MAX_TRACES are kept: one bug may meet every file of a run."""
+        """Count a file's end, once. At most MAX_TRACES tracebacks are kept: one bug may affect every file of a run."""
         self.report.found += 1
         if problem is not None and problem.trace:
             self._traces += 1

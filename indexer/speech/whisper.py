@@ -58,8 +58,7 @@ class WindowTranscript:
 
 
 class SpeechModel(Protocol):
-    """A Whisper back end. workers: number of threads that may call it at once. batch: best number of inputs per
-    call."""
+    """A Whisper back end. workers: threads that may call it at once. batch: best number of inputs per call."""
 
     @property
     def workers(self) -> int: ...
