@@ -39,21 +39,21 @@ def _describe(
 
 
 def print_preview(preview: RemovalPreview, json: bool) -> None:
-    """Print the files that a removal would forget, and how many there are."""
+    """Print the files that would be removed from the library, and how many there are."""
     if json:
         counts = {"locations": len(preview.paths), "videos": preview.videos, "kept_missing": preview.kept_missing}
         print_json({"dry_run": True, **counts, "files": [path_text(path) for path in preview.paths]})
         return
     for path in preview.paths:
         print(plain(path_text(path) or ""))
-    say(f"would forget {_numbers(preview)}; nothing has changed")
+    say(f"would remove {_numbers(preview)} from the library; nothing has changed")
 
 
 def confirm(preview: RemovalPreview, *, yes: bool) -> None:
     """Ask before a removal on a terminal; exit with code 1 unless confirmed."""
     if yes or not preview.paths or not _is_terminal():
         return
-    question = f"Forget {_numbers(preview)}? The files themselves are not touched."
+    question = f"Remove {_numbers(preview)} from the library? The files themselves are not touched."
     if not typer.confirm(question, err=True):
         say("nothing has changed")
         raise typer.Exit(1)

@@ -189,7 +189,7 @@ def test_any_name_is_removed_and_indexed_again(trap: Trap) -> None:
     names = NAMES[:3]
     for name in names:
         removed = trap.vfindex("remove", "--", name)
-        assert (removed.code, removed.out.splitlines()[0]) == (0, "forgot 1 file, 1 video")
+        assert (removed.code, removed.out.splitlines()[0]) == (0, "removed 1 file, 1 video from the library")
     gone = trap.vfindex("show", "--", names[0])
     assert gone.is_sentence() and "vfindex ingest" in gone.err
     back = trap.vfindex("ingest", "--json", "--", *names)

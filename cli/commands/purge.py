@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.options import DryRunOption, JsonOption, LibraryOption, ReportOption, YesOption, library_folder
-from vfindex.cli.output import print_json
+from vfindex.cli.output import print_json, say
 from vfindex.cli.removal import checked_report, confirm, print_left, print_preview, removal_settings, write_report
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
+    from vfindex.storage.maintenance.removal_preview import RemovalPreview
     from vfindex.storage.writer import Writer
 
 NAME = "purge"
@@ -47,6 +48,8 @@ def command(
     preview = preview_missing(folder, age, datetime.now(UTC))
     if dry_run:
         print_preview(preview, json)
+        if not json and preview.kept_missing:
+            say(_kept(preview, older_than))
         return
     confirm(preview, yes=yes)
 
@@ -60,10 +63,14 @@ def command(
     if json:
         print_json(document)
         return
-    print(f"forgot {counted(found.locations, 'file')}, {counted(found.videos, 'video')}")
+    print(f"removed {counted(found.locations, 'file')}, {counted(found.videos, 'video')} from the library")
     if preview.kept_missing:
-        kept = counted(preview.kept_missing, "missing file")
-        print(f"kept {kept}, missing for less than {older_than}; `vfindex purge --now` deletes all")
+        print(_kept(preview, older_than))
+
+
+def _kept(preview: RemovalPreview, older_than: str) -> str:
+    kept = counted(preview.kept_missing, "missing file")
+    return f"{kept} kept, missing for less than {older_than}; `vfindex purge --now` removes all"
 
 
 def _age(text: str) -> timedelta:

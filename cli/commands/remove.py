@@ -69,7 +69,7 @@ def command(
         return
     parts = [counted(found.locations, "file"), counted(found.videos, "video")]
     parts += [counted(found.unfinished, "unfinished video")] if found.unfinished else []
-    print(f"forgot {', '.join(parts)}")
+    print(f"removed {', '.join(parts)} from the library")
     if found.roots:
         print(f"`vfindex reindex` no longer walks {counted(found.roots, 'path')}")
     if found.excluded:

@@ -45,7 +45,7 @@ def mark_missing(library: Path, path: bytes) -> None:
 def test_a_dry_run_names_the_files_and_changes_nothing(run: Any, library: Path) -> None:
     ran = run("remove", "/videos", "--dry-run", "--library", library)
     assert (ran.code, ran.out) == (0, "/videos/a.mp4\n/videos/b.mp4\n")
-    assert ran.err == "would forget 2 files, 2 videos; nothing has changed\n"
+    assert ran.err == "would remove 2 files, 2 videos from the library; nothing has changed\n"
     document = json.loads(run("remove", "/videos/a.mp4", "--dry-run", "--json", "--library", library).out)
     assert document == {
         "dry_run": True,
@@ -61,7 +61,7 @@ def test_a_dry_run_names_the_files_and_changes_nothing(run: Any, library: Path) 
 def test_a_terminal_is_asked_and_may_decline(run: Any, library: Path, answers: list[str]) -> None:
     ran = run("remove", "/videos/a.mp4", "--library", library)
     assert (ran.code, ran.out, ran.err) == (1, "", "nothing has changed\n")
-    assert answers == ["Forget 1 file, 1 video? The files themselves are not touched."]
+    assert answers == ["Remove 1 file, 1 video from the library? The files themselves are not touched."]
     assert videos(library) == 2
     assert run("remove", "/videos/a.mp4", "--yes", "--library", library).code == 0
     assert (len(answers), videos(library)) == (1, 1)
@@ -72,9 +72,12 @@ def test_a_purge_says_what_it_keeps_and_for_how_long(run: Any, library: Path, an
     ran = run("purge", "--library", library)
     assert ran.code == 0
     assert ran.out.splitlines() == [
-        "forgot 0 files, 0 videos",
-        "kept 1 missing file, missing for less than 30d; `vfindex purge --now` deletes all",
+        "removed 0 files, 0 videos from the library",
+        "1 missing file kept, missing for less than 30d; `vfindex purge --now` removes all",
     ]
+    preview = run("purge", "--dry-run", "--library", library)
+    assert (preview.code, preview.out) == (0, "")
+    assert preview.err.splitlines()[1].startswith("1 missing file kept, missing for less than 30d")
     assert not answers
     assert run("purge", "--now", "--library", library).code == 1
     assert answers
@@ -105,7 +108,7 @@ def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path:
     report = tmp_path / "report.json"
     ran = run("remove", "/videos/a.mp4", "--library", library, "--report", report)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.splitlines()[0] == "forgot 1 file, 1 video"
+    assert ran.out.splitlines()[0] == "removed 1 file, 1 video from the library"
     assert ran.out.splitlines()[1].startswith("later runs skip it; to index it again:")
     told = json.loads(report.read_text())
     assert (told["vfindex"], told["left"], told["excluded"]) == ("remove", 0, True)

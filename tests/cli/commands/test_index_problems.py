@@ -55,7 +55,7 @@ def test_what_is_removed_is_told_though_no_index_passes(
 ) -> None:
     monkeypatch.setattr(writing_side, "refusal", lambda *_: "it is worse")
     ran = run("remove", "/videos/b.mp4", "--library", folder)
-    assert ran.code == 0 and "forgot 1 file, 1 video" in ran.out
+    assert ran.code == 0 and "removed 1 file, 1 video from the library" in ran.out
     assert "the new joint index was not published: it is worse; searches stay right" in ran.err
     assert "/videos/b.mp4" not in run("search", "x", "--library", folder).out
 

@@ -61,8 +61,9 @@ def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path)
     assert run("reindex", "--library", nightly, "--allow-missing").code == 0
     shown = run("runs", "show", "2", "--library", nightly)
     assert (shown.code, "missing   5\n" in shown.out) == (0, True)
-    assert run("purge", "--library", nightly).out.startswith("forgot 0 files, 0 videos\nkept 5 missing files, ")
-    assert run("purge", "--now", "--library", nightly).out == "forgot 5 files, 5 videos\n"
+    kept = run("purge", "--library", nightly).out
+    assert kept.startswith("removed 0 files, 0 videos from the library\n5 missing files kept, ")
+    assert run("purge", "--now", "--library", nightly).out == "removed 5 files, 5 videos from the library\n"
 
 
 def test_a_night_that_is_too_short_is_no_failure(run: Any, nightly: Path) -> None:
