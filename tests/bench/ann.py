@@ -1,16 +1,16 @@
-"""How well and how fast the joint index finds, and other libraries' indexes:
+"""Recall and speed of the joint index and of other vector indexes:
 
     python tests/bench/ann.py [--n 1000000] [--questions 100]
 
 384 dimensions in three modalities (ann_data.py), at the default weights of `lite` and at each modality alone, with and
-without a filter that keeps one clip in a hundred. Every engine (ann_engines.py) runs in a process of its own, one
-question at a time on one thread; its knob is raised until it finds 0.99 of the ten best, and on until it finds as much
-as ours does, or to its end. `exact` is the joint index without codes, compared with the time that reading its bytes
-takes in the same run.
+without a filter that keeps one clip in a hundred. Every engine (ann_engines.py) runs in its own process, one query at a
+time on one thread. Its search parameter (the knob) is raised until recall@10 is 0.99, and then until it equals that of
+vfindex or the values end. `exact` is the joint index without codes, compared with the time of reading its bytes in the
+same run.
 
-The peers are no dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec apsw, then run
-with PYTHONPATH=PEERS. Those that are not there are left out. Vectors and indexes are kept in --work; what was built
-there before is not built again, and keeps its time.
+The peers are not dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec apsw, then run
+with PYTHONPATH=PEERS. Missing ones are skipped. Vectors and indexes are kept in --work; an existing index is reused
+with its build time.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from vfindex.storage.records import FloatArray
 
 ENOUGH = 0.99
 TOP_K = 10
-# Scores this close may stand in either order: float16 rounds.
+# Scores this close may be in either order: float16 rounds.
 TIE = 1e-3
-# Questions answered before time is taken.
+# Warm-up queries before timing.
 WARM_UP = 5
-# Above this many clips the slowest peers are not asked.
+# Above this many clips the slowest peers are skipped.
 MOST_FOR_SLOW, SLOW = 200_000, ("lancedb", "sqlite-vec")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One weighting, with the filter or without: questions (n, 384) and the score of the tenth best of each."""
+    """One weighting, with or without the filter: queries (n, 384) and the score of the tenth best clip of each."""
 
     name: str
     questions: FloatArray
@@ -59,10 +59,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one engine did in one case with its knob at one place.
+    """The figures of one engine in one case with one knob value.
 
-    error: standard error of the recall, in which a question may miss all ten. processor_ms: median of the processor
-    time of all its threads, which hardly feels other work on the machine.
+    error: standard error of the recall. processor_ms: median processor time of all its threads, which other work on the
+    machine hardly affects.
     """
 
     case: str
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def run(name: str, work: Path, made: Material) -> Mapping[str, Any]:
-    """Measure an engine in a process of its own, print what it says and return it; nothing if it failed."""
+    """Measure an engine in its own process, print and return the figures; none if it failed."""
     of = ["--work", str(work), "--n", str(len(made.clips)), "--questions", str(len(made.asked))]
     done = subprocess.run(
         [sys.executable, __file__, "--engine", name, *of], capture_output=True, text=True, check=False
@@ -134,7 +134,7 @@ def run(name: str, work: Path, made: Material) -> Mapping[str, Any]:
 
 
 def print_ratios(told: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print our p50 against that of the fastest peer that finds enough, and that finds as much, case by case."""
+    """Print per case the ratio of our p50 to that of the fastest peer with recall 0.99, and with our recall."""
     print(f"\np50 of ours against the fastest peer that finds {ENOUGH}, and that finds as much as ours:")
     for number, ours in enumerate(told["ours"].get("cases", [])):
         peers = {name: each["cases"][number] for name, each in told.items() if name in MODULES and each}
@@ -147,7 +147,7 @@ def print_ratios(told: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def measure(name: str, work: Path, made: Material) -> dict[str, object]:
-    """Build an engine's index if need be, ask it, and return what that took."""
+    """Build an engine's index if needed, query it, and return the figures."""
     engine = ENGINES[name](work, made)
     build_s = timed_build(engine, work / f"{name}{len(made.clips)}.built")
     start = time.perf_counter()
@@ -166,15 +166,15 @@ def measure(name: str, work: Path, made: Material) -> dict[str, object]:
 
 
 def recalls_at(work: Path, count: int) -> Path:
-    """Return where it is kept how much ours finds in each case."""
+    """Return the file that stores the recall of vfindex in each case."""
     return work / f"recalls{count}.json"
 
 
 def least(knobs: Sequence[int], tried: Callable[[int], Measured], wanted: float) -> Measured:
-    """Return the trial with the lowest knob that finds so much, or the best there is.
+    """Return the trial with the lowest knob of at least this recall, else the best.
 
-    The knob is raised to the next of `knobs`, then from the one before by quarters of that step: the next of them alone
-    would make an engine look up to twice as slow as it need be.
+    The knob is raised to the next of `knobs`, then refined in quarters of the last step: with full steps alone an
+    engine would look up to twice as slow.
     """
     for below, knob in zip((None, *knobs), knobs, strict=False):
         if tried(knob).recall >= wanted:
@@ -184,7 +184,7 @@ def least(knobs: Sequence[int], tried: Callable[[int], Measured], wanted: float)
 
 
 def ask(engine: Engine, case: Case, clips: FloatArray, knob: int) -> Measured:
-    """Ask all questions of a case with the knob at one place."""
+    """Run all queries of a case with one knob value."""
     for question in case.questions[:WARM_UP]:
         engine.search(question, knob, case.kept)
     shares, taken, worked = [], [], []
@@ -201,7 +201,7 @@ def ask(engine: Engine, case: Case, clips: FloatArray, knob: int) -> Measured:
 
 
 def truth(work: Path, made: Material) -> list[Case]:
-    """Return the cases; their bars are kept in `work`."""
+    """Return the cases; their tenth best scores are stored in `work`."""
     kept_at = work / f"truth{len(made.clips)}-{len(made.asked)}.npz"
     weightings = {"default": [WEIGHTS[m] for m in ORDER]} | {m: [float(m == each) for each in ORDER] for m in ORDER}
     asked = {name: made.asked * np.repeat(np.float32(factors), DIM) for name, factors in weightings.items()}
@@ -228,18 +228,18 @@ def _tenth(questions: FloatArray, clips: FloatArray) -> FloatArray:
 
 
 def memory_mb() -> tuple[float, float]:
-    """Return this process's share of all memory, mapped files included, and the most that was its own alone."""
+    """Return the proportional memory of this process, mapped files included, and its peak of private memory."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
     kb = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
     return kb["Pss"] / 1024, kb["Pss_Anon"] / 1024
 
 
 def print_bandwidth(work: Path, made: Material) -> None:
-    """Print the exact path's time against that of reading as many bytes, in turns."""
+    """Print the ratio of the exact path's time to that of reading as many bytes, measured alternately."""
     engine = ENGINES["exact"](work, made)
     timed_build(engine, work / f"exact{len(made.clips)}.built")
     engine.open()
-    rows = np.ones(made.clips.shape, np.float32)  # zeros would all be one page of memory
+    rows = np.ones(made.clips.shape, np.float32)  # zeros would share one page of memory
     ratios, rates = [], []
     for question in made.asked[:20]:
         read_s = min(_reading_s(rows) for _ in range(3))
@@ -255,7 +255,7 @@ def print_bandwidth(work: Path, made: Material) -> None:
 
 
 def _reading_s(rows: FloatArray) -> float:
-    """Return how long all cores together take to read the rows once."""
+    """Return the time in which all cores together read the rows once."""
     parts = np.array_split(rows.reshape(-1).view(np.uint64), THREADS)
     with ThreadPoolExecutor(THREADS) as pool:
         start = time.perf_counter()

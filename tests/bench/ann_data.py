@@ -1,9 +1,9 @@
-"""Joint vectors of clips that do not exist, and questions to them: the material of ann.py.
+"""Synthetic joint vectors and queries for ann.py.
 
 Three modalities of 128 dimensions, their variances falling like 1 / rank, as those of real embeddings do. Clips are of
-videos, videos of topics, of very different size. Every clip has pictures; about half of the videos speak, in nine of
-ten clips; nine of ten videos have a title, the same for all their clips. Half of the questions are about a clip of the
-library, half about nothing in it; the modalities are centred and scaled as `storage/joint/vector.py` does it.
+videos, videos of topics, of very different size. Every clip has a visual vector; about half of the videos have speech,
+in nine of ten clips; nine of ten videos have a title, the same for all their clips. Half of the queries have a matching
+clip in the library, half have none; the modalities are centred and scaled as `storage/joint/vector.py` does it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from vfindex.storage.records import FloatArray, Modality
 
 DIM = 128
 ORDER: tuple[Modality, ...] = ("visual", "speech", "text")
-# Shares of topic, video and clip in a vector; a title has nothing of the clip.
+# Shares of topic, video and clip in a vector; a title has no share of the clip.
 SHARES = ((0.55, 0.55, 0.63), (0.55, 0.6, 0.58), (0.6, 0.8, 0.0))
 SPEAKING, TITLED, SILENT_CLIPS = 0.55, 0.9, 0.1
 CLIPS_A_VIDEO = 12
-# Even ones are about a clip, odd ones about nothing. Of the first half some are asked; of the last, those about nothing
-# are known when an index is built.
+# Even ones have a matching clip, odd ones none. Queries come from the first half; background queries for building an
+# index are the odd ones of the second.
 QUESTIONS, KNOWN = 1000, 500
 _BATCH = 100_000
 
 
 @dataclass(frozen=True)
 class Material:
-    """clips: (n, 384), mapped. asked: questions (n, 384). background: questions about nothing that an index may know
-    when it is built (n, 384). kept: ids of the hundredth that a filter keeps.
+    """clips: (n, 384), mapped. asked: queries (n, 384). background: background queries for building an index (n, 384).
+    kept: ids of the 1 % that the filter keeps.
     """
 
     clips: FloatArray
@@ -41,7 +41,7 @@ class Material:
 
 
 def material(folder: Path, count: int, asked: int) -> Material:
-    """Return the material of `count` clips, made in `folder` if it is not there. asked: questions, <= KNOWN."""
+    """Return the data of `count` clips, created in `folder` if missing. asked: questions, <= KNOWN."""
     clips, questions = folder / f"x{count}.npy", folder / f"q{count}.npy"
     if not clips.exists():
         made, about = _make(count)
@@ -102,7 +102,7 @@ def _units(rows: FloatArray) -> FloatArray:
 
 
 def _centre(clips: FloatArray, questions: FloatArray, nothing: NDArray[np.bool_]) -> None:
-    """Take the means off and give unrelated scores a spread of 1, in place; what is absent stays 0."""
+    """Subtract the means and scale unrelated scores to a spread of 1, in place; missing modalities stay 0."""
     for number in range(len(ORDER)):
         where = slice(number * DIM, (number + 1) * DIM)
         present = np.any(clips[:, where], axis=1)

@@ -1,4 +1,4 @@
-"""The joint index and its peers behind `build`, `open` and `search`, for ann.py; each in a process of its own."""
+"""Adapters of the joint index and its peers for ann.py: `build`, `open`, `search`, each in its own process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Ids = NDArray[np.int64]
 
 
 class Engine(Protocol):
-    """knobs: what is raised until enough is found; one, if there is nothing to raise."""
+    """knobs: values of the search parameter, rising; one value if there is none to tune."""
 
     knobs: Sequence[int]
 
@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 
 class Ours:
-    """The joint index as it is published: nothing is raised, it knows how far to go."""
+    """The joint index as published, with its tuned search parameters."""
 
     knobs = (0,)
     file = "ours"
@@ -71,7 +71,7 @@ class Ours:
 
 
 class Exact(Ours):
-    """The joint index of a library too small for codes, of whatever size."""
+    """The exact joint index, at any size."""
 
     file = "exact"
 
@@ -81,7 +81,7 @@ class Exact(Ours):
 
 
 class _Stored:
-    """The clips as a snapshot of a library gives them."""
+    """A snapshot of the clips."""
 
     def __init__(self, material: Material) -> None:
         self._clips = material.clips
@@ -97,7 +97,7 @@ class _Stored:
 
 
 class HnswLib:
-    """hnswlib with its usual 16 links, 200 candidates while building; a filter is a function of Python."""
+    """hnswlib with its usual 16 links, 200 candidates while building; a filter is a Python callback."""
 
     knobs = (50, 100, 200, 400, 800, 1600, 3200, 6400)
 
@@ -126,12 +126,12 @@ class HnswLib:
         self.allowed[kept] = True
         try:
             return np.asarray(self.index.knn_query(query, 10, filter=self.allowed.__getitem__)[0][0], np.int64)
-        except RuntimeError:  # fewer than ten were met
+        except RuntimeError:  # fewer than ten were found
             return np.zeros(0, np.int64)
 
 
 class USearch:
-    """USearch with its default 16 links and 128 candidates; without filters in Python, so more is asked for."""
+    """USearch with its default 16 links and 128 candidates; no filters in Python, so it over-fetches."""
 
     knobs = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
@@ -195,8 +195,8 @@ class Lance:
 
 
 class SqliteVec:
-    """sqlite-vec, exact, in the SQLite of apsw: Python's own may have been built without extensions. It has no inner
-    product: one more dimension makes all vectors equally long, for which the nearest is the one with the largest.
+    """sqlite-vec, exact, in the SQLite of apsw: Python's own may be built without extensions. It has no inner product:
+    an extra dimension gives all vectors equal length, so the nearest has the largest inner product.
     """
 
     knobs = (0,)
@@ -246,12 +246,12 @@ ENGINES: Mapping[str, type[Engine]] = {
     "lancedb": Lance,
     "sqlite-vec": SqliteVec,
 }
-# What must be installed for a peer; none of it is needed by vfindex.
+# Packages of the peers; vfindex needs none of them.
 MODULES = {"hnswlib": "hnswlib", "usearch": "usearch", "lancedb": "lancedb", "sqlite-vec": "sqlite_vec"}
 
 
 def timed_build(engine: Engine, kept_at: Path) -> float:
-    """Build the index unless it was built before, and return what that took, in seconds."""
+    """Build the index if missing, and return the build time in seconds."""
     if not kept_at.exists():
         start = time.perf_counter()
         engine.build()

@@ -1,10 +1,10 @@
-"""Milliseconds of bookkeeping a file, in libraries of several sizes: it must not grow with the library.
+"""Milliseconds of bookkeeping per file in libraries of several sizes; must not grow with the library.
 
     python tests/bench/bookkeeping.py --videos 1000 100000
 
-One table: a row for what may become of a file (`many_videos.BOOKKEEPING`), a column for each size, and the ratio of the
-last to the first. All sizes are measured in turn, so that whatever else the machine does meets them alike. Every figure
-is the median of --rounds; a commit waits for the disk, as in a run. Exits with 1 if a ratio is above --most.
+One table: a row per outcome of a file (`many_videos.BOOKKEEPING`), a column per size, and the ratio of the last to the
+first. The sizes are measured alternately, so other work on the machine affects them alike. Every figure is the median
+of --rounds; a commit waits for the disk, as in a run. Exits with 1 if a ratio is above --most.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Whether labels of hits keep their word: python tests/bench/confidence.py [--library DIR] [--media DIR]
+"""Calibration of confidence labels: python tests/bench/confidence.py [--library DIR] [--media DIR]
 
-Ingests the public collection (unless a library is given), measures it anew as `vfindex ingest` does, and asks it what
-it holds and 40 questions about things that are in none of its videos, by pictures alone, by speech alone and by both.
-"lost": answerable questions that are told "no confident match", and those of them whose first hit was right.
+Ingests the public collection (unless a library is given), calibrates it as `vfindex ingest` does, and runs its own
+questions and 40 about things that no video shows, by visual only, speech only and both. "lost": answerable questions
+with "no confident match", and those of them whose first hit was right.
 
-Before that, 200 libraries of normal scores at each of four separations: how many label, and what the labels are worth
-for a thousand fresh questions of each kind. `--planted` prints this alone.
-tests/search/calibration/test_fit.py does the same with vectors in one library.
+Before that, 200 libraries of normal scores at each of four separations: how many get labels, and the precision of the
+labels on a thousand fresh questions of each kind. `--planted` prints only this. tests/search/calibration/test_fit.py
+does the same with vectors in one library.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ ABSENT = (
     "how a diesel engine works",
     "an apology for a delayed flight",
 )
-# What is asked -> weights, and the modality of the questions that it should answer.
+# Modalities searched -> weights, and the modality of the answerable questions.
 WAYS: dict[str, tuple[dict[Modality, float], str | None]] = {
     "pictures": ({"speech": 0, "text": 0}, "visual"),
     "speech": ({"visual": 0, "text": 0}, "speech"),
@@ -85,7 +85,7 @@ WAYS: dict[str, tuple[dict[Modality, float], str | None]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The first hit for a question: its score and label, and whether it is right; -inf where there is none."""
+    """The first hit of a question: score, label, and whether it is right; score -inf without a hit."""
 
     score: float
     label: Label | None
@@ -101,7 +101,7 @@ def ask(engine: SearchEngine, question: Question, weights: dict[Modality, float]
 
 
 def row(name: str, answerable: Sequence[Outcome], absent: Sequence[Outcome]) -> str:
-    """Return what became of both kinds of questions, as a row of the table."""
+    """Return the outcomes of both kinds of questions as a table row."""
     separation = auc(np.array([each.score for each in answerable]), np.array([each.score for each in absent]))
     high = [each for each in answerable if each.label == "high"]
     lost = [each for each in answerable if each.label == "none"]
@@ -118,7 +118,7 @@ def row(name: str, answerable: Sequence[Outcome], absent: Sequence[Outcome]) -> 
 
 
 def report(library: Path, questions: Sequence[Question]) -> None:
-    """Measure the library, ask it both kinds of questions, and print the table."""
+    """Calibrate the library, run both kinds of questions, and print the table."""
     opened = Library.open(library)
     calibration = measure(opened, background_queries(), lambda _: None)
     with writing(library) as writer:
@@ -139,7 +139,7 @@ def report(library: Path, questions: Sequence[Question]) -> None:
 
 
 def planted(known: int, background: int = 200, libraries: int = 200, fresh: int = 1000) -> None:
-    """Print what labels are worth where scores are normal and so many known items were measured."""
+    """Print the precision of labels for normal scores and this many known items."""
     print(f"{'AUC':>5} {'known':>6} {'label':>6}  {'high is right':>13} {'lost':>6} {'high':>6} {'absent told':>11}")
     generator = np.random.default_rng(0)
     for separation in (0.5, 0.7, 0.9, 0.99):

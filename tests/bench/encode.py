@@ -1,12 +1,12 @@
-"""How fast pictures become vectors, and how much of the machine that takes: python tests/bench/encode.py
+"""Speed of the image encoders, and their share of the machine's peak: python tests/bench/encode.py
 
-open_clip's image towers, full size with random weights (the speed is that of the real ones), fed as the indexer feeds
-them: 8-bit frames of 16:9 in, vectors out, at the batch that the encoder chooses. Their arithmetic is set against what
-the same device does in large matrix products in the same round; rates and shares are medians over the rounds. Then
-`lite`'s image encoder against its plain torch form, in turn.
+open_clip's image models at full size, with random weights (the speed is the same), fed as by the indexer: 8-bit 16:9
+frames in, vectors out, in batches of the encoder's choice. Their arithmetic rate is compared with large matrix products
+on the same device in the same round; rates and shares are medians over the rounds. Then `lite`'s image encoder is
+compared with its plain torch form, alternately.
 
-On CUDA where there is one, else on the processor; there, time is processor time divided by the number of threads
-(OMP_NUM_THREADS), so that other work on the machine does not count. bfloat16 only where it is the faster format.
+Runs on CUDA if available, else on the processor; there, time is processor time divided by the number of threads
+(OMP_NUM_THREADS), so other work does not count. bfloat16 only where it is faster.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LITE_IMAGES = 16
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return how long a piece of work takes until the device is done."""
+    """Return the seconds that work takes until the device is done."""
     if device.type == "cpu":
         began = time.process_time()
         work()
@@ -63,7 +63,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def random_tower(name: str) -> ImageTower:
-    """Return a model's image tower with random weights, float32."""
+    """Return a model's image encoder with random weights, float32."""
     visual = open_clip.create_model(name).visual
     size_px = visual.preprocess_cfg["size"][0]
     squash = name.startswith("PE-Core") or "SigLIP" in name
@@ -72,9 +72,9 @@ def random_tower(name: str) -> ImageTower:
 
 
 def operations(tower: ImageTower) -> int:
-    """Return the floating point operations of one picture, two a multiplication and addition."""
+    """Return the floating point operations per image; a multiply-add counts as two."""
     size_px = tower.preparation.size_px
-    torch.backends.mha.set_fastpath_enabled(False)  # its one great operator is not counted
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator is not counted
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tower(torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8))
     torch.backends.mha.set_fastpath_enabled(True)
@@ -117,7 +117,7 @@ def bench_tower(name: str, device: torch.device, dtype: torch.dtype, rounds: int
 
 
 def bench_lite(threads: int, rounds: int) -> None:
-    """Print how `lite`'s image encoder compares with the same network in plain torch, one crop a picture."""
+    """Print how `lite`'s image encoder compares with the same network in plain torch, one crop per image."""
     cache = os.environ.get("VFINDEX_CACHE")
     if not cache:
         print("lite: set VFINDEX_CACHE to a folder for its models")

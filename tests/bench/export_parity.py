@@ -1,9 +1,9 @@
-"""Compares exported text models with torch: least cosine, time of the export, time to open, speed.
+"""Exported text models compared with torch: lowest cosine, export time, load time, speed.
 
     python tests/bench/export_parity.py [MODEL ...]
 
 MODEL: one of open_clip's architectures, or one of the sentence models in SENTENCES. All have random weights at full
-size and small tokenizers where the real one is on the hub. Exits with 1 if a cosine is below `export.graph.PARITY`.
+size, and small tokenizers if the real one is on the hub. Exits with 1 if a cosine is below `export.graph.PARITY`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tiny_models import CLIP_PIXELS, make_open_clip
 from tiny_sentences import make_sentences
 
 DEFAULT = ("ViT-B-32-256", "PE-Core-B-16", "multilingual-e5-small")
-# Sizes as the hub's configurations have them; XLM-RoBERTa, read by the mean of its tokens or at the first.
+# Sizes of the hub's configurations; XLM-RoBERTa with mean or first-token pooling.
 SENTENCES = {
     "multilingual-e5-small": ("mean", (250_037, 384, 1536, 514, 12, 12)),
     "bge-m3": ("cls", (250_002, 1024, 4096, 8194, 24, 16)),
@@ -49,7 +49,7 @@ SIZES = (
 )
 Result = TypeVar("Result")
 REPEATS = 5
-# Run in a process of its own, as a search opens its model: prints seconds to open it and for the first question.
+# Run in a fresh process, as in a search: prints the seconds to load the model and to encode the first query.
 OPENING = """
 import sys, time
 from pathlib import Path
@@ -125,7 +125,7 @@ def measure_sentences(name: str, work: Path) -> Row:
 
 
 def opening_s(folder: Path) -> tuple[float, float]:
-    """Return the median seconds to open a model and to encode the first question, each time in a fresh process."""
+    """Return the median seconds to load a model and to encode the first query, each in a fresh process."""
     command = [sys.executable, "-c", OPENING, str(folder)]
     runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(REPEATS)]
     opened, first = (statistics.median(float(run[column]) for run in runs) for column in (0, 1))
@@ -133,7 +133,7 @@ def opening_s(folder: Path) -> tuple[float, float]:
 
 
 def local(name: str, folder: Path) -> LocalModel:
-    """Return a model such as the store returns."""
+    """Return a model as the store returns it."""
     weights = next(folder.glob("*.safetensors"))
     return LocalModel(name, folder, weights, name)
 
@@ -146,7 +146,7 @@ def timed(run: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def least_cosine(found: FloatArray, wanted: FloatArray) -> float:
-    """Return the least cosine between rows of length 1."""
+    """Return the lowest cosine between rows of length 1."""
     return float((found * wanted).sum(axis=1).min())
 
 

@@ -1,13 +1,13 @@
-"""How full text search finds words of languages beyond English: python tests/bench/full_text.py
+"""Recall and precision of full text search in nine languages: python tests/bench/full_text.py
 
-Subtitles of nine languages, six lines each, and words with the lines in which they stand, in whatever form. Each way to
-index is asked for each word as a quoted string; printed are recall and precision over all pairs of a language, and the
-size of the index and the time of a question over many lines.
+Data: six subtitle lines per language, and words with the lines that contain them in any form. Each tokenizer is queried
+for each word as a quoted string. Prints recall and precision per language, the size of the index and the time of a
+query over many lines.
 
---documents N: instead, the time of `Words.match` for words of every frequency in a library of N documents, and where in
-the answer the newest document stands, which holds all words; --before FILE: against another full_text.py, in turn.
+--documents N: instead, the time of `Words.match` for words of every frequency in a library of N documents, and the rank
+of the newest document, which contains all words. --before FILE: compare with another full_text.py, alternately.
 """
-# ruff: noqa: RUF001  letters of other scripts are the matter of this file
+# ruff: noqa: RUF001  this file is about letters of other scripts
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from typing import Any
 from vfindex.storage.text import full_text as words_module
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
-# language -> (lines, word -> numbers of the lines that hold it, in any form)
+# language -> (lines, word -> numbers of the lines that contain it, in any form)
 SAMPLE: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
     "English": (
         (
@@ -151,7 +151,7 @@ def table(tokenizer: str) -> sqlite3.Connection:
 
 
 def ask(connection: sqlite3.Connection, form: Callable[[str], str], word: str) -> set[int]:
-    """Return the numbers of the lines that hold a word."""
+    """Return the numbers of the lines that contain a word."""
     found = connection.execute("SELECT rowid FROM words WHERE words MATCH ?", ('"' + form(word) + '"',))
     return {row[0] for row in found}
 
@@ -169,7 +169,7 @@ def quality(language: str, tokenizer: str, form: Callable[[str], str]) -> tuple[
 
 
 def cost(tokenizer: str, form: Callable[[str], str]) -> tuple[float, float]:
-    """Return (megabytes, milliseconds a question) over many lines made of the words of all languages."""
+    """Return (megabytes, milliseconds per query) over many lines of words of all languages."""
     pool = [word for lines, _ in SAMPLE.values() for line in lines for word in line.split()]
     draw = random.Random(0)
     connection = table(tokenizer)
@@ -184,8 +184,8 @@ def cost(tokenizer: str, form: Callable[[str], str]) -> tuple[float, float]:
     return pages * size / 1e6, 1000 * (time.perf_counter() - start) / len(words)
 
 
-# Question -> how many videos it is asked in, None for all. A word `w<n>` stands in one of n documents, `left` in every
-# second, `right` in the others, and both in the newest.
+# Query -> number of videos searched, None for all. The word `w<n>` is in one of n documents, `left` in every second,
+# `right` in the others, both in the newest.
 QUESTIONS: dict[str, int | None] = {
     "w1000 w5000": None,
     "w2": None,
@@ -203,7 +203,7 @@ TIMES = 9
 
 
 def library(documents: int) -> sqlite3.Connection:
-    """Return what `Words` reads of a library of so many documents, the newest of which holds every word."""
+    """Return a database for `Words` with this many documents; the newest contains every word."""
     connection, draw = sqlite3.connect(":memory:"), random.Random(0)
     connection.executescript(
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT); INSERT INTO meta VALUES ('fold', '1');"
@@ -229,7 +229,7 @@ def library(documents: int) -> sqlite3.Connection:
 
 
 def matched(module: Any, connection: sqlite3.Connection, question: str, videos: Sequence[int] | None) -> list[int]:
-    """Return the documents that a module's `Words` of a new snapshot finds, as the engine asks it."""
+    """Return the documents that a module's `Words` finds in a new snapshot, queried as by the engine."""
     known = KNOWN.setdefault(module.__name__, {})
     words = module.Words(
         lambda query, parameters: connection.execute(query, parameters).fetchall(),
@@ -237,7 +237,7 @@ def matched(module: Any, connection: sqlite3.Connection, question: str, videos: 
     )
     asked = [word for word in question.split() if word != "in"]
     found = [match.document_id for match in words.match(asked, 100, videos)]
-    if hasattr(words, "documents_with"):  # until 2026, what the engine asked for next
+    if hasattr(words, "documents_with"):  # the engine's next call until 2026
         words.documents_with(asked, found)
     return found
 
@@ -246,7 +246,7 @@ KNOWN: dict[str, dict[str, Any]] = {}
 
 
 def compare(documents: int, before: Path | None) -> None:
-    """Print the median time of each question, of both modules asked in turn, and where the newest document comes."""
+    """Print the median time of each query for both modules, alternately, and the rank of the newest document."""
     modules: dict[str, Any] = {"now": words_module}
     if before is not None:
         spec = importlib.util.spec_from_file_location("words_before", before)
@@ -265,7 +265,7 @@ def compare(documents: int, before: Path | None) -> None:
         places = {}
         for _ in range(TIMES):
             for name, module in modules.items():
-                start = time.process_time()  # one thread's work, whatever else the machine does
+                start = time.process_time()  # processor time of one thread
                 found = matched(module, connection, question, videos)
                 times[name].append(1000 * (time.process_time() - start))
                 places[name] = found.index(documents) + 1 if documents in found else "absent"

@@ -1,11 +1,11 @@
 """Mutated files: python tests/bench/fuzz.py [--media N] [--sidecars N] [--libraries N] [--from-library N] [--seed N]
 
-Media and sidecars are ingested in batches, each with an untouched video that must be found as if it were alone; then
-the library must verify. Damaged libraries are searched, looked at, verified, repaired, verified and searched again. No
-command may print a traceback, hang, leave a process or a temporary file behind, give a number that is not finite, or
-answer otherwise than the sound library does while `verify` says that all is well. Prints each fault, and in the end
-`N media, N sidecars, N libraries, N faults` and the largest process; exits with 1 after a fault. --keep: where what
-causes a fault is copied to. --from-library: those before it are damaged, so that chance is the same, and not tried.
+Media and sidecars are ingested in batches, each with a valid control video that must be found; then the library must
+verify. Damaged libraries are searched, inspected, verified, repaired, verified and searched again. No command may print
+a traceback, hang, leave a process or temporary file, return a non-finite number, or give other answers than the
+undamaged library while `verify` reports no damage. Prints each fault, and in the end `N media, N sidecars, N libraries,
+N faults` and the largest process; exits with 1 after a fault. --keep: folder for inputs that cause a fault.
+--from-library: earlier libraries are damaged, to keep the random state, but not tested.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vfindex.indexer.models.lite import ensure_lite
 from vfindex.storage.library import Library
 
 BATCH = 50
-# A file that breaks its decoder is tried three times; most take a tenth of a second.
+# A file that crashes its decoder is tried three times; most take a tenth of a second.
 LIMIT_S_A_FILE, LIMIT_S = 20.0, 120.0
 MAX_SEED_BYTES = 400_000
 TOLERANCE_S = 0.5  # a cue may end with the last frame, which lasts
@@ -44,7 +44,7 @@ Answer = list[tuple[str, float, float]]
 
 @dataclass
 class Bench:
-    """What a run of the bench has found so far."""
+    """The state of a run: counts and faults so far."""
 
     machine: Machine
     base: Path
@@ -54,7 +54,7 @@ class Bench:
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def told(self, what: str, faults: Sequence[str], culprit: Path | None = None) -> None:
-        """Print faults, and keep what caused them."""
+        """Print faults, and copy the inputs that caused them."""
         for fault in faults:
             print(f"{what}: {fault}", flush=True)
         self.faults += len(faults)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def fuzz_media(bench: Bench, count: int) -> None:
-    """Ingest so many mutated media files."""
+    """Ingest this many mutated media files."""
     pool = [(path.suffix, path.read_bytes()) for path in _seeds(bench.base / "seeds")] if count else []
     for number, size in _batches(count):
         folder = bench.base / f"media{number}"
@@ -154,13 +154,13 @@ _SIDECARS = ((".srt", _SRT), (".en.srt", _SRT), (".vtt", _VTT), (".ass", _ASS), 
 
 
 def fuzz_sidecars(bench: Bench, count: int) -> None:
-    """Ingest so many mutated sidecars, each beside a video of its own, which no sidecar may cost."""
+    """Ingest this many mutated sidecars, each with its own video, which must be indexed whatever the sidecar."""
     video = make_video(bench.base / "sea.mp4", shots=[Shot("green", 2.0)], fps=10).read_bytes() if count else b""
     for number, size in _batches(count):
         folder = bench.base / f"sidecars{number}"
         folder.mkdir()
         for n in range(size):
-            # A box that players pass over makes each file a content of its own.
+            # A box that players ignore gives each file its own fingerprint.
             (folder / f"{n:03d}.mp4").write_bytes(video + (16).to_bytes(4, "big") + b"free" + n.to_bytes(8, "big"))
             suffix, text = bench.chance.choice(_SIDECARS)
             (folder / f"{n:03d}{suffix}").write_bytes(mutated_text(text, bench.chance))
@@ -170,7 +170,7 @@ def fuzz_sidecars(bench: Bench, count: int) -> None:
 
 
 def _ingest_batch(bench: Bench, folder: Path, size: int, options: Sequence[str]) -> dict[str, Any] | None:
-    """Ingest a folder with a control video in it; return the report, None where there is none."""
+    """Ingest a folder with a control video in it; return the report, None without one."""
     control = make_video(folder / "control.mp4", shots=[Shot("red", 3.0), Shot("white", 3.0)], fps=10)
     control.with_suffix(".srt").write_text(f"1\n00:00:03,200 --> 00:00:05,500\nThis is {CONTROL}.\n", encoding="utf-8")
     library = bench.base / f"library-{folder.name}"
@@ -216,7 +216,7 @@ def _control_faults(bench: Bench, library: Path, control: Path) -> list[str]:
 
 
 def _library_faults(library: Path) -> list[str]:
-    """Return where a video, a clip or a segment has times that cannot be."""
+    """Return a fault per video, clip or segment with impossible times."""
     faults = []
     with Library.open(library).snapshot() as snapshot:
         ends = {}
@@ -239,7 +239,7 @@ def _library_faults(library: Path) -> list[str]:
 
 
 def fuzz_libraries(bench: Bench, count: int, first: int = 0) -> None:
-    """Damage so many copies of one library, and repair them."""
+    """Damage this many copies of one library, and repair them."""
     if not count:
         return
     sound = _sound_library(bench)
@@ -261,7 +261,7 @@ def fuzz_libraries(bench: Bench, count: int, first: int = 0) -> None:
 
 
 def _linked(source: str, target: str) -> str:
-    """Copy a file; an exported model, which is large, as a link."""
+    """Copy a file; link exported models, which are large."""
     if f"{os.sep}query{os.sep}" in source:
         os.link(source, target)
         return target
@@ -315,7 +315,7 @@ def _damaged_faults(bench: Bench, library: Path, expected: Sequence[Answer]) -> 
 
 
 def _asked(bench: Bench, library: Path) -> tuple[list[Answer | None], list[str]]:
-    """Return the answers to the questions, None where one was refused, and what went wrong."""
+    """Return the answers to the queries, None for a refused one, and the faults."""
     answers: list[Answer | None] = []
     faults = []
     for question in QUESTIONS:

@@ -2,11 +2,11 @@
 
 FOLDER: $VFINDEX_TEST_MEDIA/public/videos unless named. --files: N of them, evenly spaced.
 
-First every stage of the pipeline runs alone, on one thread, and its processor time is taken, that of its children
-included. Their sum over the cores is T_limit: no run is faster. Then `vfindex ingest` puts the same files into a fresh
-library; efficiency is T_limit over its wall time. Opening the models is told apart in both. Where other processes have
-used the processors meanwhile, the table says how much, and what the efficiency is on what they left. Memory is the
-largest sum of the proportional set sizes (PSS) of the run's processes. Writes into a temporary folder only.
+First every stage of the pipeline runs alone on one thread, and its processor time is measured, children included. Their
+sum divided by the cores is T_limit, a lower bound of any run. Then `vfindex ingest` indexes the same files into a new
+library; efficiency is T_limit divided by its wall time. Loading the models is reported separately. If other processes
+used the processors meanwhile, the table says how much, and the efficiency on the remaining time. Memory is the largest
+sum of the proportional set sizes (PSS) of the run's processes. Writes into a temporary folder only.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CLIPS = "shots, clips, thumbnails"
 COMMIT = "commit and publish"
 STAGES = (DECODING, VOICE, RECOGNITION, IMAGES, TEXTS, CLIPS, COMMIT)
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-LOOK_S = 0.5  # how often memory is looked at
+LOOK_S = 0.5  # interval of memory samples
 
 
 def cpu_s(who: int | None = None) -> float:
@@ -77,7 +77,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add what the body uses, children that end in it included; a stage inside counts for itself alone."""
+        """Add the time of the body, including children that end in it; nested stages count separately."""
         began_s, inside_s = cpu_s(), sum(self.spent_s.values())
         try:
             yield
@@ -86,18 +86,18 @@ class Clock:
 
 
 class TimedText(TextEncoder):
-    """A text encoder whose encoding is a stage."""
+    """A text encoder that counts as a stage."""
 
     clock: Clock
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Return what the encoder returns."""
+        """Return the encoder's vectors."""
         with self.clock.stage(TEXTS):
             return super().encode(texts)
 
 
 class ReplayDecoder(Decoder):
-    """Gives again what was read of a unit; starts no child."""
+    """Replays the recorded read of a unit without a child process."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class ReplayDecoder(Decoder):
 
 
 class ReplayEncoder:
-    """Gives again the vectors of a unit's frames, in their order."""
+    """Replays the vectors of a unit's frames in order."""
 
     def __init__(self, vectors: FloatArray, size_px: int) -> None:
         self._vectors = iter(vectors)
@@ -123,7 +123,7 @@ class ReplayEncoder:
 
 @dataclass
 class Alone:
-    """The stages, each run alone. Children count for their stage when they end, in `close`."""
+    """Runs the stages one by one. Children count for their stage when they end, in `close`."""
 
     clock: Clock
     image: LiteImageEncoder
@@ -133,7 +133,7 @@ class Alone:
     pool: RecognizerPool
 
     def index(self, found: Found) -> float:
-        """Put one video through all stages; return its seconds."""
+        """Run all stages on one video; return its duration in seconds."""
         encoders = Encoders(self.image, self.text)
         with self.clock.stage(DECODING):
             prepared = prepare(found, fingerprint(found.location.path), OPTIONS, self.decoder, encoders)
@@ -187,7 +187,7 @@ class Alone:
 
 
 def _moving(frames: Sequence[Pixels]) -> list[Pixels]:
-    """Return the frames that the pipeline encodes: all but those that show what the last encoded one shows."""
+    """Return the frames that the pipeline encodes: all except those equal to the last encoded one."""
     moving: list[Pixels] = []
     for frame in frames:
         if not moving or not is_still(moving[-1], frame):
@@ -209,7 +209,7 @@ def run_alone(files: Sequence[Found], library: Path) -> tuple[dict[str, float], 
             text.clock = clock
             with RecognizerPool(1) as pool:
                 pool.submit(np.zeros(8000, np.int16)).result()
-        recogniser_s = clock.spent_s[OPENING] - opening_wall_s  # opening is processor time alone
+        recogniser_s = clock.spent_s[OPENING] - opening_wall_s  # loading is processor time only
         alone = Alone(clock, image, text, writer, Decoder(), RecognizerPool(1))
         try:
             video_s = sum(alone.index(found) for found in files)
@@ -257,7 +257,7 @@ def machine_s() -> float:
 
 
 def tree_pss_mb(root: int) -> float:
-    """Return the proportional set size of a process and all below it; what has ended meanwhile counts 0."""
+    """Return the proportional set size of a process and its descendants; ended ones count 0."""
     total_kb, todo = 0, [root]
     while todo:
         pid = todo.pop()

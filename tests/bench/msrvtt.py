@@ -1,9 +1,10 @@
-"""Text to video by the published protocol: python tests/bench/msrvtt.py MSRVTT_JSFUSION_test.csv VIDEOS [--model M]
+"""Text-to-video retrieval by the published protocol: python tests/bench/msrvtt.py MSRVTT_JSFUSION_test.csv VIDEOS
+[--model M]
 
-Frames spread evenly over each video (8) go through the model as `vfindex ingest` shows them to it, and their unit
-vectors are averaged; captions go through the text side that a library carries. Every caption ranks all videos by
-cosine. Published for PE-Core-B-16 on MSR-VTT 1k-A: R@1 47.6 (Bolya et al. 2025, arXiv 2504.13181), which is success@1
-here. Reads any file that `vfindex eval` does. No library, no clips, no words: this checks models, not the product.
+Frames spread evenly over each video (8) are encoded as by `vfindex ingest`, and their unit vectors are averaged;
+captions are encoded by the exported text model of a library. Every caption ranks all videos by cosine. Published for
+PE-Core-B-16 on MSR-VTT 1k-A: R@1 47.6 (Bolya et al. 2025, arXiv 2504.13181), which is success@1 here. Reads any file
+that `vfindex eval` does. It uses no library, clips or full text: it tests models, not the product.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import VideoError
 from vfindex.storage.records import FloatArray
 
-# Frames are read so often, and the nearest to each moment is taken: at most 0.25 s beside it.
+# Sampling rate; the nearest frame to each time is used, at most 0.25 s away.
 READ_FPS = 2.0
 CAPTIONS_AT_ONCE = 64
 
@@ -60,7 +61,7 @@ def video_vectors(encoder: OpenClipEncoder, paths: Sequence[bytes], count: int) 
 
 
 def caption_vectors(encoder: TextEncoder, captions: Sequence[str]) -> FloatArray:
-    """Return (n, dim) float32 of length 1; captions are asked without a prompt around them."""
+    """Return (n, dim) float32 of length 1; captions are encoded without a prompt."""
     parts = [captions[at : at + CAPTIONS_AT_ONCE] for at in range(0, len(captions), CAPTIONS_AT_ONCE)]
     return np.concatenate([encoder.encode(part) for part in parts])
 

@@ -1,10 +1,10 @@
-"""How far what vfindex shows its models is from what open_clip shows them: python tests/bench/parity.py [FOLDER]
+"""Preprocessing of vfindex compared with open_clip's: python tests/bench/parity.py [FOLDER]
 
-Keyframes of real videos (the public collection by default) go two ways to the model's square: decoded small and cut or
-squeezed, as the indexer does it; and decoded at full size, then through open_clip's own transform. Printed are the mean
-absolute difference of the 8-bit pixels, and the cosine of EfficientNet-Lite2's 1,408 features (the weights of `lite`).
-Area averaging and nearest-neighbour show what the figures can tell. Ends with exit code 1 if vfindex's filter misses a
-bound, or nearest-neighbour meets them all.
+Keyframes of real videos (the public collection by default) are preprocessed in two ways: decoded small, then cropped or
+squeezed, as by the indexer; and decoded at full size, then transformed by open_clip. Printed are the mean absolute
+difference of the 8-bit pixels, and the cosine of EfficientNet-Lite2's 1,408 features (the weights of `lite`). Area
+averaging and nearest neighbour show the sensitivity of the figures. Exits with 1 if vfindex's filter misses a bound, or
+nearest neighbour meets all of them.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from vfindex.storage.records import FloatArray
 
 # Preprocessings of the presets' models: ViT-B-32-256; SigLIP2; PE-Core.
 WAYS = (("shortest", "bicubic"), ("squash", "bicubic"), ("squash", "bilinear"))
-# Bounds on the mean over the frames and on the worst of them: the difference of the pixels, of 255, and the cosine.
+# Bounds for the mean over the frames and for the worst frame: difference of pixels, out of 255, and cosine.
 MAX_DIFFERENCE, MAX_WORST_DIFFERENCE = 1.0, 4.0
 MIN_COSINE, MIN_WORST_COSINE = 0.995, 0.98
 AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 FILTERS = {"vfindex": frames.SCALING, "area": AREA, "nearest": Interpolation.POINT}
-# Full-size colours as exact as FFmpeg makes them.
+# FFmpeg's most exact conversion at full size.
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 
 
@@ -77,8 +77,7 @@ def full(frame: VideoFrame) -> Image.Image:
 def squares(path: Path, n: int) -> Iterator[dict[tuple[str, str, str], Pixels]]:
     """Yield the squares of a video's keyframes: (resize mode, interpolation, filter or "open_clip") -> pixels.
 
-    The indexer widens pixels that are not square, open_clip's way knows nothing of them: such a video has none of the
-    squares whose edges were cut off.
+    The indexer widens non-square pixels, open_clip ignores them: such a video yields no cropped squares.
     """
     with closing(open_source(os.fsencode(path))) as source:
         context = source.video.codec_context
@@ -91,7 +90,7 @@ def squares(path: Path, n: int) -> Iterator[dict[tuple[str, str, str], Pixels]]:
             frames = {name: small(source, frame, chosen) for name, chosen in FILTERS.items()}
             for mode, interpolation in ways:
                 transform = image_transform(SIZE_PX, False, resize_mode=mode, interpolation=interpolation)
-                transform.transforms = transform.transforms[:-2]  # all before it becomes a tensor
+                transform.transforms = transform.transforms[:-2]  # all steps before the tensor
                 found[mode, interpolation, "open_clip"] = np.asarray(transform(picture))
                 prepare = Preparation(SIZE_PX, mode, interpolation, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
                 for name, pixels in frames.items():
@@ -100,7 +99,7 @@ def squares(path: Path, n: int) -> Iterator[dict[tuple[str, str, str], Pixels]]:
 
 
 def features(network: nn.Module, pictures: Sequence[Pixels]) -> FloatArray:
-    """Return (n, 1408), rows of length 1: what EfficientNet-Lite2 knows of pictures before it names them."""
+    """Return (n, 1408), rows of length 1: EfficientNet-Lite2's features before its classifier."""
     with torch.inference_mode():
         batch = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
         pooled = network.forward_head(network.forward_features(batch), pre_logits=True)  # type: ignore[operator]
@@ -109,7 +108,7 @@ def features(network: nn.Module, pictures: Sequence[Pixels]) -> FloatArray:
 
 
 def measure(paths: Sequence[Path], n: int) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
-    """Return (resize mode, interpolation, filter) -> a frame's difference of pixels and cosine of features each."""
+    """Return (resize mode, interpolation, filter) -> per frame, the difference of pixels and the cosine of features."""
     network = load_label_model(locate_package_file(EFFICIENTNET_WEIGHTS, Path())).network
     found = defaultdict(list)
     for path in paths:
@@ -124,7 +123,7 @@ def measure(paths: Sequence[Path], n: int) -> dict[tuple[str, str, str], list[tu
 
 
 def report(found: dict[tuple[str, str, str], list[tuple[float, float]]]) -> bool:
-    """Print a row a preprocessing and filter; return whether the bounds tell vfindex's from nearest-neighbour."""
+    """Print a row per preprocessing and filter; return whether only vfindex's filter meets the bounds."""
     told = True
     print(f"{'pictures':18} {'filter':8} {'frames':>6}  {'pixels differ by':20}  cosine of features")
     for (mode, interpolation, name), rows in found.items():

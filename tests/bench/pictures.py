@@ -1,9 +1,9 @@
-"""Whether a picture finds the video that it is of: python tests/bench/pictures.py --library DIR [--frames N]
+"""Search by image on frames of the library's own videos: python tests/bench/pictures.py --library DIR [--frames N]
 
-Takes frames of every video of a library, each as far from the sampled ones as there is (at most half a second where
-frames are sampled once a second), writes them as JPEG files, whole and as people keep them, and asks for each.
-success@1: the first hit is that video, or says that it shows the same footage; "moment": its span covers the frame's
-time. Last the clips themselves with `Like`: the share whose first hit is another moment of the same video.
+Takes frames of every video of a library, each as far from the sampled ones as possible (at most half a second at one
+frame per second), writes them as JPEG files, whole and altered as people keep them, and searches with each. success@1:
+the first hit is that video or the same footage; "moment": its span covers the frame's time. At last the clips
+themselves with `Like`: the share whose first hit is another moment of the same video.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from vfindex.storage.library import Library
 
 
 def small(picture: Image.Image) -> Image.Image:
-    """Return a thumbnail, as chats and search pages keep pictures."""
+    """Return a thumbnail, as stored by chats and search pages."""
     picture.thumbnail((240, 240))
     return picture
 
 
 def cut(picture: Image.Image) -> Image.Image:
-    """Return the middle of a picture: 4/5 of either side."""
+    """Return the middle of an image: 4/5 of either side."""
     width, height = picture.size
     return picture.crop((width // 10, height // 10, width - width // 10, height - height // 10))
 
 
 def dim(picture: Image.Image) -> Image.Image:
-    """Return a darker picture with less contrast."""
+    """Return a darker image with less contrast."""
     return picture.point(lambda value: int(20 + 0.55 * value))
 
 
@@ -55,7 +55,7 @@ WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def between(library: Library, frames: int) -> dict[Path, list[float]]:
-    """Return the path of each video and the times furthest from its sampled frames, spread over its length."""
+    """Return the path of each video and the times furthest from its sampled frames, spread over its duration."""
     found: dict[Path, list[float]] = {}
     with library.snapshot() as snapshot:
         for video in snapshot.videos():

@@ -1,15 +1,15 @@
-"""What each step of ranking is worth on real videos: python tests/bench/quality.py [--quick] [--library DIR]
+"""Gain of each ranking step on real videos: python tests/bench/quality.py [--quick] [--library DIR]
 
-Ingests the public collection (unless a library is given) and asks every question of queries.jsonl with one hit a video.
-A row is one way to rank: nDCG@10 and success@5 with a bootstrap 95 % interval over the questions, and what it has more
-than the row named beside it: the paired difference of both measures and P(gain), the share of resamples in which it is
-ahead. An unanswered question counts 0.
+Ingests the public collection (unless a library is given) and runs every query of queries.jsonl with one hit per video.
+A row is one way to rank: nDCG@10 and success@5 with a bootstrap 95 % interval over the queries, and its gain over the
+row named there: the paired difference of both measures and P(gain), the share of resamples in which it is ahead. An
+unanswered query counts 0.
 
-First pictures alone, and then one step more in each row until all is as `vfindex search` has it; then other fusions,
-and what `vfindex tune` learns, on questions and videos that it has not learned from; then other encoders, for which the
-library is made again from frames that the model has seen once (--quick leaves them out, --kept keeps what it saw for
-the next time); at last the default by modality and scope. Under a row that is ahead with P(gain) of 0.9 stands how the
-gain in nDCG@10 holds in random halves of the videos. --config compares configurations of `vfindex eval` instead.
+The first row is visual only; each further row adds one step up to the default of `vfindex search`. Then other fusions,
+and the result of `vfindex tune` on held-out queries and videos; then other encoders, for which the library is rebuilt
+from frames encoded once (--quick skips them, --kept stores the encoded frames); at last the default by modality and
+scope. A row ahead with P(gain) of 0.9 is followed by its gain in nDCG@10 in random halves of the videos. --config
+compares configurations of `vfindex eval` instead.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from vfindex.storage.records import FusionName, Modality, Setup
 MEASURES = ("nDCG@10", "success@1", "success@5", "success@10", "MRR")
 TOLD = ("nDCG@10", "success@5")
 DEFAULT = "default"
-# From this P(gain) on a step becomes default, if its gain also holds in halves of the videos.
+# From this P(gain) on a step becomes the default, if its gain is confirmed in halves of the videos.
 WINS = 0.9
 SPLITS = 20
 SENTENCE, WORDS, COLOURS = "{}", "{word}", "{colour}"
@@ -63,7 +63,7 @@ PHOTO, PHOTO_OF_WORDS = "a photo of {}", "a photo of a {word}"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to ask a library. frame_weight, word_weight, templates (of pictures): those of the library where None.
+    """One way to search a library. frame_weight, word_weight, templates (visual): None: those of the library.
 
     plain: without the sharpening of sentences.
     """
@@ -77,7 +77,7 @@ class Way:
     fusion: Fusion | None = None
 
     def setup(self, setup: Setup) -> Setup:
-        """Return what the library was made with, but for what is asked otherwise."""
+        """Return the library's setup with the changes of this way."""
         query = dict(setup.query)
         if self.templates is not None:
             query["visual"] = replace(query["visual"], templates=self.templates)
@@ -128,7 +128,7 @@ TUNED: Sequence[FusionName] = ("concat", "weighted", "learned")
 
 
 class Table:
-    """Rows as they come; each is remembered by its name."""
+    """The rows so far, by name."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self._questions = questions
@@ -153,7 +153,7 @@ class Table:
             print(f"{'':34} {self._in_halves(self._levels[against], level)}", flush=True)
 
     def _in_halves(self, before: Level, after: Level) -> str:
-        """Return how the gain holds where only half of the videos count; a question is of its first video's half."""
+        """Return the gain in halves of the videos; a query belongs to its first video's half."""
         first, second = before.values[TOLD[0]], after.values[TOLD[0]]
         asked = [question for question in self._questions if question.id in first]
         gains = [(question.relevant[0].video, second[question.id] - first[question.id]) for question in asked]
@@ -171,7 +171,7 @@ class Table:
 
 
 def judged(questions: Sequence[Question], answers: Rankings) -> Level:
-    """Return the figures at video level. Raises UsageError where no question has an answer."""
+    """Return the figures at video level. Raises UsageError if no query has an answer."""
     level = judge(questions, answers, "video")
     if level is None:
         raise UsageError("none of the questions has an answer in the library")
@@ -179,7 +179,7 @@ def judged(questions: Sequence[Question], answers: Rankings) -> Level:
 
 
 def asked(folder: Path, questions: Sequence[Question], way: Way) -> Rankings:
-    """Return what a library answers, asked in one way."""
+    """Return the answers of a library to all queries in one way."""
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         setup = LibraryMeta(snapshot).existing_setup()
@@ -193,7 +193,7 @@ def asked(folder: Path, questions: Sequence[Question], way: Way) -> Rankings:
 
 
 def tuning(folder: Path, questions: Sequence[Question], form: FusionName) -> None:
-    """Print what learning a form wins on the questions held out."""
+    """Print the gain of a learned fusion on held-out queries."""
     tuned = tune(folder, questions, form)
     weights = ", ".join(f"{m} {w:.2f}" for m, w in tuned.fusion.weights.items())
     d = tuned.difference
@@ -207,7 +207,7 @@ def tuning(folder: Path, questions: Sequence[Question], form: FusionName) -> Non
 
 
 def report(level: Level) -> None:
-    """Print one row a group of questions."""
+    """Print one row per group of queries."""
     print(f"{'questions':>14} {'n':>4}  " + "  ".join(f"{m:^21}" for m in MEASURES))
     for name, figures in level.figures().items():
         cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (figures[m] for m in MEASURES)]
@@ -236,7 +236,7 @@ def table(folder: Path, questions: Sequence[Question], recipes: Callable[[Table]
 
 
 def compare(questions: Sequence[Question], library: Path, texts: Sequence[str]) -> None:
-    """Print the figures of configurations, and those of all but the first beside the first."""
+    """Print the figures of configurations, the further ones compared with the first."""
     chosen = [parse_configuration(text, library) for text in texts]
     first, *others = [judged(questions, answers) for answers in run_questions(chosen, questions)]
     report(first)

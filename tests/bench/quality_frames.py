@@ -1,7 +1,7 @@
-"""What tests/bench/quality.py's other encoders are tried on: sampled frames as the visual model sees them, read once.
+"""Sampled frames as the visual model sees them, read once, for the other encoders of tests/bench/quality.py.
 
-A frame goes through the image tower in several views. A row of the table only mixes what these gave, so that decoding
-and the tower, some 300 processor seconds for the public collection, are paid once, and never again with a folder kept.
+Each frame is encoded in several views. A row of the table only mixes their outputs, so decoding and encoding, some 300
+processor seconds for the public collection, run once, and not at all with a kept folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FloatArray
 
-# Raise it when the views change: what an earlier form kept is then read anew.
+# Increase it when the views change: older kept files are then recomputed.
 FORM = 1
 # Logits of one frame by view, each (n_crops, n_labels).
 Views = Mapping[str, FloatArray]
@@ -42,7 +42,7 @@ class Seen:
 
 
 def squares(frame: Pixels, size_px: int) -> list[Pixels]:
-    """Return what the product shows to the model."""
+    """Return the views that the product uses."""
     return crops(frame, size_px)
 
 
@@ -51,7 +51,7 @@ def mirrored(frame: Pixels, size_px: int) -> list[Pixels]:
 
 
 def squashed(frame: Pixels, size_px: int) -> list[Pixels]:
-    """Return the whole frame, squeezed into one square."""
+    """Return the whole frame squeezed into one square."""
     return [square(frame, size_px, "squash", "bicubic")]
 
 
@@ -75,8 +75,7 @@ VIEWS: Mapping[str, Callable[[Pixels, int], list[Pixels]]] = {
 def read_frames(base: Library, visual: Path, threads: int, kept: Path) -> dict[str, dict[int, Seen]]:
     """Return fingerprint -> time in milliseconds -> frame, of all videos of a library.
 
-    visual: the exported model. kept: a folder where each video's stand from one call to the next, by the model that
-    saw them.
+    visual: the exported model. kept: a folder that caches the frames of each video, by model.
     """
     with base.snapshot() as snapshot:
         videos = snapshot.videos()
@@ -108,7 +107,7 @@ def _read(video: StoredVideo, sampling: Sampling, decoder: Decoder, encoder: Lit
 
 
 def _keep(file: Path, arrays: Mapping[str, FloatArray]) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file atomically."""
     half = file.with_name("half.npz")
     np.savez(half, **arrays)  # type: ignore[arg-type]  # numpy's stub takes bools alone
     os.replace(half, file)
@@ -128,7 +127,7 @@ def milliseconds(time_s: float) -> int:
 
 
 def texts_kept() -> AbstractContextManager[object]:
-    """Encode each text once for as long as this is open: all rows ask the same questions of one model."""
+    """Cache text vectors in the context: all rows use the same queries and one model."""
     encode = TextEncoder.encode
     vectors: dict[tuple[str, str], FloatArray] = {}
 

@@ -1,7 +1,7 @@
-"""What tests/bench/quality.py tries on the encoders: the library made again from frames and transcripts read once.
+"""Variants of the encoders for tests/bench/quality.py: libraries rebuilt from frames and transcripts read once.
 
-A library made again goes through the product's own stages, storage and search. Clips stay as they were cut; `Recipe`
-says how pictures become vectors, and transcripts windows.
+A rebuilt library uses the product's own stages, storage and search. The clips stay the same; `Recipe` defines the
+vectors of images and the windows of transcripts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def squares(views: Views) -> FloatArray:
 
 
 def middle(views: Views) -> FloatArray:
-    """Return the square in the middle alone, the first of two."""
+    """Return only the square in the middle, the first of two."""
     logits = views["squares"]
     at = (len(logits) - 1) // 2
     return logits[at : at + 1]
@@ -64,7 +64,7 @@ def squashed(views: Views) -> FloatArray:
 
 
 def together(*names: str) -> Callable[[Views], FloatArray]:
-    """Return what takes all of several views."""
+    """Return a function that combines several views."""
     return lambda views: np.concatenate([views[name] for name in names])
 
 
@@ -104,7 +104,7 @@ def in_video(names: str, definition: str) -> list[str]:
 
 
 def overlapping(segments: Iterable[Segment], words: int = 13) -> list[Window]:
-    """Return windows of twice so many words, each beginning in the middle of the one before."""
+    """Return windows of twice as many words that overlap by half."""
     halves = windows(segments, words)
     pairs = [(one, next_) for one, next_ in pairwise(halves) if next_.start_s - one.end_s < MAX_GAP_S]
     joined = [Window(one.start_s, next_.end_s, f"{one.text} {next_.text}") for one, next_ in pairs]
@@ -120,11 +120,11 @@ def of_two_sizes(segments: Iterable[Segment]) -> list[Window]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How vectors are made; the defaults are the product's.
+    """Parameters of the vectors; the defaults are the product's.
 
-    temperature, top_labels: of ConSE. views: whose posteriors are averaged. texts: (names, definition) -> the sentences
-    of a label, as many for each. colour_length: of the part of a vector that tells colours. windows: of speech.
-    confidence: segments that were recognised less surely are left out.
+    temperature, top_labels: of ConSE. views: their posteriors are averaged. texts: (names, definition) -> the sentences
+    of a label, as many for each. colour_length: length of the colour part of a vector. windows: of speech.
+    confidence: segments with less confidence are dropped.
     """
 
     temperature: float = image_encoder.TEMPERATURE
@@ -174,7 +174,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """All that recipes are cooked from. frames: fingerprint -> frames by time, in milliseconds."""
+    """The input of all recipes. frames: fingerprint -> frames by time, in milliseconds."""
 
     base: Library
     text: TextEncoder
@@ -204,7 +204,7 @@ def read_material(folder: Path, cache: Path, threads: int, kept: Path) -> Materi
 
 
 def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
-    """Make the library of the material again by a recipe, in a new folder, and return that."""
+    """Rebuild the library by a recipe in a new folder; return the folder."""
     labels = material.label_vectors(recipe.texts)
     with ExitStack() as changed, writing(folder) as writer, material.base.snapshot() as snapshot:
         mixing = patch.multiple(image_encoder, TEMPERATURE=recipe.temperature, TOP_LABELS=recipe.top_labels)

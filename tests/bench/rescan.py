@@ -1,10 +1,10 @@
-"""How long `vfindex reindex` takes where nothing has changed, whole process, against what it cannot do without.
+"""Time of a `vfindex reindex` without changes, as a whole process, compared with a lower bound.
 
     python tests/bench/rescan.py [--files N] [--runs N]
 
-The yardstick is a bare walk by os.scandir with a stat of every file, plus the bare imports of the command. It and the
-command are run in turn, so that other work on the machine falls on both alike; what is compared are the ratios. The
-files hold a few bytes each, 100 to a folder, and the library's rows are made directly.
+The lower bound is a walk by os.scandir with a stat of every file, plus the imports of the command. Both run
+alternately, so other work on the machine affects them alike; the ratios are compared. The files have a few bytes each,
+100 per folder, and the library's rows are inserted directly.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
             "reindex": ["-P", "-c", VFINDEX, "reindex", "--json", "--library", os.fspath(library)],
         }
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for turn in range(arguments.runs + 1):  # the first round warms the page cache and is not counted
+        for turn in range(arguments.runs + 1):  # the first round warms the page cache and does not count
             for name, command in commands.items():
                 cost = _run(command)
                 if turn:
@@ -95,8 +95,8 @@ def _video(number: int, size_bytes: int) -> dict[str, object]:
 
 
 def _run(arguments: Sequence[str]) -> tuple[float, float]:
-    """Run a Python process; return what it took in seconds: by the clock, and of processor."""
-    # An installed package has its bytecode; in a checkout the first round writes it, if it may.
+    """Run a Python process; return its seconds of wall time and of processor time."""
+    # An installed package has bytecode; in a checkout the first round writes it if permitted.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=env, check=True)

@@ -1,16 +1,16 @@
 """Local runner against Ray on one machine: python tests/bench/scale.py [--minutes N] [--files N] [--cores N ...]
 
-Makes --files videos of --minutes each, by playing videos of the public collection ($VFINDEX_TEST_MEDIA) again and again
-without coding them anew, and ingests them with the command itself, confined to each number of cores (default: 1 and 2):
+Makes --files videos of --minutes each, by repeating videos of the public collection ($VFINDEX_TEST_MEDIA) without
+re-encoding, and ingests them with the command on each number of cores (default: 1 and 2):
 
-    local     this process alone
+    local     one process
     ray       Ray, started for the run: one worker with all cores
     machines  Ray, started before: a cluster of machines with a core and a worker each
 
-The start is measured with a video of 2 s and subtracted, from wall and processor seconds. On a machine that does other
-work compare the processor seconds. Sampled every second: processor seconds and memory (proportional set size, PSS) of
-all processes of a run, the files of the object store, and the folder for temporary files, open deleted ones included.
-Memory, store and folder are the largest samples. Writes into temporary folders.
+The start is measured with a video of 2 s and subtracted, from wall and processor seconds. On a busy machine compare the
+processor seconds. Sampled every second: processor seconds and memory (proportional set size, PSS) of all processes of a
+run, the files of the object store, and the folder for temporary files, open deleted ones included. Memory, store and
+folder are the largest samples. Writes into temporary folders.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ VFINDEX = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()
 RUNNERS = ("local", "ray", "machines")
 LOOK_S = 1.0
 SHORT_S = 2.0
-MEMORY_LIMIT_MB = 3 * 1024  # of an hour of video on two cores
+MEMORY_LIMIT_MB = 3 * 1024  # for an hour of video on two cores
 STORE_BYTES = 200 << 20  # of each machine of a cluster
 
 
 def repeated(source: Path, target: Path, length_s: float) -> None:
-    """Write `source` again and again into `target`, packet by packet, until it lasts length_s."""
+    """Write `source` repeatedly into `target`, packet by packet, until it lasts length_s."""
     with av.open(str(target), "w") as out:
         shift_s, streams = 0.0, None
         while shift_s < length_s:
@@ -63,7 +63,7 @@ def repeated(source: Path, target: Path, length_s: float) -> None:
 
 
 def make_videos(folder: Path, collection: Path, files: int, length_s: float) -> None:
-    """Make the videos, each from another one of the collection that an MP4 can hold."""
+    """Make the videos, each from another MP4-compatible one of the collection."""
     folder.mkdir()
     sources = sorted(collection.glob("*.mp4"))[:files]
     if len(sources) < files:
@@ -74,7 +74,7 @@ def make_videos(folder: Path, collection: Path, files: int, length_s: float) -> 
 
 @dataclass
 class Peaks:
-    """The largest samples, in MB. cpu: process id -> processor seconds when it was seen first, and last."""
+    """The largest samples, in MB. cpu: process id -> processor seconds at its first and last sample."""
 
     memory: float = 0.0
     store: float = 0.0
@@ -83,7 +83,7 @@ class Peaks:
 
     @property
     def cpu_s(self) -> float:
-        """Return the processor seconds of all processes meanwhile."""
+        """Return the processor seconds of all processes between first and last sample."""
         return sum(last - first for first, last in self.cpu.values())
 
     def look(self, temporary: Path) -> None:
@@ -101,7 +101,7 @@ class Peaks:
 
 
 def _cpu_s(roots: Sequence[int]) -> Iterator[tuple[int, float]]:
-    """Yield (process id, processor seconds so far) of processes and all below them."""
+    """Yield (process id, processor seconds so far) of processes and their descendants."""
     todo = list(roots)
     while todo:
         pid = todo.pop()
@@ -120,7 +120,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _open_files(roots: Sequence[int]) -> Iterator[tuple[tuple[str, int], int]]:
-    """Yield ((path, inode), bytes that it takes up) of the files that processes and all below them hold open."""
+    """Yield ((path, inode), bytes on disk) of the open files of processes and their descendants."""
     todo = list(roots)
     while todo:
         pid = todo.pop()
@@ -151,7 +151,7 @@ class Run:
 
 @contextmanager
 def confined(cores: int) -> Iterator[None]:
-    """Let what is started meanwhile run on the first cores of those that this process may use."""
+    """Confine processes started in the context to the first of the usable cores."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(mine)[:cores])
     try:
@@ -162,7 +162,7 @@ def confined(cores: int) -> Iterator[None]:
 
 @contextmanager
 def options_of(runner: str, cores: int) -> Iterator[list[str]]:
-    """Yield the options that name a runner, and keep its machines up meanwhile."""
+    """Yield the options that name a runner; its machines run during the context."""
     if runner != "machines":
         yield ["--runner", runner]
         return
@@ -179,11 +179,11 @@ def options_of(runner: str, cores: int) -> Iterator[list[str]]:
 
 
 def ingest(videos: Sequence[Path], library: Path, options: Sequence[str], cores: int) -> Run:
-    """Ingest with the command itself. What it puts into the folder for temporary files is watched."""
+    """Ingest with the command, sampling its temporary files."""
     command = [*VFINDEX, "ingest", "--json", "--preset", "lite", *options, "--library", str(library)]
     temporary = Path(tempfile.gettempdir())
     peaks, began = Peaks(), time.monotonic()
-    peaks.look(temporary)  # processes of a cluster that run already
+    peaks.look(temporary)  # processes of a running cluster
     with tempfile.TemporaryFile(dir=library.parent) as answer:
         with confined(cores):
             process = subprocess.Popen([*command, *map(str, videos)], stdout=answer)
@@ -199,7 +199,7 @@ def ingest(videos: Sequence[Path], library: Path, options: Sequence[str], cores:
 
 
 def compare(scratch: Path, cores: int, runners: Sequence[str]) -> dict[str, float]:
-    """Ingest the short video and the long ones by each runner, print a line each; return what the long ones took."""
+    """Ingest the short video and the long ones by each runner, print a line each; return the times of the long ones."""
     rest_s: dict[str, float] = {}
     short, long = (sorted((scratch / name).iterdir()) for name in ("short", "long"))
     for runner in runners:
@@ -236,7 +236,7 @@ def main() -> None:
     if not media:
         parser.error("set VFINDEX_TEST_MEDIA")
     collection = Path(media) / "public" / "videos"
-    # Ray's sockets lie below it, and their paths may have 107 characters.
+    # Ray's sockets are below it, and their paths may have 107 characters.
     temporary = Path(tempfile.gettempdir()) / f"v{os.getpid():x}"
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -1,16 +1,15 @@
-"""How long a search takes: a cold `vfindex search`, whole process, and further questions to an open library.
+"""Time of a search: a cold `vfindex search`, as a whole process, and warm queries of an open library.
 
     python tests/bench/search.py LIBRARY [--runs N] [--synthetic]
 
-Cold: the imports that a search cannot do without, a search and `vfindex --help` are run in turn, so that other work on
-the machine falls on all three alike; what is compared are the ratios. Processor time is printed too: it hardly feels
-other work. Every question is another one.
+Cold: the imports that a search needs, a search and `vfindex --help` run alternately, so other work on the machine
+affects them alike; the ratios are compared. Processor time, which other work hardly affects, is printed too. Every
+query is different.
 
-Warm: every question of every kind is asked of an open engine, and beside it its yardstick: the encoding of the question
-and for each of its moments the first call to the joint index, each alone. A row has the median and the 99th percentile,
-the median ratio to the yardstick, also by processor time, which hardly feels other work, and what the parts took;
-`first` is the same question asked for the first time since a commit, when nothing is remembered. `--synthetic` adds
-questions whose filters keep about 1 % of a library of synthetic.py.
+Warm: every query of every kind runs on an open engine, followed by its baseline: the encoding of the query and the
+first call to the joint index for each of its moments. A row has the median and the 99th percentile, the median ratio to
+the baseline, also by processor time, and the times of the parts; `first` is the same query after a commit, with empty
+caches. `--synthetic` adds queries whose filters keep about 1 % of a library of synthetic.py.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ WORDS = (
 )
 # What an engine caches for queries until the next commit.
 CACHED = ("filtered", "globs", "clips of videos", "documents of videos", "postings", "document frequencies")
-# What a question spends its time on. Vectors are read within scoring.
+# The parts of a query's time. Vectors are read within scoring.
 PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((QueryEncoder, "encode"),),
     "index": ((JointIndex, "search"),),
@@ -121,7 +120,7 @@ def _cold(library: Path, runs: int) -> None:
         "help": ["-c", VFINDEX, "--help"],
     }
     taken: dict[str, list[Taken]] = {name: [] for name in commands}
-    for turn in range(runs + 1):  # the first round warms the page cache and is not counted
+    for turn in range(runs + 1):  # the first round warms the page cache and does not count
         for name, command in commands.items():
             cost = _run([*command, QUESTIONS[turn % len(QUESTIONS)]] if name == "search" else command)
             if turn:
@@ -132,15 +131,15 @@ def _cold(library: Path, runs: int) -> None:
 
 @dataclass(frozen=True)
 class Taken:
-    """What one process took, in seconds; processor_s: of all its threads, in user and in system mode."""
+    """The time of one process, in seconds; processor_s: of all its threads, user and system."""
 
     wall_s: float
     processor_s: float
 
 
 def _run(arguments: Sequence[str]) -> Taken:
-    """Run a Python process and return what it took; its failure is ours."""
-    # An installed package has its bytecode; in a checkout the first round writes it, if it may.
+    """Run a Python process and return its time. Raises if it fails."""
+    # An installed package has bytecode; in a checkout the first round writes it if permitted.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=env, check=True)
@@ -170,7 +169,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass
 class Spent:
-    """Seconds by part, of one question."""
+    """Seconds of one query by part."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     statements: int = 0
@@ -178,7 +177,7 @@ class Spent:
 
 @contextmanager
 def measured(spent: Spent) -> Iterator[None]:
-    """Let the parts of a search enter what they take."""
+    """Measure the parts of a search."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -199,7 +198,7 @@ def measured(spent: Spent) -> Iterator[None]:
 
 
 def _warm(library: Path, kinds: Mapping[str, Sequence[str]], rounds: int) -> None:
-    """Ask all questions in turn, and print a line a kind: percentiles, the ratio to the yardstick, the parts."""
+    """Run all queries alternately, and print a line per kind: percentiles, ratio to the baseline, parts."""
     engine = SearchEngine.open(library)
     spent = Spent()
 
@@ -215,7 +214,7 @@ def _warm(library: Path, kinds: Mapping[str, Sequence[str]], rounds: int) -> Non
             for question in asked:  # for the pages of the library
                 engine.search(question)
             first_s = [_first_s(engine, question) for question in asked]
-            for question in asked:  # for what is remembered of each
+            for question in asked:  # for the caches of each
                 engine.search(question)
             taken = [_asked(engine, question, spent) for _ in range(rounds) for question in asked]
             _print_kind(kind, taken, statistics.median(first_s))
@@ -224,7 +223,7 @@ def _warm(library: Path, kinds: Mapping[str, Sequence[str]], rounds: int) -> Non
 
 @dataclass(frozen=True)
 class Timing:
-    """One question, in seconds by the clock and of the processor."""
+    """One query: seconds of wall time and of processor time."""
 
     whole_s: float
     yardstick_s: float
@@ -234,7 +233,7 @@ class Timing:
 
 
 def _first_s(engine: SearchEngine, question: str) -> float:
-    """Return how long a question takes of which nothing is remembered, but for what all filters look at."""
+    """Return the time of a query with empty caches, except for the data that all filters share."""
     with engine._library.snapshot() as snapshot:
         for key in CACHED:
             snapshot.remembered(key, dict).clear()
@@ -244,7 +243,7 @@ def _first_s(engine: SearchEngine, question: str) -> float:
 
 
 def _asked(engine: SearchEngine, question: str, spent: Spent) -> Timing:
-    """Ask a question, then do alone what its yardstick is: its calls to the encoder, and one to the index a moment."""
+    """Run a query, then its baseline: its calls to the encoder, and one to the index per moment."""
     calls: list[tuple[Any, ...]] = []
     spent.seconds, spent.statements = {}, 0
     encode, search = QueryEncoder.encode, JointIndex.search
@@ -261,7 +260,7 @@ def _asked(engine: SearchEngine, question: str, spent: Spent) -> Timing:
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:
-    """Return the seconds that a call takes, by the clock and of the processor."""
+    """Return the seconds of a call, of wall time and of processor time."""
     start, cpu_start = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - start, time.process_time() - cpu_start
@@ -283,7 +282,7 @@ def _print_kind(kind: str, taken: Sequence[Timing], first_s: float) -> None:
 
 
 def _print_memory() -> None:
-    """Print what this process holds, on Linux: its own memory, and with its share of files that are mapped."""
+    """Print the memory of this process, on Linux: private, and with its share of mapped files."""
     rollup = Path("/proc/self/smaps_rollup")
     if rollup.exists():
         lines = (line.split() for line in rollup.read_text(encoding="ascii").splitlines()[1:])

@@ -1,10 +1,10 @@
-"""A library of as many clips as one likes, in the form of a real one: python tests/bench/synthetic.py FOLDER --clips N
+"""A synthetic library of any size: python tests/bench/synthetic.py FOLDER --clips N
 
-Made for figures of search, without a video: setup, priors and query encoders are those of `lite`, everything below them
-is drawn at random (seed 0). A video has 20 clips of 2 to 12 s and some topics. Its frames are mixtures of five label
-embeddings, as `lite` makes them; half of the videos speak, in sentences whose words follow Zipf's law over the
-tokenizer's vocabulary, which is sorted by frequency; what the sentences mean are mixtures of embedded ones. Videos lie
-in 100 folders, were made over ten years, and one in a hundred speaks Finnish, so that filters can keep what they want.
+For benchmarks of search, without videos: setup, priors and query encoders are those of `lite`, everything else is
+random (seed 0). A video has 20 clips of 2 to 12 s and some topics. Its frames are mixtures of five label embeddings, as
+`lite` makes them; half of the videos have speech, in sentences whose words follow Zipf's law over the tokenizer's
+vocabulary, which is sorted by frequency; their vectors are mixtures of embedded sentences. Videos are in 100 folders,
+dated over ten years, and one in a hundred is in Finnish, for filters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vfindex.storage.writer import writing
 CLIPS_PER_VIDEO = 20
 FRAMES_PER_CLIP = 2
 FOLDERS = 100
-# Of a video's clips that speak; of all videos every second one does.
+# Share of clips with speech in a video with speech; every second video has it.
 SPOKEN = 0.8
 # Videos written in one transaction: 8,000 clips, 40 MB.
 BATCH_VIDEOS = 400
@@ -44,7 +44,7 @@ _FIRST_MTIME_NS = 1_420_070_400 * 10**9  # 2015
 
 @dataclass(frozen=True)
 class Material:
-    """What clips are drawn from. labels (n, dim), sentences (n, dim): unit vectors. words: by falling frequency."""
+    """Source of the clips. labels (n, dim), sentences (n, dim): unit vectors. words: by falling frequency."""
 
     labels: FloatArray
     sentences: FloatArray
@@ -172,7 +172,7 @@ def _pictures(labels: FloatArray, videos: int, rng: np.random.Generator) -> Floa
 
 
 def _meanings(sentences: FloatArray, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float16]:
-    """Return vectors (*shape, dim) of what is said: mixtures of three sentences, mostly of one."""
+    """Return speech vectors (*shape, dim): mixtures of three sentences, mostly of one."""
     mixed = np.zeros((*shape, sentences.shape[1]), np.float32)
     for share in (1.0, 0.5, 0.5):
         weight = share * rng.random((*shape, 1)).astype(np.float32)
@@ -188,7 +188,7 @@ def _add_speech(
     material: Material,
     rng: np.random.Generator,
 ) -> None:
-    """Add a segment a clip to the videos that speak."""
+    """Add one segment per clip to the videos with speech."""
     spoken = [(id_, float(lasts_s[row].sum())) for row, id_ in enumerate(numbers) if speaks[row]]
     texts = _sentences(material.words, rng, rng.integers(4, 18, len(spoken) * CLIPS_PER_VIDEO))
     segments, words = [], []
@@ -214,7 +214,7 @@ def _add_words(connection: Connection, rows: Sequence[tuple[int, int | None, str
 
 
 def _add_rows(connection: Connection, table: str, rows: Sequence[tuple[Any, ...]] | Iterator[tuple[Any, ...]]) -> None:
-    """Insert rows whose values stand in the order of the table's columns."""
+    """Insert rows with values in the order of the table's columns."""
     known = list(rows)
     if known:
         marks = ", ".join("?" * len(known[0]))
@@ -224,7 +224,7 @@ def _add_rows(connection: Connection, table: str, rows: Sequence[tuple[Any, ...]
 def _sentences(
     words: NDArray[np.str_], rng: np.random.Generator, lengths: NDArray[np.int64]
 ) -> Iterator[Sequence[str]]:
-    """Yield a sentence a length, the frequency of its words falling as 1 / rank."""
+    """Yield one sentence per length; word frequency falls as 1 / rank."""
     ranks = np.exp(rng.random(int(lengths.sum())) * np.log(len(words))).astype(np.int64)
     drawn = words[np.minimum(ranks, len(words)) - 1].tolist()
     stop = 0

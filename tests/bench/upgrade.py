@@ -2,8 +2,8 @@
 
 A library of three short videos is upgraded to another sampling, once undisturbed and then, each time from the
 beginning, in a process that is killed at a random instant of it. After every kill the library must answer,
-with the old edition unless the swap was done, and `verify` must be clean; a repetition must end in a library equal to
-the undisturbed one. Prints a line a kill and one in all; exits with 1 if anything failed.
+with the old edition unless the swap was done, and `verify` must be clean; repeating the command must give a library
+equal to the undisturbed one. Prints a line per kill and a summary; exits with 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vfindex.storage.maintenance.verify import verify
 
 
 def complete(library: Path, undisturbed: Path, cache: Path) -> bool:
-    """Return whether a repetition ends the upgrade as if nothing had happened."""
+    """Return whether repeating the command completes the upgrade as an undisturbed run does."""
     try:
         if history(library)[0] == 0:
             end_upgrade(library, cache)
@@ -61,7 +61,7 @@ def main() -> None:
             after_s = length_s * instants.random()
             killed = kill_upgrade(library, cache, after_s)
             if killed.ended:
-                length_s = after_s  # the machine has become quicker
+                length_s = after_s  # the machine has become faster
             else:
                 number += 1
                 repeated = complete(library, base / "undisturbed", cache)
