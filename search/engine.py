@@ -19,7 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from vfindex.search.calibration.labels import META_KEY, Labeller
-from vfindex.search.query.ast import Combination, Moment, Query
+from vfindex.search.query.ast import COMBINATIONS, Combination, Moment, Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import hints
@@ -115,6 +115,8 @@ class SearchEngine:
         self._follow_upgrades()
         query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
         checked = _check_weights(weights or {})
+        if combine not in COMBINATIONS:
+            raise QueryError(f"combine must be one of {', '.join(COMBINATIONS)}, not {combine!r}")
         if top_k < 1 or per_video < 1:
             raise QueryError(f"top_k and per_video must be 1 or more, not {min(top_k, per_video)}")
         encoded = self._encode(query, images)
@@ -348,6 +350,8 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 def _check_weights(weights: Mapping[Modality, float]) -> Mapping[Modality, float]:
     for modality, weight in weights.items():
+        if modality not in MODALITIES:
+            raise QueryError(f"there is no modality {modality!r}; weights are for {', '.join(MODALITIES)}")
         if not math.isfinite(weight) or weight < 0:
             raise QueryError(f"the weight of {modality} must be 0 or more, not {weight:g}")
     if len(weights) == len(MODALITIES) and not any(weights.values()):

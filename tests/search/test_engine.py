@@ -161,6 +161,10 @@ def test_wrong_queries_raise_one_sentence(tmp_path: Path) -> None:
         engine.search("1", weights={"visual": float("nan")})
     with pytest.raises(QueryError, match="weight"):
         engine.search("1", weights={"visual": 0, "speech": 0, "text": 0})
+    with pytest.raises(QueryError, match="no modality 'visaul'; weights are for visual, speech, text"):
+        engine.search("1", weights={"visaul": 0})
+    with pytest.raises(QueryError, match="convex, rrf"):
+        engine.search("1", combine="RRF")
     with pytest.raises(LibraryNotFound):
         SearchEngine.open(tmp_path / "nothing")
 
