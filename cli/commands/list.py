@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,7 +61,7 @@ def _filters(text: str) -> Filters:
     query = parse(text, wordless=True)
     words = " ".join(map(str, query.moments))
     if words:
-        raise UsageError(f"list takes filters only, as in {EXAMPLE!r}; to search for {words!r}: vfindex search")
+        raise UsageError(f"list takes filters only, as in {EXAMPLE!r}; to search: vfindex search {shlex.quote(words)}")
     return query.filters
 
 

@@ -59,5 +59,7 @@ def command(
     if json or report.found:
         print_run(report, json=json)
     else:
-        say("nothing to retry; `vfindex status` lists what failed, and a file that you name is always retried")
+        where = " at or below these paths" if paths else ""
+        step = "" if paths else "; name a failed file to retry it whatever its error"
+        say(f"nothing to retry{where}; `vfindex status` lists what failed{step}")
     finish(report, folder, calibrate=report.has_changed())

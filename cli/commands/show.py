@@ -51,7 +51,9 @@ def _find(snapshot: Snapshot, path: str) -> StoredVideo:
     name = plain(path)
     if os.path.isdir(path):
         raise LibraryError(f"{name} is a folder; name one of its videos")
-    raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")
+    if os.path.lexists(path):
+        raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")
+    raise LibraryError(f"{name} is not in this library, and there is no such file; `vfindex list` shows what is")
 
 
 def _summary(document: dict[str, Any]) -> str:

@@ -222,12 +222,14 @@ def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Rea
     speech = speech_coverage(prepared.no_asr_reason, options.asr, spoken.segments, spoken.transcript)
     speech = "; ".join(filter(None, [speech, lost_audio(reading.end.audio_packets, reading.end.damaged_audio)]))
     note = f"; {reading.end.note}" if reading.end.note else ""
-    told = {
+    has_text = prepared.text_vector is not None
+    text = "name, folders and tags" if has_text else "no descriptive words in name or tags"
+    sentences = {
         "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}{note}",
         "speech": with_sidecars(speech, prepared, plan),
-        "text": "name, folders and tags" if prepared.text_vector is not None else "name and tags hold no telling words",
+        "text": text,
     }
-    return told | ({COARSE: "looked at in passing, sound not at all"} if options.sampling.mode == "sparse" else {})
+    return sentences | ({COARSE: "preview only, without audio"} if options.sampling.mode == "sparse" else {})
 
 
 def with_sidecars(speech: str, prepared: Prepared, plan: UnitPlan) -> str:

@@ -19,10 +19,10 @@ from vfindex.storage.records import Location
 SAMPLE = 20  # evenly spread files by which a renamed folder is recognised
 SAMPLE_SHARE = 0.5  # of them that must match
 MAX_LOST_SHARE = 0.2  # if a root loses more of its videos at once, its disk is probably not mounted
-_NEXT = "mount its disk; or, if they are gone for good, run: vfindex reindex --allow-missing"
+_NEXT = "mount its disk; or, if they were deleted, run: vfindex reindex --allow-missing"
 _NEXT_ROOT = (
     "mount its disk; if it was renamed, run: vfindex ingest NEWNAME; "
-    "if it is gone for good, run: vfindex reindex --allow-missing, or vfindex remove {}"
+    "if it was deleted, run: vfindex reindex --allow-missing, or vfindex remove {}"
 )
 
 
@@ -170,11 +170,12 @@ def _doubt(recorded: Recorded, group: _RootGroup, gone: Set[bytes], moved: Set[b
             step = (
                 f"it seems to be {os.fsdecode(new_path)} now; run: vfindex ingest {shlex.quote(os.fsdecode(new_path))}"
             )
-        return Problem(group.path, "discover", "missing", "it is not there, so nothing of it was changed", step)
+        words = "the folder is missing, so its videos were left as they are"
+        return Problem(group.path, "discover", "missing", words, step)
     lost = sum(group.covers(path) for path in gone)
     if lost <= MAX_LOST_SHARE * len(known):
         return None
-    words = f"{lost} of its {counted(len(known), 'video')} went at once, so nothing of it was changed"
+    words = f"{lost} of its {counted(len(known), 'video')} disappeared at once, so none was marked as missing"
     return Problem(group.path, "discover", "lost_too_much", words, _NEXT)
 
 

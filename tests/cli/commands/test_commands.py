@@ -120,7 +120,7 @@ def test_no_library_is_a_sentence_and_1(run: Any, tmp_path: Path, arguments: tup
     ("arguments", "words"),
     [
         (("show", "/videos/\x1b[31mc.mp4"), "/videos/\\x1b[31mc.mp4 is not in this library"),
-        (("show", "/videos/two words.mp4"), "vfindex ingest '/videos/two words.mp4'"),
+        (("show", "/videos/no such.mp4"), "no such.mp4 is not in this library, and there is no such file"),
         (("show", "/"), "/ is a folder; name one of its videos"),
         (("remove", "/videos/c.mp4"), "/videos/c.mp4 is not in this library"),
         (("search", " "), "the query is empty"),
@@ -133,6 +133,20 @@ def test_what_cannot_be_done_is_a_sentence_and_1(
     assert (ran.code, ran.out) == (1, "")
     assert words in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_a_file_that_was_not_indexed_can_be(run: Any, library: Path, tmp_path: Path) -> None:
+    file = tmp_path / "two words.mp4"
+    file.touch()
+    ran = run("show", file, "--library", library)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.endswith(f"vfindex ingest '{file}'\n")
+
+
+def test_a_retry_of_paths_without_failed_files_says_so(run: Any, library: Path) -> None:
+    ran = run("retry", "/videos/nope.mp4", "--library", library)
+    assert ran.err.startswith("nothing to retry at or below these paths; ")
+    assert "name a failed file" in run("retry", "--library", library).err
 
 
 def test_a_second_writer_is_refused(run: Any, library: Path) -> None:

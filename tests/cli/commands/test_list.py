@@ -55,4 +55,4 @@ def test_filters_are_those_of_a_query(run: Any, films: Path) -> None:
 def test_words_are_left_to_search(run: Any, films: Path) -> None:
     ran = run("list", "dog", "lang:de", "--library", films)
     assert (ran.code, ran.out) == (2, "")
-    assert "to search for 'dog': vfindex search" in ran.err
+    assert "to search: vfindex search dog\n" in ran.err

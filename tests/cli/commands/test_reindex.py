@@ -56,7 +56,7 @@ def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path)
     (nightly.parent / "videos").rename(nightly.parent / "elsewhere")
     ran = run("reindex", "--library", nightly)
     assert ran.code == 1
-    assert ran.err.startswith(f"left alone: {nightly.parent / 'videos'}: [discover] it is not there")
+    assert ran.err.startswith(f"left alone: {nightly.parent / 'videos'}: [discover] the folder is missing")
     assert ran.err.count("\n") == 1
     assert run("reindex", "--library", nightly, "--allow-missing").code == 0
     shown = run("runs", "show", "2", "--library", nightly)
