@@ -1,4 +1,4 @@
-"""Searches of libraries with hand-written vectors, for the tests of search."""
+"""Engines over libraries with hand-written vectors, for the tests of search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vfindex.storage.writer import writing
 
 
 def fake_query_vectors(monkeypatch: pytest.MonkeyPatch, vector_of: Callable[[str], FloatArray]) -> None:
-    """Replace the query encoder: a text has the vector `vector_of(text)` in every modality."""
+    """Replace the query encoder by `vector_of(text)` for every modality."""
 
     def encode(self: QueryEncoder, part: Part) -> dict[Any, FloatArray]:
         return dict.fromkeys(part.modalities, vector_of(part.text))

@@ -1,4 +1,4 @@
-"""The cases of `VFINDEX_TEST_MEDIA/cases`, each ingested alone and shown as a user would see it.
+"""The cases of `VFINDEX_TEST_MEDIA/cases`, each ingested alone, with the output of `show` and `search`.
 
 shown = case("c05a_two_recordings_joined.ts").shown
 """
@@ -36,7 +36,7 @@ class Case:
 
     @cached_property
     def shown(self) -> dict[str, Any]:
-        """Return what `vfindex show --json` says of the video."""
+        """Return the document of `vfindex show --json`."""
         return self.vfindex("show", str(self.path), "--json").document()
 
     @property
@@ -53,7 +53,7 @@ Ingest = Callable[..., Case]
 
 
 def case_files(name: str) -> list[Path]:
-    """Return a case's video, or folder, and the files beside it: those whose names begin with the same case number."""
+    """Return a case's video or folder and its sidecars: the files whose names begin with the same case number."""
     folder = media_folder("cases")
     mark = name.split("_")[0].split(".")[0]
     return sorted(path for path in folder.iterdir() if path.name.split("_")[0].split(".")[0] == mark)
@@ -70,7 +70,7 @@ def ingest_case(cache: Path, folder: Path, name: str, *options: str) -> Case:
 
 
 def ingest_folder(cache: Path, video: Path, source: Path, library: Path, *options: str) -> Case:
-    """Ingest the folder `source`, which holds `video`."""
+    """Ingest the folder `source`, which contains `video`."""
     ran = vfindex(cache, "ingest", str(source), "--json", "--workers", "1", "--library", str(library), *options)
     assert "Traceback" not in ran.err, ran.err
     return Case(Path(os.path.realpath(video)), library, cache, ran)
@@ -78,7 +78,7 @@ def ingest_folder(cache: Path, video: Path, source: Path, library: Path, *option
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Ingest:
-    """Return a function that gives the Case of a video's name; each is ingested once a module."""
+    """Return a function video name -> Case; each case is ingested once per module."""
     made: dict[tuple[str, ...], Case] = {}
 
     def of(name: str, *options: str) -> Case:

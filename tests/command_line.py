@@ -1,4 +1,4 @@
-"""`vfindex` run as a user runs it: in a process of its own."""
+"""Runs `vfindex` in its own process, as a user does."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
-TIMEOUT_S = 230  # a machine that does five other things
+TIMEOUT_S = 230  # for a busy machine
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left: exit code, standard output, standard error."""
+    """The outcome of a command: exit code, standard output, standard error."""
 
     code: int
     out: str
@@ -28,12 +28,12 @@ class Ran:
         return document
 
     def is_sentence(self) -> bool:
-        """Return whether it failed as a user may expect: exit 1, a sentence on standard error, no traceback."""
+        """Return whether it failed properly: exit 1, one sentence on standard error, no traceback."""
         return self.code == 1 and self.err.startswith("vfindex: ") and self.err.count("\n") == 1
 
 
 def _environment(cache: Path) -> dict[str, str]:
-    """Return this process's environment with a cache; modules may keep their bytecode, as they do for users."""
+    """Return this process's environment with a cache; bytecode is written, as for users."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"VFINDEX_CACHE": str(cache)}
 

@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures shared by the tests of several packages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import settings
 
 from vfindex.indexer.models.lite import ensure_lite
 
-# How long an example takes says more of the machine than of the code.
+# The time of an example depends more on the machine than on the code.
 settings.register_profile("vfindex", deadline=None)
 settings.load_profile("vfindex")
 
 
 @pytest.fixture(scope="session")
 def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that holds the lite models, exported once a session, or once for all if VFINDEX_CACHE is set."""
+    """Return a cache with the lite models, exported once per session, or reused if VFINDEX_CACHE is set."""
     chosen = os.environ.get("VFINDEX_CACHE")
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,7 +1,7 @@
-"""Commands killed at any instant of their work: what a reader finds then, and how their repetition ends.
+"""Commands killed at random instants: the library as a reader finds it, and after the command is repeated.
 
-A command runs in a process forked from a server that has imported all it needs, so that kills land in work and not in
-imports; through a pipe it tells what it is at. Units are 2 s long there, so that short videos have several.
+A command runs in a process forked from a server that has imported everything, so kills do not hit imports. It reports
+its phase through a pipe. Units are 2 s long, so short videos have several.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from vfindex.storage.maintenance.verify import verify
 UNIT_S = 2.0
 # Fingerprint -> the searchable clips of the video: start in ms, start_s, end_s.
 Videos = dict[str, list[tuple[int, float, float]]]
-TIMEOUT_S = 230  # a machine that does five other things
-# What a command is at, by the function that does it; the innermost counts.
+TIMEOUT_S = 230  # for a busy machine
+# Phase of a command by function; the innermost counts.
 PHASES = (
     ("vfindex.indexer.runs.execute", "index_files", "opening models"),
     ("vfindex.indexer.runs.scheduler", "Scheduler.work", "reading videos"),
@@ -58,7 +58,7 @@ PHASES = (
 )
 STARTING = "starting"
 NAMES = ("ingest", "reindex", "remove", "purge", "publish", "rebuild", "repair")
-# What the commands import when they are needed.
+# Modules that the commands import lazily.
 _PRELOADED = (
     *("vfindex.cli.app", "vfindex.indexer.runs.ingest", "vfindex.indexer.runs.reindex"),
     *("vfindex.indexer.runs.scheduler", "vfindex.indexer.runs.repair", "vfindex.search.calibration.fit"),
@@ -69,7 +69,7 @@ _PRELOADED = (
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of an undisturbed run: which phase, its how-manieth, how long. STARTING: the whole of it."""
+    """A phase of an undisturbed run: its name, occurrence and duration. STARTING: the whole run."""
 
     name: str
     number: int
@@ -78,7 +78,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command on a library as it was `before` (None: there is none), and the library that it ends in undisturbed."""
+    """A command, the library `before` it (None: no library), and the library after an undisturbed run."""
 
     name: str
     arguments: tuple[str, ...]
@@ -87,7 +87,7 @@ class Scenario:
     phases: tuple[Phase, ...]
 
     def instant(self, chance: random.Random) -> Instant:
-        """Return a random instant: every second time of the whole run, else of a phase that is drawn first."""
+        """Return a random instant: every second time in the whole run, else in a randomly chosen phase."""
         names = sorted({phase.name for phase in self.phases})
         name = STARTING if chance.random() < 0.5 else chance.choice(names)
         phase = chance.choice([phase for phase in self.phases if phase.name == name])
@@ -96,7 +96,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Instant:
-    """When to kill: so long after the beginning of the number-th phase of a name, or of the work."""
+    """When to kill: the delay after the start of the number-th phase of a name, or of the run."""
 
     phase: str
     number: int
@@ -105,7 +105,7 @@ class Instant:
 
 @dataclass(frozen=True)
 class Killed:
-    """What a kill left. phase: what the command was at, None if it was quicker. faults: what is wrong with it."""
+    """The outcome of a kill. phase: of the command, None if it had ended. faults: of the library."""
 
     phase: str | None
     faults: tuple[str, ...] = ()
@@ -157,7 +157,7 @@ class Machine:
 
     @contextmanager
     def _started(self, arguments: tuple[str, ...], library: Path) -> Iterator[tuple[Any, Iterator[str]]]:
-        """Yield the process, at its work, and what it tells: a phase begun, or "" for the end of the innermost."""
+        """Yield the running process and its messages: a phase that begins, or "" for the end of the innermost."""
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_act, args=((*arguments, "--library", os.fspath(library)), os.fspath(self._cache), sender)
@@ -190,7 +190,7 @@ def _follow(stack: list[str], name: str) -> None:
 
 
 def _act(arguments: tuple[str, ...], cache: str, pipe: Connection) -> None:
-    """In the new process: run the command, telling its phases."""
+    """In the new process: run the command and report its phases."""
     from vfindex.cli.app import main
     from vfindex.indexer.pipeline import prepare
 
@@ -228,7 +228,7 @@ def _tell(module: str, name: str, phase: str, pipe: Connection) -> None:
 
 
 def make_scenarios(base: Path, machine: Machine, names: Collection[str]) -> list[Scenario]:
-    """Make videos, the libraries to begin with, and those to end in; return the scenarios of these NAMES.
+    """Make videos, initial and expected libraries; return the scenarios of these NAMES.
 
     Raises RuntimeError if an undisturbed command fails.
     """
@@ -264,7 +264,7 @@ def make_scenarios(base: Path, machine: Machine, names: Collection[str]) -> list
 
 
 def _tear(database: Path, table: str) -> None:
-    """Overwrite the page that all of a table hangs of."""
+    """Overwrite the root page of a table."""
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchall()
@@ -291,7 +291,7 @@ def _make_videos(folder: Path) -> None:
 
 
 def _change_videos(folder: Path) -> None:
-    """Let one video vanish, one move, one change, and a new one of three units come."""
+    """Delete one video, move one, change one, and add one of three units."""
     for path in folder.glob("gone hill.*"):
         path.unlink()
     for path in folder.glob("moving boat.*"):
@@ -308,7 +308,7 @@ def _video(path: Path, colour: str, length_s: float) -> None:
 
 
 def copy_library(source: Path, target: Path) -> Path:
-    """Copy a library; the query encoders, which nobody changes, as links."""
+    """Copy a library; link the query encoders, which never change."""
 
     def copy(file: str, to: str) -> str:
         if Path(file).parent.parent.name == "query":
@@ -325,7 +325,7 @@ def copy_library(source: Path, target: Path) -> Path:
 
 
 def kill(machine: Machine, scenario: Scenario, scratch: Path, at: Instant) -> Killed:
-    """Kill a command, look at what is left, repeat it, and compare with the library of an undisturbed run."""
+    """Kill a command, check the library, repeat the command, and compare with the library of an undisturbed run."""
     library = _begin(scenario, scratch)
     try:
         phase = machine.kill(*scenario.arguments, library=library, at=at)
@@ -338,7 +338,7 @@ def kill(machine: Machine, scenario: Scenario, scratch: Path, at: Instant) -> Ki
 
 def _repeated(machine: Machine, scenario: Scenario, library: Path) -> Iterator[str]:
     code, _ = machine.run(*scenario.arguments, library=library)
-    # What was removed before the kill is not there to be removed again, which the command says.
+    # The repeated command reports that a path removed before the kill is not in the library.
     if code not in ((0, 1) if scenario.name == "remove" else (0,)):
         yield f"the repetition ended with {code}"
     yield from verify(Library.open(library)).problems
@@ -357,9 +357,9 @@ def _begin(scenario: Scenario, scratch: Path) -> Path:
 
 
 def left(scenario: Scenario, library: Path) -> Iterator[str]:
-    """Yield what is wrong with the library that a kill has left: damage, half a video, a video lost, no answer."""
+    """Yield the faults of the library after a kill: damage, an incomplete video, a lost video, no answer."""
     if scenario.name == "repair":
-        return  # it was damaged before, and may be still
+        return  # damaged before the command, perhaps still
     before = _videos(scenario.before) if scenario.before else {}
     after = _videos(scenario.after)
     try:
@@ -391,7 +391,7 @@ def _videos(library: Path) -> Videos:
 
 @dataclass
 class Meanwhile:
-    """What came of searches while commands wrote. generations: of the joint index that were seen."""
+    """The outcome of searches while commands wrote. generations: of the joint index that were used."""
 
     searches: int = 0
     rounds: int = 0
@@ -400,9 +400,9 @@ class Meanwhile:
 
 
 def search_meanwhile(machine: Machine, scenario: Scenario, scratch: Path, searches: int) -> Meanwhile:
-    """Search one library again and again with one engine while a reindex commits and publishes and a purge deletes.
+    """Search one library repeatedly with one engine while a reindex commits and publishes and a purge deletes.
 
-    When both have ended, they begin again on a fresh copy, until enough was asked.
+    When both have ended, they start again on a new copy, until enough searches have run.
     """
     known = [_videos(folder) for folder in (scenario.before, scenario.after) if folder is not None]
     result = Meanwhile()

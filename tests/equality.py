@@ -1,4 +1,4 @@
-"""Whether two libraries are equal: same clip keys and times, cosine of every vector at least 0.9999, same top 10."""
+"""Equality of two libraries: same clip keys and times, cosine of every vector at least 0.9999, same top 10."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def assert_equal_libraries(a: Path, b: Path) -> None:
 
 
 def assert_same_ranking(a: SearchEngine, b: SearchEngine, question: str) -> None:
-    """Fail unless both give the same top 10, except for swaps among scores within TIE."""
+    """Fail unless both return the same top 10, except for swaps among scores within TIE."""
     ours = {(hit.video, hit.start_s): hit.score for hit in a.search(question)}
     theirs = {(hit.video, hit.start_s): hit.score for hit in b.search(question)}
     assert np.allclose(sorted(ours.values()), sorted(theirs.values()), atol=TIE)

@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1 that speaks as much of the real one's protocol as a download needs, well or badly."""
+"""A model hub on 127.0.0.1 that implements the protocol of a download, correctly or with faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE_BYTES = 1000  # files from this size on are kept as the real hub keeps large ones, with their sha256
+LARGE_BYTES = 1000  # files from this size on are stored like large ones on the real hub, with their sha256
 
 
 def safetensors(values: int) -> bytes:
@@ -25,7 +25,7 @@ def safetensors(values: int) -> bytes:
 
 
 def sentence_files() -> dict[str, bytes]:
-    """Return the files of a repository that looks like one of sentence-transformers, and some that nobody needs."""
+    """Return the files of a sentence-transformers repository, with some unneeded ones."""
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -44,11 +44,11 @@ def sentence_files() -> dict[str, bytes]:
 
 @dataclass
 class Hub:
-    """What the server holds and how it misbehaves.
+    """The contents of the server, and its faults.
 
-    repositories: name -> files. requests: (path, Range header) as they came.
+    repositories: name -> files. requests: (path, Range header) in order.
     cut: this file's body stops in its middle, the connection stays. drop: the same, and the connection is closed, once.
-    spoil: this file is sent with other bytes. hang: no answer to paths that hold this text.
+    spoil: this file is sent with wrong bytes. hang: no answer to paths that contain this text.
     missing: answer 404 with this error code.
     """
 

@@ -1,7 +1,7 @@
-"""Seeded mutations of media, sidecars and libraries, and commands run in processes that are watched.
+"""Seeded mutations of media, sidecars and libraries, and commands in monitored processes.
 
-A command runs in a fork of this process, which has imported what commands need: a cold start would be most of the
-time. The process is the reaper of everything that a command leaves behind, so nothing can hide from it.
+A command runs in a fork of this process, which has imported what commands need: a cold start would take most of the
+time. This process is the subreaper of the command's orphans, so no process escapes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL_S = 0.02
-# What commands import when they need it.
+# Modules that commands import lazily.
 _PRELOADED = (
     *("vfindex.cli.app", "vfindex.indexer.runs.ingest", "vfindex.indexer.runs.scheduler"),
     *("vfindex.indexer.runs.repair", "vfindex.storage.maintenance.verify", "vfindex.search.engine"),
     *("faiss", "onnxruntime", "PIL.WebPImagePlugin"),
 )
-# Exit codes that a command may have: well, and failed with a sentence.
+# Permitted exit codes: success, and failure with a sentence.
 EXPECTED_CODES = (0, 1)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended. code: None where it was killed at its limit. left: processes that outlived it."""
+    """The outcome of a command. code: None if it was killed at its limit. left: processes that outlived it."""
 
     code: int | None
     out: str
@@ -50,7 +50,7 @@ class Ran:
         return json.loads(self.out)
 
     def faults(self, name: str) -> list[str]:
-        """Return what no input may cause, one sentence each."""
+        """Return the faults, one sentence each."""
         faults = []
         if self.code is None:
             faults.append(f"{name} hangs: ended after {self.seconds:.0f} s")
@@ -64,7 +64,7 @@ class Ran:
 
 
 class Machine:
-    """Runs `vfindex ARGUMENTS` with a cache and a temporary folder of its own, which must be empty afterwards."""
+    """Runs `vfindex ARGUMENTS` with its own cache, and its own temporary folder, which must be empty afterwards."""
 
     def __init__(self, cache: Path, scratch: Path) -> None:
         self.scratch = scratch
@@ -72,12 +72,12 @@ class Machine:
         scratch.mkdir()
         os.environ["VFINDEX_CACHE"] = os.fspath(cache)
         os.environ["TMPDIR"] = tempfile.tempdir = os.fspath(scratch)
-        for module in _PRELOADED:  # so that no fork pays for them
+        for module in _PRELOADED:  # once for all forks
             importlib.import_module(module)
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def run(self, *arguments: object, limit_s: float) -> Ran:
-        """Run a command to its end, at most `limit_s` long."""
+        """Run a command, for at most `limit_s`."""
         out, err = self.scratch.with_name("out"), self.scratch.with_name("err")
         began = time.monotonic()
         process = os.fork()
@@ -98,7 +98,7 @@ class Machine:
         return names
 
     def _wait(self, process: int, until: float) -> tuple[int | None, int]:
-        """Return the exit code, None where the limit was reached, and the peak memory of any process of it."""
+        """Return the exit code, None at the limit, and the peak memory of any of its processes."""
         hung = False
         while True:
             ended, status, usage = os.wait4(process, os.WNOHANG)
@@ -111,7 +111,7 @@ class Machine:
 
 
 def _act(arguments: Sequence[str], out: Path, err: Path) -> None:
-    """In the fork: run the command with its output in files, and end."""
+    """In the fork: run the command with its output in files, and exit."""
     from vfindex.cli.app import main
 
     for descriptor, path in ((1, out), (2, err)):
@@ -130,7 +130,7 @@ def _act(arguments: Sequence[str], out: Path, err: Path) -> None:
 
 
 def _end_children() -> int:
-    """Kill and count the processes that still are below this one; what has ended by itself does not count."""
+    """Kill and count the remaining child processes; those that end by themselves do not count."""
     counted = 0
     while True:
         try:
@@ -141,7 +141,7 @@ def _end_children() -> int:
             continue
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
         time.sleep(_POLL_S)
-        for child in children:  # what ends within that time was ending
+        for child in children:  # processes that end within this time do not count
             if os.waitpid(int(child), os.WNOHANG)[0] == 0:
                 counted += 1
                 os.kill(int(child), signal.SIGKILL)
@@ -150,7 +150,7 @@ def _end_children() -> int:
 
 # --- bytes ----------------------------------------------------------------------------------------------------------
 
-# What programs that count in 8 to 64 bits fall over.
+# Boundary values of 8 to 64 bit integers.
 _EXTREMES = tuple(
     value.to_bytes(size, order)
     for size in (1, 2, 4, 8)
@@ -160,7 +160,7 @@ _EXTREMES = tuple(
 
 
 def mutated(data: bytes, chance: random.Random, other: bytes = b"") -> bytes:
-    """Return the data after one to four mutations. other: what is spliced in."""
+    """Return the data after one to four mutations. other: data to splice in."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         _MUTATIONS[chance.randrange(len(_MUTATIONS))](changed, chance, other)
@@ -168,7 +168,7 @@ def mutated(data: bytes, chance: random.Random, other: bytes = b"") -> bytes:
 
 
 def _place(data: bytearray, chance: random.Random) -> int:
-    """Return a place in the data, every second time near its beginning, where headers are."""
+    """Return a position in the data, every second time near its beginning, where headers are."""
     end = len(data) if chance.random() < 0.5 else min(len(data), 2048)
     return chance.randrange(end) if end else 0
 
@@ -270,12 +270,12 @@ _VALUES = (
 
 
 def damage(folder: Path, chance: random.Random) -> str:
-    """Damage a copy of a library in one way; return in words which."""
+    """Damage a copy of a library in one way; return a description of it."""
     return chance.choice(_DAMAGES)(folder, chance)
 
 
 def _rewrite(path: Path, change: Callable[[bytearray], None]) -> None:
-    """Change a file's bytes; where it is a link to what others have, it is replaced by one of its own."""
+    """Change a file's bytes; a hard link is first replaced by a copy."""
     data = bytearray(path.read_bytes())
     change(data)
     path.unlink()

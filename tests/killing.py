@@ -1,6 +1,6 @@
-"""An upgrade in a process of its own, killed at any instant: what a reader finds then, and how the next call ends.
+"""An upgrade in its own process, killed at any instant: the library as a reader finds it, and after the next call.
 
-The library is of three short videos, two with subtitles; the upgrade is to SAMPLING.
+The library has three short videos, two with subtitles; the upgrade changes the sampling to SAMPLING.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ANSWER = b"red door.mp4"
 
 @dataclass(frozen=True)
 class Killed:
-    """What a kill left. ended: the upgrade was quicker. swapped: the new edition is in use. clean: as verify says."""
+    """The outcome of a kill. ended: the upgrade had ended. swapped: the new version is in use. clean: undamaged."""
 
     ended: bool
     swapped: bool
@@ -47,7 +47,7 @@ def make_videos(folder: Path) -> Path:
 
 
 def kill_upgrade(library: Path, cache: Path, after_s: float) -> Killed:
-    """Begin an upgrade or go on with it, kill it after so many seconds, and look at what is left."""
+    """Start or continue an upgrade, kill it after this many seconds, and check the library."""
     process = start(cache, "upgrade", "--sampling", SAMPLING, "--library", library, "--workers", "2")
     time.sleep(after_s)
     ended = process.poll() is not None
@@ -63,7 +63,7 @@ def kill_upgrade(library: Path, cache: Path, after_s: float) -> Killed:
 
 
 def end_upgrade(library: Path, cache: Path) -> float:
-    """Run the upgrade to its end, and return the seconds that it took. Raises RuntimeError if it fails."""
+    """Run the upgrade to its end and return its duration in seconds. Raises RuntimeError if it fails."""
     began = time.monotonic()
     process = start(cache, "upgrade", "--sampling", SAMPLING, "--library", library, "--workers", "2")
     _, err = process.communicate()

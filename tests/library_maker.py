@@ -1,4 +1,4 @@
-"""Libraries with vectors that one can write by hand, for the tests of storage and search."""
+"""Libraries with hand-written vectors, for the tests of storage and search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vfindex.storage.records import (
 from vfindex.storage.writer import Writer
 
 DIM = 8
-# The least that passes for a whole WebP file.
+# The smallest valid WebP file.
 PICTURE = b"RIFF\x0c\0\0\0WEBPpicture."
 
 
@@ -59,7 +59,7 @@ def video(fingerprint: str) -> Video:
 
 
 def clip(start_s: float = 0.0, end_s: float = 5.0, **embeddings: FloatArray) -> Clip:
-    """Return a clip with the embeddings named; its one frame is its visual vector."""
+    """Return a clip with these embeddings; its visual vector is also its only frame vector."""
     vectors: dict[Modality, FloatArray] = {m: embeddings[m] for m in ("visual", "speech", "text") if m in embeddings}
     visual = vectors.get("visual")
     frames = np.zeros((0, DIM), np.float32) if visual is None else visual[None]

@@ -1,6 +1,4 @@
-"""Libraries of many videos, made by a few statements, and what a run writes down of one more: the work of its
-bookkeeping must not grow with the library.
-"""
+"""Libraries of many videos, made by a few statements, and the bookkeeping of one more file."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def fill(writer: Writer, count: int) -> None:
 
 
 def finished(writer: Writer, number: int) -> None:
-    """Index a video of one clip, which says one thing."""
+    """Index a video of one clip with one segment."""
     name, said = f"new{number}", [Segment(0, 1, f"something new {number}", "sidecar")]
     video_id = writer.catalog.begin_video(video(name), [UnitPlan(0)], recognised=True)
     [(unit_id, plan)] = writer.catalog.pending_units(video_id)
@@ -59,7 +57,7 @@ def finished(writer: Writer, number: int) -> None:
 
 
 def replaced(writer: Writer, number: int) -> None:
-    """Find other content at a path: what stood there is forgotten."""
+    """Find other content at a path; the old video is deleted."""
     name = f"other{number}"
     video_id = writer.catalog.begin_video(video(name), [UnitPlan(0)], recognised=True)
     [(unit_id, _)] = writer.catalog.pending_units(video_id)
@@ -68,26 +66,26 @@ def replaced(writer: Writer, number: int) -> None:
 
 
 def moved(writer: Writer, number: int) -> None:
-    """Find a video at another path, and nothing at its own."""
+    """Find a video at another path; its old path is gone."""
     video_id = 10 * number + 2
     writer.catalog.names(video_id), writer.catalog.former_paths(video_id), writer.catalog.sidecar_states(video_id)
     writer.catalog.place(video_id, place(f"moved{number}"), moved_from=f"/videos/old{video_id}".encode())
 
 
 def renamed(writer: Writer, number: int) -> None:
-    """Give a video the words of another name."""
+    """Give a video the title of another name."""
     writer.catalog.retitle(10 * number + 3, f"named {number}", [Document("title", f"named {number}")], axis(3))
 
 
 def failed(writer: Writer, number: int) -> None:
-    """Remember that a file cannot be read."""
+    """Record that a file cannot be read."""
     location = place(f"broken{number}")
     problem = Problem(location.path, "decode", "damaged", "it is damaged", "copy it again")
     writer.catalog.fail_video(f"broken{number}", location, problem)
 
 
 def reworded(writer: Writer, number: int) -> None:
-    """Give a video other subtitles."""
+    """Change the subtitles of a video."""
     video_id = 10 * number + 4
     said = UnitTranscript(video_id, (Segment(0, 1, f"other words {number}", "sidecar"),), {video_id: axis(4)}, "")
     writer.catalog.update_transcript(
@@ -96,7 +94,7 @@ def reworded(writer: Writer, number: int) -> None:
 
 
 def vanished(writer: Writer, number: int) -> None:
-    """Miss a file, and find another one again."""
+    """Mark a file as missing, and restore another one."""
     with writer.catalog.transaction() as connection:
         mark_missing(connection, [f"/videos/old{10 * number + 5}".encode()], "2026-01-01")
         restore_missing(connection, [f"/videos/old{10 * number + 10}".encode()])

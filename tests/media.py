@@ -1,8 +1,8 @@
-"""Makes small videos with PyAV: shots of flat colours or gradients, tones, odd time stamps, subtitles, damage.
+"""Small videos made with PyAV: shots of flat colours or gradients, tones, odd time stamps, subtitles, damage.
 
     make_video(path, shots=[Shot("red", 2.0), Shot("blue", 3.0)], tone_hz=440)
 
-Everything is deterministic, and decodes on any FFmpeg build: the codec is MPEG-4 part 2 unless asked otherwise.
+Everything is deterministic and decodes on any FFmpeg build: the default codec is MPEG-4 part 2.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLOURS = {
 
 
 def media_folder(kind: str) -> Path:
-    """Return the folder of real media (`public`, `edge`); skips the test where there is none."""
+    """Return the folder of real media (`public`, `edge`); skips the test if it is missing."""
     root = os.environ.get("VFINDEX_TEST_MEDIA")
     if not root or not (Path(root) / kind).is_dir():
         pytest.skip("VFINDEX_TEST_MEDIA names no folder of real media")
@@ -86,12 +86,12 @@ def shot_frames(shots: Sequence[Shot], fps: float, width: int, height: int) -> l
 
 @dataclass(frozen=True)
 class Spec:
-    """What `make_video` makes; times in seconds, sizes in pixels.
+    """The parameters of `make_video`; times in seconds, sizes in pixels.
 
     keyframe_s: distance of keyframes. times_s: presentation times instead of a constant rate. start_s: added to all
-    times. tone_hz: one tone a channel, 0 is silence; None no sound. tone_s: how long the sound is, None: as the video.
-    tone_gap_s: from when to when nothing is stored. aspect: of a pixel. rotation_deg: counter-clockwise turn that a
-    player must make (MP4 and MOV). text: subtitles as (start_s, end_s, text).
+    times. tone_hz: one tone per channel, 0: silence; None: no audio. tone_s: duration of the audio, None: of the video.
+    tone_gap_s: span without audio packets. aspect: of a pixel. rotation_deg: counter-clockwise rotation by the player
+    (MP4 and MOV). text: subtitles as (start_s, end_s, text).
     """
 
     shots: Sequence[Shot] = (Shot("red"), Shot("blue"))
@@ -140,7 +140,7 @@ def _video_stream(container: Any, spec: Spec) -> Any:
     )
     video.width, video.height, video.pix_fmt = spec.width, spec.height, spec.pix_fmt
     context = video.codec_context
-    # Some codecs and containers know no other times than multiples of the frame time.
+    # Some codecs and containers only support multiples of the frame duration.
     rigid = spec.codec.startswith(("mpeg1", "mpeg2")) or container.name.endswith(".avi")
     context.time_base = 1 / Fraction(spec.fps).limit_denominator(1001) if rigid else TIME_BASE
     context.gop_size = max(1, round(spec.keyframe_s * spec.fps))
@@ -192,7 +192,7 @@ def _encode_audio(container: Any, audio: Any, spec: Spec, end_s: float) -> None:
 
 def _write_text(container: Any, spec: Spec) -> None:
     stream = container.add_stream(spec.text_codec)
-    stream.codec_context.subtitle_header = ASS_HEADER  # every text encoder wants one, also where it stores none
+    stream.codec_context.subtitle_header = ASS_HEADER  # every text encoder needs one, even if it stores none
     stream.codec_context.time_base = stream.time_base = TIME_BASE
     for start_s, end_s, text in spec.text:
         data = text.encode()
@@ -211,7 +211,7 @@ def truncate(source: Path, target: Path, share: float) -> Path:
 
 
 def overwrite(source: Path, target: Path, change: Callable[[bytearray], None]) -> Path:
-    """Write a copy of `source` whose bytes `change` has altered; returns `target`."""
+    """Write a copy of `source` with its bytes altered by `change`; returns `target`."""
     data = bytearray(source.read_bytes())
     change(data)
     target.write_bytes(data)

@@ -3,7 +3,7 @@
     python tests/mutants.py [--all]
 
 prints one JSON object, mutation -> names of the tests that fail. Only the test that should fail runs, or its whole file
-with `--all`. All mutations share one process, so that everything is imported once.
+with `--all`. All mutations share one process, so imports run once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from vfindex.search.rank.rrf import ReciprocalRanks
 
 HERE = Path(__file__).resolve().parent / "search"
 CALIBRATED = "calibration/test_fit.py::test_reliable_modalities_give_correct_labels"
-NOTHING: Callable[..., None] = lambda *_, **__: None  # noqa: E731  # the shortest of many
+NOTHING: Callable[..., None] = lambda *_, **__: None  # noqa: E731  # the shortest form
 
-# Name -> what is replaced (owner, attribute, replacement), and the test that must fail.
+# Name -> replacement (owner, attribute, value), and the test that must fail.
 Mutation = tuple[Any, str, Any]
 MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     "the best frame counts nothing": (
@@ -113,7 +113,7 @@ class Failures:
 
 
 def failing(node: str) -> list[str]:
-    """Return the names of those tests of a file, or of the one test of it that is named, that fail."""
+    """Return the names of the failing tests of a file, or of its named test."""
     failures = Failures()
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--no-header", "--tb=no"]
     pytest.main([str(HERE / node), *options], plugins=[failures])
@@ -121,7 +121,7 @@ def failing(node: str) -> list[str]:
 
 
 def main() -> None:
-    """Run each mutation's test; pytest's own words go to standard error."""
+    """Run each mutation's test; pytest's output goes to standard error."""
     sys.stdout, out = sys.stderr, sys.stdout
     noticed: dict[str, list[str]] = {}
     for name, ((owner, attribute, replacement), node) in MUTATIONS.items():

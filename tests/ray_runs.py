@@ -1,4 +1,4 @@
-"""`vfindex` with Ray as a user runs it, with a mark by which all its processes are known, wherever they hang."""
+"""Runs `vfindex` with Ray in its own process, with a mark in the environment that identifies all its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE_S = 200
 
 
 def short_videos(folder: Path) -> Path:
-    """Put a few short real videos into a new folder, no two alike; skips the test where there are none."""
+    """Copy a few different short real videos into a new folder; skips the test if there are none."""
     folder.mkdir()
     for name in SHORT:
         shutil.copy(media_folder("public") / "videos" / name, folder)
@@ -29,7 +29,7 @@ def short_videos(folder: Path) -> Path:
 
 
 class RayRun:
-    """A command under way. library: the one it is to use."""
+    """A running command. library: the one that it uses."""
 
     def __init__(self, cache: Path, library: Path, *arguments: object) -> None:
         self.library = library
@@ -44,7 +44,7 @@ class RayRun:
         return self.process.returncode, out.decode(), err.decode()
 
     def left(self, patience_s: float = 20.0) -> list[int]:
-        """Return the processes that are left of it after some time."""
+        """Return its remaining processes after some time."""
         until = time.monotonic() + patience_s
         while (found := marked(self.mark)) and time.monotonic() < until:
             time.sleep(0.2)
@@ -52,12 +52,12 @@ class RayRun:
 
 
 def marked(mark: str) -> list[int]:
-    """Return the processes that were started with this mark in their environment, and run."""
+    """Return the running processes with this mark in their environment."""
     return knowing(f"{MARK}={mark}")
 
 
 def knowing(variable: str) -> list[int]:
-    """Return the processes that run and were started with this in their environment."""
+    """Return the running processes with this entry in their environment."""
     wanted = os.fsencode(variable)
     found = []
     for folder in Path("/proc").iterdir():
@@ -69,7 +69,7 @@ def knowing(variable: str) -> list[int]:
 
 
 def listening(mark: str) -> set[str]:
-    """Return the local addresses, as /proc/net/tcp writes them, on which marked processes listen."""
+    """Return the local addresses, as in /proc/net/tcp, on which marked processes listen."""
     sockets = set()
     for pid in marked(mark):
         with suppress(OSError):
@@ -86,7 +86,7 @@ def listening(mark: str) -> set[str]:
 
 
 def workers(mark: str, name: str) -> list[int]:
-    """Return the marked workers of Ray whose title holds this name."""
+    """Return the marked Ray workers with this name in their title."""
     found = []
     for pid in marked(mark):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What tests ask of a Decoder: all that a reading gives, or the refusal."""
+"""Helpers for tests of the Decoder: the whole result of a read, or its error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(
 
 
 def sound_of(decoder: Decoder, path: Path | bytes) -> int | None:
-    """Return the index of a file's sound, as an indexing run would choose it."""
+    """Return the index of the audio stream that a run would choose."""
     track = choose_track(decoder.probe(os.fsencode(path)).audio, None)
     return None if track is None else track.index
 

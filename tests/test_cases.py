@@ -1,4 +1,4 @@
-"""Small files made after what users of other systems reported: their pictures, clocks and sound.
+"""Small files that reproduce bug reports of other systems: frames, clocks and audio.
 
 Those about subtitles, names and folders are in `test_cases_text.py`.
 """
@@ -27,7 +27,7 @@ def clip_starts(found: Case) -> list[float]:
     return [clip["start_s"] for clip in found.shown["clips"]]
 
 
-def test_two_recordings_joined_go_on_on_one_clock(case: Ingest) -> None:
+def test_two_joined_recordings_share_one_clock(case: Ingest) -> None:
     found = case("c05a_two_recordings_joined.ts")
     assert is_whole(found)
     clips = found.shown["clips"]
@@ -46,7 +46,7 @@ def test_a_clock_that_wraps_starts_at_zero(case: Ingest) -> None:
     assert found.hits("--like", f"{found.path}@0:02")
 
 
-def test_stereo_of_which_one_side_is_inverted_is_understood(case: Ingest) -> None:
+def test_stereo_with_an_inverted_side_is_recognised(case: Ingest) -> None:
     found = case("c06_antiphase.mp4")
     assert {"wizard", "curtain"} <= set(found.transcript.split())
 
@@ -64,13 +64,13 @@ def test_the_track_that_moves_is_indexed(case: Ingest) -> None:
     assert (found.shown["duration_s"], found.shown["codec"]) == (pytest.approx(12.0, abs=0.1), "h264")
 
 
-def test_sound_in_a_language_that_the_model_knows_is_recognised(case: Ingest) -> None:
+def test_audio_in_a_supported_language_is_recognised(case: Ingest) -> None:
     found = case("c13_dual_audio.mkv")
     assert is_whole(found)
     assert {segment["language"] for segment in found.shown["transcript"]} == {"en"}
 
 
-def test_sound_in_another_language_is_left_alone(tmp_path: Path, models_cache: Path) -> None:
+def test_audio_in_another_language_is_skipped(tmp_path: Path, models_cache: Path) -> None:
     source = tmp_path / "videos"
     source.mkdir()
     german = source / "german.mkv"
@@ -88,7 +88,7 @@ def test_sound_in_another_language_is_left_alone(tmp_path: Path, models_cache: P
     assert "its sound is marked as de, the speech model knows en alone" in found.shown["coverage"][0]["speech"]
 
 
-def test_sound_that_cannot_be_decoded_makes_a_video_partial(tmp_path: Path, models_cache: Path) -> None:
+def test_undecodable_audio_makes_a_video_partial(tmp_path: Path, models_cache: Path) -> None:
     source = tmp_path / "videos"
     source.mkdir()
     path = source / "mute.mkv"
@@ -120,7 +120,7 @@ def test_sound_that_cannot_be_decoded_makes_a_video_partial(tmp_path: Path, mode
     assert "its sound could not be decoded" in found.shown["coverage"][0]["speech"]
 
 
-def test_sound_that_begins_late_keeps_its_times(case: Ingest) -> None:
+def test_audio_that_begins_late_keeps_its_times(case: Ingest) -> None:
     found = case("c14a_audio_starts_6s_late.mp4")
     assert is_whole(found)
     assert found.shown["transcript"][0]["start_s"] == pytest.approx(6.3, abs=0.3)
@@ -135,11 +135,11 @@ def test_a_sidecar_belongs_to_a_container_that_starts_late(case: Ingest) -> None
     assert any("speech" in clip["modalities"] for clip in found.shown["clips"])
 
 
-def test_flashes_of_cameras_are_no_cuts(case: Ingest) -> None:
+def test_camera_flashes_are_not_cuts(case: Ingest) -> None:
     assert len(case("c19a_flashes.mp4").shown["clips"]) == 1
 
 
-def test_talk_in_the_centre_channel_is_recognised(case: Ingest) -> None:
+def test_speech_in_the_centre_channel_is_recognised(case: Ingest) -> None:
     assert "wizard" in case("c22_surround_centre.mkv").transcript
 
 
@@ -148,7 +148,7 @@ def test_a_slow_transition_is_a_boundary(case: Ingest, name: str) -> None:
     assert any(abs(start_s - 6.0) <= 1.5 for start_s in clip_starts(case(name)))
 
 
-def test_pictures_that_change_their_size_keep_their_shape(case: Ingest) -> None:
+def test_frames_that_change_size_keep_their_aspect(case: Ingest) -> None:
     from PIL import Image
 
     found = case("c28_rotating_screen.ts")
@@ -180,7 +180,7 @@ def test_small_files_found_by_mutation_are_indexed(
     assert told is None if problem is None else problem in told
 
 
-def test_a_length_that_nothing_supports_is_told(tmp_path: Path, models_cache: Path) -> None:
+def test_an_unsupported_duration_is_reported(tmp_path: Path, models_cache: Path) -> None:
     source = tmp_path / "videos"
     source.mkdir()
     name = "F2_avi_scalemax.avi"
@@ -189,7 +189,7 @@ def test_a_length_that_nothing_supports_is_told(tmp_path: Path, models_cache: Pa
     assert "its header claims 130996502467 s, its frames end at 59.0 s" in found.shown["coverage"][0]["visual"]
 
 
-def test_a_last_picture_that_stays_is_no_damage(tmp_path: Path, models_cache: Path) -> None:
+def test_a_last_frame_that_stays_is_not_damage(tmp_path: Path, models_cache: Path) -> None:
     source = tmp_path / "videos"
     source.mkdir()
     shutil.copyfile(media_folder("public") / "videos" / "v104.mp4", source / "v104.mp4")

@@ -1,6 +1,6 @@
-"""Small files made after what users of other systems reported: their subtitles, names, descriptions and folders.
+"""Small files that reproduce bug reports of other systems: subtitles, names, descriptions and folders.
 
-Those about pictures, clocks and sound are in `test_cases.py`. All are ingested in one run, without speech recognition.
+Those about frames, clocks and audio are in `test_cases.py`. All are ingested in one run, without speech recognition.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def said(cases: Case, name: str) -> list[tuple[float, float, str, str]]:
 
 
 def note(cases: Case, name: str) -> dict[str, str]:
-    """Return code -> reason of what the report says of a sidecar."""
+    """Return code -> reason of the report's notes on a sidecar."""
     notes = [row for row in cases.report["notes"] if os.path.basename(row["path"]) == name]
     return {row["code"]: row["reason"] for row in notes}
 
 
-def test_every_case_is_indexed_whole(cases: Case) -> None:
+def test_every_case_is_indexed_fully(cases: Case) -> None:
     assert cases.report["partial"] == cases.report["failed"] == []
     assert cases.report["indexed"] == len(NAMES) + len(EMPTY_TRACKS)
 
@@ -65,7 +65,7 @@ def test_a_track_without_a_usable_cue_gives_no_subtitles(cases: Case, name: str)
     assert (shown(cases, name)["state"], said(cases, name)) == ("indexed", [])
 
 
-def test_a_flight_log_is_no_speech(cases: Case) -> None:
+def test_a_flight_log_is_not_speech(cases: Case) -> None:
     document = shown(cases, "c01b_drone_mini.MP4")
     assert document["transcript"] == []
     assert "c01b_drone_mini.SRT: not used, it holds a flight log" in document["coverage"][0]["speech"]
@@ -94,7 +94,7 @@ def test_the_full_track_wins(cases: Case) -> None:
         ("c11_movie/c11.mp4", "en", "lighthouse keeper"),
     ],
 )
-def test_marks_of_names(cases: Case, name: str, language: str, words: str) -> None:
+def test_marks_in_names(cases: Case, name: str, language: str, words: str) -> None:
     found = said(cases, name)
     assert {row[2] for row in found} == {language}
     assert words in " ".join(row[3] for row in found)
@@ -103,7 +103,7 @@ def test_marks_of_names(cases: Case, name: str, language: str, words: str) -> No
 @pytest.mark.parametrize(
     ("name", "encoding", "language"), [("c04a_gbk", "gb18030", "zh"), ("c04b_cp1251", "cp1251", "ru")]
 )
-def test_legacy_encodings_read_as_written(cases: Case, name: str, encoding: str, language: str) -> None:
+def test_legacy_encodings_are_decoded(cases: Case, name: str, encoding: str, language: str) -> None:
     source = media_folder("cases") / f"{name}.{language}.srt"
     lines = [line for line in source.read_bytes().decode(encoding).splitlines() if line and not line.isascii()]
     found = said(cases, f"{name}.mp4")
@@ -126,7 +126,7 @@ def test_cues_that_end_too_early_or_too_late_are_kept(cases: Case) -> None:
     ]
 
 
-def test_system_folders_are_left_out_and_counted(cases: Case) -> None:
+def test_system_folders_are_skipped_and_counted(cases: Case) -> None:
     assert cases.report["left_out"] == {
         "AppleDouble file": 1,
         "preview folder": 1,
@@ -136,13 +136,13 @@ def test_system_folders_are_left_out_and_counted(cases: Case) -> None:
     assert shown(cases, "c17_disk/keep.mp4")["state"] == "indexed"
 
 
-def test_markup_is_no_words(cases: Case) -> None:
+def test_markup_is_not_indexed(cases: Case) -> None:
     for question in ("nofollow", "noopener", "href", "example.org"):
         assert not [hit for hit in cases.hits(f'"{question}"') if "c20" in hit["video"]]
     assert "c20" in cases.hits('"pottery with grandma & friends"')[0]["video"]
 
 
-def test_rolling_captions_are_said_once(cases: Case) -> None:
+def test_rolling_captions_are_kept_once(cases: Case) -> None:
     found = [(start_s, end_s, text) for start_s, end_s, _, text in said(cases, "c24_rolling.mp4")]
     assert found == [
         (0.16, 2.439, "welcome to the harbour"),

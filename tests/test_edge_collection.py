@@ -1,7 +1,7 @@
-"""The collection of odd and broken files, ingested as a user would: what each becomes, and what a second run does.
+"""The collection of odd and broken files, ingested by the command: the outcome of each, and of a second run.
 
-One library for all tests. Frames are those that the library keeps: counted by packets where only keyframes were
-decoded, which gives the same numbers on every file of the collection that decodes whole.
+One library for all tests. The number of frames is the library's: counted by packets if only keyframes were decoded,
+which is equal for every file of the collection that decodes fully.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vfindex.indexer.scan.walk import VIDEO_EXTENSIONS
 TIME_SLACK_S = 0.001  # the table rounds to milliseconds
 LISTS = ("partial", "failed", "skipped")
 NUMBERS = ("indexed", "unchanged", "moved")
-NAMED = "no_extension"  # a whole video that no folder's walk can tell from other files
+NAMED = "no_extension"  # a video whose name a directory walk cannot distinguish from other files
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Collection:
         return vfindex(self.cache, *arguments, "--library", str(self.library))
 
     def of(self, report: Mapping[str, Any], name: str) -> dict[str, str]:
-        """Return what a report says of a file: `how` it ended and, for lists, its row; {} if it is in no list."""
+        """Return a file's outcome in a report: `how` and, for lists, its row; {} if it is in no list."""
         path = str(self.folder / name)
         found = [{"how": how, **row} for how in LISTS for row in report[how] if row["path"] == path]
         assert len(found) <= 1, "a file ends in one way"
@@ -46,7 +46,7 @@ class Collection:
 
 
 def rows(*classes: str) -> list[dict[str, str]]:
-    """Return the table's rows of these classes, none where the collection is missing."""
+    """Return the table's rows of these classes, none if the collection is missing."""
     table = Path(os.environ.get("VFINDEX_TEST_MEDIA", "missing")) / "edge" / "edge.csv"
     if not table.is_file():
         return []
@@ -67,7 +67,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Collec
     folder = media_folder("edge").resolve()
     library = tmp_path_factory.mktemp("edge") / "library"
     paths = (str(folder), str(folder / NAMED))
-    # Without recognition, which would hear the same thirteen seconds in seven of the files: see the last test.
+    # Without speech recognition: seven of the files have the same thirteen seconds of audio, see the last test.
     options = ("--no-asr", "--workers", "3", "--json", "--library", str(library))
     first = vfindex(models_cache, "ingest", *paths, *options)
     return Collection(folder, library, models_cache, first)
@@ -91,12 +91,12 @@ def videos(edge: Collection) -> dict[str, dict[str, Any]]:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def test_every_file_ends_in_one_way(edge: Collection) -> None:
+def test_every_file_has_one_outcome(edge: Collection) -> None:
     report = edge.first.document()
     assert edge.first.code == 1, "what failed is told by the exit code"
     assert "Traceback" not in edge.first.err
     assert counts_add_up(report)
-    # The table itself and nothing else is passed over without a word: it is neither a video nor nearly one.
+    # Only the table itself is ignored silently: it is neither a video nor a near miss.
     assert report["found"] == len([p for p in edge.folder.iterdir() if p.name != "edge.csv"])
     for how in LISTS:
         for row in report[how]:
@@ -106,7 +106,7 @@ def test_every_file_ends_in_one_way(edge: Collection) -> None:
 
 
 @pytest.mark.parametrize("row", rows("decode"), ids=lambda row: row["file"])
-def test_what_decodes_is_indexed_as_measured(
+def test_decodable_files_are_indexed_as_measured(
     edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
 ) -> None:
     assert edge.of(edge.first.document(), row["file"]) == {}
@@ -123,7 +123,7 @@ def test_what_decodes_is_indexed_as_measured(
 
 
 @pytest.mark.parametrize("row", rows("reject"), ids=lambda row: row["file"])
-def test_what_is_no_video_is_not_indexed(
+def test_files_that_are_not_videos_are_not_indexed(
     edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
 ) -> None:
     told = edge.of(edge.first.document(), row["file"])
@@ -136,7 +136,7 @@ def test_what_is_no_video_is_not_indexed(
 
 
 @pytest.mark.parametrize("row", rows("decode_or_reject", "partial_or_reject"), ids=lambda row: row["file"])
-def test_what_may_go_either_way_goes_one(
+def test_ambiguous_files_have_one_outcome(
     edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
 ) -> None:
     how = edge.of(edge.first.document(), row["file"]).get("how", "indexed")
@@ -152,13 +152,13 @@ def test_what_may_go_either_way_goes_one(
 # --- afterwards -----------------------------------------------------------------------------------------------------
 
 
-def test_the_library_is_sound(edge: Collection) -> None:
+def test_the_library_verifies(edge: Collection) -> None:
     ran = edge.vfindex("verify", "--json")
     document = ran.document()
     assert (ran.code, document["clean"], document["problems"], document["notes"]) == (0, True, [], [])
 
 
-def test_a_second_run_opens_nothing_again(edge: Collection) -> None:
+def test_a_second_run_opens_no_file(edge: Collection) -> None:
     first = edge.first.document()
     ran = edge.vfindex("ingest", str(edge.folder), str(edge.folder / NAMED))
     assert ran.code == 1
@@ -173,7 +173,7 @@ def test_a_second_run_opens_nothing_again(edge: Collection) -> None:
             assert f"{how}: {row['path']}: [{row['stage']}] {row['reason']}; {row['next']}" in lines
 
 
-def test_what_is_named_and_no_video_has_failed(edge: Collection, tmp_path: Path) -> None:
+def test_a_named_file_that_is_not_a_video_fails(edge: Collection, tmp_path: Path) -> None:
     names = [row["file"] for row in rows("reject")]
     library = str(tmp_path / "library")
     paths = [str(edge.folder / name) for name in names]
@@ -187,7 +187,7 @@ def test_what_is_named_and_no_video_has_failed(edge: Collection, tmp_path: Path)
     assert (empty.code, empty.out) == (1, "") and empty.err.startswith("no match")
 
 
-def test_speech_without_subtitles_is_heard(edge: Collection, tmp_path: Path) -> None:
+def test_speech_without_subtitles_is_recognised(edge: Collection, tmp_path: Path) -> None:
     path, library = str(edge.folder / "moov_at_end.mp4"), str(tmp_path / "library")
     assert vfindex(edge.cache, "ingest", path, "--library", library).code == 0
     shown = vfindex(edge.cache, "show", path, "--json", "--library", library).document()
@@ -196,7 +196,7 @@ def test_speech_without_subtitles_is_heard(edge: Collection, tmp_path: Path) -> 
     assert "space" in " ".join(segment["text"] for segment in shown["transcript"])
 
 
-def test_the_collection_answers_questions(edge: Collection) -> None:
+def test_the_collection_answers_queries(edge: Collection) -> None:
     hits = edge.vfindex("search", "theora skeleton", "--json").document()["hits"]
     assert os.path.basename(hits[0]["video"]) == "theora_skeleton.ogv"
     assert {"theora", "skeleton"} <= {word.lower() for word in hits[0]["words"]}

@@ -1,4 +1,4 @@
-"""A disk that is full: a sentence, exit 1, nothing committed is lost, and the next run goes on."""
+"""Full disks: a sentence, exit 1, committed units stay, and the next run continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 
-# The query encoders, which are larger, lie elsewhere. All but FREE_KB is taken.
+# The query encoders, which are larger, are elsewhere. All but FREE_KB is used.
 DISK_KB, FREE_KB = 8192, 64
 LONGER_S = 20.0
 
@@ -36,9 +36,9 @@ def add_videos(videos: Path, count: int, length_s: float = 4.0) -> None:
 
 
 def limited(most_bytes: int, cache: Path, *arguments: object, when: str = "") -> Ran:
-    """Run `vfindex ARGUMENTS`; no file may grow beyond so many bytes, as on a disk without room.
+    """Run `vfindex ARGUMENTS` with a limit on file size, as on a full disk.
 
-    when: a method of Writer at whose first call that begins, at once if there is none.
+    when: the method of Writer whose first call starts the limit; None: from the beginning.
     """
     begin = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))"
     later = (
@@ -47,7 +47,7 @@ def limited(most_bytes: int, cache: Path, *arguments: object, when: str = "") ->
         f"Writer.{when} = limited\n"
     )
     code = f"import resource\n{later if when else begin}\nfrom vfindex.cli.app import main; main()"
-    # Python itself would keep halves of its modules' bytecode.
+    # Python would keep truncated bytecode of its modules.
     environment = os.environ | {"VFINDEX_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=230)
@@ -55,7 +55,7 @@ def limited(most_bytes: int, cache: Path, *arguments: object, when: str = "") ->
 
 
 def assert_nothing_is_lost(ran: Ran, library: Path, videos: Path, cache: Path) -> None:
-    """The command said a sentence, the library is sound, and the same command ends what it began."""
+    """Fail unless the command printed one sentence, the library verifies, and the same command completes the work."""
     assert ran.is_sentence() and "could not be written" in ran.err, ran
     assert verify(Library.open(library)).problems == []
     assert vfindex(cache, "search", "red", "--library", library).out.count("\n") >= 1
@@ -67,7 +67,7 @@ def assert_nothing_is_lost(ran: Ran, library: Path, videos: Path, cache: Path) -
     assert (result.problems, result.notes) == ([], [])
 
 
-def test_no_room_while_units_are_committed(tmp_path: Path, videos: Path, models_cache: Path) -> None:
+def test_a_full_disk_while_units_are_committed(tmp_path: Path, videos: Path, models_cache: Path) -> None:
     library = tmp_path / "library"
     ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
     add_videos(videos, count=2)
@@ -75,8 +75,8 @@ def test_no_room_while_units_are_committed(tmp_path: Path, videos: Path, models_
     assert_nothing_is_lost(ran, library, videos, models_cache)
 
 
-def test_no_room_for_the_joint_index(tmp_path: Path, videos: Path, models_cache: Path) -> None:
-    """All units are committed, each within the log's old length; only the new index is too long."""
+def test_a_full_disk_for_the_joint_index(tmp_path: Path, videos: Path, models_cache: Path) -> None:
+    """All units are committed, each within the log's old length; only the new index exceeds the limit."""
     library = tmp_path / "library"
     ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
     [index] = (library / "index").iterdir()
@@ -110,7 +110,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, videos: Path, models_cache: Path) -> None:
-    """The query encoders lie elsewhere, so that the disk is small; more room lets the same command end."""
+    """The query encoders are elsewhere, to keep the disk small; with more room the same command completes."""
     library = tmp_path / "library"
     ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
     query = (library / "query").rename(tmp_path / "query")

@@ -15,7 +15,7 @@ BENCH = Path(__file__).parent / "bench" / "fuzz.py"
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc and subreapers are Linux's")
 @pytest.mark.parametrize("counts", [(30, 0, 0), (0, 30, 0), (0, 0, 6)], ids=["media", "sidecars", "libraries"])
-def test_nothing_breaks_a_command(models_cache: Path, counts: tuple[int, int, int]) -> None:
+def test_no_input_breaks_a_command(models_cache: Path, counts: tuple[int, int, int]) -> None:
     numbers = [word for pair in zip(("--media", "--sidecars", "--libraries"), counts, strict=True) for word in pair]
     command = [sys.executable, os.fspath(BENCH), "--seed", "1", "--cache", os.fspath(models_cache), *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=890)

@@ -1,4 +1,4 @@
-"""Files, names, words and decoders that mean harm, met through the real command line."""
+"""Hostile files, names, texts and decoders, through the real command line."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ QUESTIONS = ("it's", "C++", "-foo", "a AND", "*", "NEAR(", "\x1b[31m")
 
 
 def made(path: Path, seed: int, *, length_s: float = 1.0, **options: Any) -> Path:
-    """Write a small video that no other number gives."""
+    """Write a small video, different for every number."""
     colours = ("red", "green", "blue", "yellow", "white")
     return make_video(path, shots=[Shot(colours[seed % 5], length_s + seed * 0.04)], **options)
 
 
 @dataclass(frozen=True)
 class Trap:
-    """A folder of hostile things, the library made of it, and what the run said; `canaries`: what must stay unread."""
+    """A folder of hostile files, its library, and the output of the run; `canaries`: files that must stay unread."""
 
     folder: Path
     library: Path
@@ -67,7 +67,7 @@ class Trap:
         return {os.path.basename(os.fsencode(row["path"])): row for row in rows}
 
     def touched(self) -> list[str]:
-        """Return which canaries were read, and whether anyone called."""
+        """Return which canaries were read, and whether a connection arrived."""
         found = [path.name for path in self.canaries if path.stat().st_atime_ns]
         try:
             self.server.accept()
@@ -91,7 +91,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterat
             (folder / f"{kind}.mp4").write_text(filled)
             (folder / f"list.{kind}").write_text(filled)
         _make_oddities(folder)
-        unix.bind(os.path.relpath(folder / "socket.mp4"))  # an absolute one may be too long for a socket
+        unix.bind(os.path.relpath(folder / "socket.mp4"))  # an absolute path may be too long for a socket
         for path in canaries:  # reading would renew the time of access, as it is older than the change
             os.utime(path, ns=(0, time.time_ns()))
         library = root / "library"
@@ -132,7 +132,7 @@ def test_playlists_are_refused_and_nothing_in_them_is_opened(trap: Trap) -> None
     assert trap.touched() == []
 
 
-def test_what_is_no_file_is_told_and_not_waited_for(trap: Trap) -> None:
+def test_special_files_are_reported_and_never_block(trap: Trap) -> None:
     failed = trap.ended("failed")
     assert {failed[name]["code"] for name in (b"pipe.mp4", b"socket.mp4")} == {"not_regular"}
     assert not {b"loop", b"itself.mp4"} & set(failed), "links in a folder are passed over"
@@ -145,7 +145,7 @@ def test_what_is_no_file_is_told_and_not_waited_for(trap: Trap) -> None:
     assert again.document()["found"] == report["found"], "a folder named three ways is walked once"
 
 
-def test_all_that_can_be_is_indexed(trap: Trap) -> None:
+def test_every_readable_file_is_indexed(trap: Trap) -> None:
     report = trap.first.document()
     assert report["indexed"] == 2 + len(NAMES)
     assert {name: row["stage"] for name, row in trap.ended("partial").items()} == {
@@ -163,7 +163,7 @@ def is_harmless(text: str) -> bool:
     return all(char.isprintable() or char == "\n" for char in text.replace("\t", "\n"))
 
 
-def test_hostile_words_are_shown_and_not_obeyed(trap: Trap) -> None:
+def test_hostile_text_is_shown_and_not_interpreted(trap: Trap) -> None:
     shown = trap.vfindex("show", "said.mp4")
     assert shown.code == 0 and is_harmless(shown.out) and shown.err == ""
     assert "xylophone" in shown.out and "[red]plays[/red]" in shown.out and "zeppelin" in shown.out
@@ -177,7 +177,7 @@ def test_hostile_words_are_shown_and_not_obeyed(trap: Trap) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_is_shown(trap: Trap, name: bytes) -> None:
+def test_any_file_name_is_shown(trap: Trap, name: bytes) -> None:
     shown = trap.vfindex("show", "--json", "--", name)
     assert shown.code == 0
     assert os.path.basename(os.fsencode(shown.document()["video"])) == name
@@ -185,7 +185,7 @@ def test_any_name_is_shown(trap: Trap, name: bytes) -> None:
     assert plain.code == 0 and is_harmless(plain.out)
 
 
-def test_any_name_is_removed_and_indexed_again(trap: Trap) -> None:
+def test_any_file_name_is_removed_and_indexed_again(trap: Trap) -> None:
     names = NAMES[:3]
     for name in names:
         removed = trap.vfindex("remove", "--", name)
@@ -197,14 +197,14 @@ def test_any_name_is_removed_and_indexed_again(trap: Trap) -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: ascii(q[:9]))
-def test_any_question_gives_hits(trap: Trap, question: str) -> None:
+def test_any_query_gives_hits(trap: Trap, question: str) -> None:
     found = trap.vfindex("search", "--json", "--", question)
     assert (found.code, found.err) == (0, "")
     assert found.document()["query"] == question
     assert found.document()["hits"]
 
 
-def test_a_quotation_that_never_ends_is_pointed_at(trap: Trap) -> None:
+def test_an_unclosed_quotation_is_pointed_at(trap: Trap) -> None:
     asked = trap.vfindex("search", "--", 'red "door')
     assert (asked.code, asked.out) == (1, "")
     assert asked.err.splitlines()[:2] == ['  red "door', "      ^"]
@@ -238,14 +238,14 @@ worker.main()
 ENDS = {
     "hangs early": "timeout",
     "hangs late": "timeout",
-    "spins late": "cpu or timeout",  # whichever a busy machine comes to first
+    "spins late": "cpu or timeout",  # whichever comes first on a busy machine
     "hoards late": "memory",
     "grows early": "memory",
     "crashes late": "crashed",
 }
 
 
-def test_bad_decoders_cost_one_file_each(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_decoder_costs_one_file(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "videos").mkdir()
     names = [*ENDS, "good", "good too"]
     for number, name in enumerate(names):
@@ -253,7 +253,7 @@ def test_bad_decoders_cost_one_file_each(tmp_path: Path, models_cache: Path, mon
     limits = Limits(memory_bytes=1 << 30, idle_s=6.0, cpu_base_s=2.0, cpu_per_mb_s=0.0, wall_factor=20.0)
     command = [sys.executable, "-P", "-c", CHILD, str(limits.memory_bytes)]
     monkeypatch.setattr(local, "Decoder", lambda: Decoder(limits, command))
-    monkeypatch.setattr(retry_policy, "USUAL_ATTEMPTS", 1)  # the further one takes time and shows nothing new
+    monkeypatch.setattr(retry_policy, "USUAL_ATTEMPTS", 1)  # the third attempt takes time and shows nothing new
     settings = RunSettings(cache=models_cache, workers=3, asr=False)
     videos = [os.fsencode(tmp_path / "videos")]
     report = ingest(tmp_path / "library", videos, settings)
@@ -272,7 +272,7 @@ def test_bad_decoders_cost_one_file_each(tmp_path: Path, models_cache: Path, mon
     assert (again.unchanged, len(again.failed)) == (2, len(ENDS)), "what is quarantined is not opened again"
 
 
-def test_subtitles_that_cannot_be_read_cost_only_themselves(
+def test_unreadable_subtitles_do_not_cost_their_video(
     tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: Decoder, path: bytes, __: int) -> list[tuple[float, float, str]]:

@@ -1,4 +1,4 @@
-"""Too few open files, too little memory: a sentence that names the limit, whatever the command."""
+"""Limits on open files and memory: every command names the limit in a sentence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Pat
     ("limit", "value"),
     [("RLIMIT_NOFILE", 12), ("RLIMIT_NOFILE", 24), ("RLIMIT_AS", 200 << 20), ("RLIMIT_AS", 350 << 20)],
 )
-def test_no_command_meets_a_limit_with_a_traceback(library: Path, models_cache: Path, limit: str, value: int) -> None:
+def test_no_command_prints_a_traceback_at_a_limit(library: Path, models_cache: Path, limit: str, value: int) -> None:
     def bounded() -> None:
         resource.setrlimit(getattr(resource, limit), (value, value))
 

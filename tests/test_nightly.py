@@ -1,4 +1,4 @@
-"""What docs/nightly.md gives to systemd and cron: files that systemd takes, commands that exist as written."""
+"""The systemd and cron files of docs/nightly.md: systemd accepts them, and their commands exist."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ VFINDEX = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()
 
 
 def block(after: str) -> str:
-    """Return the first indented block behind a text of the page."""
+    """Return the first indented block after a text of the page."""
     found = re.search(r"\n\n((?:    .*\n|\n)+)", PAGE[PAGE.index(after) :])
     assert found
     return re.sub(r"^    ", "", found[1], flags=re.M)
 
 
 def commands() -> list[list[str]]:
-    """Return the arguments of every `vfindex` that the service and the line of cron run."""
+    """Return the arguments of every `vfindex` in the service and the crontab line."""
     lines = re.findall(r"^ExecStart=(.*)", block("vfindex.service`:"), re.M)
     minute, hour, *days, line = block("## With cron").strip().split(maxsplit=5)
     assert (minute, hour, days) == ("0", "1", ["*", "*", "*"]) and "%" not in line, "cron ends a command at %"
@@ -40,7 +40,7 @@ def test_the_commands_exist_as_written() -> None:
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
-def test_systemd_takes_the_files(tmp_path: Path) -> None:
+def test_systemd_accepts_the_files(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd-analyze is not here")

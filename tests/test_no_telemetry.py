@@ -1,7 +1,7 @@
-"""Ingest, search and Ray where no network is: no name is looked up, nobody is called, the user's home stays empty.
+"""Ingest, search and Ray without a network: no DNS lookups, no connections, and the user's home stays empty.
 
-onnxruntime 1.32 asks for a vendor's host and writes a device id and a database into the user's cache; Ray starts a
-process that asks clouds' metadata hosts, and writes a token into the user's home.
+onnxruntime 1.32 looks up a vendor's host and writes a device id and a database into the user's cache; Ray starts a
+process that queries the metadata hosts of clouds, and writes a token into the user's home.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OTHER_WISHES = {"ORT_DISABLE_TELEMETRY": "0", "RAY_USAGE_STATS_ENABLED": "1", "H
 
 
 def environment(home: Path, cache: Path) -> dict[str, str]:
-    """Return this process's environment with an empty home, without vendors' switches or folders of the user's."""
+    """Return this process's environment with an empty home, without vendors' switches and user folders."""
     home.mkdir()
     kept = {
         name: value
@@ -39,7 +39,7 @@ def assert_nothing_left(seen: Seen, home: Path) -> None:
 
 
 @pytest.mark.parametrize("runner", ["local", "ray"])
-def test_ingest_and_search_call_nobody(tmp_path: Path, models_cache: Path, runner: str) -> None:
+def test_ingest_and_search_make_no_connections(tmp_path: Path, models_cache: Path, runner: str) -> None:
     (tmp_path / "videos").mkdir()
     for name, colour in (("a", "red"), ("b", "blue")):
         make_video(tmp_path / "videos" / f"{name}.mp4", shots=[Shot(colour, 2.0), Shot("green", 2.0)], tone_hz=440)
@@ -47,12 +47,12 @@ def test_ingest_and_search_call_nobody(tmp_path: Path, models_cache: Path, runne
     alone = environment(home, models_cache)
     ingest = [*COMMAND, "ingest", str(tmp_path / "videos"), "--runner", runner, *library]
     assert_nothing_left(unplugged(ingest, alone, 230), home)
-    # A search sends what it has to say when it ends: asked twice, as an identity is made by the first.
+    # Telemetry is sent at the end of a search. Two searches, because the first creates an identity.
     for question in ("a red wall", "something green"):
         assert_nothing_left(unplugged([*COMMAND, "search", question, *library], alone, 120), home)
 
 
-def test_the_watch_sees_lookups_and_connections(tmp_path: Path) -> None:
+def test_the_monitor_records_lookups_and_connections(tmp_path: Path) -> None:
     code = (
         "import socket\n"
         "for host in ('telemetry.example', '192.0.2.1'):\n"

@@ -1,4 +1,4 @@
-"""Pipes, links and empty names where a file is expected, and homes that are not there: sentences, and no waiting."""
+"""Pipes, links and empty names in place of files, and missing homes: one sentence, and no blocking."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def library(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "lib", tmp_path / "lib"))
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_special_files_never_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "socket"))
@@ -52,7 +52,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["current", "library.db", "library.db-wal", "library.json", "index", "meta.json"])
-def test_a_pipe_in_a_library_is_not_waited_for(library: Path, models_cache: Path, name: str) -> None:
+def test_a_pipe_in_a_library_never_blocks(library: Path, models_cache: Path, name: str) -> None:
     path = {
         "index": next((library / "index").iterdir()),
         "meta.json": next(library.glob("query/*/meta.json")),
@@ -66,7 +66,7 @@ def test_a_pipe_in_a_library_is_not_waited_for(library: Path, models_cache: Path
             assert ran.is_sentence() and path.name in ran.err, command
 
 
-def test_a_pipe_where_a_new_file_is_written_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_an_output_file_never_blocks(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a.mp4", [clip(visual=axis(0))])
@@ -76,7 +76,7 @@ def test_a_pipe_where_a_new_file_is_written_is_not_waited_for(tmp_path: Path) ->
     assert [path.name for path in tmp_path.rglob("*.part")] == []
 
 
-def test_a_pipe_among_the_arguments_is_not_waited_for(library: Path, models_cache: Path, tmp_path: Path) -> None:
+def test_a_pipe_as_an_argument_never_blocks(library: Path, models_cache: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for command in (
         ("search", "--image", tmp_path / "pipe"),
@@ -91,7 +91,7 @@ def test_a_pipe_among_the_arguments_is_not_waited_for(library: Path, models_cach
         assert "pipe" in ran.err
 
 
-def test_an_empty_path_is_not_the_folder_one_stands_in(library: Path, models_cache: Path, tmp_path: Path) -> None:
+def test_an_empty_path_is_not_the_working_folder(library: Path, models_cache: Path, tmp_path: Path) -> None:
     for command in (("ingest", ""), ("retry", ""), ("remove", ""), ("show", "")):
         ran = vfindex(models_cache, *command, "--library", library, cwd=tmp_path)
         assert (ran.code, ran.err) == (
@@ -147,7 +147,7 @@ def test_a_name_that_is_too_long_is_a_sentence(tmp_path: Path, models_cache: Pat
 
 # --- homes ----------------------------------------------------------------------------------------------------------
 
-# What Python runs first: as for a user id that no file knows.
+# Run first by Python: a user id without an entry.
 NOBODY = "import pwd\ndef unknown(*_): raise KeyError('uid not found')\npwd.getpwuid = pwd.getpwnam = unknown\n"
 
 
@@ -175,6 +175,6 @@ def test_without_a_home(made: Path, tmp_path: Path, home: str | None) -> None:
     assert code == 0 and "1 unchanged" in out, err
     own = tmp_path / "tmp" / f"vfindex-{os.getuid()}"
     assert own.stat().st_mode & 0o777 == 0o700
-    own.chmod(0o777)  # anybody could have put models there
+    own.chmod(0o777)  # anyone could have put models there
     code, out, err = run("models", "list")
     assert code == 1 and "VFINDEX_CACHE" in err

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: arrows between packages, homes of libraries, packaging, sizes, versions."""
+"""Rules of the project: imports between packages, homes of libraries, packaging, sizes, versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "search": {"search", "storage"},
     "storage": {"storage"},
 }
-# Heavy or delicate libraries, and the only files that may import them.
+# Heavy libraries, and the only files that may import them.
 HOMES = {
     "av": ("indexer/media/*.py", "cli/demo_media.py"),
     "charset_normalizer": ("indexer/speech/text_encoding.py",),
@@ -68,7 +68,7 @@ UNKNOWN_TO_SEARCH = {
 # What vfindex/__init__.py itself defines: for every package.
 PACKAGE = ("__version__", "TELEMETRY_OFF")
 MAX_LINES = 450
-# The rooms of each package, top to bottom: a room or a module imports only what stands below it, or its own room.
+# The rooms of each package, top to bottom: a module imports only from rooms below it, or from its own.
 ROOMS = {
     "cli": (
         *("entry", "app", "commands", "removal", "run", "demo_media", "render"),
@@ -105,13 +105,13 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_arrows_between_the_packages(path: Path) -> None:
+def test_imports_between_packages(path: Path) -> None:
     siblings = {name.split(".")[1] for name in imported_modules(path) if name.startswith("vfindex.")} - set(PACKAGE)
     assert siblings <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
 
 
 def own_imports(path: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the line and the file of each import of one of our modules, inside functions too."""
+    """Yield line and file of each import of a vfindex module, including those inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vfindex."):
             base = ROOT.joinpath(*str(node.module).split(".")[1:])
@@ -122,7 +122,7 @@ def own_imports(path: Path) -> Iterator[tuple[int, Path]]:
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.stem != "__init__"], ids=relative)
-def test_rooms_import_only_what_stands_below_them(path: Path) -> None:
+def test_rooms_import_only_rooms_below_them(path: Path) -> None:
     package, room = path.relative_to(ROOT).with_suffix("").parts[:2]
     order = ROOMS[package]
     assert room in order, f"{relative(path)}: not one of the rooms of {package}/"
@@ -135,11 +135,11 @@ def test_rooms_import_only_what_stands_below_them(path: Path) -> None:
     assert not upward
 
 
-def test_no_files_import_one_another_in_a_circle() -> None:
+def test_no_import_cycles() -> None:
     graph = {path: {target for _, target in own_imports(path)} for path in SOURCES if path.stem != "__init__"}
     while leaves := {path for path, targets in graph.items() if not targets & graph.keys()}:
         graph = {path: targets for path, targets in graph.items() if path not in leaves}
-    while roots := graph.keys() - set().union(*graph.values()):  # what only leads into a circle
+    while roots := graph.keys() - set().union(*graph.values()):  # modules that only lead into a circle
         graph = {path: targets for path, targets in graph.items() if path not in roots}
     assert not [
         f"{relative(path)}:{line}: imports {relative(target)}"
@@ -153,7 +153,7 @@ FOLDERS = sorted({path.parent for path in SOURCES if path.parent.parent != ROOT}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=relative)
-def test_a_room_holds_what_one_can_overlook(folder: Path) -> None:
+def test_a_room_has_3_to_14_modules(folder: Path) -> None:
     modules = [path.name for path in folder.glob("*.py") if path.stem != "__init__"]
     assert len(modules) in MODULES_A_ROOM or relative(folder) == ONE_A_COMMAND, f"{relative(folder)}: {len(modules)}"
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
@@ -217,7 +217,7 @@ def test_every_folder_with_python_files_is_packaged() -> None:
     assert all((ROOT / folder / "py.typed").exists() for folder in folders)
 
 
-def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
+def test_the_wheel_contains_one_package(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling builds the wheel: pip install hatchling")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
@@ -235,12 +235,12 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     assert done.stdout.split() == [VERSION, f"['{wheel}/vfindex']", "vfindex.search.engine"]
 
 
-def test_the_changelog_knows_the_version() -> None:
+def test_the_changelog_has_the_version() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert headings[0] == VERSION or headings[:2] == ["Unreleased", VERSION]
 
 
-def test_the_readme_holds_the_two_set_up_commands() -> None:
+def test_the_readme_has_the_two_set_up_commands() -> None:
     fences = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     first, second = (fence.strip() for fence in fences if fence.startswith("python3 -m venv "))
     assert first == "python3 -m venv .venv && .venv/bin/pip install '.[all,lite]' && .venv/bin/vfindex demo"

@@ -1,4 +1,4 @@
-"""README and docs say what the code says: the Python in it runs, every number its constant."""
+"""README and docs agree with the code: their Python runs, their numbers are those of constants."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_the_python_of_the_readme_runs(
     assert capsys.readouterr().out.startswith("1 b'/videos/dog.mp4' 0.0 5.0 ")
 
 
-def test_the_run_of_the_readme_asks_the_demo_s_questions() -> None:
+def test_the_run_of_the_readme_has_the_demo_s_queries() -> None:
     for question in QUESTIONS:
         shown = re.search(rf'^"{re.escape(question.text)}" \({question.modality}\)\n  1\. (\S+) ', README, re.M)
         assert shown, f"README.md does not show the answer to {question.text!r}"
         assert shown[1] == question.expected
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,4 +1,4 @@
-"""Files of a library that a power cut or a bad disk has cut or zeroed: told by verify, made sound again by repair."""
+"""Files of a library truncated or zeroed by a power cut or a bad disk: verify finds them, repair restores them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def library(made: Path, tmp_path: Path) -> Path:
 
 
 def repaired(folder: Path, made: Path, cache: Path) -> RepairReport:
-    """Return the report of a repair, after which the library must be as if nothing had happened."""
+    """Return the report of a repair; fail unless it restores the library fully."""
     report = repair(folder, RunSettings(cache, workers=2))
     result = verify(Library.open(folder))
     assert (result.problems, result.notes) == ([], [])
@@ -65,7 +65,7 @@ def repaired(folder: Path, made: Path, cache: Path) -> RepairReport:
 
 
 def cut(path: Path) -> None:
-    """Leave a file the first half of its bytes."""
+    """Truncate a file to the first half."""
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -81,13 +81,11 @@ def zero(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut, zero])
-def test_torn_files_are_told_and_made_again_as_they_were(
-    library: Path, made: Path, models_cache: Path, harm: Harm
-) -> None:
+def test_torn_files_are_found_and_restored(library: Path, made: Path, models_cache: Path, harm: Harm) -> None:
     before = {path.name: path.read_bytes() for path in (library / "thumbs").rglob("*.webp")}
     first, second, *_ = sorted((library / "thumbs").rglob("*.webp"))
     [encoder] = (library / "query").iterdir()
-    for path in list(encoder.iterdir()):  # the library's own, not links to what all others have
+    for path in list(encoder.iterdir()):  # copies, not links shared with other libraries
         data = path.read_bytes()
         path.unlink()
         path.write_bytes(data)
@@ -101,7 +99,7 @@ def test_torn_files_are_told_and_made_again_as_they_were(
     result = verify(Library.open(library))
     assert str(encoder) in result.problems[0] and "the joint index" in result.problems[1]
     assert "2 thumbnails missing or damaged" in result.notes[0] and "1 thumbnail of no clip" in result.notes[1]
-    if harm is cut:  # of the weights a search looks at the length alone
+    if harm is cut:  # a search checks only the length of the weights
         with pytest.raises(ModelError, match=r"damaged; run: vfindex repair$"):
             SearchEngine.open(library).search("a question")
     report = repaired(library, made, models_cache)
@@ -113,8 +111,8 @@ def test_torn_files_are_told_and_made_again_as_they_were(
 # --- the log --------------------------------------------------------------------------------------------------------
 
 
-def test_a_cut_log_costs_at_most_the_last_unit(made: Path, models_cache: Path, tmp_path: Path) -> None:
-    """As after a kill: the files are copied while the writer has them open, and then the log is cut."""
+def test_a_truncated_log_costs_at_most_the_last_unit(made: Path, models_cache: Path, tmp_path: Path) -> None:
+    """As after a kill: the files are copied while the writer has them open, then the log is truncated."""
     live, copies = tmp_path / "live", []
     settings = RunSettings(cache=models_cache, workers=1, asr=False)
 
@@ -158,7 +156,7 @@ def change(folder: Path, statement: str) -> None:
         "DELETE FROM embedding WHERE clip_id = 1",
     ],
 )
-def test_damaged_rows_are_told_with_their_video(library: Path, statement: str) -> None:
+def test_damaged_rows_are_reported_with_their_video(library: Path, statement: str) -> None:
     change(library, statement)
     result = verify(Library.open(library))
     assert len(result.redo) == 1
@@ -192,7 +190,7 @@ def test_videos_with_damaged_rows_are_indexed_again(library: Path, made: Path, m
         (["DELETE FROM root", "DELETE FROM location WHERE video_id = 1"], 1),
     ],
 )
-def test_lost_rows_are_told_and_made_again(
+def test_lost_rows_are_found_and_restored(
     library: Path, made: Path, models_cache: Path, statements: list[str], again: int
 ) -> None:
     for statement in statements:
@@ -204,7 +202,7 @@ def test_lost_rows_are_told_and_made_again(
 
 
 @pytest.mark.parametrize("table", ["embedding", "document_fts_data"])
-def test_a_torn_database_is_read_into_a_new_one(library: Path, made: Path, models_cache: Path, table: str) -> None:
+def test_a_damaged_database_is_salvaged(library: Path, made: Path, models_cache: Path, table: str) -> None:
     reader = SearchEngine.open(library)
     assert len(reader.search("the xylophone museum")) == 3
     with closing(sqlite3.connect(library / "library.db")) as connection:
@@ -222,17 +220,17 @@ def test_a_torn_database_is_read_into_a_new_one(library: Path, made: Path, model
     assert len(reader.search("the xylophone museum")) == 3, "who had it open goes over to the new one"
 
 
-def test_what_cannot_be_read_at_all_is_a_sentence(library: Path, models_cache: Path) -> None:
+def test_an_unreadable_database_is_a_sentence(library: Path, models_cache: Path) -> None:
     with (library / "library.db").open("rb+") as file:
         file.write(bytes(PAGE_BYTES))
-    (library / "library.json").unlink()  # with the spare copy of the settings, all is indexed again
+    (library / "library.json").unlink()  # with the copy of the settings, everything is indexed again
     before = (library / "library.db").read_bytes()
     with pytest.raises(LibraryDamaged):
         repair(library, RunSettings(models_cache))
     assert (library / "library.db").read_bytes() == before
 
 
-def test_a_video_that_is_not_there_waits_for_the_next_repair(made: Path, models_cache: Path, tmp_path: Path) -> None:
+def test_a_missing_video_waits_for_the_next_repair(made: Path, models_cache: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "videos", tmp_path / "videos")
     library = tmp_path / "library"
     ingest(library, [os.fsencode(tmp_path / "videos")], RunSettings(cache=models_cache, workers=2, asr=False))

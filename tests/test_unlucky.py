@@ -1,4 +1,4 @@
-"""Interruptions, other writers, full disks, false libraries: the command line on a machine that is unlucky."""
+"""Interruptions, concurrent writers, unwritable output and invalid libraries, through the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vfindex.storage.maintenance.verify import verify
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Path:
-    """Return a folder of videos that keep one worker busy for long: every frame is asked for."""
+    """Return a folder of videos that take one worker long: every frame is sampled."""
     (tmp_path / "slow").mkdir()
     make_video(tmp_path / "slow" / "a short.mp4", shots=[Shot("red", 1)])
     for number in (1, 2):
@@ -32,7 +32,7 @@ def slow(tmp_path: Path) -> Path:
 
 
 def wait_for(library: Path, state: str) -> None:
-    """Return once the library holds a video in this state."""
+    """Wait until the library has a video in this state."""
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
         try:
@@ -40,12 +40,12 @@ def wait_for(library: Path, state: str) -> None:
                 if snapshot.counts().get(state):
                     return
         except LibraryNotFound:
-            pass  # it is being made
+            pass  # it is being created
         time.sleep(0.05)
     raise AssertionError(f"no video came to be {state}")
 
 
-def test_one_interruption_ends_after_the_work_in_hand(tmp_path: Path, slow: Path, models_cache: Path) -> None:
+def test_one_interruption_finishes_running_units(tmp_path: Path, slow: Path, models_cache: Path) -> None:
     library = tmp_path / "library"
     arguments = ("ingest", slow, "--library", library, "--no-asr", "--workers", "1", "--sampling", "10", "--json")
     with start(models_cache, *arguments) as process:
@@ -111,7 +111,7 @@ def test_output_that_cannot_be_written_is_a_sentence(library: Path, models_cache
     assert vfindex(models_cache, "status", "--library", library, prepare=close) == Ran(0, "", "")
 
 
-def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path, library: Path, models_cache: Path) -> None:
+def test_a_deleted_working_folder_is_a_sentence(tmp_path: Path, library: Path, models_cache: Path) -> None:
     def leave() -> None:
         gone = tmp_path / "gone"
         gone.mkdir()
@@ -135,7 +135,7 @@ def folder_instead(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("break_it", [garbage, nothing, folder_instead])
-def test_a_false_library_is_a_sentence(tmp_path: Path, models_cache: Path, break_it: Callable[[Path], None]) -> None:
+def test_an_invalid_library_is_a_sentence(tmp_path: Path, models_cache: Path, break_it: Callable[[Path], None]) -> None:
     break_it(tmp_path)
     for command in (("search", "red"), ("status",), ("remove", "x.mp4")):
         assert vfindex(models_cache, *command, "--library", tmp_path).is_sentence()
@@ -143,7 +143,7 @@ def test_a_false_library_is_a_sentence(tmp_path: Path, models_cache: Path, break
 
 
 @pytest.mark.parametrize("break_it", [garbage, folder_instead])
-def test_nothing_is_written_into_a_false_library(
+def test_nothing_is_written_into_an_invalid_library(
     tmp_path: Path, models_cache: Path, break_it: Callable[[Path], None]
 ) -> None:
     break_it(tmp_path)
@@ -154,7 +154,7 @@ def test_nothing_is_written_into_a_false_library(
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def test_a_place_that_takes_no_library_is_a_sentence(tmp_path: Path, models_cache: Path) -> None:
+def test_a_folder_that_cannot_have_a_library_is_a_sentence(tmp_path: Path, models_cache: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "library", Path("/proc/vfindex")):
         assert vfindex(models_cache, "ingest", tmp_path, "--library", place).is_sentence()

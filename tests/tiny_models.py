@@ -1,6 +1,6 @@
-"""Small open_clip models with random weights, on disk in the very files that the hub's models have.
+"""Small open_clip models with random weights, in the same files as models from the hub.
 
-torch and open_clip are imported when a model is made: several seconds, so make each once a session.
+Making one imports torch and open_clip, which takes seconds: make each once per session.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CLIP_PIXELS = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-# A small ViT-L-16-SigLIP2: timm's vision transformer with attention pooling, a tokenizer of its own, every token seeing
-# every other, and the vector of the last place, which holds padding more often than not.
+# A small ViT-L-16-SigLIP2: timm's vision transformer with attention pooling, its own tokenizer, attention between all
+# tokens, and the vector of the last position, which is usually padding.
 SIGLIP: dict[str, Any] = {
     "embed_dim": 96,
     "init_logit_bias": -10,
@@ -55,7 +55,7 @@ SIGLIP: dict[str, Any] = {
 }
 SIGLIP_PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
-# Enough text for a tokenizer that joins some letters and splits most words.
+# Enough text for a tokenizer that merges some letters and splits most words.
 _PROSE = (
     "a dog runs in the park",
     "the red car waits at the crossing while two children feed the pigeons",
@@ -67,12 +67,12 @@ _PROSE = (
 
 
 def make_clip(folder: Path) -> Path:
-    """Write a model in the manner of ViT-B-32-256 into a new folder; return the folder."""
+    """Write a model like ViT-B-32-256 into a new folder; return the folder."""
     return make_open_clip(folder, CLIP, CLIP_PIXELS)
 
 
 def make_siglip(folder: Path) -> Path:
-    """Write a model in the manner of ViT-L-16-SigLIP2-256 into a new folder; return the folder."""
+    """Write a model like ViT-L-16-SigLIP2-256 into a new folder; return the folder."""
     make_open_clip(folder, SIGLIP, SIGLIP_PIXELS)
     _write_tokenizer(folder)
     return folder

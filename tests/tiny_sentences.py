@@ -1,7 +1,7 @@
-"""Small sentence-transformers models with random weights, on disk in the very files that the hub's models have.
+"""Small sentence-transformers models with random weights, in the same files as models from the hub.
 
-torch, transformers and sentence-transformers are imported when a model is made: half a minute on a busy machine, so
-make each once a session.
+Making one imports torch, transformers and sentence-transformers, half a minute on a busy machine: make each once per
+session.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _PROSE = (
 
 
 def make_e5(folder: Path) -> Path:
-    """Write a model in the manner of multilingual-e5: XLM-RoBERTa, its pad id 1, mean over the tokens; return it."""
+    """Write a model like multilingual-e5: XLM-RoBERTa, pad id 1, mean pooling; return the folder."""
     return make_sentences(folder, "xlm-roberta", "mean", prompts={})
 
 
 def make_bge(folder: Path) -> Path:
-    """Write a BERT read at its first token, with a dense layer after it and a prompt for queries; return the folder."""
+    """Write a BERT with first-token pooling, a dense layer and a prompt for queries; return the folder."""
     return make_sentences(folder, "bert", "cls", prompts={"query": "find: "}, dense=True)
 
 
@@ -76,7 +76,7 @@ def make_sentences(
 
 
 def _write_tokenizer(folder: Path, special: list[str]) -> None:
-    """Write the files that transformers reads; every text stands between <s> and </s>."""
+    """Write the files that transformers reads; every text is enclosed in <s> and </s>."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))

@@ -1,7 +1,7 @@
 """A tiny Whisper that always says the same thing, in the formats of both back ends.
 
-Its decoder hardly knows more than where it stands: position n asks for token n of a script. So what the real code must
-make of it is known to the letter; the sound and the tokens before only move the probabilities a little.
+Its decoder depends on little but the position: position n yields token n of a script. So the expected output is known
+exactly; audio and previous tokens only change the probabilities a little.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 WIDTH, LAYERS, HEADS, N_MELS = 64, 1, 2, 80
 MAX_POSITIONS = 448
-# Of the token embeddings; the script's token then has a logit of 8 x 2 = 16 and a probability of 0.96, for those of the
+# Norm of the token embeddings; the script's token then has a logit of 8 x 2 = 16 and a probability of 0.96, because the
 # 51,864 others have a spread of 2.
 EMBEDDING_NORM = 2.0
 POSITION_NORM = 20 * EMBEDDING_NORM
-ATTENTION_GAIN = 100.0  # gives what is attended to a length of some 20, half of POSITION_NORM
+ATTENTION_GAIN = 100.0  # gives the attention output a norm of about 20, half of POSITION_NORM
 
 
 def make_whisper(folder: Path, script: Sequence[str | float], *, language: str | None = "en") -> Path:
-    """Write the model as transformers keeps it, and return its folder.
+    """Write the model in transformers' format, and return its folder.
 
-    script: what it says, texts and times in s, as `[0.0, " Hello there.", 1.5]`. language: the one that it hears; None
-    makes a model of English alone, as those called `.en` are.
+    script: its output, texts and times in seconds, as `[0.0, " Hello there.", 1.5]`. language: the one that it detects;
+    None makes an English-only model, like the `.en` ones.
     """
     import torch
     import whisper.tokenizer
@@ -55,7 +55,7 @@ def make_whisper(folder: Path, script: Sequence[str | float], *, language: str |
         decoder = model.model.decoder
         embeddings = torch.nn.functional.normalize(torch.randn(config.vocab_size, WIDTH), dim=1)
         decoder.embed_tokens.weight.copy_(EMBEDDING_NORM * embeddings)
-        tokens += tokens[-1:] * (MAX_POSITIONS - len(tokens))  # so that every beam ends
+        tokens += tokens[-1:] * (MAX_POSITIONS - len(tokens))  # ends every beam
         decoder.embed_positions.weight.copy_(POSITION_NORM * embeddings[tokens])
         for layer in decoder.layers:
             layer.self_attn.out_proj.weight.mul_(ATTENTION_GAIN)
@@ -72,7 +72,7 @@ def make_whisper(folder: Path, script: Sequence[str | float], *, language: str |
 
 
 def tokenizer_json(ranks: dict[bytes, int], specials: dict[str, int]) -> dict[str, Any]:
-    """Return a tokenizer of tiktoken's kind as the library tokenizers reads it.
+    """Return a tiktoken tokenizer in the format of the tokenizers library.
 
     Its merges are, for each token, all pairs of tokens that make it, in the order of the token's rank: the pair of the
     lowest rank is merged first, as tiktoken does.
@@ -121,14 +121,14 @@ def tokenizer_json(ranks: dict[bytes, int], specials: dict[str, int]) -> dict[st
 
 
 def _byte_names() -> list[str]:
-    """Return the character by which tokenizers of GPT-2's kind write each byte."""
+    """Return the character that GPT-2 tokenizers use for each byte."""
     plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
 
 
 def convert(source: Path, folder: Path) -> Path:
-    """Write the model of `make_whisper` as faster-whisper reads it, int8, and return the folder."""
+    """Write the model of `make_whisper` in faster-whisper's format, int8, and return the folder."""
     from ctranslate2.converters import TransformersConverter
 
     converter = TransformersConverter(str(source), copy_files=["tokenizer.json", "preprocessor_config.json"])
@@ -136,7 +136,7 @@ def convert(source: Path, folder: Path) -> Path:
     return folder
 
 
-# What openai-whisper calls the parts of a block that transformers calls otherwise.
+# openai-whisper's names of the parts of a block, by transformers' name.
 _PARTS = {
     "self_attn_layer_norm": "attn_ln",
     "encoder_attn_layer_norm": "cross_attn_ln",
@@ -155,7 +155,7 @@ _PARTS = {
 
 
 def checkpoint(source: Path, path: Path) -> Path:
-    """Write the model of `make_whisper` as openai-whisper reads it, and return the file."""
+    """Write the model of `make_whisper` in openai-whisper's format, and return the file."""
     import torch
     from safetensors.torch import load_file
 

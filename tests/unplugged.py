@@ -1,7 +1,7 @@
-"""A program run where no network is: what it looks up, whom it would connect to. As a program, the inside of it.
+"""Runs a command without a network and records its DNS lookups and connection attempts. As a program: the inner part.
 
-`unplugged(command)` runs a command in network and mount namespaces of its own. Its name server answers that no name
-exists, and writes down each; a default route leads to a socket that writes down where packets would have gone.
+`unplugged(command)` runs a command in its own network and mount namespaces. Their name server records every name and
+answers that it does not exist; a default route leads to a socket that records the destinations of packets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What a command did. lookups: names asked for. connections: addresses outside the loopback network."""
+    """The network use of a command. lookups: names. connections: addresses outside the loopback network."""
 
     code: int
     out: str
@@ -45,7 +45,7 @@ class Seen:
 
 
 def unplugged(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> Seen:
-    """Run a command without a network. Skips the test where namespaces are not permitted."""
+    """Run a command without a network. Skips the test if namespaces are not permitted."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         pytest.skip("there is no unshare here: it comes with util-linux")
     unshare = ["unshare", "--net", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
@@ -61,7 +61,7 @@ def unplugged(command: Sequence[str], environment: Mapping[str, str], timeout_s:
 
 
 def main(report: str, *command: str) -> int:
-    """Run a command in the namespaces that this process is in; write what was seen to a file; return its exit code."""
+    """Run a command in the namespaces of this process; write the record to a file; return the exit code."""
     for place, text in FILES.items():
         own = Path(report).with_name(Path(place).name)
         own.write_text(text, encoding="utf-8")
@@ -82,7 +82,7 @@ def main(report: str, *command: str) -> int:
 
 
 def _open_loopback() -> None:
-    """Set the loopback interface up, with a default route through it: what leaves the machine is seen there."""
+    """Set up the loopback interface with a default route through it, which receives all outgoing packets."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
         anywhere = struct.pack("H14x", socket.AF_INET)
@@ -94,7 +94,7 @@ def _open_loopback() -> None:
 
 
 def _answer(server: socket.socket, lookups: list[str]) -> None:
-    """Answer every question that there is no such name."""
+    """Answer every DNS query with NXDOMAIN."""
     while True:
         query, client = server.recvfrom(4096)
         labels, at = [], 12
@@ -106,7 +106,7 @@ def _answer(server: socket.socket, lookups: list[str]) -> None:
 
 
 def _watch(wire: socket.socket, connections: list[str]) -> None:
-    """Write down the destinations of IPv4 packets that are not for this machine."""
+    """Record the destinations of IPv4 packets that are not for this machine."""
     while True:
         packet = wire.recv(65536)
         if packet[16] != 127:

@@ -117,7 +117,7 @@ def test_a_late_start_is_counted_once(decoder: Decoder, tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", ["stays.mp4", "stays.mkv"])
-def test_a_last_picture_that_stays_is_no_damage(decoder: Decoder, tmp_path: Path, name: str) -> None:
+def test_a_last_frame_that_stays_is_not_damage(decoder: Decoder, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=12)

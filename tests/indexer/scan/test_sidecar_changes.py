@@ -353,7 +353,7 @@ def test_the_fullest_of_equal_tracks() -> None:
         ('<img alt="x', '<img alt="x'),
     ],
 )
-def test_markup_is_no_words(markup: str, words: str) -> None:
+def test_markup_is_not_indexed(markup: str, words: str) -> None:
     assert " ".join(without_markup(markup).split()) == words
 
 
