@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions whose text is one sentence for the user: what, which file, what to do next.
+"""The exceptions of vfindex. Their text is one sentence for the user: what failed, which file, what to do next.
 
 VfindexError
 ├── VideoError          one file or one stretch of it; never stops a run
@@ -24,7 +24,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-# Code of a problem that is no fault of the file: vfindex raised something that it should not.
+# Code of a problem that is not the file's fault: vfindex raised an unexpected exception.
 BUG = "bug"
 Stage = Literal["discover", "open", "probe", "decode", "transcribe", "encode", "commit"]
 
@@ -38,8 +38,8 @@ class Problem:
     """Why a file could not be indexed, or not all of it.
 
     code: a short stable word for programs (`empty`, `not_a_video`, `playlist`, `truncated`, `killed`, ...).
-    reason: what is wrong, in words. next: what the user can do about it.
-    trace: Python's traceback, of a bug that was met by this very run.
+    reason: what is wrong, as a sentence. next: what the user can do about it. trace: Python's traceback of a bug in
+    this run.
     """
 
     path: bytes
@@ -68,7 +68,7 @@ class ModelError(VfindexError):
 
 
 class LibraryError(VfindexError):
-    """The library folder cannot be used as asked."""
+    """The library folder cannot be used."""
 
 
 class LibraryNotFound(LibraryError):
@@ -76,7 +76,7 @@ class LibraryNotFound(LibraryError):
 
 
 class LibraryVersion(LibraryError):
-    """The library was written by a newer vfindex, or its models are not those asked for."""
+    """The library was written by a newer vfindex, or for other models."""
 
 
 class LibraryLocked(LibraryError):
@@ -88,7 +88,7 @@ class LibraryDamaged(LibraryError):
 
 
 class LibraryChanged(LibraryError):
-    """The library was changed while it was read without a lock; what was read may be of two states."""
+    """The library changed while it was read without a lock; the data may mix two states."""
 
 
 class IndexUnusable(LibraryError):
@@ -96,19 +96,19 @@ class IndexUnusable(LibraryError):
 
 
 class NotPublished(LibraryError):
-    """A new joint index finds less than it should, so that the one before stays."""
+    """A new joint index finds less than it should, so the previous one stays in use."""
 
 
 class DimensionError(LibraryError):
-    """Vectors whose length, or number, is not the one expected."""
+    """Vectors with an unexpected dimension or number."""
 
 
 class ClusterError(VfindexError):
-    """Ray cannot be started, reached or kept up, or a machine of it does not see what the driver sees."""
+    """Ray cannot be started or reached, has failed, or one of its machines sees other files than the driver."""
 
 
 class QueryError(VfindexError):
-    """A question that cannot be asked. position: of the character that is wrong, from 0; None for none of them."""
+    """An invalid query. position: of the wrong character, from 0; None if there is no single one."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -116,14 +116,14 @@ class QueryError(VfindexError):
 
 
 class UsageError(VfindexError):
-    """Options that contradict each other, or the library they are used on."""
+    """Options that contradict each other or the library."""
 
 
 def problem_json(problem: Problem | None) -> str | None:
-    """Return a problem as it is stored, without its path, a bug with the version that has it; None for none."""
+    """Return a problem as stored JSON, without its path, a bug with the version of vfindex; None for None."""
     if problem is None:
         return None
-    from importlib.metadata import version  # slow to import, and no command's help needs it
+    from importlib.metadata import version  # slow to import, and not needed for help
 
     told = {"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next}
     return json.dumps(told | ({"version": version("vfindex")} if problem.code == BUG else {}))

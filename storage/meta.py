@@ -1,4 +1,4 @@
-"""LibraryMeta: the settings of a library as typed values. The table `meta` holds them as text, one row a key."""
+"""LibraryMeta: the settings of a library as typed values. The table `meta` stores them as text, one row per key."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
 
 @dataclass(frozen=True, slots=True)
 class LibraryMeta:
-    """The settings of a library. Each is parsed when it is read, so that a damaged one bars no other.
+    """The settings of a library. Each is parsed when read, so a damaged one does not affect the others.
 
-    Every property raises LibraryDamaged for a value that is not as it was written.
+    Every property raises LibraryDamaged for an invalid value.
     """
 
     source: Catalog | Snapshot
@@ -56,7 +56,7 @@ class LibraryMeta:
 
     @property
     def priors(self) -> dict[Modality, ModalityPrior]:
-        """The statistics of each modality that its model brought along."""
+        """The statistics of each modality, from its model."""
         try:
             data: dict[Modality, dict[str, Any]] = json.loads(self.source.get(_PRIORS) or "")
             return {m: _prior(values) for m, values in data.items()}
@@ -65,12 +65,12 @@ class LibraryMeta:
 
     @property
     def fusion(self) -> Fusion:
-        """How modalities become one vector; by default `concat` with the preset's weights."""
+        """The fusion of the modalities; by default `concat` with the preset's weights."""
         return Fusion.from_json(self.source.get(_FUSION))
 
     @property
     def recognises_speech(self) -> bool:
-        """Whether speech is recognised in videos to come; by default it is."""
+        """Whether speech is recognised in new videos; by default True."""
         return self.source.get(_RECOGNISES_SPEECH) != "0"
 
     @property
@@ -82,7 +82,7 @@ class LibraryMeta:
 
 
 def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[Modality, ModalityPrior]) -> None:
-    """Store the setup and the priors, the setup last: a library without it is set up again."""
+    """Store the priors, then the setup: a library without a setup is set up again."""
     catalog.put(_PRIORS, _priors_json(priors))
     catalog.put(_SETUP, json.dumps(asdict(setup)))
 

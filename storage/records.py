@@ -1,6 +1,6 @@
-"""Records: what the packages pass to each other, frozen, validated, free of databases and models.
+"""Records passed between the packages: frozen, validated, independent of databases and models.
 
-NumPy is not imported here: the command line names modalities in its help, which must answer at once.
+NumPy is not imported here: the command line names modalities in its help, which must be fast.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Modality = Literal["visual", "speech", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 ModelKind = Literal["visual", "text", "speech"]
 SegmentSource = Literal["sidecar", "embedded", "asr"]
-# How a clip's embeddings become one vector, see `joint.fuse`.
+# Forms of fusion, see `joint.vector.fuse`.
 FusionName = Literal["concat", "mean", "weighted", "learned"]
 FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What a user may have meant otherwise; it changes no result. text: a line for people.
+    """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
     kind: a negation that excludes nothing, a glob of `in:` or of `--exclude` that matches nothing.
     """
@@ -36,7 +36,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of transcript: what is said in [start_s, end_s).
+    """A piece of transcript, spoken in [start_s, end_s).
 
     language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for recognised speech, None for subtitles.
     Raises ValueError on an empty text or a span that runs backwards.
@@ -58,7 +58,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A source file's content. Its identity is `fingerprint`; where it lies is an attribute, kept apart.
+    """A source file's content. Its identity is `fingerprint`; its paths are Locations.
 
     Times are presentation times of the container (PTS x time_base), not rebased to 0: start_s of the first frame,
     last_s of the last, end_s when the last has been shown.
@@ -85,7 +85,7 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a copy of a video lies: absolute path as bytes, and the stat that says whether it changed.
+    """A copy of a video: absolute path as bytes, and the stat that shows whether it changed.
 
     sidecar_state: changes with the subtitle and description files next to it; "" without any.
     """
@@ -101,7 +101,7 @@ class Location:
 class Clip:
     """The unit indexed and returned: [start_s, end_s) inside one shot.
 
-    start_uncertainty_s: the sampling gap before a shot boundary, 0 where the start is exact.
+    start_uncertainty_s: the sampling gap before a shot boundary, 0 for an exact start.
     embeddings: modality -> (dim,) float32 of length 1; a missing key means the clip has none.
     frame_vectors: (n_frames, dim) float32 of length 1 with `frame_times_s` (n_frames,), increasing.
     thumbnail: WebP bytes or None.
@@ -143,7 +143,7 @@ Care = Literal["usual", "safe"]
 class Attempt:
     """A failed attempt at a unit, or at a file before its units.
 
-    unit: its number; None: before there were units. care: how it was read. at: UTC, ISO 8601.
+    unit: its number; None: before the units. care: the kind of attempt. at: UTC, ISO 8601.
     """
 
     unit: int | None
@@ -159,10 +159,10 @@ COARSE = "coarse"
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """All that one unit adds to the library, committed whole or not at all.
+    """Everything that one unit adds to the library, committed in one transaction.
 
-    coverage: what each modality covers and why not more, for `show` (modality or COARSE -> sentence).
-    error: "" or what was lost on the way.
+    coverage: modality or COARSE -> a sentence on its coverage, for `show`. error: a description of unreadable parts, or
+    "".
     """
 
     clips: tuple[Clip, ...]
@@ -173,7 +173,7 @@ class UnitResult:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Words for full text search that belong to a whole video. kind: title or tag."""
+    """Full text of a whole video. kind: title or tag."""
 
     kind: Literal["title", "tag"]
     text: str
@@ -196,7 +196,7 @@ FileState: TypeAlias = tuple[bytes, int, int, str]
 
 
 class FileStamp(NamedTuple):
-    """A file as the library knows it, compared with a scan; a tuple, because there may be millions."""
+    """A file in the scan cache, compared with the scan; a tuple, because there may be millions."""
 
     path: bytes
     size_bytes: int
@@ -209,9 +209,9 @@ class FileStamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QueryModel:
-    """How a question becomes a modality's query vector.
+    """The query encoder of a modality, and its prompts.
 
-    folder: name below the library's `query/`. templates: the question stands at `{}`; their vectors are averaged.
+    folder: name below the library's `query/`. templates: `{}` is replaced by the query; their vectors are averaged.
     """
 
     folder: str
@@ -220,7 +220,7 @@ class QueryModel:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What decides the meaning of a library's vectors and scores; fixed when the library is created.
+    """The models and parameters behind a library's vectors and scores; fixed when the library is created.
 
     models: modality -> model, tag and weights hash. sampling: as typed (`auto`, `keyframes`, frames a second).
     frame_weight: share of the best frame in the visual term, the rest is the clip's own vector.

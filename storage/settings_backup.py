@@ -26,7 +26,7 @@ from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY
 
 BACKUP = "library.json"
-# Keys that describe this database at this moment, and would be wrong in another.
+# Keys of this database's current state, invalid in another one.
 _NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
@@ -45,14 +45,14 @@ def write_backup(connection: Connection, folder: Path) -> None:
     m, r, g = schema.meta.c, schema.root.c, schema.generation.c
     settings = {row.key: row.value for row in connection.execute(select(m.key, m.value)) if row.key not in _NOT_KEPT}
     roots = {row.path.hex(): row.exclude for row in connection.execute(select(r.path, r.exclude))}
-    if schema.root in lost_rows(connection.execute):  # they are still to be restored
+    if schema.root in lost_rows(connection.execute):  # they still have to be restored
         roots = dict((read_backup(folder) or SettingsBackup()).roots) | roots
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
     held = json.dumps(
         asdict(SettingsBackup(settings, tuple(roots.items()), connection.scalar(select(func.max(g.id))) or 0, clips))
     )
     temporary = folder / f"{BACKUP}.part"
-    temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
+    temporary.unlink(missing_ok=True)  # a pipe of that name would block
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}))
         file.flush()
@@ -63,9 +63,9 @@ def write_backup(connection: Connection, folder: Path) -> None:
 
 
 def restore(connection: Connection, folder: Path) -> bool:
-    """Enter settings and roots that the database in `folder` lacks, or that are damaged, from the spare copy.
+    """Restore lost or damaged settings and roots of the database in `folder` from the backup.
 
-    Return whether there was anything to enter, or to leave out: then all roots must be looked at again.
+    Return whether anything was restored or dropped: then all roots must be scanned again.
     """
     had = {table: row_count(connection, table) or 0 for table in (schema.root, schema.exclusion)}
     connection.execute(text(f"DELETE FROM exclusion WHERE {is_broken(schema.exclusion)}"))
@@ -80,9 +80,9 @@ def restore(connection: Connection, folder: Path) -> bool:
         connection.execute(insert(schema.meta).values(key=key, value=value))
     paths = set(connection.scalars(select(r.path)))
     newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
-    short = lost_rows(connection.execute).keys() - {schema.exclusion}  # what was removed is not looked for
+    short = lost_rows(connection.execute).keys() - {schema.exclusion}  # removed paths are not searched for
     is_short = bool(lost or broken or short) or newest < spare.generation
-    for path, globs in spare.roots if is_short else ():  # else one that is not there was removed by its user
+    for path, globs in spare.roots if is_short else ():  # else a missing one was removed by the user
         if bytes.fromhex(path) not in paths:
             values = {"path": bytes.fromhex(path), "exclude": globs, "added_at": ""}
             connection.execute(insert(schema.root).values(values))

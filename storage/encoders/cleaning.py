@@ -1,6 +1,6 @@
-"""The cleaning that open_clip's models were trained with, done before a text is split into tokens.
+"""Text cleaning of open_clip's models, applied before tokenization.
 
-As open_clip's tokenizer.py does it (Cherti et al. 2023, arXiv 2212.07143), so that the tokens are the same.
+Equals open_clip's tokenizer.py (Cherti et al. 2023, arXiv 2212.07143), so the tokens are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def _repaired(text: str) -> str:
     """Return the text with its encoding repaired, typographic forms made plain and HTML entities resolved."""
     if text.isascii() and text.isprintable() and "&" not in text:
-        return text  # what follows would leave it alone, and importing ftfy takes 0.1 s
+        return text  # the rest would not change it, and importing ftfy takes 0.1 s
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -35,7 +35,7 @@ def _canonicalize(text: str) -> str:
     return " ".join(plain.lower().split())
 
 
-# By open_clip's own names for them: keep the case; lower case; lower case without punctuation.
+# By open_clip's names: keep case; lower case; lower case without punctuation.
 CLEANINGS: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {"whitespace": _whitespace, "lower": _lower, "canonicalize": _canonicalize}
 )

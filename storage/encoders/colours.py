@@ -1,7 +1,7 @@
-"""The colours of pictures, and those that a question names: shares of eleven names, and vectors of such shares.
+"""Colours of images and of queries: shares of eleven colour names, and their vectors.
 
-The eleven are the basic colour terms of English (Berlin and Kay 1969). Labels of things do not tell colours, and a
-model of sentences puts all their names close together, so that "red car" finds any car.
+The eleven are the basic colour terms of English (Berlin and Kay 1969). Object labels do not include colours, and
+sentence models place colour names close together, so "red car" would find any car.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "pink": (255, 129, 192),
     "purple": (126, 30, 156),
 }
-# Further names, and the colours among the eleven that they lie at.
+# Further names, and the nearest of the eleven colours.
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "gray": ("grey",),
     "silver": ("grey",),
@@ -45,20 +45,21 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "magenta": ("pink", "purple"),
     "beige": ("brown", "white"),
 }
-# A colour that much further away in CIELAB counts e times less. Measured, docs/decisions/lite.md: 1 to 24 rank alike.
+# A colour farther away by this distance in CIELAB counts e times less. Measured, docs/decisions/lite.md: 1 to 24 rank
+# alike.
 SOFTNESS = 16.0
-# Length of the part of a picture's vector that tells its colours; what it shows has the rest of the unit length.
+# Length of the colour part of an image vector; the content has the rest of the unit length.
 # Measured, docs/decisions/lite.md: 0.15 to 0.25 rank alike.
 COLOUR_LENGTH = 0.2
-# Pixels looked at, a sample of a frame's; four times as many give the same shares to 0.01.
+# Pixels sampled per frame; four times as many give the same shares to 0.01.
 SAMPLE_PIXELS = 5000
-# From linear sRGB to XYZ over the white of D65 (IEC 61966-2-1), and from there to CIELAB (CIE 15).
+# From linear sRGB to XYZ relative to the D65 white point (IEC 61966-2-1), then to CIELAB (CIE 15).
 _XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE = _XYZ.sum(axis=1)
 
 
 def colour_shares(pixels: NDArray[np.uint8]) -> FloatArray:
-    """Return how much of a picture has each of COLOURS: (11,) float32, summing to 1.
+    """Return the share of an image's pixels in each of COLOURS: (11,) float32, summing to 1.
 
     pixels: (height, width, 3) uint8 sRGB.
     """
@@ -70,7 +71,7 @@ def colour_shares(pixels: NDArray[np.uint8]) -> FloatArray:
 
 
 def colours_named(words: Iterable[str]) -> FloatArray:
-    """Return the colours that the words name, in equal shares: (11,) float32, summing to 1, or all 0."""
+    """Return the colours named by the words, in equal shares: (11,) float32, summing to 1, or all 0."""
     lower = [word.casefold() for word in words]
     named = {colour for word in lower for colour in OTHER_NAMES.get(word, (word,))}
     held = np.array([colour in named for colour in COLOURS], dtype=np.float32)
@@ -78,18 +79,18 @@ def colours_named(words: Iterable[str]) -> FloatArray:
 
 
 def colour_axes(texts: FloatArray) -> FloatArray:
-    """Return eleven directions (11, dim) of length 1, at right angles, in which these texts hardly differ.
+    """Return eleven orthonormal directions (11, dim) in which these texts hardly vary.
 
-    texts: (n, dim) unit rows. They carry colours in vectors of the same space and disturb no text. The first eleven
-    axes, pushed where the texts' energy is least by the squared inverse of their second moments: a smooth function of
-    these, so that machines whose sums differ in the last places get the same, as they would not with eigenvectors.
+    texts: (n, dim) unit rows. Colours stored along them do not disturb text similarity. Computed from the first eleven
+    axes by the squared inverse of the texts' second moments, which favours directions of low energy. This is a smooth
+    function of the moments, so rounding differences between machines do not change it, unlike eigenvectors.
     """
     rows = texts.astype(np.float64)
     moments = rows.T @ rows / len(rows)
     dim = len(moments)
     inverse = np.linalg.inv(moments + _RIDGE * np.trace(moments) / dim * np.eye(dim))
     left, _, right = np.linalg.svd((inverse @ inverse)[: len(COLOURS)], full_matrices=False)
-    return np.asarray(left @ right, dtype=np.float32)  # the nearest rows at right angles
+    return np.asarray(left @ right, dtype=np.float32)  # the nearest orthonormal rows
 
 
 def colour_vector(shares: FloatArray, axes: FloatArray) -> FloatArray:
@@ -98,7 +99,7 @@ def colour_vector(shares: FloatArray, axes: FloatArray) -> FloatArray:
 
 
 def with_colours(shown: FloatArray, colours: FloatArray) -> FloatArray:
-    """Return pictures' vectors, (dim,) or rows (n, dim): what they show, and their colours at right angles to that."""
+    """Return image vectors, (dim,) or rows (n, dim), with their colours added along orthogonal axes."""
     return np.asarray((1 - COLOUR_LENGTH**2) ** 0.5 * shown + COLOUR_LENGTH * colours, dtype=np.float32)
 
 
@@ -111,6 +112,6 @@ def _cielab(srgb: NDArray[np.generic]) -> NDArray[np.float64]:
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
-# Of the mean energy of an axis: enough that a noise of 1e-5 in every number moves the directions by 1e-6.
+# Regularisation, as a share of the mean energy of an axis: noise of 1e-5 in every number moves the directions by 1e-6.
 _RIDGE = 0.01
 _FOCI = _cielab(np.array(list(COLOURS.values())))

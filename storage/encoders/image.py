@@ -1,8 +1,8 @@
-"""Pictures to unit vectors by ONNX Runtime: the indexer's frames with `lite`, and pictures that are asked for.
+"""Images to unit vectors by ONNX Runtime: frames for `lite`, and image queries for all presets.
 
-A model is a folder as `text_encoder` has it: model.onnx and model.onnx.data, meta.json with `size_px`. That of `lite`
-holds labels.npy and colours.npy as well; those of open_clip say in meta.json how a picture becomes a square. Nothing
-here imports torch.
+A model is a folder as in `encoders.text`: model.onnx, model.onnx.data, and meta.json with `size_px`. `lite` has
+labels.npy and colours.npy as well; for open_clip, meta.json says how an image becomes a square. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MODES: Mapping[str, ResizeMode] = {"shortest": "shortest", "squash": "squash"}
 
 
 class PictureEncoder(Protocol):
-    """Pictures to unit vectors of length `dim`. size_px: the short side of the frames it takes."""
+    """Encodes images as unit vectors with `dim` dimensions. size_px: short side of its input frames."""
 
     @property
     def size_px(self) -> int: ...
@@ -46,7 +46,7 @@ class PictureEncoder(Protocol):
 
 
 def open_image_encoder(folder: Path) -> PictureEncoder:
-    """Return the encoder in a folder, for a few pictures. Raises ModelError if it is missing, damaged or unknown."""
+    """Return the encoder in a folder, for single images. Raises ModelError if it is missing, damaged or unknown."""
     meta = read_meta(folder)
     return LiteImageEncoder.open(folder) if _LABELS in meta["files"] else ClipImageEncoder.open(folder)
 
@@ -54,8 +54,8 @@ def open_image_encoder(folder: Path) -> PictureEncoder:
 class LiteImageEncoder:
     """The `lite` preset's open visual model. `encode_images` may be called from several threads at once.
 
-    model: its name. Its threads run one crop each, whoever asked for it: so a lone video keeps all cores busy, many
-    videos do not start more threads than there are cores, and a vector does not depend on their number.
+    model: its name. Each of its threads runs one crop at a time, for all callers: a single video uses all cores, many
+    videos start no further threads, and a vector does not depend on their number.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LiteImageEncoder:
         size_px: int,
         threads: int = 1,
     ) -> None:
-        """vectors: of the labels (n_labels, dim), rows of length 1, and of the axes of colours (11, dim)."""
+        """vectors: of the labels (n_labels, dim), rows of length 1, and of the colour axes (11, dim)."""
         self._session = session
         self._labels, self._axes = vectors
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="image")
@@ -108,7 +108,7 @@ class LiteImageEncoder:
 
 
 class ClipImageEncoder:
-    """The image tower of an open_clip model, as the indexer exports it, for single pictures."""
+    """An exported open_clip image encoder, for single images."""
 
     def __init__(
         self, session: ort.InferenceSession, model: str, size_px: int, resize_mode: ResizeMode, filter_: str
@@ -139,7 +139,7 @@ class ClipImageEncoder:
 
 
 def conse(logits: FloatArray, labels: FloatArray) -> FloatArray:
-    """Return one picture's unit vector: its likeliest labels' embeddings, weighted by their probability.
+    """Return an image's unit vector: the embeddings of its likeliest labels, weighted by their probability.
 
     logits: (n_crops, n_labels); the crops' probabilities are averaged. labels: (n_labels, dim), rows of length 1.
     Convex combination of semantic embeddings: Norouzi et al. 2014, arXiv 1312.5650.

@@ -1,4 +1,4 @@
-"""Pictures on their way to a model: their size, and the squares of them that models read."""
+"""Preprocessing of images: frame size, and the square crops that models read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-# What becomes of a picture's long side: both its ends are cut off, or it is squeezed.
+# The long side of an image: cropped at both ends, or squeezed.
 ResizeMode = Literal["shortest", "squash"]
-LONG_SIDE = 3  # beyond 3:1 the picture is squeezed: models see squares, and a strip would only cost memory
-# A long side longer by less than this share has a twentieth cut off at either end, which no one misses.
+LONG_SIDE = 3  # beyond 3:1 the image is squeezed: models see squares, and a strip would only cost memory
+# A frame less elongated than this loses at most a twentieth at either end.
 NEARLY_SQUARE = 0.1
 
 
 def frame_shape(width_px: int, height_px: int, size_px: int) -> tuple[int, int]:
     """Return (width, height) with the short side `size_px` and the long side at most LONG_SIDE times that.
 
-    Rounded down, as torchvision does: a pixel more would move a crop from the middle by half a pixel.
+    Rounded down like torchvision: one pixel more would shift the central crop by half a pixel.
     """
     short_px = min(width_px, height_px)
     longest = LONG_SIDE * size_px
@@ -34,10 +34,9 @@ def check_frame(frame: Pixels, size_px: int) -> None:
 def crops(frame: Pixels, size_px: int) -> list[Pixels]:
     """Return the squares of a frame that the `lite` model reads, evenly spaced along its long side.
 
-    One in the middle where the frame is nearly square, both ends up to 3:2, both ends and the middle beyond. Measured
-    as nDCG@10: three crops of a wide frame 0.757, its ends alone 0.757, the middle alone 0.743, the whole squashed into
-    one square 0.710; of a 4:3 frame two crops rank as three do. Raises ValueError for another frame than `check_frame`
-    lets through.
+    One in the middle if the frame is nearly square, both ends up to 3:2, both ends and the middle beyond. Measured,
+    nDCG@10: three crops of a wide frame 0.757, only its ends 0.757, only the middle 0.743, squashed into one square
+    0.710; two crops of a 4:3 frame rank like three. Raises ValueError as `check_frame` does.
     """
     check_frame(frame, size_px)
     span = max(frame.shape[:2]) - size_px
@@ -59,9 +58,9 @@ def square(frame: Pixels, size_px: int, resize_mode: ResizeMode, interpolation: 
     if resize_mode == "squash":
         if frame.shape[0] == frame.shape[1]:
             return frame
-        from PIL import Image  # of no use to a search for words
+        from PIL import Image  # a text query does not need it
 
         image = Image.fromarray(frame).resize((size_px, size_px), Image.Resampling[interpolation.upper()])
         return np.asarray(image)
-    top, left = (round((side - size_px) / 2) for side in frame.shape[:2])  # as torchvision rounds
+    top, left = (round((side - size_px) / 2) for side in frame.shape[:2])  # like torchvision
     return frame[top : top + size_px, left : left + size_px]

@@ -1,12 +1,12 @@
-"""Text to unit vectors by ONNX Runtime: the query side of search, and the indexer's transcripts and titles.
+"""Text to unit vectors by ONNX Runtime: queries, transcripts and titles.
 
 A model is a folder: model.onnx and model.onnx.data (optimised when it was exported, the weights apart so that they are
 memory-mapped), tokenizer.json (truncates by itself), meta.json. Nothing here imports torch or transformers.
 
-meta.json says, beside the model's name, dimensions and files, where they differ from what stands in brackets: the
-`templates` of queries (["{}"]), the prompt before a `passage` (""), the `cleaning` of open_clip that a text goes
-through (none), the `pad` token (0) and the `length` that every text is padded to (that of the longest in its batch).
-Where colours.npy lies there, it holds the axes of colours in the model's space, see `colours`.
+meta.json has the model's name, dimensions and files, and these fields if they differ from the default in brackets:
+query `templates` (["{}"]), the prompt before a `passage` (""), open_clip's `cleaning` (none), the `pad` token (0) and
+the `length` that texts are padded to (the longest in the batch). An optional colours.npy has the colour axes in the
+model's space, see `colours`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from vfindex.storage.records import FloatArray
 from vfindex.storage.text.folding import readable_form
 
 META_FORMAT = 1
-# Texts are cut to this many characters before they are split into tokens: the models read 256 tokens, some 1,300
-# characters of prose, and splitting megabytes to throw them away takes seconds.
+# Texts are cut to this many characters before tokenization: the models read 256 tokens, about 1,300 characters of
+# prose, and tokenizing megabytes takes seconds.
 MAX_CHARACTERS = 8192
 # Tokens of one batch, padding included. Measured, sentences a processor second: 123 with 256, 113 with 512, 100 with
 # 1024, 83 with 2048, which leave the cache; single sentences 70.
 BATCH_TOKENS = 384
 _WEIGHTS = "model.onnx.data"
-QUERY, WORD = "{}", "{word}"  # what stands for the query, and for each of its words, in a template
-COLOUR = "{colour}"  # a template of its own: the colours that the query names
+QUERY, WORD = "{}", "{word}"  # placeholders of the query, and of each of its words, in a template
+COLOUR = "{colour}"  # a template by itself: the colours named in the query
 AXES = "colours.npy"
 _REMEDY = "remove this folder and run the command again, and it is made anew"
 # ONNX Runtime's exceptions have no common parent below Exception.
@@ -59,8 +59,7 @@ _ORT_ERRORS = (
 class TextEncoder:
     """An open text model. `encode` may be called from several threads at once.
 
-    model: its name. dim: the length of its vectors. templates: what a query becomes before it is encoded, where no
-    others are asked for.
+    model: its name. dim: dimensions of its vectors. templates: the default prompts of a query.
     """
 
     def __init__(
@@ -98,10 +97,10 @@ class TextEncoder:
             raise ModelError(f"{folder}: the text model's description is incomplete; {_REMEDY}") from exc
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Return (n, dim) float32, rows of length 1, in the order of `texts`; none of the model's prompts are added.
+        """Return (n, dim) float32, rows of length 1, in the order of `texts`; no prompt is added.
 
-        A text longer than the model reads is cut at its end; an empty one has the vector of a sentence without words.
-        Raises ModelError where damaged weights give what is no number: opening does not hash them.
+        Long texts are truncated; an empty text has the vector of a sentence without words. Raises ModelError if damaged
+        weights give non-finite numbers: opening does not hash them.
         """
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         tokens = self.tokens(texts)
@@ -111,7 +110,7 @@ class TextEncoder:
         return checked(vectors, self.model)
 
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Return (n, dim) float32 as `encode` does, of texts to be found: with the model's own prompt for these."""
+        """Return (n, dim) float32 as `encode` does, of passages: with the model's passage prompt."""
         return self.encode([self._passage + text for text in texts])
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -119,12 +118,12 @@ class TextEncoder:
         return [e.ids for e in self._tokenizer.encode_batch([self._clean(readable(t)) for t in texts])]
 
     def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
-        """Return a query's vectors (n_sets, dim) float32 of length 1, one a set of templates: the mean over the set.
+        """Return a query's vectors (n_sets, dim) float32 of length 1, one per set of templates: the mean over the set.
 
-        words: the query's content words. templates: `{}` stands for the query; a template with `{word}` instead gives
-        the mean over the words, and is left out where there are none; `{colour}` adds the colours that the words name,
-        where the model has axes for them. Raises ValueError for a set without any template to fill. What several
-        templates come to is encoded once, all in one run where it fits.
+        words: the query's content words. templates: `{}` is replaced by the query; a template with `{word}` gives the
+        mean over the words and is dropped without any; `{colour}` adds the colours named by the words, if the model has
+        colour axes. Equal prompts are encoded once, all in one run if they fit. Raises ValueError for a set without a
+        usable template.
         """
         sets = [_fill(text, words, templates) for templates in template_sets]
         prompts = list(dict.fromkeys(prompt for groups in sets for group in groups for prompt in group))
@@ -134,7 +133,7 @@ class TextEncoder:
         )
         for row, templates in enumerate(template_sets):
             if COLOUR in templates and self._axes is not None:
-                # One template more among those that the mean is over; of length 0 where no colour is named.
+                # One more template in the mean; of length 0 if no colour is named.
                 means[row] -= means[row] @ self._axes.T @ self._axes
                 means[row] += colour_vector(colours_named(words), self._axes) / len(sets[row])
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
@@ -151,23 +150,23 @@ class TextEncoder:
 
 
 def checked(vectors: FloatArray, model: str) -> FloatArray:
-    """Return what a model gave. Raises ModelError if not all of it are numbers."""
+    """Return a model's output. Raises ModelError if a number is not finite."""
     if not np.isfinite(vectors).all():
         raise ModelError(f"the model {model} gives vectors that are no numbers, as damaged weights do; {_REMEDY}")
     return vectors
 
 
 def readable(text: str) -> str:
-    """Return what of a text is encoded: MAX_CHARACTERS in their plain form, without lone surrogates of file names."""
+    """Return the encoded part of a text: MAX_CHARACTERS, normalised, without lone surrogates of file names."""
     return readable_form(text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8"))[:MAX_CHARACTERS]
 
 
 def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.InferenceSession:
     """Return an ONNX Runtime session on folder/model.onnx. Raises ModelError if the graph cannot be opened.
 
-    prepack: rewrite graph and weights for the processor's kernels, which pays from some hundred runs on: EfficientNet's
-    convolutions then run 3 times as fast (measured: 10 images a processor second without, 31 with). Without it the
-    weights stay in the file's pages, and opening takes 20 ms instead of 150.
+    prepack: optimise graph and weights for the processor's kernels, worthwhile from about a hundred runs on:
+    EfficientNet's convolutions run 3 times as fast (measured: 10 images per processor second without, 31 with). Without
+    it the weights stay memory-mapped, and opening takes 20 ms instead of 150.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -175,7 +174,7 @@ def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.In
     options.log_severity_level = 3
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if prepack else level.ORT_DISABLE_ALL
-    # Threads that spin while they wait take the processor from the decoder.
+    # Threads that spin while waiting take processor time from the decoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -236,7 +235,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Return each template's prompts; a template without any is left out. Raises ValueError if none is left."""
+    """Return each template's prompts; templates without any are dropped. Raises ValueError if none is left."""
     told = [t for t in templates if t != COLOUR]
     filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in told]
     groups = [group for group in filled if group]
@@ -246,7 +245,7 @@ def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[lis
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield row numbers, texts of similar length together, at most BATCH_TOKENS a batch."""
+    """Yield row numbers, texts of similar length together, at most BATCH_TOKENS per batch."""
     rows: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if rows and lengths[row] * (len(rows) + 1) > BATCH_TOKENS:

@@ -1,7 +1,7 @@
-"""File systems on which SQLite's write-ahead log is not safe: it shares memory between processes (sqlite.org/wal.html).
+"""File systems on which SQLite's write-ahead log is unsafe: it needs shared memory (sqlite.org/wal.html).
 
-A file system whose files another machine may change, or the host of a virtual machine or container, gives no shared
-memory that both sides see, and often no lock that both sides keep.
+If another machine, or the host of a virtual machine or container, can change the files too, both sides share no memory
+and often no locks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vfindex.storage.errors import LibraryError
 
-# Types as the kernel names them, without the `fuse.` before those of FUSE.
+# Types as named by the kernel, without the prefix `fuse.`.
 _NETWORK = {"nfs", "nfs3", "nfs4", "cifs", "smb2", "smb3", "smbfs", "smbnetfs", "afs", "kafs", "openafs", "auristorfs"}
 _NETWORK |= {"coda", "ncp", "ncpfs", "afpfs", "webdav", "davfs", "davfs2", "sshfs", "curlftpfs", "ftpfs"}
 _NETWORK |= {"gvfs", "gvfsd-fuse", "kio-fuse"}
@@ -22,14 +22,14 @@ _OBJECT_STORES = {"s3fs", "s3ql", "goofys", "gcsfuse", "blobfuse", "blobfuse2", 
 _HOST_FOLDERS = {"9p", "virtiofs", "vboxsf", "vmhgfs", "vmhgfs-fuse", "prl_fs", "drvfs", "wslfs", "lxfs", "osxfs"}
 _HOST_FOLDERS |= {"grpcfuse", "fakeowner"}
 SHARED_FILE_SYSTEMS = frozenset(_NETWORK | _CLUSTER | _OBJECT_STORES | _HOST_FOLDERS)
-# Those of FUSE whose files lie on this machine; any other is taken for a network's, as most are.
+# FUSE types with local files; all others count as network file systems, as most are.
 _LOCAL_FUSE = {"bindfs", "cryfs", "encfs", "exfat", "ext2", "fuse-ext2", "fuse-overlayfs", "gocryptfs", "mergerfs"}
 _LOCAL_FUSE |= {"ntfs", "ntfs-3g", "securefs", "unionfs", "unionfs-fuse", "veracrypt", "zfs"}
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 def refuse_network_folder(folder: Path) -> None:
-    """Raise LibraryError if `folder` lies on a network or virtual file system, where two sides would damage the log."""
+    """Raise LibraryError if `folder` is on a network or shared file system, where two sides would damage the log."""
     kind = file_system(folder)
     if is_shared(kind):
         raise LibraryError(
@@ -47,7 +47,7 @@ def is_shared(kind: str) -> bool:
 
 
 def file_system(folder: Path) -> str:
-    """Return the type of the file system that holds `folder`, "" where the platform does not say."""
+    """Return the type of the file system of `folder`, "" if the platform does not provide it."""
     try:
         mounts = Path("/proc/self/mountinfo").read_bytes()
     except OSError:
@@ -56,10 +56,10 @@ def file_system(folder: Path) -> str:
 
 
 def file_system_among(mountinfo: bytes, path: bytes) -> str:
-    """Return the type of the file system that holds the absolute `path`, by the text of /proc/self/mountinfo.
+    """Return the type of the file system of the absolute `path`, from the text of /proc/self/mountinfo.
 
     Its lines: id, parent, device, root, mount point, options, optional fields, "-", type, source, options (proc(5)).
-    The longest mount point counts, and of several mounts at one the last, which hides the others.
+    The longest mount point counts; of several mounts at one point the last, which hides the others.
     """
     best, kind = b"", ""
     for line in mountinfo.splitlines():

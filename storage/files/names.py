@@ -1,6 +1,6 @@
-"""Names of files as people type them: the same to a reader is the same, however its bytes are composed.
+"""File names as people type them, compared whatever their Unicode composition.
 
-macOS writes accents apart from their letters (NFD), most others together (NFC); file systems keep either.
+macOS stores accents decomposed (NFD), most others composed (NFC); file systems keep either form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fnmatch import translate
 
 from vfindex.storage.errors import UsageError
 
-# Ambiguous names that are shown.
+# Ambiguous names shown.
 _SHOWN = 3
 
 
@@ -25,7 +25,7 @@ def glob_pattern(glob: str) -> str:
     """Return the regular expression of a glob; to be matched with a composed name.
 
     `*` matches any characters, also `/`, `?` one, `[ab]` a choice. The literal name is matched as well: square brackets
-    are common in names, and then mean themselves.
+    are common in names and then match literally.
     """
     glob = composed(glob)
     ways = dict.fromkeys((glob, glob.replace("[", "[[]")))  # translate ends each with \\Z, or \\z
@@ -37,8 +37,8 @@ def resolve(
 ) -> bytes | None:
     """Return the known path, of a file or folder, that `typed` names; None if there is none.
 
-    typed: absolute paths, the likeliest first. The exact bytes come first, then what is composed to the same. Raises
-    UsageError where several known paths are. is_known: whether something lies at or below a path. known: all paths.
+    typed: absolute paths, the likeliest first. Exact bytes come first, then paths with the same composed form. Raises
+    UsageError if several known paths match. is_known: whether something is known at or below a path. known: all paths.
     """
     for path in typed:
         if is_known(path):
@@ -57,7 +57,7 @@ def resolve(
 
 
 def _alike(path: bytes, known: Iterable[bytes]) -> set[bytes]:
-    """Return the known paths, and folders of known paths, that are composed to the same as `path`."""
+    """Return the known paths, and folders of known paths, with the same composed form as `path`."""
     wanted, parts = composed(os.fsdecode(path)), path.rstrip(b"/").count(b"/") + 1
     found = set()
     for each in known:

@@ -1,7 +1,7 @@
-"""Who may read and write the files of a library, and what to say where this user may not: that is no damage.
+"""Permissions of a library's files, and the error if this user lacks them: that is not damage.
 
 Every file in a library takes the mode and group of its library.db, and every folder those of the library's folder,
-whatever the umask of the user whose run makes it: SQLite does the same for its log.
+whatever the user's umask. SQLite does the same for its log.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FOLDER_BITS = 0o2777
 
 
 def is_allowed(path: Path, access: int) -> bool:
-    """Return whether this process may do `access` (os.R_OK, ...) with a file that is there."""
+    """Return whether this process has `access` (os.R_OK, ...) to an existing file."""
     return os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
 
 
 def has_file(path: Path) -> bool:
-    """Return whether there is a file at `path`. Raises LibraryError where this user may not look."""
+    """Return whether there is a file at `path`. Raises LibraryError if this user may not look."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -41,7 +41,7 @@ def has_file(path: Path) -> bool:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raise LibraryError for what is there and is no file, or is one that this user may not read."""
+    """Raise LibraryError if `path` exists and is not a file, or is one that this user may not read."""
     if has_file(path):
         if not is_allowed(path, os.R_OK):
             raise unreadable(path)
@@ -50,7 +50,7 @@ def refuse_unreadable(path: Path) -> None:
 
 
 def unreadable(path: Path) -> LibraryError:
-    """Return the sentence for a file that this user may not read; of a folder in the way, where that is the reason."""
+    """Return the message for a file that this user may not read, naming a parent folder if that is the reason."""
     for place in (path, *path.absolute().parents):
         try:
             found = place.stat()
@@ -64,10 +64,10 @@ def unreadable(path: Path) -> LibraryError:
 
 
 def share(path: Path) -> None:
-    """Give a file or folder that was just made in a library the mode and group that the library has.
+    """Give a new file or folder in a library the library's mode and group.
 
-    Where the system refuses the group, which this user may not be in, or anything of another user's file, it stays.
-    As root the owner too is that of library.db, as SQLite has it.
+    If the system refuses, because this user is not in the group or does not own the file, it is left unchanged. As
+    root, the owner of library.db is set as well, as SQLite does.
     """
     model = _model(path)
     if model is None or model == path:
@@ -84,16 +84,16 @@ def share(path: Path) -> None:
 
 
 def is_shared_as(source: Path, path: Path) -> bool:
-    """Return whether all who may read the library of `path` may read `source`, so that a hard link to it will do."""
+    """Return whether all readers of the library of `path` may read `source`, so that a hard link suffices."""
     model = _model(path)
     wanted = 0 if model is None else model.stat().st_mode & _READ_BITS
     return source.stat().st_mode & wanted == wanted
 
 
 def _model(path: Path) -> Path | None:
-    """Return whose mode and group a path in a library takes; None for one in no library, or in one still to be made.
+    """Return the file whose mode and group a path in a library takes; None outside a library or in a new one.
 
-    Editions take those of the library that they lie in, which may have lost its own library.db to an upgrade.
+    Model versions take those of their library, whose own library.db may be gone after an upgrade.
     """
     for folder in path.absolute().parents:
         if "editions" in (folder.name, folder.parent.name):

@@ -1,4 +1,4 @@
-"""Files that are opened by name, and nothing else: a pipe, a socket or a device in their place would be waited for."""
+"""Opens regular files only: a pipe, socket or device in place of a file would block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = (
 
 
 class NotRegularError(OSError):
-    """There is something else than a regular file. kind: "a folder", "a named pipe", ..."""
+    """The path is not a regular file. kind: "a folder", "a named pipe", ..."""
 
     def __init__(self, path: str | bytes | os.PathLike[str], kind: str) -> None:
         super().__init__(errno.EINVAL, f"it is {kind}, no file", os.fsdecode(path))
@@ -27,19 +27,19 @@ class NotRegularError(OSError):
 
 
 def kind_of(mode: int) -> str:
-    """Return what a mode of `os.stat` that is no regular file's stands for, in words."""
+    """Return the kind of a file that is not regular, in words. mode: of `os.stat`."""
     return next((words for test, words in _KINDS if test(mode)), "a special file")
 
 
 def regular(path: str | bytes | os.PathLike[str], flags: int) -> int:
-    """Return the descriptor of a regular file, as the opener of `open`. Raises NotRegularError for anything else.
+    """Return the descriptor of a regular file; an opener for `open`. Raises NotRegularError for anything else.
 
-    Never waits: neither for the other end of a pipe, nor for a file of the kernel's that has nothing to give yet.
+    Never blocks, neither on a pipe nor on a kernel file without data.
     """
     try:
         handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
-        if exc.errno == errno.ENXIO:  # a socket, or a device that is not there
+        if exc.errno == errno.ENXIO:  # a socket, or a missing device
             raise NotRegularError(path, "a socket or a device") from exc
         if exc.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
             raise NotRegularError(path, "a symbolic link") from exc
@@ -52,12 +52,12 @@ def regular(path: str | bytes | os.PathLike[str], flags: int) -> int:
 
 
 def regular_no_link(path: str | bytes | os.PathLike[str], flags: int) -> int:
-    """Return what `regular` does, and refuse a symbolic link, too."""
+    """Like `regular`, but also refuses a symbolic link."""
     return regular(path, flags | os.O_NOFOLLOW)
 
 
 def read_file(path: Path) -> bytes:
-    """Return what a regular file holds. Raises OSError, also for anything else than a regular file."""
+    """Return the contents of a regular file. Raises OSError, also if it is not regular."""
     with open(path, "rb", opener=regular) as file:
         return file.read()
 
@@ -69,7 +69,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the platform can."""
+    """Sync a folder's entries to the disk, if the platform supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

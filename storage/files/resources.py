@@ -1,4 +1,4 @@
-"""What a process has too little of, in words: memory, threads, open files, room on a disk, and the limits that hold."""
+"""Messages for lack of resources: memory, threads, open files, disk space, and the limits that apply."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _MEMORY_WORDS = ("bad_alloc", "Cannot allocate memory", "cannot allocate memory", "start new thread")
-# What the loader says of a library that does not fit.
+# The loader's message for a library that does not fit into memory.
 _LOADER_WORDS = ("failed to map segment", "cannot allocate memory", "cannot map", "bad_alloc")
 
 
 def lack(exc: BaseException | None) -> str | None:
-    """Return a sentence that names the limit behind an exception, or behind what caused it; None for any other."""
+    """Return a sentence that names the limit behind an exception or its cause; None for any other."""
     while exc is not None:
         if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -32,11 +32,11 @@ def _is_memory(exc: BaseException) -> bool:
     if isinstance(exc, ImportError):
         return any(word in text for word in _LOADER_WORDS)
     is_oom = isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EAGAIN)
-    return is_oom or any(word in text for word in _MEMORY_WORDS)  # ONNX Runtime's errors are no RuntimeError
+    return is_oom or any(word in text for word in _MEMORY_WORDS)  # ONNX Runtime's errors are not RuntimeErrors
 
 
 def temporary_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where SQLite puts its temporary files: the first that may be written, as its unixTempFileDir looks."""
+    """Return SQLite's folder for temporary files: the first writable one, as in its unixTempFileDir."""
     named = [environment.get(name) for name in ("SQLITE_TMPDIR", "TMPDIR")]
     for name in filter(None, [*named, "/var/tmp", "/usr/tmp", "/tmp"]):
         if os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK):
@@ -45,7 +45,7 @@ def temporary_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def least_room(folders: Sequence[Path]) -> tuple[Path, int] | None:
-    """Return which of the folders has the least room left, the first of equals, and its bytes; None if none tells."""
+    """Return the folder with the least free space, the first of equals, and its free bytes; None if unknown."""
     rooms = []
     for folder in folders:
         try:

@@ -111,7 +111,7 @@ def writing_index(path: Path) -> Iterator[IndexWriter]:
     """
     part = path.with_name(path.name + ".part")
     try:
-        part.unlink(missing_ok=True)  # a pipe of that name would be waited for
+        part.unlink(missing_ok=True)  # a pipe of that name would block
         with part.open("wb") as file:
             yield IndexWriter(file, part)
         share(part)

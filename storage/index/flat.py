@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
-# Vectors looked at for all questions together: as float32 of 1,152 dimensions, 75 MB.
+# Vectors per matrix product: as float32 of 1,152 dimensions, 75 MB.
 _TOGETHER = 1 << 14
 
 
@@ -54,7 +54,7 @@ class HalfVectors:
         return scores[0], places[0]
 
     def best_scores(self, queries: FloatArray, top_k: int) -> FloatArray:
-        """Return the best scores (n_queries, <= top_k) of each question, best first. queries: (n_queries, dim).
+        """Return the best scores (n_queries, <= top_k) of each query, best first. queries: (n_queries, dim).
 
         One matrix product for all queries takes a fraction of the time of single scans.
         """
@@ -70,7 +70,7 @@ class HalfVectors:
 
 
 def on_gpus(rows: FloatArray) -> Any:
-    """Return an index of vectors (n, dim) on all GPUs, or None where there is none or they are full."""
+    """Return an index of vectors (n, dim) on all GPUs, or None if there are none or they are full."""
     import faiss
 
     if not faiss.get_num_gpus():

@@ -1,9 +1,9 @@
 """IVF-PQ candidates of a large library: 4-bit codes, one for every two dimensions, in inverted lists.
 
 An inverted file with product quantisation (Jégou, Douze and Schmid 2011, IEEE TPAMI 33(1), sections 3 and 4) whose
-distance tables stay in registers (André, Kermarrec and Le Scouarnec 2017, ICMR), by FAISS. A question reads a sixteenth
-of what float32 would take, of the lists that are nearest to it; what is found is scored again from the vectors
-themselves, see vectors.py. Every modality has codes of its own: a question reads those that it asks for.
+distance tables stay in registers (André, Kermarrec and Le Scouarnec 2017, ICMR), by FAISS. A query reads the nearest
+lists, a sixteenth of the bytes of float32; candidates are re-ranked from the vectors, see reader.py. Every modality has
+its own codes: a query reads only those that it uses.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
 
-# Codes for each two dimensions, and vectors in a block of FAISS's order, which its registers take at a time.
+# Codes per two dimensions, and vectors per block in FAISS's layout, processed together in registers.
 CODES, BLOCK = 16, 32
-# Vectors that codebook and lists are learned from: of the lists, so many for each.
+# Vectors that codebook and lists are trained on; for the lists, this many per list.
 TRAINING_ROWS, ROWS_A_LIST = 32_768, 64
 # Iterations of k-means; later ones change little.
 _ROUNDS = 10
@@ -60,19 +60,20 @@ class Lists:
 
     @property
     def blocks(self) -> NDArray[np.int64]:
-        """Where the blocks of each list end: a block is of one list alone."""
+        """Where the blocks of each list end: a block belongs to one list."""
         return np.cumsum(-(-self.sizes // BLOCK))
 
 
 class IvfPq:
-    """Approximate search by inner product over rows 0..n-1; its candidates nearly always contain the best."""
+    """Approximate search by inner product over rows 0..n-1; the candidates nearly always contain the best rows."""
 
     def __init__(
         self, segments: Sequence[slice], lists: Lists, codebook: FloatArray, codes: Sequence[NDArray[np.uint8]]
     ) -> None:
         """segments: as `segments_of` returns them. codebook: see `train`. codes: of each segment, see `encode`.
 
-        Raises ValueError if they do not fit together. Any bytes are codes: none can lead a scan out of its memory.
+        Raises ValueError if they do not fit together. Any bytes are valid codes: none can make a scan read outside its
+        memory.
         """
         pairs = [_pairs(where) for where in segments]
         if codebook.shape != (sum(pairs), 2 * CODES) or len(codes) != len(segments):
@@ -108,7 +109,7 @@ class IvfPq:
         parameters.nprobe = max(1, round(share * len(self.lists.ends)))
         places: NDArray[np.int64] = self._index(asked).search(questions, candidates, params=parameters)[1]
         if share == 1:
-            # FAISS leaves out what has the lowest score there can be: all of a library that lacks what is asked for.
+            # FAISS drops rows with the lowest possible score: all of them, in a library without the queried modality.
             for row in np.flatnonzero(places[:, -1] < 0):
                 found = places[row][places[row] >= 0]
                 places[row, len(found) :] = np.delete(np.arange(len(self)), found)[: candidates - len(found)]
@@ -149,7 +150,7 @@ class IvfPq:
 
 
 def segments_of(slices: Sequence[slice], dim: int) -> list[slice]:
-    """Return the slices, and what stands behind the last of them in a vector of `dim` dimensions."""
+    """Return the slices, and the rest after the last of them in a vector of `dim` dimensions."""
     end = slices[-1].stop if slices else 0
     return [*slices, *([slice(end, dim)] if end < dim else [])]
 
@@ -163,7 +164,7 @@ def train(sample: FloatArray, segments: Sequence[slice]) -> FloatArray:
         quantizer: Any = faiss.ProductQuantizer(2 * _pairs(where), _pairs(where), 4)
         rounds = quantizer.cp
         rounds.niter, rounds.min_points_per_centroid, rounds.max_points_per_centroid = _ROUNDS, 1, TRAINING_ROWS
-        with one_thread():  # of two dimensions each, too little for more
+        with one_thread():  # two dimensions each, too few for more
             quantizer.train(_padded(sample[:, where]))
         books.append(faiss.vector_to_array(quantizer.centroids).reshape(-1, 2 * CODES))
     return np.concatenate(books)
@@ -172,8 +173,8 @@ def train(sample: FloatArray, segments: Sequence[slice]) -> FloatArray:
 def cluster(sample: FloatArray, rows: NDArray[Any], factors: FloatArray) -> Lists:
     """Return inverted lists of rows (n, dim), by k-means over a sample (n, dim) of them.
 
-    factors: (dim,), the weights of a question by default. With the roots of them on either side, vectors are as near to
-    each other as a question to one of them finds the other good.
+    factors: (dim,), the default weights of a query. Vectors are scaled by their square roots, so the distance between
+    two vectors corresponds to their score for a query.
     """
     import faiss
 
@@ -190,7 +191,7 @@ def grown(
 ) -> Lists:
     """Return the lists with new rows appended and changed rows reassigned; centroids stay.
 
-    rows: (n, dim), of all. moved: places of changed ones, increasing. dead: places of those that are gone, which are 0.
+    rows: (n, dim), of all. moved: places of changed ones, increasing. dead: places of deleted ones, which are 0.
     """
     roots = np.sqrt(factors)
     belongs = np.empty(len(rows), np.int64)
@@ -212,7 +213,7 @@ def number_of_lists(count: int) -> int:
 def lists_of(
     belongs: NDArray[np.int64], rows: NDArray[Any], count: int, dead: NDArray[np.int64] | None = None
 ) -> Lists:
-    """Return `count` lists. belongs: the list of each row (n,). dead: places of rows that are 0, and in no mean."""
+    """Return `count` lists. belongs: the list of each row (n,). dead: places of deleted rows, excluded from means."""
     members = np.argsort(belongs, kind="stable").astype(np.int32)
     sizes = np.bincount(belongs, minlength=count)
     living = sizes if dead is None else sizes - np.bincount(belongs[dead], minlength=count)
@@ -244,7 +245,7 @@ def encode(
 
 
 def _by_blocks(lists: Lists) -> Iterator[NDArray[np.int64]]:
-    """Yield the places of all lists as they stand in blocks, whole blocks at a time; -1 where a block is not full."""
+    """Yield the places of all lists in block order, whole blocks at a time; -1 fills incomplete blocks."""
     places = np.full(int(lists.blocks[-1]) * BLOCK, -1)
     starts = BLOCK * np.concatenate([[0], lists.blocks[:-1]]) - np.concatenate([[0], lists.ends[:-1]])
     places[np.arange(len(lists.members)) + np.repeat(starts, lists.sizes)] = lists.members
@@ -253,7 +254,7 @@ def _by_blocks(lists: Lists) -> Iterator[NDArray[np.int64]]:
 
 
 def _assigned(rows: NDArray[Any], centroids: FloatArray, roots: FloatArray) -> NDArray[np.int64]:
-    """Return the nearest of some centroids for each row (n, dim), whose dimensions are multiplied with the roots."""
+    """Return the nearest of some centroids for each row (n, dim), scaled by the square roots of the factors."""
     import faiss
 
     belongs = np.zeros(len(rows), np.int64)
@@ -265,7 +266,7 @@ def _assigned(rows: NDArray[Any], centroids: FloatArray, roots: FloatArray) -> N
 
 
 def _pairs(where: slice) -> int:
-    """Return how many pairs of dimensions a segment has; FAISS wants them even in number."""
+    """Return how many pairs of dimensions a segment has; FAISS requires an even number."""
     return 2 * -(-len(range(where.start, where.stop)) // 4)
 
 

@@ -122,7 +122,7 @@ def _point(folder: Path, numbers: list[int]) -> None:
     temporary = folder / f"{POINTER}.part"
     lines = [f"editions/{number}" if number else "." for number in numbers]
     try:
-        temporary.unlink(missing_ok=True)  # a pipe of that name would be waited for
+        temporary.unlink(missing_ok=True)  # a pipe of that name would block
         with temporary.open("w", encoding="ascii") as file:
             file.write("\n".join(lines) + "\n")
             file.flush()

@@ -1,7 +1,7 @@
-"""How much of what an exact scan finds a joint index finds, for every weighting that it must be good at.
+"""Recall of a joint index against an exact scan at every weighting, and the tuning of its search parameters.
 
-The questions are clips' own joint vectors, near to much, and the background queries of the models' priors, near to
-nothing, and what lies between two of these. Recall is by score, so that equal vectors may stand for each other.
+The queries are clips' own joint vectors (near many clips), background queries of the models' priors (near none), and
+midpoints of the latter. Recall is measured by score, so equal vectors are interchangeable.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from vfindex.storage.index.search_params import FIRST, MANY, SearchParams, Tuned
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
 from vfindex.storage.records import FloatArray, Modality
 
-# What questions of either kind must find, or all vectors are scored; and how many standard errors above it efforts are
-# chosen for: 19 of 20 samples as good let other questions find as much. Clips of one video share a title and are found
-# or missed together: a fixed margin of 0.002, enough for pictures, let other titles find 0.965.
-# Of the first 200, which are only candidates for the ten that are shown, less will do.
+# Required recall for either kind of query, else all vectors are scored; and the margin in standard errors: with 1.645,
+# other queries reach the recall for 19 of 20 samples. Clips of one video share a title and are found or missed
+# together: with a fixed margin of 0.002, enough for visual, other titles had 0.965. The first 200 are only candidates
+# for the ten shown, so less suffices.
 LEAST = 0.99
 WANTED = ((LEAST, 1.645), (0.97, 0.0))
-# What a few questions to an index published must still find: 32 of them stray by some 0.02 at titles, whose ten best
+# Required recall of a published index on a few queries: 32 of them vary by about 0.02 for titles, whose ten best clips
 # are often found or missed together.
 FLOOR = 0.95
-# Questions of either kind at each weighting, so many or all there are: to choose efforts by, and to look whether an
-# index keeps its word. Of 96 some samples found 0.994 where all 250 found 0.984.
+# Queries of either kind per weighting, at most: for tuning, and for checking a published index. With 96, some samples
+# had 0.994 where all 250 had 0.984.
 QUESTIONS, FEW_QUESTIONS = 512, 16
-# Clips taken for their vectors for each question, of which those that lack a modality are no questions to it alone.
+# Clips read per query: those that lack a modality are no queries for it alone.
 CLIPS_A_QUESTION = 3
-# Scores this close may stand in either order: float32 sums differ with the order of addition, and float16 rounds.
+# Scores this close may be in either order: float32 sums depend on the order of addition, and float16 rounds.
 TIE = 1e-3
-# What is tried: shares of the lists, and numbers of candidates.
+# The grid: shares of the lists, and numbers of candidates.
 SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 5 / 8, 3 / 4, 1.0)
 CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... 4096
 MOST = CANDIDATES[-1]
@@ -48,10 +48,10 @@ MOST = CANDIDATES[-1]
 def questions(
     spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray, most: int | None = None
 ) -> list[tuple[FloatArray, FloatArray]]:
-    """Return (clips' own, background) questions, each (n, dim), for each of `spec.corners()`.
+    """Return (clips' own, background) queries, each (n, dim), for each of `spec.corners()`.
 
-    clips: joint vectors (n, dim) of some clips, of which those that hold all that is asked for come first. most: of
-    either kind; None: QUESTIONS.
+    clips: joint vectors (n, dim) of some clips; those with all queried modalities come first. most: of either kind;
+    None: QUESTIONS.
     """
     most = most or QUESTIONS
     asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
@@ -68,9 +68,9 @@ def questions(
 
 
 def _complete_first(own: FloatArray, spec: JointSpec) -> FloatArray:
-    """Return clips' vectors as queries, those that lack the fewest modalities first.
+    """Return clips' vectors as queries, those with most modalities first.
 
-    A question asks for them all; a vector without one is a question at other weights, see `TunedParams.choose`.
+    A query has all modalities; a vector without one is a query at other weights, see `TunedParams.choose`.
     """
     own = own[np.any(own, axis=1)]
     present = np.zeros(len(own))  # modalities of each
@@ -108,7 +108,7 @@ def _between(queries: FloatArray) -> FloatArray:
 def recall_at_10(
     snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[Modality, ModalityPrior]
 ) -> list[float]:
-    """Return recall@10 of an index against a scan of what library.db has of its clips, for each of `spec.corners()`.
+    """Return recall@10 of an index against a scan of its clips in library.db, for each of `spec.corners()`.
 
     An empty index gives nothing.
     """
@@ -123,7 +123,7 @@ def recall_at_10(
         return [1.0] * len(asked)
     found = index.search(queries, top_k)[1]  # (n_queries, <= top_k)
     best = np.full((len(queries), top_k), -np.inf, np.float32)
-    scores = np.full(found.shape, -np.inf, np.float32)  # of what was found, as library.db has it
+    scores = np.full(found.shape, -np.inf, np.float32)  # of the hits, from library.db
     for part, rows in joint_batches(snapshot, spec, ids.tolist()):
         every = queries @ rows.T
         best = np.partition(np.concatenate([best, every], axis=1), -top_k, axis=1)[:, -top_k:]
@@ -136,7 +136,7 @@ def recall_at_10(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Questions of one weighting. kinds: each (n, dim). best: of each kind, the best scores (n, k) there are."""
+    """Queries of one weighting. kinds: each (n, dim). best: of each kind, the best scores (n, k)."""
 
     codes: IvfPq
     rows: NDArray[np.float16]
@@ -144,10 +144,10 @@ class _Trial:
     best: Sequence[FloatArray]
 
     def ranks(self, share: float) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Return for each kind where among the candidates of a share of the lists the best FIRST and MANY stand.
+        """Return for each kind the ranks of the best FIRST and MANY among the candidates of a share of the lists.
 
-        Each is (n, <= FIRST or MANY), MOST for one that is not among them. One scan tells of every number of
-        candidates: fewer are the first of more.
+        Each is (n, <= FIRST or MANY), MOST if not found. One scan covers every number of candidates: fewer are a prefix
+        of more.
         """
         kinds = zip(self.kinds, self.best, strict=True)
         return [self._ranks(share, *kind) for kind in kinds if len(kind[0])]
@@ -176,12 +176,12 @@ class _Found:
 
     @property
     def order(self) -> tuple[bool, float]:
-        """The best comes first: the cheapest that is enough, else what finds the most."""
+        """Sort key, best first: the cheapest that suffices, else the highest recall."""
         return not self.is_enough, self.cost if self.is_enough else -self.recall
 
 
 def _weighting_params(trial: _Trial) -> WeightingParams:
-    """Return the cheapest parameters that find enough."""
+    """Return the cheapest parameters with the required recall."""
     best: list[_Found] = []  # for the first FIRST and the first MANY
     for share in SHARES:
         if best and all(each.is_enough and each.cost <= trial.codes.cost(0, share) for each in best):
@@ -194,14 +194,14 @@ def _weighting_params(trial: _Trial) -> WeightingParams:
 
 
 def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], wanted: tuple[float, float]) -> _Found:
-    """Return the least number of candidates that is enough, or MOST.
+    """Return the lowest sufficient number of candidates, or MOST.
 
-    kinds: ranks of each, as `_Trial.ranks` returns them. wanted: recall, and the standard errors that every kind must
-    be above it.
+    kinds: ranks of each, as `_Trial.ranks` returns them. wanted: recall, and the margin in standard errors, for every
+    kind.
     """
     target, errors = wanted
     for most in CANDIDATES:
-        found = [np.mean(ranks < most, axis=1) for ranks in kinds]  # each (n,), the recall of each question
+        found = [np.mean(ranks < most, axis=1) for ranks in kinds]  # each (n,), the recall of each query
         is_enough = all(each.mean() - errors * each.std() / math.sqrt(len(each)) >= target for each in found)
         if is_enough:
             break
@@ -216,5 +216,5 @@ def _share(scores: FloatArray, best: FloatArray) -> float:
 
 
 def _tie(score: Any) -> Any:
-    """Return how far below a score another counts as equal."""
+    """Return the tolerance below a score within which another counts as equal."""
     return TIE * np.maximum(1.0, np.abs(score))

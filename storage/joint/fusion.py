@@ -1,4 +1,4 @@
-"""How a library fuses its modalities: the form chosen for it, and the weights or heads learned for it."""
+"""The fusion of a library: its form, and learned weights or heads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vfindex.storage.records import FUSIONS, MODALITIES, FloatArray, FusionName,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heads:
-    """Linear maps of every modality into one space that all share, one for clips and one for questions.
+    """Linear maps of every modality into one shared space, one for clips and one for queries.
 
-    clip, query: modality -> (rank, dim) float32, of embeddings centred and scaled and of questions centred.
+    clip, query: modality -> (rank, dim) float32, for centred and scaled embeddings, and for centred queries.
     """
 
     clip: Mapping[Modality, FloatArray]
@@ -30,7 +30,7 @@ class Heads:
         return len(next(iter(self.clip.values())))
 
     def fit(self, dims: Mapping[Modality, int]) -> bool:
-        """Return whether the heads are made for modalities of these dimensions."""
+        """Return whether the heads fit modalities of these dimensions."""
         shapes = {m: (self.rank, dim) for m, dim in dims.items()}
         return all({m: head.shape for m, head in side.items()} == shapes for side in (self.clip, self.query))
 
@@ -52,9 +52,9 @@ class Heads:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fusion:
-    """The form of a library's joint vectors. weights: of the modalities named, in place of the preset's.
+    """The form of a library's joint vectors. weights: of some modalities, in place of the preset's.
 
-    heads: those of `learned`, which cannot be without.
+    heads: required by `learned`.
     """
 
     form: FusionName = "concat"
@@ -72,7 +72,7 @@ class Fusion:
 
     @classmethod
     def from_json(cls, text: str | None) -> Fusion:
-        """Return the fusion of `to_json`'s text; None: nobody has chosen one. Raises LibraryDamaged."""
+        """Return the fusion of `to_json`'s text; None if none was chosen. Raises LibraryDamaged."""
         if text is None:
             return cls()
         try:

@@ -1,6 +1,6 @@
-"""The joint vector: one vector a clip, made of every modality's embedding, centred and scaled.
+"""The joint vector: one vector per clip, fused from the centred and scaled embeddings of its modalities.
 
-With c_m = s_m * (e_m - mu_m), 0 where the clip has no modality m, and q_m = t_m - nu_m, 0 where m is not asked:
+With c_m = s_m * (e_m - mu_m), 0 if the clip has no modality m, and q_m = t_m - nu_m, 0 if the query has no modality m:
 
     form       joint(clip)                        joint(query)
     concat     [ c_m ]                            [ w_m * q_m ]
@@ -11,10 +11,10 @@ With c_m = s_m * (e_m - mu_m), 0 where the clip has no modality m, and q_m = t_m
     score = <joint(query), joint(clip)>
 
 `concat` is exactly a weighted late fusion of the modalities' centred similarities (weighted concatenation: Wang et al.
-2023, arXiv 2312.06397), whose weights belong to the question. `mean` and `weighted` add vectors up, as is done in one
-space for all modalities (Girdhar et al. 2023, arXiv 2305.05665), and need equal dimensions. `learned` adds a space that
-all modalities share, see `Heads`. In every form a modality that a clip lacks counts 0, the score of an unrelated clip,
-and the score is a sum of what each of the clip's modalities adds. Writer and readers share this contract and no more.
+2023, arXiv 2312.06397), whose weights belong to the query. `mean` and `weighted` add vectors, as in one embedding space
+of all modalities (Girdhar et al. 2023, arXiv 2305.05665), and need equal dimensions. `learned` adds a shared space of
+all modalities, see `Heads`. In every form a missing modality counts 0, the score of an unrelated clip, and the score is
+a sum over the clip's modalities. Writer and readers share only this contract.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
 from vfindex.storage.joint.fusion import Fusion, Heads
 from vfindex.storage.records import FUSIONS, MODALITIES, FloatArray, FusionName, Modality
 
-# How many clips the shipped prior is worth: a library of 200 clips trusts its own mean as much as the prior's.
+# Weight of the prior in clips: in a library of 200 clips, its own mean and the prior's count equally.
 PRIOR_CLIPS = 200
-# A library's own spread may move a modality's scale by this factor from the prior's, no further.
+# A library's own spread changes a modality's scale from the prior's by at most this factor.
 MAX_SCALE_RATIO = 2.0
 _MIN_SPREAD = 1e-4
-# Of the text that describes a spec; the first form, without a number, was `concat` alone.
+# Version of a spec's JSON; the first, without a number, had only `concat`.
 _SPEC_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModalityPrior:
-    """What a preset knows of a modality before it has seen a library.
+    """A preset's statistics of a modality, independent of any library.
 
-    mean: mu0 (dim,), the mean embedding of material in general. query_mean: nu (dim,), that of background queries.
-    spread: standard deviation of <t - nu, e - mu> over background queries t and unrelated material e.
-    background: (n_queries, dim) the background queries' embeddings. weight: w_m when the user names none.
+    mean: mu0 (dim,), the mean embedding of generic clips. query_mean: nu (dim,), the mean of background queries.
+    spread: standard deviation of <t - nu, e - mu> over background queries t and unrelated clips e.
+    background: (n_queries, dim) the background queries' embeddings. weight: the default of w_m.
     """
 
     mean: FloatArray
@@ -75,13 +75,13 @@ class ModalitySpec:
         return np.asarray(self.scale * (vectors - self.mean), dtype=np.float32)
 
     def along(self, vectors: FloatArray, direction: FloatArray) -> FloatArray:
-        """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without making them."""
+        """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without computing the centred rows."""
         return np.asarray(self.scale * (vectors @ direction - self.mean @ direction), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointSpec:
-    """How clips and questions become joint vectors. heads: those of `learned`."""
+    """The parameters of joint vectors of clips and queries. heads: of `learned`."""
 
     parts: Mapping[Modality, ModalitySpec]
     fusion: FusionName = "concat"
@@ -93,12 +93,12 @@ class JointSpec:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the modalities' vectors are added up, so that none has a slice of its own."""
+        """Whether the modalities' vectors are added, so that none has its own slice."""
         return self.fusion in ("mean", "weighted")
 
     @property
     def weights_are_open(self) -> bool:
-        """Whether a question may have weights of its own; else they are in the clips' vectors, or learned with them."""
+        """Whether a query may set weights; else they are fixed in the clips' vectors, or learned."""
         return self.fusion == "concat"
 
     @property
@@ -109,7 +109,7 @@ class JointSpec:
         return sum(dims) + (self.heads.rank if self.heads else 0)
 
     def slices(self) -> dict[Modality, slice]:
-        """Return where each modality stands in the joint vector, of those that have a slice of their own."""
+        """Return the slice of each modality in the joint vector, for those that have their own."""
         result: dict[Modality, slice] = {}
         start = 0
         for modality in () if self.adds_up else self.order:
@@ -119,9 +119,9 @@ class JointSpec:
         return result
 
     def corners(self) -> list[FloatArray]:
-        """Return the weightings that an index must be good at, each as factors (dim,) of a joint vector.
+        """Return the weightings that an index is tuned for, each as factors (dim,) of a joint vector.
 
-        The default first, then each modality alone where it has a slice; what is learned beside stays on.
+        The default first, then each modality alone if it has a slice; the learned part is always included.
         """
         slices = self.slices()
         default = np.ones(self.dim, np.float32)
@@ -136,11 +136,11 @@ class JointSpec:
         return result
 
     def share(self, present: Collection[Modality]) -> float:
-        """Return what each vector counts in the joint vector of a clip that has these modalities."""
+        """Return the factor of each vector in the joint vector of a clip with these modalities."""
         return 1.0 / max(1, len(present)) if self.fusion == "mean" else 1.0
 
     def with_weights(self, weights: Mapping[Modality, float]) -> JointSpec:
-        """Return the same spec with the weights named replaced."""
+        """Return the spec with these weights replaced."""
         parts = {m: replace(part, weight=weights.get(m, part.weight)) for m, part in self.parts.items()}
         return replace(self, parts=parts)
 
@@ -155,7 +155,7 @@ class JointSpec:
 
     @classmethod
     def from_json(cls, text: str) -> JointSpec:
-        """Return the spec of `to_json`'s text, or of the form before it. Raises LibraryDamaged for something else."""
+        """Return the spec of `to_json`'s text, or of its first version. Raises LibraryDamaged for anything else."""
         try:
             return _read_spec(text)
         except (KeyError, ValueError, TypeError, AttributeError) as exc:
@@ -164,7 +164,7 @@ class JointSpec:
 
 @lru_cache(maxsize=4)
 def _read_spec(text: str) -> JointSpec:
-    """Return the spec of `to_json`'s text; kept, for every search reads it and heads are long."""
+    """Return the spec of `to_json`'s text; cached, because every search reads it and heads are large."""
     data: dict[str, Any] = json.loads(text)
     if "version" not in data:
         data = {"fusion": "concat", "parts": data, "heads": None}
@@ -178,9 +178,9 @@ def _read_spec(text: str) -> JointSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direction:
-    """What a question asks of one modality's vectors: a clip's adds share * <own, c_m> + <shared, c_m> to its score.
+    """A query's directions in one modality: a clip's vector adds share * <own, c_m> + <shared, c_m> to its score.
 
-    own: (dim,). shared: (dim,), None where nothing is learned.
+    own: (dim,). shared: (dim,), None if nothing is learned.
     """
 
     own: FloatArray
@@ -190,7 +190,7 @@ class Direction:
 def fuse(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> FloatArray:
     """Return one joint vector per clip.
 
-    embeddings: modality -> (n_clips, dim) float32, rows of length 1; a zero row means that the clip has none.
+    embeddings: modality -> (n_clips, dim) float32, rows of length 1; a zero row means that the clip lacks the modality.
     Returns (n_clips, spec.dim) float32. Raises DimensionError if the modalities disagree on n_clips or with the spec.
     """
     counts = {len(rows) for rows in embeddings.values()}
@@ -235,9 +235,9 @@ def fuse_query(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> Fl
 
 
 def directions(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> dict[Modality, Direction]:
-    """Return what a query asks of each modality's vectors: that of `fuse_query`, taken apart.
+    """Return a query's directions per modality: the parts of `fuse_query`.
 
-    Every modality that is asked has one, and no other. Raises DimensionError.
+    Only the modalities of the query have one. Raises DimensionError.
     """
     joint = fuse_query(embeddings, spec)
     slices = spec.slices()
@@ -254,7 +254,7 @@ def directions(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> di
 
 
 def _asked(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> dict[Modality, FloatArray]:
-    """Return the centred vectors of the modalities that are asked and count."""
+    """Return the centred vectors of the query's modalities with a weight above 0."""
     centred: dict[Modality, FloatArray] = {}
     for modality in spec.order:
         part, vector = spec.parts[modality], embeddings.get(modality)
@@ -293,7 +293,7 @@ def estimate_spec(
 
 
 def check_fusion(priors: Mapping[Modality, ModalityPrior], fusion: Fusion) -> None:
-    """Raise UsageError if the library's modalities cannot be fused so."""
+    """Raise UsageError if the library's modalities do not fit this fusion."""
     dims = {m: len(prior.mean) for m, prior in priors.items()}
     if fusion.form in ("mean", "weighted") and len(set(dims.values())) > 1:
         told = ", ".join(f"{m} {dim}" for m, dim in dims.items())
@@ -306,10 +306,10 @@ def check_fusion(priors: Mapping[Modality, ModalityPrior], fusion: Fusion) -> No
 
 
 def _background(priors: Mapping[Modality, ModalityPrior], adds_up: bool) -> list[FloatArray]:
-    """Return each modality's background queries (n_queries, dim), centred, as the form asks them of its vectors."""
+    """Return each modality's background queries (n_queries, dim), centred, as this form applies them to its vectors."""
     own = [prior.background - prior.query_mean for prior in priors.values()]
     if adds_up and len({queries.shape for queries in own}) == 1:
-        return [np.mean(own, axis=0, dtype=np.float32)] * len(own)  # the same questions in every modality's bank
+        return [np.mean(own, axis=0, dtype=np.float32)] * len(own)  # the same queries for every modality
     return own
 
 
@@ -317,11 +317,11 @@ class _Moments:
     """Running mean, and second moment of background scores, of one modality (float64 sums)."""
 
     def __init__(self, prior: ModalityPrior, queries: FloatArray) -> None:
-        """queries: (n_queries, dim), centred, as they are asked of this modality."""
+        """queries: (n_queries, dim), centred, as applied to this modality."""
         self.prior = prior
         self.queries = queries.astype(np.float64)
         own = prior.background - prior.query_mean
-        # The prior knows the spread of its own queries; others have one as much larger as they are longer.
+        # The prior's spread is that of its own queries; for others it grows with their length.
         self.spread = prior.spread * (_length(queries) / _length(own) if _length(own) else 1.0)
         self.n = 0
         self.total = np.zeros(len(prior.mean))

@@ -1,8 +1,8 @@
 """SHA-256 of whole video files: stored by the first `vfindex verify --full`, compared by later ones.
 
-A fingerprint reads three stretches of a file, so that what decays elsewhere in it goes unseen. To read all of it while
-it is indexed would cost an hour of disk time for each 700 GB (at 200 MB/s). So `vfindex verify --full` does, and
-remembers: the setting `sha256 FINGERPRINT` is the hash, a space and the time it was taken.
+A fingerprint reads three parts of a file, so decay elsewhere goes unnoticed. Hashing whole files during indexing would
+cost an hour of disk time per 700 GB (at 200 MB/s), so `vfindex verify --full` does it. The setting `sha256 FINGERPRINT`
+is the hash, a space and its time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE, Location
 from vfindex.storage.writer import writing
 
-# Hashes are stored in between, so that a check that is broken off has not read for nothing: 64 files of 2 GB are an
-# hour of a slow disk.
+# Hashes are stored in batches, so an interrupted check loses little: 64 files of 2 GB take an hour on a slow disk.
 STORE_EVERY = 64
 _KEY = "sha256 "
 
@@ -40,8 +39,8 @@ class FileCheck:
 def check_files(folder: Path, tell: Callable[[int, int], None] = lambda *_: None) -> FileCheck:
     """Hash the files of all searchable videos, compare stored hashes, and store the new ones.
 
-    tell: called with (files done, files in all). Raises LibraryLocked where another run holds the library when hashes
-    are to be stored, LibraryError.
+    tell: called with (files done, files in all). Raises LibraryLocked if another run has the library locked when hashes
+    are stored, LibraryError.
     """
     result = FileCheck()
     with Library.open(folder).snapshot() as snapshot:

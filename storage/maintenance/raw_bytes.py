@@ -1,4 +1,4 @@
-"""A search of all files of a folder for given bytes, as somebody with access to the disk could do it."""
+"""Search of all files of a folder for given bytes, as someone with access to the disk could do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permanent removal: what `remove` and `purge` clean beyond the rows, in every model version, and the check of it.
+"""Permanent removal by `remove` and `purge`: everything beyond the rows, in every model version, and its check.
 
 A deleted row may stay readable: in pages that SQLite keeps for reuse, in the write-ahead log, in the full text index,
 in the file of a joint index, in other model versions (see `scrubbing`).
@@ -28,23 +28,23 @@ from vfindex.storage.maintenance.raw_bytes import files_with
 from vfindex.storage.records import Document
 from vfindex.storage.writer import Writer, locked, writing
 
-# Texts of what was removed that a report looks for in the bytes of every file: each costs 0.5 s a GB.
+# Removed texts that a report searches for in the bytes of every file: each costs 0.5 s per GB.
 MAX_NEEDLES = 24
-# Shorter texts are also found where they mean something else.
+# Shorter texts have false matches.
 MIN_NEEDLE_BYTES = 6
 _KEPT_NAME = (
     "the path itself is kept, so that no run indexes it again; to delete it: vfindex remove --forget-exclusion PATH"
 )
 _READ_AGAIN = "they may be those beside the removed file, until their words are read again by: vfindex reindex"
-# What a removal deletes, as `Catalog.remove` returns it.
+# The result of `Catalog.remove`.
 Removal = Callable[[Writer], tuple[int, int, list[str]]]
-# What a video is called by its paths, tags and chapters: its title and words.
+# Title and documents of a video from its paths, tags and chapters.
 Describe = Callable[[Sequence[bytes], Mapping[str, str], Sequence[str]], tuple[str, Sequence[Document]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A checked place. left: how much of what was removed is still there. note: why, and what to do."""
+    """A checked place. left: amount of removed data still there. note: why, and what to do."""
 
     place: str
     looked_at: str
@@ -54,10 +54,10 @@ class Place:
 
 @dataclass(slots=True)
 class Forgotten:
-    """What a removal did. locations, videos: in the edition in use. unfinished: videos that were begun only.
+    """The report of a removal. locations, videos: in the version in use. unfinished: unfinished videos.
 
-    roots: ingested paths no longer looked into. excluded: no run takes the path up again, though a folder above it is
-    indexed. places: edition ("." or "editions/1"), or "library" for what they share -> what was looked at.
+    roots: ingested paths that are no longer walked. excluded: later runs skip the path, although a folder above it is
+    indexed. places: version ("." or "editions/1"), or "library" for shared files -> checked places.
     """
 
     locations: int = 0
@@ -71,7 +71,7 @@ class Forgotten:
         return not (self.locations or self.videos or self.roots or self.unfinished)
 
     def left(self) -> Iterator[tuple[str, Place]]:
-        """Yield (edition, place) where something is left."""
+        """Yield (version, place) where something is left."""
         yield from ((name, place) for name, found in self.places.items() for place in found if place.left)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,9 +90,9 @@ class Forgotten:
 
 @dataclass(frozen=True, slots=True)
 class RemovalSettings:
-    """How a removal is done. describe: names the videos anew that lose a path and stay, as they lie elsewhere too.
+    """Settings of a removal. describe: computes title and documents of videos that lose one of several paths.
 
-    cache: the folder of models; where it is given, every place is looked at afterwards.
+    cache: the folder of models; if given, every place is checked afterwards.
     """
 
     describe: Describe
@@ -101,18 +101,18 @@ class RemovalSettings:
 
 @dataclass(slots=True)
 class _Contents:
-    """Videos that a removal may delete, or has: id -> fingerprint, their paths, texts by which traces are found."""
+    """Videos affected by a removal: id -> fingerprint, their paths, and texts to search for."""
 
     prints: dict[int, str]
     paths: set[bytes]
     needles: list[bytes] = field(default_factory=list)
-    renamed: list[str] = field(default_factory=list)  # fingerprints of those that stay and have lost a path
+    renamed: list[str] = field(default_factory=list)  # fingerprints of those that only lost a path
 
 
 def forget_path(folder: Path, typed: Sequence[bytes], settings: RemovalSettings) -> tuple[bytes, Forgotten]:
-    """Remove the file or folder that is meant by any of `typed`, see `Catalog.path_of`; return its path and a report.
+    """Remove the file or folder named by any of `typed`, see `Catalog.path_of`; return its path and a report.
 
-    Nothing is changed where the library in `folder` knows none. All editions are cleaned. Raises UsageError,
+    Nothing changes if the library in `folder` has none. All versions are cleaned. Raises UsageError,
     LibraryNotFound, LibraryLocked, LibraryError.
     """
     Library.open(folder)
@@ -120,7 +120,7 @@ def forget_path(folder: Path, typed: Sequence[bytes], settings: RemovalSettings)
         chosen = writer.catalog.path_of(typed)
         found = Forgotten() if chosen is None else _known(writer, chosen)
         if chosen is None or found.is_empty():
-            writer.publish_changes()  # what a call that was killed had left to do
+            writer.publish_changes()  # the rest of a killed call
             return typed[0], Forgotten()
         owners = [
             select(table.c.video_id).where(below(table.c.path, chosen))
@@ -137,7 +137,7 @@ def forget_path(folder: Path, typed: Sequence[bytes], settings: RemovalSettings)
 
 
 def forget_missing(folder: Path, purge: Removal, settings: RemovalSettings) -> Forgotten:
-    """Remove what `purge` removes of the edition in use, and the same videos from the others; see `forget_path`."""
+    """Purge the version in use, and remove the same videos from the others; see `forget_path`."""
     Library.open(folder)
     with writing(folder) as writer:
         found = Forgotten()
@@ -147,7 +147,7 @@ def forget_missing(folder: Path, purge: Removal, settings: RemovalSettings) -> F
 
 
 def _known(writer: Writer, path: bytes) -> Forgotten:
-    """Return what the library knows at and below a path."""
+    """Return the contents of the library at and below a path."""
     with writer.catalog.transaction() as connection:
         location, tombstone, root, begun = (
             connection.scalar(select(func.count()).select_from(table).where(below(table.c.path, path))) or 0
@@ -159,7 +159,7 @@ def _known(writer: Writer, path: bytes) -> Forgotten:
 def _forget(
     folder: Path, writer: Writer, known: tuple[Forgotten, _Contents], remove: Removal, settings: RemovalSettings
 ) -> None:
-    """Remove from the edition in use, then the same videos from the others, and clean each."""
+    """Remove from the version in use, then the same videos from the others, and clean each."""
     result, before = known
     result.locations, result.videos, names = remove(writer)
     gone = _gone(writer, before)
@@ -170,12 +170,12 @@ def _forget(
         if (place / "library.db").is_file():
             name = f"editions/{number}" if number else "."
             result.places[name] = _of_other(place, number, (remove, gone), settings)
-    model_versions.discard(folder, [])  # what an interrupted discarding has left
+    model_versions.discard(folder, [])  # the rest of an interrupted --discard
     result.places["library"] = _shared(folder, settings.cache, _still_foreign(writer, gone))
 
 
 def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], settings: RemovalSettings) -> list[Place]:
-    """Remove from an edition that is not in use, and clean it."""
+    """Remove from a version that is not in use, and clean it."""
     remove, gone = what
     with ExitStack() as held:
         try:
@@ -191,7 +191,7 @@ def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], setting
 
 
 def _ids_there(writer: Writer, gone: _Contents) -> dict[int, str]:
-    """Return what another edition calls the videos that are gone: its ids are its own."""
+    """Return another version's ids of the deleted videos; every version has its own ids."""
     query = text("SELECT id, fingerprint FROM video WHERE fingerprint IN (SELECT value FROM json_each(:prints))")
     with writer.catalog.transaction() as connection:
         rows = connection.execute(query, {"prints": json.dumps(list(gone.prints.values()))})
@@ -199,7 +199,7 @@ def _ids_there(writer: Writer, gone: _Contents) -> dict[int, str]:
 
 
 def _forget_contents(writer: Writer, gone: _Contents) -> list[str]:
-    """Forget videos wherever they lie in another edition; return thumbnails no longer needed."""
+    """Delete videos at all locations in another version; return thumbnails no longer needed."""
     chosen = "IN (SELECT id FROM video WHERE fingerprint IN (SELECT value FROM json_each(:prints)))"
     prints = json.dumps(list(gone.prints.values()))
     with writer.catalog.transaction() as connection:
@@ -229,7 +229,7 @@ def _contents(writer: Writer, owners: Iterable[Any], *, thorough: bool) -> _Cont
 
 
 def _needles(connection: Connection, ids: str, paths: Iterable[bytes]) -> list[bytes]:
-    """Return texts that only these videos may have: names of files, titles, and the longest of what is said."""
+    """Return texts that may be unique to these videos: file names, titles, and the longest segments."""
     words = text(
         "SELECT text FROM document WHERE video_id IN (SELECT value FROM json_each(:ids))"
         " ORDER BY kind != 'speech' DESC, length(text) DESC LIMIT :most"
@@ -241,7 +241,7 @@ def _needles(connection: Connection, ids: str, paths: Iterable[bytes]) -> list[b
 
 
 def _gone(writer: Writer, before: _Contents) -> _Contents:
-    """Return what of `before` the library no longer holds."""
+    """Return the part of `before` that the library no longer has."""
     with writer.catalog.transaction() as connection:
         ids = json.dumps(list(before.prints))
         query = text("SELECT id FROM video WHERE id IN (SELECT value FROM json_each(:ids))")
@@ -260,7 +260,7 @@ def _gone(writer: Writer, before: _Contents) -> _Contents:
 
 
 def _rename(writer: Writer, fingerprints: Iterable[str], describe: Describe) -> None:
-    """Give videos the words of the names that are left to them; the next `reindex` renews the vector of these words."""
+    """Give videos the documents of their remaining names; the next `reindex` updates their text vector."""
     for fingerprint in fingerprints:
         found = writer.catalog.find(fingerprint)
         paths, tags, chapters = writer.catalog.names(found[0]) if found else ([], {}, [])
@@ -272,7 +272,7 @@ def _rename(writer: Writer, fingerprints: Iterable[str], describe: Describe) -> 
 
 
 def _still_foreign(writer: Writer, gone: _Contents) -> list[bytes]:
-    """Return the needles that no other video, path or setting of the library has too."""
+    """Return the needles that no other video, path or setting of the library contains."""
     query = text(
         "SELECT EXISTS (SELECT 1 FROM document WHERE instr(CAST(text AS BLOB), :n))"
         " OR EXISTS (SELECT 1 FROM video WHERE instr(CAST(title || tags || chapters AS BLOB), :n))"
@@ -292,7 +292,7 @@ def _still_foreign(writer: Writer, gone: _Contents) -> list[bytes]:
 
 
 def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: RemovalSettings) -> list[Place]:
-    """Clean one edition whose rows are gone, and look at it."""
+    """Clean one version after the deletion of rows, and check it."""
     _rename(writer, gone.renamed, settings.describe)
     writer.discard_thumbnails(names)
     writer.discard_thumbnails_of(gone.prints.values())
@@ -324,7 +324,7 @@ def _pages(writer: Writer, scrubbed: Scrubbed) -> list[Place]:
 
 
 def _beside(writer: Writer, gone: _Contents) -> list[Place]:
-    """Look for subtitles in the words of videos that have lost a path and stay: it may be those that lay beside it."""
+    """Check for subtitle segments of videos that only lost a path: they may come from a sidecar of it."""
     query = text(
         "SELECT count(*) FROM video v WHERE fingerprint IN (SELECT value FROM json_each(:prints))"
         " AND EXISTS (SELECT 1 FROM segment s WHERE s.video_id = v.id AND s.source = 'sidecar')"
@@ -337,7 +337,7 @@ def _beside(writer: Writer, gone: _Contents) -> list[Place]:
 
 
 def _tables(writer: Writer, gone: _Contents) -> Place:
-    """Look for rows of the videos and of their paths, and for rows whose owner is gone."""
+    """Check for rows of the videos and of their paths, and for orphaned rows."""
     ids = json.dumps(list(gone.prints))
     left = 0
     with writer.catalog.transaction() as connection:
@@ -360,7 +360,7 @@ def _words(writer: Writer) -> Place:
 
 
 def _vectors(writer: Writer, gone: _Contents, quick: Place) -> Place:
-    """Look for clips that are gone in the joint index, and for files of earlier ones."""
+    """Check for deleted clips in the joint index, and for older index files."""
     with writer.library.snapshot() as snapshot:
         generation, stored = snapshot.generation(), set(snapshot.clip_ids(searchable=False))
     files = [path for path in writer.library.index.iterdir() if path.is_file()]
@@ -377,7 +377,7 @@ def _pictures(writer: Writer, gone: _Contents) -> Place:
 
 
 def _shared(folder: Path, cache: Path | None, needles: list[bytes]) -> list[Place]:
-    """Look at what belongs to no edition: databases that a repair kept, and, with `cache`, the bytes of every file."""
+    """Check files outside the versions: databases kept by a repair and, with `cache`, the bytes of every file."""
     kept = sorted(path.name for at in ("", "editions/*/") for path in folder.glob(f"{at}library.damaged-*"))
     note = f"a repair kept {', '.join(kept)}, which may hold what was removed; delete it" if kept else ""
     places = [Place("damaged databases", "library.damaged-*", len(kept), note)]

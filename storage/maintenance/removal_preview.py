@@ -1,4 +1,4 @@
-"""What a removal would forget, found without changing anything."""
+"""Preview of a removal; changes nothing."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class RemovalPreview:
 
 
 def preview_path(folder: Path, typed: Sequence[bytes]) -> tuple[bytes | None, RemovalPreview]:
-    """Return the known path meant by any of `typed`, None if there is none, and what its removal would forget.
+    """Return the known path named by any of `typed`, None if there is none, and the preview of its removal.
 
-    Raises UsageError where several known paths are meant, LibraryNotFound, LibraryError.
+    Raises UsageError if several known paths match, LibraryNotFound, LibraryError.
     """
     with _reading(folder) as connection:
         path = known_path(connection, typed)
@@ -47,7 +47,7 @@ def preview_path(folder: Path, typed: Sequence[bytes]) -> tuple[bytes | None, Re
 
 
 def preview_missing(folder: Path, age: timedelta | None, now: datetime) -> RemovalPreview:
-    """Return what a purge at the time `now` would forget: files missing for `age`, None: all that are missing.
+    """Return the preview of a purge at the time `now`: files missing for `age`; None: all missing files.
 
     Raises LibraryNotFound, LibraryError for a clock that is behind the library.
     """

@@ -190,7 +190,7 @@ def delete_orphans(catalog: Catalog) -> int:
 
 
 def rewrite_words(catalog: Catalog, titles: Mapping[int, Sequence[Document]]) -> None:
-    """Make the words of full text search anew from the segments, titles and tags that are there.
+    """Rebuild full text search from the existing segments, titles and tags.
 
     titles: video id -> its titles and tags.
     """
