@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from vfindex.cli.options import cache_folder
 from vfindex.cli.output import path_text, plain, print_json, say
-from vfindex.storage.errors import UsageError, counted
+from vfindex.storage.errors import UsageError, VfindexError, counted
 
 if TYPE_CHECKING:
     from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from vfindex.storage.records import Document
 
 _KEY = "vfindex"
+_CONFIRMED = (b"y", b"yes")
 
 
 def removal_settings(report: Path | None) -> RemovalSettings:
@@ -50,13 +49,24 @@ def print_preview(preview: RemovalPreview, json: bool) -> None:
 
 
 def confirm(preview: RemovalPreview, *, yes: bool) -> None:
-    """Ask before a removal on a terminal; exit with code 1 unless confirmed."""
+    """Ask before a removal on a terminal. Raises VfindexError unless confirmed; an interruption passes through.
+
+    Not by typer.confirm, which ends an interruption with exit code 1 and writes a blank to standard output.
+    """
     if yes or not preview.paths or not _is_terminal():
         return
-    question = f"Remove {_numbers(preview)} from the library? The files themselves are not touched."
-    if not typer.confirm(question, err=True):
+    question = f"Remove {_numbers(preview)} from the library? The files themselves are not touched. [y/N] "
+    print(question, end="", file=sys.stderr, flush=True)
+    try:
+        answer = sys.stdin.buffer.readline()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
         say("nothing has changed")
-        raise typer.Exit(1)
+        raise
+    if not answer.endswith(b"\n"):
+        print(file=sys.stderr)
+    if answer.strip().lower() not in _CONFIRMED:
+        raise VfindexError("nothing has changed")
 
 
 def _is_terminal() -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from library_maker import place
 
 from vfindex.cli import removal
@@ -18,18 +19,32 @@ from vfindex.storage.maintenance.removal_preview import preview_missing, preview
 from vfindex.storage.writer import writing
 
 
+class Terminal(io.BytesIO):
+    """A terminal on which `answer` is typed; None: Ctrl-C."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        super().__init__(answer or b"")
+        self.interrupted = answer is None
+
+    @property
+    def buffer(self) -> Terminal:
+        return self
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().readline(size)
+
+
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the questions asked on a terminal, each of which is declined."""
-    asked: list[str] = []
+def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that says what the user types on a terminal."""
 
-    def confirm(question: str, **_: Any) -> bool:
-        asked.append(question)
-        return False
+    def type_in(answer: bytes | None) -> None:
+        monkeypatch.setattr(removal, "_is_terminal", lambda: True)
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
 
-    monkeypatch.setattr(removal, "_is_terminal", lambda: True)
-    monkeypatch.setattr(typer, "confirm", confirm)
-    return asked
+    return type_in
 
 
 def videos(library: Path) -> int:
@@ -58,17 +73,48 @@ def test_a_dry_run_names_the_files_and_changes_nothing(run: Any, library: Path) 
     assert videos(library) == 2
 
 
-def test_a_terminal_is_asked_and_may_decline(run: Any, library: Path, answers: list[str]) -> None:
+QUESTION = "Remove 1 file, 1 video from the library? The files themselves are not touched. [y/N] "
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"\n", b"", b"perhaps\n", b"\xff\n"])
+def test_a_terminal_is_asked_and_may_decline(run: Any, library: Path, typed: Any, answer: bytes) -> None:
+    typed(answer)
     ran = run("remove", "/videos/a.mp4", "--library", library)
-    assert (ran.code, ran.out, ran.err) == (1, "", "nothing has changed\n")
-    assert answers == ["Remove 1 file, 1 video from the library? The files themselves are not touched."]
+    end_of_line = "" if answer else "\n"
+    assert (ran.code, ran.out, ran.err) == (1, "", f"{QUESTION}{end_of_line}vfindex: nothing has changed\n")
     assert videos(library) == 2
-    assert run("remove", "/videos/a.mp4", "--yes", "--library", library).code == 0
-    assert (len(answers), videos(library)) == (1, 1)
 
 
-def test_a_purge_says_what_it_keeps_and_for_how_long(run: Any, library: Path, answers: list[str]) -> None:
+def test_a_removal_that_is_declined_answers_programs_too(run: Any, library: Path, typed: Any) -> None:
+    typed(b"n\n")
+    document = json.loads(run("remove", "/videos/a.mp4", "--json", "--library", library).out)
+    assert document == {"error": {"kind": "VfindexError", "message": "nothing has changed"}}
+
+
+@pytest.mark.parametrize("answer", [b"y\n", b"YES\n", b" y"])
+def test_a_confirmed_removal_prints_its_result_alone(run: Any, library: Path, typed: Any, answer: bytes) -> None:
+    typed(answer)
+    ran = run("remove", "/videos/a.mp4", "--json", "--library", library)
+    assert (ran.code, ran.out[:1], ran.err.strip()) == (0, "{", QUESTION.strip())
+    assert videos(library) == 1
+
+
+def test_an_interruption_at_the_question_ends_the_command_as_everywhere(run: Any, library: Path, typed: Any) -> None:
+    typed(None)
+    ran = run("remove", "/videos/a.mp4", "--library", library)
+    assert (ran.code, ran.out, ran.err) == (130, "", f"{QUESTION}\nnothing has changed\n")
+    assert videos(library) == 2
+
+
+def test_yes_is_not_asked(run: Any, library: Path, typed: Any) -> None:
+    typed(b"")
+    assert run("remove", "/videos/a.mp4", "--yes", "--library", library).err == ""
+    assert videos(library) == 1
+
+
+def test_a_purge_says_what_it_keeps_and_for_how_long(run: Any, library: Path, typed: Any) -> None:
     mark_missing(library, b"/videos/a.mp4")
+    typed(b"n\n")
     ran = run("purge", "--library", library)
     assert ran.code == 0
     assert ran.out.splitlines() == [
@@ -78,9 +124,8 @@ def test_a_purge_says_what_it_keeps_and_for_how_long(run: Any, library: Path, an
     preview = run("purge", "--dry-run", "--library", library)
     assert (preview.code, preview.out) == (0, "")
     assert preview.err.splitlines()[1].startswith("1 missing file kept, missing for less than 30d")
-    assert not answers
+    assert ran.err == ""
     assert run("purge", "--now", "--library", library).code == 1
-    assert answers
     assert run("purge", "--now", "--dry-run", "--library", library).out == "/videos/a.mp4\n"
     assert videos(library) == 2
 
