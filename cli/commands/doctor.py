@@ -60,8 +60,9 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         ("memory", _memory),
         *([("gpu", lambda: _gpu(found, fault)), ("media", _media)] if indexes else []),
         ("sqlite", _sqlite),
-        *([("lite", lambda: _lite(cache)), ("models", lambda: _models(cache))] if indexes else []),
-        ("library", lambda: _library(folder, cache)),
+        ("lite", lambda: _lite(cache) if indexes else _extra("lite")),
+        *([("models", lambda: _models(cache))] if indexes else []),
+        ("library", lambda: _library(folder, cache if indexes else None)),
         ("disk", lambda: _disk("disk", folder)),
         ("cache", lambda: _disk("cache", cache)),
     ]
@@ -185,13 +186,15 @@ def _models(cache: Path) -> Finding:
             "models", "warning", f"incomplete: {', '.join(begun)}", f"run: vfindex models pull {' '.join(begun)}"
         )
     here = [name for name, preset in PRESETS.items() if are_present(preset.models, cache)]
-    text = f"installed presets: {', '.join(here)}"
+    text = f"installed presets: {', '.join(here) or 'none'}"
     better = "" if BEST_DEFAULT in here else f"; better results: vfindex models pull {BEST_DEFAULT}"
     return Finding("models", "ok", text + better)
 
 
-def _library(folder: Path, cache: Path) -> Finding:
-    from vfindex.indexer.models.store import are_present, locate
+def _library(folder: Path, cache: Path | None) -> Finding:
+    """cache: the folder of models; None where nothing is indexed. A search needs none of them."""
+    from vfindex.indexer.models.catalog import find_card
+    from vfindex.indexer.models.store import check_embedded, is_present, locate
     from vfindex.storage.files.file_systems import refuse_network_folder
     from vfindex.storage.library import Library
     from vfindex.storage.meta import LibraryMeta
@@ -203,9 +206,10 @@ def _library(folder: Path, cache: Path) -> Finding:
     except LibraryNotFound:
         return Finding("library", "ok", f"none yet in {folder}; the first ingest creates it")
     text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"
-    for kind, reference in (setup.references if setup else {}).items():
-        if not are_present({kind: reference}, cache):
-            locate(kind, reference, cache)  # raises ModelError with what is missing
+    for kind, reference in (setup.references if setup and cache else {}).items():
+        card = find_card(kind, reference)
+        if cache and not is_present(card, cache):  # raise ModelError with what is missing
+            check_embedded(card, cache) if card.package else locate(kind, reference, cache)
     return Finding("library", "ok", text)
 
 

