@@ -78,7 +78,8 @@ def parse(text: str, *, wordless: bool = False) -> Query:
         end = _read_filter(typed, match, read) if match else _read_term(text, token, read)
         token = _TOKEN.search(text, end)
     if not read.terms and not wordless:
-        raise QueryError("the query has filters and no words; add a word", len(text.rstrip()))
+        message = "the query has filters and no words; add a word, or list these videos with: vfindex list"
+        raise QueryError(message, len(text.rstrip()))
     return _paired(read.terms, Filters(**read.filters))
 
 
@@ -164,7 +165,7 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
             return ("since" if name == "after" else "until"), date.fromisoformat(value)
         except ValueError:
             raise QueryError(f"there is no day {value}", position) from None
-    raise QueryError(f"the filter {name}: does not take {value!r}; write, as in {_EXAMPLES[name]}", position)
+    raise QueryError(f"the filter {name}: does not take {value!r}; write it as in {_EXAMPLES[name]}", position)
 
 
 def _seconds(text: str) -> float | None:
@@ -190,7 +191,7 @@ def _paired(terms: Sequence[Term], filters: Filters) -> Query:
             sides = tuple(terms[:at]), tuple(terms[at + 1 : end])
             if not all(sides):
                 side = "after" if sides[0] else "before"
-                message = f"nothing {side} {terms[at].text!r}; write, as in: door opens then dog barks within 20s"
+                message = f"nothing {side} {terms[at].text!r}; write it as in: door opens then dog barks within 20s"
                 raise QueryError(message, terms[at].position)
             return Query(tuple(map(Moment, sides)), cast(Order, terms[at].text), within_s, filters)
     return Query((Moment(tuple(terms)),), filters=filters)

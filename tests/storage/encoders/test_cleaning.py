@@ -1,4 +1,4 @@
-"""Cleaning does what open_clip's own does; test_towers.py holds the tokens themselves to open_clip."""
+"""Cleaning does what open_clip's own does; test_exports.py holds the tokens themselves to open_clip."""
 
 from __future__ import annotations
 
