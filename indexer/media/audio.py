@@ -21,26 +21,26 @@ from vfindex.storage.records import FloatArray
 Send = Callable[..., None]
 
 BLOCK = 8_000  # samples sent at once, half a second
-# Relative loudness of channels in the mix, as ITU-R BS.775 mixes surround sound down; LFE carries no talk.
+# Relative loudness of channels in the mix, from ITU-R BS.775's downmix of surround sound; LFE has no speech.
 WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0, "LFE2": 0.0}
 SURROUND_WEIGHT = 0.5
-# Channels that cancel each other leave this little of the power of the loudest one. A talker in one channel of two
+# Channels that cancel each other leave this little of the power of the loudest one. Speech in one of two channels
 # leaves a quarter, in the centre of 5.1 a twelfth.
 CANCELLED = 0.05
-# ValueError, ArithmeticError: frames whose rate, layout or format no resampler takes. MemoryError: audio that wants too
-# much memory is dropped, and the frames are read on.
+# ValueError, ArithmeticError: frames whose rate, layout or format no resampler takes. MemoryError: audio that needs too
+# much memory is dropped, and reading frames continues.
 DECODE_ERRORS = (av.FFmpegError, ValueError, ArithmeticError, MemoryError)
 JUMP_S = 0.1  # time stamps this far from the samples counted are a gap; less is rounding and codec padding
 
 
 def mono_weights(channels: Sequence[str]) -> FloatArray:
-    """Return what each channel, by FFmpeg's name, gives to the mix, (n,) float32, summing to 1."""
+    """Return the weight of each channel, by FFmpeg's name, in the mix: (n,) float32, summing to 1."""
     weights = np.array([WEIGHTS.get(name, SURROUND_WEIGHT) for name in channels], np.float32)
     return weights / weights.sum() if weights.any() else np.full(len(channels), 1 / len(channels), np.float32)
 
 
 def to_mono(channels: NDArray[np.int16], weights: FloatArray | None) -> NDArray[np.int16]:
-    """Return (n,) of (channels, n): their mix, or the loudest of them where they cancel each other in it."""
+    """Return (n,) of (channels, n): their mix, or the loudest channel if they cancel each other."""
     if len(channels) == 1 or weights is None:
         return channels[:1].reshape(-1)
     sound = channels.astype(np.float32)
@@ -96,7 +96,7 @@ class AudioReader:
             self._kind, self._out_s = kind, time_s
             self._next_s = time_s
         self._next_s += frame.samples / frame.sample_rate
-        frame.pts = None  # times are counted here; the resampler would fill and cut by rules of its own
+        frame.pts = None  # times are counted here; the resampler would pad and cut by its own rules
         self._keep(self._resampler.resample(frame))
 
     def _keep(self, frames: list[AudioFrame]) -> None:

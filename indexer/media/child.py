@@ -1,4 +1,4 @@
-"""Child processes under supervision: a session of their own, a clock, one sentence on their end, no leftovers."""
+"""Supervised child processes: own session, time limits, a sentence on their end, no leftover processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import IO, Self
 from vfindex.indexer.media.limits import child_environment
 
 CHUNK_BYTES = 1 << 18
-DEATH_S = 5.0  # a process that closed its output or was killed is gone well before
+DEATH_S = 5.0  # a process that closed its output or was killed ends much earlier
 LAST_WORDS_BYTES = 2000  # of stderr: a traceback of ten calls
 
 
@@ -27,7 +27,7 @@ LAST_WORDS_BYTES = 2000  # of stderr: a traceback of ten calls
 class Death:
     """How a child ended.
 
-    status: exit status, the negative signal where one killed it, None where it closed its output and did not end.
+    status: exit status, or the negative signal that killed it; None if it closed its output and did not end.
     was_stopped: by `Child.kill`. last_words: the end of its stderr, at most LAST_WORDS_BYTES.
     """
 
@@ -42,7 +42,7 @@ class Death:
 
     @property
     def reason(self) -> str:
-        """Return the program's own last line where it gave up in an orderly way, else "its process" and the end."""
+        """Return the program's last line if it exited properly, else "its process" and how it ended."""
         gave_up = self.status is not None and self.status > 0 and not self.is_out_of_memory
         return (gave_up and self._last_line()) or f"its process {self}"
 
@@ -59,7 +59,7 @@ class Death:
         )
 
     def _last_line(self) -> str:
-        return (self.last_words.strip().splitlines() or [""])[-1]  # of a Python program, the exception
+        return (self.last_words.strip().splitlines() or [""])[-1]  # in Python, the exception
 
 
 class Child:
@@ -68,7 +68,7 @@ class Child:
     def __init__(
         self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, answers: bool = True
     ) -> None:
-        """Start it. Raises OSError where the machine lacks processes, files, memory or temporary space.
+        """Start it. Raises OSError if the machine lacks processes, files, memory or temporary space.
 
         environment: `child_environment()` by default. answers: False adds its stdout to its stderr.
         """
@@ -85,7 +85,7 @@ class Child:
                     stdout=subprocess.PIPE if answers else self._stderr,
                     stderr=self._stderr,
                     bufsize=0,
-                    start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the child in order
+                    start_new_session=True,  # Ctrl-C reaches only the parent, which ends the child properly
                     env=child_environment() if environment is None else environment,
                 )
         except Exception:
@@ -106,14 +106,14 @@ class Child:
         return self._wait(0) is None
 
     def start_clock(self, *, wall_s: float = math.inf, idle_s: float = math.inf) -> None:
-        """Bound `send` and `read` from here on: wall_s of waiting in all, idle_s without a byte.
+        """Limit `send` and `read` from here on: wall_s of waiting in total, idle_s without a byte.
 
         Time that the parent spends between two calls does not count.
         """
         self._wall_s, self._idle_s, self._waited_s = wall_s, idle_s, 0.0
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
-        """Write everything to its stdin. Raises BrokenPipeError where it has ended, TimeoutError."""
+        """Write everything to its stdin. Raises BrokenPipeError if it has ended, TimeoutError."""
         fd = _fd(self._process.stdin)
         for buffer in buffers:
             rest = memoryview(buffer)
@@ -122,7 +122,7 @@ class Child:
                 rest = rest[os.write(fd, rest) :]
 
     def read(self) -> bytes:
-        """Return what it wrote to stdout and was not read yet, b"" at its end. Raises TimeoutError."""
+        """Return the unread output, b"" at its end. Raises TimeoutError."""
         fd = _fd(self._process.stdout)
         self._wait_for(fd, select.POLLIN)
         return os.read(fd, CHUNK_BYTES)
@@ -144,7 +144,7 @@ class Child:
         self._kill_session()
 
     def death(self, within_s: float | None = DEATH_S) -> Death:
-        """Return how it ended. Kills it where it goes on for `within_s`; None waits without end."""
+        """Return how it ended. Kills it after `within_s`; None waits indefinitely."""
         status = self._wait(within_s)
         stopped = self._stopped
         if status is None:
@@ -170,7 +170,7 @@ class Child:
         self.close()
 
     def _wait(self, within_s: float | None) -> int | None:
-        """Return its exit status, None while it runs. What it started and left running is killed."""
+        """Return its exit status, None while it runs. Kills processes that it left running."""
         if self._process.returncode is None:
             try:
                 self._process.wait(within_s)
@@ -180,7 +180,7 @@ class Child:
         return self._process.returncode
 
     def _kill_session(self) -> None:
-        if self._process.returncode is None:  # else its id may be another's by now
+        if self._process.returncode is None:  # else its id may be reused by now
             _kill_group(self._process.pid)
 
     def _wait_for(self, fd: int, event: int) -> None:
@@ -198,7 +198,7 @@ class Child:
 
 
 def _kill_group(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS refuses to signal a zombie
+    with suppress(ProcessLookupError, PermissionError):  # no process is left; macOS refuses to signal a zombie
         os.killpg(pid, signal.SIGKILL)
 
 
@@ -210,8 +210,8 @@ def _fd(pipe: IO[bytes] | None) -> int:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C until the block ends: inside Popen it would leave a child that nobody can end."""
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread alone
+    """Delay Ctrl-C until the block ends: inside Popen it would leave an unreachable child."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only in the main thread
         yield
         return
     came: list[int] = []

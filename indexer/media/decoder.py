@@ -1,4 +1,4 @@
-"""Untrusted media, decoded in a child process that can be killed: probe, subtitles, sampled frames and sound.
+"""Decoding of untrusted media in a child process: probe, subtitles, sampled frames and audio.
 
 Nothing here parses media. The child (`worker`) does, under limits, and its answers are checked before they are used.
 """
@@ -37,19 +37,19 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Parse = Callable[[str, Fields, bytes], tuple[Answer, bool]]  # (kind, header, payload) -> (item, whether it is the last)
 
-MAX_WORD_CHARS = 2000  # of a refusal's code, reason or next step
+MAX_WORD_CHARS = 2000  # length of a refusal's code, reason or next step
 _NEXT = "check that it plays, or convert it; it is left alone until it changes"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a file may cost before its decoder is killed.
+    """Limits of a file, beyond which its decoder is killed.
 
     memory_bytes: address space of the child. 8192 x 8192 frames with 17 reference frames take 1.7 GB; Python, numpy
         and FFmpeg reserve under 1 GB. idle_s: silence; the child sends a beat between packets, and one packet of 8K
         takes a few seconds on a busy machine. cpu_base_s, cpu_per_mb_s: processor time of one request; the slowest
-        ordinary material (4K AV1 in software) takes some 6 s per megabyte of file. wall_factor: time spent waiting for
-        the child over processor time, for slow disks and machines that do other work.
+        ordinary material (4K AV1 in software) takes some 6 s per megabyte of file. wall_factor: limit on waiting for
+        the child, relative to processor time, for slow disks and busy machines.
     """
 
     memory_bytes: int = 4 << 30
@@ -59,15 +59,15 @@ class Limits:
     wall_factor: float = 5.0
 
     def cpu_s(self, size_bytes: float) -> float:
-        """Return the processor time that so many bytes of a file may take."""
+        """Return the processor time limit for this many bytes of a file."""
         return self.cpu_base_s + self.cpu_per_mb_s * size_bytes / (1 << 20)
 
 
 class Decoder:
-    """A decode child, started when it is first needed and again after it was killed. One request at a time."""
+    """A decode child, started on demand and restarted after it was killed. One request at a time."""
 
     def __init__(self, limits: Limits | None = None, command: Sequence[str] | None = None) -> None:
-        """command: argv of the child, in place of the real one."""
+        """command: argv that replaces the child's, for tests."""
         self._limits = limits if limits is not None else Limits()
         module = [sys.executable, "-P", "-m", "vfindex.indexer.media.worker", str(self._limits.memory_bytes)]
         self._command = command if command is not None else module
@@ -75,7 +75,7 @@ class Decoder:
         self._busy = self._killed = False
 
     def probe(self, path: bytes) -> Probe:
-        """Return what the file holds. Raises VideoError."""
+        """Return the file's header. Raises VideoError."""
 
         def parse(kind: str, fields: Fields, _: bytes) -> tuple[Probe, bool]:
             if kind != "probe":
@@ -103,7 +103,7 @@ class Decoder:
     def keyframes_before(self, path: bytes, times_s: Sequence[float]) -> list[float]:
         """Return for each of at most MAX_ITEMS times the last keyframe at or before it.
 
-        The time itself where seeking finds none. Decodes nothing. Raises VideoError.
+        The time itself if seeking finds none. Decodes nothing. Raises VideoError.
         """
 
         def parse(kind: str, fields: Fields, _: bytes) -> tuple[list[float], bool]:
@@ -115,7 +115,7 @@ class Decoder:
         (found,) = self._ask(path, "probe", {"kind": "cuts", "times": list(times_s)}, parse)
         return found
 
-    def read(  # noqa: PLR0913  what the child is asked, each with its name
+    def read(  # noqa: PLR0913  the fields of a request
         self,
         path: bytes,
         *,
@@ -126,14 +126,14 @@ class Decoder:
         end_s: float | None = None,
         share: float = 1.0,
     ) -> Iterator[Frame | AudioBlock | ReadEnd]:
-        """Yield the sampled frames and the sound with start_s <= time < end_s, interleaved, then one ReadEnd.
+        """Yield the sampled frames and the audio with start_s <= time < end_s, interleaved, then one ReadEnd.
 
-        Frames come in order of time, and an interval gives exactly the frames that the whole file gives there. Only
-        the pipe holds frames that nobody has taken yet.
-        sampling: None decodes no frame, only sound. size_px: short side of the frames; the long side is at most
-        protocol.LONG_SIDE times that. audio: index of the audio stream, None for no sound. share: of the processor time
-        that the whole file may take.
-        Raises VideoError, with `quarantine` where the child had to be killed.
+        Frames are in order of time, and an interval yields exactly the frames that the whole file yields there. Only
+        the pipe buffers frames.
+        sampling: None decodes only audio. size_px: short side of the frames; the long side is at most
+        protocol.LONG_SIDE times that. audio: index of the audio stream, None for no audio. share: of the whole file's
+        processor time limit.
+        Raises VideoError, with `quarantine` if the child had to be killed.
         """
         if not 1 <= size_px <= protocol.MAX_SIZE_PX:
             raise ValueError(f"frames of {size_px} px are not between 1 and {protocol.MAX_SIZE_PX}")
@@ -161,7 +161,7 @@ class Decoder:
             child.kill()
 
     def refuse_if_killed(self, path: bytes) -> None:
-        """Raise VideoError, code `killed`, after `kill`: for callers at work on frames that were read before."""
+        """Raise VideoError, code `killed`, after `kill`; for callers that process frames read earlier."""
         if self._killed:
             raise _interrupted(path, "decode")
 
@@ -184,7 +184,7 @@ class Decoder:
     ) -> Iterator[Answer]:
         """Yield the parsed answers up to the one that `parse` calls the last.
 
-        The child is ended unless it was read to its last answer, or refused the file in an orderly way.
+        The child is ended unless all answers were read, or it refused the file properly.
         """
         self.refuse_if_killed(path)
         if self._busy:
@@ -210,7 +210,7 @@ class Decoder:
             raise _lost(path, stage, "timeout", f"its decoder {exc}") from exc
         except (EOFError, BrokenPipeError) as exc:
             self._raise_death(path, stage, child.death(), cpu_s, exc)
-        except (protocol.WireError, InvalidField) as exc:  # the file may have taken the child over
+        except (protocol.WireError, InvalidField) as exc:  # the file may have compromised the child
             raise _lost(path, stage, "crashed", f"its decoder answered nonsense ({exc})") from exc
         finally:
             self._busy = False
@@ -218,7 +218,7 @@ class Decoder:
                 self.close()
 
     def _start(self, path: bytes, stage: Stage) -> Child:
-        """Return the child, started if need be. Raises VideoError, code `no_resources`, where the machine cannot."""
+        """Return the child, started if needed. Raises VideoError, code `no_resources`, if that fails."""
         if self._child is not None and not self._child.running():
             self.close()
         if self._child is None:
@@ -237,7 +237,7 @@ class Decoder:
             raise _lost(path, stage, "cpu", reason) from cause
         if death.status == -signal.SIGVTALRM:
             reason = "opening it takes too long: its header holds far more tags or tracks than any film"
-            raise VideoError(Problem(path, stage, "header", reason, _NEXT)) from cause  # another try would take as long
+            raise VideoError(Problem(path, stage, "header", reason, _NEXT)) from cause  # a retry takes as long
         if death.is_out_of_memory:
             reason = f"reading it took more memory than the limit of {self._limits.memory_bytes / 1e9:.1f} GB"
             raise _lost(path, stage, "memory", reason) from cause
@@ -257,7 +257,7 @@ def _interrupted(path: bytes, stage: Stage) -> VideoError:
 
 
 def _lost(path: bytes, stage: Stage, code: str, reason: str) -> VideoError:
-    """Return the error of a file that cost its decoder."""
+    """Return the error of a file that killed its decoder."""
     return VideoError(Problem(path, stage, code, reason, _NEXT), quarantine=True)
 
 
@@ -267,5 +267,5 @@ def _refusal(path: bytes, stage: Stage, fields: Fields) -> VideoError:
     if not all(0 < len(words) <= MAX_WORD_CHARS for words in (code, reason, next_step)):
         raise InvalidField("a refusal without reason")
     named: Stage = "open" if fields.text("stage") == "open" else "probe" if fields.text("stage") == "probe" else stage
-    # Out of memory, its heap is in pieces.
+    # After running out of memory, its heap is fragmented.
     return VideoError(Problem(path, named, code, reason, next_step), quarantine=code == "memory")

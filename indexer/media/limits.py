@@ -1,4 +1,4 @@
-"""What a child process that parses untrusted input may do: its environment, and the limits that it sets itself."""
+"""Confinement of child processes that parse untrusted input: environment and resource limits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from contextlib import contextmanager
 
 from vfindex import TELEMETRY_OFF
 
-STDERR_BYTES = 1 << 16  # what a crash may leave to read; the child can write no file longer than this
+STDERR_BYTES = 1 << 16  # kept of a crash's output; the child can write no longer file
 PARENT_POLL_MS = 2000  # how soon a child notices that its parent was killed, where a fork keeps the pipe open
 _MAX_OPEN_FILES = 64
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
-# What Python and its libraries need to start, and nothing that could hold a token or a key.
+# What Python and its libraries need to start; nothing that may contain a token or key.
 _KEPT_NAMES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"})
 _KEPT_PREFIXES = ("LC_", "PYTHON", "ONEDNN_")
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def child_environment(*more: str, threads: int = 1) -> dict[str, str]:
-    """Return the environment of a child: an allow-list of ours, without credentials.
+    """Return the environment of a child: an allow-list without credentials.
 
     more: prefixes of further variables to keep. threads: of its numerical libraries.
     """
@@ -37,7 +37,7 @@ def child_environment(*more: str, threads: int = 1) -> dict[str, str]:
 def end_with_parent() -> None:
     """End this process, from a thread, when its parent ends or closes our stdin.
 
-    Also in the middle of native code that releases Python's lock. To be called before `limit_process` forbids threads.
+    Also in the middle of native code that releases Python's lock. Call it before `limit_process` forbids threads.
     """
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
 
@@ -53,8 +53,8 @@ def _follow(parent: int) -> None:
 def limit_process(memory_bytes: int) -> None:
     """Bound this process: `memory_bytes` of address space, files of STDERR_BYTES, few open files, no core dumps.
 
-    Where the platform has them: it starts no process or thread from here on (RLIMIT_NPROC, which does not bind root),
-    and no program that it runs has more rights than it (no_new_privs, Linux).
+    If the platform supports it: no new processes or threads (RLIMIT_NPROC, which does not bind root), and no program
+    with more privileges (no_new_privs, Linux).
     """
     _forbid_privileges()
     bounds = {

@@ -18,7 +18,7 @@ MAX_HEADER_BYTES = 4 << 20  # tags, chapters or a batch of subtitles, each bound
 MAX_PAYLOAD_BYTES = 64 << 20  # a frame of 2,600 x 7,800 pixels; requests ask for a tenth of that side
 MAX_SIZE_PX = 2048  # short side of a frame; long side at most LONG_SIDE times that
 LONG_SIDE = pixels.LONG_SIDE
-SAMPLE_RATE_HZ = 16_000  # of all sound: what speech recognition and voice activity detection take
+SAMPLE_RATE_HZ = 16_000  # of all audio: the input rate of speech recognition and voice activity detection
 
 
 class WireError(Exception):

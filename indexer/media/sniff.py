@@ -1,4 +1,4 @@
-"""Why FFmpeg did not open a file, by its first bytes, in words that a user can act on."""
+"""Diagnosis of files that FFmpeg does not open, from their first bytes, with a next step for the user."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ _SIGNATURES: tuple[tuple[bytes, Diagnosis], ...] = (
     (b"Rar!", Diagnosis("not_a_video", "a RAR archive", "unpack it, then index the videos in it")),
     (b"7z\xbc\xaf", Diagnosis("not_a_video", "a 7-Zip archive", "unpack it, then index the videos in it")),
 )
-_STILL_BRANDS = {b"heic", b"heix", b"heim", b"mif1", b"avif", b"jxl "}  # ISO 23008-12: pictures in the MP4 box format
+_STILL_BRANDS = {b"heic", b"heix", b"heim", b"mif1", b"avif", b"jxl "}  # ISO 23008-12: images in the MP4 box format
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp", b"pnot"}
 _RAW_NEXT = "put it into a container that stores times, for example `ffmpeg -i FILE -c copy FILE.mkv`"
 
 
 def still_picture(head: bytes) -> bool:
-    """Return whether this is a picture in the MP4 box format (HEIC, AVIF), which FFmpeg opens as a video."""
+    """Return whether this is an image in the MP4 box format (HEIC, AVIF), which FFmpeg opens as a video."""
     return head[4:8] == b"ftyp" and head[8:12] in _STILL_BRANDS
 
 
 def diagnose(head: bytes) -> Diagnosis:
-    """Return what the file is, by its first HEAD_BYTES."""
+    """Return the kind of file, from its first HEAD_BYTES."""
     if not head:
         return Diagnosis("empty", "the file is empty (0 bytes)", "copy or download it again")
     if not head.strip(b"\0"):

@@ -1,4 +1,4 @@
-"""The decode child: the process that parses media, so that a file that breaks the parser breaks nothing else.
+"""The decode child: the process that parses media, so a crash of the parser affects only one file.
 
 Run as `python -m vfindex.indexer.media.worker MEMORY_BYTES`. It reads requests from stdin and writes answers to
 stdout, framed by `protocol`, and ends when stdin closes.
@@ -16,7 +16,7 @@ import av
 from vfindex.indexer.media import container, frames, probe, protocol, seeking
 from vfindex.indexer.media.limits import end_with_parent, limit_cpu, limit_process
 
-BEAT_S = 5.0  # between two signs of life while there is nothing to send
+BEAT_S = 5.0  # between two heartbeats while there is nothing to send
 SUBTITLE_BATCH_BYTES = 1 << 17  # of text in one message: escaped as JSON it grows up to sixfold
 
 
@@ -32,7 +32,7 @@ class AnswerWriter:
         self._sent_at_s = time.monotonic()
 
     def beat(self) -> None:
-        """Send a sign of life if nothing was sent for BEAT_S."""
+        """Send a heartbeat if nothing was sent for BEAT_S."""
         if time.monotonic() - self._sent_at_s > BEAT_S:
             self.send({"kind": "beat"})
 
@@ -73,15 +73,15 @@ def main() -> None:
     """Answer requests until stdin closes."""
     end_with_parent()
     limit_process(int(sys.argv[1]))
-    av.logging.set_level(av.logging.PANIC)  # FFmpeg's warnings about broken files are of no use here
+    av.logging.set_level(av.logging.PANIC)  # FFmpeg's warnings about broken files are not needed
     out = AnswerWriter(os.dup(sys.stdout.fileno()))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints cannot break the framing
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # printing libraries cannot break the framing
     while True:
         try:
             request, path = protocol.unpack(protocol.read_exactly)
             answer(request, path, out)
         except (EOFError, BrokenPipeError):
-            os._exit(0)  # the parent has ended or is done; there is nothing to clean up
+            os._exit(0)  # the parent has ended; nothing to clean up
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runners: a run's work in this process alone, or on Ray, on one machine or many."""
+"""The Runner protocol and its choice: this process, or Ray on one machine or many."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Runner(Protocol):
     def index(
         self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
     ) -> Future[Indexed]:
-        """Return the future of one unit's result. reusable: the unit as stored, only the rest of which is computed."""
+        """Return the future of one unit's result. reusable: stored parts of the unit; only the rest is computed."""
         ...
 
     def gpu_busy(self) -> dict[str, float]:
-        """Return GPU -> share of the time in which it encoded images, 0 to 1; nothing without a GPU."""
+        """Return GPU -> share of the time in which it encoded images, 0 to 1; empty without a GPU."""
         ...
 
 
@@ -62,7 +62,7 @@ class PathMap:
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> PathMap:
-        """Return the map that texts of the form DRIVER=WORKER name; raises UsageError."""
+        """Parse texts of the form DRIVER=WORKER; raises UsageError."""
         folders = []
         for text in texts:
             here, equals, there = os.fsencode(text).partition(b"=")
@@ -72,7 +72,7 @@ class PathMap:
         return cls(tuple(sorted(folders, key=lambda pair: -len(pair[0]))))
 
     def there(self, path: bytes) -> bytes:
-        """Return the worker's name of the driver's absolute path."""
+        """Return the worker's path for an absolute path of the driver."""
         for here, there in self.folders:
             if path == here or path.startswith(here.rstrip(b"/") + b"/"):
                 return os.path.join(there, path[len(here) :].lstrip(b"/"))
@@ -89,10 +89,10 @@ class RunnerChoice:
     gpu_share: float = 1.0
 
     def with_ray(self, *, uses_gpu: bool) -> bool:
-        """Return whether Ray does the work. Raises UsageError for a share outside (0, 1].
+        """Return whether the run uses Ray. Raises UsageError for a share outside (0, 1].
 
-        `auto` means Ray with an address, and for models on GPUs where there are several: one worker per GPU. On any
-        other machine the local runner is faster: docs/cluster.md.
+        `auto` is Ray with an address, or with models on several GPUs: one worker per GPU. On any other machine the
+        local runner is faster: docs/cluster.md.
         """
         if not 0 < self.gpu_share <= 1:
             raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {self.gpu_share:g}")

@@ -15,15 +15,15 @@ from vfindex.indexer.models.base import ImageEncoder, Pixels
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
-# Frames that a unit hands over at once. Small, so that units in work together fill a batch and none waits for its own.
+# Frames that a unit submits at once. Small, so that running units fill a batch together and none waits for its own.
 STEP_FRAMES = 16
-BATCHES = 2  # in work per GPU: while one is computed, the next is copied there
+BATCHES = 2  # running per GPU: while one is computed, the next is copied
 
 _Request = tuple[Sequence[Pixels], Future[FloatArray]]
 
 
 class GpuQueue:
-    """An `ImageEncoder` that batches what several threads ask of another one, and measures how busy it is."""
+    """An `ImageEncoder` that batches the requests of several threads for another one, and measures its utilisation."""
 
     def __init__(self, encoder: ImageEncoder, gpus: int) -> None:
         self._encoder = encoder
@@ -41,18 +41,18 @@ class GpuQueue:
 
     @property
     def busy_s(self) -> float:
-        """Return the seconds in which at least one batch was in work."""
+        """Return the seconds in which at least one batch was running."""
         with self._lock:
             return self._busy_s + (time.monotonic() - self._since_s if self._running else 0.0)
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
-        """Return what the encoder returns, once the batch of these frames is done. Raises as it does."""
+        """Return the encoder's vectors of these frames. Raises as the encoder does."""
         future: Future[FloatArray] = Future()
         self._requests.put((frames, future))
         return future.result()
 
     def close(self) -> None:
-        """End the threads, after all that waits."""
+        """End the threads after all pending requests."""
         self._requests.put(None)
         for thread in self._threads:
             thread.join()
@@ -64,7 +64,7 @@ class GpuQueue:
         self._requests.put(None)  # for the next thread
 
     def _next_batch(self) -> list[_Request]:
-        """Return requests for one batch, waiting for the first alone; none at the end."""
+        """Return the requests of one batch, waiting only for the first; none at the end."""
         first = self._requests.get()
         if first is None:
             return []
@@ -82,7 +82,7 @@ class GpuQueue:
         return batch
 
     def _encode(self, batch: Sequence[_Request]) -> None:
-        """Resolve the requests of one batch. If it fails, each request is encoded alone and fails for itself."""
+        """Resolve the requests of one batch. If it fails, each request is encoded separately and fails by itself."""
         try:
             vectors = self._encoder.encode_images([frame for frames, _ in batch for frame in frames])
         except (ModelError, RuntimeError, ValueError, MemoryError) as exc:

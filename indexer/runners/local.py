@@ -1,6 +1,6 @@
-"""The in-process runner: worker threads, each with a decode child of its own; recognisers shared by all.
+"""The in-process runner: worker threads, each with its own decode child, and shared recognisers.
 
-ONNX Runtime and the children do the work outside Python's lock, so threads fill the cores. Nothing here writes.
+ONNX Runtime and the children work outside Python's lock, so threads use all cores. Nothing here writes to the library.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ T = TypeVar("T")
 def default_workers() -> int:
     """Return how many units are decoded at once by default: one more than there are cores.
 
-    A worker often waits for its recognisers or its disk; the extra one keeps the cores busy meanwhile.
+    A worker often waits for recognisers or the disk; the extra one keeps the cores busy.
     """
     return usable_cores() + 1
 
 
 class DecoderThreads:
-    """Threads, each with a decode child of its own while it works. A context manager: the children end with it."""
+    """Threads, each with its own decode child. A context manager that ends the children."""
 
     def __init__(self, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
         self._decoders = [Decoder() for _ in range(workers)]
-        self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()  # no more children than are needed
+        self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()  # no more children than needed
         for decoder in self._decoders:
             self._free.put(decoder)
 
     def submit(self, work: Callable[[Decoder], T]) -> Future[T]:
-        """Return the future of what `work` gives with a decoder."""
+        """Return the future of `work(decoder)`."""
 
         def run() -> T:
             decoder = self._free.get()
@@ -75,7 +75,7 @@ class DecoderThreads:
 
 
 class LocalRunner:
-    """Runs `prepare` and `index_unit` in threads. A context manager: its children end with it, recognisers too."""
+    """Runs `prepare` and `index_unit` in threads. A context manager that ends its children, recognisers included."""
 
     def __init__(self, workers: int, encoders: Encoders) -> None:
         self.window = workers
@@ -91,7 +91,7 @@ class LocalRunner:
     def index(
         self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
     ) -> Future[Indexed]:
-        """Return the future of `index_unit`, or of `index_reusing` for a unit of which stored parts still hold."""
+        """Return the future of `index_unit`, or of `index_reusing` for a unit with valid stored parts."""
         if reusable is None:
             return self._threads.submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
         return self._threads.submit(

@@ -1,4 +1,4 @@
-"""Which workers a run on Ray has, and which of them takes the next unit. Pure: machines in, a plan or a refusal out."""
+"""The workers of a run on Ray, and the choice of the next one. Pure functions of the machines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CORES_PER_WORKER = 8
 # Memory of one worker: a process with torch imported holds 0.7 GB; one with the ONNX models of `lite` and its
 # recognisers some 0.4 GB.
 TORCH_WORKER_BYTES, LITE_WORKER_BYTES = 700_000_000, 400_000_000
-UNIT_BYTES = 150_000_000  # of a unit being decoded: an estimate of its decode child and the frames that wait
-# Ray counts in ten thousandths; more digits could be rounded up, and the last worker would find no place.
+UNIT_BYTES = 150_000_000  # per unit being decoded: an estimate for its decode child and buffered frames
+# Ray counts in ten thousandths; further digits could be rounded up, and the last worker would not fit.
 _RAY_UNITS = 10_000
-# Of a GPU worker's speed, for one unit on a CPU worker until one was measured. ViT-B-32: 20 to 40 frames/s on two
+# Assumed speed of a CPU worker relative to a GPU worker, until measured. ViT-B-32: 20 to 40 frames/s on two
 # cores; a data centre GPU then waits for its decoders. An estimate, not measured on a GPU.
 CPU_SPEED_RATIO = 1 / 20
 
@@ -34,7 +34,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a run asks for. gpu_share: of a GPU, per worker. units: decoded at once in all, None: by the cores."""
+    """The requested resources. gpu_share: of a GPU, per worker. units: decoded at once in total; None: by the cores."""
 
     uses_gpu: bool
     gpu_share: float = 1.0
@@ -43,7 +43,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker. cpus, gpus: what it asks Ray for. cores: of its models. units: decoded at once."""
+    """One worker. cpus, gpus: its resources in Ray. cores: of its models. units: decoded at once."""
 
     node: str
     cpus: float
@@ -55,8 +55,8 @@ class Worker:
 def plan(machines: Sequence[Machine], wish: Wish) -> list[Worker]:
     """Return the workers that fill the machines, those with a GPU first.
 
-    Each fits on its machine with all others there: cores, GPUs and memory. Raises UsageError for a `gpu_share` or
-    `units` that does not fit, ClusterError if no machine has a core to give.
+    All workers of a machine fit together: cores, GPUs and memory. Raises UsageError for a `gpu_share` or
+    `units` that does not fit, ClusterError if no machine has a free core.
     """
     if not 0 < wish.gpu_share <= 1:
         raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {wish.gpu_share:g}")
@@ -81,7 +81,7 @@ def plan(machines: Sequence[Machine], wish: Wish) -> list[Worker]:
 
 
 def _fill(machine: Machine, wish: Wish) -> Iterable[Worker]:
-    """Return the workers of one machine, all alike."""
+    """Return the workers of one machine, all equal."""
     fitting = int(machine.memory_bytes // _worker_bytes(wish))
     gpus = int(machine.gpus) if wish.uses_gpu else 0
     if gpus:
@@ -104,13 +104,13 @@ def _worker_bytes(wish: Wish) -> int:
 
 
 def _floored(amount: float) -> float:
-    """Return an amount as Ray counts it, never more than it is."""
+    """Return an amount rounded down to Ray's precision."""
     return max(1, int(amount * _RAY_UNITS + 1e-6)) / _RAY_UNITS
 
 
 @dataclass(slots=True)
 class Speed:
-    """How fast one unit goes on a worker: seconds of video per second, over what it has done. None: not known yet."""
+    """The speed of one unit on a worker: seconds of video per second, over finished units. None: not measured."""
 
     video_s: float = 0.0
     taken_s: float = 0.0
@@ -126,7 +126,7 @@ class Speed:
 
 
 def is_sooner_on_cpu(video_s: float, speed: Speed, gpu_speeds: Sequence[tuple[Speed, int]], waiting_s: float) -> bool:
-    """Return whether a CPU worker finishes a unit before the GPU workers have done all that waits.
+    """Return whether a CPU worker would finish a unit before the GPU workers finish everything that waits.
 
     video_s: length of the unit. speed: of the CPU worker. gpu_speeds: of each GPU worker, with its units at once;
     waiting_s: video that waits for a worker, this unit included. False until the GPU workers have been measured.

@@ -45,15 +45,15 @@ from vfindex.storage.records import UnitPlan
 
 log = logging.getLogger(__name__)
 
-# Shared memory of a Ray that is started for one run: units and results on their way, some MB each.
+# Shared memory of a Ray that is started for one run: buffers units and results of some MB each.
 STORE_BYTES = 128 << 20
 LOCALHOST = "127.0.0.1"
-MAX_STARTS = 3  # of one worker in a row without its models opening
-TICK_S = 0.1  # how long a new unit waits at most before it is sent
-WATCH_S = 2.0  # between looks at the machines of the cluster
+MAX_STARTS = 3  # consecutive starts of one worker without loading its models
+TICK_S = 0.1  # maximum wait of a new unit before it is sent
+WATCH_S = 2.0  # between checks of the cluster's machines
 PLACED_S = 60.0  # without any open worker before a warning
-STOP_S = 10.0  # for the thread to end, and for a worker's last answer
-# Units that wait beyond those in work, if only some machines have a GPU: enough to compare their speeds.
+STOP_S = 10.0  # wait for the thread, and for a worker's last answer
+# Waiting units beyond the running ones if only some machines have a GPU: enough to compare speeds.
 MIXED_AHEAD = 256
 
 
@@ -61,9 +61,9 @@ MIXED_AHEAD = 256
 def session(address: str | None, wish: Wish) -> Iterator[None]:
     """Join the Ray cluster at an address, or start Ray on this machine alone; leave no process or folder behind.
 
-    Raises UsageError for a wish that this machine cannot fulfil, before Ray starts; ClusterError.
+    Raises UsageError, before Ray starts, for resources that this machine lacks; ClusterError.
     """
-    # Ray prints its notes on dead workers to standard output, where results go, and has no switch for it.
+    # Ray prints notes about dead workers to standard output, where results go, and has no switch for it.
     ray_itself = _started(wish) if address is None else _joined(address)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), ray_itself:
         yield
@@ -83,9 +83,9 @@ def _joined(address: str) -> Iterator[None]:
 
 @contextmanager
 def _started(wish: Wish) -> Iterator[None]:
-    """Start Ray on this machine, without the server of its dashboard, which asks the metadata hosts of clouds.
+    """Start Ray on this machine, without its dashboard server, which queries the metadata hosts of clouds.
 
-    Ray starts it even without a dashboard, but goes on without it where its port is taken.
+    Ray starts it even without a dashboard, but continues without it if its port is taken.
     """
     gpus = len(usable_devices()) if wish.uses_gpu else 0
     plan([Machine("", platform.node(), usable_cores(), gpus, memory_bytes() or float("inf"))], wish)
@@ -107,7 +107,7 @@ def _started(wish: Wish) -> Iterator[None]:
     finally:
         with _without_interrupts():
             ray.shutdown()
-            end_processes(folder)  # a worker may hang in its own end
+            end_processes(folder)  # a worker may hang while it exits
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -122,7 +122,7 @@ def _variables(folder: Path) -> dict[str, str]:
 
 
 def _init(**options: Any) -> None:
-    """Call `ray.init`, and take back the handlers of signals that it replaces."""
+    """Call `ray.init`, and restore the signal handlers that it replaces."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     if threading.current_thread() is threading.main_thread():
@@ -140,7 +140,7 @@ def _cluster_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment meanwhile."""
+    """Set environment variables in the context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -155,7 +155,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C, so that a second one does not break off the end that the first one asked for."""
+    """Ignore Ctrl-C, so that a second one does not interrupt the cleanup after the first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -194,7 +194,7 @@ class RayRunner:
     """Prepares files in threads of the driver, and indexes units on Ray. A context manager within a `session`."""
 
     def __init__(self, models: Models, texts: Texts, path_map: PathMap, wish: Wish) -> None:
-        """Raise UsageError for a wish that the machines cannot fulfil, before any work is sent to them."""
+        """Raise UsageError, before any work is sent, for resources that the machines lack."""
         cache = Path(os.fsdecode(path_map.there(os.fsencode(models.cache))))
         self._models = replace(models, cache=cache)
         self._texts = texts
@@ -231,11 +231,11 @@ class RayRunner:
         return self._queue.submit(Job(prepared, plan, options, path, reusable))
 
     def gpu_busy(self) -> dict[str, float]:
-        """Return GPU -> share of the time in which it encoded images, over all workers that it has now."""
+        """Return GPU -> share of the time in which it encoded images, over all its current workers."""
         busy: dict[str, float] = {}
         actors = [actor for actor in self._actors if actor.seat.worker.gpus and actor.seat.is_open]
         for ref in [actor.handle.gpu_busy.remote() for actor in actors]:
-            with suppress(RayError):  # of a worker that has died meanwhile, or does not answer
+            with suppress(RayError):  # the worker has died or does not answer
                 for gpu, share in ray.get(ref, timeout=STOP_S).items():
                     busy[gpu] = min(1.0, busy.get(gpu, 0.0) + share)
         return busy
@@ -274,12 +274,12 @@ class RayRunner:
                     actor = next(actor for actor in self._actors if actor.seat is pair[0])
                     self._running[actor.handle.index.remote(pair[1].job)] = actor, pair[1]
                 self._collect()
-        except Exception as exc:  # a cluster without its head answers nothing, in many ways
+        except Exception as exc:  # a cluster without its head fails in many ways
             log.debug("Ray is gone", exc_info=exc)
             self._queue.fail(ClusterError(f"Ray's cluster is gone ({_first_line(exc)}); run the same command again"))
 
     def _start(self, worker: Worker, starts: int = 1) -> None:
-        """Start a worker's actor on its machine, and open its models."""
+        """Start a worker's actor on its machine, and load its models."""
         machine = self._machines[worker.node]
         options = {
             "num_cpus": worker.cpus,
@@ -295,7 +295,7 @@ class RayRunner:
         self._opening[handle.open.remote()] = actor
 
     def _look_at_machines(self) -> None:
-        """Give up the actors of machines that have left, and start some on machines that have joined."""
+        """Drop the actors of machines that have left, and start actors on machines that have joined."""
         there = _machines()
         joined = [machine for node, machine in there.items() if node not in self._machines and machine.cores > 0]
         self._machines = there
@@ -334,7 +334,7 @@ class RayRunner:
                 actor.seat.is_open, actor.starts = True, 0
 
     def _lose(self, actor: _Actor, reason: str) -> None:
-        """Give an actor's units to others, and replace it unless it ends again and again before its models are open."""
+        """Give an actor's units to others, and replace it unless it repeatedly dies while loading its models."""
         log.debug("a worker has ended: %s", reason)
         self._actors.remove(actor)
         self._running = {ref: pair for ref, pair in self._running.items() if pair[0] is not actor}

@@ -1,4 +1,4 @@
-"""The folder of a local Ray, and the end of its processes; also of those that killed runs have left."""
+"""The temporary folder of a local Ray, and cleanup of its processes, also after killed runs."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ FOLDER = "VFINDEX_RAY_FOLDER"  # environment variable of all processes of a run'
 # vfindex-ray-PID-RANDOM/ray/session_DAY_TIME_MICROSECONDS_PID/sockets/plasma_store.
 _ADDED = "/vfindex-ray-1234567-12345678/ray/session_2000-01-01_00-00-00_123456_1234567/sockets/plasma_store"
 MAX_BASE_BYTES = 107 - len(_ADDED)
-KNOCK_S = 10.0  # for a cluster to answer at its address
-END_S = 10.0  # for processes to be gone
+KNOCK_S = 10.0  # timeout for a cluster's address
+END_S = 10.0  # timeout for processes to end
 
 
 def stay_local() -> None:
-    """Let Ray listen on the loopback address alone, if called before it is imported.
+    """Make Ray listen on the loopback address only; call it before ray is imported.
 
-    Ray does so where it may not form a cluster; the switch works on every platform.
+    Ray does so if clusters are disabled; the switch works on every platform.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 def knock(address: str) -> None:
-    """Raise OSError where nothing answers at HOST:PORT; Ray would go on trying for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT; Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def base_folder() -> Path:
-    """Return the parent of the folder: that for temporary files, or /tmp if its path is too long for sockets."""
+    """Return the parent of the folder: the temporary folder, or /tmp if its path is too long for sockets."""
     base = Path(tempfile.gettempdir())
     return base if len(os.fsencode(base)) <= MAX_BASE_BYTES else Path("/tmp")
 
@@ -56,14 +56,14 @@ def temporary_folder() -> Path:
 
 
 def end_processes(folder: Path) -> None:
-    """End the processes of this user whose FOLDER is this one, and those that they start meanwhile."""
+    """End this user's processes with this FOLDER, and those that they start meanwhile."""
     until = time.monotonic() + END_S
     while _killed(os.fsencode(f"{FOLDER}={folder}")) and time.monotonic() < until:
         time.sleep(0.05)
 
 
 def _killed(variable: bytes) -> bool:
-    """Kill the processes of this user that have this in their environment; return whether there were any."""
+    """Kill this user's processes with this entry in their environment; return whether there were any."""
     found = False
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

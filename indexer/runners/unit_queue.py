@@ -1,4 +1,4 @@
-"""The units of a run on a cluster: those that wait, and those that workers have. Knows no Ray."""
+"""The waiting and running units of a run on a cluster. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vfindex.indexer.runners.placement import Speed, Worker, is_sooner_on_cpu
 from vfindex.indexer.runners.worker import Failure, Job
 from vfindex.storage.errors import Problem, VfindexError, VideoError
 
-# Deaths of workers that had a unit, after which it fails. Before the last it runs alone in a worker, so that no other
-# unit is blamed.
+# A unit fails after this many deaths of its workers. Its last attempt runs alone in a worker, so only its own fault
+# counts.
 MAX_DEATHS = 3
 
 
@@ -35,7 +35,7 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """A worker as the queue knows it: its units and its speed. It gets units while it is open."""
+    """A worker's entry in the queue: its units and its speed. It gets units while it is open."""
 
     worker: Worker
     is_open: bool = False
@@ -44,7 +44,7 @@ class Seat:
 
     @property
     def free(self) -> int:
-        """Return how many more units it takes."""
+        """Return the number of units that it can take."""
         if not self.is_open or any(task.runs_alone for task in self.tasks):
             return 0
         return self.worker.units - len(self.tasks)
@@ -70,9 +70,9 @@ class UnitQueue:
         return task.future
 
     def next(self) -> tuple[Seat, Task] | None:
-        """Return the unit to be sent now and the seat that gets it; None if all units or all seats have to wait.
+        """Return the next unit to send and its seat; None if there is no unit or no free seat for it.
 
-        The seat with most room gets it, one with a GPU first.
+        Prefers seats with a GPU, then the seat with most room.
         """
         while any(seat.free for seat in self.seats):
             with self._lock:
@@ -109,7 +109,7 @@ class UnitQueue:
     def finish(self, seat: Seat, task: Task, answer: object) -> None:
         """Resolve a unit's future. answer: Indexed, Failure, or an exception that the worker raised."""
         if task not in seat.tasks:
-            return  # all have failed meanwhile
+            return  # all have failed in the meantime
         seat.tasks.remove(task)
         if isinstance(answer, Indexed):
             seat.speed.add(task.job.length_s, time.monotonic() - (task.sent_s or 0.0))

@@ -1,6 +1,6 @@
-"""A worker of a cluster: a local runner over whole units, in a process of its own. Knows no Ray.
+"""A worker of a cluster: a local runner over whole units in its own process. Independent of Ray.
 
-The driver sends a unit, and gets back its result or why there is none; frames and sound never leave the process.
+The driver sends a unit and receives its result or an error; frames and audio never leave the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of a run. cache: their folder, as workers see it. asr, compiled: as in `Opening`."""
+    """The models of a run. cache: their folder, as a worker's path. asr, compiled: as in `Opening`."""
 
     setup: Setup
     cache: Path
@@ -36,7 +36,7 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A unit to be indexed. path: of its file, as workers see it. reusable: see `Runner.index`."""
+    """A unit to be indexed. path: of its file on the worker. reusable: see `Runner.index`."""
 
     prepared: Prepared
     plan: UnitPlan
@@ -53,14 +53,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a unit has no result. unseen: the machine that does not see the file as the driver does, or ""."""
+    """The error of a unit. unseen: the machine on which the file is missing or differs from the driver's, or ""."""
 
     problem: Problem
     quarantine: bool = False
     unseen: str = ""
 
     def error(self, job: Job) -> VfindexError:
-        """Return the error, with the driver's path. A file that only the worker does not see is the worker's fault."""
+        """Return the error, with the driver's path; a ClusterError if only the worker lacks the file."""
         path = job.prepared.found.location.path
         if not self.unseen:
             return VideoError(replace(self.problem, path=path), quarantine=self.quarantine)
@@ -81,16 +81,16 @@ class UnitWorker:
 
     def __init__(self, models: Models, cores: int, units: int, place: str) -> None:
         """cores: for the models. units: decoded at once. place: name of this machine."""
-        os.environ["OMP_NUM_THREADS"] = str(cores)  # Ray sets 1; torch's OpenMP reads it when it is loaded
+        os.environ["OMP_NUM_THREADS"] = str(cores)  # Ray sets 1; torch's OpenMP reads it on load
         self._models = models
         self._cores = cores
         self._units = units
         self._place = place
         self._runner: LocalRunner | None = None
-        self._seen = ("", b"")  # the fingerprint and path compared last
+        self._seen = ("", b"")  # fingerprint and path of the last comparison
 
     def open(self) -> str:
-        """Open the models; return why they cannot be, or ""."""
+        """Load the models; return why that failed, or ""."""
         models = self._models
         opening = Opening(self._cores, models.asr, models.compiled)
         try:
@@ -101,7 +101,7 @@ class UnitWorker:
         return ""
 
     def index(self, job: Job) -> Indexed | Failure:
-        """Return a unit's result, or why there is none. Raises what concerns the whole run."""
+        """Return a unit's result or failure. Raises errors that end the run."""
         if self._runner is None:
             raise RuntimeError("the models are not open")
         try:
@@ -115,7 +115,7 @@ class UnitWorker:
             return Failure(exc.problem, exc.quarantine)
 
     def _unseen(self, job: Job) -> Failure | None:
-        """Return a failure if the file is not here, or is another one than the driver saw."""
+        """Return a failure if the file is missing here or differs from the driver's."""
         wanted = (job.prepared.video.fingerprint, job.path)
         if self._seen != wanted:
             try:
@@ -129,5 +129,5 @@ class UnitWorker:
         return None
 
     def gpu_busy(self) -> dict[str, float]:
-        """Return what `LocalRunner.gpu_busy` does; nothing before the models are open."""
+        """Return `LocalRunner.gpu_busy`; empty before the models are loaded."""
         return self._runner.gpu_busy() if self._runner is not None else {}
