@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from vfindex.indexer.media.limits import end_with_parent
 from vfindex.storage.errors import ModelError
 
 # Least cosine between a vector of the exported graph and torch's.
@@ -68,6 +69,7 @@ def write_tokenizer(tokenizer: Tokenizer, max_tokens: int, folder: Path) -> None
 
 def main(exports: Mapping[str, Callable[[Path, Path, str], None]]) -> None:
     """Run the export of the command line, PART SOURCE FOLDER NAME. The parent quotes the last line of stderr."""
+    end_with_parent()
     part, source, folder, name = sys.argv[1:]
     torch.backends.mha.set_fastpath_enabled(False)  # tracing needs torch's plain operators
     try:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,3 +55,44 @@ def test_ctrl_c_ends_the_child(run: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), exporting(run, [order], what="the tower"):
         raise KeyboardInterrupt
     assert not (tmp_path / "late").exists()
+
+
+# An export that tells its process id and then takes long; argv: module, source, folder, name.
+_SLOW = """
+import os, pathlib, sys, time
+from vfindex.indexer.models.export.graph import main
+
+def slow(source, folder, name):
+    folder.with_suffix(".new").write_text(str(os.getpid()))
+    folder.with_suffix(".new").rename(folder)
+    time.sleep(120)
+
+main({"slow": slow})
+"""
+_PARENT = """
+import sys
+from vfindex.indexer.models.export.cache import exporting
+with exporting("slow_export", ["slow", "", sys.argv[1], ""], what="it"):
+    pass
+"""
+
+
+def test_an_export_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the parent ends: it would go on with the memory of a model, in a folder that the next run removes."""
+    (tmp_path / "slow_export.py").write_text(_SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    pid = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", _PARENT, str(pid)]) as parent:
+        while not pid.exists():
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGKILL)
+    child = Path("/proc") / pid.read_text()
+    try:
+        deadline_s = time.monotonic() + 30.0
+        while child.exists() and "Z" not in (child / "stat").read_text().rsplit(")", 1)[1]:
+            assert time.monotonic() < deadline_s, "the export outlived its parent"
+            time.sleep(0.1)
+    finally:
+        if child.exists():
+            os.kill(int(child.name), signal.SIGKILL)
