@@ -1,4 +1,4 @@
-"""The command line run as a user runs it, in this process or in one of its own; libraries made by hand, no models."""
+"""Fixtures that run the command line in this process or in its own, and hand-written libraries without models."""
 
 from __future__ import annotations
 

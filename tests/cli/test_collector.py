@@ -1,4 +1,4 @@
-"""A search does without Python's collector of cycles; every command that may work for hours has it."""
+"""Garbage collection is off in a search, and on in commands that may run for hours."""
 
 from __future__ import annotations
 

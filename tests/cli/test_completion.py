@@ -1,4 +1,4 @@
-"""Shell completion: Typer's own options, though the first help does not list them."""
+"""Shell completion: Typer's own options, hidden from the first help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's videos: made from what is installed, the same each time, and telling two things apart."""
+"""The demo's videos: made from installed packages, deterministic, with speech and images about different things."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/cli.md says what the program says: help texts word for word, fields, exit codes, environment variables."""
+"""docs/cli.md agrees with the program: help texts word for word, fields, exit codes, environment variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C ends the command quietly whenever it is pressed: while the program is imported, and while a command begins."""
+"""Ctrl-C ends the command quietly at any time: during imports, and while a command starts."""
 
 from __future__ import annotations
 

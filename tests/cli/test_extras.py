@@ -1,4 +1,4 @@
-"""Searching needs no library of an extra; a command that needs one says which extra to install."""
+"""Search needs no library of an extra; a command that needs one names the extra to install."""
 
 from __future__ import annotations
 

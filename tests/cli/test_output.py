@@ -1,4 +1,4 @@
-"""What reaches the user's eyes: nothing is interpreted, nothing is lost, at any width."""
+"""Terminal output: nothing is interpreted, nothing is lost, at any width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are shown and asked before a removal."""
+"""The preview and the question before a removal."""
 
 from __future__ import annotations
 

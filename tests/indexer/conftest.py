@@ -1,4 +1,4 @@
-"""A decoder and a video that the tests of reading and of its limits share."""
+"""A decoder and a video, shared by the tests of decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A library folder: what is committed is found, what is damaged is told, and only one writes."""
+"""A library folder: committed data is found, damage is reported, and there is one writer."""
 
 from __future__ import annotations
 

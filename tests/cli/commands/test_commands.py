@@ -1,4 +1,4 @@
-"""Every command: its help, its exit codes, one JSON document on standard output and all else on standard error."""
+"""Every command: help, exit codes, one JSON document on standard output, and everything else on standard error."""
 
 from __future__ import annotations
 

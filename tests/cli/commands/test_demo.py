@@ -1,4 +1,4 @@
-"""The demo, whole: videos made, indexed and asked, with the real models."""
+"""The whole demo with the real models: videos made, indexed and searched."""
 
 from __future__ import annotations
 

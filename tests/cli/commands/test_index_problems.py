@@ -1,4 +1,4 @@
-"""What the commands say of a joint index that cannot be used or published, and the search that needs none."""
+"""Commands with a joint index that cannot be used or published, and exact search."""
 
 from __future__ import annotations
 

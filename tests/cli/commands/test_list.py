@@ -1,4 +1,4 @@
-"""vfindex list: which videos, in which order, and what each modality covers."""
+"""`vfindex list`: which videos, their order, and the coverage of each modality."""
 
 from __future__ import annotations
 

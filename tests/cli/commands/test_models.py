@@ -1,4 +1,4 @@
-"""`vfindex models` and `vfindex doctor`, as a user meets them; a hub on 127.0.0.1, a GPU by name only."""
+"""`vfindex models` and `vfindex doctor`, with a hub on 127.0.0.1 and a simulated GPU."""
 
 from __future__ import annotations
 

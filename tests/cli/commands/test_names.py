@@ -1,4 +1,4 @@
-"""Paths and questions as people type them: what a command finds, and what it tells beside."""
+"""Paths and queries as people type them: what a command finds, and its hints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vfindex reindex`, `purge` and `runs` as a user meets them: what they print and how they exit."""
+"""`vfindex reindex`, `purge` and `runs`: output and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vfindex upgrade` as a user meets it: what it prints, its exit codes, the way back; models made by hand."""
+"""`vfindex upgrade`: output, exit codes and rollback, with hand-written models."""
 
 from __future__ import annotations
 

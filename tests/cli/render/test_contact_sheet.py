@@ -1,4 +1,4 @@
-"""Contact sheets: every hit has a tile, whatever its picture and text."""
+"""Contact sheets: every hit has a tile, whatever its image and text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervised child keeps its clock, ends with everything that it started, and its end is one sentence."""
+"""Supervised children: time limits, no leftover processes, one sentence on their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files whose time stamps wrap, begin anew, leap, repeat or start anywhere: one rising clock, and no word of damage."""
+"""Time stamps that wrap, restart, jump, repeat or start anywhere: one rising clock, and no report of damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading videos: what is sampled, what is refused, and what becomes of a decoder that misbehaves."""
+"""Decoding: sampled frames, refused files, and decoders that misbehave."""
 
 from __future__ import annotations
 

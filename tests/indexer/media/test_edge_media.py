@@ -1,4 +1,4 @@
-"""The collection of odd and broken files, against what was measured on them."""
+"""The collection of odd and broken files, compared with its measured figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decode child that hangs, spins, hoards, crashes or lies costs one file and nothing else."""
+"""A decode child that hangs, spins, allocates, crashes or lies costs one file and nothing else."""
 
 from __future__ import annotations
 

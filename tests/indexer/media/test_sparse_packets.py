@@ -1,4 +1,4 @@
-"""Sparse sampling seeks from keyframe to keyframe, and gives the frames that reading every packet gives."""
+"""Sparse sampling seeks between keyframes, and yields the frames that reading every packet yields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image towers of open_clip: equal vectors, no frame lost when memory runs out, errors in one sentence.
+"""open_clip's image models: equal vectors, no frame lost when memory runs out, errors in one sentence.
 
 Tests name the number format, so that no result depends on the machine. torch is imported inside the tests, so that
 collecting them is fast.

@@ -1,4 +1,4 @@
-"""The text modality: which names count as words, in any language, and what never gets into them."""
+"""The text modality: which names count as words, in any language, and what is excluded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shots and clips: boundaries where pictures change, clips of 2 to 12 s that cover their stretch."""
+"""Shots and clips: boundaries where frames change, clips of 2 to 12 s without gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long videos are cut at keyframes, by the file alone; what was begun with other cuts goes on with them."""
+"""Long videos are cut at keyframes, deterministically; an interrupted video continues with its cuts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frames of a unit: which are encoded, and that each has the vector of what it shows."""
+"""The frames of a unit: which are encoded, and which vector each one has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What yt-dlp wrote down beside a video, honest or hostile."""
+"""yt-dlp's sidecars, valid and hostile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of a runner, and the folders of workers."""
+"""The choice of a runner, and path maps."""
 
 from __future__ import annotations
 

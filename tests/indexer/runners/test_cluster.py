@@ -1,4 +1,4 @@
-"""Several machines, as Ray's own test cluster: machines, workers and drivers that die, and what the library then is."""
+"""Several machines in Ray's test cluster: machines, workers and drivers that die, and the resulting library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of several units in one batch: each gets its own vectors, one that fails fails alone. Without a GPU."""
+"""Frames of several units in one batch: each gets its own vectors, and failures stay separate. Without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a cluster's workers: what fits is placed, what does not is refused with a sentence. Without Ray."""
+"""The plan of a cluster's workers: what fits is placed, the rest is refused with a sentence. Without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray on this machine: the same library as in one process, and nothing left behind however the run ends."""
+"""Ray on this machine: the same library as in one process, and no leftovers however the run ends."""
 
 from __future__ import annotations
 

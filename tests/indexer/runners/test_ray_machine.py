@@ -1,4 +1,4 @@
-"""What surrounds Ray: nothing of a run's processes stays, and nobody else's are touched."""
+"""Cleanup of a local Ray: all of a run's processes end, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The units of a cluster: which worker gets which, and what becomes of those of workers that died. Without Ray."""
+"""The units of a cluster: which worker gets which, and units of workers that died. Without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cluster's worker, in this process: its unit is that of one process; files that it does not see."""
+"""A cluster's worker, in this process: equal results, and files that it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error over one file ends that file and not the run; a bug is reported with its traceback, exit code 70."""
+"""An error over one file fails that file and not the run; a bug is reported with its traceback, exit code 70."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at any instant loses nothing that was committed, and the repetition ends where an undisturbed run would.
+"""SIGKILL at any instant loses no committed unit, and repeating the command gives the library of an undisturbed run.
 
 Nor does a search fail, or see half a video, while commands write. `tests/bench/crash.py` does both some hundred times.
 """

@@ -1,4 +1,4 @@
-"""Upgrades that open no file, over libraries made by hand: copies, changes meanwhile, losses, the way back."""
+"""Upgrades that open no file, over hand-written libraries: copies, concurrent changes, losses, rollback."""
 
 from __future__ import annotations
 

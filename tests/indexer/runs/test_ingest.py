@@ -1,4 +1,4 @@
-"""Ingests of real files made here: which are found, indexed again, failed, kept."""
+"""Ingests of small files: which are found, indexed again, failed, kept."""
 
 from __future__ import annotations
 

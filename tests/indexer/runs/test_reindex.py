@@ -1,4 +1,4 @@
-"""Reindexing the roots of libraries made by hand: missing, moved, restored and excluded files."""
+"""Reindexing the roots of hand-written libraries: missing, moved, restored and excluded files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What breaks its decoder is retried, then decoded safely, then given up; a refusal is final."""
+"""A file that crashes its decoder is retried, then decoded safely, then quarantined; a refusal is final."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run stops soon, whatever it does: walking, fingerprinting, indexing, exporting, publishing."""
+"""A run stops soon in every phase: walking, fingerprinting, indexing, exporting, publishing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A library over to another setup: what is decoded again, what is copied, by any runner, and the way back."""
+"""Upgrades to another setup: what is decoded again, what is copied, by any runner, and rollback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are gone, found again among what is new: no look-up is repeated for each of them."""
+"""Missing files found again among new ones, without repeated look-ups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sidecars: whose they are, what their names, encodings and times say, and what is never taken for speech."""
+"""Sidecars: owner, name, encoding and times, and what is not taken for speech."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subtitles and descriptions that come, change or go beside an unchanged video redo its words, and no frame."""
+"""New, changed and deleted sidecars of an unchanged video update its text, without decoding a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discovery: what counts as a video, what is reported, and that no odd name or node stops or fools the walk."""
+"""Directory walk: what counts as a video, what is reported, and odd names and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sound is recognised, how channels are mixed, and what is said of sound that cannot be decoded."""
+"""The choice of the audio track, the mix of channels, and reports of undecodable audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whisper's back ends through their real code, on a tiny model that always says the same; and the filter for voice."""
+"""Whisper's back ends on a tiny model with a fixed script, and voice activity detection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of Whisper's text is dropped, and that what people say is not."""
+"""Which of Whisper's segments are dropped, and that real speech is kept."""
 
 from __future__ import annotations
 

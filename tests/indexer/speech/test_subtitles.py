@@ -1,4 +1,4 @@
-"""Subtitles: which files are read, what becomes of their text, and that nothing in them can do harm."""
+"""Subtitles: which files are read, how their text is cleaned, and hostile contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encodings of subtitle files: read as they were written, or reported as doubtful."""
+"""Encodings of subtitle files: decoded correctly, or reported as doubtful."""
 
 from __future__ import annotations
 

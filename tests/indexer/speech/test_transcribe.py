@@ -1,4 +1,4 @@
-"""Speech: what counts as voice, that recognition cannot hang or crash a run, and that it depends on the sound alone."""
+"""Speech recognition: voice activity, no hangs or crashes, and results that depend only on the audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whisper's transcriber: windows, times, languages, limits. The model is one that says how loud a sound is."""
+"""Whisper's transcriber: windows, times, languages, limits, with a model that returns the loudness of its input."""
 
 from __future__ import annotations
 

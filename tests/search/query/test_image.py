@@ -1,4 +1,4 @@
-"""Pictures and clips as queries: decoding, weight relative to words, and hits."""
+"""Images and clips as queries: decoding, weight relative to words, and hits."""
 
 from __future__ import annotations
 

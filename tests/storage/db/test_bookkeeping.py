@@ -1,4 +1,4 @@
-"""What a run writes down of one file takes as many steps of SQLite in a large library as in a small one."""
+"""The bookkeeping of one file takes as many SQLite steps in a large library as in a small one."""
 
 from __future__ import annotations
 

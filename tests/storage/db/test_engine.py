@@ -1,4 +1,4 @@
-"""What SQLite complains of, as sentences; a bug of ours stays a bug."""
+"""SQLite's errors as sentences; bugs are not translated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows have checksums whoever writes them, and a database that has lost its end is told of."""
+"""Every writer stores checksums, and a database that lost commits is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A library of the first release becomes one of today, with all that it holds."""
+"""A library of the first release is migrated with all its contents."""
 
 from __future__ import annotations
 

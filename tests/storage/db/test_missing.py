@@ -1,4 +1,4 @@
-"""How long files have been missing, by clocks that were never set, or leap."""
+"""The age of missing files by clocks that were never set or jump."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows are counted whoever writes them, and what has lost one is named."""
+"""Every writer counts rows, and videos that lost one are named."""
 
 from __future__ import annotations
 

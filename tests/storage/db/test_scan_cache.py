@@ -1,4 +1,4 @@
-"""The scan cache: files that are up to date, the others, and files that a scan did not meet."""
+"""The scan cache: up-to-date files, the others, and files that a scan did not find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning does what open_clip's own does; test_exports.py holds the tokens themselves to open_clip."""
+"""Cleaning equals open_clip's; test_exports.py compares the tokens."""
 
 from __future__ import annotations
 

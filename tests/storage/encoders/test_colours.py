@@ -1,4 +1,4 @@
-"""Colours: pictures of one colour have its name, questions name colours, and no text is disturbed by their axes."""
+"""Colours: images of one colour have its name, queries name colours, and the axes leave texts unchanged."""
 
 from __future__ import annotations
 

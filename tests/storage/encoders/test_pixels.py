@@ -1,4 +1,4 @@
-"""The squares that models read: which part of a frame, squeezed or cut, and what is refused."""
+"""The square crops that models read: which part of a frame, squeezed or cropped, and refused frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences become unit vectors as transformers computes them; a damaged model is named, not used."""
+"""Text encoders equal transformers; a damaged model is named, not used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file systems may hold a library that is written."""
+"""Which file systems are safe for writing a library."""
 
 from __future__ import annotations
 

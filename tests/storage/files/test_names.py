@@ -1,4 +1,4 @@
-"""Names as people type them: the exact bytes first, then however the accents are composed, and never a guess."""
+"""Names as people type them: exact bytes first, then any composition of accents, never a guess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers who may not write, and who may not read: a sound library is read or refused, and never called damaged.
+"""Readers without write or read permission: an undamaged library is read or refused, and never called damaged.
 
 The reader is a process of another user where these tests run as root; else of the same, with the modes in its way.
 """

@@ -1,4 +1,4 @@
-"""Vectors that change under a clip's id reach the joint index, whatever its size; until then its rows do not count."""
+"""Changed vectors reach the joint index, whatever its size; until then their rows do not count."""
 
 from __future__ import annotations
 

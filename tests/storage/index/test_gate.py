@@ -1,4 +1,4 @@
-"""A joint index that finds less than the one before is not published, and the run's report says why."""
+"""A joint index that finds less than the previous one is not published, and the run's report says why."""
 
 from __future__ import annotations
 

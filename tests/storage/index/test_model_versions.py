@@ -1,4 +1,4 @@
-"""Editions side by side in one folder: which is in use, the way there and back, and what may be deleted."""
+"""Model versions in one folder: which is in use, switching, rollback, and deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The joint index: what it finds is what brute force finds, however it is built, grown, filtered or harmed."""
+"""The joint index equals brute force, however it is built, extended, filtered or damaged."""
 
 from __future__ import annotations
 

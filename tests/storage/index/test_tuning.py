@@ -1,4 +1,4 @@
-"""How far a question goes in a large library: chosen by how well other questions did."""
+"""Search parameters of a large index, tuned by the recall of sample queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index made anew: in another fusion, after damage, from library.db alone; none of these libraries has any video."""
+"""Rebuilt indexes: with another fusion, after damage, from library.db alone, without any video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removal for good: no file of a library holds what was removed, whatever state it was in."""
+"""Permanent removal: no file of a library contains removed data, whatever its state was."""
 
 from __future__ import annotations
 

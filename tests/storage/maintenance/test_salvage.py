@@ -1,4 +1,4 @@
-"""What a salvage saves of a torn database, and that it names every video that has lost something."""
+"""Salvage of a damaged database: readable rows are copied, and videos with lost rows are named."""
 
 from __future__ import annotations
 

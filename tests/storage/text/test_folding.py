@@ -1,4 +1,4 @@
-"""Letters that are the same to a reader: one form for what is indexed, asked and compared."""
+"""Letters that look the same to a reader have one form in the index, in queries and in comparisons."""
 # ruff: noqa: RUF001  letters of other scripts are the matter of this file
 
 from __future__ import annotations

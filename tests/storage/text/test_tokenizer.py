@@ -1,4 +1,4 @@
-"""Words of scripts without spaces, accents, optional vowel signs: all are found, and old libraries brought along."""
+"""Words of scripts without spaces, accents, optional vowel signs: all are found, also in older libraries."""
 # ruff: noqa: RUF001  letters of other scripts are the matter of this file
 
 from __future__ import annotations
