@@ -88,7 +88,7 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     ),
     "pictures are not asked for": (
         (engine, "add_images", lambda query, images, view: query),
-        "query/test_image.py::test_words_and_pictures_are_combined",
+        "query/test_image.py::test_words_and_images_are_combined",
     ),
     "pictures keep their spread": (
         (query_vectors, "_spread", lambda similarities: 1.0),

@@ -34,7 +34,7 @@ def test_videos_are_as_announced(made: list[Path]) -> None:
         assert 0 < moved < cut_apart
 
 
-def test_sidecars_hold_what_is_said(made: list[Path]) -> None:
+def test_sidecars_contain_the_speech(made: list[Path]) -> None:
     for path, video in zip(made, VIDEOS, strict=True):
         text = path.with_suffix(".srt").read_text(encoding="utf-8")
         assert all(line in text for line in video.speech)

@@ -94,7 +94,7 @@ def test_a_search_only_installation_reads_and_cleans_a_library(
     assert json.loads(done.stdout)
 
 
-def test_the_doctor_of_a_search_only_installation_names_what_it_lacks(python: Python, library: Path) -> None:
+def test_the_doctor_of_a_search_only_installation_names_missing_extras(python: Python, library: Path) -> None:
     with writing(library) as writer:
         put_setup(writer.catalog, replace(SETUP, references={"visual": "efficientnet-lite2"}), {"visual": prior()})
     done = without(python, ("index", "ray", "lite"), "doctor", "--library", library, "--json")
@@ -130,13 +130,13 @@ def test_a_search_only_installation_measures_answers(python: Python, library: Pa
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_what_indexes_names_the_extra_that_is_missing(python: Python, arguments: tuple[str, ...]) -> None:
+def test_indexing_commands_name_the_missing_extra(python: Python, arguments: tuple[str, ...]) -> None:
     done = without(python, ("index",), *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"vfindex: indexing videos needs av, .*; run: pip install 'vfindex\[index\]'\n", done.stderr)
 
 
-def test_ray_is_named_where_it_is_asked_for(python: Python, tmp_path: Path) -> None:
+def test_ray_is_named_if_it_is_requested(python: Python, tmp_path: Path) -> None:
     for arguments in (("--runner", "ray"), ("--ray-address", "auto")):
         done = without(python, ("ray",), "ingest", ".", *arguments, "--library", tmp_path / "none")
         assert done.returncode == 1

@@ -35,7 +35,7 @@ from vfindex.storage.errors import counted
         ("a\u00a0b\u3000c", "a b c"),
     ],
 )
-def test_plain_escapes_what_a_terminal_would_obey(text: str, shown: str) -> None:
+def test_plain_escapes_control_sequences(text: str, shown: str) -> None:
     assert plain(text) == shown
 
 
@@ -61,7 +61,7 @@ def test_clock(time_s: float, tenths: bool, shown: str) -> None:
     assert clock(time_s, tenths=tenths) == shown
 
 
-def test_one_is_no_plural() -> None:
+def test_one_is_not_a_plural() -> None:
     assert [counted(n, "clip") for n in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
 
 

@@ -106,13 +106,13 @@ def test_an_interruption_at_the_question_ends_the_command_as_everywhere(run: Any
     assert videos(library) == 2
 
 
-def test_yes_is_not_asked(run: Any, library: Path, typed: Any) -> None:
+def test_yes_skips_the_question(run: Any, library: Path, typed: Any) -> None:
     typed(b"")
     assert run("remove", "/videos/a.mp4", "--yes", "--library", library).err == ""
     assert videos(library) == 1
 
 
-def test_a_purge_says_what_it_keeps_and_for_how_long(run: Any, library: Path, typed: Any) -> None:
+def test_a_purge_prints_what_it_keeps_and_for_how_long(run: Any, library: Path, typed: Any) -> None:
     mark_missing(library, b"/videos/a.mp4")
     typed(b"n\n")
     ran = run("purge", "--library", library)
@@ -140,7 +140,7 @@ def test_a_copy_elsewhere_keeps_the_video(library: Path) -> None:
     assert preview_path(library, [b"/elsewhere"])[0] is None
 
 
-def test_only_what_is_missing_for_long_enough_is_due(library: Path) -> None:
+def test_only_files_missing_for_long_enough_are_due(library: Path) -> None:
     mark_missing(library, b"/videos/a.mp4")
     now = datetime.now(UTC)
     assert preview_missing(library, timedelta(days=30), now).kept_missing == 1

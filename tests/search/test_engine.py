@@ -169,7 +169,7 @@ def test_wrong_queries_raise_one_sentence(tmp_path: Path) -> None:
         SearchEngine.open(tmp_path / "nothing")
 
 
-def test_a_hit_without_matched_words_shows_what_is_said_during_it(tmp_path: Path) -> None:
+def test_a_hit_without_matched_words_shows_its_transcript(tmp_path: Path) -> None:
     said = [Segment(0, 2, "first", "asr"), Segment(4, 6, "second", "asr"), Segment(7, 9, "third " * 40, "asr")]
     clips = [clip(0, 5, visual=axis(0)), clip(5, 10, visual=axis(1)), clip(10, 12, visual=axis(2))]
     engine = engine_over(tmp_path, {"a": clips, "b": [clip(visual=axis(3))]}, a={"segments": said})

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "lib"
 
 
-def test_what_is_committed_is_read_back(folder: Path) -> None:
+def test_committed_data_is_read_back(folder: Path) -> None:
     with Library.open(folder).snapshot() as snapshot:
         ids = snapshot.clip_ids()
         vectors = snapshot.vectors(ids)
@@ -88,7 +88,7 @@ def test_a_video_without_all_its_units_is_not_searchable(folder: Path) -> None:
     assert all_clip_ids(Library.open(folder)) == before
 
 
-def test_a_changed_file_replaces_what_stood_at_its_path(folder: Path) -> None:
+def test_a_changed_file_replaces_the_old_one_at_its_path(folder: Path) -> None:
     with writing(folder) as writer:
         new = writer.catalog.begin_video(video("new"), [UnitPlan(0)], recognised=True)
         writer.catalog.finish_video(new, place("a"), [])
@@ -141,7 +141,7 @@ def test_readers_do_not_wait_for_the_writer(folder: Path) -> None:
         assert len(all_clip_ids(Library.open(folder))) == 6
 
 
-def test_there_is_a_sentence_where_there_is_no_library(tmp_path: Path) -> None:
+def test_a_missing_library_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(LibraryNotFound, match="vfindex ingest"):
         Library.open(tmp_path)
 

@@ -126,7 +126,7 @@ def test_no_library_is_a_sentence_and_1(run: Any, tmp_path: Path, arguments: tup
         (("search", " "), "the query is empty"),
     ],
 )
-def test_what_cannot_be_done_is_a_sentence_and_1(
+def test_an_impossible_command_is_a_sentence_and_1(
     run: Any, library: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     ran = run(*arguments, "--library", library)
@@ -239,7 +239,7 @@ def test_an_error_is_the_one_document_too(run: Any, tmp_path: Path) -> None:
     assert ran.err == f"vfindex: {error['message']}\n"
 
 
-def test_what_follows_two_dashes_is_no_option(run: Any, library: Path) -> None:
+def test_words_after_two_dashes_are_not_options(run: Any, library: Path) -> None:
     assert run("search", "--library", library / "nothing", "--", "--json").out == ""
     assert run("search", "--library", library, "--json", "--", "-5 degrees").code == 0
 
@@ -282,7 +282,7 @@ def test_a_reader_that_ends_early_leaves_no_traceback(hostile: Any) -> None:
     assert process.returncode == 1
 
 
-def test_a_terminal_that_knows_few_letters_gets_escapes(python: Any, tmp_path: Path) -> None:
+def test_a_terminal_without_utf_8_gets_escapes(python: Any, tmp_path: Path) -> None:
     code = "import sys; sys.argv[1:] = ['status']; from vfindex.cli.app import main; main()"
     with writing(tmp_path / "日本"):
         pass
@@ -302,7 +302,7 @@ def test_the_library_can_be_named_in_the_environment(
 # --- ingest ---------------------------------------------------------------------------------------------------------
 
 
-def test_files_that_are_none_are_told_apart_and_add_up(run: Any, library: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_videos_are_counted_by_kind(run: Any, library: Path, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     for name in (b"picture.png", b"sound.mp3", b"list.m3u8", b"notes.txt", b"bare"):

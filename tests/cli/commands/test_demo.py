@@ -13,7 +13,7 @@ from PIL import Image
 from vfindex.cli.demo_media import QUESTIONS, VIDEOS
 
 
-def test_the_demo_answers_what_is_seen_and_what_is_said(models_cache: Path, tmp_path: Path) -> None:
+def test_the_demo_answers_visual_and_speech_queries(models_cache: Path, tmp_path: Path) -> None:
     program = "from vfindex.cli.app import main; main()"
     command = [sys.executable, "-c", program, "demo", "--json", "--library", str(tmp_path / "library")]
     env = {**os.environ, "VFINDEX_CACHE": str(models_cache)}

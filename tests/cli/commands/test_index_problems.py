@@ -35,7 +35,9 @@ def test_an_exact_search_gives_the_same_hits(run: Any, folder: Path) -> None:
     assert run("search", "x", "--exact", "--library", folder).err == ""
 
 
-def test_a_missing_index_is_told_by_search_and_status(run: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_index_is_reported_by_search_and_status(
+    run: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     document = json.loads(run("status", "--json", "--library", folder).out)
     assert (document["generation"], document["clips_in_generation"], document["index_problem"]) == (1, 3, None)
     [path] = (folder / "index").iterdir()
@@ -50,9 +52,7 @@ def test_a_missing_index_is_told_by_search_and_status(run: Any, folder: Path, ca
     assert found.code == 0 and "/videos/b.mp4" in found.out and caplog.messages == [sentence]
 
 
-def test_what_is_removed_is_told_though_no_index_passes(
-    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_is_reported_even_if_no_index_passes(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing_side, "refusal", lambda *_: "it is worse")
     ran = run("remove", "/videos/b.mp4", "--library", folder)
     assert ran.code == 0 and "removed 1 file, 1 video from the library" in ran.out

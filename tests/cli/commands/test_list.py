@@ -27,7 +27,7 @@ def films(tmp_path: Path) -> Path:
     return tmp_path / "films"
 
 
-def test_videos_are_listed_by_path_with_what_is_covered(run: Any, films: Path) -> None:
+def test_videos_are_listed_by_path_with_their_coverage(run: Any, films: Path) -> None:
     ran = run("list", "--library", films)
     assert (ran.code, ran.err) == (0, "2 videos\n")
     assert [line.split()[-1] for line in ran.out.splitlines()] == ["/videos/a.mp4", "/videos/b.mp4"]

@@ -68,7 +68,7 @@ def finding(run: Any, name: str, *arguments: object) -> dict[str, str]:
     return dict(row)
 
 
-def test_the_list_fits_a_terminal_and_says_what_is_here(run: Any, pulled: Path) -> None:
+def test_the_list_fits_a_terminal_and_marks_installed_models(run: Any, pulled: Path) -> None:
     ran = run("models", "list")
     lines = ran.out.splitlines()
     assert max(map(len, lines[:-1])) <= 80  # the last one names a folder, which may be as long as it likes
@@ -93,7 +93,7 @@ def test_the_list_as_a_document(run: Any, pulled: Path, cache: Path) -> None:
     assert (presets["small"]["here"], presets["small"]["pull_bytes"]) == (False, small)
 
 
-def test_the_page_says_what_the_cards_say() -> None:
+def test_the_page_agrees_with_the_cards() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
     for card in CARDS:
@@ -188,7 +188,7 @@ def test_the_doctor_tells_of_gpus(quick: None, run: Any, cache: Path, monkeypatc
     assert (row["state"], row["text"]) == ("warning", "the CUDA driver failed: CUDA error 999")
 
 
-def test_the_doctor_tells_what_prevents_an_ingest(
+def test_the_doctor_reports_what_prevents_an_ingest(
     quick: None, run: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> tuple[str, str]:

@@ -45,7 +45,7 @@ def test_a_path_that_may_be_two_is_refused(run: Any, folder: Path) -> None:
     assert run("remove", "/videos/\u00e9/e\u0301.mp4", "--library", folder).code == 0, "the exact bytes come first"
 
 
-def test_hints_are_told_beside_the_hits(run: Any, folder: Path) -> None:
+def test_hints_are_printed_with_the_hits(run: Any, folder: Path) -> None:
     ran = run("search", "a street without cars", "--library", folder)
     assert ran.code == 0 and len(ran.out.splitlines()) == 1
     assert ran.err.startswith("hint: ") and ran.err.endswith("write: -cars\n")

@@ -66,7 +66,7 @@ def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path)
     assert run("purge", "--now", "--library", nightly).out == "removed 5 files, 5 videos from the library\n"
 
 
-def test_a_night_that_is_too_short_is_no_failure(run: Any, nightly: Path) -> None:
+def test_a_run_out_of_time_is_not_a_failure(run: Any, nightly: Path) -> None:
     (nightly.parent / "videos" / "new.mp4").write_text("new")
     ran = run("reindex", "--max-hours", "0", "--library", nightly)
     assert (ran.code, ran.err) == (0, "")
@@ -75,7 +75,7 @@ def test_a_night_that_is_too_short_is_no_failure(run: Any, nightly: Path) -> Non
     assert "5 found: 0 indexed, 0 failed, 1 left, out of time" in listed
 
 
-def test_a_dry_run_says_what_there_is_to_do(run: Any, nightly: Path) -> None:
+def test_a_dry_run_prints_an_estimate(run: Any, nightly: Path) -> None:
     (nightly.parent / "videos" / "new.mp4").write_bytes(bytes(1000))
     document = json.loads(run("reindex", "--dry-run", "--json", "--library", nightly).out)
     assert (document["new"], document["video_seconds"], document["wall_s"]) == (1, 100.0, None)
@@ -84,7 +84,7 @@ def test_a_dry_run_says_what_there_is_to_do(run: Any, nightly: Path) -> None:
     assert json.loads(run("runs", "list", "--json", "--library", nightly).out) == {"runs": []}
 
 
-def test_a_run_is_told_as_a_page(run: Any, nightly: Path, tmp_path: Path) -> None:
+def test_a_run_is_written_as_a_page(run: Any, nightly: Path, tmp_path: Path) -> None:
     hostile = Problem(b"/videos/<script>\x1b\xff.mp4", "decode", "crashed", "it & its decoder crashed", "convert it")
     with writing(nightly) as writer:
         report = Report(found=1, failed=[hostile], video_seconds=60, wall_s=30, out_of_time=True)

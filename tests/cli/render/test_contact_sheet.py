@@ -29,7 +29,7 @@ def area(sheet: Image.Image, colour: tuple[int, int, int]) -> int:
     return sum(count for count, found in sheet.getcolors(1 << 24) or [] if found == colour)
 
 
-def test_pictures_stand_whole_and_in_order(tmp_path: Path) -> None:
+def test_tiles_show_whole_images_in_order(tmp_path: Path) -> None:
     row = Row("question", (Tile(picture("red"), ("a",)), Tile(picture("blue"), ("b",)), Tile(picture("lime"), ("c",))))
     sheet = draw(tmp_path, row, row)
     for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0)):
@@ -53,7 +53,7 @@ def test_more_than_four_hits_continue_below(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [None, b"", b"junk", picture("red")[:40]])
-def test_missing_and_broken_pictures_leave_a_frame(tmp_path: Path, junk: bytes | None) -> None:
+def test_missing_and_broken_thumbnails_leave_an_empty_frame(tmp_path: Path, junk: bytes | None) -> None:
     assert area(draw(tmp_path, Row("q", (Tile(junk, ("x",)),))), (0x26, 0x26, 0x2A)) > 50_000
 
 

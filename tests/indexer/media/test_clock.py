@@ -63,7 +63,7 @@ def test_recordings_joined_go_on_on_one_clock(
     check(decoder, joined(tmp_path / "joined.ts", first, second), 192, 16.0 + gap_s)
 
 
-def test_sound_goes_over_to_the_new_clock_with_the_pictures(decoder: Decoder, tmp_path: Path) -> None:
+def test_audio_changes_to_the_new_clock_with_the_video(decoder: Decoder, tmp_path: Path) -> None:
     parts = [transport(tmp_path / f"{n}.ts", 1.4, tone_hz=440) for n in range(2)]
     path = joined(tmp_path / "joined.ts", *parts)
     (track,) = decoder.probe(os.fsencode(path)).audio
@@ -84,7 +84,7 @@ def test_a_part_of_joined_recordings_is_found_again(decoder: Decoder, tmp_path: 
     assert decoder.keyframes_before(os.fsencode(path), [9.0]) == [9.0]
 
 
-def test_an_empty_stretch_is_no_damage(decoder: Decoder, tmp_path: Path) -> None:
+def test_an_empty_span_is_not_damage(decoder: Decoder, tmp_path: Path) -> None:
     times_s = [n / 12 + (30.0 if n >= 48 else 0.0) for n in range(96)]
     for name in ("gap.mkv", "gap.mp4", "gap.ts"):
         codec = "mpeg2video" if name.endswith("ts") else "mpeg4"
@@ -95,7 +95,7 @@ def test_an_empty_stretch_is_no_damage(decoder: Decoder, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["pause.ts", "pause.mpg"])
-def test_no_frame_is_lost_where_decoding_times_leap_after_the_pictures(
+def test_no_frame_is_lost_where_decoding_times_jump_after_the_frames(
     decoder: Decoder, tmp_path: Path, name: str
 ) -> None:
     times_s = [n / 12 + (200.0 if n >= 48 else 0.0) for n in range(96)]
@@ -140,7 +140,7 @@ def test_a_last_frame_that_stays_is_not_damage(decoder: Decoder, tmp_path: Path,
 @pytest.mark.parametrize("tone_hz", [None, 440])
 @pytest.mark.parametrize("start_s", [0.0, 3.0])
 @pytest.mark.parametrize("name", ["cut.avi", "cut.wmv", "cut.flv", "cut.mkv"])
-def test_a_file_shorter_than_its_header_says_is_cut_off(
+def test_a_file_shorter_than_its_header_is_truncated(
     decoder: Decoder, tmp_path: Path, name: str, start_s: float, tone_hz: int | None
 ) -> None:
     if name.endswith("flv") and tone_hz:
@@ -165,7 +165,7 @@ def test_avi_shows_reordered_frames_in_order(decoder: Decoder, tmp_path: Path, b
     assert reds == sorted(reds, reverse=True), "red before blue"
 
 
-def test_a_matroska_duration_that_nothing_supports_is_told(decoder: Decoder, tmp_path: Path) -> None:
+def test_an_unsupported_matroska_duration_is_reported(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "long.mkv", shots=SHOTS, fps=12.0)
 
     def claim(length: float) -> None:
@@ -193,7 +193,7 @@ def test_where_a_matroska_file_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.wmv", "wmv2"), ("a.flv", "flv1")])
-def test_where_other_files_say_that_they_end(tmp_path: Path, name: str, codec: str) -> None:
+def test_the_announced_end_of_other_files(tmp_path: Path, name: str, codec: str) -> None:
     data = make_video(tmp_path / name, shots=[Shot("red", 1.0)], codec=codec).read_bytes()
     assert announced_end(data[:4096]) == len(data)
     for length in (0, 3, 8, 12, 30, 70, 90, 200):

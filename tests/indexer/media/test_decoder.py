@@ -38,7 +38,7 @@ def sound(decoder: Decoder, path: Path, start_s: float | None = None, end_s: flo
 
 
 @pytest.mark.parametrize("text", ["auto", "keyframes", "2.5", "1", "0.1"])
-def test_sampling_reads_back_what_it_writes(text: str) -> None:
+def test_sampling_round_trips(text: str) -> None:
     assert str(Sampling.parse(text)) == text
 
 
@@ -159,7 +159,7 @@ def test_too_many_pixels_are_refused(decoder: Decoder, tmp_path: Path) -> None:
 # AudioReader
 
 
-def test_sound_is_mono_of_all_channels(decoder: Decoder, tmp_path: Path) -> None:
+def test_audio_is_a_mono_mix_of_all_channels(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "right.mkv", tone_hz=(0.0, 440.0), shots=[Shot("red", 3.0)])
     samples = np.concatenate([block.samples for block in sound(decoder, path)])
     assert len(samples) == pytest.approx(3 * 16_000, abs=2_000)
@@ -168,7 +168,7 @@ def test_sound_is_mono_of_all_channels(decoder: Decoder, tmp_path: Path) -> None
     assert np.abs(samples).max() > 3_000
 
 
-def test_sound_of_a_stretch_begins_and_ends_with_it(decoder: Decoder, tmp_path: Path) -> None:
+def test_audio_of_an_interval_begins_and_ends_with_it(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "tone.mp4", tone_hz=440.0, shots=[Shot("red", 12.0)])
     blocks = sound(decoder, path, 3.25, 7.5)
     assert blocks[0].time_s == pytest.approx(3.25, abs=0.001)
@@ -177,7 +177,7 @@ def test_sound_of_a_stretch_begins_and_ends_with_it(decoder: Decoder, tmp_path: 
 
 
 @pytest.mark.parametrize("stretch", [(None, None), (1.0, 3.0)])
-def test_sound_without_frames_is_the_same_sound(
+def test_audio_is_the_same_without_frames(
     decoder: Decoder, tmp_path: Path, stretch: tuple[float | None, float | None]
 ) -> None:
     path = make_video(tmp_path / "tone.mp4", shots=[Shot("red", 4)], tone_hz=440)
@@ -192,13 +192,13 @@ def test_sound_without_frames_is_the_same_sound(
     assert (end.frames, end.damaged, end.error) == (0, 0, "")
 
 
-def test_sound_longer_than_the_picture_is_read_and_does_not_stretch_it(decoder: Decoder, tmp_path: Path) -> None:
+def test_audio_longer_than_the_video_is_read_and_does_not_extend_it(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "long.mp4", tone_hz=440.0, tone_s=5.0, shots=[Shot("red", 1.0)])
     assert decoder.probe(os.fsencode(path)).end_s == pytest.approx(1.0, abs=0.01)
     assert sum(len(block.samples) for block in sound(decoder, path)) == pytest.approx(5 * 16_000, abs=2_500)
 
 
-def test_a_gap_in_the_sound_shows_in_the_times(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_gap_in_the_audio_shows_in_the_times(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "gap.mkv", tone_hz=440.0, tone_gap_s=(1.0, 2.5), shots=[Shot("red", 4.0)])
     blocks = sound(decoder, path)
     heard_s = [(block.time_s, block.time_s + len(block.samples) / 16_000) for block in blocks]
@@ -209,7 +209,7 @@ def test_a_gap_in_the_sound_shows_in_the_times(decoder: Decoder, tmp_path: Path)
 # What the container says
 
 
-def test_probe_tells_what_is_there(decoder: Decoder, clip: Path) -> None:
+def test_probe_returns_the_header(decoder: Decoder, clip: Path) -> None:
     found = decoder.probe(os.fsencode(clip))
     assert (found.codec, found.width_px, found.height_px, found.has_audio) == ("mpeg4", 160, 96, True)
     assert (found.start_s, found.end_s, found.frames) == (0.0, pytest.approx(4.0), 100)
@@ -248,7 +248,7 @@ def test_marks_of_subtitle_tracks_are_probed(decoder: Decoder, tmp_path: Path) -
     assert (first.title, second.title, second.language) == ("", "Full (SDH)", "eng")
 
 
-def test_tags_and_chapters_that_are_no_text_are_kept_as_far_as_they_go(
+def test_tags_and_chapters_that_are_not_text_are_kept_as_far_as_possible(
     decoder: Decoder, tmp_path: Path, clip: Path
 ) -> None:
     def spoil(data: bytearray) -> None:
@@ -333,7 +333,7 @@ def refer_to(data: bytearray, target: bytes) -> None:
     data[at : at + old] = entry
 
 
-def test_what_is_no_regular_file_is_refused_at_once(decoder: Decoder, tmp_path: Path, clip: Path) -> None:
+def test_special_files_are_refused_at_once(decoder: Decoder, tmp_path: Path, clip: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "link.mp4").symlink_to(clip)

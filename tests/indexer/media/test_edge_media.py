@@ -110,7 +110,7 @@ def test_survives_either_way(decoder: Decoder, row: Row) -> None:
         assert frames and end.frames >= len(frames)
 
 
-def test_says_how_much_of_a_cut_file_is_left(decoder: Decoder) -> None:
+def test_the_remaining_part_of_a_truncated_file_is_reported(decoder: Decoder) -> None:
     _, _, end = read(decoder, edge("truncated_tail.mkv"), "auto")
     assert "8.1 s" in end.error and "13.1 s" in end.error
     assert decoder.probe(edge("truncated_tail.mkv")).end_s == pytest.approx(8.1, abs=0.1)

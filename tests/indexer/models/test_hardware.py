@@ -111,7 +111,7 @@ def test_the_driver_lists_the_devices() -> None:
         cuda_devices(Driver(status=999))
 
 
-def test_devices_are_asked_once_and_a_failure_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_are_queried_once_and_a_failure_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def ask(code: str, name: str) -> str:
@@ -134,7 +134,7 @@ def test_devices_are_asked_once_and_a_failure_is_remembered(monkeypatch: pytest.
         hardware._devices.cache_clear()
 
 
-def test_no_device_is_visible_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_device_is_visible_if_all_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     hardware._devices.cache_clear()
     try:

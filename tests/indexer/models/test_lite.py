@@ -84,7 +84,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         crops(np.zeros(shape, dtype=np.uint8), 20)
 
 
-def test_still_frames_are_told_from_changes() -> None:
+def test_still_frames_are_distinguished_from_changes() -> None:
     picture = photograph("chelsea.png", 260)
     noise = np.random.default_rng(0).integers(-1, 2, picture.shape)
     assert is_still(picture, picture)

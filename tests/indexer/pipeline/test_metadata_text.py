@@ -67,7 +67,7 @@ def test_names_with_words_are_split_and_cleaned(name: str, text: str) -> None:
     assert ("title", text) in description.documents
 
 
-def test_up_to_two_folders_join_a_name_that_says_something() -> None:
+def test_up_to_two_folders_join_a_meaningful_name() -> None:
     assert named("cat.mp4", "/home/anna/Videos/Family/Norway_2019/DCIM").text == "cat. Norway 2019. Family"
     assert named("cat.mp4", "/data/a1/Animals/Family/Pets").text == "cat. Pets. Family"
     assert named("cat.mp4", "/run/media/anna/Downloads").text == "cat"
@@ -75,7 +75,7 @@ def test_up_to_two_folders_join_a_name_that_says_something() -> None:
     assert named("cat.mp4", "").text == "cat"
 
 
-def test_allowed_tags_and_chapters_are_told() -> None:
+def test_allowed_tags_and_chapters_are_read() -> None:
     description = describe(
         b"/videos/v001.mp4",
         {"TITLE": "A dog", "com.apple.quicktime.artist": "Anna", "DESCRIPTION-eng": "By the sea.", "encoder": "Walrus"},
@@ -100,16 +100,16 @@ def test_allowed_tags_and_chapters_are_told() -> None:
         "vid:v0f044gc0000", "AVC Coding", "Sequence 01", "+59.9-010.7/", "(17)", "000000", "", "\x00",
     ],
 )  # fmt: skip
-def test_what_programs_write_is_no_text(value: str) -> None:
+def test_text_of_programs_is_ignored(value: str) -> None:
     tags = {"title": value, "comment": value, "genre": value, "handler_name": value}
     assert describe(b"/videos/v001.mp4", tags, [value]) == Description("v001", "", (("title", "v001"),))
 
 
-def test_people_may_say_where_it_was_made() -> None:
+def test_places_in_comments_are_kept() -> None:
     assert describe(b"/v001.mp4", {"comment": "Recorded in Norway"}, []).text == "Recorded in Norway"
 
 
-def test_the_same_words_are_told_once() -> None:
+def test_the_same_words_are_kept_once() -> None:
     tags = {"title": "big buck bunny", "comment": "BIG BUCK BUNNY"}
     assert describe(b"/videos/BigBuckBunny.mp4", tags, []).text == "big buck bunny"
 

@@ -54,7 +54,7 @@ def test_one_take_has_no_boundary_however_restless() -> None:
     assert detect_shots(frame_distances(drift, colours(*[1] * 60))) == [0]
 
 
-def test_a_gesture_or_a_lamp_alone_is_no_cut() -> None:
+def test_a_gesture_or_a_lamp_is_not_a_cut() -> None:
     vectors, one_colour = takes(8, 8), colours(16)
     assert detect_shots(frame_distances(vectors, one_colour)) == [0]
     assert detect_shots(frame_distances(takes(16), colours(8, 8))) == [0]
@@ -169,7 +169,7 @@ def test_clips_cover_their_stretch(lengths: list[int], gap_s: float, start_s: fl
         assert length_s >= MIN_CLIP_S - 1e-6 or len(spans) == 1 or gap_s * 2 > MIN_CLIP_S
 
 
-def test_flashes_in_one_take_are_no_shots() -> None:
+def test_flashes_in_one_take_are_not_shots() -> None:
     vectors, histograms = takes(12, 12), colours(12, 12)
     flash, white = np.eye(DIM, dtype=np.float32)[9], np.eye(512, dtype=np.float32)[9]
     for at in (3, 7, 17):

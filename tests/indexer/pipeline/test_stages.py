@@ -101,7 +101,7 @@ def test_a_video_begun_with_other_cuts_goes_on_with_them(
     assert (run().indexed, {4.0, 8.0} <= starts(tmp_path / "lib")) == (1, True)
 
 
-def test_what_is_kept_of_a_unit_does_not_grow_with_its_frames(
+def test_the_memory_of_a_unit_does_not_grow_with_its_frames(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = scheduler.Scheduler._finish

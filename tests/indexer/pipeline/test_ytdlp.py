@@ -48,7 +48,7 @@ def test_there_need_not_be_any(tmp_path: Path) -> None:
     [b"", b"{", b"[" * 100_000, b"[1]", b"\xff\xfe\x00", b"9" * 10_000, b" " * (MAX_INFO_BYTES + 1)],
     ids=["empty", "cut", "deep", "list", "bytes", "number", "large"],
 )
-def test_what_cannot_be_used_is_said(tmp_path: Path, data: bytes) -> None:
+def test_unusable_sidecars_are_reported(tmp_path: Path, data: bytes) -> None:
     info = beside(tmp_path, data)
     assert info.problem is not None and info.problem.code == "info_json"
     assert (dict(info.tags), info.chapters) == ({}, ())

@@ -39,7 +39,7 @@ def test_auto_takes_ray_for_a_cluster_or_several_gpus(monkeypatch: pytest.Monkey
     assert RunnerChoice("ray").with_ray(uses_gpu=False)
 
 
-def test_what_is_no_runner_and_no_share_is_refused() -> None:
+def test_invalid_runners_and_shares_are_refused() -> None:
     with pytest.raises(UsageError, match="auto, local, ray"):
         runner_name("spark")
     with pytest.raises(UsageError, match="--gpu-share"):

@@ -110,7 +110,7 @@ def test_a_driver_dies(cluster: Any, videos: Path, undisturbed: Path, models_cac
     assert_equal_libraries(tmp_path / "library", undisturbed)
 
 
-def test_a_machine_that_does_not_see_the_videos_is_told_of(
+def test_a_machine_without_the_videos_is_reported(
     cluster: Any, videos: Path, models_cache: Path, tmp_path: Path
 ) -> None:
     nowhere = tmp_path / "nowhere"

@@ -53,7 +53,7 @@ def test_units_go_in_order_to_the_worker_with_most_room() -> None:
     assert [future.done() for future in futures].count(True) == 1
 
 
-def test_what_is_cancelled_is_never_sent() -> None:
+def test_a_cancelled_unit_is_never_sent() -> None:
     queue = UnitQueue()
     futures = [queue.submit(job()) for _ in range(3)]
     assert futures[1].cancel()
@@ -110,7 +110,7 @@ def test_only_the_unit_that_kills_its_workers_fails() -> None:
     assert caught.value.quarantine
 
 
-def test_what_a_worker_raises_is_the_fault_of_its_file() -> None:
+def test_an_exception_in_a_worker_fails_its_file() -> None:
     queue = UnitQueue()
     seat(queue, units=4)
     futures = [queue.submit(job()) for _ in range(3)]

@@ -298,7 +298,7 @@ def test_another_target_drops_the_unfinished_edition(folder: Path, run: Upgrade)
     assert told == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
 
 
-def test_the_same_models_are_no_upgrade(folder: Path, run: Upgrade) -> None:
+def test_the_same_models_are_not_an_upgrade(folder: Path, run: Upgrade) -> None:
     for choice in (Choice(text="T"), Choice(visual="V", speech="S")):
         report = run(choice)
         assert (report.edition, report.swapped) == (0, False)

@@ -304,7 +304,7 @@ def test_searches_during_an_ingest_neither_fail_nor_block(tmp_path: Path, videos
     assert len(found(tmp_path / "lib", "blue")) == 7
 
 
-def test_nothing_to_do_is_no_error(tmp_path: Path, run: Ingest) -> None:
+def test_nothing_to_do_is_not_an_error(tmp_path: Path, run: Ingest) -> None:
     (tmp_path / "videos").mkdir()
     assert run().found == 0
 

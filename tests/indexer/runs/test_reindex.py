@@ -175,7 +175,7 @@ def test_a_root_that_is_missing_is_left_alone(library: Path, videos: Path, run: 
     assert (run().unchanged, searchable(library)) == (10, 10)
 
 
-def test_a_nested_root_that_is_not_mounted_is_left_alone(library: Path, videos: Path, run: Run) -> None:
+def test_an_unmounted_nested_root_is_left_alone(library: Path, videos: Path, run: Run) -> None:
     with writing(library) as writer:
         remember(writer.catalog, [Root(os.fsencode(videos / "1" / "v1.mp4")), Root(os.fsencode(videos / "0"))])
     for path in (videos / "1" / "v1.mp4", videos / "1" / "v3.mp4"):
@@ -359,7 +359,7 @@ def test_a_removed_name_matches_in_every_unicode_form(library: Path, videos: Pat
     assert run().found == 9
 
 
-def test_a_root_that_is_removed_is_no_exclusion(library: Path, videos: Path) -> None:
+def test_a_removed_root_is_not_an_exclusion(library: Path, videos: Path) -> None:
     removed = remove(library, videos)
     assert (removed.roots, removed.locations, removed.excluded) == (1, 10, False)
 
@@ -420,7 +420,7 @@ def test_a_renamed_folder_is_named_and_ends_the_complaint(
     assert remove(library, videos / root).roots == 1
 
 
-def test_a_renamed_folder_below_another_root_is_no_trouble(
+def test_a_renamed_folder_below_another_root_is_recognised(
     library: Path, videos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with writing(library) as writer:
@@ -439,7 +439,7 @@ def test_a_believed_loss_is_reported_once(library: Path, videos: Path, run: Run)
     assert (removed.roots, removed.locations) == (1, 10)
 
 
-def test_a_copy_on_another_disk_is_no_renamed_folder(library: Path, videos: Path, run: Run) -> None:
+def test_a_copy_on_another_disk_is_not_a_renamed_folder(library: Path, videos: Path, run: Run) -> None:
     copy = videos.with_name("backup")
     shutil.copytree(videos, copy)
     shutil.rmtree(videos)

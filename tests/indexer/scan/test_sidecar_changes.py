@@ -85,7 +85,7 @@ def test_subtitle_folders(tmp_path: Path) -> None:
     )
 
 
-def test_a_signature_knows_both_forms_of_a_name(tmp_path: Path) -> None:
+def test_a_signature_is_equal_for_both_forms_of_a_name(tmp_path: Path) -> None:
     sidecar = tmp_path / unicodedata.normalize("NFD", "Caf\u00e9.srt")
     sidecar.write_text(CUE)
     name = os.fsencode(sidecar.name)
@@ -151,7 +151,7 @@ def test_tags_of_containers(text: str, tag: str) -> None:
     assert language_tag(text) == tag
 
 
-def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+def test_unused_sidecars_are_named(tmp_path: Path) -> None:
     for name in ("a.sub", "a.idx", "a.en.srt", "a.de.srt", "a.part2.srt"):
         (tmp_path / name).write_text(CUE)
     path = os.fsencode(tmp_path / "a.mp4")
@@ -182,7 +182,7 @@ def test_of_many_files_without_subtitles_some_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [246, 250, 251])
-def test_a_long_name_is_no_problem(tmp_path: Path, length: int) -> None:
+def test_a_long_name_is_accepted(tmp_path: Path, length: int) -> None:
     path = tmp_path / ("x" * length + ".mp4")
     path.write_text("x")
     assert read_info(os.fsencode(path)) == Info()
@@ -220,7 +220,7 @@ def test_logs(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", TALK)
-def test_talk_with_numbers_is_no_log(text: str) -> None:
+def test_speech_with_numbers_is_not_a_log(text: str) -> None:
     assert not is_log([text] * 10)
     assert not is_telemetry(text)
 
@@ -271,7 +271,7 @@ def test_times_in_the_text_are_text(said: str) -> None:
     assert ([cue.text for cue in found.cues], found.unreadable) == ([said.replace("\n", " "), "end"], 0)
 
 
-def test_cues_without_numbers_and_empty_lines_are_told_apart() -> None:
+def test_cues_without_numbers_and_empty_lines_are_separated() -> None:
     lines = ["00:01.000 --> 00:02.000", "one", "00:03.000 --> 00:04.000 align:start position:0%", "two", "4", "five"]
     assert [cue.text for cue in read_cues("\n".join(lines)).cues] == ["one", "two 4 five"]
 
@@ -357,7 +357,7 @@ def test_markup_is_not_indexed(markup: str, words: str) -> None:
     assert " ".join(without_markup(markup).split()) == words
 
 
-def test_escaped_markup_is_no_words() -> None:
+def test_escaped_markup_is_not_indexed() -> None:
     description = describe(b"/x/talk.mp4", {"description": "&lt;p class=&quot;intro&quot;&gt;clay &amp; glaze"}, ())
     assert ("tag", "clay & glaze") in description.documents
 
@@ -412,7 +412,7 @@ def test_system_folders_are_counted_unless_named(tmp_path: Path) -> None:
         assert isinstance(each, Found)
 
 
-def test_what_was_indexed_in_a_system_folder_leaves_search() -> None:
+def test_videos_in_a_system_folder_leave_search() -> None:
     nothing = Exclusions(())
     for path in (b"/disk/#recycle/a.mp4", b"/disk/deep/@eaDir/b/c.mp4", b"/disk/._a.mp4"):
         assert is_excluded_below(b"/disk", nothing, path)

@@ -235,7 +235,7 @@ def test_the_night_notices(
     assert (report.reworded, report.moved, transcript(tmp_path / "lib")[-1]) == (0, 1, ("sidecar", "the xylophone"))
 
 
-def test_sound_that_is_recognised_elsewhere_is_read_wholly(
+def test_audio_for_another_recogniser_is_read_fully(
     tmp_path: Path, videos: Path, run: Ingest, speech: EverySecondSecond
 ) -> None:
     class Text:

@@ -236,7 +236,7 @@ def test_deep_trees_need_no_recursion(deep: Path) -> None:
     assert len(names(walk(deep), deep)) == 1
 
 
-def test_nothing_below_a_folder_is_read_before_it_is_asked_for(root: Path) -> None:
+def test_a_folder_is_read_lazily(root: Path) -> None:
     put(root, "a.mp4", "sub/b.mp4")
     found = discover([os.fsencode(root)])
     assert isinstance(next(found), Found)
@@ -274,7 +274,7 @@ def test_fingerprint_reads_all_of_a_small_file(tmp_path: Path, place: int) -> No
     assert fingerprint(write_sparse(tmp_path / "marked", 3 << 20, {place: b"x"})) != plain
 
 
-def test_fingerprint_refuses_what_is_no_file(tmp_path: Path) -> None:
+def test_fingerprint_refuses_special_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     put(tmp_path, "file")
     (tmp_path / "link").symlink_to(tmp_path / "file")
@@ -300,7 +300,7 @@ def test_fingerprint_notices_a_file_that_is_being_written(tmp_path: Path, monkey
     assert caught.value.problem.code == "changing"
 
 
-def test_failed_and_skipped_are_told_apart_by_type(root: Path) -> None:
+def test_failed_and_skipped_differ_by_type(root: Path) -> None:
     put(root, "p.png")
     (found,) = walk(root)
     assert isinstance(found, Skipped) and not isinstance(found, Failed)
@@ -314,7 +314,7 @@ def test_brackets_mean_themselves_too_and_accents_are_composed_either_way(root: 
     assert names(walk(root, exclude=["[2024] Trip/*", "Cafe\u0301/*"]), root) == ["keep/a.mp4"]
 
 
-def test_a_glob_that_matches_nothing_is_known(root: Path) -> None:
+def test_a_glob_that_matches_nothing_is_reported(root: Path) -> None:
     (root / "raw").mkdir()
     (root / "raw" / "a.mp4").write_bytes(b"v")
     (root / "b.mp4").write_bytes(b"v")

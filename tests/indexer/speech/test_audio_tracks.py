@@ -32,14 +32,14 @@ EN = frozenset({"en"})
         ([AudioTrack(1, "en-GB"), AudioTrack(2, "eng", is_default=True)], EN, 2),
     ],
 )
-def test_the_film_s_own_sound_in_a_known_language_is_chosen(
+def test_the_original_audio_in_a_supported_language_is_chosen(
     tracks: list[AudioTrack], languages: frozenset[str] | None, index: int
 ) -> None:
     chosen = choose_track(tracks, languages)
     assert chosen is not None and chosen.index == index
 
 
-def test_why_sound_is_not_recognised() -> None:
+def test_why_speech_is_not_recognised() -> None:
     german = AudioTrack(1, "ger")
     assert no_asr_reason(None, [], EN) == "no sound"
     assert no_asr_reason(german, [german], EN) == "its sound is marked as de, the speech model knows en alone"
@@ -71,11 +71,11 @@ def test_channels_are_mixed_unless_they_cancel_each_other() -> None:
         (166, 1, "1 damaged packet of 166 of its sound were left out"),
     ],
 )
-def test_lost_sound_is_told(packets: int, damaged: int, words: str) -> None:
+def test_lost_audio_is_reported(packets: int, damaged: int, words: str) -> None:
     assert lost_audio(packets, damaged) == words
 
 
-def test_sound_that_breaks_costs_no_picture(decoder: Decoder, tmp_path: Path) -> None:
+def test_damaged_audio_costs_no_frame(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mkv", shots=[Shot("red", 4.0)], tone_hz=440)
 
     def change(data: bytearray) -> None:

@@ -118,7 +118,7 @@ def test_both_back_ends_hear_the_same(folders: dict[str, Path], models: dict[str
 
 
 @both
-def test_language_and_sound_reach_the_model(models: dict[str, SpeechModel], name: str) -> None:
+def test_language_and_audio_reach_the_model(models: dict[str, SpeechModel], name: str) -> None:
     def logprob(sound: NDArray[np.float32], language: str) -> float:
         (heard,) = models[name].transcribe([sound], language)
         return heard.segments[0].avg_logprob
@@ -131,7 +131,7 @@ def test_language_and_sound_reach_the_model(models: dict[str, SpeechModel], name
     assert abs(logprob(noise(5.0), "jv") - logprob(0 * noise(5.0), "jv")) > 1e-4
 
 
-def test_a_model_of_english_alone_hears_english(english: list[Path]) -> None:
+def test_an_english_only_model_detects_english(english: list[Path]) -> None:
     for folder in english:
         model = open_model(folder, threads=1, device="cpu")
         (heard,) = model.transcribe([noise(4.0)], "")
@@ -140,7 +140,7 @@ def test_a_model_of_english_alone_hears_english(english: list[Path]) -> None:
         assert [(s.start_s, s.end_s, s.text) for s in heard.segments] == [(0.0, 1.5, " Hello there.")]
 
 
-def test_sounds_of_a_batch_do_not_touch(models: dict[str, SpeechModel]) -> None:
+def test_inputs_of_a_batch_are_independent(models: dict[str, SpeechModel]) -> None:
     model = models["faster-whisper"]
     sounds = [noise(2.0), 0 * noise(7.0), noise(30.0)]
     together = model.transcribe(sounds, "")
@@ -160,7 +160,7 @@ def test_a_missing_file_is_named_and_not_fetched(folders: dict[str, Path], tmp_p
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_a_model_is_told(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match="there is no Whisper model here"):
         open_whisper(tmp_path, threads=1, device="cpu")
     for name in ("a.pt", "b.pt"):
@@ -217,7 +217,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
 
 
 @both
-def test_a_device_that_is_not_there_is_told(folders: dict[str, Path], name: str) -> None:
+def test_a_missing_device_is_reported(folders: dict[str, Path], name: str) -> None:
     for device, words in (("tpu", "no such device"), ("cuda:99", r"cannot be opened \(.*\); look after")):
         with pytest.raises(ModelError, match=words):
             open_whisper(folders[name], threads=1, device=device)
@@ -232,12 +232,12 @@ def test_cublas_is_found_where_pip_puts_it() -> None:
 
 
 @both
-def test_a_sound_too_long_for_the_model_is_a_model_error(models: dict[str, SpeechModel], name: str) -> None:
+def test_audio_too_long_for_the_model_is_a_model_error(models: dict[str, SpeechModel], name: str) -> None:
     with pytest.raises(ModelError, match="speech cannot be recognised"):
         models[name].transcribe([noise(31.0)], "en")
 
 
-def test_a_sound_is_filled_up_with_silence_at_its_end() -> None:
+def test_audio_is_padded_with_silence() -> None:
     whole = padded(noise(3.0))
     assert whole.shape == (30 * SAMPLE_RATE_HZ,)
     assert np.array_equal(whole[: 3 * SAMPLE_RATE_HZ], noise(3.0))

@@ -48,7 +48,7 @@ def test_plain_talk_has_no_flaw() -> None:
         (replace(SAID, text="ご視聴ありがとう", end_s=30.0), 20.0, "too slow"),
     ],
 )
-def test_what_cannot_be_believed(raw: RawSegment, voiced_s: float, why: str) -> None:
+def test_implausible_text(raw: RawSegment, voiced_s: float, why: str) -> None:
     assert flaw(raw, voiced_s) == why
 
 

@@ -42,7 +42,7 @@ def test_language_from_the_name(name: bytes, language: str) -> None:
     assert marks_of(b"a.mp4", name).language == language
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_text(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path)
     path = os.path.join(folder, b"\xff\xfe.srt")
     with open(path, "wb") as file:
@@ -156,7 +156,7 @@ def test_encodings(tmp_path: Path, data: bytes, text: str) -> None:
     assert (segment.text, segment.language, segment.source, segment.confidence) == (text, "fr", "sidecar", None)
 
 
-def test_what_cannot_be_read_is_recorded_and_the_next_is_tried(tmp_path: Path) -> None:
+def test_unreadable_sidecars_are_recorded_and_the_next_is_tried(tmp_path: Path) -> None:
     cue = "1\n00:00:01,000 --> 00:00:02,000\nhello\n"
     (tmp_path / "a.en.srt").write_text(cue + "x" * subtitles.MAX_SIDECAR_BYTES)
     os.mkfifo(tmp_path / "a.en.vtt")

@@ -64,7 +64,7 @@ def test_unicode_with_and_without_a_mark(language: str, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("language", sorted(SENTENCES))
-def test_a_damaged_byte_leaves_utf_8_what_it_is(language: str) -> None:
+def test_a_damaged_byte_is_still_read_as_utf_8(language: str) -> None:
     data = file_of(SENTENCES[language]).encode()
     found = decode_text(data + b"caf\xe9\n")
     assert (found.encoding, found.doubt) == ("utf-8", "one character is damaged")

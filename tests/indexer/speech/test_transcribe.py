@@ -172,7 +172,7 @@ def test_syllables_have_depth() -> None:
     assert syllable_depth(silent(3)) == pytest.approx(0)
 
 
-def test_steady_sound_is_not_recognised() -> None:
+def test_steady_audio_is_not_recognised() -> None:
     with RecognizerPool(1, command=fake(COUNTING)) as pool:
         music = transcript(pool, blocks(np.concatenate([silent(1), steady(9), silent(2)])))
         short = transcript(pool, blocks(np.concatenate([silent(1), steady(1), silent(2)])))
@@ -182,7 +182,7 @@ def test_steady_sound_is_not_recognised() -> None:
     assert short.steady_s == 0
 
 
-def test_what_subtitles_cover_is_not_recognised() -> None:
+def test_audio_covered_by_subtitles_is_not_recognised() -> None:
     sound = np.concatenate([silent(1), voiced(1), silent(2), voiced(1), silent(2)])
     with RecognizerPool(1, command=fake(COUNTING)) as pool:
         everything = transcript(pool, blocks(sound))
@@ -210,7 +210,7 @@ class SlowPool(RecognizerPool):
         return Recognition(())
 
 
-def test_sound_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_audio_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcribe, "PENDING_S", 5.0)
     with SlowPool(1) as pool:
         transcriber = PocketSphinxTranscriber(pool, ())
@@ -271,7 +271,7 @@ def test_recognisers_that_only_die_are_given_up() -> None:
         assert pool.submit(voiced(0.1)).result().problem
 
 
-def test_a_machine_without_handles_is_no_fault_of_the_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_handles_is_not_the_audio_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -330,7 +330,7 @@ def test_a_recogniser_without_memory_is_a_recorded_problem() -> None:
     assert "status" in result.problem
 
 
-def test_extreme_sound_is_no_problem() -> None:
+def test_extreme_audio_is_decoded() -> None:
     noise = np.random.default_rng(1).integers(-32768, 32768, SAMPLE_RATE_HZ).astype(np.int16)
     with RecognizerPool(1) as pool:
         for sound in (
@@ -357,7 +357,7 @@ def test_real_speech_is_understood() -> None:
 
 
 @needs_media
-def test_words_depend_on_the_sound_alone() -> None:
+def test_words_depend_only_on_the_audio() -> None:
     parts = [speech()[84000:110000], speech()[144000:168000], voiced(0.5)]
 
     def hear(workers: int, order: Sequence[int]) -> dict[int, tuple[Word, ...]]:

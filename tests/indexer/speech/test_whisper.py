@@ -100,7 +100,7 @@ def talk(n: int, level: int = SURE_EN, length_s: float = 20.0) -> list[Sound]:
     return [loud(length_s, level), silent(1.0)] * n
 
 
-def test_what_is_said_has_the_video_s_time() -> None:
+def test_segments_have_the_video_s_times() -> None:
     sound = np.concatenate([silent(3), loud(2), silent(40), loud(5), silent(1)])
     result = transcript(Loudness(), blocks(sound, start_s=100.0))
     assert spans(result) == [(103.0, 105.0), (145.0, 150.0)]
@@ -131,7 +131,7 @@ def test_silence_is_not_recognised() -> None:
     assert model.calls == []
 
 
-def test_what_subtitles_cover_is_not_recognised() -> None:
+def test_audio_covered_by_subtitles_is_not_recognised() -> None:
     sound = loud(60)
     signs = transcript(Loudness(), blocks(sound), covered=[(10.0, 20.0), (500.0, 501.0)])
     assert spans(signs) == [(0.0, 10.0), (20.0, 50.0), (50.0, 60.0)]
@@ -162,7 +162,7 @@ def test_uncovered_parts_are_all_that_no_span_takes(start: int, length: int, tak
     assert all(samples[round((time_s - block.time_s) * SAMPLE_RATE_HZ)] == part[0] for time_s, part in parts)
 
 
-def test_windows_hold_what_fits_into_30_seconds() -> None:
+def test_windows_contain_up_to_30_seconds() -> None:
     sound = np.concatenate([silent(2), loud(10), silent(1), loud(18), silent(1), loud(10), silent(80), loud(30)])
     first, second, third = windows_of(7.0, sound, voice)
     assert (first.start_s, first.length_s, first.voiced) == (9.0, 29.0, ((0.0, 10.0), (11.0, 29.0)))
@@ -172,7 +172,7 @@ def test_windows_hold_what_fits_into_30_seconds() -> None:
     assert list(windows_of(0.0, loud(0.9), voice)) == []
 
 
-def test_one_language_is_asked_at_five_places() -> None:
+def test_the_language_is_detected_in_five_windows() -> None:
     model = Loudness()
     result = transcript(model, blocks(np.concatenate(talk(8))))
     assert sorted(model.calls, key=str) == [(1, ""), (1, "en"), (2, ""), (2, ""), (2, "en")]
@@ -221,7 +221,7 @@ def raw(start_s: float, end_s: float, text: str, no_speech: float = 0.0, logprob
     return RawSegment(start_s, end_s, text, no_speech, logprob, 1.0)
 
 
-def test_what_cannot_be_believed_is_counted_and_dropped() -> None:
+def test_implausible_text_is_counted_and_dropped() -> None:
     model = Raving(
         raw(0.0, 2.0, " A word or two,"),
         raw(2.0, 5.0, " thank you thank you thank you thank you"),
@@ -264,7 +264,7 @@ def test_a_batch_that_is_too_large_is_halved_and_nothing_is_lost() -> None:
     assert result.problems == []
 
 
-def test_a_sound_that_fails_costs_its_window_only() -> None:
+def test_failing_audio_costs_only_its_window() -> None:
     sound = np.concatenate([*talk(2), *talk(1, SURE_DE), *talk(2)])
     result = transcript(Failing(unbearable=SURE_DE), blocks(sound))
     assert [round(s.start_s) for s in result.segments] == [0, 21, 63, 84]
@@ -333,7 +333,7 @@ def test_units_share_the_model() -> None:
     assert model.closed
 
 
-def test_sound_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_that_takes_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dragging(Loudness):
         workers = 1
 
@@ -347,7 +347,7 @@ def test_sound_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     assert result.problems == ["speech recognition took longer than 1 s"]
 
 
-def test_sound_that_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_audio_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whisper_module, "HELD_S", 50.0)
     model = Loudness()
     with opened(model) as whisper:

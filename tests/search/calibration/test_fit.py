@@ -266,7 +266,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return invoke
 
 
-def test_the_command_says_when_there_is_no_confident_match(
+def test_the_command_reports_that_there_is_no_confident_match(
     folder: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
     plant(monkeypatch, 1.0)
@@ -299,7 +299,7 @@ def test_the_command_says_when_there_is_no_confident_match(
     assert "confidence  speech: labelled (AUC 0.99 over 60 known items)" in run("status", *at)[1]
 
 
-def test_hits_without_labels_are_shown_unless_labels_are_asked_for(
+def test_hits_without_labels_are_shown_unless_labels_are_required(
     folder: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
     plant(monkeypatch, 1.0)

@@ -307,7 +307,7 @@ def test_the_command_judges_runs(run: Any, tmp_path: Path) -> None:
     assert set(document["configurations"][0]["levels"]) == {"video"} and not document["configurations"][0]["latency_ms"]
 
 
-def test_what_the_command_refuses(run: Any, tmp_path: Path, library: Path, queries: Path) -> None:
+def test_refused_options(run: Any, tmp_path: Path, library: Path, queries: Path) -> None:
     (tmp_path / "qrels").write_text("1 0 a 1\n", encoding="utf-8")
     (tmp_path / "blank").write_text('{"query": "a", "relevant": []}', encoding="utf-8")
     at = ("--library", library)

@@ -204,7 +204,7 @@ def test_a_picture_is_not_centred(tmp_path: Path) -> None:
     assert (alone.spread["visual"], both.spread["visual"]) == (1.0, pytest.approx(2**0.5))
 
 
-def test_words_and_pictures_are_combined(tmp_path: Path) -> None:
+def test_words_and_images_are_combined(tmp_path: Path) -> None:
     videos = {"one": [clip(visual=axis(1))], "two": [clip(visual=axis(2))], "both": [clip(visual=leaning(1, 2, 0.5))]}
     engine = engine_over(tmp_path, {**videos, "none": [clip(visual=axis(5))]})
     assert names(engine.search("1", images=[Path("2.png")]))[0] == "both"
@@ -228,14 +228,14 @@ def test_picture_similarities_are_scaled_to_the_spread_of_texts(tmp_path: Path) 
     assert np.std(raw) < 0.5
 
 
-def test_filters_and_required_keywords_apply_to_pictures(tmp_path: Path) -> None:
+def test_filters_and_required_keywords_apply_to_images(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(visual=axis(2))]})
     assert names(engine.search("in:/videos/b", images=[Path("1.png")])) == ["b"]
     assert engine.search("shorter:1s", images=[Path("1.png")]) == []
     assert engine.search('"never said"', images=[Path("1.png")]) == []
 
 
-def test_wrong_queries_with_pictures_are_refused(tmp_path: Path) -> None:
+def test_invalid_queries_with_images_are_refused(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(speech=axis(2))]})
     with pytest.raises(QueryError, match="two") as told:
         engine.search("1 then 2 within 5s", images=[Path("1.png")])
@@ -384,7 +384,7 @@ def test_any_text_is_a_clip_or_wrong_usage(text: str) -> None:
 # --- the model of pictures ------------------------------------------------------------------------------------------
 
 
-def test_without_an_image_encoder_a_library_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_image_encoder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with writing(tmp_path) as writer:
         install(writer)

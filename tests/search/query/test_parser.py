@@ -53,7 +53,7 @@ def test_negated_terms_are_subtracted(tmp_path: Path) -> None:
     assert names(engine.search("-cat"))[-1] == "cat"
 
 
-def test_clips_with_negated_keywords_are_no_hits(tmp_path: Path) -> None:
+def test_clips_with_negated_keywords_are_not_hits(tmp_path: Path) -> None:
     videos = {"a": [shown("dog")], "b": [shown("dog")], "c": [shown("dog")]}
     extra: dict[str, Any] = {
         "a": {"segments": [said("two cats")]},

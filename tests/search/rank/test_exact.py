@@ -118,7 +118,7 @@ def change(writer: Writer, random: np.random.Generator, step: int) -> str:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_index_finds_what_a_scan_finds_after_any_changes(writer: Writer, seed: int) -> None:
+def test_the_index_equals_a_scan_after_any_changes(writer: Writer, seed: int) -> None:
     random, engine = np.random.default_rng(seed), SearchEngine.open(writer.folder)
     done = ["published"]
     for step in range(16):
@@ -206,7 +206,7 @@ def test_a_search_without_its_index_says_so_once(
         assert told(engine, exact=False) == told(engine, exact=True) and engine._loaded is not None
 
 
-def test_a_disk_that_fails_is_reported_and_no_permission_is_no_damage(
+def test_a_failing_disk_is_reported_and_a_missing_permission_is_not_damage(
     writer: Writer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(error: OSError) -> SearchEngine:

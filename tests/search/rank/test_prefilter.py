@@ -82,7 +82,7 @@ def test_candidates_are_over_fetched_when_keywords_exclude_some(folder: Path, mo
     assert candidates == [12]
 
 
-def test_among_many_documents_the_newest_and_an_even_sample_are_checked(
+def test_of_many_documents_the_newest_and_an_even_sample_are_checked(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(words_module, "MAX_VERIFIED", 10)

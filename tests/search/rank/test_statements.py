@@ -171,7 +171,7 @@ def test_the_depth_of_pairs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyP
 # --- words ------------------------------------------------------------------------------------------------------
 
 
-def test_the_rarest_words_choose_what_bm25_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rarest_words_choose_the_documents_for_bm25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         lines = ["common", "common rare", "common", "other common", "rare other common", "common"]

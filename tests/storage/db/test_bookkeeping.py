@@ -81,7 +81,7 @@ def test_no_statement_scans_a_table_that_grows(writers: tuple[Writer, Writer], n
                 assert not [line for line in plan for table in TABLES if line.startswith(f"SCAN {table}")], statement
 
 
-def test_many_files_vanish_and_return_in_a_few_statements(writers: tuple[Writer, Writer]) -> None:
+def test_many_files_go_missing_and_return_in_a_few_statements(writers: tuple[Writer, Writer]) -> None:
     writer, sent = writers[1], []
     paths = [f"/videos/old{number}".encode() for number in range(8, LARGE, 10)] + [b"/never/was", b"/not-\xff-utf8"]
     note = lambda c, cursor, statement, *_: sent.append(statement)  # noqa: E731  an event

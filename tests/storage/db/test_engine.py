@@ -57,7 +57,7 @@ def test_each_kind_of_complaint_has_its_sentence(code: int, is_damage: bool, sen
 
 
 @pytest.mark.parametrize("message", ["no such table: clip", "Could not decode to UTF-8 column 'title'"])
-def test_what_only_damage_can_cause_is_damage(message: str) -> None:
+def test_errors_only_possible_by_damage_are_damage(message: str) -> None:
     assert isinstance(translated(complaint(sqlite3.SQLITE_ERROR, message)), LibraryDamaged)
 
 
@@ -109,7 +109,7 @@ def test_streaming_does_not_change_the_connection(tmp_path: Path) -> None:
         assert "yield_per" not in snapshot._connection.get_execution_options()
 
 
-def test_a_complaint_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:
+def test_an_error_text_that_is_not_utf_8_is_damage(tmp_path: Path) -> None:
     with writing(tmp_path / "library"):
         pass
     database = tmp_path / "library" / "library.db"
@@ -141,7 +141,7 @@ def test_the_folder_with_the_least_room_is_named(tmp_path: Path, monkeypatch: py
     assert f"free some space in {library}, which has 0.0 MB left" in room_wanted(library)
 
 
-def test_a_full_disk_is_no_damage_of_the_words(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_damage_of_full_text(tmp_path: Path) -> None:
     with writing(tmp_path / "library") as writer:
         for number in range(40):
             add_video(writer, f"video {number}", [], documents=[Document("title", f"title {number}")])

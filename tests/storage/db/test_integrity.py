@@ -43,7 +43,7 @@ def test_every_row_is_sealed_whoever_writes_it(tmp_path: Path) -> None:
         assert (damaged_videos(snapshot), broken_settings(snapshot.stream)) == ([], [])
 
 
-def test_a_cut_log_is_told_of(tmp_path: Path) -> None:
+def test_a_truncated_log_is_reported(tmp_path: Path) -> None:
     """Everything was in the log, the database empty: `verify` said that it is clean."""
     folder = tmp_path / "library"
     with writing(folder) as writer:
@@ -65,7 +65,7 @@ def test_a_cut_log_is_told_of(tmp_path: Path) -> None:
         assert writer.setup() == SETUP
 
 
-def test_a_lost_generation_is_told_of(tmp_path: Path) -> None:
+def test_a_lost_generation_is_reported(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add(writer, "a")

@@ -120,7 +120,7 @@ def test_every_breaking_migration_is_a_migration() -> None:
     assert set(BREAKING) <= set(MIGRATIONS)
 
 
-def test_videos_can_vanish_from_an_old_library(tmp_path: Path) -> None:
+def test_videos_of_an_old_library_can_go_missing(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         for number, name in enumerate(("a", "b")):

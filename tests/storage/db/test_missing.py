@@ -69,7 +69,7 @@ def test_a_clock_that_is_behind_is_refused(tmp_path: Path, now: datetime) -> Non
         assert writer.catalog.purge(None)[0] == 1
 
 
-def test_what_vanishes_by_a_clock_that_is_behind_has_just_vanished(
+def test_files_missing_by_a_clock_that_is_behind_are_missing_since_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with writing(missing(tmp_path, [day(1)])) as writer:

@@ -103,7 +103,7 @@ def test_a_video_that_has_lost_rows_is_named(library: Path, statement: str, rows
     assert video.reasons[-1] == f"it has {rows} rows in the library and should have 11"
 
 
-def test_a_video_without_clips_is_sound(tmp_path: Path) -> None:
+def test_a_video_without_clips_verifies(tmp_path: Path) -> None:
     """One without a usable frame is searchable by its words."""
     with writing(tmp_path) as writer:
         install(writer)
@@ -112,7 +112,7 @@ def test_a_video_without_clips_is_sound(tmp_path: Path) -> None:
     assert verify(Library.open(tmp_path)).clean
 
 
-def test_lost_videos_are_told_of(library: Path) -> None:
+def test_lost_videos_are_reported(library: Path) -> None:
     tables = (
         "embedding WHERE clip_id > 2",
         *(f"{t} WHERE video_id = 2" for t in ("clip", "segment", "unit", "location")),
@@ -121,7 +121,7 @@ def test_lost_videos_are_told_of(library: Path) -> None:
     assert "the library has lost 1 video; run: vfindex repair" in verify(Library.open(library)).problems
 
 
-def test_a_lost_root_comes_back_from_the_spare_copy(library: Path) -> None:
+def test_a_lost_root_is_restored_from_the_backup(library: Path) -> None:
     harm(library, "DELETE FROM root")
     told = "the library has lost 1 indexed folder; run: vfindex repair, or name the folder again: vfindex ingest FOLDER"
     assert verify(Library.open(library)).problems == [told]
@@ -133,7 +133,7 @@ def test_a_lost_root_comes_back_from_the_spare_copy(library: Path) -> None:
         assert_counted(writer)
 
 
-def test_a_lost_root_that_nothing_knows_is_told_of_until_it_is_named_again(library: Path) -> None:
+def test_a_lost_root_without_backup_is_reported_until_it_is_named_again(library: Path) -> None:
     harm(library, "DELETE FROM root")
     (library / "library.json").unlink()
     with writing(library) as writer:
@@ -147,7 +147,7 @@ def test_a_lost_root_that_nothing_knows_is_told_of_until_it_is_named_again(libra
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM exclusion", "UPDATE exclusion SET path = x'00'"])
-def test_a_lost_exclusion_is_told_of_until_the_path_is_removed_again(library: Path, statement: str) -> None:
+def test_a_lost_exclusion_is_reported_until_the_path_is_removed_again(library: Path, statement: str) -> None:
     """No copy has it, and what was removed must not be looked for."""
     with writing(library) as writer:
         writer.catalog.remove(b"/videos/b", exclude=True)

@@ -50,7 +50,7 @@ def test_files_without_speech_recognition_are_not_up_to_date_when_it_is_on(write
     assert paths(set(read_scan_cache(writer.catalog, recognised=False).up_to_date)) == ["a", "b"]
 
 
-def test_what_was_not_met_is_told(writer: Writer) -> None:
+def test_unseen_files_are_returned(writer: Writer) -> None:
     known = read_scan_cache(writer.catalog, recognised=False)
     met = {b"/videos/a", b"/videos/b"}
     assert known.unseen(met, 2) == known.unseen(met, 0) == {b"/videos/coarse", BAD.path}

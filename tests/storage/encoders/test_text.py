@@ -43,7 +43,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_rows_are_unit_vectors_in_the_order_asked(encoder: TextEncoder) -> None:
+def test_rows_are_unit_vectors_in_the_order_of_the_texts(encoder: TextEncoder) -> None:
     together = encoder.encode(TEXTS)
     assert together.shape == (len(TEXTS), encoder.dim)
     assert together.dtype == np.float32
@@ -147,7 +147,7 @@ def test_cleaning_comes_before_the_tokens(copy: Path, encoder: TextEncoder) -> N
     assert cleaned.tokens(["The  DOG's &amp; bowl!"]) == encoder.tokens(["the dogs bowl"])
 
 
-def test_braces_in_a_query_stay_what_they_are(encoder: TextEncoder) -> None:
+def test_braces_in_a_query_are_literal(encoder: TextEncoder) -> None:
     [wanted] = encoder.encode(["what is {word} or {}"])
     assert np.allclose(encoder.encode_query("what is {word} or {}", ["word"], [["{}"]]), [wanted], atol=1e-5)
 

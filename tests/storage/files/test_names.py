@@ -37,7 +37,7 @@ def test_a_name_is_found_however_its_accents_are_composed() -> None:
     assert found(NFC.upper(), NFD) is None and found(NFC, ODD) is None and found(ODD, NFC) is None
 
 
-def test_what_may_be_two_paths_is_not_guessed() -> None:
+def test_an_ambiguous_path_is_not_guessed() -> None:
     mixed = "/videos/e\u0301/\u00e9".encode(), "/videos/\u00e9/e\u0301".encode()
     with pytest.raises(UsageError, match=re.escape(r"any of 2 paths in this library that look alike")) as caught:
         found("/videos/\u00e9/\u00e9".encode(), *mixed)
@@ -65,7 +65,7 @@ def test_what_a_glob_matches(glob: str, name: str, matches: bool) -> None:
     assert bool(re.fullmatch(glob_pattern(glob), name)) == matches
 
 
-def test_a_library_knows_a_file_by_either_name(tmp_path: Path) -> None:
+def test_a_library_finds_a_file_by_either_form_of_its_name(tmp_path: Path) -> None:
     typed, stored = "/videos/caf\u00e9.mp4", "cafe\u0301.mp4"
     with writing(tmp_path) as writer:
         install(writer)

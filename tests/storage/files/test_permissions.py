@@ -156,7 +156,7 @@ def test_a_reader_without_write_permission_follows_an_open_writer(home: Path) ->
         assert other.ask("count") == [3, 3]
 
 
-def test_what_changes_under_a_snapshot_is_read_again(home: Path) -> None:
+def test_changes_under_a_snapshot_are_read_again(home: Path) -> None:
     folder = home / "library"
     folder.chmod(0o555)
     with reader(folder, home / "spare") as other:
@@ -188,7 +188,7 @@ def test_a_log_without_shared_memory_is_read_where_nothing_can_be_written(home: 
 
 
 @pytest.mark.parametrize("name", ["library.db", "library.db-wal", ".", "index"])
-def test_what_may_not_be_read_is_a_sentence_and_no_damage(home: Path, name: str) -> None:
+def test_a_missing_permission_is_a_sentence_and_not_damage(home: Path, name: str) -> None:
     folder = home / "library"
     if name == "library.db-wal":
         (folder / name).touch()
@@ -233,7 +233,7 @@ def test_a_read_only_mount_whose_host_writes(home: Path) -> None:
         assert other.ask("verify")[0] == []
 
 
-def test_what_a_private_user_writes_is_for_all_users_of_the_library(home: Path, tmp_path: Path) -> None:
+def test_files_of_a_private_user_are_for_all_users_of_the_library(home: Path, tmp_path: Path) -> None:
     """Under umask 077 the index, the thumbnails and the query encoders were for their maker alone."""
     folder, model = home / "library", tmp_path / "model"
     model.mkdir()
@@ -288,7 +288,7 @@ def write_all(folder: Path, model: Path) -> None:
     assert salvage_database(folder) is not None
 
 
-def test_a_link_to_itself_is_no_database(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_not_a_database(tmp_path: Path) -> None:
     for name in ("library.db", "library.db-wal"):
         (tmp_path / name).symlink_to(name)
         with pytest.raises(LibraryError, match="is no file; move it away"):

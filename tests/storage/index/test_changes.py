@@ -189,7 +189,7 @@ def test_no_statement_changes_a_vector_unseen(writer: Writer, statement: str) ->
         assert snapshot.unindexed(CLIPS).tolist() == ([] if "FROM clip" in statement else [3])
 
 
-def test_new_clips_are_no_changes(writer: Writer) -> None:
+def test_new_clips_are_not_changes(writer: Writer) -> None:
     add_video(writer, "new", some_clips(3, unit(1)[0]))
     assert snapshot_changes(writer).tolist() == []
     with writer.library.snapshot() as snapshot:

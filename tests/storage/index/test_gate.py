@@ -55,7 +55,7 @@ def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
         yield writer
 
 
-def test_a_sound_index_is_published(writer: Writer) -> None:
+def test_an_intact_index_is_published(writer: Writer) -> None:
     assert writer.publish().clips == VIDEOS + 1
     assert writer.catalog.change() is None
 
@@ -90,7 +90,7 @@ def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: 
     assert_old_one_stays(writer)
 
 
-def test_statistics_that_lose_known_items_are_not_taken(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index finds what a scan with its JointSpec finds; but that JointSpec has turned the vectors round."""
     inner, refused = writing_side.estimate_spec, []
 

@@ -83,7 +83,7 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     gone=st.sampled_from([0.0, 0.3]),
     half=st.booleans(),
 )
-def test_what_is_found_is_what_brute_force_finds(
+def test_search_equals_brute_force(
     seed: int, count: int, top_k: int, kept: float | None, gone: float, half: bool
 ) -> None:
     random = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_a_library_of_one_clip(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("coded")
 @pytest.mark.parametrize("weights", [None, [1, 0, 0], [0, 1, 0], [1, 0.1, 0]])
-def test_what_codes_find_is_what_a_scan_finds(large: Path, weights: list[float] | None) -> None:
+def test_codes_find_what_a_scan_finds(large: Path, weights: list[float] | None) -> None:
     generation, index = current(Library.open(large))
     rows = np.asarray(index.rows, np.float32)
     factors = generation.spec.corners()[0] if weights is None else np.repeat(weights, DIM)
@@ -209,7 +209,7 @@ def test_codes_of_every_choice_of_modalities_find_their_best(dims: tuple[int, ..
     assert sorted(nothing.nearest(query, 40).tolist()) == list(range(40))
 
 
-def test_codes_that_find_too_little_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_with_too_little_recall_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "EXACT_CLIPS", 100)
     plain = IvfPq.nearest_of
     monkeypatch.setattr(IvfPq, "nearest_of", lambda *asked: plain(*asked)[:, 20:])
@@ -258,7 +258,7 @@ def test_little_that_is_new_or_gone_makes_no_new_lists(tmp_path: Path, trained: 
 
 @pytest.mark.usefixtures("coded")
 @pytest.mark.parametrize("change", ["gone", "doubled", "elsewhere"])
-def test_lists_of_other_clips_are_made_anew(tmp_path: Path, trained: list[int], change: str) -> None:
+def test_lists_of_other_clips_are_rebuilt(tmp_path: Path, trained: list[int], change: str) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", some_clips(1, 150))
@@ -290,7 +290,7 @@ def stored(path: Path, count: int = 70_000) -> tuple[int, str]:
 
 @settings(max_examples=25, deadline=None)
 @given(chunks=st.lists(st.integers(0, 300_000), max_size=5), seed=st.integers(0, 99))
-def test_arrays_come_back_and_any_flipped_byte_is_seen(
+def test_arrays_round_trip_and_any_flipped_byte_is_detected(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[int], seed: int
 ) -> None:
     path = tmp_path_factory.mktemp("file") / "a.joint"
@@ -423,7 +423,7 @@ def test_gpus_answer_as_the_processor_does(tmp_path: Path, monkeypatch: pytest.M
     assert copies[0].asked == 3, "a choice of clips is looked at on the processor"
 
 
-def test_a_full_gpu_is_told_of_and_done_without(
+def test_a_full_gpu_is_reported_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_: object) -> None:

@@ -35,7 +35,7 @@ def test_an_effort_is_more_careful_where_the_ten_best_are_missed_together() -> N
     assert [(each.first.candidates, each.recall) for each in tuned] == [(32, 0.992), (362, 1.0)]
 
 
-def test_no_lists_are_tried_that_cost_more_than_what_is_enough() -> None:
+def test_lists_that_cost_more_than_sufficient_ones_are_not_tried() -> None:
     trial = Trial(np.zeros((8, 10), bool))
     assert tuning._weighting_params(trial).first == SearchParams(32, tuning.SHARES[0])  # type: ignore[arg-type]
     assert trial.shares == list(tuning.SHARES[:1])
@@ -50,7 +50,7 @@ def test_an_index_that_finds_too_little_is_scanned() -> None:
     assert effort.first.candidates == 0 and effort.recall == 0.8 and trial.shares == list(tuning.SHARES)
 
 
-def test_clips_that_hold_all_that_is_asked_for_are_the_first_questions() -> None:
+def test_clips_with_all_modalities_are_the_first_queries() -> None:
     zero, random = np.zeros(2, np.float32), np.random.default_rng(1)
     spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, 0.5) for m in ("visual", "speech")})
     bank = random.standard_normal((3, 2)).astype(np.float32)

@@ -114,13 +114,13 @@ def test_wrong_dimensions_are_refused() -> None:
         fuse_query({"visual": np.ones(DIM + 1, np.float32)}, spec)
 
 
-def test_the_prior_of_another_size_is_told() -> None:
+def test_the_dimension_of_a_prior_is_used() -> None:
     odd = ModalityPrior(np.zeros(4, np.float32), np.zeros(4, np.float32), 1.0, np.eye(4, dtype=np.float32), 1.0)
     assert estimate_spec({"visual": odd, "text": prior()}, []).dim == 4 + DIM
 
 
 @pytest.mark.parametrize("form", FUSIONS)
-def test_in_every_form_a_score_is_the_sum_of_what_the_modalities_add(form: FusionName) -> None:
+def test_in_every_form_a_score_is_the_sum_over_the_modalities(form: FusionName) -> None:
     rows = {m: random_units(i, 12) for i, m in enumerate(ORDER)}
     rows["speech"][::2] = 0
     spec = spec_of(rows, random_fusion(form))
@@ -137,7 +137,7 @@ def test_in_every_form_a_score_is_the_sum_of_what_the_modalities_add(form: Fusio
         assert score == pytest.approx(added, abs=1e-4)
 
 
-def test_mean_is_the_mean_of_what_is_there() -> None:
+def test_mean_is_the_mean_of_the_present_modalities() -> None:
     rows = {m: random_units(i, 2) for i, m in enumerate(ORDER)}
     rows["text"][1] = 0
     spec = spec_of(rows, Fusion("mean"))
@@ -192,7 +192,7 @@ def test_a_spec_from_before_there_were_forms_is_concat() -> None:
     assert np.array_equal(again.parts["visual"].mean, spec.parts["visual"].mean)
 
 
-def test_the_scale_of_a_sum_evens_out_what_the_sum_is_asked() -> None:
+def test_the_scale_of_a_sum_equalizes_its_queries() -> None:
     rows = {m: random_units(30 + i, 20_000) for i, m in enumerate(ORDER)}
     spec = spec_of(rows, Fusion("mean"))
     for m in ORDER:

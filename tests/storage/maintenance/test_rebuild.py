@@ -66,7 +66,7 @@ def test_a_library_answers_in_every_form(library: Path, form: FusionName) -> Non
     assert "new" in found(library)[:2]
 
 
-def test_what_the_modalities_add_is_the_score_in_every_form(library: Path) -> None:
+def test_contributions_sum_to_the_score_in_every_form(library: Path) -> None:
     for form in FUSIONS:
         adopt(library, Fusion(form, {}, heads() if form == "learned" else None))
         for hit in SearchEngine.open(library).search("x"):
@@ -116,14 +116,14 @@ def test_nothing_was_learned_that_could_be_built(library: Path) -> None:
     assert found(library)[0] == "seen"
 
 
-def test_words_come_back(library: Path) -> None:
+def test_recognised_words_are_returned(library: Path) -> None:
     damage(library, "INSERT INTO document_fts(document_fts) VALUES ('delete-all')")
     assert found(library, '"nightingale"') == []
     rebuild(library)
     assert found(library, '"nightingale"') == ["said"]
 
 
-def test_an_unreadable_description_is_made_anew(library: Path) -> None:
+def test_an_unreadable_spec_is_rebuilt(library: Path) -> None:
     damage(library, "UPDATE generation SET spec = '{}'")
     rebuild(library)
     assert found(library)[0] == "seen"

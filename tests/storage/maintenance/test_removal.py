@@ -133,7 +133,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("removal", [removed, purged])
 @pytest.mark.parametrize("state", STATES)
-def test_no_file_holds_what_was_removed(folder: Path, state: Callable[[Writer], None], removal: Removal) -> None:
+def test_no_file_contains_removed_data(folder: Path, state: Callable[[Writer], None], removal: Removal) -> None:
     made(folder, state)
     assert files_with(folder, NEEDLES)[1]
     if removal is purged and state is unfinished_video:
@@ -174,7 +174,7 @@ def test_ids_of_another_edition_are_not_those_of_this_one(folder: Path) -> None:
     assert files_with(folder, NEEDLES)[1] == []
 
 
-def test_subtitles_of_a_removed_copy_are_told_and_cleaned_once_reread(folder: Path) -> None:
+def test_subtitles_of_a_removed_copy_are_reported_and_deleted_once_reread(folder: Path) -> None:
     made(folder, subtitles)
     said = (Segment(0.0, 2.0, "an okapi in the barn", "sidecar"),)
     with writing(folder) as writer:
@@ -196,7 +196,7 @@ def test_subtitles_of_a_removed_copy_are_told_and_cleaned_once_reread(folder: Pa
     assert files_with(folder, [b"okapi"])[1] == []
 
 
-def test_a_library_that_nothing_is_left_of_is_sound(folder: Path) -> None:
+def test_an_emptied_library_verifies(folder: Path) -> None:
     with writing(folder) as writer:
         install(writer)
         commit(writer)
@@ -234,7 +234,7 @@ def test_a_copy_elsewhere_keeps_the_video(folder: Path) -> None:
     assert location.sidecar_state == "?", "the next run makes the vector of its name anew"
 
 
-def test_a_reader_that_holds_the_log_is_told_and_the_next_writer_empties_it(
+def test_a_reader_that_needs_the_log_is_reported_and_the_next_writer_empties_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scrubbing, "READER_WAIT_MS", 1)
@@ -263,7 +263,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_writer(folder: Path) 
     assert files_with(folder, [b"giraffe meets"])[1] == []
 
 
-def test_a_library_of_an_older_version_is_written_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_an_older_version_is_rewritten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrubbing, "COMPACT_BYTES", 0)
     made(folder, subtitles)
     with writing(folder) as writer:
@@ -276,7 +276,7 @@ def test_a_library_of_an_older_version_is_written_anew(folder: Path, monkeypatch
     assert files_with(folder, NEEDLES)[1] == []
 
 
-def test_a_large_library_is_not_written_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_library_is_not_rewritten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrubbing, "COMPACT_BYTES", 0)
     made(folder, subtitles)
     size = (folder / "library.db").stat().st_size
@@ -285,7 +285,7 @@ def test_a_large_library_is_not_written_anew(folder: Path, monkeypatch: pytest.M
     assert (folder / "library.db").stat().st_size < size
 
 
-def test_a_database_that_a_repair_kept_is_told(folder: Path) -> None:
+def test_a_database_kept_by_a_repair_is_reported(folder: Path) -> None:
     made(folder, subtitles)
     (folder / "library.damaged-20260101-000000.db").write_bytes(b"giraffe")
     [(_, left)] = removed(folder).left()
@@ -332,7 +332,7 @@ def torn(folder: Path) -> Iterator[Callable[[str], list[str]]]:
     yield faults
 
 
-def test_words_of_documents_that_are_gone_are_found(torn: Callable[[str], list[str]]) -> None:
+def test_words_of_deleted_documents_are_found(torn: Callable[[str], list[str]]) -> None:
     [fault] = torn("DELETE FROM document WHERE kind = 'title'")
     assert fault.startswith("full text search still finds words of 1 titles, tags and segments that are gone")
 
@@ -366,7 +366,7 @@ def test_the_report_is_json(folder: Path) -> None:
     ]
 
 
-def test_a_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(folder, subtitles)
 
     def denied(path: Path, needles: object) -> bool:
@@ -376,7 +376,7 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.Mo
     assert files_with(folder, NEEDLES)[1][-1].endswith("(cannot be read: Permission denied)")
 
 
-def test_an_edition_that_an_upgrade_holds_is_told(folder: Path) -> None:
+def test_a_version_locked_by_an_upgrade_is_reported(folder: Path) -> None:
     made(folder, subtitles)
     made(model_versions.version_folder(folder, 1), subtitles)
     with locked(model_versions.version_folder(folder, 1)):

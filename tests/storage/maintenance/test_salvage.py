@@ -78,7 +78,7 @@ def rows_of(database: Path) -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_what_has_lost_something_is_named(database: Path, tmp_path: Path, table: str) -> None:
+def test_videos_that_lost_rows_are_named(database: Path, tmp_path: Path, table: str) -> None:
     """The root of a table, of which all of it hangs, and its last page, are destroyed in turn."""
     whole = rows_of(database)
     paths = {id_: rows[1][0] for id_, rows in whole.items()}

@@ -85,7 +85,7 @@ def test_folding_twice_changes_nothing(words: str) -> None:
     assert words.isascii() is False or folded(words) == words.lower()
 
 
-def test_words_that_differ_in_accents_are_asked_once() -> None:
+def test_words_that_differ_in_accents_are_searched_once() -> None:
     assert content_words("Łodzi lodzi ŁODZI") == ("Łodzi",)
     assert content_words("ｔｈｅ dog") == ("dog",)
 

@@ -79,7 +79,7 @@ def test_the_words_of_questions_without_spaces() -> None:
     assert content_words("แมว") == ("แมว",)
 
 
-def test_an_older_library_is_indexed_anew(tmp_path: Path) -> None:
+def test_full_text_of_an_older_library_is_rebuilt(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a", [clip(visual=axis(0))], documents=[Document("title", "公园里有猫")])
