@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+from vfindex.indexer.runners.placement import check_gpu_share
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,13 +90,12 @@ class RunnerChoice:
     gpu_share: float = 1.0
 
     def with_ray(self, *, uses_gpu: bool) -> bool:
-        """Return whether the run uses Ray. Raises UsageError for a share outside (0, 1].
+        """Return whether the run uses Ray. Raises UsageError for an impossible share.
 
         `auto` is Ray with an address, or with models on several GPUs: one worker per GPU. On any other machine the
         local runner is faster: docs/cluster.md.
         """
-        if not 0 < self.gpu_share <= 1:
-            raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {self.gpu_share:g}")
+        check_gpu_share(self.gpu_share)
         if self.name != "auto":
             return self.name == "ray"
         from vfindex.indexer.models.hardware import usable_devices

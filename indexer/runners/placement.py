@@ -16,6 +16,7 @@ TORCH_WORKER_BYTES, LITE_WORKER_BYTES = 700_000_000, 400_000_000
 UNIT_BYTES = 150_000_000  # per unit being decoded: an estimate for its decode child and buffered frames
 # Ray counts in ten thousandths; further digits could be rounded up, and the last worker would not fit.
 _RAY_UNITS = 10_000
+MIN_GPU_SHARE = 1 / _RAY_UNITS
 # Assumed speed of a CPU worker relative to a GPU worker, until measured. ViT-B-32: 20 to 40 frames/s on two
 # cores; a data centre GPU then waits for its decoders. An estimate, not measured on a GPU.
 CPU_SPEED_RATIO = 1 / 20
@@ -23,7 +24,7 @@ CPU_SPEED_RATIO = 1 / 20
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine of the cluster. node: its id in Ray. name: for messages."""
+    """A machine of the cluster. node: its id in Ray. name: for messages. memory_bytes: infinite if unknown."""
 
     node: str
     name: str
@@ -52,14 +53,19 @@ class Worker:
     units: int
 
 
+def check_gpu_share(share: float) -> None:
+    """Raise UsageError for a share of a GPU that no worker can have."""
+    if not MIN_GPU_SHARE <= share <= 1:
+        raise UsageError(f"--gpu-share takes a share of a GPU from {MIN_GPU_SHARE:.4f} to 1, not {share:g}")
+
+
 def plan(machines: Sequence[Machine], wish: Wish) -> list[Worker]:
     """Return the workers that fill the machines, those with a GPU first.
 
     All workers of a machine fit together: cores, GPUs and memory. Raises UsageError for a `gpu_share` or
     `units` that does not fit, ClusterError if no machine has a free core.
     """
-    if not 0 < wish.gpu_share <= 1:
-        raise UsageError(f"--gpu-share takes a share of a GPU above 0 and up to 1, not {wish.gpu_share:g}")
+    check_gpu_share(wish.gpu_share)
     able = [machine for machine in machines if machine.cores > 0]
     if not able:
         raise ClusterError("no machine of the Ray cluster has a processor core to give; start one with --num-cpus")
@@ -72,7 +78,7 @@ def plan(machines: Sequence[Machine], wish: Wish) -> list[Worker]:
     for machine in able:
         here = [worker for worker in chosen if worker.node == machine.node]
         units, free_bytes = sum(worker.units for worker in here), machine.memory_bytes - len(here) * _worker_bytes(wish)
-        if here and units > max(len(here), free_bytes // UNIT_BYTES):
+        if here and units > max(len(here), free_bytes / UNIT_BYTES):
             raise UsageError(
                 f"--workers {wish.units} is {units} units at once on {machine.name}, which take "
                 f"{units * UNIT_BYTES / 1e9:.1f} GB of memory; it has {free_bytes / 1e9:.1f} GB for them"
@@ -82,7 +88,7 @@ def plan(machines: Sequence[Machine], wish: Wish) -> list[Worker]:
 
 def _fill(machine: Machine, wish: Wish) -> Iterable[Worker]:
     """Return the workers of one machine, all equal."""
-    fitting = int(machine.memory_bytes // _worker_bytes(wish))
+    fitting = machine.memory_bytes / _worker_bytes(wish)
     gpus = int(machine.gpus) if wish.uses_gpu else 0
     if gpus:
         count = gpus * int(1 / wish.gpu_share + 1e-9)
@@ -90,10 +96,10 @@ def _fill(machine: Machine, wish: Wish) -> Iterable[Worker]:
             raise UsageError(
                 f"--gpu-share {wish.gpu_share:g} makes {count} workers on {machine.name}, which take "
                 f"{count * _worker_bytes(wish) / 1e9:.1f} GB of memory; it has {machine.memory_bytes / 1e9:.1f} GB, "
-                f"enough for a share of {gpus / max(gpus, fitting):.2g}"
+                f"enough for a share of {1 / (max(gpus, fitting) // gpus):.4g}"
             )
     else:
-        count = max(1, min(math.ceil(machine.cores / CORES_PER_WORKER), fitting))
+        count = max(1, int(min(math.ceil(machine.cores / CORES_PER_WORKER), fitting)))
     cores = max(1, int(machine.cores / count))
     cpus, share = _floored(machine.cores / count), _floored(wish.gpu_share) if gpus else 0.0
     return [Worker(machine.node, cpus, share, cores, cores + 1)] * count

@@ -20,7 +20,7 @@ from vfindex.indexer.runners.placement import (
 from vfindex.storage.errors import ClusterError, UsageError
 
 GIB = 1 << 30
-SHARES = [1, 0.9, 0.75, 2 / 3, 0.6, 0.51, 0.5, 0.4, 1 / 3, 0.3, 0.25, 0.2, 1 / 6, 1 / 7, 0.125, 0.1, 0.05, 0.01, 1e-9]
+SHARES = [1, 0.9, 0.75, 2 / 3, 0.6, 0.51, 0.5, 0.4, 1 / 3, 0.3, 0.25, 0.2, 1 / 6, 1 / 7, 0.125, 0.1, 0.05, 0.01, 1e-4]
 
 
 def machine(cores: float, gpus: float = 0, memory_bytes: float = 512 * GIB, node: str = "a") -> Machine:
@@ -59,10 +59,11 @@ def test_every_share_is_placed_or_refused(gpus: int, share: float) -> None:
     assert all(worker.cores >= 1 and worker.units == worker.cores + 1 for worker in workers)
 
 
-def test_the_share_that_a_refusal_names_is_accepted() -> None:
-    small = machine(16, 2, memory_bytes=16 * GIB)
+@pytest.mark.parametrize("fitting", [1, 3, 4, 7, 23, 82, 88, 163, 174])
+def test_the_share_that_a_refusal_names_is_accepted(fitting: int) -> None:
+    small = machine(16, 2, memory_bytes=fitting * TORCH_WORKER_BYTES)
     with pytest.raises(UsageError, match="share of") as refused:
-        plan([small], Wish(uses_gpu=True, gpu_share=0.05))
+        plan([small], Wish(uses_gpu=True, gpu_share=0.001))
     named = float(str(refused.value).rsplit(" ", 1)[1])
     assert placed([small], plan([small], Wish(uses_gpu=True, gpu_share=named)))
 
@@ -105,10 +106,17 @@ def test_more_units_than_memory_are_refused() -> None:
     assert worker.units == 20
 
 
+def test_a_machine_whose_memory_is_unknown_is_used() -> None:
+    unknown = machine(2, gpus=1, memory_bytes=float("inf"))
+    assert [worker.units for worker in plan([unknown], Wish(uses_gpu=False))] == [3]
+    assert [worker.units for worker in plan([unknown], Wish(uses_gpu=False, units=40))] == [40]
+    assert len(plan([unknown], Wish(uses_gpu=True, gpu_share=0.5))) == 2
+
+
 def test_nothing_to_work_on_is_refused() -> None:
     with pytest.raises(ClusterError, match="--num-cpus"):
         plan([machine(0, gpus=1)], Wish(uses_gpu=True))
-    for share in (0, -1, 1.1):
+    for share in (0, -1, 1.1, 1e-5, 1e-300, 5e-324, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="--gpu-share"):
             plan([machine(4)], Wish(uses_gpu=True, gpu_share=share))
 
