@@ -204,6 +204,7 @@ class RayRunner:
         self._queue = UnitQueue()
         self._stopping = threading.Event()
         self._machines = _machines()
+        self._given_up: set[str] = set()  # nodes whose workers keep ending, or do not fit
         self._actors: list[_Actor] = []
         self._running: dict[Any, tuple[_Actor, Task]] = {}
         self._opening: dict[Any, _Actor] = {}
@@ -294,19 +295,33 @@ class RayRunner:
         self._queue.seats.append(actor.seat)
         self._opening[handle.open.remote()] = actor
 
-    def _look_at_machines(self) -> None:
-        """Drop the actors of machines that have left, and start actors on machines that have joined."""
-        there = _machines()
-        joined = [machine for node, machine in there.items() if node not in self._machines and machine.cores > 0]
-        self._machines = there
-        for actor in [actor for actor in self._actors if actor.seat.worker.node not in there]:
-            self._lose(actor, "its machine has left")
-        for machine in joined:
-            try:
-                for worker in plan([machine], replace(self._wish, units=None)):
-                    self._start(worker)
-            except UsageError as exc:
-                log.warning("%s has joined and is not used: %s", machine.name, exc)
+    def _look_at_machines(self, loss: str = "") -> None:
+        """Drop the actors of machines that have left, and start some on machines that have joined.
+
+        After a loss also on machines that had none, as `--workers` needed no more. loss: why an actor is not replaced.
+        """
+        before, self._machines = self._machines, _machines()
+        gone = [actor for actor in self._actors if actor.seat.worker.node not in self._machines]
+        for actor in gone:
+            self._drop(actor, "its machine has left")
+        if loss or gone or self._machines.keys() - before.keys():
+            used = self._given_up.union(actor.seat.worker.node for actor in self._actors)
+            for machine in self._machines.values():
+                if machine.cores > 0 and machine.node not in used:
+                    self._start_on(machine)
+        if not self._actors and self._given_up:
+            self._queue.fail(ClusterError(f"Ray's workers keep ending ({loss}); take --runner local"))
+        elif not self._actors:
+            self._queue.fail(ClusterError("all machines of the Ray cluster have left; run the same command again"))
+
+    def _start_on(self, machine: Machine) -> None:
+        """Start the workers of a machine; one that they do not fit on is given up."""
+        try:
+            for worker in plan([machine], replace(self._wish, units=None)):
+                self._start(worker)
+        except UsageError as exc:
+            self._given_up.add(machine.node)
+            log.warning("%s is not used: %s", machine.name, exc)
 
     def _collect(self) -> None:
         """Take one answer, or wait TICK_S for it."""
@@ -334,7 +349,21 @@ class RayRunner:
                 actor.seat.is_open, actor.starts = True, 0
 
     def _lose(self, actor: _Actor, reason: str) -> None:
-        """Give an actor's units to others, and replace it unless it repeatedly dies while loading its models."""
+        """Drop an actor, and replace it unless it repeatedly dies while loading its models.
+
+        reason: in words, never empty.
+        """
+        self._drop(actor, reason)
+        worker = actor.seat.worker
+        if actor.starts >= MAX_STARTS:
+            self._given_up.add(worker.node)
+        elif worker.node in _machines():
+            self._start(worker, actor.starts + 1)
+            return
+        self._look_at_machines(reason)
+
+    def _drop(self, actor: _Actor, reason: str) -> None:
+        """Give an actor's units to others."""
         log.debug("a worker has ended: %s", reason)
         self._actors.remove(actor)
         self._running = {ref: pair for ref, pair in self._running.items() if pair[0] is not actor}
@@ -342,7 +371,3 @@ class RayRunner:
         with suppress(RayError):
             ray.kill(actor.handle)
         self._queue.leave(actor.seat)
-        if actor.seat.worker.node in self._machines and actor.starts < MAX_STARTS:
-            self._start(actor.seat.worker, actor.starts + 1)
-        if not self._actors:
-            self._queue.fail(ClusterError(f"Ray's workers keep ending ({reason}); take --runner local"))

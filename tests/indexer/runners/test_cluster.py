@@ -96,6 +96,29 @@ def test_a_worker_and_a_machine_die(
     assert verify(Library.open(tmp_path / "library")).problems == []
 
 
+@pytest.mark.parametrize("joins", [False, True], ids=["it had no worker", "it joins as the other leaves"])
+def test_another_machine_takes_over_from_the_only_one_with_a_worker(
+    joins: bool, cluster: Any, videos: Path, models_cache: Path, tmp_path: Path
+) -> None:
+    """`cluster` sets the mark; this one has machines of its own, as its head is not to work."""
+    own = Cluster(initialize_head=True, head_node_args=MACHINE | {"num_cpus": 0})
+    try:
+        machines = [own.add_node(**MACHINE) for _ in range(1 if joins else 2)]
+        run = start(own, videos, tmp_path / "library", models_cache, "--no-asr", "--workers", "1")
+        wait_for_videos(run, 1)
+        [worker] = workers(MACHINES_MARK, "UnitWorker")
+        parent = int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        [used] = [each for each in machines if parent in [p.process.pid for p in each.all_processes["raylet"]]]
+        if joins:
+            own.add_node(**MACHINE)
+        own.remove_node(used, allow_graceful=False)
+        code, out, err = run.end()
+        assert code == 0, err
+        assert json.loads(out)["indexed"] == len(SHORT)
+    finally:
+        own.shutdown()
+
+
 def test_a_driver_dies(cluster: Any, videos: Path, undisturbed: Path, models_cache: Path, tmp_path: Path) -> None:
     run = start(cluster, videos, tmp_path / "library", models_cache)
     wait_for_videos(run, 2)
