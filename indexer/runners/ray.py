@@ -52,6 +52,9 @@ MAX_STARTS = 3  # consecutive starts of one worker without loading its models
 TICK_S = 0.1  # maximum wait of a new unit before it is sent
 WATCH_S = 2.0  # between checks of the cluster's machines
 PLACED_S = 60.0  # without any open worker before a warning
+# Without an answer of the head, before the run ends with a sentence. Ray ends this process after 60 s, without any
+# (gcs_rpc_server_reconnect_timeout_s), and our own end takes up to 20 s. A head may be started again meanwhile.
+HEAD_GONE_S = 30.0
 STOP_S = 10.0  # wait for the thread, and for a worker's last answer
 # Waiting units beyond the running ones if only some machines have a GPU: enough to compare speeds.
 MIXED_AHEAD = 256
@@ -181,6 +184,10 @@ def _first_line(exc: BaseException) -> str:
     return (str(exc).strip() or type(exc).__name__).split("\n", 1)[0][:300]
 
 
+def _gone(exc: BaseException) -> ClusterError:
+    return ClusterError(f"Ray's cluster is gone ({_first_line(exc)}); run the same command again")
+
+
 @dataclass(slots=True, eq=False)
 class _Actor:
     """A worker's process. starts: how often it was started since its models were last open."""
@@ -209,6 +216,7 @@ class RayRunner:
         self._running: dict[Any, tuple[_Actor, Task]] = {}
         self._opening: dict[Any, _Actor] = {}
         self._planned = plan(list(self._machines.values()), wish)
+        self._head: str = ray.get_runtime_context().gcs_address
         self._loop = threading.Thread(target=self._work, name="ray", daemon=True)
 
     @property
@@ -245,6 +253,7 @@ class RayRunner:
         for worker in self._planned:
             self._start(worker)
         self._loop.start()
+        threading.Thread(target=self._watch_head, name="ray-head", daemon=True).start()
         return self
 
     def __exit__(
@@ -256,6 +265,18 @@ class RayRunner:
         for actor in self._actors:
             with suppress(RayError):
                 ray.kill(actor.handle)
+
+    def _watch_head(self) -> None:
+        """End the run if the cluster's head does not answer: calls to Ray then wait until Ray ends this process."""
+        answered = time.monotonic()
+        while not self._stopping.wait(WATCH_S):
+            try:
+                knock(self._head)
+                answered = time.monotonic()
+            except OSError as exc:
+                if time.monotonic() - answered > HEAD_GONE_S:
+                    self._queue.fail(_gone(exc))
+                    return
 
     # --- the thread that talks to Ray -------------------------------------------------------------------------------
 
@@ -277,7 +298,7 @@ class RayRunner:
                 self._collect()
         except Exception as exc:  # a cluster without its head fails in many ways
             log.debug("Ray is gone", exc_info=exc)
-            self._queue.fail(ClusterError(f"Ray's cluster is gone ({_first_line(exc)}); run the same command again"))
+            self._queue.fail(_gone(exc))
 
     def _start(self, worker: Worker, starts: int = 1) -> None:
         """Start a worker's actor on its machine, and load its models."""

@@ -51,13 +51,13 @@ class Seat:
 
 
 class UnitQueue:
-    """Hands waiting units to seats, in order, and resolves their futures. Any thread may call `submit`."""
+    """Hands waiting units to seats, in order, and resolves their futures. Any thread may call `submit` and `fail`."""
 
     def __init__(self) -> None:
         self.seats: list[Seat] = []
         self._waiting: deque[Task] = deque()
         self._closed: VfindexError | None = None
-        self._lock = threading.Lock()  # of _waiting and _closed
+        self._lock = threading.Lock()  # each public method holds it
 
     def submit(self, job: Job) -> Future[Indexed]:
         """Return the future of a unit; it can be cancelled until a worker has it."""
@@ -74,29 +74,22 @@ class UnitQueue:
 
         Prefers seats with a GPU, then the seat with most room.
         """
-        while any(seat.free for seat in self.seats):
-            with self._lock:
-                if not self._waiting:
-                    return None
-                task = self._waiting.popleft()
-            seat = self._seat_for(task)
-            if seat is None:
-                self._put_back(task)
-                return None
-            if task.sent_s is not None or task.future.set_running_or_notify_cancel():
-                task.sent_s = time.monotonic()
-                seat.tasks.append(task)
-                return seat, task
-        return None
-
-    def _put_back(self, task: Task) -> None:
         with self._lock:
-            self._waiting.appendleft(task)
+            while self._waiting and any(seat.free for seat in self.seats):
+                task = self._waiting.popleft()
+                seat = self._seat_for(task)
+                if seat is None:
+                    self._waiting.appendleft(task)
+                    return None
+                if task.sent_s is not None or task.future.set_running_or_notify_cancel():
+                    task.sent_s = time.monotonic()
+                    seat.tasks.append(task)
+                    return seat, task
+            return None
 
     def _seat_for(self, task: Task) -> Seat | None:
         gpus = [(seat.speed, seat.worker.units) for seat in self.seats if seat.worker.gpus and seat.is_open]
-        with self._lock:
-            waiting_s = task.job.length_s + sum(other.job.length_s for other in self._waiting)
+        waiting_s = task.job.length_s + sum(other.job.length_s for other in self._waiting)
         able = [
             seat
             for seat in self.seats
@@ -108,32 +101,34 @@ class UnitQueue:
 
     def finish(self, seat: Seat, task: Task, answer: object) -> None:
         """Resolve a unit's future. answer: Indexed, Failure, or an exception that the worker raised."""
-        if task not in seat.tasks:
-            return  # all have failed in the meantime
-        seat.tasks.remove(task)
-        if isinstance(answer, Indexed):
-            seat.speed.add(task.job.length_s, time.monotonic() - (task.sent_s or 0.0))
-            task.future.set_result(answer)
-        elif isinstance(answer, Failure):
-            task.future.set_exception(answer.error(task.job))
-        else:
-            try:
-                with one_file(task.job.prepared.found.location.path, "decode"):
-                    raise answer if isinstance(answer, Exception) else TypeError(f"a worker answered {answer!r}")
-            except VfindexError as exc:
-                task.future.set_exception(exc)
+        with self._lock:
+            if task not in seat.tasks:
+                return  # all have failed in the meantime
+            seat.tasks.remove(task)
+            if isinstance(answer, Indexed):
+                seat.speed.add(task.job.length_s, time.monotonic() - (task.sent_s or 0.0))
+                task.future.set_result(answer)
+            elif isinstance(answer, Failure):
+                task.future.set_exception(answer.error(task.job))
+            else:
+                try:
+                    with one_file(task.job.prepared.found.location.path, "decode"):
+                        raise answer if isinstance(answer, Exception) else TypeError(f"a worker answered {answer!r}")
+                except VfindexError as exc:
+                    task.future.set_exception(exc)
 
     def leave(self, seat: Seat) -> None:
         """Remove the seat of a worker that died. Its units go first to others; one with MAX_DEATHS deaths fails."""
-        self.seats.remove(seat)
-        for task in reversed(seat.tasks):
-            task.deaths += 1
-            if task.deaths < MAX_DEATHS:
-                self._put_back(task)
-                continue
-            path, words = task.job.prepared.found.location.path, f"the worker that had it ended {MAX_DEATHS} times"
-            problem = Problem(path, "decode", "worker_died", words, "index it again")
-            task.future.set_exception(VideoError(problem, quarantine=True))
+        with self._lock:
+            self.seats.remove(seat)
+            for task in reversed(seat.tasks):
+                task.deaths += 1
+                if task.deaths < MAX_DEATHS:
+                    self._waiting.appendleft(task)
+                    continue
+                path, words = task.job.prepared.found.location.path, f"the worker that had it ended {MAX_DEATHS} times"
+                problem = Problem(path, "decode", "worker_died", words, "index it again")
+                task.future.set_exception(VideoError(problem, quarantine=True))
 
     def fail(self, error: VfindexError) -> None:
         """End every unit, now and later, with this error."""
@@ -141,8 +136,8 @@ class UnitQueue:
             self._closed = error
             lost = [*self._waiting, *(task for seat in self.seats for task in seat.tasks)]
             self._waiting.clear()
-        for seat in self.seats:
-            seat.tasks.clear()
-        for task in lost:
-            if task.sent_s is not None or task.future.set_running_or_notify_cancel():
-                task.future.set_exception(error)
+            for seat in self.seats:
+                seat.tasks.clear()
+            for task in lost:
+                if task.sent_s is not None or task.future.set_running_or_notify_cancel():
+                    task.future.set_exception(error)

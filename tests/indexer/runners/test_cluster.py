@@ -119,6 +119,24 @@ def test_another_machine_takes_over_from_the_only_one_with_a_worker(
         own.shutdown()
 
 
+def test_a_head_that_dies_is_told(cluster: Any, videos: Path, models_cache: Path, tmp_path: Path) -> None:
+    """Ray ends a process that waits for its head, without a word."""
+    own = Cluster(initialize_head=True, head_node_args=MACHINE)
+    try:
+        run = start(own, videos, tmp_path / "library", models_cache, "--no-asr")
+        while not workers(MACHINES_MARK, "UnitWorker"):
+            assert run.process.poll() is None
+            time.sleep(0.1)
+        for each in own.head_node.all_processes["gcs_server"]:
+            each.process.kill()
+        code, out, _ = run.end()
+    finally:
+        own.shutdown()
+    assert code == 1
+    assert json.loads(out)["error"]["message"].startswith("Ray's cluster is gone (")
+    assert run.left() == []
+
+
 def test_a_driver_dies(cluster: Any, videos: Path, undisturbed: Path, models_cache: Path, tmp_path: Path) -> None:
     run = start(cluster, videos, tmp_path / "library", models_cache)
     wait_for_videos(run, 2)
