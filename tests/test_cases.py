@@ -85,7 +85,7 @@ def test_audio_in_another_language_is_skipped(tmp_path: Path, models_cache: Path
     found = ingest_folder(models_cache, german, source, tmp_path / "library")
     assert is_whole(found)
     assert found.shown["transcript"] == []
-    assert "its sound is marked as de, the speech model knows en alone" in found.shown["coverage"][0]["speech"]
+    assert "its audio is marked as de, the speech model supports en only" in found.shown["coverage"][0]["speech"]
 
 
 def test_undecodable_audio_makes_a_video_partial(tmp_path: Path, models_cache: Path) -> None:
@@ -115,9 +115,9 @@ def test_undecodable_audio_makes_a_video_partial(tmp_path: Path, models_cache: P
                 container.mux(broken)
     found = ingest_folder(models_cache, path, source, tmp_path / "library")
     (partial,) = found.report["partial"]
-    assert partial["reason"].startswith("its sound could not be decoded, ")
+    assert partial["reason"].startswith("its audio could not be decoded, ")
     assert (found.shown["state"], found.shown["frames"]) == ("partial", 48)
-    assert "its sound could not be decoded" in found.shown["coverage"][0]["speech"]
+    assert "its audio could not be decoded" in found.shown["coverage"][0]["speech"]
 
 
 def test_audio_that_begins_late_keeps_its_times(case: Ingest) -> None:
@@ -162,7 +162,7 @@ def test_frames_that_change_size_keep_their_aspect(case: Ingest) -> None:
     [
         ("F1_empty_subtitle_track.mkv", 3, 0.3, None),
         ("F2_avi_scalemax.avi", 60, 60.0, None),
-        ("F8_255_channels.mkv", 4, 4.0, "its sound could not be decoded"),
+        ("F8_255_channels.mkv", 4, 4.0, "its audio could not be decoded"),
     ],
 )
 def test_small_files_found_by_mutation_are_indexed(

@@ -164,7 +164,7 @@ def choose_video(fd: int, container: InputContainer) -> VideoStream:
     real = [stream for stream in container.streams.video if not stream.disposition & STILLS]
     if not real:
         reason = "only a cover picture in it, no video" if container.streams.video else "no video stream in it"
-        raise Refusal("probe", "no_video", reason, "vfindex indexes videos; leave it out with --exclude")
+        raise Refusal("probe", "no_video", reason, "vfindex indexes videos; exclude it with --exclude")
     if len(real) > 1:
         moving = moving_streams(fd, [stream.index for stream in real])
         real = [stream for stream in real if stream.index in moving] or real
@@ -205,9 +205,7 @@ def check_size(width: int, height: int) -> None:
     """Raise Refusal if frames are too large to be decoded in bounded memory."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         limits = f"{MAX_PIXELS / 1e6:.0f} million pixels and {MAX_SIDE_PX} a side"
-        raise Refusal(
-            "probe", "too_large", f"pictures of {width}x{height}, over the limit of {limits}", "scale it down"
-        )
+        raise Refusal("probe", "too_large", f"frames of {width}x{height}, over the limit of {limits}", "scale it down")
 
 
 def open_source(path: bytes) -> Source:

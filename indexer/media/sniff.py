@@ -19,9 +19,9 @@ class Diagnosis(NamedTuple):
     next: str
 
 
-_PICTURE_NEXT = "vfindex indexes videos; leave pictures out with --exclude"
+_PICTURE_NEXT = "vfindex indexes videos; exclude images with --exclude"
 _SOUND = Diagnosis(
-    "no_video", "a sound file, without a video stream", "vfindex indexes videos; leave it out with --exclude"
+    "no_video", "an audio file, without a video stream", "vfindex indexes videos; exclude it with --exclude"
 )
 _PLAYLIST_NEXT = "a playlist only names other files, which vfindex does not open; download the video itself"
 
@@ -46,7 +46,7 @@ _SIGNATURES: tuple[tuple[bytes, Diagnosis], ...] = (
     (b"ffconcat", Diagnosis("playlist", "an ffconcat script", _PLAYLIST_NEXT)),
     (b"[playlist]", Diagnosis("playlist", "a playlist (PLS)", _PLAYLIST_NEXT)),
     (b"[Reference]", Diagnosis("playlist", "an ASX reference", _PLAYLIST_NEXT)),
-    (b"%PDF", Diagnosis("not_a_video", "a PDF document", "leave it out with --exclude")),
+    (b"%PDF", Diagnosis("not_a_video", "a PDF document", "exclude it with --exclude")),
     (b"PK\x03\x04", Diagnosis("not_a_video", "a ZIP archive", "unpack it, then index the videos in it")),
     (b"Rar!", Diagnosis("not_a_video", "a RAR archive", "unpack it, then index the videos in it")),
     (b"7z\xbc\xaf", Diagnosis("not_a_video", "a 7-Zip archive", "unpack it, then index the videos in it")),
@@ -114,7 +114,7 @@ def _text(head: bytes) -> Diagnosis | None:
         return Diagnosis("text", "a web page (HTML)", "download the video itself, not the page that shows it")
     plain = sum(byte in _PRINTABLE or byte >= 0x80 for byte in start)
     if start and plain == len(start) and _decodes(head):
-        return Diagnosis("text", "a text file", "leave it out with --exclude, or download the video again")
+        return Diagnosis("text", "a text file", "exclude it with --exclude, or download the video again")
     return None
 
 

@@ -72,7 +72,7 @@ class Failure:
             return VideoError(Problem(path, "open", "changed", "it was changed while it was indexed", "index it again"))
         return ClusterError(
             f"{self.unseen} does not see {os.fsdecode(job.path)} as this machine does ({self.problem.reason}); "
-            "mount the same folder there, or say where it lies with --path-map DRIVER=WORKER"
+            "mount the same folder there, or give its path with --path-map DRIVER=WORKER"
         )
 
 

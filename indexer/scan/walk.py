@@ -54,7 +54,7 @@ _NEAR_MISS_CODE = {
 }
 _NEAR_MISS_WORDS = {
     "picture": ("a still picture", "nothing to do: only videos are indexed"),
-    "sound": ("a sound file, without pictures", "nothing to do: only videos are indexed"),
+    "sound": ("an audio file", "nothing to do: only videos are indexed"),
     "playlist": ("a playlist: it only names other files, and these are not opened", "index the files that it names"),
     "flash": ("a Flash programme, not a video", "convert it to .mp4"),
     "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
@@ -171,7 +171,7 @@ def discover(
         if isinstance(root, Failed):
             yield root
         elif _is_avoided(root, walk.avoid):
-            yield _failed(root, "library", "it lies inside the library", "name the folder that holds your videos")
+            yield _failed(root, "library", "it is inside the library", "name the folder of your videos")
         elif root in walk.named_files:
             name = os.path.basename(root)
             if walk.is_excluded is None or not walk.is_excluded(name, name, False):

@@ -33,10 +33,10 @@ def no_asr_reason(track: AudioTrack | None, tracks: Sequence[AudioTrack], langua
         return "no sound"
     if track is None:
         names = ", ".join(sorted({track.codec or "unknown" for track in tracks}))
-        return f"this FFmpeg has no decoder for its sound ({names})"
+        return f"this FFmpeg has no decoder for its audio ({names})"
     if _language_rank(track.language, languages) > 1:
         known = ", ".join(sorted(languages or ()))
-        return f"its sound is marked as {language_tag(track.language)}, the speech model knows {known} alone"
+        return f"its audio is marked as {language_tag(track.language)}, the speech model supports {known} only"
     return ""
 
 
@@ -45,8 +45,8 @@ def lost_audio(packets: int, damaged: int) -> str:
     if not damaged:
         return ""
     if damaged >= packets:
-        return f"its sound could not be decoded, {counted(damaged, 'damaged packet')}"
-    return f"{counted(damaged, 'damaged packet')} of {packets} of its sound were left out"
+        return f"its audio could not be decoded, {counted(damaged, 'damaged packet')}"
+    return f"{counted(damaged, 'damaged packet')} of {packets} of its audio were skipped"
 
 
 def _language_rank(language: str, languages: frozenset[str] | None) -> int:

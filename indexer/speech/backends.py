@@ -121,7 +121,7 @@ class FasterWhisper:
         if model.model.n_mels != len(model.feature_extractor.mel_filters):
             raise ModelError(
                 f"{folder / 'preprocessor_config.json'}: missing, or of another model: this one takes "
-                f"{model.model.n_mels} bands of sound; {REMEDY}"
+                f"{model.model.n_mels} mel bands; {REMEDY}"
             )
         if where == "cpu":
             return cls(model, workers=threads, batch=CPU_BATCH)

@@ -98,8 +98,8 @@ class RecognizerPool:
         except (OSError, EOFError, protocol.WireError, ValueError) as error:
             reason = _failure(child, error)
             self._drop(child)
-            log.debug("recogniser lost over %.1f s of sound: %s", length_s, reason)
-            return Recognition((), f"speech recognition of {length_s:.0f} s of sound failed: its process {reason}")
+            log.debug("recogniser lost over %.1f s of audio: %s", length_s, reason)
+            return Recognition((), f"speech recognition of {length_s:.0f} s of audio failed: its process {reason}")
         self._give(child)
         return Recognition(words)
 

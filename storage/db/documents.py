@@ -94,7 +94,7 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
 class UnitTranscript:
     """The transcript of a unit. vectors: clip id -> (dim,) of the speech modality; silent clips are left out.
 
-    coverage: a sentence on which of its sound has a transcript, and from where.
+    coverage: a sentence on which of its audio has a transcript, and its source.
     """
 
     unit_id: int

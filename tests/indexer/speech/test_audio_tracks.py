@@ -42,7 +42,7 @@ def test_the_original_audio_in_a_supported_language_is_chosen(
 def test_why_speech_is_not_recognised() -> None:
     german = AudioTrack(1, "ger")
     assert no_asr_reason(None, [], EN) == "no sound"
-    assert no_asr_reason(german, [german], EN) == "its sound is marked as de, the speech model knows en alone"
+    assert no_asr_reason(german, [german], EN) == "its audio is marked as de, the speech model supports en only"
     assert no_asr_reason(german, [german], None) == no_asr_reason(AudioTrack(1), [AudioTrack(1)], EN) == ""
     mute = AudioTrack(1, codec="adpcm_zork", has_decoder=False)
     assert choose_track([mute], EN) is None
@@ -67,8 +67,8 @@ def test_channels_are_mixed_unless_they_cancel_each_other() -> None:
     ("packets", "damaged", "words"),
     [
         (166, 0, ""),
-        (166, 166, "its sound could not be decoded, 166 damaged packets"),
-        (166, 1, "1 damaged packet of 166 of its sound were left out"),
+        (166, 166, "its audio could not be decoded, 166 damaged packets"),
+        (166, 1, "1 damaged packet of 166 of its audio were skipped"),
     ],
 )
 def test_lost_audio_is_reported(packets: int, damaged: int, words: str) -> None:

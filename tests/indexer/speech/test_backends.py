@@ -193,7 +193,7 @@ def test_a_truncated_file_is_one_sentence(
 def test_a_description_of_another_model_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["faster-whisper"], tmp_path / "copy")
     (folder / "preprocessor_config.json").write_text('{"feature_size": 128}')
-    with pytest.raises(ModelError, match=r"preprocessor_config\.json: missing, or of another model.* 80 bands"):
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json: missing, or of another model.* 80 mel bands"):
         open_whisper(folder, threads=1, device="cpu")
 
 
