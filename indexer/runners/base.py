@@ -82,20 +82,27 @@ class PathMap:
 
 @dataclass(frozen=True, slots=True)
 class RunnerChoice:
-    """The runner of a run. address: of a Ray cluster. gpu_share: of a GPU, for each worker on Ray."""
+    """The runner of a run. address: of a Ray cluster. gpu_share: of a GPU, for each worker on Ray.
+
+    Raises UsageError for a share that no worker can have, and for the address `local`, at which Ray starts another one.
+    """
 
     name: RunnerName = "auto"
     address: str | None = None
     path_map: PathMap = field(default_factory=PathMap)
     gpu_share: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_gpu_share(self.gpu_share)
+        if self.address == "local" and self.name != "local":
+            raise UsageError("--ray-address takes the address of a cluster, HOST:PORT; for this machine: --runner ray")
+
     def with_ray(self, *, uses_gpu: bool) -> bool:
-        """Return whether the run uses Ray. Raises UsageError for an impossible share.
+        """Return whether the run uses Ray.
 
         `auto` is Ray with an address, or with models on several GPUs: one worker per GPU. On any other machine the
         local runner is faster: docs/cluster.md.
         """
-        check_gpu_share(self.gpu_share)
         if self.name != "auto":
             return self.name == "ray"
         from vfindex.indexer.models.hardware import usable_devices

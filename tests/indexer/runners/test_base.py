@@ -43,4 +43,13 @@ def test_invalid_runners_and_shares_are_refused() -> None:
     with pytest.raises(UsageError, match="auto, local, ray"):
         runner_name("spark")
     with pytest.raises(UsageError, match="--gpu-share"):
-        RunnerChoice(gpu_share=0.0).with_ray(uses_gpu=False)
+        RunnerChoice(gpu_share=0.0)
+
+
+def test_the_address_at_which_ray_starts_another_one_is_refused() -> None:
+    """It would have all cores and a third of the memory, and listen on all interfaces, with a dashboard."""
+    with pytest.raises(UsageError, match="--runner ray"):
+        RunnerChoice(address="local")
+    with pytest.raises(UsageError, match="--runner ray"):
+        RunnerChoice("ray", "local")
+    assert not RunnerChoice("local", "local").with_ray(uses_gpu=True)
