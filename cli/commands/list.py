@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import clock, path_text, plain, say
+from vfindex.cli.output import clock, path_text, plain, say, say_hints
 from vfindex.storage.errors import UsageError, counted
 from vfindex.storage.records import MODALITIES
 
 if TYPE_CHECKING:
     from vfindex.search.query.ast import Filters
     from vfindex.storage.library import Library
+    from vfindex.storage.records import Hint
 
 NAME = "list"
 EXAMPLE = "vfindex list in:holiday lang:de longer:10m"
 # Videos read and printed at a time, so that memory does not grow with the library.
 _BATCH = 1000
+_SPOOLED_BYTES = 4 << 20
 
 
 def command(
@@ -39,9 +44,10 @@ def command(
     """
     from vfindex.storage.library import Library
 
-    wanted = _filters(" ".join(filters or ()))
+    wanted = _filters(filters or [])
     opened = Library.open(library_folder(library))
-    ids = _ids(opened, wanted)
+    ids, hints = _ids(opened, wanted)
+    say_hints(hints)
     batches = (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
     rows = chain.from_iterable(_rows(opened, batch) for batch in batches)
     if json:
@@ -54,27 +60,35 @@ def command(
         raise typer.Exit(1)
 
 
-def _filters(text: str) -> Filters:
+def _filters(arguments: Sequence[str]) -> Filters:
     """Return the filters of a query. Raises QueryError, and UsageError for words to search for."""
     from vfindex.search.query.parser import parse
 
-    query = parse(text, wordless=True)
+    query = parse(" ".join(map(_requoted, arguments)), wordless=True)
     words = " ".join(map(str, query.moments))
     if words:
         raise UsageError(f"list takes filters only, as in {EXAMPLE!r}; to search: vfindex search {shlex.quote(words)}")
     return query.filters
 
 
-def _ids(opened: Library, filters: Filters) -> list[int]:
-    """Return the ids of the searchable videos that pass the filters, in order of their first path."""
-    from vfindex.search.query.filters import filtered
+def _requoted(argument: str) -> str:
+    """Return an argument with the quotation marks that a shell has taken: `in:My Trip` was typed as `in:"My Trip"`."""
+    name, _, value = argument.partition(":")
+    return f'{name}:"{value}"' if len(value.split()) > 1 and not set(':"') & set(value) else argument
+
+
+def _ids(opened: Library, filters: Filters) -> tuple[list[int], Sequence[Hint]]:
+    """Return the ids of the searchable videos that pass the filters, in order of their first path, and hints."""
+    from vfindex.search.query.filters import filtered, unmatched_globs
+    from vfindex.search.query.hints import glob_hints
     from vfindex.storage.library import again_if_changed
 
     @again_if_changed
-    def read() -> list[int]:
+    def read() -> tuple[list[int], Sequence[Hint]]:
         with opened.snapshot() as snapshot:
             passing = filtered(snapshot, filters)
-            return [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
+            ids = [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
+            return ids, glob_hints(unmatched_globs(snapshot, filters))
 
     return read()
 
@@ -112,11 +126,18 @@ def _rows(opened: Library, ids: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _print_document(rows: Iterator[dict[str, Any]]) -> None:
-    """Print one JSON document row by row, in ASCII."""
-    print('{"videos": [', end="")
-    for number, row in enumerate(rows):
-        print(",\n" if number else "\n", json_module.dumps(row, ensure_ascii=True, allow_nan=False), sep="", end="")
-    print("\n]}")
+    """Print one JSON document, in ASCII, once all rows are read: an error has a document of its own.
+
+    Beyond _SPOOLED_BYTES they wait in a temporary file, not in memory.
+    """
+    with SpooledTemporaryFile(_SPOOLED_BYTES, "w+", encoding="ascii") as spooled:
+        for number, row in enumerate(rows):
+            spooled.write(",\n" if number else "\n")
+            json_module.dump(row, spooled, ensure_ascii=True, allow_nan=False)
+        spooled.seek(0)
+        print('{"videos": [', end="")
+        shutil.copyfileobj(spooled, sys.stdout)
+        print("\n]}")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -22,15 +22,20 @@ _MARKS = ",.;:!?()[]'\"…"
 
 def hints(query: Query, unmatched: Sequence[str]) -> tuple[Hint, ...]:
     """Return the hints for a query. unmatched: globs of `in:` that match no path of the library."""
-    collected = [
-        Hint("in", f"in:{glob} matches no path in this library; * stands for any characters, and case counts")
-        for glob in unmatched
-    ]
+    collected = glob_hints(unmatched)
     for moment in query.moments:
         for words, excluded in _negations(moment.terms):
             text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
             collected.append(Hint("negation", text))
     return tuple(dict.fromkeys(collected))
+
+
+def glob_hints(unmatched: Sequence[str]) -> list[Hint]:
+    """Return the hints for globs of `in:` that match no path of the library."""
+    return [
+        Hint("in", f"in:{glob} matches no path in this library; * stands for any characters, and case counts")
+        for glob in unmatched
+    ]
 
 
 def _negations(terms: Sequence[Term]) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,34 @@ def test_words_are_left_to_search(run: Any, films: Path) -> None:
     ran = run("list", "dog", "lang:de", "--library", films)
     assert (ran.code, ran.out) == (2, "")
     assert "to search: vfindex search dog\n" in ran.err
+
+
+def test_a_shell_takes_the_quotation_marks_of_a_value(run: Any, films: Path) -> None:
+    with writing(films) as writer:
+        add_video(writer, "My Trip.mp4", [clip(visual=axis(1))])
+    for typed in ("in:My Trip.mp4", 'in:"My Trip.mp4"'):
+        assert run("list", typed, "longer:1 second", "--library", films).out.split()[-2:] == ["/videos/My", "Trip.mp4"]
+    assert run("list", "in:videos longer:1s", "--library", films).out.count("\n") == 3
+    ran = run("list", "in:videos longer:x", "--library", films)
+    assert ran.err.startswith("vfindex: the filter longer: does not take 'x'")
+
+
+def test_a_glob_that_matches_nothing_is_told(run: Any, films: Path) -> None:
+    ran = run("list", "in:film", "--library", films)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("hint: in:film matches no path in this library")
+    assert "hint" not in run("list", "in:a.mp4", "--library", films).err
+
+
+def test_damage_on_the_way_is_one_document(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_BATCH", 1)
+    with sqlite3.connect(films / "library.db") as connection:
+        connection.execute("UPDATE video SET tags = '{' WHERE title = 'b.mp4'")
+    connection.close()
+    ran = run("list", "--library", films, "--json")
+    assert (ran.code, json.loads(ran.out)["error"]["kind"]) == (1, "LibraryDamaged")
+
+
+def test_a_long_document_is_whole(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_SPOOLED_BYTES", 1)
+    assert len(json.loads(run("list", "--library", films, "--json").out)["videos"]) == 2
