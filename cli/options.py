@@ -41,6 +41,14 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def existing_folder(text: str) -> Path:
+    """Return the folder if there is one; for arguments."""
+    folder = _folder(text)
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is no folder")
+    return folder
+
+
 LibraryOption = Annotated[
     Path | None,
     typer.Option(

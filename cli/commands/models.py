@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import HELP_SETTINGS, JsonOption, PlainCommand, cache_folder
+from vfindex.cli.options import HELP_SETTINGS, JsonOption, PlainCommand, cache_folder, existing_folder
 from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
 
@@ -85,7 +85,7 @@ def pull_models(
 )
 def add_models(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A folder that contains the files.")
+        Path, typer.Argument(metavar="DIR", parser=existing_folder, help="A folder that contains the files.")
     ],
     json: JsonOption = False,
 ) -> None:

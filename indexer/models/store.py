@@ -182,16 +182,22 @@ def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
     Files are recognised by their sha256, whatever their names. Raises ModelError if none is there, or the cache cannot
     be written.
     """
-    found = []
+    found: list[PackageFile] = []
+    unreadable: OSError | None = None
     for file in (file for card in CARDS for file in card.package_files):
-        same_kind = (path for path in sorted(folder.rglob(f"*{Path(file.path).suffix}")) if path.is_file())
-        source = next((path for path in same_kind if has_sha256(path, file.sha256)), None)
-        if source is not None:
-            _copy(source, _added_path(file, cache))
-            found.append(file)
+        for path in sorted(folder.rglob(f"*{Path(file.path).suffix}")):
+            try:
+                is_it = has_sha256(path, file.sha256)
+            except OSError as exc:
+                unreadable, is_it = exc, False
+            if is_it:
+                _copy(path, _added_path(file, cache))
+                found.append(file)
+                break
     if not found:
         names = ", ".join(Path(file.path).name for card in CARDS for file in card.package_files)
-        raise ModelError(f"{folder} contains none of the files {names} with the sha256 that vfindex pins")
+        reason = f"; {unreadable.filename} cannot be read ({unreadable.strerror})" if unreadable else ""
+        raise ModelError(f"{folder} contains none of the files {names} with the sha256 that vfindex pins{reason}")
     return found
 
 

@@ -140,6 +140,14 @@ def test_names_that_mean_no_model_are_wrong_usage(run: Any, cache: Path, name: s
         assert "presets are: lite, small" in ran.err
 
 
+@pytest.mark.parametrize("name", ["", "missing", "file"])
+def test_weights_are_added_from_a_folder_alone(run: Any, cache: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    ran = run("models", "add", name and tmp_path / name)
+    assert (ran.code, ran.out) == (2, "")
+    assert ("is empty; name a folder" if not name else "is no folder") in ran.err.replace("\n", " ")
+
+
 def test_damage_is_found_by_a_check(run: Any, pulled: Path) -> None:
     ran = run("models", "check")
     assert ran.code == 0

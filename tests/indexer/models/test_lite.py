@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from vfindex.indexer.models import lite
+from vfindex.indexer.models import lite, store
 from vfindex.indexer.models.base import is_still
 from vfindex.indexer.models.catalog import MINILM_TOKENIZER, MINILM_WEIGHTS
 from vfindex.indexer.models.lite import ensure_lite, label_texts, load_priors
@@ -23,6 +24,7 @@ from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
+from vfindex.storage.files.regular import regular
 from vfindex.storage.records import MODALITIES, FloatArray
 
 
@@ -185,6 +187,23 @@ def test_files_of_an_absent_package_are_added_from_a_folder(tmp_path: Path) -> N
     added.write_text("{}")
     with pytest.raises(ModelError, match="vfindex models add FOLDER"):
         locate_package_file(absent, cache)
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, source = tmp_path / "cache", tmp_path / "old disk"
+    source.mkdir()
+    (source / "a.json").write_text("{}")
+
+    def opened(path: str, flags: int) -> int:
+        if Path(path) == source / "a.json":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return regular(path, flags)
+
+    monkeypatch.setattr(store, "regular", opened)
+    with pytest.raises(ModelError, match=r"contains none of .*; .*a\.json cannot be read \(Permission denied\)"):
+        add_package_files(source, cache)
+    shutil.copy(locate_package_file(MINILM_TOKENIZER, cache), source / "b.json")
+    assert add_package_files(source, cache) == [MINILM_TOKENIZER]
 
 
 def test_a_complete_export_is_not_repeated(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
