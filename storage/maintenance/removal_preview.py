@@ -20,7 +20,7 @@ from vfindex.storage.library import Library
 
 @dataclass(frozen=True, slots=True)
 class RemovalPreview:
-    """paths: files that would be forgotten, in order of bytes. videos: those of them without a copy elsewhere.
+    """A preview. paths: files that would be removed, in order of bytes. videos: those without a copy.
 
     kept_missing: missing files that stay, as they have not been missing for long enough.
     """
