@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +19,26 @@ if TYPE_CHECKING:
 
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
 _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
+# What may be a word or a file: -cars, -kite.
+_DASHED = re.compile(r"-[^\W\d_]\w")
+_WRONG_USAGE: type[Any] = typer.BadParameter.__mro__[1]  # also of unknown options; Typer has no name for it
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class PlainCommand(TyperCommand):
-    """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types."""
+    """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types.
+
+    Words and files that are taken for options, as `-cars`, are told where they belong.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        dashed = [arg for arg in args if _DASHED.match(arg)]  # parsing empties the list
+        try:
+            return super().parse_args(ctx, args)
+        except _WRONG_USAGE as exc:
+            if dashed and any(isinstance(param, TyperArgument) for param in self.params):
+                exc.message += f"; if {dashed[0]} is no option, put it last, after --"
+            raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]

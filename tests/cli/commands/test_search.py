@@ -166,3 +166,12 @@ def test_search_gives_every_field(run: Any, library: Path) -> None:
     assert (hit["rank"], hit["video"], hit["start_s"], hit["end_s"]) == (1, "/videos/a.mp4", 0.0, 5.0)
     assert set(hit["modalities"]) == {"visual", "speech", "text"} and hit["modalities"]["text"] is None
     assert sum(filter(None, hit["modalities"].values())) == pytest.approx(hit["score"])
+
+
+@pytest.mark.parametrize("word", ["-cars", "-kite", "-été"])
+def test_a_word_that_is_taken_for_an_option_is_told_its_place(run: Any, library: Path, word: str) -> None:
+    ran = run("search", "street", word, "--library", library)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"if {word} is no option, put it last, after --" in " ".join(ran.err.split())
+    assert run("search", "street", "--library", library, "--", word).code == 0
+    assert "is no option" not in run("search", "street", "--jsn", "--library", library).err
