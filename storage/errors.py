@@ -125,8 +125,8 @@ def problem_json(problem: Problem | None) -> str | None:
         return None
     from importlib.metadata import version  # slow to import, and not needed for help
 
-    told = {"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next}
-    return json.dumps(told | ({"version": version("vfindex")} if problem.code == BUG else {}))
+    fields = {"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next}
+    return json.dumps(fields | ({"version": version("vfindex")} if problem.code == BUG else {}))
 
 
 def counted(n: int, noun: str) -> str:

@@ -113,21 +113,21 @@ def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> D
     folders = _folder_words(parents)
     chapter_text = ", ".join(_bounded(filter(_says_something, map(_tag_words, chapters)), MAX_DOCUMENT_CHARS))
 
-    told = [part for part in (title_tag, file_words) if _says_something(part)]
-    told_tags = [part for part in (*other_tags, chapter_text) if part]
-    parts = _distinct([*told, *folders, *told_tags]) if told or told_tags else []
+    meaningful = [part for part in (title_tag, file_words) if _says_something(part)]
+    tag_texts = [part for part in (*other_tags, chapter_text) if part]
+    parts = _distinct([*meaningful, *folders, *tag_texts]) if meaningful or tag_texts else []
     text = ". ".join(part.rstrip(".") for part in _bounded(parts, MAX_TEXT_CHARS))
     titles = _distinct([stem, file_words, title_tag])
     documents = [("title", title) for title in titles]
-    documents += [("tag", tag) for tag in _distinct([*folders, *told_tags]) if tag not in titles]
-    title = told[0] if told else stem or "untitled"
+    documents += [("tag", tag) for tag in _distinct([*folders, *tag_texts]) if tag not in titles]
+    title = meaningful[0] if meaningful else stem or "untitled"
     return Description(title[:MAX_TITLE_CHARS], text, tuple(documents))
 
 
 def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[str]) -> tuple[Document, ...]:
     """Return the documents of all paths and tags of a video for full text search, each once."""
-    told = (described for path in paths for described in describe(path, tags, chapters).documents)
-    return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in told))
+    documents = (described for path in paths for described in describe(path, tags, chapters).documents)
+    return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in documents))
 
 
 def _tag_texts(tags: Mapping[str, str]) -> list[str]:

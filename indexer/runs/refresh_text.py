@@ -153,10 +153,10 @@ class _Refresh:
         vectors = speech_vectors([clip[1:] for clip in unit.clips], said, self._text)
         asr = self._run.options.asr
         kept = 0 if heard else sum(segment.source == "asr" for segment in said)
-        told = [speech_coverage(prepared.no_asr_reason, asr or bool(kept), said, heard)]
-        told += [f"{counted(kept, 'segment')} recognised before"] if kept else []
+        sentences = [speech_coverage(prepared.no_asr_reason, asr or bool(kept), said, heard)]
+        sentences += [f"{counted(kept, 'segment')} recognised before"] if kept else []
         by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
-        coverage = with_sidecars("; ".join(filter(None, told)), prepared, unit.plan)
+        coverage = with_sidecars("; ".join(filter(None, sentences)), prepared, unit.plan)
         return UnitTranscript(unit.id, tuple(said), by_clip, coverage)
 
     def _words(
@@ -216,8 +216,8 @@ def _uncovered(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[f
 
 
 def _is_unchanged(words: TranscriptUpdate, video: StoredVideo, units: Sequence[IndexedUnit]) -> bool:
-    told = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
-    if told != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
+    read = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
+    if read != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
         return False
     return all(said.segments == unit.segments for said, unit in zip(words.said, units, strict=True))
 

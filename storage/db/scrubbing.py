@@ -132,11 +132,11 @@ def forget_traces(connection: Connection, is_removed: Callable[[bytes], bool]) -
     while (row := connection.execute(query.where(r.id > last)).first()) is not None:
         last = row.id
         try:
-            told = json.loads(row.report)
-            cleaned = _without(told, is_removed)
+            report = json.loads(row.report)
+            cleaned = _without(report, is_removed)
         except ValueError:
-            told, cleaned = row.report, None  # nobody can say whom a damaged report names
-        if cleaned != told:
+            report, cleaned = row.report, None  # nobody can say whom a damaged report names
+        if cleaned != report:
             connection.execute(update(schema.run).where(r.id == row.id).values(report=cleaned and json.dumps(cleaned)))
 
 

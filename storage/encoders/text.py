@@ -181,8 +181,8 @@ def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.In
     try:
         return ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     except (RuntimeError, ValueError, *_ORT_ERRORS) as exc:
-        if told := lack(exc):
-            raise ModelError(f"{folder}: the model cannot be opened: {told}") from exc
+        if shortage := lack(exc):
+            raise ModelError(f"{folder}: the model cannot be opened: {shortage}") from exc
         raise ModelError(f"{folder}: the model cannot be opened; {_REMEDY}") from exc
 
 
@@ -236,8 +236,8 @@ def file_sha256(path: Path) -> str:
 
 def _fill(text: str, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Return each template's prompts; templates without any are dropped. Raises ValueError if none is left."""
-    told = [t for t in templates if t != COLOUR]
-    filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in told]
+    usual = [t for t in templates if t != COLOUR]
+    filled = [[t.replace(WORD, w) for w in words] if WORD in t else [t.replace(QUERY, text)] for t in usual]
     groups = [group for group in filled if group]
     if not groups:
         raise ValueError("a query needs a template to fill")

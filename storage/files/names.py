@@ -46,10 +46,10 @@ def resolve(
     for path in typed:
         found = sorted(_alike(path, known()))
         if len(found) > 1:
-            told = ", ".join(ascii(os.fsdecode(each))[1:-1] for each in found[:_SHOWN])
+            listed = ", ".join(ascii(os.fsdecode(each))[1:-1] for each in found[:_SHOWN])
             raise UsageError(
                 f"{os.fsdecode(path)} may be any of {len(found)} paths in this library that look alike and differ in "
-                f"how accents are composed ({told}); name one exactly, as the shell completes it"
+                f"how accents are composed ({listed}); name one exactly, as the shell completes it"
             )
         if found:
             return found[0]

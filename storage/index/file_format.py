@@ -146,13 +146,13 @@ class IndexFile:
         if footer is None or hashlib.sha256(footer).hexdigest() != sha256:
             raise damaged
         try:
-            told = json.loads(footer)
+            content = json.loads(footer)
             arrays = {
                 name: _Array(dtype, tuple(shape), int(offset), tuple(crcs))
-                for name, (dtype, shape, offset, crcs) in told["arrays"].items()
+                for name, (dtype, shape, offset, crcs) in content["arrays"].items()
             }
-            facts = told["facts"]
-            fits = told["version"] == VERSION and all(_fits(array, end) for array in arrays.values())
+            facts = content["facts"]
+            fits = content["version"] == VERSION and all(_fits(array, end) for array in arrays.values())
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise damaged from exc
         if not fits:

@@ -296,9 +296,9 @@ def check_fusion(priors: Mapping[Modality, ModalityPrior], fusion: Fusion) -> No
     """Raise UsageError if the library's modalities do not fit this fusion."""
     dims = {m: len(prior.mean) for m, prior in priors.items()}
     if fusion.form in ("mean", "weighted") and len(set(dims.values())) > 1:
-        told = ", ".join(f"{m} {dim}" for m, dim in dims.items())
+        listed = ", ".join(f"{m} {dim}" for m, dim in dims.items())
         raise UsageError(
-            f"{fusion.form} adds the modalities' vectors up, and this library's differ in dimensions ({told}); "
+            f"{fusion.form} adds the modalities' vectors up, and this library's differ in dimensions ({listed}); "
             "take concat or learned"
         )
     if fusion.heads is not None and not fusion.heads.fit(dims):

@@ -180,8 +180,8 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
     same = np.setdiff1d(held[in_sorted(held, stored)], snapshot.changed(generation.watermark))
     wrong = wrong_rows(snapshot, index, generation.spec, same)
     if wrong:
-        told = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
-        result.problems.append(f"{name} {told}; run: vfindex rebuild")
+        fault = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
+        result.problems.append(f"{name} {fault}; run: vfindex rebuild")
     elif len(held) and change != "stale":
         priors = LibraryMeta(snapshot).priors
         result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)

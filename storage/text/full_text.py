@@ -192,7 +192,7 @@ class Words:
         each = max(MAX_NEWEST // max(1, len(spans)), LEAST_NEWEST)
         parameters = tuple(value for span in spans for value in (expression, *span, each))
         rows = self._rows(" UNION ALL ".join([_NEWEST] * len(spans)), parameters) if spans else []
-        found = [listed(told)[::-1] for (told,) in rows]
+        found = [listed(ids)[::-1] for (ids,) in rows]
         return np.concatenate([np.zeros(0, np.int64), *found]), all(len(ids) < each for ids in found)
 
     def _spans(self, videos: Collection[int] | None) -> Spans:
@@ -238,8 +238,8 @@ class Words:
         return self._remembered("owners", self._read_owners)  # type: ignore[no-any-return]
 
     def _read_owners(self) -> NDArray[np.int64]:
-        told = "SELECT group_concat(id, ' '), group_concat(video_id, ' ') FROM document"
-        found = np.stack([listed(column) for column in self._rows(told, ())[0]])
+        query = "SELECT group_concat(id, ' '), group_concat(video_id, ' ') FROM document"
+        found = np.stack([listed(column) for column in self._rows(query, ())[0]])
         return np.asarray(found[:, np.argsort(found[0])])
 
     def videos_of(self, ids: Ids) -> NDArray[np.int64]:
@@ -296,8 +296,8 @@ class Words:
         )
         known = set(before.tolist())
         found = {second: first for second, first in pairs if first in known}
-        told = {match.document_id: match for match in self.documents([*found, *found.values()], videos=videos)}
-        return [(told[first], told[second]) for second, first in found.items() if first in told and second in told]
+        by_id = {match.document_id: match for match in self.documents([*found, *found.values()], videos=videos)}
+        return [(by_id[first], by_id[second]) for second, first in found.items() if first in by_id and second in by_id]
 
     def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
         """Return (documents in all, for each word the number of documents that hold it)."""
