@@ -105,7 +105,7 @@ ProgressiveOption = Annotated[
     bool, typer.Option("--progressive", help="Index a quick preview of all new videos first.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, and change nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; on a terminal, removals do.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 ReportOption = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Check every place afterwards and write the result as JSON."),
