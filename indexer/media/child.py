@@ -197,6 +197,14 @@ class Child:
             raise TimeoutError(f"gave no sign of life for {self._idle_s:g} s")
 
 
+def cannot_start(exc: OSError) -> str:
+    """Return why `Child` raised, and what to do: the machine lacks something, whatever the child is for."""
+    lack = exc.strerror or str(exc)
+    return (
+        f"its process cannot start ({lack}); free memory, processes or file handles (ulimit -n, -u) and try again"
+    )
+
+
 def _kill_group(pid: int) -> None:
     with suppress(ProcessLookupError, PermissionError):  # no process is left; macOS refuses to signal a zombie
         os.killpg(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.indexer.media.limits import child_environment
 from vfindex.storage.errors import ModelError, VfindexError
 
@@ -225,7 +225,11 @@ def sqlite_version() -> str:
 def _ask(code: str, name: str) -> str:
     """Return what Python code prints in a child process. Raises VfindexError with its last line if it fails."""
     printed = bytearray()
-    with Child([sys.executable, "-P", "-c", code], environment=child_environment("CUDA_", "NVIDIA_")) as child:
+    try:
+        started = Child([sys.executable, "-P", "-c", code], environment=child_environment("CUDA_", "NVIDIA_"))
+    except OSError as exc:
+        raise VfindexError(f"{name} cannot be asked: {cannot_start(exc)}") from exc
+    with started as child:
         child.start_clock(wall_s=ANSWER_S)
         try:
             while chunk := child.read():

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.indexer.media.limits import child_environment
 from vfindex.indexer.models.catalog import Card
 from vfindex.indexer.models.store import (
@@ -171,7 +171,11 @@ class _Download:
         limits = {"HF_HUB_ETAG_TIMEOUT": request_s, "HF_HUB_DOWNLOAD_TIMEOUT": request_s}
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         command = [sys.executable, "-P", "-m", "vfindex.indexer.models.hub_child"]
-        with Child(command, environment=child_environment(*NETWORK_VARIABLES) | limits | quiet) as child:
+        try:
+            started = Child(command, environment=child_environment(*NETWORK_VARIABLES) | limits | quiet)
+        except OSError as exc:
+            raise ModelError(f"{self._card.reference} could not be downloaded: {cannot_start(exc)}") from exc
+        with started as child:
             self._watch(child)
             death = child.death()
         if not self.hashes:

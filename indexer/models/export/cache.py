@@ -14,7 +14,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from vfindex.indexer.media.child import Child
+from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.indexer.media.limits import child_environment
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.priors import CORPUS_VECTORS, corpus
@@ -116,7 +116,11 @@ def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int 
     command = [sys.executable, "-P", "-u", "-m", module, *arguments]
     environment = child_environment(*LIBRARY_VARIABLES, threads=threads)
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    with Child(command, environment=environment | offline, answers=False) as child:
+    try:
+        started = Child(command, environment=environment | offline, answers=False)
+    except OSError as exc:
+        raise ModelError(f"{what} could not be exported: {cannot_start(exc)}") from exc
+    with started as child:
         yield
         death = child.death(within_s=None)
     if death.status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ class Driver:
     def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
         size.contents.value = device.value << 30
         return 0
+
+
+def test_a_driver_that_cannot_be_asked_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has no process or handle left for the child that asks it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(hardware, "Child", refuse)
+    hardware._devices.cache_clear()
+    try:
+        with pytest.raises(VfindexError, match=r"^the CUDA driver cannot be asked: .* \(Too many open files\)"):
+            devices()
+        assert hardware.usable_devices() == []
+    finally:
+        hardware._devices.cache_clear()
 
 
 def test_the_driver_lists_the_devices() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.models.export.cache import exporting
+from vfindex.indexer.models.export import cache
+from vfindex.indexer.models.export.cache import Export, ensure, exporting
 from vfindex.storage.errors import ModelError
 
 
@@ -50,6 +52,21 @@ def test_a_child_is_offline_and_has_its_share_of_threads(run: str, tmp_path: Pat
     assert (tmp_path / "told").read_text() == "1 1 3"
 
 
+def test_a_child_that_cannot_be_started_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(cache, "Child", refuse)
+
+    def build(_: Path) -> None:
+        with exporting("any", [], what="the tower"):
+            pass
+
+    export = Export(tmp_path / "cache" / "tower", build, lambda _: False, space_mb=300, what="the tower")
+    with pytest.raises(ModelError, match=r"^the tower could not be exported: its process cannot start \(Resource"):
+        ensure(export, say=lambda _: None)
+
+
 def test_ctrl_c_ends_the_child(run: str, tmp_path: Path) -> None:
     order = f"import time; time.sleep(30); open({str(tmp_path / 'late')!r}, 'w')"
     with pytest.raises(KeyboardInterrupt), exporting(run, [order], what="the tower"):
@@ -71,7 +88,8 @@ main({"slow": slow})
 """
 _PARENT = """
 import sys
-from vfindex.indexer.models.export.cache import exporting
+from vfindex.indexer.models.export import cache
+from vfindex.indexer.models.export.cache import Export, ensure, exporting
 with exporting("slow_export", ["slow", "", sys.argv[1], ""], what="it"):
     pass
 """
