@@ -200,9 +200,7 @@ class Child:
 def cannot_start(exc: OSError) -> str:
     """Return why `Child` raised, and what to do: the machine lacks something, whatever the child is for."""
     lack = exc.strerror or str(exc)
-    return (
-        f"its process cannot start ({lack}); free memory, processes or file handles (ulimit -n, -u) and try again"
-    )
+    return f"its process cannot start ({lack}); free memory, processes or file handles (ulimit -n, -u) and try again"
 
 
 def _kill_group(pid: int) -> None:
