@@ -184,8 +184,8 @@ def _changed(report: UpgradeReport) -> list[str]:
 
 
 def _roll_back(folder: Path, json: bool) -> None:
-    from vfindex.indexer.runs.upgrade import roll_back
     from vfindex.storage.library import Library
+    from vfindex.storage.maintenance.rollback import roll_back
     from vfindex.storage.meta import LibraryMeta
 
     left = {video.fingerprint for video in _videos(folder)}
@@ -210,7 +210,7 @@ def _videos(folder: Path) -> list[StoredVideo]:
 
 
 def _discard(folder: Path, json: bool) -> None:
-    from vfindex.indexer.runs.upgrade import discard
+    from vfindex.storage.maintenance.rollback import discard
 
     numbers, freed = discard(folder)
     if json:

@@ -20,7 +20,6 @@ from vfindex.indexer.runs.edition_builder import EditionBuilder
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks
-from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import (
     LibraryDamaged,
@@ -99,30 +98,6 @@ def upgrade(
             writer.checkpoint()  # a pointer to an edition of which a log holds all would lose it with the log
             model_versions.put_in_use(folder, number)
     return report
-
-
-def roll_back(folder: Path) -> Path:
-    """Return to the edition used before this one; return its folder. Raises LibraryError if there is none."""
-    Library.open(folder)
-    with locked(folder):
-        place = model_versions.version_folder(folder, model_versions.roll_back(folder))
-        Catalog.open(place / "library.db").close()  # brings an edition of an older vfindex up to date
-        return place
-
-
-def discard(folder: Path) -> tuple[list[int], int]:
-    """Delete the editions that are not in use; return their numbers and the bytes freed.
-
-    Raises LibraryLocked while an upgrade is building one, LibraryError.
-    """
-    Library.open(folder)
-    with ExitStack() as held:
-        held.enter_context(locked(folder))
-        numbers = model_versions.unused(folder)
-        for number in numbers:
-            if number:
-                held.enter_context(locked(model_versions.version_folder(folder, number)))
-        return numbers, model_versions.discard(folder, numbers)
 
 
 def _build(

@@ -83,6 +83,7 @@ def normalised(name: str) -> str:
         ("remove", "/videos/a.mp4"),
         ("purge", "--now"),
         ("runs",),
+        ("upgrade", "--discard"),
     ],
     ids=lambda arguments: arguments[0],
 )

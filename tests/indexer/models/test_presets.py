@@ -22,11 +22,12 @@ from vfindex.indexer.models.store import folder_of
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import UpgradeReport
-from vfindex.indexer.runs.upgrade import roll_back, upgrade
+from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.indexer.speech.whisper import Whisper
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.errors import LibraryVersion, ModelError, UsageError
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.rollback import roll_back
 from vfindex.storage.maintenance.verify import verify
 
 SAID = "We grow tomatoes in the garden."

@@ -23,7 +23,7 @@ from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.reuse import VideoCopier
 from vfindex.indexer.runs.run import Callbacks
-from vfindex.indexer.runs.upgrade import discard, roll_back, upgrade
+from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.db import migrations, schema
@@ -39,6 +39,7 @@ from vfindex.storage.errors import (
 )
 from vfindex.storage.index.model_versions import history, unused, version_folder
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.rollback import discard, roll_back
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
