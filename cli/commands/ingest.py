@@ -94,5 +94,5 @@ def command(
 
 def _refuse_missing(paths: list[str], folder: Path) -> None:
     """Raise VfindexError before a library is made for paths none of which exists."""
-    if not folder.exists() and not any(os.path.lexists(path) for path in paths):
+    if not os.path.exists(folder) and not any(os.path.lexists(path) for path in paths):
         raise VfindexError(f"{paths[0]}: there is no such file or folder; check the spelling and the mount")
