@@ -178,7 +178,7 @@ def _run_app() -> int | str | None:
 
 
 def _call_app() -> None:
-    """Run the command. Raises VfindexError if it needs a library of an extra that is not installed."""
+    """Run the command. Raises VfindexError for a missing extra, and for a file name that is too long for the system."""
     command = typer.main.get_command(app)
     for option in command.params:
         if isinstance(option, TyperOption) and option.name in _COMPLETION:
@@ -190,6 +190,10 @@ def _call_app() -> None:
         if sentence is None:
             raise
         raise VfindexError(sentence) from exc
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
+        raise VfindexError(f"{os.fsdecode(exc.filename)}: {exc.strerror}; use a shorter name") from exc
 
 
 def _check_working_folder() -> None:

@@ -139,10 +139,14 @@ def test_a_written_file_replaces_nothing_else(library: Path, models_cache: Path,
     ]
 
 
-def test_a_name_that_is_too_long_is_a_sentence(tmp_path: Path, models_cache: Path) -> None:
-    for command in (("status",), ("search", "red"), ("ingest", tmp_path)):
-        ran = vfindex(models_cache, *command, "--library", tmp_path / ("x" * 256))
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path: Path, made: Path, models_cache: Path) -> None:
+    name = tmp_path / ("x" * 256)
+    for command in (("status",), ("search", "red"), ("ingest", tmp_path), ("doctor",)):
+        ran = vfindex(models_cache, *command, "--library", name)
         assert ran.is_sentence(), ran.err
+    for command in (("search", "red", "--sheet", name), ("purge", "--report", name), ("models", "add", name)):
+        ran = vfindex(models_cache, *command, *(() if command[0] == "models" else ("--library", made / "lib")))
+        assert ran.is_sentence() and "too long" in ran.err, ran.err
 
 
 # --- homes ----------------------------------------------------------------------------------------------------------
