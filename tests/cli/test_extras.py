@@ -47,10 +47,10 @@ main()
 """
 
 
-def without(python: Python, names: tuple[str, ...], *arguments: object) -> CompletedProcess[str]:
+def without(python: Python, names: tuple[str, ...], *arguments: object, **env: str) -> CompletedProcess[str]:
     """Run a command line where the libraries of some extras are not installed."""
     blocked = sorted({module for name in names for module in extras.EXTRAS[name].modules})
-    return python(COMMAND.format(blocked=blocked, arguments=[*map(str, arguments)], dim=DIM))
+    return python(COMMAND.format(blocked=blocked, arguments=[*map(str, arguments)], dim=DIM), **env)
 
 
 def test_the_table_of_extras_is_the_one_of_the_package() -> None:
@@ -131,8 +131,8 @@ def test_a_search_only_installation_measures_answers(python: Python, library: Pa
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_indexing_commands_name_the_missing_extra(python: Python, arguments: tuple[str, ...]) -> None:
-    done = without(python, ("index",), *arguments)
+def test_indexing_commands_name_the_missing_extra(python: Python, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = without(python, ("index",), *arguments, VFINDEX_LIBRARY=str(tmp_path / "library"))
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"vfindex: indexing videos needs av, .*; run: pip install 'vfindex\[index\]'\n", done.stderr)
 
