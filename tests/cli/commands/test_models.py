@@ -31,7 +31,8 @@ NAME = "tiny/sentences"
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VFINDEX_LIBRARY", str(tmp_path / "library"))  # without a home there is no other place
     monkeypatch.setenv("VFINDEX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     return tmp_path / "cache"
@@ -50,12 +51,8 @@ def pulled(cache: Path) -> Path:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave out what takes the doctor most of its time: hashing the embedded models, another Python with PyAV.
-
-    The library is one below `tmp_path`: there may be no home for the usual one.
-    """
-    monkeypatch.setenv("VFINDEX_LIBRARY", str(tmp_path / "library"))
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes the doctor most of its time: hashing the embedded models, another Python with PyAV."""
     monkeypatch.setattr(store, "check_embedded", lambda *_: None)
     monkeypatch.setattr(machine, "media_versions", lambda: ("1", "2"))
 
