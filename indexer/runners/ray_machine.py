@@ -18,6 +18,8 @@ _ADDED = "/vfindex-ray-1234567-12345678/ray/session_2000-01-01_00-00-00_123456_1
 MAX_BASE_BYTES = 107 - len(_ADDED)
 KNOCK_S = 10.0  # timeout for a cluster's address
 END_S = 10.0  # timeout for processes to end
+# Scans in a row without a process: one that is being started has no environment for a moment.
+EMPTY_SCANS, SCAN_S = 4, 0.05
 
 
 def stay_local() -> None:
@@ -57,9 +59,10 @@ def temporary_folder() -> Path:
 
 def end_processes(folder: Path) -> None:
     """End this user's processes with this FOLDER, and those that they start meanwhile."""
-    until = time.monotonic() + END_S
-    while _killed(os.fsencode(f"{FOLDER}={folder}")) and time.monotonic() < until:
-        time.sleep(0.05)
+    until, empty = time.monotonic() + END_S, 0
+    while empty < EMPTY_SCANS and time.monotonic() < until:
+        empty = 0 if _killed(os.fsencode(f"{FOLDER}={folder}")) else empty + 1
+        time.sleep(SCAN_S)
 
 
 def _killed(variable: bytes) -> bool:

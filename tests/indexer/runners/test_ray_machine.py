@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ray_runs import knowing
 
+from vfindex.indexer.runners import ray_machine
 from vfindex.indexer.runners.ray_machine import FOLDER, MAX_BASE_BYTES, base_folder, end_processes
 
 # A process that begins others as fast as it can, as a raylet does with workers.
@@ -39,6 +40,14 @@ def test_processes_of_a_folder_are_ended_with_those_that_they_begin_meanwhile(tm
     assert left(tmp_path / "a") == [] and other.poll() is None
     end_processes(tmp_path / "b")
     assert other.wait(10) == -9
+
+
+def test_a_process_that_one_scan_misses_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has no environment while it starts: one empty scan does not prove that none is left."""
+    scans = iter([True, False, True, False, False, False, False])
+    monkeypatch.setattr(ray_machine, "_killed", lambda _: next(scans))
+    end_processes(tmp_path)
+    assert next(scans, None) is None
 
 
 @pytest.mark.parametrize(("length", "kept"), [(MAX_BASE_BYTES, True), (MAX_BASE_BYTES + 1, False)])
