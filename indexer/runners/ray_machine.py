@@ -61,16 +61,26 @@ def end_processes(folder: Path) -> None:
     """End this user's processes with this FOLDER, and those that they start meanwhile."""
     until, empty = time.monotonic() + END_S, 0
     while empty < EMPTY_SCANS and time.monotonic() < until:
-        empty = 0 if _killed(os.fsencode(f"{FOLDER}={folder}")) else empty + 1
+        empty = 0 if _killed(folder) else empty + 1
         time.sleep(SCAN_S)
 
 
-def _killed(variable: bytes) -> bool:
-    """Kill this user's processes with this entry in their environment; return whether there were any."""
+def _killed(folder: Path) -> bool:
+    """Kill this user's processes of a run's Ray, but not this one; return whether there were any."""
     found = False
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if variable in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(int(folder.name), signal.SIGKILL)
+            if int(process.name) != os.getpid() and _belongs(process, folder):
+                os.kill(int(process.name), signal.SIGKILL)
                 found = True
     return found
+
+
+def _belongs(process: Path, folder: Path) -> bool:
+    """Return whether a process has this FOLDER, or a file below it open.
+
+    Ray's agents set their title, which overwrites the environment that /proc shows; their logs stay open.
+    """
+    if os.fsencode(f"{FOLDER}={folder}") in (process / "environ").read_bytes().split(b"\0"):
+        return True
+    return any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,13 @@ def test_processes_of_a_folder_are_ended_with_those_that_they_begin_meanwhile(tm
     assert left(tmp_path / "a") == [] and other.poll() is None
     end_processes(tmp_path / "b")
     assert other.wait(10) == -9
+
+
+def test_a_process_without_the_variable_is_known_by_its_open_files(tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    with (tmp_path / "ray" / "agent.log").open("w") as log, subprocess.Popen(["sleep", "60"], stdout=log) as process:
+        end_processes(tmp_path)
+        assert process.wait(10) == -signal.SIGKILL
 
 
 def test_a_process_that_one_scan_misses_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
