@@ -42,7 +42,7 @@ _WEIGHTS = "model.onnx.data"
 QUERY, WORD = "{}", "{word}"  # placeholders of the query, and of each of its words, in a template
 COLOUR = "{colour}"  # a template by itself: the colours named in the query
 AXES = "colours.npy"
-_REMEDY = "remove this folder and run the command again, and it is made anew"
+_REMEDY = "remove this folder and run the command again, which rebuilds it"
 # ONNX Runtime's exceptions have no common parent below Exception.
 _ORT_ERRORS = (
     ort_state.Fail,

@@ -81,8 +81,8 @@ def _compared_words(connection: sqlite3.Connection) -> list[str]:
     held = _instances(connection, "main", "document_fts")
     missing, extra = _differences(_instances(connection, "temp", "wanted"), held)
     sizes = "SELECT id FROM document_fts_docsize"
-    strangers = connection.execute(f"{sizes} WHERE id NOT IN (SELECT id FROM document) LIMIT {MANY}")
-    extra.update(id_ for (id_,) in strangers)
+    orphans = connection.execute(f"{sizes} WHERE id NOT IN (SELECT id FROM document) LIMIT {MANY}")
+    extra.update(id_ for (id_,) in orphans)
     lengths = "main.document_fts_docsize a JOIN temp.wanted_docsize b ON a.id = b.id"
     extra.update(
         id_ for (id_,) in connection.execute(f"SELECT a.id FROM {lengths} WHERE a.sz IS NOT b.sz LIMIT {MANY}")

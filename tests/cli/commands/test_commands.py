@@ -375,7 +375,7 @@ def test_files_that_failed_at_once_tell_nothing_of_the_time_left() -> None:
 
 
 def drawn_by(code: str) -> str:
-    """Return what a terminal of 80 columns gets while `code` tells of progress."""
+    """Return what a terminal of 80 columns gets while `code` reports progress."""
     code = (
         "import time\nfrom vfindex.cli.run import _progress\n"
         "from vfindex.indexer.runs.report import Progress\n"

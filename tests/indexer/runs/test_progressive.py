@@ -74,7 +74,7 @@ def coarse(folder: Path) -> int:
 
 
 def stopping_between(monkeypatch: pytest.MonkeyPatch) -> Callbacks:
-    """Return a callbacks that stops a run when its look in passing is done."""
+    """Return callbacks that stop a run when its preview is done."""
     real, asked = Scheduler.work, []
 
     def work(self: Scheduler) -> None:

@@ -227,7 +227,7 @@ def test_codes_with_too_little_recall_are_not_used(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that all lists made anew are counted in."""
+    """Return a list that counts all rebuilt lists."""
     counted: list[int] = []
     plain = cluster
     monkeypatch.setattr(generations, "cluster", lambda *of: counted.append(len(of[1])) or plain(*of))
