@@ -42,7 +42,8 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import COARSE, MODALITIES, FloatArray, Modality, Setup
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import COARSE, FloatArray, Setup
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class SearchEngine:
         images: Sequence[Path | Like] = (),
         top_k: int = 10,
         per_video: int = 1,
-        weights: Mapping[Modality, float] | None = None,
+        weights: Mapping[ModalityName, float] | None = None,
         combine: Combination = "convex",
         exact: bool = False,
     ) -> Hits:
@@ -152,7 +153,9 @@ class SearchEngine:
         pictures = [self.pictures.encode(Path(image)) for image in images if not isinstance(image, Like)]
         return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like)])
 
-    def _view(self, snapshot: Snapshot, weights: Mapping[Modality, float], combine: Combination, exact: bool) -> View:
+    def _view(
+        self, snapshot: Snapshot, weights: Mapping[ModalityName, float], combine: Combination, exact: bool
+    ) -> View:
         """Return what the search reads; `_index_problem` says if the index should be in it and cannot be used."""
         spec, generation = self._spec(snapshot)
         if weights and not spec.weights_are_open:
@@ -207,7 +210,7 @@ class SearchEngine:
         first, *copies = _existing_first(details.paths[result.video_id])
         also = [Place(path, result.start_s, result.end_s) for path in copies if path is not None]
         also += [Place(_existing_first(details.paths[d.video_id])[0], d.start_s, d.end_s) for d in result.duplicates]
-        modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in MODALITIES}
+        modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in modality_names()}
         return Hit(
             rank=rank,
             video=first,
@@ -225,7 +228,7 @@ class SearchEngine:
             ),
             also=tuple(also),
             matches=_matches(result),
-            missing={m: _why_missing(m, best, details) for m in MODALITIES if modalities[m] is None},
+            missing={m: _why_missing(m, best, details) for m in modality_names() if modalities[m] is None},
         )
 
 
@@ -238,7 +241,7 @@ class EncodedQuery:
     """
 
     query: Query
-    words: Sequence[Sequence[Mapping[Modality, FloatArray]]]
+    words: Sequence[Sequence[Mapping[ModalityName, FloatArray]]]
     pictures: Sequence[FloatArray]
     likes: Sequence[Like]
 
@@ -330,7 +333,7 @@ def _matches(result: Result) -> tuple[Match, ...]:
     )
 
 
-def _why_missing(modality: Modality, scored: ScoredClip, details: ClipDetails) -> str:
+def _why_missing(modality: ModalityName, scored: ScoredClip, details: ClipDetails) -> str:
     if modality in scored.vectors.embeddings:
         return "not asked for"
     covered = details.coverage.get(scored.clip.id, {}).get(modality)
@@ -348,12 +351,12 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return sum(present) if present else None
 
 
-def _check_weights(weights: Mapping[Modality, float]) -> Mapping[Modality, float]:
+def _check_weights(weights: Mapping[ModalityName, float]) -> Mapping[ModalityName, float]:
     for modality, weight in weights.items():
-        if modality not in MODALITIES:
-            raise QueryError(f"there is no modality {modality!r}; weights are for {', '.join(MODALITIES)}")
+        if modality not in modality_names():
+            raise QueryError(f"there is no modality {modality!r}; weights are for {', '.join(modality_names())}")
         if not math.isfinite(weight) or weight < 0:
             raise QueryError(f"the weight of {modality} must be 0 or more, not {weight:g}")
-    if len(weights) == len(MODALITIES) and not any(weights.values()):
+    if len(weights) == len(modality_names()) and not any(weights.values()):
         raise QueryError("all weights are 0; leave one modality above 0")
     return weights

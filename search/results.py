@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from vfindex.search.calibration.labels import LABELS, META_KEY, Calibration, Label
 from vfindex.storage.errors import IndexUnusable
-from vfindex.storage.records import MODALITIES, SEARCHABLE
+from vfindex.storage.modalities import modality_names
+from vfindex.storage.records import SEARCHABLE
 
 if TYPE_CHECKING:
     from vfindex.storage.db.reader import Generation, Snapshot
     from vfindex.storage.db.videos import StoredVideo
     from vfindex.storage.library import Library
-    from vfindex.storage.records import Hint, Modality, Segment, SegmentSource
+    from vfindex.storage.modalities import ModalityName
+    from vfindex.storage.records import Hint, Segment, SegmentSource
 
 _STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
 _STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
@@ -81,14 +83,14 @@ class Hit:
     end_s: float
     frame_s: float | None
     score: float
-    modalities: Mapping[Modality, float | None]
+    modalities: Mapping[ModalityName, float | None]
     words: tuple[str, ...]
     snippet: str | None
     thumbnail: Path | None
     moments: tuple[Span, ...] = ()
     also: tuple[Place, ...] = ()
     matches: tuple[Match, ...] = ()
-    missing: Mapping[Modality, str] = field(default_factory=dict)
+    missing: Mapping[ModalityName, str] = field(default_factory=dict)
     confidence: Label | None = None
     coarse: bool = False
 
@@ -225,7 +227,7 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
         "states": {state: counts.get(state, 0) for state in _STATES},
         "clips": counts["clip"],
         "segments": counts["segment"],
-        "clips_with": {m: by_modality.get(m, 0) for m in MODALITIES},
+        "clips_with": {m: by_modality.get(m, 0) for m in modality_names()},
         "video_seconds": round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
         "confidence": _calibration(snapshot.get(META_KEY)) if form == "concat" else None,
         "fusion": form,

@@ -18,7 +18,8 @@ from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.joint.codecs import pack_vector, unpack_vector
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS, _RECOGNISES_SPEECH = "setup", "priors", "fusion", "query_models", "asr"
 # What parsing JSON of another shape raises.
@@ -55,10 +56,10 @@ class LibraryMeta:
         return setup
 
     @property
-    def priors(self) -> dict[Modality, ModalityPrior]:
+    def priors(self) -> dict[ModalityName, ModalityPrior]:
         """The statistics of each modality, from its model."""
         try:
-            data: dict[Modality, dict[str, Any]] = json.loads(self.source.get(_PRIORS) or "")
+            data: dict[ModalityName, dict[str, Any]] = json.loads(self.source.get(_PRIORS) or "")
             return {m: _prior(values) for m, values in data.items()}
         except _NOT_AS_WRITTEN as exc:
             raise LibraryDamaged("the library's priors are damaged; run: vfindex verify") from exc
@@ -81,7 +82,7 @@ class LibraryMeta:
         return found
 
 
-def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[Modality, ModalityPrior]) -> None:
+def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[ModalityName, ModalityPrior]) -> None:
     """Store the priors, then the setup: a library without a setup is set up again."""
     catalog.put(_PRIORS, _priors_json(priors))
     catalog.put(_SETUP, json.dumps(asdict(setup)))
@@ -118,7 +119,7 @@ def _prior(values: Mapping[str, Any]) -> ModalityPrior:
     )
 
 
-def _priors_json(priors: Mapping[Modality, ModalityPrior]) -> str:
+def _priors_json(priors: Mapping[ModalityName, ModalityPrior]) -> str:
     """Return priors as JSON, their vectors as float16 in hex, as every stored vector is float16."""
     return json.dumps(
         {

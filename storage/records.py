@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
+from vfindex.storage.modalities import ModalityName, ModelKind
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 FloatArray: TypeAlias = "NDArray[np.float32]"
-Modality = Literal["visual", "speech", "text"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
-ModelKind = Literal["visual", "text", "speech"]
 SegmentSource = Literal["sidecar", "embedded", "asr"]
 # Forms of fusion, see `joint.vector.fuse`.
 FusionName = Literal["concat", "mean", "weighted", "learned"]
@@ -110,7 +109,7 @@ class Clip:
     start_s: float
     end_s: float
     start_uncertainty_s: float
-    embeddings: Mapping[Modality, FloatArray]
+    embeddings: Mapping[ModalityName, FloatArray]
     frame_vectors: FloatArray
     frame_times_s: NDArray[np.float64]
     thumbnail: bytes | None = None
@@ -229,8 +228,8 @@ class Setup:
     """
 
     preset: str
-    models: Mapping[Modality, str]
-    query: Mapping[Modality, QueryModel]
+    models: Mapping[ModalityName, str]
+    query: Mapping[ModalityName, QueryModel]
     sampling: str
     frame_weight: float
     word_weight: float

@@ -31,7 +31,8 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup
-from vfindex.storage.records import Modality, Setup, UnitResult
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import Setup, UnitResult
 from vfindex.storage.settings_backup import write_backup
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,9 @@ class Writer:
         """Return the library's setup, None in a new library."""
         return LibraryMeta(self.catalog).setup
 
-    def install(self, setup: Setup, priors: Mapping[Modality, ModalityPrior], query_models: Mapping[str, Path]) -> None:
+    def install(
+        self, setup: Setup, priors: Mapping[ModalityName, ModalityPrior], query_models: Mapping[str, Path]
+    ) -> None:
         """Store the setup, the priors and copies of the query encoders (name -> folder) in a new library.
 
         The setup is stored last, so an interrupted installation is repeated.

@@ -8,12 +8,12 @@ import numpy as np
 
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import (
     Clip,
     Document,
     FloatArray,
     Location,
-    Modality,
     QueryModel,
     Segment,
     Setup,
@@ -60,7 +60,9 @@ def video(fingerprint: str) -> Video:
 
 def clip(start_s: float = 0.0, end_s: float = 5.0, **embeddings: FloatArray) -> Clip:
     """Return a clip with these embeddings; its visual vector is also its only frame vector."""
-    vectors: dict[Modality, FloatArray] = {m: embeddings[m] for m in ("visual", "speech", "text") if m in embeddings}
+    vectors: dict[ModalityName, FloatArray] = {
+        m: embeddings[m] for m in ("visual", "speech", "text") if m in embeddings
+    }
     visual = vectors.get("visual")
     frames = np.zeros((0, DIM), np.float32) if visual is None else visual[None]
     return Clip(start_s, end_s, 0.0, vectors, frames, np.full(len(frames), start_s))

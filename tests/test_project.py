@@ -74,11 +74,14 @@ ROOMS = {
         *("entry", "app", "commands", "removal", "run", "demo_media", "render"),
         *("options", "extras", "out_file", "output"),
     ),
-    "indexer": ("runs", "runners", "pipeline", "models", "speech", "media", "scan", "boundary", "languages", "options"),
-    "search": ("evaluation", "engine", "results", "calibration", "rank", "query"),
+    "indexer": (
+        *("runs", "runners", "pipeline", "extractors", "models", "speech", "media", "scan"),
+        *("boundary", "languages", "options"),
+    ),
+    "search": ("evaluation", "service", "engine", "results", "calibration", "rank", "query"),
     "storage": (
-        *("maintenance", "writer", "library", "settings_backup", "index", "meta", "db", "encoders", "text", "joint"),
-        *("files", "ids", "records", "errors", "package"),
+        *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "db", "encoders", "text"),
+        *("joint", "files", "ids", "records", "modalities", "errors", "package"),
     ),
 }
 MODULES_A_ROOM = range(3, 15)

@@ -16,7 +16,7 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, path_text, plain, say, say_hints
 from vfindex.storage.errors import UsageError, counted
-from vfindex.storage.records import MODALITIES
+from vfindex.storage.modalities import modality_names
 
 if TYPE_CHECKING:
     from vfindex.search.query.ast import Filters
@@ -117,7 +117,7 @@ def _rows(opened: Library, ids: Sequence[int]) -> list[dict[str, Any]]:
                     "duration_s": round(video.end_s - video.start_s, 3),
                     "languages": languages.get(video.id, []),
                     "clips": counts.get("", 0),
-                    "clips_with": {m: counts.get(m, 0) for m in MODALITIES},
+                    "clips_with": {m: counts.get(m, 0) for m in modality_names()},
                 }
             )
         return rows

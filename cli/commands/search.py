@@ -18,7 +18,7 @@ from vfindex.cli.render.explain import decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.query.ast import Combination
 from vfindex.storage.errors import UsageError
-from vfindex.storage.records import MODALITIES
+from vfindex.storage.modalities import modality_names
 
 if TYPE_CHECKING:
     from vfindex.search.engine import SearchEngine
@@ -59,7 +59,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME=W,...",
-            help=f"Weights of {', '.join(MODALITIES)}.  [default: the preset's]",
+            help=f"Weights of {', '.join(modality_names())}.  [default: the preset's]",
         ),
     ] = None,
     combine: Annotated[

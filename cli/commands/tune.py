@@ -13,7 +13,7 @@ from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import print_json, say
 from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import UsageError, counted
-from vfindex.storage.records import Modality
+from vfindex.storage.modalities import ModalityName
 
 if TYPE_CHECKING:
     from vfindex.search.evaluation.tune import Tuned
@@ -109,5 +109,5 @@ def _print(tuned: Tuned, stored: bool) -> None:
         print(f"not stored: P(gain) must be at least {WINS:g}")
 
 
-def _weights(weights: Mapping[Modality, float]) -> str:
+def _weights(weights: Mapping[ModalityName, float]) -> str:
     return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from types import MappingProxyType
 
 from vfindex.storage.errors import UsageError
-from vfindex.storage.records import ModelKind
+from vfindex.storage.modalities import ModelKind
 
 LOCAL = "local-dir:"
 OPENAI_WHISPER = "openai-whisper:"

@@ -34,13 +34,14 @@ from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder, read_meta
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.records import Modality, ModelKind, QueryModel, Setup
+from vfindex.storage.modalities import ModalityName, ModelKind
+from vfindex.storage.records import QueryModel, Setup
 from vfindex.storage.writer import Writer
 
 if TYPE_CHECKING:
     from vfindex.indexer.speech.transcribe import Speech
 
-Priors = Mapping[Modality, ModalityPrior]
+Priors = Mapping[ModalityName, ModalityPrior]
 _LITE_TEXT_IDENTITY = f"{LITE_TEXT} {MINILM_WEIGHTS.sha256[:16]} {EXPORT_VERSION}"
 
 
@@ -229,7 +230,7 @@ class _Models:
     visual: _LiteVisual | _ClipVisual
     text: _LiteText | _SentenceText
 
-    def identities(self) -> dict[Modality, str]:
+    def identities(self) -> dict[ModalityName, str]:
         """Return modality -> identity of the model that makes its vectors, as a library records it."""
         return {"visual": self.visual.identity, "speech": self.text.identity, "text": self.text.identity}
 

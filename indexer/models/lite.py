@@ -23,7 +23,8 @@ from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.encoders.colours import colour_axes, colour_shares, colour_vector, with_colours
 from vfindex.storage.encoders.text import AXES, TextEncoder, read_meta, write_meta
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def ensure_lite(cache: Path, *, say: Say = logger.info) -> LitePaths:
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
 
 
-def load_priors(path: Path) -> dict[Modality, ModalityPrior]:
+def load_priors(path: Path) -> dict[ModalityName, ModalityPrior]:
     """Return the prior of every modality from the file that `ensure_lite` wrote."""
     weights = PRESETS["lite"].weights
     with np.load(path, allow_pickle=False) as data:
@@ -143,7 +144,7 @@ def _write_label_vectors(work: Path) -> None:
     np.savez(work / "prior.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub allows only bools
 
 
-def _prior_arrays(queries: FloatArray, material: Mapping[Modality, FloatArray]) -> dict[str, FloatArray]:
+def _prior_arrays(queries: FloatArray, material: Mapping[ModalityName, FloatArray]) -> dict[str, FloatArray]:
     """Return mean, query_mean, spread and background of every modality. queries: background queries (n, dim)."""
     arrays: dict[str, FloatArray] = {}
     for modality, rows in material.items():

@@ -9,7 +9,8 @@ from typing import Literal
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.storage.errors import UsageError
-from vfindex.storage.records import Modality, ModelKind, Setup
+from vfindex.storage.modalities import ModalityName, ModelKind
+from vfindex.storage.records import Setup
 
 PresetName = Literal["lite", "small", "base", "large", "multilingual"]
 LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "pocketsphinx-en-us"
@@ -27,7 +28,7 @@ class Preset:
 
     name: PresetName
     models: Mapping[ModelKind, str]
-    weights: Mapping[Modality, float]
+    weights: Mapping[ModalityName, float]
     frame_weight: float
     word_weight: float
 
@@ -48,7 +49,7 @@ LITE_VISUAL_TEMPLATES = ("{}", "{word}", "{colour}")
 
 # Measured for `lite` on the public collection, each as a paired comparison: see docs/decisions. All lie on plateaus.
 # In units of the spread of unrelated scores. Speech ranks alike from 0.3 to 0.5; at 1 it drowns the images.
-WEIGHTS: Mapping[Modality, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
+WEIGHTS: Mapping[ModalityName, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
 
 
 def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset:

@@ -25,7 +25,7 @@ from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER,
 from vfindex.indexer.models.integrity import find_damage
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.files.regular import read_file, regular
-from vfindex.storage.records import ModelKind
+from vfindex.storage.modalities import ModelKind
 
 MANIFEST = "vfindex.json"
 _FORMAT = 1

@@ -22,7 +22,8 @@ from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_un
 from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.indexer.speech.transcribe import Speech, Transcriber, Transcript
 from vfindex.storage.errors import counted
-from vfindex.storage.records import COARSE, Clip, FloatArray, Modality, Segment, UnitPlan, UnitResult, Video
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import COARSE, Clip, FloatArray, Segment, UnitPlan, UnitResult, Video
 
 # Bit rate of ordinary video, 3.2 Mbit/s: a unit of ten minutes has time for 240 MB at least.
 RATE_BYTES_S = 400_000
@@ -178,9 +179,11 @@ def _speech_of(
     return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in clip_windows(clips, spoken)]
 
 
-def embeddings_of(visual: FloatArray, speech: FloatArray | None, text: FloatArray | None) -> dict[Modality, FloatArray]:
+def embeddings_of(
+    visual: FloatArray, speech: FloatArray | None, text: FloatArray | None
+) -> dict[ModalityName, FloatArray]:
     """Return a clip's embeddings; None for a missing modality."""
-    given: dict[Modality, FloatArray | None] = {"visual": visual, "speech": speech, "text": text}
+    given: dict[ModalityName, FloatArray | None] = {"visual": visual, "speech": speech, "text": text}
     return {modality: vector for modality, vector in given.items() if vector is not None}
 
 

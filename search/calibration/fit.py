@@ -21,7 +21,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.writer import writing
 
 # Content words that a query made of a transcript keeps. Verbatim segments are found too easily: over real recordings
@@ -70,7 +70,7 @@ def _has_changed(before: Calibration, clips: int, spec: JointSpec) -> bool:
 def measure(library: Library, background: Sequence[str], say: Callable[[str], None]) -> Calibration:
     """Return the calibration of each modality that the library's clips have."""
     with library.snapshot() as snapshot:
-        present = [m for m in MODALITIES if snapshot.modality_counts().get(m)]
+        present = [m for m in modality_names() if snapshot.modality_counts().get(m)]
         items = known_items(snapshot)
         by_modality = {m: _items_for(m, items) for m in present}
         enough = [m for m in present if len(by_modality[m]) >= MIN_ITEMS]
@@ -84,7 +84,7 @@ def measure(library: Library, background: Sequence[str], say: Callable[[str], No
 
 
 def _calibrate(
-    scorer: _ModalityScorer, modality: Modality, items: Sequence[KnownItem], nulls: Sequence[TopClips]
+    scorer: _ModalityScorer, modality: ModalityName, items: Sequence[KnownItem], nulls: Sequence[TopClips]
 ) -> ModalityCalibration:
     known = []
     for item in items:
@@ -102,7 +102,7 @@ def shortened(text: str) -> str:
     return " ".join(words[(2 * i + 1) * n // (2 * count)] for i in range(count))
 
 
-def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem]:
+def _items_for(modality: ModalityName, items: Sequence[KnownItem]) -> list[KnownItem]:
     """Return the known items for a modality: for visual titles, or speech if there are few titles."""
     said = [item for item in items if item.source != "title"]
     titled = [item for item in items if item.source == "title"]
@@ -112,7 +112,7 @@ def _items_for(modality: Modality, items: Sequence[KnownItem]) -> list[KnownItem
 
 
 # Modality -> the best score and the fingerprint of its video.
-TopClips = Mapping[Modality, tuple[float, str]]
+TopClips = Mapping[ModalityName, tuple[float, str]]
 
 
 class _ModalityScorer:
@@ -127,17 +127,17 @@ class _ModalityScorer:
         self._view = View(snapshot, spec, setup, index, watermark)
         self._prints = {video.id: video.fingerprint for video in snapshot.videos()}
 
-    def weight(self, modality: Modality) -> float:
+    def weight(self, modality: ModalityName) -> float:
         """Return the default weight of a modality."""
         return self._view.spec.parts[modality].weight
 
-    def best(self, text: str, modalities: Sequence[Modality]) -> TopClips:
+    def best(self, text: str, modalities: Sequence[ModalityName]) -> TopClips:
         """Return the best clip of each modality; a modality without scored clips is missing."""
         [moment] = Query.plain(text).moments
         parts = moment.parts()
         vectors = [self._encoder.encode(part) for part in parts]
         keywords = match_keywords(self._view.snapshot, moment.keywords())
-        top: dict[Modality, tuple[float, str]] = {}
+        top: dict[ModalityName, tuple[float, str]] = {}
         for modality in modalities:
             view = replace(self._view, spec=_alone(self._view.spec, modality))
             ranked = Candidates(view, combine_parts(parts, vectors, view.spec), keywords, None).best(DEPTH)
@@ -147,7 +147,7 @@ class _ModalityScorer:
         return top
 
 
-def _alone(spec: JointSpec, modality: Modality) -> JointSpec:
+def _alone(spec: JointSpec, modality: ModalityName) -> JointSpec:
     return spec.with_weights(dict.fromkeys((m for m in spec.order if m != modality), 0.0))
 
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
 
 if TYPE_CHECKING:  # the command line names the labels in its help, which imports no NumPy
     from vfindex.search.query.ast import Query
@@ -79,7 +79,7 @@ class Calibration:
     """The calibration of a library of `clips` clips; a modality that no clip has is missing."""
 
     clips: int
-    modalities: Mapping[Modality, ModalityCalibration]
+    modalities: Mapping[ModalityName, ModalityCalibration]
 
     def to_json(self) -> str:
         """Return text that `from_json` reads back."""
@@ -96,7 +96,7 @@ class Calibration:
             return None
         try:
             data: dict[str, Any] = json.loads(text)
-            modalities = {m: ModalityCalibration(**data["trust"][m]) for m in MODALITIES if m in data["trust"]}
+            modalities = {m: ModalityCalibration(**data["trust"][m]) for m in modality_names() if m in data["trust"]}
             return cls(int(data["clips"]), modalities) if data["scores"] == SCORES else None
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise LibraryDamaged("the calibration of the scores is damaged; run: vfindex ingest again") from exc
@@ -106,7 +106,7 @@ class Calibration:
 class Labeller:
     """Labels the hits of one query. reliable: calibrated modalities. is_complete: the query has no other."""
 
-    reliable: Mapping[Modality, ModalityCalibration]
+    reliable: Mapping[ModalityName, ModalityCalibration]
     is_complete: bool
 
     @classmethod
@@ -128,7 +128,7 @@ class Labeller:
         }
         return cls(reliable, bool(used) and len(reliable) == len(used))
 
-    def label(self, scores: Mapping[Modality, float | None]) -> Label | None:
+    def label(self, scores: Mapping[ModalityName, float | None]) -> Label | None:
         """Return the label of a hit by its modalities' scores; None if the calibration does not decide."""
         labels = [each.label(score) for m, each in self.reliable.items() if (score := scores.get(m)) is not None]
         best: Label = max(labels, key=LABELS.index, default="none")

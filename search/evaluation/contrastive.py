@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vfindex.search.evaluation.training import Trial, Trials
 from vfindex.storage.joint.fusion import Heads
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
 
 # Dimensions of the shared space, share of modalities dropped, and Adam's own constants (Kingma and Ba 2015).
 RANK = 16
@@ -25,17 +25,17 @@ STEPS, PATIENCE = 200, 20
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8
 
 # (side, modality) -> matrix; "A" for clips, "B" for queries.
-Matrices = dict[tuple[str, Modality], NDArray[np.float64]]
+Matrices = dict[tuple[str, ModalityName], NDArray[np.float64]]
 
 
-def learn_heads(train: Trials, check: Trials, weights: Mapping[Modality, float], seed: int) -> Heads:
+def learn_heads(train: Trials, check: Trials, weights: Mapping[ModalityName, float], seed: int) -> Heads:
     """Return heads learned on `train`, as of the step with the best nDCG on `check`; untrained heads rank as `concat`.
 
     weights: of the modalities' own similarities. The same trials and seed give the same heads. Negatives are clips
     relevant for other questions, as in a batch: a video relevant for none would only be pushed away.
     """
     train = train.restricted_to_answers()
-    own = np.array([weights.get(m, 0.0) for m in MODALITIES])
+    own = np.array([weights.get(m, 0.0) for m in modality_names()])
     generator = np.random.default_rng(seed)
     matrices = _initial(train, generator)
     descent = _Adam(matrices)
@@ -74,16 +74,16 @@ def _initial(trials: Trials, generator: np.random.Generator) -> Matrices:
     return matrices
 
 
-def _shared(trials: Trials, matrices: Matrices) -> dict[Modality, NDArray[np.float64]]:
+def _shared(trials: Trials, matrices: Matrices) -> dict[ModalityName, NDArray[np.float64]]:
     """Return the clips in the shared space: modality -> (n_clips, RANK)."""
     return {m: rows @ matrices["A", m].T for m, rows in trials.vectors.items()}
 
 
-def _of(trial: Trial, trials: Trials, shared: Mapping[Modality, NDArray[np.float64]]) -> NDArray[np.float64]:
+def _of(trial: Trial, trials: Trials, shared: Mapping[ModalityName, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the candidates of one trial in the shared space: (n, 3, RANK)."""
     rows = [trials.rows[id_] for id_ in trial.clips.tolist()]
     none = np.zeros((len(rows), RANK))
-    return np.stack([shared[m][rows] if m in shared else none for m in MODALITIES], axis=1)
+    return np.stack([shared[m][rows] if m in shared else none for m in modality_names()], axis=1)
 
 
 def _shared_query(trial: Trial, matrices: Matrices) -> NDArray[np.float64]:
@@ -106,7 +106,7 @@ def _gradients(
         pull = (_softmax(scores) - _softmax(np.where(trial.right, scores, -np.inf))) / len(usable)
         to_query = positions.sum(axis=1).T @ pull
         rows = [trials.rows[id_] for id_ in trial.clips.tolist()]
-        for at, modality in enumerate(MODALITIES):
+        for at, modality in enumerate(modality_names()):
             if modality in trial.query:
                 gradients["B", modality] += np.outer(to_query, trial.query[modality])
             if modality in of_clips:

@@ -20,7 +20,8 @@ from vfindex.storage.files.regular import read_file
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import FUSIONS, FusionName
 
 # Hits that `vfindex search` shows by default.
 DEPTH = 10
@@ -38,7 +39,7 @@ class Configuration:
 
     name: str
     library: Path
-    weights: Mapping[Modality, float] = field(default_factory=dict)
+    weights: Mapping[ModalityName, float] = field(default_factory=dict)
     top_k: int = DEPTH
     per_video: int = 1
     combine: Combination = "convex"
@@ -98,12 +99,12 @@ def parse_configuration(text: str, library: Path) -> Configuration:
     Raises UsageError, LibraryError.
     """
     entries = _from_file(Path(text)) if text.endswith(".json") else _from_text("" if text == "default" else text)
-    weights: dict[Modality, float] = {}
+    weights: dict[ModalityName, float] = {}
     numbers = {"top_k": DEPTH, "per_video": 1}
     combine: Combination = "convex"
     form: FusionName | None = None
     for key, value in entries:
-        modality = next((m for m in MODALITIES if m == key), None)
+        modality = next((m for m in modality_names() if m == key), None)
         combination = next((c for c in COMBINATIONS if key == "combine" and c == value), None)
         fused = next((f for f in FUSIONS if key == "fusion" and f == value), None)
         if combination is not None:
@@ -126,7 +127,7 @@ def parse_configuration(text: str, library: Path) -> Configuration:
     return Configuration(text, library, of_question, numbers["top_k"], numbers["per_video"], combine, fusion)
 
 
-def _fusion(form: FusionName, weights: Mapping[Modality, float], library: Path) -> Fusion:
+def _fusion(form: FusionName, weights: Mapping[ModalityName, float], library: Path) -> Fusion:
     """Return a form of fusion with these weights; `learned` with the heads of the library. Raises UsageError."""
     if form == "mean" and weights:
         raise UsageError("--config fusion=mean takes no weights: in a mean all modalities have the same")

@@ -26,7 +26,8 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import MODALITIES, FloatArray, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import FloatArray
 
 # Candidates per weighting: the default one, and each modality alone.
 DEPTH = 100
@@ -41,7 +42,7 @@ class Trial:
     """A question and its n candidates, grouped by video.
 
     clips, videos: (n,) ids. firsts: the first row of each video. similar: (n, 3) similarity at weight 1, in the order
-    of MODALITIES, 0 for a missing modality. words: (n, 3) keyword bonus. right: (n,) whether the clip is relevant.
+    of the modalities, 0 for a missing one. words: (n, 3) keyword bonus. right: (n,) whether the clip is relevant.
     grades: grade of each video, 0 if not relevant. ideal: grades of all relevant videos, best first. query: modality ->
     centred query vector (dim,).
     """
@@ -55,7 +56,7 @@ class Trial:
     right: NDArray[np.bool_]
     grades: NDArray[np.float64]
     ideal: NDArray[np.float64]
-    query: Mapping[Modality, FloatArray]
+    query: Mapping[ModalityName, FloatArray]
 
     def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores (n,) of the clips at weights (3,); keywords of a modality of weight 0 do not count."""
@@ -89,7 +90,7 @@ class Trials:
 
     each: Sequence[Trial]
     spec: JointSpec
-    vectors: Mapping[Modality, FloatArray]
+    vectors: Mapping[ModalityName, FloatArray]
     rows: Mapping[int, int]
 
     def of(self, questions: Sequence[Question]) -> Trials:
@@ -144,22 +145,22 @@ def _trial(view: View, encoder: QueryEncoder, question: Question, known: Mapping
     return _numbers(question, scored, _centred_query(query_vectors, view.spec), known)
 
 
-def _alone(spec: JointSpec, modality: Modality) -> dict[Modality, float]:
+def _alone(spec: JointSpec, modality: ModalityName) -> dict[ModalityName, float]:
     return {m: float(m == modality) for m in spec.order}
 
 
-def _centred_query(query: QueryVectors, spec: JointSpec) -> dict[Modality, FloatArray]:
+def _centred_query(query: QueryVectors, spec: JointSpec) -> dict[ModalityName, FloatArray]:
     return {m: vector - spec.parts[m].query_mean for m, vector in query.vectors.items()}
 
 
 def _numbers(
-    question: Question, scored: Sequence[ScoredClip], query: Mapping[Modality, FloatArray], known: Mapping[str, int]
+    question: Question, scored: Sequence[ScoredClip], query: Mapping[ModalityName, FloatArray], known: Mapping[str, int]
 ) -> Trial:
     relevant = {known[each.video]: each for each in question.relevant if each.video in known}
     videos = [each.clip.video_id for each in scored]
     firsts = [at for at, video in enumerate(videos) if not at or videos[at - 1] != video]
-    words = [[_bonus(each, m) for m in MODALITIES] for each in scored]
-    totals = [[each.modalities.get(m, 0.0) for m in MODALITIES] for each in scored]
+    words = [[_bonus(each, m) for m in modality_names()] for each in scored]
+    totals = [[each.modalities.get(m, 0.0) for m in modality_names()] for each in scored]
     grades = [relevant[videos[at]].grade if videos[at] in relevant else 0 for at in firsts]
     return Trial(
         question,
@@ -175,7 +176,7 @@ def _numbers(
     )
 
 
-def _bonus(scored: ScoredClip, modality: Modality) -> float:
+def _bonus(scored: ScoredClip, modality: ModalityName) -> float:
     return sum(value for field, value in scored.bonus.items() if field == modality)
 
 
@@ -194,10 +195,10 @@ def _fits(clip: StoredClip, span: tuple[float, float]) -> bool:
     return shared > 0 and shared >= _HALF * min(clip.end_s - clip.start_s, span[1] - span[0])
 
 
-def _centred(snapshot: Snapshot, spec: JointSpec, ids: Sequence[int]) -> dict[Modality, FloatArray]:
+def _centred(snapshot: Snapshot, spec: JointSpec, ids: Sequence[int]) -> dict[ModalityName, FloatArray]:
     dims = {m: part.dim for m, part in spec.parts.items()}
     batches = [rows for _, rows in snapshot.batches(ids, dims)]
-    result: dict[Modality, FloatArray] = {}
+    result: dict[ModalityName, FloatArray] = {}
     for modality, part in spec.parts.items():
         rows = np.concatenate([batch[modality] for batch in batches] or [np.zeros((0, part.dim), np.float32)])
         result[modality] = part.centre(rows) * np.any(rows, axis=1)[:, None]

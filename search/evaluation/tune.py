@@ -18,7 +18,8 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import MODALITIES, FusionName, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import FusionName
 
 # The learned fusion must win with this probability on held-out questions and videos.
 WINS = 0.9
@@ -166,7 +167,7 @@ def _fold_of_videos(questions: Sequence[Question], count: int) -> dict[str, int]
 class Learner:
     """Learns one form of fusion. start: the form that trials are scored by. weights: initial ones."""
 
-    def __init__(self, form: FusionName, weights: Mapping[Modality, float]) -> None:
+    def __init__(self, form: FusionName, weights: Mapping[ModalityName, float]) -> None:
         if form == "mean":
             raise UsageError("a mean has no parameters; choose concat, weighted or learned")
         self._form = form
@@ -189,15 +190,15 @@ def _folds_or_none(questions: Sequence[Question]) -> list[Fold]:
         return []
 
 
-def learn_weights(trials: Trials, start: Mapping[Modality, float], form: FusionName) -> dict[Modality, float]:
+def learn_weights(trials: Trials, start: Mapping[ModalityName, float], form: FusionName) -> dict[ModalityName, float]:
     """Return weights of GRID with a good mean nDCG@10, by coordinate ascent from `start`.
 
     A weight changes only if the gain exceeds its standard error over questions (the one-standard-error rule: Breiman et
     al. 1984, chapter 3). A modality that no clip has keeps its weight. Weights of `weighted` stay above 0, since its
     query vector is a mean of all modalities.
     """
-    weights = np.array([start.get(m, 0.0) for m in MODALITIES])
-    present = [at for at in range(len(MODALITIES)) if any(trial.similar[:, at].any() for trial in trials.each)]
+    weights = np.array([start.get(m, 0.0) for m in modality_names()])
+    present = [at for at in range(len(modality_names())) if any(trial.similar[:, at].any() for trial in trials.each)]
     values_of = [value for value in GRID if value or form != "weighted"]
     worth = _worth(trials, weights)
     for _ in range(_MAX_ROUNDS):
@@ -212,7 +213,7 @@ def learn_weights(trials: Trials, start: Mapping[Modality, float], form: FusionN
                 weights, worth = tried[best], values[best]
         if np.array_equal(before, weights):
             break
-    return {m: float(weights[at]) for at, m in enumerate(MODALITIES) if m in start}
+    return {m: float(weights[at]) for at, m in enumerate(modality_names()) if m in start}
 
 
 def _worth(trials: Trials, weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.text.folding import folded
 from vfindex.storage.text.tokenizer import words_of
 
@@ -24,7 +24,7 @@ _FUNCTION_WORDS = """
 """
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 # Prefixes of the query language.
-PREFIXES: Mapping[str, Modality] = {"said": "speech", "shown": "visual", "titled": "text"}
+PREFIXES: Mapping[str, ModalityName] = {"said": "speech", "shown": "visual", "titled": "text"}
 # Modalities with text to match.
 TextField = Literal["speech", "text"]
 TEXT_FIELDS: tuple[TextField, ...] = ("speech", "text")
@@ -41,7 +41,7 @@ class Term:
 
     text: str
     phrase: bool = False
-    modality: Modality | None = None
+    modality: ModalityName | None = None
     unlike: bool = False
     weight: float = 1.0
     position: int = field(default=0, compare=False)
@@ -79,7 +79,7 @@ class Part:
     text: str
     words: tuple[str, ...]
     weight: float
-    modalities: tuple[Modality, ...]
+    modalities: tuple[ModalityName, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,9 @@ class Moment:
         The sentence is one part; a word of weight w is also a part of weight w - 1, so that weight 1 changes nothing.
         A quoted phrase is something said or written, so it has no visual part, unless it is negated.
         """
-        parts = [Part(self.text, self.words, 1.0, MODALITIES)] if self.text else []
+        parts = [Part(self.text, self.words, 1.0, modality_names())] if self.text else []
         for term in self.terms:
-            modalities: tuple[Modality, ...] = (term.modality,) if term.modality else MODALITIES
+            modalities: tuple[ModalityName, ...] = (term.modality,) if term.modality else modality_names()
             weight = term.weight
             if term.is_word:
                 weight -= 1.0

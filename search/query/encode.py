@@ -7,7 +7,8 @@ from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.resources import lack
 from vfindex.storage.library import Library
-from vfindex.storage.records import FloatArray, Modality, QueryModel, Setup
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 
 class QueryEncoder:
@@ -18,7 +19,7 @@ class QueryEncoder:
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
 
-    def encode(self, part: Part) -> dict[Modality, FloatArray]:
+    def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""
         models_of = {m: model for m, model in self._setup.query.items() if m in part.modalities}
         by_folder: dict[str, list[QueryModel]] = {}

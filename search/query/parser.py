@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from vfindex.search.query.ast import PREFIXES, Filters, Moment, Order, Query, Term
 from vfindex.storage.errors import QueryError, UsageError
-from vfindex.storage.records import MODALITIES, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
 
 # The text encoders read 256 tokens; a query of this length is a pasted document.
 MAX_QUERY_CHARS = 2_000
@@ -208,12 +208,12 @@ def _within(terms: Sequence[Term]) -> tuple[int, float] | None:
     return None
 
 
-def parse_weights(text: str) -> dict[Modality, float]:
+def parse_weights(text: str) -> dict[ModalityName, float]:
     """Return modality -> weight of `speech=0.5,text=0`. Raises UsageError."""
-    weights: dict[Modality, float] = {}
+    weights: dict[ModalityName, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
-        modality = next((m for m in MODALITIES if m == name.strip()), None)
+        modality = next((m for m in modality_names() if m == name.strip()), None)
         try:
             number = float(value)
         except ValueError:

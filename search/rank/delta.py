@@ -13,7 +13,8 @@ from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.records import FloatArray, Modality, Setup
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray, Setup
 
 # Joint vectors cached between searches, 4.6 KB each with three modalities of 384 dimensions. The writer publishes an
 # index before the delta grows this large.
@@ -84,7 +85,7 @@ class View:
     setup: Setup
     index: JointIndex | None
     watermark: int
-    rank_weights: Mapping[Modality, float] | None = None
+    rank_weights: Mapping[ModalityName, float] | None = None
 
     @property
     def delta(self) -> Delta:

@@ -11,7 +11,8 @@ import numpy as np
 from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.score import ScoredClip
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 # The clips that match a query: one for each of its moments.
 Group = tuple[ScoredClip, ...]
@@ -167,7 +168,7 @@ def _moves(scored: ScoredClip) -> bool:
     return len(frames) > 1 and float((frames @ frames[0]).min()) < STILL
 
 
-def _cosine(first: ScoredClip, second: ScoredClip, modality: Modality) -> float | None:
+def _cosine(first: ScoredClip, second: ScoredClip, modality: ModalityName) -> float | None:
     one, other = (each.vectors.embeddings.get(modality) for each in (first, second))
     return None if one is None or other is None else float(one @ other)
 

@@ -12,7 +12,8 @@ from vfindex.search.query.ast import Part
 from vfindex.search.rank.delta import View
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 # Clips, spread over the library, that estimate the spread of an image's similarities; and how many clips the prior
 # counts for, which has the spread of text queries, 1.
@@ -26,19 +27,19 @@ class QueryVectors:
     spread: modality -> standard deviation of the centred similarities of unrelated clips, 1 for one part of weight 1.
     """
 
-    vectors: Mapping[Modality, FloatArray]
-    spread: Mapping[Modality, float]
+    vectors: Mapping[ModalityName, FloatArray]
+    spread: Mapping[ModalityName, float]
 
 
 def combine_parts(
-    parts: Sequence[Part], vectors: Sequence[Mapping[Modality, FloatArray]], spec: JointSpec
+    parts: Sequence[Part], vectors: Sequence[Mapping[ModalityName, FloatArray]], spec: JointSpec
 ) -> QueryVectors:
     """Return one vector per modality whose centred similarity is the weighted sum of those of the parts.
 
     vectors: one mapping per part. The parts are assumed independent: their variances add.
     """
-    result: dict[Modality, FloatArray] = {}
-    spread: dict[Modality, float] = {}
+    result: dict[ModalityName, FloatArray] = {}
+    spread: dict[ModalityName, float] = {}
     for modality, modality_spec in spec.parts.items():
         nu = modality_spec.query_mean
         weighted = [

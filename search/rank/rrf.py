@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.rank.score import ScoredClip
-from vfindex.storage.records import Modality
+from vfindex.storage.modalities import ModalityName
 
 # As published, and as search engines use it: rank 1 is worth 1/61, rank 100 1/160.
 RANK_CONSTANT = 60
@@ -23,16 +23,16 @@ RANK_CONSTANT = 60
 class ReciprocalRanks:
     """The lists of one query over its candidates. Equal values share a rank."""
 
-    def __init__(self, candidates: Sequence[ScoredClip], weights: Mapping[Modality, float]) -> None:
+    def __init__(self, candidates: Sequence[ScoredClip], weights: Mapping[ModalityName, float]) -> None:
         """weights: of each modality; a keyword has that of the modality it was found in."""
         self._weights = weights
         self._similarities = {m: _ordered(v for s in candidates if (v := s.similarity(m)) is not None) for m in weights}
         self._averages = {m: _average(values) for m, values in self._similarities.items()}
         self._bonuses = _ordered(sum(each.bonus.values()) for each in candidates if each.bonus)
 
-    def contributions(self, scored: ScoredClip) -> dict[Modality, float]:
+    def contributions(self, scored: ScoredClip) -> dict[ModalityName, float]:
         """Return what each modality adds to a clip's score; the clip need not be a candidate."""
-        added: dict[Modality, float] = {}
+        added: dict[ModalityName, float] = {}
         for modality, values in self._similarities.items():
             value = scored.similarity(modality)
             if value is not None:

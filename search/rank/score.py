@@ -16,7 +16,8 @@ from vfindex.search.rank.query_vectors import QueryVectors
 from vfindex.storage.db.clips import StoredClip, StoredVectors
 from vfindex.storage.ids import in_sorted, positions_in
 from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 # Constants of `sharpened`, measured over the public collection against plain weights (docs/decisions/lite.md): a
 # plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity keeps its value.
@@ -33,17 +34,17 @@ class ScoredClip:
     """
 
     clip: StoredClip
-    modalities: dict[Modality, float]
+    modalities: dict[ModalityName, float]
     vectors: StoredVectors
     bonus: dict[TextField, float] = field(default_factory=dict)
-    rank_scores: Mapping[Modality, float] | None = None
+    rank_scores: Mapping[ModalityName, float] | None = None
     frame_s: float | None = None
     matches: tuple[DocumentMatch, ...] = ()
     words: tuple[str, ...] = ()
     snippet: str | None = None
 
     @property
-    def contributions(self) -> Mapping[Modality, float]:
+    def contributions(self) -> Mapping[ModalityName, float]:
         return self.modalities if self.rank_scores is None else self.rank_scores
 
     @property
@@ -55,7 +56,7 @@ class ScoredClip:
         """The score without reciprocal ranks, which depend on the other candidates."""
         return sum(self.modalities.values())
 
-    def similarity(self, modality: Modality) -> float | None:
+    def similarity(self, modality: ModalityName) -> float | None:
         """Return the weighted similarity in a modality, without keywords; None if the clip lacks the modality."""
         value = self.modalities.get(modality) if modality in self.vectors.embeddings else None
         return None if value is None else value - sum(b for field_, b in self.bonus.items() if field_ == modality)
@@ -75,7 +76,7 @@ def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: K
 
 
 def _score_modality(
-    clips: Sequence[ScoredClip], modality: Modality, direction: Direction, by: tuple[View, float]
+    clips: Sequence[ScoredClip], modality: ModalityName, direction: Direction, by: tuple[View, float]
 ) -> None:
     """Add the joint inner product in one modality: visual mixed with the best frame, speech and text sharpened.
 

@@ -17,7 +17,8 @@ from vfindex.storage.db.engine import inserted
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.ids import listed
 from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector
-from vfindex.storage.records import Clip, FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import Clip, FloatArray
 
 # A time that no video reaches: 30 years.
 _MOST_S = 1e9
@@ -38,7 +39,7 @@ class StoredClip:
 class StoredVectors:
     """A clip's embeddings: modality -> (dim,); frames: (n, dim), frame_times_s: (n,), both empty where not visual."""
 
-    embeddings: Mapping[Modality, FloatArray]
+    embeddings: Mapping[ModalityName, FloatArray]
     frames: FloatArray
     frame_times_s: NDArray[np.float64]
 

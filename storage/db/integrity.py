@@ -32,7 +32,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from vfindex.storage.db import schema
 from vfindex.storage.errors import LibraryDamaged, counted
 from vfindex.storage.joint.codecs import checksum
-from vfindex.storage.records import MODALITIES
+from vfindex.storage.modalities import modality_names
 
 SEAL = "seal"
 # The column of `video` that counts its rows, and changes with every one of them, so no seal has it.
@@ -327,7 +327,11 @@ def _clips_without_vectors(stream: Stream) -> Iterator[tuple[int, str]]:
 
 def _unknown_modalities(stream: Stream) -> Iterator[tuple[int, str]]:
     c, e = schema.clip.c, schema.embedding.c
-    query = select(c.video_id, e.clip_id).join_from(schema.embedding, schema.clip).where(e.modality.not_in(MODALITIES))
+    query = (
+        select(c.video_id, e.clip_id)
+        .join_from(schema.embedding, schema.clip)
+        .where(e.modality.not_in(modality_names()))
+    )
     for row in stream(query):
         yield row.video_id, f"a vector of clip {row.clip_id} is of no modality"
 

@@ -25,7 +25,8 @@ from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS
 from vfindex.storage.joint.codecs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Modality, Segment
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Segment
 from vfindex.storage.text.full_text import Words
 
 __all__ = ["Generation", "Snapshot", "StoredClip", "StoredVectors", "StoredVideo"]
@@ -231,7 +232,7 @@ class Snapshot:
     def vectors(self, ids: Sequence[int]) -> dict[int, StoredVectors]:
         """Return the embeddings of clips, frame vectors included."""
         e = schema.embedding.c
-        found: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in ids}
+        found: dict[int, dict[ModalityName, FloatArray]] = {id_: {} for id_ in ids}
         frames: dict[int, tuple[FloatArray, NDArray[np.float64]]] = {}
         for row in self._by_id(select(e.clip_id, e.modality, e.vector, e.frames), e.clip_id, ids):
             found[row.clip_id][row.modality] = unpack_vector(row.vector)
@@ -248,7 +249,7 @@ class Snapshot:
             (json.dumps(list(ids)),),
         )
         clips = {id_: stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
-        embeddings: dict[int, dict[Modality, FloatArray]] = {id_: {} for id_ in clips}
+        embeddings: dict[int, dict[ModalityName, FloatArray]] = {id_: {} for id_ in clips}
         for modality in {row[5] for row in rows if row[5] is not None}:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
             for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
@@ -259,8 +260,8 @@ class Snapshot:
         return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(
-        self, ids: Sequence[int] | NDArray[np.int64], dims: Mapping[Modality, int]
-    ) -> Iterator[tuple[NDArray[np.int64], dict[Modality, FloatArray]]]:
+        self, ids: Sequence[int] | NDArray[np.int64], dims: Mapping[ModalityName, int]
+    ) -> Iterator[tuple[NDArray[np.int64], dict[ModalityName, FloatArray]]]:
         """Yield (ids (n,), modality -> (n, dim) float32, zero rows where absent) over the clips, in bounded batches."""
         among = "(SELECT value FROM json_each(?))"
         query = f"SELECT clip_id, vector FROM embedding WHERE clip_id IN {among} AND modality = ?"

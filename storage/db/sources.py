@@ -20,12 +20,7 @@ from vfindex.storage.db.catalog import Catalog, now
 from vfindex.storage.db.integrity import count_again
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.files.names import composed
-from vfindex.storage.records import (
-    FileStamp,
-    FileState,
-    KnownFile,
-    Location,
-)
+from vfindex.storage.records import FileStamp, FileState, KnownFile, Location
 
 
 @dataclass(frozen=True, slots=True)

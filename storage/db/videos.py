@@ -17,12 +17,7 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.clips import check_times
 from vfindex.storage.db.documents import unindex_documents
 from vfindex.storage.db.integrity import put
-from vfindex.storage.records import (
-    SEARCHABLE,
-    Location,
-    Video,
-    VideoState,
-)
+from vfindex.storage.records import SEARCHABLE, Location, Video, VideoState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

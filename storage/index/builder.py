@@ -35,7 +35,8 @@ from vfindex.storage.index.ivf_pq import (
 from vfindex.storage.index.reader import JointIndex, code_name, facts_of
 from vfindex.storage.index.tuning import CLIPS_A_QUESTION, QUESTIONS, questions, tuned_params
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 # Lists are built again, with a JointSpec of their own, when so many of the clips they were made of are gone or have
 # other vectors, as a share; when so many have been added, which keeps the work of a library that grows from nothing
@@ -54,7 +55,7 @@ class Source:
 
     snapshot: Snapshot
     spec: JointSpec
-    priors: dict[Modality, ModalityPrior]
+    priors: dict[ModalityName, ModalityPrior]
     ids: Sequence[int]
 
     def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> Iterator[FloatArray]:

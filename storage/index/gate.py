@@ -24,7 +24,8 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.joint.vector import JointSpec, fuse_query
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import FloatArray, Modality, QueryModel
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray, QueryModel
 
 # Items of either kind: 48 sentences take 0.7 s to encode.
 MAX_ITEMS = 24
@@ -42,7 +43,7 @@ SAMPLED_CLIPS = 512
 # Tolerated error of a float16 vector, as a share of its length (2 ** -11 for each component), and at least.
 ROUNDING, LEAST_ROUNDING = 1e-3, 1e-5
 # The modalities of known items; recall alone measures the visual one.
-_ASKED: tuple[Modality, ...] = ("speech", "text")
+_ASKED: tuple[ModalityName, ...] = ("speech", "text")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +149,7 @@ def _items(snapshot: Snapshot) -> Iterator[_Item]:
 
 def _questions(
     snapshot: Snapshot, items: Sequence[_Item], encoder_folder: Callable[[QueryModel], Path]
-) -> list[dict[Modality, FloatArray]]:
+) -> list[dict[ModalityName, FloatArray]]:
     """Return for each item modality -> (dim,), by the library's query encoders; nothing if it has none."""
     setup = LibraryMeta(snapshot).setup
     if setup is None:
@@ -169,7 +170,7 @@ def _questions(
 
 
 def _found(
-    snapshot: Snapshot, view: View, items: Sequence[_Item], questions: Sequence[dict[Modality, FloatArray]]
+    snapshot: Snapshot, view: View, items: Sequence[_Item], questions: Sequence[dict[ModalityName, FloatArray]]
 ) -> list[bool]:
     """Return for each item whether its video is among the first FIRST_VIDEOS."""
     queries = np.stack([fuse_query(question, view.spec) for question in questions])

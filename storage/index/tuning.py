@@ -21,7 +21,8 @@ from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.search_params import FIRST, MANY, SearchParams, TunedParams, WeightingParams
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 # Required recall for either kind of query, else all vectors are scored; and the margin in standard errors: with 1.645,
 # other queries reach the recall for 19 of 20 samples. Clips of one video share a title and are found or missed
@@ -46,7 +47,7 @@ MOST = CANDIDATES[-1]
 
 
 def questions(
-    spec: JointSpec, priors: Mapping[Modality, ModalityPrior], clips: FloatArray, most: int | None = None
+    spec: JointSpec, priors: Mapping[ModalityName, ModalityPrior], clips: FloatArray, most: int | None = None
 ) -> list[tuple[FloatArray, FloatArray]]:
     """Return (clips' own, background) queries, each (n, dim), for each of `spec.corners()`.
 
@@ -54,7 +55,7 @@ def questions(
     None: QUESTIONS.
     """
     most = most or QUESTIONS
-    asked: dict[Modality, FloatArray] = {m: priors[m].background for m in spec.order}
+    asked: dict[ModalityName, FloatArray] = {m: priors[m].background for m in spec.order}
     count = min((len(rows) for rows in asked.values()), default=0)
     chosen = range(count)[evenly_spaced(count, most)]
     plain = spec if spec.adds_up else spec.with_weights(dict.fromkeys(spec.order, 1.0))
@@ -106,7 +107,7 @@ def _between(queries: FloatArray) -> FloatArray:
 
 
 def recall_at_10(
-    snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[Modality, ModalityPrior]
+    snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[ModalityName, ModalityPrior]
 ) -> list[float]:
     """Return recall@10 of an index against a scan of its clips in library.db, for each of `spec.corners()`.
 

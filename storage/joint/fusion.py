@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.records import FUSIONS, MODALITIES, FloatArray, FusionName, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import FUSIONS, FloatArray, FusionName
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,15 +22,15 @@ class Heads:
     clip, query: modality -> (rank, dim) float32, for centred and scaled embeddings, and for centred queries.
     """
 
-    clip: Mapping[Modality, FloatArray]
-    query: Mapping[Modality, FloatArray]
+    clip: Mapping[ModalityName, FloatArray]
+    query: Mapping[ModalityName, FloatArray]
 
     @property
     def rank(self) -> int:
         """The dimensions of the shared space."""
         return len(next(iter(self.clip.values())))
 
-    def fit(self, dims: Mapping[Modality, int]) -> bool:
+    def fit(self, dims: Mapping[ModalityName, int]) -> bool:
         """Return whether the heads fit modalities of these dimensions."""
         shapes = {m: (self.rank, dim) for m, dim in dims.items()}
         return all({m: head.shape for m, head in side.items()} == shapes for side in (self.clip, self.query))
@@ -58,7 +59,7 @@ class Fusion:
     """
 
     form: FusionName = "concat"
-    weights: Mapping[Modality, float] = field(default_factory=dict)
+    weights: Mapping[ModalityName, float] = field(default_factory=dict)
     heads: Heads | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class Fusion:
         try:
             data: dict[str, Any] = json.loads(text)
             [form] = [name for name in FUSIONS if name == data["form"]]
-            weights = {m: float(data["weights"][m]) for m in MODALITIES if m in data["weights"]}
+            weights = {m: float(data["weights"][m]) for m in modality_names() if m in data["weights"]}
             return cls(form, weights, None if data["heads"] is None else Heads.from_dict(data["heads"]))
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise LibraryDamaged(

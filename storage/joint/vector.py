@@ -30,7 +30,8 @@ import numpy as np
 
 from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
 from vfindex.storage.joint.fusion import Fusion, Heads
-from vfindex.storage.records import FUSIONS, MODALITIES, FloatArray, FusionName, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import FUSIONS, FloatArray, FusionName
 
 # Weight of the prior in clips: in a library of 200 clips, its own mean and the prior's count equally.
 PRIOR_CLIPS = 200
@@ -83,13 +84,13 @@ class ModalitySpec:
 class JointSpec:
     """The parameters of joint vectors of clips and queries. heads: of `learned`."""
 
-    parts: Mapping[Modality, ModalitySpec]
+    parts: Mapping[ModalityName, ModalitySpec]
     fusion: FusionName = "concat"
     heads: Heads | None = None
 
     @property
-    def order(self) -> tuple[Modality, ...]:
-        return tuple(m for m in MODALITIES if m in self.parts)
+    def order(self) -> tuple[ModalityName, ...]:
+        return tuple(m for m in modality_names() if m in self.parts)
 
     @property
     def adds_up(self) -> bool:
@@ -108,9 +109,9 @@ class JointSpec:
             return max(dims, default=0)
         return sum(dims) + (self.heads.rank if self.heads else 0)
 
-    def slices(self) -> dict[Modality, slice]:
+    def slices(self) -> dict[ModalityName, slice]:
         """Return the slice of each modality in the joint vector, for those that have their own."""
-        result: dict[Modality, slice] = {}
+        result: dict[ModalityName, slice] = {}
         start = 0
         for modality in () if self.adds_up else self.order:
             stop = start + self.parts[modality].dim
@@ -135,11 +136,11 @@ class JointSpec:
             result.append(factors)
         return result
 
-    def share(self, present: Collection[Modality]) -> float:
+    def share(self, present: Collection[ModalityName]) -> float:
         """Return the factor of each vector in the joint vector of a clip with these modalities."""
         return 1.0 / max(1, len(present)) if self.fusion == "mean" else 1.0
 
-    def with_weights(self, weights: Mapping[Modality, float]) -> JointSpec:
+    def with_weights(self, weights: Mapping[ModalityName, float]) -> JointSpec:
         """Return the spec with these weights replaced."""
         parts = {m: replace(part, weight=weights.get(m, part.weight)) for m, part in self.parts.items()}
         return replace(self, parts=parts)
@@ -168,7 +169,7 @@ def _read_spec(text: str) -> JointSpec:
     data: dict[str, Any] = json.loads(text)
     if "version" not in data:
         data = {"fusion": "concat", "parts": data, "heads": None}
-    parts: dict[Modality, ModalitySpec] = {
+    parts: dict[ModalityName, ModalitySpec] = {
         m: ModalitySpec(_decode(p["mean"]), _decode(p["query_mean"]), float(p["scale"]), float(p["weight"]))
         for m, p in data["parts"].items()
     }
@@ -187,7 +188,7 @@ class Direction:
     shared: FloatArray | None = None
 
 
-def fuse(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> FloatArray:
+def fuse(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> FloatArray:
     """Return one joint vector per clip.
 
     embeddings: modality -> (n_clips, dim) float32, rows of length 1; a zero row means that the clip lacks the modality.
@@ -220,7 +221,7 @@ def fuse(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> FloatArr
     return joint
 
 
-def fuse_query(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> FloatArray:
+def fuse_query(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> FloatArray:
     """Return the joint vector (spec.dim,) of a query; embeddings: modality -> (dim,). Raises DimensionError."""
     joint = np.zeros(spec.dim, dtype=np.float32)
     asked = _asked(embeddings, spec)
@@ -234,14 +235,14 @@ def fuse_query(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> Fl
     return joint
 
 
-def directions(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> dict[Modality, Direction]:
+def directions(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> dict[ModalityName, Direction]:
     """Return a query's directions per modality: the parts of `fuse_query`.
 
     Only the modalities of the query have one. Raises DimensionError.
     """
     joint = fuse_query(embeddings, spec)
     slices = spec.slices()
-    result: dict[Modality, Direction] = {}
+    result: dict[ModalityName, Direction] = {}
     for modality in _asked(embeddings, spec):
         if spec.adds_up:
             weight = 1.0 if spec.fusion == "mean" else spec.parts[modality].weight
@@ -253,9 +254,9 @@ def directions(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> di
     return result
 
 
-def _asked(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> dict[Modality, FloatArray]:
+def _asked(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> dict[ModalityName, FloatArray]:
     """Return the centred vectors of the query's modalities with a weight above 0."""
-    centred: dict[Modality, FloatArray] = {}
+    centred: dict[ModalityName, FloatArray] = {}
     for modality in spec.order:
         part, vector = spec.parts[modality], embeddings.get(modality)
         if vector is None:
@@ -268,8 +269,8 @@ def _asked(embeddings: Mapping[Modality, FloatArray], spec: JointSpec) -> dict[M
 
 
 def estimate_spec(
-    priors: Mapping[Modality, ModalityPrior],
-    batches: Iterable[Mapping[Modality, FloatArray]],
+    priors: Mapping[ModalityName, ModalityPrior],
+    batches: Iterable[Mapping[ModalityName, FloatArray]],
     fusion: Fusion = Fusion(),  # noqa: B008  frozen
 ) -> JointSpec:
     """Return the JointSpec of a library, its statistics shrunk towards the prior's.
@@ -292,7 +293,7 @@ def estimate_spec(
     return replace(spec, parts={m: s.spec() for m, s in stats.items()}).with_weights(weights)
 
 
-def check_fusion(priors: Mapping[Modality, ModalityPrior], fusion: Fusion) -> None:
+def check_fusion(priors: Mapping[ModalityName, ModalityPrior], fusion: Fusion) -> None:
     """Raise UsageError if the library's modalities do not fit this fusion."""
     dims = {m: len(prior.mean) for m, prior in priors.items()}
     if fusion.form in ("mean", "weighted") and len(set(dims.values())) > 1:
@@ -305,7 +306,7 @@ def check_fusion(priors: Mapping[Modality, ModalityPrior], fusion: Fusion) -> No
         raise UsageError("the learned heads are made for other models than this library's; run: vfindex tune QUERIES")
 
 
-def _background(priors: Mapping[Modality, ModalityPrior], adds_up: bool) -> list[FloatArray]:
+def _background(priors: Mapping[ModalityName, ModalityPrior], adds_up: bool) -> list[FloatArray]:
     """Return each modality's background queries (n_queries, dim), centred, as this form applies them to its vectors."""
     own = [prior.background - prior.query_mean for prior in priors.values()]
     if adds_up and len({queries.shape for queries in own}) == 1:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 DIM = 128
-ORDER: tuple[Modality, ...] = ("visual", "speech", "text")
+ORDER: tuple[ModalityName, ...] = ("visual", "speech", "text")
 # Shares of topic, video and clip in a vector; a title has no share of the clip.
 SHARES = ((0.55, 0.55, 0.63), (0.55, 0.6, 0.58), (0.6, 0.8, 0.0))
 SPEAKING, TITLED, SILENT_CLIPS = 0.55, 0.9, 0.1

@@ -16,10 +16,11 @@ from vfindex.storage.index import builder, reader
 from vfindex.storage.index.builder import Source
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 
 # The weights of `lite`.
-WEIGHTS: Mapping[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
+WEIGHTS: Mapping[ModalityName, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
 THREADS = 2
 # Clips given to a peer at a time.
 BATCH = 50_000
@@ -86,7 +87,9 @@ class _Stored:
     def __init__(self, material: Material) -> None:
         self._clips = material.clips
 
-    def batches(self, ids: Sequence[int], dims: Mapping[Modality, int]) -> Iterator[tuple[Ids, dict[Modality, Any]]]:
+    def batches(
+        self, ids: Sequence[int], dims: Mapping[ModalityName, int]
+    ) -> Iterator[tuple[Ids, dict[ModalityName, Any]]]:
         for first in range(0, len(ids), 4096):
             part = ids[first : first + 4096]
             chosen = slice(part.start, part.stop, part.step) if isinstance(part, range) else part

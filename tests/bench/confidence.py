@@ -30,7 +30,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, read_questions
 from vfindex.search.query.ast import Query
 from vfindex.storage.library import Library
-from vfindex.storage.records import Modality
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.writer import writing
 
 ABSENT = (
@@ -76,7 +76,7 @@ ABSENT = (
     "an apology for a delayed flight",
 )
 # Modalities searched -> weights, and the modality of the answerable questions.
-WAYS: dict[str, tuple[dict[Modality, float], str | None]] = {
+WAYS: dict[str, tuple[dict[ModalityName, float], str | None]] = {
     "pictures": ({"speech": 0, "text": 0}, "visual"),
     "speech": ({"visual": 0, "text": 0}, "speech"),
     "both": ({}, None),
@@ -92,7 +92,7 @@ class Outcome:
     right: bool
 
 
-def ask(engine: SearchEngine, question: Question, weights: dict[Modality, float]) -> Outcome:
+def ask(engine: SearchEngine, question: Question, weights: dict[ModalityName, float]) -> Outcome:
     hits = engine.search(Query.plain(question.text), top_k=1, weights=weights)
     if not hits:
         return Outcome(-np.inf, None, False)

@@ -49,7 +49,8 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import FusionName, Modality, Setup
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FusionName, Setup
 
 MEASURES = ("nDCG@10", "success@1", "success@5", "success@10", "MRR")
 TOLD = ("nDCG@10", "success@5")
@@ -68,7 +69,7 @@ class Way:
     plain: without the sharpening of sentences.
     """
 
-    weights: Mapping[Modality, float] = field(default_factory=dict)
+    weights: Mapping[ModalityName, float] = field(default_factory=dict)
     frame_weight: float | None = None
     word_weight: float | None = None
     templates: tuple[str, ...] | None = None
@@ -90,7 +91,7 @@ class Way:
         return patch.multiple(ranking, NOISE_SPREADS=0.0, ABOVE_NOISE=1.0) if self.plain else nullcontext()
 
 
-EQUAL: Mapping[Modality, float] = {"visual": 1.0, "speech": 1.0, "text": 1.0}
+EQUAL: Mapping[ModalityName, float] = {"visual": 1.0, "speech": 1.0, "text": 1.0}
 _PICTURES = Way({"speech": 0.0, "text": 0.0}, 0.0, 0.0, (SENTENCE,), plain=True)
 _WORDED = replace(_PICTURES, templates=(SENTENCE, WORDS))
 _COLOURED = replace(_PICTURES, templates=(SENTENCE, WORDS, COLOURS))

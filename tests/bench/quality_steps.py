@@ -33,7 +33,8 @@ from vfindex.storage.encoders.text import AXES, TextEncoder
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import Clip, FloatArray, Modality, Segment
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import Clip, FloatArray, Segment
 from vfindex.storage.writer import Writer, writing
 
 Texts = Callable[[str, str], list[str]]
@@ -181,7 +182,7 @@ class Material:
     text_folder: Path
     axes: FloatArray
     labels: Sequence[Mapping[str, str]]
-    priors: Mapping[Modality, ModalityPrior]
+    priors: Mapping[ModalityName, ModalityPrior]
     frames: Mapping[str, Mapping[int, Seen]]
 
     def label_vectors(self, texts: Texts) -> FloatArray:

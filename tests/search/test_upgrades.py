@@ -11,7 +11,8 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.index.model_versions import discard, put_in_use, roll_back, version_folder
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
 
@@ -27,7 +28,7 @@ def make(folder: Path, dim: int, *names: str) -> None:
 def test_an_open_engine_follows_a_swap_to_other_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dims: dict[Path, int] = {}
 
-    def encode(self: QueryEncoder, query: Query) -> dict[Modality, FloatArray]:
+    def encode(self: QueryEncoder, query: Query) -> dict[ModalityName, FloatArray]:
         return {m: axis(1, dims[self._library.folder]) for m in ("visual", "speech", "text")}
 
     monkeypatch.setattr(QueryEncoder, "encode", encode)

@@ -25,7 +25,8 @@ from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import regular
-from vfindex.storage.records import MODALITIES, FloatArray
+from vfindex.storage.modalities import modality_names
+from vfindex.storage.records import FloatArray
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_labels_read_as_sentences() -> None:
 
 def test_every_modality_has_a_prior(models_cache: Path) -> None:
     priors = load_priors(ensure_lite(models_cache).prior)
-    assert set(priors) == set(MODALITIES)
+    assert set(priors) == set(modality_names())
     for modality, prior in priors.items():
         assert prior.weight == PRESETS[DEFAULT_PRESET].weights[modality]
         assert prior.mean.shape == prior.query_mean.shape == prior.background.shape[1:]

@@ -38,7 +38,8 @@ from vfindex.search.results import Hit
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library
-from vfindex.storage.records import Clip, FloatArray, Modality, Segment
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import Clip, FloatArray, Segment
 from vfindex.storage.writer import writing
 
 # --- planted relevance ----------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ MUTE = ModalityCalibration(0.55, 100, 200, 1.0)
     ],
 )
 def test_the_label_of_a_hit(
-    text: str, weights: dict[str, float], scores: dict[Modality, float | None], label: Label | None
+    text: str, weights: dict[str, float], scores: dict[ModalityName, float | None], label: Label | None
 ) -> None:
     stored = Calibration(9, {"visual": MUTE, "speech": TELLS}).to_json()
     assert Labeller.of(stored, parse(text), spec(**weights)).label(scores) == label

@@ -31,7 +31,8 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import MODALITIES, FloatArray, Modality
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
 DIM, VIDEOS = 32, 24
@@ -68,7 +69,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Let question N have a random visual vector and the speech of video N, or random speech if asked to."""
 
     def choose(misleading: bool) -> None:
-        def encode(self: QueryEncoder, part: Any) -> dict[Modality, FloatArray]:
+        def encode(self: QueryEncoder, part: Any) -> dict[ModalityName, FloatArray]:
             number = int(part.text.split()[-1])
             said = unit(5000 + number)[0] if misleading else unit(number)[0]
             return {"visual": unit(3000 + number)[0], "speech": said, "text": unit(4000 + number)[0]}
@@ -149,10 +150,10 @@ def test_the_ndcg_of_a_trial_is_that_of_the_metrics(grades: list[int], seed: int
 
 
 def test_trials_rank_as_searches_do(planted: Path, encoded: Callable[[bool], None]) -> None:
-    weights: dict[Modality, float] = {"visual": 1.0, "speech": 0.3, "text": 0.3}
+    weights: dict[ModalityName, float] = {"visual": 1.0, "speech": 0.3, "text": 0.3}
     fusion = Fusion("concat", weights)
     trials = collect_trials(Library.open(planted), QUESTIONS, {f"v{n}.mp4": n + 1 for n in range(VIDEOS)}, fusion)
-    own = np.array([weights[m] for m in MODALITIES])
+    own = np.array([weights[m] for m in modality_names()])
     [answers] = run_questions([Configuration("x", planted, fusion=fusion)], QUESTIONS)
     level = judge(QUESTIONS, answers, "video")
     assert level is not None
@@ -191,7 +192,7 @@ def trial_of(right: Sequence[int], similar: Sequence[float], asked: FloatArray |
 
 def spec_of(dim: int) -> JointSpec:
     zero = np.zeros(dim, np.float32)
-    return JointSpec({m: ModalitySpec(zero, zero, 1.0, 1.0) for m in MODALITIES})
+    return JointSpec({m: ModalitySpec(zero, zero, 1.0, 1.0) for m in modality_names()})
 
 
 def turned(count: int, seed: int) -> Trials:
@@ -273,7 +274,7 @@ def test_no_clip_loses_all_its_modalities() -> None:
 
 def test_a_weight_without_a_gain_stays() -> None:
     none = Trials([trial_of([0], [1.0, 0.0])], spec_of(2), {}, {})
-    start: dict[Modality, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
+    start: dict[ModalityName, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
     assert learn_weights(none, start, "concat") == start
 
 

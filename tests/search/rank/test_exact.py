@@ -24,14 +24,15 @@ from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
-from vfindex.storage.records import FloatArray, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import Writer, writing
 
 VIDEOS, CLIPS_EACH = 60, 5
 # Of 300 clips: what an index does not show must matter.
 CANDIDATES, HITS = 60, 3
-WORDS_ALONE: dict[Modality, float] = {"visual": 0.0, "speech": 0.0}
-QUESTIONS: tuple[tuple[str, dict[Modality, float]], ...] = (
+WORDS_ALONE: dict[ModalityName, float] = {"visual": 0.0, "speech": 0.0}
+QUESTIONS: tuple[tuple[str, dict[ModalityName, float]], ...] = (
     ("0", {}),
     ("3", {}),
     ("shown:5", {}),

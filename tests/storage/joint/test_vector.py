@@ -13,9 +13,10 @@ from library_maker import DIM, axis, prior
 from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
 from vfindex.storage.joint.fusion import Fusion, Heads
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, directions, estimate_spec, fuse, fuse_query
-from vfindex.storage.records import FUSIONS, FloatArray, FusionName, Modality
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FUSIONS, FloatArray, FusionName
 
-ORDER: tuple[Modality, ...] = ("visual", "speech", "text")
+ORDER: tuple[ModalityName, ...] = ("visual", "speech", "text")
 
 
 def random_units(seed: int, n: int) -> FloatArray:
@@ -23,7 +24,7 @@ def random_units(seed: int, n: int) -> FloatArray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def spec_of(rows: dict[Modality, FloatArray], fusion: Fusion | None = None) -> JointSpec:
+def spec_of(rows: dict[ModalityName, FloatArray], fusion: Fusion | None = None) -> JointSpec:
     return estimate_spec({m: prior() for m in ORDER}, [rows], fusion or Fusion())
 
 
@@ -50,7 +51,7 @@ def test_one_inner_product_is_the_sum_of_the_modalities(seed: int, n: int) -> No
 
 
 def test_an_absent_modality_is_neutral() -> None:
-    rows: dict[Modality, FloatArray] = {"visual": random_units(1, 3), "speech": np.zeros((3, DIM), np.float32)}
+    rows: dict[ModalityName, FloatArray] = {"visual": random_units(1, 3), "speech": np.zeros((3, DIM), np.float32)}
     spec = spec_of(rows)
     assert not fuse(rows, spec)[:, spec.slices()["speech"]].any()
 

@@ -17,13 +17,14 @@ from vfindex.storage.joint.fusion import Fusion, Heads
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.rebuild import adopt, rebuild
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import FUSIONS, MODALITIES, FusionName, Segment
+from vfindex.storage.modalities import modality_names
+from vfindex.storage.records import FUSIONS, FusionName, Segment
 from vfindex.storage.writer import writing
 
 
 @pytest.fixture(autouse=True)
 def questions_are_axis_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueryEncoder, "encode", lambda *_: {m: axis(1) for m in MODALITIES})
+    monkeypatch.setattr(QueryEncoder, "encode", lambda *_: {m: axis(1) for m in modality_names()})
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def library(tmp_path: Path) -> Path:
 def heads() -> Heads:
     """Return heads that let what is asked of pictures find what is said, and nothing else."""
     none = np.zeros((2, DIM), np.float32)
-    clip_ = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "speech" else none for m in MODALITIES}
-    query = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "visual" else none for m in MODALITIES}
+    clip_ = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "speech" else none for m in modality_names()}
+    query = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "visual" else none for m in modality_names()}
     return Heads(clip_, query)
 
 
