@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.indexer.media.decoder import Decoder, Frame, ReadEnd
+from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap, ReadEnd
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.speech.audio_tracks import choose_track
 from vfindex.storage.errors import VideoError
 
 SIZE_PX = 32
+TAP = FrameTap(SIZE_PX)
 
 
 def read(
     decoder: Decoder, path: Path, sampling: str, start_s: float | None = None, end_s: float | None = None
 ) -> tuple[list[Frame], ReadEnd]:
     how = Sampling.parse(sampling)
-    items = decoder.read(os.fsencode(path), sampling=how, size_px=SIZE_PX, audio=None, start_s=start_s, end_s=end_s)
+    items = decoder.read(os.fsencode(path), taps=[TAP], sampling=how, start_s=start_s, end_s=end_s)
     found = list(items)
     end = found.pop()
     assert isinstance(end, ReadEnd)

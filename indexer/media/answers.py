@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.indexer.media import protocol
+from vfindex.indexer.media.protocol import SPEECH_AUDIO, AudioTap, FrameTap
 
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
 MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
@@ -87,17 +88,19 @@ class Frame:
 
     time_s: float
     pixels: NDArray[np.uint8]
+    tap: FrameTap
 
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """Audio from `time_s` on: (n,) int16, mono, SAMPLE_RATE_HZ.
+    """Audio from `time_s` on: (n,) int16, mono, at the rate of its tap.
 
     All channels mixed, or the loudest one where they cancel each other.
     """
 
     time_s: float
     samples: NDArray[np.int16]
+    tap: AudioTap = SPEECH_AUDIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,19 +226,22 @@ def probe(fields: Fields) -> Probe:
     )
 
 
-def frame(fields: Fields, payload: bytes, size_px: int) -> Frame:
-    longest = protocol.LONG_SIDE * size_px
-    height, width = fields.integer("height", 1, longest), fields.integer("width", 1, longest)
+def frame(fields: Fields, payload: bytes, taps: Sequence[FrameTap]) -> Frame:
+    """Return a frame of one of the taps that were asked for."""
+    tap = taps[fields.integer("tap", 0, len(taps) - 1)]
+    height, width = fields.integer("height", 1, tap.longest_px), fields.integer("width", 1, tap.longest_px)
     if len(payload) != height * width * 3:
         raise InvalidField(f"{len(payload)} bytes for {width}x{height} pixels")
-    return Frame(fields.number("time_s"), np.frombuffer(payload, np.uint8).reshape(height, width, 3).copy())
+    return Frame(fields.number("time_s"), np.frombuffer(payload, np.uint8).reshape(height, width, 3).copy(), tap)
 
 
-def audio(fields: Fields, payload: bytes) -> AudioBlock:
+def audio(fields: Fields, payload: bytes, taps: Sequence[AudioTap]) -> AudioBlock:
+    """Return a block of one of the taps that were asked for."""
+    tap = taps[fields.integer("tap", 0, len(taps) - 1)]
     samples = fields.integer("samples", 0, MAX_BLOCK_SAMPLES)
     if len(payload) != samples * 2:
         raise InvalidField(f"{len(payload)} bytes for {samples} samples")
-    return AudioBlock(fields.number("time_s"), np.frombuffer(payload, np.int16).copy())
+    return AudioBlock(fields.number("time_s"), np.frombuffer(payload, np.int16).copy(), tap)
 
 
 def subtitle_events(fields: Fields) -> list[tuple[float, float, str]]:

@@ -1,4 +1,4 @@
-"""Inside the decode child: audio as one channel at one rate, in blocks with their time."""
+"""Inside the decode child: audio as one channel, at each rate that is asked for, in blocks with their time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from vfindex.indexer.media.clock import seconds
-from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.storage.records import FloatArray
 
 Send = Callable[..., None]
 
-BLOCK = 8_000  # samples sent at once, half a second
+BLOCK_S = 0.5  # sent at once, at least
+MAX_BLOCK_S = 2.0
 # Relative loudness of channels in the mix, from ITU-R BS.775's downmix of surround sound; LFE has no speech.
 WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0, "LFE2": 0.0}
 SURROUND_WEIGHT = 0.5
@@ -52,22 +52,18 @@ def to_mono(channels: NDArray[np.int16], weights: FloatArray | None) -> NDArray[
 
 
 class AudioReader:
-    """Decodes audio to mono at SAMPLE_RATE_HZ, and sends it in blocks with their time.
+    """Decodes audio once, and sends it as mono at each rate, in blocks with their time.
 
     A failure costs its packet, never the frames. packets: those in the interval; damaged: those of them that could not
     be decoded.
     """
 
-    def __init__(self, start_s: float | None, end_s: float | None, send: Send) -> None:
-        self._start_s, self._end_s, self._send = start_s, end_s, send
+    def __init__(self, start_s: float | None, end_s: float | None, rates_hz: Sequence[int], send: Send) -> None:
+        self._start_s = start_s
+        self._taps = [_MonoTap(number, rate_hz, (start_s, end_s), send) for number, rate_hz in enumerate(rates_hz)]
         self._stream: AudioStream | None = None
-        self._resampler: AudioResampler | None = None
-        self._kind: tuple[str, str, int] | None = None
-        self._weights: FloatArray | None = None
+        self._kind: tuple[str, str, int] | None = None  # None: the next frame begins anew
         self._next_s = 0.0  # time at which the next input frame is due
-        self._out_s = 0.0  # time of the first sample kept back
-        self._kept: list[NDArray[np.int16]] = []  # (channels, n) each
-        self._kept_samples = 0
         self.packets = 0
         self.damaged = 0
 
@@ -82,30 +78,24 @@ class AudioReader:
                 self._add(frame, packet.time_base)
         except DECODE_ERRORS:
             self.damaged += counts
-            self._resampler = None
+            self._kind = None
+            for tap in self._taps:
+                tap.forget()
 
     def _add(self, frame: AudioFrame, time_base: Fraction | None) -> None:
         time_s = seconds(frame.pts, time_base)
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if time_s is None:
             time_s = self._next_s
-        if self._resampler is None or kind != self._kind or abs(time_s - self._next_s) > JUMP_S:
-            self._flush()
-            self._resampler = AudioResampler(format="s16p", layout=frame.layout, rate=SAMPLE_RATE_HZ)
-            self._weights = mono_weights([channel.name for channel in frame.layout.channels])
-            self._kind, self._out_s = kind, time_s
-            self._next_s = time_s
+        if kind != self._kind or abs(time_s - self._next_s) > JUMP_S:
+            self._kind = None  # until every tap has begun anew
+            for tap in self._taps:
+                tap.restart(frame, time_s)
+            self._kind, self._next_s = kind, time_s
         self._next_s += frame.samples / frame.sample_rate
         frame.pts = None  # times are counted here; the resampler would pad and cut by its own rules
-        self._keep(self._resampler.resample(frame))
-
-    def _keep(self, frames: list[AudioFrame]) -> None:
-        for frame in frames:
-            samples = frame.to_ndarray().astype(np.int16, copy=False)
-            self._kept.append(samples)
-            self._kept_samples += samples.shape[1]
-        if self._kept_samples >= BLOCK:
-            self._flush_kept()
+        for tap in self._taps:
+            tap.add(frame)
 
     def finish(self) -> None:
         """Send the rest."""
@@ -114,31 +104,72 @@ class AudioReader:
         try:
             for frame in self._stream.codec_context.decode(None):
                 self._add(frame, self._stream.time_base)
-            self._flush()
+            for tap in self._taps:
+                tap.flush()
         except DECODE_ERRORS:
             self.damaged += 1
-            self._flush_kept()
+            for tap in self._taps:
+                tap.send_kept()
 
-    def _flush(self) -> None:
+
+class _MonoTap:
+    """Resamples decoded audio to one rate, mixes it to mono and sends it."""
+
+    def __init__(self, number: int, rate_hz: int, interval: tuple[float | None, float | None], send: Send) -> None:
+        self._number, self._rate_hz, self._interval, self._send = number, rate_hz, interval, send
+        self._resampler: AudioResampler | None = None
+        self._weights: FloatArray | None = None
+        self._out_s = 0.0  # time of the first sample kept back
+        self._kept: list[NDArray[np.int16]] = []  # (channels, n) each
+        self._kept_samples = 0
+
+    def restart(self, frame: AudioFrame, time_s: float) -> None:
+        """Begin anew with this frame."""
+        self.flush()
+        self._resampler = AudioResampler(format="s16p", layout=frame.layout, rate=self._rate_hz)
+        self._weights = mono_weights([channel.name for channel in frame.layout.channels])
+        self._out_s = time_s
+
+    def add(self, frame: AudioFrame) -> None:
+        """Take the next frame."""
+        if self._resampler is not None:
+            self._keep(self._resampler.resample(frame))
+
+    def forget(self) -> None:
+        """Drop what the resampler buffers."""
+        self._resampler = None
+
+    def flush(self) -> None:
         """Send what the resampler and the block still buffer."""
         resampler, self._resampler = self._resampler, None
         if resampler is not None:
             self._keep(resampler.resample(None))
-        self._flush_kept()
+        self.send_kept()
 
-    def _flush_kept(self) -> None:
+    def _keep(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            samples = frame.to_ndarray().astype(np.int16, copy=False)
+            self._kept.append(samples)
+            self._kept_samples += samples.shape[1]
+        if self._kept_samples >= BLOCK_S * self._rate_hz:
+            self.send_kept()
+
+    def send_kept(self) -> None:
+        """Send the samples kept back."""
         if not self._kept:
             return
+        rate_hz, (from_s, to_s) = self._rate_hz, self._interval
         samples = to_mono(np.concatenate(self._kept, axis=1), self._weights)
         start_s = self._out_s
-        self._out_s += len(samples) / SAMPLE_RATE_HZ
+        self._out_s += len(samples) / rate_hz
         self._kept, self._kept_samples = [], 0
         first, last = 0, len(samples)
-        if self._start_s is not None:
-            first = max(0, math.ceil((self._start_s - start_s) * SAMPLE_RATE_HZ))
-        if self._end_s is not None:
-            last = min(last, math.ceil((self._end_s - start_s) * SAMPLE_RATE_HZ))
-        for begin in range(first, last, 4 * BLOCK):
-            block = np.ascontiguousarray(samples[begin : min(last, begin + 4 * BLOCK)])
-            time_s = start_s + begin / SAMPLE_RATE_HZ
-            self._send({"kind": "audio", "time_s": time_s, "samples": len(block)}, block.tobytes())
+        if from_s is not None:
+            first = max(0, math.ceil((from_s - start_s) * rate_hz))
+        if to_s is not None:
+            last = min(last, math.ceil((to_s - start_s) * rate_hz))
+        step = int(MAX_BLOCK_S * rate_hz)
+        for begin in range(first, last, step):
+            block = np.ascontiguousarray(samples[begin : min(last, begin + step)])
+            header = {"kind": "audio", "tap": self._number, "time_s": start_s + begin / rate_hz, "samples": len(block)}
+            self._send(header, block.tobytes())

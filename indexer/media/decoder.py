@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -27,10 +27,23 @@ from vfindex.indexer.media.answers import (
     SubtitleTrack,
 )
 from vfindex.indexer.media.child import Child, Death
+from vfindex.indexer.media.protocol import MAX_FRAME_TAPS, AudioTap, FrameTap, Tap
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import Problem, Stage, VideoError
 
-__all__ = ["AudioBlock", "AudioTrack", "Decoder", "Frame", "Limits", "Probe", "ReadEnd", "SubtitleTrack"]
+__all__ = [
+    "AudioBlock",
+    "AudioTap",
+    "AudioTrack",
+    "Decoder",
+    "Frame",
+    "FrameTap",
+    "Limits",
+    "Probe",
+    "ReadEnd",
+    "SubtitleTrack",
+    "Tap",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -119,34 +132,42 @@ class Decoder:
         self,
         path: bytes,
         *,
-        sampling: Sampling | None,
-        size_px: int,
-        audio: int | None,
+        taps: Sequence[Tap],
+        sampling: Sampling,
+        audio: int | None = None,
         start_s: float | None = None,
         end_s: float | None = None,
         share: float = 1.0,
     ) -> Iterator[Frame | AudioBlock | ReadEnd]:
-        """Yield the sampled frames and the audio with start_s <= time < end_s, interleaved, then one ReadEnd.
+        """Yield the frames and the audio of all taps with start_s <= time < end_s, interleaved, then one ReadEnd.
 
-        Frames are in order of time, and an interval yields exactly the frames that the whole file yields there. Only
-        the pipe buffers frames.
-        sampling: None decodes only audio. size_px: short side of the frames; the long side is at most
-        protocol.LONG_SIDE times that. audio: index of the audio stream, None for no audio. share: of the whole file's
+        The file is decoded once, whatever the taps; no frame is decoded without a FrameTap, no audio without an
+        AudioTap. Frames of a tap are in order of time, and an interval yields exactly the frames that the whole file
+        yields there. Only the pipe buffers frames.
+        sampling: of all frames. audio: index of the audio stream, None for no audio. share: of the whole file's
         processor time limit.
-        Raises VideoError, with `quarantine` if the child had to be killed.
+        Raises VideoError, with `quarantine` if the child had to be killed; ValueError for too many taps.
         """
-        if not 1 <= size_px <= protocol.MAX_SIZE_PX:
-            raise ValueError(f"frames of {size_px} px are not between 1 and {protocol.MAX_SIZE_PX}")
-        chosen = sampling or Sampling("keyframes")
-        streams = {"size_px": size_px, "audio": audio, "pictures": sampling is not None}
-        interval = {"start_s": start_s, "end_s": end_s}
-        request = {"kind": "read", "order": {"mode": chosen.mode, "fps": chosen.fps, **streams, **interval}}
+        frames = [tap for tap in taps if isinstance(tap, FrameTap)]
+        sounds = [tap for tap in taps if isinstance(tap, AudioTap)]
+        if len(frames) > MAX_FRAME_TAPS or len({*taps}) < len(taps):
+            raise ValueError(f"at most {MAX_FRAME_TAPS} frame taps, and each tap once, not {taps}")
+        order = {
+            "mode": sampling.mode,
+            "fps": sampling.fps,
+            "frames": [asdict(tap) for tap in frames],
+            "rates_hz": [] if audio is None else [tap.rate_hz for tap in sounds],
+            "audio": audio if sounds else None,
+            "start_s": start_s,
+            "end_s": end_s,
+        }
+        request = {"kind": "read", "order": order}
 
         def parse(kind: str, fields: Fields, payload: bytes) -> tuple[Frame | AudioBlock | ReadEnd, bool]:
             if kind == "frame":
-                return answers.frame(fields, payload, size_px), False
+                return answers.frame(fields, payload, frames), False
             if kind == "audio":
-                return answers.audio(fields, payload), False
+                return answers.audio(fields, payload, sounds), False
             if kind == "end":
                 return answers.read_end(fields), True
             raise InvalidField(f"{kind} while reading")

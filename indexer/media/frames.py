@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
@@ -29,10 +29,11 @@ from vfindex.indexer.media.container import (
     rotation,
     shown_px,
 )
-from vfindex.indexer.media.sampling import AUTO_GAP_S, CodedFrame, Sampler, Step
+from vfindex.indexer.media.protocol import FrameTap
+from vfindex.indexer.media.sampling import AUTO_GAP_S, CodedFrame, Sampler, Step, cell
 from vfindex.indexer.media.seeking import packets, packets_from, prime, sparse_packets, streams_read
 from vfindex.indexer.options import Mode
-from vfindex.storage.encoders.pixels import frame_shape
+from vfindex.storage.encoders.pixels import frame_shape, within
 from vfindex.storage.errors import counted
 
 AUDIO_PREROLL_S = 0.5  # audio decoded before the interval, so that the decoder has settled when it begins
@@ -49,31 +50,52 @@ MIN_EXCESS_S = 60.0  # a header that claims this much beyond twice the frames' t
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What to read: see `Decoder.read`."""
+    """What to read: see `Decoder.read`. frames: the frame taps. audio: the stream of the audio taps `rates_hz`."""
 
     mode: Mode
     fps: float
-    size_px: int
+    frames: tuple[FrameTap, ...]
+    rates_hz: tuple[int, ...]
     audio: int | None
-    pictures: bool
     start_s: float | None
     end_s: float | None
 
+    @classmethod
+    def parse(cls, order: dict[str, Any]) -> Self:
+        """Return the request of a message."""
+        frames = tuple(FrameTap(**tap) for tap in order["frames"])
+        return cls(**{**order, "frames": frames, "rates_hz": tuple(order["rates_hz"])})
+
+    def anchor_s(self, start_s: float) -> float:
+        """Return where the first cell begins, of any tap with a rate, that `start_s` lies in."""
+        rates = [tap.fps for tap in self.frames if tap.fps is not None]
+        return min([start_s, *(cell(start_s, fps) / fps for fps in rates)])
+
 
 class FrameScaler:
-    """Scales decoded frames to small upright RGB images, whatever the shape of each."""
+    """Scales decoded frames to upright RGB images of one tap, whatever the shape of each."""
 
-    def __init__(self, source: Source, size_px: int) -> None:
-        self._source, self._size_px = source, size_px
+    def __init__(self, source: Source, tap: FrameTap) -> None:
+        self._source, self._tap = source, tap
+        self._taken_s: float | None = None
         self._coded = self._shape = (0, 0)
         self._scaler = VideoReformatter()
+
+    def takes(self, time_s: float) -> bool:
+        """Return whether the tap has the next sampled frame, and remember it."""
+        fps, taken_s = self._tap.fps, self._taken_s
+        if fps is not None and taken_s is not None and cell(taken_s, fps) == cell(time_s, fps):
+            return False
+        self._taken_s = time_s
+        return True
 
     def pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return (height, width, 3) uint8, contiguous."""
         if self._coded != (frame.width, frame.height):
             check_size(frame.width, frame.height)
             self._coded = (frame.width, frame.height)
-            self._shape = frame_shape(*shown_px(*self._coded, self._source.video.sample_aspect_ratio), self._size_px)
+            shown = shown_px(*self._coded, self._source.video.sample_aspect_ratio)
+            self._shape = (within if self._tap.longest else frame_shape)(*shown, self._tap.size_px)
         small = self._scaler.reformat(
             frame,
             width=self._shape[0],
@@ -102,7 +124,7 @@ class FrameReader:
     request: ReadRequest
     sampler: Sampler[PacketWithParameters]
     send: Send
-    scaler: FrameScaler
+    scalers: tuple[FrameScaler, ...]
     times: FrameTimes
     damaged: int = 0
     failures: int = 0  # damaged packets in a row
@@ -205,12 +227,15 @@ class FrameReader:
                 self._span(time_s)
         self.backwards += self._latest_s - time_s > BACKWARDS_S
         self._latest_s = max(self._latest_s, time_s)
-        taken = self.sampler.takes(time_s, key=frame.key_frame)
-        if not taken or not self.inside(time_s):
+        if not self.sampler.takes(time_s, key=frame.key_frame):
             return
-        pixels = self.scaler.pixels(frame)
-        height, width = pixels.shape[:2]
-        self.send({"kind": "frame", "time_s": time_s, "height": height, "width": width}, pixels.reshape(-1).data)
+        inside = self.inside(time_s)
+        for tap, scaler in enumerate(self.scalers):
+            if scaler.takes(time_s) and inside:
+                pixels = scaler.pixels(frame)
+                height, width = pixels.shape[:2]
+                header = {"kind": "frame", "tap": tap, "time_s": time_s, "height": height, "width": width}
+                self.send(header, pixels.reshape(-1).data)
 
 
 def read(path: bytes, request: ReadRequest, send: Send, beat: Beat) -> dict[str, Any]:
@@ -225,13 +250,13 @@ def read(path: bytes, request: ReadRequest, send: Send, beat: Beat) -> dict[str,
         else:
             sampler.opening_s = prime(source)
             preroll_s = 0.0 if request.audio is None else AUDIO_PREROLL_S
-            source, feed = packets_from(source, sampler.anchor_s(request.start_s) - preroll_s, request.audio, beat)
+            anchor_s = sampler.anchor_s(request.anchor_s(request.start_s))
+            source, feed = packets_from(source, anchor_s - preroll_s, request.audio, beat)
         if request.mode == "sparse" and request.audio is None:
             feed = sparse_packets(source, feed, sampler.next_due_s, beat)
-        reader = FrameReader(
-            source, request, sampler, send, FrameScaler(source, request.size_px), FrameTimes(source.clock)
-        )
-        sound = AudioReader(request.start_s, request.end_s, send)
+        scalers = tuple(FrameScaler(source, tap) for tap in request.frames)
+        reader = FrameReader(source, request, sampler, send, scalers, FrameTimes(source.clock))
+        sound = AudioReader(request.start_s, request.end_s, request.rates_hz, send)
         error = _read_packets(feed, reader, sound)
         return {
             "frames": reader.decoded if request.mode == "fps" else reader.coded,
@@ -258,7 +283,7 @@ def _read_packets(feed: Iterator[Packet[Any] | str], reader: FrameReader, sound:
         elif packet.stream_index == video.index:
             if end_s is not None and (seconds(packet.dts, packet.time_base) or -math.inf) > end_s + OVERRUN_S:
                 break
-            if reader.request.pictures:
+            if reader.request.frames:
                 reader.packet(packet)
             if reader.failures > MAX_FAILURES:
                 error = f"{reader.failures} damaged packets in a row"

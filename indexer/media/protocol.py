@@ -9,7 +9,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from vfindex.storage.encoders import pixels
 
@@ -17,8 +18,52 @@ LENGTH_BYTES = 4  # big endian, before every header
 MAX_HEADER_BYTES = 4 << 20  # tags, chapters or a batch of subtitles, each bounded, with every character escaped
 MAX_PAYLOAD_BYTES = 64 << 20  # a frame of 2,600 x 7,800 pixels; requests ask for a tenth of that side
 MAX_SIZE_PX = 2048  # short side of a frame; long side at most LONG_SIDE times that
+MAX_LONG_PX = 1280  # long side of a frame whose text is read: small print of 1080p stays legible
+MAX_FRAME_TAPS = 4
 LONG_SIDE = pixels.LONG_SIDE
-SAMPLE_RATE_HZ = 16_000  # of all audio: the input rate of speech recognition and voice activity detection
+SAMPLE_RATE_HZ = 16_000  # the input rate of speech recognition and voice activity detection
+SOUND_RATE_HZ = 48_000  # the input rate of models of sounds
+RATES_HZ = (SAMPLE_RATE_HZ, SOUND_RATE_HZ)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTap:
+    """The sampled frames, scaled to `size_px` of their short side.
+
+    longest: `size_px` bounds the long side instead, and small frames keep their size. fps: the first sampled frame of
+    each 1/fps seconds; None: all sampled frames. Raises ValueError for a size beyond the limits.
+    """
+
+    size_px: int
+    longest: bool = False
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        most_px = MAX_LONG_PX if self.longest else MAX_SIZE_PX
+        if not 1 <= self.size_px <= most_px:
+            raise ValueError(f"frames of {self.size_px} px are not between 1 and {most_px}")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"{self.fps} frames a second")
+
+    @property
+    def longest_px(self) -> int:
+        """The longest side that a frame may have."""
+        return self.size_px if self.longest else LONG_SIDE * self.size_px
+
+
+@dataclass(frozen=True, slots=True)
+class AudioTap:
+    """The audio as one channel, at one of RATES_HZ. Raises ValueError for another rate."""
+
+    rate_hz: int = SAMPLE_RATE_HZ
+
+    def __post_init__(self) -> None:
+        if self.rate_hz not in RATES_HZ:
+            raise ValueError(f"audio at {self.rate_hz} Hz: the rates are {RATES_HZ}")
+
+
+Tap: TypeAlias = FrameTap | AudioTap
+SPEECH_AUDIO = AudioTap(SAMPLE_RATE_HZ)
 
 
 class WireError(Exception):

@@ -48,7 +48,7 @@ def answer(request: dict[str, Any], path: bytes, out: AnswerWriter) -> None:
         elif request["kind"] == "subtitles":
             send_subtitles(probe.subtitles(path, request["track"], out.beat), out)
         else:
-            order = frames.ReadRequest(**request["order"])
+            order = frames.ReadRequest.parse(request["order"])
             out.send({"kind": "end", **frames.read(path, order, out.send, out.beat)})
     except container.Refusal as refusal:
         out.send({"kind": "error", **refusal.fields})

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, ReadEnd
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared
@@ -83,7 +83,7 @@ def recognise(
     transcriber = transcriber_of(prepared, options, speech)
     if transcriber is None:
         return end, None
-    request = UnitRequest(None, 1, audio_index(prepared, options), share=time_share(prepared, plan))
+    request = UnitRequest((AudioTap(),), options.sampling, audio_index(prepared, options), time_share(prepared, plan))
     with closing(decode_ahead(prepared.found.location.path, plan, request, decoder)) as items:
         for item in items:
             if isinstance(item, AudioBlock):

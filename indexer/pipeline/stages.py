@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, FrameTap, ReadEnd, Tap
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.chunks import Window, clip_windows, windows
@@ -46,7 +46,8 @@ def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: De
     """
     transcriber = transcriber_of(prepared, options, encoders.speech)
     audio = None if transcriber is None else audio_index(prepared, options)
-    request = UnitRequest(options.sampling, encoders.image.size_px, audio, share=time_share(prepared, plan))
+    taps: tuple[Tap, ...] = (FrameTap(encoders.image.size_px), AudioTap())
+    request = UnitRequest(taps, options.sampling, audio, time_share(prepared, plan))
     with closing(decode_unit(prepared.found.location.path, plan, request, decoder, may_be_empty=True)) as items:
         reading, vectors = _encode_frames(items, encoders.image, transcriber)
     transcript = transcriber.finish() if transcriber else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd, Tap
 from vfindex.indexer.models.base import Pixels, is_still
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import colour_histogram
@@ -19,8 +19,9 @@ from vfindex.indexer.pipeline.thumbnails import ThumbnailPicker
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import FloatArray, UnitPlan
 
-# Frames and audio blocks that the decoder may be ahead of the encoder: 64 frames of 260 x 462 pixels are 23 MB.
-READ_AHEAD = 64
+# Frames and audio blocks that the decoder may be ahead of the encoder, and their bytes: 64 frames of 260 x 462 pixels
+# are 23 MB, 25 frames of 1280 x 720 are 66 MB.
+READ_AHEAD, READ_AHEAD_BYTES = 64, 64 << 20
 # More frames than this in one unit mean a wrong duration, or an excessive --sampling.
 MAX_UNIT_FRAMES = 50_000
 # How often the producer at a full queue checks whether its consumer has stopped.
@@ -30,13 +31,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class UnitRequest:
-    """What to decode of a unit. sampling: None for no frames. size_px: short side of the frames. audio: index of the
-    stream, None for no audio. share: of the processor time that the file may take.
+    """What to decode of a unit. sampling: of the frames. audio: index of the stream, None for no audio. share: of the
+    processor time that the file may take.
     """
 
-    sampling: Sampling | None
-    size_px: int
-    audio: int | None
+    taps: tuple[Tap, ...]
+    sampling: Sampling
+    audio: int | None = None
     share: float = 1.0
 
 
@@ -85,14 +86,14 @@ def decode_ahead(
     """Yield the frames and audio of a unit, decoded ahead of the consumer. Raises VideoError."""
     items = decoder.read(
         path,
+        taps=request.taps,
         sampling=request.sampling,
-        size_px=request.size_px,
         audio=request.audio,
         start_s=plan.start_s,
         end_s=plan.end_s,
         share=request.share,
     )
-    for item in read_ahead(items, READ_AHEAD):
+    for item in read_ahead(items, READ_AHEAD, weigh=_share_of_buffer):
         decoder.refuse_if_killed(path)
         yield item
 
@@ -127,12 +128,41 @@ def decode_unit(
     yield reading
 
 
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """Yield `items` in order, fetching up to `depth` of them ahead in a thread. Raises what they raise.
+def _share_of_buffer(item: Frame | AudioBlock | ReadEnd) -> int:
+    """Return how many of the READ_AHEAD places an item takes."""
+    size = item.pixels.nbytes if isinstance(item, Frame) else item.samples.nbytes if isinstance(item, AudioBlock) else 0
+    return max(1, size * READ_AHEAD // READ_AHEAD_BYTES)
+
+
+class _WeighedQueue(queue.Queue[tuple[T] | None]):
+    """A queue whose size is the sum of its entries' weights; None weighs 1."""
+
+    def __init__(self, most: int, weigh: Callable[[T], int]) -> None:
+        super().__init__(most)
+        self._weigh, self._weight = weigh, 0
+
+    def _qsize(self) -> int:
+        return self._weight
+
+    def _put(self, item: tuple[T] | None) -> None:
+        self._weight += self._weight_of(item)
+        super()._put(item)
+
+    def _get(self) -> tuple[T] | None:
+        item: tuple[T] | None = super()._get()
+        self._weight -= self._weight_of(item)
+        return item
+
+    def _weight_of(self, item: tuple[T] | None) -> int:
+        return 1 if item is None else self._weigh(item[0])
+
+
+def read_ahead(items: Iterator[T], depth: int, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
+    """Yield `items` in order, fetching up to a weight of `depth` ahead in a thread. Raises what they raise.
 
     Closing this generator closes `items` and waits for that.
     """
-    ready: queue.Queue[tuple[T] | None] = queue.Queue(depth)  # None: there are no more
+    ready = _WeighedQueue(depth, weigh)  # None: there are no more
     stopped = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
         fetching = thread.submit(_fetch, items, ready, stopped)

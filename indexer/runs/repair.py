@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.media.decoder import Decoder, FrameTap
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
@@ -215,7 +215,7 @@ def _renew_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairR
             return
         with callbacks.interruptible():
             encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=callbacks.say)
-        wanted = UnitRequest(Sampling.parse(setup.sampling), encoders.image.size_px, audio=None)
+        wanted = UnitRequest((FrameTap(encoders.image.size_px),), Sampling.parse(setup.sampling))
         with Decoder() as decoder:
             for video in bare:
                 if callbacks.stop():

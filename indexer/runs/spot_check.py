@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.media.decoder import AudioBlock, Decoder
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, FrameTap
 from vfindex.indexer.models.base import ImageEncoder
 from vfindex.indexer.models.factory import LibraryModels
 from vfindex.indexer.models.hardware import usable_cores
@@ -60,7 +60,7 @@ def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
         if not chosen:
             return result
         encoder = LibraryModels(setup, cache, say=lambda _: None).image(usable_cores())
-        wanted = UnitRequest(Sampling.parse(setup.sampling), encoder.size_px, audio=None)
+        wanted = UnitRequest((FrameTap(encoder.size_px),), Sampling.parse(setup.sampling))
         with Decoder() as decoder:
             for clip in snapshot.clips(chosen).values():
                 _compare(snapshot, clip, _ClipEncoder(encoder, decoder, wanted), result)

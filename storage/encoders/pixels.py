@@ -25,6 +25,14 @@ def frame_shape(width_px: int, height_px: int, size_px: int) -> tuple[int, int]:
     return min(longest, width_px * size_px // short_px), min(longest, height_px * size_px // short_px)
 
 
+def within(width_px: int, height_px: int, most_px: int) -> tuple[int, int]:
+    """Return (width, height) of the same shape with the long side at most `most_px`; a small image keeps its size."""
+    longest = max(width_px, height_px)
+    if longest <= most_px:
+        return width_px, height_px
+    return max(1, width_px * most_px // longest), max(1, height_px * most_px // longest)
+
+
 def check_frame(frame: Pixels, size_px: int) -> None:
     """Raise ValueError unless a frame is uint8 RGB (height, width, 3) with the short side `size_px`."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape[:2]) != size_px:

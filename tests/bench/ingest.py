@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from vfindex.cli.options import cache_folder
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, FrameTap, ReadEnd
 from vfindex.indexer.models.base import Encoders, Pixels, is_still
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.hardware import usable_cores
@@ -170,8 +170,8 @@ class Alone:
         return list(
             self.decoder.read(
                 prepared.found.location.path,
+                taps=[FrameTap(self.image.size_px), AudioTap()],
                 sampling=OPTIONS.sampling,
-                size_px=self.image.size_px,
                 audio=audio_index(prepared, OPTIONS),
                 start_s=start_s,
                 end_s=end_s,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vfindex.indexer.media.decoder import Decoder, Frame
+from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
 from vfindex.indexer.models.export.cache import ensure_part
 from vfindex.indexer.models.open_clip import OpenClipEncoder
 from vfindex.indexer.models.store import locate as locate_model
@@ -37,7 +37,7 @@ CAPTIONS_AT_ONCE = 64
 def spread_frames(decoder: Decoder, path: bytes, count: int, size_px: int) -> list[Frame]:
     """Return the frames nearest to the middles of `count` equal parts of a video. Raises VideoError."""
     probe = decoder.probe(path)
-    read = decoder.read(path, sampling=Sampling("fps", READ_FPS), size_px=size_px, audio=None)
+    read = decoder.read(path, taps=[FrameTap(size_px)], sampling=Sampling("fps", READ_FPS))
     frames = [item for item in read if isinstance(item, Frame)]
     part_s = (probe.end_s - probe.start_s) / count
     middles = [probe.start_s + (number + 0.5) * part_s for number in range(count)]

@@ -29,6 +29,7 @@ from torch import nn
 
 from vfindex.indexer.media import frames
 from vfindex.indexer.media.container import Source, demux, open_source, rotation, shown_px
+from vfindex.indexer.media.protocol import FrameTap
 from vfindex.indexer.models.base import Pixels
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
@@ -65,7 +66,7 @@ def keyframes(source: Source, n: int) -> Iterator[VideoFrame]:
 def small(source: Source, frame: VideoFrame, interpolation: Interpolation) -> Pixels:
     """Return the frame as the decode child sends it, resized by a filter."""
     with mock.patch.object(frames, "SCALING", interpolation):
-        return frames.FrameScaler(source, SIZE_PX).pixels(frame)
+        return frames.FrameScaler(source, FrameTap(SIZE_PX)).pixels(frame)
 
 
 def full(frame: VideoFrame) -> Image.Image:

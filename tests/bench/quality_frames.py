@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from vfindex.indexer.media.decoder import Decoder, Frame
+from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
 from vfindex.indexer.options import Sampling
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders.colours import colour_shares
@@ -95,7 +95,7 @@ def read_frames(base: Library, visual: Path, threads: int, kept: Path) -> dict[s
 
 def _read(video: StoredVideo, sampling: Sampling, decoder: Decoder, encoder: LiteImageEncoder) -> dict[str, FloatArray]:
     """Return `times_ms` (n,), `colours` (n, 11) and every view (n, n_crops, n_labels) of a video's frames."""
-    items = decoder.read(video.locations[0].path, sampling=sampling, size_px=encoder.size_px, audio=None)
+    items = decoder.read(video.locations[0].path, taps=[FrameTap(encoder.size_px)], sampling=sampling)
     read = [item for item in items if isinstance(item, Frame)]
     arrays = {
         name: np.stack(encoder.logits([view(frame.pixels, encoder.size_px) for frame in read]))

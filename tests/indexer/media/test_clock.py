@@ -12,8 +12,9 @@ import pytest
 from media import Shot, make_video, overwrite, shot_frames, truncate
 from reading import read
 
-from vfindex.indexer.media.decoder import Decoder, Frame
+from vfindex.indexer.media.decoder import AudioTap, Decoder, Frame
 from vfindex.indexer.media.sniff import announced_end, matroska_end
+from vfindex.indexer.options import Sampling
 
 WRAP_S = 2**33 / 90_000
 SHOTS = [Shot("red", 4.0), Shot("blue", 4.0)]
@@ -67,7 +68,7 @@ def test_audio_changes_to_the_new_clock_with_the_video(decoder: Decoder, tmp_pat
     parts = [transport(tmp_path / f"{n}.ts", 1.4, tone_hz=440) for n in range(2)]
     path = joined(tmp_path / "joined.ts", *parts)
     (track,) = decoder.probe(os.fsencode(path)).audio
-    blocks = list(decoder.read(os.fsencode(path), sampling=None, size_px=16, audio=track.index))[:-1]
+    blocks = list(decoder.read(os.fsencode(path), taps=[AudioTap()], sampling=Sampling(), audio=track.index))[:-1]
     times_s = [block.time_s for block in blocks]
     assert times_s == sorted(times_s)
     assert sum(len(block.samples) for block in blocks) / 16_000 == pytest.approx(16.0, abs=0.5)

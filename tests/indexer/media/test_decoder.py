@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from media import ASS_HEADER, Shot, make_video, media_folder, overwrite, shot_frames, truncate
-from reading import SIZE_PX, read, refusal, sound_of
+from reading import SIZE_PX, TAP, read, refusal, sound_of
 
 from vfindex.indexer.media import container
-from vfindex.indexer.media.decoder import AudioBlock, Decoder
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import UsageError, VideoError
 
@@ -25,8 +25,8 @@ def sound(decoder: Decoder, path: Path, start_s: float | None = None, end_s: flo
     sampling = Sampling.parse("keyframes")
     items = decoder.read(
         os.fsencode(path),
+        taps=[TAP, AudioTap()],
         sampling=sampling,
-        size_px=SIZE_PX,
         audio=sound_of(decoder, path),
         start_s=start_s,
         end_s=end_s,
@@ -183,7 +183,12 @@ def test_audio_is_the_same_without_frames(
     path = make_video(tmp_path / "tone.mp4", shots=[Shot("red", 4)], tone_hz=440)
     start_s, end_s = stretch
     *items, end = decoder.read(
-        os.fsencode(path), sampling=None, size_px=SIZE_PX, audio=sound_of(decoder, path), start_s=start_s, end_s=end_s
+        os.fsencode(path),
+        taps=[AudioTap()],
+        sampling=Sampling(),
+        audio=sound_of(decoder, path),
+        start_s=start_s,
+        end_s=end_s,
     )
     expected = sound(decoder, path, start_s, end_s)
     assert [(block.time_s, block.samples.tolist()) for block in items] == [

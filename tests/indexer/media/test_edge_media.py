@@ -11,7 +11,7 @@ import pytest
 from media import media_folder
 from reading import sound_of
 
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, Probe, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, FrameTap, Probe, ReadEnd
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import VideoError
 
@@ -42,11 +42,9 @@ def edge(name: str) -> bytes:
 def read(
     decoder: Decoder, path: bytes, sampling: str, *, size_px: int = SIZE_PX, audio: bool = False
 ) -> tuple[list[Frame], list[AudioBlock], ReadEnd]:
-    items = list(
-        decoder.read(
-            path, sampling=Sampling.parse(sampling), size_px=size_px, audio=sound_of(decoder, path) if audio else None
-        )
-    )
+    taps = [FrameTap(size_px), AudioTap()]
+    sound = sound_of(decoder, path) if audio else None
+    items = list(decoder.read(path, taps=taps, sampling=Sampling.parse(sampling), audio=sound))
     end = items[-1]
     assert isinstance(end, ReadEnd)
     frames = [item for item in items if isinstance(item, Frame)]

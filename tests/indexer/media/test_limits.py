@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from media import Shot, make_video
-from reading import SIZE_PX, read, refusal, sound_of
+from reading import TAP, read, refusal, sound_of
 
 from vfindex import TELEMETRY_OFF
-from vfindex.indexer.media.decoder import Decoder, Limits
+from vfindex.indexer.media.decoder import AudioTap, Decoder, Limits
 from vfindex.indexer.options import Sampling
 
 QUICK = Limits(idle_s=0.6, cpu_base_s=0.3, cpu_per_mb_s=0.0, wall_factor=5.0)
@@ -128,7 +128,7 @@ def test_kill_from_another_thread_ends_a_read(clip: Path) -> None:
 
 def test_a_read_given_up_leaves_the_decoder_usable(decoder: Decoder, clip: Path) -> None:
     items = decoder.read(
-        os.fsencode(clip), sampling=Sampling.parse("25"), size_px=SIZE_PX, audio=sound_of(decoder, clip)
+        os.fsencode(clip), taps=[TAP, AudioTap()], sampling=Sampling.parse("25"), audio=sound_of(decoder, clip)
     )
     next(items)
     with pytest.raises(RuntimeError, match="one request"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from media import Shot, make_video, media_folder, truncate
+from reading import TAP
 
 from vfindex.indexer.media import frames as frames_module
 from vfindex.indexer.media import sampling, seeking
@@ -19,7 +20,7 @@ LENGTH_S = 70
 
 def read(path: Path, start_s: float | None = None, end_s: float | None = None) -> tuple[list[Any], dict[str, Any]]:
     """Return (time, hash of the pixels) of the sparsely sampled frames, and the ReadEnd."""
-    order = frames_module.ReadRequest("sparse", 0.0, 32, audio=None, pictures=True, start_s=start_s, end_s=end_s)
+    order = frames_module.ReadRequest("sparse", 0.0, (TAP,), (), None, start_s, end_s)
     frames: list[tuple[float, str]] = []
 
     def send(header: dict[str, Any], payload: bytes | memoryview = b"") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vfindex.indexer.media.decoder import Frame
+from vfindex.indexer.media.decoder import Frame, FrameTap
 from vfindex.indexer.pipeline.unit_reader import Reading
 
 
@@ -18,7 +18,7 @@ def read(greys: Sequence[float]) -> tuple[list[float], list[float]]:
         pixels = np.zeros((40, 60, 3), dtype=np.uint8)
         pixels.reshape(-1)[:] = int(grey)
         pixels[:, : int(60 * (grey % 1))] += 1  # a share of the picture one value brighter
-        if reading.add(Frame(float(second), pixels)):
+        if reading.add(Frame(float(second), pixels, FrameTap(40))):
             encoded.append(grey)
     assert reading.times_s == [float(second) for second in range(len(greys))]
     assert len(reading.histograms) == len(greys)

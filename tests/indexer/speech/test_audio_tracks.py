@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import Shot, make_video, overwrite
-from reading import sound_of
+from reading import TAP, sound_of
 
 from vfindex.indexer.media.answers import AudioTrack
 from vfindex.indexer.media.audio import mono_weights, to_mono
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, ReadEnd
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.speech.audio_tracks import choose_track, lost_audio, no_asr_reason
 
@@ -90,7 +90,7 @@ def test_damaged_audio_costs_no_frame(decoder: Decoder, tmp_path: Path) -> None:
 
     overwrite(path, path, change)
     index = sound_of(decoder, path)
-    items = list(decoder.read(os.fsencode(path), sampling=Sampling.parse("25"), size_px=32, audio=index))
+    items = list(decoder.read(os.fsencode(path), taps=[TAP, AudioTap()], sampling=Sampling.parse("25"), audio=index))
     end = items[-1]
     assert isinstance(end, ReadEnd) and end.error == "" and end.damaged == 0
     assert len([item for item in items if isinstance(item, Frame)]) == 100
