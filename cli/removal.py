@@ -32,7 +32,7 @@ def removal_settings(report: Path | None) -> RemovalSettings:
 def _describe(
     paths: Sequence[bytes], tags: Mapping[str, str], chapters: Sequence[str]
 ) -> tuple[str, Sequence[Document]]:
-    from vfindex.indexer.pipeline.metadata_text import describe, documents_of
+    from vfindex.indexer.extractors.metadata_text import describe, documents_of
 
     return describe(paths[0], tags, chapters).title, documents_of(paths, tags, chapters)
 

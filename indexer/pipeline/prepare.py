@@ -9,11 +9,11 @@ from functools import partial
 from itertools import pairwise
 
 from vfindex.indexer.boundary import NO_RESOURCES
+from vfindex.indexer.extractors.metadata_text import describe, documents_of
 from vfindex.indexer.media.answers import AudioTrack, Probe
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.ytdlp import read_info
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.audio_tracks import choose_track, no_asr_reason

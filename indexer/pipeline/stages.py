@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfindex.indexer.extractors.chunks import Window, clip_windows, windows
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, FrameTap, ReadEnd, Tap
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder, Pixels
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.chunks import Window, clip_windows, windows
 from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.shots import Span, cut_clips, unit
 from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from vfindex.indexer.extractors.thumbnails import ThumbnailPicker
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd, Tap
 from vfindex.indexer.models.base import Pixels, is_still
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import colour_histogram
-from vfindex.indexer.pipeline.thumbnails import ThumbnailPicker
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.records import FloatArray, UnitPlan
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vfindex.indexer.boundary import BUG_STEP, one_file
+from vfindex.indexer.extractors.metadata_text import describe, documents_of
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
-from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.prepare import Prepared, on_clock, prepare, text_vector
 from vfindex.indexer.pipeline.reuse import recognise
 from vfindex.indexer.pipeline.stages import audio_index, begins_in, speech_coverage, speech_vectors, with_sidecars

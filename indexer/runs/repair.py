@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from vfindex.indexer.boundary import one_file
+from vfindex.indexer.extractors.metadata_text import documents_of
 from vfindex.indexer.media.decoder import Decoder, FrameTap
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.pipeline.metadata_text import documents_of
 from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
 from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
 from vfindex.indexer.runs.report import Report

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vfindex.indexer.extractors.metadata_text import describe, documents_of
 from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.models.presets import models_of
-from vfindex.indexer.pipeline.metadata_text import describe, documents_of
 from vfindex.indexer.pipeline.prepare import text_vector
 from vfindex.indexer.pipeline.reuse import ReusableUnit, with_words
 from vfindex.indexer.pipeline.stages import begins_in, speech_vectors

@@ -18,10 +18,10 @@ from unittest.mock import patch
 import numpy as np
 from quality_frames import Seen, Views, milliseconds, read_frames
 
+from vfindex.indexer.extractors.chunks import MAX_GAP_S, Window, windows
 from vfindex.indexer.models.lite import calibration_vectors, ensure_lite, label_texts, load_priors
 from vfindex.indexer.models.priors import background_queries, estimate_prior
 from vfindex.indexer.pipeline import stages
-from vfindex.indexer.pipeline.chunks import MAX_GAP_S, Window, windows
 from vfindex.indexer.pipeline.shots import unit
 from vfindex.storage.db.units import committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo

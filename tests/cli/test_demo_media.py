@@ -11,7 +11,7 @@ import pytest
 
 from vfindex.cli import demo_media
 from vfindex.cli.demo_media import QUESTIONS, VIDEOS, View, make_demo_videos
-from vfindex.indexer.pipeline.metadata_text import describe
+from vfindex.indexer.extractors.metadata_text import describe
 from vfindex.storage.errors import VfindexError
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.pipeline.metadata_text import describe
+from vfindex.indexer.extractors.metadata_text import describe
 from vfindex.indexer.pipeline.ytdlp import MAX_FIELD_CHARS, MAX_INFO_BYTES, Info, _tags, read_info
 from vfindex.search.query.filters import recorded_on
 

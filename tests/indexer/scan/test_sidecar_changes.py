@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from fuzzing import mutated_text
 
+from vfindex.indexer.extractors.metadata_text import describe, without_markup
 from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media.decoder import SubtitleTrack
-from vfindex.indexer.pipeline.metadata_text import describe, without_markup
 from vfindex.indexer.pipeline.prepare import on_clock
 from vfindex.indexer.pipeline.ytdlp import Info, read_info
 from vfindex.indexer.scan.sidecar_names import marks_of, read_marks, sort_sidecars

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.pipeline.chunks import MAX_GAP_S, Window, clip_windows, windows
+from vfindex.indexer.extractors.chunks import MAX_GAP_S, Window, clip_windows, windows
 from vfindex.storage.records import Segment
 
 

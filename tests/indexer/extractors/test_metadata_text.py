@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.pipeline.metadata_text import MAX_DOCUMENT_CHARS, MAX_TEXT_CHARS, Description, describe
+from vfindex.indexer.extractors.metadata_text import MAX_DOCUMENT_CHARS, MAX_TEXT_CHARS, Description, describe
 
 
 def named(name: str, folder: str = "/videos") -> Description:
