@@ -35,7 +35,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of transcript, spoken in [start_s, end_s).
+    """A piece of text of [start_s, end_s). track: its modality.
 
     language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for recognised speech, None for subtitles.
     Raises ValueError on an empty text or a span that runs backwards.
@@ -47,6 +47,7 @@ class Segment:
     source: SegmentSource
     language: str = ""
     confidence: float | None = None
+    track: ModalityName = "speech"
 
     def __post_init__(self) -> None:
         if not self.text.strip():

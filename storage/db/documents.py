@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, select, text, update
@@ -15,18 +15,21 @@ from vfindex.storage.db.engine import inserted
 from vfindex.storage.db.integrity import put
 from vfindex.storage.errors import Problem, problem_json
 from vfindex.storage.joint.codecs import checksum, pack_vector
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Document, FloatArray, Segment
 from vfindex.storage.text.folding import FOLD, FOLD_KEY, fold_of
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
 # Documents indexed by one statement.
 _BATCH = 10_000
+# The columns of a segment's row that its record has, in the order of its fields.
+SEGMENT_COLUMNS = tuple(schema.segment.c[field.name] for field in fields(Segment))
 
 
 def set_documents(connection: Connection, video_id: int, documents: Sequence[Document]) -> None:
     """Replace a video's documents of titles and tags."""
     d = schema.document.c
-    own = (d.video_id == video_id) & (d.kind != "speech")
+    own = (d.video_id == video_id) & d.segment_id.is_(None)
     unindex_documents(connection, own)
     connection.execute(delete(schema.document).where(own))
     for each in documents:
@@ -83,16 +86,17 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
             start_s=segment.start_s,
             end_s=segment.end_s,
             text=segment.text,
+            track=segment.track,
             crc32=checksum(segment.start_s, segment.end_s, segment.text),
         ),
     )
-    words = {"video_id": video_id, "segment_id": segment_id, "kind": "speech", "text": segment.text}
+    words = {"video_id": video_id, "segment_id": segment_id, "kind": segment.track, "text": segment.text}
     insert_document(connection, words)
 
 
 @dataclass(frozen=True, slots=True)
 class UnitTranscript:
-    """The transcript of a unit. vectors: clip id -> (dim,) of the speech modality; silent clips are left out.
+    """The text of one track of a unit. vectors: clip id -> (dim,) of this modality; clips without text are left out.
 
     coverage: a sentence on which of its audio has a transcript, and its source.
     """
@@ -101,6 +105,7 @@ class UnitTranscript:
     segments: tuple[Segment, ...]
     vectors: Mapping[int, FloatArray]
     coverage: str
+    track: ModalityName = "speech"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +122,13 @@ class TranscriptUpdate:
 
 
 def update_transcript(connection: Connection, video_id: int, words: TranscriptUpdate) -> None:
-    """Replace title, tags, documents and transcript of a searchable video."""
-    v, e, d = schema.video.c, schema.embedding.c, schema.document.c
+    """Replace title, tags, documents and the tracks of `words.said` of a searchable video."""
+    v, e, d, s = schema.video.c, schema.embedding.c, schema.document.c, schema.segment.c
     clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
-    unindex_documents(connection, (d.video_id == video_id) & (d.kind == "speech"))
-    connection.execute(delete(schema.segment).where(schema.segment.c.video_id == video_id))
-    connection.execute(delete(schema.embedding).where(e.modality.in_(("speech", "text")), e.clip_id.in_(clips)))
+    tracks = {said.track for said in words.said}
+    unindex_documents(connection, (d.video_id == video_id) & d.segment_id.is_not(None) & d.kind.in_(tracks))
+    connection.execute(delete(schema.segment).where(s.video_id == video_id, s.track.in_(tracks)))
+    connection.execute(delete(schema.embedding).where(e.modality.in_(tracks | {"text"}), e.clip_id.in_(clips)))
     for said in words.said:
         _insert_said(connection, video_id, said)
     if words.text is not None:
@@ -149,7 +155,7 @@ def _insert_said(connection: Connection, video_id: int, said: UnitTranscript) ->
     for segment in said.segments:
         insert_segment(connection, video_id, said.unit_id, segment)
     for clip_id, vector in said.vectors.items():
-        insert_embedding(connection, clip_id, "speech", pack_vector(vector), None)
+        insert_embedding(connection, clip_id, said.track, pack_vector(vector), None)
     coverage = json.loads(connection.scalar(select(u.coverage).where(u.id == said.unit_id)) or "{}")
-    updated = json.dumps({**coverage, "speech": said.coverage})
+    updated = json.dumps({**coverage, said.track: said.coverage})
     connection.execute(update(schema.unit).where(u.id == said.unit_id).values(coverage=updated))

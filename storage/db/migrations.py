@@ -152,6 +152,7 @@ def _add_column(connection: Connection, table: str, column: str) -> None:
 
 def seal_all_rows(connection: Connection) -> None:
     """Give rows a checksum: a column `seal`, of all that is there as it is."""
+    give_segments_a_track(connection)  # a seal is of today's columns
     for table in SEALED:
         _add_column(connection, table.name, f"{SEAL} INTEGER")
     seal_rows(connection)
@@ -161,6 +162,11 @@ def count_rows(connection: Connection) -> None:
     """Give `video` a column for the number of its rows, and count them."""
     _add_column(connection, "video", f"{HELD} INTEGER")
     count_rows_of(connection)
+
+
+def give_segments_a_track(connection: Connection) -> None:
+    """Give `segment` a column for its modality; before it, all segments were speech."""
+    _add_column(connection, "segment", "track TEXT NOT NULL DEFAULT 'speech'")
 
 
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
@@ -177,6 +183,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     remember_removals,
     seal_all_rows,
     count_rows,
+    give_segments_a_track,
 )
 # Without these a reader cannot read a library; all others are additive.
 BREAKING: tuple[Callable[[Connection], None], ...] = (create_tables, create_full_text_index, index_every_script)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import clips, schema
 from vfindex.storage.db.clips import StoredClip, StoredVectors, no_frames, stored_clip
+from vfindex.storage.db.documents import SEGMENT_COLUMNS
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, translated
 from vfindex.storage.db.integrity import diagnosis, is_broken, setting
 from vfindex.storage.db.migrations import check_readable, complete_schema
@@ -369,7 +370,7 @@ class Snapshot:
     def segments(self, video_id: int) -> list[Segment]:
         """Return a video's transcript in order of time."""
         s = schema.segment.c
-        query = select(s.start_s, s.end_s, s.text, s.source, s.language, s.confidence).where(s.video_id == video_id)
+        query = select(*SEGMENT_COLUMNS).where(s.video_id == video_id)
         return [Segment(*row) for row in self._rows(query.order_by(s.start_s, s.id))]
 
     def said(self, clip_ids: Sequence[int]) -> dict[int, str]:

@@ -204,6 +204,7 @@ embedding = Table(
     sqlite_with_rowid=False,
 )
 
+# track: the modality that the segment is of.
 segment = Table(
     "segment",
     metadata,
@@ -218,11 +219,12 @@ segment = Table(
     Column("source", Text, nullable=False),
     Column("crc32", Integer, nullable=False),
     _seal(),
+    Column("track", Text, nullable=False, default="speech", server_default="speech"),
     Index("segment_by_video", "video_id", "start_s"),
     Index("segment_by_unit", "unit_id"),
 )
 
-# The words of full text search: a segment (kind speech), a title or tags of a video (kind title, tag).
+# The words of full text search: a segment (kind: its track), a title or tags of a video (kind title, tag).
 # documents.py keeps the index `document_fts` equal to it.
 document = Table(
     "document",

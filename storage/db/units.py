@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.clips import insert_clip
-from vfindex.storage.db.documents import insert_segment
+from vfindex.storage.db.documents import SEGMENT_COLUMNS, insert_segment
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.records import SEARCHABLE, Clip, Segment, UnitPlan, UnitResult
@@ -79,7 +79,7 @@ def _clips(snapshot: Snapshot, unit_id: int) -> tuple[tuple[Clip, ...], tuple[st
 
 def _segments(snapshot: Snapshot, unit_id: int) -> Iterator[Segment]:
     s = schema.segment.c
-    query = select(s.start_s, s.end_s, s.text, s.source, s.language, s.confidence).where(s.unit_id == unit_id)
+    query = select(*SEGMENT_COLUMNS).where(s.unit_id == unit_id)
     for row in snapshot.stream(query.order_by(s.start_s, s.id)):
         yield Segment(*row)
 
@@ -102,12 +102,10 @@ def indexed_units(snapshot: Snapshot, video_id: int) -> list[IndexedUnit]:
     for unit_id, *clip in snapshot.stream(query):
         clips.setdefault(unit_id, []).append(tuple(clip))
     said: dict[int, list[Segment]] = {}
-    columns = (s.start_s, s.end_s, s.text, s.source, s.language, s.confidence)
-    for unit_id, *fields in snapshot.stream(
-        select(s.unit_id, *columns).where(s.video_id == video_id).order_by(s.start_s, s.id)
-    ):
+    rows = select(s.unit_id, *SEGMENT_COLUMNS).where(s.video_id == video_id).order_by(s.start_s, s.id)
+    for unit_id, *fields in snapshot.stream(rows):
         said.setdefault(unit_id, []).append(Segment(*fields))
-    rows = snapshot.stream(select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id).order_by(u.number))
+    units = snapshot.stream(select(u.id, u.number, u.start_s, u.end_s).where(u.video_id == video_id).order_by(u.number))
     return [
         IndexedUnit(
             row.id,
@@ -115,7 +113,7 @@ def indexed_units(snapshot: Snapshot, video_id: int) -> list[IndexedUnit]:
             tuple(clips.get(row.id, ())),
             tuple(said.get(row.id, ())),
         )
-        for row in rows
+        for row in units
     ]
 
 

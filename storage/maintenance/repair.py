@@ -197,11 +197,11 @@ def rewrite_words(catalog: Catalog, titles: Mapping[int, Sequence[Document]]) ->
     with catalog.transaction() as connection:
         for video_id, documents in titles.items():
             set_documents(connection, video_id, documents)
-        connection.execute(text("DELETE FROM document WHERE kind = 'speech'"))
+        connection.execute(text("DELETE FROM document WHERE segment_id IS NOT NULL"))
         connection.execute(
             text(
                 "INSERT INTO document (video_id, segment_id, kind, text)"
-                " SELECT video_id, id, 'speech', text FROM segment ORDER BY id"
+                " SELECT video_id, id, track, text FROM segment ORDER BY id"
             )
         )
         index_every_script(connection)

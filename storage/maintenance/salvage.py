@@ -241,11 +241,11 @@ def _write_words(source: sqlite3.Connection, connection: Connection, found: Salv
     videos = set(connection.scalars(text("SELECT id FROM video")))
     if not source.execute("SELECT 1 FROM sqlite_master WHERE name = 'document'").fetchone():
         return
-    for video_id, kind, words in _rows(source, "document", "video_id, kind, text", found):
-        if kind != "speech" and video_id in videos:
+    for video_id, segment_id, kind, words in _rows(source, "document", "video_id, segment_id, kind, text", found):
+        if segment_id is None and video_id in videos:
             insert_document(connection, {"video_id": video_id, "kind": kind, "text": words})
-    for row in connection.execute(text("SELECT video_id, id, text FROM segment ORDER BY id")).all():
-        values = {"video_id": row.video_id, "segment_id": row.id, "kind": "speech", "text": row.text}
+    for row in connection.execute(text("SELECT video_id, id, track, text FROM segment ORDER BY id")).all():
+        values = {"video_id": row.video_id, "segment_id": row.id, "kind": row.track, "text": row.text}
         insert_document(connection, values)
 
 

@@ -21,7 +21,7 @@ from vfindex.storage.db.units import preview_videos
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import Document
+from vfindex.storage.records import Document, Segment
 from vfindex.storage.writer import writing
 
 NEW_IN_VIDEO = ("state_before", "coarse", HELD, SEAL)
@@ -33,6 +33,7 @@ LATER = (
     "mark_coarse_videos",
     "seal_all_rows",
     "count_rows",
+    "give_segments_a_track",
 )
 
 
@@ -59,6 +60,7 @@ def make_old(folder: Path) -> None:
         for name in ("today", "tombstone", "root", "attempt"):
             connection.execute(text(f"DROP TABLE {name}"))
         connection.execute(text("ALTER TABLE location DROP COLUMN beside"))
+        connection.execute(text("ALTER TABLE segment DROP COLUMN track"))
         connection.execute(text(f"DELETE FROM migration WHERE name IN {LATER}"))
         connection.commit()
     engine.dispose()
@@ -140,3 +142,24 @@ def test_videos_of_an_old_library_can_go_missing(tmp_path: Path) -> None:
         assert sorted(snapshot.counts().items())[-1] == ("vanished", 1)
     assert verify(Library.open(tmp_path)).clean
     assert len(MIGRATIONS) == len({function.__name__ for function in MIGRATIONS})
+
+
+def test_segments_of_an_old_library_are_speech_and_new_ones_keep_their_track(library: Path) -> None:
+    said = [Segment(0, 2, "a nightingale", "sidecar"), Segment(2, 4, "EXIT", "sidecar", track="screen")]
+    with writing(library) as writer:
+        add_video(writer, "c", [clip(visual=axis(3))], said[:1])
+    make_old(library)
+    with Library.open(library).snapshot() as snapshot:
+        assert [segment.track for segment in snapshot.segments(3)] == ["speech"]
+    with writing(library) as writer:
+        add_video(writer, "d", [clip(visual=axis(4))], said)
+        writer.publish()
+    opened = Library.open(library)
+    with opened.snapshot() as snapshot:
+        assert snapshot.segments(3) == said[:1]
+        assert snapshot.segments(4) == said
+        assert [match.kind for match in snapshot.words.match(["exit"], 5)] == ["screen"]
+    assert verify(opened).clean
+    with closing(sqlite3.connect(library / "library.db")) as connection, connection:
+        connection.execute("UPDATE segment SET track = 'speech' WHERE track = 'screen'")
+    assert verify(opened).redo == [b"/videos/d"]
