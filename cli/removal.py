@@ -102,8 +102,8 @@ def write_report(report: Path | None, command: str, document: Mapping[str, Any])
 
 def print_left(found: Forgotten) -> None:
     """Print a line for each place that still contains something of what was removed, and why."""
-    for edition, place in found.left():
-        where = place.place if edition in (".", "library") else f"{place.place} of {edition}"
+    for version, place in found.left():
+        where = place.place if version in (".", "library") else f"{place.place} of {version}"
         say(plain(f"left: {where}: {place.note or place.looked_at}"))
 
 

@@ -160,7 +160,7 @@ def _print_known_items(rows: list[dict[str, Any]]) -> None:
 def _print(report: UpgradeReport, allow_missing: bool) -> None:
     for problem in report.lost:
         say(plain(f"lost: {path_text(problem.path)}: {problem.reason}; {problem.next}"))
-    if not report.edition:
+    if not report.version:
         print("nothing to do: the library has these models already")
         return
     changed = [f"{name} {report.before[name]} -> {report.after[name]}" for name in _changed(report)]

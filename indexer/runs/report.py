@@ -97,14 +97,14 @@ class Report:
 
 @dataclass(slots=True)
 class UpgradeReport:
-    """One upgrade. edition: the number of the new one. before, after: preset, models and sampling of the two.
+    """One upgrade. version: the number of the new one. before, after: preset, models and sampling of the two.
 
-    videos, clips: searchable in the new edition. By this call: taken_over, videos copied without opening a file; heard,
+    videos, clips: searchable in the new version. By this call: taken_over, videos copied without opening a file; heard,
     videos of which only the audio was decoded; decoded, videos of which frames were decoded, decoded_s their length;
-    transcripts_reused, those among these that kept their transcript. lost: videos that the new edition lacks.
+    transcripts_reused, those among these that kept their transcript. lost: videos that the new version lacks.
     """
 
-    edition: int
+    version: int
     before: Mapping[str, str]
     after: Mapping[str, str]
     videos: int = 0
@@ -122,7 +122,7 @@ class UpgradeReport:
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
         """Return the report for JSON; path: how a path becomes text."""
         return {
-            "edition": self.edition,
+            "edition": self.version,
             "before": dict(self.before),
             "after": dict(self.after),
             "videos": self.videos,

@@ -1,4 +1,4 @@
-"""Parts of the old edition that an upgrade reuses: clips, frame vectors, thumbnails and transcripts."""
+"""Parts of the old version that an upgrade reuses: clips, frame vectors, thumbnails and transcripts."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Reuse:
 
 
 class VideoCopier:
-    """Copies videos from one edition into another without opening their files, and resumes interrupted ones.
+    """Copies videos from one version into another without opening their files, and resumes interrupted ones.
 
-    text: the new edition's text model; None: the speech and text vectors stay valid.
+    text: the new version's text model; None: the speech and text vectors stay valid.
     """
 
     def __init__(self, old: Library, writer: Writer, text: PassageEncoder | None) -> None:
@@ -73,7 +73,7 @@ class VideoCopier:
         return True
 
     def _begun(self, video: StoredVideo, plans: tuple[UnitPlan, ...], recognised: bool) -> int:
-        """Return the id of the video in the new edition, resumed or new."""
+        """Return the id of the video in the new version, resumed or new."""
         catalog = self._writer.catalog
         found = catalog.find(video.fingerprint)
         begun = found is not None and found[1:] == ("indexing", recognised)

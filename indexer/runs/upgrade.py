@@ -1,6 +1,6 @@
-"""`vfindex upgrade`: build an edition of a library with other models, compare it with the one in use, and swap them.
+"""`vfindex upgrade`: build a version of a library with other models, compare it with the one in use, and swap.
 
-Searches and ingests use the old edition until the swap, which is one rename. The next call resumes an interrupted
+Searches and ingests use the old version until the swap, which is one rename. The next call resumes an interrupted
 upgrade. Files ingested meanwhile are added before the swap.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.presets import Choice, chosen_models, models_of, preset_name
-from vfindex.indexer.runs.edition_builder import EditionBuilder
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks
+from vfindex.indexer.runs.version_builder import VersionBuilder
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import (
     LibraryDamaged,
@@ -38,13 +38,13 @@ from vfindex.storage.writer import Writer, locked, writing
 
 # Interval between attempts to lock a library that another run is writing to.
 POLL_S = 1.0
-# Settings of an edition that an upgrade made: its target, and that it was complete and put in use.
+# Settings of a model version that an upgrade made: its target, and that it was complete and put in use.
 _TARGET, _COMPLETE = "upgrade", "upgraded"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The models and the sampling of a new edition; stored in it, so that an interrupted upgrade can be resumed."""
+    """The models and the sampling of a new version; stored in it, so that an interrupted upgrade can be resumed."""
 
     preset: str
     visual: str
@@ -59,7 +59,7 @@ class Target:
         return f"preset {self.preset}: {self.visual}, {self.text}, {self.speech}, sampling {self.sampling}"
 
 
-# Called with the folders of the old and of the complete new edition, before the swap.
+# Called with the folders of the old and of the complete new version, before the swap.
 Compare = Callable[[Path, Path], None]
 
 
@@ -68,7 +68,7 @@ def upgrade(
 ) -> UpgradeReport:
     """Change the library in `folder` to other models, by the runner of the settings, and return what was done.
 
-    There is no swap if the report says `interrupted`, if `edition` is 0 (the library has these models already), or if
+    There is no swap if the report says `interrupted`, if `version` is 0 (the library has these models already), or if
     videos would be `lost` and `allow_missing` is False.
     Raises LibraryNotFound, LibraryLocked (another upgrade), UsageError, ModelError, LibraryError, ClusterError.
     """
@@ -80,30 +80,30 @@ def upgrade(
     except LibraryVersion:
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
-    number, target = _edition(folder, _target(before, settings), callbacks)
+    number, target = _version_to_build(folder, _target(before, settings), callbacks)
     with ExitStack() as held, writing(model_versions.version_folder(folder, number)) as writer:
         setup = _begin(old, writer, target, settings.cache, callbacks)
         report = UpgradeReport(number, _named(before), _named(setup))
         if replace(before, references=models_of(before)) == setup:
             model_versions.discard(folder, [number])
-            report.edition = 0
+            report.version = 0
             return report
         run_id = writer.catalog.begin_run("upgrade")
-        builder = EditionBuilder(old, writer, (before, setup), settings, callbacks)
+        builder = VersionBuilder(old, writer, (before, setup), settings, callbacks)
         _build(builder, report, settings.allow_missing, compare, held)
         report.wall_s = time.monotonic() - began
         writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
         if report.swapped:
             writer.catalog.put(_COMPLETE, "1")
-            writer.checkpoint()  # a pointer to an edition of which a log holds all would lose it with the log
+            writer.checkpoint()  # a pointer to a model version of which a log holds all would lose it with the log
             model_versions.put_in_use(folder, number)
     return report
 
 
 def _build(
-    builder: EditionBuilder, report: UpgradeReport, allow_missing: bool, compare: Compare | None, held: ExitStack
+    builder: VersionBuilder, report: UpgradeReport, allow_missing: bool, compare: Compare | None, held: ExitStack
 ) -> None:
-    """Build the edition until nothing is missing, and the library's lock is `held`; or until it cannot be completed."""
+    """Build the version until nothing is missing, and the library's lock is `held`; or until it cannot be completed."""
     while True:
         builder.round(report)
         if report.interrupted:
@@ -120,7 +120,7 @@ def _build(
                 report.interrupted = True
                 return
             if not builder.old.is_in_use():
-                raise LibraryError("another edition was put in use meanwhile; run the same command again")
+                raise LibraryError("another model version was put in use meanwhile; run the same command again")
             if builder.is_done():
                 held.enter_context(attempt.pop_all())
                 report.swapped = True
@@ -136,7 +136,7 @@ def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
             return True
         except LibraryLocked:
             if not has_said:
-                callbacks.say("the new edition is ready; waiting for the run that is writing to the library")
+                callbacks.say("the new version is ready; waiting for the run that is writing to the library")
             has_said = True
             time.sleep(POLL_S)
     return False
@@ -169,10 +169,10 @@ def _target(before: Setup, settings: RunSettings) -> Target | None:
     return Target(preset, models["visual"], models["text"], models["speech"], sampling)
 
 
-def _edition(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:
-    """Return the number of the edition to build and its target: one begun for the same target, else a new one.
+def _version_to_build(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:
+    """Return the number of the model version to build and its target: one begun for the same target, else a new one.
 
-    Other unfinished editions are deleted; those that were in use once are kept for `roll_back`.
+    Other unfinished versions are deleted; those that were in use once are kept for `roll_back`.
     """
     used = model_versions.history(folder)
     others = [number for number in model_versions.unused(folder) if number not in used]
@@ -193,9 +193,9 @@ def _edition(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple
 
 
 def _begun(place: Path) -> tuple[Target | None, bool]:
-    """Return the target of an edition, None if none is stored; and whether it was ever in use."""
+    """Return the target of a model version, None if none is stored; and whether it was ever in use."""
     try:
-        with writing(place) as writer:  # which brings an edition of an older vfindex up to date
+        with writing(place) as writer:  # which brings a version of an older vfindex up to date
             stored, complete = writer.catalog.get(_TARGET), writer.catalog.get(_COMPLETE) is not None
         return (Target(**json.loads(stored)) if stored else None), complete
     except (LibraryDamaged, TypeError, ValueError):
@@ -203,7 +203,7 @@ def _begun(place: Path) -> tuple[Target | None, bool]:
 
 
 def _begin(old: Library, writer: Writer, target: Target, cache: Path, callbacks: Callbacks) -> Setup:
-    """Return the setup of the edition, created if it is new. Raises ModelError, and then deletes the edition."""
+    """Return the setup of the new version, made if there is none. Raises ModelError, and then deletes the version."""
     setup = writer.setup()
     if setup is not None:
         return setup

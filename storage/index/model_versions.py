@@ -46,7 +46,7 @@ def history(folder: Path) -> list[int]:
     numbers = [int(match[1] or 0) for match in matches if match]
     if not numbers or len(numbers) < len(lines) or len(set(numbers)) < len(numbers):
         raise LibraryDamaged(
-            f"{folder / POINTER} does not say which edition of the library is in use; "
+            f"{folder / POINTER} does not say which model version of the library is in use; "
             "write into it `.` for the first one, or `editions/` and the number of another"
         )
     return numbers
@@ -59,7 +59,7 @@ def in_use(folder: Path) -> Path:
     if number and not has_file(place / "library.db"):
         raise LibraryDamaged(
             f"{folder / POINTER} names editions/{number}, which holds no library; put that folder back, or write into "
-            "it `.` for the first edition, or `editions/` and the number of another"
+            "it `.` for the first model version, or `editions/` and the number of another"
         )
     return place
 
@@ -84,7 +84,7 @@ def roll_back(folder: Path) -> int:
     """Switch back to the version used before, and return its number. Raises LibraryError if there is none."""
     earlier = [n for n in history(folder)[1:] if (version_folder(folder, n) / "library.db").is_file()]
     if not earlier:
-        raise LibraryError(f"the library {folder} has no edition before this one to return to")
+        raise LibraryError(f"the library {folder} has no model version before this one to return to")
     _point(folder, earlier)
     return earlier[0]
 
@@ -96,7 +96,7 @@ def discard(folder: Path, numbers: list[int]) -> int:
     """
     using, *before = history(folder)
     if using in numbers:
-        raise LibraryError(f"edition {using} is in use; return to another one first: vfindex upgrade --rollback")
+        raise LibraryError(f"model version {using} is in use; return to another one first: vfindex upgrade --rollback")
     if set(before) & set(numbers):
         _point(folder, [using, *(n for n in before if n not in numbers)])
     try:
@@ -111,7 +111,7 @@ def discard(folder: Path, numbers: list[int]) -> int:
             freed += sum(_delete(folder / name) for name in (*_OWN_FILES, *_OWN_FOLDERS))
     except OSError as exc:
         raise LibraryError(
-            f"an edition that is not in use could not be deleted ({exc.filename}: {exc.strerror}); see to it and run "
+            f"an unused model version could not be deleted ({exc.filename}: {exc.strerror}); see to it and run "
             "`vfindex upgrade --discard` again"
         ) from exc
     return freed
@@ -132,7 +132,7 @@ def _point(folder: Path, numbers: list[int]) -> None:
         sync_folder(folder)
     except OSError as exc:
         raise LibraryError(
-            f"{folder / POINTER} could not be written ({exc.strerror}); the edition in use has not changed: see to "
+            f"{folder / POINTER} could not be written ({exc.strerror}); the version in use has not changed: see to "
             "the disk and run the same command again"
         ) from exc
 

@@ -12,16 +12,16 @@ from vfindex.storage.writer import locked
 
 
 def roll_back(folder: Path) -> Path:
-    """Return to the edition used before this one; return its folder. Raises LibraryError if there is none."""
+    """Return to the model version used before this one; return its folder. Raises LibraryError if there is none."""
     Library.open(folder)
     with locked(folder):
         place = model_versions.version_folder(folder, model_versions.roll_back(folder))
-        Catalog.open(place / "library.db").close()  # brings an edition of an older vfindex up to date
+        Catalog.open(place / "library.db").close()  # brings a model version of an older vfindex up to date
         return place
 
 
 def discard(folder: Path) -> tuple[list[int], int]:
-    """Delete the editions that are not in use; return their numbers and the bytes freed.
+    """Delete the model versions that are not in use; return their numbers and the bytes freed.
 
     Raises LibraryLocked while an upgrade is building one, LibraryError.
     """

@@ -2,7 +2,7 @@
 
 A library of three short videos is upgraded to another sampling, once undisturbed and then, each time from the
 beginning, in a process that is killed at a random instant of it. After every kill the library must answer,
-with the old edition unless the swap was done, and `verify` must be clean; repeating the command must give a library
+with the old version unless the swap was done, and `verify` must be clean; repeating the command must give a library
 equal to the undisturbed one. Prints a line per kill and a summary; exits with 1 if anything failed.
 """
 

@@ -14,8 +14,8 @@ from library_maker import SETUP, add_video, axis, clip, prior
 from library_maker import install as make
 
 from vfindex.indexer.models.presets import Choice, models_of
-from vfindex.indexer.runs import edition_builder
 from vfindex.indexer.runs import upgrade as upgrading
+from vfindex.indexer.runs import version_builder
 from vfindex.storage.records import FloatArray, Setup
 from vfindex.storage.writer import Writer, writing
 
@@ -45,7 +45,7 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
 @pytest.fixture(autouse=True)
 def models_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrading, "install", install)
-    monkeypatch.setattr(edition_builder, "open_text", lambda *_, **__: Sentences())
+    monkeypatch.setattr(version_builder, "open_text", lambda *_, **__: Sentences())
     assert models_of(SETUP)["text"] == "all-MiniLM-L6-v2"
 
 
@@ -83,7 +83,7 @@ def test_there_and_back(run: Run, library: Path) -> None:
     assert (back.code, back.out) == (0, "the previous models are in use again: preset lite, sampling auto\n")
     again = run("upgrade", "--rollback", "--library", library)
     assert (again.code, again.err.count("\n")) == (1, 1)
-    assert "no edition before this one" in again.err
+    assert "no model version before this one" in again.err
 
 
 def test_a_rollback_says_what_it_lacks_and_a_discarding_what_it_frees(run: Run, library: Path) -> None:

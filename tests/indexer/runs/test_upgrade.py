@@ -86,10 +86,10 @@ def run(home: Path, models_cache: Path) -> Upgrade:
     return over
 
 
-def test_another_sampling_is_another_edition(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
+def test_another_sampling_is_another_version(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
     told: list[tuple[Path, Path]] = []
     report = run(sampling=FINER, compare=lambda *folders: told.append(folders))
-    assert (report.swapped, report.edition, report.videos, report.lost) == (True, 1, 3, [])
+    assert (report.swapped, report.version, report.videos, report.lost) == (True, 1, 3, [])
     assert (report.decoded, report.taken_over, report.heard, report.transcripts_reused) == (3, 0, 0, 3)
     assert (report.before["sampling"], report.after["sampling"]) == ("auto", "1")
     assert told == [(home / "lib", home / "lib" / "editions" / "1")]

@@ -266,7 +266,7 @@ def test_files_of_a_private_user_are_for_all_users_of_the_library(home: Path, tm
 
 
 def write_all(folder: Path, model: Path) -> None:
-    """Write every kind of file that a library has: into the library, into an edition, and by a repair."""
+    """Write every kind of file that a library has: into the library, into a model version, and by a repair."""
     with writing(folder) as writer:
         writer.write_thumbnail("pic.webp", PICTURE)
         writer.renew_query_encoders({"new": model})

@@ -10,14 +10,14 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
-from vfindex.storage.index import model_versions as editions
+from vfindex.storage.index import model_versions
 from vfindex.storage.index.model_versions import discard, history, in_use, put_in_use, roll_back, unused, version_folder
 from vfindex.storage.library import Library
 from vfindex.storage.writer import locked, writing
 
 
 def make(folder: Path, *names: str) -> None:
-    """Make an edition, or add videos to it."""
+    """Make a model version, or add videos to it."""
     with writing(folder) as writer:
         if writer.setup() is None:
             install(writer)
@@ -33,7 +33,7 @@ def titles(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library whose first edition holds one video, and the editions 1 and 2 beside it two and three."""
+    """Return a library of which version 0 has one video, version 1 two and version 2 three."""
     folder = tmp_path_factory.mktemp("made") / "lib"
     make(folder, "a")
     make(version_folder(folder, 1), "a", "b")
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, made: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "lib"))
 
 
-def test_a_library_without_a_pointer_is_its_first_edition(folder: Path) -> None:
+def test_a_library_without_a_pointer_is_its_first_version(folder: Path) -> None:
     assert (history(folder), in_use(folder), unused(folder)) == ([0], folder, [1, 2])
     assert titles(folder) == ["a"]
 
@@ -59,13 +59,13 @@ def test_the_way_there_and_back(folder: Path) -> None:
     assert (history(folder), titles(folder)) == ([2, 1, 0], ["a", "b", "c"])
     assert [roll_back(folder), roll_back(folder)] == [1, 0]
     assert titles(folder) == ["a"]
-    with pytest.raises(LibraryError, match="no edition before this one"):
+    with pytest.raises(LibraryError, match="no model version before this one"):
         roll_back(folder)
     put_in_use(folder, 2)
     assert (history(folder), roll_back(folder)) == ([2, 0], 0)
 
 
-def test_readers_and_writers_use_the_edition_in_use(folder: Path) -> None:
+def test_readers_and_writers_use_the_version_in_use(folder: Path) -> None:
     library = Library.open(folder)
     assert library.is_in_use()
     put_in_use(folder, 2)
@@ -102,11 +102,11 @@ def test_a_pointer_that_is_none_is_refused(tmp_path: Path) -> None:
     for text in ("", "\n", "editions/0", "editions/../..", "/etc", "editions/01", "1", ".\n.", "editions/1\n..", "\0"):
         (tmp_path / "current").write_text(text)
         for attempt in (Library.open, lambda folder: writing(folder).__enter__(), roll_back):
-            with pytest.raises(LibraryDamaged, match="which edition of the library is in use"):
+            with pytest.raises(LibraryDamaged, match="which model version of the library is in use"):
                 attempt(tmp_path)
 
 
-def test_an_edition_that_is_gone_is_named(folder: Path) -> None:
+def test_a_version_that_is_gone_is_named(folder: Path) -> None:
     put_in_use(folder, 2)
     (version_folder(folder, 2) / "library.db").unlink()
     with pytest.raises(LibraryDamaged, match="names editions/2, which holds no library"):
@@ -125,30 +125,30 @@ def test_no_library_is_still_said_so(tmp_path: Path) -> None:
         Library.open(tmp_path / "file")
 
 
-def test_discarding_the_first_edition_keeps_the_rest(folder: Path) -> None:
+def test_discarding_the_first_version_keeps_the_rest(folder: Path) -> None:
     put_in_use(folder, 1)
     (folder / "notes.txt").write_text("of the user")
     assert discard(folder, [0, 2]) > 0
     assert (history(folder), unused(folder), titles(folder)) == ([1], [], ["a", "b"])
     assert sorted(path.name for path in folder.iterdir()) == ["current", "editions", "lock", "notes.txt"]
-    with pytest.raises(LibraryError, match="no edition before this one"):
+    with pytest.raises(LibraryError, match="no model version before this one"):
         roll_back(folder)
 
 
-def test_the_edition_in_use_is_never_discarded(folder: Path) -> None:
+def test_the_version_in_use_is_never_discarded(folder: Path) -> None:
     for number in (0, 1):
         put_in_use(folder, number)
-        with pytest.raises(LibraryError, match=f"edition {number} is in use"):
+        with pytest.raises(LibraryError, match=f"model version {number} is in use"):
             discard(folder, [number])
     assert titles(folder) == ["a", "b"]
 
 
-def test_a_discarding_cut_short_leaves_no_half_edition(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_discarding_cut_short_leaves_no_half_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(editions, "_delete", fail)
+        patch.setattr(model_versions, "_delete", fail)
         with pytest.raises(LibraryError, match="Permission denied"):
             discard(folder, [1])
     assert unused(folder) == [2]
@@ -156,7 +156,7 @@ def test_a_discarding_cut_short_leaves_no_half_edition(folder: Path, monkeypatch
     assert sorted(path.name for path in (folder / "editions").iterdir()) == ["2"]
 
 
-def test_two_editions_are_written_at_once_but_not_one_twice(folder: Path) -> None:
+def test_two_versions_are_written_at_once_but_not_one_twice(folder: Path) -> None:
     put_in_use(folder, 1)
     with writing(version_folder(folder, 2)), writing(folder):
         for busy in (folder, version_folder(folder, 1), version_folder(folder, 2)):

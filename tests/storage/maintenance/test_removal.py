@@ -148,7 +148,7 @@ def test_no_file_contains_removed_data(folder: Path, state: Callable[[Writer], N
         assert len(snapshot.videos()) == 30
 
 
-def test_older_editions_are_cleaned_too(folder: Path) -> None:
+def test_older_versions_are_cleaned_too(folder: Path) -> None:
     made(folder, subtitles)
     made(model_versions.version_folder(folder, 1), subtitles)
     model_versions.put_in_use(folder, 1)
@@ -158,14 +158,14 @@ def test_older_editions_are_cleaned_too(folder: Path) -> None:
     assert (found.locations, found.videos, list(found.left())) == (1, 1, [])
 
 
-def test_ids_of_another_edition_are_not_those_of_this_one(folder: Path) -> None:
+def test_ids_of_another_version_are_not_those_of_this_one(folder: Path) -> None:
     made(folder, lambda writer: None)
     with writing(folder) as writer:
         commit(writer)
         add_video(writer, "new.mp4", [clip(visual=axis(1))])
         writer.publish()
-    edition = model_versions.version_folder(folder, 1)
-    with writing(edition) as writer:
+    version = model_versions.version_folder(folder, 1)
+    with writing(version) as writer:
         install(writer)
         commit(writer)  # here its id is 1, which is another video's there
         writer.publish()
@@ -210,7 +210,7 @@ def read_words(writer: Writer, video_id: int) -> list[IndexedUnit]:
         return indexed_units(snapshot, video_id)
 
 
-def test_a_purge_reaches_the_same_content_in_older_editions(folder: Path) -> None:
+def test_a_purge_reaches_the_same_content_in_older_versions(folder: Path) -> None:
     made(folder, subtitles)
     made(model_versions.version_folder(folder, 1), subtitles)
     model_versions.put_in_use(folder, 1)
@@ -242,8 +242,8 @@ def test_a_reader_that_needs_the_log_is_reported_and_the_next_writer_empties_it(
     reader = Library.open(folder)
     with reader.snapshot() as snapshot:
         assert snapshot.counts()["clip"] == 31
-        [(edition, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "write-ahead log"]
-        assert (edition, left.left > 0) == (".", True)
+        [(version, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "write-ahead log"]
+        assert (version, left.left > 0) == (".", True)
         assert "the next command that writes empties it" in left.note
     with writing(folder):
         pass
@@ -380,6 +380,6 @@ def test_a_version_locked_by_an_upgrade_is_reported(folder: Path) -> None:
     made(folder, subtitles)
     made(model_versions.version_folder(folder, 1), subtitles)
     with locked(model_versions.version_folder(folder, 1)):
-        [(edition, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "edition"]
-    assert (edition, left.left) == ("editions/1", 1)
+        [(version, left)] = [(e, p) for e, p in removed(folder).left() if p.place == "edition"]
+    assert (version, left.left) == ("editions/1", 1)
     assert left.note == "an upgrade that is at work removes it before it is put in use"

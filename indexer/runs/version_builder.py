@@ -1,4 +1,4 @@
-"""Builds the new edition of an upgrade from the one in use, round by round while that one changes."""
+"""Builds the new version of an upgrade from the one in use, round by round while that one changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vfindex.storage.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The contents of an edition.
+    """The contents of a model version.
 
     recognised, coarse: fingerprints of the videos with recognised speech, and of those with a preview alone. asr:
     whether speech is recognised. removed: paths that no run indexes again.
@@ -59,13 +59,13 @@ class _State:
         return [video for video in self.videos if video.state in SEARCHABLE]
 
 
-class EditionBuilder:
-    """Builds an edition from another one, which other runs may go on writing to."""
+class VersionBuilder:
+    """Builds a model version from another one, which other runs may go on writing to."""
 
     def __init__(
         self, old: Library, writer: Writer, setups: tuple[Setup, Setup], settings: RunSettings, callbacks: Callbacks
     ) -> None:
-        """writer: of the new edition. setups: of the old edition and of the new one."""
+        """writer: of the new version. setups: of the old version and of the new one."""
         self.old = old
         self.writer = writer
         self.callbacks = callbacks
@@ -75,11 +75,11 @@ class EditionBuilder:
         self._seen: _State | None = None
 
     def is_done(self) -> bool:
-        """Return whether the old edition is as it was when the last round began."""
+        """Return whether the old version is as it was when the last round began."""
         return self._seen == _State.of(self.old)
 
     def round(self, report: UpgradeReport) -> None:
-        """Copy or index what the new edition lacks, and remove what the old one no longer has."""
+        """Copy or index what the new version lacks, and remove what the old one no longer has."""
         state = self._seen = _State.of(self.old)
         put_recognises_speech(self.writer.catalog, state.asr)
         self._carry_failures(state)
@@ -181,7 +181,7 @@ class EditionBuilder:
     # --- locations -----------------------------------------------------------------------------------------------
 
     def _carry_failures(self, state: _State) -> None:
-        """Store the failures of the old edition, so that these files are not tried again."""
+        """Store the failures of the old version, so that these files are not tried again."""
         catalog = self.writer.catalog
         for video in state.videos:
             problem = stored_problem(video)
@@ -194,7 +194,7 @@ class EditionBuilder:
                     catalog.place(entered[0], place)
 
     def _align(self, state: _State) -> list[Problem]:
-        """Give every video the locations of the old edition, and remove locations that it no longer has.
+        """Give every video the locations of the old version, and remove locations that it no longer has.
 
         Return why the title of some could not be updated.
         """
@@ -209,7 +209,7 @@ class EditionBuilder:
             found = catalog.find(video.fingerprint)
             if found is None or found[1] not in SEARCHABLE:
                 continue
-            # A path whose content the old edition has never had was changed meanwhile: the new edition is ahead of it.
+            # A path whose content the old version has never had was changed meanwhile: the new version is ahead of it.
             places = [p for p in video.locations if prints.get(p.path) is None or prints[p.path] in theirs]
             if not places or {place.path for place in places} == here.get(video.fingerprint):
                 continue
@@ -231,7 +231,7 @@ class EditionBuilder:
         return problems
 
     def _lost(self, state: _State, failed: dict[bytes, Problem]) -> list[Problem]:
-        """Return why searchable videos are not in the new edition; a file whose content has changed is not lost."""
+        """Return why searchable videos are not in the new version; a file whose content has changed is not lost."""
         held = {path for path, file in known_files(self.writer.catalog).items() if file.state in SEARCHABLE}
         lost = []
         for video in state.searchable():

@@ -17,8 +17,8 @@ from library_maker import DIM, SETUP, axis, clip, place, prior, video
 from sqlalchemy import Connection, select
 
 from vfindex.indexer.models.presets import Choice
-from vfindex.indexer.runs import edition_builder
 from vfindex.indexer.runs import upgrade as upgrading
+from vfindex.indexer.runs import version_builder
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.reuse import VideoCopier
@@ -121,7 +121,7 @@ def folder(tmp_path: Path, made: Path) -> Path:
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Upgrade:
     """Return a function that upgrades the library, to the text model T2 if nothing else is asked for."""
     monkeypatch.setattr(upgrading, "install", install)
-    monkeypatch.setattr(edition_builder, "open_text", lambda *_, **__: Sentences())
+    monkeypatch.setattr(version_builder, "open_text", lambda *_, **__: Sentences())
     monkeypatch.setattr(upgrading, "POLL_S", 0.02)
 
     def over(
@@ -204,14 +204,14 @@ def test_roll_back_and_upgrade_again(folder: Path, run: Upgrade) -> None:
         add(writer, "other")
         writer.publish()
     again = run()
-    assert (again.edition, again.taken_over, again.swapped) == (1, 1, True)
+    assert (again.version, again.taken_over, again.swapped) == (1, 1, True)
     assert (names(folder), history(folder)) == (["long story", "other", "zoo"], [1, 0])
     assert discard(folder)[0] == [0]
     assert names(folder) == ["long story", "other", "zoo"]
-    with pytest.raises(LibraryError, match="no edition before"):
+    with pytest.raises(LibraryError, match="no model version before"):
         roll_back(folder)
     third = run(Choice(text="T3"))
-    assert (third.edition, history(folder), names(folder)) == (2, [2, 1], ["long story", "other", "zoo"])
+    assert (third.version, history(folder), names(folder)) == (2, [2, 1], ["long story", "other", "zoo"])
 
 
 def test_changes_during_the_build_are_followed(folder: Path, run: Upgrade) -> None:
@@ -248,7 +248,7 @@ def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) ->
         writers[0].__exit__(None, None, None)
 
     assert run(callbacks=Callbacks(say=say), compare=meanwhile).swapped
-    assert told == ["the new edition is ready; waiting for the run that is writing to the library"]
+    assert told == ["the new version is ready; waiting for the run that is writing to the library"]
 
 
 def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
@@ -258,7 +258,7 @@ def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
     assert (history(folder), names(folder)) == ([0], ["long story", "zoo"])
     told: list[str] = []
     again = run(Choice(), Callbacks(say=told.append))  # it knows what it was begun for
-    assert (again.swapped, again.taken_over, again.edition) == (True, 1, 1)
+    assert (again.swapped, again.taken_over, again.version) == (True, 1, 1)
     assert told == ["going on with the upgrade begun earlier (preset lite: V, T2, S, sampling auto)"]
     with pytest.raises(UsageError, match="no upgrade is unfinished"):
         run(Choice())
@@ -290,11 +290,11 @@ def test_an_interrupted_copy_is_resumed_unit_by_unit(
     assert len(contents(folder)) == 3
 
 
-def test_another_target_drops_the_unfinished_edition(folder: Path, run: Upgrade) -> None:
+def test_another_target_drops_the_unfinished_version(folder: Path, run: Upgrade) -> None:
     run(callbacks=Callbacks(stop=lambda: True))
     told: list[str] = []
     report = run(Choice(text="T3"), Callbacks(say=told.append))
-    assert (report.edition, report.swapped, setup_of(folder).models["text"]) == (2, True, "T3")
+    assert (report.version, report.swapped, setup_of(folder).models["text"]) == (2, True, "T3")
     assert sorted(path.name for path in (folder / "editions").iterdir()) == ["2"]
     assert told == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
 
@@ -302,7 +302,7 @@ def test_another_target_drops_the_unfinished_edition(folder: Path, run: Upgrade)
 def test_the_same_models_are_not_an_upgrade(folder: Path, run: Upgrade) -> None:
     for choice in (Choice(text="T"), Choice(visual="V", speech="S")):
         report = run(choice)
-        assert (report.edition, report.swapped) == (0, False)
+        assert (report.version, report.swapped) == (0, False)
     assert (history(folder), unused(folder)) == ([0], [])
 
 
@@ -354,7 +354,7 @@ def test_a_second_upgrade_is_refused(folder: Path, run: Upgrade) -> None:
     assert setup_of(folder).models["text"] == "T2"
 
 
-def test_searches_never_fail_while_editions_change(folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_never_fail_while_versions_change(folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(self: QueryEncoder, *_: object) -> dict[str, FloatArray]:
         dim = DIM if self._setup.models["text"] == "T" else NEW_DIM
         return {"visual": axis(1), "speech": axis(2, dim), "text": axis(3, dim)}
@@ -385,7 +385,7 @@ def test_searches_never_fail_while_editions_change(folder: Path, run: Upgrade, m
     assert set(searches) == {2}
 
 
-def test_editions_of_an_older_vfindex_are_brought_up_to_date(
+def test_versions_of_an_older_vfindex_are_brought_up_to_date(
     folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first(connection: Connection) -> None: ...
@@ -395,14 +395,14 @@ def test_editions_of_an_older_vfindex_are_brought_up_to_date(
     run()
     roll_back(folder)
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, first))
-    again = run()  # the edition returned from is not built anew
-    assert (again.edition, again.swapped, again.taken_over) == (1, True, 0)
+    again = run()  # the model version returned from is not built anew
+    assert (again.version, again.swapped, again.taken_over) == (1, True, 0)
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, second))
     roll_back(folder)
     assert verify(Library.open(folder)).problems == []
 
 
-def test_a_damaged_edition_is_rebuilt(folder: Path, run: Upgrade) -> None:
+def test_a_damaged_version_is_rebuilt(folder: Path, run: Upgrade) -> None:
     run(callbacks=Callbacks(stop=lambda: True))
     database = version_folder(folder, 1) / "library.db"
     database.write_bytes(b"half" + database.read_bytes()[4:])
