@@ -16,7 +16,7 @@ from vfindex.storage.errors import UsageError, VfindexError, counted
 if TYPE_CHECKING:
     from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings
     from vfindex.storage.maintenance.removal_preview import RemovalPreview
-    from vfindex.storage.records import Document
+    from vfindex.storage.records import Chapter, Document
 
 _KEY = "vfindex"
 _CONFIRMED = (b"y", b"yes")
@@ -30,7 +30,7 @@ def removal_settings(report: Path | None) -> RemovalSettings:
 
 
 def _describe(
-    paths: Sequence[bytes], tags: Mapping[str, str], chapters: Sequence[str]
+    paths: Sequence[bytes], tags: Mapping[str, str], chapters: Sequence[Chapter]
 ) -> tuple[str, Sequence[Document]]:
     from vfindex.indexer.extractors.metadata_text import describe, documents_of
 

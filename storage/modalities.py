@@ -17,6 +17,8 @@ ModalityName: TypeAlias = str
 Kind = Literal["frames", "audio", "timed_text", "video_text"]
 # The models that a library names. The speech model recognises speech; it embeds nothing.
 ModelKind = Literal["visual", "text", "speech"]
+# What a modality is extracted from: the sampled frames, the audio, or what is known of the file without decoding it.
+Origin = Literal["frames", "audio", "metadata"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Modality:
     """A modality of clips. prefix: of the query language, without its colon.
 
     kinds: of its tracks. model: whose encoder embeds its clips and its queries. weight: default w_m of a preset that
-    names none.
+    names none. origin: what it is extracted from. recogniser: the model that turns that into text, None without one.
     """
 
     name: ModalityName
@@ -32,6 +34,8 @@ class Modality:
     prefix: str
     model: ModelKind
     weight: float
+    origin: Origin
+    recogniser: ModelKind | None = None
 
     @property
     def has_frames(self) -> bool:
@@ -58,15 +62,25 @@ class Modality:
 # The weights are measured for `lite` on the public collection, in units of the spread of unrelated scores; all lie on
 # plateaus (docs/decisions). Speech ranks alike from 0.3 to 0.5; at 1 it drowns the images.
 MODALITIES: tuple[Modality, ...] = (
-    Modality("visual", ("frames",), prefix="shown", model="visual", weight=1.0),
-    Modality("speech", ("timed_text",), prefix="said", model="text", weight=0.4),
-    Modality("text", ("video_text", "timed_text"), prefix="titled", model="text", weight=0.4),
+    Modality("visual", ("frames",), prefix="shown", model="visual", weight=1.0, origin="frames"),
+    Modality("speech", ("timed_text",), prefix="said", model="text", weight=0.4, origin="audio", recogniser="speech"),
+    Modality("text", ("video_text", "timed_text"), prefix="titled", model="text", weight=0.4, origin="metadata"),
 )
 
 
 def modality_names() -> tuple[ModalityName, ...]:
     """Return the names of all modalities, in the order of their slices in the joint vector."""
     return tuple(modality.name for modality in MODALITIES)
+
+
+def frame_modality() -> ModalityName:
+    """Return the name of the modality that has frames: clips are cut by it, and pictures compared with it."""
+    return next(modality.name for modality in MODALITIES if modality.has_frames)
+
+
+def document_modality() -> ModalityName:
+    """Return the name of the modality that has the text of whole videos: titles, folders and tags."""
+    return next(modality.name for modality in MODALITIES if modality.has_documents)
 
 
 def get_modality(name: ModalityName) -> Modality:

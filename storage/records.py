@@ -6,8 +6,8 @@ NumPy is not imported here: the command line names modalities in its help, which
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from vfindex.storage.modalities import ModalityName, ModelKind
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FloatArray: TypeAlias = "NDArray[np.float32]"
-SegmentSource = Literal["sidecar", "embedded", "asr"]
+# frames: recognised in the frames.
+SegmentSource = Literal["sidecar", "embedded", "asr", "chapter", "frames"]
 # Forms of fusion, see `joint.vector.fuse`.
 FusionName = Literal["concat", "mean", "weighted", "learned"]
 FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
@@ -57,6 +58,24 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Chapter:
+    """A titled part of a video. start_s, end_s: None where only its title is known, as in libraries before 0.2."""
+
+    title: str
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @classmethod
+    def parse(cls, stored: Any) -> Chapter:
+        """Return a chapter of a library's JSON: an object, or a title alone. Raises TypeError."""
+        return cls(stored) if isinstance(stored, str) else cls(**stored)
+
+    def stored(self) -> Any:
+        """Return the chapter as `parse` reads it."""
+        return self.title if self.start_s is None else asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Video:
     """A source file's content. Its identity is `fingerprint`; its paths are Locations.
 
@@ -80,7 +99,7 @@ class Video:
     has_audio: bool
     title: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
-    chapters: tuple[str, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Speech windows: the parts of a transcript that are embedded, and the clips that they describe."""
+"""Windows: the parts of a text with times that are embedded, and the one rule by which spans describe clips."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def windows(segments: Iterable[Segment], words: int = WINDOW_WORDS) -> list[Wind
     return sorted(found, key=lambda w: (w.start_s, w.end_s))
 
 
-def clip_windows(clips: Sequence[tuple[float, float]], spans: Sequence[Window]) -> list[list[int]]:
-    """Return for each clip (start_s, end_s) the positions in `spans` of the windows that describe it.
+def overlapping(clips: Sequence[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Return for each clip (start_s, end_s) the positions of the spans (start_s, end_s) that describe it.
 
-    These are the windows of which at least half lies in the clip, else the one that overlaps it most, if any. Clips and
-    windows are in order of time.
+    These are the spans of which at least half lies in the clip, else the one that overlaps it most, if any. A span
+    without length, as of a frame, describes the clip that it lies in. Clips and spans are in order of time.
     """
-    longest_s = max((w.end_s - w.start_s for w in spans), default=0.0)
+    longest_s = max((end_s - start_s for start_s, end_s in spans), default=0.0)
     described: list[list[int]] = []
     first = 0
     for start_s, end_s in clips:
-        while first < len(spans) and spans[first].start_s + longest_s < start_s:
+        while first < len(spans) and spans[first][0] + longest_s < start_s:
             first += 1
         half: list[int] = []
         best, best_s = -1, 0.0
         at = first
-        while at < len(spans) and spans[at].start_s < end_s:
-            window = spans[at]
-            shared_s = min(end_s, window.end_s) - max(start_s, window.start_s)
-            if shared_s > 0 and 2 * shared_s >= window.end_s - window.start_s:
+        while at < len(spans) and spans[at][0] < end_s:
+            from_s, to_s = spans[at]
+            shared_s = min(end_s, to_s) - max(start_s, from_s)
+            if (shared_s > 0 or from_s == to_s >= start_s) and 2 * shared_s >= to_s - from_s:
                 half.append(at)
             if shared_s > best_s:
                 best, best_s = at, shared_s

@@ -1,4 +1,4 @@
-"""The text modality: title, search text and documents from a video's name, folders, tags and chapters."""
+"""Title, search text and documents of a video from its name, folders, tags and chapters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from vfindex.indexer.scan.sidecar_names import RELEASE_MARKS
-from vfindex.storage.records import Document
+from vfindex.storage.records import Chapter, Document
 
 # Tags written by people, most informative first. Not encoder, handler_name, creation_time: programs write those.
 TEXT_TAGS = (
@@ -95,9 +95,10 @@ class Description:
     documents: tuple[tuple[str, str], ...]
 
 
-def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> Description:
-    """Return the words of a video from its absolute path, its raw tags and its chapter titles.
+def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[Chapter]) -> Description:
+    """Return the words of a video from its absolute path, its raw tags and the titles of chapters without times.
 
+    Chapters with times are segments, see `text.chapter_segments`.
     A part counts for `text` if it holds a dictionary-like word of any language: in Latin script 3 or more letters with
     a vowel, in other scripts 2 or more letters (1 in Chinese, Japanese, Korean or Thai), not one of the words that
     cameras, editors and habit put into names (IMG, GoPro, untitled, months), and not part of a machine's id. "v001",
@@ -111,7 +112,8 @@ def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> D
     title_tag, *other_tags = _tag_texts(tags)
     file_words = _name_words(stem)
     folders = _folder_words(parents)
-    chapter_text = ", ".join(_bounded(filter(_says_something, map(_tag_words, chapters)), MAX_DOCUMENT_CHARS))
+    untimed = (chapter_words(chapter) for chapter in chapters if chapter.start_s is None)
+    chapter_text = ", ".join(_bounded(filter(None, untimed), MAX_DOCUMENT_CHARS))
 
     meaningful = [part for part in (title_tag, file_words) if _says_something(part)]
     tag_texts = [part for part in (*other_tags, chapter_text) if part]
@@ -124,7 +126,13 @@ def describe(path: bytes, tags: Mapping[str, str], chapters: Sequence[str]) -> D
     return Description(title[:MAX_TITLE_CHARS], text, tuple(documents))
 
 
-def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[str]) -> tuple[Document, ...]:
+def chapter_words(chapter: Chapter) -> str:
+    """Return the title of a chapter, "" if it has no meaningful word."""
+    words = _tag_words(chapter.title)
+    return words if _says_something(words) else ""
+
+
+def documents_of(paths: Iterable[bytes], tags: Mapping[str, str], chapters: Sequence[Chapter]) -> tuple[Document, ...]:
     """Return the documents of all paths and tags of a video for full text search, each once."""
     documents = (described for path in paths for described in describe(path, tags, chapters).documents)
     return tuple(dict.fromkeys(Document("title" if kind == "title" else "tag", text) for kind, text in documents))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.indexer.media.protocol import SPEECH_AUDIO, AudioTap, FrameTap
+from vfindex.storage.records import Chapter
 
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
 MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
@@ -73,7 +74,7 @@ class Probe:
     frames: int | None
     subtitles: tuple[SubtitleTrack, ...]
     tags: dict[str, str]
-    chapters: tuple[str, ...]
+    chapters: tuple[Chapter, ...]
     clock_s: float = 0.0
 
     @property
@@ -207,6 +208,19 @@ def audio_track(fields: Fields) -> AudioTrack:
     )
 
 
+def chapter(item: Any) -> Chapter:
+    """Return a chapter of (start_s, end_s, title), the times None where there are none."""
+    if not isinstance(item, list) or len(item) != 3:
+        raise InvalidField("a chapter is no triple")
+    title = text(item[2], "chapters")
+    if item[0] is None:
+        return Chapter(title)
+    start_s, end_s = number(item[0], "chapters"), number(item[1], "chapters")
+    if end_s < start_s:
+        raise InvalidField(f"a chapter runs from {start_s} to {end_s}")
+    return Chapter(title, start_s, end_s)
+
+
 def probe(fields: Fields) -> Probe:
     frames = None if fields.maybe_number("frames") is None else fields.integer("frames", 0, 1 << 40)
     return Probe(
@@ -221,7 +235,7 @@ def probe(fields: Fields) -> Probe:
         frames=frames,
         subtitles=tuple(subtitle_track(Fields(track)) for track in fields.items("subtitles")),
         tags=fields.texts("tags"),
-        chapters=tuple(text(title, "chapters") for title in fields.items("chapters")),
+        chapters=tuple(chapter(each) for each in fields.items("chapters")),
         clock_s=fields.number("clock_s"),
     )
 

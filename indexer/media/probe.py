@@ -57,7 +57,7 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
             "frames": coded_frames(source.video),
             "subtitles": subtitle_tracks(container),
             "tags": tags(container, source.video),
-            "chapters": chapters(container),
+            "chapters": chapters(container, source.clock.origin_s),
         }
         source, found["end_s"] = video_end(source, start_s, beat)
         return found
@@ -182,10 +182,17 @@ def tags(container: InputContainer, video: Stream) -> dict[str, str]:
     return found
 
 
-def chapters(container: InputContainer) -> list[str]:
-    """Return the titles of the chapters."""
-    titles = (chapter["metadata"].get("title", "") for chapter in container.chapters()[:MAX_CHAPTERS])
-    return [title[:MAX_CHAPTER_TITLE] for title in titles]
+def chapters(container: InputContainer, origin_s: float) -> list[tuple[float | None, float | None, str]]:
+    """Return (start_s, end_s, title) of the chapters; None where the file states no time that can be."""
+    found: list[tuple[float | None, float | None, str]] = []
+    for chapter in container.chapters()[:MAX_CHAPTERS]:
+        title = chapter["metadata"].get("title", "")[:MAX_CHAPTER_TITLE]
+        start_s, end_s = (seconds(chapter[edge], chapter["time_base"]) for edge in ("start", "end"))
+        if start_s is None or end_s is None or end_s < start_s:
+            found.append((None, None, title))
+        else:
+            found.append((start_s - origin_s, end_s - origin_s, title))
+    return found
 
 
 def audio_tracks(container: InputContainer) -> list[dict[str, Any]]:

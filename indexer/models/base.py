@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import FloatArray
 
 if TYPE_CHECKING:
@@ -59,12 +60,16 @@ class PassageEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The models of a run, shared by its workers. speech: None if no speech is recognised. gpus: of the image model."""
+    """The models of a run, shared by its workers. speech: None if no speech is recognised. gpus: of the image model.
+
+    modalities: of the library.
+    """
 
     image: ImageEncoder
     text: PassageEncoder
     speech: Speech | None = None
     gpus: int = 0
+    modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Texts:
     """The model of a driver whose units are indexed by other processes."""
 
     text: PassageEncoder
+    modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
 
 
 def is_still(before: Pixels, frame: Pixels) -> bool:

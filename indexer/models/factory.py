@@ -12,7 +12,7 @@ from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS
 from vfindex.indexer.models.export.cache import Say, ensure_part
 from vfindex.indexer.models.hardware import has_cuda, usable_cores, usable_devices
-from vfindex.indexer.models.lite import EXPORT_VERSION, ensure_lite, load_priors
+from vfindex.indexer.models.lite import EXPORT_VERSION, ensure_lite, load_prior
 from vfindex.indexer.models.presets import (
     BEST_DEFAULT,
     DEFAULT_PRESET,
@@ -21,9 +21,9 @@ from vfindex.indexer.models.presets import (
     LITE_VISUAL,
     LITE_VISUAL_TEMPLATES,
     PRESETS,
-    WEIGHTS,
     Choice,
     chosen_models,
+    modalities_of,
     models_of,
     preset_name,
     upgrade_command,
@@ -34,14 +34,13 @@ from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder, read_meta
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.modalities import ModalityName, ModelKind
+from vfindex.storage.modalities import Modality, ModalityName, ModelKind, get_modality, modality_names
 from vfindex.storage.records import QueryModel, Setup
 from vfindex.storage.writer import Writer
 
 if TYPE_CHECKING:
     from vfindex.indexer.speech.transcribe import Speech
 
-Priors = Mapping[ModalityName, ModalityPrior]
 _LITE_TEXT_IDENTITY = f"{LITE_TEXT} {MINILM_WEIGHTS.sha256[:16]} {EXPORT_VERSION}"
 
 
@@ -64,17 +63,16 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
     models = _located(references, cache, say)
     if references["speech"] != LITE_SPEECH:
         locate("speech", references["speech"], cache)
-    visual, text = models.visual.query, models.text.query
     setup = Setup(
         preset=name,
         models=models.identities(),
-        query={"visual": visual, "speech": text, "text": text},
+        query=models.queries(),
         sampling=sampling,
         frame_weight=PRESETS[name].frame_weight,
         word_weight=PRESETS[name].word_weight,
         references=references,
     )
-    writer.install(setup, {**models.visual.priors(), **models.text.priors()}, models.query_folders())
+    writer.install(setup, models.priors(), models.query_folders())
     return setup
 
 
@@ -86,6 +84,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         text=models.text(opening.threads),
         speech=models.speech(opening.threads) if opening.asr else None,
         gpus=len(usable_devices()) if models_of(setup)["visual"] != LITE_VISUAL and has_cuda() else 0,
+        modalities=tuple(modality for modality in modality_names() if modality in setup.models),
     )
 
 
@@ -102,7 +101,8 @@ class LibraryModels:
         references = models_of(setup)
         self._models = _located(references, cache, say)
         self._speech, self._cache = references["speech"], cache
-        if self._models.identities() != dict(setup.models):
+        made_now = self._models.identities()
+        if any(made_now.get(modality) != identity for modality, identity in setup.models.items()):
             raise LibraryVersion(
                 "this library was made with other models than this vfindex has, and vectors of the two cannot be "
                 f"compared; it can still be searched; to add videos, upgrade it first: {upgrade_command(setup)}"
@@ -148,8 +148,8 @@ class _LiteVisual:
     def open(self, threads: int, compiled: bool) -> ImageEncoder:
         return LiteImageEncoder.open(self._paths.visual, threads=threads)
 
-    def priors(self) -> Priors:
-        return {"visual": load_priors(self._paths.prior)["visual"]}
+    def prior(self, modality: Modality) -> ModalityPrior:
+        return load_prior(self._paths.prior, modality)
 
 
 class _ClipVisual:
@@ -176,8 +176,8 @@ class _ClipVisual:
         devices = None if has_cuda() else ["cpu"]
         return OpenClipEncoder.open(self._model.folder, threads=threads, devices=devices, compiled=compiled)
 
-    def priors(self) -> Priors:
-        return {"visual": visual_prior(self.open(usable_cores(), False), self.query_folder, WEIGHTS["visual"])}
+    def prior(self, modality: Modality) -> ModalityPrior:
+        return visual_prior(self.open(usable_cores(), False), self.query_folder, modality.weight)
 
 
 class _LiteText:
@@ -193,8 +193,8 @@ class _LiteText:
     def open(self, threads: int) -> PassageEncoder:
         return TextEncoder.open(self._paths.text, threads=threads)
 
-    def priors(self) -> Priors:
-        return {m: prior for m, prior in load_priors(self._paths.prior).items() if m != "visual"}
+    def prior(self, modality: Modality) -> ModalityPrior:
+        return load_prior(self._paths.prior, modality)
 
 
 class _SentenceText:
@@ -219,20 +219,34 @@ class _SentenceText:
 
         return SentenceEncoder.open(self._model, "cuda")
 
-    def priors(self) -> Priors:
-        return {m: text_prior(self.query_folder, WEIGHTS[m]) for m in ("speech", "text")}
+    def prior(self, modality: Modality) -> ModalityPrior:
+        return text_prior(self.query_folder, modality.weight)
 
 
 @dataclass(frozen=True, slots=True)
 class _Models:
-    """The visual and the text model of a library, located in a cache."""
+    """The embedding models of a library's modalities, located in a cache."""
 
     visual: _LiteVisual | _ClipVisual
     text: _LiteText | _SentenceText
+    modalities: tuple[ModalityName, ...]
 
     def identities(self) -> dict[ModalityName, str]:
         """Return modality -> identity of the model that makes its vectors, as a library records it."""
-        return {"visual": self.visual.identity, "speech": self.text.identity, "text": self.text.identity}
+        return {modality: model.identity for modality, model in self._by_modality().items()}
+
+    def queries(self) -> dict[ModalityName, QueryModel]:
+        """Return modality -> its query encoder."""
+        return {modality: model.query for modality, model in self._by_modality().items()}
+
+    def priors(self) -> dict[ModalityName, ModalityPrior]:
+        """Return modality -> its prior."""
+        return {modality: model.prior(get_modality(modality)) for modality, model in self._by_modality().items()}
+
+    def _by_modality(self) -> dict[ModalityName, _LiteVisual | _ClipVisual | _LiteText | _SentenceText]:
+        by_kind: dict[ModelKind, _LiteVisual | _ClipVisual | _LiteText | _SentenceText]
+        by_kind = {"visual": self.visual, "text": self.text}
+        return {modality: by_kind[get_modality(modality).model] for modality in self.modalities}
 
     def query_folders(self) -> dict[str, Path]:
         """Return name of a query encoder in a library -> its folder in the cache."""
@@ -244,6 +258,7 @@ def _located(references: Mapping[ModelKind, str], cache: Path, say: Say) -> _Mod
     return _Models(
         _LiteVisual(cache, say) if visual == LITE_VISUAL else _ClipVisual(visual, cache, say),
         _LiteText(cache, say) if text == LITE_TEXT else _SentenceText(text, cache, say),
+        modalities_of(references),
     )
 
 

@@ -17,13 +17,13 @@ from vfindex.indexer.models.calibration_images import calibration_images
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER, MINILM_WEIGHTS
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_complete
 from vfindex.indexer.models.hardware import usable_cores
-from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL, PRESETS
+from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL
 from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, sentences
 from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.encoders.colours import colour_axes, colour_shares, colour_vector, with_colours
 from vfindex.storage.encoders.text import AXES, TextEncoder, read_meta, write_meta
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import Modality, ModelKind
 from vfindex.storage.records import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ MIXED_LABELS = 5
 
 @dataclass(frozen=True, slots=True)
 class LitePaths:
-    """The exported models. text, visual: folders. prior: a file, see `load_priors`."""
+    """The exported models. text, visual: folders. prior: a file, see `load_prior`."""
 
     text: Path
     visual: Path
@@ -60,20 +60,16 @@ def ensure_lite(cache: Path, *, say: Say = logger.info) -> LitePaths:
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
 
 
-def load_priors(path: Path) -> dict[ModalityName, ModalityPrior]:
-    """Return the prior of every modality from the file that `ensure_lite` wrote."""
-    weights = PRESETS["lite"].weights
+def load_prior(path: Path, modality: Modality) -> ModalityPrior:
+    """Return the prior of a modality, that of its model, from the file that `ensure_lite` wrote."""
     with np.load(path, allow_pickle=False) as data:
-        return {
-            m: ModalityPrior(
-                mean=data[f"{m}_mean"],
-                query_mean=data[f"{m}_query_mean"],
-                spread=float(data[f"{m}_spread"]),
-                background=data[f"{m}_background"],
-                weight=weight,
-            )
-            for m, weight in weights.items()
-        }
+        return ModalityPrior(
+            mean=data[f"{modality.model}_mean"],
+            query_mean=data[f"{modality.model}_query_mean"],
+            spread=float(data[f"{modality.model}_spread"]),
+            background=data[f"{modality.model}_background"],
+            weight=modality.weight,
+        )
 
 
 def label_texts(names: str, definition: str) -> list[str]:
@@ -138,21 +134,19 @@ def _write_label_vectors(work: Path) -> None:
     np.save(work / "text" / AXES, axes)
     facts = read_meta(work / "text")
     write_meta(work / "text", **{name: facts[name] for name in facts if name not in ("format", "files")})
-    arrays = _prior_arrays(
-        queries, {"visual": calibration_vectors(vectors, axes), "speech": passages, "text": passages}
-    )
+    arrays = _prior_arrays(queries, {"visual": calibration_vectors(vectors, axes), "text": passages})
     np.savez(work / "prior.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub allows only bools
 
 
-def _prior_arrays(queries: FloatArray, material: Mapping[ModalityName, FloatArray]) -> dict[str, FloatArray]:
-    """Return mean, query_mean, spread and background of every modality. queries: background queries (n, dim)."""
+def _prior_arrays(queries: FloatArray, material: Mapping[ModelKind, FloatArray]) -> dict[str, FloatArray]:
+    """Return mean, query_mean, spread and background of each model. queries: background queries (n, dim)."""
     arrays: dict[str, FloatArray] = {}
-    for modality, rows in material.items():
-        prior = estimate_prior(queries, rows, centred=modality != "visual", weight=PRESETS["lite"].weights[modality])
-        arrays[f"{modality}_mean"] = prior.mean
-        arrays[f"{modality}_query_mean"] = prior.query_mean
-        arrays[f"{modality}_spread"] = np.asarray(prior.spread, dtype=np.float32)
-        arrays[f"{modality}_background"] = prior.background
+    for kind, rows in material.items():
+        prior = estimate_prior(queries, rows, centred=kind == "text", weight=1.0)
+        arrays[f"{kind}_mean"] = prior.mean
+        arrays[f"{kind}_query_mean"] = prior.query_mean
+        arrays[f"{kind}_spread"] = np.asarray(prior.spread, dtype=np.float32)
+        arrays[f"{kind}_background"] = prior.background
     return arrays
 
 

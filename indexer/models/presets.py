@@ -9,7 +9,7 @@ from typing import Literal
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.storage.errors import UsageError
-from vfindex.storage.modalities import ModalityName, ModelKind
+from vfindex.storage.modalities import MODALITIES, ModalityName, ModelKind
 from vfindex.storage.records import Setup
 
 PresetName = Literal["lite", "small", "base", "large", "multilingual"]
@@ -21,14 +21,12 @@ class Preset:
     """The models of a library and the constants of its ranking.
 
     models: references, see `catalog`.
-    weights: w_m of every modality, unless the user names others.
     frame_weight: share of the best frame in a hit's visual score; the clip's own vector has the rest.
     word_weight: score added to a hit that contains every content word of the query.
     """
 
     name: PresetName
     models: Mapping[ModelKind, str]
-    weights: Mapping[ModalityName, float]
     frame_weight: float
     word_weight: float
 
@@ -47,19 +45,15 @@ class Choice:
 # better than the sentence alone does. No label holds a colour; colours are compared with the pixels.
 LITE_VISUAL_TEMPLATES = ("{}", "{word}", "{colour}")
 
-# Measured for `lite` on the public collection, each as a paired comparison: see docs/decisions. All lie on plateaus.
-# In units of the spread of unrelated scores. Speech ranks alike from 0.3 to 0.5; at 1 it drowns the images.
-WEIGHTS: Mapping[ModalityName, float] = MappingProxyType({"visual": 1.0, "speech": 0.4, "text": 0.4})
-
 
 def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset:
-    # Unmeasured with these models: the weights are those of `lite`; a frame weight of 0.6 is the published start.
+    # Unmeasured with these models: the weights are the table's; a frame weight of 0.6 is the published start.
     return _preset(name, visual, text, speech, frame_weight=0.6)
 
 
 def _preset(name: PresetName, visual: str, text: str, speech: str, *, frame_weight: float) -> Preset:
     models: Mapping[ModelKind, str] = MappingProxyType({"visual": visual, "text": text, "speech": speech})
-    return Preset(name, models, WEIGHTS, frame_weight, word_weight=1.0)
+    return Preset(name, models, frame_weight, word_weight=1.0)
 
 
 PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
@@ -95,6 +89,18 @@ def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
 def models_of(setup: Setup) -> Mapping[ModelKind, str]:
     """Return the references of a library's models; libraries that store none have those of their preset."""
     return setup.references or PRESETS[preset_name(setup.preset)].models
+
+
+def modalities_of(references: Mapping[ModelKind, str]) -> tuple[ModalityName, ...]:
+    """Return the modalities that a library of these models has: those whose models are all among them."""
+    return tuple(
+        each.name for each in MODALITIES if each.model in references and (each.recogniser or each.model) in references
+    )
+
+
+def lacking(setup: Setup) -> tuple[ModalityName, ...]:
+    """Return the modalities that a library lacks, and would have if it was made now."""
+    return tuple(modality for modality in modalities_of(models_of(setup)) if modality not in setup.models)
 
 
 def upgrade_command(setup: Setup) -> str:

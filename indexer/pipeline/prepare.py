@@ -1,80 +1,73 @@
-"""A video before its units are decoded: probe, metadata text, subtitles, audio track, and the plan of its units."""
+"""A video before its units are decoded: probe, what each modality knows of it, and the plan of its units."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
-from vfindex.indexer.boundary import NO_RESOURCES
-from vfindex.indexer.extractors.metadata_text import describe, documents_of
+from vfindex.indexer.extractors.base import Known, Unit
+from vfindex.indexer.extractors.metadata_text import describe
+from vfindex.indexer.extractors.registry import EXTRACTORS
+from vfindex.indexer.extractors.source import VideoSource
 from vfindex.indexer.media.answers import AudioTrack, Probe
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.options import Options
-from vfindex.indexer.pipeline.ytdlp import read_info
+from vfindex.indexer.pipeline.ytdlp import Info, read_info
 from vfindex.indexer.scan.walk import Found
-from vfindex.indexer.speech.audio_tracks import choose_track, no_asr_reason
-from vfindex.indexer.speech.subtitles import (
-    Sidecars,
-    SubtitleText,
-    from_packets,
-    fullest,
-    notes_of,
-    sidecar_transcript,
-    track_order,
-    use_of,
-)
-from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.records import Document, FloatArray, Segment, UnitPlan, Video
+from vfindex.indexer.speech.audio_tracks import choose_track
+from vfindex.storage.errors import Problem
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import Chapter, Document, UnitPlan, Video
 
 # A longer video is cut into units: a crash then costs minutes, and a unit bounds memory. 10 minutes at 1 frame/s are
 # 600 vectors, and 52 MB of thumbnails.
 UNIT_S = 600.0
 # A last unit shorter than half a unit joins the one before it.
 MIN_LAST_UNIT_S = UNIT_S / 2
-# Subtitle tracks of one language that are compared by amount of text; films have two or three.
-MAX_TRACKS_COMPARED = 4
 # A week of video. A longer one, or a file with a wrong length, has a longer last unit.
 MAX_CUTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A video before its units are decoded: metadata, subtitles and the plan of its units.
+    """A video before its units are decoded: its metadata, what each modality knows of it, and the plan of its units.
 
-    text_vector: (dim,) of the text modality, or None. problems: sidecars that could not be read. notes: other remarks
-    on sidecars and subtitle tracks for the report. sidecars: which are used, and why others are not, for `show`.
-    clock_s: when the container starts, as in Probe. track: the audio track for speech, None if none can be decoded.
-    no_asr_reason: why its speech is not recognised, or "".
+    problems: sidecars that could not be read. notes: other remarks on sidecars and subtitle tracks for the report.
+    clock_s: when the container starts, as in Probe. audio: the audio track that is read, None if none can be decoded.
     """
 
     found: Found
     video: Video
     units: tuple[UnitPlan, ...]
-    subtitles: tuple[Segment, ...]
-    documents: tuple[Document, ...]
-    text_vector: FloatArray | None
-    problems: tuple[Problem, ...]
+    known: Mapping[ModalityName, Known]
+    problems: tuple[Problem, ...] = ()
     notes: tuple[Problem, ...] = ()
-    sidecars: str = ""
     clock_s: float = 0.0
-    track: AudioTrack | None = None
-    no_asr_reason: str = ""
+    audio: AudioTrack | None = None
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        return tuple(document for known in self.known.values() for document in known.documents)
+
+    def unit(self, plan: UnitPlan, options: Options, modality: ModalityName) -> Unit:
+        """Return a unit to extract a modality from."""
+        return Unit(self.video, plan, options, self.known[modality], self.audio)
 
 
 def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts) -> Prepared:
-    """Return the metadata, subtitles and plan of a file; no frame is decoded. Raises VideoError."""
+    """Return what is known of a file, and its plan; no frame is decoded. Raises VideoError."""
     path = found.location.path
     probe = decoder.probe(path)
     info = read_info(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
     tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
-    chapters = probe.chapters or info.chapters
-    description = describe(path, tags, chapters)
-    subtitles = _subtitles(found, replace(probe, subtitles=()) if options.safe else probe, decoder)
-    track = choose_track(probe.audio, options.languages)
+    chapters = _chapters_of(probe, info)
+    audio = choose_track(probe.audio, options.languages)
+    source = VideoSource(found, probe, tags, chapters, audio, options, decoder)
+    known = {m: embedded(EXTRACTORS[m].known(source), encoders.text) for m in encoders.modalities}
     video = Video(
         fingerprint=fingerprint,
         size_bytes=found.location.size_bytes,
@@ -88,24 +81,40 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         end_s=probe.end_s,
         frames=probe.frames,
         has_audio=probe.has_audio,
-        title=description.title,
+        title=describe(path, tags, chapters).title,
         tags=tags,
         chapters=chapters,
     )
+    problems = [problem for each in known.values() for problem in each.problems]
     return Prepared(
         found=found,
         video=video,
         units=plan_units(probe.start_s, probe.end_s, list if options.safe else partial(decoder.keyframes_before, path)),
-        subtitles=subtitles.segments,
-        documents=documents_of([found.location.path], tags, chapters),
-        text_vector=text_vector(description.text, encoders.text),
-        problems=(*subtitles.problems, *([info.problem] if info.problem else [])),
-        notes=subtitles.notes,
-        sidecars=subtitles.words,
+        known=known,
+        problems=(*problems, *([info.problem] if info.problem else [])),
+        notes=tuple(note for each in known.values() for note in each.notes),
         clock_s=probe.clock_s,
-        track=track,
-        no_asr_reason=no_asr_reason(track, probe.audio, options.languages),
+        audio=audio,
     )
+
+
+def embedded(known: Known, encoder: PassageEncoder) -> Known:
+    """Return what is known with the vector of its text for the whole video."""
+    return replace(known, vector=encoder.encode_passages([known.text])[0]) if known.text else known
+
+
+def _chapters_of(probe: Probe, info: Info) -> tuple[Chapter, ...]:
+    """Return the chapters of a file, else of its `.info.json`; one without a part of the video has no times."""
+    if probe.chapters:
+        return tuple(_within(chapter, 0.0, probe.end_s) for chapter in probe.chapters)
+    return tuple(_within(chapter, probe.clock_s, probe.end_s) for chapter in info.chapters)
+
+
+def _within(chapter: Chapter, clock_s: float, end_s: float) -> Chapter:
+    if chapter.start_s is None or chapter.end_s is None:
+        return chapter
+    start_s, stop_s = max(0.0, chapter.start_s + clock_s), min(chapter.end_s + clock_s, end_s)
+    return Chapter(chapter.title, start_s, stop_s) if start_s < stop_s else Chapter(chapter.title)
 
 
 def plan_units(start_s: float, end_s: float, keyframes: Callable[[list[float]], list[float]]) -> tuple[UnitPlan, ...]:
@@ -122,49 +131,3 @@ def plan_units(start_s: float, end_s: float, keyframes: Callable[[list[float]], 
         cuts = [key_s if key_s > max(start_s, cut_s - UNIT_S / 2) else cut_s for key_s, cut_s in found]
     edges: list[float | None] = [None, *cuts, None]
     return tuple(UnitPlan(n, a, b) for n, (a, b) in enumerate(pairwise(edges)))
-
-
-def text_vector(text: str, encoder: PassageEncoder) -> FloatArray | None:
-    """Return the vector of the text modality, (dim,), None without text."""
-    return encoder.encode_passages([text])[0] if text else None
-
-
-def _subtitles(found: Found, probe: Probe, decoder: Decoder) -> Sidecars:
-    """Return a video's subtitles: those of its sidecars, else of the best embedded track with text."""
-    path = found.location.path
-    chosen = sidecar_transcript(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
-    if chosen.segments:
-        return replace(chosen, segments=on_clock(chosen.segments, probe.clock_s))
-    problems, notes, words = list(chosen.problems), list(chosen.notes), [chosen.words]
-    for group in track_order(probe.subtitles):
-        texts: list[SubtitleText] = []
-        for position in group[:MAX_TRACKS_COMPARED]:
-            track = probe.subtitles[position]
-            try:
-                text = from_packets(decoder.subtitles(path, track.index), track, probe.end_s)
-            except VideoError as exc:
-                if exc.quarantine or exc.problem.code in ("killed", NO_RESOURCES):
-                    raise
-                problems.append(replace(exc.problem, stage="transcribe"))  # frames and audio may be intact
-                continue
-            notes += notes_of(path, text, f"its subtitle track {track.index}: ")
-            words += [f"subtitle track {track.index}: {use_of(text)}"] if text.oddities else []
-            texts.append(text)
-        if any(text.segments for text in texts):
-            chosen = replace(chosen, segments=texts[fullest(texts)].segments)
-            break
-    return replace(chosen, problems=tuple(problems), notes=tuple(notes), words="; ".join(filter(None, words)))
-
-
-def on_clock(segments: Sequence[Segment], clock_s: float) -> tuple[Segment, ...]:
-    """Return the segments of a sidecar, whose 0 s is the start of the container at `clock_s`, on the video's clock.
-
-    A segment that would begin before 0 s begins there; one that would end before it is left out.
-    """
-    if not clock_s:
-        return tuple(segments)
-    return tuple(
-        replace(s, start_s=max(0.0, s.start_s + clock_s), end_s=s.end_s + clock_s)
-        for s in segments
-        if s.end_s + clock_s > 0
-    )

@@ -16,9 +16,6 @@ from vfindex.storage.records import FloatArray
 # alone rank a ball in the air (0.37) above a cut between two cartoon scenes (0.12). See docs/decisions/shots.md.
 OUTLIER_SIGMAS = 4.0
 MIN_DISTANCE = 0.25
-# Levels per colour in a histogram, and the pixel stride: coarse, so that a change of light moves few counts.
-_LEVELS = 8
-_STRIDE = 4
 # Neighbouring distances on either side that determine the local threshold.
 NEIGHBOURS = 8
 # Normal distribution: standard deviation = 1.4826 x median absolute deviation.
@@ -36,16 +33,6 @@ class Span:
     first: int
     last: int
     start_uncertainty_s: float
-
-
-def colour_histogram(pixels: NDArray[np.uint8]) -> FloatArray:
-    """Return the share of an image's pixels in each of 8 x 8 x 8 cells of RGB: (512,) float32, summing to 1.
-
-    pixels: (height, width, 3) uint8.
-    """
-    levels = pixels[::_STRIDE, ::_STRIDE].reshape(-1, 3).astype(np.intp) * _LEVELS // 256
-    cells = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
-    return (np.bincount(cells, minlength=_LEVELS**3) / len(cells)).astype(np.float32)
 
 
 def frame_distances(vectors: FloatArray, histograms: FloatArray) -> NDArray[np.float64]:

@@ -1,32 +1,33 @@
-"""The stages of the pipeline: a unit's frames and audio are decoded, encoded, recognised, and cut into clips.
+"""The stages of the pipeline: a unit is decoded once for all modalities, and their tracks are mapped onto its clips.
 
 A runner calls `prepare` once per video and `index_unit` once per unit.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vfindex.indexer.extractors.chunks import Window, clip_windows, windows
-from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, FrameTap, ReadEnd, Tap
-from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder, Pixels
+from vfindex.indexer.extractors.base import Extraction, Track
+from vfindex.indexer.extractors.chunks import overlapping, windows
+from vfindex.indexer.extractors.frame_record import FrameRecord
+from vfindex.indexer.extractors.registry import open_extractors
+from vfindex.indexer.media.decoder import AudioTap, Decoder, FrameTap, ReadEnd, Tap
+from vfindex.indexer.models.base import Encoders, PassageEncoder
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared
-from vfindex.indexer.pipeline.shots import Span, cut_clips, unit
-from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
-from vfindex.indexer.speech.audio_tracks import lost_audio
-from vfindex.indexer.speech.transcribe import Speech, Transcriber, Transcript
-from vfindex.storage.errors import counted
-from vfindex.storage.modalities import ModalityName
+from vfindex.indexer.pipeline.shots import cut_clips, unit
+from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
+from vfindex.storage.modalities import ModalityName, get_modality
 from vfindex.storage.records import COARSE, Clip, FloatArray, Segment, UnitPlan, UnitResult, Video
 
 # Bit rate of ordinary video, 3.2 Mbit/s: a unit of ten minutes has time for 240 MB at least.
 RATE_BYTES_S = 400_000
+NOTHING_READ = ReadEnd(0, None, None, 0, 0, "")
+Bounds = Sequence[tuple[float, float]]  # (start_s, end_s) of clips, in order of time
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +39,104 @@ class Indexed:
     lost: str
 
 
-def index_unit(prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, encoders: Encoders) -> Indexed:
-    """Return everything that one unit adds to the library: clips(shots(frames(video))), and its transcript.
+@dataclass(frozen=True, slots=True)
+class ReusableUnit:
+    """A stored unit and what of it stays valid. Plain data, so it can be sent to any worker.
 
-    The result depends only on the file and the models, never on the runner, the order or the number of workers. Frames
-    are encoded and audio is recognised while the file is decoded. Raises VideoError if no frame can be read.
+    tracks: modalities that need not be extracted again. vectors: those of them whose embeddings stay valid too. The
+    stored clips are kept if the modality of the frames is among `tracks`; else `stored` needs no clips.
     """
-    transcriber = transcriber_of(prepared, options, encoders.speech)
-    audio = None if transcriber is None else audio_index(prepared, options)
-    taps: tuple[Tap, ...] = (FrameTap(encoders.image.size_px), AudioTap())
-    request = UnitRequest(taps, options.sampling, audio, time_share(prepared, plan))
+
+    stored: UnitResult
+    tracks: frozenset[ModalityName]
+    vectors: frozenset[ModalityName]
+
+    @property
+    def keeps_clips(self) -> bool:
+        return any(get_modality(modality).has_frames for modality in self.tracks)
+
+
+_NOTHING_STORED = ReusableUnit(UnitResult((), ()), frozenset(), frozenset())
+
+
+def index_unit(
+    prepared: Prepared,
+    plan: UnitPlan,
+    options: Options,
+    decoder: Decoder,
+    encoders: Encoders,
+    reusable: ReusableUnit | None = None,
+) -> Indexed:
+    """Return everything that one unit adds to the library: its clips and its text with times.
+
+    The result depends only on the file and the models, never on the runner, the order or the number of workers. The
+    file is decoded once, for the modalities that are not reusable, and not at all if they need neither frames nor
+    audio. Raises VideoError if no frame can be read.
+    """
+    kept = reusable or _NOTHING_STORED
+    begun = {
+        modality: extractor.begin(prepared.unit(plan, options, modality))
+        for modality, extractor in open_extractors(encoders).items()
+        if modality not in kept.tracks
+    }
+    end = decode(prepared, plan, options, decoder, begun.values())
+    tracks = {
+        modality: begun[modality].finish(end) if modality in begun else stored_track(kept.stored, modality)
+        for modality in encoders.modalities
+    }
+    has_frames = any(isinstance(tap, FrameTap) for extraction in begun.values() for tap in extraction.taps)
+    return assemble(prepared, plan, options, Read(end, has_frames, tracks), kept, encoders.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a unit's read gave: its summary, whether frames were decoded, and the track of every modality."""
+
+    end: ReadEnd
+    has_frames: bool
+    tracks: Mapping[ModalityName, Track]
+
+
+def assemble(
+    prepared: Prepared, plan: UnitPlan, options: Options, read: Read, kept: ReusableUnit, encoder: PassageEncoder
+) -> Indexed:
+    """Return a unit's result: its clips with an embedding of every track, its text with times, and what was lost."""
+    tracks = read.tracks
+    clips = _clips(prepared, plan, read, kept)
+    clips = with_embeddings(clips, tracks, encoder, kept.vectors if kept.keeps_clips else ())
+    segments = sorted((s for track in tracks.values() for s in track.segments), key=lambda s: (s.start_s, s.end_s))
+    reasons = [kept.stored.error if kept.keeps_clips else "", _damage(read.end) if read.has_frames else ""]
+    reasons += [problem for track in tracks.values() for problem in track.problems]
+    lost = "; ".join(dict.fromkeys(filter(None, reasons)))
+    coverage = {modality: track.coverage for modality, track in tracks.items()}
+    if options.sampling.mode == "sparse":
+        coverage[COARSE] = "preview only, without audio"
+    return Indexed(UnitResult(clips, tuple(segments), coverage, lost), read.end, lost)
+
+
+def decode(
+    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, extractions: Collection[Extraction]
+) -> ReadEnd:
+    """Give every extraction the frames and audio of its taps, decoded once; return the summary of the read.
+
+    Without taps the file is not opened. Raises VideoError.
+    """
+    fed: dict[Tap, list[Extraction]] = {}
+    for extraction in extractions:
+        for tap in extraction.taps:
+            fed.setdefault(tap, []).append(extraction)
+    if not fed:
+        return NOTHING_READ
+    hears = any(isinstance(tap, AudioTap) for tap in fed)
+    audio = prepared.audio.index if prepared.audio is not None and hears else None
+    request = UnitRequest(tuple(fed), options.sampling, audio, time_share(prepared, plan))
     with closing(decode_unit(prepared.found.location.path, plan, request, decoder, may_be_empty=True)) as items:
-        reading, vectors = _encode_frames(items, encoders.image, transcriber)
-    transcript = transcriber.finish() if transcriber else None
-    speech = encode_speech(prepared, plan, transcript, encoders.text)
-    return assemble(prepared, plan, options, reading, vectors, speech)
-
-
-def _encode_frames(
-    items: Iterable[Pixels | AudioBlock | Reading], encoder: ImageEncoder, transcriber: Transcriber | None
-) -> tuple[Reading, FloatArray]:
-    """Return a unit's Reading and the vectors (n, dim) of its encoded frames; its audio goes to the transcriber."""
-    reading = Reading()
-    batch: list[Pixels] = []
-    vectors = [np.zeros((0, encoder.dim), np.float32)]
-    for item in items:
-        if isinstance(item, Reading):
-            reading = item
-        elif not isinstance(item, AudioBlock):
-            batch.append(item)
-        elif transcriber is not None:
-            transcriber.feed(item)
-        if len(batch) >= encoder.batch_frames or (batch and item is reading):
-            vectors.append(encoder.encode_images(batch))
-            batch.clear()
-    return reading, np.concatenate(vectors)
+        for item in items:
+            if isinstance(item, ReadEnd):
+                return item
+            for extraction in fed[item.tap]:
+                extraction.feed(item)
+    raise RuntimeError("a read without an end")
 
 
 def time_share(prepared: Prepared, plan: UnitPlan) -> float:
@@ -89,169 +153,101 @@ def time_share(prepared: Prepared, plan: UnitPlan) -> float:
     return min(1.0, length_s * max(2 / whole_s, RATE_BYTES_S / max(1, prepared.video.size_bytes)))
 
 
-def audio_index(prepared: Prepared, options: Options) -> int | None:
-    """Return the index of the audio stream whose speech is to be recognised, or None."""
-    return prepared.track.index if options.asr and prepared.track is not None and not prepared.no_asr_reason else None
+def _damage(end: ReadEnd) -> str:
+    """Return a description of the frames that could not be read, or ""."""
+    if end.error or not end.damaged:
+        return end.error
+    if end.damaged > 1:
+        return f"{end.damaged} damaged packets or frames were left out"
+    return "a damaged packet or frame was left out"
 
 
-def transcriber_of(prepared: Prepared, options: Options, speech: Speech | None) -> Transcriber | None:
-    """Return a transcriber for one unit, None if no speech is to be recognised."""
-    if speech is None or audio_index(prepared, options) is None:
-        return None
-    return speech.transcriber([(s.start_s, s.end_s) for s in prepared.subtitles])
+# --- clips ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """The speech of a unit: segments of subtitles and of the transcript, in order of time.
-
-    transcript: None if nothing was to be recognised. windows: of the segments; vectors: (n_windows, dim).
-    """
-
-    segments: tuple[Segment, ...]
-    transcript: Transcript | None
-    windows: tuple[Window, ...]
-    vectors: FloatArray
+def _clips(prepared: Prepared, plan: UnitPlan, read: Read, kept: ReusableUnit) -> tuple[Clip, ...]:
+    """Return a unit's clips: the stored ones, or those cut by the track with frames, without embeddings."""
+    for track in read.tracks.values():
+        if track.frames is not None and track.vectors is not None:
+            return _cut(prepared.video, plan, track.frames, track.vectors, read.end)
+    return kept.stored.clips
 
 
-def encode_speech(prepared: Prepared, plan: UnitPlan, transcript: Transcript | None, encoder: PassageEncoder) -> Spoken:
-    """Return the speech of a unit from its subtitles and its transcript."""
-    said = [s for s in prepared.subtitles if begins_in(s, plan)]
-    segments = sorted([*said, *(transcript.segments if transcript else [])], key=lambda s: (s.start_s, s.end_s))
-    spoken = windows(segments)
-    return Spoken(tuple(segments), transcript, tuple(spoken), _encoded(spoken, encoder))
-
-
-def assemble(
-    prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, vectors: FloatArray, spoken: Spoken
-) -> Indexed:
-    """Return a unit's result, cut into clips. vectors: (n, dim), of the encoded frames."""
-    vectors = vectors[reading.rows]  # (n_frames, dim)
-    spans = _spans(prepared.video, plan, reading, vectors)
-    said = _speech_of([(span.start_s, span.end_s) for span in spans], spoken.windows, spoken.vectors)
+def _cut(video: Video, plan: UnitPlan, record: FrameRecord, vectors: FloatArray, end: ReadEnd) -> tuple[Clip, ...]:
+    if not record.times_s:
+        return ()  # a part of a video without frames
+    times_s = np.asarray(record.times_s)
+    start_s = plan.start_s if plan.start_s is not None else min(video.start_s, record.times_s[0])
+    end_s = plan.end_s if plan.end_s is not None else _end_s(video, record, end)
     clips = []
-    for span, speech in zip(spans, said, strict=True):
+    for span in cut_clips(vectors, record.histograms, times_s, start_s=start_s, end_s=end_s):
         frames = vectors[span.first : span.last]
-        clips.append(_clip(span, reading, frames, speech, prepared.text_vector))
-    lost = _lost(prepared, options, reading.end, spoken.transcript)
-    coverage = _coverage(prepared, plan, options, reading, spoken)
-    return Indexed(UnitResult(tuple(clips), spoken.segments, coverage, lost), reading.end, lost)
+        middle_s = float(times_s[span.first + int(np.argmax(frames @ unit(frames.mean(axis=0))))])
+        clip = Clip(
+            start_s=span.start_s,
+            end_s=span.end_s,
+            start_uncertainty_s=span.start_uncertainty_s,
+            embeddings={},
+            frame_vectors=frames,
+            frame_times_s=times_s[span.first : span.last],
+            thumbnail=record.thumbnails.pick(span.start_s, span.end_s, middle_s),
+        )
+        clips.append(clip)
+    return tuple(clips)
 
 
-def begins_in(segment: Segment, plan: UnitPlan) -> bool:
-    """Return whether a segment belongs to a unit, which is the one in which it begins."""
-    return (plan.start_s is None or segment.start_s >= plan.start_s) and (
-        plan.end_s is None or segment.start_s < plan.end_s
-    )
-
-
-def _spans(video: Video, plan: UnitPlan, reading: Reading, vectors: FloatArray) -> list[Span]:
-    if not reading.times_s:
-        return []  # a part of a video without frames
-    times_s = np.asarray(reading.times_s)
-    start_s = plan.start_s if plan.start_s is not None else min(video.start_s, reading.times_s[0])
-    end_s = plan.end_s if plan.end_s is not None else _end_s(video, reading)
-    return cut_clips(vectors, reading.histograms, times_s, start_s=start_s, end_s=end_s)
-
-
-def _end_s(video: Video, reading: Reading) -> float:
+def _end_s(video: Video, record: FrameRecord, end: ReadEnd) -> float:
     """Return the end of the video: from its header, unless reading stopped early."""
-    last_s = reading.end.last_s if reading.end.last_s is not None else reading.times_s[-1]
-    return max(last_s, reading.times_s[-1]) if reading.end.error else max(video.end_s, last_s)
+    last_s = end.last_s if end.last_s is not None else record.times_s[-1]
+    return max(last_s, record.times_s[-1]) if end.error else max(video.end_s, last_s)
 
 
-def speech_vectors(
-    clips: Sequence[tuple[float, float]], segments: Sequence[Segment], encoder: PassageEncoder
-) -> list[FloatArray | None]:
-    """Return for each clip (start_s, end_s) the mean of its windows' vectors, of length 1; None without speech."""
-    spoken = windows(segments)
-    return _speech_of(clips, spoken, _encoded(spoken, encoder))
+# --- tracks to clips ------------------------------------------------------------------------------------------------
 
 
-def _encoded(spoken: Sequence[Window], encoder: PassageEncoder) -> FloatArray:
-    if not spoken:
-        return np.zeros((0, encoder.dim), dtype=np.float32)
-    return encoder.encode_passages([window.text for window in spoken])  # (n_windows, dim)
+def stored_track(stored: UnitResult, modality: ModalityName) -> Track:
+    """Return the track of a stored unit's text with times; of frames there is none, they lie in its clips."""
+    segments = segments_of(stored.segments, modality)
+    return Track(stored.coverage.get(modality, ""), segments, tuple(windows(segments)))
 
 
-def _speech_of(
-    clips: Sequence[tuple[float, float]], spoken: Sequence[Window], vectors: FloatArray
-) -> list[FloatArray | None]:
-    return [unit(vectors[rows].mean(axis=0)) if rows else None for rows in clip_windows(clips, spoken)]
+def segments_of(segments: Sequence[Segment], modality: ModalityName) -> tuple[Segment, ...]:
+    """Return the segments of one modality."""
+    return tuple(segment for segment in segments if segment.track == modality)
 
 
-def embeddings_of(
-    visual: FloatArray, speech: FloatArray | None, text: FloatArray | None
-) -> dict[ModalityName, FloatArray]:
-    """Return a clip's embeddings; None for a missing modality."""
-    given: dict[ModalityName, FloatArray | None] = {"visual": visual, "speech": speech, "text": text}
-    return {modality: vector for modality, vector in given.items() if vector is not None}
+def with_embeddings(
+    clips: Sequence[Clip],
+    tracks: Mapping[ModalityName, Track],
+    encoder: PassageEncoder | None,
+    vectors: Collection[ModalityName] = (),
+) -> tuple[Clip, ...]:
+    """Return the clips with an embedding of every track that has one for them.
+
+    vectors: modalities whose embeddings the clips have already. encoder: None if there is no text to be embedded.
+    """
+    bounds = [(clip.start_s, clip.end_s) for clip in clips]
+    found = {m: clip_vectors(track, bounds, encoder) for m, track in tracks.items() if m not in vectors}
+    result = []
+    for n, clip in enumerate(clips):
+        given = {m: found[m][n] if m in found else clip.embeddings.get(m) for m in tracks}
+        result.append(replace(clip, embeddings={m: vector for m, vector in given.items() if vector is not None}))
+    return tuple(result)
 
 
-def _clip(span: Span, reading: Reading, frames: FloatArray, speech: FloatArray | None, text: FloatArray | None) -> Clip:
-    times_s = np.asarray(reading.times_s[span.first : span.last])
-    visual = unit(frames.mean(axis=0))
-    middle_s = float(times_s[int(np.argmax(frames @ visual))])
-    return Clip(
-        start_s=span.start_s,
-        end_s=span.end_s,
-        start_uncertainty_s=span.start_uncertainty_s,
-        embeddings=embeddings_of(visual, speech, text),
-        frame_vectors=frames,
-        frame_times_s=times_s,
-        thumbnail=reading.thumbnails.pick(span.start_s, span.end_s, middle_s),
-    )
+def clip_vectors(track: Track, clips: Bounds, encoder: PassageEncoder | None) -> list[FloatArray | None]:
+    """Return for each clip the vector (dim,) of length 1 of a track; None where it has none.
 
-
-def _lost(prepared: Prepared, options: Options, end: ReadEnd, transcript: Transcript | None) -> str:
-    """Return a description of a unit's unreadable parts, or ""."""
-    parts = []
-    if end.error:
-        parts.append(end.error)
-    elif end.damaged:
-        parts.append(
-            f"{end.damaged} damaged packets or frames were left out"
-            if end.damaged > 1
-            else "a damaged packet or frame was left out"
-        )
-    if options.asr and prepared.video.has_audio and prepared.track is None:
-        parts.append(prepared.no_asr_reason)
-    parts.append(lost_audio(end.audio_packets, end.damaged_audio))
-    parts += transcript.problems if transcript is not None else []
-    return "; ".join(filter(None, parts))
-
-
-def _coverage(prepared: Prepared, plan: UnitPlan, options: Options, reading: Reading, spoken: Spoken) -> dict[str, str]:
-    """Return for each modality a description of its coverage of the unit, and why it is not complete."""
-    speech = speech_coverage(prepared.no_asr_reason, options.asr, spoken.segments, spoken.transcript)
-    speech = "; ".join(filter(None, [speech, lost_audio(reading.end.audio_packets, reading.end.damaged_audio)]))
-    note = f"; {reading.end.note}" if reading.end.note else ""
-    has_text = prepared.text_vector is not None
-    text = "name, folders and tags" if has_text else "no descriptive words in name or tags"
-    sentences = {
-        "visual": f"{counted(len(reading.times_s), 'frame')}, sampling {options.sampling}{note}",
-        "speech": with_sidecars(speech, prepared, plan),
-        "text": text,
-    }
-    return sentences | ({COARSE: "preview only, without audio"} if options.sampling.mode == "sparse" else {})
-
-
-def with_sidecars(speech: str, prepared: Prepared, plan: UnitPlan) -> str:
-    """Return the coverage of a unit's speech; the first unit's mentions the video's sidecars."""
-    return "; ".join(filter(None, [speech, "" if plan.number else prepared.sidecars]))
-
-
-def speech_coverage(no_asr_reason: str, asr: bool, segments: Sequence[Segment], transcript: Transcript | None) -> str:
-    """Return a description of the sources of a unit's speech, and why they are not complete."""
-    sources = sorted({segment.source for segment in segments if segment.source != "asr"})
-    of = Counter(segment.source for segment in segments)
-    parts = [f"{counted(of[source], 'segment')} from {source} subtitles" for source in sources]
-    if transcript is not None:
-        steady = f", {transcript.steady_s:.0f} s too steady to be talk" if transcript.steady_s else ""
-        parts.append(
-            f"{transcript.voiced_s:.0f} s of possible speech, {transcript.recognised_s:.0f} s recognised, "
-            f"{transcript.dropped_s:.0f} s dropped as unsure{steady}"
-        )
-    elif no_asr_reason or not asr:
-        parts.append(no_asr_reason or "speech recognition was off")
-    return "; ".join(parts)
+    It is the mean of the vectors of frames, sounds or windows of text that describe the clip, see `overlapping`. What
+    holds for the whole video counts as much as that mean.
+    """
+    vectors, spans = track.vectors, [(float(start_s), float(end_s)) for start_s, end_s in track.spans_s]
+    if track.windows and encoder is not None:
+        vectors = encoder.encode_passages([window.text for window in track.windows])  # (n_windows, dim)
+        spans = [(window.start_s, window.end_s) for window in track.windows]
+    timed: list[FloatArray | None] = [None] * len(clips)
+    if vectors is not None:
+        timed = [unit(vectors[rows].mean(axis=0)) if rows else None for rows in overlapping(clips, spans)]
+    if track.whole is None:
+        return timed
+    return [track.whole if vector is None else unit(np.asarray(track.whole + vector, np.float32)) for vector in timed]

@@ -1,7 +1,8 @@
-"""Reads a unit ahead in a thread: frames to encode and audio to recognise, then the record of all frames."""
+"""Reads a unit ahead in a thread: the frames and the audio of its taps."""
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -9,15 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-
-from vfindex.indexer.extractors.thumbnails import ThumbnailPicker
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, ReadEnd, Tap
-from vfindex.indexer.models.base import Pixels, is_still
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, FrameTap, ReadEnd, Tap
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.pipeline.shots import colour_histogram
 from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.records import FloatArray, UnitPlan
+from vfindex.storage.records import UnitPlan
 
 # Frames and audio blocks that the decoder may be ahead of the encoder, and their bytes: 64 frames of 260 x 462 pixels
 # are 23 MB, 25 frames of 1280 x 720 are 66 MB.
@@ -41,45 +37,6 @@ class UnitRequest:
     share: float = 1.0
 
 
-class Reading:
-    """The record of a unit's frames without their pixels: times, colours, thumbnail candidates, rows of vectors.
-
-    A frame equal to the last encoded one (`is_still`) shares its vector. Frames are compared with the last encoded one,
-    so slow changes add up until they count. rows: for every frame, the row of its vector among those of the encoded
-    frames.
-    """
-
-    def __init__(self) -> None:
-        self._last: Pixels | None = None  # of the pictures to encode
-        self._n_pictures = 0
-        self._histograms: list[FloatArray] = []
-        self.rows: list[int] = []
-        self.times_s: list[float] = []
-        self.thumbnails = ThumbnailPicker()
-        self.end = ReadEnd(0, None, None, 0, 0, "")
-
-    @property
-    def histograms(self) -> FloatArray:
-        return np.stack(self._histograms) if self._histograms else np.zeros((0, 512), np.float32)  # (n_frames, 512)
-
-    def add(self, frame: Frame) -> bool:
-        """Record a frame; return whether it must be encoded."""
-        self.thumbnails.offer(frame.time_s, frame.pixels)
-        moved = self._last is None or not is_still(self._last, frame.pixels)
-        if moved:
-            self._last = frame.pixels
-            self._n_pictures += 1
-        self.rows.append(self._n_pictures - 1)
-        self._histograms.append(colour_histogram(frame.pixels))
-        self.times_s.append(frame.time_s)
-        return moved
-
-    def finish(self, end: ReadEnd) -> None:
-        """Record the summary of the read."""
-        self.end = end
-        self._last = None
-
-
 def decode_ahead(
     path: bytes, plan: UnitPlan, request: UnitRequest, decoder: Decoder
 ) -> Generator[Frame | AudioBlock | ReadEnd, None, None]:
@@ -100,32 +57,29 @@ def decode_ahead(
 
 def decode_unit(
     path: bytes, plan: UnitPlan, request: UnitRequest, decoder: Decoder, *, may_be_empty: bool = False
-) -> Generator[Pixels | AudioBlock | Reading, None, None]:
-    """Yield the frames of a unit that must be encoded and its audio, each in order of time; last the Reading.
+) -> Generator[Frame | AudioBlock | ReadEnd, None, None]:
+    """Yield the frames and the audio of a unit, each tap's in order of time; last the ReadEnd.
 
-    Raises VideoError, also if no frame can be read, unless the unit may be empty: a part of a video with a frozen frame
-    or without recording.
+    Raises VideoError, also if no frame of a FrameTap can be read, unless the unit may be empty: a part of a video with
+    a frozen frame or without recording.
     """
-    reading = Reading()
+    n_frames, last_s, end = 0, -math.inf, ReadEnd(0, None, None, 0, 0, "")
     for item in decode_ahead(path, plan, request, decoder):
-        if isinstance(item, Frame):
-            if reading.add(item):
-                yield item.pixels
-        elif isinstance(item, ReadEnd):
-            reading.finish(item)
-        else:
-            yield item
-        if len(reading.times_s) >= MAX_UNIT_FRAMES:
-            words = f"more than {MAX_UNIT_FRAMES} frames; the rest was not read"
-            reading.finish(replace(reading.end, error=words))
+        if isinstance(item, ReadEnd):
+            end = item
             break
-    end = reading.end
+        yield item
+        if isinstance(item, Frame):
+            n_frames, last_s = n_frames + (item.time_s > last_s), item.time_s
+            if n_frames >= MAX_UNIT_FRAMES:
+                end = replace(end, error=f"more than {MAX_UNIT_FRAMES} frames; the rest was not read")
+                break
     is_part = plan.start_s is not None or plan.end_s is not None
     is_sound = may_be_empty and is_part and not (end.frames or end.damaged or end.error)
-    if not reading.times_s and not is_sound:
-        words = reading.end.error or "no frame of it could be decoded"
+    if not n_frames and not is_sound and any(isinstance(tap, FrameTap) for tap in request.taps):
+        words = end.error or "no frame of it could be decoded"
         raise VideoError(Problem(path, "decode", "no_frames", words, "check that it plays, or copy it again"))
-    yield reading
+    yield end
 
 
 def _share_of_buffer(item: Frame | AudioBlock | ReadEnd) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,21 +15,26 @@ from vfindex.indexer.boundary import lacks_resources
 from vfindex.indexer.scan.sidecars import INFO_SUFFIX, mark_text, sidecar_suffix
 from vfindex.storage.errors import Problem
 from vfindex.storage.files.regular import regular_no_link
+from vfindex.storage.records import Chapter
 
 # A film's file has 1 MB, far more with all comments. The worst JSON of 5 MB, all empty lists, takes 110 MB of memory.
 MAX_INFO_BYTES = 5_000_000
 MAX_FIELD_CHARS = 10_000  # as much as full text search keeps of a tag
 MAX_ITEMS = 1_000
 MAX_CHAPTER_CHARS = 200  # as much as of a chapter inside a file
+_MOST_S = 1e9  # a time that no video reaches: 30 years
 _DAY = re.compile(r"[12][0-9]{7}")
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """tags: those present of title, description, keywords and upload_date. problem: why it could not be read."""
+    """tags: those present of title, description, keywords and upload_date. problem: why it could not be read.
+
+    chapters: their times are those of players, 0 s at the start of the container.
+    """
 
     tags: Mapping[str, str] = field(default_factory=dict)
-    chapters: tuple[str, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
     problem: Problem | None = None
 
 
@@ -61,16 +66,30 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
         return _unreadable(path, "it is no JSON that can be read")
     if not isinstance(document, dict):
         return _unreadable(path, "it describes no video")
-    chapters = [text[:MAX_CHAPTER_CHARS] for text in _texts(_begun_before(document.get("chapters"), end_s), "title")]
-    return Info(_tags(document), tuple(chapters))
+    return Info(_tags(document), tuple(_chapters(document.get("chapters"), end_s)))
 
 
-def _begun_before(chapters: object, end_s: float) -> list[Any]:
-    """Return the chapters that begin before the end of the video, or without a readable time."""
-    items = chapters[:MAX_ITEMS] if isinstance(chapters, list) else []
-    starts = [item.get("start_time") if isinstance(item, dict) else None for item in items]
-    is_late = [isinstance(start, (int, float)) and start >= end_s for start in starts]
-    return [item for item, late in zip(items, is_late, strict=True) if not late]
+def _chapters(value: object, end_s: float) -> Iterator[Chapter]:
+    """Yield the chapters with a title that begin before the end of the video, or without a readable time.
+
+    One without an end lasts until the next one begins.
+    """
+    items = value[:MAX_ITEMS] if isinstance(value, list) else []
+    items = [item for item in items if isinstance(item, dict)]
+    starts = [_time(item.get("start_time")) for item in items]
+    for n, (item, start_s) in enumerate(zip(items, starts, strict=True)):
+        title = _text(item.get("title"))[:MAX_CHAPTER_CHARS]
+        if not title or (start_s is not None and start_s >= end_s):
+            continue
+        later = min((other for other in starts[n + 1 :] if other is not None), default=end_s)
+        stop_s = _time(item.get("end_time"))
+        stop_s = min(later if stop_s is None else stop_s, end_s)
+        yield Chapter(title) if start_s is None or not start_s < stop_s < math.inf else Chapter(title, start_s, stop_s)
+
+
+def _time(value: object) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < _MOST_S else None  # type: ignore[operator,arg-type]
 
 
 def _tags(document: Mapping[str, Any]) -> dict[str, str]:
@@ -82,10 +101,9 @@ def _tags(document: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in tags.items() if text}
 
 
-def _texts(value: object, key: str | None = None) -> list[str]:
-    """Return the texts of a list, or the values of `key` in each of its items."""
-    items = value[:MAX_ITEMS] if isinstance(value, list) else []
-    texts = [_text(item.get(key) if key and isinstance(item, dict) else item) for item in items]
+def _texts(value: object) -> list[str]:
+    """Return the texts of a list."""
+    texts = [_text(item) for item in (value[:MAX_ITEMS] if isinstance(value, list) else [])]
     return [text for text in texts if text]
 
 

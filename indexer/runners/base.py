@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from vfindex.indexer.options import Options
     from vfindex.indexer.pipeline.prepare import Prepared
-    from vfindex.indexer.pipeline.reuse import ReusableUnit
-    from vfindex.indexer.pipeline.stages import Indexed
+    from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit
     from vfindex.indexer.scan.walk import Found
     from vfindex.storage.records import UnitPlan
 

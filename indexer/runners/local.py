@@ -20,8 +20,7 @@ from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
-from vfindex.indexer.pipeline.reuse import ReusableUnit, index_reusing
-from vfindex.indexer.pipeline.stages import Indexed, index_unit
+from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit, index_unit
 from vfindex.indexer.runners.gpu_queue import GpuQueue
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.records import UnitPlan
@@ -91,11 +90,9 @@ class LocalRunner:
     def index(
         self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
     ) -> Future[Indexed]:
-        """Return the future of `index_unit`, or of `index_reusing` for a unit with valid stored parts."""
-        if reusable is None:
-            return self._threads.submit(lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders))
+        """Return the future of `index_unit`."""
         return self._threads.submit(
-            lambda decoder: index_reusing(reusable, prepared, plan, options, decoder, self._encoders)
+            lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders, reusable)
         )
 
     def gpu_busy(self) -> dict[str, float]:

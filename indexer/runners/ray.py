@@ -31,8 +31,7 @@ from vfindex.indexer.models.base import Texts
 from vfindex.indexer.models.hardware import memory_bytes, usable_cores, usable_devices
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
-from vfindex.indexer.pipeline.reuse import ReusableUnit
-from vfindex.indexer.pipeline.stages import Indexed
+from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit
 from vfindex.indexer.runners.base import PathMap
 from vfindex.indexer.runners.local import DecoderThreads
 from vfindex.indexer.runners.placement import Machine, Wish, Worker, plan

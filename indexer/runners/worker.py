@@ -14,8 +14,7 @@ from vfindex.indexer.boundary import one_file
 from vfindex.indexer.models.factory import Opening, open_encoders
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared
-from vfindex.indexer.pipeline.reuse import ReusableUnit
-from vfindex.indexer.pipeline.stages import Indexed
+from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit
 from vfindex.indexer.runners.local import LocalRunner
 from vfindex.indexer.scan.walk import fingerprint
 from vfindex.storage.errors import ClusterError, Problem, VfindexError, VideoError

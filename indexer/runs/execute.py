@@ -26,6 +26,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, measured_speed, stored_runs
 from vfindex.storage.errors import LibraryNotFound
 from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.modalities import modality_names
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, writing
 
@@ -213,7 +214,8 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         from vfindex.indexer.runners.worker import Models
 
         with run.callbacks.interruptible():
-            texts = Texts(open_text(setup, cache, say=say))
+            names = tuple(modality for modality in modality_names() if modality in setup.models)
+            texts = Texts(open_text(setup, cache, say=say), names)
         models = Models(setup, cache, asr, settings.compiled)
         wish = Wish(uses_gpu, choice.gpu_share, settings.workers)
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:

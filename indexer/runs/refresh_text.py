@@ -11,23 +11,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vfindex.indexer.boundary import BUG_STEP, one_file
-from vfindex.indexer.extractors.metadata_text import describe, documents_of
+from vfindex.indexer.extractors import speech, text
+from vfindex.indexer.extractors.base import Track, begins_in, overlaps
+from vfindex.indexer.extractors.chunks import windows
+from vfindex.indexer.extractors.metadata_text import describe
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
-from vfindex.indexer.pipeline.prepare import Prepared, on_clock, prepare, text_vector
-from vfindex.indexer.pipeline.reuse import recognise
-from vfindex.indexer.pipeline.stages import audio_index, begins_in, speech_coverage, speech_vectors, with_sidecars
+from vfindex.indexer.options import Options
+from vfindex.indexer.pipeline.prepare import Prepared, embedded, prepare
+from vfindex.indexer.pipeline.stages import clip_vectors, decode, segments_of
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import Found
-from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.indexer.speech.subtitles import sidecar_transcript
-from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
+from vfindex.indexer.speech.transcribe import COVERED_SHARE, Speech, Transcript, covered_spans, overlap_s
 from vfindex.storage.db.catalog import now
+from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
 from vfindex.storage.db.units import IndexedUnit, indexed_units
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError, counted
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Attempt, Segment, UnitPlan
 from vfindex.storage.writer import Writer
 
@@ -94,12 +98,13 @@ class _Refresh:
         if video is None:
             return self._run.end_file("unchanged")  # removed meanwhile
         prepared = self._prepared(found, video)
-        uncovered = _uncovered(prepared, units) if audio_index(prepared, self._run.options) is not None else []
+        hears = speech.reads_audio(prepared.unit(UnitPlan(0), self._run.options, speech.NAME))
+        uncovered = _uncovered(prepared, units) if hears else []
         if uncovered and self._speech is None:  # this process has no speech model, so the whole unit is indexed again
             self._catalog.mark_preview(video.id)
             return self._run.previewed.append(found)
         said, problems = self._said(prepared, units, uncovered)
-        words = self._words(prepared, video, said, problems)
+        words = self._words(prepared, video, units, said, problems)
         has_changed = not _is_unchanged(words, video, units)
         self._catalog.update_transcript(video.id, found.location, words if has_changed else None)
         self._run.report.notes += prepared.notes
@@ -116,33 +121,35 @@ class _Refresh:
     def _prepared(self, found: Found, video: StoredVideo) -> Prepared:
         """Return the prepared file, with the sidecars of a copy if it has none of its own."""
         prepared = prepare(found, video.fingerprint, self._run.options, self._decoder, self._encoders)
-        if any(segment.source == "sidecar" for segment in prepared.subtitles):
+        known = prepared.known[speech.NAME]
+        if any(segment.source == "sidecar" for segment in known.segments):
             return prepared
         for place in video.locations:
             if place.sidecar_state and place.path != found.location.path:
                 other = sidecar_transcript(place.path, None, prepared.video.end_s - prepared.clock_s)
                 if other.segments:
-                    on_time = on_clock(other.segments, prepared.clock_s)
-                    return replace(prepared, subtitles=on_time, sidecars=other.words)
+                    on_time = speech.on_clock(other.segments, prepared.clock_s)
+                    known = replace(known, segments=on_time, coverage=other.words)
+                    return replace(prepared, known={**prepared.known, speech.NAME: known})
         return prepared
 
     def _said(
         self, prepared: Prepared, units: Sequence[IndexedUnit], uncovered: Spans
     ) -> tuple[list[UnitTranscript], list[str]]:
         """Return the new transcript of each unit, and recognition errors."""
-        now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
+        subtitles = prepared.known[speech.NAME].segments
+        now = covered_spans([(s.start_s, s.end_s) for s in subtitles])
         found: list[UnitTranscript] = []
         problems: list[str] = []
         for unit in units:
             if self._run.has_stopped():
                 raise _Stopped
             heard = None
-            if any(_meets(unit.plan, span) for span in uncovered):
-                end, heard = recognise(prepared, unit.plan, self._run.options, self._decoder, self._speech)
-                problems += filter(None, [lost_audio(end.audio_packets, end.damaged_audio)])
+            if any(overlaps(unit.plan, span) for span in uncovered):
+                heard, lost = recognise(prepared, unit.plan, self._run.options, self._decoder, self._speech)
+                problems += lost
             recognised = heard.segments if heard else [s for s in unit.segments if _is_kept(s, now)]
-            problems += heard.problems if heard else []
-            begun = [s for s in prepared.subtitles if begins_in(s, unit.plan)]
+            begun = [s for s in subtitles if begins_in(s, unit.plan)]
             found.append(self._said_in(unit, [*begun, *recognised], heard, prepared))
         return found, problems
 
@@ -150,32 +157,38 @@ class _Refresh:
         self, unit: IndexedUnit, segments: Sequence[Segment], heard: Transcript | None, prepared: Prepared
     ) -> UnitTranscript:
         said = sorted(segments, key=lambda s: (s.start_s, s.end_s))
-        vectors = speech_vectors([clip[1:] for clip in unit.clips], said, self._text)
-        asr = self._run.options.asr
+        options = self._run.options
         kept = 0 if heard else sum(segment.source == "asr" for segment in said)
-        sentences = [speech_coverage(prepared.no_asr_reason, asr or bool(kept), said, heard)]
+        given = prepared.unit(unit.plan, replace(options, asr=options.asr or bool(kept)), speech.NAME)
+        sentences = [speech.speech_coverage(given, said, heard)]
         sentences += [f"{counted(kept, 'segment')} recognised before"] if kept else []
-        by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, vectors, strict=True) if vector is not None}
-        coverage = with_sidecars("; ".join(filter(None, sentences)), prepared, unit.plan)
-        return UnitTranscript(unit.id, tuple(said), by_clip, coverage)
+        coverage = speech.with_sidecars("; ".join(filter(None, sentences)), given)
+        track = Track(coverage, tuple(said), tuple(windows(said)))
+        return _transcript(unit, track, speech.NAME, self._text)
 
     def _words(
-        self, prepared: Prepared, video: StoredVideo, said: Sequence[UnitTranscript], problems: Sequence[str]
+        self,
+        prepared: Prepared,
+        video: StoredVideo,
+        units: Sequence[IndexedUnit],
+        said: Sequence[UnitTranscript],
+        problems: Sequence[str],
     ) -> TranscriptUpdate:
         paths = sorted({place.path for place in video.locations})
         tags, chapters = prepared.video.tags, prepared.video.chapters
-        description = describe(paths[0], tags, chapters)
+        known = embedded(text.text_of(paths, tags, chapters), self._text)
+        written = [_transcript(unit, text.text_track(known, unit.plan), text.NAME, self._text) for unit in units]
         problem = partial_problem(self._run.writer, video.id, prepared)
         if problem is None and problems:
             name = prepared.found.location.path
             problem = Problem(name, "transcribe", "damaged", "; ".join(dict.fromkeys(problems)), "copy the file again")
         return TranscriptUpdate(
-            title=description.title,
+            title=describe(paths[0], tags, chapters).title,
             tags=tags,
             chapters=chapters,
-            documents=documents_of(paths, tags, chapters),
-            text=text_vector(description.text, self._text),
-            said=tuple(said),
+            documents=known.documents,
+            text=known.vector,
+            said=(*said, *written),
             problem=problem,
         )
 
@@ -203,15 +216,43 @@ def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
     Returns the number of clips whose vectors have changed.
     """
     paths, tags, chapters = writer.catalog.names(video_id)
-    description = describe(paths[0], tags, chapters)
-    vector = text_vector(description.text, encoder)
-    return writer.catalog.retitle(video_id, description.title, documents_of(paths, tags, chapters), vector)
+    known = embedded(text.text_of(paths, tags, chapters), encoder)
+    track = text.text_track(known, UnitPlan(0))
+    clips: Sequence[StoredClip] = ()
+    if track.windows:
+        with writer.library.snapshot() as snapshot:
+            clips = snapshot.clips_of(video_id)
+    vectors = clip_vectors(track, [(clip.start_s, clip.end_s) for clip in clips], encoder)
+    by_clip = {clip.id: v for clip, v in zip(clips, vectors, strict=True) if v is not None and v is not track.whole}
+    title = describe(paths[0], tags, chapters).title
+    return writer.catalog.retitle(video_id, title, known.documents, known.vector, by_clip)
+
+
+def recognise(
+    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, model: Speech | None
+) -> tuple[Transcript | None, list[str]]:
+    """Return the transcript of a unit where no subtitle covers it, and what was lost. No frame is decoded.
+
+    The transcript is None if no speech is to be recognised. Raises VideoError.
+    """
+    extraction = speech.SpeechExtractor(model).begin(prepared.unit(plan, options, speech.NAME))
+    end = decode(prepared, plan, options, decoder, [extraction])
+    track = extraction.finish(end)
+    return extraction.transcript, [problem for problem in track.problems if problem] if extraction.taps else []
+
+
+def _transcript(unit: IndexedUnit, track: Track, modality: ModalityName, encoder: PassageEncoder) -> UnitTranscript:
+    vectors = clip_vectors(track, [clip[1:] for clip in unit.clips], encoder)
+    others = (v if v is not track.whole else None for v in vectors)
+    by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, others, strict=True) if vector is not None}
+    return UnitTranscript(unit.id, track.segments, by_clip, track.coverage, modality)
 
 
 def _uncovered(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[float, float]]:
     """Return the spans that subtitles covered, and no longer cover in full."""
-    before = covered_spans([(s.start_s, s.end_s) for unit in units for s in unit.segments if s.source != "asr"])
-    now = covered_spans([(s.start_s, s.end_s) for s in prepared.subtitles])
+    said = [s for unit in units for s in segments_of(unit.segments, speech.NAME)]
+    before = covered_spans([(s.start_s, s.end_s) for s in said if s.source != "asr"])
+    now = covered_spans([(s.start_s, s.end_s) for s in prepared.known[speech.NAME].segments])
     return [span for span in before if overlap_s(now, *span) < span[1] - span[0] - ROUNDING_S]
 
 
@@ -219,17 +260,12 @@ def _is_unchanged(words: TranscriptUpdate, video: StoredVideo, units: Sequence[I
     read = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
     if read != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
         return False
-    return all(said.segments == unit.segments for said, unit in zip(words.said, units, strict=True))
+    stored = {unit.id: unit.segments for unit in units}
+    return all(said.segments == segments_of(stored[said.unit_id], said.track) for said in words.said)
 
 
 def _reason(video: StoredVideo) -> str:
     return video.problem["reason"] if video.problem else ""
-
-
-def _meets(plan: UnitPlan, span: tuple[float, float]) -> bool:
-    """Return whether a span overlaps a unit."""
-    begins_before_its_end = plan.end_s is None or span[0] < plan.end_s
-    return begins_before_its_end and (plan.start_s is None or span[1] >= plan.start_s)
 
 
 def _is_kept(segment: Segment, covered: Spans) -> bool:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from vfindex.indexer.boundary import one_file
+from vfindex.indexer.extractors.frame_record import FrameRecord
 from vfindex.indexer.extractors.metadata_text import documents_of
-from vfindex.indexer.media.decoder import Decoder, FrameTap
+from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
+from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
 from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
@@ -47,6 +48,7 @@ from vfindex.storage.maintenance.repair import (
 )
 from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
 from vfindex.storage.writer import Writer, locked
 
@@ -255,13 +257,16 @@ def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Unit
         lacking = [(c, name) for c, name in pairs if not is_whole(writer.library.thumbnail(name))]
         if not lacking:
             continue
+        record = FrameRecord()
         try:
             with closing(decode_unit(path, plan, wanted, decoder)) as items:
-                [reading] = [item for item in items if isinstance(item, Reading)]
+                for item in items:
+                    if isinstance(item, Frame):
+                        record.add(item)
         except VideoError:
             return made
         for clip, name in lacking:
-            picture = reading.thumbnails.pick(clip.start_s, clip.end_s, _middle_s(clip))
+            picture = record.thumbnails.pick(clip.start_s, clip.end_s, _middle_s(clip))
             if picture is not None:
                 writer.write_thumbnail(name, picture)
                 made += 1
@@ -270,4 +275,4 @@ def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Unit
 
 def _middle_s(clip: Clip) -> float:
     """Return the time of a clip's thumbnail: of the frame nearest to the mean of its vectors."""
-    return float(clip.frame_times_s[int(np.argmax(clip.frame_vectors @ clip.embeddings["visual"]))])
+    return float(clip.frame_times_s[int(np.argmax(clip.frame_vectors @ clip.embeddings[frame_modality()]))])

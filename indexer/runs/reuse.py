@@ -5,57 +5,97 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vfindex.indexer.extractors.metadata_text import describe, documents_of
+from vfindex.indexer.extractors import text
+from vfindex.indexer.extractors.base import Known
 from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.models.presets import models_of
-from vfindex.indexer.pipeline.prepare import text_vector
-from vfindex.indexer.pipeline.reuse import ReusableUnit, with_words
-from vfindex.indexer.pipeline.stages import begins_in, speech_vectors
+from vfindex.indexer.pipeline.prepare import embedded
+from vfindex.indexer.pipeline.stages import ReusableUnit, stored_track, with_embeddings
 from vfindex.storage.db.units import StoredUnit, committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
-from vfindex.storage.records import Clip, FloatArray, Setup, UnitPlan, UnitResult
+from vfindex.storage.modalities import Modality, ModalityName, Origin, frame_modality, get_modality, modality_names
+from vfindex.storage.records import Clip, Setup, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """The parts of a library that stay valid under a new setup.
+    """The modalities of a new setup that the videos of a library have already.
 
-    pictures: clips, frame vectors and thumbnails. transcript: recognised segments. sentences: speech and text vectors.
+    modalities: of the new setup. stored: those that the library has at all. tracks: those of them extracted alike.
+    vectors: those of them embedded alike, so that embeddings stay valid unless they are extracted again.
     """
 
-    pictures: bool
-    transcript: bool
-    sentences: bool
+    modalities: tuple[ModalityName, ...]
+    stored: frozenset[ModalityName]
+    tracks: frozenset[ModalityName]
+    vectors: frozenset[ModalityName]
 
     @classmethod
     def between(cls, old: Setup, new: Setup) -> Reuse:
-        """Return the parts of a library made with `old` that stay valid under `new`."""
-        return cls(
-            pictures=old.sampling == new.sampling and old.models["visual"] == new.models["visual"],
-            transcript=models_of(old)["speech"] == models_of(new)["speech"],
-            sentences=all(old.models[m] == new.models[m] for m in ("speech", "text")),
-        )
+        """Return the modalities of a library made with `old` that stay valid under `new`."""
+        modalities = tuple(m for m in modality_names() if m in new.models)
+        stored = frozenset(m for m in modalities if m in old.models)
+        tracks = frozenset(m for m in stored if _is_extracted_alike(get_modality(m), old, new))
+        return cls(modalities, stored, tracks, frozenset(m for m in stored if old.models[m] == new.models[m]))
+
+    @property
+    def keeps_clips(self) -> bool:
+        return frame_modality() in self.tracks
+
+    @property
+    def embeds_nothing(self) -> bool:
+        """Whether every stored text has its vectors."""
+        return self.vectors.issuperset(self.modalities)
+
+    def held(self, video: StoredVideo, *, recognised: bool, asr: bool) -> frozenset[ModalityName]:
+        """Return the modalities that need not be extracted again of a video.
+
+        recognised: whether its speech was. asr: whether speech is to be recognised.
+        """
+        silent = not asr or not video.has_audio
+
+        def holds(modality: Modality) -> bool:
+            if modality.origin != "audio" or modality.recogniser is None:
+                return modality.name in self.tracks
+            return modality.name in self.stored and (silent or (recognised and modality.name in self.tracks))
+
+        return frozenset(m for m in self.modalities if holds(get_modality(m)))
+
+    def lacks(self, held: frozenset[ModalityName], origin: Origin) -> bool:
+        """Return whether a modality of this origin must be extracted, beyond those that a video has."""
+        return any(get_modality(m).origin == origin for m in self.modalities if m not in held)
+
+
+def _is_extracted_alike(modality: Modality, old: Setup, new: Setup) -> bool:
+    if modality.origin == "frames" and old.sampling != new.sampling:
+        return False
+    if modality.recogniser is not None and models_of(old).get(modality.recogniser) != models_of(new).get(
+        modality.recogniser
+    ):
+        return False
+    return modality.has_words or old.models[modality.name] == new.models[modality.name]
 
 
 class VideoCopier:
     """Copies videos from one version into another without opening their files, and resumes interrupted ones.
 
-    text: the new version's text model; None: the speech and text vectors stay valid.
+    encoder: the new model version's text model; None: the vectors of all text stay valid.
     """
 
-    def __init__(self, old: Library, writer: Writer, text: PassageEncoder | None) -> None:
+    def __init__(self, old: Library, writer: Writer, reuse: Reuse, encoder: PassageEncoder | None) -> None:
         self._old = old
         self._writer = writer
-        self._text = text
+        self._reuse = reuse
+        self._encoder = encoder
 
     def copy(self, video: StoredVideo, *, recognised: bool) -> bool:
         """Copy a searchable video with all its locations, unit by unit; return False if it has just been removed."""
         catalog, paths = self._writer.catalog, [place.path for place in video.locations]
-        title = describe(paths[0], video.tags, video.chapters)
-        words = text_vector(title.text, self._text) if self._text else None
+        known = text.text_of(paths, video.tags, video.chapters)
+        known = embedded(known, self._encoder) if self._encoder else known
         with self._old.snapshot() as snapshot:
             plans = committed_plans(snapshot, video.id)
             if not plans:
@@ -64,10 +104,9 @@ class VideoCopier:
             for unit_id, plan in catalog.pending_units(video_id):
                 unit = stored_unit(snapshot, video.id, plan)
                 self._writer.link_thumbnails(self._old, filter(None, unit.thumbnails))
-                result = replace(unit.result, clips=self._with_words(unit.result, words))
+                result = self._renewed(unit.result, known, plan)
                 catalog.commit_unit(video_id, unit_id, result, unit.thumbnails)
-        documents = documents_of(paths, video.tags, video.chapters)
-        catalog.finish_video(video_id, video.locations[0], documents, problem=stored_problem(video))
+        catalog.finish_video(video_id, video.locations[0], known.documents, problem=stored_problem(video))
         for place in video.locations[1:]:
             catalog.place(video_id, place)
         return True
@@ -82,24 +121,32 @@ class VideoCopier:
         path = next((place.path for place in video.locations), None)
         return catalog.begin_video(video, plans, recognised=recognised, path=path)
 
-    def _with_words(self, unit: UnitResult, words: FloatArray | None) -> tuple[Clip, ...]:
-        if self._text is None:
-            return unit.clips
-        spoken = speech_vectors([(c.start_s, c.end_s) for c in unit.clips], unit.segments, self._text)
-        return with_words(unit.clips, spoken, words)
+    def _renewed(self, unit: UnitResult, known: Known, plan: UnitPlan) -> UnitResult:
+        """Return a unit with the modalities of the new model version, text embedded anew where the model is another."""
+        modalities = self._reuse.modalities
+        tracks = {
+            m: text.text_track(known, plan) if get_modality(m).origin == "metadata" else stored_track(unit, m)
+            for m in modalities
+        }
+        clips = with_embeddings(unit.clips, tracks, self._encoder, self._reuse.vectors)
+        segments = tuple(segment for segment in unit.segments if segment.track in modalities)
+        return replace(unit, clips=clips, segments=segments)
 
 
 class StoredVideos:
     """Videos of the old version that are indexed again, and the valid parts of their units.
 
     decoded, heard, kept: fingerprints of the videos whose frames are decoded, of those of which only audio is decoded,
-    and of the decoded ones that keep their transcript.
+    and of the decoded ones that keep recognised text.
     """
 
-    def __init__(self, old: Library, videos: Mapping[str, StoredVideo], reuse: Reuse) -> None:
-        """videos: by fingerprint, those with a valid part."""
+    def __init__(
+        self, old: Library, videos: Mapping[str, StoredVideo], held: Mapping[str, frozenset[ModalityName]], reuse: Reuse
+    ) -> None:
+        """videos: by fingerprint, those with a valid part. held: by fingerprint, their modalities that stay valid."""
         self._old = old
         self._videos = videos
+        self._held = held
         self._reuse = reuse
         self.decoded: set[str] = set()
         self.heard: set[str] = set()
@@ -117,26 +164,28 @@ class StoredVideos:
         """Return the valid part of a unit, None if all of it must be computed."""
         video = self._videos.get(fingerprint)
         reusable = self._reusable(video, plan) if video else None
-        if reusable is not None and reusable.keeps == "frames":
+        held = reusable.tracks if reusable is not None else frozenset()
+        if self._reuse.lacks(held, "frames"):
+            self.decoded.add(fingerprint)
+            if any(get_modality(m).recogniser is not None for m in held):
+                self.kept.add(fingerprint)
+        elif self._reuse.lacks(held, "audio"):
             self.heard.add(fingerprint)
-            return reusable
-        self.decoded.add(fingerprint)
-        if reusable is not None:
-            self.kept.add(fingerprint)
         return reusable
 
     def _reusable(self, video: StoredVideo, plan: UnitPlan) -> ReusableUnit | None:
-        """Return None for a unit with another span, or with an incomplete transcript."""
+        """Return the parts that stay valid; None for a unit with another span, or cut anew after a loss."""
         with self._old.snapshot() as snapshot:
             if plan not in committed_plans(snapshot, video.id):
                 return None
             found = stored_unit(snapshot, video.id, plan)
-            said = [s for s in snapshot.segments(video.id) if begins_in(s, plan)]
-        if self._reuse.pictures:
-            return ReusableUnit(replace(found.result, clips=self._with_thumbnails(found)), "frames")
+        tracks = frozenset(m for m in self._held[video.fingerprint] if get_modality(m).origin != "metadata")
+        if self._reuse.keeps_clips:
+            stored = replace(found.result, clips=self._with_thumbnails(found))
+            return ReusableUnit(stored, tracks, tracks & self._reuse.vectors)
         if found.result.error:
             return None
-        return ReusableUnit(UnitResult((), tuple(said), found.result.coverage), "transcript")
+        return ReusableUnit(replace(found.result, clips=()), tracks, frozenset())
 
     def _with_thumbnails(self, unit: StoredUnit) -> tuple[Clip, ...]:
         paths = [self._old.thumbnail(name) for name in unit.thumbnails]

@@ -11,19 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, FrameTap
+from vfindex.indexer.extractors.visual import VisualExtraction
+from vfindex.indexer.media.decoder import Decoder, FrameTap, ReadEnd
 from vfindex.indexer.models.base import ImageEncoder
 from vfindex.indexer.models.factory import LibraryModels
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import unit
-from vfindex.indexer.pipeline.unit_reader import Reading, UnitRequest, decode_unit
+from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
 from vfindex.indexer.runs.report import bugs
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryNotFound, Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray, UnitPlan
 
 # Of 12 clips of real video eleven came out at 1.0000 and one at 0.9996: its first frames share the vector of a still
@@ -77,16 +79,15 @@ class _ClipEncoder:
 
     def vector(self, path: bytes, start_s: float, end_s: float) -> FloatArray:
         """Return the clip's visual vector (dim,). Raises VideoError."""
-        pictures = []
+        extraction = VisualExtraction(self.encoder, self.wanted.sampling)
         with closing(decode_unit(path, UnitPlan(0, start_s, end_s), self.wanted, self.decoder)) as items:
             for item in items:
-                if isinstance(item, Reading):
-                    reading = item
-                elif not isinstance(item, AudioBlock):
-                    pictures.append(item)
-        size = self.encoder.batch_frames
-        vectors = [self.encoder.encode_images(pictures[at : at + size]) for at in range(0, len(pictures), size)]
-        return unit(np.concatenate(vectors)[reading.rows].mean(axis=0))
+                if isinstance(item, ReadEnd):
+                    end = item
+                else:
+                    extraction.feed(item)
+        vectors = extraction.finish(end).vectors
+        return unit(np.asarray(vectors).mean(axis=0))
 
 
 def _compare(snapshot: Snapshot, clip: StoredClip, encoder: _ClipEncoder, result: SpotCheck) -> None:
@@ -100,7 +101,8 @@ def _compare(snapshot: Snapshot, clip: StoredClip, encoder: _ClipEncoder, result
     try:
         with one_file(paths[0], "decode"):
             found = encoder.vector(paths[0], clip.start_s, clip.end_s)
-            cosine = float(found @ unit(snapshot.vectors([clip.id])[clip.id].embeddings["visual"]))
+            stored = snapshot.vectors([clip.id])[clip.id]
+            cosine = float(found @ unit(stored.embeddings[frame_modality()]))
     except VideoError as exc:
         result.bugs += bugs([exc.problem])
         result.problems.append(f"{where}: cannot be read again ({exc.problem.reason})")

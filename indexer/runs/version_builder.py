@@ -29,6 +29,7 @@ from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_recognises_speech
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.writer import Writer
 
@@ -107,15 +108,14 @@ class VersionBuilder:
         found = self.writer.catalog.find(video.fingerprint)
         return found is not None and found[1] in SEARCHABLE and (found[2] or video.fingerprint not in state.recognised)
 
-    def _transcript_holds(self, video: StoredVideo, state: _State) -> bool:
-        if not state.asr or not video.has_audio:
-            return True
-        return self._reuse.transcript and video.fingerprint in state.recognised
+    def _held(self, video: StoredVideo, state: _State) -> frozenset[ModalityName]:
+        return self._reuse.held(video, recognised=video.fingerprint in state.recognised, asr=state.asr)
 
     def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
-        if video.fingerprint in state.coarse:
+        if video.fingerprint in state.coarse or not self._held(video, state).issuperset(self._reuse.modalities):
             return True
-        return not (self._reuse.pictures and self._transcript_holds(video, state))
+        has_untimed = any(chapter.start_s is None for chapter in video.chapters)  # of an older library
+        return has_untimed and any(_is_file(place.path) for place in video.locations)
 
     # --- videos -------------------------------------------------------------------------------------------------
 
@@ -128,8 +128,8 @@ class VersionBuilder:
         failed: dict[bytes, Problem] = {}
         if not videos:
             return failed
-        text = None if self._reuse.sentences else self._text()
-        copier = VideoCopier(self.old, self.writer, text)
+        encoder = None if self._reuse.embeds_nothing else self._text()
+        copier = VideoCopier(self.old, self.writer, self._reuse, encoder)
         total_s = sum(video.end_s - video.start_s for video in videos)
         done_s = 0.0
         for number, video in enumerate(videos, start=1):
@@ -151,12 +151,12 @@ class VersionBuilder:
         run = new_run(self.writer, self._setup, self.callbacks)
         paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
         run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.callbacks.stop))
-        complete = [video for video in videos if video.fingerprint not in state.coarse]
-        kept = {v.fingerprint: v for v in complete if reuse.pictures or self._transcript_holds(v, state)}
-        if reuse.pictures:
+        kept = {video.fingerprint: video for video in videos if video.fingerprint not in state.coarse}
+        held = {fingerprint: self._held(video, state) for fingerprint, video in kept.items()}
+        if reuse.keeps_clips:
             self._link_pictures(videos)
         if run.has_work() and not run.report.interrupted:
-            stored = StoredVideos(self.old, kept, reuse)
+            stored = StoredVideos(self.old, kept, held, reuse)
             index_files(run, self._setup, self._settings, stored)
             self._count(stored, report)
         report.interrupted = run.report.interrupted

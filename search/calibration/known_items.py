@@ -13,10 +13,10 @@ from typing import Literal, TypeVar
 from vfindex.search.query.ast import STOP_WORDS, content_words
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.records import SEARCHABLE
+from vfindex.storage.records import SEARCHABLE, SegmentSource
 
 T = TypeVar("T")
-ItemSource = Literal["sidecar", "embedded", "asr", "title"]
+ItemSource = SegmentSource | Literal["title"]
 # Items of each kind, segments and titles: with 200, a share of 0.95 is known to within 0.03.
 MAX_ITEMS = 200
 # Content words that a segment or a title must have to identify its video.

@@ -48,8 +48,10 @@ from vfindex.storage.db.videos import (
 )
 from vfindex.storage.errors import LibraryDamaged, Problem, problem_json
 from vfindex.storage.joint.codecs import pack_vector
+from vfindex.storage.modalities import document_modality
 from vfindex.storage.records import (
     Attempt,
+    Chapter,
     Document,
     FileStamp,
     FloatArray,
@@ -156,13 +158,13 @@ class Catalog:
             problem = connection.scalar(query)
         return json.loads(problem) if problem else None
 
-    def names(self, video_id: int) -> tuple[list[bytes], dict[str, str], list[str]]:
-        """Return (paths in order, tags, chapter titles) of a video, of which its words are made."""
+    def names(self, video_id: int) -> tuple[list[bytes], dict[str, str], list[Chapter]]:
+        """Return (paths in order, tags, chapters) of a video, of which its words are made."""
         v, loc = schema.video.c, schema.location.c
         with self.transaction() as connection:
             row = connection.execute(select(v.tags, v.chapters).where(v.id == video_id)).one()
             paths = connection.scalars(select(loc.path).where(loc.video_id == video_id).order_by(loc.path)).all()
-        return list(paths), json.loads(row.tags), json.loads(row.chapters)
+        return list(paths), json.loads(row.tags), [Chapter.parse(each) for each in json.loads(row.chapters)]
 
     def unit_errors(self, video_id: int) -> list[str]:
         """Return what was lost in a video's units, in order."""
@@ -311,24 +313,33 @@ class Catalog:
                 update_transcript(connection, video_id, words)
             move_location(connection, video_id, location)
 
-    def retitle(self, video_id: int, title: str, documents: Sequence[Document], vector: FloatArray | None) -> int:
-        """Give a renamed video its new title and documents; return how many clips got a new text vector.
+    def retitle(
+        self,
+        video_id: int,
+        title: str,
+        documents: Sequence[Document],
+        vector: FloatArray | None,
+        by_clip: Mapping[int, FloatArray] | None = None,
+    ) -> int:
+        """Give a renamed video its new title and documents; return the number of its clips.
 
-        vector: (dim,) of the text modality, or None.
+        vector: (dim,) of the modality with documents, or None. by_clip: clip id -> its vector, where that is another.
         """
+        modality, others = document_modality(), by_clip or {}
         clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
         with self.transaction() as connection:
             connection.execute(update(schema.video).where(schema.video.c.id == video_id).values(title=title))
             connection.execute(
                 delete(schema.embedding).where(
-                    schema.embedding.c.modality == "text", schema.embedding.c.clip_id.in_(clips)
+                    schema.embedding.c.modality == modality, schema.embedding.c.clip_id.in_(clips)
                 )
             )
             clip_ids = connection.scalars(clips).all()
-            if vector is not None:
-                packed = pack_vector(vector)
-                for clip_id in clip_ids:
-                    insert_embedding(connection, clip_id, "text", packed, None)
+            packed = None if vector is None else pack_vector(vector)
+            for clip_id in clip_ids:
+                own = pack_vector(others[clip_id]) if clip_id in others else packed
+                if own is not None:
+                    insert_embedding(connection, clip_id, modality, own, None)
             set_documents(connection, video_id, documents)
             put(connection, "changed", "stale")
         return len(clip_ids)

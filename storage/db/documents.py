@@ -15,8 +15,8 @@ from vfindex.storage.db.engine import inserted
 from vfindex.storage.db.integrity import put
 from vfindex.storage.errors import Problem, problem_json
 from vfindex.storage.joint.codecs import checksum, pack_vector
-from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import Document, FloatArray, Segment
+from vfindex.storage.modalities import ModalityName, document_modality
+from vfindex.storage.records import Chapter, Document, FloatArray, Segment
 from vfindex.storage.text.folding import FOLD, FOLD_KEY, fold_of
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
@@ -94,6 +94,11 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
     insert_document(connection, words)
 
 
+def chapters_json(chapters: Sequence[Chapter]) -> str:
+    """Return chapters as the column `video.chapters` holds them."""
+    return json.dumps([chapter.stored() for chapter in chapters])
+
+
 @dataclass(frozen=True, slots=True)
 class UnitTranscript:
     """The text of one track of a unit. vectors: clip id -> (dim,) of this modality; clips without text are left out.
@@ -110,11 +115,14 @@ class UnitTranscript:
 
 @dataclass(frozen=True, slots=True)
 class TranscriptUpdate:
-    """A video's new title, tags, documents and transcript. text: (dim,) of that modality, or None. problem: or None."""
+    """A video's new title, tags and documents, and its new text by unit and track. problem: or None.
+
+    text: (dim,) of the modality with documents, for the clips to which `said` gives no other vector of it, or None.
+    """
 
     title: str
     tags: Mapping[str, str]
-    chapters: tuple[str, ...]
+    chapters: tuple[Chapter, ...]
     documents: tuple[Document, ...]
     text: FloatArray | None
     said: tuple[UnitTranscript, ...]
@@ -125,16 +133,18 @@ def update_transcript(connection: Connection, video_id: int, words: TranscriptUp
     """Replace title, tags, documents and the tracks of `words.said` of a searchable video."""
     v, e, d, s = schema.video.c, schema.embedding.c, schema.document.c, schema.segment.c
     clips = select(schema.clip.c.id).where(schema.clip.c.video_id == video_id)
-    tracks = {said.track for said in words.said}
+    tracks, titled = {said.track for said in words.said}, document_modality()
     unindex_documents(connection, (d.video_id == video_id) & d.segment_id.is_not(None) & d.kind.in_(tracks))
     connection.execute(delete(schema.segment).where(s.video_id == video_id, s.track.in_(tracks)))
-    connection.execute(delete(schema.embedding).where(e.modality.in_(tracks | {"text"}), e.clip_id.in_(clips)))
+    connection.execute(delete(schema.embedding).where(e.modality.in_(tracks | {titled}), e.clip_id.in_(clips)))
     for said in words.said:
         _insert_said(connection, video_id, said)
     if words.text is not None:
+        others = {clip_id for said in words.said if said.track == titled for clip_id in said.vectors}
         packed = pack_vector(words.text)
         for clip_id in connection.scalars(clips).all():
-            insert_embedding(connection, clip_id, "text", packed, None)
+            if clip_id not in others:
+                insert_embedding(connection, clip_id, titled, packed, None)
     set_documents(connection, video_id, words.documents)
     connection.execute(
         update(schema.video)
@@ -142,7 +152,7 @@ def update_transcript(connection: Connection, video_id: int, words: TranscriptUp
         .values(
             title=words.title,
             tags=json.dumps(dict(words.tags)),
-            chapters=json.dumps(list(words.chapters)),
+            chapters=chapters_json(words.chapters),
             state="partial" if words.problem else "indexed",
             problem=problem_json(words.problem),
         )

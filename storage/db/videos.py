@@ -15,9 +15,9 @@ from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.clips import check_times
-from vfindex.storage.db.documents import unindex_documents
+from vfindex.storage.db.documents import chapters_json, unindex_documents
 from vfindex.storage.db.integrity import put
-from vfindex.storage.records import SEARCHABLE, Location, Video, VideoState
+from vfindex.storage.records import SEARCHABLE, Chapter, Location, Video, VideoState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ def stored_video(row: Any, locations: list[Location]) -> StoredVideo:
     values |= {
         "has_audio": bool(row.has_audio),
         "tags": json.loads(row.tags),
-        "chapters": tuple(json.loads(row.chapters)),
+        "chapters": tuple(Chapter.parse(each) for each in json.loads(row.chapters)),
     }
     return StoredVideo(
         **values,
@@ -50,7 +50,7 @@ def stored_video(row: Any, locations: list[Location]) -> StoredVideo:
 def video_values(video: Video) -> dict[str, Any]:
     """Return the columns of a video's row that its record has."""
     values = {field.name: getattr(video, field.name) for field in fields(Video)}
-    return values | {"tags": json.dumps(dict(video.tags)), "chapters": json.dumps(list(video.chapters))}
+    return values | {"tags": json.dumps(dict(video.tags)), "chapters": chapters_json(video.chapters)}
 
 
 def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:

@@ -25,7 +25,7 @@ from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.maintenance.raw_bytes import files_with
-from vfindex.storage.records import Document
+from vfindex.storage.records import Chapter, Document
 from vfindex.storage.writer import Writer, locked, writing
 
 # Removed texts that a report searches for in the bytes of every file: each costs 0.5 s per GB.
@@ -39,7 +39,7 @@ _READ_AGAIN = "they may be those beside the removed file, until their words are 
 # The result of `Catalog.remove`.
 Removal = Callable[[Writer], tuple[int, int, list[str]]]
 # Title and documents of a video from its paths, tags and chapters.
-Describe = Callable[[Sequence[bytes], Mapping[str, str], Sequence[str]], tuple[str, Sequence[Document]]]
+Describe = Callable[[Sequence[bytes], Mapping[str, str], Sequence[Chapter]], tuple[str, Sequence[Document]]]
 
 
 @dataclass(frozen=True, slots=True)

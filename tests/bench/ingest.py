@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from vfindex.cli.options import cache_folder
+from vfindex.indexer.extractors.speech import NAME
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, FrameTap, ReadEnd
 from vfindex.indexer.models.base import Encoders, Pixels, is_still
 from vfindex.indexer.models.factory import install
@@ -37,7 +38,7 @@ from vfindex.indexer.models.lite import ensure_lite
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
-from vfindex.indexer.pipeline.stages import audio_index, index_unit
+from vfindex.indexer.pipeline.stages import index_unit
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.indexer.speech.recognizer_pool import RecognizerPool
 from vfindex.indexer.speech.transcribe import PocketSphinxTranscriber
@@ -148,7 +149,9 @@ class Alone:
             with self.clock.stage(VOICE):
                 said = self._hear(prepared, items)
             replay: Any = ReplayEncoder(vectors, self.image.size_px)
-            known = replace(prepared, subtitles=(*prepared.subtitles, *said))
+            spoken = prepared.known[NAME]
+            spoken = replace(spoken, segments=(*spoken.segments, *said))
+            known = replace(prepared, known={**prepared.known, NAME: spoken})
             with self.clock.stage(CLIPS):
                 indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), Encoders(replay, self.text))
             with self.clock.stage(COMMIT):
@@ -172,14 +175,14 @@ class Alone:
                 prepared.found.location.path,
                 taps=[FrameTap(self.image.size_px), AudioTap()],
                 sampling=OPTIONS.sampling,
-                audio=audio_index(prepared, OPTIONS),
+                audio=None if prepared.known[NAME].no_audio or prepared.audio is None else prepared.audio.index,
                 start_s=start_s,
                 end_s=end_s,
             )
         )
 
     def _hear(self, prepared: Prepared, items: Sequence[Item]) -> list[Segment]:
-        transcriber = PocketSphinxTranscriber(self.pool, [(s.start_s, s.end_s) for s in prepared.subtitles])
+        transcriber = PocketSphinxTranscriber(self.pool, [(s.start_s, s.end_s) for s in prepared.known[NAME].segments])
         for item in items:
             if isinstance(item, AudioBlock):
                 transcriber.feed(item)

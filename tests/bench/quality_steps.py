@@ -18,8 +18,9 @@ from unittest.mock import patch
 import numpy as np
 from quality_frames import Seen, Views, milliseconds, read_frames
 
+from vfindex.indexer.extractors.base import Track
 from vfindex.indexer.extractors.chunks import MAX_GAP_S, Window, windows
-from vfindex.indexer.models.lite import calibration_vectors, ensure_lite, label_texts, load_priors
+from vfindex.indexer.models.lite import calibration_vectors, ensure_lite, label_texts, load_prior
 from vfindex.indexer.models.priors import background_queries, estimate_prior
 from vfindex.indexer.pipeline import stages
 from vfindex.indexer.pipeline.shots import unit
@@ -33,7 +34,7 @@ from vfindex.storage.encoders.text import AXES, TextEncoder
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import MODALITIES, ModalityName
 from vfindex.storage.records import Clip, FloatArray, Segment
 from vfindex.storage.writer import Writer, writing
 
@@ -201,7 +202,9 @@ def read_material(folder: Path, cache: Path, threads: int, kept: Path) -> Materi
     labels = json.loads((paths.visual / "labels.json").read_text(encoding="utf-8"))
     axes = np.load(paths.visual / AXES, allow_pickle=False)
     text = TextEncoder.open(paths.text, threads=threads)
-    return Material(base, text, paths.text, axes, labels, load_priors(paths.prior), frames)
+    return Material(
+        base, text, paths.text, axes, labels, {each.name: load_prior(paths.prior, each) for each in MODALITIES}, frames
+    )
 
 
 def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
@@ -239,7 +242,8 @@ def _make_video_again(
             segments = tuple(s for s in result.segments if s.confidence is None or s.confidence >= recipe.confidence)
             spans = [(clip.start_s, clip.end_s) for clip in result.clips]
             seen = material.frames[video.fingerprint]
-            spoken = stages.speech_vectors(spans, segments, material.text)
+            track = Track(windows=tuple(windows(segments)))
+            spoken = stages.clip_vectors(track, spans, material.text)
             clips = tuple(
                 _clip(clip, said, _pictures(clip, seen, recipe, (labels, material.axes)))
                 for clip, said in zip(result.clips, spoken, strict=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.extractors.chunks import MAX_GAP_S, Window, clip_windows, windows
+from vfindex.indexer.extractors.chunks import MAX_GAP_S, overlapping, windows
 from vfindex.storage.records import Segment
 
 
@@ -35,13 +35,18 @@ def test_no_window_spans_a_pause_or_two_sources() -> None:
 
 def test_no_words_no_windows() -> None:
     assert windows([]) == []
-    assert clip_windows([(0.0, 5.0)], []) == [[]]
+    assert overlapping([(0.0, 5.0)], []) == [[]]
 
 
 def test_a_clip_has_the_windows_of_which_it_holds_half_else_the_one_it_shares_most() -> None:
-    spans = [Window(0.0, 4.0, "a"), Window(4.0, 8.0, "b"), Window(20.0, 60.0, "c"), Window(60.0, 70.0, "d")]
+    spans = [(0.0, 4.0), (4.0, 8.0), (20.0, 60.0), (60.0, 70.0)]
     clips = [(0.0, 6.0), (6.0, 9.0), (9.0, 20.0), (30.0, 35.0), (56.0, 63.0), (70.0, 75.0)]
-    assert clip_windows(clips, spans) == [[0, 1], [1], [], [2], [2], []]
+    assert overlapping(clips, spans) == [[0, 1], [1], [], [2], [2], []]
+
+
+def test_a_frame_describes_the_clip_that_it_lies_in() -> None:
+    frames = [(time_s, time_s) for time_s in (0.0, 1.0, 2.0, 2.0, 3.5)]
+    assert overlapping([(0.0, 2.0), (2.0, 3.5), (3.5, 4.0), (5.0, 6.0)], frames) == [[0, 1], [2, 3], [4], []]
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=12).map(
@@ -50,8 +55,8 @@ SPANS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=12)
 
 
 @given(SPANS, SPANS)
-def test_clip_windows_as_defined(clips: list[tuple[float, float]], spans: list[tuple[float, float]]) -> None:
-    found = clip_windows(clips, [Window(start, end, "x") for start, end in spans])
+def test_overlapping_as_defined(clips: list[tuple[float, float]], spans: list[tuple[float, float]]) -> None:
+    found = overlapping(clips, spans)
     for (start_s, end_s), positions in zip(clips, found, strict=True):
         shared = [max(0.0, min(end_s, end) - max(start_s, start)) for start, end in spans]
         half = [i for i, (start, end) in enumerate(spans) if shared[i] > 0 and shared[i] >= (end - start) / 2]
@@ -80,6 +85,6 @@ def test_windows_keep_to_the_time_of_their_segments(parts: list[tuple[float, flo
 
 @pytest.mark.timeout(20)
 def test_many_clips_and_windows_are_matched_in_linear_time() -> None:
-    spans = [Window(float(n), n + 1.5, "x") for n in range(20_000)]
+    spans = [(float(n), n + 1.5) for n in range(20_000)]
     clips = [(float(n), n + 2.0) for n in range(20_000)]
-    assert len(clip_windows(clips, spans)) == 20_000
+    assert len(overlapping(clips, spans)) == 20_000

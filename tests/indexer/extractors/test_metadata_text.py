@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfindex.indexer.extractors.metadata_text import MAX_DOCUMENT_CHARS, MAX_TEXT_CHARS, Description, describe
+from vfindex.storage.records import Chapter
 
 
 def named(name: str, folder: str = "/videos") -> Description:
@@ -79,7 +80,7 @@ def test_allowed_tags_and_chapters_are_read() -> None:
     description = describe(
         b"/videos/v001.mp4",
         {"TITLE": "A dog", "com.apple.quicktime.artist": "Anna", "DESCRIPTION-eng": "By the sea.", "encoder": "Walrus"},
-        ["Chapter 1", "00:01:00", "The harbour", "At sea"],
+        [Chapter(title) for title in ("Chapter 1", "00:01:00", "The harbour", "At sea")],
     )
     assert description.title == "A dog"
     assert description.text == "A dog. By the sea. Anna. The harbour, At sea"
@@ -102,7 +103,7 @@ def test_allowed_tags_and_chapters_are_read() -> None:
 )  # fmt: skip
 def test_text_of_programs_is_ignored(value: str) -> None:
     tags = {"title": value, "comment": value, "genre": value, "handler_name": value}
-    assert describe(b"/videos/v001.mp4", tags, [value]) == Description("v001", "", (("title", "v001"),))
+    assert describe(b"/videos/v001.mp4", tags, [Chapter(value)]) == Description("v001", "", (("title", "v001"),))
 
 
 def test_places_in_comments_are_kept() -> None:
@@ -127,16 +128,22 @@ def test_megabytes_of_tags_stay_bounded() -> None:
         "comment": "a-" * 500_000,
         "artist": "0aA" * 99_999,
     }
-    description = describe(b"/videos/v001.mp4", tags, ["walrus"] * 10_000)
+    description = describe(b"/videos/v001.mp4", tags, [Chapter("walrus")] * 10_000)
     assert len(description.text) <= MAX_TEXT_CHARS + 10
     assert all(len(text) <= MAX_DOCUMENT_CHARS * 2 for _, text in description.documents)
 
 
 @given(st.binary(max_size=60).filter(lambda name: b"\0" not in name), st.text(max_size=60), st.text(max_size=30))
 def test_any_name_and_tag_gives_clean_text(name: bytes, tag: str, chapter: str) -> None:
-    description = describe(b"/" + name, {"title": tag, "comment": tag}, [chapter])
+    description = describe(b"/" + name, {"title": tag, "comment": tag}, [Chapter(chapter)])
     assert description.title
     for text in (description.title, description.text, *(text for _, text in description.documents)):
         text.encode()  # raises on a lone surrogate
         assert all(c.isprintable() or c in "\u200c\u200d" for c in text)
     assert all(kind in ("title", "tag") and text for kind, text in description.documents)
+
+
+def test_chapters_with_times_are_not_words_of_the_whole_video() -> None:
+    described = describe(b"/x/kitchen.mp4", {}, [Chapter("The harbour", 0.0, 6.0), Chapter("At sea")])
+    assert "harbour" not in described.text and "At sea" in described.text
+    assert ("tag", "At sea") in described.documents

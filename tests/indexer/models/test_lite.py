@@ -17,15 +17,15 @@ from PIL import Image
 from vfindex.indexer.models import lite, store
 from vfindex.indexer.models.base import is_still
 from vfindex.indexer.models.catalog import MINILM_TOKENIZER, MINILM_WEIGHTS
-from vfindex.indexer.models.lite import ensure_lite, label_texts, load_priors
-from vfindex.indexer.models.presets import DEFAULT_PRESET, LITE_VISUAL_TEMPLATES, PRESETS
+from vfindex.indexer.models.lite import ensure_lite, label_texts, load_prior
+from vfindex.indexer.models.presets import LITE_VISUAL_TEMPLATES
 from vfindex.indexer.models.store import add_package_files, locate_package_file
 from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import regular
-from vfindex.storage.modalities import modality_names
+from vfindex.storage.modalities import MODALITIES, get_modality
 from vfindex.storage.records import FloatArray
 
 
@@ -105,7 +105,7 @@ def test_images_match_the_words_for_what_they_show(encoder: LiteImageEncoder, mo
     names = ["chelsea.png", "coffee.png", "rocket.jpg"]
     pictures = encoder.encode_images([photograph(name, encoder.size_px) for name in names])
     queries = TextEncoder.open(ensure_lite(models_cache).text).encode(words)
-    prior = load_priors(ensure_lite(models_cache).prior)["visual"]
+    prior = load_prior(ensure_lite(models_cache).prior, get_modality("visual"))
     scores = queries @ (pictures - prior.mean).T
     assert scores.argmax(axis=1).tolist() == [0, 1, 2]
     assert scores.argmax(axis=0).tolist() == [0, 1, 2]
@@ -154,10 +154,9 @@ def test_labels_read_as_sentences() -> None:
 
 
 def test_every_modality_has_a_prior(models_cache: Path) -> None:
-    priors = load_priors(ensure_lite(models_cache).prior)
-    assert set(priors) == set(modality_names())
-    for modality, prior in priors.items():
-        assert prior.weight == PRESETS[DEFAULT_PRESET].weights[modality]
+    for modality in MODALITIES:
+        prior = load_prior(ensure_lite(models_cache).prior, modality)
+        assert prior.weight == modality.weight
         assert prior.mean.shape == prior.query_mean.shape == prior.background.shape[1:]
         assert len(prior.background) >= 150
         assert 0.01 < prior.spread < 0.2

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfindex.indexer.extractors.frame_record import colour_histogram
 from vfindex.indexer.pipeline.shots import (
     MAX_CLIP_S,
     MIN_CLIP_S,
-    colour_histogram,
     cut_clips,
     detect_shots,
     frame_distances,

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfindex.indexer.extractors.metadata_text import describe
-from vfindex.indexer.pipeline.ytdlp import MAX_FIELD_CHARS, MAX_INFO_BYTES, Info, _tags, read_info
+from vfindex.indexer.pipeline.ytdlp import MAX_FIELD_CHARS, MAX_INFO_BYTES, Info, _chapters, _tags, read_info
 from vfindex.search.query.filters import recorded_on
+from vfindex.storage.records import Chapter
 
 
 def beside(folder: Path, data: bytes) -> Info:
@@ -31,10 +32,10 @@ def test_title_description_tags_chapters_and_day(tmp_path: Path) -> None:
     }
     info = beside(tmp_path, json.dumps(document).encode())
     assert info.problem is None
-    assert info.chapters == ("The pump",)
+    assert info.chapters == (Chapter("The pump", 0.0, 5.0),)
     description = describe(b"/x/talk.mp4", info.tags, info.chapters)
     assert description.title == "Rocket engines"
-    for words in ("How a turbopump works", "space, fuel", "The pump"):
+    for words in ("How a turbopump works", "space, fuel"):
         assert words in description.text
     assert recorded_on(info.tags, []) == date(2024, 2, 29)
 
@@ -73,3 +74,27 @@ ANYTHING = st.recursive(
 def test_any_document_gives_bounded_text(document: dict[str, object]) -> None:
     for text in _tags(document).values():
         assert 0 < len(text.encode()) <= 4 * MAX_FIELD_CHARS
+
+
+@given(ANYTHING, st.floats(0, 1e6))
+def test_any_chapters_give_spans_inside_the_video(chapters: object, end_s: float) -> None:
+    for chapter in _chapters(chapters, end_s):
+        assert chapter.title
+        if chapter.start_s is not None and chapter.end_s is not None:
+            assert 0 <= chapter.start_s < chapter.end_s <= end_s
+
+
+def test_chapters_end_where_they_say_or_the_next_begins() -> None:
+    written = [
+        {"title": "one", "start_time": 0, "end_time": 4.5},
+        {"title": "two", "start_time": 5},
+        {"title": "three", "start_time": 9, "end_time": 99},
+        {"title": "four", "start_time": True},
+        {"title": "five", "start_time": 30},
+    ]
+    assert list(_chapters(written, 12.0)) == [
+        Chapter("one", 0.0, 4.5),
+        Chapter("two", 5.0, 9.0),
+        Chapter("three", 9.0, 12.0),
+        Chapter("four"),
+    ]

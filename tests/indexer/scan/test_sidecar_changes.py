@@ -12,9 +12,9 @@ import pytest
 from fuzzing import mutated_text
 
 from vfindex.indexer.extractors.metadata_text import describe, without_markup
+from vfindex.indexer.extractors.speech import on_clock
 from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media.decoder import SubtitleTrack
-from vfindex.indexer.pipeline.prepare import on_clock
 from vfindex.indexer.pipeline.ytdlp import Info, read_info
 from vfindex.indexer.scan.sidecar_names import marks_of, read_marks, sort_sidecars
 from vfindex.indexer.scan.sidecars import FolderSidecars, signature
@@ -31,7 +31,7 @@ from vfindex.indexer.speech.subtitles import (
 )
 from vfindex.indexer.speech.telemetry import is_log, is_telemetry
 from vfindex.storage.errors import VideoError
-from vfindex.storage.records import Segment
+from vfindex.storage.records import Chapter, Segment
 
 CUE = "1\n00:00:01,000 --> 00:00:02,000\nhello there\n"
 
@@ -373,7 +373,7 @@ def test_chapters_after_the_end_are_not_the_videos(tmp_path: Path) -> None:
     (tmp_path / "a.info.json").write_text(
         '{"chapters": [{"title": "one", "start_time": 0}, {"title": "two", "start_time": 99}, {"title": "three"}]}'
     )
-    assert read_info(os.fsencode(tmp_path / "a.mp4"), (), 12.0).chapters == ("one", "three")
+    assert read_info(os.fsencode(tmp_path / "a.mp4"), (), 12.0).chapters == (Chapter("one", 0, 12), Chapter("three"))
 
 
 # --- system folders -------------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from equality import assert_equal_libraries
 from library_maker import axis
 from media import Shot, make_video
 
+from vfindex.indexer.extractors import speech as speech_extractor
 from vfindex.indexer.media.decoder import AudioBlock, Decoder
+from vfindex.indexer.media.protocol import AudioTap
 from vfindex.indexer.models import factory
 from vfindex.indexer.models.base import Texts
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs import refresh_text as refresh_module
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.refresh_text import refresh
@@ -103,7 +104,7 @@ def no_frames(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     real = Decoder.read
 
     def read(self: Decoder, path: bytes, **order: Any) -> Iterator[Any]:
-        assert order["sampling"] is None, "a frame was asked for"
+        assert order["taps"] == (AudioTap(),), "a frame was asked for"
         return real(self, path, **order)
 
     return lambda: monkeypatch.setattr(Decoder, "read", read)
@@ -187,7 +188,7 @@ def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
     assert run().indexed == 2
     for name in ("red door.mp4", "green.mp4"):
         subtitle(videos / name, (0.0, 1.0, "the xylophone"))
-    real = refresh_module.speech_coverage
+    real = speech_extractor.speech_coverage
     calls: list[int] = []
 
     def broken(*args: Any) -> str:
@@ -195,7 +196,7 @@ def test_words_that_a_bug_does_not_let_be_redone_cost_one_file(
         return real(*args) if len(calls) > 1 else [][0]
 
     with monkeypatch.context() as patched:
-        patched.setattr(refresh_module, "speech_coverage", broken)
+        patched.setattr(speech_extractor, "speech_coverage", broken)
         report = run()
     assert (report.reworded, len(report.failed), len(report.bugs())) == (1, 1, 1)
     assert run().unchanged == 2, "it is not tried at every run"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vfindex.indexer.extractors.frame_record import FrameRecord
 from vfindex.indexer.media.decoder import Frame, FrameTap
-from vfindex.indexer.pipeline.unit_reader import Reading
 
 
 def read(greys: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return (what must be encoded, what each frame's vector stands for) for frames of these grey values."""
-    reading = Reading()
+    reading = FrameRecord()
     encoded = []
     for second, grey in enumerate(greys):
         pixels = np.zeros((40, 60, 3), dtype=np.uint8)
