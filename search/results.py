@@ -221,6 +221,7 @@ def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[s
         "preset": setup.preset if setup else None,
         "sampling": setup.sampling if setup else None,
         "models": dict(setup.references) if setup else {},
+        "lacks": [m for m in modality_names() if setup and m not in setup.models],
         "videos": sum(counts.get(state, 0) for state in SEARCHABLE),
         "coarse": len(preview_videos(snapshot)),
         "locations": counts["location"],

@@ -47,6 +47,8 @@ def _print(document: dict[str, Any]) -> None:
     print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest sets one'}")
     if document["models"]:
         print(f"models      {plain(', '.join(document['models'].values()))}")
+    if document["lacks"]:
+        print(f"lacks       {', '.join(document['lacks'])}; to add it: vfindex upgrade --preset {preset}")
     print(f"videos      {document['videos']} searchable, {length} in all")
     print(f"files       {files}, copies and failed files included")
     print(f"clips       {document['clips']}: {', '.join(f'{n} with {m}' for m, n in document['clips_with'].items())}")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.storage.errors import UsageError
-from vfindex.storage.modalities import MODALITIES, ModalityName, ModelKind
+from vfindex.storage.modalities import ModalityName, ModelKind, get_modality, modality_names
 from vfindex.storage.records import Setup
 
 PresetName = Literal["lite", "small", "base", "large", "multilingual"]
@@ -93,9 +93,8 @@ def models_of(setup: Setup) -> Mapping[ModelKind, str]:
 
 def modalities_of(references: Mapping[ModelKind, str]) -> tuple[ModalityName, ...]:
     """Return the modalities that a library of these models has: those whose models are all among them."""
-    return tuple(
-        each.name for each in MODALITIES if each.model in references and (each.recogniser or each.model) in references
-    )
+    table = [get_modality(name) for name in modality_names()]
+    return tuple(each.name for each in table if {each.model, each.recogniser or each.model} <= references.keys())
 
 
 def lacking(setup: Setup) -> tuple[ModalityName, ...]:

@@ -1,0 +1,145 @@
+"""A fourth modality, brightness in words: a row of the table and an extractor are all that it takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from equality import contents
+from media import Shot, make_video
+
+from vfindex.indexer.extractors import registry
+from vfindex.indexer.extractors.base import Track, Unit, begins_in
+from vfindex.indexer.extractors.chunks import windows
+from vfindex.indexer.extractors.registry import Registration
+from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, FrameTap, ReadEnd, Tap
+from vfindex.indexer.models.presets import Choice, lacking
+from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.upgrade import upgrade
+from vfindex.search.results import status_to_dict
+from vfindex.storage import modalities
+from vfindex.storage.encoders.image import LiteImageEncoder
+from vfindex.storage.index.model_versions import in_use
+from vfindex.storage.library import Library
+from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.modalities import Modality, modality_names
+from vfindex.storage.records import Segment
+
+NAME = "brightness"
+MODALITY = Modality(NAME, ("timed_text",), prefix="lit", model="text", weight=0.4, origin="frames")
+TAP = FrameTap(48, longest=True, fps=1.0)
+
+
+class Brightness:
+    """An extractor without a model."""
+
+    def begin(self, unit: Unit) -> BrightnessExtraction:
+        return BrightnessExtraction(unit)
+
+
+class BrightnessExtraction:
+    taps: Sequence[Tap] = (TAP,)
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self._seen: list[tuple[float, str]] = []
+
+    def feed(self, item: Frame | AudioBlock) -> None:
+        assert isinstance(item, Frame) and item.tap == TAP
+        self._seen.append((item.time_s, "a dark night" if item.pixels.mean() < 100 else "bright sunshine"))
+
+    def finish(self, end: ReadEnd) -> Track:
+        ends_s = [*(time_s for time_s, _ in self._seen[1:]), self._unit.video.end_s]
+        found = [
+            Segment(start_s, max(start_s, end_s), words, "frames", "en", track=NAME)
+            for (start_s, words), end_s in zip(self._seen, ends_s, strict=True)
+        ]
+        said = tuple(segment for segment in found if begins_in(segment, self._unit.plan))
+        return Track(f"{len(said)} pictures judged", said, tuple(windows(said)))
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> bytes:
+    shots = [Shot("black", 6), Shot("white", 6)]
+    return os.fsencode(make_video(tmp_path / "v001.mp4", shots=shots, tone_hz=440.0, keyframe_s=2.0))
+
+
+@pytest.fixture
+def settings(models_cache: Path) -> RunSettings:
+    return RunSettings(cache=models_cache, choice=Choice("lite"), workers=1)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch)
+
+
+def add(patch: pytest.MonkeyPatch) -> None:
+    """Add the modality to the table and to the registry."""
+    patch.setattr(modalities, "MODALITIES", (*modalities.MODALITIES, MODALITY))
+    patch.setitem(registry.EXTRACTORS, NAME, Registration(lambda _: Brightness()))
+
+
+def test_a_new_library_has_it(tmp_path: Path, video: bytes, settings: RunSettings, toy: None) -> None:
+    assert ingest(tmp_path / "lib", [video], settings).indexed == 1
+    library = Library.open(tmp_path / "lib")
+    with library.snapshot() as snapshot:
+        setup = LibraryMeta(snapshot).setup
+        said = [segment for segment in snapshot.segments(1) if segment.track == NAME]
+        generation = snapshot.generation()
+    assert setup is not None and set(setup.models) == set(modality_names()) == set(setup.query)
+    assert generation is not None and generation.spec.order[-1] == NAME
+    assert {segment.text for segment in said} == {"a dark night", "bright sunshine"}
+    assert 10 <= len(said) <= 12 and len({int(segment.start_s) for segment in said}) == len(said)
+    assert all(NAME in vectors.embeddings for _, _, vectors in contents(tmp_path / "lib").values())
+    assert verify(library).clean
+
+
+def test_an_upgrade_adds_it_and_decodes_nothing_for_the_others(
+    tmp_path: Path, video: bytes, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lib"
+    assert ingest(folder, [video], settings).indexed == 1
+    before = contents(folder)
+    asked: list[Sequence[Tap]] = []
+    read = Decoder.read
+
+    def noted(self: Decoder, path: bytes, **order: Any) -> Any:
+        asked.append(order["taps"])
+        return read(self, path, **order)
+
+    def never(*_: object) -> Any:
+        raise AssertionError("a frame was encoded again")
+
+    add(monkeypatch)
+    monkeypatch.setattr(Decoder, "read", noted)
+    monkeypatch.setattr(LiteImageEncoder, "encode_images", never)
+    with Library.open(folder).snapshot() as snapshot:
+        setup = LibraryMeta(snapshot).existing_setup()
+    assert lacking(setup) == (NAME,)
+    assert status_of(folder)["lacks"] == [NAME]
+    assert ingest(folder, [video], settings).unchanged == 1, "a library without it stays valid"
+    report = upgrade(folder, settings)
+    assert report.swapped and not report.lost and (report.videos, report.decoded) == (1, 1)
+    assert asked == [(TAP,)]
+    after = contents(in_use(folder))
+    assert before.keys() == after.keys()
+    for key, (_, _, vectors) in after.items():
+        assert vectors.embeddings.keys() - before[key][2].embeddings.keys() == {NAME}
+        for modality, vector in before[key][2].embeddings.items():
+            assert vector.tolist() == vectors.embeddings[modality].tolist()
+        assert vectors.frames.tolist() == before[key][2].frames.tolist()
+    assert verify(Library.open(folder)).clean
+    assert status_of(folder)["lacks"] == []
+    assert upgrade(folder, settings).version == 0, "it has everything now"
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        return status_to_dict(folder, library, snapshot)
