@@ -63,7 +63,9 @@ def run_page(run: StoredRun) -> str:
 def endings(report: Mapping[str, Any]) -> list[str]:
     """Return why a run ended early, in words; an empty list if it completed."""
     words = {"interrupted": "interrupted", "out_of_time": "out of time"}
-    return [*(text for name, text in words.items() if report.get(name)), *filter(None, [report.get("not_published")])]
+    found = [text for name, text in words.items() if report.get(name)]
+    found += [f"ended early: {report['error']}"] if report.get("error") else []
+    return [*found, *filter(None, [report.get("not_published")])]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,10 +7,11 @@ runs find nothing new.
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, measured_speed, stored_runs
-from vfindex.storage.errors import LibraryNotFound
+from vfindex.storage.errors import LibraryNotFound, VfindexError
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import modality_names
 from vfindex.storage.records import Setup
@@ -33,7 +34,7 @@ from vfindex.storage.writer import Writer, writing
 if TYPE_CHECKING:
     from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
     from vfindex.indexer.runners.base import Runner
-    from vfindex.indexer.runs.reuse import StoredVideos
+    from vfindex.storage.db.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ class Command:
     """The parts of a run that depend on the command, in the order in which `execute` calls them.
 
     name: as stored with the run. setup: returns the library's setup, or raises if it cannot be used. prepare: changes
-    the library before its files are read. scan: yields files to classify. scanned: after the last one. finish: after
-    the index was published. thorough: check the whole joint index at the end, not its size alone.
+    the library before its files are read. scan: yields files to classify. scanned: after the last one. indexed: before
+    the index is published. finish: after that. thorough: check the whole joint index at the end, not its size alone.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Command:
     scan: Callable[[Run], Iterable[Discovered]]
     prepare: Callable[[Writer, Setup], None] = _nothing
     scanned: Callable[[Run], None] = _nothing
+    indexed: Callable[[Run], None] = _nothing
     finish: Callable[[Run, Setup], None] = _nothing
     thorough: bool = True
 
@@ -108,21 +110,38 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
     began, start = time.monotonic(), settings.clock.monotonic()
     with writing(folder) as writer:
         setup = command.setup(writer)
-        run_id = writer.catalog.begin_run(command.name)
-        command.prepare(writer, setup)
-        with uncollected():
-            run = new_run(writer, setup, _with_deadline(callbacks, settings, start))
-            run.report.run_id = run_id
-            run.sort(command.scan(run))
-        run.restore_returned()
-        command.scanned(run)
-        if run.has_work():
-            index_files(run, setup, replace(settings, progressive=is_progressive(run, settings, start)))
-        run.report.out_of_time = run.report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
-        run.report.interrupted = run.report.interrupted and not run.report.out_of_time
-        run.end(began, thorough=command.thorough)
-        command.finish(run, setup)
-    return run.report
+        with recorded(writer.catalog, command.name) as report:
+            command.prepare(writer, setup)
+            with uncollected():
+                run = new_run(writer, setup, _with_deadline(callbacks, settings, start))
+                run.report = report
+                run.sort(command.scan(run))
+            run.restore_returned()
+            command.scanned(run)
+            if run.has_work():
+                index_files(run, setup, replace(settings, progressive=is_progressive(run, settings, start)))
+            report.out_of_time = report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
+            report.interrupted = report.interrupted and not report.out_of_time
+            command.indexed(run)
+            run.end(began, thorough=command.thorough)
+            command.finish(run, setup)
+    return report
+
+
+@contextmanager
+def recorded(catalog: Catalog, name: str) -> Iterator[Report]:
+    """Begin a run and yield its report; if an exception ends the run, store the report with the reason."""
+    began, report = time.monotonic(), Report(run_id=catalog.begin_run(name))
+    try:
+        yield report
+    except BaseException as exc:
+        report.interrupted = isinstance(exc, KeyboardInterrupt)
+        report.wall_s = time.monotonic() - began
+        kind = "" if isinstance(exc, VfindexError) else f"{type(exc).__name__}: "
+        report.error = "" if report.interrupted else f"{kind}{exc}"
+        with suppress(VfindexError):  # a library on a full disk; the exception says so
+            catalog.end_run(report.run_id, report.to_dict(os.fsdecode))
+        raise
 
 
 def stored_setup(folder: Path, writer: Writer) -> Setup:
@@ -162,11 +181,11 @@ def _with_deadline(callbacks: Callbacks, settings: RunSettings, began: float) ->
 # --- indexing -------------------------------------------------------------------------------------------------------
 
 
-def index_files(run: Run, setup: Setup, settings: RunSettings, stored: StoredVideos | None = None) -> None:
+def index_files(run: Run, setup: Setup, settings: RunSettings) -> None:
     """Load the library's models and index the files of a run; the report says which are left.
 
     progressive: first index a preview of every new file (names, subtitles, a keyframe every 10 s, no speech), which
-    makes it searchable; full indexing replaces it video by video. stored: parts of units that need not be computed.
+    makes it searchable; full indexing replaces it video by video.
     Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
     """
     if run.report.interrupted:
@@ -177,13 +196,13 @@ def index_files(run: Run, setup: Setup, settings: RunSettings, stored: StoredVid
 
     run.reopen_past_bugs()
     with _runner(run, setup, settings) as (runner, encoders):
-        new = Scheduler(run, runner, encoders, preview=bool(settings.progressive), stored=stored)
+        new = Scheduler(run, runner, encoders, preview=bool(settings.progressive))
         new.work()
         refresh(run, encoders)
         unfinished = len(run.previewed)
         if not run.report.interrupted:
             run.todo, run.previewed = run.previewed, deque()
-            again = Scheduler(run, runner, encoders, stored=stored)
+            again = Scheduler(run, runner, encoders)
             again.work()
             unfinished = again.total_files - again.done_files
             refresh(run, encoders)

@@ -21,7 +21,8 @@ class Report:
     lost too many files at once to count them as deleted. notes: oddities of sidecars and subtitle tracks; their videos
     are counted elsewhere. left_out: number of skipped system folders and files, by kind. hints: globs of --exclude
     without a match.
-    out_of_time: the deadline ended the run. not_published: why no new joint index was published, "" if one was or none
+    out_of_time: the deadline ended the run. error: why it ended before its files were done, "" if it did not.
+    not_published: why no new joint index was published, "" if one was or none
     was due. gpu_busy: GPU -> share of the time in which it encoded images.
     """
 
@@ -47,6 +48,7 @@ class Report:
     interrupted: bool = False
     out_of_time: bool = False
     not_published: str = ""
+    error: str = ""
     gpu_busy: dict[str, float] = field(default_factory=dict)
 
     def bugs(self) -> list[Problem]:
@@ -92,6 +94,7 @@ class Report:
             "interrupted": self.interrupted,
             "out_of_time": self.out_of_time,
             "not_published": self.not_published,
+            "error": self.error,
         } | ({"gpu_busy": {gpu: round(share, 3) for gpu, share in self.gpu_busy.items()}} if self.gpu_busy else {})
 
 

@@ -20,6 +20,7 @@ from vfindex.storage.records import SEARCHABLE, FileStamp, FileState
 from vfindex.storage.writer import MAX_DELTA_CLIPS
 
 if TYPE_CHECKING:
+    from vfindex.indexer.runs.reuse import StoredVideos
     from vfindex.storage.writer import Writer
 
 MAX_TRACES = 20
@@ -45,7 +46,8 @@ class Run:
 
     todo: new and changed files. previewed: searchable files that are to be indexed fully, after a preview or without
     recognised speech. new_text: unchanged files with other sidecars. delta_clips: clips that are in no joint index yet.
-    failed_prints: fingerprints that failed in this run. moved_paths: where content was found that has moved.
+    failed_prints: fingerprints that failed in this run. moved_paths: where content was found that has moved. stored:
+    parts of videos that an upgrade need not compute again.
     """
 
     def __init__(self, writer: Writer, options: Options, callbacks: Callbacks) -> None:
@@ -63,6 +65,7 @@ class Run:
         self._returned: list[bytes] = []
         self.failed_prints: set[str] = set()  # fingerprints
         self.moved_paths: set[bytes] = set()
+        self.stored: StoredVideos | None = None
         self.delta_clips = writer.catalog.unindexed()
         self._traces = 0
         self._past_bugs = writer.catalog.past_bugs()

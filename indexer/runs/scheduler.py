@@ -19,7 +19,6 @@ from vfindex.indexer.runners.base import Runner
 from vfindex.indexer.runs.refresh_text import partial_problem, retitle
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.retry_policy import final_error, is_retried, is_worth_decoding, next_attempt
-from vfindex.indexer.runs.reuse import StoredVideos
 from vfindex.indexer.runs.run import Ending, Run, stored_failure
 from vfindex.indexer.scan.walk import Found, fingerprint
 from vfindex.storage.db.catalog import now
@@ -80,19 +79,14 @@ class Scheduler:
         encoders: Encoders | Texts,
         *,
         preview: bool = False,
-        stored: StoredVideos | None = None,
     ) -> None:
-        """preview: index a preview of each new file, and put the file into `run.previewed`.
-
-        stored: parts of videos that need not be computed again.
-        """
+        """preview: index a preview of each new file, and put the file into `run.previewed`."""
         self.run = run
         self.preview = preview
         self.options = run.options.coarsely() if preview else run.options
         self.writer = run.writer
         self.runner = runner
         self.encoders = encoders
-        self.stored = stored
         self.preparing: dict[Future[Prepared], _Opening] = {}
         self.indexing: dict[Future[Indexed], tuple[_Active, int, UnitPlan]] = {}
         self.active: dict[str, _Active] = {}
@@ -141,10 +135,10 @@ class Scheduler:
 
     def _index(self, active: _Active, plan: UnitPlan) -> Future[Indexed]:
         """Submit a unit, with the parts of it that are stored."""
-        options = self._options(active.attempts(plan))
+        options, stored = self._options(active.attempts(plan)), self.run.stored
         try:
             with one_file(active.prepared.found.location.path, "decode"):
-                reusable = self.stored.unit(active.prepared.video.fingerprint, plan) if self.stored else None
+                reusable = stored.unit(active.prepared.video.fingerprint, plan) if stored else None
         except VideoError as exc:
             future: Future[Indexed] = Future()
             future.set_exception(exc)
@@ -242,7 +236,7 @@ class Scheduler:
         try:
             with one_file(opening.found.location.path, "probe"):
                 prepared = future.result()
-                if self.stored and (plans := self.stored.plans(opening.print_)):
+                if self.run.stored and (plans := self.run.stored.plans(opening.print_)):
                     prepared = replace(prepared, units=plans)
                 if next_attempt(opening.failed) == "safe":
                     prepared = replace(prepared, problems=(*prepared.problems, _safe_problem(prepared, opening.failed)))

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.presets import Choice, chosen_models, models_of, preset_name
-from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
-from vfindex.indexer.runs.run import Callbacks
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.version_builder import VersionBuilder
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import (
@@ -81,50 +81,63 @@ def upgrade(
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
     number, target = _version_to_build(folder, _target(before, settings), callbacks)
-    with ExitStack() as held, writing(model_versions.version_folder(folder, number)) as writer:
+    place = model_versions.version_folder(folder, number)
+    with writing(place) as writer:
         setup = _begin(old, writer, target, settings.cache, callbacks)
-        report = UpgradeReport(number, _named(before), _named(setup))
-        if replace(before, references=models_of(before)) == setup:
-            model_versions.discard(folder, [number])
-            report.version = 0
-            return report
-        run_id = writer.catalog.begin_run("upgrade")
-        builder = VersionBuilder(old, writer, (before, setup), settings, callbacks)
-        _build(builder, report, settings.allow_missing, compare, held)
-        report.wall_s = time.monotonic() - began
-        writer.catalog.end_run(run_id, report.to_dict(os.fsdecode))
-        if report.swapped:
-            writer.catalog.put(_COMPLETE, "1")
-            writer.checkpoint()  # a pointer to a model version of which a log holds all would lose it with the log
-            model_versions.put_in_use(folder, number)
+    report = UpgradeReport(number, _named(before), _named(setup))
+    if replace(before, references=models_of(before)) == setup:
+        model_versions.discard(folder, [number])
+        report.version = 0
+        return report
+    builder = VersionBuilder(old, (before, setup), settings, callbacks, report)
+    with ExitStack() as held:
+        ending = _Ending(builder, settings.allow_missing, compare, held)
+
+        def finish(run: Run, _: Setup) -> None:
+            builder.measure(run)
+            ending.decide()
+            report.wall_s = time.monotonic() - began
+            catalog = builder.writer.catalog
+            catalog.end_run(run.report.run_id, report.to_dict(os.fsdecode))
+            if report.swapped:
+                catalog.put(_COMPLETE, "1")
+                builder.writer.checkpoint()  # the log of the version goes into its database before the pointer to it
+                model_versions.put_in_use(folder, number)
+
+        while not ending.is_reached:
+            execute(place, builder.round(finish), settings, callbacks)
     return report
 
 
-def _build(
-    builder: VersionBuilder, report: UpgradeReport, allow_missing: bool, compare: Compare | None, held: ExitStack
-) -> None:
-    """Build the version until nothing is missing, and the library's lock is `held`; or until it cannot be completed."""
-    while True:
-        builder.round(report)
-        if report.interrupted:
+@dataclass(slots=True)
+class _Ending:
+    """Whether an upgrade has ended after a round, and how. held: keeps the library's lock until the swap is done."""
+
+    builder: VersionBuilder
+    allow_missing: bool
+    compare: Compare | None
+    held: ExitStack
+    is_reached: bool = False
+
+    def decide(self) -> None:
+        """End the upgrade if it is interrupted, cannot be completed, or is complete and nothing has changed since."""
+        builder, report = self.builder, self.builder.report
+        if report.interrupted or (report.lost and not self.allow_missing):
+            # What is lost may have been removed meanwhile.
+            self.is_reached = report.interrupted or builder.is_done()
             return
-        if report.lost and not allow_missing:
-            if builder.is_done():
-                return
-            continue  # what is lost may have been removed meanwhile
-        if compare is not None:
-            compare(builder.old.folder, builder.writer.folder)
-            compare = None
+        if self.compare is not None:
+            self.compare(builder.old.folder, builder.writer.folder)
+            self.compare = None
         with ExitStack() as attempt:
             if not _lock(builder.old.root, attempt, builder.callbacks):
-                report.interrupted = True
+                report.interrupted = self.is_reached = True
                 return
             if not builder.old.is_in_use():
                 raise LibraryError("another model version was put in use meanwhile; run the same command again")
             if builder.is_done():
-                held.enter_context(attempt.pop_all())
-                report.swapped = True
-                return
+                self.held.enter_context(attempt.pop_all())
+                report.swapped = self.is_reached = True
 
 
 def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:

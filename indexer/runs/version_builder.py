@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.models.base import PassageEncoder
-from vfindex.indexer.runs.execute import RunSettings, index_files, new_run, open_text
+from vfindex.indexer.runs.execute import Command, RunSettings, open_text, stored_setup
 from vfindex.indexer.runs.refresh_text import retitle
 from vfindex.indexer.runs.report import Progress, UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse, StoredVideos, VideoCopier, stored_problem
-from vfindex.indexer.runs.run import Callbacks
-from vfindex.indexer.scan.walk import discover
+from vfindex.indexer.runs.run import Callbacks, Run
+from vfindex.indexer.scan.walk import Discovered, discover
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.sources import (
     Root,
@@ -26,7 +26,7 @@ from vfindex.storage.db.sources import (
 )
 from vfindex.storage.db.units import preview_videos, recognised_videos
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.errors import NotPublished, Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_recognises_speech
 from vfindex.storage.modalities import ModalityName
@@ -61,46 +61,97 @@ class _State:
 
 
 class VersionBuilder:
-    """Builds a model version from another one, which other runs may go on writing to."""
+    """Builds a model version from another one, which other runs may go on writing to.
+
+    writer: of the round in progress.
+    """
+
+    writer: Writer
 
     def __init__(
-        self, old: Library, writer: Writer, setups: tuple[Setup, Setup], settings: RunSettings, callbacks: Callbacks
+        self,
+        old: Library,
+        setups: tuple[Setup, Setup],
+        settings: RunSettings,
+        callbacks: Callbacks,
+        report: UpgradeReport,
     ) -> None:
-        """writer: of the new version. setups: of the old version and of the new one."""
+        """setups: of the old version and of the new one."""
         self.old = old
-        self.writer = writer
         self.callbacks = callbacks
+        self.report = report
         self._setup = setups[1]
         self._reuse = Reuse.between(*setups)
         self._settings = settings
-        self._seen: _State | None = None
+        self._state = _State.of(old)
+        self._opened: list[StoredVideo] = []
+        self._failed: dict[bytes, Problem] = {}
 
     def is_done(self) -> bool:
         """Return whether the old version is as it was when the last round began."""
-        return self._seen == _State.of(self.old)
+        return self._state == _State.of(self.old)
 
-    def round(self, report: UpgradeReport) -> None:
-        """Copy or index what the new version lacks, and remove what the old one no longer has."""
-        state = self._seen = _State.of(self.old)
-        put_recognises_speech(self.writer.catalog, state.asr)
+    def round(self, finish: Callable[[Run, Setup], None]) -> Command:
+        """Return a run that adds what the new version lacks and removes what the old one no longer has."""
+        return Command(
+            "upgrade",
+            lambda writer: stored_setup(writer.folder, writer),
+            self._scan,
+            self._copy_ready,
+            self._reuse_parts,
+            self._complete,
+            finish,
+            thorough=False,
+        )
+
+    def _copy_ready(self, writer: Writer, _: Setup) -> None:
+        """Copy the videos of which no file need be opened."""
+        self.writer = writer
+        state = self._state = _State.of(self.old)
+        put_recognises_speech(writer.catalog, state.asr)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
-        opened = [video for video in missing if self._must_be_opened(video, state)]
-        ready = [video for video in missing if not self._must_be_opened(video, state)]
-        failed = self._copy(ready, state, report)
-        if opened and not report.interrupted:
-            failed |= self._index(opened, state, report)
-        if not report.interrupted:
-            untitled = self._align(state)
-            remember(self.writer.catalog, state.roots)
-            replace_exclusions(self.writer.catalog, state.removed, now())
-            report.lost = [*self._lost(state, failed), *untitled]
-        if self.writer.catalog.change():
-            with self.callbacks.interruptible():
-                self.writer.publish()
+        self._opened = [video for video in missing if self._must_be_opened(video, state)]
+        self._failed = self._copy([video for video in missing if not self._must_be_opened(video, state)], state)
+
+    def _scan(self, run: Run) -> Iterable[Discovered]:
+        """Return the files that must be opened."""
+        run.report.interrupted = self.report.interrupted
+        if run.report.interrupted:
+            return ()
+        paths = [place.path for video in self._opened for place in video.locations if _is_file(place.path)]
+        return discover(paths, avoid=[os.fsencode(self.old.root)], stop=run.callbacks.stop)
+
+    def _reuse_parts(self, run: Run) -> None:
+        """Give the run the parts of these videos that stay valid."""
+        reuse, state = self._reuse, self._state
+        kept = {video.fingerprint: video for video in self._opened if video.fingerprint not in state.coarse}
+        held = {fingerprint: self._held(video, state) for fingerprint, video in kept.items()}
+        run.stored = StoredVideos(self.old, kept, held, reuse)
+        if reuse.keeps_clips:
+            self._link_pictures(self._opened)
+
+    def _complete(self, run: Run) -> None:
+        """Give the new version the places, sources and exclusions of the old one, and report what it lacks."""
+        if run.stored is not None:
+            self._count(run.stored, self.report)
+        self.report.interrupted = run.report.interrupted
+        if self.report.interrupted:
+            return
+        untitled = self._align(self._state)
+        remember(self.writer.catalog, self._state.roots)
+        replace_exclusions(self.writer.catalog, self._state.removed, now())
+        failed = self._failed | {problem.path: problem for problem in run.report.failed}
+        self.report.lost = [*self._lost(self._state, failed), *untitled]
+
+    def measure(self, run: Run) -> None:
+        """Count what the new version has after a round. Raises NotPublished."""
+        if run.report.not_published:
+            raise NotPublished(run.report.not_published)
+        self.report.interrupted = run.report.interrupted
         with self.writer.library.snapshot() as snapshot:
             counts = snapshot.counts()
-        report.videos, report.clips = sum(counts.get(name, 0) for name in SEARCHABLE), counts["clip"]
+        self.report.videos, self.report.clips = sum(counts.get(name, 0) for name in SEARCHABLE), counts["clip"]
 
     # --- what is missing ---------------------------------------------------------------------------------------------
 
@@ -123,7 +174,7 @@ class VersionBuilder:
         with self.callbacks.interruptible():
             return open_text(self._setup, self._settings.cache, say=self.callbacks.say)
 
-    def _copy(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
+    def _copy(self, videos: Sequence[StoredVideo], state: _State) -> dict[bytes, Problem]:
         """Copy videos of which no file need be opened; return path -> why it failed."""
         failed: dict[bytes, Problem] = {}
         if not videos:
@@ -134,33 +185,16 @@ class VersionBuilder:
         done_s = 0.0
         for number, video in enumerate(videos, start=1):
             if self.callbacks.stop():
-                report.interrupted = True
+                self.report.interrupted = True
                 break
             try:
                 with one_file(video.locations[0].path, "commit"):
-                    report.taken_over += copier.copy(video, recognised=video.fingerprint in state.recognised)
+                    self.report.taken_over += copier.copy(video, recognised=video.fingerprint in state.recognised)
             except VideoError as exc:
                 failed[exc.problem.path] = exc.problem
             done_s += video.end_s - video.start_s
             self.callbacks.progress(Progress(number, len(videos), done_s, total_s))
         return failed
-
-    def _index(self, videos: Sequence[StoredVideo], state: _State, report: UpgradeReport) -> dict[bytes, Problem]:
-        """Index videos again from their files; return path -> why it failed."""
-        reuse = self._reuse
-        run = new_run(self.writer, self._setup, self.callbacks)
-        paths = [place.path for video in videos for place in video.locations if _is_file(place.path)]
-        run.sort(discover(paths, avoid=[os.fsencode(self.old.root)], stop=self.callbacks.stop))
-        kept = {video.fingerprint: video for video in videos if video.fingerprint not in state.coarse}
-        held = {fingerprint: self._held(video, state) for fingerprint, video in kept.items()}
-        if reuse.keeps_clips:
-            self._link_pictures(videos)
-        if run.has_work() and not run.report.interrupted:
-            stored = StoredVideos(self.old, kept, held, reuse)
-            index_files(run, self._setup, self._settings, stored)
-            self._count(stored, report)
-        report.interrupted = run.report.interrupted
-        return {problem.path: problem for problem in run.report.failed}
 
     def _count(self, stored: StoredVideos, report: UpgradeReport) -> None:
         """Count the videos that were decoded or recognised again, of those that are complete now."""

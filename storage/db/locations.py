@@ -229,7 +229,9 @@ def expired_times(connection: Connection, age: timedelta, now: datetime) -> list
             "vfindex purge --now"
         )
     r = schema.run.c
-    looked = select(r.started_at).where(r.command == "reindex", r.finished_at.is_not(None)).order_by(r.id)
+    # Not those that an error ended, perhaps before they had looked.
+    has_ended = r.finished_at.is_not(None) & (func.coalesce(func.json_extract(r.report, "$.error"), "") == "")
+    looked = select(r.started_at).where(r.command == "reindex", has_ended).order_by(r.id)
     runs = times(connection.scalars(looked))
     gone = connection.scalars(select(schema.tombstone.c.gone_at).distinct()).all()
     return [each for each in gone if (at := time_of(each)) is not None and absence(at, [*runs, now], age / 2) >= age]

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) ->
 
 
 def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
-    answers = iter([False, True])
+    answers = chain([False], repeat(True))
     report = run(callbacks=Callbacks(stop=lambda: next(answers)))
     assert (report.interrupted, report.swapped, report.taken_over, report.videos) == (True, False, 1, 1)
     assert (history(folder), names(folder)) == ([0], ["long story", "zoo"])

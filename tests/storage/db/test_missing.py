@@ -84,3 +84,13 @@ def test_files_missing_by_a_clock_that_is_behind_are_missing_since_now(
 def test_an_empty_library_forgets_nothing() -> None:
     catalog = Catalog.open(None)
     assert catalog.purge_missing(AGE, datetime.now(UTC)) == (0, 0, [])
+
+
+def test_a_reindex_that_an_error_ended_is_no_proof(tmp_path: Path) -> None:
+    folder = missing(tmp_path, [day(n) for n in range(1, 31)])
+    with writing(folder) as writer:
+        for run_id in range(1, 31):
+            with writer.catalog.transaction() as connection:
+                values = {"id": run_id, "report": '{"error": "the disk is full"}' if run_id > 1 else "{}"}
+                connection.execute(text("UPDATE run SET report = :report WHERE id = :id"), values)
+        assert writer.catalog.purge_missing(AGE, day(30.5))[0] == 0

@@ -1,0 +1,58 @@
+"""The course of a run: what is recorded of one that an error ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from library_maker import install
+
+from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
+from vfindex.indexer.runs.run import Run
+from vfindex.indexer.scan.walk import Discovered
+from vfindex.storage.db.runs import StoredRun, last_run
+from vfindex.storage.errors import ClusterError
+from vfindex.storage.library import Library
+from vfindex.storage.writer import writing
+
+REASON = "Ray cannot be reached at head:6379 (no route to host); see docs/cluster.md"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    with writing(tmp_path / "library") as writer:
+        install(writer)
+    return tmp_path / "library"
+
+
+def ended_by(error: BaseException, library: Path) -> StoredRun:
+    """Return the record of a run that an error has ended."""
+
+    def scan(run: Run) -> Iterator[Discovered]:
+        raise error
+        yield
+
+    command = Command("ingest", lambda writer: stored_setup(library, writer), scan)
+    with pytest.raises(type(error)):
+        execute(library, command, RunSettings(library / "cache"))
+    with Library.open(library).snapshot() as snapshot:
+        run = last_run(snapshot)
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "interrupted"),
+    [
+        (ClusterError(REASON), REASON, False),
+        (TypeError("a bug"), "TypeError: a bug", False),
+        (KeyboardInterrupt(), "", True),
+    ],
+)
+def test_a_run_that_an_error_ends_is_recorded_with_its_reason(
+    library: Path, error: BaseException, reason: str, interrupted: bool
+) -> None:
+    run = ended_by(error, library)
+    assert run.finished_at is not None and run.report is not None
+    assert (run.report.get("error"), run.report["interrupted"]) == (reason, interrupted)
