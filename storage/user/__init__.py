@@ -1,0 +1,1 @@
+"""What people write: marks, lists, judgements, saved questions and removed paths, in `user.db`."""

@@ -1,0 +1,210 @@
+"""UserData: what people write into a library, readable and writable while a run works on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from vfindex.storage.errors import UsageError
+from vfindex.storage.user.database import TABLES, compact, reading, row_seal, writing
+from vfindex.storage.user.records import MAX_GRADE, Mark, Moment, NewMark, SavedQuery
+
+# Longer texts are refused; both are far beyond what a person types.
+MAX_NAME_CHARS = 200
+MAX_TEXT_CHARS = 10_000
+# Setting: the exclusions of library.db were copied, and are not read any more.
+_ADOPTED = "exclusions adopted"
+
+
+@dataclass(frozen=True, slots=True)
+class UserData:
+    """The user data of the library in `folder`, which every model version shares.
+
+    Every call is one short transaction that waits for others of its kind, and never for a run.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Return the user data of a library; `user.db` is made by the first write."""
+        return cls(folder)
+
+    # --- marks ----------------------------------------------------------------------------------------------------
+
+    def add_mark(self, new: NewMark) -> Mark:
+        """Store a mark, or change the one of the same person in this list; return it. Raises UsageError."""
+        _check(new)
+        by = user_name() if new.by is None else new.by
+        moment = new.moment
+        key = (moment.fingerprint, moment.start_ms, new.list, new.question, by)
+        with writing(self.folder) as connection:
+            found = connection.execute(
+                "SELECT id, note FROM mark WHERE fingerprint = ? AND start_ms = ? AND list = ? AND question = ?"
+                " AND by = ?",
+                key,
+            ).fetchone()
+            note = (found[1] if found else "") if new.note is None else new.note
+            id_ = found[0] if found else _next_id(connection)
+            values = (id_, *key[:2], moment.end_ms, new.list, note, new.question, new.grade, by, _now())
+            if found:
+                connection.execute("DELETE FROM mark WHERE id = ?", (id_,))
+            _insert(connection, "mark", values)
+        return _mark(values)
+
+    def marks(self, *, list_: str | None = None, question: str | None = None) -> list[Mark]:
+        """Return the marks in the order in which they were made. list_, question: only of these."""
+        query, parameters = f"SELECT {_columns('mark')} FROM mark WHERE 1", []
+        for column, value in (("list", list_), ("question", question)):
+            if value is not None:
+                query += f" AND {column} = ?"
+                parameters.append(value)
+        return [_mark(row) for row in self._read(f"{query} ORDER BY id", parameters)]
+
+    def remove_marks(self, ids: Iterable[int]) -> list[Mark]:
+        """Delete marks; return those that there were, in order of id."""
+        chosen = (json.dumps(sorted(set(ids))),)
+        among = "FROM mark WHERE id IN (SELECT value FROM json_each(?))"
+        with writing(self.folder) as connection:
+            found = connection.execute(f"SELECT {_columns('mark')} {among} ORDER BY id", chosen).fetchall()
+            connection.execute(f"DELETE {among}", chosen)
+        compact(self.folder)
+        return [_mark(row) for row in found]
+
+    def marks_of(self, fingerprints: Iterable[str]) -> list[Mark]:
+        """Return the marks in these videos, in order of id."""
+        query = f"SELECT {_columns('mark')} FROM mark WHERE fingerprint IN (SELECT value FROM json_each(?)) ORDER BY id"
+        return [_mark(row) for row in self._read(query, (json.dumps(list(fingerprints)),))]
+
+    # --- saved questions --------------------------------------------------------------------------------------------
+
+    def save_query(self, name: str, text: str, by: str | None = None) -> SavedQuery:
+        """Store a question under a name. Raises UsageError if another question has it."""
+        _check_text("the name", name, MAX_NAME_CHARS)
+        _check_text("the question", text, MAX_TEXT_CHARS)
+        values = (name, text, user_name() if by is None else by, _now())
+        with writing(self.folder) as connection:
+            found = _first(connection, f"SELECT {_columns('saved_query')} FROM saved_query WHERE name = ?", (name,))
+            if found is None:
+                _insert(connection, "saved_query", values)
+            elif found[1] != text:
+                raise UsageError(
+                    f"there is another question named {name}, saved by {found[2]}: {found[1]}; use another name, or "
+                    f"delete that one first"
+                )
+        return SavedQuery(*(found or values))
+
+    def saved_queries(self) -> list[SavedQuery]:
+        """Return the saved questions, by name."""
+        rows = self._read(f"SELECT {_columns('saved_query')} FROM saved_query ORDER BY name")
+        return [SavedQuery(*row) for row in rows]
+
+    def saved_query(self, name: str) -> SavedQuery | None:
+        """Return the question of this name, None if there is none."""
+        return next((each for each in self.saved_queries() if each.name == name), None)
+
+    def remove_query(self, name: str) -> bool:
+        """Delete a saved question; return whether there was one."""
+        with writing(self.folder) as connection:
+            found = connection.execute("DELETE FROM saved_query WHERE name = ?", (name,)).rowcount
+        compact(self.folder)
+        return bool(found)
+
+    # --- exclusions -------------------------------------------------------------------------------------------------
+
+    def exclusions(self) -> list[bytes] | None:
+        """Return the removed paths, in order of bytes; None if those in library.db still count too, or alone."""
+        with reading(self.folder) as connection:
+            if connection is None or not _is_adopted(connection):
+                return None
+            return [row[0] for row in connection.execute("SELECT path FROM exclusion ORDER BY path")]
+
+    def exclude(self, paths: Iterable[bytes]) -> None:
+        """Make later runs skip these paths. From now on the exclusions of library.db are not read any more."""
+        with writing(self.folder) as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, 1)", (_ADOPTED,))
+            for path in paths:
+                if _first(connection, "SELECT 1 FROM exclusion WHERE path = ?", (path,)) is None:
+                    _insert(connection, "exclusion", (path, _now()))
+
+    def forget_exclusions(self, paths: Iterable[bytes]) -> None:
+        """Make later runs index these paths again."""
+        with writing(self.folder) as connection:
+            connection.executemany("DELETE FROM exclusion WHERE path = ?", [(path,) for path in paths])
+        compact(self.folder)
+
+    def _read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with reading(self.folder) as connection:
+            return [] if connection is None else connection.execute(query, parameters).fetchall()
+
+
+def user_name() -> str:
+    """Return the name of this process's user, as the system knows it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"
+
+
+def _check(new: NewMark) -> None:
+    """Raise UsageError for a mark that cannot be stored."""
+    _check_text("the name of the list", new.list, MAX_NAME_CHARS)
+    if new.note:
+        _check_text("the note", new.note, MAX_TEXT_CHARS)
+    if new.question:
+        _check_text("the question", new.question, MAX_TEXT_CHARS)
+    if bool(new.question) != (new.grade is not None):
+        raise UsageError("a judgement has a question and a grade; give both or neither")
+    if new.grade is not None and not 0 <= new.grade <= MAX_GRADE:
+        raise UsageError(f"a grade is 0 (not relevant) to {MAX_GRADE}, not {new.grade}")
+
+
+def _check_text(what: str, text: str, most: int) -> None:
+    if not text.strip():
+        raise UsageError(f"{what} is empty")
+    if len(text) > most:
+        raise UsageError(f"{what} has {len(text):,} characters; {most:,} are the most")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise UsageError(f"{what} is not valid UTF-8") from exc
+
+
+def _insert(connection: sqlite3.Connection, table: str, values: Sequence[object]) -> None:
+    marks = ", ".join("?" * (len(values) + 1))
+    connection.execute(f"INSERT INTO {table} ({_columns(table)}, crc32) VALUES ({marks})", (*values, row_seal(values)))
+
+
+def _columns(table: str) -> str:
+    return ", ".join(TABLES[table])
+
+
+def _first(connection: sqlite3.Connection, query: str, parameters: Sequence[object]) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = connection.execute(query, parameters).fetchone()
+    return row
+
+
+def _next_id(connection: sqlite3.Connection) -> int:
+    """Return an id that no mark has had."""
+    row = _first(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'mark'", ())
+    return 1 if row is None else int(row[0]) + 1
+
+
+def _is_adopted(connection: sqlite3.Connection) -> bool:
+    return _first(connection, "SELECT 1 FROM meta WHERE key = ?", (_ADOPTED,)) is not None
+
+
+def _mark(row: Sequence[Any]) -> Mark:
+    id_, fingerprint, start_ms, end_ms, *rest = row
+    return Mark(id_, Moment(fingerprint, start_ms, end_ms), *rest)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,183 @@
+"""Checks of `user.db`, and its repair: what can be read is copied into a new file, and the damaged one is kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vfindex.storage.db.engine import decoded
+from vfindex.storage.errors import LibraryDamaged, LibraryError, counted
+from vfindex.storage.files.permissions import has_file, share
+from vfindex.storage.files.regular import sync_folder
+from vfindex.storage.user.data import UserData
+from vfindex.storage.user.database import NAME, TABLES, connect, reading, row_seal, user_database
+
+_NOUNS = {"mark": "mark", "saved_query": "saved question", "exclusion": "removed path"}
+# Rows tried one by one after the last that could be read: a page holds fewer.
+_NEAR_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class UserRepair:
+    """A repair. kept: the damaged file, None if there was none. rows: copied. lost: rows that are known to be lost."""
+
+    kept: Path | None
+    rows: int
+    lost: int
+
+
+def user_faults(folder: Path, spare: Sequence[bytes] | None) -> list[str]:
+    """Return what is wrong with `user.db`, as sentences. spare: exclusions in the backup; None if it never had any.
+
+    Raises LibraryError if this user may not read it.
+    """
+    path = user_database(folder)
+    if not has_file(path):
+        return [] if spare is None else [f"{path} is missing; put it back from a backup, or run: vfindex repair"]
+    try:
+        with reading(folder) as connection:
+            return [] if connection is None else [f"{NAME}: {each}" for each in _faults(connection)]
+    except LibraryDamaged as exc:
+        return [str(exc)]
+
+
+def _faults(connection: sqlite3.Connection) -> Iterator[str]:
+    repair = "; run: vfindex repair"
+    found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+    yield from (f"{line}{repair}" for line in found if line != "ok")
+    for table, columns in TABLES.items():
+        rows = connection.execute(f"SELECT {', '.join(columns)}, crc32 FROM {table}").fetchall()
+        broken = sum(row_seal(row[:-1]) != row[-1] for row in rows)
+        if broken:
+            yield f"{counted(broken, _NOUNS[table])} not as written{repair}"
+        had = _counted_rows(connection, table)
+        if had > len(rows):
+            yield f"{counted(had - len(rows), _NOUNS[table])} lost{repair}"
+
+
+def _counted_rows(connection: sqlite3.Connection, table: str) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (f"rows of {table}",)).fetchone()
+    return int(row[0]) if row is not None and str(row[0]).isdecimal() else 0
+
+
+def repair_user_data(folder: Path, spare: Sequence[bytes] | None) -> UserRepair | None:
+    """Replace a damaged `user.db`; return None if it is sound. spare: exclusions in the backup, which are added.
+
+    The new file is complete and synced before it gets the name. Writers wait, then write into the new one. Raises
+    LibraryError.
+    """
+    path = user_database(folder)
+    if not user_faults(folder, spare):
+        return None
+    if not has_file(path):
+        UserData(folder).exclude(spare or ())
+        return UserRepair(None, len(spare or ()), 0)
+    made = folder / "repaired.part"
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        made.mkdir()
+        with closing(_locked(path)) as source:
+            new, done = UserData(made), _Copy(source)
+            done.copy_into(user_database(made))
+            if spare is not None or done.is_adopted:
+                new.exclude(spare or ())
+            share(user_database(made))
+            return UserRepair(_swap(path, user_database(made)), done.rows, done.lost)
+    except OSError as exc:
+        raise LibraryError(
+            f"{path} could not be replaced ({exc.strerror}); see to the disk and run `vfindex repair` again: nothing "
+            "has been changed"
+        ) from exc
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    """Return a connection to a damaged file, with its write lock if SQLite can still take it."""
+    connection = connect(path, "mode=rw")
+    connection.text_factory = decoded
+    with suppress(sqlite3.DatabaseError):  # then no other writer can begin either
+        connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+class _Copy:
+    """Copies the readable, sound rows. rows: copied. lost: broken, or missing by the count of their table."""
+
+    def __init__(self, source: sqlite3.Connection) -> None:
+        self.rows = 0
+        self.lost = 0
+        self.is_adopted = False
+        self._source = source
+
+    def copy_into(self, new: Path) -> None:
+        UserData(new.parent).forget_exclusions(())  # makes the tables
+        with closing(connect(new, "mode=rw")) as target:
+            target.execute("BEGIN IMMEDIATE")
+            with suppress(sqlite3.DatabaseError):
+                for row in self._source.execute("SELECT key, value FROM meta WHERE key NOT GLOB 'rows of *'"):
+                    self.is_adopted |= row[0] == "exclusions adopted"
+                    target.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+            for table, columns in TABLES.items():
+                before = self.rows
+                broken = self._copy_table(target, table, columns)
+                self.lost += max(broken, self._had(table) - (self.rows - before))
+            target.execute("COMMIT")
+
+    def _had(self, table: str) -> int:
+        try:
+            return _counted_rows(self._source, table)
+        except sqlite3.DatabaseError:
+            return 0
+
+    def _copy_table(self, target: sqlite3.Connection, table: str, columns: Sequence[str]) -> int:
+        broken = 0
+        marks = ", ".join("?" * (len(columns) + 1))
+        for row in self._readable(table, f"{', '.join(columns)}, crc32"):
+            if row_seal(row[:-1]) != row[-1]:
+                broken += 1
+                continue
+            statement = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}, crc32) VALUES ({marks})"
+            self.rows += target.execute(statement, row).rowcount
+        return broken
+
+    def _readable(self, table: str, columns: str) -> Iterator[tuple[object, ...]]:
+        """Yield the rows of a table that can be read, in order of rowid."""
+        query = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid >= ? ORDER BY rowid"
+        at, tries = 0, 0
+        while tries <= _NEAR_ROWS:
+            try:
+                for rowid, *row in self._source.execute(query, (at,)):
+                    yield tuple(row)
+                    at, tries = rowid + 1, 0
+                return
+            except sqlite3.DatabaseError:
+                at, tries = at + 1, tries + 1
+
+
+def _swap(path: Path, new: Path) -> Path:
+    """Give the new file the name; return the path of the old one."""
+    kept = path.with_name(f"user.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
+    with new.open("rb+") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(path, kept)
+    except OSError:
+        shutil.copyfile(path, kept)
+        share(kept)
+    # A journal of the old file would be rolled back into the new one.
+    path.with_name(f"{NAME}-journal").unlink(missing_ok=True)
+    new.replace(path)
+    sync_folder(path.parent)
+    return kept
+
+
+def kept_files(folder: Path) -> Iterable[Path]:
+    """Return the damaged files that repairs have kept, in order of name."""
+    return sorted(folder.glob("user.damaged-*"))
