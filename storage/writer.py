@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,8 +20,8 @@ from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import DATABASE, is_shared_as, refuse_unreadable, share
-from vfindex.storage.files.regular import sync_folder
+from vfindex.storage.files.permissions import DATABASE, refuse_unreadable, share
+from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
 from vfindex.storage.index.builder import Source, build, extend
 from vfindex.storage.index.gate import View, refusal
 from vfindex.storage.index.model_versions import in_use
@@ -44,7 +43,6 @@ KEPT_GENERATIONS = 2
 _FOLDERS = ("index", "query", "thumbs")
 # The published generation and its index, None where that cannot be used; None before the first is published.
 _Before = tuple[Generation, JointIndex | None] | None
-_IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
 @contextmanager
@@ -102,9 +100,9 @@ class Writer:
     """The writing side of a library. `writing` makes it and holds the lock."""
 
     def __init__(self, folder: Path) -> None:
-        with _on_disk("a folder"):
+        with on_disk("a folder"):
             for name in _FOLDERS:
-                _make_folder(folder / name)
+                make_folder(folder / name)
         self.folder = folder
         for suffix in ("", "-wal", "-shm"):
             refuse_unreadable(folder / f"{DATABASE}{suffix}")
@@ -131,25 +129,25 @@ class Writer:
 
         The setup is stored last, so an interrupted installation is repeated.
         """
-        with _on_disk("a query encoder"):
+        with on_disk("a query encoder"):
             for name, source in query_models.items():
-                _copy_folder(source, self.folder / "query" / name)
+                copy_folder(source, self.folder / "query" / name)
         put_query_models(self.catalog, query_models)
         put_setup(self.catalog, setup, priors)
         self.write_backup()
 
     def renew_query_encoders(self, query_models: Mapping[str, Path]) -> None:
         """Replace damaged query encoders by copies of others (name -> folder)."""
-        with _on_disk("a query encoder"):
+        with on_disk("a query encoder"):
             for name, source in query_models.items():
                 shutil.rmtree(self.folder / "query" / name, ignore_errors=True)
-                _copy_folder(source, self.folder / "query" / name)
+                copy_folder(source, self.folder / "query" / name)
         here = {path.name: path for path in (self.folder / "query").iterdir() if path.is_dir()}
         put_query_models(self.catalog, here)
 
     def write_backup(self) -> None:
         """Write the settings backup, library.json."""
-        with self.catalog.transaction() as connection, _on_disk("the copy of the settings"):
+        with self.catalog.transaction() as connection, on_disk("the copy of the settings"):
             write_backup(connection, self.folder)
 
     def checkpoint(self) -> None:
@@ -174,8 +172,8 @@ class Writer:
 
     def write_thumbnail(self, name: str, picture: bytes) -> None:
         """Write a thumbnail file atomically."""
-        with _on_disk("a thumbnail"):
-            _write_file(self.library.thumbs / name[:2] / name, picture)
+        with on_disk("a thumbnail"):
+            write_file(self.library.thumbs / name[:2] / name, picture)
 
     def link_thumbnails(self, other: Library, names: Iterable[str]) -> None:
         """Take over thumbnails of another model version as hard links, or copies where the file system has none."""
@@ -183,19 +181,19 @@ class Writer:
             source, target = other.thumbnail(name), self.library.thumbs / name[:2] / name
             if source is None or target.exists():
                 continue
-            with _on_disk("a thumbnail"):
-                _make_folder(target.parent)
+            with on_disk("a thumbnail"):
+                make_folder(target.parent)
                 try:
                     os.link(source, target)
                 except OSError:
-                    _write_file(target, source.read_bytes())
+                    write_file(target, source.read_bytes())
 
     def discard_thumbnails(self, names: Sequence[str]) -> None:
         """Delete the files of thumbnails whose clips are gone."""
         for name in names:
             path = self.library.thumbnail(name)
             if path is not None:
-                with _on_disk("the thumbnails"):
+                with on_disk("the thumbnails"):
                     path.unlink(missing_ok=True)
 
     def thumbnails_of(self, fingerprints: Iterable[str]) -> Iterator[Path]:
@@ -211,7 +209,7 @@ class Writer:
 
     def discard_thumbnails_of(self, fingerprints: Iterable[str]) -> None:
         """Delete every thumbnail of videos that are gone."""
-        with _on_disk("the thumbnails"):
+        with on_disk("the thumbnails"):
             for path in self.thumbnails_of(fingerprints):
                 path.unlink(missing_ok=True)
 
@@ -351,72 +349,7 @@ class Writer:
             kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(most)).all()
             oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(most)).all()[-1]
             connection.execute(schema.generation.delete().where(g.id < oldest))
-        with _on_disk("the joint index"):
+        with on_disk("the joint index"):
             for path in self.library.index.iterdir():
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _on_disk(what: str) -> Iterator[None]:
-    """Raise LibraryError if the disk is full, read-only or broken. what: the thing written, in words."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in _IN_THE_WAY:
-            raise LibraryError(
-                f"{what} of the library could not be written: {exc.filename2 or exc.filename} is in the way "
-                f"({exc.strerror}); move it away and run the same command again"
-            ) from exc
-        raise LibraryError(
-            f"{what} of the library could not be written ({exc.strerror}); make room for it or see to the disk, and "
-            "run the same command again: nothing that was committed is lost"
-        ) from exc
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a model's files atomically, as hard links where the file system allows."""
-    if target.is_dir():
-        return
-    temporary = target.with_name(target.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    _make_folder(temporary)
-    try:
-        for path in sorted(source.iterdir()):
-            _link_or_copy(path, temporary / path.name)
-        temporary.rename(target)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)  # half a model must not fill a full disk
-        raise
-    sync_folder(target.parent)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make a hard link in the library, or a copy of a private source or where links are not possible."""
-    if is_shared_as(source, target):
-        with suppress(OSError):
-            os.link(source, target)
-            return
-    shutil.copyfile(source, target)
-    share(target)
-
-
-def _make_folder(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir(exist_ok=True)
-        share(path)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically, unless it has this content already."""
-    _make_folder(path.parent)
-    if path.is_file() and path.read_bytes() == data:
-        return
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(data)
-        share(temporary)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,0 +1,81 @@
+"""Writes files and folders of a library atomically. Raises LibraryError, in words, where the disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vfindex.storage.errors import LibraryError
+from vfindex.storage.files.permissions import is_shared_as, share
+from vfindex.storage.files.regular import sync_folder
+
+_IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+
+
+@contextmanager
+def on_disk(what: str) -> Iterator[None]:
+    """Raise LibraryError if the disk is full, read-only or broken. what: the thing written, in words."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _IN_THE_WAY:
+            raise LibraryError(
+                f"{what} of the library could not be written: {exc.filename2 or exc.filename} is in the way "
+                f"({exc.strerror}); move it away and run the same command again"
+            ) from exc
+        raise LibraryError(
+            f"{what} of the library could not be written ({exc.strerror}); make room for it or see to the disk, and "
+            "run the same command again: nothing that was committed is lost"
+        ) from exc
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a model's files atomically, as hard links where the file system allows."""
+    if target.is_dir():
+        return
+    temporary = target.with_name(target.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(temporary)
+    try:
+        for path in sorted(source.iterdir()):
+            _link_or_copy(path, temporary / path.name)
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a model must not fill a full disk
+        raise
+    sync_folder(target.parent)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link in the library, or a copy of a private source or where links are not possible."""
+    if is_shared_as(source, target):
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+    share(target)
+
+
+def make_folder(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(exist_ok=True)
+        share(path)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file atomically, unless it has this content already."""
+    make_folder(path.parent)
+    if path.is_file() and path.read_bytes() == data:
+        return
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(data)
+        share(temporary)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
