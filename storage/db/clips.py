@@ -17,7 +17,7 @@ from vfindex.storage.db.engine import inserted
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.ids import listed
 from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, frame_modality
 from vfindex.storage.records import Clip, FloatArray
 
 # A time that no video reaches: 30 years.
@@ -37,7 +37,7 @@ class StoredClip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredVectors:
-    """A clip's embeddings: modality -> (dim,); frames: (n, dim), frame_times_s: (n,), both empty where not visual."""
+    """A clip's embeddings: modality -> (dim,); frames: (n, dim), frame_times_s: (n,), both empty without any."""
 
     embeddings: Mapping[ModalityName, FloatArray]
     frames: FloatArray
@@ -75,14 +75,15 @@ def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip,
             crc32=checksum(start_ms, item.start_s, item.end_s),
         ),
     )
+    framed = frame_modality()
     for modality, vector in item.embeddings.items():
-        frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == "visual" else None
+        frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == framed else None
         insert_embedding(connection, clip_id, modality, pack_vector(vector), frames)
     connection.execute(upsert(schema.meta).values(key="changed", value="added").on_conflict_do_nothing())
 
 
 def insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:
-    """Insert a packed vector of a clip; frames: packed, of the visual modality only."""
+    """Insert a packed vector of a clip; frames: packed, of the modality with frames only."""
     connection.execute(
         insert(schema.embedding).values(
             clip_id=clip_id, modality=modality, vector=vector, frames=frames, crc32=checksum(vector, frames)

@@ -78,13 +78,18 @@ def keep_seals(connection: Connection) -> None:
 
 
 def seal_rows(connection: Connection) -> None:
-    """Seal all rows as they are."""
+    """Seal the rows without a seal as they are."""
     for table in SEALED:
-        connection.exec_driver_sql(f"UPDATE {table.name} SET {SEAL} = {seal_of(table)}")
+        seal = seal_of(table, f"{table.name}.")
+        connection.exec_driver_sql(f"UPDATE {table.name} SET {SEAL} = {seal} WHERE {SEAL} IS NULL")
 
 
-def seal_of(table: Table, prefix: str = "") -> str:
-    """Return the SQL of a row's seal. Text is cast to bytes, because damaged text may not be UTF-8."""
+def seal_of(table: Table, prefix: str) -> str:
+    """Return the SQL of a row's seal. Text is cast to bytes, because damaged text may not be UTF-8.
+
+    prefix: of columns, the row's name and a dot. SQLite takes a bare name in quotes, of a column that a table lacks,
+    for a text.
+    """
     as_bytes = "CASE typeof({0}) WHEN 'text' THEN CAST('" + _TEXT + "' || {0} AS BLOB) ELSE {0} END"
     names = (f'{prefix}"{column.name}"' for column in _columns(table))
     return f"seal_{table.name}({', '.join(map(as_bytes.format, names))})"

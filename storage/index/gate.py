@@ -24,7 +24,7 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.joint.vector import JointSpec, fuse_query
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import MODALITIES, ModalityName
 from vfindex.storage.records import FloatArray, QueryModel
 
 # Items of either kind: 48 sentences take 0.7 s to encode.
@@ -42,8 +42,6 @@ SCANNED_CLIPS = 100_000
 SAMPLED_CLIPS = 512
 # Tolerated error of a float16 vector, as a share of its length (2 ** -11 for each component), and at least.
 ROUNDING, LEAST_ROUNDING = 1e-3, 1e-5
-# The modalities of known items; recall alone measures the visual one.
-_ASKED: tuple[ModalityName, ...] = ("speech", "text")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,14 +148,18 @@ def _items(snapshot: Snapshot) -> Iterator[_Item]:
 def _questions(
     snapshot: Snapshot, items: Sequence[_Item], encoder_folder: Callable[[QueryModel], Path]
 ) -> list[dict[ModalityName, FloatArray]]:
-    """Return for each item modality -> (dim,), by the library's query encoders; nothing if it has none."""
+    """Return for each item modality -> (dim,), by the library's query encoders; nothing if it has none.
+
+    Known items are words, so the modalities with words are asked; recall measures the others.
+    """
     setup = LibraryMeta(snapshot).setup
     if setup is None:
         return []
     from vfindex.storage.encoders.text import TextEncoder  # ONNX Runtime, a tenth of a second
 
     vectors: dict[str, FloatArray] = {}
-    for modality in _ASKED:
+    asked = [each.name for each in MODALITIES if each.has_words and each.name in setup.query]
+    for modality in asked:
         name = setup.query[modality].folder
         if name in vectors:
             continue
@@ -166,7 +168,7 @@ def _questions(
             return []
         encoder = TextEncoder.open(folder)
         vectors[name] = encoder.encode([item.text for item in items])
-    return [{m: vectors[setup.query[m].folder][row] for m in _ASKED} for row in range(len(items))]
+    return [{m: vectors[setup.query[m].folder][row] for m in asked} for row in range(len(items))]
 
 
 def _found(

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.migrations import index_every_script
+from vfindex.storage.db.documents import rebuild_index
 from vfindex.storage.errors import LibraryDamaged, LibraryNotFound, UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
@@ -41,7 +41,7 @@ def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
         fusion = chosen(writer.catalog, form)
         _drop_unreadable(writer.catalog)
         with writer.catalog.transaction() as connection:
-            index_every_script(connection)
+            rebuild_index(connection)
             documents = connection.scalar(select(func.count()).select_from(schema.document)) or 0
         generation = writer.publish(fusion)
         return Rebuilt(fusion.form, generation.spec.dim, generation.clips, documents)

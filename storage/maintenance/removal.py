@@ -232,7 +232,7 @@ def _needles(connection: Connection, ids: str, paths: Iterable[bytes]) -> list[b
     """Return texts that may be unique to these videos: file names, titles, and the longest segments."""
     words = text(
         "SELECT text FROM document WHERE video_id IN (SELECT value FROM json_each(:ids))"
-        " ORDER BY kind != 'speech' DESC, length(text) DESC LIMIT :most"
+        " ORDER BY segment_id IS NULL DESC, length(text) DESC LIMIT :most"
     )
     names = (path.rpartition(b"/")[2] for path in paths)
     texts = (each.encode(errors="surrogateescape") for each in connection.scalars(words, {"ids": ids, "most": 200}))

@@ -16,10 +16,9 @@ from sqlalchemy import Text, case, cast, delete, func, select, text, update
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.documents import set_documents, unindex_documents
+from vfindex.storage.db.documents import rebuild_index, set_documents, unindex_documents
 from vfindex.storage.db.engine import DatabaseConnection, any_text, check_integrity, connect
 from vfindex.storage.db.integrity import count_rows_of, is_broken, put
-from vfindex.storage.db.migrations import index_every_script
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import delete_videos, video_values
 from vfindex.storage.errors import LibraryError
@@ -204,4 +203,4 @@ def rewrite_words(catalog: Catalog, titles: Mapping[int, Sequence[Document]]) ->
                 " SELECT video_id, id, track, text FROM segment ORDER BY id"
             )
         )
-        index_every_script(connection)
+        rebuild_index(connection)

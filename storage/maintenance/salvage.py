@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -30,6 +31,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.codecs import checksum
 from vfindex.storage.maintenance.damage import damaged_videos
+from vfindex.storage.modalities import MODALITIES
 from vfindex.storage.settings_backup import read_backup, restore
 
 _AGAIN = "; put back library.db from a backup, or move the library away and make it again with: vfindex ingest VIDEOS"
@@ -51,7 +53,8 @@ _CHILDLESS = {
     "clip": "SELECT u.video_id FROM unit u WHERE u.state = 'done' AND u.error IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM clip c WHERE c.unit_id = u.id)",
     "segment": "SELECT DISTINCT c.video_id FROM clip c JOIN embedding e ON e.clip_id = c.id"
-    " WHERE e.modality = 'speech' AND NOT EXISTS (SELECT 1 FROM segment s WHERE s.video_id = c.video_id)",
+    " WHERE e.modality IN (SELECT value FROM json_each(:worded))"
+    " AND NOT EXISTS (SELECT 1 FROM segment s WHERE s.video_id = c.video_id AND s.track = e.modality)",
 }
 _VECTORLESS = "SELECT DISTINCT video_id FROM clip WHERE id BETWEEN :first AND :last"
 
@@ -268,7 +271,8 @@ def _may_lack_rows(connection: Connection, found: Salvage) -> set[int]:
     videos: set[int] = set()
     for table, ranges in found.lost.items():
         if table in _CHILDLESS:
-            videos.update(connection.scalars(text(_CHILDLESS[table])))
+            worded = [each.name for each in MODALITIES if each.has_segments and not each.has_documents]
+            videos.update(connection.scalars(text(_CHILDLESS[table]), {"worded": json.dumps(worded)}))
         query = _VECTORLESS if table == "embedding" else _NEIGHBOURS.format(table=table)
         if table in _CHILDLESS or table == "embedding":
             for first, last in ranges:

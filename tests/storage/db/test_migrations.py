@@ -1,21 +1,18 @@
-"""A library of the first release is migrated with all its contents."""
+"""Libraries that earlier versions made, in tests/data, are read and migrated with all their contents."""
 
 from __future__ import annotations
 
 import sqlite3
+import tarfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from library_maker import add_video, axis, clip, install
-from sqlalchemy import text
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.schema import CreateTable
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.engine import connect
-from vfindex.storage.db.integrity import HELD, SEAL, SEALED
-from vfindex.storage.db.migrations import BREAKING, MIGRATIONS
+from vfindex.storage.db.integrity import HELD, SEAL, SEALED, register, seal_of
+from vfindex.storage.db.migrations import BREAKING, MIGRATIONS, MIN_READER, REQUIRED
 from vfindex.storage.db.sources import read_scan_cache, stored_roots
 from vfindex.storage.db.units import preview_videos
 from vfindex.storage.errors import LibraryVersion
@@ -24,46 +21,42 @@ from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment
 from vfindex.storage.writer import writing
 
-NEW_IN_VIDEO = ("state_before", "coarse", HELD, SEAL)
-LATER = (
-    "create_roots",
-    "let_videos_vanish",
-    "create_attempts",
-    "remember_what_lies_beside",
-    "mark_coarse_videos",
-    "seal_all_rows",
-    "count_rows",
-    "give_segments_a_track",
-)
+DATA = Path(__file__).parents[2] / "data"
+FIRST, BEFORE_TRACKS = "0.1.0", "before_tracks"
+# What a library of today has that one of each version lacks.
+LATER = {FIRST: list(MIGRATIONS)[2:], BEFORE_TRACKS: list(MIGRATIONS)[13:]}
 
 
-def old_video_table() -> str:
-    """Return the statement that made `video` in the first release."""
-    lines = str(CreateTable(schema.video).compile(dialect=sqlite.dialect())).splitlines()
-    kept = (line for line in lines if not any(name in line for name in NEW_IN_VIDEO))
-    return "\n".join(kept).replace(", 'vanished')", ")")
+def stored(version: str, folder: Path) -> Path:
+    """Unpack a library that the code of `version` made: forest, harbour and street, the last not in the index."""
+    with tarfile.open(DATA / f"library-{version}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
-def make_old(folder: Path) -> None:
-    """Give a library the tables of the first release."""
-    engine = connect(folder / "library.db", write=True)
-    with engine.connect() as connection:
-        connection.connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
-        connection.commit()
-        columns = ", ".join(c.name for c in schema.video.columns if c.name not in NEW_IN_VIDEO)
-        for table in SEALED:
-            connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {SEAL}"))
-        connection.execute(text("CREATE TABLE today AS SELECT * FROM video"))
-        connection.execute(text("DROP TABLE video"))
-        connection.execute(text(old_video_table()))
-        connection.execute(text(f"INSERT INTO video ({columns}) SELECT {columns} FROM today"))
-        for name in ("today", "tombstone", "root", "attempt"):
-            connection.execute(text(f"DROP TABLE {name}"))
-        connection.execute(text("ALTER TABLE location DROP COLUMN beside"))
-        connection.execute(text("ALTER TABLE segment DROP COLUMN track"))
-        connection.execute(text(f"DELETE FROM migration WHERE name IN {LATER}"))
-        connection.commit()
-    engine.dispose()
+def tables(folder: Path) -> dict[str, set[tuple[str, str, int]]]:
+    """Return table -> (name, type, part of the key) of its columns."""
+    with closing(sqlite3.connect(folder / "library.db")) as connection:
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')")
+        ]
+        return {
+            name: {(row[1], row[2], row[5]) for row in connection.execute(f"PRAGMA table_info({name})")}
+            for name in names
+            if not name.startswith("sqlite_")
+        }
+
+
+def triggers(folder: Path) -> set[str]:
+    with closing(sqlite3.connect(folder / "library.db")) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+
+
+def seals(folder: Path) -> list[tuple[object, ...]]:
+    """Return the name of each sealed table and its number of rows without a seal."""
+    with closing(sqlite3.connect(folder / "library.db")) as connection:
+        query = "SELECT count(*) FROM {} WHERE {} IS NULL"
+        return [(table.name, *connection.execute(query.format(table.name, SEAL)).fetchone()) for table in SEALED]
 
 
 @pytest.fixture
@@ -77,21 +70,79 @@ def library(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_reader_reads_an_older_library_as_it_is(library: Path) -> None:
-    make_old(library)
-    opened = Library.open(library)
+@pytest.mark.parametrize("version", LATER)
+def test_a_library_of_before_is_migrated_with_all_its_contents(version: str, tmp_path: Path) -> None:
+    old, new = stored(version, tmp_path / "old"), tmp_path / "new"
+    with closing(sqlite3.connect(old / "library.db")) as connection:
+        applied = {name for (name,) in connection.execute("SELECT name FROM migration")}
+        vectors = connection.execute("SELECT * FROM embedding ORDER BY 1, 2").fetchall()
+        clips = connection.execute("SELECT id, video_id, start_ms, crc32 FROM clip ORDER BY 1").fetchall()
+    assert [name for name in MIGRATIONS if name not in applied] == LATER[version]
+    with writing(new) as writer:
+        install(writer)
+    with writing(old) as writer:
+        add_video(writer, "meadow", [clip(visual=axis(6))], documents=[Document("title", "the meadow")])
+        writer.publish()
+    assert (tables(old), triggers(old)) == (tables(new), triggers(new))
+    assert seals(old) == [(table.name, 0) for table in SEALED]
+    opened = Library.open(old)
+    assert [each for each in verify(opened).problems if "query/by-hand" not in each] == []  # it has no encoders
+    with opened.snapshot() as snapshot:
+        assert [video.title for video in snapshot.videos()][:3] == ["forest", "harbour", "street"]
+        assert snapshot.segments(1) == [
+            Segment(0.0, 4.0, "a nightingale sings", "sidecar", "en", 0.9),
+            Segment(5.0, 9.0, "公园里有猫", "sidecar", "zh"),
+        ]
+        assert [match.video_id for match in snapshot.words.match(["公园"], 5)] == [1]
+        assert {match.text for match in snapshot.words.match(["street", "meadow"], 5)} == {"the street", "the meadow"}
+    with closing(sqlite3.connect(old / "library.db")) as connection:
+        assert connection.execute("SELECT * FROM embedding ORDER BY 1, 2").fetchall()[: len(vectors)] == vectors
+        now = connection.execute("SELECT id, video_id, start_ms, crc32 FROM clip ORDER BY 1").fetchall()
+        assert now[: len(clips)] == clips
+        assert connection.execute("SELECT value FROM meta WHERE key = 'min_reader'").fetchall() == [
+            (str(len(BREAKING)),)
+        ]
+        counts = connection.execute(f"SELECT {HELD} FROM video ORDER BY id").fetchall()
+        assert all(count is not None for (count,) in counts)
+
+
+def test_a_reader_reads_an_older_library_as_it_is(tmp_path: Path) -> None:
+    opened = Library.open(stored(BEFORE_TRACKS, tmp_path))
     for _ in range(2):  # the same connection serves the second
         with opened.snapshot() as snapshot:
-            assert [video.locations[0].sidecar_state for video in snapshot.videos()] == ["", ""]
-            assert [match.video_id for match in snapshot.words.match(["b"], 5)] == [2]
+            assert [(video.title, video.state) for video in snapshot.videos()] == [
+                ("forest", "indexed"),
+                ("harbour", "vanished"),
+                ("street", "indexed"),
+                ("street", "indexing"),
+            ]
+            assert [segment.track for segment in snapshot.segments(1)] == ["speech", "speech"]
+            assert [match.video_id for match in snapshot.words.match(["street"], 5)] == [3]
             assert (preview_videos(snapshot), stored_roots(snapshot)) == (frozenset(), ())
     assert verify(opened).clean
-    with writing(library):
-        pass
-    with opened.snapshot() as snapshot:
-        assert len(snapshot.videos()) == 2
-    with closing(sqlite3.connect(library / "library.db")) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE key = 'min_reader'").fetchall() == [("3",)]
+
+
+def test_a_reader_asks_for_a_run_where_it_cannot_read_the_words(tmp_path: Path) -> None:
+    with pytest.raises(LibraryVersion, match="run `vfindex ingest` once"):
+        Library.open(stored(FIRST, tmp_path)).snapshot()
+
+
+def test_a_row_lost_from_the_table_of_migrations_costs_nothing(tmp_path: Path) -> None:
+    stored(BEFORE_TRACKS, tmp_path)
+    with closing(sqlite3.connect(tmp_path / "library.db")) as connection, connection:
+        connection.execute("DELETE FROM migration")
+        connection.execute("INSERT INTO migration VALUES ('create_tables', '2026')")
+    with writing(tmp_path), Library.open(tmp_path).snapshot() as snapshot:
+        assert [video.state for video in snapshot.videos()] == ["indexed", "vanished", "indexed", "indexing"]
+    assert verify(Library.open(tmp_path)).clean
+
+
+def test_a_seal_is_of_columns_that_are_there() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        register(connection)
+        connection.execute("CREATE TABLE root (path BLOB, exclude TEXT, seal INTEGER)")
+        with pytest.raises(sqlite3.OperationalError, match="added_at"):
+            connection.execute(f"SELECT {seal_of(schema.root, 'root.')} FROM root")
 
 
 def test_a_reader_reads_a_library_of_a_later_additive_migration(library: Path) -> None:
@@ -107,7 +158,7 @@ def test_a_reader_reads_a_library_of_a_later_additive_migration(library: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE meta SET value = '4', seal = NULL WHERE key = 'min_reader'", "written by a newer vfindex"),
+        ("UPDATE meta SET value = '99', seal = NULL WHERE key = 'min_reader'", "written by a newer vfindex"),
         ("DELETE FROM migration WHERE name = 'index_every_script'", "written by an older vfindex"),
     ],
 )
@@ -118,48 +169,41 @@ def test_a_reader_refuses_what_it_cannot_read(library: Path, change: str, messag
         Library.open(library).snapshot()
 
 
+def test_a_reader_from_before_tracks_refuses_a_library_of_today(library: Path) -> None:
+    """Else it would show chapters, and what stands on the screen, as speech."""
+    with Library.open(library).snapshot() as snapshot:
+        assert int(snapshot.get(MIN_READER) or 0) > 3
+
+
 def test_every_breaking_migration_is_a_migration() -> None:
     assert set(BREAKING) <= set(MIGRATIONS)
+    assert set(BREAKING) >= REQUIRED
 
 
 def test_videos_of_an_old_library_can_go_missing(tmp_path: Path) -> None:
-    with writing(tmp_path) as writer:
-        install(writer)
-        for number, name in enumerate(("a", "b")):
-            add_video(writer, name, [clip(visual=axis(number))])
-        writer.publish()
-    make_old(tmp_path)
-    with writing(tmp_path) as writer, writer.library.snapshot() as before:
-        assert len(before.clip_ids()) == 2
-        writer.catalog.mark_missing([b"/videos/a"])
-        assert writer.catalog.missing_files()[b"/videos/a"].state == "indexed"
-        known = read_scan_cache(writer.catalog, recognised=False).get(b"/videos/b")
+    with writing(stored(FIRST, tmp_path)) as writer:
+        writer.catalog.mark_missing([b"/videos/forest"])
+        assert writer.catalog.missing_files()[b"/videos/forest"].state == "indexed"
+        known = read_scan_cache(writer.catalog, recognised=False).get(b"/videos/harbour")
         assert known is not None
         assert (known.sidecar_state, known.coarse, writer.catalog.attempts(1)) == ("", 0, [])
         writer.catalog.begin_run("x")
     with Library.open(tmp_path).snapshot() as snapshot:
-        assert len(snapshot.clip_ids()) == 1
+        assert len(snapshot.clip_ids()) == 2
         assert sorted(snapshot.counts().items())[-1] == ("vanished", 1)
-    assert verify(Library.open(tmp_path)).clean
-    assert len(MIGRATIONS) == len({function.__name__ for function in MIGRATIONS})
 
 
-def test_segments_of_an_old_library_are_speech_and_new_ones_keep_their_track(library: Path) -> None:
+def test_segments_keep_their_track(tmp_path: Path) -> None:
     said = [Segment(0, 2, "a nightingale", "sidecar"), Segment(2, 4, "EXIT", "sidecar", track="screen")]
-    with writing(library) as writer:
-        add_video(writer, "c", [clip(visual=axis(3))], said[:1])
-    make_old(library)
-    with Library.open(library).snapshot() as snapshot:
-        assert [segment.track for segment in snapshot.segments(3)] == ["speech"]
-    with writing(library) as writer:
-        add_video(writer, "d", [clip(visual=axis(4))], said)
+    with writing(stored(BEFORE_TRACKS, tmp_path)) as writer:
+        video_id = add_video(writer, "d", [clip(visual=axis(4))], said)
         writer.publish()
-    opened = Library.open(library)
+    opened = Library.open(tmp_path)
     with opened.snapshot() as snapshot:
-        assert snapshot.segments(3) == said[:1]
-        assert snapshot.segments(4) == said
+        assert [segment.track for segment in snapshot.segments(1)] == ["speech", "speech"]
+        assert snapshot.segments(video_id) == said
         assert [match.kind for match in snapshot.words.match(["exit"], 5)] == ["screen"]
     assert verify(opened).clean
-    with closing(sqlite3.connect(library / "library.db")) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "library.db")) as connection, connection:
         connection.execute("UPDATE segment SET track = 'speech' WHERE track = 'screen'")
     assert verify(opened).redo == [b"/videos/d"]

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from vfindex.search.query.ast import content_words
 from vfindex.storage.db.engine import connect
-from vfindex.storage.db.migrations import create_full_text_index, migrate
+from vfindex.storage.db.migrations import migrate
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
@@ -86,9 +86,15 @@ def test_full_text_of_an_older_library_is_rebuilt(tmp_path: Path) -> None:
     engine = connect(tmp_path / "library.db", write=True)
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE document_fts"))
-        create_full_text_index(connection)
+        connection.execute(
+            text(
+                "CREATE VIRTUAL TABLE document_fts USING fts5(text, content='document', content_rowid='id',"
+                " tokenize='porter unicode61 remove_diacritics 2')"
+            )
+        )
         connection.execute(text("INSERT INTO document_fts(document_fts) VALUES ('rebuild')"))
         connection.execute(text("DELETE FROM migration WHERE name = 'index_every_script'"))
+        connection.execute(text("DELETE FROM meta WHERE key = 'fold'"))
     with pytest.raises(LibraryVersion, match="run `vfindex ingest` once"):
         Library.open(tmp_path).snapshot()
     with engine.begin() as connection:
