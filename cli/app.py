@@ -33,6 +33,7 @@ from vfindex.cli.commands import (
     runs,
     search,
     show,
+    spec,
     status,
     tune,
     upgrade,
@@ -88,7 +89,7 @@ for _command in (
         epilog=f"Example:  {_command.EXAMPLE}",
         context_settings=HELP_SETTINGS,
     )(_command.command)
-for _group in (runs, models):
+for _group in (runs, models, spec):
     app.add_typer(_group.app, name=_group.NAME)
 
 

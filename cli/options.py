@@ -76,6 +76,16 @@ LibraryOption = Annotated[
         help="The library's folder.  [default: in the user's data folder]",
     ),
 ]
+# No `envvar`: Typer would split the value at spaces. `library_folders` reads it.
+LibrariesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--library",
+        parser=_folder,
+        metavar="DIR",
+        help="The library's folder; repeatable.  [env var: VFINDEX_LIBRARY]",
+    ),
+]
 PresetOption = Annotated[
     str | None,
     typer.Option(
@@ -125,6 +135,15 @@ def library_folder(chosen: Path | None) -> Path:
         where = f" in {base / 'library'}, nor can one be made there" if base else ""
         raise LibraryError(f"there is no library{where} ({_no_home()}); name a folder with --library DIR, {_OR_HOME}")
     return base / "library"
+
+
+def library_folders(chosen: list[Path] | None) -> list[Path]:
+    """Return the folders of one library or more, each once. Raises LibraryError, UsageError."""
+    if not chosen:
+        named = os.environ.get("VFINDEX_LIBRARY")
+        return [library_folder(Path(named) if named else None)]
+    folders = [library_folder(each) for each in chosen]
+    return list({os.path.realpath(folder): folder for folder in folders}.values())
 
 
 def _platform_folder(kind: str) -> Path | None:

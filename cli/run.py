@@ -194,15 +194,15 @@ def end_with(bugs: Sequence[Problem], *, failed: bool) -> None:
         raise typer.Exit(1)
 
 
-def calibrate_if_due(folder: Path) -> None:
-    """Calibrate the confidence labels of the library in `folder` if due. Raises what `keep_calibrated` raises.
+def calibrate_if_due(folder: Path, *, anew: bool = False) -> None:
+    """Calibrate the confidence labels of the library in `folder` if due. Raises what `calibrate_if_changed` raises.
 
-    If another run has started meanwhile, it calibrates instead.
+    If another run has started meanwhile, it calibrates instead. anew: it is due.
     """
     from vfindex.indexer.models.priors import background_queries
     from vfindex.search.calibration.fit import calibrate_if_changed
 
     try:
-        calibrate_if_changed(folder, background_queries(), say)
+        calibrate_if_changed(folder, background_queries(), say, anew=anew)
     except LibraryLocked:
         say("another run is in progress; it will calibrate the confidence of hits")

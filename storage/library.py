@@ -16,6 +16,7 @@ from vfindex.storage.files.permissions import has_file, refuse_unreadable, unrea
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel
@@ -135,16 +136,28 @@ def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:
 def reading_spec(snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
     """Return the JointSpec that a reader scores with, and the generation it comes from.
 
-    Before the first generation it is estimated from the clips committed so far.
+    Before the first generation it is the shared one, else it is estimated from the clips committed so far.
     """
-    generation = snapshot.generation()
+    generation, meta = snapshot.generation(), LibraryMeta(snapshot)
     if generation is None:
-        fusion = LibraryMeta(snapshot).fusion
+        fusion, shared = meta.own_fusion, meta.shared_spec
+        if shared is not None:
+            return shared.spec, None
         return snapshot.remembered("estimated spec", lambda: estimated_spec(snapshot, fusion)), None
     spec = generation.spec
-    if spec.weights_are_open:  # these may have been chosen since
-        spec = spec.with_weights(LibraryMeta(snapshot).fusion.weights)
+    if spec.weights_are_open and not meta.shares_spec:  # these may have been chosen since
+        spec = spec.with_weights(meta.own_fusion.weights)
     return spec, generation
+
+
+def reading_hash(snapshot: Snapshot) -> str:
+    """Return the hash of setup and JointSpec that a reader scores with: libraries with the same one are comparable."""
+    return snapshot.remembered("spec hash", lambda: _hash_of(snapshot))
+
+
+def _hash_of(snapshot: Snapshot) -> str:
+    spec, _ = reading_spec(snapshot)
+    return spec_hash(Comparable.of(LibraryMeta(snapshot).existing_setup()), spec)
 
 
 def estimated_spec(snapshot: Snapshot, fusion: Fusion) -> JointSpec:

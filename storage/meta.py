@@ -17,11 +17,13 @@ from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.joint.codecs import pack_vector, unpack_vector
 from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.shared import SharedSpec, SpecFault
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS, _RECOGNISES_SPEECH = "setup", "priors", "fusion", "query_models", "asr"
+_SHARED_SPEC = "shared_spec"
 # What parsing JSON of another shape raises.
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -66,8 +68,31 @@ class LibraryMeta:
 
     @property
     def fusion(self) -> Fusion:
-        """The fusion of the modalities; by default `concat` with the preset's weights."""
+        """The fusion of the modalities: of the shared spec, else the library's own."""
+        shared = self.shared_spec
+        return self.own_fusion if shared is None else shared.fusion
+
+    @property
+    def own_fusion(self) -> Fusion:
+        """The fusion without a shared spec; by default `concat` with the preset's weights."""
         return Fusion.from_json(self.source.get(_FUSION))
+
+    @property
+    def shares_spec(self) -> bool:
+        """Whether there is a shared spec, which is not parsed."""
+        return bool(self.source.get(_SHARED_SPEC))
+
+    @property
+    def shared_spec(self) -> SharedSpec | None:
+        """The JointSpec of all generations, shared with other libraries; None: each generation estimates its own."""
+        stored = self.source.get(_SHARED_SPEC)
+        try:
+            return SharedSpec.from_json(stored) if stored else None
+        except SpecFault as exc:
+            raise LibraryDamaged(
+                f"the shared spec of the library cannot be used: {exc}; run: vfindex spec use FILE, or for a spec of "
+                "its own: vfindex spec use --own"
+            ) from exc
 
     @property
     def recognises_speech(self) -> bool:
@@ -91,6 +116,11 @@ def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[ModalityName, Moda
 def put_fusion(connection: Connection, fusion: Fusion) -> None:
     """Store the fusion inside the caller's transaction."""
     put(connection, _FUSION, fusion.to_json())
+
+
+def put_shared_spec(connection: Connection, shared: SharedSpec | None) -> None:
+    """Store the shared spec inside the caller's transaction; None: generations estimate their own."""
+    put(connection, _SHARED_SPEC, shared.to_json() if shared else "")
 
 
 def put_recognises_speech(catalog: Catalog, recognises: bool) -> None:

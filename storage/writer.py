@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,9 +28,10 @@ from vfindex.storage.index.gate import View, refusal
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.shared import SharedSpec, spec_hash
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library
-from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup
+from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup, put_shared_spec
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Setup, UnitResult
 from vfindex.storage.settings_backup import write_backup
@@ -43,6 +45,24 @@ KEPT_GENERATIONS = 2
 _FOLDERS = ("index", "query", "thumbs")
 # The published generation and its index, None where that cannot be used; None before the first is published.
 _Before = tuple[Generation, JointIndex | None] | None
+# What a maker has written: the source, the size and the SHA-256 of the file; and with the file's name, as published.
+_Built = tuple[Source, int, str]
+_Made = tuple[Source, tuple[str, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a generation is to be. fusion: the library's own. shared: takes its place, with a JointSpec; None: no."""
+
+    fusion: Fusion
+    shared: SharedSpec | None
+
+    def keeps(self, spec: JointSpec) -> bool:
+        """Return whether an index with this JointSpec may be extended."""
+        return self.shared is None or spec_hash(self.shared.setup, spec) == self.shared.hash
+
+
+_Maker = Callable[[Snapshot, _Before, _Plan, str], _Built | None]
 
 
 @contextmanager
@@ -254,14 +274,30 @@ class Writer:
         UsageError if it does not fit the models, NotPublished if no index passes: the old one stays, and readers scan
         the delta.
         """
-        chosen = LibraryMeta(self.catalog).fusion if fusion is None else fusion
+        meta = LibraryMeta(self.catalog)
+        plan = _Plan(meta.own_fusion if fusion is None else fusion, meta.shared_spec)
         with self.library.snapshot() as snapshot:
             newest = snapshot.generation()
-            name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
             # A new fusion is a user's choice and may give other hits, so it is not compared with the old one.
             before = newest if fusion is None else None
-            source, file = self._made(snapshot, before, chosen, name)
-        self._point_to(file, chosen, source.spec, source.ids)
+            extends = before is not None and plan.keeps(before.spec)
+            made = self._made(snapshot, before, plan, self._makers if extends else self._makers[1:])
+        return self._publish(made, plan)
+
+    def publish_shared(self, shared: SharedSpec | None) -> Generation:
+        """Publish with a spec that other libraries share, as all later generations do; None: with one of its own.
+
+        The gate compares a shared spec with the generation in use; a spec of the library's own is taken as it is.
+        Raises as `publish` does.
+        """
+        plan = _Plan(LibraryMeta(self.catalog).own_fusion, shared)
+        with self.library.snapshot() as snapshot:
+            before = None if shared is None else snapshot.generation()
+            made = self._made(snapshot, before, plan, (self._built,))
+        return self._publish(made, plan)
+
+    def _publish(self, made: _Made, plan: _Plan) -> Generation:
+        self._point_to(made, plan)
         self._drop_old_files()
         self.write_backup()
         with self.library.snapshot() as snapshot:
@@ -270,16 +306,16 @@ class Writer:
             raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
         return generation
 
-    def _made(
-        self, snapshot: Snapshot, before: Generation | None, fusion: Fusion, name: str
-    ) -> tuple[Source, tuple[str, int, str]]:
-        """Return the source of the new file, and its name, size and SHA-256. Raises as `publish` does."""
+    def _made(self, snapshot: Snapshot, before: Generation | None, plan: _Plan, makers: Sequence[_Maker]) -> _Made:
+        """Return the new file by the first maker whose index passes the gate. Raises as `publish` does."""
+        newest = snapshot.generation()
+        name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
         reason = ""
         old = None if before is None else (before, self.library.load_index(before))
         published = None if old is None else View.published(snapshot, *old)
-        for make in (self._extended, self._built, self._rebuilt):
+        for make in makers:
             try:
-                made = make(snapshot, old, fusion, name)
+                made = make(snapshot, old, plan, name)
             except (OSError, RuntimeError, MemoryError) as exc:
                 raise LibraryError(
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
@@ -300,7 +336,11 @@ class Writer:
             "before lacks; run: vfindex verify"
         )
 
-    def _extended(self, snapshot: Snapshot, before: _Before, _: Fusion, name: str) -> tuple[Source, int, str] | None:
+    @property
+    def _makers(self) -> tuple[_Maker, ...]:
+        return self._extended, self._built, self._rebuilt
+
+    def _extended(self, snapshot: Snapshot, before: _Before, _: _Plan, name: str) -> _Built | None:
         """Extend the index before; None if too much has changed since it was built."""
         generation, index = before or (None, None)
         if generation is None or index is None:
@@ -309,35 +349,40 @@ class Writer:
         made = extend(index, source, snapshot.changed(generation.watermark), self.library.index / name)
         return None if made is None else (source, *made)
 
-    def _built(self, snapshot: Snapshot, _: _Before, fusion: Fusion, name: str) -> tuple[Source, int, str]:
-        """Build an index of all clips with a new JointSpec."""
+    def _built(self, snapshot: Snapshot, _: _Before, plan: _Plan, name: str) -> _Built:
+        """Build an index of all clips with the shared JointSpec, or a new one."""
         priors = LibraryMeta(snapshot).priors
-        dims = {m: len(p.mean) for m, p in priors.items()}
         ids = snapshot.clip_ids(searchable=False)
-        spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), fusion)
+        if plan.shared is not None:
+            spec = plan.shared.spec
+        else:
+            dims = {m: len(p.mean) for m, p in priors.items()}
+            spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), plan.fusion)
         source = Source(snapshot, spec, priors, ids)
         return source, *build(source, self.library.index / name)
 
-    def _rebuilt(self, snapshot: Snapshot, before: _Before, _: Fusion, name: str) -> tuple[Source, int, str] | None:
-        """Build an index of all clips with the JointSpec of the one before; None if there is none."""
-        if before is None:
+    def _rebuilt(self, snapshot: Snapshot, before: _Before, plan: _Plan, name: str) -> _Built | None:
+        """Build an index of all clips with the JointSpec of the one before; None if there is none, or no other."""
+        if before is None or plan.shared is not None:
             return None
         source = Source(snapshot, before[0].spec, LibraryMeta(snapshot).priors, snapshot.clip_ids(searchable=False))
         return source, *build(source, self.library.index / name)
 
-    def _point_to(self, file: tuple[str, int, str], fusion: Fusion, spec: JointSpec, ids: Sequence[int]) -> None:
-        """Commit the pointer to a file (name, size, SHA-256) together with its fusion."""
+    def _point_to(self, made: _Made, plan: _Plan) -> None:
+        """Commit the pointer to a file together with its fusion and shared spec."""
+        source, file = made
         with self.catalog.transaction() as connection:
             connection.execute(
                 insert(schema.generation).values(
                     **dict(zip(("file", "size_bytes", "sha256"), file, strict=True)),
-                    spec=spec.to_json(),
-                    watermark=max(ids, default=0),
-                    clips=len(ids),
+                    spec=source.spec.to_json(),
+                    watermark=max(source.ids, default=0),
+                    clips=len(source.ids),
                     created_at=now(),
                 )
             )
-            put_fusion(connection, fusion)
+            put_fusion(connection, plan.fusion)
+            put_shared_spec(connection, plan.shared)
             connection.execute(delete(schema.index_change))
             connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
 

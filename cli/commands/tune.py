@@ -52,8 +52,12 @@ def command(
         return
     from vfindex.search.evaluation.datasets import read_questions
     from vfindex.search.evaluation.tune import tune
-    from vfindex.storage.maintenance.rebuild import adopt
+    from vfindex.storage.library import Library
+    from vfindex.storage.maintenance.rebuild import adopt, refuse_shared
 
+    if not dry_run:
+        with Library.open(folder).snapshot() as snapshot:
+            refuse_shared(snapshot)
     tuned = tune(folder, read_questions(queries, split=split), fusion, folds, say)
     stored = tuned.wins and not dry_run
     if stored:

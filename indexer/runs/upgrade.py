@@ -31,8 +31,9 @@ from vfindex.storage.errors import (
     VfindexError,
 )
 from vfindex.storage.index import model_versions
+from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.meta import LibraryMeta, put_shared_spec
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -226,7 +227,27 @@ def _begin(old: Library, writer: Writer, target: Target, cache: Path, callbacks:
         writer.catalog.put(_TARGET, json.dumps(asdict(target)))
     try:
         with callbacks.interruptible():
-            return install(writer, target.choice(), target.sampling, cache, say=callbacks.say)
+            setup = install(writer, target.choice(), target.sampling, cache, say=callbacks.say)
     except VfindexError:
         model_versions.discard(old.root, [int(writer.folder.name)])
         raise
+    _carry_shared_spec(old, writer, setup, callbacks.say)
+    return setup
+
+
+def _carry_shared_spec(old: Library, writer: Writer, setup: Setup, say: Callable[[str], None]) -> None:
+    """Give the new version the shared spec of the old one, or say that it cannot use it."""
+    with old.snapshot() as snapshot:
+        shared = LibraryMeta(snapshot).shared_spec
+    if shared is None:
+        return
+    try:
+        shared.check_fits(setup, LibraryMeta(writer.catalog).priors)
+    except SpecFault:
+        say(
+            f"the shared spec {shared.hash} is for the models until now, so the new version estimates its own; once "
+            "all libraries are upgraded, share another: vfindex spec export FILE --library A --library B"
+        )
+        return
+    with writer.catalog.transaction() as connection:
+        put_shared_spec(connection, shared)

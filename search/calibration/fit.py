@@ -45,17 +45,19 @@ class TopScore:
     right: bool
 
 
-def calibrate_if_changed(folder: Path, background: Sequence[str], say: Callable[[str], None]) -> None:
+def calibrate_if_changed(
+    folder: Path, background: Sequence[str], say: Callable[[str], None], *, anew: bool = False
+) -> None:
     """Calibrate the library in `folder` and store the result, unless it has hardly changed since the last time.
 
     Only for the fusion `concat`; scores of others have no labels. background: queries that are not about the library.
-    say: called before work that takes seconds. Raises LibraryError, ModelError.
+    say: called before work that takes seconds. anew: also if it has not changed. Raises LibraryError, ModelError.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         clips, before = snapshot.counts()["clip"], Calibration.from_json(snapshot.get(META_KEY))
         spec, _ = reading_spec(snapshot)
-    if clips and spec.fusion == "concat" and (before is None or _has_changed(before, clips, spec)):
+    if clips and spec.fusion == "concat" and (anew or before is None or _has_changed(before, clips, spec)):
         calibration = measure(library, background, say)
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, calibration.to_json())

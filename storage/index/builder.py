@@ -98,7 +98,7 @@ def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path:
     added = ids[ids > old[before.built - 1]]
     if len(gone) + replaced > MOST_GONE * before.built or len(added) > MOST_ADDED * before.built:
         return None
-    if drift(source, added.tolist()) > MOST_DRIFT:
+    if drift(source, added.tolist(), before) > MOST_DRIFT:
         return None
     with writing_index(path) as file:
         file.put("ids", "<i8", [old, new])
@@ -109,16 +109,19 @@ def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path:
         return file.end(facts_of(before.built, before.tuned, replaced))
 
 
-def drift(source: Source, added: Sequence[int]) -> float:
-    """Return the drift: how far the clips added since the JointSpec was estimated have moved the mean vector.
+def drift(source: Source, added: Sequence[int], before: JointIndex) -> float:
+    """Return the drift: how far the clips added since the lists were trained have moved the mean vector.
 
-    As the root mean square, over the background questions, of the score of the new centre, which is 0 for the old one.
-    Unrelated clips have scores with a spread of about 1 for each modality.
+    As the root mean square, over the background questions, of the difference that it makes to the score of the centre.
+    Unrelated clips have scores with a spread of about 1 for each modality. The old centre scores 0 with a JointSpec of
+    the library's own, and anything with a shared one.
     """
     rows = np.concatenate(list(source.rows(added[evenly_spaced(len(added), DRIFT_CLIPS)])))
     if not len(rows):
         return 0.0
-    moved = len(added) / len(source.ids) * rows.mean(axis=0)
+    old = _some(before.rows[: before.built], DRIFT_CLIPS)
+    old = old[np.any(old, axis=1)]  # without deleted clips
+    moved = len(added) / len(source.ids) * (rows.mean(axis=0) - old.mean(axis=0))
     asked = [background for _, background in questions(source.spec, source.priors, rows[:0])]
     return float(max((np.sqrt(np.mean((each @ moved) ** 2)) for each in asked if len(each)), default=0.0))
 

@@ -71,6 +71,17 @@ class ModalitySpec:
     def dim(self) -> int:
         return len(self.mean)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads back exactly."""
+        vectors = {"mean": _encode(self.mean), "query_mean": _encode(self.query_mean)}
+        return {**vectors, "scale": self.scale, "weight": self.weight}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModalitySpec:
+        """Return the spec of `to_dict`. Raises KeyError, TypeError or ValueError for something else."""
+        mean, query_mean = _decode(data["mean"]), _decode(data["query_mean"])
+        return cls(mean, query_mean, float(data["scale"]), float(data["weight"]))
+
     def centre(self, vectors: FloatArray) -> FloatArray:
         """Return s * (e - mu) for rows e (n, dim)."""
         return np.asarray(self.scale * (vectors - self.mean), dtype=np.float32)
@@ -147,10 +158,7 @@ class JointSpec:
 
     def to_json(self) -> str:
         """Return the spec as text that `from_json` reads back exactly."""
-        parts = {
-            m: {"mean": _encode(p.mean), "query_mean": _encode(p.query_mean), "scale": p.scale, "weight": p.weight}
-            for m, p in self.parts.items()
-        }
+        parts = {m: part.to_dict() for m, part in self.parts.items()}
         heads = None if self.heads is None else self.heads.to_dict()
         return json.dumps({"version": _SPEC_VERSION, "fusion": self.fusion, "parts": parts, "heads": heads})
 
@@ -169,10 +177,7 @@ def _read_spec(text: str) -> JointSpec:
     data: dict[str, Any] = json.loads(text)
     if "version" not in data:
         data = {"fusion": "concat", "parts": data, "heads": None}
-    parts: dict[ModalityName, ModalitySpec] = {
-        m: ModalitySpec(_decode(p["mean"]), _decode(p["query_mean"]), float(p["scale"]), float(p["weight"]))
-        for m, p in data["parts"].items()
-    }
+    parts: dict[ModalityName, ModalitySpec] = {m: ModalitySpec.from_dict(part) for m, part in data["parts"].items()}
     [form] = [name for name in FUSIONS if name == data["fusion"]]
     return JointSpec(parts, form, None if data["heads"] is None else Heads.from_dict(data["heads"]))
 

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.documents import rebuild_index
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged, LibraryNotFound, UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
@@ -44,19 +45,21 @@ def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
             rebuild_index(connection)
             documents = connection.scalar(select(func.count()).select_from(schema.document)) or 0
         generation = writer.publish(fusion)
-        return Rebuilt(fusion.form, generation.spec.dim, generation.clips, documents)
+        return Rebuilt(generation.spec.fusion, generation.spec.dim, generation.clips, documents)
 
 
 def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
     """Set the library's fusion and return it; None: `concat` with the preset's weights.
 
-    Weights of `concat` are applied to the query; any other change rebuilds the index. Raises LibraryError, UsageError.
+    Weights of `concat` are applied to the query; any other change rebuilds the index. Raises LibraryError, UsageError
+    for a library with a shared spec, which has a fusion of its own.
     """
     Library.open(folder)
     with writing(folder) as writer:
+        refuse_shared(writer.catalog)
         weights = {m: prior.weight for m, prior in LibraryMeta(writer.catalog).priors.items()}
         fusion = fusion or Fusion("concat", weights)
-        if fusion.form == "concat" and LibraryMeta(writer.catalog).fusion.form == "concat":
+        if fusion.form == "concat" and LibraryMeta(writer.catalog).own_fusion.form == "concat":
             with writer.catalog.transaction() as connection:
                 put_fusion(connection, fusion)
         else:
@@ -67,19 +70,32 @@ def adopt(folder: Path, fusion: Fusion | None) -> Fusion:
 def chosen(catalog: Catalog, form: FusionName | None) -> Fusion:
     """Return the library's fusion, with weights and heads, if it has this form, else a new one.
 
-    Raises UsageError for heads that nobody has learned.
+    Raises UsageError for heads that nobody has learned, and for a library with a shared spec of another form.
     """
+    meta = LibraryMeta(catalog)
+    if form is not None and meta.shares_spec and meta.fusion.form != form:
+        refuse_shared(catalog)
     try:
-        stored = LibraryMeta(catalog).fusion
+        stored = meta.own_fusion
     except LibraryDamaged:
         if form is None:
             raise
         stored = Fusion()
-    if form is None or stored.form == form:
+    if form is None or meta.shares_spec or stored.form == form:
         return stored
     if form == "learned":
         raise UsageError("this library has no learned heads; learn some with: vfindex tune QUERIES --fusion learned")
     return Fusion(form)
+
+
+def refuse_shared(source: Catalog | Snapshot) -> None:
+    """Raise UsageError if the library uses a shared spec, whose fusion and weights are part of it."""
+    shared = LibraryMeta(source).shared_spec
+    if shared is not None:
+        raise UsageError(
+            f"this library uses the shared spec {shared.hash}, whose fusion and weights are the same in all its "
+            "libraries; for a spec of its own: vfindex spec use --own"
+        )
 
 
 def _drop_unreadable(catalog: Catalog) -> None:

@@ -1,0 +1,79 @@
+"""vfindex spec"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vfindex.cli.options import (
+    HELP_SETTINGS,
+    JsonOption,
+    LibrariesOption,
+    LibraryOption,
+    PlainCommand,
+    library_folder,
+    library_folders,
+)
+from vfindex.cli.out_file import ForceOption, check_out_file, write_out_file
+from vfindex.cli.output import print_json
+from vfindex.cli.run import calibrate_if_due
+from vfindex.storage.errors import UsageError, counted
+
+NAME = "spec"
+EXAMPLE = "vfindex spec export spec.json --library A --library B"
+# The first bytes of a spec file.
+_BEGINS = b'{\n "format": "vfindex joint spec"'
+
+app = typer.Typer(
+    help="Make the scores of several libraries comparable.",
+    epilog=f"Example:  {EXAMPLE}",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=HELP_SETTINGS,
+)
+
+
+@app.command("export", cls=PlainCommand, epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+def export_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    library: LibrariesOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Write the spec of a library, or of several together."""
+    from vfindex.storage.maintenance.shared_spec import exported
+
+    check_out_file(file, "FILE", _BEGINS, force=force)
+    folders = library_folders(library)
+    shared = exported(folders)
+    write_out_file(file, "FILE", f"{shared.to_json()}\n".encode())
+    if json:
+        print_json({"spec": shared.hash, "clips": shared.clips, "libraries": len(folders)})
+    else:
+        print(f"spec {shared.hash} of {counted(shared.clips, 'clip')}; use it in a library with: vfindex spec use")
+
+
+@app.command(
+    "use", cls=PlainCommand, epilog="Example:  vfindex spec use spec.json --library A", context_settings=HELP_SETTINGS
+)
+def use_command(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A file of `export`.", show_default=False)] = None,
+    own: Annotated[bool, typer.Option("--own", help="Return to a spec of the library's own.")] = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Rebuild the search index with a spec; later runs keep it."""
+    from vfindex.storage.maintenance.shared_spec import use_own_spec, use_spec, used_spec
+
+    if (file is None) != own:
+        raise UsageError("give the file of a spec, or --own, as in: vfindex spec use spec.json")
+    folder = library_folder(library)
+    generation = use_own_spec(folder) if file is None else use_spec(folder, file)
+    calibrate_if_due(folder, anew=True)
+    used = used_spec(folder)
+    if json:
+        print_json({"spec": used, "shared": not own, "clips": generation.clips})
+    else:
+        print(f"index of {counted(generation.clips, 'clip')} with {'its own' if own else 'the shared'} spec {used}")
