@@ -83,6 +83,9 @@ class Video:
     last_s of the last, end_s when the last has been shown.
     width_px, height_px: as shown, after rotation and pixel aspect. rotation_deg: counter-clockwise, as stored in the
     display matrix. frames: coded frames of the chosen stream, None while unknown.
+    fps, time_base: fractions, "30000/1001" frames a second and "1/90000" s, as the container states them; fps is an
+    average where it varies. start_timecode: "HH:MM:SS:FF", a semicolon before FF where frames are dropped. All None
+    where unknown, and in libraries from before they were recorded.
     """
 
     fingerprint: str
@@ -100,6 +103,9 @@ class Video:
     title: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     chapters: tuple[Chapter, ...] = ()
+    fps: str | None = None
+    time_base: str | None = None
+    start_timecode: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

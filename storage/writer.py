@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, insert, select
@@ -248,8 +249,8 @@ class Writer:
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
-    def adopt_runs(self, rows: Sequence[Mapping[str, str | None]]) -> None:
-        """Insert the runs of another model version, see `runs.runs`; later runs follow them."""
+    def adopt_runs(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert the runs of another model version, see `runs.runs`, with their ids; later runs follow them."""
         if rows:
             with self.catalog.transaction() as connection:
                 connection.execute(insert(schema.run), [dict(row) for row in rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.indexer.media.protocol import SPEECH_AUDIO, AudioTap, FrameTap
+from vfindex.indexer.media.protocol import SPEECH_AUDIO, TIMECODE, AudioTap, FrameTap
 from vfindex.storage.records import Chapter
 
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
@@ -76,6 +77,9 @@ class Probe:
     tags: dict[str, str]
     chapters: tuple[Chapter, ...]
     clock_s: float = 0.0
+    fps: str | None = None
+    time_base: str | None = None
+    start_timecode: str | None = None
 
     @property
     def has_audio(self) -> bool:
@@ -221,6 +225,22 @@ def chapter(item: Any) -> Chapter:
     return Chapter(title, start_s, end_s)
 
 
+def fraction(fields: Fields, name: str) -> str | None:
+    """Return a positive fraction as text, None for the empty text."""
+    found = fields.text(name)
+    if found and not re.fullmatch(r"[1-9]\d{0,9}/[1-9]\d{0,9}", found, re.ASCII):
+        raise InvalidField(f"{name} is no fraction: {found!r}")
+    return found or None
+
+
+def timecode(fields: Fields, name: str) -> str | None:
+    """Return a timecode (SMPTE ST 12-1), None for the empty text."""
+    found = fields.text(name)
+    if found and not TIMECODE.fullmatch(found):
+        raise InvalidField(f"{name} is no timecode: {found!r}")
+    return found or None
+
+
 def probe(fields: Fields) -> Probe:
     frames = None if fields.maybe_number("frames") is None else fields.integer("frames", 0, 1 << 40)
     return Probe(
@@ -237,6 +257,9 @@ def probe(fields: Fields) -> Probe:
         tags=fields.texts("tags"),
         chapters=tuple(chapter(each) for each in fields.items("chapters")),
         clock_s=fields.number("clock_s"),
+        fps=fraction(fields, "fps"),
+        time_base=fraction(fields, "time_base"),
+        start_timecode=timecode(fields, "start_timecode"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import chain, islice
 from typing import Any
 
@@ -23,6 +24,7 @@ from vfindex.indexer.media.container import (
     rotation,
     shown_px,
 )
+from vfindex.indexer.media.protocol import TIMECODE
 from vfindex.indexer.media.seeking import last_end
 
 TEXT_CODECS = frozenset({"subrip", "text", "mov_text", "webvtt", "ass", "ssa"})
@@ -58,6 +60,9 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
             "subtitles": subtitle_tracks(container),
             "tags": tags(container, source.video),
             "chapters": chapters(container, source.clock.origin_s),
+            "fps": fraction(source.video.guessed_rate),
+            "time_base": fraction(source.video.time_base),
+            "start_timecode": start_timecode(container),
         }
         source, found["end_s"] = video_end(source, start_s, beat)
         return found
@@ -118,6 +123,22 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
     source = source.reopened()
     source.only(source.video)
     return source, max(last_end(source, beat) or start_s, start_s)
+
+
+def fraction(value: Fraction | None) -> str:
+    """Return a positive number as a fraction in text, "" where there is none or it has more than ten digits."""
+    shown = f"{value.numerator}/{value.denominator}" if value and value > 0 else ""
+    return shown if max(map(len, shown.split("/"))) <= 10 else ""
+
+
+def start_timecode(container: InputContainer) -> str:
+    """Return the timecode of the first frame that the container or one of its streams states, else "".
+
+    QuickTime keeps it in a stream of its own; Matroska and MXF in the container.
+    """
+    stated = (container.metadata, *(stream.metadata for stream in container.streams))
+    codes = (code for metadata in stated for key, code in metadata.items() if key.lower() == "timecode")
+    return next((code for code in codes if TIMECODE.fullmatch(code)), "")
 
 
 def coded_frames(video: VideoStream) -> int | None:

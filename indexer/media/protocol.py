@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ LONG_SIDE = pixels.LONG_SIDE
 SAMPLE_RATE_HZ = 16_000  # the input rate of speech recognition and voice activity detection
 SOUND_RATE_HZ = 48_000  # the input rate of models of sounds
 RATES_HZ = (SAMPLE_RATE_HZ, SOUND_RATE_HZ)
+TIMECODE = re.compile(r"\d\d:\d\d:\d\d[:;.]\d\d\d?", re.ASCII)  # SMPTE ST 12-1, as FFmpeg writes it
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,9 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         title=describe(path, tags, chapters).title,
         tags=tags,
         chapters=chapters,
+        fps=probe.fps,
+        time_base=probe.time_base,
+        start_timecode=probe.start_timecode,
     )
     problems = [problem for each in known.values() for problem in each.problems]
     return Prepared(

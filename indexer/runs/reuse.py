@@ -119,7 +119,7 @@ class VideoCopier:
         if found is not None and begun and {plan for _, plan in catalog.pending_units(found[0])} <= set(plans):
             return found[0]
         path = next((place.path for place in video.locations), None)
-        return catalog.begin_video(video, plans, recognised=recognised, path=path)
+        return catalog.begin_video(video, plans, recognised=recognised, path=path, added_run=video.added_run)
 
     def _renewed(self, unit: UnitResult, known: Known, plan: UnitPlan) -> UnitResult:
         """Return a unit with the modalities of the new model version, text embedded anew where the model is another."""

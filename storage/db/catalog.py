@@ -186,16 +186,18 @@ class Catalog:
         recognised: bool,
         coarse: bool = False,
         path: bytes | None = None,
+        added_run: int | None = None,
     ) -> int:
         """Insert a video with its pending units and return its id. Searches do not see it yet.
 
         A video of the same fingerprint is replaced: at once, or if it is searchable, when this one is finished.
         coarse: it is indexed as a preview; a later run indexes it fully. path: of its file, so that `remove` finds the
-        video before it is finished.
+        video before it is finished. added_run: of a video from another model version, None for the newest run.
         """
         values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
         with self.transaction() as connection:
             values["fingerprint"] = staged_fingerprint(connection, video.fingerprint)
+            values["added_run"] = schema.newest_run if added_run is None else added_run
             video_id = inserted(connection, insert(schema.video).values(**values))
             insert_units(connection, video_id, units)
             if path is not None:
@@ -275,6 +277,7 @@ class Catalog:
             "state": "quarantined" if quarantine else "failed",
             "recognised": 0,
             "problem": problem_json(problem),
+            "added_run": schema.newest_run,
         }
         with self.transaction() as connection:
             lost = thumbnails(connection, is_unfinished(fingerprint))

@@ -73,6 +73,7 @@ def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip,
             start_uncertainty_s=item.start_uncertainty_s,
             thumbnail=thumbnail,
             crc32=checksum(start_ms, item.start_s, item.end_s),
+            indexed_run=schema.newest_run,
         ),
     )
     framed = frame_modality()

@@ -102,6 +102,13 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
     "count_rows": ("ALTER TABLE video ADD COLUMN held INTEGER",),
     # Before it, all segments were speech.
     "give_segments_a_track": ("ALTER TABLE segment ADD COLUMN track TEXT NOT NULL DEFAULT 'speech'",),
+    "record_runs_and_rates": (
+        "ALTER TABLE video ADD COLUMN added_run INTEGER",
+        "ALTER TABLE video ADD COLUMN fps TEXT",
+        "ALTER TABLE video ADD COLUMN time_base TEXT",
+        "ALTER TABLE video ADD COLUMN start_timecode TEXT",
+        "ALTER TABLE clip ADD COLUMN indexed_run INTEGER",
+    ),
 }
 # What older readers must know of to read a library: one that knows no tracks takes the text of all for speech.
 BREAKING = ("create_tables", "create_full_text_index", "index_every_script", "give_segments_a_track")

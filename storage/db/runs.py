@@ -72,10 +72,10 @@ def extent(snapshot: Snapshot) -> tuple[int, float]:
     return row.size or 0, row.length or 0.0
 
 
-def runs(snapshot: Snapshot) -> Sequence[Mapping[str, str | None]]:
-    """Return all runs in order: command, started_at, finished_at, report (JSON)."""
+def runs(snapshot: Snapshot) -> Sequence[Mapping[str, Any]]:
+    """Return all runs in order: id, command, started_at, finished_at, report (JSON)."""
     r = schema.run.c
-    query = select(r.command, r.started_at, r.finished_at, r.report).order_by(r.id)
+    query = select(r.id, r.command, r.started_at, r.finished_at, r.report).order_by(r.id)
     return [dict(row._mapping) for row in snapshot.stream(query)]
 
 

@@ -19,6 +19,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
+    select,
     text,
 )
 
@@ -58,8 +60,9 @@ meta = Table(
 
 # One row a content. `state`: progress; `state_before`: the state that a missing (`vanished`) video returns to.
 # `problem`: JSON of a Problem without its path. `coarse`: indexed as a preview; a later run indexes it fully. `held`:
-# how many rows it has, see integrity.py. A row whose fingerprint begins with a plus sign is a staged re-index of
-# the one without it, see videos.py.
+# how many rows it has, see integrity.py. `added_run`: the run that first began the content, kept by a staged re-index
+# and by an upgrade; NULL before it was recorded. A row whose fingerprint begins with a plus sign is a staged re-index
+# of the one without it, see videos.py.
 video = Table(
     "video",
     metadata,
@@ -86,6 +89,10 @@ video = Table(
     Column("state_before", Text, nullable=False, default="indexing"),
     Column("held", Integer, default=0),
     _seal(),
+    Column("added_run", Integer),
+    Column("fps", Text),
+    Column("time_base", Text),
+    Column("start_timecode", Text),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
     CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
     # Few videos are not searchable; a search finds them without a scan of all.
@@ -173,7 +180,8 @@ attempt = Table(
     Index("attempt_by_video", "video_id"),
 )
 
-# Ids only grow (AUTOINCREMENT): the watermark of a generation is the last id that it holds.
+# Ids only grow (AUTOINCREMENT): the watermark of a generation is the last id that it holds. `indexed_run`: the run that
+# made this row, NULL before it was recorded.
 clip = Table(
     "clip",
     metadata,
@@ -187,6 +195,7 @@ clip = Table(
     Column("thumbnail", Text),
     Column("crc32", Integer, nullable=False),
     _seal(),
+    Column("indexed_run", Integer),
     UniqueConstraint("video_id", "start_ms"),
     Index("clip_by_unit", "unit_id"),
     sqlite_autoincrement=True,
@@ -275,6 +284,9 @@ run = Table(
     _seal(),
     sqlite_autoincrement=True,
 )
+
+# Of the run that a writer's transaction belongs to: one writer at a time, and its run is the newest.
+newest_run = select(func.max(run.c.id)).scalar_subquery()
 
 migration = Table(
     "migration",

@@ -22,12 +22,16 @@ from vfindex.storage.records import SEARCHABLE, Chapter, Location, Video, VideoS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVideo(Video):
-    """A video as stored, with its id, its state and problem, and the locations of its copies."""
+    """A video as stored, with its id, its state and problem, and the locations of its copies.
+
+    added_run: the run that first began the content; None before that was recorded, and outside runs.
+    """
 
     id: int
     state: VideoState
     problem: Mapping[str, str] | None
     locations: tuple[Location, ...]
+    added_run: int | None = None
 
 
 def stored_video(row: Any, locations: list[Location]) -> StoredVideo:
@@ -44,6 +48,7 @@ def stored_video(row: Any, locations: list[Location]) -> StoredVideo:
         state=row.state,
         problem=json.loads(row.problem) if row.problem else None,
         locations=tuple(sorted(locations, key=lambda location: location.path)),
+        added_run=row.added_run,
     )
 
 
@@ -92,14 +97,16 @@ def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
     if not key.startswith(_MARK):
         return []
     fingerprint = key.removeprefix(_MARK)
-    old = connection.scalar(select(v.id).where(v.fingerprint == fingerprint))
+    old = connection.execute(select(v.id, v.added_run).where(v.fingerprint == fingerprint)).first()
     names: list[str] = []
+    changes: dict[str, Any] = {"fingerprint": fingerprint}
     if old is not None:
         for table in (schema.location, schema.tombstone):
-            connection.execute(update(table).where(table.c.video_id == old).values(video_id=video_id))
-        names = thumbnails(connection, v.id == old)
-        delete_videos(connection, v.id == old)
-    connection.execute(update(schema.video).where(v.id == video_id).values(fingerprint=fingerprint))
+            connection.execute(update(table).where(table.c.video_id == old.id).values(video_id=video_id))
+        names = thumbnails(connection, v.id == old.id)
+        delete_videos(connection, v.id == old.id)
+        changes["added_run"] = old.added_run
+    connection.execute(update(schema.video).where(v.id == video_id).values(changes))
     used = set(thumbnails(connection, v.id == video_id))
     return [name for name in names if name not in used]
 

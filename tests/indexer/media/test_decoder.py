@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -219,6 +220,22 @@ def test_probe_returns_the_header(decoder: Decoder, clip: Path) -> None:
     assert (found.codec, found.width_px, found.height_px, found.has_audio) == ("mpeg4", 160, 96, True)
     assert (found.start_s, found.end_s, found.frames) == (0.0, pytest.approx(4.0), 100)
     assert found.tags["title"] == "A red day"
+    assert (found.fps, found.start_timecode) == ("25/1", None)
+    assert Fraction(found.time_base or 0) <= Fraction(1, 25)
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
+@pytest.mark.parametrize("timecode", ["10:00:00:05", "about noon"])
+def test_the_timecode_of_the_first_frame_is_probed(
+    decoder: Decoder, tmp_path: Path, suffix: str, timecode: str
+) -> None:
+    path = make_video(tmp_path / f"tape{suffix}", tags={"timecode": timecode})
+    assert decoder.probe(os.fsencode(path)).start_timecode == (timecode if timecode[0] == "1" else None)
+
+
+def test_a_rate_that_no_number_is_near_stays_a_fraction(decoder: Decoder, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "ntsc.mov", fps=30000 / 1001)
+    assert decoder.probe(os.fsencode(path)).fps == "30000/1001"
 
 
 @pytest.mark.parametrize(("name", "codec"), [("text.mp4", "mov_text"), ("text.mkv", "subrip")])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from equality import contents, transcripts
 from library_maker import DIM, SETUP, axis, clip, place, prior, video
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.runs import upgrade as upgrading
@@ -389,16 +389,12 @@ def test_searches_never_fail_while_versions_change(folder: Path, run: Upgrade, m
 def test_versions_of_an_older_vfindex_are_brought_up_to_date(
     folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def first(connection: Connection) -> None: ...
-
-    def second(connection: Connection) -> None: ...
-
     run()
     roll_back(folder)
-    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, first))
+    monkeypatch.setattr(migrations, "MIGRATIONS", {**migrations.MIGRATIONS, "first": ()})
     again = run()  # the model version returned from is not built anew
     assert (again.version, again.swapped, again.taken_over) == (1, True, 0)
-    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, second))
+    monkeypatch.setattr(migrations, "MIGRATIONS", {**migrations.MIGRATIONS, "second": ()})
     roll_back(folder)
     assert verify(Library.open(folder)).problems == []
 
