@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,17 @@ SPOKEN = 0.8
 BATCH_VIDEOS = 400
 SENTENCES = 2000
 TEN_YEARS_NS = 10 * 365 * 86_400 * 10**9
+# Table -> the columns that are written; all others have their defaults.
+COLUMNS = {
+    "video": "id fingerprint state size_bytes container codec width_px height_px rotation_deg start_s last_s end_s"
+    " frames has_audio title tags chapters problem recognised coarse state_before",
+    "location": "path video_id size_bytes mtime_ns inode beside",
+    "unit": "id video_id number start_s end_s state attempts error coverage",
+    "clip": "id video_id unit_id start_ms start_s end_s start_uncertainty_s thumbnail crc32",
+    "embedding": "clip_id modality vector frames crc32",
+    "segment": "id video_id unit_id start_s end_s text language confidence source crc32",
+    "document": "id video_id segment_id kind text",
+}
 _FIRST_MTIME_NS = 1_420_070_400 * 10**9  # 2015
 
 
@@ -213,12 +224,13 @@ def _add_words(connection: Connection, rows: Sequence[tuple[int, int | None, str
         connection.exec_driver_sql("INSERT INTO document_fts(rowid, text) VALUES (?, ?)", indexed)
 
 
-def _add_rows(connection: Connection, table: str, rows: Sequence[tuple[Any, ...]] | Iterator[tuple[Any, ...]]) -> None:
-    """Insert rows with values in the order of the table's columns."""
+def _add_rows(connection: Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert rows with values in the order of COLUMNS."""
     known = list(rows)
     if known:
-        marks = ", ".join("?" * len(known[0]))
-        connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({marks})", known)
+        names = COLUMNS[table]
+        marks = ", ".join("?" * len(names.split()))
+        connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(names.split())}) VALUES ({marks})", known)
 
 
 def _sentences(

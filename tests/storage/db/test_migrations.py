@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import tarfile
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from library_maker import add_video, axis, clip, install
+from sqlalchemy import Connection
 
-from vfindex.storage.db import schema
+from vfindex.storage.db import migrations, schema
 from vfindex.storage.db.integrity import HELD, SEAL, SEALED, register, seal_of
 from vfindex.storage.db.migrations import BREAKING, MIGRATIONS, MIN_READER, REQUIRED
 from vfindex.storage.db.sources import read_scan_cache, stored_roots
@@ -135,6 +139,42 @@ def test_a_row_lost_from_the_table_of_migrations_costs_nothing(tmp_path: Path) -
     with writing(tmp_path), Library.open(tmp_path).snapshot() as snapshot:
         assert [video.state for video in snapshot.videos()] == ["indexed", "vanished", "indexed", "indexing"]
     assert verify(Library.open(tmp_path)).clean
+
+
+@pytest.mark.parametrize("statements", [0, 1, 7, 30])
+@pytest.mark.parametrize("version", LATER)
+def test_a_migration_that_is_killed_leaves_the_library_as_it_was(version: str, statements: int, tmp_path: Path) -> None:
+    killed, whole = (stored(version, tmp_path / name) for name in ("killed", "whole"))
+    child = os.fork()
+    if child == 0:
+        with patch.object(migrations, "_execute", _Dying(statements)), writing(killed):
+            pass
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    ends = sum(len(MIGRATIONS[name]) for name in LATER[version]) <= statements
+    assert os.waitstatus_to_exitcode(status) == (0 if ends else -signal.SIGKILL)
+    with closing(sqlite3.connect(killed / "library.db")) as connection:
+        applied = {name for (name,) in connection.execute("SELECT name FROM migration")}
+    assert (set(LATER[version]) <= applied) is ends
+    for folder in (killed, whole):
+        with writing(folder), Library.open(folder).snapshot() as snapshot:
+            assert len(snapshot.clip_ids(searchable=False)) == 4
+    assert tables(killed) == tables(whole)
+    with Library.open(killed).snapshot() as one, Library.open(whole).snapshot() as other:
+        assert one.videos() == other.videos()
+
+
+class _Dying:
+    """`migrations._execute`, killed after some statements."""
+
+    def __init__(self, statements: int) -> None:
+        self._left, self._execute = statements, migrations._execute
+
+    def __call__(self, connection: Connection, statement: str) -> None:
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= 1
+        self._execute(connection, statement)
 
 
 def test_a_seal_is_of_columns_that_are_there() -> None:
