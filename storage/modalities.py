@@ -7,8 +7,9 @@ Imports nothing heavy: the command line names modalities in its help, which must
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 # Key of a modality in every mapping, in `library.db` and in JSON.
 ModalityName: TypeAlias = str
@@ -19,6 +20,9 @@ Kind = Literal["frames", "audio", "timed_text", "video_text"]
 ModelKind = Literal["visual", "text", "speech"]
 # What a modality is extracted from: the sampled frames, the audio, or what is known of the file without decoding it.
 Origin = Literal["frames", "audio", "metadata"]
+# Texts that hold for a whole video.
+VideoText = Literal["title", "tag"]
+VIDEO_TEXTS: tuple[VideoText, ...] = get_args(VideoText)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +90,36 @@ def document_modality() -> ModalityName:
 def get_modality(name: ModalityName) -> Modality:
     """Return the modality of this name. Raises KeyError."""
     return {each.name: each for each in MODALITIES}[name]
+
+
+def prefixes() -> dict[str, ModalityName]:
+    """Return prefix of the query language -> modality."""
+    return {modality.prefix: modality.name for modality in MODALITIES}
+
+
+def in_table_order(names: Iterable[ModalityName]) -> tuple[ModalityName, ...]:
+    """Return names in the order of the table, after it those that it lacks, sorted: a newer version knows them."""
+    given = set(names)
+    known = [name for name in modality_names() if name in given]
+    return (*known, *sorted(given.difference(known)))
+
+
+def word_modalities() -> tuple[ModalityName, ...]:
+    """Return the modalities with words."""
+    return tuple(modality.name for modality in MODALITIES if modality.has_words)
+
+
+def spoken_modalities() -> tuple[ModalityName, ...]:
+    """Return the modalities whose segments are transcripts: text with times that comes from the audio."""
+    return tuple(modality.name for modality in MODALITIES if modality.has_segments and modality.origin == "audio")
+
+
+def document_kinds(name: ModalityName) -> tuple[str, ...]:
+    """Return the values of `document.kind` of a modality: its own name for segments, VIDEO_TEXTS for whole videos."""
+    modality = get_modality(name)
+    return ((name,) if modality.has_segments else ()) + (VIDEO_TEXTS if modality.has_documents else ())
+
+
+def modality_of_document(kind: str) -> ModalityName | None:
+    """Return the modality of documents of a kind; None for one that a newer version knows."""
+    return next((name for name in word_modalities() if kind in document_kinds(name)), None)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-from vfindex.storage.modalities import ModalityName, ModelKind
+from vfindex.storage.modalities import ModalityName, ModelKind, VideoText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,9 +198,9 @@ class UnitResult:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Full text of a whole video. kind: title or tag."""
+    """Full text of a whole video."""
 
-    kind: Literal["title", "tag"]
+    kind: VideoText
     text: str
 
 

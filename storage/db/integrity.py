@@ -332,13 +332,16 @@ def _clips_without_vectors(stream: Stream) -> Iterator[tuple[int, str]]:
 
 def _unknown_modalities(stream: Stream) -> Iterator[tuple[int, str]]:
     c, e = schema.clip.c, schema.embedding.c
-    query = (
-        select(c.video_id, e.clip_id)
-        .join_from(schema.embedding, schema.clip)
-        .where(e.modality.not_in(modality_names()))
-    )
+    known = {*modality_names(), *_modalities_of_setup(stream)}
+    query = select(c.video_id, e.clip_id).join_from(schema.embedding, schema.clip).where(e.modality.not_in(known))
     for row in stream(query):
         yield row.video_id, f"a vector of clip {row.clip_id} is of no modality"
+
+
+def _modalities_of_setup(stream: Stream) -> list[str]:
+    """Return the modalities that the library has models for; those of a newer version are not in the table."""
+    models = "SELECT j.key FROM meta m, json_each(m.value, '$.models') j WHERE m.key = 'setup' AND json_valid(m.value)"
+    return [row.key for row in stream(text(models))]
 
 
 def _broken_json(stream: Stream) -> Iterator[tuple[int, str]]:

@@ -26,7 +26,7 @@ from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS
 from vfindex.storage.joint.codecs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, spoken_modalities
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Segment
 from vfindex.storage.text.full_text import Words
 
@@ -36,6 +36,7 @@ T = TypeVar("T")
 _NOT_AS_WRITTEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 # Clips read by one statement of `batches`: 4,096 x 3 vectors of 384 dimensions are 19 MB.
 BATCH_CLIPS = 4096
+_AMONG = "(SELECT value FROM json_each(?))"  # the values of a list in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +350,9 @@ class Snapshot:
 
     def videos_by_language(self) -> dict[str, frozenset[int]]:
         """Return language, in lower case -> the videos with a transcript in it. Reads all segments."""
+        query = f"SELECT DISTINCT lower(language), video_id FROM segment WHERE track IN {_AMONG}"
         found: dict[str, set[int]] = {}
-        for language, video_id in self._fetched("SELECT DISTINCT lower(language), video_id FROM segment"):
+        for language, video_id in self._fetched(query, (json.dumps(spoken_modalities()),)):
             found.setdefault(language, set()).add(video_id)
         return {language: frozenset(videos) for language, videos in found.items()}
 
@@ -368,7 +370,7 @@ class Snapshot:
         return [path for (path,) in self._fetched("SELECT path FROM location")]
 
     def segments(self, video_id: int) -> list[Segment]:
-        """Return a video's transcript in order of time."""
+        """Return the segments of a video, of all tracks, in order of time."""
         s = schema.segment.c
         query = select(*SEGMENT_COLUMNS).where(s.video_id == video_id)
         return [Segment(*row) for row in self._rows(query.order_by(s.start_s, s.id))]
@@ -379,8 +381,8 @@ class Snapshot:
         for clip_id, line in self._fetched(
             "SELECT c.id, s.text FROM clip c JOIN segment s"
             " ON s.video_id = c.video_id AND s.start_s < c.end_s AND s.end_s > c.start_s"
-            " WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY c.id, s.start_s, s.id",
-            (json.dumps(list(clip_ids)),),
+            f" WHERE s.track IN {_AMONG} AND c.id IN {_AMONG} ORDER BY c.id, s.start_s, s.id",
+            (json.dumps(spoken_modalities()), json.dumps(list(clip_ids))),
         ):
             lines.setdefault(clip_id, []).append(line)
         return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
@@ -440,9 +442,9 @@ class Snapshot:
         """Return video id -> the languages of its transcript, in alphabetical order."""
         found: dict[int, list[str]] = {}
         for video_id, language in self._fetched(
-            "SELECT DISTINCT video_id, language FROM segment"
-            " WHERE language != '' AND video_id IN (SELECT value FROM json_each(?)) ORDER BY video_id, language",
-            (json.dumps(list(video_ids)),),
+            f"SELECT DISTINCT video_id, language FROM segment WHERE language != '' AND track IN {_AMONG}"
+            f" AND video_id IN {_AMONG} ORDER BY video_id, language",
+            (json.dumps(spoken_modalities()), json.dumps(list(video_ids))),
         ):
             found.setdefault(video_id, []).append(language)
         return found

@@ -24,7 +24,7 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.joint.vector import JointSpec, fuse_query
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import MODALITIES, ModalityName
+from vfindex.storage.modalities import ModalityName, word_modalities
 from vfindex.storage.records import FloatArray, QueryModel
 
 # Items of either kind: 48 sentences take 0.7 s to encode.
@@ -158,7 +158,7 @@ def _questions(
     from vfindex.storage.encoders.text import TextEncoder  # ONNX Runtime, a tenth of a second
 
     vectors: dict[str, FloatArray] = {}
-    asked = [each.name for each in MODALITIES if each.has_words and each.name in setup.query]
+    asked = [m for m in word_modalities() if m in setup.query]  # recall alone measures the others
     for modality in asked:
         name = setup.query[modality].folder
         if name in vectors:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FUSIONS, FloatArray, FusionName
 
 
@@ -79,7 +79,7 @@ class Fusion:
         try:
             data: dict[str, Any] = json.loads(text)
             [form] = [name for name in FUSIONS if name == data["form"]]
-            weights = {m: float(data["weights"][m]) for m in modality_names() if m in data["weights"]}
+            weights = {m: float(weight) for m, weight in data["weights"].items()}
             return cls(form, weights, None if data["heads"] is None else Heads.from_dict(data["heads"]))
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise LibraryDamaged(

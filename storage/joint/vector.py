@@ -30,7 +30,7 @@ import numpy as np
 
 from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
 from vfindex.storage.joint.fusion import Fusion, Heads
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, in_table_order
 from vfindex.storage.records import FUSIONS, FloatArray, FusionName
 
 # Weight of the prior in clips: in a library of 200 clips, its own mean and the prior's count equally.
@@ -101,7 +101,8 @@ class JointSpec:
 
     @property
     def order(self) -> tuple[ModalityName, ...]:
-        return tuple(m for m in modality_names() if m in self.parts)
+        """The modalities in the order of their slices; a newer version may have made some that the table lacks."""
+        return in_table_order(self.parts)
 
     @property
     def adds_up(self) -> bool:
