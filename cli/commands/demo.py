@@ -16,6 +16,7 @@ from vfindex.cli.options import JsonOption, cache_folder
 from vfindex.cli.output import clock, path_text, plain, print_json, say, shortened
 from vfindex.cli.render.explain import row_of
 from vfindex.cli.run import EXIT_INTERRUPTED, print_report, run_ingest
+from vfindex.storage.modalities import get_modality
 
 if TYPE_CHECKING:
     from vfindex.search.results import Hit
@@ -67,7 +68,7 @@ def command(
         for hit in hits[:2]:
             name = plain(os.path.basename(path_text(hit.video) or "?"))
             span = f"{clock(hit.start_s)}-{clock(hit.end_s)}"
-            said = hit.snippet if question.modality == "speech" else None
+            said = hit.snippet if get_modality(question.modality).has_segments else None
             snippet = f"  {shortened(plain(said), _SNIPPET_CHARS)}" if said else ""
             print(f"  {hit.rank}. {name} {span}  {hit.score:.2f}{snippet}")
     program = "vfindex" if shutil.which("vfindex") else shlex.quote(sys.argv[0])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vfindex.cli.out_file import write_out_file
 from vfindex.cli.output import clock, path_text, plain, shortened
+from vfindex.storage.modalities import get_modality
 
 if TYPE_CHECKING:
     from vfindex.cli.render.contact_sheet import Row
@@ -32,7 +33,7 @@ def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
             yield f"{modality:7} -      {plain(hit.missing.get(modality, ''))}".rstrip()
             continue
         share = f"{abs(value) / total:4.0%}" if total else "  0%"
-        frame = hit.frame_s if modality == "visual" else None
+        frame = hit.frame_s if get_modality(modality).has_frames else None
         best = "" if frame is None else f"  best frame {clock(frame, tenths=True)}"
         yield f"{modality:7} {value:+.{digits}f}  {share}{best}"
     for match in hit.matches:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names, word_modalities
 from vfindex.storage.text.folding import folded
 from vfindex.storage.text.tokenizer import words_of
 
@@ -23,11 +23,6 @@ _FUNCTION_WORDS = """
     what when where which while who whom why will with would you your s t re ve ll d m
 """
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
-# Prefixes of the query language.
-PREFIXES: Mapping[str, ModalityName] = {"said": "speech", "shown": "visual", "titled": "text"}
-# Modalities with text to match.
-TextField = Literal["speech", "text"]
-TEXT_FIELDS: tuple[TextField, ...] = ("speech", "text")
 Order = Literal["then", "near"]
 # convex: a score is the weighted sum of similarities and words. rrf: the sum of reciprocal ranks, see `rank/rrf.py`.
 Combination = Literal["convex", "rrf"]
@@ -56,17 +51,17 @@ class Term:
         return not (self.phrase or self.modality or self.unlike)
 
     @property
-    def fields(self) -> tuple[TextField, ...]:
-        """The text fields that its words may occur in."""
-        return tuple(place for place in TEXT_FIELDS if self.modality in (None, place))
+    def word_modalities(self) -> tuple[ModalityName, ...]:
+        """The modalities whose text its words may occur in."""
+        return tuple(name for name in word_modalities() if self.modality in (None, name))
 
     @property
     def required(self) -> bool:
-        """Whether hits must contain its words: quoted phrases, `said:` and `titled:`."""
-        return not self.unlike and (self.phrase or self.modality is not None) and self.modality != "visual"
+        """Whether hits must contain its words: quoted phrases, and prefixes of modalities with words."""
+        return not self.unlike and (self.phrase or self.modality is not None) and bool(self.word_modalities)
 
     def __str__(self) -> str:
-        prefix = next((f"{name}:" for name, modality in PREFIXES.items() if modality == self.modality), "")
+        prefix = f"{get_modality(self.modality).prefix}:" if self.modality else ""
         weight = "" if self.weight == 1.0 else f"{self.weight:.6g}:"
         body = f'"{self.text}"' if self.phrase else self.text
         return f"{'-' if self.unlike else ''}{weight}{prefix}{body}"
@@ -86,12 +81,13 @@ class Part:
 class Keyword:
     """A word or phrase for full-text search. weight: factor of its inverse document frequency.
 
-    exact: as typed but for case and accents; otherwise any form of the word.
+    modalities: those whose text it may occur in. exact: as typed but for case and accents; otherwise any form of the
+    word.
     """
 
     text: str
     weight: float
-    fields: tuple[TextField, ...]
+    modalities: tuple[ModalityName, ...]
     required: bool
     exact: bool
 
@@ -116,7 +112,7 @@ class Moment:
         """Return the texts to encode: score = sum over parts of weight times similarity.
 
         The sentence is one part; a word of weight w is also a part of weight w - 1, so that weight 1 changes nothing.
-        A quoted phrase is something said or written, so it has no visual part, unless it is negated.
+        A quoted phrase is words that occur, so only modalities with words have it, unless it is negated.
         """
         parts = [Part(self.text, self.words, 1.0, modality_names())] if self.text else []
         for term in self.terms:
@@ -127,7 +123,7 @@ class Moment:
             elif term.unlike:
                 weight = -weight
             elif term.phrase and not term.modality:
-                modalities = TEXT_FIELDS
+                modalities = word_modalities()
             if weight:
                 parts.append(Part(term.text, content_words(term.text), weight, modalities))
         return tuple(parts)
@@ -138,14 +134,15 @@ class Moment:
         for term in self.terms:
             for word in words_of(term.text) if term.is_word else ():
                 weights[folded(word)] = max(weights.get(folded(word), 0.0), term.weight)
-        keywords = [Keyword(w, weights[folded(w)], TEXT_FIELDS, required=False, exact=False) for w in self.words]
-        keywords += [Keyword(t.text, t.weight, t.fields, True, t.phrase) for t in self.terms if t.required]
+        every = word_modalities()
+        keywords = [Keyword(w, weights[folded(w)], every, required=False, exact=False) for w in self.words]
+        keywords += [Keyword(t.text, t.weight, t.word_modalities, True, t.phrase) for t in self.terms if t.required]
         return tuple(dict.fromkeys(keywords))
 
     def excluded(self) -> tuple[Keyword, ...]:
         """Return the keywords that no hit may contain."""
-        unlike = (term for term in self.terms if term.unlike and term.fields)
-        return tuple(Keyword(term.text, term.weight, term.fields, False, term.phrase) for term in unlike)
+        unlike = (term for term in self.terms if term.unlike and term.word_modalities)
+        return tuple(Keyword(term.text, term.weight, term.word_modalities, False, term.phrase) for term in unlike)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.terms))

@@ -18,6 +18,7 @@ import numpy as np
 from vfindex.storage.encoders.pixels import Pixels, frame_shape
 from vfindex.storage.errors import ModelError, QueryError
 from vfindex.storage.files.regular import regular
+from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray, Setup
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Pictures:
 
     def __init__(self, library: Library, setup: Setup) -> None:
         # Named after the model that made the vectors, so that the encoder of another model is never used.
-        name = re.sub(r"[^\w.]+", "-", setup.models["visual"]).strip("-.")
+        name = re.sub(r"[^\w.]+", "-", setup.models[frame_modality()]).strip("-.")
         self._kept = library.folder / "query" / f"{name}-image"
         self._folder = self._kept
         self._open: PictureEncoder | None = None

@@ -11,6 +11,7 @@ from typing import Self
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, FloatArray
 
 _LIKE = re.compile(r"(?P<video>.+)@(?:(?:(?P<h>\d{1,4}):)?(?P<m>\d{1,6}):)?(?P<s>\d{1,9}(?:\.\d{1,6})?)s?", re.DOTALL)
@@ -52,8 +53,8 @@ def clip_at(snapshot: Snapshot, like: Like) -> StoredClip:
 
 
 def stored_image(snapshot: Snapshot, clip: StoredClip, like: Like) -> FloatArray:
-    """Return the visual vector (dim,) of a clip. Raises QueryError if it has none."""
-    vector = snapshot.vectors([clip.id])[clip.id].embeddings.get("visual")
+    """Return the vector (dim,) of a clip that images are compared with. Raises QueryError if it has none."""
+    vector = snapshot.vectors([clip.id])[clip.id].embeddings.get(frame_modality())
     if vector is None:
         raise QueryError(f"the clip of {like.video} at {like.time_s:g} s has no frames to compare")
     return vector

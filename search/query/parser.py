@@ -2,7 +2,8 @@
 
 query    = moment [("then" | "near") moment "within" duration] , filters anywhere
 moment   = term { term }
-term     = ["-"] [weight ":"] ["said:" | "shown:" | "titled:"] (word | '"' phrase '"')
+term     = ["-"] [weight ":"] [prefix ":"] (word | '"' phrase '"')
+prefix   = of a modality: "shown", "said", "titled"
 filter   = "in:" glob | ("after:" | "before:") date | ("longer:" | "shorter:") duration | "lang:" tag
 """
 
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, cast
 
-from vfindex.search.query.ast import PREFIXES, Filters, Moment, Order, Query, Term
+from vfindex.search.query.ast import Filters, Moment, Order, Query, Term
 from vfindex.storage.errors import QueryError, UsageError
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, modality_names, prefixes
 
 # The text encoders read 256 tokens; a query of this length is a pasted document.
 MAX_QUERY_CHARS = 2_000
@@ -32,8 +33,8 @@ _COLON = "[:\uff1a]"
 _HEAD = re.compile(
     rf"(?P<dash>[{_DASH}](?=[^\s{_DASH}]))?"
     rf"(?:(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d]))?"
-    rf"(?:(?P<prefix>{'|'.join(PREFIXES)}){_COLON}(?=\S))?"
 )
+_PREFIX = re.compile(rf"(?P<prefix>\w+){_COLON}(?=\S)")
 _FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang){_COLON}")
 _TOKEN = re.compile(r"\S+")
 _HAS_WORD = re.compile(r"\w")
@@ -87,7 +88,11 @@ def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
     """Read the term that starts with the token; return its end."""
     head = _HEAD.match(text, token.start())
     start = head.end() if head else token.start()
-    dash, weight, prefix = head.group("dash", "weight", "prefix") if head else (None, None, None)
+    dash, weight = head.group("dash", "weight") if head else (None, None)
+    prefix = _PREFIX.match(text, start)
+    modality = prefixes().get(prefix["prefix"]) if prefix else None
+    if prefix and modality:
+        start = prefix.end()
     phrase = text[start] in _QUOTES
     body, end = _quoted(text, start) if phrase else (text[start : token.end()], token.end())
     if phrase:
@@ -103,7 +108,7 @@ def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
         Term(
             body,
             phrase=phrase,
-            modality=PREFIXES[prefix] if prefix else None,
+            modality=modality,
             unlike=bool(dash),
             weight=_weight(weight, token.start()) if weight else 1.0,
             position=token.start(),

@@ -11,7 +11,7 @@ import numpy as np
 from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.score import ScoredClip
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, frame_modality, get_modality, word_modalities
 from vfindex.storage.records import FloatArray
 
 # The clips that match a query: one for each of its moments.
@@ -31,9 +31,9 @@ REACH_S = 10.0
 SAME_VISUAL, COPY_VISUAL = 0.98, 0.95
 # Frames with this cosine are one still picture; plain cards of different videos had 0.995.
 STILL = 0.995
-# Speech of different videos has cosines of at most 0.36 in clips that pass the visual test; the same speech recognised
-# twice differs in some words.
-SAME_SPEECH = 0.8
+# Timed text must be the same, too. Speech of different videos has cosines of at most 0.36 in clips that pass the visual
+# test; the same speech recognised twice differs in some words.
+SAME_WORDS = 0.8
 SAME_LENGTH = 0.8
 COPY_LENGTH = 0.98
 COPY_OFFSET_S = 1.0
@@ -102,11 +102,12 @@ def select_results(
     results = list(examples)
     count: dict[int, int] = {}
     original: dict[int, int] = {}  # copy of a whole video -> the video whose limit it shares
-    visual = _stacked([group[0].vectors.embeddings.get("visual") for group in groups])  # (n_groups, dim)
+    framed = frame_modality()
+    visual = _stacked([group[0].vectors.embeddings.get(framed) for group in groups])  # (n_groups, dim)
     similar: dict[int, list[Result]] = {}  # number of a group -> results that may be the same footage
 
     def compare(result: Result) -> None:
-        vector = result.moments[0].vectors.embeddings.get("visual")
+        vector = result.moments[0].vectors.embeddings.get(framed)
         for row in np.flatnonzero(visual @ vector >= COPY_VISUAL).tolist() if vector is not None else ():
             similar.setdefault(row, []).append(result)
 
@@ -142,8 +143,8 @@ def _stacked(vectors: Sequence[FloatArray | None]) -> FloatArray:
 def is_same_footage(first: Group, second: Group, duration_s: Callable[[int], float]) -> bool:
     """Return whether groups of different videos show and say the same, as re-encodes and intros do.
 
-    Still pictures never count: black frames and title cards are all alike. Speech must be the same, too; silence and
-    speech differ. duration_s: of a video id.
+    Still pictures never count: black frames and title cards are all alike. Speech, and any other text that is timed,
+    must be the same, too; silence and speech differ. duration_s: of a video id.
     """
     if first[0].clip.video_id == second[0].clip.video_id or len(first) != len(second):
         return False
@@ -151,15 +152,21 @@ def is_same_footage(first: Group, second: Group, duration_s: Callable[[int], flo
 
 
 def _is_same_clip(first: ScoredClip, second: ScoredClip, duration_s: Callable[[int], float]) -> bool:
-    visual = _cosine(first, second, "visual")
+    visual = _cosine(first, second, frame_modality())
     if visual is None or visual < COPY_VISUAL:
         return False
     lengths = sorted(each.clip.end_s - each.clip.start_s for each in (first, second))
-    spoken = "speech" in first.vectors.embeddings or "speech" in second.vectors.embeddings
-    if lengths[0] < SAME_LENGTH * lengths[1] or (spoken and (_cosine(first, second, "speech") or 0.0) < SAME_SPEECH):
+    if lengths[0] < SAME_LENGTH * lengths[1] or not _has_same_words(first, second):
         return False
     moving = _moves(first) and _moves(second)
     return moving and (visual >= SAME_VISUAL or _is_copy(first, second, duration_s))
+
+
+def _has_same_words(first: ScoredClip, second: ScoredClip) -> bool:
+    """Return whether two clips have the same timed text, or none. Text of whole videos, as titles, may differ."""
+    timed = [m for m in word_modalities() if not get_modality(m).has_documents]
+    present = [m for m in timed if m in first.vectors.embeddings or m in second.vectors.embeddings]
+    return all((_cosine(first, second, m) or 0.0) >= SAME_WORDS for m in present)
 
 
 def _moves(scored: ScoredClip) -> bool:

@@ -13,10 +13,11 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query.ast import TEXT_FIELDS, Keyword, TextField
+from vfindex.search.query.ast import Keyword
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import in_sorted
+from vfindex.storage.modalities import ModalityName, document_kinds, modality_of_document, word_modalities
 from vfindex.storage.text.full_text import WordMatch, kept
 from vfindex.storage.text.tokenizer import index_form
 
@@ -28,9 +29,9 @@ MAX_WORD_MATCHES = 100
 MAX_WORD_CLIPS = 100
 # Documents checked for a required keyword, 10 us each; `_documents_to_check` chooses among more.
 MAX_VERIFIED = 2000
-# Videos that a match in their title or tags adds, the best by BM25, and clips of each.
+# Videos that a match in their title or tags adds, the best by BM25; and clips that a document adds.
 MAX_TITLES = 30
-MAX_CLIPS_PER_TITLE = 20
+MAX_CLIPS_PER_DOCUMENT = 20
 # Words of a phrase up to which it may continue from one segment into the next; longer quotations are rare.
 MAX_SPLIT_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
@@ -41,35 +42,37 @@ class DocumentMatch:
     """A document and the keywords it contains, in the order of the query. share: their share of all idf weights."""
 
     document: WordMatch
+    modality: ModalityName
     keywords: tuple[Keyword, ...]
     share: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Postings:
-    """The documents that contain a keyword in one of its fields.
+    """The documents that contain a keyword in one of its modalities.
 
-    documents: (n,), increasing. spoken: (2, n) document and clip. written: (2, n) document and video.
+    documents: (n,), increasing. timed: (2, n) document of a segment, and a clip during it. whole: (2, n) document of a
+    whole video, and the video.
     """
 
     documents: NDArray[np.int64]
-    spoken: NDArray[np.int64]
-    written: NDArray[np.int64]
+    timed: NDArray[np.int64]
+    whole: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return self.documents.size + self.spoken.size + self.written.size
+        return self.documents.size + self.timed.size + self.whole.size
 
 
 @dataclass(slots=True)
 class KeywordMatches:
-    """The keywords of a query in the speech of clips and in the titles and tags of videos.
+    """The keywords of a query in the text of clips and of whole videos.
 
     required: the postings of required keywords. Their documents may be thousands; `load_clips` reads those of the
     clips that are scored.
     """
 
-    speech: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by clip id
-    text: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by video id
+    timed: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by clip id
+    whole: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by video id
     clip_ids: list[int] = field(default_factory=list)
     titled: dict[int, int] = field(default_factory=dict)  # clip id -> video id, of clips added by a title
     shares: dict[Keyword, float] = field(default_factory=dict)  # of the query's idf weights, summing to 1
@@ -77,34 +80,39 @@ class KeywordMatches:
     documents: dict[int, DocumentMatch] = field(default_factory=dict)  # by document id
 
     def add(self, document: WordMatch, keywords: Iterable[Keyword]) -> None:
-        """Add a document that contains keywords; those not allowed in its field are ignored."""
-        field_: TextField = "text" if document.start_s is None else "speech"
-        accepted = tuple(keyword for keyword in keywords if field_ in keyword.fields)
-        match = DocumentMatch(document, accepted, sum(self.shares[keyword] for keyword in accepted))
+        """Add a document that contains keywords; those not allowed in its modality are ignored."""
+        modality = modality_of_document(document.kind) or ""
+        accepted = tuple(keyword for keyword in keywords if modality in keyword.modalities)
+        match = DocumentMatch(document, modality, accepted, sum(self.shares[keyword] for keyword in accepted))
         self.documents[document.document_id] = match
-        if accepted and field_ == "text":
-            self.text.setdefault(document.video_id, []).append(match)
+        if accepted and document.start_s is None:
+            self.whole.setdefault(document.video_id, []).append(match)
 
-    def add_speech(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Assign added documents to the clips during which they are spoken: (document id, clip id)."""
+    def add_clips(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Assign added documents of segments to the clips during them: (document id, clip id)."""
         for document_id, clip_id in pairs:
             if (match := self.documents[document_id]).keywords:
-                self.speech.setdefault(clip_id, []).append(match)
+                self.timed.setdefault(clip_id, []).append(match)
+
+    def of_clip(self, clip_id: int, video_id: int) -> dict[ModalityName, list[DocumentMatch]]:
+        """Return modality -> the matches in a clip's text and in that of its whole video, in the table's order."""
+        matches = [*self.timed.get(clip_id, ()), *self.whole.get(video_id, ())]
+        return _by_modality(matches) if matches else {}
 
     def load_clips(self, snapshot: Snapshot, clips: Collection[StoredClip]) -> None:
         """Add the documents of clips that contain required keywords."""
         if not self.required or not clips:
             return
         ids, videos = np.unique([clip.id for clip in clips]), np.unique([clip.video_id for clip in clips])
-        of_clips = [each.spoken[0, in_sorted(each.spoken[1], ids)] for each in self.required.values()]
-        of_clips += [each.written[0, in_sorted(each.written[1], videos)] for each in self.required.values()]
+        of_clips = [each.timed[0, in_sorted(each.timed[1], ids)] for each in self.required.values()]
+        of_clips += [each.whole[0, in_sorted(each.whole[1], videos)] for each in self.required.values()]
         new = np.array([i for i in np.unique(np.concatenate(of_clips)).tolist() if i not in self.documents], np.int64)
         for document in snapshot.words.documents(new):
             id_ = np.array([document.document_id])
             contained = [k for k in self.shares if k in self.required and in_sorted(id_, self.required[k].documents)[0]]
             self.add(document, contained)
-        pairs = [each.spoken[:, in_sorted(each.spoken[0], new)] for each in self.required.values()]
-        self.add_speech(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
+        pairs = [each.timed[:, in_sorted(each.timed[0], new)] for each in self.required.values()]
+        self.add_clips(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
 
     def share_of(self, matches: Sequence[DocumentMatch]) -> float:
         """Return the share of the idf weights that documents contain together."""
@@ -114,10 +122,10 @@ class KeywordMatches:
 
     def clip_shares(self) -> dict[int, float]:
         """Return clip id -> share of the idf weights, by the documents added so far."""
-        shares: dict[int, float] = {id_: self.share_of(matches) for id_, matches in self.speech.items()}
+        texts: dict[int, list[DocumentMatch]] = dict(self.timed)
         for id_, video_id in self.titled.items():
-            shares[id_] = shares.get(id_, 0.0) + self.share_of(self.text[video_id])
-        return shares
+            texts[id_] = [*texts.get(id_, ()), *self.whole[video_id]]
+        return {id_: sum(map(self.share_of, _by_modality(each).values())) for id_, each in texts.items()}
 
     def words_of(self, matches: Sequence[DocumentMatch]) -> tuple[str, ...]:
         """Return the keywords that documents contain together, in the order of the query."""
@@ -150,8 +158,9 @@ def match_keywords(
     pairs = snapshot.words.clips_during([each.document_id for each in documents if each.start_s is not None])
     for document_id, clip_id in pairs:
         clips_of.setdefault(document_id, []).append(clip_id)
-    matches.add_speech(pairs)
-    titled = snapshot.first_clips(list(matches.text)[:MAX_TITLES], MAX_CLIPS_PER_TITLE) if matches.text else {}
+    matches.add_clips(pairs)
+    clips_of = {document_id: ids[:MAX_CLIPS_PER_DOCUMENT] for document_id, ids in clips_of.items()}
+    titled = snapshot.first_clips(list(matches.whole)[:MAX_TITLES], MAX_CLIPS_PER_DOCUMENT) if matches.whole else {}
     matches.titled = {clip_id: video_id for video_id, clips in titled.items() for clip_id in clips}
     added = (titled.get(d.video_id, ()) if d.start_s is None else clips_of.get(d.document_id, ()) for d in documents)
     matches.clip_ids = list(dict.fromkeys(chain.from_iterable(added)))[:MAX_WORD_CLIPS]
@@ -163,7 +172,7 @@ def _required_postings(
 ) -> dict[Keyword, Postings]:
     """Return the postings of required keywords; those of the last queries are cached until the next commit."""
     cached: dict[Hashable, Postings] = snapshot.remembered("postings", dict)
-    key = tuple((keyword.text, keyword.exact, keyword.fields) for keyword in keywords)
+    key = tuple((keyword.text, keyword.exact, keyword.modalities) for keyword in keywords)
     documents = cache(lambda: _documents_to_check(snapshot, keywords, videos))
 
     def postings(number: int) -> Postings:
@@ -186,9 +195,8 @@ def _documents_to_check(
         return lists
     lists = [words.visible(ids) for ids in lists]
     for number, keyword in enumerate(keywords):
-        if keyword.fields != TEXT_FIELDS and len(lists[number]) > MAX_VERIFIED:
-            written = in_sorted(lists[number], words.written())
-            lists[number] = lists[number][written if keyword.fields == ("text",) else ~written]
+        if keyword.modalities != word_modalities() and len(lists[number]) > MAX_VERIFIED:
+            lists[number] = words.of_kinds(lists[number], _kinds(keyword))
     # A phrase may continue into the next segment, so that no single document of a video contains all of it.
     complete = [ids for ids, keyword in zip(lists, keywords, strict=True) if not (keyword.exact and _is_long(keyword))]
     if len(keywords) > 1 and complete:
@@ -207,6 +215,10 @@ def _limited(ids: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
     return np.asarray(np.sort(np.append(ordered[:half], ordered[spread])))
 
 
+def _kinds(keyword: Keyword) -> frozenset[str]:
+    return frozenset(chain.from_iterable(map(document_kinds, keyword.modalities)))
+
+
 def _is_long(keyword: Keyword) -> bool:
     return len(plain_words(keyword.text)) > 1
 
@@ -217,17 +229,15 @@ def find_postings(snapshot: Snapshot, keyword: Keyword, videos: Collection[int] 
 
 
 def _verified(snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], videos: Collection[int] | None) -> Postings:
-    """Return the postings among documents `ids`, with the exact phrase checked and only the keyword's fields.
+    """Return the postings among documents `ids`, with the exact phrase checked, in the keyword's modalities only.
 
     An exact phrase may continue from one segment into the next: then both contain it.
     """
     if keyword.exact:
         ids = _containing_phrase(snapshot, keyword, ids, videos)
-    rows = snapshot.words.places(ids)  # (4, n): document, video, whether of a segment, clip
-    spoken = rows[2] == 1
-    rows = rows[:, (spoken & ("speech" in keyword.fields)) | (~spoken & ("text" in keyword.fields))]
-    spoken = rows[2] == 1
-    return Postings(np.unique(rows[0]), rows[:, spoken & (rows[3] > 0)][[0, 3]], rows[:2, ~spoken])
+    rows = snapshot.words.places(ids, _kinds(keyword))  # (4, n): document, video, whether of a segment, clip
+    timed = rows[2] == 1
+    return Postings(np.unique(rows[0]), rows[:, timed & (rows[3] > 0)][[0, 3]], rows[:2, ~timed])
 
 
 def _idf_shares(
@@ -268,3 +278,11 @@ def plain_words(text: str) -> list[str]:
 
 def _contains(text: Sequence[str], words: Sequence[str]) -> bool:
     return any(list(text[i : i + len(words)]) == list(words) for i in range(len(text) - len(words) + 1))
+
+
+def _by_modality(matches: Sequence[DocumentMatch]) -> dict[ModalityName, list[DocumentMatch]]:
+    """Return modality -> its matches, in the table's order."""
+    found: dict[ModalityName, list[DocumentMatch]] = {}
+    for each in matches:
+        found.setdefault(each.modality, []).append(each)
+    return found if len(found) < 2 else {m: found[m] for m in word_modalities() if m in found}

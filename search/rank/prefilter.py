@@ -49,8 +49,8 @@ class Prefilter:
         new = frozenset(self._videos.values()) - checked
         for keyword in self.excluded if new else ():
             postings = find_postings(self._snapshot, keyword, new)
-            self._excluded_clips.update(postings.spoken[1].tolist())
-            self._excluded_videos.update(postings.written[1].tolist())
+            self._excluded_clips.update(postings.timed[1].tolist())
+            self._excluded_videos.update(postings.whole[1].tolist())
 
 
 def build_prefilter(
@@ -59,8 +59,9 @@ def build_prefilter(
     """Return what accepts the clips of `videos` (None: of all) that may match a moment; None if all clips may."""
     chosen = None if videos is None else _clips_of(snapshot, videos)
     for postings in keywords.required.values():
-        written = postings.written[1].tolist()
-        clips = np.unique(np.append(postings.spoken[1], snapshot.clips_in(written) if written else []).astype(np.int64))
+        whole = postings.whole[1].tolist()
+        of_videos = snapshot.clips_in(whole) if whole else np.zeros(0, np.int64)
+        clips = np.unique(np.append(postings.timed[1], of_videos))
         chosen = clips if chosen is None else np.intersect1d(chosen, clips, assume_unique=True)
     excluded = moment.excluded()
     return None if chosen is None and not excluded else Prefilter(snapshot, chosen, excluded)

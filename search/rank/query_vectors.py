@@ -12,7 +12,7 @@ from vfindex.search.query.ast import Part
 from vfindex.search.rank.delta import View
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, frame_modality
 from vfindex.storage.records import FloatArray
 
 # Clips, spread over the library, that estimate the spread of an image's similarities; and how many clips the prior
@@ -65,26 +65,28 @@ def add_images(query: QueryVectors, images: Sequence[FloatArray], view: View) ->
     """
     if not images:
         return query
-    part = view.spec.parts["visual"]
+    framed = frame_modality()
+    part = view.spec.parts[framed]
     if part.weight == 0:
-        raise QueryError("images are compared in the visual modality, whose weight is 0; use a weight above 0")
+        raise QueryError(f"images are compared in the {framed} modality, whose weight is 0; use a weight above 0")
     sample = _sample(view)
     total = np.mean([vector / _spread(sample @ vector) for vector in images], axis=0)
-    words = query.vectors.get("visual", part.query_mean)
-    spread = math.hypot(query.spread.get("visual", 0.0), 1.0)
+    words = query.vectors.get(framed, part.query_mean)
+    spread = math.hypot(query.spread.get(framed, 0.0), 1.0)
     return replace(
         query,
-        vectors={**query.vectors, "visual": np.asarray(words + total, np.float32)},
-        spread={**query.spread, "visual": spread},
+        vectors={**query.vectors, framed: np.asarray(words + total, np.float32)},
+        spread={**query.spread, framed: spread},
     )
 
 
 def _sample(view: View) -> FloatArray:
-    """Return the centred visual vectors (n, dim) of clips spread over the library."""
-    part, snapshot = view.spec.parts["visual"], view.snapshot
+    """Return the centred vectors (n, dim) that images are compared with, of clips spread over the library."""
+    framed, snapshot = frame_modality(), view.snapshot
+    part = view.spec.parts[framed]
     last = view.watermark or max(snapshot.clip_ids(), default=0)
     ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()
-    rows = [batch["visual"] for _, batch in snapshot.batches(ids, {"visual": part.dim})]
+    rows = [batch[framed] for _, batch in snapshot.batches(ids, {framed: part.dim})]
     stacked = np.concatenate(rows)
     return part.centre(stacked[np.any(stacked, axis=1)])
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query.ast import TextField
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import DocumentMatch, KeywordMatches
 from vfindex.search.rank.query_vectors import QueryVectors
 from vfindex.storage.db.clips import StoredClip, StoredVectors
 from vfindex.storage.ids import in_sorted, positions_in
 from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, get_modality
 from vfindex.storage.records import FloatArray
 
 # Constants of `sharpened`, measured over the public collection against plain weights (docs/decisions/lite.md): a
@@ -28,7 +27,7 @@ NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 class ScoredClip:
     """A clip and its score, a sum of signed contributions; a modality that the clip lacks has no key.
 
-    modalities: weighted similarities plus `bonus`. bonus: what matched keywords add in each text field. rank_scores:
+    modalities: weighted similarities plus `bonus`. bonus: what matched keywords add in each modality. rank_scores:
     reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents that contain
     keywords. words: those keywords, in the order of the query.
     """
@@ -36,7 +35,7 @@ class ScoredClip:
     clip: StoredClip
     modalities: dict[ModalityName, float]
     vectors: StoredVectors
-    bonus: dict[TextField, float] = field(default_factory=dict)
+    bonus: dict[ModalityName, float] = field(default_factory=dict)
     rank_scores: Mapping[ModalityName, float] | None = None
     frame_s: float | None = None
     matches: tuple[DocumentMatch, ...] = ()
@@ -59,7 +58,7 @@ class ScoredClip:
     def similarity(self, modality: ModalityName) -> float | None:
         """Return the weighted similarity in a modality, without keywords; None if the clip lacks the modality."""
         value = self.modalities.get(modality) if modality in self.vectors.embeddings else None
-        return None if value is None else value - sum(b for field_, b in self.bonus.items() if field_ == modality)
+        return None if value is None else value - self.bonus.get(modality, 0.0)
 
 
 def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: KeywordMatches) -> list[ScoredClip]:
@@ -78,20 +77,20 @@ def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: K
 def _score_modality(
     clips: Sequence[ScoredClip], modality: ModalityName, direction: Direction, by: tuple[View, float]
 ) -> None:
-    """Add the joint inner product in one modality: visual mixed with the best frame, speech and text sharpened.
+    """Add the joint inner product in one modality: mixed with that of the best frame, or sharpened if it has words.
 
     by: the view, and the spread of the query. Frames are centred and scaled like clips, so that both terms have the
     same scale. The similarity in the shared space of learned heads is added as it is.
     """
     view, spread = by
-    part = view.spec.parts[modality]
+    part, kind = view.spec.parts[modality], get_modality(modality)
     rows = np.stack([each.vectors.embeddings[modality] for each in clips])  # (n_clips, dim)
     values = part.along(rows, direction.own)
     shared = np.zeros(len(rows)) if direction.shared is None else part.along(rows, direction.shared)
-    if modality == "visual":
+    if kind.has_frames:
         values = _mix_best_frames(clips, values, part, (direction.own, view.setup.frame_weight))
     shares = np.array([view.spec.share(each.vectors.embeddings) for each in clips])
-    own = shares * values if modality == "visual" else sharpened(shares * values, shares * part.weight * spread)
+    own = sharpened(shares * values, shares * part.weight * spread) if kind.has_words else shares * values
     for each, value in zip(clips, (own + shared).tolist(), strict=True):
         each.modalities[modality] = value
 
@@ -132,20 +131,17 @@ def sharpened(value: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArra
 
 
 def _add_keywords(scored: ScoredClip, view: View, keywords: KeywordMatches) -> None:
-    spoken, written = keywords.speech.get(scored.clip.id, ()), keywords.text.get(scored.clip.video_id, ())
-    if not spoken and not written:
-        return
     counted: list[tuple[float, DocumentMatch]] = []
-    fields: tuple[tuple[TextField, Sequence[DocumentMatch]], ...] = (("speech", spoken), ("text", written))
-    for field_, documents in fields:
-        part = view.spec.parts.get(field_)
-        if documents and part is not None and part.weight > 0:
+    for modality, documents in keywords.of_clip(scored.clip.id, scored.clip.video_id).items():
+        part = view.spec.parts.get(modality)
+        if part is not None and part.weight > 0:
             bonus = view.setup.word_weight * keywords.share_of(documents)
-            scored.bonus[field_] = bonus
-            scored.modalities[field_] = scored.modalities.get(field_, 0.0) + bonus
-            # Half for a title: as a snippet, what is said at that very moment is better.
-            factor = 1.0 if field_ == "speech" else 0.5
-            counted += [(factor * each.share, each) for each in documents]
+            scored.bonus[modality] = bonus
+            scored.modalities[modality] = scored.modalities.get(modality, 0.0) + bonus
+            # Half for a title: as a snippet, the text of that very moment is better.
+            counted += [
+                (each.share if each.document.start_s is not None else 0.5 * each.share, each) for each in documents
+            ]
     scored.matches = tuple(each for _, each in counted)
     if counted:
         scored.words = keywords.words_of(scored.matches)
@@ -174,5 +170,5 @@ def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors) -> NDA
         for modality, direction in ways.items():
             values = (rows[:, slices[modality]] @ direction.own).astype(np.float64)
             spread = np.full(len(rows), view.spec.parts[modality].weight * query.spread[modality])
-            scores[present] += values if modality == "visual" else sharpened(values, spread)
+            scores[present] += sharpened(values, spread) if get_modality(modality).has_words else values
     return scores

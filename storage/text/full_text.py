@@ -248,10 +248,20 @@ class Words:
         found: NDArray[np.int64] = owners[np.searchsorted(known, ids)]
         return found
 
-    def written(self) -> Ids:
-        """Return the documents of titles and tags, increasing; cached until the next commit."""
-        query = "SELECT group_concat(id, ' ') FROM document WHERE segment_id IS NULL"
-        return self._remembered("written", lambda: np.sort(listed(self._rows(query, ())[0][0])))  # type: ignore[no-any-return]
+    def of_kinds(self, ids: Ids, kinds: Collection[str]) -> Ids:
+        """Return the documents of these kinds. These, or all others if they are fewer, are listed once a commit."""
+        names = _json(sorted(kinds))
+        found: tuple[Ids, bool] = self._remembered(f"documents of {names}", lambda: self._read_kinds(names))
+        held, inside = found
+        kept_ids: Ids = ids[in_sorted(ids, held) == inside]
+        return kept_ids
+
+    def _read_kinds(self, names: str) -> tuple[Ids, bool]:
+        among = "kind IN (SELECT value FROM json_each(?))"
+        [(n, total)] = self._rows(f"SELECT total({among}), count(*) FROM document", (names,))
+        inside = 2 * n <= total
+        query = f"SELECT group_concat(id, ' ') FROM document WHERE ({among}) = ?"
+        return np.sort(listed(self._rows(query, (names, inside))[0][0])), inside
 
     def holders(self, phrase: str, videos: Collection[int] | None = None) -> Ids:
         """Return all documents that contain a phrase in any inflection, increasing. videos: only of these."""
@@ -281,14 +291,14 @@ class Words:
         return [WordMatch(*row) for row in rows if videos is None or row[1] in videos]
 
     def broken(self, head: str, tail: str, videos: Collection[int] | None = None) -> list[tuple[WordMatch, WordMatch]]:
-        """Return neighbouring segments of which the first holds `head` and the second begins with `tail`."""
+        """Return neighbouring segments of a track, the first holding `head`, the second beginning with `tail`."""
         before = self.holders(head, videos)
         later = self._within(self._holding(f"^ {self._quoted(tail)}"), videos)
         if not len(before) or not len(later):
             return []
         pairs = self._rows(
             "SELECT d.id, (SELECT e.id FROM segment p JOIN document e ON e.segment_id = p.id"
-            " WHERE p.video_id = s.video_id AND (p.start_s, p.id) < (s.start_s, s.id)"
+            " WHERE p.video_id = s.video_id AND e.kind = d.kind AND (p.start_s, p.id) < (s.start_s, s.id)"
             " AND p.end_s >= s.start_s - ? ORDER BY p.start_s DESC, p.id DESC LIMIT 1)"
             " FROM document d JOIN segment s ON s.id = d.segment_id"
             " WHERE d.id IN (SELECT value FROM json_each(?))",
@@ -311,7 +321,7 @@ class Words:
         return total, [counts[word] for word in words]
 
     def clips_during(self, document_ids: Collection[int]) -> list[tuple[int, int]]:
-        """Return (document id, clip id) of the clips during which a document is said, in order of time."""
+        """Return (document id, clip id) of the clips during the segment of a document, in order of time."""
         if not document_ids:
             return []
         return self._rows(
@@ -320,16 +330,17 @@ class Words:
             (_json(document_ids),),
         )
 
-    def places(self, document_ids: Ids) -> NDArray[np.int64]:
-        """Return (4, n): document, its video, whether it is of a segment, and a clip during which that is said, 0 for
-        none; of searchable videos.
+    def places(self, document_ids: Ids, kinds: Collection[str]) -> NDArray[np.int64]:
+        """Return (4, n): document, its video, whether it is of a segment, and a clip during that, 0 for none; of these
+        kinds, and of searchable videos.
         """
         if not len(document_ids):
             return np.zeros((4, 0), np.int64)
         found = self._rows(
             "SELECT d.id, d.video_id, d.segment_id IS NOT NULL, coalesce(c.id, 0) FROM json_each(?) j"
-            f" CROSS JOIN document d ON d.id = j.value{_JOINED} LEFT JOIN {_DURING} WHERE{_SEARCHABLE}",
-            (_json(document_ids),),
+            f" CROSS JOIN document d ON d.id = j.value{_JOINED} LEFT JOIN {_DURING} WHERE{_SEARCHABLE}"
+            " AND d.kind IN (SELECT value FROM json_each(?))",
+            (_json(document_ids), _json(sorted(kinds))),
         )
         return np.array(found, np.int64).reshape(-1, 4).T
 
@@ -366,5 +377,5 @@ def _merged(lists: Sequence[Ids]) -> tuple[Ids, NDArray[np.int64]]:
     return ordered[new], places
 
 
-def _json(ids: Collection[int] | Ids) -> str:
-    return json.dumps(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
+def _json(values: Collection[int | str] | Ids) -> str:
+    return json.dumps(values.tolist() if isinstance(values, np.ndarray) else list(values))

@@ -168,13 +168,13 @@ def test_the_parts_that_are_encoded() -> None:
 
 def test_the_keywords_of_a_query() -> None:
     [moment] = parse('a 3:dog runs -cat "good boy" said:sit shown:"red ball" -shown:tree -titled:x').moments
-    assert [(n.text, n.weight, n.required, n.exact, n.fields) for n in moment.keywords()] == [
+    assert [(n.text, n.weight, n.required, n.exact, n.modalities) for n in moment.keywords()] == [
         ("dog", 3, False, False, ("speech", "text")),
         ("runs", 1, False, False, ("speech", "text")),
         ("good boy", 1, True, True, ("speech", "text")),
         ("sit", 1, True, False, ("speech",)),
     ]
-    assert [(n.text, n.fields) for n in moment.excluded()] == [("cat", ("speech", "text")), ("x", ("text",))]
+    assert [(n.text, n.modalities) for n in moment.excluded()] == [("cat", ("speech", "text")), ("x", ("text",))]
 
 
 @given(st.integers(0, 10**9))

@@ -28,7 +28,7 @@ def matches_of(folder: Path, query: str) -> tuple[dict[str, float], dict[int, se
         [moment] = Query.plain(query).moments
         matches = match_keywords(snapshot, moment.keywords())
         ids = {id_: number for number, id_ in enumerate(snapshot.clip_ids())}
-    by_line = {ids[id_]: {k.text for each in found for k in each.keywords} for id_, found in matches.speech.items()}
+    by_line = {ids[id_]: {k.text for each in found for k in each.keywords} for id_, found in matches.timed.items()}
     return {keyword.text: share for keyword, share in matches.shares.items()}, by_line
 
 
@@ -57,4 +57,4 @@ def test_titles_match_besides_speech(tmp_path: Path) -> None:
     with Library.open(tmp_path).snapshot() as snapshot:
         [moment] = Query.plain("zebra").moments
         matches = match_keywords(snapshot, moment.keywords())
-    assert list(matches.text) == [named] and not matches.speech
+    assert list(matches.whole) == [named] and not matches.timed

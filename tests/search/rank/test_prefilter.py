@@ -124,7 +124,7 @@ def test_clips_near_are_found_in_the_middle_of_a_long_video(tmp_path: Path) -> N
 def test_documents_are_placed_as_clips_during_them_are(folder: Path) -> None:
     with Library.open(folder).snapshot() as snapshot:
         holders = snapshot.words.holders("owl")
-        places = snapshot.words.places(holders)
+        places = snapshot.words.places(holders, {"speech"})
         pairs = {(document, clip_id) for document, _, spoken, clip_id in places.T.tolist() if spoken}
         assert pairs == set(snapshot.words.clips_during(holders.tolist())) and len(holders) == VIDEOS // 2 * CLIPS
         assert set(holders.tolist()) == {match.document_id for match in snapshot.words.match(["owl"], 1000)}
