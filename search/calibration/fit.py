@@ -21,7 +21,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.writer import writing
 
 # Content words that a query made of a transcript keeps. Verbatim segments are found too easily: over real recordings
@@ -105,12 +105,11 @@ def shortened(text: str) -> str:
 
 
 def _items_for(modality: ModalityName, items: Sequence[KnownItem]) -> list[KnownItem]:
-    """Return the known items for a modality: for visual titles, or speech if there are few titles."""
-    said = [item for item in items if item.source != "title"]
-    titled = [item for item in items if item.source == "title"]
-    if modality == "speech" or (modality == "visual" and len(titled) < MIN_ITEMS):
-        return said
-    return titled
+    """Return the known items for a modality: of its own text; without words titles, or segments if these are few."""
+    if get_modality(modality).has_words:
+        return [item for item in items if item.modality == modality]
+    titled = [item for item in items if item.is_title]
+    return titled if len(titled) >= MIN_ITEMS else [item for item in items if not item.is_title]
 
 
 # Modality -> the best score and the fingerprint of its video.

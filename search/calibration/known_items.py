@@ -8,46 +8,58 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from vfindex.search.query.ast import STOP_WORDS, content_words
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.records import SEARCHABLE, SegmentSource
+from vfindex.storage.modalities import ModalityName, VideoText, document_modality, word_modalities
+from vfindex.storage.records import SEARCHABLE
 
 T = TypeVar("T")
-ItemSource = SegmentSource | Literal["title"]
-# Items of each kind, segments and titles: with 200, a share of 0.95 is known to within 0.03.
+TITLE: VideoText = "title"
+# Items of each modality's segments, and titles: with 200, a share of 0.95 is known to within 0.03.
 MAX_ITEMS = 200
 # Content words that a segment or a title must have to identify its video.
-MIN_SAID_WORDS = 4
+MIN_SEGMENT_WORDS = 4
 MIN_TITLE_WORDS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class KnownItem:
-    """A text and the fingerprint of the one video that contains it. source: of the segment, or `title`."""
+    """A text and the fingerprint of the one video that contains it. source: of the segment, or TITLE.
+
+    modality: the one that the text belongs to.
+    """
 
     text: str
     fingerprint: str
-    source: ItemSource
+    source: str
+    modality: ModalityName
+
+    @property
+    def is_title(self) -> bool:
+        return self.source == TITLE
 
 
 def known_items(snapshot: Snapshot) -> list[KnownItem]:
-    """Return at most MAX_ITEMS transcript segments, spread evenly over the videos, and as many titles.
+    """Return at most MAX_ITEMS segments of each modality, spread evenly over the videos, and as many titles.
 
     A text of several videos is no known item. The same library always gives the same items.
     """
     videos = [video for video in snapshot.videos() if video.state in SEARCHABLE]
     videos.sort(key=lambda video: video.fingerprint)  # a hash, so independent of the contents
-    return [*_said(snapshot, videos), *_titled(videos)]
+    candidates = [list(_segments(snapshot, video)) for video in _spread(videos, MAX_ITEMS)]
+    items: list[KnownItem] = []
+    for modality in word_modalities():
+        items += _unique([[item for item in of if item.modality == modality] for of in candidates])
+    return [*items, *_titled(videos)]
 
 
-def _said(snapshot: Snapshot, videos: Sequence[StoredVideo]) -> list[KnownItem]:
-    sample = _spread(videos, MAX_ITEMS)
-    candidates = {video.fingerprint: list(_segments(snapshot, video)) for video in sample}
-    counts = Counter(text for items in candidates.values() for text in {item.text.casefold() for item in items})
-    unique = [[item for item in items if counts[item.text.casefold()] == 1] for items in candidates.values()]
+def _unique(candidates: Sequence[Sequence[KnownItem]]) -> list[KnownItem]:
+    """Return the items whose text is of one video. candidates: the items of each video, of one modality."""
+    counts = Counter(text for items in candidates for text in {item.text.casefold() for item in items})
+    unique = [[item for item in items if counts[item.text.casefold()] == 1] for items in candidates]
     quotas = _quotas([len(items) for items in unique], MAX_ITEMS)
     return [item for items, quota in zip(unique, quotas, strict=True) for item in _spread(items, quota)]
 
@@ -56,9 +68,9 @@ def _segments(snapshot: Snapshot, video: StoredVideo) -> Iterator[KnownItem]:
     seen = set()
     for segment in snapshot.segments(video.id):
         text = " ".join(segment.text.split())
-        if text not in seen and _content_words(text) >= MIN_SAID_WORDS:
-            seen.add(text)
-            yield KnownItem(text, video.fingerprint, segment.source)
+        if (segment.track, text) not in seen and _content_words(text) >= MIN_SEGMENT_WORDS:
+            seen.add((segment.track, text))
+            yield KnownItem(text, video.fingerprint, segment.source, segment.track)
 
 
 def _titled(videos: Sequence[StoredVideo]) -> list[KnownItem]:
@@ -68,7 +80,8 @@ def _titled(videos: Sequence[StoredVideo]) -> list[KnownItem]:
         for video in videos
         if counts[video.title.casefold()] == 1 and _content_words(video.title) >= MIN_TITLE_WORDS
     ]
-    return [KnownItem(video.title, video.fingerprint, "title") for video in _spread(unique, MAX_ITEMS)]
+    modality = document_modality()
+    return [KnownItem(video.title, video.fingerprint, TITLE, modality) for video in _spread(unique, MAX_ITEMS)]
 
 
 def _content_words(text: str) -> int:

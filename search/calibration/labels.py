@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName
 
 if TYPE_CHECKING:  # the command line names the labels in its help, which imports no NumPy
     from vfindex.search.query.ast import Query
@@ -96,7 +96,7 @@ class Calibration:
             return None
         try:
             data: dict[str, Any] = json.loads(text)
-            modalities = {m: ModalityCalibration(**data["trust"][m]) for m in modality_names() if m in data["trust"]}
+            modalities = {m: ModalityCalibration(**of) for m, of in data["trust"].items()}
             return cls(int(data["clips"]), modalities) if data["scores"] == SCORES else None
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise LibraryDamaged("the calibration of the scores is damaged; run: vfindex ingest again") from exc

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vfindex.search.evaluation.training import Trial, Trials
 from vfindex.storage.joint.fusion import Heads
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName
 
 # Dimensions of the shared space, share of modalities dropped, and Adam's own constants (Kingma and Ba 2015).
 RANK = 16
@@ -35,7 +35,7 @@ def learn_heads(train: Trials, check: Trials, weights: Mapping[ModalityName, flo
     relevant for other questions, as in a batch: a video relevant for none would only be pushed away.
     """
     train = train.restricted_to_answers()
-    own = np.array([weights.get(m, 0.0) for m in modality_names()])
+    own = np.array([weights.get(m, 0.0) for m in train.spec.order])
     generator = np.random.default_rng(seed)
     matrices = _initial(train, generator)
     descent = _Adam(matrices)
@@ -55,7 +55,7 @@ def _copied(matrices: Matrices) -> Matrices:
 
 
 def mean_ndcg(trials: Trials, own: NDArray[np.float64], matrices: Matrices) -> float:
-    """Return the mean nDCG@10 of the trials at weights (3,) with the heads; 0 without trials."""
+    """Return the mean nDCG@10 of the trials at weights (n_modalities,) with the heads; 0 without trials."""
     shared = _shared(trials, matrices)
     values = []
     for trial in trials.each:
@@ -80,10 +80,10 @@ def _shared(trials: Trials, matrices: Matrices) -> dict[ModalityName, NDArray[np
 
 
 def _of(trial: Trial, trials: Trials, shared: Mapping[ModalityName, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the candidates of one trial in the shared space: (n, 3, RANK)."""
+    """Return the candidates of one trial in the shared space: (n, n_modalities, RANK)."""
     rows = [trials.rows[id_] for id_ in trial.clips.tolist()]
     none = np.zeros((len(rows), RANK))
-    return np.stack([shared[m][rows] if m in shared else none for m in modality_names()], axis=1)
+    return np.stack([shared[m][rows] if m in shared else none for m in trials.spec.order], axis=1)
 
 
 def _shared_query(trial: Trial, matrices: Matrices) -> NDArray[np.float64]:
@@ -106,7 +106,7 @@ def _gradients(
         pull = (_softmax(scores) - _softmax(np.where(trial.right, scores, -np.inf))) / len(usable)
         to_query = positions.sum(axis=1).T @ pull
         rows = [trials.rows[id_] for id_ in trial.clips.tolist()]
-        for at, modality in enumerate(modality_names()):
+        for at, modality in enumerate(trials.spec.order):
             if modality in trial.query:
                 gradients["B", modality] += np.outer(to_query, trial.query[modality])
             if modality in of_clips:
@@ -117,7 +117,7 @@ def _gradients(
 
 
 def _kept(trials: list[Trial], generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Yield for each trial which modalities of its clips are kept, (n, 3): never none of a clip."""
+    """Yield for each trial which modalities of its clips are kept, (n, n_modalities): never none of a clip."""
     for trial in trials:
         kept = generator.random(trial.similar.shape) >= DROPPED
         kept[~kept.any(axis=1)] = True

@@ -19,6 +19,7 @@ from typing import Any
 from vfindex.search.evaluation.metrics import Span
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.files.regular import read_file
+from vfindex.storage.modalities import frame_modality
 
 # The largest collection, ActivityNet Captions, has 10 MB; a larger file is something else.
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -222,7 +223,7 @@ def _relevant(path: Path, number: int, entry: dict[str, Any]) -> Relevant:
 
 
 def _caption(name: str, text: str, video: Relevant) -> Question:
-    return Question(name, text, (video,), "visual", is_caption=True)
+    return Question(name, text, (video,), frame_modality(), is_caption=True)
 
 
 def _msrvtt(path: Path, text: str) -> Iterator[tuple[int, Question]]:

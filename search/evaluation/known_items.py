@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfindex.search.calibration.known_items import ItemSource, KnownItem
+from vfindex.search.calibration.known_items import KnownItem
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Query
 from vfindex.storage.db.reader import Snapshot
@@ -37,9 +37,9 @@ def known_item_ranks(engine: SearchEngine, snapshot: Snapshot, items: Sequence[K
     return ranks
 
 
-def recall_by_source(items: Sequence[KnownItem], ranks: Sequence[int | None]) -> dict[ItemSource, Recall]:
+def recall_by_source(items: Sequence[KnownItem], ranks: Sequence[int | None]) -> dict[str, Recall]:
     """Return the recall of each source that has items."""
-    by_source: dict[ItemSource, list[int | None]] = {}
+    by_source: dict[str, list[int | None]] = {}
     for item, rank in zip(items, ranks, strict=True):
         by_source.setdefault(item.source, []).append(rank)
     return {

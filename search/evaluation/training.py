@@ -26,7 +26,7 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
 
 # Candidates per weighting: the default one, and each modality alone.
@@ -41,8 +41,9 @@ _DISCOUNTS = 1 / np.log2(np.arange(2, 12))
 class Trial:
     """A question and its n candidates, grouped by video.
 
-    clips, videos: (n,) ids. firsts: the first row of each video. similar: (n, 3) similarity at weight 1, in the order
-    of the modalities, 0 for a missing one. words: (n, 3) keyword bonus. right: (n,) whether the clip is relevant.
+    clips, videos: (n,) ids. firsts: the first row of each video. similar: (n, n_modalities) similarity at weight 1, in
+    the order of the library's JointSpec, 0 for a missing one. words: (n, n_modalities) keyword bonus. right: (n,)
+    whether the clip is relevant.
     grades: grade of each video, 0 if not relevant. ideal: grades of all relevant videos, best first. query: modality ->
     centred query vector (dim,).
     """
@@ -59,7 +60,10 @@ class Trial:
     query: Mapping[ModalityName, FloatArray]
 
     def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores (n,) of the clips at weights (3,); keywords of a modality of weight 0 do not count."""
+        """Return the scores (n,) of the clips at weights (n_modalities,).
+
+        Keywords of a modality of weight 0 do not count.
+        """
         return np.asarray(self.similar @ weights + self.words @ (weights > 0))
 
     def restricted(self, videos: NDArray[np.int64]) -> Trial:
@@ -142,7 +146,7 @@ def _trial(view: View, encoder: QueryEncoder, question: Question, known: Mapping
     scored = sorted(
         score_clips(even, sorted(ids), query_vectors, keywords), key=lambda each: (each.clip.video_id, each.clip.id)
     )
-    return _numbers(question, scored, _centred_query(query_vectors, view.spec), known)
+    return _numbers(question, scored, _centred_query(query_vectors, view.spec), (view.spec.order, known))
 
 
 def _alone(spec: JointSpec, modality: ModalityName) -> dict[ModalityName, float]:
@@ -154,30 +158,31 @@ def _centred_query(query: QueryVectors, spec: JointSpec) -> dict[ModalityName, F
 
 
 def _numbers(
-    question: Question, scored: Sequence[ScoredClip], query: Mapping[ModalityName, FloatArray], known: Mapping[str, int]
+    question: Question,
+    scored: Sequence[ScoredClip],
+    query: Mapping[ModalityName, FloatArray],
+    library: tuple[Sequence[ModalityName], Mapping[str, int]],
 ) -> Trial:
+    """library: its modalities, and video name -> id."""
+    order, known = library
     relevant = {known[each.video]: each for each in question.relevant if each.video in known}
     videos = [each.clip.video_id for each in scored]
     firsts = [at for at, video in enumerate(videos) if not at or videos[at - 1] != video]
-    words = [[_bonus(each, m) for m in modality_names()] for each in scored]
-    totals = [[each.modalities.get(m, 0.0) for m in modality_names()] for each in scored]
+    words = [[each.bonus.get(m, 0.0) for m in order] for each in scored]
+    totals = [[each.modalities.get(m, 0.0) for m in order] for each in scored]
     grades = [relevant[videos[at]].grade if videos[at] in relevant else 0 for at in firsts]
     return Trial(
         question,
         clips=np.array([each.clip.id for each in scored], np.int64),
         videos=np.array(videos, np.int64),
         firsts=np.array(firsts, np.int64),
-        similar=np.array(totals).reshape(-1, 3) - np.array(words).reshape(-1, 3),
-        words=np.array(words).reshape(-1, 3),
+        similar=np.array(totals).reshape(-1, len(order)) - np.array(words).reshape(-1, len(order)),
+        words=np.array(words).reshape(-1, len(order)),
         right=_right([each.clip for each in scored], relevant),
         grades=np.array(grades, np.float64),
         ideal=np.sort(np.array([each.grade for each in question.relevant], np.float64))[::-1],
         query=query,
     )
-
-
-def _bonus(scored: ScoredClip, modality: ModalityName) -> float:
-    return sum(value for field, value in scored.bonus.items() if field == modality)
 
 
 def _right(clips: Sequence[StoredClip], relevant: Mapping[int, Relevant]) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FusionName
 
 # The learned fusion must win with this probability on held-out questions and videos.
@@ -197,8 +197,9 @@ def learn_weights(trials: Trials, start: Mapping[ModalityName, float], form: Fus
     al. 1984, chapter 3). A modality that no clip has keeps its weight. Weights of `weighted` stay above 0, since its
     query vector is a mean of all modalities.
     """
-    weights = np.array([start.get(m, 0.0) for m in modality_names()])
-    present = [at for at in range(len(modality_names())) if any(trial.similar[:, at].any() for trial in trials.each)]
+    order = trials.spec.order
+    weights = np.array([start.get(m, 0.0) for m in order])
+    present = [at for at in range(len(order)) if any(trial.similar[:, at].any() for trial in trials.each)]
     values_of = [value for value in GRID if value or form != "weighted"]
     worth = _worth(trials, weights)
     for _ in range(_MAX_ROUNDS):
@@ -213,11 +214,12 @@ def learn_weights(trials: Trials, start: Mapping[ModalityName, float], form: Fus
                 weights, worth = tried[best], values[best]
         if np.array_equal(before, weights):
             break
-    return {m: float(weights[at]) for at, m in enumerate(modality_names()) if m in start}
+    return {m: float(weights[at]) for at, m in enumerate(order) if m in start}
 
 
 def _worth(trials: Trials, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each trial's mean nDCG@10 at these weights and at each weight times _AROUND."""
-    around = {tuple(np.where(np.arange(len(weights)) == at, f * weights, weights)) for at in range(3) for f in _AROUND}
+    each = np.arange(len(weights))
+    around = {tuple(np.where(each == at, f * weights, weights)) for at in each for f in _AROUND}
     rows = [np.array(each) for each in sorted(around)]
     return np.array([np.mean([trial.ndcg(trial.scores(row)) for row in rows]) for trial in trials.each])

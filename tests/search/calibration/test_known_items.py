@@ -66,7 +66,7 @@ def test_known_items_occur_in_one_video(tmp_path: Path) -> None:
         add_video(writer, "harbour at dawn", [clip(visual=axis(5))])
         writer.catalog.begin_video(video("half a video done"), [UnitPlan(0)], recognised=True)
     assert [item for item in decode_ahead(folder) if item.source == "title"] == [
-        KnownItem("harbour at dawn", "harbour at dawn", "title")
+        KnownItem("harbour at dawn", "harbour at dawn", "title", "text")
     ]
 
 
@@ -98,11 +98,11 @@ def test_hits_are_compared_by_content(tmp_path: Path, monkeypatch: pytest.Monkey
             add_video(writer, name, [moving])
         writer.catalog.place(writer.catalog.find("b")[0], place("0 earlier copy"))  # type: ignore[index]
     items = [
-        KnownItem("first", "a", "title"),
-        KnownItem("second, where a copy lies", "b", "asr"),
-        KnownItem('-not: "syntax" in:x', "c", "asr"),
-        KnownItem("no", "not there", "asr"),
-        KnownItem("the same footage", "d once more", "asr"),
+        KnownItem("first", "a", "title", "text"),
+        KnownItem("second, where a copy lies", "b", "asr", "speech"),
+        KnownItem('-not: "syntax" in:x', "c", "asr", "speech"),
+        KnownItem("no", "not there", "asr", "speech"),
+        KnownItem("the same footage", "d once more", "asr", "speech"),
     ]
     with Library.open(folder).snapshot() as snapshot:
         ranks = known_item_ranks(SearchEngine.open(folder), snapshot, items)
