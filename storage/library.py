@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryNotFound
+from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryError, LibraryNotFound
 from vfindex.storage.files.permissions import has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex
@@ -72,7 +72,13 @@ class Library:
         """Return a snapshot of the library as of now. Readers never wait for the writer."""
         try:
             return Snapshot(self._engine)
-        except LibraryNotFound as exc:
+        except LibraryError as exc:
+            if not os.path.lexists(self.folder / "library.db"):
+                raise LibraryNotFound(
+                    f"there is no library in {self.folder} any more; if it was moved, open it where it is now"
+                ) from exc
+            if not isinstance(exc, LibraryNotFound):
+                raise
             if read_backup(self.folder) is None:
                 raise
             raise LibraryDamaged(

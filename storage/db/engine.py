@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,13 +18,17 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from vfindex.storage.db.integrity import register
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
+from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import is_allowed
+from vfindex.storage.files.regular import regular
 from vfindex.storage.files.resources import least_room, temporary_folder
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
 # The least size of a log's shared memory: SQLite makes it in regions of this size.
 SHARED_BYTES = 32 << 10
+# The log's header: its salts change whenever the log begins again (sqlite.org/fileformat2.html#walformat).
+_LOG_HEADER_BYTES = 32
 # How most messages about damage end; `verify` leaves it out.
 RUN_VERIFY = "; run: vfindex verify"
 # Key of a connection's cache in SQLAlchemy's `info`.
@@ -76,8 +80,9 @@ class Opened:
     """How a reader opened the database at `path`, and the files that were there.
 
     is_locked: SQLite's locks protect the snapshot. They need the shared memory file of the log, which a reader without
-    permission to write, or without disk space, cannot create. Without locks, a read is valid only if `files`, which
-    then has the sizes and times of the database and its log, is unchanged afterwards.
+    permission to write, or without disk space, cannot create, and which machines do not share. Without locks, a read is
+    valid only if `files` is unchanged afterwards: it then has the size and times of the database, and of its log the
+    identity, header and size.
     """
 
     path: Path
@@ -86,14 +91,24 @@ class Opened:
     files: tuple[object, ...]
 
     def has_changed(self) -> bool:
-        """Return whether reads since then may mix several states of the library."""
-        return not self.is_locked and self != opening(self.path)
+        """Return whether reads since then may mix several states of the library.
+
+        Commits append to the log, and a snapshot ends where the log ended when it began. Only a checkpoint writes to
+        the database, and the log's header changes before its first frame is overwritten.
+        """
+        if self.is_locked:
+            return False
+        now = opening(self.path)
+        return self != now and (now.is_locked or self.files[:-1] != now.files[:-1])
 
 
 def opening(path: Path) -> Opened:
     """Return how a reader must open the database at `path` now."""
     log, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if log.exists() and _size_bytes(shared) >= SHARED_BYTES:  # if it is smaller, a writer had no disk space for it
+    is_remote = is_on_shared(path.parent)
+    if is_remote:  # neither locks nor shared memory reach a writer on another machine
+        is_locked = False
+    elif log.exists() and _size_bytes(shared) >= SHARED_BYTES:  # if it is smaller, a writer had no disk space for it
         is_locked = is_allowed(shared, os.R_OK)
     else:
         # A reader without locks would delete, on closing, a log that its user may write to.
@@ -102,7 +117,11 @@ def opening(path: Path) -> Opened:
     if not is_locked:
         # Without locks SQLite keeps the log's index in private memory; without a log it needs none.
         how += "&vfs=unix-none" if _size_bytes(log) else "&immutable=1"
-    files = (_stamp(path),) if is_locked else tuple(_stamp(file, with_times=True) for file in (path, log))
+    if is_locked:
+        return Opened(path, f"{_file_uri(path)}?{how}", is_locked, (_stamp(path),))
+    if is_remote:
+        _revalidate(path)
+    files = _stamp(path, with_times=True), *_log_stamp(log)
     return Opened(path, f"{_file_uri(path)}?{how}", is_locked, files)
 
 
@@ -259,6 +278,25 @@ def _stamp(path: Path, *, with_times: bool = False) -> tuple[int, ...] | None:
         return None
     times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if with_times else ()
     return stat.st_dev, stat.st_ino, *times
+
+
+def _log_stamp(log: Path) -> tuple[tuple[int, bytes] | None, int]:
+    """Return (identity and header of the log, its size); (None, 0) without a log or with an empty one."""
+    try:
+        with open(log, "rb", opener=regular) as file:
+            found, header = os.fstat(file.fileno()), file.read(_LOG_HEADER_BYTES)
+    except OSError:
+        return None, 0
+    return ((found.st_ino, header), found.st_size) if header else (None, 0)
+
+
+def _revalidate(path: Path) -> None:
+    """Make a network file system ask its server for the file's size and times, as it does whenever a file is opened.
+
+    Only where nobody locks: closing a file drops all of this process's locks on it.
+    """
+    with suppress(OSError):
+        os.close(regular(path, os.O_RDONLY))
 
 
 def _pragmas(write: bool, *, is_locked: bool) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from vfindex.storage.errors import LibraryError
@@ -36,6 +37,19 @@ def refuse_network_folder(folder: Path) -> None:
             f"{folder} is on a shared or network file system ({kind}), where SQLite's write-ahead log is not safe; "
             "keep the library on a local disk with --library DIR (the videos may stay where they are)"
         )
+
+
+def is_on_shared(folder: Path) -> bool:
+    """Return whether another machine may change the files in `folder` while this one reads them."""
+    try:
+        return _is_device_shared(folder, folder.stat().st_dev)
+    except OSError:  # of a folder that is gone, or may not be entered: opening its files says so
+        return False
+
+
+@lru_cache(maxsize=256)
+def _is_device_shared(folder: Path, _device: int) -> bool:
+    return is_shared(file_system(folder))
 
 
 def is_shared(kind: str) -> bool:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import regular, sync_folder
 
@@ -123,14 +124,18 @@ def writing_index(path: Path) -> Iterator[IndexWriter]:
 
 
 class IndexFile:
-    """An index file opened for reading; its arrays stay mapped as long as one of them is in use."""
+    """An index file opened for reading; its arrays stay mapped as long as one of them is in use.
+
+    On a network file system it is read into memory.
+    """
 
     def __init__(self, path: Path, arrays: Mapping[str, _Array], facts: Mapping[str, Any], footer_sha256: str) -> None:
         self.path = path
         self.facts = facts
         self.sha256 = footer_sha256
         self._arrays = arrays
-        self._bytes = np.memmap(path, np.uint8, mode="r")
+        # A mapped file that another machine deletes ends the process at the next page fault (SIGBUS).
+        self._bytes = np.fromfile(path, np.uint8) if is_on_shared(path.parent) else np.memmap(path, np.uint8, mode="r")
 
     @classmethod
     def open(cls, path: Path, *, size_bytes: int, sha256: str) -> IndexFile:
