@@ -17,7 +17,7 @@ from media import media_folder
 NAMES = (
     "c01b_drone_mini.MP4", "c02a_forced_first.mkv", "c03_talk [dQw4w9WgXcQ].mp4", "c04a_gbk.mp4", "c04b_cp1251.mp4",
     "c07_Caf\u00e9.mp4", "c09a.mp4", "c09b.mp4", "c10_whisper_times.mp4", "c11_movie", "c15_dvb.ts", "c17_disk",
-    "c20_odd.mp4", "c24_rolling.mp4",
+    "c20_odd.mp4", "c23_chapters.mkv", "c24_rolling.mp4",
 )  # fmt: skip
 
 EMPTY_TRACKS = ("F1_empty_subtitle_track.mkv", "F1_empty_subtitle_track.mp4")
@@ -149,3 +149,28 @@ def test_rolling_captions_are_kept_once(cases: Case) -> None:
         (2.439, 5.759, "today we repair nets"),
         (5.759, 8.51, "with old needles"),
     ]
+
+
+def test_a_chapter_that_is_named_is_a_moment(cases: Case) -> None:
+    [hit] = cases.hits("titled:baking")
+    assert os.path.basename(hit["video"]) == "c23_chapters.mkv"
+    assert (hit["start_s"], hit["end_s"]) == (pytest.approx(6.0, abs=0.5), pytest.approx(12.0, abs=0.5))
+    [match] = hit["matches"]
+    assert (match["text"], match["start_s"], match["end_s"], match["source"]) == (
+        "Baking the loaf",
+        6.0,
+        12.0,
+        "chapter",
+    )
+    [hit] = cases.hits("titled:starter")
+    assert (hit["start_s"], hit["end_s"]) == (pytest.approx(0.0, abs=0.5), pytest.approx(6.0, abs=0.5))
+
+
+def test_a_title_still_finds_the_whole_video(cases: Case) -> None:
+    hits = [hit for hit in cases.hits("titled:c23", "--per-video", "9") if "c23" in hit["video"]]
+    assert min(hit["start_s"] for hit in hits) == 0 and max(hit["end_s"] for hit in hits) >= 11.5
+    assert {match["start_s"] for hit in hits for match in hit["matches"]} == {None}
+
+
+def test_a_chapter_is_no_speech(cases: Case) -> None:
+    assert cases.hits("said:baking") == []

@@ -27,7 +27,7 @@ from vfindex.storage.records import FUSIONS, FusionName
 DEPTH = 10
 # Temporal IoU at which a hit matches a moment, as for Charades-STA (Gao et al. 2017) and DiDeMo over a whole
 # collection (Escorcia et al. 2019, arXiv 1907.12763). None: the video alone.
-LEVELS: Mapping[str, float | None] = {"video": None, "moment IoU>=0.5": 0.5, "moment IoU>=0.7": 0.7}
+LEVELS: Mapping[str, float | None] = {"video": None} | {f"moment IoU>={iou}": iou for iou in (0.3, 0.5, 0.7)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def measures(depth: int) -> dict[str, ir_measures.Measure]:
     ir = ir_measures
     chosen = {"nDCG@10": ir.nDCG @ 10}
     chosen |= {f"success@{k}": ir.Success @ k for k in CUTOFFS}
-    chosen |= {f"recall@{k}": ir.R @ k for k in sorted({10, max(10, depth)})}
+    chosen |= {f"recall@{k}": ir.R @ k for k in sorted({5, 10, max(10, depth)})}
     return chosen | {_RECIPROCAL_RANK: ir.RR, "MAP": ir.AP}
 
 

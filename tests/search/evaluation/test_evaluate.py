@@ -74,7 +74,9 @@ def test_a_library_is_judged_by_video_and_by_moment(library: Path) -> None:
     assert videos.groups == {"all": ["q0", "q3", "q7"], "speech": ["q7"], "visual": ["q0", "q3"]}
     moments = judge(QUESTIONS, answers, "moment IoU>=0.7")
     assert moments is not None
-    assert moments.values["success@1"] == {"q0": 1, "q3": 0}, "the right video at the wrong time is no moment"
+    assert moments.values["success@1"] == moments.values["recall@5"] == {"q0": 1, "q3": 0}, (
+        "the right video at the wrong time is no moment"
+    )
     assert len(answers.seconds) == 4 and not answers.refused and not answers.absent
 
 
@@ -282,6 +284,7 @@ def test_the_command_as_json(run: Any, library: Path, queries: Path) -> None:
     assert first["labels"] == {}, "nothing was measured of this library"
     assert first["levels"]["video"]["speech"]["MRR"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert second["levels"]["video"]["speech"]["success@1"]["value"] == 0
+    assert list(first["levels"]) == ["video", "moment IoU>=0.3", "moment IoU>=0.5", "moment IoU>=0.7"]
     assert first["levels"]["moment IoU>=0.5"]["all"]["questions"] == 1
     [video, *_] = document["differences"]
     assert (video["from"], video["to"], video["level"]) == ("default", "speech=0", "video")

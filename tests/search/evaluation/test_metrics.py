@@ -45,7 +45,7 @@ def test_measures_worked_by_hand() -> None:
     values = {name: of["q"] for name, of in score(judged, {"q": ["n", "y", "x"]}, depth=10).items()}
     ideal = 2 / math.log2(2) + 1 / math.log2(3)
     assert values["nDCG@10"] == pytest.approx((1 / math.log2(3) + 2 / math.log2(4)) / ideal)
-    assert (values["success@1"], values["success@5"], values["recall@10"]) == (0, 1, 1)
+    assert (values["success@1"], values["success@5"], values["recall@5"], values["recall@10"]) == (0, 1, 1, 1)
     assert values["MRR"] == pytest.approx(1 / 2)
     assert values["MAP"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
@@ -54,7 +54,7 @@ def test_documents_beyond_the_depth_do_not_count() -> None:
     run = {"q": [f"n{i}" for i in range(10)] + ["x"]}
     assert score({"q": {"x": 1}}, run, depth=10)["MRR"]["q"] == 0
     deep = score({"q": {"x": 1}}, run, depth=100)
-    assert deep["recall@100"]["q"] == 1 and deep["recall@10"]["q"] == 0
+    assert deep["recall@100"]["q"] == 1 and deep["recall@10"]["q"] == deep["recall@5"]["q"] == 0
 
 
 def test_an_unanswered_question_counts_0_and_stays_in_the_mean() -> None:
