@@ -11,6 +11,7 @@ import pytest
 from equality import contents
 from media import Shot, make_video
 
+from vfindex.cli.render.explain import explained
 from vfindex.indexer.extractors import registry
 from vfindex.indexer.extractors.base import Track, Unit, begins_in
 from vfindex.indexer.extractors.chunks import windows
@@ -20,6 +21,7 @@ from vfindex.indexer.models.presets import Choice, lacking
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.upgrade import upgrade
+from vfindex.search.engine import SearchEngine
 from vfindex.search.results import status_to_dict
 from vfindex.storage import modalities
 from vfindex.storage.encoders.image import LiteImageEncoder
@@ -98,6 +100,22 @@ def test_a_new_library_has_it(tmp_path: Path, video: bytes, settings: RunSetting
     assert 10 <= len(said) <= 12 and len({int(segment.start_s) for segment in said}) == len(said)
     assert all(NAME in vectors.embeddings for _, _, vectors in contents(tmp_path / "lib").values())
     assert verify(library).clean
+
+
+def test_its_words_are_found_with_their_times(tmp_path: Path, video: bytes, settings: RunSettings, toy: None) -> None:
+    assert ingest(tmp_path / "lib", [video], settings).indexed == 1
+    engine = SearchEngine.open(tmp_path / "lib")
+    [night], [day] = engine.search("lit:night"), engine.search('lit:"bright sunshine"')
+    assert engine.search("said:night") == engine.search("titled:night") == []
+    assert engine.search("-lit:night lit:night") == []
+    [plain] = engine.search("night", weights={NAME: 0.0})
+    assert min(match.start_s or 0.0 for match in day.matches) == pytest.approx(6, abs=1)
+    assert max(match.end_s or 0.0 for match in night.matches) == pytest.approx(6, abs=1)
+    assert (night.snippet, night.words) == ("a dark night", ("night",))
+    assert {(match.text, match.kind, match.source) for match in night.matches} == {("a dark night", NAME, "frames")}
+    assert all(match.start_s is not None and match.start_s < night.end_s for match in night.matches)
+    assert (night.modalities[NAME] or 0) > 0 and not plain.words
+    assert any(line.startswith(NAME) for line in explained(night))
 
 
 def test_an_upgrade_adds_it_and_decodes_nothing_for_the_others(
