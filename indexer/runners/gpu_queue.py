@@ -60,7 +60,12 @@ class GpuQueue:
     def _work(self) -> None:
         while batch := self._next_batch():
             with self._busy():
-                self._encode(batch)
+                try:
+                    self._encode(batch)
+                except Exception as exc:  # noqa: BLE001  raised again in the units, which would wait forever
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(exc)
         self._requests.put(None)  # for the next thread
 
     def _next_batch(self) -> list[_Request]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -24,11 +25,10 @@ class Slow:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.started, self.release = threading.Event(), threading.Event()
+        self.release = threading.Event()
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         self.sizes.append(len(frames))
-        self.started.set()
         assert self.release.wait(60)
         if any(frame[0, 0, 0] == BAD for frame in frames):
             raise ModelError("a bad frame")
@@ -44,12 +44,14 @@ def test_units_share_batches_and_get_their_own_vectors() -> None:
     queue = GpuQueue(encoder, gpus=1)
     assert (queue.size_px, queue.dim, queue.batch_frames) == (8, 1, STEP_FRAMES)
     with ThreadPoolExecutor(10) as units:
-        first = [units.submit(queue.encode_images, frames(value, 1)) for value in (50, 51)]
-        while len(encoder.sizes) < 2:  # both threads of the queue are busy
-            encoder.started.wait(0.01)
+        first = []
+        for value in (50, 51):  # one batch each, so that both threads of the queue are busy
+            first.append(units.submit(queue.encode_images, frames(value, 1)))
+            while len(encoder.sizes) < len(first):
+                time.sleep(0.01)
         later = [units.submit(queue.encode_images, frames(value, 1 + value % 3)) for value in range(8)]
         while queue._requests.qsize() < 8:
-            encoder.started.wait(0.01)
+            time.sleep(0.01)
         encoder.release.set()
         assert [future.result().tolist() for future in first] == [[[50]], [[51]]]
         for value, future in enumerate(later):
@@ -57,6 +59,23 @@ def test_units_share_batches_and_get_their_own_vectors() -> None:
     assert encoder.sizes[:2] == [1, 1] and len(encoder.sizes) <= 4, "what waits together is encoded together"
     queue.close()
     assert queue.busy_s > 0
+
+
+def test_a_bug_of_the_encoder_is_raised_in_the_unit_and_the_queue_goes_on() -> None:
+    class Broken(Slow):
+        def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+            if frames[0][0, 0, 0] == BAD:
+                raise TypeError("a bug")
+            return super().encode_images(frames)
+
+    encoder = Broken()
+    encoder.release.set()
+    queue = GpuQueue(encoder, gpus=1)
+    for _ in range(3):  # more than the queue has threads
+        with pytest.raises(TypeError, match="a bug"):
+            queue.encode_images(frames(BAD, 1))
+    assert queue.encode_images(frames(7, 1)).tolist() == [[7]]
+    queue.close()
 
 
 def test_a_frame_that_fails_fails_its_own_unit() -> None:
