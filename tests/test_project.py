@@ -78,7 +78,7 @@ ROOMS = {
         *("runs", "runners", "pipeline", "extractors", "models", "speech", "media", "scan"),
         *("boundary", "languages", "options"),
     ),
-    "search": ("evaluation", "service", "engine", "results", "calibration", "rank", "query"),
+    "search": ("evaluation", "service", "engine", "results", "marks", "calibration", "rank", "query"),
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "db", "encoders", "text"),
         *("joint", "files", "ids", "records", "modalities", "errors", "package"),

@@ -64,11 +64,15 @@ def _print(report: RepairReport) -> None:
     if report.kept is not None:
         lost = ", ".join(f"{name} {n}" for name, n in report.unreadable.items()) or "none"
         print(plain(f"library.db is rebuilt, the damaged one kept as {report.kept}; keys not read: {lost}"))
+    if report.user is not None:
+        saved = f"{counted(report.user.rows, 'row')} saved, {report.user.lost} known to be lost"
+        print(plain(f"user.db is rebuilt ({saved}), the damaged one kept as {report.user.kept}"))
     done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
     done += ["the full-text index"] if report.words else []
     done += [f"the query encoder {plain(name)}" for name in report.encoders]
     done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
     done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []
-    print(f"repaired: {', '.join(done)}" if done else "nothing else to repair" if report.kept else "nothing to repair")
+    rebuilt = report.kept or report.user
+    print(f"repaired: {', '.join(done)}" if done else "nothing else to repair" if rebuilt else "nothing to repair")
     if report.run.found:
         print_report(report.run)

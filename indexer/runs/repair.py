@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
+from vfindex.storage.user.repair import UserRepair, repair_user_data
 from vfindex.storage.writer import Writer, locked
 
 
@@ -58,8 +59,9 @@ class RepairReport:
     """One repair. kept: where the damaged database is now, None if it was not replaced.
 
     unreadable: table -> number of unreadable rows. damaged: videos whose rows were deleted. words: whether full text
-    search was rebuilt. encoders: names of the query encoders replaced. thumbnails: rebuilt; strays: deleted. left:
-    problems that `verify` still finds. run: the report of the files that were indexed again.
+    search was rebuilt. encoders: names of the query encoders replaced. thumbnails: rebuilt; strays: deleted. user: the
+    repair of user.db, None if it was sound. left: problems that `verify` still finds. run: the report of the files
+    that were indexed again.
     """
 
     kept: Path | None = None
@@ -69,6 +71,7 @@ class RepairReport:
     encoders: list[str] = field(default_factory=list)
     thumbnails: int = 0
     strays: int = 0
+    user: UserRepair | None = None
     left: list[str] = field(default_factory=list)
     run: Report = field(default_factory=Report)
 
@@ -83,6 +86,7 @@ class RepairReport:
             "encoders": self.encoders,
             "thumbnails": self.thumbnails,
             "strays": self.strays,
+            "user": None if self.user is None else asdict(self.user) | {"kept": str(self.user.kept)},
             "left": self.left,
         }
 
@@ -98,6 +102,7 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
     Library.open(folder)
     report = RepairReport()
     with locked(folder):
+        report.user = repair_user_data(folder)
         saved = salvage_database(in_use(folder))
     salvage = saved[0] if saved else Salvage()
 

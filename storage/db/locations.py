@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.integrity import count_again
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import delete_videos
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.names import resolve
@@ -149,6 +150,17 @@ def sidecar_states(connection: Connection, video_id: int) -> set[str]:
     for table in (schema.location, schema.tombstone):
         found.update(connection.scalars(select(table.c.beside).where(table.c.video_id == video_id)))
     return found
+
+
+def paths_by_fingerprint(snapshot: Snapshot, fingerprints: Iterable[str]) -> dict[str, bytes | None]:
+    """Return fingerprint -> first path of the video, None if all its files are missing; without those not there."""
+    v, loc = schema.video.c, schema.location.c
+    chosen = select(func.json_each(json.dumps(list(fingerprints))).table_valued("value").c.value)
+    query = select(v.fingerprint, func.min(loc.path).label("path")).join_from(
+        schema.video, schema.location, loc.video_id == v.id, isouter=True
+    )
+    rows = snapshot.stream(query.where(v.fingerprint.in_(chosen)).group_by(v.fingerprint))
+    return {row.fingerprint: row.path for row in rows}
 
 
 def fingerprint_at(connection: Connection, path: bytes) -> str | None:

@@ -80,13 +80,19 @@ def put_in_use(folder: Path, number: int) -> None:
     _point(folder, [number, *before])
 
 
+def earlier(folder: Path) -> list[int]:
+    """Return the numbers of the versions used before this one, latest first. Raises LibraryError if there is none."""
+    found = [n for n in history(folder)[1:] if (version_folder(folder, n) / "library.db").is_file()]
+    if not found:
+        raise LibraryError(f"the library {folder} has no model version before this one to return to")
+    return found
+
+
 def roll_back(folder: Path) -> int:
     """Switch back to the version used before, and return its number. Raises LibraryError if there is none."""
-    earlier = [n for n in history(folder)[1:] if (version_folder(folder, n) / "library.db").is_file()]
-    if not earlier:
-        raise LibraryError(f"the library {folder} has no model version before this one to return to")
-    _point(folder, earlier)
-    return earlier[0]
+    numbers = earlier(folder)
+    _point(folder, numbers)
+    return numbers[0]
 
 
 def discard(folder: Path, numbers: list[int]) -> int:

@@ -26,8 +26,12 @@ from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.maintenance.raw_bytes import files_with
 from vfindex.storage.records import Chapter, Document
+from vfindex.storage.user.data import UserData
+from vfindex.storage.user.database import NAME
 from vfindex.storage.writer import Writer, locked, writing
 
+# Marks named in a report.
+MAX_SHOWN = 5
 # Removed texts that a report searches for in the bytes of every file: each costs 0.5 s per GB.
 MAX_NEEDLES = 24
 # Shorter texts have false matches.
@@ -171,7 +175,8 @@ def _forget(
             name = f"editions/{number}" if number else "."
             result.places[name] = _of_other(place, number, (remove, gone), settings)
     model_versions.discard(folder, [])  # the rest of an interrupted --discard
-    result.places["library"] = _shared(folder, settings.cache, _still_foreign(writer, gone))
+    shared = _shared(folder, settings.cache, _still_foreign(writer, gone))
+    result.places["library"] = [_marks(folder, gone), *shared]
 
 
 def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], settings: RemovalSettings) -> list[Place]:
@@ -376,11 +381,25 @@ def _pictures(writer: Writer, gone: _Contents) -> Place:
     return Place("thumbnails", "thumbs/", left, "they could not be deleted" if left else "")
 
 
+def _marks(folder: Path, gone: _Contents) -> Place:
+    """Check for what people have written about the videos, which a removal leaves to them."""
+    try:
+        ids = [mark.id for mark in UserData.open(folder).marks_of(gone.prints.values())]
+    except LibraryError as exc:
+        return Place("marks", NAME, 1, str(exc))
+    few = " ".join(f"--remove {id_}" for id_ in ids[:MAX_SHOWN])
+    more = " ..." if len(ids) > MAX_SHOWN else ""
+    made = f"{counted(len(ids), 'mark')} {'was' if len(ids) == 1 else 'were'} made in it"
+    note = f"{made}; to delete: vfindex marks {few}{more}" if ids else ""
+    return Place("marks", NAME, len(ids), note)
+
+
 def _shared(folder: Path, cache: Path | None, needles: list[bytes]) -> list[Place]:
     """Check files outside the versions: databases kept by a repair and, with `cache`, the bytes of every file."""
-    kept = sorted(path.name for at in ("", "editions/*/") for path in folder.glob(f"{at}library.damaged-*"))
+    names = ("library.damaged-*", "editions/*/library.damaged-*", "user.damaged-*")
+    kept = sorted(path.name for name in names for path in folder.glob(name))
     note = f"a repair kept {', '.join(kept)}, which may hold what was removed; delete it" if kept else ""
-    places = [Place("damaged databases", "library.damaged-*", len(kept), note)]
+    places = [Place("damaged databases", "library.damaged-*, user.damaged-*", len(kept), note)]
     if cache is not None:
         for name, root in (("bytes of the library", folder), ("bytes of the cache", cache)):
             files, found = files_with(root, needles, passed_over=tuple(kept))

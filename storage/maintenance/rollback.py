@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-from vfindex.storage.db.catalog import Catalog
+from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.sources import replace_exclusions, stored_exclusions
+from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.writer import locked
 
 
 def roll_back(folder: Path) -> Path:
-    """Return to the model version used before this one; return its folder. Raises LibraryError if there is none."""
-    Library.open(folder)
+    """Return to the model version used before this one; return its folder. Raises LibraryError if there is none.
+
+    The removed paths go along, so that no run indexes them again.
+    """
+    left = Library.open(folder)
     with locked(folder):
-        place = model_versions.version_folder(folder, model_versions.roll_back(folder))
-        Catalog.open(place / "library.db").close()  # brings a model version of an older vfindex up to date
+        place = model_versions.version_folder(folder, model_versions.earlier(folder)[0])
+        with closing(Catalog.open(place / "library.db")) as catalog:  # brings an older one up to date
+            removed = _exclusions(left)
+            if removed is not None:
+                replace_exclusions(catalog, removed, now())
+        model_versions.roll_back(folder)  # last: a killed call is simply repeated
         return place
+
+
+def _exclusions(left: Library) -> tuple[bytes, ...] | None:
+    """Return the removed paths; None if the version is damaged, which must not prevent the return to another one."""
+    try:
+        with left.snapshot() as snapshot:
+            return stored_exclusions(snapshot)
+    except LibraryDamaged:
+        return None
+    finally:
+        left.close()
 
 
 def discard(folder: Path) -> tuple[list[int], int]:

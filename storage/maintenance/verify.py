@@ -24,6 +24,7 @@ from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.settings_backup import read_backup
+from vfindex.storage.user.repair import user_faults
 
 _RESTORE = "; put back library.db from a backup, or run: vfindex repair"
 
@@ -48,7 +49,7 @@ class Verification:
 
 @again_if_changed
 def verify(library: Library) -> Verification:
-    """Run SQLite's check, the row checks, a comparison of the index with library.db, and a recall test.
+    """Run SQLite's check, the row checks, a comparison of the index with library.db, a recall test; check user.db.
 
     Reads every file of the query encoders and the header and end of each thumbnail. Raises LibraryError for what this
     user may not read, which is not a fault of the library.
@@ -60,6 +61,7 @@ def verify(library: Library) -> Verification:
 def _verification(library: Library) -> Verification:
     result = Verification()
     database = library.folder / "library.db"
+    result.problems += user_faults(library.root)
     torn = _check_database(database, result)
     redo: set[bytes] = set()
     try:

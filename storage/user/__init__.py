@@ -1,1 +1,1 @@
-"""What people write: marks, lists, judgements, saved questions and removed paths, in `user.db`."""
+"""What people write: marks, lists, judgements and saved questions, in `user.db`."""

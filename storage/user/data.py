@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shlex
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,6 @@ from vfindex.storage.user.records import MAX_GRADE, Mark, Moment, NewMark, Saved
 # Longer texts are refused; both are far beyond what a person types.
 MAX_NAME_CHARS = 200
 MAX_TEXT_CHARS = 10_000
-# Setting: the exclusions of library.db were copied, and are not read any more.
-_ADOPTED = "exclusions adopted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class UserData:
             elif found[1] != text:
                 raise UsageError(
                     f"there is another question named {name}, saved by {found[2]}: {found[1]}; use another name, or "
-                    f"delete that one first"
+                    f"delete that one first: vfindex saved {shlex.quote(name)} --remove"
                 )
         return SavedQuery(*(found or values))
 
@@ -116,29 +115,6 @@ class UserData:
             found = connection.execute("DELETE FROM saved_query WHERE name = ?", (name,)).rowcount
         compact(self.folder)
         return bool(found)
-
-    # --- exclusions -------------------------------------------------------------------------------------------------
-
-    def exclusions(self) -> list[bytes] | None:
-        """Return the removed paths, in order of bytes; None if those in library.db still count too, or alone."""
-        with reading(self.folder) as connection:
-            if connection is None or not _is_adopted(connection):
-                return None
-            return [row[0] for row in connection.execute("SELECT path FROM exclusion ORDER BY path")]
-
-    def exclude(self, paths: Iterable[bytes]) -> None:
-        """Make later runs skip these paths. From now on the exclusions of library.db are not read any more."""
-        with writing(self.folder) as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, 1)", (_ADOPTED,))
-            for path in paths:
-                if _first(connection, "SELECT 1 FROM exclusion WHERE path = ?", (path,)) is None:
-                    _insert(connection, "exclusion", (path, _now()))
-
-    def forget_exclusions(self, paths: Iterable[bytes]) -> None:
-        """Make later runs index these paths again."""
-        with writing(self.folder) as connection:
-            connection.executemany("DELETE FROM exclusion WHERE path = ?", [(path,) for path in paths])
-        compact(self.folder)
 
     def _read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with reading(self.folder) as connection:
@@ -195,10 +171,6 @@ def _next_id(connection: sqlite3.Connection) -> int:
     """Return an id that no mark has had."""
     row = _first(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'mark'", ())
     return 1 if row is None else int(row[0]) + 1
-
-
-def _is_adopted(connection: sqlite3.Connection) -> bool:
-    return _first(connection, "SELECT 1 FROM meta WHERE key = ?", (_ADOPTED,)) is not None
 
 
 def _mark(row: Sequence[Any]) -> Mark:

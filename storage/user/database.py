@@ -35,7 +35,6 @@ _APPLICATION_ID = 0x76666975  # "vfiu"
 TABLES: dict[str, tuple[str, ...]] = {
     "mark": ("id", "fingerprint", "start_ms", "end_ms", "list", "note", "question", "grade", "by", "at"),
     "saved_query": ("name", "text", "by", "at"),
-    "exclusion": ("path", "added_at"),
 }
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -45,7 +44,6 @@ _CREATE = (
     " CHECK ((question = '') = (grade IS NULL)), UNIQUE (fingerprint, start_ms, list, question, by))",
     "CREATE TABLE IF NOT EXISTS saved_query (name TEXT PRIMARY KEY, text TEXT NOT NULL, by TEXT NOT NULL,"
     " at TEXT NOT NULL, crc32 INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS exclusion (path BLOB PRIMARY KEY, added_at TEXT NOT NULL, crc32 INTEGER NOT NULL)",
     # Lost pages take rows with them, but not their count.
     *(
         f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()} AFTER {event} ON {table} BEGIN"

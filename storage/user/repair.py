@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,33 +13,29 @@ from pathlib import Path
 
 from vfindex.storage.db.engine import decoded
 from vfindex.storage.errors import LibraryDamaged, LibraryError, counted
-from vfindex.storage.files.permissions import has_file, share
+from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
-from vfindex.storage.user.data import UserData
-from vfindex.storage.user.database import NAME, TABLES, connect, reading, row_seal, user_database
+from vfindex.storage.user.database import NAME, TABLES, connect, reading, row_seal, user_database, writing
 
-_NOUNS = {"mark": "mark", "saved_query": "saved question", "exclusion": "removed path"}
+_NOUNS = {"mark": "mark", "saved_query": "saved question"}
 # Rows tried one by one after the last that could be read: a page holds fewer.
 _NEAR_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class UserRepair:
-    """A repair. kept: the damaged file, None if there was none. rows: copied. lost: rows that are known to be lost."""
+    """A repair. kept: the damaged file. rows: copied. lost: rows that are known to be lost."""
 
-    kept: Path | None
+    kept: Path
     rows: int
     lost: int
 
 
-def user_faults(folder: Path, spare: Sequence[bytes] | None) -> list[str]:
-    """Return what is wrong with `user.db`, as sentences. spare: exclusions in the backup; None if it never had any.
+def user_faults(folder: Path) -> list[str]:
+    """Return what is wrong with `user.db`, as sentences; a library without it has no fault.
 
     Raises LibraryError if this user may not read it.
     """
-    path = user_database(folder)
-    if not has_file(path):
-        return [] if spare is None else [f"{path} is missing; put it back from a backup, or run: vfindex repair"]
     try:
         with reading(folder) as connection:
             return [] if connection is None else [f"{NAME}: {each}" for each in _faults(connection)]
@@ -66,27 +62,22 @@ def _counted_rows(connection: sqlite3.Connection, table: str) -> int:
     return int(row[0]) if row is not None and str(row[0]).isdecimal() else 0
 
 
-def repair_user_data(folder: Path, spare: Sequence[bytes] | None) -> UserRepair | None:
-    """Replace a damaged `user.db`; return None if it is sound. spare: exclusions in the backup, which are added.
+def repair_user_data(folder: Path) -> UserRepair | None:
+    """Replace a damaged `user.db`; return None if it is sound.
 
     The new file is complete and synced before it gets the name. Writers wait, then write into the new one. Raises
     LibraryError.
     """
     path = user_database(folder)
-    if not user_faults(folder, spare):
+    if not user_faults(folder):
         return None
-    if not has_file(path):
-        UserData(folder).exclude(spare or ())
-        return UserRepair(None, len(spare or ()), 0)
     made = folder / "repaired.part"
     shutil.rmtree(made, ignore_errors=True)
     try:
         made.mkdir()
         with closing(_locked(path)) as source:
-            new, done = UserData(made), _Copy(source)
-            done.copy_into(user_database(made))
-            if spare is not None or done.is_adopted:
-                new.exclude(spare or ())
+            done = _Copy(source)
+            done.copy_into(made)
             share(user_database(made))
             return UserRepair(_swap(path, user_database(made)), done.rows, done.lost)
     except OSError as exc:
@@ -113,22 +104,15 @@ class _Copy:
     def __init__(self, source: sqlite3.Connection) -> None:
         self.rows = 0
         self.lost = 0
-        self.is_adopted = False
         self._source = source
 
-    def copy_into(self, new: Path) -> None:
-        UserData(new.parent).forget_exclusions(())  # makes the tables
-        with closing(connect(new, "mode=rw")) as target:
-            target.execute("BEGIN IMMEDIATE")
-            with suppress(sqlite3.DatabaseError):
-                for row in self._source.execute("SELECT key, value FROM meta WHERE key NOT GLOB 'rows of *'"):
-                    self.is_adopted |= row[0] == "exclusions adopted"
-                    target.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+    def copy_into(self, folder: Path) -> None:
+        """Make a `user.db` of these rows in `folder`."""
+        with writing(folder) as target:
             for table, columns in TABLES.items():
                 before = self.rows
                 broken = self._copy_table(target, table, columns)
                 self.lost += max(broken, self._had(table) - (self.rows - before))
-            target.execute("COMMIT")
 
     def _had(self, table: str) -> int:
         try:
@@ -176,8 +160,3 @@ def _swap(path: Path, new: Path) -> Path:
     new.replace(path)
     sync_folder(path.parent)
     return kept
-
-
-def kept_files(folder: Path) -> Iterable[Path]:
-    """Return the damaged files that repairs have kept, in order of name."""
-    return sorted(folder.glob("user.damaged-*"))

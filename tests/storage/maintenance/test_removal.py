@@ -27,6 +27,8 @@ from vfindex.storage.maintenance.removal import Forgotten, RemovalSettings, forg
 from vfindex.storage.maintenance.repair import rewrite_words
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
+from vfindex.storage.user.data import UserData
+from vfindex.storage.user.records import Moment, NewMark
 from vfindex.storage.writer import Writer, locked, writing
 
 SECRET = "holiday-giraffe.mp4"
@@ -292,6 +294,18 @@ def test_a_database_kept_by_a_repair_is_reported(folder: Path) -> None:
     assert left.note.startswith("a repair kept library.damaged-20260101-000000.db")
 
 
+def test_marks_are_left_to_the_people_who_made_them(folder: Path) -> None:
+    made(folder, subtitles)
+    data = UserData.open(folder)
+    mark = data.add_mark(NewMark(Moment(PRINT, 0, 5000), note="tall"))
+    data.add_mark(NewMark(Moment("other", 0, 5000)))
+    [(_, left)] = removed(folder).left()
+    assert (left.place, left.left) == ("marks", 1)
+    assert left.note.endswith("1 mark was made in it; to delete: vfindex marks --remove 1")
+    data.remove_marks([mark.id])
+    assert len(data.marks()) == 1
+
+
 def test_a_root_alone_is_removed(folder: Path) -> None:
     made(folder, subtitles)
     with writing(folder) as writer:
@@ -360,6 +374,7 @@ def test_the_report_is_json(folder: Path) -> None:
     names = [place["place"] for place in told["places"]["."]]
     assert names == ["tables", "full text", "index", "thumbnails", "write-ahead log", "free pages"]
     assert [p["place"] for p in told["places"]["library"]] == [
+        "marks",
         "damaged databases",
         "bytes of the library",
         "bytes of the cache",

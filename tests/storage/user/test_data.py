@@ -1,4 +1,4 @@
-"""Marks, judgements, saved questions and removed paths are kept as they were written."""
+"""Marks, judgements and saved questions are kept as they were written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def data(tmp_path: Path) -> UserData:
 
 
 def test_nothing_is_made_before_the_first_write(data: UserData) -> None:
-    assert (data.marks(), data.saved_queries(), data.exclusions()) == ([], [], None)
+    assert (data.marks(), data.saved_queries()) == ([], [])
     assert list(data.folder.iterdir()) == []
 
 
@@ -95,22 +95,12 @@ def test_a_saved_question_is_never_replaced_by_another(data: UserData) -> None:
     assert not data.remove_query("goals")
 
 
-def test_removed_paths_are_bytes(data: UserData) -> None:
-    data.exclude([b"/b \xff", b"/a"])
-    data.exclude([b"/a"])
-    assert data.exclusions() == [b"/a", b"/b \xff"]
-    data.forget_exclusions([b"/a", b"/none"])
-    assert data.exclusions() == [b"/b \xff"]
-
-
 def test_deleted_text_is_not_readable(data: UserData) -> None:
     for number in range(200):
         data.add_mark(NewMark(Moment("f", number, number + 1), note=f"secret giraffe {number}"))
     data.save_query("animals", "secret giraffe")
-    data.exclude([b"/secret giraffe"])
     data.remove_marks(range(201))
     data.remove_query("animals")
-    data.forget_exclusions([b"/secret giraffe"])
     assert b"giraffe" not in (data.folder / "user.db").read_bytes()
 
 

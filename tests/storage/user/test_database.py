@@ -64,7 +64,7 @@ def test_two_processes_lose_none_of_their_marks(tmp_path: Path) -> None:
     marks = UserData.open(tmp_path).marks()
     assert [sum(mark.moment.fingerprint == name for mark in marks) for name in ("a", "b")] == [500, 500]
     assert len({mark.id for mark in marks}) == 1000
-    assert user_faults(tmp_path, None) == []
+    assert user_faults(tmp_path) == []
 
 
 @pytest.mark.parametrize("lines", [1, 7, 40, 101])
@@ -76,7 +76,7 @@ def test_a_kill_loses_nothing_that_was_committed(tmp_path: Path, lines: int) -> 
     process.send_signal(signal.SIGKILL)
     told = lines + len(process.communicate()[0].splitlines())
     assert len(UserData.open(tmp_path).marks()) in (told, told + 1)
-    assert user_faults(tmp_path, None) == []
+    assert user_faults(tmp_path) == []
     UserData.open(tmp_path).add_mark(NewMark(Moment("b", 0, 1)))
 
 
@@ -101,7 +101,7 @@ def test_an_interrupted_commit_is_undone(tmp_path: Path) -> None:
     hot_journal(tmp_path)
     assert {mark.note for mark in data.marks()} == {"before"}
     data.add_mark(NewMark(Moment("b", 0, 1)))
-    assert user_faults(tmp_path, None) == []
+    assert user_faults(tmp_path) == []
 
 
 @pytest.fixture

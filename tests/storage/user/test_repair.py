@@ -17,13 +17,12 @@ from vfindex.storage.user.repair import repair_user_data, user_faults
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return 300 marks, on several pages, two questions and a removed path."""
+    """Return 300 marks, on several pages, and two questions."""
     made = UserData.open(tmp_path_factory.mktemp("sound"))
     for number in range(300):
         made.add_mark(NewMark(Moment("f", number, number + 1), note=f"note {number} " * 10))
     made.save_query("a", "question a")
     made.save_query("b", "question b")
-    made.exclude([b"/removed"])
     return made.folder
 
 
@@ -45,31 +44,30 @@ def overwrite(data: UserData, at: int, content: bytes) -> None:
 
 
 def test_sound_data_has_no_faults_and_is_left_alone(data: UserData) -> None:
-    assert user_faults(data.folder, []) == []
-    assert repair_user_data(data.folder, [b"/removed"]) is None
+    assert user_faults(data.folder) == []
+    assert repair_user_data(data.folder) is None
 
 
 def test_a_damaged_page_costs_its_own_rows(data: UserData) -> None:
     before = {mark.id: mark for mark in data.marks()}
     overwrite(data, leaf_page(data, "note 150 "), b"\xff" * 4096)
-    assert user_faults(data.folder, None) != []
-    done = repair_user_data(data.folder, None)
+    assert user_faults(data.folder) != []
+    done = repair_user_data(data.folder)
     assert done is not None and done.kept is not None and done.kept.exists()
     after = {mark.id: mark for mark in data.marks()}
     assert 250 < len(after) < 300
     assert after.items() <= before.items()
     assert done.lost == 300 - len(after)
     assert [each.name for each in data.saved_queries()] == ["a", "b"]
-    assert data.exclusions() == [b"/removed"]
-    assert user_faults(data.folder, []) == []
+    assert user_faults(data.folder) == []
     assert data.add_mark(NewMark(Moment("new", 0, 1))).id > 300
 
 
 def test_a_changed_note_is_found_by_its_checksum(data: UserData) -> None:
     page = (data.folder / "user.db").read_bytes()
     overwrite(data, page.index(b"note 7 "), b"NOTE 7 ")
-    assert user_faults(data.folder, None) == ["user.db: 1 mark not as written; run: vfindex repair"]
-    done = repair_user_data(data.folder, None)
+    assert user_faults(data.folder) == ["user.db: 1 mark not as written; run: vfindex repair"]
+    done = repair_user_data(data.folder)
     assert done is not None and done.lost == 1
     assert len(data.marks()) == 299
 
@@ -78,7 +76,7 @@ def test_lost_rows_are_counted(data: UserData) -> None:
     with closing(sqlite3.connect(data.folder / "user.db")) as connection, connection:
         connection.execute("DROP TRIGGER saved_query_delete")
         connection.execute("DELETE FROM saved_query WHERE name = 'a'")
-    assert user_faults(data.folder, None) == ["user.db: 1 saved question lost; run: vfindex repair"]
+    assert user_faults(data.folder) == ["user.db: 1 saved question lost; run: vfindex repair"]
 
 
 @pytest.mark.parametrize("content", [b"\0" * 4096, b"no database at all " * 300])
@@ -86,19 +84,13 @@ def test_a_file_of_which_nothing_is_left_is_kept_and_made_anew(data: UserData, c
     overwrite(data, 0, content)
     with pytest.raises(LibraryDamaged, match="holds marks and saved questions, is damaged"):
         data.marks()
-    [fault] = user_faults(data.folder, None)
+    [fault] = user_faults(data.folder)
     assert fault.startswith(f"{data.folder / 'user.db'}, which holds marks and saved questions, is damaged")
-    done = repair_user_data(data.folder, [b"/from the backup"])
+    done = repair_user_data(data.folder)
     assert done is not None and done.kept is not None
     assert done.kept.read_bytes().startswith(content[:4096])
-    assert data.exclusions() == [b"/from the backup"]
     data.save_query("c", "d")
 
 
-def test_a_lost_file_is_a_fault_only_where_there_was_one(data: UserData) -> None:
-    (data.folder / "user.db").unlink()
-    assert user_faults(data.folder, None) == []
-    [fault] = user_faults(data.folder, [b"/removed"])
-    assert fault.endswith("user.db is missing; put it back from a backup, or run: vfindex repair")
-    assert repair_user_data(data.folder, [b"/removed"]) is not None
-    assert data.exclusions() == [b"/removed"]
+def test_a_library_without_the_file_has_no_fault(tmp_path: Path) -> None:
+    assert (user_faults(tmp_path), repair_user_data(tmp_path), list(tmp_path.iterdir())) == ([], None, [])
