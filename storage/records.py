@@ -59,7 +59,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A titled part of a video. start_s, end_s: None where only its title is known, as in libraries before 0.2."""
+    """A titled part of a video. start_s, end_s: None where only its title is known."""
 
     title: str
     start_s: float | None = None
@@ -67,12 +67,15 @@ class Chapter:
 
     @classmethod
     def parse(cls, stored: Any) -> Chapter:
-        """Return a chapter of a library's JSON: an object, or a title alone. Raises TypeError."""
+        """Return a chapter of a library's JSON: an object, or the title alone that older libraries hold.
+
+        Raises TypeError.
+        """
         return cls(stored) if isinstance(stored, str) else cls(**stored)
 
     def stored(self) -> Any:
         """Return the chapter as `parse` reads it."""
-        return self.title if self.start_s is None else asdict(self)
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,8 @@ def _uncovered(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[f
 
 
 def _is_unchanged(words: TranscriptUpdate, video: StoredVideo, units: Sequence[IndexedUnit]) -> bool:
+    if any(chapter.start_s is None for chapter in video.chapters):  # maybe titles alone, of an older library
+        return False
     read = (words.title, dict(words.tags), tuple(words.chapters), words.problem.reason if words.problem else "")
     if read != (video.title, dict(video.tags), tuple(video.chapters), _reason(video)):
         return False

@@ -22,11 +22,10 @@ from vfindex.indexer.runs.retry_policy import final_error, is_retried, is_worth_
 from vfindex.indexer.runs.run import Ending, Run, stored_failure
 from vfindex.indexer.scan.walk import Found, fingerprint
 from vfindex.storage.db.catalog import now
+from vfindex.storage.db.sources import UNREAD
 from vfindex.storage.errors import BUG, Problem, VideoError
 from vfindex.storage.records import SEARCHABLE, Attempt, UnitPlan, UnitResult
 
-# Signature of sidecars that are still to be read; `sidecars.signature` never returns it.
-_UNREAD = "?"
 _UNREAD_REST = "the rest was not read, as too many parts of it broke their decoder"
 # Longest wait for a result before the scheduler checks whether it is to stop.
 POLL_S = 0.2
@@ -202,7 +201,7 @@ class Scheduler:
             location.sidecar_state or moved_from or here in paths
         )
         if has_new_text:
-            location = replace(location, sidecar_state=_UNREAD)
+            location = replace(location, sidecar_state=UNREAD)
         stale = self.writer.catalog.place(video_id, location, moved_from=moved_from)
         self.writer.discard_thumbnails(stale)
         if here not in paths:

@@ -98,7 +98,13 @@ def _stored(connection: Connection) -> list[bytes]:
 
 
 _FROM = "FROM location l JOIN video v ON v.id = l.video_id WHERE"
-_IS_UP_TO_DATE = "(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ?)"
+# Chapters of a library from before they had times: a list of titles. The file says when they are.
+_HAS_TITLES_ALONE = "v.chapters LIKE '[\"%'"
+_IS_UP_TO_DATE = (
+    f"(v.state IN ('indexed', 'partial') AND v.coarse = 0 AND v.recognised >= ? AND NOT {_HAS_TITLES_ALONE})"
+)
+# The sidecar state of a file whose sidecars are still to be read; `sidecars.signature` never returns it.
+UNREAD = "?"
 
 
 class ScanCache:
@@ -156,7 +162,8 @@ def read_scan_cache(catalog: Catalog, *, recognised: bool) -> ScanCache:
 
 def _scan_cache(connection: Connection, *, recognised: bool) -> ScanCache:
     up_to_date = _rows(connection, "l.path, l.size_bytes, l.mtime_ns, l.beside", _IS_UP_TO_DATE, recognised)
-    columns = "l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, l.beside, v.coarse"
+    sidecars = f"iif({_HAS_TITLES_ALONE}, '{UNREAD}', l.beside)"
+    columns = f"l.path, l.size_bytes, l.mtime_ns, v.state, v.recognised, {sidecars}, v.coarse"
     others = map(FileStamp._make, _rows(connection, columns, f"NOT {_IS_UP_TO_DATE}", recognised))
     return ScanCache(set(up_to_date), {each.path: each for each in others})
 
