@@ -39,7 +39,7 @@ COLUMNS = {
     "unit": ("number", "state", "coverage", "video_id"),
     "clip": ("start_s", "end_s", "start_ms", "thumbnail", "unit_id", "video_id"),
     "embedding": ("vector", "frames", "modality", "crc32"),
-    "segment": ("start_s", "end_s", "text", "language", "video_id"),
+    "segment": ("start_s", "end_s", "text", "language", "track", "source", "video_id"),
     "document": ("text", "kind", "video_id", "segment_id"),
     "generation": ("file", "sha256", "spec", "watermark", "clips", "size_bytes"),
     "run": ("command", "started_at", "report"),
