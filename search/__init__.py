@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from vfindex.search.query.ast import Query
     from vfindex.search.query.like import Like
     from vfindex.search.results import Hit
+    from vfindex.search.service import SearchService
 
-__all__ = ["Hit", "Like", "Query", "SearchEngine"]
+__all__ = ["Hit", "Like", "Query", "SearchEngine", "SearchService"]
 
-_MODULES = {"Hit": "results", "Like": "query.like", "Query": "query.ast", "SearchEngine": "engine"}
+_MODULES = {
+    "Hit": "results",
+    "Like": "query.like",
+    "Query": "query.ast",
+    "SearchEngine": "engine",
+    "SearchService": "service",
+}
 
 
 def __getattr__(name: str) -> Any:

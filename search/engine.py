@@ -13,19 +13,22 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from threading import RLock
 
 from vfindex.search.calibration.labels import META_KEY, Labeller
-from vfindex.search.query.ast import COMBINATIONS, Combination, Moment, Query
+from vfindex.search.query.ast import Combination, Moment, Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import hints
 from vfindex.search.query.image import Pictures
-from vfindex.search.query.like import Like, clip_at, stored_image
+from vfindex.search.query.like import Like, clip_of, stored_image
 from vfindex.search.query.parser import parse
+from vfindex.search.query.request import Example, Request
 from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.group import Group, Result, merge_neighbours, select_results
@@ -36,14 +39,14 @@ from vfindex.search.rank.score import ScoredClip, score_clips
 from vfindex.search.rank.temporal import best_pairs
 from vfindex.search.results import Hit, Hits, Match, Place, Span
 from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.errors import IndexUnusable, QueryError, UsageError
+from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryError, ModelError, QueryError, UsageError
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names
-from vfindex.storage.records import COARSE, FloatArray, Setup
+from vfindex.storage.records import COARSE, ClipKey, FloatArray, Setup
 
 logger = logging.getLogger(__name__)
 
@@ -61,175 +64,232 @@ DEEPER = 4
 SNIPPET_CHARS = 160
 
 
-class SearchEngine:
-    """An open library. It follows new generations of the index and model upgrades. Not thread-safe."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Searcher:
+    """What all threads that search one model version share. generation: the SHA-256 of the file of `index`."""
 
-    def __init__(self, library: Library, setup: Setup, fusion: Fusion | None = None) -> None:
-        self._library = library
-        self._setup = setup
-        self._fusion = fusion
-        self._encoder = QueryEncoder(library, setup)
-        self.pictures = Pictures(library, setup)
-        self._loaded: tuple[int, JointIndex] | None = None  # generation id and its index
-        self._index_problem = self._logged_problem = ""
-        self._fusion_spec: JointSpec | None = None
+    library: Library
+    setup: Setup
+    encoder: QueryEncoder
+    pictures: Pictures
+    generation: str = ""
+    index: JointIndex | None = None
+
+
+class SearchEngine:
+    """An open library. It follows new generations of the index and model upgrades. Any number of threads may search.
+
+    A thread searches with the `Searcher` that is there when it begins; another replaces it as a whole.
+    """
+
+    def __init__(self, folder: Path, fusion: Fusion | None = None) -> None:
+        """Open nothing yet. fusion: see `open`."""
+        self._folder, self._fusion = folder, fusion
+        self._lock = RLock()
+        self._library: Library | None = None
+        self._searcher: Searcher | None = None
+        self._logged_problem = ""
 
     @classmethod
-    @again_if_changed
     def open(cls, folder: Path, fusion: Fusion | None = None) -> SearchEngine:
         """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged, QueryError if empty.
 
         fusion: replaces the library's own for this engine; searches then scan all clips, and nothing is stored.
         """
-        library = Library.open(folder)
+        engine = cls(folder, fusion)
+        engine.searcher()
+        return engine
+
+    def library(self) -> Library:
+        """Return the model version in use, open; another one after an upgrade or its rollback. Raises LibraryError."""
+        library = self._library
+        if library is None or not library.is_in_use():
+            with self._lock:
+                library = self._library
+                if library is None or not library.is_in_use():
+                    library = self._library = Library.open(self._folder)
+        return library
+
+    @again_if_changed
+    def searcher(self) -> Searcher:
+        """Return what searches read now. Raises LibraryError, and QueryError for a library without videos."""
+        library, searcher = self.library(), self._searcher
+        if searcher is not None and searcher.library is library:
+            return searcher
         with library.snapshot() as snapshot:
             setup = LibraryMeta(snapshot).setup
         if setup is None:
-            raise QueryError(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        return cls(library, setup, fusion)
+            raise QueryError(f"the library {self._folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        with self._lock:
+            if self._searcher is None or self._searcher.library is not library:
+                self._searcher = Searcher(library, setup, QueryEncoder(library, setup), Pictures(library, setup))
+            return self._searcher
+
+    def close(self) -> None:
+        """Close the library; a later search opens it again."""
+        with self._lock:
+            library, self._library, self._searcher = self._library, None, None
+        if library is not None:
+            library.close()
 
     @property
     def setup(self) -> Setup:
         """The preset, models and sampling of the library."""
-        return self._setup
+        return self.searcher().setup
 
-    @again_if_changed
+    @property
+    def pictures(self) -> Pictures:
+        """The image encoder of the library."""
+        return self.searcher().pictures
+
     def search(  # noqa: PLR0913  every option of a search has its name; no record to import for one of them
         self,
         text: str | Query = "",
         *,
-        images: Sequence[Path | Like] = (),
+        images: Sequence[Example] = (),
         top_k: int = 10,
         per_video: int = 1,
         weights: Mapping[ModalityName, float] | None = None,
         combine: Combination = "convex",
         exact: bool = False,
+        timeout_s: float | None = None,
     ) -> Hits:
-        """Return the best `top_k` hits, at most `per_video` of one video.
+        """Return the best `top_k` hits, at most `per_video` of one video, those no better than chance included.
 
         text: in the query language of docs/query.md; `Query.plain` makes a query without syntax.
         images: picture files and clips of the library to find similar clips for; text may then be empty.
         weights: override the default weights of these modalities; 0 leaves one out. combine: `rrf` fuses ranks; such
         hits have no confidence, which is calibrated on scores. exact: scan every clip of library.db instead of using
-        the joint index; slow in a large library. Raises QueryError, UsageError, ModelError, LibraryDamaged.
+        the joint index; slow in a large library. timeout_s: a search that takes longer raises QueryTimeout.
+        Raises QueryError, UsageError, ModelError, LibraryDamaged.
         """
-        self._follow_upgrades()
+        request = Request(text, images, top_k, per_video, {} if weights is None else weights, combine, exact, timeout_s)
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
-        checked = _check_weights(weights or {})
-        if combine not in COMBINATIONS:
-            raise QueryError(f"combine must be one of {', '.join(COMBINATIONS)}, not {combine!r}")
-        if top_k < 1 or per_video < 1:
-            raise QueryError(f"top_k and per_video must be 1 or more, not {min(top_k, per_video)}")
-        encoded = self._encode(query, images)
-        options = (checked, combine, exact)
-        with self._library.snapshot() as snapshot:
-            view = self._view(snapshot, *options)
-            if not self._index_problem:
-                return self._hits(view, encoded, (top_k, per_video))
+        searcher = self.searcher()
+        try:
+            return self._answer(searcher, request, query, until_s)
+        except (LibraryError, ModelError) as exc:
+            if not isinstance(exc, LibraryChanged) and searcher.library.is_in_use():
+                raise
+        return self._answer(self.searcher(), request, query, until_s)  # changed, or upgraded, meanwhile
+
+    def _answer(self, searcher: Searcher, request: Request, query: Query, until_s: float | None) -> Hits:
+        encoded = _encode(searcher, query, request.images)
+        with searcher.library.snapshot(until_s) as snapshot:
+            view, problem = self._view(searcher, snapshot, request)
+            if not problem:
+                return _hits(searcher.library, view, encoded, request)
         # The generation may have been superseded between reading its id and opening its file: read the id once more.
         # If the index is still unusable, all clips are scanned.
-        with self._library.snapshot() as snapshot:
-            view = self._view(snapshot, *options)
-            if self._index_problem and self._index_problem != self._logged_problem:
-                logger.warning("%s", self._index_problem)
-                self._logged_problem = self._index_problem
-            return self._hits(view, encoded, (top_k, per_video))
+        with searcher.library.snapshot(until_s) as snapshot:
+            view, problem = self._view(searcher, snapshot, request)
+            if problem and problem != self._logged_problem:
+                logger.warning("%s", problem)
+                self._logged_problem = problem
+            return _hits(searcher.library, view, encoded, request)
 
-    def _follow_upgrades(self) -> None:
-        """Reopen the library if an upgrade, or its rollback, has put another model version in use."""
-        if not self._library.is_in_use():
-            now = SearchEngine.open(self._library.root, self._fusion)
-            self._library, self._setup = now._library, now._setup
-            self._encoder, self.pictures = now._encoder, now.pictures
-            self._loaded, self._fusion_spec = None, None
-
-    def _encode(self, query: Query, images: Sequence[Path | Like]) -> EncodedQuery:
-        if images and query.order is not None:
-            raise QueryError(
-                "images go with one moment, and this query has two; leave out then, near and within",
-                query.moments[1].terms[0].position,
-            )
-        words = [[self._encoder.encode(part) for part in moment.parts()] for moment in query.moments]
-        pictures = [self.pictures.encode(Path(image)) for image in images if not isinstance(image, Like)]
-        return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like)])
-
-    def _view(
-        self, snapshot: Snapshot, weights: Mapping[ModalityName, float], combine: Combination, exact: bool
-    ) -> View:
-        """Return what the search reads; `_index_problem` says if the index should be in it and cannot be used."""
+    def _view(self, searcher: Searcher, snapshot: Snapshot, request: Request) -> tuple[View, str]:
+        """Return what the search reads, and why the index that should be in it cannot be used, else ""."""
         spec, generation = self._spec(snapshot)
-        if weights and not spec.weights_are_open:
+        if request.weights and not spec.weights_are_open:
             raise UsageError(
                 f"this library's vectors are fused as {spec.fusion}, with fixed weights: a query cannot have its own; "
                 "for that run: vfindex rebuild --fusion concat"
             )
-        spec = spec.with_weights(weights)
-        self._index_problem = ""
-        index = None if generation is None or exact else self._index(snapshot, generation)
+        spec = spec.with_weights(request.weights)
+        opened = None if generation is None or request.exact else self._index(searcher, snapshot, generation)
+        index, problem = (None, str(opened)) if isinstance(opened, IndexUnusable) else (opened, "")
         watermark = 0 if generation is None else generation.watermark
         present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
-        return View(snapshot, spec, self._setup, index, watermark, present if combine == "rrf" else None)
+        ranks = present if request.combine == "rrf" else None
+        return View(snapshot, spec, searcher.setup, index, watermark, ranks), problem
 
     def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
-        if self._fusion is None:
+        fusion = self._fusion
+        if fusion is None:
             return reading_spec(snapshot)
-        if self._fusion_spec is None:
-            self._fusion_spec = estimated_spec(snapshot, self._fusion)
-        return self._fusion_spec, None
+        return snapshot.remembered(("estimated spec of", id(self)), lambda: estimated_spec(snapshot, fusion)), None
 
-    def _index(self, snapshot: Snapshot, generation: Generation) -> JointIndex | None:
-        """Return the index of a generation; None if it cannot be used, which is remembered until the next commit."""
-        if self._loaded is None or self._loaded[0] != generation.id:
-            opened = snapshot.remembered(("index", generation.id), lambda: self._open_index(generation))
-            if isinstance(opened, IndexUnusable):
-                self._index_problem = str(opened)
-                return None
-            self._loaded = (generation.id, opened)
-        return self._loaded[1]
+    def _index(self, searcher: Searcher, snapshot: Snapshot, generation: Generation) -> JointIndex | IndexUnusable:
+        """Return the index of a generation, opened once for all threads; why it cannot be used, until a commit."""
+        now = self._searcher
+        for each in (searcher, *([now] if now is not None and now.library is searcher.library else [])):
+            if each.index is not None and each.generation == generation.sha256:
+                return each.index
+        opened = snapshot.remembered(("index", generation.id), lambda: _opened_index(searcher.library, generation))
+        if isinstance(opened, JointIndex):
+            with self._lock:
+                if self._searcher is not None and self._searcher.library is searcher.library:
+                    self._searcher = replace(self._searcher, generation=generation.sha256, index=opened)
+        return opened
 
-    def _open_index(self, generation: Generation) -> JointIndex | IndexUnusable:
-        try:
-            return self._library.open_index(generation)
-        except IndexUnusable as exc:
-            return exc
 
-    def _hits(self, view: View, encoded: EncodedQuery, limits: tuple[int, int]) -> Hits:
-        results = _results(view, encoded, limits)
-        videos = {id_ for each in results for id_ in (each.video_id, *(copy.video_id for copy in each.duplicates))}
-        clips = [each.clip.id for result in results for each in result.moments]
-        snapshot = view.snapshot
-        details = ClipDetails(snapshot.paths_of(list(videos)), snapshot.said(clips), snapshot.coverage_of(clips))
-        is_calibrated = view.rank_weights is None and not encoded.has_images
-        labeller = Labeller.of(snapshot.get(META_KEY) if is_calibrated else None, encoded.query, view.spec)
-        hits = [self._hit(rank, result, details) for rank, result in enumerate(results, start=1)]
-        other_readings = hints(encoded.query, unmatched_globs(snapshot, encoded.query.filters))
-        return Hits((replace(hit, confidence=labeller.label(hit.modalities)) for hit in hits), other_readings)
+def _opened_index(library: Library, generation: Generation) -> JointIndex | IndexUnusable:
+    try:
+        return library.open_index(generation)
+    except IndexUnusable as exc:
+        return exc
 
-    def _hit(self, rank: int, result: Result, details: ClipDetails) -> Hit:
-        best = max(result.moments, key=lambda each: each.score)
-        first, *copies = _existing_first(details.paths[result.video_id])
-        also = [Place(path, result.start_s, result.end_s) for path in copies if path is not None]
-        also += [Place(_existing_first(details.paths[d.video_id])[0], d.start_s, d.end_s) for d in result.duplicates]
-        modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in modality_names()}
-        return Hit(
-            rank=rank,
-            video=first,
-            start_s=result.start_s,
-            end_s=result.end_s,
-            frame_s=best.frame_s,
-            score=result.score,
-            modalities=modalities,
-            words=tuple(dict.fromkeys(word for each in result.moments for word in each.words)),
-            snippet=best.snippet or details.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
-            coarse=COARSE in details.coverage.get(best.clip.id, ()),
-            thumbnail=self._library.thumbnail(best.clip.thumbnail),
-            moments=tuple(
-                Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in result.moments
-            ),
-            also=tuple(also),
-            matches=_matches(result),
-            missing={m: _why_missing(m, best, details) for m in modality_names() if modalities[m] is None},
+
+def _encode(searcher: Searcher, query: Query, images: Sequence[Example]) -> EncodedQuery:
+    if images and query.order is not None:
+        raise QueryError(
+            "images go with one moment, and this query has two; leave out then, near and within",
+            query.moments[1].terms[0].position,
         )
+    words = [[searcher.encoder.encode(part) for part in moment.parts()] for moment in query.moments]
+    pictures = [searcher.pictures.encode(Path(image)) for image in images if not isinstance(image, Like | ClipKey)]
+    return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like | ClipKey)])
+
+
+def _hits(library: Library, view: View, encoded: EncodedQuery, request: Request) -> Hits:
+    results = _results(view, encoded, (request.top_k, request.per_video))
+    videos = {id_ for each in results for id_ in (each.video_id, *(copy.video_id for copy in each.duplicates))}
+    clips = [each.clip.id for result in results for each in result.moments]
+    snapshot = view.snapshot
+    details = ClipDetails(library, snapshot.named(list(videos)), snapshot.said(clips), snapshot.coverage_of(clips))
+    is_calibrated = view.rank_weights is None and not encoded.has_images
+    labeller = Labeller.of(snapshot.get(META_KEY) if is_calibrated else None, encoded.query, view.spec)
+    other_readings = hints(encoded.query, unmatched_globs(snapshot, encoded.query.filters))
+    return Hits(
+        [_hit(rank, result, details, labeller) for rank, result in enumerate(results, start=1)],
+        other_readings,
+        query=str(request.text),
+        images=tuple(str(each) for each in request.images if not isinstance(each, Like | ClipKey)),
+        like=tuple(str(each) if isinstance(each, Like) else "{}@{}ms".format(*each) for each in encoded.likes),
+    )
+
+
+def _hit(rank: int, result: Result, details: ClipDetails, labeller: Labeller) -> Hit:
+    best = max(result.moments, key=lambda each: each.score)
+    fingerprint, paths = details.videos[result.video_id]
+    first, *copies = _existing_first(paths)
+    also = [Place(path, result.start_s, result.end_s) for path in copies if path is not None]
+    also += [Place(_existing_first(details.videos[d.video_id][1])[0], d.start_s, d.end_s) for d in result.duplicates]
+    modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in modality_names()}
+    return Hit(
+        rank=rank,
+        video=first,
+        video_id=result.video_id,
+        clip_id=best.clip.id,
+        key=ClipKey(fingerprint, best.clip.start_ms),
+        start_s=result.start_s,
+        end_s=result.end_s,
+        frame_s=best.frame_s,
+        score=result.score,
+        share=labeller.share(modalities),
+        confidence=labeller.label(modalities),
+        coarse=COARSE in details.coverage.get(best.clip.id, ()),
+        modalities=modalities,
+        words=tuple(dict.fromkeys(word for each in result.moments for word in each.words)),
+        snippet=best.snippet or details.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
+        moments=tuple(Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in result.moments),
+        also=tuple(also),
+        matches=_matches(result),
+        missing={m: _why_missing(m, best, details) for m in modality_names() if modalities[m] is None},
+        thumbnail=details.library.thumbnail(best.clip.thumbnail),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +303,7 @@ class EncodedQuery:
     query: Query
     words: Sequence[Sequence[Mapping[ModalityName, FloatArray]]]
     pictures: Sequence[FloatArray]
-    likes: Sequence[Like]
+    likes: Sequence[Like | ClipKey]
 
     @property
     def has_images(self) -> bool:
@@ -252,9 +312,10 @@ class EncodedQuery:
 
 @dataclass(frozen=True, slots=True)
 class ClipDetails:
-    """What hits need beyond scores. paths: by video id. said, coverage: by clip id."""
+    """What hits need beyond scores. videos: video id -> fingerprint and paths. said, coverage: by clip id."""
 
-    paths: Mapping[int, Sequence[bytes]]
+    library: Library
+    videos: Mapping[int, tuple[str, Sequence[bytes]]]
     said: Mapping[int, str]
     coverage: Mapping[int, Mapping[str, str]]
 
@@ -309,10 +370,10 @@ def _with_images(view: View, vectors: QueryVectors, encoded: EncodedQuery) -> tu
     """Return the query vectors with images, and the clips of the library among these."""
     if not encoded.has_images:
         return vectors, []
-    clips = [(like, clip_at(view.snapshot, like)) for like in encoded.likes]
-    stored = [stored_image(view.snapshot, clip, like) for like, clip in clips]
+    clips = [clip_of(view.snapshot, like) for like in encoded.likes]
+    stored = [stored_image(view.snapshot, clip) for clip in clips]
     vectors = add_images(vectors, [*encoded.pictures, *stored], view)
-    examples = score_clips(view, [clip.id for _, clip in clips], vectors, KeywordMatches())
+    examples = score_clips(view, [clip.id for clip in clips], vectors, KeywordMatches())
     return vectors, [Result.of((each,)) for each in examples]
 
 
@@ -349,14 +410,3 @@ def _sum(values: Iterable[float | None]) -> float | None:
     """Return the sum of the values that are not None; None if all are."""
     present = [value for value in values if value is not None]
     return sum(present) if present else None
-
-
-def _check_weights(weights: Mapping[ModalityName, float]) -> Mapping[ModalityName, float]:
-    for modality, weight in weights.items():
-        if modality not in modality_names():
-            raise QueryError(f"there is no modality {modality!r}; weights are for {', '.join(modality_names())}")
-        if not math.isfinite(weight) or weight < 0:
-            raise QueryError(f"the weight of {modality} must be 0 or more, not {weight:g}")
-    if len(weights) == len(modality_names()) and not any(weights.values()):
-        raise QueryError("all weights are 0; leave one modality above 0")
-    return weights

@@ -1,46 +1,78 @@
-"""What a search returns, and the documents (JSON objects) of a hit, of a video and of a library."""
+"""What a search service returns: frozen records, each with the JSON document of `to_dict`.
+
+The command line, and every other door, prints these documents and adds nothing to them. docs/api.md describes each
+field; a test compares the two.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vfindex.search.calibration.labels import LABELS, META_KEY, Calibration, Label
-from vfindex.storage.errors import IndexUnusable
-from vfindex.storage.modalities import modality_names
-from vfindex.storage.records import SEARCHABLE
+from vfindex.search.calibration.labels import LABELS, Label
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.reader import Generation, Snapshot
-    from vfindex.storage.db.videos import StoredVideo
-    from vfindex.storage.library import Library
-    from vfindex.storage.modalities import ModalityName
-    from vfindex.storage.records import Hint, Segment, SegmentSource
+    from vfindex.storage.modalities import ModalityName, ModelKind
+    from vfindex.storage.records import Attempt, ClipKey, Hint, Segment, SegmentSource, VideoState
 
-_STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
-_STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
+
+class Record:
+    """A frozen dataclass whose JSON document has its fields."""
+
+    __slots__ = ()
+    # Fields that JSON has rounded to milliseconds.
+    rounded: ClassVar[frozenset[str]] = frozenset()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record for JSON: paths as text, bytes that are not UTF-8 as lone surrogates."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]  # a dataclass
+        return {name: _plain(_to_ms(value) if name in self.rounded else value) for name, value in values.items()}
+
+
+def _to_ms(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return value
+
+
+_TIMES = frozenset({"start_s", "end_s", "frame_s"})
+
+
+# --- hits -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Span(Record):
     """The clip that matches one moment of the query. frame_s: presentation time of its best frame."""
+
+    rounded: ClassVar[frozenset[str]] = _TIMES
 
     start_s: float
     end_s: float
     frame_s: float | None
     score: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the span for JSON."""
-        frame_s = None if self.frame_s is None else round(self.frame_s, 3)
-        return {**_times(self.start_s, self.end_s), "frame_s": frame_s, "score": self.score}
-
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class Match(Record):
     """A text that contains words of the query: a transcript segment, or a title or tag (no times, no source)."""
 
     words: tuple[str, ...]
@@ -52,82 +84,85 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Place(Record):
     """Another place of the same footage: a copy of the file, a re-encode, an intro."""
+
+    rounded: ClassVar[frozenset[str]] = _TIMES
 
     video: bytes | None
     start_s: float
     end_s: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the place for JSON."""
-        return {"video": _path(self.video), **_times(self.start_s, self.end_s)}
-
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Record):
     """A clip with its rank, from 1, and its score: higher is better.
 
-    video: absolute path of a copy that exists, else of one that did. start_s, end_s: from the first to the last clip
-    of `moments`, plus neighbours that match nearly as well. frame_s: presentation time of the best frame.
+    video: absolute path of a copy that exists, else of one that did. video_id, clip_id: of this library, until the
+    video is indexed again; key: of the best clip, in every library. start_s, end_s: from the first to the last clip of
+    `moments`, plus neighbours that match nearly as well. frame_s: presentation time of the best frame.
     modalities: signed contributions that sum to the score; None: the clip lacks the modality, or the query does not
     use it, and `missing` says which. words: query words in the clip's speech or the video's title and tags.
     snippet: the text that contains them, else what is said during the clip. moments: one clip per moment of the query.
-    also: other places of the same footage. confidence: None if the library cannot tell. coarse: the video has only
-    its preview index so far.
+    also: other places of the same footage. confidence, share: None if the library cannot tell. coarse: the video has
+    only its preview index so far.
     """
+
+    rounded: ClassVar[frozenset[str]] = _TIMES
 
     rank: int
     video: bytes | None
+    video_id: int
+    clip_id: int
+    key: ClipKey
     start_s: float
     end_s: float
     frame_s: float | None
     score: float
+    share: float | None
+    confidence: Label | None
+    coarse: bool
     modalities: Mapping[ModalityName, float | None]
     words: tuple[str, ...]
     snippet: str | None
+    moments: tuple[Span, ...]
+    also: tuple[Place, ...]
+    matches: tuple[Match, ...]
+    missing: Mapping[ModalityName, str]
     thumbnail: Path | None
-    moments: tuple[Span, ...] = ()
-    also: tuple[Place, ...] = ()
-    matches: tuple[Match, ...] = ()
-    missing: Mapping[ModalityName, str] = field(default_factory=dict)
-    confidence: Label | None = None
-    coarse: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the hit for JSON: times rounded to a millisecond, paths as text."""
-        return {
-            "rank": self.rank,
-            "video": _path(self.video),
-            **_times(self.start_s, self.end_s),
-            "frame_s": None if self.frame_s is None else round(self.frame_s, 3),
-            "score": self.score,
-            "confidence": self.confidence,
-            "coarse": self.coarse,
-            "modalities": dict(self.modalities),
-            "words": list(self.words),
-            "snippet": self.snippet,
-            "moments": [span.to_dict() for span in self.moments],
-            "also": [place.to_dict() for place in self.also],
-            "matches": [asdict(match) for match in self.matches],
-            "missing": dict(self.missing),
-            "thumbnail": None if self.thumbnail is None else str(self.thumbnail),
-        }
 
 
 class Hits(list[Hit]):
-    """Hits, best first. hints: other readings of the query; they change no hit."""
+    """Hits, best first.
 
-    def __init__(self, hits: Iterable[Hit] = (), hints: tuple[Hint, ...] = ()) -> None:
+    query, images, like: what was searched for. hints: other readings of the query; they change no hit. found: how many
+    hits there were before those of low confidence were left out.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        hints: tuple[Hint, ...] = (),
+        *,
+        query: str = "",
+        images: tuple[str, ...] = (),
+        like: tuple[str, ...] = (),
+        found: int | None = None,
+    ) -> None:
         super().__init__(hits)
         self.hints = hints
+        self.query, self.images, self.like = query, images, like
+        self.found = len(self) if found is None else found
 
     def with_confidence(self, least: Label | None) -> Hits:
         """Return the hits with the label `least` or a better one; None: all but those no better than chance."""
         if least is None:
-            return Hits((hit for hit in self if hit.confidence != "none"), self.hints)
+            return self._of(hit for hit in self if hit.confidence != "none")
         accepted = LABELS[LABELS.index(least) :]
-        return Hits((hit for hit in self if least == "none" or hit.confidence in accepted), self.hints)
+        return self._of(hit for hit in self if least == "none" or hit.confidence in accepted)
+
+    def _of(self, hits: Iterable[Hit]) -> Hits:
+        return Hits(hits, self.hints, query=self.query, images=self.images, like=self.like, found=self.found)
 
     @property
     def confident(self) -> bool | None:
@@ -140,142 +175,181 @@ class Hits(list[Hit]):
     def to_dict(self) -> dict[str, Any]:
         """Return the hits for JSON."""
         return {
+            "query": self.query,
+            "images": list(self.images),
+            "like": list(self.like),
             "match": bool(self),
             "confident": self.confident,
-            "hints": [asdict(hint) for hint in self.hints],
+            "hints": _plain(self.hints),
             "hits": [hit.to_dict() for hit in self],
         }
 
 
-def video_to_dict(library: Library, snapshot: Snapshot, video: StoredVideo) -> dict[str, Any]:
-    """Return what the library knows of a video, for JSON: file, state, clips, transcript, coverage of each modality."""
-    from vfindex.storage.db.runs import attempts_of
-    from vfindex.storage.db.units import preview_videos
-
-    clips = snapshot.clips_of(video.id)
-    vectors = snapshot.vectors([clip.id for clip in clips])
-    thumbnails = [library.thumbnail(clip.thumbnail) for clip in clips]
-    return {
-        "video": _path(video.locations[0].path),
-        "locations": [_path(place.path) for place in video.locations],
-        "fingerprint": video.fingerprint,
-        "state": video.state,
-        "coarse": video.fingerprint in preview_videos(snapshot),
-        "problem": video.problem,
-        "attempts": [asdict(attempt) for attempt in attempts_of(snapshot, video.id)],
-        "title": video.title,
-        "tags": dict(video.tags),
-        "container": video.container,
-        "codec": video.codec,
-        "width_px": video.width_px,
-        "height_px": video.height_px,
-        "rotation_deg": video.rotation_deg,
-        "start_s": video.start_s,
-        "first_pts_s": video.start_s,
-        "last_pts_s": video.last_s,
-        "end_s": video.end_s,
-        "duration_s": video.end_s - video.start_s,
-        "frames": video.frames,
-        "has_audio": video.has_audio,
-        "coverage": [dict(unit) for unit in snapshot.coverage(video.id)],
-        "clips": [
-            {
-                "start_s": clip.start_s,
-                "end_s": clip.end_s,
-                "modalities": sorted(vectors[clip.id].embeddings),
-                "frames": len(vectors[clip.id].frame_times_s),
-                "thumbnail": None if thumbnail is None else str(thumbnail),
-            }
-            for clip, thumbnail in zip(clips, thumbnails, strict=True)
-        ],
-        "transcript": [_segment_to_dict(segment) for segment in snapshot.segments(video.id)],
-    }
+# --- videos ---------------------------------------------------------------------------------------------------------
 
 
-def _segment_to_dict(segment: Segment) -> dict[str, Any]:
-    return {
-        "start_s": segment.start_s,
-        "end_s": segment.end_s,
-        "text": segment.text,
-        "source": segment.source,
-        "language": segment.language,
-        "confidence": segment.confidence,
-    }
+@dataclass(frozen=True, slots=True)
+class ClipInfo(Record):
+    """A clip of a video. frames: how many were embedded."""
+
+    clip_id: int
+    key: ClipKey
+    start_s: float
+    end_s: float
+    modalities: tuple[ModalityName, ...]
+    frames: int
+    thumbnail: Path | None
 
 
-def status_to_dict(folder: Path, library: Library, snapshot: Snapshot) -> dict[str, Any]:
-    """Return the status of the library in `folder` for JSON: counts, models, index, calibration, problems."""
-    from vfindex.storage.db.runs import attempt_counts, last_run
-    from vfindex.storage.db.sources import stored_exclusions
-    from vfindex.storage.db.units import preview_videos
-    from vfindex.storage.meta import LibraryMeta
+@dataclass(frozen=True, slots=True)
+class VideoInfo(Record):
+    """All that a library knows of a video. Its key is its fingerprint.
 
-    attempts = attempt_counts(snapshot)
-    counts, by_modality = snapshot.counts(), snapshot.modality_counts()
-    meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
-    last = last_run(snapshot)
-    setup, form = meta.setup, meta.fusion.form
-    problem = _index_problem(library, generation)
-    return {
-        "library": str(folder),
-        "preset": setup.preset if setup else None,
-        "sampling": setup.sampling if setup else None,
-        "models": dict(setup.references) if setup else {},
-        "lacks": [m for m in modality_names() if setup and m not in setup.models],
-        "videos": sum(counts.get(state, 0) for state in SEARCHABLE),
-        "coarse": len(preview_videos(snapshot)),
-        "locations": counts["location"],
-        "states": {state: counts.get(state, 0) for state in _STATES},
-        "clips": counts["clip"],
-        "segments": counts["segment"],
-        "clips_with": {m: by_modality.get(m, 0) for m in modality_names()},
-        "video_seconds": round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
-        "confidence": _calibration(snapshot.get(META_KEY)) if form == "concat" else None,
-        "fusion": form,
-        "generation": generation.id if generation and not problem else None,
-        "clips_in_generation": generation.clips if generation and not problem else 0,
-        "index_problem": problem,
-        "removed": [_path(path) for path in stored_exclusions(snapshot)],
-        "problems": [
-            {
-                "path": _path(place.path),
-                "state": video.state,
-                **(video.problem or {}),
-                "attempts": attempts.get(video.id, 1),
-            }
-            for video in videos
-            if video.state in _STATES_WITH_PROBLEMS
-            for place in video.locations
-        ],
-        "last_run": last and last.to_dict(),
-    }
+    video, locations: the first path, and those of all copies. problem: stage, code, reason and next, if it could not be
+    indexed, or not all of it. coverage: for each unit, modality -> a sentence.
+    """
+
+    video: bytes | None
+    locations: tuple[bytes, ...]
+    video_id: int
+    fingerprint: str
+    state: VideoState
+    coarse: bool
+    problem: Mapping[str, str] | None
+    attempts: tuple[Attempt, ...]
+    title: str
+    tags: Mapping[str, str]
+    container: str
+    codec: str
+    width_px: int
+    height_px: int
+    rotation_deg: int
+    start_s: float
+    first_pts_s: float
+    last_pts_s: float
+    end_s: float
+    duration_s: float
+    frames: int | None
+    has_audio: bool
+    coverage: tuple[Mapping[str, str], ...]
+    clips: tuple[ClipInfo, ...]
+    transcript: tuple[Segment, ...]
 
 
-def _index_problem(library: Library, generation: Generation | None) -> str | None:
-    """Return why searches cannot use the joint index; None if they use it, or none is published yet."""
-    try:
-        if generation is not None:
-            library.open_index(generation)
-    except IndexUnusable as exc:
-        return str(exc)
-    return None
+@dataclass(frozen=True, slots=True)
+class Transcript(Record):
+    """What is said in a video, in order of time."""
+
+    video: bytes | None
+    video_id: int
+    fingerprint: str
+    segments: tuple[Segment, ...]
 
 
-def _calibration(stored: str | None) -> dict[str, Any] | None:
-    """Return modality -> its calibration, None before the library is calibrated."""
-    calibration = Calibration.from_json(stored)
-    if calibration is None:
-        return None
-    return {
-        m: {"labelled": of.is_reliable, "auc": of.auc, "questions": of.known, "reason": of.reason()}
-        for m, of in calibration.modalities.items()
-    }
+@dataclass(frozen=True, slots=True)
+class VideoSummary(Record):
+    """A video in a list. day: ISO 8601, as the filters `after:` and `before:` take it. clips_with: by modality."""
+
+    rounded: ClassVar[frozenset[str]] = frozenset({"duration_s"})
+
+    video: bytes | None
+    video_id: int
+    fingerprint: str
+    copies: int
+    title: str
+    state: VideoState
+    day: str | None
+    duration_s: float
+    languages: tuple[str, ...]
+    clips: int
+    clips_with: Mapping[ModalityName, int]
 
 
-def _times(start_s: float, end_s: float) -> dict[str, float]:
-    return {"start_s": round(start_s, 3), "end_s": round(end_s, 3)}
+@dataclass(frozen=True, slots=True)
+class VideoList(Record):
+    """A page of the searchable videos that pass the filters, by path. total: those on all pages."""
+
+    total: int
+    hints: tuple[Hint, ...]
+    videos: tuple[VideoSummary, ...]
 
 
-def _path(path: bytes | None) -> str | None:
-    """Return a path as text; bytes that are not UTF-8 become lone surrogates, which os.fsencode reverses."""
-    return None if path is None else os.fsdecode(path)
+# --- the library ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo(Record):
+    """A run. id, run_id: the same number. Times: ISO 8601, UTC.
+
+    finished_at, report: None if it was killed, or is still running.
+    """
+
+    id: int
+    run_id: int
+    command: str
+    started_at: str
+    finished_at: str | None
+    report: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunList(Record):
+    """All runs, the oldest first."""
+
+    runs: tuple[RunInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem(Record):
+    """A file that could not be indexed, or not all of it. attempts: failed tries. version: of vfindex, for a bug."""
+
+    path: bytes
+    state: VideoState
+    stage: str | None
+    code: str | None
+    reason: str | None
+    next: str | None
+    version: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityConfidence(Record):
+    """Whether scores of a modality label hits, and why. questions: known items that it was measured with."""
+
+    labelled: bool
+    auc: float
+    questions: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Record):
+    """What a library contains, and what failed.
+
+    videos: searchable ones; coarse: of these, preview only. locations: files, copies and failed ones included.
+    generation: of the joint index in use; index_problem: why there is none although one was published.
+    removed: paths that runs skip. confidence: None before it was measured, and for other fusions than `concat`.
+    """
+
+    library: Path
+    preset: str | None
+    sampling: str | None
+    models: Mapping[ModelKind, str]
+    lacks: tuple[ModalityName, ...]
+    videos: int
+    coarse: int
+    locations: int
+    states: Mapping[str, int]
+    clips: int
+    segments: int
+    clips_with: Mapping[ModalityName, int]
+    video_seconds: float
+    confidence: Mapping[ModalityName, ModalityConfidence] | None
+    fusion: str
+    generation: int | None
+    clips_in_generation: int
+    index_problem: str | None
+    removed: tuple[bytes, ...]
+    problems: tuple[FileProblem, ...]
+    last_run: RunInfo | None

@@ -14,6 +14,7 @@ VfindexError
 │   └── DimensionError  vectors of another length
 ├── ClusterError        Ray, or machines that should help
 ├── QueryError          the question
+│   └── QueryTimeout    took longer than it may
 └── UsageError          options that contradict each other or the library; exit code 2
 """
 
@@ -113,6 +114,15 @@ class QueryError(VfindexError):
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+
+
+class QueryTimeout(QueryError):
+    """A search that reached its time limit. There are no hits: part of them could be the wrong ones."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the search reached its time limit and was stopped; give it more time, or filters such as in: and after:"
+        )
 
 
 class UsageError(VfindexError):

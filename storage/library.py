@@ -68,10 +68,10 @@ class Library:
         """Return whether this model version is still in use; an upgrade or a rollback changes that."""
         return in_use(self.root) == self.folder
 
-    def snapshot(self) -> Snapshot:
-        """Return a snapshot of the library as of now. Readers never wait for the writer."""
+    def snapshot(self, until_s: float | None = None) -> Snapshot:
+        """Return a snapshot of the library as of now, see `Snapshot`. Readers never wait for the writer."""
         try:
-            return Snapshot(self._engine)
+            return Snapshot(self._engine, until_s)
         except LibraryError as exc:
             if not os.path.lexists(self.folder / "library.db"):
                 raise LibraryNotFound(

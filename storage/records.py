@@ -111,6 +111,16 @@ class Video:
     start_timecode: str | None = None
 
 
+class ClipKey(NamedTuple):
+    """A clip in any library that has its video: the fingerprint, and the clip's start in milliseconds.
+
+    Ids change when a library is rebuilt or a video indexed again; what people write about a clip goes by its key.
+    """
+
+    fingerprint: str
+    start_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """A copy of a video: absolute path as bytes, and the stat that shows whether it changed.

@@ -76,13 +76,13 @@ def edge(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Collec
 @pytest.fixture(scope="module")
 def videos(edge: Collection) -> dict[str, dict[str, Any]]:
     """Return name -> what `show` prints; read in this process, as 80 processes would take a minute."""
-    from vfindex.search.results import video_to_dict
+    from vfindex.search.contents import video_info
     from vfindex.storage.library import Library
 
     library = Library.open(edge.library)
     with library.snapshot() as snapshot:
         return {
-            os.path.basename(os.fsdecode(place.path)): video_to_dict(library, snapshot, video)
+            os.path.basename(os.fsdecode(place.path)): video_info(library, snapshot, video).to_dict()
             for video in snapshot.videos()
             for place in video.locations
         }

@@ -78,10 +78,10 @@ ROOMS = {
         *("runs", "runners", "pipeline", "extractors", "models", "speech", "media", "scan"),
         *("boundary", "languages", "options"),
     ),
-    "search": ("evaluation", "service", "engine", "results", "marks", "calibration", "rank", "query"),
+    "search": ("evaluation", "service", "engine", "contents", "results", "marks", "calibration", "rank", "query"),
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "db", "encoders", "text"),
-        *("joint", "files", "ids", "records", "modalities", "errors", "package"),
+        *("joint", "files", "state_cache", "ids", "records", "modalities", "errors", "package"),
     ),
 }
 MODULES_A_ROOM = range(3, 15)
@@ -201,11 +201,11 @@ def test_importing_the_search_package_loads_nothing_else() -> None:
 
 def test_public_names_of_search() -> None:
     import vfindex.search
-    from vfindex.search import Hit, Like, Query, SearchEngine
+    from vfindex.search import Hit, Like, Query, SearchEngine, SearchService
     from vfindex.search.engine import SearchEngine as Engine
 
     assert SearchEngine is Engine
-    assert {each.__name__ for each in (Hit, Like, Query, SearchEngine)} == set(vfindex.search.__all__)
+    assert {each.__name__ for each in (Hit, Like, Query, SearchEngine, SearchService)} == set(vfindex.search.__all__)
     assert dir(vfindex.search) == sorted(vfindex.search.__all__)
     assert not hasattr(vfindex.search, "Searcher")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from vfindex.search.evaluation.datasets import Question
     from vfindex.search.evaluation.evaluate import Level, Rankings
     from vfindex.search.evaluation.metrics import Difference, Figure
+    from vfindex.search.evaluation.report import Evaluation
 
 NAME = "eval"
 EXAMPLE = "vfindex eval queries.jsonl --config default --config speech=0"
 # "0.706 [0.653, 0.755]" and a gap; the column of measures.
 _CELL, _HEAD = 23, 14
-_PERCENTILES = (50, 90, 99)
 # Refused questions and absent videos that are listed.
 _EXAMPLES = 3
 
@@ -54,6 +54,7 @@ def command(
     By video and by moment, for each modality, with 95 % intervals. Further configurations are compared with the first.
     """
     from vfindex.search.evaluation.datasets import read_questions
+    from vfindex.search.evaluation.report import Evaluation
 
     if config and run:
         raise UsageError("--config is for searches, and --run gives results already; use one of them")
@@ -67,11 +68,11 @@ def command(
         rankings = _judge_runs(run, questions)
     else:
         rankings = _search(config or ["default"], library_folder(library), questions)
-    levels = {name: _levels(questions, each) for name, each in rankings.items()}
+    evaluation = Evaluation.of(queries, questions, rankings)
     if json:
-        print_json(_document(queries, questions, rankings, levels))
+        print_json(evaluation.to_dict())
     else:
-        _print(questions, rankings, levels)
+        _print(evaluation)
 
 
 def _judge_runs(paths: Sequence[Path], questions: Sequence[Question]) -> dict[str, Rankings]:
@@ -105,92 +106,11 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _levels(questions: Sequence[Question], rankings: Rankings) -> dict[str, Level]:
-    """Return level -> figures; moments only for rankings with times."""
-    from vfindex.search.evaluation.evaluate import LEVELS, judge
-
-    timed = any(hit.span[1] > hit.span[0] for hits in rankings.hits.values() for hit in hits)
-    judged = {name: judge(questions, rankings, name) for name, iou in LEVELS.items() if iou is None or timed}
-    return {name: level for name, level in judged.items() if level is not None}
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------------
-
-
-def _document(
-    queries: Path,
-    questions: Sequence[Question],
-    rankings: Mapping[str, Rankings],
-    levels: Mapping[str, Mapping[str, Level]],
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from vfindex.search.evaluation.evaluate import labelled
-
-    first, *others = rankings
-    return {
-        "queries": str(queries.absolute()),
-        "questions": len(questions),
-        "without_answer": sum(not question.relevant for question in questions),
-        "configurations": [
-            {
-                "name": name,
-                "depth": each.depth,
-                "latency_ms": {f"p{p}": value for p, value in _latencies(each).items()} or None,
-                "refused": [{"query_id": id_, "reason": why} for id_, why in each.refused.items()],
-                "absent": list(each.absent),
-                "labels": {label: asdict(of) for label, of in labelled(questions, each).items()},
-                "levels": {level: _figures(of) for level, of in levels[name].items()},
-            }
-            for name, each in rankings.items()
-        ],
-        "differences": [
-            {"from": first, "to": other, "level": level, "measures": _differences(levels[first][level], of)}
-            for other in others
-            for level, of in levels[other].items()
-            if level in levels[first]
-        ],
-    }
-
-
-def _figures(level: Level) -> dict[str, Any]:
-    return {
-        group: {
-            "questions": len(level.groups[group]),
-            **{name: {k: _finite(getattr(f, k)) for k in ("value", "low", "high")} for name, f in figures.items()},
-        }
-        for group, figures in level.figures().items()
-    }
-
-
-def _differences(first: Level, second: Level) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from vfindex.search.evaluation.evaluate import differences
-
-    return {name: asdict(difference) for name, difference in differences(first, second).items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _latencies(rankings: Rankings) -> dict[int, float]:
-    """Return percentile -> milliseconds per question, empty for a run."""
-    if not rankings.seconds:
-        return {}
-    import numpy as np
-
-    taken = np.percentile(np.asarray(rankings.seconds) * 1000, _PERCENTILES)
-    return {p: round(float(ms), 3) for p, ms in zip(_PERCENTILES, taken, strict=True)}
-
-
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
-def _print(
-    questions: Sequence[Question], rankings: Mapping[str, Rankings], levels: Mapping[str, Mapping[str, Level]]
-) -> None:
+def _print(evaluation: Evaluation) -> None:
+    questions, rankings, levels = evaluation.questions, evaluation.rankings, evaluation.levels
     first, *others = rankings
     without = sum(not question.relevant for question in questions)
     print(f"{counted(len(questions), 'question')}{f', {without} of them without an answer' if without else ''}")
@@ -198,7 +118,7 @@ def _print(
         print(f"\n== {plain(name)}, the first {counted(each.depth, 'hit')}")
         for level, of in levels[name].items():
             _print_level(level, of)
-        latencies = ", ".join(f"p{p} {ms:.0f} ms" for p, ms in _latencies(each).items())
+        latencies = ", ".join(f"p{p} {ms:.0f} ms" for p, ms in each.latencies_ms().items())
         if latencies:
             print(f"latency {latencies}")
         _print_labels(questions, each)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +11,10 @@ from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, PlainC
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
 from vfindex.cli.render.run_page import COUNTS, LISTS, endings, label, run_page
-from vfindex.storage.errors import LibraryError, UsageError, counted
+from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.runs import StoredRun
+    from vfindex.search.results import RunInfo
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
@@ -49,11 +48,13 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 @app.command("list", cls=PlainCommand, epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
 def list_command(library: LibraryOption = None, json: JsonOption = False) -> None:
     """List all runs, the latest last."""
-    found = _runs(library)
+    from vfindex.search.service import SearchService
+
+    found = SearchService(library_folder(library)).runs()
     if json:
-        print_json({"runs": [asdict(run) for run in found]})
+        print_json(found.to_dict())
         return
-    for run in found:
+    for run in found.runs:
         print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
 
 
@@ -66,37 +67,25 @@ def show_command(
     json: JsonOption = False,
 ) -> None:
     """Show the files of a run, its speed, and what is left."""
+    from vfindex.search.service import SearchService
+
     if page is not None:
         check_out_file(page, "--page", HTML, force=force)
-    run = next((run for run in _runs(library) if run.id == run_id), None)
-    if run is None:
-        raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` shows which there are")
+    run = SearchService(library_folder(library)).run(run_id)
     if page is not None:
         _write(page, run)
     if json:
-        print_json(asdict(run))
+        print_json(run.to_dict())
     elif page is None:
         _print(run)
 
 
-def _write(path: Path, run: StoredRun) -> None:
+def _write(path: Path, run: RunInfo) -> None:
     write_out_file(path, "--page", run_page(run).encode())
     say(f"written: {path}")
 
 
-def _runs(library: Any) -> list[StoredRun]:
-    from vfindex.storage.db.runs import stored_runs
-    from vfindex.storage.library import Library, again_if_changed
-
-    @again_if_changed
-    def read() -> list[StoredRun]:
-        with Library.open(library_folder(library)).snapshot() as snapshot:
-            return stored_runs(snapshot)
-
-    return read()
-
-
-def _summary(run: StoredRun) -> str:
+def _summary(run: RunInfo) -> str:
     """Return a run in a line."""
     report = run.report
     if report is None:
@@ -113,7 +102,7 @@ def _summary(run: StoredRun) -> str:
     return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
 
 
-def _print(run: StoredRun) -> None:
+def _print(run: RunInfo) -> None:
     print(plain(f"run {run.id}: {run.command}"))
     print(f"began     {run.started_at}")
     print(f"ended     {run.finished_at or 'not yet: in progress, or killed'}")

@@ -14,16 +14,16 @@ from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
 from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
-from vfindex.cli.render.explain import decimals, explained, write_sheet
+from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.query.ast import Combination
 from vfindex.storage.errors import UsageError
 from vfindex.storage.modalities import modality_names
 
 if TYPE_CHECKING:
-    from vfindex.search.engine import SearchEngine
     from vfindex.search.query.like import Like
     from vfindex.search.results import Hit
+    from vfindex.search.service import SearchService
 
 NAME = "search"
 EXAMPLE = "vfindex search dog running in park -k 5 --weight speech=0"
@@ -36,7 +36,7 @@ _OTHER_COLUMNS_WIDTH = 75
 # Two or three lines of a terminal; --json has all of the text.
 _SNIPPET_CHARS = 120
 _NO_MATCH = "no match: the library is empty, or no clip contains what the query requires (docs/query.md)"
-_NO_CONFIDENT_MATCH = "no confident match; --min-confidence none shows the closest clips"
+_NO_CONFIDENT_MATCH = "no confident match; --all shows the closest clips"
 # Characters of a wrong query shown on either side of the error.
 _CONTEXT_CHARS = 36
 
@@ -69,6 +69,7 @@ def command(
         Label | None,
         typer.Option(metavar="LABEL", help=f"Only hits with this label or a better one: {', '.join(LABELS)}."),
     ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Show hits no better than chance, too.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Scan all clips instead of using the index.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show what makes up each score.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (PNG).")] = None,
@@ -77,8 +78,8 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Find clips that match a query, best first. Exits with 1 if none does."""
-    from vfindex.search.engine import SearchEngine
     from vfindex.search.query.parser import parse_weights
+    from vfindex.search.service import SearchService
     from vfindex.storage.errors import QueryError
 
     if not words and not image and not like:
@@ -87,33 +88,40 @@ def command(
         check_out_file(sheet, "--sheet", PNG, force=force)
     text = " ".join(words or ())
     weights = parse_weights(weight) if weight else None
-    engine = SearchEngine.open(library_folder(library))
-    images = _images(engine, image or [], like or [])
+    if show_all and min_confidence not in (None, "none"):
+        raise UsageError("--all shows what --min-confidence leaves out; use one of them")
+    service = SearchService(library_folder(library))
+    images = _images(service, image or [], like or [])
     try:
-        found = engine.search(
-            text, images=images, top_k=top_k, per_video=per_video, weights=weights, combine=combine, exact=exact
+        hits = service.search(
+            text,
+            images=images,
+            top_k=top_k,
+            per_video=per_video,
+            weights=weights,
+            combine=combine,
+            exact=exact,
+            min_confidence="none" if show_all else min_confidence,
         )
     except QueryError as exc:
         if exc.position is not None and text.strip() and not json:
             _point_at(text, exc.position)
         raise
-    hits = found.with_confidence(min_confidence)
     if sheet is not None:
         write_sheet(" ".join([text, *(f"[{each}]" for each in images)]).strip(), hits, sheet)
     if json:
-        query = {"query": text, "images": [path_text(os.fsencode(each)) for each in image or ()], "like": like or []}
-        print_json({**query, **hits.to_dict()})
+        print_json(hits.to_dict())
     else:
         say_hints(hits.hints)
         if hits:
             _print(hits, explain=explain)
         else:
-            say(_NO_CONFIDENT_MATCH if found else _NO_MATCH)
+            say(_NO_CONFIDENT_MATCH if hits.found else _NO_MATCH)
     if not hits:
         raise typer.Exit(EXIT_NO_MATCH)
 
 
-def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[Path | Like]:
+def _images(service: SearchService, files: list[Path], clips: list[str]) -> list[Path | Like]:
     """Return the images and clips of the query; make sure that the library has its image encoder.
 
     Raises UsageError, QueryError.
@@ -126,6 +134,7 @@ def _images(engine: SearchEngine, files: list[Path], clips: list[str]) -> list[P
     likes = [Like.parse(clip) for clip in clips]
     for file in files:
         check_file(file)
+    engine = service.engine
     if files and not engine.pictures.are_readable:
         require("index")
         from vfindex.indexer.models.factory import LibraryModels
@@ -188,7 +197,7 @@ def _print_table(hits: list[Hit]) -> None:
         because = Text(_contributions(hit, digits))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")
-        label = hit.confidence or ""
+        label = confidence(hit)
         rank, score = Text(str(hit.rank)), f"{hit.score:.{digits}f}"
         if wide:
             table.add_row(rank, Text(f"{score}\n{label}".rstrip()), Text(_span(hit)), place, because)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, known_as, library_folder
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import clock, plain, print_json
-from vfindex.storage.errors import LibraryError, counted
+from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.reader import Snapshot
-    from vfindex.storage.db.videos import StoredVideo
+    from vfindex.search.results import VideoInfo
 
 NAME = "show"
 EXAMPLE = "vfindex show ~/Videos/beach.mp4"
@@ -22,70 +20,50 @@ _CARE = {"usual": "as usual", "safe": "safely"}
 
 
 def command(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path of an indexed video.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or fingerprint of an indexed video.")],
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the clips, transcript and coverage of a video."""
-    from vfindex.search.results import video_to_dict
-    from vfindex.storage.library import Library, again_if_changed
+    from vfindex.search.service import SearchService
 
-    @again_if_changed
-    def read() -> dict[str, Any]:
-        opened = Library.open(library_folder(library))
-        with opened.snapshot() as snapshot:
-            return video_to_dict(opened, snapshot, _find(snapshot, video))
-
-    document = read()
+    found = SearchService(library_folder(library)).video(video)
     if json:
-        print_json(document)
+        print_json(found.to_dict())
     else:
-        _print(document)
+        _print(found)
 
 
-def _find(snapshot: Snapshot, path: str) -> StoredVideo:
-    stored = snapshot.path_of(known_as(path))
-    video = None if stored is None else snapshot.video_at(stored)
-    if video is not None:
-        return video
-    name = plain(path)
-    if os.path.isdir(path):
-        raise LibraryError(f"{name} is a folder; name one of its videos")
-    if os.path.lexists(path):
-        raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")
-    raise LibraryError(f"{name} is not in this library, and there is no such file; `vfindex list` shows what is")
+def _summary(video: VideoInfo) -> str:
+    if not video.codec:  # the file failed before it was probed
+        return video.state
+    shape = f"{video.width_px}x{video.height_px}, {video.codec} in {video.container}"
+    frames = "" if video.frames is None else f", {counted(video.frames, 'frame')}"
+    coarse = ", preview only" if video.coarse else ""
+    return f"{video.state}{coarse}: {clock(video.duration_s)}, {shape}{frames}"
 
 
-def _summary(document: dict[str, Any]) -> str:
-    if not document["codec"]:  # the file failed before it was probed
-        return str(document["state"])
-    shape = f"{document['width_px']}x{document['height_px']}, {document['codec']} in {document['container']}"
-    frames = "" if document["frames"] is None else f", {counted(document['frames'], 'frame')}"
-    coarse = ", preview only" if document["coarse"] else ""
-    return f"{document['state']}{coarse}: {clock(document['duration_s'])}, {shape}{frames}"
-
-
-def _print(document: dict[str, Any]) -> None:
-    for place in document["locations"]:
-        print(plain(place))
-    print(plain(_summary(document)))
-    if document["title"]:
-        print(plain(f"title: {document['title']}"))
-    if document["problem"]:
-        print(plain(f"problem: {document['problem']['reason']}; {document['problem']['next']}"))
-    for attempt in document["attempts"]:
-        what = "the file" if attempt["unit"] is None else f"unit {attempt['unit']}"
-        print(plain(f"tried: {what}, {_CARE[attempt['care']]}, {attempt['at']}: {attempt['reason']}"))
-    for unit in document["coverage"]:
+def _print(video: VideoInfo) -> None:
+    for place in video.locations:
+        print(plain(os.fsdecode(place)))
+    print(plain(_summary(video)))
+    if video.title:
+        print(plain(f"title: {video.title}"))
+    if video.problem:
+        print(plain(f"problem: {video.problem['reason']}; {video.problem['next']}"))
+    for attempt in video.attempts:
+        what = "the file" if attempt.unit is None else f"unit {attempt.unit}"
+        print(plain(f"tried: {what}, {_CARE[attempt.care]}, {attempt.at}: {attempt.reason}"))
+    for unit in video.coverage:
         for modality, words in unit.items():
             print(plain(f"{modality}: {words}"))
-    print(f"\n{counted(len(document['clips']), 'clip')}")
-    for clip in document["clips"]:
-        span = f"{clock(clip['start_s'], tenths=True):>9} - {clock(clip['end_s'], tenths=True):<9}"
-        print(f"  {span} {counted(clip['frames'], 'frame'):>11}  {', '.join(clip['modalities'])}")
-    if document["transcript"]:
-        print(f"\n{counted(len(document['transcript']), 'segment')} of transcript")
-    for segment in document["transcript"]:
-        sure = "" if segment["confidence"] is None else f" {segment['confidence']:.2f}"
-        where = f"{clock(segment['start_s'], tenths=True):>9} [{segment['source']}{sure}]"
-        print(plain(f"  {where} {segment['text']}"))
+    print(f"\n{counted(len(video.clips), 'clip')}")
+    for clip in video.clips:
+        span = f"{clock(clip.start_s, tenths=True):>9} - {clock(clip.end_s, tenths=True):<9}"
+        print(f"  {span} {counted(clip.frames, 'frame'):>11}  {', '.join(clip.modalities)}")
+    if video.transcript:
+        print(f"\n{counted(len(video.transcript), 'segment')} of transcript")
+    for segment in video.transcript:
+        sure = "" if segment.confidence is None else f" {segment.confidence:.2f}"
+        where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}]"
+        print(plain(f"  {where} {segment.text}"))

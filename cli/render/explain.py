@@ -42,10 +42,18 @@ def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
         name = "moment " if len(hit.moments) == 1 else f"part {number} "
         times = f"{clock(span.start_s, tenths=True)}-{clock(span.end_s, tenths=True)}"
         yield f"{name} {times}  score {span.score:.{digits}f}"
+    if hit.confidence is not None:
+        yield f"sure    {confidence(hit)}"
     if hit.coarse:
         yield "coarse  only the preview index so far; the next run reads the video fully"
     for place in hit.also:
         yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {plain(path_text(place.video) or '?')}"
+
+
+def confidence(hit: Hit) -> str:
+    """Return a hit's label and share, as `high 97%`; empty if the library cannot tell."""
+    share = "" if hit.share is None else f" {hit.share:.0%}"
+    return f"{hit.confidence or ''}{share}"
 
 
 def _line(match: Match) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vfindex.cli.output import clock, plain
 
 if TYPE_CHECKING:
-    from vfindex.storage.db.runs import StoredRun
+    from vfindex.search.results import RunInfo
 
 # Fields of a report, in the order shown: numbers, and lists of files with a reason each.
 COUNTS = (
@@ -31,7 +31,7 @@ def label(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
-def run_page(run: StoredRun) -> str:
+def run_page(run: RunInfo) -> str:
     """Return the page. Names and reasons are escaped."""
     report = run.report or {}
     facts = [("began", run.started_at), ("ended", run.finished_at or "not yet: in progress, or killed")]

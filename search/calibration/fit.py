@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.calibration.known_items import KnownItem, known_items
-from vfindex.search.calibration.labels import META_KEY, MIN_ITEMS, Calibration, ModalityCalibration
+from vfindex.search.calibration.labels import META_KEY, MIN_ITEMS, P_HIGH, P_MEDIUM, Calibration, ModalityCalibration
 from vfindex.search.query.ast import Query, content_words
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.rank.candidates import Candidates
@@ -32,7 +32,6 @@ QUERY_WORDS = 3
 DEPTH = 20
 # A library that has grown or shrunk by less keeps its calibration: the best of n scores grows only with log n.
 MAX_CHANGE = 0.2
-P_HIGH, P_MEDIUM = 0.95, 0.5
 # Share of the background scores below chance level, and of the known items above it.
 _QUANTILE = 0.95
 
@@ -175,7 +174,8 @@ def fit(known: Sequence[TopScore], background: Sequence[float], weight: float = 
     low = float(min(np.quantile(null, _QUANTILE), least))
     medium = max(low, (_logit(P_MEDIUM) - offset) / slope)
     high = max(medium, (_logit(P_HIGH) - offset) / slope)
-    return replace(unlabelled, low=low, medium=medium, high=_precise(own, right, null, high))
+    high = _precise(own, right, null, high)
+    return replace(unlabelled, low=low, medium=medium, high=high, slope=slope, offset=offset)
 
 
 def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:

@@ -13,6 +13,10 @@ with fewer than MIN_ITEMS known items, the modality gives no label. Otherwise a 
 
 A hit has the best label of its modalities. It is labelled `none` only if every modality of the query is calibrated;
 otherwise it has no label, since an uncalibrated modality may have matched.
+
+Its share is P(right) of that modality, the largest of all, kept within the band of the label: 0.95 to 1 for `high`, 0.5
+to 0.95 for `medium`, below 0.5 for `low` and `none`. It never falls as the score of a modality rises. A hit without a
+label has no share.
 """
 
 from __future__ import annotations
@@ -36,6 +40,15 @@ LABELS: tuple[Label, ...] = get_args(Label)
 MIN_AUC = 0.8
 # With 20 known items and 200 background queries the standard error of an AUC is 0.06: 0.7 passes for 0.8 once in 20.
 MIN_ITEMS = 20
+# P(right) from which on a hit is labelled `high`, and `medium`.
+P_HIGH, P_MEDIUM = 0.95, 0.5
+# Shares of each label.
+_BANDS: Mapping[Label, tuple[float, float]] = {
+    "none": (0.0, math.nextafter(P_MEDIUM, 0)),
+    "low": (0.0, math.nextafter(P_MEDIUM, 0)),
+    "medium": (P_MEDIUM, math.nextafter(P_HIGH, 0)),
+    "high": (P_HIGH, 1.0),
+}
 # Key of the calibration in the library's `meta` table.
 META_KEY = "calibration"
 # Version of the scores; raised when rank/score.py changes them, which invalidates stored thresholds.
@@ -46,7 +59,8 @@ SCORES = 1
 class ModalityCalibration:
     """The calibration of one modality at its weight of that time. known, background: numbers of queries.
 
-    low, medium, high: the lowest score with that label; infinite if no score has it.
+    low, medium, high: the lowest score with that label; infinite if no score has it. slope, offset: of the log odds
+    that a hit with a score is right; 0 where they are unknown.
     """
 
     auc: float
@@ -56,6 +70,8 @@ class ModalityCalibration:
     low: float = math.inf
     medium: float = math.inf
     high: float = math.inf
+    slope: float = 0.0
+    offset: float = 0.0
 
     @property
     def is_reliable(self) -> bool:
@@ -65,6 +81,22 @@ class ModalityCalibration:
     def label(self, score: float) -> Label:
         reached = [name for name in LABELS[1:] if score >= getattr(self, name)]
         return reached[-1] if reached else "none"
+
+    def share(self, score: float) -> float | None:
+        """Return P(right) within the band of the label, 0 to 1; None if the calibration does not tell."""
+        slope, offset = self._log_odds()
+        if not slope:
+            return None
+        chance = 1 / (1 + math.exp(-max(-700.0, min(700.0, slope * score + offset))))
+        low, high = _BANDS[self.label(score)]
+        return min(max(chance, low), high)
+
+    def _log_odds(self) -> tuple[float, float]:
+        """Return slope and offset; of calibrations that lack them, from the scores of the labels, (0, 0) if unknown."""
+        if self.slope or not self.medium < self.high < math.inf:
+            return self.slope, self.offset
+        slope = math.log(P_HIGH / (1 - P_HIGH)) / (self.high - self.medium)
+        return slope, -slope * self.medium
 
     def reason(self) -> str:
         """Return why the modality labels hits or not, in words."""
@@ -84,7 +116,9 @@ class Calibration:
     def to_json(self) -> str:
         """Return text that `from_json` reads back."""
         modalities = {m: asdict(each) for m, each in self.modalities.items()}
-        return json.dumps({"scores": SCORES, "clips": self.clips, "trust": modalities})
+        # Apart from the rest, so that older versions can still read it.
+        log_odds = {m: {name: each.pop(name) for name in ("slope", "offset")} for m, each in modalities.items()}
+        return json.dumps({"scores": SCORES, "clips": self.clips, "trust": modalities, "log_odds": log_odds})
 
     @classmethod
     def from_json(cls, text: str | None) -> Calibration | None:
@@ -96,7 +130,8 @@ class Calibration:
             return None
         try:
             data: dict[str, Any] = json.loads(text)
-            modalities = {m: ModalityCalibration(**of) for m, of in data["trust"].items()}
+            log_odds = data.get("log_odds", {})
+            modalities = {m: ModalityCalibration(**of, **log_odds.get(m, {})) for m, of in data["trust"].items()}
             return cls(int(data["clips"]), modalities) if data["scores"] == SCORES else None
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise LibraryDamaged("the calibration of the scores is damaged; run: vfindex ingest again") from exc
@@ -133,3 +168,10 @@ class Labeller:
         labels = [each.label(score) for m, each in self.reliable.items() if (score := scores.get(m)) is not None]
         best: Label = max(labels, key=LABELS.index, default="none")
         return best if best != "none" or self.is_complete else None
+
+    def share(self, scores: Mapping[ModalityName, float | None]) -> float | None:
+        """Return the share of a hit, 0 to 1; None for one without a label."""
+        if self.label(scores) is None:
+            return None
+        shares = [each.share(score) for m, each in self.reliable.items() if (score := scores.get(m)) is not None]
+        return None if None in shares else max((each for each in shares if each is not None), default=0.0)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, Relevant
@@ -23,6 +25,7 @@ from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import FUSIONS, FusionName
 
+PERCENTILES = (50, 90, 99)
 # Hits that `vfindex search` shows by default.
 DEPTH = 10
 # Temporal IoU at which a hit matches a moment, as for Charades-STA (Gao et al. 2017) and DiDeMo over a whole
@@ -68,6 +71,13 @@ class Rankings:
     refused: Mapping[str, str] = field(default_factory=dict)
     absent: Sequence[str] = ()
     labels: Mapping[str, Label] = field(default_factory=dict)
+
+    def latencies_ms(self) -> dict[int, float]:
+        """Return percentile -> milliseconds per question, empty for a run."""
+        if not self.seconds:
+            return {}
+        taken = np.percentile(np.asarray(self.seconds) * 1000, PERCENTILES)
+        return {p: round(float(ms), 3) for p, ms in zip(PERCENTILES, taken, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

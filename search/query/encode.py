@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 from vfindex.search.query.ast import Part
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
@@ -12,12 +14,13 @@ from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 
 class QueryEncoder:
-    """The query encoders of a library, opened at their first use."""
+    """The query encoders of a library, opened at their first use, for all threads."""
 
     def __init__(self, library: Library, setup: Setup) -> None:
         self._library = library
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
+        self._opening = Lock()
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""
@@ -39,6 +42,7 @@ class QueryEncoder:
         return {modality: vectors[model] for modality, model in models_of.items()}
 
     def _encoder(self, model: QueryModel) -> TextEncoder:
-        if model.folder not in self._open:
-            self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
-        return self._open[model.folder]
+        with self._opening:
+            if model.folder not in self._open:
+                self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
+            return self._open[model.folder]

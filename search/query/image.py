@@ -11,6 +11,7 @@ import tempfile
 import warnings
 import zlib
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ _DAMAGED = (
 
 
 class Pictures:
-    """The image encoder of a library, opened at its first use."""
+    """The image encoder of a library, opened at its first use, for all threads."""
 
     def __init__(self, library: Library, setup: Setup) -> None:
         # Named after the model that made the vectors, so that the encoder of another model is never used.
@@ -59,6 +60,7 @@ class Pictures:
         self._kept = library.folder / "query" / f"{name}-image"
         self._folder = self._kept
         self._open: PictureEncoder | None = None
+        self._opening = Lock()
 
     @property
     def are_readable(self) -> bool:
@@ -71,17 +73,22 @@ class Pictures:
 
     def encode(self, path: Path) -> FloatArray:
         """Return the vector (dim,) of a picture file, of length 1. Raises QueryError, ModelError."""
-        if self._open is None:
-            if not self.are_readable:
-                raise ModelError(
-                    "this library has no image encoder yet; on a machine with its models, run once: "
-                    "vfindex search --image FILE"
-                )
-            from vfindex.storage.encoders.image import open_image_encoder  # not needed for text queries
-
-            self._open = open_image_encoder(self._folder)
-        vector: FloatArray = self._open.encode_images([read_picture(path, self._open.size_px)])[0]
+        encoder = self._encoder()
+        vector: FloatArray = encoder.encode_images([read_picture(path, encoder.size_px)])[0]
         return vector
+
+    def _encoder(self) -> PictureEncoder:
+        with self._opening:
+            if self._open is None:
+                if not self.are_readable:
+                    raise ModelError(
+                        "this library has no image encoder yet; on a machine with its models, run once: "
+                        "vfindex search --image FILE"
+                    )
+                from vfindex.storage.encoders.image import open_image_encoder  # not needed for text queries
+
+                self._open = open_image_encoder(self._folder)
+            return self._open
 
 
 def read_picture(path: Path, size_px: int) -> Pixels:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.modalities import frame_modality
-from vfindex.storage.records import SEARCHABLE, FloatArray
+from vfindex.storage.records import SEARCHABLE, ClipKey, FloatArray
 
 _LIKE = re.compile(r"(?P<video>.+)@(?:(?:(?P<h>\d{1,4}):)?(?P<m>\d{1,6}):)?(?P<s>\d{1,9}(?:\.\d{1,6})?)s?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Like:
-    """The clip of an indexed video at a time. video: its path. time_s: presentation time, as in hits."""
+    """The clip of an indexed video at a time. video: its path, or its fingerprint.
+
+    time_s: presentation time, as in hits. typed: the text that it was parsed from, "" otherwise.
+    """
 
     video: Path
     time_s: float
+    typed: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -31,20 +36,36 @@ class Like:
         if match is None:
             raise UsageError(f"a clip is a video and a time, as in beach.mp4@12.5 or beach.mp4@1:02, not {text!r}")
         hours, minutes, seconds = (float(match[name] or 0) for name in ("h", "m", "s"))
-        return cls(Path(match["video"]), 3600 * hours + 60 * minutes + seconds)
+        return cls(Path(match["video"]), 3600 * hours + 60 * minutes + seconds, text)
 
     def __str__(self) -> str:
-        return f"{self.video}@{self.time_s:g}"
+        return self.typed or f"{self.video}@{self.time_s:g}"
 
 
-def clip_at(snapshot: Snapshot, like: Like) -> StoredClip:
-    """Return the clip of a video at a time. Raises QueryError if the library has none there."""
-    typed = os.fsencode(like.video)
-    path = snapshot.path_of([os.path.realpath(typed), os.path.abspath(typed)])
-    video = None if path is None else snapshot.video_at(path)
+def find_video(snapshot: Snapshot, name: str) -> StoredVideo | None:
+    """Return the video of a path, or of a fingerprint; None if the library has neither. Raises UsageError.
+
+    Runs resolve links in the paths that they are given; a deleted file has only its path as typed.
+    """
+    if not name:
+        raise UsageError("the name of the video is empty; give its path, or its fingerprint")
+    typed = os.fsencode(name)
+    path = snapshot.path_of(list(dict.fromkeys((os.path.realpath(typed), os.path.abspath(typed)))))
+    return snapshot.video_with(name) if path is None else snapshot.video_at(path)
+
+
+def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
+    """Return the clip of a video at a time, or with a key. Raises QueryError if the library has none there."""
+    name = like.fingerprint if isinstance(like, ClipKey) else str(like.video)
+    video = snapshot.video_with(name) if isinstance(like, ClipKey) else find_video(snapshot, name)
     if video is None or video.state not in SEARCHABLE:
-        raise QueryError(f"{like.video} is not in this library, or not fully indexed; look it up with: vfindex show")
+        raise QueryError(f"{name} is not in this library, or not fully indexed; look it up with: vfindex show")
     clips = snapshot.clips_of(video.id)
+    if isinstance(like, ClipKey):
+        found = next((clip for clip in clips if clip.start_ms == like.start_ms), None)
+        if found is None:
+            raise QueryError(f"no clip of {name} begins at {like.start_ms} ms; the video was cut anew since")
+        return found
     covering = [clip for clip in clips if clip.start_s <= like.time_s <= clip.end_s]
     if not covering:
         extent = f"it runs from {clips[0].start_s:g} s to {clips[-1].end_s:g} s" if clips else "it has no clips"
@@ -52,9 +73,9 @@ def clip_at(snapshot: Snapshot, like: Like) -> StoredClip:
     return covering[-1]
 
 
-def stored_image(snapshot: Snapshot, clip: StoredClip, like: Like) -> FloatArray:
+def stored_image(snapshot: Snapshot, clip: StoredClip) -> FloatArray:
     """Return the vector (dim,) of a clip that images are compared with. Raises QueryError if it has none."""
     vector = snapshot.vectors([clip.id])[clip.id].embeddings.get(frame_modality())
     if vector is None:
-        raise QueryError(f"the clip of {like.video} at {like.time_s:g} s has no frames to compare")
+        raise QueryError(f"the clip at {clip.start_s:g} s has no frames to compare; choose another")
     return vector

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,15 @@ class Delta:
     @classmethod
     def of(cls, snapshot: Snapshot, spec: JointSpec, watermark: int) -> Delta:
         """Return the delta of a snapshot, cached until the next commit. watermark: 0 without an index."""
-        cache: dict[str, Delta] = snapshot.remembered("delta", dict)
-        last = cache.get("last")
-        if last is not None and last.watermark == watermark and _fuse_alike(last.spec, spec):
-            return replace(last, snapshot=snapshot, spec=spec)
-        ids = snapshot.unindexed(watermark)
-        joint = _fused(snapshot, spec, ids) if len(ids) <= MAX_CACHED else None
-        cache["last"] = cls(snapshot, spec, watermark, ids, joint, snapshot.outdated(watermark))
-        return cache["last"]
+        latest: _Latest = snapshot.remembered("delta", _Latest)
+        with latest.lock:  # one copy of the vectors, however many threads search
+            last = latest.delta
+            if last is not None and last.watermark == watermark and _fuse_alike(last.spec, spec):
+                return replace(last, snapshot=snapshot, spec=spec)
+            ids = snapshot.unindexed(watermark)
+            joint = _fused(snapshot, spec, ids) if len(ids) <= MAX_CACHED else None
+            latest.delta = cls(snapshot, spec, watermark, ids, joint, snapshot.outdated(watermark))
+            return latest.delta
 
     def nearest(self, query: FloatArray, prefilter: NDArray[np.int64] | None) -> list[int]:
         """Return all ids, nearest first. query: (spec.dim,). prefilter: only these ids, increasing; None for all."""
@@ -56,6 +58,14 @@ class Delta:
             return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids)]
         scores = self.joint[chosen] @ query
         return [int(id_) for id_ in ids[np.lexsort((ids, -scores))]]
+
+
+@dataclass(slots=True)
+class _Latest:
+    """The delta of the latest search of a state."""
+
+    delta: Delta | None = None
+    lock: Lock = field(default_factory=Lock)
 
 
 def _fused(snapshot: Snapshot, spec: JointSpec, ids: NDArray[np.int64]) -> FloatArray:

@@ -34,6 +34,11 @@ class StoredClip:
     end_s: float
     thumbnail: str | None
 
+    @property
+    def start_ms(self) -> int:
+        """The start in its key."""
+        return to_ms(self.start_s)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredVectors:
@@ -55,13 +60,18 @@ def check_times(*times_s: float) -> None:
         raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
 
 
+def to_ms(start_s: float) -> int:
+    """Return the start of a clip in milliseconds, as in its key."""
+    return round(start_s * 1000)
+
+
 def no_frames() -> tuple[FloatArray, NDArray[np.float64]]:
     return np.zeros((0, 0), np.float32), np.zeros(0)
 
 
 def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip, thumbnail: str | None) -> None:
     """Insert a clip and its embeddings."""
-    start_ms = round(item.start_s * 1000)
+    start_ms = to_ms(item.start_s)
     clip_id = inserted(
         connection,
         insert(schema.clip).values(
@@ -177,3 +187,17 @@ def unindexed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
         (watermark,),
     )
     return np.sort(listed(found[0][0]))
+
+
+def clip_counts(rows: Rows, video_ids: Collection[int]) -> dict[int, dict[str, int]]:
+    """Return video id -> modality -> how many of its clips have it; "" counts all its clips."""
+    chosen = "c.video_id IN (SELECT value FROM json_each(?))"
+    counts: dict[int, dict[str, int]] = {}
+    for video_id, modality, n in rows(
+        f"SELECT c.video_id, '', count(*) FROM clip c WHERE {chosen} GROUP BY c.video_id"
+        " UNION ALL SELECT c.video_id, e.modality, count(*) FROM clip c JOIN embedding e ON e.clip_id = c.id"
+        f" WHERE {chosen} GROUP BY c.video_id, e.modality",
+        (json.dumps(list(video_ids)),) * 2,
+    ):
+        counts.setdefault(video_id, {})[modality] = n
+    return counts

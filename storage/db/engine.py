@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Hashable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -17,11 +18,12 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from vfindex.storage.db.integrity import register
-from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError, QueryTimeout, VfindexError
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import is_allowed
 from vfindex.storage.files.regular import regular
 from vfindex.storage.files.resources import least_room, temporary_folder
+from vfindex.storage.state_cache import StateCache, States
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
 BUSY_TIMEOUT_S = 20
@@ -31,8 +33,12 @@ SHARED_BYTES = 32 << 10
 _LOG_HEADER_BYTES = 32
 # How most messages about damage end; `verify` leaves it out.
 RUN_VERIFY = "; run: vfindex verify"
-# Key of a connection's cache in SQLAlchemy's `info`.
-_CACHE = "cache"
+# Keys in SQLAlchemy's `info` of a connection: how it was opened, and the states that its engine has seen.
+_OPENED, _STATES = "opened", "states"
+# Snapshots at one time whose connections stay open for the next ones.
+_POOLED = 8
+# Steps of SQLite's virtual machine between two looks at the clock: about a millisecond.
+_STEPS = 100_000
 # Attribute of sqlite3 errors: the folder of the database.
 _FOLDER = "folder"
 
@@ -63,10 +69,10 @@ def connect(path: Path | None, *, write: bool) -> Engine:
         # A database in memory lives as long as its one connection.
         engine = create_engine("sqlite://", creator=creator, poolclass=StaticPool)
     else:
-        # One connection outlives its snapshot: opening another costs as much as five statements. Snapshots at one time
+        # Connections outlive their snapshots: opening another costs as much as five statements. Snapshots at one time
         # have one each.
-        engine = create_engine("sqlite://", creator=creator, poolclass=QueuePool, pool_size=1, max_overflow=-1)
-        _keep_while_true(engine, path)
+        engine = create_engine("sqlite://", creator=creator, poolclass=QueuePool, pool_size=_POOLED, max_overflow=-1)
+        _keep_while_true(engine, path, creator)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
@@ -203,17 +209,10 @@ class _OwnErrors:
             setattr(exc, _FOLDER, getattr(self._connection, _FOLDER, None))
 
 
-@dataclass(slots=True)
-class ConnectionCache:
-    """A reader connection's cache, valid while SQLite's counter of commits by others is `version`."""
+def begin_reading(engine: Engine) -> tuple[Connection, StateCache[Opened] | None]:
+    """Return a connection with a read transaction, and the cache of the state that it reads. Raises LibraryError.
 
-    opened: Opened
-    version: int = -1
-    values: dict[Hashable, Any] = field(default_factory=dict)
-
-
-def begin_reading(engine: Engine) -> tuple[Connection, ConnectionCache | None]:
-    """Return a connection with a read transaction, and its cache. Raises LibraryError.
+    Connections of the writer have no cache: SQLite counts only commits by others.
 
     Tried twice: files of the first try may go with the last writer, and the second opens without them.
     """
@@ -226,44 +225,57 @@ def begin_reading(engine: Engine) -> tuple[Connection, ConnectionCache | None]:
             raise translated(exc) from exc
 
 
-def _begin_reading(engine: Engine) -> tuple[Connection, ConnectionCache | None]:
+def _begin_reading(engine: Engine) -> tuple[Connection, StateCache[Opened] | None]:
     connection = engine.connect()
+    opened, states = connection.info.get(_OPENED), connection.info.get(_STATES)
     try:
-        return connection, cache_of(connection)
+        if states is None:
+            return connection, None
+
+        def begin() -> None:
+            connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+
+        return connection, states.begin(opened, begin, connection.rollback)
     except DBAPIError:
-        if _CACHE in connection.info:
+        if opened is not None:
             connection.invalidate()
         connection.close()
         raise
 
 
-def cache_of(connection: Connection) -> ConnectionCache | None:
-    """Return the connection's cache, emptied if there was a commit; None for a writer's connection.
-
-    SQLite counts only commits by others, so a writer would not see its own.
-    """
-    cache: ConnectionCache | None = connection.info.get(_CACHE)
-    if cache is not None:
-        version = int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
-        if version != cache.version:
-            cache.version, cache.values = version, {}
-    return cache
-
-
-def _keep_while_true(engine: Engine, path: Path) -> None:
-    """Give the engine's connections a cache, and drop a connection when the file at its path is another one.
+def _keep_while_true(engine: Engine, path: Path, creator: Callable[[], Any]) -> None:
+    """Give the engine's connections a shared cache, and drop one when the file at its path is another one.
 
     A repair replaces the file; and a library opened without locks, because nobody wrote, may have a writer now.
     """
+    states: States[Opened] = States(creator, lambda opened: opened.is_locked)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
-        record.info[_CACHE] = ConnectionCache(connection.opened)
+        record.info[_OPENED], record.info[_STATES] = connection.opened, states
 
     @event.listens_for(engine, "checkout")
     def checked_out(_: Any, record: Any, __: Any) -> None:
-        if record.info[_CACHE].opened != opening(path):
+        if record.info[_OPENED] != opening(path):
             raise DisconnectionError(f"{path} is another file now")
+
+    @event.listens_for(engine, "engine_disposed")
+    def disposed(_: Engine) -> None:
+        states.close()
+
+
+@contextmanager
+def time_limit(connection: Connection, until_s: float | None) -> Iterator[None]:
+    """Interrupt the statements of a connection inside this block from a time of `time.monotonic` on."""
+    if until_s is None:
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: time.monotonic() > until_s, _STEPS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
 
 
 def _file_uri(path: Path) -> str:
@@ -392,7 +404,7 @@ def room_wanted(folder: Path | None, bytes_: int = 0) -> str:
     return f"free {wanted} in {where},"
 
 
-def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
+def translated(exc: DBAPIError | sqlite3.Error) -> VfindexError:
     """Return SQLite's error as a sentence. An error that only a bug of vfindex can cause is raised unchanged."""
     error = exc.orig if isinstance(exc, DBAPIError) else exc
     complaint, extended = str(error), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
@@ -423,6 +435,8 @@ def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError:
             f"the library's database cannot be written ({complaint}); this user needs permission to write library.db "
             "and the library's folder, and the disk must not be mounted read-only"
         )
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return QueryTimeout()
     if code == sqlite3.SQLITE_NOMEM:
         return LibraryError("there is not enough memory to read the library's database; close other programs")
     raise exc

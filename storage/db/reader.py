@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,11 +18,11 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage.db import clips, schema
 from vfindex.storage.db.clips import StoredClip, StoredVectors, no_frames, stored_clip
 from vfindex.storage.db.documents import SEGMENT_COLUMNS
-from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, translated
+from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, time_limit, translated
 from vfindex.storage.db.integrity import diagnosis, is_broken, setting
 from vfindex.storage.db.migrations import check_readable, complete_schema
 from vfindex.storage.db.videos import StoredVideo, stored_video
-from vfindex.storage.errors import LibraryDamaged, LibraryError
+from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS
 from vfindex.storage.joint.codecs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
@@ -60,8 +61,11 @@ class Snapshot:
     Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, until_s: float | None = None) -> None:
+        """until_s: time of `time.monotonic` from which on reading raises QueryTimeout."""
         self._connection, self._cache = begin_reading(engine)
+        self._until_s, self._limits = until_s, ExitStack()
+        self._limits.enter_context(time_limit(self._connection, until_s))
         self.words = Words(self._fetched, self.remembered)
         try:
             if not self.remembered("complete", lambda: check_readable(self._connection)):
@@ -74,6 +78,7 @@ class Snapshot:
             raise
 
     def close(self) -> None:
+        self._limits.close()
         self._connection.close()
 
     def __enter__(self) -> Snapshot:
@@ -100,27 +105,22 @@ class Snapshot:
         return self._connection
 
     def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return `compute()`, cached for later snapshots of this connection until the next commit by a writer."""
-        if self._cache is None:
-            return compute()
-        values = self._cache.values
-        if key not in values:
-            values[key] = compute()
-        value: T = values[key]
-        return value
+        """Return `compute()`, cached for all snapshots of this state: until the next commit by a writer."""
+        return compute() if self._cache is None else self._cache.value(key, compute)
+
+    def _check_time(self) -> None:
+        if self._until_s is not None and time.monotonic() > self._until_s:
+            raise QueryTimeout
 
     def _rows(self, query: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        self._check_time()
         try:
             return self._connection.execute(query, parameters or {}).all()
         except DBAPIError as exc:
             raise translated(exc) from exc
 
     def _by_id(self, query: Any, column: Any, ids: Sequence[int]) -> Iterator[Any]:
-        """Yield the query's rows whose column is in `ids`.
-
-        All ids are one JSON parameter: with one parameter each, SQLAlchemy compiles the statement every time, 8 % of
-        a warm search.
-        """
+        """Yield the query's rows whose column is in `ids`: one JSON parameter, so that it is compiled once."""
         among = text(f"{column.table.name}.{column.name} IN (SELECT value FROM json_each(:ids))")
         yield from self._rows(query.where(among), {"ids": json.dumps(list(ids))})
 
@@ -133,6 +133,7 @@ class Snapshot:
 
     def _fetched(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         """Return a query's rows as plain tuples; SQLAlchemy's rows double the time of a query."""
+        self._check_time()
         try:
             cursor = self._connection.exec_driver_sql(query, parameters).cursor
             return list(cursor.fetchall()) if cursor else []
@@ -331,16 +332,17 @@ class Snapshot:
             self._fetched(locations + " ORDER BY video_id"),
         )
 
-    def paths_of(self, video_ids: Sequence[int]) -> dict[int, list[bytes]]:
-        """Return video id -> its paths, in order of bytes."""
+    def named(self, video_ids: Sequence[int]) -> dict[int, tuple[str, list[bytes]]]:
+        """Return video id -> (fingerprint, its paths in order of bytes)."""
         rows = self._fetched(
-            "SELECT video_id, path FROM location WHERE video_id IN (SELECT value FROM json_each(?)) ORDER BY path",
+            "SELECT v.id, v.fingerprint, l.path FROM video v LEFT JOIN location l ON l.video_id = v.id"
+            " WHERE v.id IN (SELECT value FROM json_each(?)) ORDER BY l.path",
             (json.dumps(list(video_ids)),),
         )
-        paths: dict[int, list[bytes]] = {id_: [] for id_ in video_ids}
-        for video_id, path in rows:
-            paths[video_id].append(path)
-        return paths
+        found: dict[int, tuple[str, list[bytes]]] = {id_: (fingerprint, []) for id_, fingerprint, _ in rows}
+        for id_, _, path in rows:
+            found[id_][1].extend([path] if path is not None else [])
+        return found
 
     def duration_s(self, video_id: int) -> float:
         """Return the duration of a video, 0 if it is gone."""
@@ -361,6 +363,12 @@ class Snapshot:
         loc = schema.location.c
         rows = self._rows(select(loc.video_id).where(loc.path == path))
         return self.videos([rows[0].video_id])[0] if rows else None
+
+    def video_with(self, fingerprint: str) -> StoredVideo | None:
+        """Return the video with this fingerprint, or None."""
+        found = select(schema.video.c.id).where(schema.video.c.fingerprint == fingerprint)
+        rows = self._rows(found) if fingerprint.isascii() else ()  # bytes of a path may not even be UTF-8
+        return self.videos([rows[0].id])[0] if rows else None
 
     def path_of(self, typed: Sequence[bytes]) -> bytes | None:
         """Return the path of the video that `typed` names, see `names.resolve`. Raises UsageError."""
@@ -395,11 +403,8 @@ class Snapshot:
 
     def coverage_of(self, clip_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return clip id -> modality -> a sentence on its coverage in the clip's unit."""
-        rows = self._fetched(
-            "SELECT c.id, u.coverage FROM clip c JOIN unit u ON u.id = c.unit_id"
-            " WHERE c.id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(clip_ids)),),
-        )
+        query = "SELECT c.id, u.coverage FROM clip c JOIN unit u ON u.id = c.unit_id WHERE c.id IN"
+        rows = self._fetched(f"{query} (SELECT value FROM json_each(?))", (json.dumps(list(clip_ids)),))
         return {clip_id: json.loads(coverage) for clip_id, coverage in rows}
 
     def counts(self) -> dict[str, int]:
@@ -427,24 +432,14 @@ class Snapshot:
 
     def clip_counts(self, video_ids: Sequence[int]) -> dict[int, dict[str, int]]:
         """Return video id -> modality -> how many of its clips have it; "" counts all its clips."""
-        chosen = "c.video_id IN (SELECT value FROM json_each(?))"
-        counts: dict[int, dict[str, int]] = {}
-        for video_id, modality, n in self._fetched(
-            f"SELECT c.video_id, '', count(*) FROM clip c WHERE {chosen} GROUP BY c.video_id"
-            " UNION ALL SELECT c.video_id, e.modality, count(*) FROM clip c JOIN embedding e ON e.clip_id = c.id"
-            f" WHERE {chosen} GROUP BY c.video_id, e.modality",
-            (json.dumps(list(video_ids)),) * 2,
-        ):
-            counts.setdefault(video_id, {})[modality] = n
-        return counts
+        return clips.clip_counts(self._fetched, video_ids)
 
     def languages_of(self, video_ids: Sequence[int]) -> dict[int, list[str]]:
         """Return video id -> the languages of its transcript, in alphabetical order."""
         found: dict[int, list[str]] = {}
-        for video_id, language in self._fetched(
-            f"SELECT DISTINCT video_id, language FROM segment WHERE language != '' AND track IN {_AMONG}"
-            f" AND video_id IN {_AMONG} ORDER BY video_id, language",
-            (json.dumps(spoken_modalities()), json.dumps(list(video_ids))),
-        ):
+        chosen = f"language != '' AND track IN {_AMONG} AND video_id IN {_AMONG}"
+        query = f"SELECT DISTINCT video_id, language FROM segment WHERE {chosen} ORDER BY video_id, language"
+        parameters = (json.dumps(spoken_modalities()), json.dumps(list(video_ids)))
+        for video_id, language in self._fetched(query, parameters):
             found.setdefault(video_id, []).append(language)
         return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ class IvfPq:
         self._books = np.split(codebook, np.cumsum(pairs)[:-1])
         self._codes = list(codes)
         self._ready: dict[tuple[int, ...], Any] = {}
+        self._filling = Lock()
 
     def __len__(self) -> int:
         return len(self.lists.members)
@@ -121,6 +123,10 @@ class IvfPq:
 
     def _index(self, asked: tuple[int, ...]) -> Any:
         """Return FAISS's index of some segments; its blocks are those of the segments side by side."""
+        with self._filling:
+            return self._filled(asked)
+
+    def _filled(self, asked: tuple[int, ...]) -> Any:
         if asked not in self._ready:
             centroids = np.concatenate([_padded(self.lists.centroids[:, self.segments[at]]) for at in asked], axis=1)
             index = _empty(centroids)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence, Sized
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,6 +74,8 @@ _NEWEST = (
     "SELECT group_concat(id, ' ') FROM (SELECT rowid AS id FROM document_fts WHERE document_fts MATCH ?"
     " AND rowid BETWEEN ? AND ? ORDER BY rowid DESC LIMIT ?)"
 )
+# Held while a cache of `kept` changes: several threads search one library.
+_KEEPING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,12 +350,14 @@ class Words:
 
 def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
     """Return the cached value of a key, or compute it; the newest stay cached, up to KEPT and KEPT_IDS."""
-    if key not in known:
+    found = known.get(key)
+    if found is None:
         found = compute()
-        while known and (len(known) >= KEPT or sum(map(len, known.values())) + len(found) > KEPT_IDS):
-            known.pop(next(iter(known)))
-        known[key] = found
-    return known[key]
+        with _KEEPING:
+            while known and (len(known) >= KEPT or sum(map(len, known.values())) + len(found) > KEPT_IDS):
+                known.pop(next(iter(known)))
+            known[key] = found
+    return found
 
 
 def _by_worth(lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Ids:

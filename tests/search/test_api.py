@@ -18,7 +18,7 @@ from vfindex.search.query.ast import Filters, Moment, Part, Query, Term
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.image import Pictures
 from vfindex.search.query.like import Like
-from vfindex.search.results import Hit, Match, Place, Span
+from vfindex.search.results import Record
 from vfindex.storage import errors
 from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
@@ -76,12 +76,27 @@ def test_every_parameter_and_field_has_its_row() -> None:
             shown = re.search(rf"^\| `{name}` \|[^|]*\| `([^`]*)` \|", PAGE, re.M)
             written = repr(parameter.default).replace("'", '"')
             assert shown and shown[1] == written, name
-    assert first_column(section("`Hit`")) == [field.name for field in fields(Hit)]
 
 
-@pytest.mark.parametrize("kind", [Span, Place, Match, Query, Moment, Term, Filters, Like])
+RECORDS = sorted(Record.__subclasses__(), key=lambda kind: kind.__name__)
+UNITS = {"_s": "s", "_ms": "ms", "_px": "px", "_deg": "degrees"}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_every_field_of_a_record_has_name_type_unit_and_meaning(kind: type[Any]) -> None:
+    match = re.search(rf"^### `{kind.__name__}`\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
+    assert match, "a record without its table"
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|([^|]*)\|([^|]+)\|$", match[1], re.M)
+    assert [row[:2] for row in rows] == [(field.name, field.type.replace(" | ", " or ")) for field in fields(kind)]
+    for name, _, unit, meaning in rows:
+        suffix = next((unit for end, unit in UNITS.items() if name.endswith(end)), None)
+        assert suffix in (None, unit.strip()), name
+        assert meaning.strip(), name
+
+
+@pytest.mark.parametrize("kind", [Query, Moment, Term, Filters, Like])
 def test_every_public_field_is_named(kind: Any) -> None:
-    text = section("`Hit`") + section("`Query` and `Like`")
+    text = section("`Query` and `Like`")
     named = set(re.findall(r"`(\w+)`", text)) | set(re.findall(r"(\w+): \w+", text))
     assert {field.name for field in fields(kind)} - {"position"} <= named
 

@@ -12,6 +12,7 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.cli.commands import list as listing
+from vfindex.search import service as service_module
 from vfindex.storage.records import Segment
 from vfindex.storage.writer import writing
 
@@ -36,7 +37,7 @@ def test_videos_are_listed_by_path_with_their_coverage(run: Any, films: Path) ->
 
 
 def test_the_document_of_a_list_has_one_row_a_video(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_BATCH", 1)
+    monkeypatch.setattr(service_module, "PAGE_VIDEOS", 1)
     ran = run("list", "--library", films, "--json")
     first, second = json.loads(ran.out)["videos"]
     assert ran.err == ""
@@ -50,7 +51,7 @@ def test_filters_are_those_of_a_query(run: Any, films: Path) -> None:
     assert "a.mp4" not in run("list", "lang:de", "--library", films).out
     assert run("list", "in:a.mp4", "longer:1s", "--library", films).out.count("\n") == 1
     none = run("list", "lang:fr", "--library", films, "--json")
-    assert (none.code, json.loads(none.out)) == (1, {"videos": []})
+    assert (none.code, json.loads(none.out)) == (1, {"total": 0, "hints": [], "videos": []})
 
 
 def test_words_are_left_to_search(run: Any, films: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_glob_that_matches_nothing_is_told(run: Any, films: Path) -> None:
 
 
 def test_damage_on_the_way_is_one_document(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_BATCH", 1)
+    monkeypatch.setattr(service_module, "PAGE_VIDEOS", 1)
     with sqlite3.connect(films / "library.db") as connection:
         connection.execute("UPDATE video SET tags = '{' WHERE title = 'b.mp4'")
     connection.close()

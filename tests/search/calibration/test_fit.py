@@ -283,7 +283,7 @@ def test_the_command_reports_that_there_is_no_confident_match(
     assert run("search", "about7x", *at) == (
         1,
         "",
-        "no confident match; --min-confidence none shows the closest clips\n",
+        "no confident match; --all shows the closest clips\n",
     )
     nothing = json.loads(run("search", "about7x", *at, "--json")[1])
     assert (nothing["confident"], nothing["hits"]) == (False, [])

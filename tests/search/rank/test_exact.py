@@ -204,7 +204,7 @@ def test_a_search_without_its_index_says_so_once(
         assert told(engine, exact=False) == told(engine, exact=True)
         assert len(loads) == 2 and len(caplog.messages) == 1, "tried again after a commit, not told again"
         writer.publish()
-        assert told(engine, exact=False) == told(engine, exact=True) and engine._loaded is not None
+        assert told(engine, exact=False) == told(engine, exact=True) and engine.searcher().index is not None
 
 
 def test_a_failing_disk_is_reported_and_a_missing_permission_is_not_damage(

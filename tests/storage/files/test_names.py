@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install, place
 
-from vfindex.search.query.like import Like, clip_at
+from vfindex.search.query.like import Like, clip_of
 from vfindex.storage.errors import UsageError
 from vfindex.storage.files.names import glob_pattern, resolve
 from vfindex.storage.library import Library
@@ -78,4 +78,4 @@ def test_a_library_finds_a_file_by_either_form_of_its_name(tmp_path: Path) -> No
     with Library.open(tmp_path).snapshot() as snapshot:
         assert snapshot.path_of([typed.encode()]) == place(stored).path
         assert snapshot.path_of([b"/videos"]) is None, "a folder is no video"
-        assert clip_at(snapshot, Like(Path(typed), 1.0)).video_id == 1
+        assert clip_of(snapshot, Like(Path(typed), 1.0)).video_id == 1

@@ -1,0 +1,184 @@
+"""What a library contains, read from a snapshot as the records of `results`: videos, transcripts, runs, its status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vfindex.search.calibration.labels import META_KEY, Calibration
+from vfindex.search.query.filters import recorded_on
+from vfindex.search.results import (
+    ClipInfo,
+    FileProblem,
+    ModalityConfidence,
+    RunInfo,
+    Status,
+    Transcript,
+    VideoInfo,
+    VideoSummary,
+)
+from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.db.runs import StoredRun, attempt_counts, attempts_of, last_run
+from vfindex.storage.db.sources import stored_exclusions
+from vfindex.storage.db.units import preview_videos
+from vfindex.storage.db.videos import StoredVideo
+from vfindex.storage.errors import IndexUnusable
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.records import SEARCHABLE, ClipKey
+
+_STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
+_STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
+
+
+def video_info(library: Library, snapshot: Snapshot, video: StoredVideo) -> VideoInfo:
+    """Return all that the library knows of a video."""
+    clips = snapshot.clips_of(video.id)
+    vectors = snapshot.vectors([clip.id for clip in clips])
+    return VideoInfo(
+        video=_first_path(video),
+        locations=tuple(place.path for place in video.locations),
+        video_id=video.id,
+        fingerprint=video.fingerprint,
+        state=video.state,
+        coarse=video.fingerprint in preview_videos(snapshot),
+        problem=video.problem,
+        attempts=tuple(attempts_of(snapshot, video.id)),
+        title=video.title,
+        tags=video.tags,
+        container=video.container,
+        codec=video.codec,
+        width_px=video.width_px,
+        height_px=video.height_px,
+        rotation_deg=video.rotation_deg,
+        start_s=video.start_s,
+        first_pts_s=video.start_s,
+        last_pts_s=video.last_s,
+        end_s=video.end_s,
+        duration_s=video.end_s - video.start_s,
+        frames=video.frames,
+        has_audio=video.has_audio,
+        coverage=tuple(snapshot.coverage(video.id)),
+        clips=tuple(
+            ClipInfo(
+                clip_id=clip.id,
+                key=ClipKey(video.fingerprint, clip.start_ms),
+                start_s=clip.start_s,
+                end_s=clip.end_s,
+                modalities=tuple(sorted(vectors[clip.id].embeddings)),
+                frames=len(vectors[clip.id].frame_times_s),
+                thumbnail=library.thumbnail(clip.thumbnail),
+            )
+            for clip in clips
+        ),
+        transcript=tuple(snapshot.segments(video.id)),
+    )
+
+
+def transcript_of(snapshot: Snapshot, video: StoredVideo) -> Transcript:
+    """Return the transcript of a video."""
+    return Transcript(_first_path(video), video.id, video.fingerprint, tuple(snapshot.segments(video.id)))
+
+
+def _first_path(video: StoredVideo) -> bytes | None:
+    return video.locations[0].path if video.locations else None
+
+
+def summaries(snapshot: Snapshot, ids: Sequence[int]) -> list[VideoSummary]:
+    """Return the rows of some videos, in the order of `ids`; videos deleted meanwhile are left out."""
+    videos = {video.id: video for video in snapshot.videos(ids)}
+    clips, languages = snapshot.clip_counts(ids), snapshot.languages_of(ids)
+    rows = []
+    for video in (videos[id_] for id_ in ids if id_ in videos):
+        day, counts = recorded_on(video.tags, video.locations), clips.get(video.id, {})
+        rows.append(
+            VideoSummary(
+                video=_first_path(video),
+                video_id=video.id,
+                fingerprint=video.fingerprint,
+                copies=len(video.locations),
+                title=video.title,
+                state=video.state,
+                day=day.isoformat() if day else None,
+                duration_s=video.end_s - video.start_s,
+                languages=tuple(languages.get(video.id, ())),
+                clips=counts.get("", 0),
+                clips_with={m: counts.get(m, 0) for m in modality_names()},
+            )
+        )
+    return rows
+
+
+def run_info(run: StoredRun) -> RunInfo:
+    return RunInfo(run.id, run.id, run.command, run.started_at, run.finished_at, run.report)
+
+
+def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
+    """Return the status of the library in `folder`: counts, models, index, calibration, problems."""
+    counts, by_modality = snapshot.counts(), snapshot.modality_counts()
+    meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
+    last, setup, form = last_run(snapshot), meta.setup, meta.fusion.form
+    problem = _index_problem(library, generation)
+    return Status(
+        library=folder,
+        preset=setup.preset if setup else None,
+        sampling=setup.sampling if setup else None,
+        models=dict(setup.references) if setup else {},
+        lacks=tuple(m for m in modality_names() if setup and m not in setup.models),
+        videos=sum(counts.get(state, 0) for state in SEARCHABLE),
+        coarse=len(preview_videos(snapshot)),
+        locations=counts["location"],
+        states={state: counts.get(state, 0) for state in _STATES},
+        clips=counts["clip"],
+        segments=counts["segment"],
+        clips_with={m: by_modality.get(m, 0) for m in modality_names()},
+        video_seconds=round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
+        confidence=_calibration(snapshot.get(META_KEY)) if form == "concat" else None,
+        fusion=form,
+        generation=generation.id if generation and not problem else None,
+        clips_in_generation=generation.clips if generation and not problem else 0,
+        index_problem=problem,
+        removed=tuple(stored_exclusions(snapshot)),
+        problems=_problems(videos, snapshot),
+        last_run=None if last is None else run_info(last),
+    )
+
+
+def _problems(videos: Sequence[StoredVideo], snapshot: Snapshot) -> tuple[FileProblem, ...]:
+    attempts = attempt_counts(snapshot)
+    wrong = [(video, video.problem or {}) for video in videos if video.state in _STATES_WITH_PROBLEMS]
+    return tuple(
+        FileProblem(
+            path=place.path,
+            state=video.state,
+            stage=problem.get("stage"),
+            code=problem.get("code"),
+            reason=problem.get("reason"),
+            next=problem.get("next"),
+            version=problem.get("version"),
+            attempts=attempts.get(video.id, 1),
+        )
+        for video, problem in wrong
+        for place in video.locations
+    )
+
+
+def _index_problem(library: Library, generation: Generation | None) -> str | None:
+    """Return why searches cannot use the joint index; None if they use it, or none is published yet."""
+    try:
+        if generation is not None:
+            library.open_index(generation)
+    except IndexUnusable as exc:
+        return str(exc)
+    return None
+
+
+def _calibration(stored: str | None) -> dict[ModalityName, ModalityConfidence] | None:
+    """Return modality -> its calibration, None before the library is calibrated."""
+    calibration = Calibration.from_json(stored)
+    if calibration is None:
+        return None
+    return {
+        m: ModalityConfidence(of.is_reliable, of.auc, of.known, of.reason()) for m, of in calibration.modalities.items()
+    }

@@ -1,0 +1,200 @@
+"""The door to a library for programs: searches, videos, transcripts, status, each as a record of `results`.
+
+from pathlib import Path
+from vfindex.search import SearchService
+
+with SearchService(Path("library")) as service:
+    hits = service.search("dog running in park")
+    print(service.similar(hits[0].key).to_dict())
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vfindex.search.calibration.labels import LABELS, Label
+from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
+from vfindex.search.engine import SearchEngine
+from vfindex.search.query.ast import Combination, Filters, Query
+from vfindex.search.query.filters import filtered, unmatched_globs
+from vfindex.search.query.hints import glob_hints
+from vfindex.search.query.like import Like, clip_of, find_video
+from vfindex.search.query.parser import parse
+from vfindex.search.query.request import Example
+from vfindex.search.results import Hits, RunInfo, RunList, Status, Transcript, VideoInfo, VideoList
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.runs import stored_runs
+from vfindex.storage.db.videos import StoredVideo
+from vfindex.storage.errors import LibraryError, QueryError, UsageError
+from vfindex.storage.library import again_if_changed
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import ClipKey, Hint
+
+# Videos read at a time, so that memory does not grow with the library.
+PAGE_VIDEOS = 1000
+
+
+class SearchService:
+    """An open library, for any number of threads. It follows runs, upgrades and rollbacks.
+
+    Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
+    to read. `close`, or leaving the `with` block, closes its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.engine = SearchEngine(folder)
+
+    def __enter__(self) -> SearchService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the library; a later call opens it again."""
+        self.engine.close()
+
+    # --- searching ----------------------------------------------------------------------------------------------
+
+    def search(  # noqa: PLR0913  every option of a search has its name; no record to import for one of them
+        self,
+        text: str | Query = "",
+        *,
+        images: Sequence[Example] = (),
+        top_k: int = 10,
+        per_video: int = 1,
+        weights: Mapping[ModalityName, float] | None = None,
+        combine: Combination = "convex",
+        exact: bool = False,
+        timeout_s: float | None = None,
+        min_confidence: Label | None = None,
+    ) -> Hits:
+        """Return the hits of `SearchEngine.search` that are better than chance, or of a library without labels, all.
+
+        min_confidence: only hits with this label or a better one; `none`: all hits.
+        """
+        if min_confidence is not None and min_confidence not in LABELS:
+            raise QueryError(f"min_confidence must be one of {', '.join(LABELS)}, or None, not {min_confidence!r}")
+        hits = self.engine.search(
+            text,
+            images=images,
+            top_k=top_k,
+            per_video=per_video,
+            weights=weights,
+            combine=combine,
+            exact=exact,
+            timeout_s=timeout_s,
+        )
+        return hits.with_confidence(min_confidence)
+
+    def similar(
+        self, clip: Like | ClipKey | str, *, top_k: int = 10, per_video: int = 1, timeout_s: float | None = None
+    ) -> Hits:
+        """Return the clips that look most like a clip of the library, best first, without the clip itself.
+
+        clip: its key, or a video and a time as in `VIDEO@1:02`. Raises QueryError, UsageError.
+        """
+        example = Like.parse(clip) if isinstance(clip, str) else clip
+        return self.search(images=[example], top_k=top_k, per_video=per_video, timeout_s=timeout_s)
+
+    # --- videos -------------------------------------------------------------------------------------------------
+
+    def videos(self, filters: str | Filters = "", *, first: int = 0, limit: int = PAGE_VIDEOS) -> VideoList:
+        """Return a page of the searchable videos that pass the filters, by path. first: how many to leave out.
+
+        filters: of the query language, as in `in:holiday lang:de`. Raises QueryError, and UsageError for other words.
+        """
+        for name, value, least in (("first", first, 0), ("limit", limit, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise QueryError(f"{name} must be a whole number of {least} or more, not {value!r}")
+        ids, hints = self._matching(filters)
+        return self._page(ids, hints, ids[first : first + limit])
+
+    def video_pages(self, filters: str | Filters = "") -> Iterator[VideoList]:
+        """Yield all pages of `videos`, at least one. Videos deleted meanwhile are left out."""
+        ids, hints = self._matching(filters)
+        for start in range(0, max(1, len(ids)), PAGE_VIDEOS):
+            yield self._page(ids, hints, ids[start : start + PAGE_VIDEOS])
+
+    @again_if_changed
+    def _matching(self, filters: str | Filters) -> tuple[list[int], tuple[Hint, ...]]:
+        chosen = _parsed(filters) if isinstance(filters, str) else filters
+        with self.engine.library().snapshot() as snapshot:
+            passing = filtered(snapshot, chosen)
+            ids = [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
+            return ids, tuple(glob_hints(unmatched_globs(snapshot, chosen)))
+
+    @again_if_changed
+    def _page(self, ids: Sequence[int], hints: tuple[Hint, ...], chosen: Sequence[int]) -> VideoList:
+        with self.engine.library().snapshot() as snapshot:
+            return VideoList(len(ids), hints, tuple(summaries(snapshot, chosen)))
+
+    @again_if_changed
+    def video(self, name: str | Path) -> VideoInfo:
+        """Return all that the library knows of a video. name: a path, or a fingerprint. Raises LibraryError."""
+        library = self.engine.library()
+        with library.snapshot() as snapshot:
+            return video_info(library, snapshot, _existing(snapshot, name))
+
+    @again_if_changed
+    def transcript(self, name: str | Path) -> Transcript:
+        """Return what is said in a video. name: a path, or a fingerprint. Raises LibraryError."""
+        with self.engine.library().snapshot() as snapshot:
+            return transcript_of(snapshot, _existing(snapshot, name))
+
+    @again_if_changed
+    def thumbnail(self, clip: Like | ClipKey | str) -> Path | None:
+        """Return the WebP image of a clip, None if there is none. clip: as for `similar`. Raises QueryError."""
+        library, like = self.engine.library(), Like.parse(clip) if isinstance(clip, str) else clip
+        with library.snapshot() as snapshot:
+            return library.thumbnail(clip_of(snapshot, like).thumbnail)
+
+    # --- the library --------------------------------------------------------------------------------------------
+
+    @again_if_changed
+    def status(self) -> Status:
+        """Return what the library contains, and what failed."""
+        library = self.engine.library()
+        with library.snapshot() as snapshot:
+            return status_of(self.folder, library, snapshot)
+
+    @again_if_changed
+    def runs(self) -> RunList:
+        """Return all runs, the oldest first."""
+        with self.engine.library().snapshot() as snapshot:
+            return RunList(tuple(run_info(run) for run in stored_runs(snapshot)))
+
+    def run(self, run_id: int) -> RunInfo:
+        """Return a run. Raises LibraryError if there is none with this number."""
+        for run in self.runs().runs:
+            if run.id == run_id:
+                return run
+        raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` shows which there are")
+
+
+def _parsed(filters: str) -> Filters:
+    """Return the filters of a query. Raises QueryError, and UsageError for words to search for."""
+    query = parse(filters, wordless=True)
+    words = " ".join(map(str, query.moments))
+    if words:
+        raise UsageError(
+            "list takes filters only, as in 'vfindex list in:holiday lang:de longer:10m'; "
+            f"to search: vfindex search {shlex.quote(words)}"
+        )
+    return query.filters
+
+
+def _existing(snapshot: Snapshot, name: str | Path) -> StoredVideo:
+    """Return the video of a path or fingerprint. Raises LibraryError."""
+    video = find_video(snapshot, os.fspath(name))
+    if video is not None:
+        return video
+    if os.path.isdir(name):
+        raise LibraryError(f"{name} is a folder; name one of its videos")
+    if os.path.lexists(name):
+        raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(str(name))}")
+    raise LibraryError(f"{name} is not in this library, and there is no such file; `vfindex list` shows what is")

@@ -1,0 +1,71 @@
+"""Every command prints the document of the service's record, field by field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_maker import add_video, axis, clip
+
+from vfindex.search.evaluation.datasets import read_questions
+from vfindex.search.evaluation.evaluate import parse_configuration, run_questions
+from vfindex.search.evaluation.report import Evaluation
+from vfindex.search.query.like import Like
+from vfindex.search.service import SearchService
+from vfindex.storage.records import Segment
+from vfindex.storage.writer import writing
+
+Asked = Callable[[SearchService], Any]
+DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
+    "search": (("search", "a question", "-k", "3"), lambda service: service.search("a question", top_k=3)),
+    "like": (
+        ("search", "--like", "/videos/a.mp4@0:01"),
+        lambda service: service.search(images=[Like.parse("/videos/a.mp4@0:01")]),
+    ),
+    "all": (("search", "x", "--all"), lambda service: service.search("x", min_confidence="none")),
+    "show": (("show", "/videos/a.mp4"), lambda service: service.video("/videos/a.mp4")),
+    "status": (("status",), lambda service: service.status()),
+    "list": (("list", "longer:1s"), lambda service: service.videos("longer:1s")),
+    "runs": (("runs", "list"), lambda service: service.runs()),
+    "run": (("runs", "show", "1"), lambda service: service.run(1)),
+}
+
+
+@pytest.fixture
+def folder(library: Path) -> Path:
+    """Return a library with speech, a name that is not ASCII, and a run."""
+    with writing(library) as writer:
+        writer.catalog.end_run(writer.catalog.begin_run("ingest"), {"found": 2})
+        add_video(
+            writer, "café.mp4", [clip(visual=axis(2), speech=axis(3))],
+            [Segment(0.5, 1.5, "a question of taste", "sidecar", "en")],
+        )  # fmt: skip
+        writer.publish()
+    return library
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_command_line_and_python_give_one_document(run: Any, folder: Path, name: str) -> None:
+    arguments, ask = DOCUMENTS[name]
+    printed = json.loads(run(*arguments, "--library", folder, "--json").out)
+    with SearchService(folder) as service:
+        record = ask(service).to_dict()
+    assert sorted(printed) == sorted(record)
+    for field in printed:
+        assert printed[field] == json.loads(json.dumps(record[field])), field
+    assert any(value for value in printed.values())
+
+
+def test_an_evaluation_is_one_document(run: Any, folder: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"query_id": "1", "query": "a question", "video": "a.mp4"}\n', encoding="utf-8")
+    printed = json.loads(run("eval", queries, "--library", folder, "--json").out)
+    questions = read_questions(queries)
+    [rankings] = run_questions([parse_configuration("default", folder)], questions, lambda done: None)
+    record = Evaluation.of(queries, questions, {"default": rankings}).to_dict()
+    for document in (printed, record):  # times differ from run to run
+        assert document["configurations"][0].pop("latency_ms")["p50"] > 0
+    assert printed == json.loads(json.dumps(record))

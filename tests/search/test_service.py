@@ -1,0 +1,258 @@
+"""The service: what its calls return, what it refuses, time limits, and many threads over a library that changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import axis_of_digit, fake_query_vectors, names
+from library_maker import add_video, axis, clip, install
+
+from vfindex.search.engine import SearchEngine
+from vfindex.search.query.like import Like
+from vfindex.search.service import SearchService
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.encoders.text import TextEncoder
+from vfindex.storage.errors import LibraryError, LibraryNotFound, QueryError, QueryTimeout, UsageError
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.library import Library
+from vfindex.storage.records import ClipKey, Segment
+from vfindex.storage.writer import writing
+
+THREADS, QUESTIONS, GENERATIONS, VIDEOS, CLIPS = 8, 400, 3, 6, 4
+
+
+@pytest.fixture(autouse=True)
+def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_query_vectors(monkeypatch, axis_of_digit)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a library in which video N has clips of axis N, and says N."""
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number in range(VIDEOS):
+            clips = [clip(5.0 * i, 5.0 * i + 5, visual=axis(number), speech=axis(number)) for i in range(CLIPS)]
+            add_video(writer, f"v{number}", clips, [Segment(6, 8, f"number {number}", "asr", "en")])
+        writer.publish()
+    return tmp_path
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_hit_names_its_video_and_its_clip(folder: Path) -> None:
+    with SearchService(folder) as service:
+        hit = service.search("3", top_k=1)[0]
+        video = service.video("/videos/v3")
+        chosen = next(each for each in video.clips if each.clip_id == hit.clip_id)
+        assert (hit.video_id, hit.key) == (video.video_id, ClipKey(video.fingerprint, round(chosen.start_s * 1000)))
+        assert chosen.key == hit.key
+        assert hit.to_dict()["key"] == [video.fingerprint, hit.key.start_ms]
+        assert service.video(video.fingerprint) == video, "a fingerprint names a video as well as its path"
+        assert service.transcript(video.fingerprint).segments == video.transcript != ()
+
+
+def test_similar_takes_a_key_or_a_video_and_a_time(folder: Path) -> None:
+    with SearchService(folder) as service:
+        key = service.video("/videos/v2").clips[1].key
+        by_key, by_time = service.similar(key), service.similar(Like(Path("/videos/v2"), 6.0))
+        assert names(by_key) == names(by_time) == names(service.similar("/videos/v2@0:06"))
+        assert names(by_key)[0] == "v2" and key not in [hit.key for hit in by_key], "another clip looks the same"
+        assert names(service.similar(f"{key.fingerprint}@6")) == names(by_key)
+        assert service.thumbnail(key) == service.video("/videos/v2").clips[1].thumbnail
+        with pytest.raises(QueryError, match="begins at 7 ms; the video was cut anew since"):
+            service.similar(ClipKey(key.fingerprint, 7))
+        with pytest.raises(LibraryError, match="is not in this library, and there is no such file"):
+            service.video("caf\udce9.mp4")
+        with pytest.raises(QueryError, match="nobody is not in this library"):
+            service.similar(ClipKey("nobody", 0))
+
+
+def test_pages_of_videos(folder: Path) -> None:
+    with SearchService(folder) as service:
+        page = service.videos(first=2, limit=3)
+        assert (page.total, [each.video for each in page.videos]) == (
+            VIDEOS, [b"/videos/v2", b"/videos/v3", b"/videos/v4"],
+        )  # fmt: skip
+        assert [each.clips for each in page.videos] == [CLIPS] * 3 and page.videos[0].languages == ("en",)
+        assert service.videos(first=VIDEOS).videos == ()
+        filtered = service.videos("in:v1")
+        assert (filtered.total, filtered.videos[0].video) == (1, b"/videos/v1")
+        assert service.videos("in:nowhere").hints[0].kind == "in"
+        with pytest.raises(UsageError, match="list takes filters only"):
+            service.videos("a dog")
+
+
+def test_a_status_of_a_library_without_videos(tmp_path: Path) -> None:
+    with SearchService(tmp_path / "none") as nothing, pytest.raises(LibraryNotFound):
+        nothing.status()
+    with writing(tmp_path):
+        pass
+    with SearchService(tmp_path) as service:
+        assert (service.status().videos, service.status().last_run, service.runs().runs) == (0, None, ())
+        assert service.videos().total == 0
+        with pytest.raises(QueryError, match="holds no videos yet"):
+            service.search("3")
+        with pytest.raises(LibraryError, match="there is no run 7"):
+            service.run(7)
+
+
+def test_a_closed_service_leaves_no_file_open(folder: Path) -> None:
+    service = SearchService(folder)
+    assert service.search("3")
+    service.close()
+    service.close()
+    open_files = [path for fd in Path("/proc/self/fd").iterdir() if (path := _target(fd)).startswith(str(folder))]
+    assert [path for path in open_files if path.endswith((".db", "-wal", "-shm"))] == []
+    assert service.search("3"), "it opens again"
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"text": None}, "the query must be a text or a Query, not None"),
+        ({"text": b"3"}, "the query must be a text or a Query"),
+        ({"top_k": "5"}, "top_k must be a whole number of 1 or more, not '5'"),
+        ({"top_k": 0}, "top_k must be a whole number of 1 or more, not 0"),
+        ({"top_k": True}, "top_k must be a whole number"),
+        ({"per_video": 1.5}, "per_video must be a whole number of 1 or more, not 1.5"),
+        ({"weights": 3}, "weights must map modalities"),
+        ({"weights": {"sound": 1}}, "there is no modality 'sound'"),
+        ({"weights": {"visual": "1"}}, "the weight of visual must be a number of 0 or more, not '1'"),
+        ({"weights": {"visual": float("nan")}}, "the weight of visual must be a number"),
+        ({"weights": {"visual": -1}}, "the weight of visual must be a number of 0 or more, not -1"),
+        ({"combine": "sum"}, "combine must be one of convex, rrf, not 'sum'"),
+        ({"exact": "no"}, "exact must be True or False, not 'no'"),
+        ({"images": "dog.jpg"}, "images must be a list"),
+        ({"images": [3]}, "an image must be a Path, a Like or a ClipKey, not 3"),
+        ({"timeout_s": 0}, "timeout_s must be a number of seconds above 0"),
+        ({"timeout_s": "1"}, "timeout_s must be a number of seconds above 0"),
+        ({"min_confidence": "sure"}, "min_confidence must be one of none, low, medium, high"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(folder: Path, options: dict[str, Any], sentence: str) -> None:
+    with SearchService(folder) as service, pytest.raises(QueryError) as refused:
+        service.search(**{"text": "3", **options})
+    assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
+
+
+# --- time limits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_that_is_late_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SearchService(folder) as service:
+        assert service.search("3", timeout_s=3600.0) == service.search("3")
+        monkeypatch.setattr(time, "monotonic", iter(range(1000)).__next__)
+        with pytest.raises(QueryTimeout, match="reached its time limit and was stopped; give it more time"):
+            service.search("3", timeout_s=0.5)
+        monkeypatch.undo()
+
+
+def test_a_long_statement_is_interrupted(folder: Path) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    library = Library(folder)
+    with pytest.raises(QueryTimeout), library.snapshot(time.monotonic() + 0.05) as snapshot:
+        snapshot._fetched(endless)
+    with library.snapshot() as snapshot:
+        assert snapshot.clip_ids(), "the connection goes on without a limit"
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+def answers(engine: SearchEngine | SearchService, text: str) -> list[tuple[bytes | None, float, float, ClipKey]]:
+    return [(hit.video, hit.start_s, round(hit.score, 5), hit.key) for hit in engine.search(text, top_k=9)]
+
+
+def test_threads_share_one_index_and_one_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[object] = []
+    load = JointIndex.load
+    monkeypatch.setattr(JointIndex, "load", lambda *args, **options: loads.append(args) or load(*args, **options))
+    counted: list[object] = []
+    unindexed = Snapshot.video_ids
+    monkeypatch.setattr(Snapshot, "video_ids", lambda self: counted.append(self) or unindexed(self))
+    barrier = threading.Barrier(THREADS)
+
+    def ask(number: int) -> Any:
+        barrier.wait()
+        with service.engine.library().snapshot() as snapshot:
+            snapshot.remembered("a value", snapshot.video_ids)
+        return answers(service, str(number % VIDEOS))
+
+    with SearchService(folder) as service, ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(ask, range(THREADS)))
+    assert len(loads) == 1 and len(counted) == 1
+    assert found == [answers(SearchEngine.open(folder), str(number % VIDEOS)) for number in range(THREADS)]
+
+
+def test_threads_search_while_generations_are_published(folder: Path) -> None:
+    """Every answer is that of one of the states: with all clips of a new video, or with none of them."""
+    expected = {text: [answers(SearchEngine.open(folder), text)] for text in map(str, range(VIDEOS))}
+    done, failures = threading.Event(), []
+
+    def ask(number: int) -> list[tuple[str, Any]]:
+        found = []
+        while len(found) < QUESTIONS // THREADS or not done.is_set():
+            text = str((number + len(found)) % VIDEOS)
+            try:
+                found.append((text, answers(service, text)))
+            except Exception as exc:  # noqa: BLE001  whatever it is, it must come back from the thread
+                failures.append(exc)
+                break
+        return found
+
+    with SearchService(folder) as service, ThreadPoolExecutor(THREADS) as pool:
+        asked = [pool.submit(ask, number) for number in range(THREADS)]
+        try:
+            for generation in range(GENERATIONS):
+                with writing(folder) as writer:
+                    add_video(
+                        writer, f"new{generation}", [clip(5.0 * i, 5.0 * i + 5, visual=axis(0)) for i in range(9)]
+                    )
+                    _keep(expected, folder)
+                    writer.publish()
+                _keep(expected, folder)
+        finally:
+            done.set()
+        found = [each for future in asked for each in future.result()]
+        last = {text: answers(service, text) for text in expected}
+    assert failures == []
+    assert len(found) >= QUESTIONS
+    assert [text for text, hits in found if hits not in expected[text]] == []
+    assert last == {text: answers(SearchEngine.open(folder), text) for text in expected}
+
+
+def _keep(expected: dict[str, list[Any]], folder: Path) -> None:
+    for text, states in expected.items():
+        states.append(answers(SearchEngine.open(folder), text))
+
+
+def test_an_encoder_is_opened_once_for_all_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    opened: list[Path] = []
+
+    class Once:
+        def encode_query(self, text: str, words: Any, templates: Any) -> Any:
+            return [axis(1)] * len(templates)
+
+    monkeypatch.setattr(TextEncoder, "open", classmethod(lambda cls, path, **_: opened.append(path) or Once()))
+    engine = SearchEngine.open(folder)
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(lambda number: engine.search("x"), range(THREADS)))
+    assert len(opened) == len(set(opened))
