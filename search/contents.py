@@ -23,7 +23,7 @@ from vfindex.storage.db.sources import stored_exclusions
 from vfindex.storage.db.units import preview_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
-from vfindex.storage.library import Library
+from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import SEARCHABLE, ClipKey
@@ -136,6 +136,8 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         video_seconds=round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
         confidence=_calibration(snapshot.get(META_KEY)) if form == "concat" else None,
         fusion=form,
+        spec=reading_hash(snapshot) if setup else None,
+        spec_is_shared=meta.shares_spec,
         generation=generation.id if generation and not problem else None,
         clips_in_generation=generation.clips if generation and not problem else 0,
         index_problem=problem,

@@ -26,7 +26,7 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import hints
 from vfindex.search.query.image import Pictures
-from vfindex.search.query.like import Like, clip_of, stored_image
+from vfindex.search.query.like import Like, clip_among, stored_image
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
 from vfindex.search.rank.candidates import Candidates
@@ -163,33 +163,49 @@ class SearchEngine:
         the joint index; slow in a large library. timeout_s: a search that takes longer raises QueryTimeout.
         Raises QueryError, UsageError, ModelError, LibraryDamaged.
         """
-        request = Request(text, images, top_k, per_video, {} if weights is None else weights, combine, exact, timeout_s)
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
+        weights = {} if weights is None else weights
+        return self.answer(Request(text, images, top_k, per_video, weights, combine, exact, timeout_s))
+
+    def encode(self, request: Request) -> EncodedQuery:
+        """Return a request's query with its vectors, for all libraries of an equal setup. Raises as `search` does."""
+        return _encode(self.searcher(), request)
+
+    def answer(self, request: Request, others: Sequence[Snapshot] = (), encoded: EncodedQuery | None = None) -> Hits:
+        """Return the hits of a request, see `search`. others: see `View`. encoded: by a library of an equal setup."""
+        until_s = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         searcher = self.searcher()
         try:
-            return self._answer(searcher, request, query, until_s)
+            return self._answer(searcher, request, (others, encoded), until_s)
         except (LibraryError, ModelError) as exc:
             if not isinstance(exc, LibraryChanged) and searcher.library.is_in_use():
                 raise
-        return self._answer(self.searcher(), request, query, until_s)  # changed, or upgraded, meanwhile
+        return self._answer(self.searcher(), request, (others, encoded), until_s)  # changed, or upgraded, meanwhile
 
-    def _answer(self, searcher: Searcher, request: Request, query: Query, until_s: float | None) -> Hits:
-        encoded = _encode(searcher, query, request.images)
+    def _answer(
+        self,
+        searcher: Searcher,
+        request: Request,
+        given: tuple[Sequence[Snapshot], EncodedQuery | None],
+        until_s: float | None,
+    ) -> Hits:
+        others, encoded = given
+        encoded = _encode(searcher, request) if encoded is None else encoded
         with searcher.library.snapshot(until_s) as snapshot:
-            view, problem = self._view(searcher, snapshot, request)
+            view, problem = self._view(searcher, snapshot, request, others)
             if not problem:
                 return _hits(searcher.library, view, encoded, request)
         # The generation may have been superseded between reading its id and opening its file: read the id once more.
         # If the index is still unusable, all clips are scanned.
         with searcher.library.snapshot(until_s) as snapshot:
-            view, problem = self._view(searcher, snapshot, request)
+            view, problem = self._view(searcher, snapshot, request, others)
             if problem and problem != self._logged_problem:
                 logger.warning("%s", problem)
                 self._logged_problem = problem
             return _hits(searcher.library, view, encoded, request)
 
-    def _view(self, searcher: Searcher, snapshot: Snapshot, request: Request) -> tuple[View, str]:
+    def _view(
+        self, searcher: Searcher, snapshot: Snapshot, request: Request, others: Sequence[Snapshot]
+    ) -> tuple[View, str]:
         """Return what the search reads, and why the index that should be in it cannot be used, else ""."""
         spec, generation = self._spec(snapshot)
         if request.weights and not spec.weights_are_open:
@@ -203,7 +219,7 @@ class SearchEngine:
         watermark = 0 if generation is None else generation.watermark
         present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
         ranks = present if request.combine == "rrf" else None
-        return View(snapshot, spec, searcher.setup, index, watermark, ranks), problem
+        return View(snapshot, spec, searcher.setup, index, watermark, ranks, others), problem
 
     def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
         fusion = self._fusion
@@ -232,7 +248,9 @@ def _opened_index(library: Library, generation: Generation) -> JointIndex | Inde
         return exc
 
 
-def _encode(searcher: Searcher, query: Query, images: Sequence[Example]) -> EncodedQuery:
+def _encode(searcher: Searcher, request: Request) -> EncodedQuery:
+    text, images = request.text, request.images
+    query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
     if images and query.order is not None:
         raise QueryError(
             "images go with one moment, and this query has two; leave out then, near and within",
@@ -250,7 +268,8 @@ def _hits(library: Library, view: View, encoded: EncodedQuery, request: Request)
     snapshot = view.snapshot
     details = ClipDetails(library, snapshot.named(list(videos)), snapshot.said(clips), snapshot.coverage_of(clips))
     is_calibrated = view.rank_weights is None and not encoded.has_images
-    labeller = Labeller.of(snapshot.get(META_KEY) if is_calibrated else None, encoded.query, view.spec)
+    stored = [each.get(META_KEY) if is_calibrated else None for each in (snapshot, *view.others)]
+    labeller = Labeller.of(stored, encoded.query, view.spec)
     other_readings = hints(encoded.query, unmatched_globs(snapshot, encoded.query.filters))
     return Hits(
         [_hit(rank, result, details, labeller) for rank, result in enumerate(results, start=1)],
@@ -270,6 +289,7 @@ def _hit(rank: int, result: Result, details: ClipDetails, labeller: Labeller) ->
     modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in modality_names()}
     return Hit(
         rank=rank,
+        library=details.library.root,
         video=first,
         video_id=result.video_id,
         clip_id=best.clip.id,
@@ -346,7 +366,7 @@ def _results(view: View, encoded: EncodedQuery, limits: tuple[int, int]) -> list
 
 
 def _candidates(view: View, moment: Moment, vectors: QueryVectors, videos: frozenset[int] | None) -> Candidates:
-    keywords = match_keywords(view.snapshot, moment.keywords(), videos)
+    keywords = match_keywords(view.snapshot, moment.keywords(), videos, view.others)
     prefilter = build_prefilter(view.snapshot, moment, keywords, videos)
     return Candidates(view, vectors, keywords, prefilter)
 
@@ -370,8 +390,9 @@ def _with_images(view: View, vectors: QueryVectors, encoded: EncodedQuery) -> tu
     """Return the query vectors with images, and the clips of the library among these."""
     if not encoded.has_images:
         return vectors, []
-    clips = [clip_of(view.snapshot, like) for like in encoded.likes]
-    stored = [stored_image(view.snapshot, clip) for clip in clips]
+    found = [clip_among((view.snapshot, *view.others), like) for like in encoded.likes]
+    stored = [stored_image(snapshot, clip) for snapshot, clip in found]
+    clips = [clip for snapshot, clip in found if snapshot is view.snapshot]
     vectors = add_images(vectors, [*encoded.pictures, *stored], view)
     examples = score_clips(view, [clip.id for clip in clips], vectors, KeywordMatches())
     return vectors, [Result.of((each,)) for each in examples]

@@ -98,7 +98,7 @@ class Place(Record):
 class Hit(Record):
     """A clip with its rank, from 1, and its score: higher is better.
 
-    video: absolute path of a copy that exists, else of one that did. video_id, clip_id: of this library, until the
+    library: its folder. video: absolute path of a copy that exists, else of one that did. video_id, clip_id: until the
     video is indexed again; key: of the best clip, in every library. start_s, end_s: from the first to the last clip of
     `moments`, plus neighbours that match nearly as well. frame_s: presentation time of the best frame.
     modalities: signed contributions that sum to the score; None: the clip lacks the modality, or the query does not
@@ -111,6 +111,7 @@ class Hit(Record):
     rounded: ClassVar[frozenset[str]] = _TIMES
 
     rank: int
+    library: Path
     video: bytes | None
     video_id: int
     clip_id: int
@@ -329,7 +330,8 @@ class Status(Record):
 
     videos: searchable ones; coarse: of these, preview only. locations: files, copies and failed ones included.
     generation: of the joint index in use; index_problem: why there is none although one was published.
-    removed: paths that runs skip. confidence: None before it was measured, and for other fusions than `concat`.
+    spec: hash of setup and JointSpec, equal in libraries whose scores can be compared. removed: paths that runs skip.
+    confidence: None before it was measured, and for other fusions than `concat`.
     """
 
     library: Path
@@ -347,6 +349,8 @@ class Status(Record):
     video_seconds: float
     confidence: Mapping[ModalityName, ModalityConfidence] | None
     fusion: str
+    spec: str | None
+    spec_is_shared: bool
     generation: int | None
     clips_in_generation: int
     index_problem: str | None

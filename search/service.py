@@ -23,13 +23,14 @@ from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import glob_hints
 from vfindex.search.query.like import Like, clip_of, find_video
 from vfindex.search.query.parser import parse
-from vfindex.search.query.request import Example
+from vfindex.search.query.request import Example, Request
 from vfindex.search.results import Hits, RunInfo, RunList, Status, Transcript, VideoInfo, VideoList
+from vfindex.search.several import search_several
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
-from vfindex.storage.library import again_if_changed
+from vfindex.storage.library import Library, again_if_changed
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, Hint
 
@@ -38,15 +39,26 @@ PAGE_VIDEOS = 1000
 
 
 class SearchService:
-    """An open library, for any number of threads. It follows runs, upgrades and rollbacks.
+    """An open library, or several, for any number of threads. It follows runs, upgrades and rollbacks.
+
+    Several are searched as one, see `search_several`. A video, a transcript or a thumbnail is that of the first library
+    that has it; lists of videos and runs, and the status, are of the first library.
 
     Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
     to read. `close`, or leaving the `with` block, closes its files.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.engine = SearchEngine(folder)
+    def __init__(self, folder: Path | Sequence[Path]) -> None:
+        folders = [folder] if isinstance(folder, Path) else list(folder)
+        if not folders:
+            raise UsageError("name the folder of a library at least")
+        self.folder = folders[0]
+        self.engines = [SearchEngine(each) for each in folders]
+
+    @property
+    def engine(self) -> SearchEngine:
+        """The engine of the first library."""
+        return self.engines[0]
 
     def __enter__(self) -> SearchService:
         return self
@@ -55,8 +67,9 @@ class SearchService:
         self.close()
 
     def close(self) -> None:
-        """Close the library; a later call opens it again."""
-        self.engine.close()
+        """Close the libraries; a later call opens them again."""
+        for engine in self.engines:
+            engine.close()
 
     # --- searching ----------------------------------------------------------------------------------------------
 
@@ -79,16 +92,9 @@ class SearchService:
         """
         if min_confidence is not None and min_confidence not in LABELS:
             raise QueryError(f"min_confidence must be one of {', '.join(LABELS)}, or None, not {min_confidence!r}")
-        hits = self.engine.search(
-            text,
-            images=images,
-            top_k=top_k,
-            per_video=per_video,
-            weights=weights,
-            combine=combine,
-            exact=exact,
-            timeout_s=timeout_s,
-        )
+        weights = {} if weights is None else weights
+        request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s)
+        hits = self.engine.answer(request) if len(self.engines) == 1 else search_several(self.engines, request)
         return hits.with_confidence(min_confidence)
 
     def similar(
@@ -136,22 +142,31 @@ class SearchService:
     @again_if_changed
     def video(self, name: str | Path) -> VideoInfo:
         """Return all that the library knows of a video. name: a path, or a fingerprint. Raises LibraryError."""
-        library = self.engine.library()
+        library = self._library_with(name)
         with library.snapshot() as snapshot:
             return video_info(library, snapshot, _existing(snapshot, name))
 
     @again_if_changed
     def transcript(self, name: str | Path) -> Transcript:
         """Return what is said in a video. name: a path, or a fingerprint. Raises LibraryError."""
-        with self.engine.library().snapshot() as snapshot:
+        with self._library_with(name).snapshot() as snapshot:
             return transcript_of(snapshot, _existing(snapshot, name))
 
     @again_if_changed
     def thumbnail(self, clip: Like | ClipKey | str) -> Path | None:
         """Return the WebP image of a clip, None if there is none. clip: as for `similar`. Raises QueryError."""
-        library, like = self.engine.library(), Like.parse(clip) if isinstance(clip, str) else clip
+        like = Like.parse(clip) if isinstance(clip, str) else clip
+        library = self._library_with(like.fingerprint if isinstance(like, ClipKey) else like.video)
         with library.snapshot() as snapshot:
             return library.thumbnail(clip_of(snapshot, like).thumbnail)
+
+    def _library_with(self, name: str | Path) -> Library:
+        """Return the first library that has a video, or else the first."""
+        for engine in self.engines[1:] and self.engines:
+            with engine.library().snapshot() as snapshot:
+                if find_video(snapshot, os.fspath(name)) is not None:
+                    return engine.library()
+        return self.engine.library()
 
     # --- the library --------------------------------------------------------------------------------------------
 

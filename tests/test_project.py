@@ -78,7 +78,9 @@ ROOMS = {
         *("runs", "runners", "pipeline", "extractors", "models", "speech", "media", "scan"),
         *("boundary", "languages", "options"),
     ),
-    "search": ("evaluation", "service", "engine", "contents", "results", "marks", "calibration", "rank", "query"),
+    "search": (
+        *("evaluation", "service", "several", "engine", "contents", "results", "marks", "calibration", "rank", "query"),
+    ),
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "db", "encoders", "text"),
         *("joint", "files", "state_cache", "ids", "records", "modalities", "errors", "package"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
+from vfindex.cli.options import JsonOption, LibrariesOption, cache_folder, library_folders
 from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
 from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
@@ -74,7 +74,7 @@ def command(
     explain: Annotated[bool, typer.Option("--explain", help="Show what makes up each score.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (PNG).")] = None,
     force: ForceOption = False,
-    library: LibraryOption = None,
+    library: LibrariesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Find clips that match a query, best first. Exits with 1 if none does."""
@@ -90,7 +90,7 @@ def command(
     weights = parse_weights(weight) if weight else None
     if show_all and min_confidence not in (None, "none"):
         raise UsageError("--all shows what --min-confidence leaves out; use one of them")
-    service = SearchService(library_folder(library))
+    service = SearchService(library_folders(library))
     images = _images(service, image or [], like or [])
     try:
         hits = service.search(
@@ -134,8 +134,9 @@ def _images(service: SearchService, files: list[Path], clips: list[str]) -> list
     likes = [Like.parse(clip) for clip in clips]
     for file in files:
         check_file(file)
-    engine = service.engine
-    if files and not engine.pictures.are_readable:
+    for engine in service.engines if files else ():
+        if engine.pictures.are_readable:
+            continue
         require("index")
         from vfindex.indexer.models.factory import LibraryModels
 

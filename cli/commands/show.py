@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import JsonOption, LibrariesOption, library_folders
 from vfindex.cli.output import clock, plain, print_json
 from vfindex.storage.errors import counted
 
@@ -21,13 +21,13 @@ _CARE = {"usual": "as usual", "safe": "safely"}
 
 def command(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or fingerprint of an indexed video.")],
-    library: LibraryOption = None,
+    library: LibrariesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the clips, transcript and coverage of a video."""
     from vfindex.search.service import SearchService
 
-    found = SearchService(library_folder(library)).video(video)
+    found = SearchService(library_folders(library)).video(video)
     if json:
         print_json(found.to_dict())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.options import JsonOption, LibrariesOption, library_folders
 from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.storage.errors import counted
 
@@ -15,15 +15,19 @@ NAME = "status"
 EXAMPLE = "vfindex status --json"
 
 
-def command(library: LibraryOption = None, json: JsonOption = False) -> None:
+def command(library: LibrariesOption = None, json: JsonOption = False) -> None:
     """Show what the library contains, and what failed."""
     from vfindex.search.service import SearchService
 
-    found = SearchService(library_folder(library)).status()
+    found = [SearchService(folder).status() for folder in library_folders(library)]
     if json:
-        print_json(found.to_dict())
-    else:
-        _print(found)
+        one = found[0].to_dict()
+        print_json(one if len(found) == 1 else {"libraries": [each.to_dict() for each in found]})
+        return
+    for number, each in enumerate(found):
+        if number:
+            print()
+        _print(each)
 
 
 def _index_line(status: Status) -> str:
@@ -32,6 +36,12 @@ def _index_line(status: Status) -> str:
     if not status.generation:
         return "none yet; searches scan the clips"
     return f"generation {status.generation}, {counted(status.clips_in_generation, 'clip')}"
+
+
+def _spec_line(status: Status) -> str:
+    if status.spec is None:
+        return "none yet"
+    return f"{status.spec}, {'shared' if status.spec_is_shared else 'of its own'}"
 
 
 def _print(status: Status) -> None:
@@ -48,6 +58,7 @@ def _print(status: Status) -> None:
     print(f"clips       {status.clips}: {', '.join(f'{n} with {m}' for m, n in status.clips_with.items())}")
     print(f"transcript  {counted(status.segments, 'segment')}")
     print(f"index       {plain(_index_line(status))}")
+    print(f"spec        {_spec_line(status)}")
     if status.fusion != "concat":
         print(f"fusion      {status.fusion}, whose weights are fixed and whose hits have no confidence")
     for modality, of in (status.confidence or {}).items():

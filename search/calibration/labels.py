@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -139,13 +139,39 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Labeller:
-    """Labels the hits of one query. reliable: calibrated modalities. is_complete: the query has no other."""
+    """Labels the hits of one query. each: by the calibration of each library that is searched.
+
+    Of several labels a hit has the lowest: it must be better than chance in each library, of which any has other scores
+    by chance. It has none if one library cannot tell.
+    """
+
+    each: Sequence[LibraryLabeller]
+
+    @classmethod
+    def of(cls, stored: Sequence[str | None], query: Query, spec: JointSpec) -> Labeller:
+        """Return the labeller for a query, see `LibraryLabeller.of`."""
+        return cls([LibraryLabeller.of(each, query, spec) for each in stored])
+
+    def label(self, scores: Mapping[ModalityName, float | None]) -> Label | None:
+        """Return the label of a hit by its modalities' scores; None if a calibration does not decide."""
+        labels = [label for each in self.each if (label := each.label(scores)) is not None]
+        return min(labels, key=LABELS.index) if len(labels) == len(self.each) else None
+
+    def share(self, scores: Mapping[ModalityName, float | None]) -> float | None:
+        """Return the share of a hit, 0 to 1; None for one without a label."""
+        shares = [share for each in self.each if (share := each.share(scores)) is not None]
+        return min(shares) if len(shares) == len(self.each) else None
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryLabeller:
+    """Labels by one calibration. reliable: calibrated modalities. is_complete: the query has no other."""
 
     reliable: Mapping[ModalityName, ModalityCalibration]
     is_complete: bool
 
     @classmethod
-    def of(cls, stored: str | None, query: Query, spec: JointSpec) -> Labeller:
+    def of(cls, stored: str | None, query: Query, spec: JointSpec) -> LibraryLabeller:
         """Return the labeller for a query. stored: the library's calibration as JSON, None before it is measured.
 
         spec: with the weights of the query. Scores are calibrated for plain queries at the default weights of `concat`:

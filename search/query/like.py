@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -71,6 +73,15 @@ def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
         extent = f"it runs from {clips[0].start_s:g} s to {clips[-1].end_s:g} s" if clips else "it has no clips"
         raise QueryError(f"no clip of {like.video} covers {like.time_s:g} s: {extent}")
     return covering[-1]
+
+
+def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey) -> tuple[Snapshot, StoredClip]:
+    """Return a clip as `clip_of` does, from the first library that has it. Raises QueryError if none has."""
+    *before, last = snapshots
+    for snapshot in before:
+        with suppress(QueryError):
+            return snapshot, clip_of(snapshot, like)
+    return last, clip_of(last, like)
 
 
 def stored_image(snapshot: Snapshot, clip: StoredClip) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -87,7 +87,8 @@ class View:
     """What one search reads. index: the clips up to `watermark`; None: all clips are scanned.
 
     watermark: the last clip id of the current generation, 0 before the first. rank_weights: the weight of each
-    modality's list if ranks are fused, None if scores are.
+    modality's list if ranks are fused, None if scores are. others: of the libraries that are searched with this one;
+    what a score takes from the whole library, it takes from all.
     """
 
     snapshot: Snapshot
@@ -96,6 +97,7 @@ class View:
     index: JointIndex | None
     watermark: int
     rank_weights: Mapping[ModalityName, float] | None = None
+    others: Sequence[Snapshot] = ()
 
     @property
     def delta(self) -> Delta:

@@ -137,9 +137,14 @@ class KeywordMatches:
 
 
 def match_keywords(
-    snapshot: Snapshot, keywords: Sequence[Keyword], videos: Collection[int] | None = None
+    snapshot: Snapshot,
+    keywords: Sequence[Keyword],
+    videos: Collection[int] | None = None,
+    others: Sequence[Snapshot] = (),
 ) -> KeywordMatches:
     """Return the matches of keywords in `videos`; None: in all videos.
+
+    others: of the libraries that are searched with this one; their documents count for the frequencies.
 
     A keyword's share is its inverse document frequency, ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza
     2009, section 3.5, floored at 0), times its weight, over the sum of all: a clip with every keyword has 1.
@@ -151,7 +156,7 @@ def match_keywords(
     }
     required = _required_postings(snapshot, [keyword for keyword in keywords if keyword.required], videos)
     holders |= {keyword: set(each.documents.tolist()) for keyword, each in required.items()}
-    matches = KeywordMatches(shares=_idf_shares(snapshot, keywords, holders), required=required)
+    matches = KeywordMatches(shares=_idf_shares((snapshot, *others), keywords, holders), required=required)
     for document in documents:
         matches.add(document, [keyword for keyword in keywords if document.document_id in holders[keyword]])
     clips_of: dict[int, list[int]] = {}
@@ -241,16 +246,22 @@ def _verified(snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], vide
 
 
 def _idf_shares(
-    snapshot: Snapshot, keywords: Sequence[Keyword], holders: Mapping[Keyword, Collection[int]]
+    snapshots: Sequence[Snapshot], keywords: Sequence[Keyword], holders: Mapping[Keyword, Collection[int]]
 ) -> dict[Keyword, float]:
-    """Return each keyword's share of the idf weights; empty if no document contains any."""
+    """Return each keyword's share of the idf weights; empty if no document contains any. holders: in the first."""
     if not any(holders.values()):
         return {}
     optional = [keyword for keyword in keywords if not keyword.required]
-    total, counts = snapshot.words.document_frequencies([keyword.text for keyword in optional])
-    frequencies = dict(zip(optional, counts, strict=True))
-    counted = {keyword: frequencies.get(keyword, len(holders[keyword])) for keyword in keywords}
-    weights = {keyword: keyword.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for keyword, n in counted.items()}
+    total, frequencies = 0, {keyword: 0 if keyword in optional else len(holders[keyword]) for keyword in keywords}
+    for number, snapshot in enumerate(snapshots):
+        documents, counts = snapshot.words.document_frequencies([keyword.text for keyword in optional])
+        total += documents
+        for keyword, count in zip(optional, counts, strict=True):
+            frequencies[keyword] += count
+        if number:
+            for keyword in keywords:
+                frequencies[keyword] += find_postings(snapshot, keyword, None).documents.size if keyword.required else 0
+    weights = {k: k.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for k, n in frequencies.items()}
     return {keyword: value / sum(weights.values()) for keyword, value in weights.items()}
 
 

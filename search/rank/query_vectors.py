@@ -81,12 +81,13 @@ def add_images(query: QueryVectors, images: Sequence[FloatArray], view: View) ->
 
 
 def _sample(view: View) -> FloatArray:
-    """Return the centred vectors (n, dim) that images are compared with, of clips spread over the library."""
-    framed, snapshot = frame_modality(), view.snapshot
+    """Return the centred vectors (n, dim) that images are compared with, of clips spread over all that is searched."""
+    framed, rows = frame_modality(), []
     part = view.spec.parts[framed]
-    last = view.watermark or max(snapshot.clip_ids(), default=0)
-    ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()
-    rows = [batch[framed] for _, batch in snapshot.batches(ids, {framed: part.dim})]
+    for snapshot in (view.snapshot, *view.others):
+        last = (0 if view.others else view.watermark) or max(snapshot.clip_ids(), default=0)
+        ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()
+        rows += [batch[framed] for _, batch in snapshot.batches(ids, {framed: part.dim})]
     stacked = np.concatenate(rows)
     return part.centre(stacked[np.any(stacked, axis=1)])
 
