@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vfindex.search.query.like import Like, clip_at
+from vfindex.search.query.like import Like, clip_of
 from vfindex.storage.db.locations import paths_by_fingerprint
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.user.records import Mark, Moment
@@ -56,6 +56,6 @@ def shown(snapshot: Snapshot, marks: Sequence[Mark]) -> list[ShownMark]:
 
 def moment_at(snapshot: Snapshot, place: Like) -> Moment:
     """Return the clip of a video at a time as a moment. Raises QueryError if the library has none there."""
-    clip = clip_at(snapshot, place)
+    clip = clip_of(snapshot, place)
     [video] = snapshot.videos([clip.video_id])
-    return Moment(video.fingerprint, round(1000 * clip.start_s), round(1000 * clip.end_s))
+    return Moment(video.fingerprint, clip.start_ms, round(1000 * clip.end_s))

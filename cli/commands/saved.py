@@ -43,7 +43,7 @@ def command(
     if found is None:
         raise QueryError(f"there is no saved question {name}; save one with: vfindex save {shlex.quote(name)} TEXT")
     if not remove:
-        search.command([found.text], top_k=top_k, library=library, json=json)
+        search.command([found.text], top_k=top_k, library=None if library is None else [library], json=json)
     elif data.remove_query(name):
         if json:
             print_json({"saved": [asdict(found)]})

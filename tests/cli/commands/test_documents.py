@@ -61,7 +61,9 @@ def test_the_command_line_and_python_give_one_document(run: Any, folder: Path, n
 
 def test_an_evaluation_is_one_document(run: Any, folder: Path, tmp_path: Path) -> None:
     queries = tmp_path / "queries.jsonl"
-    queries.write_text('{"query_id": "1", "query": "a question", "relevant": [{"video": "a.mp4", "grade": 1}]}\n', encoding="utf-8")
+    queries.write_text(
+        '{"query_id": "1", "query": "a question", "relevant": [{"video": "a.mp4", "grade": 1}]}\n', encoding="utf-8"
+    )
     printed = json.loads(run("eval", queries, "--library", folder, "--json").out)
     questions = read_questions(queries)
     [rankings] = run_questions([parse_configuration("default", folder)], questions, lambda done: None)
