@@ -17,6 +17,10 @@ FOLDER = "VFINDEX_RAY_FOLDER"  # environment variable of all processes of a run'
 _ADDED = "/vfindex-ray-1234567-12345678/ray/session_2000-01-01_00-00-00_123456_1234567/sockets/plasma_store"
 MAX_BASE_BYTES = 107 - len(_ADDED)
 KNOCK_S = 10.0  # timeout for a cluster's address
+# An empty SETTINGS frame, whose fourth byte is its type, and the preface of a client, which a server answers with a
+# SETTINGS frame at once (RFC 9113, sections 3.4 and 6.5).
+HTTP2_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
 END_S = 10.0  # timeout for processes to end
 # Scans in a row without a process: one that is being started has no environment for a moment.
 EMPTY_SCANS, SCAN_S = 4, 0.05
@@ -31,10 +35,20 @@ def stay_local() -> None:
 
 
 def knock(address: str) -> None:
-    """Raise OSError if nothing listens at HOST:PORT; Ray would retry for minutes."""
+    """Raise OSError if no gRPC server, as Ray's head is, answers at HOST:PORT; Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
-    if host and "/" not in host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    if not host or "/" in host or not port.isdigit():
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+            return  # a client has to speak TLS first
+        connection.sendall(HTTP2_PREFACE)
+        try:
+            answer = connection.recv(len(HTTP2_SETTINGS), socket.MSG_WAITALL)
+        except TimeoutError as exc:
+            raise OSError(f"what listens there is not Ray: no answer within {KNOCK_S:.0f} s") from exc
+    if answer[3:4] != HTTP2_SETTINGS[3:4]:
+        raise OSError("what listens there is not Ray")
 
 
 def base_folder() -> Path:

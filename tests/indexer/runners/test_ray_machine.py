@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 from ray_runs import knowing
 
 from vfindex.indexer.runners import ray_machine
-from vfindex.indexer.runners.ray_machine import FOLDER, MAX_BASE_BYTES, base_folder, end_processes
+from vfindex.indexer.runners.ray_machine import FOLDER, MAX_BASE_BYTES, base_folder, end_processes, knock
 
 # A process that begins others as fast as it can, as a raylet does with workers.
 BUSY = (
@@ -63,3 +65,42 @@ def test_paths_too_long_for_sockets_are_left_for_tmp(monkeypatch: pytest.MonkeyP
     folder = "/".ljust(length, "t")
     monkeypatch.setattr(tempfile, "tempdir", folder)
     assert base_folder() == Path(folder if kept else "/tmp")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (bytes.fromhex("000006 04 00 00000000 000400400000"), None),  # SETTINGS of a gRPC server
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there is not Ray"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "what listens there is not Ray"),
+        (b"", "what listens there is not Ray"),
+        (None, "what listens there is not Ray: no answer within 1 s"),
+    ],
+)
+def test_an_address_of_something_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, error: str | None
+) -> None:
+    monkeypatch.setattr(ray_machine, "KNOCK_S", 1.0)
+    done = threading.Event()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(64)
+            if answer is None:
+                done.wait(60)
+            else:
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            knock(f"127.0.0.1:{server.getsockname()[1]}")
+            message = None
+        except OSError as exc:
+            message = str(exc)
+        finally:
+            done.set()
+            thread.join()
+    assert message == error
