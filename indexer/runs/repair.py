@@ -87,7 +87,7 @@ class RepairReport:
             "thumbnails": self.thumbnails,
             "strays": self.strays,
             "user": None if self.user is None else asdict(self.user) | {"kept": str(self.user.kept)},
-            "left": self.left,
+            "not_repaired": self.left,
         }
 
 

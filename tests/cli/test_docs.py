@@ -76,6 +76,7 @@ def test_the_fields_of_a_report_are_explained() -> None:
 
 def test_the_fields_of_a_repair_are_explained() -> None:
     assert documented_fields("repair") == RepairReport().to_dict(str).keys() - Report().to_dict(str).keys()
+    assert Report().to_dict(str).items() <= RepairReport().to_dict(str).items()
 
 
 def test_the_fields_of_an_upgrade_are_explained() -> None:
