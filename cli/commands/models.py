@@ -17,7 +17,7 @@ from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from vfindex.indexer.models.catalog import Card
+    from vfindex.indexer.models.catalog import Card, PackageFile
     from vfindex.indexer.models.hub import Progress
 
 NAME = "models"
@@ -93,14 +93,22 @@ def add_models(
 
     For machines that cannot install their packages. The files are recognised by their sha256.
     """
+    from vfindex.indexer.models.catalog import PACKAGE_FILES
     from vfindex.indexer.models.store import add_package_files
 
-    found = add_package_files(folder, cache_folder())
+    added = add_package_files(folder, cache_folder())
+    missing = [file for file in PACKAGE_FILES if file not in added]
     if json:
-        print_json({"added": [{"file": file.path, "package": file.package, "sha256": file.sha256} for file in found]})
+        print_json({"added": list(map(_package_file, added)), "missing": list(map(_package_file, missing))})
         return
-    for file in found:
+    for file in added:
         print(plain(f"added: {file.path} of {file.package}"))
+    for file in missing:
+        say(plain(f"not in {folder}: {file.path} of {file.package}"))
+
+
+def _package_file(file: PackageFile) -> dict[str, str]:
+    return {"file": file.path, "package": file.package, "sha256": file.sha256}
 
 
 @app.command("check", cls=PlainCommand, epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)

@@ -270,6 +270,8 @@ _SPEECH = (
     ),
 )
 CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH)
+# Weights in packages that hold nothing else.
+PACKAGE_FILES = tuple(file for card in CARDS for file in card.package_files)
 
 # Further sizes of Whisper that Systran has converted; large-v3 takes 128 mel bands.
 _MORE_WHISPER = ("tiny", "tiny.en", "base.en", "small.en", "medium", "medium.en", "large-v2", "large-v3")

@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, distribution
@@ -191,7 +192,8 @@ def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
             except OSError as exc:
                 unreadable, is_it = exc, False
             if is_it:
-                _copy(path, _added_path(file, cache))
+                with _replacing(_added_path(file, cache)) as written:
+                    shutil.copyfile(path, written)
                 found.append(file)
                 break
     if not found:
@@ -213,13 +215,15 @@ def _added_path(file: PackageFile, cache: Path) -> Path:
     return cache / "models" / file.package / file.path
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file atomically. Raises ModelError."""
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Give the path of a new file, which replaces `target` at the end. Raises ModelError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vfindex-") as private:
-            copied = shutil.copyfile(source, Path(private, target.name))
-            copied.replace(target)
+            written = Path(private, target.name)
+            yield written
+            written.replace(target)
     except OSError as exc:
         raise ModelError(
             f"{target}: cannot be written ({exc.strerror}); make that folder writable, or name another VFINDEX_CACHE"
@@ -280,16 +284,8 @@ def _read(path: Path) -> Manifest | None:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest atomically. Raises ModelError."""
     text = json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vfindex-") as private:
-            written = Path(private, MANIFEST)
-            written.write_text(text, encoding="utf-8")
-            written.replace(path)
-    except OSError as exc:
-        raise ModelError(
-            f"{path}: cannot be written ({exc.strerror}); make that folder writable, or name another VFINDEX_CACHE"
-        ) from exc
+    with _replacing(path) as written:
+        written.write_text(text, encoding="utf-8")
 
 
 def model_files(card: Card, folder: Path) -> list[str]:

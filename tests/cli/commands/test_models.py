@@ -19,9 +19,9 @@ from library_maker import SETUP, install, prior
 from vfindex.cli.commands.models import _size
 from vfindex.indexer.models import hardware as machine
 from vfindex.indexer.models import store
-from vfindex.indexer.models.catalog import CARDS
+from vfindex.indexer.models.catalog import CARDS, MINILM_TOKENIZER, PACKAGE_FILES
 from vfindex.indexer.models.presets import PRESETS
-from vfindex.indexer.models.store import locate
+from vfindex.indexer.models.store import locate, locate_package_file
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.files import file_systems
 from vfindex.storage.meta import put_setup
@@ -143,6 +143,17 @@ def test_weights_are_added_from_a_folder_alone(run: Any, cache: Path, tmp_path: 
     ran = run("models", "add", name and tmp_path / name)
     assert (ran.code, ran.out) == (2, "")
     assert ("is empty; name a folder" if not name else "is no folder") in ran.err.replace("\n", " ")
+
+
+def test_the_files_that_a_folder_lacks_are_named(run: Any, cache: Path, tmp_path: Path) -> None:
+    shutil.copy(locate_package_file(MINILM_TOKENIZER, cache), tmp_path / "tokenizer.json")
+    ran = run("models", "add", tmp_path)
+    assert (ran.code, ran.out.count("\n")) == (0, 1)
+    lacking = [file for file in PACKAGE_FILES if file != MINILM_TOKENIZER]
+    assert ran.err.splitlines() == [f"not in {tmp_path}: {file.path} of {file.package}" for file in lacking]
+    document = json.loads(run("models", "add", tmp_path, "--json").out)
+    assert [row["file"] for row in document["added"]] == [MINILM_TOKENIZER.path]
+    assert [row["file"] for row in document["missing"]] == [file.path for file in lacking]
 
 
 def test_damage_is_found_by_a_check(run: Any, pulled: Path) -> None:
