@@ -28,7 +28,7 @@ HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 class PlainCommand(TyperCommand):
     """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types.
 
-    Words and files that are taken for options, as `-cars`, are told where they belong.
+    Words and files that are taken for options, as `-cars`, are told where they belong, and numbers their range.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -36,6 +36,7 @@ class PlainCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except _WRONG_USAGE as exc:
+            exc.message = _range_of(getattr(exc, "param", None)) or exc.message
             if dashed and any(isinstance(param, TyperArgument) for param in self.params):
                 exc.message += f"; if {dashed[0]} is no option, put it last, after --"
             raise
@@ -48,6 +49,15 @@ class PlainCommand(TyperCommand):
             if isinstance(param, TyperArgument):
                 param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # Typer has no option for it
         super().format_options(ctx, formatter)
+
+
+def _range_of(param: Any) -> str | None:
+    """Return which numbers an option with a range takes, None for other parameters; Typer's words are a validator's."""
+    least, most = getattr(param, "min", None), getattr(param, "max", None)
+    if least is None:
+        return None
+    kind = "a whole number" if param.type_descriptor.annotation is int else "a number"
+    return f"give {kind} of at least {least}" if most is None else f"give {kind} from {least} to {most}"
 
 
 def _folder(text: str) -> Path:

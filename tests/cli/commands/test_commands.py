@@ -390,3 +390,23 @@ def drawn_by(code: str) -> str:
     os.close(ours)
     assert (done.returncode, done.stdout) == (0, b"")
     return drawn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("search", "dog", "--top-k", "0"), "'-k' / '--top-k': give a whole number from 1 to 1000"),
+        (("search", "dog", "-k", "two"), "'-k' / '--top-k': give a whole number from 1 to 1000"),
+        (("search", "dog", "--per-video", "-1"), "'--per-video': give a whole number of at least 1"),
+        (("tune", "queries", "--folds", "21"), "'--folds': give a whole number from 2 to 20"),
+        (("verify", "--sample", "-1"), "'--sample': give a whole number of at least 0"),
+        (("reindex", "--max-hours", "-1"), "'--max-hours': give a number of at least 0"),
+        (("reindex", "--nice", "20"), "'--nice': give a whole number from 0 to 19"),
+        (("ingest", "videos", "--workers", "0"), "'--workers': give a whole number of at least 1"),
+        (("models", "pull", "lite", "--timeout", "0"), "'--timeout': give a number of at least 1"),
+    ],
+)
+def test_a_number_out_of_range_is_told_the_range(run: Any, arguments: tuple[str, ...], sentence: str) -> None:
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert " ".join(ran.err.split()).endswith(f"Error: Invalid value for {sentence}")
