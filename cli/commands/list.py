@@ -36,9 +36,10 @@ def command(
 
     Length, clips, and the share of the clips that have each modality.
     """
+    from vfindex.search.query.parser import requoted
     from vfindex.search.service import SearchService
 
-    pages = SearchService(library_folder(library)).video_pages(" ".join(map(_requoted, filters or [])))
+    pages = SearchService(library_folder(library)).video_pages(" ".join(map(requoted, filters or [])))
     first = next(pages)
     say_hints(first.hints)
     if json:
@@ -49,12 +50,6 @@ def command(
         say(counted(first.total, "video"))
     if not first.total:
         raise typer.Exit(1)
-
-
-def _requoted(argument: str) -> str:
-    """Return an argument with the quotation marks that a shell has taken: `in:My Trip` was typed as `in:"My Trip"`."""
-    name, _, value = argument.partition(":")
-    return f'{name}:"{value}"' if len(value.split()) > 1 and not set(':"') & set(value) else argument
 
 
 def _print_document(first: VideoList, others: Iterator[VideoList]) -> None:

@@ -78,7 +78,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Find clips that match a query, best first. Exits with 1 if none does."""
-    from vfindex.search.query.parser import parse_weights
+    from vfindex.search.query.parser import joined, parse_weights
     from vfindex.search.service import SearchService
     from vfindex.storage.errors import QueryError
 
@@ -86,7 +86,7 @@ def command(
         raise UsageError(f"the query is missing: give words, --image or --like, as in: {EXAMPLE}")
     if sheet is not None:
         check_out_file(sheet, "--sheet", PNG, force=force)
-    text = " ".join(words or ())
+    text = joined(words or ())
     weights = parse_weights(weight) if weight else None
     if show_all and min_confidence not in (None, "none"):
         raise UsageError("--all shows what --min-confidence leaves out; use one of them")

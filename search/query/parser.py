@@ -84,6 +84,23 @@ def parse(text: str, *, wordless: bool = False) -> Query:
     return _paired(read.terms, Filters(**read.filters))
 
 
+def joined(arguments: Sequence[str]) -> str:
+    """Return the query of a command's arguments: one is a query as typed; of several, the shell took the marks."""
+    return " ".join(map(requoted, arguments) if len(arguments) > 1 else arguments)
+
+
+def requoted(argument: str) -> str:
+    """Return an argument with the quotation marks that the shell took: `in:My Trip` was typed as `in:"My Trip"`."""
+    head = _FILTER.match(argument) or _HEAD.match(argument)
+    end = head.end() if head else 0
+    prefix = _PREFIX.match(argument, end)
+    if prefix and prefix["prefix"] in prefixes():
+        end = prefix.end()
+    value = argument[end:]
+    is_one = len(value.split()) > 1 and not set(f":{_QUOTES}") & set(value)
+    return f'{argument[:end]}"{value}"' if end and is_one else argument
+
+
 def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
     """Read the term that starts with the token; return its end."""
     head = _HEAD.match(text, token.start())

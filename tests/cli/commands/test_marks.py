@@ -107,6 +107,7 @@ def test_a_saved_question_runs_as_a_search(run: Any) -> None:
     assert "another question named hello" in run("save", "hello", "other").err
     assert run("saved", "hello", "--remove").err == "deleted: hello: she said\n"
     assert run("saved").code == 1
+    assert run("save", "trip", "in:My Trip", "she").err == 'saved as trip: in:"My Trip" she\n'
 
 
 def test_a_run_that_holds_the_library_refuses_no_mark(run: Any, chosen: Path) -> None:

@@ -178,3 +178,28 @@ def test_a_word_that_is_taken_for_an_option_is_told_its_place(run: Any, library:
     assert f"if {word} is no option, put it last, after --" in " ".join(ran.err.split())
     assert run("search", "street", "--library", library, "--", word).code == 0
     assert "is no option" not in run("search", "street", "--jsn", "--library", library).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "query"),
+    [
+        (["in:My Trip", "dog"], 'in:"My Trip" dog'),
+        (["dog", "said:we have liftoff"], 'dog said:"we have liftoff"'),
+        (["dog", "2:red car"], 'dog 2:"red car"'),
+        (["longer:1 min", "dog"], 'longer:"1 min" dog'),
+        (["in:My Trip dog"], "in:My Trip dog"),  # a whole query
+        (["red car", "dog"], "red car dog"),  # words, as ever
+        (["in:My Trip after:2026-01-31", "dog"], "in:My Trip after:2026-01-31 dog"),
+        (['in:"My Trip"', "dog"], 'in:"My Trip" dog'),
+        (["C++ is:a language", "dog"], "C++ is:a language dog"),
+    ],
+)
+def test_an_argument_with_a_prefix_stays_whole(run: Any, seen: Path, arguments: list[str], query: str) -> None:
+    ran = run("search", *arguments, "--json", "--library", seen)
+    assert json.loads(ran.out)["query"] == query
+
+
+def test_a_folder_with_a_space_is_one_filter(run: Any, seen: Path) -> None:
+    with writing(seen) as writer:
+        add_video(writer, "My Trip/d", [clip(visual=axis(1))])
+    assert first(run, "in:My Trip", "dog", "--library", seen) == "/videos/My Trip/d"
