@@ -10,13 +10,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vfindex.search.calibration.labels import LABELS, Label
 
 if TYPE_CHECKING:
     from vfindex.storage.modalities import ModalityName, ModelKind
     from vfindex.storage.records import Attempt, ClipKey, Hint, Segment, SegmentSource, VideoState
+    from vfindex.storage.user.records import SavedQuery
+
+# present: a search can find the video. missing: its files are not there. gone: the library has no such video.
+Presence = Literal["present", "missing", "gone"]
 
 
 class Record:
@@ -273,6 +277,45 @@ class VideoList(Record):
     total: int
     hints: tuple[Hint, ...]
     videos: tuple[VideoSummary, ...]
+
+
+# --- what people write ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MarkInfo(Record):
+    """A mark, and the path that its video has now; `video` is None unless `presence` is `present`.
+
+    key, end_s: of the clip when it was marked. question: "" for a mark that is no judgement.
+    """
+
+    id: int
+    video: bytes | None
+    presence: Presence
+    fingerprint: str
+    key: ClipKey
+    start_s: float
+    end_s: float
+    list: str
+    note: str
+    question: str
+    grade: int | None
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkList(Record):
+    """Marks, in the order in which they were made."""
+
+    marks: tuple[MarkInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedList(Record):
+    """Saved questions, by name."""
+
+    saved: tuple[SavedQuery, ...]
 
 
 # --- the library ----------------------------------------------------------------------------------------------------

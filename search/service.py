@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
@@ -24,7 +25,18 @@ from vfindex.search.query.hints import glob_hints
 from vfindex.search.query.like import Like, clip_of, find_video
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
-from vfindex.search.results import Hits, RunInfo, RunList, Status, Transcript, VideoInfo, VideoList
+from vfindex.search.results import (
+    Hits,
+    MarkInfo,
+    MarkList,
+    RunInfo,
+    RunList,
+    SavedList,
+    Status,
+    Transcript,
+    VideoInfo,
+    VideoList,
+)
 from vfindex.search.several import search_several
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import stored_runs
@@ -34,6 +46,10 @@ from vfindex.storage.library import Library, again_if_changed
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, Hint
 
+if TYPE_CHECKING:  # a search does without; its start counts
+    from vfindex.storage.user.data import UserData
+    from vfindex.storage.user.records import Mark, SavedQuery
+
 # Videos read at a time, so that memory does not grow with the library.
 PAGE_VIDEOS = 1000
 
@@ -42,7 +58,7 @@ class SearchService:
     """An open library, or several, for any number of threads. It follows runs, upgrades and rollbacks.
 
     Several are searched as one, see `search_several`. A video, a transcript or a thumbnail is that of the first library
-    that has it; lists of videos and runs, and the status, are of the first library.
+    that has it, and so is a mark; lists, saved questions and the status are of the first library.
 
     Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
     to read. `close`, or leaving the `with` block, closes its files.
@@ -156,7 +172,7 @@ class SearchService:
     def thumbnail(self, clip: Like | ClipKey | str) -> Path | None:
         """Return the WebP image of a clip, None if there is none. clip: as for `similar`. Raises QueryError."""
         like = Like.parse(clip) if isinstance(clip, str) else clip
-        library = self._library_with(like.fingerprint if isinstance(like, ClipKey) else like.video)
+        library = self._library_with(_video_of(like))
         with library.snapshot() as snapshot:
             return library.thumbnail(clip_of(snapshot, like).thumbnail)
 
@@ -167,6 +183,82 @@ class SearchService:
                 if find_video(snapshot, os.fspath(name)) is not None:
                     return engine.library()
         return self.engine.library()
+
+    # --- what people write ------------------------------------------------------------------------------------------
+
+    def mark(
+        self,
+        clip: Like | ClipKey | str,
+        *,
+        list_: str | None = None,
+        note: str | None = None,
+        question: str = "",
+        grade: int | None = None,
+        by: str | None = None,
+    ) -> MarkInfo:
+        """Store a mark of a clip, at once, also while a run works; return it. clip: as for `similar`.
+
+        The same person's mark of the clip in this list is changed. list_: None for `marks`. note: None keeps its note.
+        question, grade: a judgement, see `NewMark`. by: None for the user of this process.
+        Raises QueryError, UsageError, LibraryError.
+        """
+        from vfindex.search.marks import marks_with_paths, moment_at
+        from vfindex.storage.user.data import UserData
+        from vfindex.storage.user.records import DEFAULT_LIST, NewMark
+
+        place = Like.parse(clip) if isinstance(clip, str) else clip
+        library = self._library_with(_video_of(place))
+        with library.snapshot() as snapshot:
+            list_ = DEFAULT_LIST if list_ is None else list_
+            new = NewMark(moment_at(snapshot, place), list_, note, question, grade, by)
+            [made] = marks_with_paths(snapshot, [UserData.open(library.root).add_mark(new)]).marks
+        return made
+
+    def marks(self, *, list_: str | None = None, question: str | None = None) -> MarkList:
+        """Return the marks of all users. list_, question: only of these."""
+        return self._shown(self._written().marks(list_=list_, question=question))
+
+    def remove_marks(self, ids: Iterable[int]) -> MarkList:
+        """Delete marks, all or none; return them. Raises UsageError for an id that no mark has."""
+        data, chosen = self._written(), set(ids)
+        unknown = chosen - {mark.id for mark in data.marks()}
+        if unknown:
+            raise UsageError(f"there is no mark {min(unknown)}; `vfindex marks` lists them, with their ids")
+        return self._shown(data.remove_marks(chosen))
+
+    @again_if_changed
+    def _shown(self, marks: Sequence[Mark]) -> MarkList:
+        from vfindex.search.marks import marks_with_paths
+
+        with self.engine.library().snapshot() as snapshot:
+            return marks_with_paths(snapshot, marks)
+
+    def save_query(self, name: str, text: str, by: str | None = None) -> SavedQuery:
+        """Store a question under a name; return it. Raises QueryError, and UsageError if another one has the name."""
+        parse(text)
+        return self._written().save_query(name, text, by)
+
+    def saved_queries(self) -> SavedList:
+        """Return the saved questions of all users, by name."""
+        return SavedList(tuple(self._written().saved_queries()))
+
+    def saved_query(self, name: str) -> SavedQuery:
+        """Return a saved question. Raises QueryError if there is none of this name."""
+        found = self._written().saved_query(name)
+        if found is None:
+            raise QueryError(f"there is no saved question {name}; save one with: vfindex save {shlex.quote(name)} TEXT")
+        return found
+
+    def remove_query(self, name: str) -> SavedQuery:
+        """Delete a saved question; return it. Raises QueryError if there is none of this name."""
+        found = self.saved_query(name)
+        self._written().remove_query(name)
+        return found
+
+    def _written(self) -> UserData:
+        from vfindex.storage.user.data import UserData
+
+        return UserData.open(self.engine.library().root)
 
     # --- the library --------------------------------------------------------------------------------------------
 
@@ -189,6 +281,10 @@ class SearchService:
             if run.id == run_id:
                 return run
         raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` shows which there are")
+
+
+def _video_of(clip: Like | ClipKey) -> str | Path:
+    return clip.fingerprint if isinstance(clip, ClipKey) else clip.video
 
 
 def _parsed(filters: str) -> Filters:

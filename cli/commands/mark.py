@@ -29,17 +29,10 @@ def command(
     """Mark a clip, with a note or a judgement.
 
     Works at once, also while a run works on the library."""
-    from vfindex.search.marks import moment_at, shown
-    from vfindex.search.query.like import Like
-    from vfindex.storage.library import Library
-    from vfindex.storage.user.data import UserData
-    from vfindex.storage.user.records import NewMark
+    from vfindex.search.service import SearchService
 
-    place = Like.parse(moment)
-    opened = Library.open(library_folder(library))
-    with opened.snapshot() as snapshot:
-        new = NewMark(moment_at(snapshot, place), list_, note, question or "", grade)
-        [made] = shown(snapshot, [UserData.open(opened.root).add_mark(new)])
+    service = SearchService(library_folder(library))
+    made = service.mark(moment, list_=list_, note=note, question=question or "", grade=grade)
     if json:
         print_json(made.to_dict())
     else:

@@ -21,11 +21,8 @@ def command(
     library: LibraryOption = None,
 ) -> None:
     """Save a question under a name; `vfindex saved NAME` runs it."""
-    from vfindex.search.query.parser import joined, parse
-    from vfindex.storage.library import Library
-    from vfindex.storage.user.data import UserData
+    from vfindex.search.query.parser import joined
+    from vfindex.search.service import SearchService
 
-    text = joined(words)
-    parse(text)
-    saved = UserData.open(Library.open(library_folder(library)).root).save_query(name, text)
+    saved = SearchService(library_folder(library)).save_query(name, joined(words))
     say(f"saved as {saved.name}: {saved.text}")

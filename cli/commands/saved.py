@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +9,10 @@ import typer
 from vfindex.cli.commands import search
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import plain, print_json, say
-from vfindex.storage.errors import QueryError, UsageError, counted
+from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from vfindex.storage.user.data import UserData
+    from vfindex.search.results import SavedList
 
 NAME = "saved"
 EXAMPLE = "vfindex saved goals -k 20"
@@ -30,34 +28,31 @@ def command(
     """List saved questions, run one, or delete one.
 
     A run is one of `vfindex search`, with its output and exit code."""
-    from vfindex.storage.library import Library
-    from vfindex.storage.user.data import UserData
+    from vfindex.search.results import SavedList
+    from vfindex.search.service import SearchService
 
-    data = UserData.open(Library.open(library_folder(library)).root)
+    service = SearchService(library_folder(library))
     if name is None:
         if remove:
             raise UsageError("name the question to delete, as in: vfindex saved goals --remove")
-        _list(data, json=json)
-        return
-    found = data.saved_query(name)
-    if found is None:
-        raise QueryError(f"there is no saved question {name}; save one with: vfindex save {shlex.quote(name)} TEXT")
-    if not remove:
-        search.command([found.text], top_k=top_k, library=None if library is None else [library], json=json)
-    elif data.remove_query(name):
+        _list(service.saved_queries(), json=json)
+    elif not remove:
+        text = service.saved_query(name).text
+        search.command([text], top_k=top_k, library=None if library is None else [library], json=json)
+    else:
+        found = service.remove_query(name)
         if json:
-            print_json({"saved": [asdict(found)]})
+            print_json(SavedList((found,)).to_dict())
         else:
             say(f"deleted: {found.name}: {found.text}")
 
 
-def _list(data: UserData, *, json: bool) -> None:
-    found = data.saved_queries()
+def _list(found: SavedList, *, json: bool) -> None:
     if json:
-        print_json({"saved": [asdict(each) for each in found]})
+        print_json(found.to_dict())
     else:
-        for each in found:
+        for each in found.saved:
             print("\t".join(plain(part) for part in (each.name, each.text, each.by)))
-        say(counted(len(found), "saved question"))
-    if not found:
+        say(counted(len(found.saved), "saved question"))
+    if not found.saved:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vfindex.cli.output import clock, path_text, plain
 
 if TYPE_CHECKING:
-    from vfindex.search.marks import ShownMark
+    from vfindex.search.results import MarkInfo
 
 _ABSENT = {
     "missing": "the files of its video are missing",
@@ -16,16 +16,15 @@ _ABSENT = {
 }
 
 
-def print_marks(marks: Iterable[ShownMark]) -> None:
+def print_marks(marks: Iterable[MarkInfo]) -> None:
     """Print one line a mark: id, span, list, video, then who wrote what; separated by tabs."""
     for each in marks:
         print(plain_line(each))
 
 
-def plain_line(shown: ShownMark) -> str:
+def plain_line(mark: MarkInfo) -> str:
     """Return a mark as one line that is safe on a terminal."""
-    mark = shown.mark
-    span = f"{clock(mark.moment.start_ms / 1000)}-{clock(mark.moment.end_ms / 1000)}"
-    video = path_text(shown.video) or f"({_ABSENT[shown.presence]}: {mark.moment.fingerprint[:12]})"
+    span = f"{clock(mark.start_s)}-{clock(mark.end_s)}"
+    video = path_text(mark.video) or f"({_ABSENT[mark.presence]}: {mark.fingerprint[:12]})"
     judged = [] if mark.grade is None else [f"{mark.question} = {mark.grade}"]
     return "\t".join(plain(part) for part in [str(mark.id), span, mark.list, video, mark.by, *judged, mark.note])

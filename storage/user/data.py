@@ -136,13 +136,17 @@ def _check(new: NewMark) -> None:
         _check_text("the note", new.note, MAX_TEXT_CHARS)
     if new.question:
         _check_text("the question", new.question, MAX_TEXT_CHARS)
+    if new.by is not None:
+        _check_text("the name of the user", new.by, MAX_NAME_CHARS)
     if bool(new.question) != (new.grade is not None):
         raise UsageError("a judgement has a question and a grade; give both or neither")
-    if new.grade is not None and not 0 <= new.grade <= MAX_GRADE:
-        raise UsageError(f"a grade is 0 (not relevant) to {MAX_GRADE}, not {new.grade}")
+    if new.grade is not None and new.grade not in range(MAX_GRADE + 1):
+        raise UsageError(f"a grade is 0 (not relevant) to {MAX_GRADE}, not {new.grade!r}")
 
 
 def _check_text(what: str, text: str, most: int) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"{what} must be text, not {text!r}")
     if not text.strip():
         raise UsageError(f"{what} is empty")
     if len(text) > most:

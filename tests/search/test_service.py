@@ -120,6 +120,51 @@ def _target(link: Path) -> str:
         return ""
 
 
+# --- marks and saved questions ----------------------------------------------------------------------------------------
+
+
+def test_marks_are_made_found_and_deleted(folder: Path) -> None:
+    with SearchService(folder) as service:
+        hit = service.search("3", top_k=1)[0]
+        made = service.mark(hit.key, list_="goals", note="the second", by="Ann")
+        assert (made.video, made.key, made.presence) == (hit.video, hit.key, "present")
+        assert (made.start_s, made.end_s, made.by) == (hit.moments[0].start_s, hit.moments[0].end_s, "Ann")
+        assert service.similar(made.key) == service.similar(hit.key)
+        judged = service.mark("/videos/v1@0:06", question="one", grade=3)
+        assert service.marks().marks == (made, judged) and service.marks(question="one").marks == (judged,)
+        with pytest.raises(UsageError, match="there is no mark 7"):
+            service.remove_marks([made.id, 7])
+        assert service.remove_marks([made.id]).marks == (made,) and service.marks().marks == (judged,)
+
+
+def test_a_run_that_holds_the_library_refuses_no_mark_and_no_question(folder: Path) -> None:
+    with SearchService(folder) as service, writing(folder):
+        assert service.mark("/videos/v1@2").key.start_ms == 0
+        saved = service.save_query("three", "3", by="Ann")
+        assert service.saved_queries().saved == (saved,) == (service.saved_query("three"),)
+        assert service.search(service.saved_query("three").text)[0].video == b"/videos/v3"
+        assert service.remove_query("three") == saved
+        with pytest.raises(QueryError, match="there is no saved question three; save one with: vfindex save three"):
+            service.remove_query("three")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"list_": 3}, "the name of the list must be text, not 3"),
+        ({"note": b"x"}, "the note must be text"),
+        ({"question": "one", "grade": "2"}, "a grade is 0 (not relevant) to 3, not '2'"),
+        ({"question": "one", "grade": 1.5}, "a grade is 0 (not relevant) to 3, not 1.5"),
+        ({"question": "one"}, "a judgement has a question and a grade"),
+        ({"by": 3}, "the name of the user must be text"),
+    ],
+)
+def test_a_wrong_mark_is_one_sentence(folder: Path, options: dict[str, Any], sentence: str) -> None:
+    with SearchService(folder) as service, pytest.raises(UsageError) as refused:
+        service.mark("/videos/v1@2", **options)
+    assert str(refused.value).startswith(sentence)
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,9 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
     "list": (("list", "longer:1s"), lambda service: service.videos("longer:1s")),
     "runs": (("runs", "list"), lambda service: service.runs()),
     "run": (("runs", "show", "1"), lambda service: service.run(1)),
+    "marks": (("marks", "--list", "goals"), lambda service: service.marks(list_="goals")),
+    "mark": (("mark", "/videos/a.mp4@0:01", "--list", "goals"), lambda service: service.marks().marks[0]),
+    "saved": (("saved",), lambda service: service.saved_queries()),
 }
 
 
@@ -44,6 +47,9 @@ def folder(library: Path) -> Path:
             [Segment(0.5, 1.5, "a question of taste", "sidecar", "en")],
         )  # fmt: skip
         writer.publish()
+    with SearchService(library) as service:
+        service.mark("/videos/a.mp4@0:01", list_="goals", note="Tor für Zoë")
+        service.save_query("hello", "she said")
     return library
 
 
