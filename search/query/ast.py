@@ -1,4 +1,7 @@
-"""The syntax tree of a query: moments, terms, filters. `parser.parse` reads it from text, and `str` is its inverse."""
+"""The syntax tree of a query: moments, terms, filters. `parser.parse` reads it from text, and `str` is its inverse.
+
+The language has no escape, so the inverse holds for queries that were parsed: `Query.plain` also makes others.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +188,10 @@ class Query:
 
     @classmethod
     def plain(cls, text: str) -> Query:
-        """Return a query of words alone: no character is syntax."""
+        """Return a query of words alone: no character is syntax.
+
+        Its `str` is the words; `parse` reads them as syntax where they are syntax, as in `in:paris`.
+        """
         return cls((Moment(tuple(Term(word) for word in text.encode("utf-8", "replace").decode().split())),))
 
     def __str__(self) -> str:
