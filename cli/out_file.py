@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +14,17 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.files.regular import regular
 
 PNG, HTML = b"\x89PNG\r\n\x1a\n", b"<!doctype html>"
+# First bytes -> the type and suffix of a file; others have no check of the name.
+_TYPES = {PNG: ("image/png", ".png"), HTML: ("text/html", ".html")}
 # What a library's folder contains; after an upgrade its own library.db may be gone.
 _OF_A_LIBRARY = ("library.db", "current", "editions")
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file of another kind.")]
 
 
 def check_out_file(path: Path, option: str, begins: bytes, *, force: bool) -> None:
-    """Raise UsageError if `path` is inside a library, is a link, or is a file of another kind.
+    """Raise UsageError if `path` is inside a library, is a link, or is of another kind by its content or suffix.
 
-    begins: the first bytes of the kind that is written; other files are replaced only with `force`.
+    begins: the first bytes of the kind that is written; files of other kinds are written only with `force`.
     """
     folder = Path(os.path.realpath(path.parent))
     for place in (folder, *folder.parents):
@@ -29,15 +32,21 @@ def check_out_file(path: Path, option: str, begins: bytes, *, force: bool) -> No
             raise UsageError(f"{path} is inside the library {place}; name a file elsewhere for {option}")
     if path.is_symlink():
         raise UsageError(f"{path} is a symbolic link; name the file itself for {option}")
-    if not path.exists():
-        return
-    try:
-        with open(path, "rb", opener=regular) as file:
-            first = file.read(len(begins))
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be replaced ({exc.strerror}); name another file for {option}") from exc
+    first = _first_bytes(path, option, len(begins)) if path.exists() else b""
     if first and first != begins and not force:
         raise UsageError(f"{path} exists and is of another kind; name another file for {option}, or add --force")
+    kind, suffix = _TYPES.get(begins, (None, ""))
+    named = MimeTypes().guess_type(path.name, strict=False)[0]  # without the system's tables
+    if kind and named not in (None, kind) and not force:
+        raise UsageError(f"{option} writes {kind}, not {named}; name a file that ends in {suffix}, or add --force")
+
+
+def _first_bytes(path: Path, option: str, count: int) -> bytes:
+    try:
+        with open(path, "rb", opener=regular) as file:
+            return file.read(count)
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be replaced ({exc.strerror}); name another file for {option}") from exc
 
 
 def write_out_file(path: Path, option: str, data: bytes) -> None:

@@ -122,6 +122,10 @@ def test_a_written_file_replaces_nothing_else(library: Path, models_cache: Path,
         assert code == 2 and words in err and err.count("\n") == 1
         code, _ = search(path, "--force")
         assert code == (0 if path == notes else 2)
+    code, err = search(tmp_path / "hits.jpg")
+    assert code == 2 and "--sheet writes image/png, not image/jpeg; name a file that ends in .png" in err
+    assert search(tmp_path / "hits.2026-11") == (0, "")
+    (tmp_path / "hits.2026-11").unlink()
     assert notes.read_bytes().startswith(PNG)
     assert (library / "library.db").read_bytes() == before
     page = tmp_path / "page.html"
