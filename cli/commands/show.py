@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.options import JsonOption, LibrariesOption, library_folders
+from vfindex.cli.options import JsonOption, LibrariesOption, library_folders, refuse_empty
 from vfindex.cli.output import clock, plain, print_json
 from vfindex.storage.errors import counted
 
@@ -20,13 +20,14 @@ _CARE = {"usual": "as usual", "safe": "safely"}
 
 
 def command(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or fingerprint of an indexed video.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path, file name or fingerprint of an indexed video.")],
     library: LibrariesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the clips, transcript and coverage of a video."""
     from vfindex.search.service import SearchService
 
+    refuse_empty([video])
     found = SearchService(library_folders(library)).video(video)
     if json:
         print_json(found.to_dict())

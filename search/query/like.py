@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from vfindex.storage.db.clips import StoredClip
+from vfindex.storage.db.integrity import shown_paths
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import QueryError, UsageError
@@ -45,15 +46,32 @@ class Like:
 
 
 def find_video(snapshot: Snapshot, name: str) -> StoredVideo | None:
-    """Return the video of a path, or of a fingerprint; None if the library has neither. Raises UsageError.
+    """Return the video of a path or fingerprint, or the only one with a path that ends in `name`, as `trip/beach.mp4`.
 
+    None if there is none, or `name` is a file that is not in the library. Raises UsageError if several fit.
     Runs resolve links in the paths that they are given; a deleted file has only its path as typed.
     """
     if not name:
         raise UsageError("the name of the video is empty; give its path, or its fingerprint")
     typed = os.fsencode(name)
     path = snapshot.path_of(list(dict.fromkeys((os.path.realpath(typed), os.path.abspath(typed)))))
-    return snapshot.video_with(name) if path is None else snapshot.video_at(path)
+    if path is not None:
+        return snapshot.video_at(path)
+    video = snapshot.video_with(name)
+    return video if video is not None or os.path.lexists(name) else _with_path_end(snapshot, name)
+
+
+def _with_path_end(snapshot: Snapshot, name: str) -> StoredVideo | None:
+    """Return the only video with a path that ends in `name`, None if there is none. Raises UsageError for several."""
+    end = b"/" + os.fsencode(name)
+    found: dict[int, tuple[bytes, StoredVideo]] = {}
+    for path in sorted(path for path in snapshot.paths() if path.endswith(end)):
+        if (video := snapshot.video_at(path)) is not None:
+            found.setdefault(video.id, (path, video))
+    if len(found) > 1:
+        paths = shown_paths([path for path, _ in found.values()])
+        raise UsageError(f"{name} fits {len(found)} videos: {paths}; give more of the path")
+    return next((video for _, video in found.values()), None)
 
 
 def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:

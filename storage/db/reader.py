@@ -372,9 +372,10 @@ class Snapshot:
 
     def path_of(self, typed: Sequence[bytes]) -> bytes | None:
         """Return the path of the video that `typed` names, see `names.resolve`. Raises UsageError."""
-        return resolve(typed, lambda path: self.video_at(path) is not None, self._paths)
+        return resolve(typed, lambda path: self.video_at(path) is not None, self.paths)
 
-    def _paths(self) -> list[bytes]:
+    def paths(self) -> list[bytes]:
+        """Return the paths of all videos and copies."""
         return [path for (path,) in self._fetched("SELECT path FROM location")]
 
     def segments(self, video_id: int) -> list[Segment]:

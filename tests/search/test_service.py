@@ -58,6 +58,38 @@ def test_a_hit_names_its_video_and_its_clip(folder: Path) -> None:
         assert service.transcript(video.fingerprint).segments == video.transcript != ()
 
 
+def test_a_video_is_found_by_the_end_of_its_path(folder: Path) -> None:
+    with writing(folder) as writer:
+        for name in ("a/trip/beach.mp4", "b/trip/dune.mp4", "c/dune.mp4"):
+            add_video(writer, name, [clip(visual=axis(1))])
+    with SearchService(folder) as service:
+        beach = service.video("/videos/a/trip/beach.mp4")
+        assert service.video("beach.mp4") == service.video("trip/beach.mp4") == beach
+        assert service.transcript("beach.mp4").video == beach.video
+        by_path = service.similar("/videos/a/trip/beach.mp4@1")
+        assert names(service.similar("beach.mp4@1")) == names(by_path) != []
+        assert service.video("trip/dune.mp4").video == b"/videos/b/trip/dune.mp4"
+        several = "dune.mp4 fits 2 videos: /videos/b/trip/dune.mp4, /videos/c/dune.mp4; give more of the path"
+        for call in (service.video, service.transcript, lambda name: service.similar(f"{name}@1")):
+            with pytest.raises(UsageError, match=f"^{several}$"):
+                call("dune.mp4")
+        for name in ("each.mp4", "p/beach.mp4", "/trip/beach.mp4"):
+            with pytest.raises(LibraryError, match="is not in this library, and there is no such file"):
+                service.video(name)
+
+
+def test_a_file_that_is_not_in_the_library_is_not_another_of_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(folder) as writer:
+        add_video(writer, "trip/beach.mp4", [clip(visual=axis(1))])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "beach.mp4").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    with SearchService(folder) as service, pytest.raises(LibraryError, match="vfindex ingest beach"):
+        service.video("beach.mp4")
+
+
 def test_similar_takes_a_key_or_a_video_and_a_time(folder: Path) -> None:
     with SearchService(folder) as service:
         key = service.video("/videos/v2").clips[1].key
