@@ -116,7 +116,7 @@ def run_info(run: StoredRun) -> RunInfo:
 
 def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
     """Return the status of the library in `folder`: counts, models, index, calibration, problems."""
-    counts, by_modality = snapshot.counts(), snapshot.modality_counts()
+    counts, searchable = snapshot.counts(), snapshot.searchable_counts()
     meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
     last, setup, form = last_run(snapshot), meta.setup, meta.fusion.form
     problem = _index_problem(library, generation)
@@ -130,9 +130,9 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         coarse=len(preview_videos(snapshot)),
         locations=counts["location"],
         states={state: counts.get(state, 0) for state in _STATES},
-        clips=counts["clip"],
-        segments=counts["segment"],
-        clips_with={m: by_modality.get(m, 0) for m in modality_names()},
+        clips=searchable["clip"],
+        segments=searchable["segment"],
+        clips_with={m: searchable.get(m, 0) for m in modality_names()},
         video_seconds=round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
         confidence=_calibration(snapshot.get(META_KEY)) if form == "concat" else None,
         fusion=form,

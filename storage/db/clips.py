@@ -17,7 +17,7 @@ from vfindex.storage.db.engine import inserted
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.ids import listed
 from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector
-from vfindex.storage.modalities import ModalityName, frame_modality
+from vfindex.storage.modalities import ModalityName, frame_modality, spoken_modalities
 from vfindex.storage.records import Clip, FloatArray
 
 # A time that no video reaches: 30 years.
@@ -189,6 +189,20 @@ def unindexed_clips(rows: Rows, watermark: int) -> NDArray[np.int64]:
     return np.sort(listed(found[0][0]))
 
 
+def searchable_counts(rows: Rows) -> dict[str, int]:
+    """Return the numbers of clips ("clip"), of segments ("segment"), and of clips by modality, of searchable videos."""
+    hidden = "SELECT id FROM video WHERE state NOT IN ('indexed', 'partial')"
+    return dict(
+        rows(
+            f"SELECT 'clip', count(*) FROM clip WHERE video_id NOT IN ({hidden})"
+            f" UNION ALL SELECT 'segment', count(*) FROM segment WHERE video_id NOT IN ({hidden})"
+            " UNION ALL SELECT modality, count(*) FROM embedding WHERE clip_id NOT IN"
+            f" (SELECT id FROM clip WHERE video_id IN ({hidden})) GROUP BY modality",
+            (),
+        )
+    )
+
+
 def clip_counts(rows: Rows, video_ids: Collection[int]) -> dict[int, dict[str, int]]:
     """Return video id -> modality -> how many of its clips have it; "" counts all its clips."""
     chosen = "c.video_id IN (SELECT value FROM json_each(?))"
@@ -201,3 +215,14 @@ def clip_counts(rows: Rows, video_ids: Collection[int]) -> dict[int, dict[str, i
     ):
         counts.setdefault(video_id, {})[modality] = n
     return counts
+
+
+def languages_of(rows: Rows, video_ids: Collection[int]) -> dict[int, list[str]]:
+    """Return video id -> the languages of its transcript, in alphabetical order."""
+    found: dict[int, list[str]] = {}
+    among = "(SELECT value FROM json_each(?))"
+    chosen = f"language != '' AND track IN {among} AND video_id IN {among}"
+    query = f"SELECT DISTINCT video_id, language FROM segment WHERE {chosen} ORDER BY video_id, language"
+    for video_id, language in rows(query, (json.dumps(spoken_modalities()), json.dumps(list(video_ids)))):
+        found.setdefault(video_id, []).append(language)
+    return found

@@ -423,6 +423,10 @@ class Snapshot:
         rows = self._rows(select(e.modality, func.count().label("n")).group_by(e.modality))
         return {row.modality: row.n for row in rows}
 
+    def searchable_counts(self) -> dict[str, int]:
+        """Return the numbers of clips, of segments, and of clips by modality, of searchable videos."""
+        return clips.searchable_counts(self._fetched)
+
     def video_ids(self) -> list[int]:
         """Return the ids of the searchable videos, in order of their first path."""
         rows = self._fetched(
@@ -437,10 +441,4 @@ class Snapshot:
 
     def languages_of(self, video_ids: Sequence[int]) -> dict[int, list[str]]:
         """Return video id -> the languages of its transcript, in alphabetical order."""
-        found: dict[int, list[str]] = {}
-        chosen = f"language != '' AND track IN {_AMONG} AND video_id IN {_AMONG}"
-        query = f"SELECT DISTINCT video_id, language FROM segment WHERE {chosen} ORDER BY video_id, language"
-        parameters = (json.dumps(spoken_modalities()), json.dumps(list(video_ids)))
-        for video_id, language in self._fetched(query, parameters):
-            found.setdefault(video_id, []).append(language)
-        return found
+        return clips.languages_of(self._fetched, video_ids)

@@ -121,6 +121,18 @@ def test_pages_of_videos(folder: Path) -> None:
             service.videos("a dog")
 
 
+def test_a_status_counts_what_a_search_can_find(folder: Path) -> None:
+    with SearchService(folder) as service:
+        before = service.status()
+        assert (before.clips, before.segments) == (VIDEOS * CLIPS, VIDEOS)
+        with writing(folder) as writer:
+            writer.catalog.mark_missing([b"/videos/v1"])
+        after = service.status()
+    assert (after.videos, after.states["vanished"]) == (VIDEOS - 1, 1)
+    assert (after.clips, after.segments) == ((VIDEOS - 1) * CLIPS, VIDEOS - 1)
+    assert after.clips_with == {m: n - CLIPS if n else 0 for m, n in before.clips_with.items()}
+
+
 def test_a_status_of_a_library_without_videos(tmp_path: Path) -> None:
     with SearchService(tmp_path / "none") as nothing, pytest.raises(LibraryNotFound):
         nothing.status()
