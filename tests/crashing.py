@@ -121,10 +121,10 @@ class Machine:
 
     def run(self, *arguments: str, library: Path) -> tuple[int, list[Phase]]:
         """Return the exit code and the phases of an undisturbed run."""
-        with self._started(arguments, library) as (process, told):
+        with self._started(arguments, library) as (process, messages):
             open_phases, done = [(STARTING, 0, time.monotonic())], []
             counts: Counter[str] = Counter()
-            for name in told:
+            for name in messages:
                 if name:
                     counts[name] += 1
                     open_phases.append((name, counts[name], time.monotonic()))
@@ -137,11 +137,11 @@ class Machine:
 
     def kill(self, *arguments: str, library: Path, at: Instant) -> str | None:
         """Kill a run at an instant; return the phase that it was in, None if it had ended."""
-        with self._started(arguments, library) as (process, told):
+        with self._started(arguments, library) as (process, messages):
             stack = [STARTING]
             seen: Counter[str] = Counter()
             if at.phase != STARTING:
-                for name in told:
+                for name in messages:
                     _follow(stack, name)
                     seen[name] += 1
                     if (name, seen[name]) == (at.phase, at.number):
@@ -151,7 +151,7 @@ class Machine:
             if not ended:
                 os.kill(process.pid, signal.SIGKILL)
                 process.join(TIMEOUT_S)
-            for name in told:
+            for name in messages:
                 _follow(stack, name)
             return None if ended else stack[-1]
 
@@ -164,10 +164,10 @@ class Machine:
         )
         process.start()
         sender.close()
-        told = _told(receiver)
+        messages = _told(receiver)
         try:
-            next(told)  # it is ready
-            yield process, told
+            next(messages)  # it is ready
+            yield process, messages
         finally:
             process.kill()
             process.join()

@@ -176,8 +176,8 @@ def test_small_files_found_by_mutation_are_indexed(
     assert found.shown["frames"] == frames
     assert found.shown["end_s"] == pytest.approx(end_s, abs=0.5)
     assert found.report["video_seconds"] == pytest.approx(end_s, abs=0.5)
-    told = (found.shown["problem"] or {}).get("reason")
-    assert told is None if problem is None else problem in told
+    reason = (found.shown["problem"] or {}).get("reason")
+    assert reason is None if problem is None else problem in reason
 
 
 def test_an_unsupported_duration_is_reported(tmp_path: Path, models_cache: Path) -> None:

@@ -126,13 +126,13 @@ def test_decodable_files_are_indexed_as_measured(
 def test_files_that_are_not_videos_are_not_indexed(
     edge: Collection, videos: dict[str, dict[str, Any]], row: dict[str, str]
 ) -> None:
-    told = edge.of(edge.first.document(), row["file"])
-    assert told["how"] == ("failed" if is_video_name(row["file"]) else "skipped")
-    if told["how"] == "failed":
-        assert told["stage"] in ("open", "probe", "decode")
+    outcome = edge.of(edge.first.document(), row["file"])
+    assert outcome["how"] == ("failed" if is_video_name(row["file"]) else "skipped")
+    if outcome["how"] == "failed":
+        assert outcome["stage"] in ("open", "probe", "decode")
         assert videos[row["file"]]["state"] == "failed" and not videos[row["file"]]["clips"]
     else:
-        assert (told["stage"], row["file"] in videos) == ("discover", False)
+        assert (outcome["stage"], row["file"] in videos) == ("discover", False)
 
 
 @pytest.mark.parametrize("row", rows("decode_or_reject", "partial_or_reject"), ids=lambda row: row["file"])
@@ -181,8 +181,8 @@ def test_a_named_file_that_is_not_a_video_fails(edge: Collection, tmp_path: Path
     report = ran.document()
     assert (ran.code, report["found"], len(report["failed"])) == (1, len(names), len(names))
     for name in names:
-        told = edge.of(report, name)
-        assert told["how"] == "failed" and told["stage"] in ("open", "probe", "decode")
+        outcome = edge.of(report, name)
+        assert outcome["how"] == "failed" and outcome["stage"] in ("open", "probe", "decode")
     empty = vfindex(edge.cache, "search", "anything", "--library", library)
     assert (empty.code, empty.out) == (1, "") and empty.err.startswith("no match")
 

@@ -172,8 +172,8 @@ def test_hostile_text_is_shown_and_not_interpreted(trap: Trap) -> None:
         assert found.code == 0 and is_harmless(found.out)
         hits = trap.vfindex("search", question, "--json").document()["hits"]
         assert os.path.basename(hits[0]["video"]) == "said.mp4" and question in hits[0]["words"]
-    told = trap.vfindex("ingest", trap.folder)
-    assert is_harmless(told.out) and is_harmless(told.err)
+    ran = trap.vfindex("ingest", trap.folder)
+    assert is_harmless(ran.out) and is_harmless(ran.err)
 
 
 @pytest.mark.parametrize("name", NAMES)

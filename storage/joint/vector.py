@@ -205,7 +205,7 @@ def fuse(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> Floa
         raise DimensionError(f"the modalities hold different numbers of clips: {sorted(counts)}")
     joint = np.zeros((counts.pop(), spec.dim), dtype=np.float32)
     slices = spec.slices()
-    held = np.zeros((len(joint), 1), np.float32)
+    present_count = np.zeros((len(joint), 1), np.float32)
     for modality in spec.order:
         rows = embeddings.get(modality)
         if rows is None:
@@ -215,7 +215,7 @@ def fuse(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> Floa
             raise DimensionError(f"{modality} vectors have {rows.shape[1]} dimensions, the library's have {part.dim}")
         present = np.any(rows, axis=1)
         centred = part.centre(rows[present])
-        held += present[:, None]
+        present_count += present[:, None]
         if spec.adds_up:
             joint[present] += centred if spec.fusion == "mean" else np.float32(part.weight) * centred
         else:
@@ -223,7 +223,7 @@ def fuse(embeddings: Mapping[ModalityName, FloatArray], spec: JointSpec) -> Floa
         if spec.heads is not None:
             joint[present, -spec.heads.rank :] += centred @ spec.heads.clip[modality].T
     if spec.fusion == "mean":
-        joint /= np.maximum(held, 1)
+        joint /= np.maximum(present_count, 1)
     return joint
 
 

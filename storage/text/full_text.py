@@ -255,8 +255,8 @@ class Words:
         """Return the documents of these kinds. These, or all others if they are fewer, are listed once a commit."""
         names = _json(sorted(kinds))
         found: tuple[Ids, bool] = self._remembered(f"documents of {names}", lambda: self._read_kinds(names))
-        held, inside = found
-        kept_ids: Ids = ids[in_sorted(ids, held) == inside]
+        listed_ids, inside = found
+        kept_ids: Ids = ids[in_sorted(ids, listed_ids) == inside]
         return kept_ids
 
     def _read_kinds(self, names: str) -> tuple[Ids, bool]:
@@ -363,7 +363,7 @@ def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
 def _by_worth(lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Ids:
     """Return documents, those first that hold what is worth most together, of equals the newest."""
     ids, places = _merged(list(lists.values()))
-    values = np.repeat([worth[phrase] for phrase in lists], [len(held) for held in lists.values()])
+    values = np.repeat([worth[phrase] for phrase in lists], [len(ids_of) for ids_of in lists.values()])
     together = np.bincount(places, values, len(ids))
     return np.asarray(ids[::-1][np.argsort(-together[::-1], kind="stable")])
 

@@ -92,18 +92,18 @@ def main() -> None:
     print(
         f"{arguments.n:,} clips, {made.clips.shape[1]} dimensions, {len(made.asked)} questions; {os.cpu_count()} cores"
     )
-    told: dict[str, Mapping[str, Any]] = {}
+    results: dict[str, Mapping[str, Any]] = {}
     for name in ("ours", "exact", *filter(None, arguments.peers.split(","))):
         if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
             print(f"{name}: left out, it is not installed (see the head of this file)")
         elif name in SLOW and arguments.n > MOST_FOR_SLOW:
             print(f"{name}: left out above {MOST_FOR_SLOW:,} clips")
         else:
-            told[name] = run(name, arguments.work, made)
+            results[name] = run(name, arguments.work, made)
             if name == "ours":
-                found = {case["case"]: case["recall"] for case in told[name].get("cases", [])}
+                found = {case["case"]: case["recall"] for case in results[name].get("cases", [])}
                 recalls_at(arguments.work, arguments.n).write_text(json.dumps(found))
-    print_ratios(told)
+    print_ratios(results)
     print_bandwidth(arguments.work, made)
 
 
@@ -116,28 +116,28 @@ def run(name: str, work: Path, made: Material) -> Mapping[str, Any]:
     if done.returncode:
         print(f"{name}: failed\n{done.stderr[-2000:]}")
         return {}
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"\n{name}: built in {told['build_s']:.0f} s, opened in {told['open_s']:.3f} s; memory {told['pss_mb']:.0f} MB "
-        f"(PSS), of which its own {told['own_mb']:.0f} MB; load {os.getloadavg()[0]:.1f}"
+        f"\n{name}: built in {result['build_s']:.0f} s, opened in {result['open_s']:.3f} s; memory "
+        f"{result['pss_mb']:.0f} MB (PSS), of which its own {result['own_mb']:.0f} MB; load {os.getloadavg()[0]:.1f}"
     )
     heads = f"{'knob':>6}{'recall@10':>11}{'error':>8}{'p50 ms':>10}{'p99 ms':>10}{'processor':>11}"
     print(f"  {'weights, filter':24}{heads}  as much as ours: recall, p50 ms")
-    for each in told["cases"]:
+    for each in result["cases"]:
         line = (
             f"  {each['case']:24}{each['knob']:>6}{each['recall']:>11.4f}{each['error']:>8.4f}"
             f"{each['p50_ms']:>10.2f}{each['p99_ms']:>10.2f}{each['processor_ms']:>11.2f}"
             f"{each['alike']['recall']:>23.4f}{each['alike']['p50_ms']:>10.2f}"
         )
         print(line, flush=True)
-    return dict(told)
+    return dict(result)
 
 
-def print_ratios(told: Mapping[str, Mapping[str, Any]]) -> None:
+def print_ratios(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Print per case the ratio of our p50 to that of the fastest peer with recall 0.99, and with our recall."""
     print(f"\np50 of ours against the fastest peer that finds {ENOUGH}, and that finds as much as ours:")
-    for number, ours in enumerate(told["ours"].get("cases", [])):
-        peers = {name: each["cases"][number] for name, each in told.items() if name in MODULES and each}
+    for number, ours in enumerate(results["ours"].get("cases", [])):
+        peers = {name: each["cases"][number] for name, each in results.items() if name in MODULES and each}
         enough = [(each["p50_ms"], name) for name, each in peers.items() if each["recall"] >= ENOUGH]
         alike = [
             (each["alike"]["p50_ms"], name) for name, each in peers.items() if each["alike"]["recall"] >= ours["recall"]

@@ -110,11 +110,10 @@ def row(name: str, answerable: Sequence[Outcome], absent: Sequence[Outcome]) -> 
         " ".join(f"{sum(each.label == label for each in asked):4}" for label in (*LABELS, None))
         for asked in (answerable, absent)
     ]
-    told = f"{sum(each.right for each in high)}/{len(high) + wrong}"
+    right_high = f"{sum(each.right for each in high)}/{len(high) + wrong}"
     right = sum(each.right for each in lost)
-    return (
-        f"{name:9} {separation:5.2f}  {len(answerable):4} {shares[0]}  {shares[1]}  {told:>8} {len(lost):5} {right:6}"
-    )
+    counts = f"{right_high:>8} {len(lost):5} {right:6}"
+    return f"{name:9} {separation:5.2f}  {len(answerable):4} {shares[0]}  {shares[1]}  {counts}"
 
 
 def report(library: Path, questions: Sequence[Question]) -> None:
@@ -140,7 +139,7 @@ def report(library: Path, questions: Sequence[Question]) -> None:
 
 def planted(known: int, background: int = 200, libraries: int = 200, fresh: int = 1000) -> None:
     """Print the precision of labels for normal scores and this many known items."""
-    print(f"{'AUC':>5} {'known':>6} {'label':>6}  {'high is right':>13} {'lost':>6} {'high':>6} {'absent told':>11}")
+    print(f"{'AUC':>5} {'known':>6} {'label':>6}  {'high is right':>13} {'lost':>6} {'high':>6} {'absent high':>11}")
     generator = np.random.default_rng(0)
     for separation in (0.5, 0.7, 0.9, 0.99):
         shift = 2**0.5 * NormalDist().inv_cdf(separation)
@@ -149,13 +148,13 @@ def planted(known: int, background: int = 200, libraries: int = 200, fresh: int 
             own = [TopScore(score, True) for score in generator.normal(shift, 1, known)]
             trust = fit(own, generator.normal(0, 1, background).tolist())
             if trust.is_reliable:
-                held, absent = generator.normal(shift, 1, fresh), generator.normal(0, 1, fresh)
-                rows.append([np.mean(x) for x in (held >= trust.high, absent >= trust.high)])
-                rows[-1] += [np.mean(held < trust.low), np.mean(absent < trust.low)]
+                present, absent = generator.normal(shift, 1, fresh), generator.normal(0, 1, fresh)
+                rows.append([np.mean(x) for x in (present >= trust.high, absent >= trust.high)])
+                rows[-1] += [np.mean(present < trust.low), np.mean(absent < trust.low)]
         print(f"{separation:5.2f} {known:6} {len(rows) / libraries:6.2f}", end="")
         if len(rows) > libraries / 20:
-            high, wrong, lost, told = np.mean(rows, axis=0)
-            print(f"  {high / (high + wrong):13.3f} {lost:6.3f} {high:6.3f} {told:11.3f}", end="")
+            high, wrong, lost, labelled = np.mean(rows, axis=0)
+            print(f"  {high / (high + wrong):13.3f} {lost:6.3f} {high:6.3f} {labelled:11.3f}", end="")
         print()
 
 

@@ -217,9 +217,9 @@ def library(documents: int) -> sqlite3.Connection:
         "INSERT INTO video VALUES (?, 'indexed')", ((i,) for i in range(documents // DOCUMENTS_PER_VIDEO + 1))
     )
     for id_ in range(1, documents + 1):
-        held = [f"w{n}" for n in WORD_FREQUENCIES if id_ == documents or draw.random() < 1 / n]
-        held += ["left", "right"] if id_ == documents else ["right" if id_ % 2 else "left"]
-        line = " ".join(held + draw.choices(["some", "more", "words", "of", "speech"], k=draw.randint(4, 14)))
+        chosen = [f"w{n}" for n in WORD_FREQUENCIES if id_ == documents or draw.random() < 1 / n]
+        chosen += ["left", "right"] if id_ == documents else ["right" if id_ % 2 else "left"]
+        line = " ".join(chosen + draw.choices(["some", "more", "words", "of", "speech"], k=draw.randint(4, 14)))
         connection.execute("INSERT INTO segment VALUES (?, 0.0, 1.0, 'asr')", (id_,))
         connection.execute(
             "INSERT INTO document VALUES (?, ?, ?, 'speech', ?)", (id_, (id_ - 1) // DOCUMENTS_PER_VIDEO, id_, line)

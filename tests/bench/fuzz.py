@@ -53,7 +53,7 @@ class Bench:
     faults: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def told(self, what: str, faults: Sequence[str], culprit: Path | None = None) -> None:
+    def record(self, what: str, faults: Sequence[str], culprit: Path | None = None) -> None:
         """Print faults, and copy the inputs that caused them."""
         for fault in faults:
             print(f"{what}: {fault}", flush=True)
@@ -166,7 +166,7 @@ def fuzz_sidecars(bench: Bench, count: int) -> None:
             (folder / f"{n:03d}{suffix}").write_bytes(mutated_text(text, bench.chance))
         report = _ingest_batch(bench, folder, size, ["--no-asr"])
         if report is not None and report["failed"]:
-            bench.told(folder.name, [f"a sidecar costs its video: {row}" for row in report["failed"]], folder)
+            bench.record(folder.name, [f"a sidecar costs its video: {row}" for row in report["failed"]], folder)
 
 
 def _ingest_batch(bench: Bench, folder: Path, size: int, options: Sequence[str]) -> dict[str, Any] | None:
@@ -187,7 +187,7 @@ def _ingest_batch(bench: Bench, folder: Path, size: int, options: Sequence[str])
         faults += _control_faults(bench, library, control) + _library_faults(library)
         verified, more = bench.run("verify", "--library", library)
         faults += more + ([f"verify: {verified.out}{verified.err}"] if verified.code else [])
-    bench.told(folder.name, faults, folder)
+    bench.record(folder.name, faults, folder)
     shutil.rmtree(library, ignore_errors=True)
     shutil.rmtree(folder)
     return report
@@ -246,7 +246,7 @@ def fuzz_libraries(bench: Bench, count: int, first: int = 0) -> None:
     expected = []
     for question in QUESTIONS:
         ran, faults = bench.run("search", question, "--library", sound, "--json")
-        bench.told("the sound library", faults)
+        bench.record("the sound library", faults)
         expected.append(answer(ran))
     for number in range(count):
         copy = bench.base / "copy"
@@ -255,7 +255,7 @@ def fuzz_libraries(bench: Bench, count: int, first: int = 0) -> None:
         done = damage(copy, bench.chance)
         if number >= first:
             shutil.copytree(copy, before, copy_function=_linked)
-            bench.told(f"library {number}, {done}", _damaged_faults(bench, copy, expected), before)
+            bench.record(f"library {number}, {done}", _damaged_faults(bench, copy, expected), before)
             shutil.rmtree(before)
         shutil.rmtree(copy)
 
@@ -284,7 +284,7 @@ def _sound_library(bench: Bench) -> Path:
         )
     library = bench.base / "sound"
     ran, faults = bench.run("ingest", folder, "--library", library, "--no-asr", files=len(said))
-    bench.told("the sound library", faults + ([ran.err] if ran.code else []))
+    bench.record("the sound library", faults + ([ran.err] if ran.code else []))
     return library
 
 

@@ -125,13 +125,13 @@ def measure(paths: Sequence[Path], n: int) -> dict[tuple[str, str, str], list[tu
 
 def report(found: dict[tuple[str, str, str], list[tuple[float, float]]]) -> bool:
     """Print a row per preprocessing and filter; return whether only vfindex's filter meets the bounds."""
-    told = True
+    passed = True
     print(f"{'pictures':18} {'filter':8} {'frames':>6}  {'pixels differ by':20}  cosine of features")
     for (mode, interpolation, name), rows in found.items():
         differences, cosines = np.array(rows).T
         met = bool(differences.mean() <= MAX_DIFFERENCE and differences.max() <= MAX_WORST_DIFFERENCE)
         met &= bool(cosines.mean() >= MIN_COSINE and cosines.min() >= MIN_WORST_COSINE)
-        told &= met == (name == "vfindex") or name == "area"
+        passed &= met == (name == "vfindex") or name == "area"
         print(
             f"{f'{mode}, {interpolation}':18} {name:8} {len(rows):6}  "
             f"{differences.mean():.2f}, at most {differences.max():5.2f}  "
@@ -141,7 +141,7 @@ def report(found: dict[tuple[str, str, str], list[tuple[float, float]]]) -> bool
         f"bounds: {MAX_DIFFERENCE} in the mean, {MAX_WORST_DIFFERENCE} at worst; "
         f"cosine {MIN_COSINE} in the mean, {MIN_WORST_COSINE} at worst"
     )
-    return told
+    return passed
 
 
 def main() -> None:

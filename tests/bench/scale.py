@@ -93,9 +93,11 @@ class Peaks:
         for pid, spent_s in _cpu_s(roots):
             self.cpu[pid] = (self.cpu[pid][0] if pid in self.cpu else spent_s if is_first else 0.0, spent_s)
         self.memory = max(self.memory, sum(map(tree_pss_mb, roots)))
-        held = dict(_open_files(roots))
-        shared = sum(size for (path, _), size in held.items() if path.startswith("/dev/shm/"))
-        gone = sum(size for (path, _), size in held.items() if path.startswith(f"{temporary}/") and "(deleted)" in path)
+        open_files = dict(_open_files(roots))
+        shared = sum(size for (path, _), size in open_files.items() if path.startswith("/dev/shm/"))
+        gone = sum(
+            size for (path, _), size in open_files.items() if path.startswith(f"{temporary}/") and "(deleted)" in path
+        )
         self.store = max(self.store, shared / 2**20)
         self.temporary = max(self.temporary, (gone + _folder_bytes(temporary)) / 2**20)
 
@@ -203,9 +205,9 @@ def compare(scratch: Path, cores: int, runners: Sequence[str]) -> dict[str, floa
     rest_s: dict[str, float] = {}
     short, long = (sorted((scratch / name).iterdir()) for name in ("short", "long"))
     for runner in runners:
-        with ExitStack() as held:
+        with ExitStack() as stack:
             with confined(cores):
-                options = held.enter_context(options_of(runner, cores))
+                options = stack.enter_context(options_of(runner, cores))
             fixed = ingest(short, scratch / f"short {runner} {cores}", options, cores)
             run = ingest(long, scratch / f"long {runner} {cores}", options, cores)
         rest_s[runner] = run.wall_s - fixed.wall_s

@@ -99,7 +99,7 @@ def add_videos(connection: Connection, numbers: Sequence[int], material: Materia
     _add_rows(
         connection,
         "unit",
-        ((id_, id_, 0, None, None, "done", 1, None, told) for id_, told in zip(numbers, coverage, strict=True)),
+        ((id_, id_, 0, None, None, "done", 1, None, covered) for id_, covered in zip(numbers, coverage, strict=True)),
     )
     _add_words(connection, [(id_, None, "title", title) for id_, title in zip(numbers, titles, strict=True)])
     _add_clips(connection, numbers, lasts_s, rng)

@@ -84,9 +84,9 @@ def test_the_fields_of_an_upgrade_are_explained() -> None:
 
 
 def test_the_fields_of_models_and_findings_are_explained(run: Any, tmp_path: Path) -> None:
-    listed, told = json.loads(run("models", "list", "--json").out), section("models")
+    listed, documented = json.loads(run("models", "list", "--json").out), section("models")
     for rows in ("models", "presets"):
-        assert f"| `{rows}` | list of `{{{', '.join(listed[rows][0])}}}`" in told
+        assert f"| `{rows}` | list of `{{{', '.join(listed[rows][0])}}}`" in documented
     assert documented_fields("models") == set(listed)
     found = json.loads(run("doctor", "--json", "--library", tmp_path).out)
     assert documented_fields("doctor") == set(found)
@@ -101,9 +101,9 @@ def test_the_ways_a_file_can_end_are_explained() -> None:
 
 def test_nested_fields_are_those_of_the_program(run: Any, library: Path) -> None:
     shown = json.loads(run("show", "/videos/a.mp4", "--library", library, "--json").out)
-    told = section("show")
-    assert f"| `clips` | list of `{{{', '.join(shown['clips'][0])}}}`" in told
-    assert f"| `transcript` | list of `{{{', '.join(shown['transcript'][0])}}}`" in told
+    documented = section("show")
+    assert f"| `clips` | list of `{{{', '.join(shown['clips'][0])}}}`" in documented
+    assert f"| `transcript` | list of `{{{', '.join(shown['transcript'][0])}}}`" in documented
     [row, _] = json.loads(run("list", "--library", library, "--json").out)["videos"]
     assert f"| `videos` | list of `{{{', '.join(row)}}}`" in section("list")
     states = json.loads(run("status", "--library", library, "--json").out)["states"]

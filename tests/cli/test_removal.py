@@ -155,8 +155,8 @@ def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path:
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines()[0] == "removed 1 file, 1 video from the library"
     assert ran.out.splitlines()[1].startswith("later runs skip it; to index it again:")
-    told = json.loads(report.read_text())
-    assert (told["vfindex"], told["left"], told["excluded"]) == ("remove", 0, True)
+    document = json.loads(report.read_text())
+    assert (document["vfindex"], document["left"], document["excluded"]) == ("remove", 0, True)
     assert "removed     /videos/a.mp4, and skipped" in run("status", "--library", library).out
     arguments = ("remove", "--forget-exclusion", "/videos/a.mp4", "--library", library)
     assert run(*arguments).out == "the next `vfindex reindex` indexes it again\n"

@@ -46,8 +46,8 @@ def test_a_missing_index_is_reported_by_search_and_status(
     sentence = f"the joint index {path} is missing, so searches scan every clip; run: vfindex rebuild"
     assert (document["generation"], document["clips_in_generation"]) == (None, 0)
     assert document["index_problem"] == sentence
-    told = run("status", "--library", folder)
-    assert told.code == 0 and f"index       not used: {sentence}" in told.out and "generation" not in told.out
+    status = run("status", "--library", folder)
+    assert status.code == 0 and f"index       not used: {sentence}" in status.out and "generation" not in status.out
     found = run("search", "x", "--library", folder)
     assert found.code == 0 and "/videos/b.mp4" in found.out and caplog.messages == [sentence]
 

@@ -97,8 +97,8 @@ def test_the_page_agrees_with_the_cards() -> None:
         [facts] = [row for row in rows if len(row) == 7 and row[0] == card.reference]
         unit = {"visual": " px", "text": " tokens", "speech": ""}[card.kind]
         reads = f"{card.input_size}{unit}" if card.input_size else ""
-        told = [card.kind, card.licence, _size(card.size_bytes), str(card.dim or ""), reads, str(card.gflop or "")]
-        assert facts[1:] == told
+        described = [card.kind, card.licence, _size(card.size_bytes), str(card.dim or ""), reads, str(card.gflop or "")]
+        assert facts[1:] == described
         if not card.package:
             [pin] = [row for row in rows if len(row) == 3 and row[0] == card.reference]
             repository = card.reference if pin[1] == "the same" else pin[1]

@@ -79,8 +79,8 @@ def test_a_dry_run_prints_an_estimate(run: Any, nightly: Path) -> None:
     (nightly.parent / "videos" / "new.mp4").write_bytes(bytes(1000))
     document = json.loads(run("reindex", "--dry-run", "--json", "--library", nightly).out)
     assert (document["new"], document["video_seconds"], document["wall_s"]) == (1, 100.0, None)
-    told = run("reindex", "--dry-run", "--library", nightly).out
-    assert told.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 missing"
+    printed = run("reindex", "--dry-run", "--library", nightly).out
+    assert printed.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 missing"
     assert json.loads(run("runs", "list", "--json", "--library", nightly).out) == {"runs": []}
 
 
@@ -92,9 +92,9 @@ def test_a_run_is_written_as_a_page(run: Any, nightly: Path, tmp_path: Path) -> 
     page = tmp_path / "run.html"
     ran = run("runs", "show", "1", "--page", page, "--library", nightly)
     assert (ran.code, ran.out, ran.err) == (0, "", f"written: {page}\n")
-    told = page.read_text()
-    assert "&lt;script&gt;\\x1b\\xff.mp4" in told and "it &amp; its decoder crashed" in told
-    assert "<script" not in told and "1:00, 2.0 times real time" in told and "out of time" in told
+    html = page.read_text()
+    assert "&lt;script&gt;\\x1b\\xff.mp4" in html and "it &amp; its decoder crashed" in html
+    assert "<script" not in html and "1:00, 2.0 times real time" in html and "out of time" in html
     assert run("runs", "show", "1", "--page", tmp_path, "--library", nightly).code == 2
 
 
@@ -168,5 +168,5 @@ def test_retry_and_repair_take_the_options_of_a_runner(
     run(command, "--library", nightly, "--ray-address", "head:6379", "--path-map", "/a=/b", "--gpu-share", "0.25")
     assert [(each.name, each.address, each.gpu_share) for each in asked] == [("auto", "head:6379", 0.25)]
     assert asked[0].path_map.there(b"/a/1.mp4") == b"/b/1.mp4"
-    told = run(command, "--library", nightly, "--runner", "sideways")
-    assert (told.code, told.err) == (2, "vfindex: --runner takes auto, local, ray, not 'sideways'\n")
+    ran = run(command, "--library", nightly, "--runner", "sideways")
+    assert (ran.code, ran.err) == (2, "vfindex: --runner takes auto, local, ray, not 'sideways'\n")

@@ -121,10 +121,10 @@ def test_a_machine_without_the_models_gets_a_sentence(run: Any, seen: Path, monk
 def test_a_wrong_question_is_pointed_at(run: Any, library: Path) -> None:
     ran = run("search", 'a\t日本 "dog', "--library", library)
     assert (ran.code, ran.out) == (1, "")
-    shown, caret, told = ran.err.splitlines()
+    shown, caret, sentence = ran.err.splitlines()
     assert shown == '  a\\x09日本 "dog'
     assert caret == " " * len("  a\\x09日本日本 ") + "^", "wide characters take two columns"
-    assert told.startswith("vfindex: the quotation mark at character 6 is never closed")
+    assert sentence.startswith("vfindex: the quotation mark at character 6 is never closed")
     ran = run("search", "dog lang:english", "--library", library, "--json")
     assert json.loads(ran.out)["error"]["kind"] == "QueryError"
 

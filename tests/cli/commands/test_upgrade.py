@@ -108,8 +108,8 @@ def test_videos_that_would_be_lost_are_named(run: Run, library: Path) -> None:
         ["lost", "/videos/old garden"],
     ]
     assert over.out.splitlines()[-1] == "2 videos would be lost: the old models stay in use"
-    told = json.loads(run("upgrade", "--visual", "ViT", "--library", library, "--json").out)
-    assert (told["swapped"], told["known_items"], [row["path"] for row in told["lost"]]) == (
+    document = json.loads(run("upgrade", "--visual", "ViT", "--library", library, "--json").out)
+    assert (document["swapped"], document["known_items"], [row["path"] for row in document["lost"]]) == (
         False,
         [],
         ["/videos/harbour at dawn", "/videos/old garden"],
@@ -119,7 +119,7 @@ def test_videos_that_would_be_lost_are_named(run: Run, library: Path) -> None:
 
 
 def test_wrong_usage_is_one_sentence(run: Run, library: Path, tmp_path: Path) -> None:
-    for arguments, told in (
+    for arguments, says in (
         ((), "no upgrade is unfinished"),
         (("--rollback", "--discard"), "give one of them"),
         (("--rollback", "--preset", "lite"), "give one of them"),
@@ -128,7 +128,7 @@ def test_wrong_usage_is_one_sentence(run: Run, library: Path, tmp_path: Path) ->
     ):
         ran = run("upgrade", *arguments, "--library", library)
         assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
-        assert told in ran.err
+        assert says in ran.err
     for arguments in (("--rollback",), ("--discard",), ("--preset", "lite")):
         ran = run("upgrade", *arguments, "--library", tmp_path / "none")
         assert (ran.code, ran.err.count("\n")) == (1, 1)

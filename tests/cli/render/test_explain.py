@@ -18,8 +18,8 @@ def make(folder: Path) -> Path:
     with writing(folder) as writer:
         install(writer)
         said = [Segment(1.5, 3, "hello \x1b world", "asr", "en", 0.5), Segment(3, 4, "hello again", "sidecar", "en")]
-        told = clip(visual=axis(1), speech=axis(1), text=axis(2))
-        add_video(writer, "a", [told, clip(9, 12, visual=axis(2))], said, [Document("title", "Hello holiday")])
+        described = clip(visual=axis(1), speech=axis(1), text=axis(2))
+        add_video(writer, "a", [described, clip(9, 12, visual=axis(2))], said, [Document("title", "Hello holiday")])
         add_video(writer, "b", [clip(visual=axis(2))])
         writer.publish()
     return folder

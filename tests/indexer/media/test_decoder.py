@@ -123,8 +123,8 @@ def test_a_stretch_of_a_real_video_gives_the_frames_of_the_whole(decoder: Decode
 def test_frames_have_the_colours_of_their_shots(decoder: Decoder, clip: Path) -> None:
     frames, _ = read(decoder, clip, "2")
     for frame in frames:
-        wanted = (220, 30, 30) if frame.time_s < 2.0 else (30, 60, 220)
-        assert np.abs(np.median(frame.pixels[10:], axis=(0, 1)) - wanted).max() < 16
+        colour = (220, 30, 30) if frame.time_s < 2.0 else (30, 60, 220)
+        assert np.abs(np.median(frame.pixels[10:], axis=(0, 1)) - colour).max() < 16
         assert frame.pixels.dtype == np.uint8 and frame.pixels.flags.c_contiguous
 
 

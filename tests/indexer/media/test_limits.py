@@ -187,10 +187,10 @@ TELLING = """
 import ctypes, json, os, resource, sys
 from vfindex.indexer.media import limits, probe as probing, worker
 def probe(path, beat):
-    told = {"environment": sorted(os.environ), "processes": resource.getrlimit(resource.RLIMIT_NPROC)}
+    limits = {"environment": sorted(os.environ), "processes": resource.getrlimit(resource.RLIMIT_NPROC)}
     if sys.platform == "linux":
-        told["no_new_privs"] = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)  # PR_GET_NO_NEW_PRIVS
-    raise probing.Refusal("probe", "told", json.dumps(told), "next")
+        limits["no_new_privs"] = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)  # PR_GET_NO_NEW_PRIVS
+    raise probing.Refusal("probe", "told", json.dumps(limits), "next")
 probing.probe = probe
 worker.main()
 """
@@ -202,7 +202,7 @@ def test_the_child_gets_no_secrets_no_privileges_and_no_processes(clip: Path, mo
     monkeypatch.setenv("LC_ALL", "C")
     limits = Limits()
     with Decoder(limits, [sys.executable, "-c", TELLING, str(limits.memory_bytes)]) as decoder:
-        told = json.loads(refusal(decoder, clip).problem.reason)
+        confinement = json.loads(refusal(decoder, clip).problem.reason)
     allowed = (
         "PATH",
         "LANG",
@@ -218,7 +218,7 @@ def test_the_child_gets_no_secrets_no_privileges_and_no_processes(clip: Path, mo
         "OPENBLAS_",
         "MKL_",
     )
-    assert [name for name in told["environment"] if not name.startswith(allowed)] == []
-    assert "LC_ALL" in told["environment"]
-    assert told["processes"] == [0, 0]
-    assert told.get("no_new_privs", 1) == 1
+    assert [name for name in confinement["environment"] if not name.startswith(allowed)] == []
+    assert "LC_ALL" in confinement["environment"]
+    assert confinement["processes"] == [0, 0]
+    assert confinement.get("no_new_privs", 1) == 1

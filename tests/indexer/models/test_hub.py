@@ -109,9 +109,9 @@ def test_one_process_downloads_a_model(hub: Hub, tmp_path: Path) -> None:
 def test_a_hub_that_never_answers_times_out(hub: Hub, tmp_path: Path) -> None:
     hub.hang = "/api/models/"
     host = hub.address.removeprefix("http://")
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as caught:
         pull(CARD, tmp_path, timeout_s=1)
-    said = str(told.value)
+    said = str(caught.value)
     assert said.startswith(f"the model {NAME} could not be downloaded from {host}: ")
     assert str(tmp_path / "models" / CARD.slug) in said
     assert "--preset lite" in said
@@ -133,9 +133,9 @@ def test_a_refused_connection_is_reported(hub: Hub, tmp_path: Path, monkeypatch:
 )
 def test_a_missing_or_gated_repository_is_reported(hub: Hub, tmp_path: Path, code: str, said: str) -> None:
     hub.missing = code
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as caught:
         pull(replace(CARD, revision="f" * 40), tmp_path)
-    assert said in str(told.value)
+    assert said in str(caught.value)
     assert f"/api/models/{NAME}/revision/{'f' * 40}" in {path for path, _ in hub.requests}
 
 

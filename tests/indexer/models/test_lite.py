@@ -57,10 +57,10 @@ def test_conse_of_a_certain_image_is_its_label() -> None:
 
 def test_conse_mixes_labels_and_crops_by_probability() -> None:
     labels = np.eye(200, dtype=np.float32)
-    wanted = (labels[3] + labels[4]) / np.sqrt(2)
-    assert np.allclose(conse(one_hot_logits(3, 4), labels), wanted, atol=1e-6)
+    expected = (labels[3] + labels[4]) / np.sqrt(2)
+    assert np.allclose(conse(one_hot_logits(3, 4), labels), expected, atol=1e-6)
     two_crops = np.concatenate([one_hot_logits(3), one_hot_logits(4)])
-    assert np.allclose(conse(two_crops, labels), wanted, atol=1e-6)
+    assert np.allclose(conse(two_crops, labels), expected, atol=1e-6)
 
 
 def test_conse_keeps_the_likeliest_labels() -> None:
@@ -128,13 +128,13 @@ def test_a_named_colour_ranks_its_image_first(encoder: LiteImageEncoder, models_
 def test_concurrent_calls_return_equal_unit_vectors(encoder: LiteImageEncoder) -> None:
     rng = np.random.default_rng(1)
     frames = [rng.integers(0, 256, (260, 260 + 40 * i, 3), dtype=np.uint8) for i in range(4)]
-    wanted = encoder.encode_images(frames)
-    assert wanted.shape == (4, encoder.dim)
-    assert wanted.dtype == np.float32
-    assert np.linalg.norm(wanted, axis=1) == pytest.approx(1, abs=1e-5)
+    expected = encoder.encode_images(frames)
+    assert expected.shape == (4, encoder.dim)
+    assert expected.dtype == np.float32
+    assert np.linalg.norm(expected, axis=1) == pytest.approx(1, abs=1e-5)
     with ThreadPoolExecutor(4) as pool:
         for row, found in enumerate(pool.map(lambda frame: encoder.encode_images([frame])[0], frames)):
-            assert found @ wanted[row] > 0.99999
+            assert found @ expected[row] > 0.99999
     assert encoder.encode_images([]).shape == (0, encoder.dim)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("float32_s", "bfloat16_s", "wanted"),
+    ("float32_s", "bfloat16_s", "expected"),
     [
         ([4.0], [2.0], "bfloat16"),
         ([2.0], [1.7], "float32"),  # no clear gain
@@ -22,7 +22,7 @@ import pytest
     ],
 )
 def test_the_faster_format_is_chosen(
-    monkeypatch: pytest.MonkeyPatch, float32_s: list[float], bfloat16_s: list[float], wanted: str
+    monkeypatch: pytest.MonkeyPatch, float32_s: list[float], bfloat16_s: list[float], expected: str
 ) -> None:
     import torch
 
@@ -35,7 +35,7 @@ def test_the_faster_format_is_chosen(
         lambda dtype: times_s[dtype].pop(0) if times_s[dtype][1:] else times_s[dtype][0],
     )
     measured = open_clip_encoder.fastest_format.__wrapped__
-    assert measured(torch.device("cpu")) is getattr(torch, wanted)
+    assert measured(torch.device("cpu")) is getattr(torch, expected)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN can be limited to AVX2 only on x86")

@@ -46,11 +46,11 @@ def clip(folders: dict[str, Path]) -> OpenClipEncoder:
     return OpenClipEncoder.open(folders["clip"], threads=1, number_format="float32")
 
 
-def same_vectors(found: FloatArray, wanted: FloatArray, number_format: str) -> bool:
+def same_vectors(found: FloatArray, expected: FloatArray, number_format: str) -> bool:
     """Return whether vectors of length 1 agree as far as a number format allows: bfloat16 has 8 bits of mantissa."""
     if number_format == "float32":
-        return np.allclose(found, wanted, atol=1e-5)
-    return bool((found * wanted).sum(axis=-1).min() > 0.999)
+        return np.allclose(found, expected, atol=1e-5)
+    return bool((found * expected).sum(axis=-1).min() > 0.999)
 
 
 def images(size_px: int, n: int = 7) -> list[Pixels]:
@@ -146,10 +146,10 @@ def test_a_vector_does_not_depend_on_who_else_asks(folders: dict[str, Path], num
 
     encoder = OpenClipEncoder.open(folders["clip"], threads=1, number_format=number_format)
     frames = images(CLIP_SIZE_PX, 12)
-    wanted = encoder.encode_images(frames)
+    expected = encoder.encode_images(frames)
     with ThreadPoolExecutor(4) as pool:
         for row, found in enumerate(pool.map(lambda frame: encoder.encode_images([frame])[0], frames)):
-            assert same_vectors(found, wanted[row], number_format)
+            assert same_vectors(found, expected[row], number_format)
 
 
 class TestMemory:
@@ -211,10 +211,10 @@ class TestMemory:
 
         encoder, _ = self.encoder(folders["clip"], [2], torch.OutOfMemoryError())
         frames = images(CLIP_SIZE_PX, 10)
-        wanted = clip.encode_images(frames)
+        expected = clip.encode_images(frames)
         with ThreadPoolExecutor(4) as pool:
             for found in pool.map(encoder.encode_images, [frames] * 4):
-                assert np.allclose(found, wanted, atol=1e-5)
+                assert np.allclose(found, expected, atol=1e-5)
         assert encoder.batch_frames == 2
 
     def test_one_image_that_does_not_fit_is_an_error(self, folders: dict[str, Path]) -> None:
@@ -236,7 +236,7 @@ class TestMemory:
 
 
 @pytest.mark.parametrize(
-    ("rates", "fits", "wanted"),
+    ("rates", "fits", "expected"),
     [
         ({1: 10, 4: 40, 8: 80, 16: 160, 32: 320}, 99, 32),
         ({1: 10, 4: 30, 8: 30.5, 16: 31, 32: 99}, 99, 4),  # two doublings without gain end it
@@ -247,7 +247,7 @@ class TestMemory:
         ({1: 10}, 3, 2),
     ],
 )
-def test_batch_size_doubles_while_speed_gains(rates: dict[int, float], fits: int, wanted: int) -> None:
+def test_batch_size_doubles_while_speed_gains(rates: dict[int, float], fits: int, expected: int) -> None:
     from vfindex.indexer.models.open_clip import OutOfMemory, best_batch
 
     def seconds(n: int) -> float:
@@ -255,13 +255,13 @@ def test_batch_size_doubles_while_speed_gains(rates: dict[int, float], fits: int
             raise OutOfMemory
         return n / rates[n]
 
-    assert best_batch(seconds, first=4, largest=32, budget_s=1e9) == wanted
+    assert best_batch(seconds, first=4, largest=32, budget_s=1e9) == expected
 
 
 @pytest.mark.parametrize(
-    ("one_s", "asked", "wanted"), [(1.0, [1], 4), (0.2, [1, 4], 4), (0.1, [1, 4, 8], 8), (0.03, [1, 4, 8, 16], 16)]
+    ("one_s", "asked", "expected"), [(1.0, [1], 4), (0.2, [1, 4], 4), (0.1, [1, 4, 8], 8), (0.03, [1, 4, 8, 16], 16)]
 )
-def test_the_batch_size_search_stays_within_its_budget(one_s: float, asked: list[int], wanted: int) -> None:
+def test_the_batch_size_search_stays_within_its_budget(one_s: float, asked: list[int], expected: int) -> None:
     from vfindex.indexer.models.open_clip import best_batch
 
     seen: list[int] = []
@@ -270,7 +270,7 @@ def test_the_batch_size_search_stays_within_its_budget(one_s: float, asked: list
         seen.append(n)
         return float(one_s * n**0.9)
 
-    assert best_batch(seconds, first=4, largest=32, budget_s=2.5) == wanted
+    assert best_batch(seconds, first=4, largest=32, budget_s=2.5) == expected
     assert seen == asked
     assert len(seen) == 1 or sum(2 * one_s * n**0.9 for n in seen) <= 2.5
 
@@ -301,10 +301,10 @@ def test_bfloat16_vectors_are_close_to_float32(folders: dict[str, Path], clip: O
 
     half = OpenClipEncoder.open(folders["clip"], threads=1, number_format="bfloat16")
     frames = images(CLIP_SIZE_PX)
-    found, wanted = half.encode_images(frames), clip.encode_images(frames)
+    found, expected = half.encode_images(frames), clip.encode_images(frames)
     assert found.dtype == np.float32
-    assert (found * wanted).sum(axis=1).min() > 0.999
-    assert not np.array_equal(found, wanted)
+    assert (found * expected).sum(axis=1).min() > 0.999
+    assert not np.array_equal(found, expected)
 
 
 def test_auto_reuses_the_measured_format(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,9 +396,9 @@ def test_gpu_vectors_equal_cpu_vectors(folders: dict[str, Path]) -> None:
     for name, size_px in (("clip", CLIP_SIZE_PX), ("siglip", SIGLIP_SIZE_PX)):
         frames = images(size_px, 40)
         cpu = OpenClipEncoder.open(folders[name], threads=1, devices=["cpu"], number_format="float32")
-        wanted = cpu.encode_images(frames)
+        expected = cpu.encode_images(frames)
         for number_format in FORMATS:
             encoder = OpenClipEncoder.open(folders[name], threads=1, number_format=number_format)
             with ThreadPoolExecutor(4) as pool:
                 for found in pool.map(encoder.encode_images, [frames] * 4):
-                    assert (found * wanted).sum(axis=1).min() > 0.999
+                    assert (found * expected).sum(axis=1).min() > 0.999

@@ -134,13 +134,13 @@ def test_a_library_is_upgraded_to_other_models(
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
     ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset="small"), workers=1))
     small, told_of_small = contents(library), coverage(library)
-    told: list[tuple[int, ...]] = []
+    hits: list[tuple[int, ...]] = []
 
     def over(choice: Choice) -> UpgradeReport:
         return upgrade(library, RunSettings(cache=stand_ins, choice=choice, workers=1), compare=compare)
 
     def compare(old: Path, new: Path) -> None:
-        told.append(tuple(len(SearchEngine.open(folder).search("a dog")) for folder in (old, new)))
+        hits.append(tuple(len(SearchEngine.open(folder).search("a dog")) for folder in (old, new)))
 
     heard = over(Choice(speech="whisper-small"))
     # Two of the three have no sound: nothing of them is read.
@@ -157,7 +157,7 @@ def test_a_library_is_upgraded_to_other_models(
     dims = {len(vectors.embeddings["visual"]) for _, _, vectors in contents(library).values()}
     assert dims != {len(vectors.embeddings["visual"]) for _, _, vectors in small.values()}
     assert transcripts(library) == transcripts(library / "editions" / "1")
-    assert told == [(3, 3), (3, 3)]
+    assert hits == [(3, 3), (3, 3)]
     assert verify(Library.open(library)).problems == []
     assert roll_back(library) == library / "editions" / "1"
     assert verify(Library.open(library)).problems == []

@@ -178,9 +178,9 @@ def test_a_local_dir_works_alike_and_is_not_written_to(pe: Path, tmp_path: Path)
 
 
 def test_an_absent_model_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as caught:
         locate("visual", PE, tmp_path)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"the model {PE} is not on this machine; run: vfindex models pull {PE}, or put its files into "
         f"{tmp_path}/models/PE-Core-B-16--meta, or use --preset lite, which needs none"
     )

@@ -53,12 +53,12 @@ def test_keyframes_are_found_by_jumping(
     tmp_path: Path, decoder: Decoder, name: str, keyframe_s: float, found: list[float] | None
 ) -> None:
     path = os.fsencode(make_video(tmp_path / name, shots=[Shot("red", 9)], keyframe_s=keyframe_s))
-    told = decoder.keyframes_before(path, [4.0, 8.0])
-    assert told == decoder.keyframes_before(path, [4.0, 8.0])
+    keyframes_s = decoder.keyframes_before(path, [4.0, 8.0])
+    assert keyframes_s == decoder.keyframes_before(path, [4.0, 8.0])
     if found is None:
-        assert all(0 <= key_s <= time_s for key_s, time_s in zip(told, [4.0, 8.0], strict=True))
+        assert all(0 <= key_s <= time_s for key_s, time_s in zip(keyframes_s, [4.0, 8.0], strict=True))
     else:
-        assert told == pytest.approx(found, abs=0.05)
+        assert keyframes_s == pytest.approx(found, abs=0.05)
 
 
 @pytest.fixture

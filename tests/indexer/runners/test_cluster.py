@@ -64,18 +64,18 @@ def start(cluster: Any, videos: Path, library: Path, cache: Path, *options: str)
     return RayRun(cache, library, "ingest", videos, "--ray-address", cluster.address, *options)
 
 
-def wait_for_videos(run: RayRun, wanted: int) -> None:
+def wait_for_videos(run: RayRun, count: int) -> None:
     """Wait until so many videos are committed."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and run.process.poll() is None:
         try:
             with Library.open(run.library).snapshot() as snapshot:
-                if snapshot.counts().get("indexed", 0) >= wanted:
+                if snapshot.counts().get("indexed", 0) >= count:
                     return
         except LibraryError:
             pass  # it is being made
         time.sleep(0.1)
-    raise TimeoutError(f"{wanted} videos were never committed")
+    raise TimeoutError(f"{count} videos were never committed")
 
 
 def test_a_worker_and_a_machine_die(

@@ -76,8 +76,8 @@ def test_a_bug_over_one_file_ends_that_file(
         assert problem.trace.rstrip().endswith("ValueError: of no use") and "index_unit" in problem.trace
         with Library.open(tmp_path / "lib").snapshot() as snapshot:
             [video] = [video for video in snapshot.videos() if video.state == "failed"]
-            told = [(t.unit, t.care, t.code) for t in runs.attempts_of(snapshot, video.id)]
-        assert told == [(0, "usual", "bug")]
+            attempts = [(t.unit, t.care, t.code) for t in runs.attempts_of(snapshot, video.id)]
+        assert attempts == [(0, "usual", "bug")]
     again = run(videos, models_cache)
     assert (again.unchanged, paths(again.failed), again.bugs()) == (2, [(BAD, "bug")], []), "not tried every night"
     monkeypatch.setattr(runs, "version", lambda _: "9.9")
@@ -227,9 +227,9 @@ def test_a_bug_exits_with_70_after_the_run(tmp_path: Path, videos: Path, models_
     [failed] = report["failed"]
     assert failed["path"].endswith("bad.mp4") and failed["code"] == "bug"
     assert failed["traceback"].rstrip().endswith("ValueError: a bug")
-    told = done.stderr.decode()
-    assert "bad.mp4: vfindex failed on it (ValueError: a bug)" in told and "describe" in told
-    assert told.endswith("this is a bug of vfindex: please report it with the lines above\n")
+    err = done.stderr.decode()
+    assert "bad.mp4: vfindex failed on it (ValueError: a bug)" in err and "describe" in err
+    assert err.endswith("this is a bug of vfindex: please report it with the lines above\n")
     shown = vfindex(models_cache, "runs", "show", "1", *library)
     assert shown.code == 0 and "  ValueError: a bug\n" in shown.out
     again = vfindex(models_cache, "ingest", videos, *library, "--no-asr", "--json")

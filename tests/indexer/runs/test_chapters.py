@@ -30,8 +30,8 @@ WALRUS, OPERA = ("The walrus", 0.0, 3.0), ("An opera", 3.0, 6.0)
 
 def describe(folder: Path, chapters: Sequence[Told]) -> None:
     """Write what yt-dlp writes."""
-    told = [{"title": title, "start_time": start_s, "end_time": end_s} for title, start_s, end_s in chapters]
-    (folder / "v001.info.json").write_text(json.dumps({"title": "Two acts", "chapters": told}))
+    listed = [{"title": title, "start_time": start_s, "end_time": end_s} for title, start_s, end_s in chapters]
+    (folder / "v001.info.json").write_text(json.dumps({"title": "Two acts", "chapters": listed}))
 
 
 @pytest.fixture

@@ -188,10 +188,10 @@ def test_ctrl_c_during_the_first_export(tmp_path: Path, models_cache: Path, comm
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    told = err.decode().splitlines()
+    lines = err.decode().splitlines()
     assert process.returncode == 130
-    assert told[-1:] == ["interrupted; run the same command again to continue"], told
-    assert not any("memory" in line or "Traceback" in line for line in told)
+    assert lines[-1:] == ["interrupted; run the same command again to continue"], lines
+    assert not any("memory" in line or "Traceback" in line for line in lines)
     assert running(str(cache)) == []
     assert [path for path in cache.iterdir() if path.is_dir()] == []
 

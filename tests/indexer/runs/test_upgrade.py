@@ -87,12 +87,12 @@ def run(home: Path, models_cache: Path) -> Upgrade:
 
 
 def test_another_sampling_is_another_version(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
-    told: list[tuple[Path, Path]] = []
-    report = run(sampling=FINER, compare=lambda *folders: told.append(folders))
+    compared: list[tuple[Path, Path]] = []
+    report = run(sampling=FINER, compare=lambda *folders: compared.append(folders))
     assert (report.swapped, report.version, report.videos, report.lost) == (True, 1, 3, [])
     assert (report.decoded, report.taken_over, report.heard, report.transcripts_reused) == (3, 0, 0, 3)
     assert (report.before["sampling"], report.after["sampling"]) == ("auto", "1")
-    assert told == [(home / "lib", home / "lib" / "editions" / "1")]
+    assert compared == [(home / "lib", home / "lib" / "editions" / "1")]
     assert_equal_libraries(home / "lib", made.base / "finer")
     assert coverage(home / "lib") == coverage(made.base / "finer")
     assert verify(Library.open(home / "lib")).problems == []

@@ -237,19 +237,19 @@ def test_changes_during_the_build_are_followed(folder: Path, run: Upgrade) -> No
 
 
 def test_the_swap_waits_for_a_run_that_is_writing(folder: Path, run: Upgrade) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     writers = [writing(folder)]
 
     def meanwhile(*_: Path) -> None:
         writers[0].__enter__()
 
     def say(line: str) -> None:
-        told.append(line)
+        messages.append(line)
         assert history(folder) == [0]
         writers[0].__exit__(None, None, None)
 
     assert run(callbacks=Callbacks(say=say), compare=meanwhile).swapped
-    assert told == ["the new version is ready; waiting for the run that is writing to the library"]
+    assert messages == ["the new version is ready; waiting for the run that is writing to the library"]
 
 
 def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
@@ -257,10 +257,10 @@ def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
     report = run(callbacks=Callbacks(stop=lambda: next(answers)))
     assert (report.interrupted, report.swapped, report.taken_over, report.videos) == (True, False, 1, 1)
     assert (history(folder), names(folder)) == ([0], ["long story", "zoo"])
-    told: list[str] = []
-    again = run(Choice(), Callbacks(say=told.append))  # it knows what it was begun for
+    messages: list[str] = []
+    again = run(Choice(), Callbacks(say=messages.append))  # it knows what it was begun for
     assert (again.swapped, again.taken_over, again.version) == (True, 1, 1)
-    assert told == ["going on with the upgrade begun earlier (preset lite: V, T2, S, sampling auto)"]
+    assert messages == ["going on with the upgrade begun earlier (preset lite: V, T2, S, sampling auto)"]
     with pytest.raises(UsageError, match="no upgrade is unfinished"):
         run(Choice())
 
@@ -293,11 +293,11 @@ def test_an_interrupted_copy_is_resumed_unit_by_unit(
 
 def test_another_target_drops_the_unfinished_version(folder: Path, run: Upgrade) -> None:
     run(callbacks=Callbacks(stop=lambda: True))
-    told: list[str] = []
-    report = run(Choice(text="T3"), Callbacks(say=told.append))
+    messages: list[str] = []
+    report = run(Choice(text="T3"), Callbacks(say=messages.append))
     assert (report.version, report.swapped, setup_of(folder).models["text"]) == (2, True, "T3")
     assert sorted(path.name for path in (folder / "editions").iterdir()) == ["2"]
-    assert told == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
+    assert messages == ["the unfinished upgrade to other models is dropped (preset lite: V, T2, S, sampling auto)"]
 
 
 def test_the_same_models_are_not_an_upgrade(folder: Path, run: Upgrade) -> None:

@@ -166,9 +166,9 @@ def steady(length_s: float) -> Sound:
 def test_syllables_have_depth() -> None:
     t = np.arange(6 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     noise = np.random.default_rng(2).normal(0, 3000, len(t))
-    for rate_hz, wanted in ((4.0, 0.5 / 2**0.5), (1.0, 0.1), (12.0, 0.1)):
+    for rate_hz, expected in ((4.0, 0.5 / 2**0.5), (1.0, 0.1), (12.0, 0.1)):
         depth = syllable_depth((noise * (1 + 0.5 * np.sin(2 * np.pi * rate_hz * t))).astype(np.int16))
-        assert depth == pytest.approx(wanted, abs=0.1)  # noise itself wavers
+        assert depth == pytest.approx(expected, abs=0.1)  # noise itself wavers
     assert syllable_depth(silent(3)) == pytest.approx(0)
 
 

@@ -156,9 +156,9 @@ def test_uncovered_parts_are_all_that_no_span_takes(start: int, length: int, tak
     samples = np.arange(length * unit).astype(np.int16)
     block = AudioBlock(start / 100, samples)
     parts = list(uncovered(block, [(a / 100, b / 100) for a, b in covered]))
-    wanted = [n for n in range(start, start + length) if not any(a <= n < b for a, b in covered)]
+    expected = [n for n in range(start, start + length) if not any(a <= n < b for a, b in covered)]
     found = [round(time_s * 100) + n for time_s, part in parts for n in range(len(part) // unit)]
-    assert found == wanted
+    assert found == expected
     assert all(samples[round((time_s - block.time_s) * SAMPLE_RATE_HZ)] == part[0] for time_s, part in parts)
 
 

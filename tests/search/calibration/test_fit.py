@@ -123,12 +123,12 @@ def test_reliable_modalities_give_correct_labels(
 
 def test_a_library_is_calibrated_again_only_after_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, 0.9)
-    told: list[str] = []
+    messages: list[str] = []
     for clips, times in ((VIDEOS, 0), (int(VIDEOS * 0.9), 0), (int(VIDEOS * 0.7), 1)):
         with writing(folder) as writer:
             writer.catalog.put(META_KEY, Calibration(clips, {}).to_json())
-        calibrate_if_changed(folder, BANK[:5], told.append)
-        assert len(told) == times
+        calibrate_if_changed(folder, BANK[:5], messages.append)
+        assert len(messages) == times
     assert stored(folder).clips == VIDEOS
 
 

@@ -163,11 +163,11 @@ def test_trec_qrels_and_runs(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_file_raises_one_sentence_with_the_line(tmp_path: Path, text: str | bytes, says: str) -> None:
-    with pytest.raises(QueryError) as told:
+    with pytest.raises(QueryError) as caught:
         read_questions(write(tmp_path, text))
-    assert says in str(told.value)
-    assert str(tmp_path / "file") in str(told.value)
-    assert "\n" not in str(told.value) and len(str(told.value)) < 400
+    assert says in str(caught.value)
+    assert str(tmp_path / "file") in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_a_wrong_file_raises_one_sentence_with_the_line(tmp_path: Path, text: st
     ],
 )
 def test_a_wrong_run_raises_one_sentence_with_the_line(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(QueryError, match="file") as told:
+    with pytest.raises(QueryError, match="file") as caught:
         read_run(write(tmp_path, text))
-    assert says in str(told.value)
+    assert says in str(caught.value)
 
 
 def test_missing_splits_and_paragraphs_are_refused(tmp_path: Path) -> None:

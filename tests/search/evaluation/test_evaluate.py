@@ -242,8 +242,8 @@ def test_a_run_is_judged_without_a_library() -> None:
 def test_labels_are_compared_with_relevance() -> None:
     found = {"q0": [JudgedHit("a")], "q3": [JudgedHit("b")], "q7": [JudgedHit("c.avi")], "none": [JudgedHit("a")]}
     answers = Rankings(found, 10, labels={"q0": "high", "q3": "high", "none": "low"})
-    told = labelled(QUESTIONS, answers)
-    assert (told["high"], told["low"], told["none"]) == (Labelled(1, 1, 0), Labelled(0, 0, 1), Labelled())
+    counts = labelled(QUESTIONS, answers)
+    assert (counts["high"], counts["low"], counts["none"]) == (Labelled(1, 1, 0), Labelled(0, 0, 1), Labelled())
     assert labelled(QUESTIONS, replace(answers, labels={})) == {}
 
 

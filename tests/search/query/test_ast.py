@@ -115,7 +115,7 @@ def test_filters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "position", "told"),
+    ("text", "position", "says"),
     [
         ("", 0, "empty"),
         (" \n", 0, "empty"),
@@ -139,8 +139,8 @@ def test_filters() -> None:
         ("x" * (MAX_QUERY_CHARS + 1), MAX_QUERY_CHARS, "shorten"),
     ],
 )
-def test_errors_have_a_position(text: str, position: int, told: str) -> None:
-    with pytest.raises(QueryError, match=told) as caught:
+def test_errors_have_a_position(text: str, position: int, says: str) -> None:
+    with pytest.raises(QueryError, match=says) as caught:
         parse(text)
     assert caught.value.position == position
 

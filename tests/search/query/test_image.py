@@ -137,9 +137,9 @@ def make_odd(path: Path, kind: str) -> None:
 def test_a_file_that_is_not_a_picture_raises_one_sentence(tmp_path: Path, kind: str, says: str) -> None:
     path = tmp_path / "odd"
     make_odd(path, kind)
-    with pytest.raises(QueryError, match=says) as told:
+    with pytest.raises(QueryError, match=says) as caught:
         read_picture(path, 16)
-    assert "odd" in str(told.value) and "\n" not in str(told.value)
+    assert "odd" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -237,9 +237,9 @@ def test_filters_and_required_keywords_apply_to_images(tmp_path: Path) -> None:
 
 def test_invalid_queries_with_images_are_refused(tmp_path: Path) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(speech=axis(2))]})
-    with pytest.raises(QueryError, match="two") as told:
+    with pytest.raises(QueryError, match="two") as caught:
         engine.search("1 then 2 within 5s", images=[Path("1.png")])
-    assert told.value.position == 7
+    assert caught.value.position == 7
     with pytest.raises(QueryError, match="weight is 0"):
         engine.search(images=[Path("1.png")], weights={"visual": 0})
     with pytest.raises(QueryError, match="empty"):

@@ -87,7 +87,7 @@ def writer(published: Path, tmp_path: Path) -> Iterator[Writer]:
         yield writer
 
 
-def told(engine: SearchEngine, *, exact: bool) -> list[list[tuple[bytes | None, float, float]]]:
+def hits_of(engine: SearchEngine, *, exact: bool) -> list[list[tuple[bytes | None, float, float]]]:
     answers = [engine.search(words, exact=exact, top_k=HITS, weights=weights) for words, weights in QUESTIONS]
     return [[(hit.video, hit.start_s, round(hit.score, 4)) for hit in hits] for hits in answers]
 
@@ -127,7 +127,7 @@ def test_the_index_equals_a_scan_after_any_changes(writer: Writer, seed: int) ->
         if random.random() < 0.25:
             writer.publish()
             done.append("published")
-        assert told(engine, exact=False) == told(engine, exact=True), done
+        assert hits_of(engine, exact=False) == hits_of(engine, exact=True), done
 
 
 def test_updated_vectors_are_searched_before_they_are_published(
@@ -143,7 +143,7 @@ def test_updated_vectors_are_searched_before_they_are_published(
         assert engine.search(f"new{kept}", top_k=1, weights=WORDS_ALONE)[0].video == b"/videos/v7"
         now = engine.search("v7", top_k=1, weights=WORDS_ALONE)[0]
         assert now.video != before.video and now.score < before.score
-        assert told(engine, exact=False) == told(engine, exact=True)
+        assert hits_of(engine, exact=False) == hits_of(engine, exact=True)
 
 
 def test_missing_videos_take_no_candidate_slots(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,12 +161,12 @@ def test_missing_videos_take_no_candidate_slots(writer: Writer, monkeypatch: pyt
 def test_an_exact_search_reveals_an_outdated_index(writer: Writer) -> None:
     """The record of the change is deleted, so that the index returns clips whose vectors have changed."""
     engine = SearchEngine.open(writer.folder)
-    assert told(engine, exact=False) == told(engine, exact=True)
+    assert hits_of(engine, exact=False) == hits_of(engine, exact=True)
     for number in range(1, 20):
         writer.catalog.retitle(number, "new", (), vector_of("1"))
     with writer.catalog.transaction() as connection:
         connection.execute(text("DELETE FROM index_change"))
-    assert told(engine, exact=False) != told(engine, exact=True)
+    assert hits_of(engine, exact=False) != hits_of(engine, exact=True)
     best = engine.search("1", top_k=5, weights=WORDS_ALONE, exact=True)
     assert {hit.video for hit in best} <= {f"/videos/v{number - 1}".encode() for number in range(1, 20)}
 
@@ -189,22 +189,22 @@ def harm(writer: Writer, how: str) -> Path:
 def test_a_search_without_its_index_says_so_once(
     writer: Writer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    expected = told(SearchEngine.open(writer.folder), exact=True)
+    expected = hits_of(SearchEngine.open(writer.folder), exact=True)
     path, loads = harm(writer, how), []
     plain = JointIndex.load
     monkeypatch.setattr(JointIndex, "load", lambda *of, **how: loads.append(of) or plain(*of, **how))
     engine = SearchEngine.open(writer.folder)
     with caplog.at_level(logging.WARNING):
-        assert told(engine, exact=True) == expected and not caplog.messages and not loads
-        assert told(engine, exact=False) == expected
+        assert hits_of(engine, exact=True) == expected and not caplog.messages and not loads
+        assert hits_of(engine, exact=False) == expected
         assert len(loads) == 1, "a file that cannot be used is not tried at every question"
         [message] = caplog.messages
         assert str(path) in message and how in message and message.endswith("run: vfindex rebuild")
         add(writer, "other")
-        assert told(engine, exact=False) == told(engine, exact=True)
+        assert hits_of(engine, exact=False) == hits_of(engine, exact=True)
         assert len(loads) == 2 and len(caplog.messages) == 1, "tried again after a commit, not told again"
         writer.publish()
-        assert told(engine, exact=False) == told(engine, exact=True) and engine.searcher().index is not None
+        assert hits_of(engine, exact=False) == hits_of(engine, exact=True) and engine.searcher().index is not None
 
 
 def test_a_failing_disk_is_reported_and_a_missing_permission_is_not_damage(
@@ -218,7 +218,7 @@ def test_a_failing_disk_is_reported_and_a_missing_permission_is_not_damage(
         return SearchEngine.open(writer.folder)
 
     engine = failing(OSError(5, "Input/output error"))
-    assert told(engine, exact=False) == told(engine, exact=True)
+    assert hits_of(engine, exact=False) == hits_of(engine, exact=True)
     [message] = caplog.messages
     assert "cannot be read (Input/output error), so searches scan every clip" in message
     engine = failing(PermissionError(13, "Permission denied"))

@@ -123,8 +123,10 @@ def test_lost_videos_are_reported(library: Path) -> None:
 
 def test_a_lost_root_is_restored_from_the_backup(library: Path) -> None:
     harm(library, "DELETE FROM root")
-    told = "the library has lost 1 indexed folder; run: vfindex repair, or name the folder again: vfindex ingest FOLDER"
-    assert verify(Library.open(library)).problems == [told]
+    problem = (
+        "the library has lost 1 indexed folder; run: vfindex repair, or name the folder again: vfindex ingest FOLDER"
+    )
+    assert verify(Library.open(library)).problems == [problem]
     with writing(library) as writer:
         writer.write_backup()  # as each run does
         with writer.catalog.transaction() as connection:

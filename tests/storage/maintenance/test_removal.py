@@ -369,11 +369,11 @@ def test_false_totals_are_found(torn: Callable[[str], list[str]]) -> None:
 
 def test_the_report_is_json(folder: Path) -> None:
     made(folder, subtitles)
-    told = json.loads(json.dumps(removed(folder).to_dict()))
-    assert told["left"] == 0
-    names = [place["place"] for place in told["places"]["."]]
+    report = json.loads(json.dumps(removed(folder).to_dict()))
+    assert report["left"] == 0
+    names = [place["place"] for place in report["places"]["."]]
     assert names == ["tables", "full text", "index", "thumbnails", "write-ahead log", "free pages"]
-    assert [p["place"] for p in told["places"]["library"]] == [
+    assert [p["place"] for p in report["places"]["library"]] == [
         "marks",
         "damaged databases",
         "bytes of the library",

@@ -74,8 +74,8 @@ def test_a_kill_loses_nothing_that_was_committed(tmp_path: Path, lines: int) -> 
     for _ in range(lines):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
-    told = lines + len(process.communicate()[0].splitlines())
-    assert len(UserData.open(tmp_path).marks()) in (told, told + 1)
+    printed = lines + len(process.communicate()[0].splitlines())
+    assert len(UserData.open(tmp_path).marks()) in (printed, printed + 1)
     assert user_faults(tmp_path) == []
     UserData.open(tmp_path).add_mark(NewMark(Moment("b", 0, 1)))
 
@@ -129,9 +129,9 @@ def test_a_user_without_write_permission_reads_and_is_told_at_a_write(home: Path
     home.chmod(0o555)
     (home / "user.db").chmod(0o444)
     assert ask(home) == 100
-    told = str(ask(home, "write"))
-    assert told.startswith(f"{home / 'user.db'} cannot be written (")
-    assert told.endswith(
+    answer = str(ask(home, "write"))
+    assert answer.startswith(f"{home / 'user.db'} cannot be written (")
+    assert answer.endswith(
         "this user needs permission to write user.db and its folder, and the disk must not be read-only"
     )
     assert ask(home) == 100

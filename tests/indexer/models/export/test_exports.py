@@ -61,11 +61,11 @@ def ignore(line: str) -> None:
     """Say nothing."""
 
 
-def least_cosine(found: FloatArray, wanted: FloatArray) -> float:
-    assert found.shape == wanted.shape
-    lengths = np.linalg.norm(found, axis=1), np.linalg.norm(wanted, axis=1)
+def least_cosine(found: FloatArray, expected: FloatArray) -> float:
+    assert found.shape == expected.shape
+    lengths = np.linalg.norm(found, axis=1), np.linalg.norm(expected, axis=1)
     assert np.allclose(lengths[0], 1, atol=1e-5)
-    return float(((found * wanted).sum(axis=1) / lengths[0] / lengths[1]).min())
+    return float(((found * expected).sum(axis=1) / lengths[0] / lengths[1]).min())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,10 +138,10 @@ def by_open_clip(model: LocalModel, texts: Sequence[str]) -> FloatArray:
 def test_exported_clip_text_vectors_equal_torch_s(clip: LocalModel, clip_text: Path) -> None:
     encoder = TextEncoder.open(clip_text)
     assert encoder.templates == ("{}",)
-    wanted = by_open_clip(clip, TEXTS)
-    assert least_cosine(encoder.encode(TEXTS), wanted) > PARITY
-    assert least_cosine(encoder.encode(TEXTS[:1]), wanted[:1]) > PARITY
-    assert least_cosine(encoder.encode_passages(TEXTS), wanted) > PARITY
+    expected = by_open_clip(clip, TEXTS)
+    assert least_cosine(encoder.encode(TEXTS), expected) > PARITY
+    assert least_cosine(encoder.encode(TEXTS[:1]), expected[:1]) > PARITY
+    assert least_cosine(encoder.encode_passages(TEXTS), expected) > PARITY
 
 
 def test_tokens_equal_open_clip_s(clip: LocalModel, clip_text: Path) -> None:
@@ -169,8 +169,8 @@ def test_exported_image_vectors_equal_torch_s(clip: LocalModel, cache: Path) -> 
     session = open_session(folder, threads=1)
     for n in (1, 5):
         found = session.run(None, {"pixels": np.stack(pictures[:n])})[0]
-        wanted = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(pictures[:n])
-        assert least_cosine(found, wanted) > PARITY
+        expected = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(pictures[:n])
+        assert least_cosine(found, expected) > PARITY
 
 
 def test_query_images_are_preprocessed_as_frames_are(clip: LocalModel, cache: Path) -> None:
@@ -179,8 +179,8 @@ def test_query_images_are_preprocessed_as_frames_are(clip: LocalModel, cache: Pa
 
     frames = list(islice(calibration_images(CLIP_SIZE_PX), 4))
     found = open_image_encoder(ensure_part(clip, "clip-image", cache, say=ignore)).encode_images(frames)
-    wanted = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(frames)
-    assert least_cosine(found, wanted) > PARITY
+    expected = OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]).encode_images(frames)
+    assert least_cosine(found, expected) > PARITY
 
 
 class TestSentences:
@@ -188,11 +188,11 @@ class TestSentences:
         network = SentenceTransformer(str(e5.folder), device="cpu", local_files_only=True)
         encoder = TextEncoder.open(e5_text)
         plain = [*map(readable, TEXTS)]
-        wanted = network.encode(plain, prompt="", normalize_embeddings=True)
-        assert least_cosine(encoder.encode(TEXTS), wanted) > PARITY
-        wanted = network.encode(plain, prompt="passage: ", normalize_embeddings=True)
-        assert least_cosine(encoder.encode_passages(TEXTS), wanted) > PARITY
-        assert least_cosine(encoder.encode(TEXTS), wanted) < PARITY
+        expected = network.encode(plain, prompt="", normalize_embeddings=True)
+        assert least_cosine(encoder.encode(TEXTS), expected) > PARITY
+        expected = network.encode(plain, prompt="passage: ", normalize_embeddings=True)
+        assert least_cosine(encoder.encode_passages(TEXTS), expected) > PARITY
+        assert least_cosine(encoder.encode(TEXTS), expected) < PARITY
 
     def test_prompts_of_its_family_are_known(self, e5_text: Path) -> None:
         meta = read_meta(e5_text)
@@ -206,7 +206,7 @@ class TestSentences:
 
     def test_batches_are_halved_until_they_fit(self, e5: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = SentenceEncoder.open(e5, "cpu")
-        wanted = encoder.encode_passages(TEXTS)
+        expected = encoder.encode_passages(TEXTS)
         encode, sizes = encoder._network.encode, []
 
         def encode_few(texts: list[str], *, batch_size: int, **options: Any) -> FloatArray:
@@ -217,7 +217,7 @@ class TestSentences:
             return vectors
 
         monkeypatch.setattr(encoder._network, "encode", encode_few)
-        assert least_cosine(encoder.encode_passages(TEXTS), wanted) > PARITY
+        assert least_cosine(encoder.encode_passages(TEXTS), expected) > PARITY
         assert sizes[-2:] == [4, 2]
         monkeypatch.setattr(encoder._network, "encode", lambda *_, **__: encode_few([], batch_size=3))
         with pytest.raises(ModelError, match="even one text"):
@@ -232,7 +232,7 @@ class TestSentences:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "default", "name", "wanted"),
+    ("prompts", "default", "name", "expected"),
     [
         ({}, None, "some-model", ("", "")),
         ({"query": "q: ", "document": "d: ", "passage": "p: "}, None, "some-model", ("q: ", "d: ")),
@@ -246,9 +246,9 @@ class TestSentences:
     ],
 )
 def test_prompts_come_from_the_folder_or_the_family(
-    prompts: dict[str, str | None], default: str | None, name: str, wanted: tuple[str, str]
+    prompts: dict[str, str | None], default: str | None, name: str, expected: tuple[str, str]
 ) -> None:
-    assert chosen_prompts(prompts, default, name) == wanted
+    assert chosen_prompts(prompts, default, name) == expected
 
 
 def test_an_export_is_cached(clip: LocalModel, clip_text: Path, cache: Path, children: list[str]) -> None:
@@ -294,8 +294,8 @@ def test_images_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
     prior = visual_prior(OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
     assert not prior.query_mean.any()
     assert prior.weight == 1.0 and prior.spread > 0
-    wanted = TextEncoder.open(clip_text).encode(background_queries())
-    assert np.allclose(prior.background, wanted, atol=1e-5)
+    expected = TextEncoder.open(clip_text).encode(background_queries())
+    assert np.allclose(prior.background, expected, atol=1e-5)
 
 
 def test_sentences_are_centred_on_both_sides(e5_text: Path) -> None:
