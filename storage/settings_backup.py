@@ -1,4 +1,4 @@
-"""library.json: a backup of the settings and sources of a library, and of how many generations and clips it had.
+"""library.json: a backup of a library's settings, sources and removed paths, and of how many clips it had.
 
     library.json: {"crc32": of the other, "held": JSON of a SettingsBackup}
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows, row_count
@@ -26,31 +27,37 @@ from vfindex.storage.files.regular import read_file, sync_folder
 from vfindex.storage.text.folding import FOLD_KEY
 
 BACKUP = "library.json"
+_SOUND = f"NOT ({is_broken(schema.exclusion)})"
 # Keys of this database's current state, invalid in another one.
 _NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsBackup:
-    """The backup, as of the last publication. roots: (path in hex, JSON of its globs)."""
+    """The backup, as of the last publication. roots: (path in hex, JSON of its globs). exclusions: paths in hex."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[tuple[str, str], ...] = ()
+    exclusions: tuple[str, ...] = ()
     generation: int = 0
     clips: int = 0
 
 
 def write_backup(connection: Connection, folder: Path) -> None:
     """Write the backup of the library in `folder`. Raises OSError."""
-    m, r, g = schema.meta.c, schema.root.c, schema.generation.c
+    m, r, e, g = schema.meta.c, schema.root.c, schema.exclusion.c, schema.generation.c
     settings = {row.key: row.value for row in connection.execute(select(m.key, m.value)) if row.key not in _NOT_KEPT}
     roots = {row.path.hex(): row.exclude for row in connection.execute(select(r.path, r.exclude))}
-    if schema.root in lost_rows(connection.execute):  # they still have to be restored
-        roots = dict((read_backup(folder) or SettingsBackup()).roots) | roots
+    removed = {path.hex() for path in connection.scalars(select(e.path).where(text(_SOUND)))}
+    lacks_roots = schema.root in lost_rows(connection.execute)
+    lacks_removed = len(removed) < (row_count(connection, schema.exclusion) or 0)
+    if lacks_roots or lacks_removed:  # they still have to be restored
+        before = read_backup(folder) or SettingsBackup()
+        roots = dict(before.roots) | roots if lacks_roots else roots
+        removed |= set(before.exclusions) if lacks_removed else set()
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
-    held = json.dumps(
-        asdict(SettingsBackup(settings, tuple(roots.items()), connection.scalar(select(func.max(g.id))) or 0, clips))
-    )
+    generation = connection.scalar(select(func.max(g.id))) or 0
+    held = json.dumps(asdict(SettingsBackup(settings, tuple(roots.items()), tuple(sorted(removed)), generation, clips)))
     temporary = folder / f"{BACKUP}.part"
     temporary.unlink(missing_ok=True)  # a pipe of that name would block
     with temporary.open("w", encoding="utf-8") as file:
@@ -63,9 +70,9 @@ def write_backup(connection: Connection, folder: Path) -> None:
 
 
 def restore(connection: Connection, folder: Path) -> bool:
-    """Restore lost or damaged settings and roots of the database in `folder` from the backup.
+    """Restore lost or damaged settings, roots and exclusions of the database in `folder` from the backup.
 
-    Return whether anything was restored or dropped: then all roots must be scanned again.
+    Return whether anything but exclusions was restored or dropped: then all roots must be scanned again.
     """
     had = {table: row_count(connection, table) or 0 for table in (schema.root, schema.exclusion)}
     connection.execute(text(f"DELETE FROM exclusion WHERE {is_broken(schema.exclusion)}"))
@@ -86,6 +93,11 @@ def restore(connection: Connection, folder: Path) -> bool:
         if bytes.fromhex(path) not in paths:
             values = {"path": bytes.fromhex(path), "exclude": globs, "added_at": ""}
             connection.execute(insert(schema.root).values(values))
+    held = connection.scalar(select(func.count()).select_from(schema.exclusion)) or 0
+    if is_short or held < had[schema.exclusion]:
+        for removed in spare.exclusions:
+            statement = upsert(schema.exclusion).values(path=bytes.fromhex(removed), added_at="")
+            connection.execute(statement.on_conflict_do_nothing())
     count_again(connection, schema.video)
     for table, least in had.items():  # what could not be restored stays lost until it is named again
         count_again(connection, table, least)
@@ -100,6 +112,7 @@ def read_backup(folder: Path) -> SettingsBackup | None:
             return None
         held = json.loads(outer["held"])
         held["roots"] = tuple((path, exclude) for path, exclude in held["roots"])
+        held["exclusions"] = tuple(held.get("exclusions", ()))  # one of before November 2026 has none
         return SettingsBackup(**held)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -153,15 +153,18 @@ def age_models(library: Path) -> None:
         writer.catalog.put("setup", json.dumps(setup))
 
 
-def lose_clips(library: Path) -> None:
-    """Overwrite the first page of the clips, as a bad disk does."""
+def lose_pages(library: Path) -> None:
+    """Overwrite the first page of the clips, and the one of the removed paths, as a bad disk does."""
     database = library / "library.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'clip'").fetchone()
+        query = "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name IN ('clip', 'exclusion')"
+        pages = [page for (page,) in connection.execute(query)]
+    assert len(pages) == 2
     with database.open("rb+") as file:
-        file.seek((page - 1) * PAGE_BYTES)
-        file.write(os.urandom(PAGE_BYTES))
+        for page in pages:
+            file.seek((page - 1) * PAGE_BYTES)
+            file.write(os.urandom(PAGE_BYTES))
 
 
 def test_what_people_write_while_a_run_works_outlives_all_that_happens_to_a_library(home: Home) -> None:
@@ -196,10 +199,12 @@ def test_what_people_write_while_a_run_works_outlives_all_that_happens_to_a_libr
     kept = kept.renamed(home.video("joined.ts"), home.video("renamed.ts"))
     kept.check(home)
 
-    lose_clips(in_use(library))
+    lose_pages(in_use(library))
     assert vfindex(home.cache, "verify", "--library", library).code == 1
     home.run("repair")
     kept.check(home)
+    home.run("reindex")
+    assert not has(library, home.video("unwanted.ts"))
 
     shutil.copytree(library, home.base / "copy")
     kept.check(replace(home, library=home.base / "copy"))

@@ -88,6 +88,8 @@ def _forget_exclusion(folder: Path, path: str, json: bool) -> None:
     Library.open(folder)
     with writing(folder) as writer:
         forgotten = forget_exclusions(writer.catalog, known_as(path))
+        if forgotten:
+            writer.write_backup()
     if not forgotten:
         raise LibraryError(f"{plain(path)} was not removed earlier; `vfindex status` lists what was")
     if json:

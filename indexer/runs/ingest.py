@@ -56,8 +56,7 @@ def ingest(
         catalog = run.writer.catalog
         given = _roots(folder, paths, settings.exclude)
         remember(catalog, given)
-        for path in forget_exclusions(catalog, [root.path for root in given]):
-            callbacks.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
+        _forget_named(run, given)
         removed, avoid = exclusions(catalog), [os.fsencode(folder)]
         return discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop)
 
@@ -72,6 +71,15 @@ def ingest(
     for hint in [] if report.interrupted else hints:
         callbacks.say(hint)
     return report
+
+
+def _forget_named(run: Run, given: Sequence[Root]) -> None:
+    """Index removed paths again that the user names."""
+    named = forget_exclusions(run.writer.catalog, [root.path for root in given])
+    for path in named:
+        run.callbacks.say(f"{os.fsdecode(path)} had been removed and is indexed again, as it is named")
+    if named:
+        run.writer.write_backup()
 
 
 def _unmatched(glob: str) -> Hint:

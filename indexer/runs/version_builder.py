@@ -141,6 +141,7 @@ class VersionBuilder:
         untitled = self._align(self._state)
         remember(self.writer.catalog, self._state.roots)
         replace_exclusions(self.writer.catalog, self._state.removed, now())
+        self.writer.write_backup()
         failed = self._failed | {problem.path: problem for problem in run.report.failed}
         self.report.lost = [*self._lost(self._state, failed), *untitled]
 

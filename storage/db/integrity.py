@@ -136,7 +136,10 @@ OWNED: tuple[Table, ...] = tuple(
 COUNTED: Mapping[Table, tuple[str, str]] = {
     schema.video: ("video", "run: vfindex repair"),
     schema.root: ("indexed folder", "run: vfindex repair, or name the folder again: vfindex ingest FOLDER"),
-    schema.exclusion: ("removed path", "remove the path again, so that no run indexes it: vfindex remove PATH"),
+    schema.exclusion: (
+        "removed path",
+        "run: vfindex repair, or remove the path again, so that no run indexes it: vfindex remove PATH",
+    ),
 }
 COUNTS: Mapping[str, Table] = {f"rows of {table.name}": table for table in COUNTED}
 _IS_COUNT = f"key IN ({', '.join(map(repr, COUNTS))})"

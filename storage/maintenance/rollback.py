@@ -8,8 +8,10 @@ from pathlib import Path
 from vfindex.storage.db.catalog import Catalog, now
 from vfindex.storage.db.sources import replace_exclusions, stored_exclusions
 from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.files.writes import on_disk
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
+from vfindex.storage.settings_backup import write_backup
 from vfindex.storage.writer import locked
 
 
@@ -25,6 +27,8 @@ def roll_back(folder: Path) -> Path:
             removed = _exclusions(left)
             if removed is not None:
                 replace_exclusions(catalog, removed, now())
+                with catalog.transaction() as connection, on_disk("the copy of the settings"):
+                    write_backup(connection, place)
         model_versions.roll_back(folder)  # last: a killed call is simply repeated
         return place
 

@@ -16,6 +16,7 @@ from vfindex.cli import removal
 from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.removal_preview import preview_missing, preview_path
+from vfindex.storage.settings_backup import read_backup
 from vfindex.storage.writer import writing
 
 
@@ -147,6 +148,13 @@ def test_only_files_missing_for_long_enough_are_due(library: Path) -> None:
     assert preview_missing(library, None, now).paths == (b"/videos/a.mp4",)
 
 
+def backed_up(library: Path) -> tuple[str, ...]:
+    """Return the removed paths that a repair could restore, in hex."""
+    backup = read_backup(library)
+    assert backup is not None
+    return backup.exclusions
+
+
 def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path: Path) -> None:
     with writing(library) as writer:
         remember(writer.catalog, [Root(b"/videos")])
@@ -158,8 +166,10 @@ def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path:
     document = json.loads(report.read_text())
     assert (document["vfindex"], document["left"], document["excluded"]) == ("remove", 0, True)
     assert "removed     /videos/a.mp4, and skipped" in run("status", "--library", library).out
+    assert backed_up(library) == (b"/videos/a.mp4".hex(),)
     arguments = ("remove", "--forget-exclusion", "/videos/a.mp4", "--library", library)
     assert run(*arguments).out == "the next `vfindex reindex` indexes it again\n"
+    assert backed_up(library) == ()
     again = run(*arguments)
     assert (again.code, again.err) == (
         1,

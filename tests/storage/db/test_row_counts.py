@@ -148,22 +148,45 @@ def test_a_lost_root_without_backup_is_reported_until_it_is_named_again(library:
             assert broken_settings(snapshot.stream) == []
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM exclusion", "UPDATE exclusion SET path = x'00'"])
-def test_a_lost_exclusion_is_reported_until_the_path_is_removed_again(library: Path, statement: str) -> None:
-    """No copy has it, and what was removed must not be looked for."""
+LOSSES = ["DELETE FROM exclusion", "UPDATE exclusion SET path = x'00'"]
+TOLD = (
+    "the library has lost 1 removed path; run: vfindex repair, or remove the path again, so that no run indexes it: "
+    "vfindex remove PATH"
+)
+
+
+@pytest.fixture
+def removed(library: Path) -> Path:
+    """Return a library from which one path was removed."""
     with writing(library) as writer:
         writer.catalog.remove(b"/videos/b", exclude=True)
         writer.publish()
-    harm(library, statement)
-    assert not verify(Library.open(library)).clean
-    with writing(library) as writer:
+    return library
+
+
+@pytest.mark.parametrize("statement", LOSSES)
+def test_a_lost_exclusion_is_restored_from_the_backup(removed: Path, statement: str) -> None:
+    harm(removed, statement)
+    assert not verify(Library.open(removed)).clean
+    with writing(removed) as writer:
+        writer.write_backup()  # as each run does
         with writer.catalog.transaction() as connection:
-            assert not restore(connection, library)
+            assert not restore(connection, removed), "what was removed must not be looked for"
+        assert sources.exclusions(writer.catalog) == {b"/videos/b"}
+        assert_counted(writer)
+
+
+@pytest.mark.parametrize("statement", LOSSES)
+def test_a_lost_exclusion_without_backup_is_reported_until_the_path_is_removed_again(
+    removed: Path, statement: str
+) -> None:
+    harm(removed, statement)
+    (removed / "library.json").unlink()
+    with writing(removed) as writer:
+        with writer.catalog.transaction() as connection:
+            assert not restore(connection, removed)
         with writer.library.snapshot() as snapshot:
-            assert broken_settings(snapshot.stream) == [
-                "the library has lost 1 removed path; remove the path again, so that no run indexes it: "
-                "vfindex remove PATH"
-            ]
+            assert broken_settings(snapshot.stream) == [TOLD]
         add(writer, "b", 1)
         writer.catalog.remove(b"/videos/b", exclude=True)
         assert_counted(writer)

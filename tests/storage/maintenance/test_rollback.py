@@ -13,6 +13,7 @@ from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.rollback import roll_back
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.settings_backup import read_backup
 from vfindex.storage.writer import writing
 
 
@@ -39,6 +40,11 @@ def test_removed_paths_go_along(folder: Path) -> None:
     with Library.open(folder).snapshot() as snapshot:
         assert stored_exclusions(snapshot) == (b"/videos/after", b"/videos/before")
     assert verify(Library.open(folder)).clean
+    backup = read_backup(folder)
+    assert backup is not None and [bytes.fromhex(each) for each in backup.exclusions] == [
+        b"/videos/after",
+        b"/videos/before",
+    ]
 
 
 def test_a_damaged_version_can_be_left(folder: Path) -> None:
