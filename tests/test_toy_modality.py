@@ -22,7 +22,7 @@ from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.search.engine import SearchEngine
-from vfindex.search.results import status_to_dict
+from vfindex.search.service import SearchService
 from vfindex.storage import modalities
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.index.model_versions import in_use
@@ -158,6 +158,5 @@ def test_an_upgrade_adds_it_and_decodes_nothing_for_the_others(
 
 
 def status_of(folder: Path) -> dict[str, Any]:
-    library = Library.open(folder)
-    with library.snapshot() as snapshot:
-        return status_to_dict(folder, library, snapshot)
+    with SearchService(folder) as service:
+        return service.status().to_dict()

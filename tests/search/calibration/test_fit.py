@@ -221,8 +221,8 @@ def test_the_label_of_a_hit(
     text: str, weights: dict[str, float], scores: dict[ModalityName, float | None], label: Label | None
 ) -> None:
     stored = Calibration(9, {"visual": MUTE, "speech": TELLS}).to_json()
-    assert Labeller.of(stored, parse(text), spec(**weights)).label(scores) == label
-    assert Labeller.of(None, parse(text), spec(**weights)).label(scores) is None
+    assert Labeller.of([stored], parse(text), spec(**weights)).label(scores) == label
+    assert Labeller.of([None], parse(text), spec(**weights)).label(scores) is None
 
 
 def test_a_calibration_of_other_scores_is_ignored() -> None:
