@@ -43,7 +43,7 @@ from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryError, 
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.library import Library, again_if_changed, estimated_spec, reading_spec
+from vfindex.storage.library import Library, again_if_changed, closed, estimated_spec, reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import COARSE, ClipKey, FloatArray, Setup
@@ -85,7 +85,7 @@ class SearchEngine:
     def __init__(self, folder: Path, fusion: Fusion | None = None) -> None:
         """Open nothing yet. fusion: see `open`."""
         self._folder, self._fusion = folder, fusion
-        self._lock = RLock()
+        self._lock, self._is_closed = RLock(), False
         self._library: Library | None = None
         self._searcher: Searcher | None = None
         self._logged_problem = ""
@@ -106,6 +106,8 @@ class SearchEngine:
         if library is None or not library.is_in_use():
             with self._lock:
                 library = self._library
+                if self._is_closed:
+                    raise closed(self._folder)
                 if library is None or not library.is_in_use():
                     library = self._library = Library.open(self._folder)
         return library
@@ -126,11 +128,11 @@ class SearchEngine:
             return self._searcher
 
     def close(self) -> None:
-        """Close the library; a later search opens it again."""
+        """Close the library. Searches that still run end with their hits or raise LibraryError, as later ones do."""
         with self._lock:
-            library, self._library, self._searcher = self._library, None, None
+            library, self._library, self._searcher, self._is_closed = self._library, None, None, True
         if library is not None:
-            library.close()
+            library.close(permanently=True)
 
     @property
     def setup(self) -> Setup:

@@ -61,7 +61,8 @@ class SearchService:
     that has it, and so is a mark; lists, saved questions and the status are of the first library.
 
     Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
-    to read. `close`, or leaving the `with` block, closes its files.
+    to read. `close`, or leaving the `with` block, closes its files; calls that still run end with their answer or
+    raise LibraryError, as later ones do.
     """
 
     def __init__(self, folder: Path | Sequence[Path]) -> None:
@@ -83,7 +84,7 @@ class SearchService:
         self.close()
 
     def close(self) -> None:
-        """Close the libraries; a later call opens them again."""
+        """Close the libraries permanently; a call then raises LibraryError."""
         for engine in self.engines:
             engine.close()
 

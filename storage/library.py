@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from threading import Lock
+from typing import ParamSpec, TypeVar
 
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.reader import Generation, Snapshot
@@ -21,9 +22,6 @@ from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel
 from vfindex.storage.settings_backup import read_backup
-
-if TYPE_CHECKING:
-    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +40,7 @@ class Library:
         self.root = root or folder
         self.thumbs = folder / "thumbs"
         self.index = folder / "index"
+        self._is_closed, self._closing = False, Lock()
         self._engine = connect(folder / "library.db", write=False)
         # The last connection to close moves the log into the database, so an unused reader must not stay open.
         weakref.finalize(self, self._engine.dispose)
@@ -60,9 +59,16 @@ class Library:
             )
         return cls(place, folder)
 
-    def close(self) -> None:
-        """Close the pooled connection; a later snapshot opens another."""
-        self._engine.dispose()
+    def close(self, *, permanently: bool = False) -> None:
+        """Close the pooled connections; those in use close with their snapshot, and a later snapshot opens another.
+
+        permanently: a later snapshot raises LibraryError instead.
+        """
+        self._is_closed = self._is_closed or permanently
+        with self._closing:
+            pool = self._engine.pool
+            self._engine.dispose()
+            pool.dispose()  # once more: until the engine has another pool, connections return to this one
 
     def is_in_use(self) -> bool:
         """Return whether this model version is still in use; an upgrade or a rollback changes that."""
@@ -71,8 +77,11 @@ class Library:
     def snapshot(self, until_s: float | None = None) -> Snapshot:
         """Return a snapshot of the library as of now, see `Snapshot`. Readers never wait for the writer."""
         try:
-            return Snapshot(self._engine, until_s)
+            snapshot = Snapshot(self._engine, until_s)
         except LibraryError as exc:
+            if self._is_closed:
+                self.close()
+                raise closed(self.root) from exc
             if not os.path.lexists(self.folder / "library.db"):
                 raise LibraryNotFound(
                     f"there is no library in {self.folder} any more; if it was moved, open it where it is now"
@@ -85,6 +94,11 @@ class Library:
                 f"{self.folder / 'library.db'} has lost all that it held; put back the file from a backup, or run: "
                 "vfindex repair"
             ) from exc
+        if self._is_closed:  # perhaps since the snapshot began
+            snapshot.close()
+            self.close()
+            raise closed(self.root)
+        return snapshot
 
     def query_folder(self, model: QueryModel) -> Path:
         """Return the folder of a query encoder. Raises LibraryDamaged for a name that leaves the library."""
@@ -124,6 +138,11 @@ class Library:
             raise unreadable(path) from exc
         except OSError as exc:
             raise IndexUnusable(f"the joint index {path} cannot be read ({exc.strerror}){_SCANS}") from exc
+
+
+def closed(folder: Path) -> LibraryError:
+    """Return the error of reading a library after its reader was closed."""
+    return LibraryError(f"the library {folder} was closed by this program; open it again to read it")
 
 
 def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:

@@ -63,6 +63,7 @@ class Snapshot:
 
     def __init__(self, engine: Engine, until_s: float | None = None) -> None:
         """until_s: time of `time.monotonic` from which on reading raises QueryTimeout."""
+        self._engine, self._pool = engine, engine.pool
         self._connection, self._cache = begin_reading(engine)
         self._until_s, self._limits = until_s, ExitStack()
         self._limits.enter_context(time_limit(self._connection, until_s))
@@ -80,6 +81,8 @@ class Snapshot:
     def close(self) -> None:
         self._limits.close()
         self._connection.close()
+        if self._engine.pool is not self._pool:  # the engine was closed before the pool had its connection back
+            self._pool.dispose()
 
     def __enter__(self) -> Snapshot:
         return self
