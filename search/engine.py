@@ -409,6 +409,7 @@ def _matches(result: Result) -> tuple[Match, ...]:
             tuple(dict.fromkeys(keyword.text for keyword in each.keywords)),
             each.document.text,
             each.document.kind,
+            each.modality,
             each.document.start_s,
             each.document.end_s,
             each.document.source,

@@ -16,7 +16,7 @@ from vfindex.search.calibration.labels import LABELS, Label
 
 if TYPE_CHECKING:
     from vfindex.storage.modalities import ModalityName, ModelKind
-    from vfindex.storage.records import Attempt, ClipKey, Hint, Segment, SegmentSource, VideoState
+    from vfindex.storage.records import Attempt, Chapter, ClipKey, Hint, Segment, SegmentSource, VideoState
     from vfindex.storage.user.records import SavedQuery
 
 # present: a search can find the video. missing: its files are not there. gone: the library has no such video.
@@ -77,11 +77,15 @@ class Span(Record):
 
 @dataclass(frozen=True, slots=True)
 class Match(Record):
-    """A text that contains words of the query: a transcript segment, or a title or tag (no times, no source)."""
+    """A text that contains words of the query: a segment of a track, or a title or tag (no times, no source).
+
+    track: the modality that the text counts for.
+    """
 
     words: tuple[str, ...]
     text: str
     kind: str
+    track: ModalityName
     start_s: float | None
     end_s: float | None
     source: SegmentSource | None
@@ -210,8 +214,10 @@ class ClipInfo(Record):
 class VideoInfo(Record):
     """All that a library knows of a video. Its key is its fingerprint.
 
-    video, locations: the first path, and those of all copies. problem: stage, code, reason and next, if it could not be
-    indexed, or not all of it. coverage: for each unit, modality -> a sentence.
+    video, locations: the first path, and those of all copies. added_run: the run that first indexed the content.
+    problem: stage, code, reason and next, if it could not be indexed, or not all of it. fps, time_base, start_timecode:
+    see `Video`. coverage: for each unit, modality -> a sentence. added_run, fps, time_base: None where unknown, as in
+    libraries from before they were recorded.
     """
 
     video: bytes | None
@@ -220,10 +226,12 @@ class VideoInfo(Record):
     fingerprint: str
     state: VideoState
     coarse: bool
+    added_run: int | None
     problem: Mapping[str, str] | None
     attempts: tuple[Attempt, ...]
     title: str
     tags: Mapping[str, str]
+    chapters: tuple[Chapter, ...]
     container: str
     codec: str
     width_px: int
@@ -235,6 +243,9 @@ class VideoInfo(Record):
     end_s: float
     duration_s: float
     frames: int | None
+    fps: str | None
+    time_base: str | None
+    start_timecode: str | None
     has_audio: bool
     coverage: tuple[Mapping[str, str], ...]
     clips: tuple[ClipInfo, ...]
@@ -253,7 +264,10 @@ class Transcript(Record):
 
 @dataclass(frozen=True, slots=True)
 class VideoSummary(Record):
-    """A video in a list. day: ISO 8601, as the filters `after:` and `before:` take it. clips_with: by modality."""
+    """A video in a list. day: ISO 8601, as the filters `after:` and `before:` take it. clips_with: by modality.
+
+    added_run: the run that first indexed the content, None where unknown.
+    """
 
     rounded: ClassVar[frozenset[str]] = frozenset({"duration_s"})
 
@@ -263,6 +277,7 @@ class VideoSummary(Record):
     copies: int
     title: str
     state: VideoState
+    added_run: int | None
     day: str | None
     duration_s: float
     languages: tuple[str, ...]

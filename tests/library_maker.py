@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,9 +83,10 @@ def add_video(
     clips: list[Clip],
     segments: list[Segment] | None = None,
     documents: list[Document] | None = None,
+    **facts: Any,
 ) -> int:
-    """Commit one video of one unit whose path is /videos/NAME and whose fingerprint is NAME."""
-    video_id = writer.catalog.begin_video(video(name), [UnitPlan(0)], recognised=True)
+    """Commit one video of one unit whose path is /videos/NAME and whose fingerprint is NAME. facts: of `Video`."""
+    video_id = writer.catalog.begin_video(replace(video(name), **facts), [UnitPlan(0)], recognised=True)
     [(unit_id, _)] = writer.catalog.pending_units(video_id)
     writer.commit_unit(video_id, name, unit_id, UnitResult(tuple(clips), tuple(segments or ())))
     writer.catalog.finish_video(video_id, place(name), documents or [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import LibraryError, LibraryNotFound, QueryError, QueryTimeout, UsageError
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.library import Library
-from vfindex.storage.records import ClipKey, Segment
+from vfindex.storage.records import Chapter, ClipKey, Document, Segment
 from vfindex.storage.writer import writing
 
 THREADS, QUESTIONS, GENERATIONS, VIDEOS, CLIPS = 8, 400, 3, 6, 4
@@ -90,6 +91,35 @@ def test_a_file_that_is_not_in_the_library_is_not_another_of_its_name(
         service.video("beach.mp4")
 
 
+def test_a_video_has_its_clock_and_the_run_that_added_it(folder: Path) -> None:
+    chapter = Chapter("Arrival", 1.0, 3.0)
+    with writing(folder) as writer:
+        run_id = writer.catalog.begin_run("ingest")
+        add_video(
+            writer, "timed", [clip(visual=axis(7))], fps="30000/1001", time_base="1/30000",
+            start_timecode="10:00:00;00", chapters=(chapter,),
+        )  # fmt: skip
+        writer.catalog.end_run(run_id, {})
+    with SearchService(folder) as service:
+        video = service.video("/videos/timed")
+        assert (video.fps, video.time_base, video.start_timecode) == ("30000/1001", "1/30000", "10:00:00;00")
+        assert (video.added_run, video.chapters) == (run_id, (chapter,))
+        assert {each.video: each.added_run for each in service.videos().videos}[b"/videos/timed"] == run_id
+        assert (service.video("/videos/v1").added_run, service.video("/videos/v1").fps) == (None, None)
+
+
+def test_segments_and_matches_name_their_track_and_source(folder: Path) -> None:
+    with writing(folder) as writer:
+        add_video(writer, "named", [clip(visual=axis(7))], documents=[Document("title", "a harbour")])
+    with SearchService(folder) as service:
+        [segment] = service.transcript("/videos/v3").segments
+        assert (segment.track, segment.source) == ("speech", "asr")
+        [match] = service.search("said:number", min_confidence="none")[0].matches
+        assert (match.track, match.source, match.kind) == ("speech", "asr", "speech")
+        [titled] = service.search("harbour", min_confidence="none")[0].matches
+        assert (titled.track, titled.source, titled.kind) == ("text", None, "title")
+
+
 def test_similar_takes_a_key_or_a_video_and_a_time(folder: Path) -> None:
     with SearchService(folder) as service:
         key = service.video("/videos/v2").clips[1].key
@@ -150,11 +180,46 @@ def test_a_status_of_a_library_without_videos(tmp_path: Path) -> None:
 def test_a_closed_service_leaves_no_file_open(folder: Path) -> None:
     service = SearchService(folder)
     assert service.search("3")
-    service.close()
-    service.close()
+    with service.engine.library().snapshot() as running:
+        service.close()
+        service.close()
+        assert running.video_ids(), "what runs goes on"
+    assert _open_files(folder) == []
+    for call in (lambda: service.search("3"), service.status, service.marks, lambda: service.videos()):
+        with pytest.raises(LibraryError, match="was closed by this program; open it again to read it"):
+            call()
+    assert _open_files(folder) == []
+
+
+def test_questions_that_run_at_close_end_with_hits_or_a_sentence(folder: Path) -> None:
+    for _ in range(3):
+        service, begun = SearchService(folder), threading.Barrier(THREADS + 1)
+        expected = {str(number): answers(service, str(number)) for number in range(VIDEOS)}
+        with ThreadPoolExecutor(THREADS) as pool:
+            asked = [pool.submit(_until_closed, service, begun) for _ in range(THREADS)]
+            begun.wait()
+            service.close()
+            found = [future.result() for future in asked]
+        assert all(hits == expected[text] for answered in found for text, hits in answered)
+        assert _open_files(folder) == []
+
+
+def _until_closed(service: SearchService, begun: threading.Barrier) -> list[tuple[str, Any]]:
+    """Return the answers to questions until the service is closed, which must be said in one sentence."""
+    found = [("3", answers(service, "3"))]
+    begun.wait()
+    for number in itertools.cycle(range(VIDEOS)):
+        try:
+            found.append((str(number), answers(service, str(number))))
+        except LibraryError as exc:
+            assert "was closed by this program" in str(exc)
+            return found
+    raise AssertionError
+
+
+def _open_files(folder: Path) -> list[str]:
     open_files = [path for fd in Path("/proc/self/fd").iterdir() if (path := _target(fd)).startswith(str(folder))]
-    assert [path for path in open_files if path.endswith((".db", "-wal", "-shm"))] == []
-    assert service.search("3"), "it opens again"
+    return [path for path in open_files if path.endswith((".db", "-wal", "-shm"))]
 
 
 def _target(link: Path) -> str:
