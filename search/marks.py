@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vfindex.search.query.like import Like, clip_of
 from vfindex.search.results import MarkInfo, MarkList, Presence
+from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.locations import paths_by_fingerprint
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.records import ClipKey
@@ -15,6 +16,7 @@ from vfindex.storage.user.records import Mark, Moment
 def marks_with_paths(snapshot: Snapshot, marks: Sequence[Mark]) -> MarkList:
     """Return marks with the paths that their videos have now, in the same order."""
     paths = paths_by_fingerprint(snapshot, {mark.moment.fingerprint for mark in marks})
+    clips = {name: _clips_of(snapshot, name) for name, path in paths.items() if path is not None}
     found = []
     for mark in marks:
         fingerprint, start_ms = mark.moment.fingerprint, mark.moment.start_ms
@@ -27,6 +29,7 @@ def marks_with_paths(snapshot: Snapshot, marks: Sequence[Mark]) -> MarkList:
                 presence=known if path is None else "present",
                 fingerprint=fingerprint,
                 key=ClipKey(fingerprint, start_ms),
+                clip=_clip_now(clips.get(fingerprint, ()), mark.moment),
                 start_s=start_ms / 1000,
                 end_s=mark.moment.end_ms / 1000,
                 list=mark.list,
@@ -38,6 +41,19 @@ def marks_with_paths(snapshot: Snapshot, marks: Sequence[Mark]) -> MarkList:
             )
         )
     return MarkList(tuple(found))
+
+
+def _clips_of(snapshot: Snapshot, fingerprint: str) -> Sequence[StoredClip]:
+    video = snapshot.video_with(fingerprint)
+    return () if video is None else snapshot.clips_of(video.id)
+
+
+def _clip_now(clips: Sequence[StoredClip], moment: Moment) -> ClipKey | None:
+    """Return the key of the clip that has most of a moment's span, None if none has any of it."""
+    start_s, end_s = moment.start_ms / 1000, moment.end_ms / 1000
+    shared = [(min(clip.end_s, end_s) - max(clip.start_s, start_s), -clip.start_ms) for clip in clips]
+    length_s, start_ms = max(shared, default=(0.0, 0))
+    return ClipKey(moment.fingerprint, -start_ms) if length_s > 0 else None
 
 
 def moment_at(snapshot: Snapshot, place: Like | ClipKey) -> Moment:

@@ -301,7 +301,8 @@ class VideoList(Record):
 class MarkInfo(Record):
     """A mark, and the path that its video has now; `video` is None unless `presence` is `present`.
 
-    key, end_s: of the clip when it was marked. question: "" for a mark that is no judgement.
+    key, end_s: of the clip when it was marked. clip: of the one that has most of this span now; another one if the
+    video was cut anew, as by an upgrade. question: "" for a mark that is no judgement.
     """
 
     id: int
@@ -309,6 +310,7 @@ class MarkInfo(Record):
     presence: Presence
     fingerprint: str
     key: ClipKey
+    clip: ClipKey | None
     start_s: float
     end_s: float
     list: str

@@ -6,6 +6,8 @@ import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,21 @@ def test_marks_are_made_found_and_deleted(folder: Path) -> None:
         with pytest.raises(UsageError, match="there is no mark 7"):
             service.remove_marks([made.id, 7])
         assert service.remove_marks([made.id]).marks == (made,) and service.marks().marks == (judged,)
+
+
+def test_a_mark_in_a_video_that_is_cut_anew_has_a_clip(folder: Path) -> None:
+    """The clip that holds most of the marked span, not the one that holds its first moment."""
+    with SearchService(folder) as service:
+        made = service.mark("/videos/v1@6")
+        assert made.clip == made.key == ClipKey("v1", 5000)
+        for cuts, start_ms in (([0, 5.5, 12], 5500), ([0, 20], 0), ([0, 2, 9, 20], 2000), ([0, 4], None)):
+            with writing(folder) as writer:
+                writer.catalog.remove(b"/videos/v1")
+                add_video(writer, "v1", [clip(a, b, visual=axis(1)) for a, b in pairwise(map(float, cuts))])
+                writer.publish()
+            [mark] = service.marks().marks
+            assert mark.clip == (None if start_ms is None else ClipKey("v1", start_ms))
+            assert replace(mark, clip=made.clip) == made
 
 
 def test_a_run_that_holds_the_library_refuses_no_mark_and_no_question(folder: Path) -> None:
