@@ -5,7 +5,7 @@ SQL that does the same to a library of before. What is released is never edited,
 `migrate` then derives what is derived: checksums and counts of rows, the index of words.
 
 - An additive migration adds a table or a column whose rows older readers may ignore. A new column has a server default
-  or may be NULL. Nothing else is needed: older readers ignore what they do not know, and `complete_schema` gives a
+  or may be NULL. Nothing else is needed: older readers ignore what they do not know, and `completing_statements` give a
   reader of an older library an empty table, or the default as a column, so that its queries need not ask.
 - A breaking migration changes the meaning of what readers read. It is appended to `BREAKING` too: older readers then
   refuse the library, for its setting `min_reader` is above theirs. If today's reader cannot read a library without it,
@@ -16,7 +16,7 @@ SQL that does the same to a library of before. What is released is never edited,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -187,11 +187,12 @@ def min_reader(connection: Connection) -> int:
     return int(stored) if isinstance(stored, str) and stored.isdecimal() else 0
 
 
-def check_readable(connection: Connection) -> bool:
-    """Return whether the library has today's tables and columns, or `complete_schema` must be called.
+def completing_statements(connection: Connection) -> tuple[str, ...]:
+    """Return the SQL that gives a reader of an older library the tables and columns that it lacks; () if it lacks none.
 
-    Raises LibraryNotFound for a database without tables, LibraryVersion for one that needs a newer reader or lacks a
-    breaking migration.
+    It makes temporary tables and views, which come before those of the library under the same names and end with the
+    reader's transaction. Raises LibraryNotFound for a database without tables, LibraryVersion for one that needs a
+    newer reader or lacks a breaking migration.
     """
     applied = set(applied_migrations(connection))
     if not applied:
@@ -207,22 +208,18 @@ def check_readable(connection: Connection) -> bool:
         raise LibraryVersion(
             "this library was written by an older vfindex; run `vfindex ingest` once with this version to update it"
         )
-    return applied >= MIGRATIONS.keys()
+    return () if applied >= MIGRATIONS.keys() else tuple(_completing(connection))
 
 
-def complete_schema(connection: Connection) -> None:
-    """Give a reader of an older library the tables and columns that it lacks, until its transaction ends.
-
-    Temporary tables and views come before those of the library under the same names.
-    """
+def _completing(connection: Connection) -> Iterator[str]:
     for table in schema.metadata.sorted_tables:
         stored = _columns(connection, table.name)
         if not stored:
             columns = ", ".join(column.name for column in table.columns)
-            connection.execute(text(f"CREATE TEMP TABLE {table.name} ({columns})"))
+            yield f"CREATE TEMP TABLE {table.name} ({columns})"
         elif missing := [column for column in table.columns if column.name not in stored]:
             shown = ", ".join([*stored, *(f"{_default(column)} AS {column.name}" for column in missing)])
-            connection.execute(text(f"CREATE TEMP VIEW {table.name} AS SELECT {shown} FROM main.{table.name}"))
+            yield f"CREATE TEMP VIEW {table.name} AS SELECT {shown} FROM main.{table.name}"
 
 
 def _default(column: Column[Any]) -> str:
