@@ -13,10 +13,13 @@ import logging
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from vfindex import __version__
 from vfindex.cli.commands import (
@@ -56,9 +59,6 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 # Errors of a full disk, under a redirected output or in the temporary folder.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-# Typer's own options, in docs/cli.md: the first help fits one screen.
-_COMPLETION = ("install_completion", "show_completion")
-
 app = typer.Typer(
     name="vfindex",
     help="Index video libraries and find moments in them by describing them in words.",
@@ -68,7 +68,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP_SETTINGS,
 )
-for _command in (
+# In the order of the help.
+_COMMANDS = (
     ingest,
     reindex,
     retry,
@@ -90,15 +91,40 @@ for _command in (
     tune,
     demo,
     doctor,
-):
-    app.command(
-        name=_command.NAME,
-        cls=PlainCommand,
-        epilog=f"Example:  {_command.EXAMPLE}",
-        context_settings=HELP_SETTINGS,
-    )(_command.command)
-for _group in (runs, models, spec):
-    app.add_typer(_group.app, name=_group.NAME)
+)
+_GROUPS = (runs, models, spec)
+
+
+class _Deferred(TyperCommand):
+    """A subcommand of which the help of the program shows a line. Calling it builds its options, which takes 1 ms."""
+
+    def __init__(self, name: str, help_: str | None, build: Callable[[], Any]) -> None:
+        super().__init__(name, help=help_)
+        self._build = build
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        return self._build().make_context(*arguments, **settings)
+
+
+def command_line() -> TyperGroup:
+    """Return the command line of all subcommands."""
+    group = typer.main.get_group(app)
+    for option in typer.main.get_install_completion_arguments():
+        if isinstance(option, TyperOption):
+            option.hidden = True  # in docs/cli.md: the first help fits one screen
+        group.params.append(option)
+    for module in _COMMANDS:
+        group.add_command(_Deferred(module.NAME, module.command.__doc__, partial(_command, module)))
+    for module in _GROUPS:
+        group.add_command(_Deferred(module.NAME, module.app.info.help, partial(typer.main.get_group, module.app)))
+    return group
+
+
+def _command(module: ModuleType) -> Any:
+    alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    epilog = f"Example:  {module.EXAMPLE}"
+    alone.command(module.NAME, cls=PlainCommand, epilog=epilog, context_settings=HELP_SETTINGS)(module.command)
+    return typer.main.get_command(alone)
 
 
 def _version(wanted: bool) -> None:
@@ -188,12 +214,8 @@ def _run_app() -> int | str | None:
 
 def _call_app() -> None:
     """Run the command. Raises VfindexError for a missing extra, and for a file name that is too long for the system."""
-    command = typer.main.get_command(app)
-    for option in command.params:
-        if isinstance(option, TyperOption) and option.name in _COMPLETION:
-            option.hidden = True
     try:
-        command(prog_name="vfindex")
+        command_line()(prog_name="vfindex")
     except ModuleNotFoundError as exc:
         sentence = missing_extra(exc)
         if sentence is None:

@@ -18,7 +18,7 @@ from vfindex.indexer.runs.report import Report, UpgradeReport
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-COMMANDS = tuple(str(each.name) for each in (*entry.app.registered_commands, *entry.app.registered_groups))
+COMMANDS = tuple(entry.command_line().commands)
 
 
 def section(name: str) -> str:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from vfindex import __version__
-from vfindex.cli.app import app
+from vfindex.cli.app import command_line
 from vfindex.cli.commands import demo, ingest, remove, search, show, status, verify
 from vfindex.cli.run import _progress
 from vfindex.indexer.models.hardware import usable_cores
@@ -61,7 +60,7 @@ def test_the_first_help_names_every_command_in_full(run: Any) -> None:
 def test_every_example_is_one_that_its_command_takes(name: str) -> None:
     program, command, *arguments = shlex.split(COMMANDS[name].EXAMPLE)
     assert (program, command) == ("vfindex", name)
-    typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+    command_line().commands[name].make_context(name, arguments)
 
 
 def test_defaults_in_the_help_are_the_code_s(run: Any) -> None:
