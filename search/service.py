@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
-from vfindex.search.engine import SearchEngine
+from vfindex.search.engine import SearchEngine, answer
 from vfindex.search.query.ast import Combination, Filters, Query
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import glob_hints
@@ -37,7 +37,6 @@ from vfindex.search.results import (
     VideoInfo,
     VideoList,
 )
-from vfindex.search.several import search_several
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.db.videos import StoredVideo
@@ -57,7 +56,7 @@ PAGE_VIDEOS = 1000
 class SearchService:
     """An open library, or several, for any number of threads. It follows runs, upgrades and rollbacks.
 
-    Several are searched as one, see `search_several`. A video, a transcript or a thumbnail is that of the first library
+    Several are searched as one, see `engine.answer`. A video, a transcript or a thumbnail is that of the first library
     that has it, and so is a mark; lists, saved questions and the status are of the first library.
 
     Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
@@ -111,8 +110,7 @@ class SearchService:
             raise QueryError(f"min_confidence must be one of {', '.join(LABELS)}, or None, not {min_confidence!r}")
         weights = {} if weights is None else weights
         request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s)
-        hits = self.engine.answer(request) if len(self.engines) == 1 else search_several(self.engines, request)
-        return hits.with_confidence(min_confidence)
+        return answer(self.engines, request).with_confidence(min_confidence)
 
     def similar(
         self, clip: Like | ClipKey | str, *, top_k: int = 10, per_video: int = 1, timeout_s: float | None = None

@@ -79,7 +79,7 @@ ROOMS = {
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "service", "several", "engine", "contents", "marks", "results", "calibration", "rank", "query"),
+        *("evaluation", "service", "engine", "hits", "contents", "marks", "results", "calibration", "rank", "query"),
     ),
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "db", "encoders", "text"),

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 
-from vfindex.search.query.ast import Part
+from vfindex.search.query.ast import Part, Query
+from vfindex.search.query.like import Like
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.resources import lack
 from vfindex.storage.library import Library
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import FloatArray, QueryModel, Setup
+from vfindex.storage.records import ClipKey, FloatArray, QueryModel, Setup
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedQuery:
+    """A query with its vectors.
+
+    words: for each moment, for each of its parts, modality -> (dim,). pictures: (dim,) each. likes: clips of the
+    library to find similar clips for.
+    """
+
+    query: Query
+    words: Sequence[Sequence[Mapping[ModalityName, FloatArray]]]
+    pictures: Sequence[FloatArray]
+    likes: Sequence[Like | ClipKey]
+
+    @property
+    def has_images(self) -> bool:
+        return bool(self.pictures or self.likes)
 
 
 class QueryEncoder:

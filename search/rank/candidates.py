@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -22,12 +23,48 @@ from vfindex.storage.records import FloatArray
 # long as its joint score. Lost are clips that only the best frame would lift over so many others
 # (docs/decisions/lite.md).
 RESCORED_SHARE = 0.5
-# How many times the depth is fetched at most if candidates drop out by excluded keywords.
+# How many times the depth is fetched at most if the prefilter rejects candidates.
 MAX_OVERFETCH = 8
 
 
+def is_exhausted(libraries: Sequence[Candidates], depth: int) -> bool:
+    """Return whether a larger depth gives no further clip of any library."""
+    return RESCORED_SHARE * depth >= sum(each.size for each in libraries)
+
+
+def best_of(libraries: Sequence[Candidates], depth: int) -> list[ScoredClip]:
+    """Return the clips that `Candidates.best` reads in one library of all; ties in order of the libraries."""
+    if len(libraries) == 1:
+        return libraries[0].best(depth)
+    scored = [each.score(top) for each, top in zip(libraries, top_of(libraries, depth), strict=True)]
+    return sorted(chain.from_iterable(scored), key=lambda each: -each.score)
+
+
+def top_of(libraries: Sequence[Candidates], depth: int) -> list[dict[int, float]]:
+    """Return for each library clip id -> preliminary score: of the clips of all, those that one library would read.
+
+    Each gives as many candidates as one library of all, so none of that library's is missing; others that join them
+    have better preliminary scores than those that they displace.
+    """
+    tops = [each.top_scores(depth) for each in libraries]
+    limit = int(RESCORED_SHARE * depth)
+    if sum(map(len, tops)) <= limit:
+        return tops
+    ordered = sorted(
+        ((score, number, id_) for number, top in enumerate(tops) for id_, score in top.items()),
+        key=lambda each: -each[0],
+    )
+    chosen: list[dict[int, float]] = [{} for _ in tops]
+    for score, number, id_ in ordered[:limit]:
+        chosen[number][id_] = score
+    return chosen
+
+
 class Candidates:
-    """The candidates for one moment, to any depth. No clip is scored twice."""
+    """The candidates for one moment, to any depth. No clip is scored twice.
+
+    size: how many clips an unlimited depth gives at most.
+    """
 
     def __init__(self, view: View, query: QueryVectors, keywords: KeywordMatches, prefilter: Prefilter | None) -> None:
         self._view = view
@@ -46,13 +83,9 @@ class Candidates:
         self._scored: dict[int, ScoredClip | None] = {}
         self._ranks = ReciprocalRanks((), {})
         indexed = len(view.index) if view.index is not None else 0
-        self._size = indexed + len(delta.ids)
+        self.size = indexed + len(delta.ids)
         if self._clips is not None:
-            self._size = min(self._size, len(self._clips))
-
-    def is_exhausted(self, depth: int) -> bool:
-        """Return whether a larger depth gives no further clip."""
-        return RESCORED_SHARE * depth >= self._size
+            self.size = min(self.size, len(self._clips))
 
     def best(self, depth: int) -> list[ScoredClip]:
         """Return the better half of `depth` candidates each of index and delta and all of keywords, best first.
@@ -123,9 +156,9 @@ class Candidates:
         return nearest
 
     def _first(self, ordered: Callable[[slice], list[int]], depth: int) -> list[int]:
-        """Return the first `depth` accepted clips; over-fetch and double while excluded keywords remove too many."""
+        """Return the first `depth` accepted clips; over-fetch and double while the prefilter rejects too many."""
         prefilter = self._prefilter
-        if prefilter is None or not prefilter.excluded:
+        if prefilter is None or not prefilter.rejects:
             return ordered(slice(depth))
         fetched = depth + depth // 8
         while True:

@@ -88,7 +88,7 @@ class View:
 
     watermark: the last clip id of the current generation, 0 before the first. rank_weights: the weight of each
     modality's list if ranks are fused, None if scores are. others: of the libraries that are searched with this one;
-    what a score takes from the whole library, it takes from all.
+    what a score takes from the whole library, it takes from all. number: of the library among them.
     """
 
     snapshot: Snapshot
@@ -98,6 +98,7 @@ class View:
     watermark: int
     rank_weights: Mapping[ModalityName, float] | None = None
     others: Sequence[Snapshot] = ()
+    number: int = 0
 
     @property
     def delta(self) -> Delta:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vfindex.search.rank.candidates import Candidates
-from vfindex.search.rank.score import ScoredClip
+from vfindex.search.rank.score import ScoredClip, VideoKey
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.modalities import ModalityName, frame_modality, get_modality, word_modalities
 from vfindex.storage.records import FloatArray
@@ -43,7 +43,7 @@ COPY_OFFSET_S = 1.0
 class Duplicate:
     """Another place of the footage of a result."""
 
-    video_id: int
+    video: VideoKey
     start_s: float
     end_s: float
 
@@ -62,8 +62,8 @@ class Result:
         return cls(group, *_span(group))
 
     @property
-    def video_id(self) -> int:
-        return self.moments[0].clip.video_id
+    def video(self) -> VideoKey:
+        return self.moments[0].video
 
     @property
     def score(self) -> float:
@@ -75,7 +75,7 @@ class Result:
 
     def overlaps(self, group: Group) -> bool:
         """Return whether a group is of the same video and overlaps in time."""
-        if group[0].clip.video_id != self.video_id:
+        if group[0].video != self.video:
             return False
         start_s, end_s = _span(group)
         return start_s < self.end_s and end_s > self.start_s
@@ -88,20 +88,20 @@ def _span(group: Group) -> tuple[float, float]:
 def select_results(
     groups: Sequence[Group],
     limits: tuple[int, int],
-    duration_s: Callable[[int], float],
+    duration_s: Callable[[VideoKey], float],
     expand: Callable[[Result, Sequence[Result]], object],
     examples: Sequence[Result] = (),
 ) -> list[Result]:
     """Return the best results, duplicates folded into the best of them.
 
-    groups: best first. limits: results in all, and per video. duration_s: of a video id. expand: merges neighbours
+    groups: best first. limits: results in all, and per video. duration_s: of a video. expand: merges neighbours
     into a new result, without touching those before it. examples: clips given as the query; neither they nor their
     duplicates are results.
     """
     top_k, per_video = limits
     results = list(examples)
-    count: dict[int, int] = {}
-    original: dict[int, int] = {}  # copy of a whole video -> the video whose limit it shares
+    count: dict[VideoKey, int] = {}
+    original: dict[VideoKey, VideoKey] = {}  # copy of a whole video -> the video whose limit it shares
     framed = frame_modality()
     visual = _stacked([group[0].vectors.embeddings.get(framed) for group in groups])  # (n_groups, dim)
     similar: dict[int, list[Result]] = {}  # number of a group -> results that may be the same footage
@@ -114,16 +114,16 @@ def select_results(
     for example in examples if groups else ():
         compare(example)
     for number, group in enumerate(groups):
-        video_id = group[0].clip.video_id
+        video = group[0].video
         same = (result for result in similar.get(number, ()) if is_same_footage(result.moments, group, duration_s))
         best = next(same, None)
         if best is not None:
-            if all(duplicate.video_id != video_id for duplicate in best.duplicates):
-                best.duplicates.append(Duplicate(video_id, *_span(group)))
+            if all(duplicate.video != video for duplicate in best.duplicates):
+                best.duplicates.append(Duplicate(video, *_span(group)))
             if _is_copy(best.moments[0], group[0], duration_s):
-                original[video_id] = original.get(best.video_id, best.video_id)
+                original[video] = original.get(best.video, best.video)
             continue
-        owner = original.get(video_id, video_id)
+        owner = original.get(video, video)
         has_room = len(results) < top_k + len(examples) and count.get(owner, 0) < per_video
         if has_room and not any(result.overlaps(group) for result in results):
             count[owner] = count.get(owner, 0) + 1
@@ -140,18 +140,18 @@ def _stacked(vectors: Sequence[FloatArray | None]) -> FloatArray:
     return np.stack([nothing if vector is None else vector for vector in vectors]) if vectors else nothing[None]
 
 
-def is_same_footage(first: Group, second: Group, duration_s: Callable[[int], float]) -> bool:
+def is_same_footage(first: Group, second: Group, duration_s: Callable[[VideoKey], float]) -> bool:
     """Return whether groups of different videos show and say the same, as re-encodes and intros do.
 
     Still pictures never count: black frames and title cards are all alike. Speech, and any other text that is timed,
-    must be the same, too; silence and speech differ. duration_s: of a video id.
+    must be the same, too; silence and speech differ. duration_s: of a video.
     """
-    if first[0].clip.video_id == second[0].clip.video_id or len(first) != len(second):
+    if first[0].video == second[0].video or len(first) != len(second):
         return False
     return all(_is_same_clip(*clips, duration_s) for clips in zip(first, second, strict=True))
 
 
-def _is_same_clip(first: ScoredClip, second: ScoredClip, duration_s: Callable[[int], float]) -> bool:
+def _is_same_clip(first: ScoredClip, second: ScoredClip, duration_s: Callable[[VideoKey], float]) -> bool:
     visual = _cosine(first, second, frame_modality())
     if visual is None or visual < COPY_VISUAL:
         return False
@@ -180,11 +180,11 @@ def _cosine(first: ScoredClip, second: ScoredClip, modality: ModalityName) -> fl
     return None if one is None or other is None else float(one @ other)
 
 
-def _is_copy(first: ScoredClip, second: ScoredClip, duration_s: Callable[[int], float]) -> bool:
+def _is_copy(first: ScoredClip, second: ScoredClip, duration_s: Callable[[VideoKey], float]) -> bool:
     """Return whether two clips have the same time in videos of the same length."""
     if abs(first.clip.start_s - second.clip.start_s) > COPY_OFFSET_S:
         return False
-    lengths = sorted((duration_s(first.clip.video_id), duration_s(second.clip.video_id)))
+    lengths = sorted((duration_s(first.video), duration_s(second.video)))
     return lengths[0] >= COPY_LENGTH * lengths[1]
 
 
@@ -193,7 +193,7 @@ def merge_neighbours(
 ) -> None:
     """Extend the span of each single-clip result by neighbours with at least MERGED_SHARE of its score.
 
-    The result keeps the score of its best clip. apart: results that no other may overlap.
+    The result keeps the score of its best clip. results: of one library. apart: results that no other may overlap.
     """
     growing = [_Expansion(result) for result in results if len(result.moments) == 1 and result.similarity_score > 0]
     reach_s = REACH_S
@@ -220,7 +220,7 @@ class _Expansion:
         """Return the span to read next, as `Snapshot.clips_around` takes it."""
         self.read_s = (self.result.start_s - reach_s, self.result.end_s + reach_s)
         self.neighbours = []
-        return (self.result.video_id, *self.read_s)
+        return (self.result.video[1], *self.read_s)
 
     def grow(self) -> bool:
         """Merge the neighbours; return whether there may be more beyond what was read."""

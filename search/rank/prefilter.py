@@ -19,16 +19,26 @@ from vfindex.storage.text.full_text import kept
 
 
 class Prefilter:
-    """Accepts clips. clips: the only ones that can match, `excluded` keywords aside; None for all of the library."""
+    """Accepts clips. clips: the only ones that can match, except those that `rejects` tells of; None for all.
 
-    def __init__(self, snapshot: Snapshot, clips: NDArray[np.int64] | None, excluded: Sequence[Keyword] = ()) -> None:
-        """clips: (n,), increasing."""
+    rejects: whether candidates among `clips` may be rejected, for an excluded keyword or a hidden video.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        clips: NDArray[np.int64] | None,
+        excluded: Sequence[Keyword] = (),
+        hidden: Collection[int] = (),
+    ) -> None:
+        """clips: (n,), increasing. hidden: videos whose clips are not accepted."""
         self.clips = clips
-        self.excluded = tuple(excluded)
+        self.rejects = bool(excluded or hidden)
+        self._excluded = tuple(excluded)
         self._snapshot = snapshot
         self._videos: dict[int, int] = {}  # clip id -> video id, of clips checked so far
         self._excluded_clips: set[int] = set()
-        self._excluded_videos: set[int] = set()
+        self._excluded_videos = set(hidden)
 
     def accepted(self, ids: Sequence[int]) -> list[int]:
         """Return those of `ids` that may match, in their order."""
@@ -36,7 +46,7 @@ class Prefilter:
         if self.clips is not None:
             array = array[in_sorted(array, self.clips)]
         chosen: list[int] = array.tolist()
-        if not self.excluded or not chosen:
+        if not self.rejects or not chosen:
             return chosen
         self._check_videos(chosen)
         clips, videos = self._excluded_clips, self._excluded_videos
@@ -47,16 +57,23 @@ class Prefilter:
         unchecked, checked = [id_ for id_ in ids if id_ not in self._videos], set(self._videos.values())
         self._videos |= self._snapshot.videos_of(unchecked) if unchecked else {}
         new = frozenset(self._videos.values()) - checked
-        for keyword in self.excluded if new else ():
+        for keyword in self._excluded if new else ():
             postings = find_postings(self._snapshot, keyword, new)
             self._excluded_clips.update(postings.timed[1].tolist())
             self._excluded_videos.update(postings.whole[1].tolist())
 
 
 def build_prefilter(
-    snapshot: Snapshot, moment: Moment, keywords: KeywordMatches, videos: Collection[int] | None = None
+    snapshot: Snapshot,
+    moment: Moment,
+    keywords: KeywordMatches,
+    videos: Collection[int] | None = None,
+    hidden: Collection[int] = (),
 ) -> Prefilter | None:
-    """Return what accepts the clips of `videos` (None: of all) that may match a moment; None if all clips may."""
+    """Return what accepts the clips of `videos` (None: of all) that may match a moment; None if all clips may.
+
+    hidden: videos whose clips are not accepted.
+    """
     chosen = None if videos is None else _clips_of(snapshot, videos)
     for postings in keywords.required.values():
         whole = postings.whole[1].tolist()
@@ -64,7 +81,7 @@ def build_prefilter(
         clips = np.unique(np.append(postings.timed[1], of_videos))
         chosen = clips if chosen is None else np.intersect1d(chosen, clips, assume_unique=True)
     excluded = moment.excluded()
-    return None if chosen is None and not excluded else Prefilter(snapshot, chosen, excluded)
+    return Prefilter(snapshot, chosen, excluded, hidden) if chosen is not None or excluded or hidden else None
 
 
 def _clips_of(snapshot: Snapshot, videos: Collection[int]) -> NDArray[np.int64]:

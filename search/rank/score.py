@@ -18,6 +18,8 @@ from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
 from vfindex.storage.modalities import ModalityName, get_modality
 from vfindex.storage.records import FloatArray
 
+# A video among several libraries: the number of its library, and its id there.
+VideoKey = tuple[int, int]
 # Constants of `sharpened`, measured over the public collection against plain weights (docs/decisions/lite.md): a
 # plateau from 1.5 spreads to 2.5. At 3.2 spreads a similarity keeps its value.
 NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
@@ -29,7 +31,7 @@ class ScoredClip:
 
     modalities: weighted similarities plus `bonus`. bonus: what matched keywords add in each modality. rank_scores:
     reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents that contain
-    keywords. words: those keywords, in the order of the query.
+    keywords. words: those keywords, in the order of the query. library: `View.number`.
     """
 
     clip: StoredClip
@@ -41,6 +43,11 @@ class ScoredClip:
     matches: tuple[DocumentMatch, ...] = ()
     words: tuple[str, ...] = ()
     snippet: str | None = None
+    library: int = 0
+
+    @property
+    def video(self) -> VideoKey:
+        return self.library, self.clip.video_id
 
     @property
     def contributions(self) -> Mapping[ModalityName, float]:
@@ -63,7 +70,8 @@ class ScoredClip:
 
 def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: KeywordMatches) -> list[ScoredClip]:
     """Return the searchable clips of `ids` with their scores, except those with no modality that the query uses."""
-    scored = [ScoredClip(clip, {}, vectors) for clip, vectors in view.snapshot.with_vectors(ids).values()]
+    read = view.snapshot.with_vectors(ids).values()
+    scored = [ScoredClip(clip, {}, vectors, library=view.number) for clip, vectors in read]
     for modality, direction in directions(query.vectors, view.spec).items():
         present = [each for each in scored if modality in each.vectors.embeddings]
         if present:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +42,17 @@ def fitting(near: NDArray[np.float64], order: Order, within_s: float) -> NDArray
 def best_pairs(
     snapshot: Snapshot,
     moments: tuple[Candidates, Candidates],
+    tops: Sequence[Mapping[int, float]],
     when: tuple[Order, float],
-    depth: int,
     limit: int,
-) -> tuple[list[Pair], float]:
-    """Return the best pairs with at least one clip among the first of its moment, best first, and a bound.
+) -> list[Pair]:
+    """Return the best pairs with at least one clip among the first of its moment, best first.
 
-    when: order and the largest gap. depth: candidates per moment. Pairs are ranked by preliminary scores; the clips of
-    the best `limit` pairs are read. Best frames aside, no other pair scores more than the bound, the sum of the lowest
-    scores of the two lists (Fagin et al. 2003, section 4).
+    tops: those first clips of each moment, clip id -> preliminary score. when: order and the largest gap. Pairs are
+    ranked by preliminary scores; the clips of the best `limit` pairs are read. Best frames aside, no other pair scores
+    more than the sum of the lowest scores of the two lists (Fagin et al. 2003, section 4).
     """
-    (order, within_s), tops = when, [candidates.top_scores(depth) for candidates in moments]
+    order, within_s = when
     firsts, seconds = (snapshot.clips_near(list(top), within_s) for top in tops)
     near = np.concatenate([firsts, seconds[[3, 4, 5, 0, 1, 2]]], axis=1)
     ids = np.unique(near[:, fitting(near, order, within_s)][[0, 3]].astype(np.int64), axis=1)  # (2, n)
@@ -64,5 +65,4 @@ def best_pairs(
     best = sorted(sums, key=lambda pair: (-sums[pair], pair))[:limit]
     scored = [{each.clip.id: each for each in side.score(pair[i] for pair in best)} for i, side in enumerate(moments)]
     pairs = [Pair(scored[0][a], scored[1][b]) for a, b in best if a in scored[0] and b in scored[1]]
-    bound = sum(each.bound(list(top.values()), depth) for each, top in zip(moments, tops, strict=True))
-    return sorted(pairs, key=lambda pair: (-pair.score, pair.first.clip.id, pair.second.clip.id)), bound
+    return sorted(pairs, key=lambda pair: (-pair.score, pair.first.clip.id, pair.second.clip.id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
@@ -56,6 +56,13 @@ def preview_videos(snapshot: Snapshot) -> frozenset[str]:
     v = schema.video.c
     coarse = select(v.fingerprint).where(v.coarse == 1, v.state.in_(SEARCHABLE))
     return frozenset(row.fingerprint for row in snapshot.stream(coarse))
+
+
+def searchable_prints(snapshot: Snapshot) -> Mapping[str, int]:
+    """Return fingerprint -> id of the searchable videos, cached until the next commit."""
+    v = schema.video.c
+    query = select(v.fingerprint, v.id).where(v.state.in_(SEARCHABLE))
+    return snapshot.remembered("prints", lambda: {row.fingerprint: row.id for row in snapshot.stream(query)})
 
 
 def _clips(snapshot: Snapshot, unit_id: int) -> tuple[tuple[Clip, ...], tuple[str | None, ...]]:

@@ -32,11 +32,11 @@ from unittest.mock import patch
 
 from sqlalchemy import event
 
-from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import parse
 from vfindex.search.rank import candidates as ranking_module
+from vfindex.search.rank import retrieve as retrieve_module
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.index.reader import JointIndex
 
@@ -72,11 +72,11 @@ CACHED = ("filtered", "globs", "clips of videos", "documents of videos", "postin
 PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((QueryEncoder, "encode"),),
     "index": ((JointIndex, "search"),),
-    "filters": ((engine_module, "filtered"), (engine_module, "build_prefilter")),
-    "words": ((engine_module, "match_keywords"),),
+    "filters": ((retrieve_module, "filtered"), (retrieve_module, "build_prefilter")),
+    "words": ((retrieve_module, "match_keywords"),),
     "scoring": ((ranking_module, "score_clips"),),
     "vectors": ((Snapshot, "with_vectors"),),
-    "grouping": ((engine_module, "select_results"), (engine_module, "merge_neighbours")),
+    "grouping": ((retrieve_module, "select_results"), (retrieve_module, "merge_neighbours")),
 }
 
 

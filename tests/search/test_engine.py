@@ -9,7 +9,8 @@ import pytest
 from asking import axis_of_digit, engine_over, fake_query_vectors, names
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search.engine import SNIPPET_CHARS, SearchEngine
+from vfindex.search.engine import SearchEngine
+from vfindex.search.hits import SNIPPET_CHARS
 from vfindex.search.query.parser import MAX_QUERY_CHARS
 from vfindex.storage.errors import LibraryNotFound, QueryError
 from vfindex.storage.records import Clip, Document, Segment

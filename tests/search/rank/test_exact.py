@@ -13,9 +13,9 @@ from asking import fake_query_vectors
 from library_maker import DIM, add_video, clip, install, place
 from sqlalchemy import text
 
-from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.rank import delta as delta_module
+from vfindex.search.rank import retrieve as retrieve_module
 from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
 from vfindex.storage.db.units import indexed_units
 from vfindex.storage.errors import LibraryError
@@ -69,8 +69,8 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         )
         patch.setattr(recall, "QUESTIONS", 8)
         for name in ("MIN_CANDIDATES", "MAX_CANDIDATES"):
-            patch.setattr(engine_module, name, CANDIDATES)
-        patch.setattr(engine_module, "CANDIDATES_PER_HIT", 1)
+            patch.setattr(retrieve_module, name, CANDIDATES)
+        patch.setattr(retrieve_module, "CANDIDATES_PER_HIT", 1)
         with writing(folder) as writer:
             install(writer)
             for number in range(VIDEOS):
@@ -153,7 +153,7 @@ def test_missing_videos_take_no_candidate_slots(writer: Writer, monkeypatch: pyt
     writer.catalog.mark_missing(found[:3])
     writer.catalog.remove(found[3])
     for name in ("MIN_CANDIDATES", "MAX_CANDIDATES"):
-        monkeypatch.setattr(engine_module, name, 4 * CLIPS_EACH)
+        monkeypatch.setattr(retrieve_module, name, 4 * CLIPS_EACH)
     hits = engine.search("3", top_k=2, weights=WORDS_ALONE)
     assert len(found) == 6 and [hit.video for hit in hits] == found[4:]
 

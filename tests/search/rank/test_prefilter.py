@@ -10,10 +10,10 @@ import pytest
 from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.rank import candidates as ranking_module
 from vfindex.search.rank import lexical as words_module
+from vfindex.search.rank import retrieve as retrieve_module
 from vfindex.search.rank.temporal import fitting
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
@@ -68,7 +68,7 @@ def test_excluded_keywords_restrict_hits(folder: Path) -> None:
 def test_candidates_are_over_fetched_when_keywords_exclude_some(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the fetched clips are excluded: there are as many candidates as without."""
     for name in ("MIN_CANDIDATES", "CANDIDATES_PER_HIT", "MAX_CANDIDATES"):
-        monkeypatch.setattr(engine_module, name, 12)
+        monkeypatch.setattr(retrieve_module, name, 12)
     monkeypatch.setattr(ranking_module, "RESCORED_SHARE", 1.0)
     candidates: list[int] = []
     top = ranking_module.Candidates._top

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from library_maker import DIM, add_video, axis, clip, install, place, video
 from sqlalchemy import event
 
-from vfindex.search import engine as engine_module
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query import filters as filters_module
 from vfindex.search.query.filters import recorded_on
 from vfindex.search.rank import delta as delta_module
+from vfindex.search.rank import retrieve as retrieve_module
 from vfindex.search.rank.delta import Delta
 from vfindex.storage.db import reader
 from vfindex.storage.index.flat import exact_scan
@@ -151,16 +151,16 @@ def test_an_open_engine_notices_another_database_in_its_place(tmp_path: Path) ->
 
 
 def test_the_depth_of_pairs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "MIN_CANDIDATES", 1)
-    monkeypatch.setattr(engine_module, "CANDIDATES_PER_HIT", 1)
-    monkeypatch.setattr(engine_module, "MAX_CANDIDATES", 5)
-    depths, looked = [], engine_module.best_pairs
+    monkeypatch.setattr(retrieve_module, "MIN_CANDIDATES", 1)
+    monkeypatch.setattr(retrieve_module, "CANDIDATES_PER_HIT", 1)
+    monkeypatch.setattr(retrieve_module, "MAX_CANDIDATES", 5)
+    depths, top_of = [], retrieve_module.top_of
 
-    def watched(*asked: Any) -> Any:
-        depths.append(asked[3])
-        return looked(*asked)
+    def watched(libraries: Any, depth: int) -> Any:
+        depths.append(depth)
+        return top_of(libraries, depth)
 
-    monkeypatch.setattr(engine_module, "best_pairs", watched)
+    monkeypatch.setattr(retrieve_module, "top_of", watched)
     engine = SearchEngine.open(folder)
     assert engine.search("1 then 2 within 9s", top_k=4) == engine.search("1 then 2 within 9s", top_k=4)
     assert depths and max(depths) == 5
