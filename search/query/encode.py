@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from vfindex.search.query.ast import Part, Query
 from vfindex.search.query.like import Like
-from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.resources import lack
 from vfindex.storage.library import Library
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, FloatArray, QueryModel, Setup
+
+if TYPE_CHECKING:
+    from vfindex.storage.encoders.text import TextEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class QueryEncoder:
         return {modality: vectors[model] for modality, model in models_of.items()}
 
     def _encoder(self, model: QueryModel) -> TextEncoder:
+        from vfindex.storage.encoders.text import TextEncoder  # with ONNX Runtime, 30 ms that only a search takes
+
         with self._opening:
             if model.folder not in self._open:
                 self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))

@@ -212,9 +212,16 @@ def completing_statements(connection: Connection) -> tuple[str, ...]:
 
 
 def _completing(connection: Connection) -> Iterator[str]:
+    every = text(
+        "SELECT m.name, c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
+        " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+    )
+    columns_of: dict[str, list[str]] = {}
+    for table_name, column_name in connection.execute(every):
+        columns_of.setdefault(table_name, []).append(column_name)
     for table in schema.metadata.sorted_tables:
-        stored = _columns(connection, table.name)
-        if not stored:
+        stored = columns_of.get(table.name)
+        if stored is None:
             columns = ", ".join(column.name for column in table.columns)
             yield f"CREATE TEMP TABLE {table.name} ({columns})"
         elif missing := [column for column in table.columns if column.name not in stored]:

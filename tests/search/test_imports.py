@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from library_maker import SETUP, add_video, clip, prior
+import pytest
+from library_maker import SETUP, add_video, clip, install, prior
 
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.storage.encoders.text import TextEncoder
@@ -52,6 +53,18 @@ def test_a_search_imports_no_indexing_library(tmp_path: Path, models_cache: Path
     assert {"onnxruntime", "tokenizers", "vfindex.search.engine"} <= loaded, "the search was a whole one"
     assert not {name.split(".")[0] for name in loaded} & (HEAVY | NEEDLESS_IN_A_PIPE)
     assert not {name for name in loaded if name.startswith(("vfindex.indexer", "vfindex.storage.user.data"))}
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("list",), ("show", "/videos/dog")])
+def test_a_report_imports_no_model_library(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "dog", [clip()])
+        writer.publish()
+    command = [sys.executable, "-c", SEARCH, *arguments, "--json", "--library", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert not loaded & (HEAVY | NEEDLESS_IN_A_PIPE | {"onnxruntime", "tokenizers"})
 
 
 def test_help_does_not_import_numpy() -> None:
