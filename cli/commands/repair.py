@@ -65,8 +65,7 @@ def _print(report: RepairReport) -> None:
         lost = ", ".join(f"{name} {n}" for name, n in report.unreadable.items()) or "none"
         print(plain(f"library.db is rebuilt, the damaged one kept as {report.kept}; keys not read: {lost}"))
     if report.user is not None:
-        saved = f"{counted(report.user.rows, 'row')} saved, {report.user.lost} known to be lost"
-        print(plain(f"user.db is rebuilt ({saved}), the damaged one kept as {report.user.kept}"))
+        print(plain(f"user.db is rebuilt, the damaged one kept as {report.user.kept}: {report.user.sentence()}"))
     done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
     done += ["the full-text index"] if report.words else []
     done += [f"the query encoder {plain(name)}" for name in report.encoders]

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage.db.engine import RUN_VERIFY, Unchanged, check_integrity, connect, opening
 from vfindex.storage.db.integrity import broken_settings, shown_paths
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, counted
+from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, LibraryVersion, counted
 from vfindex.storage.files.permissions import is_allowed
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.gate import wrong_rows
@@ -61,7 +61,10 @@ def verify(library: Library) -> Verification:
 def _verification(library: Library) -> Verification:
     result = Verification()
     database = library.folder / "library.db"
-    result.problems += user_faults(library.root)
+    try:
+        result.problems += user_faults(library.root)
+    except LibraryVersion as exc:
+        result.notes.append(f"marks and saved questions were not checked: {exc}")
     torn = _check_database(database, result)
     redo: set[bytes] = set()
     try:

@@ -71,6 +71,8 @@ _READ_A_COPY = {
     sqlite3.SQLITE_CANTOPEN,
 }
 _MOST_TRIES = 5
+# In messages without a code of their own.
+_FAULTS = ("no such table", "no such column", "malformed")
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_TOOBIG}
 
 
@@ -224,14 +226,14 @@ def _is_readable(connection: sqlite3.Connection) -> bool:
         return False
     row = connection.execute("SELECT value FROM meta WHERE key = 'min_reader'").fetchone()
     if row is not None and str(row[0]).isdecimal() and int(row[0]) > READER:
-        raise _newer()
+        raise newer()
     return True
 
 
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
     stored = stored_version(connection)
     if stored > VERSION:
-        raise _newer()
+        raise newer()
     if not stored and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise LibraryError(f"{path} was not made by vfindex; move it away and run the same command again")
     if stored < VERSION:
@@ -254,7 +256,8 @@ def stored_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _newer() -> LibraryVersion:
+def newer() -> LibraryVersion:
+    """Return the error for a file that this version must not change."""
     return LibraryVersion(
         f"{NAME} was written by a newer vfindex and cannot be used by this one; "
         "upgrade with: pip install --upgrade vfindex"
@@ -269,7 +272,7 @@ def translated(exc: sqlite3.Error, path: Path) -> LibraryError:
     """Return SQLite's error as a sentence. An error that only a bug can cause is raised unchanged."""
     extended = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = extended & 0xFF
-    if code in _DAMAGE or "no such table" in str(exc) or "malformed" in str(exc):
+    if code in _DAMAGE or any(fault in str(exc) for fault in _FAULTS):
         return LibraryDamaged(f"{path}, which holds marks and saved questions, is damaged ({exc}); run: vfindex repair")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         advice = f"{room_wanted(path.parent)} and run the same command again: nothing that was committed is lost"

@@ -12,10 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vfindex.storage.db.engine import decoded
-from vfindex.storage.errors import LibraryDamaged, LibraryError, counted
+from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion, counted
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
-from vfindex.storage.user.database import NAME, TABLES, connect, reading, row_seal, user_database, writing
+from vfindex.storage.user.database import (
+    NAME,
+    TABLES,
+    VERSION,
+    connect,
+    newer,
+    reading,
+    row_seal,
+    stored_version,
+    user_database,
+    writing,
+)
 
 _NOUNS = {"mark": "mark", "saved_query": "saved question"}
 # Rows tried one by one after the last that could be read: a page holds fewer.
@@ -24,11 +35,20 @@ _NEAR_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class UserRepair:
-    """A repair. kept: the damaged file. rows: copied. lost: rows that are known to be lost."""
+    """A repair. kept: the damaged file. rows: table -> copied. lost: table -> lost, None where that is unknown."""
 
     kept: Path
-    rows: int
-    lost: int
+    rows: dict[str, int]
+    lost: dict[str, int | None]
+
+    def sentence(self) -> str:
+        """Return what was saved and what was lost, in words."""
+        saved = " and ".join(counted(n, _NOUNS[table]) for table, n in self.rows.items())
+        known = [counted(n, _NOUNS[table]) for table, n in self.lost.items() if n]
+        lost = f"{' and '.join(known)} lost" if known else "none known to be lost"
+        if None in self.lost.values():
+            lost = "how many were lost is unknown"
+        return f"{saved} saved, {lost}"
 
 
 def user_faults(folder: Path) -> list[str]:
@@ -53,29 +73,36 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
         if broken:
             yield f"{counted(broken, _NOUNS[table])} not as written{repair}"
         had = _counted_rows(connection, table)
-        if had > len(rows):
+        if had is None:
+            yield f"the number of its {_NOUNS[table]}s is lost{repair}"
+        elif had > len(rows):
             yield f"{counted(had - len(rows), _NOUNS[table])} lost{repair}"
 
 
-def _counted_rows(connection: sqlite3.Connection, table: str) -> int:
+def _counted_rows(connection: sqlite3.Connection, table: str) -> int | None:
+    """Return how many rows a table should have, None if that is lost."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (f"rows of {table}",)).fetchone()
-    return int(row[0]) if row is not None and str(row[0]).isdecimal() else 0
+    return int(row[0]) if row is not None and str(row[0]).isdecimal() else None
 
 
 def repair_user_data(folder: Path) -> UserRepair | None:
     """Replace a damaged `user.db`; return None if it is sound.
 
     The new file is complete and synced before it gets the name. Writers wait, then write into the new one. Raises
-    LibraryError.
+    LibraryError, LibraryVersion: one of a newer vfindex that is damaged.
     """
     path = user_database(folder)
-    if not user_faults(folder):
+    try:
+        if not user_faults(folder):
+            return None
+    except LibraryVersion:  # no damage; it does not prevent the repair of the rest
         return None
     made = folder / "repaired.part"
     shutil.rmtree(made, ignore_errors=True)
     try:
         made.mkdir()
         with closing(_locked(path)) as source:
+            _refuse_newer(source)
             done = _Copy(source)
             done.copy_into(made)
             share(user_database(made))
@@ -93,43 +120,50 @@ def _locked(path: Path) -> sqlite3.Connection:
     """Return a connection to a damaged file, with its write lock if SQLite can still take it."""
     connection = connect(path, "mode=rw")
     connection.text_factory = decoded
+    connection.execute("PRAGMA writable_schema=ON")  # else nothing is read of a truncated file
     with suppress(sqlite3.DatabaseError):  # then no other writer can begin either
         connection.execute("BEGIN IMMEDIATE")
     return connection
+
+
+def _refuse_newer(source: sqlite3.Connection) -> None:
+    """Raise LibraryVersion for a file with columns that this version does not know: a copy would lack them."""
+    with suppress(sqlite3.DatabaseError):
+        if stored_version(source) > VERSION:
+            raise newer()
 
 
 class _Copy:
     """Copies the readable, sound rows. rows: copied. lost: broken, or missing by the count of their table."""
 
     def __init__(self, source: sqlite3.Connection) -> None:
-        self.rows = 0
-        self.lost = 0
+        self.rows: dict[str, int] = {}
+        self.lost: dict[str, int | None] = {}
         self._source = source
 
     def copy_into(self, folder: Path) -> None:
         """Make a `user.db` of these rows in `folder`."""
         with writing(folder) as target:
             for table, columns in TABLES.items():
-                before = self.rows
-                broken = self._copy_table(target, table, columns)
-                self.lost += max(broken, self._had(table) - (self.rows - before))
+                had = self._had(table)
+                self.rows[table] = self._copy_table(target, table, columns)
+                self.lost[table] = None if had is None else max(0, had - self.rows[table])
 
-    def _had(self, table: str) -> int:
+    def _had(self, table: str) -> int | None:
         try:
             return _counted_rows(self._source, table)
         except sqlite3.DatabaseError:
-            return 0
+            return None
 
     def _copy_table(self, target: sqlite3.Connection, table: str, columns: Sequence[str]) -> int:
-        broken = 0
+        """Copy a table; return how many rows."""
+        copied = 0
         marks = ", ".join("?" * (len(columns) + 1))
         for row in self._readable(table, f"{', '.join(columns)}, crc32"):
-            if row_seal(row[:-1]) != row[-1]:
-                broken += 1
-                continue
-            statement = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}, crc32) VALUES ({marks})"
-            self.rows += target.execute(statement, row).rowcount
-        return broken
+            if row_seal(row[:-1]) == row[-1]:
+                statement = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}, crc32) VALUES ({marks})"
+                copied += target.execute(statement, row).rowcount
+        return copied
 
     def _readable(self, table: str, columns: str) -> Iterator[tuple[object, ...]]:
         """Yield the rows of a table that can be read, in order of rowid."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import LibraryDamaged, LibraryVersion
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.records import Moment, NewMark
 from vfindex.storage.user.repair import repair_user_data, user_faults
@@ -57,7 +58,7 @@ def test_a_damaged_page_costs_its_own_rows(data: UserData) -> None:
     after = {mark.id: mark for mark in data.marks()}
     assert 250 < len(after) < 300
     assert after.items() <= before.items()
-    assert done.lost == 300 - len(after)
+    assert done.lost == {"mark": 300 - len(after), "saved_query": 0}
     assert [each.name for each in data.saved_queries()] == ["a", "b"]
     assert user_faults(data.folder) == []
     assert data.add_mark(NewMark(Moment("new", 0, 1))).id > 300
@@ -68,7 +69,7 @@ def test_a_changed_note_is_found_by_its_checksum(data: UserData) -> None:
     overwrite(data, page.index(b"note 7 "), b"NOTE 7 ")
     assert user_faults(data.folder) == ["user.db: 1 mark not as written; run: vfindex repair"]
     done = repair_user_data(data.folder)
-    assert done is not None and done.lost == 1
+    assert done is not None and done.sentence() == "299 marks and 2 saved questions saved, 1 mark lost"
     assert len(data.marks()) == 299
 
 
@@ -90,6 +91,58 @@ def test_a_file_of_which_nothing_is_left_is_kept_and_made_anew(data: UserData, c
     assert done is not None and done.kept is not None
     assert done.kept.read_bytes().startswith(content[:4096])
     data.save_query("c", "d")
+
+
+def test_half_a_file_is_read(data: UserData) -> None:
+    before = {mark.id: mark for mark in data.marks()}
+    os.truncate(data.folder / "user.db", (data.folder / "user.db").stat().st_size // 2)
+    [fault] = user_faults(data.folder)
+    assert "is damaged" in fault
+    done = repair_user_data(data.folder)
+    after = {mark.id: mark for mark in data.marks()}
+    assert 50 < len(after) < 300 and after.items() <= before.items()
+    assert done is not None and done.lost["mark"] == 300 - len(after)
+
+
+def change(data: UserData, *statements: str) -> None:
+    with closing(sqlite3.connect(data.folder / "user.db")) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statements", "rows", "lost"),
+    [
+        (("DROP TABLE saved_query",), (300, 0), (0, 2)),
+        (("ALTER TABLE saved_query DROP COLUMN at",), (300, 0), (0, 2)),
+        (("DROP TRIGGER mark_delete", "DELETE FROM mark WHERE id > 280"), (280, 2), (20, 0)),
+        (("DELETE FROM meta WHERE key = 'rows of mark'",), (300, 2), (None, 0)),
+        (("DROP TRIGGER mark_delete", "DROP TRIGGER mark_insert", "DROP TABLE meta"), (300, 2), (None, None)),
+    ],
+)
+def test_what_is_lost_is_told(
+    data: UserData, statements: tuple[str, ...], rows: tuple[int, int], lost: tuple[int | None, int | None]
+) -> None:
+    change(data, *statements)
+    assert user_faults(data.folder) != []
+    done = repair_user_data(data.folder)
+    assert done is not None and (tuple(done.rows.values()), tuple(done.lost.values())) == (rows, lost)
+    assert (len(data.marks()), len(data.saved_queries())) == rows
+    assert user_faults(data.folder) == []
+
+
+def test_a_file_of_a_newer_vfindex_is_never_replaced(data: UserData) -> None:
+    """It may have columns that a copy would lack; and if it cannot be read, that is no damage."""
+    change(data, "PRAGMA user_version=2")
+    assert repair_user_data(data.folder) is None
+    change(data, "DROP TRIGGER mark_delete", "DELETE FROM mark WHERE id = 7")
+    before = (data.folder / "user.db").read_bytes()
+    with pytest.raises(LibraryVersion, match="pip install --upgrade vfindex"):
+        repair_user_data(data.folder)
+    change(data, "UPDATE meta SET value = 2 WHERE key = 'min_reader'")
+    assert repair_user_data(data.folder) is None
+    assert len((data.folder / "user.db").read_bytes()) == len(before)
+    assert [path.name for path in data.folder.iterdir()] == ["user.db"]
 
 
 def test_a_library_without_the_file_has_no_fault(tmp_path: Path) -> None:
