@@ -25,7 +25,7 @@ from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, measured_speed, stored_runs
-from vfindex.storage.errors import LibraryNotFound, VfindexError
+from vfindex.storage.errors import VfindexError
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import modality_names
 from vfindex.storage.records import Setup
@@ -142,14 +142,6 @@ def recorded(catalog: Catalog, name: str) -> Iterator[Report]:
         with suppress(VfindexError):  # a library on a full disk; the exception says so
             catalog.end_run(report.run_id, report.to_dict(os.fsdecode))
         raise
-
-
-def stored_setup(folder: Path, writer: Writer) -> Setup:
-    """Return the setup of the library in `folder`. Raises LibraryNotFound for one that is empty."""
-    setup = writer.setup()
-    if setup is None:
-        raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-    return setup
 
 
 def new_run(writer: Writer, setup: Setup, callbacks: Callbacks) -> Run:

@@ -21,7 +21,7 @@ from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
-from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
+from vfindex.indexer.runs.execute import Command, RunSettings, execute
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import is_missing
@@ -48,6 +48,7 @@ from vfindex.storage.maintenance.repair import (
 )
 from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
 from vfindex.storage.user.repair import UserRepair, repair_user_data
@@ -108,7 +109,7 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
 
     def setup(writer: Writer) -> Setup:
         restore_settings(writer.catalog, writer.folder)
-        found = stored_setup(folder, writer)
+        found = LibraryMeta(writer.catalog).setup_of(folder)
         if saved is not None:
             report.kept = saved[1]
             report.unreadable = {name: _keys(ranges) for name, ranges in sorted(salvage.lost.items())}

@@ -11,8 +11,9 @@ from vfindex.indexer.runs.retry_policy import FINAL
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.sources import known_files
-from vfindex.storage.errors import BUG, LibraryNotFound
+from vfindex.storage.errors import BUG
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import KnownFile, Setup
 from vfindex.storage.writer import Writer
 
@@ -26,9 +27,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RunSettings, callbacks
     files: list[bytes] = []
 
     def setup(writer: Writer) -> Setup:
-        found = writer.setup()
-        if found is None:
-            raise LibraryNotFound(f"the library {folder} is empty; name videos: vfindex ingest VIDEOS")
+        found = LibraryMeta(writer.catalog).setup_of(folder)
         known = known_files(writer.catalog)
         named = [writer.catalog.path_of([path]) or path for path in paths]
         files.extend(chosen(known, named, quarantined=settings.quarantined))

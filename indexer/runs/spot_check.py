@@ -22,7 +22,7 @@ from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
 from vfindex.indexer.runs.report import bugs
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import LibraryNotFound, Problem, VideoError
+from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
@@ -54,9 +54,7 @@ def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
     """
     result = SpotCheck()
     with Library.open(folder).snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).setup
-        if setup is None:
-            raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        setup = LibraryMeta(snapshot).setup_of(folder)
         ids = snapshot.clip_ids()
         chosen = sorted(random.sample(ids, min(count, len(ids))))
         if not chosen:

@@ -25,7 +25,6 @@ from vfindex.storage.errors import (
     LibraryDamaged,
     LibraryError,
     LibraryLocked,
-    LibraryNotFound,
     LibraryVersion,
     UsageError,
     VfindexError,
@@ -159,10 +158,7 @@ def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
 def _setup(library: Library) -> Setup:
     """Return the setup of a library. Raises LibraryNotFound for one that is empty."""
     with library.snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).setup
-    if setup is None:
-        raise LibraryNotFound(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
-    return setup
+        return LibraryMeta(snapshot).setup_of(library.root)
 
 
 def _named(setup: Setup) -> dict[str, str]:

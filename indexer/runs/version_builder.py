@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.models.base import PassageEncoder
-from vfindex.indexer.runs.execute import Command, RunSettings, open_text, stored_setup
+from vfindex.indexer.runs.execute import Command, RunSettings, open_text
 from vfindex.indexer.runs.refresh_text import retitle
 from vfindex.indexer.runs.report import Progress, UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse, StoredVideos, VideoCopier, stored_problem
@@ -95,7 +95,7 @@ class VersionBuilder:
         """Return a run that adds what the new version lacks and removes what the old one no longer has."""
         return Command(
             "upgrade",
-            lambda writer: stored_setup(writer.folder, writer),
+            lambda writer: LibraryMeta(writer.catalog).setup_of(writer.folder),
             self._scan,
             self._copy_ready,
             self._reuse_parts,

@@ -11,7 +11,7 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.documents import rebuild_index
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import LibraryDamaged, LibraryNotFound, UsageError
+from vfindex.storage.errors import LibraryDamaged, UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library
@@ -37,8 +37,7 @@ def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
     """
     Library.open(folder)
     with writing(folder) as writer:
-        if writer.setup() is None:
-            raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        LibraryMeta(writer.catalog).setup_of(folder)
         fusion = chosen(writer.catalog, form)
         _drop_unreadable(writer.catalog)
         with writer.catalog.transaction() as connection:

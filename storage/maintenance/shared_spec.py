@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.errors import LibraryNotFound, UsageError
+from vfindex.storage.errors import UsageError
 from vfindex.storage.files.regular import regular
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import MAX_FILE_BYTES, Comparable, SharedSpec, SpecFault
@@ -17,7 +16,7 @@ from vfindex.storage.joint.vector import estimate_spec
 from vfindex.storage.library import Library, reading_hash, reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import FloatArray, Setup
+from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
 
@@ -29,7 +28,7 @@ def exported(folders: Sequence[Path]) -> SharedSpec:
     with ExitStack() as opened:
         libraries = [Library.open(folder) for folder in folders]
         snapshots = [opened.enter_context(library.snapshot()) for library in libraries]
-        setups = [_setup(folder, snapshot) for folder, snapshot in zip(folders, snapshots, strict=True)]
+        setups = [LibraryMeta(snapshot).setup_of(folder) for folder, snapshot in zip(folders, snapshots, strict=True)]
         for folder, setup in zip(folders[1:], setups[1:], strict=True):
             different = Comparable.of(setup).difference(Comparable.of(setups[0]))
             if different:
@@ -98,7 +97,7 @@ def use_spec(folder: Path, path: Path) -> Generation:
     with writing(folder) as writer:
         meta = LibraryMeta(writer.catalog)
         try:
-            shared.check_fits(_setup(folder, writer.catalog), meta.priors)
+            shared.check_fits(meta.setup_of(folder), meta.priors)
         except SpecFault as exc:
             raise UsageError(f"{path} cannot be used: {exc}") from exc
         return writer.publish_shared(shared)
@@ -108,7 +107,7 @@ def use_own_spec(folder: Path) -> Generation:
     """Publish the library's index with a spec of its own, as all later runs do. Raises LibraryError, NotPublished."""
     Library.open(folder)
     with writing(folder) as writer:
-        _setup(folder, writer.catalog)
+        LibraryMeta(writer.catalog).setup_of(folder)
         return writer.publish_shared(None)
 
 
@@ -116,11 +115,3 @@ def used_spec(folder: Path) -> str:
     """Return the hash of the spec that searches of a library score with. Raises LibraryError."""
     with Library.open(folder).snapshot() as snapshot:
         return reading_hash(snapshot)
-
-
-def _setup(folder: Path, source: Catalog | Snapshot) -> Setup:
-    """Return the setup of a library. Raises LibraryNotFound for one that is empty."""
-    setup = LibraryMeta(source).setup
-    if setup is None:
-        raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-    return setup

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from library_maker import install
 
-from vfindex.indexer.runs.execute import Command, RunSettings, execute, stored_setup
+from vfindex.indexer.runs.execute import Command, RunSettings, execute
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.runs import StoredRun, last_run
 from vfindex.storage.errors import ClusterError
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.writer import writing
 
 REASON = "Ray cannot be reached at head:6379 (no route to host); see docs/cluster.md"
@@ -33,7 +34,7 @@ def ended_by(error: BaseException, library: Path) -> StoredRun:
         raise error
         yield
 
-    command = Command("ingest", lambda writer: stored_setup(library, writer), scan)
+    command = Command("ingest", lambda writer: LibraryMeta(writer.catalog).setup_of(library), scan)
     with pytest.raises(type(error)):
         execute(library, command, RunSettings(library / "cache"))
     with Library.open(library).snapshot() as snapshot:
