@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -117,6 +118,17 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
         return  # PyAV 18, at the end of a transport stream in which further streams appeared on the way
 
 
+@contextmanager
+def until_damage() -> Iterator[None]:
+    """End the block where FFmpeg reports damage. Lack of memory is none, though PyAV makes it an FFmpegError too."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        pass
+
+
 def rotation(frame: VideoFrame) -> int:
     """Return by how many degrees, counter-clockwise, the frame must be turned; 0 if its matrix is no rotation."""
     turn_deg = frame.rotation
@@ -173,18 +185,11 @@ def choose_video(fd: int, container: InputContainer) -> VideoStream:
 
 def moving_streams(fd: int, indices: list[int]) -> set[int]:
     """Return which of the streams have more than one frame in the first TRACK_PACKETS packets."""
-    container = open_container(fd)
     counts: Counter[int] = Counter()
-    try:
+    with closing(open_container(fd)) as container, until_damage():
         streams = [container.streams[index] for index in indices]
         for packet in islice(demux(container, *streams), TRACK_PACKETS):
             counts[packet.stream_index] += bool(packet.size)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        pass  # judge by the readable part
-    finally:
-        container.close()
     return {index for index, count in counts.items() if count > 1}
 
 

@@ -23,6 +23,7 @@ from vfindex.indexer.media.container import (
     packet_time,
     rotation,
     shown_px,
+    until_damage,
 )
 from vfindex.indexer.media.protocol import TIMECODE
 from vfindex.indexer.media.seeking import last_end
@@ -111,13 +112,10 @@ def video_end(source: Source, start_s: float, beat: Beat) -> tuple[Source, float
     if header_s is None and source.container.duration is not None:
         header_s = source.container.duration / av.time_base
     if header_s and header_s > TAIL_S and video.time_base and source.clock.is_trusted:
-        try:
+        end_s: float | None = None
+        with until_damage():  # of a container that cannot seek
             source.seek(start_s + header_s - TAIL_S)
             end_s = last_end(source, beat)
-        except MemoryError:
-            raise
-        except av.FFmpegError:
-            end_s = None  # this container cannot seek
         if end_s is not None and end_s > start_s:
             return source, end_s
     source = source.reopened()
@@ -172,7 +170,7 @@ def subtitles(path: bytes, track: int, beat: Beat) -> list[tuple[float, float, s
 def _events(source: Source, stream: Stream, beat: Beat) -> list[tuple[float, float, str]]:
     events: list[tuple[float, float, str]] = []
     total_bytes = 0
-    try:
+    with until_damage():
         for packet in source.demux(stream):
             beat()
             start_s = packet_time(packet)
@@ -186,10 +184,6 @@ def _events(source: Source, stream: Stream, beat: Beat) -> list[tuple[float, flo
                 break
             length_s = seconds(packet.duration, packet.time_base) or 0.0
             events.append((start_s, start_s + max(0.0, length_s), data.decode("utf-8", "replace")[:MAX_EVENT_CHARS]))
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return events  # the readable part ends here
     return events
 
 

@@ -23,6 +23,7 @@ from vfindex.indexer.media.container import (
     open_container,
     open_source,
     packet_time,
+    until_damage,
 )
 from vfindex.indexer.media.sampling import MAX_PENDING_BYTES
 
@@ -51,17 +52,13 @@ def keyframes_before(path: bytes, times_s: Sequence[float], beat: Beat) -> list[
 
 def _keyframe(source: Source, time_s: float, beat: Beat) -> float:
     video = source.video
-    try:
+    with until_damage():
         source.seek(time_s)
         for packet in islice(source.demux(video), LOOK_PACKETS):
             beat()
             if packet.is_keyframe and packet.size:
                 key_s = packet_time(packet)
                 return key_s if key_s is not None and key_s <= time_s else time_s
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return time_s
     return time_s
 
 
@@ -90,7 +87,7 @@ def last_end(source: Source, beat: Beat) -> float | None:
     """
     end_s = last_s = None
     frame_s = source.clock.frame_s
-    try:
+    with until_damage():
         for packet in source.demux(source.video):
             beat()
             start_s = packet_time(packet)
@@ -99,10 +96,6 @@ def last_end(source: Source, beat: Beat) -> float | None:
             packet_end_s = start_s + (seconds(packet.duration, packet.time_base) or frame_s)
             last_s = start_s if last_s is None else max(last_s, start_s)
             end_s = packet_end_s if end_s is None else max(end_s, packet_end_s)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        pass  # the readable part ends here
     if end_s is None or last_s is None:
         return None
     header_s = claimed_end_s(source.container, source.video)
@@ -125,16 +118,12 @@ def prime(source: Source) -> float | None:
     Some parameters are stored only there: without x264's version FFmpeg decodes its 4:4:4 frames wrongly.
     """
     video = source.video
-    try:
+    with until_damage():  # at its beginning: the requested interval may be intact
         for packet in source.demux(video):
             if packet.is_keyframe and packet.size:
                 video.codec_context.decode(packet)
                 video.codec_context.decode(None)
                 return packet_time(packet)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return None  # damaged at its beginning; the requested interval may be intact
     return None
 
 
@@ -261,19 +250,15 @@ def _keyframe_after(video: VideoStream, packet: Packet[Any], until_s: float) -> 
 
 def _jump_to(source: Source, target: int, beat: Beat) -> Iterator[Packet[Any] | str] | None:
     """Return the packets from the keyframe with this time stamp on, None if the seek lands elsewhere."""
-    try:
+    with until_damage():
         # A backward seek in HEVC goes by presentation time, and lands on the keyframe before.
         source.clock.restart()
         source.container.seek(target, stream=source.video, backward=False)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return None
-    feed = packets(source, [source.video], beat)
-    first = next(feed, None)
-    if first is None or isinstance(first, str) or not first.is_keyframe or first.dts != target:
-        return None
-    return chain([first], feed)
+        feed = packets(source, [source.video], beat)
+        first = next(feed, None)
+        if first is not None and not isinstance(first, str) and first.is_keyframe and first.dts == target:
+            return chain([first], feed)
+    return None
 
 
 def _after(source: Source, packet: Packet[Any], beat: Beat) -> Iterator[Packet[Any] | str]:
