@@ -11,8 +11,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -106,17 +106,11 @@ def _intact(card: Card, cache: Path) -> LocalModel | None:
         return None
 
 
-@contextmanager
-def _locked(path: Path, card: Card) -> Iterator[None]:
-    lock = FileLock(path)
+def _locked(path: Path, card: Card) -> AbstractContextManager[object]:
     try:
-        lock.acquire(timeout=0)
+        return FileLock(path).acquire(timeout=0)
     except Timeout as exc:
         raise ModelError(f"another process is downloading {card.reference}; wait for it") from exc
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _reuse_files(card: Card, cache: Path, work: Path) -> None:
