@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from types import TracebackType
 from typing import Self, TypeVar
 
 from vfindex.indexer.media.decoder import Decoder
@@ -61,9 +60,7 @@ class DecoderThreads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """End the children: at once if the run was broken off, else when their work is done."""
         if kind is not None:
             for decoder in self._decoders:
@@ -105,14 +102,12 @@ class LocalRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """End the children: at once if the run was broken off, else when their work is done."""
         speech = self._encoders.speech
         if kind is not None and speech is not None:
             speech.kill()
-        self._threads.__exit__(kind, error, trace)
+        self._threads.__exit__(kind)
         if speech is not None:
             speech.close()
         if kind is None and self._gpu is not None:

@@ -20,7 +20,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -255,11 +254,9 @@ class RayRunner:
         threading.Thread(target=self._watch_head, name="ray-head", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._stopping.set()
-        self._threads.__exit__(kind, error, trace)
+        self._threads.__exit__(kind)
         self._loop.join(STOP_S)
         for actor in self._actors:
             with suppress(RayError):
