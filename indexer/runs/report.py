@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from vfindex.storage.errors import Problem
@@ -68,34 +68,12 @@ class Report:
         """Sort the problems by path, so that a report does not depend on the order in which workers finish."""
         for problems in (self.partial, self.failed, self.skipped, self.left_alone, self.notes):
             problems.sort(key=lambda problem: problem.path)
+        self.left_out = dict(sorted(self.left_out.items()))
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
         """Return the report for JSON; path: how a path becomes text."""
-        return {
-            "run_id": self.run_id,
-            "found": self.found,
-            "indexed": self.indexed,
-            "unchanged": self.unchanged,
-            "moved": self.moved,
-            "reworded": self.reworded,
-            "coarse": self.coarse,
-            "partial": _rows(self.partial, path),
-            "failed": _rows(self.failed, path),
-            "skipped": _rows(self.skipped, path),
-            "vanished": self.vanished,
-            "left": self.left,
-            "left_alone": _rows(self.left_alone, path),
-            "notes": _rows(self.notes, path),
-            "left_out": dict(sorted(self.left_out.items())),
-            "hints": [asdict(hint) for hint in self.hints],
-            "clips": self.clips,
-            "video_seconds": round(self.video_seconds, 3),
-            "wall_s": round(self.wall_s, 3),
-            "interrupted": self.interrupted,
-            "out_of_time": self.out_of_time,
-            "not_published": self.not_published,
-            "error": self.error,
-        } | ({"gpu_busy": {gpu: round(share, 3) for gpu, share in self.gpu_busy.items()}} if self.gpu_busy else {})
+        document = _document(self, path)
+        return {name: value for name, value in document.items() if value or name != "gpu_busy"}
 
 
 @dataclass(slots=True)
@@ -124,27 +102,28 @@ class UpgradeReport:
 
     def to_dict(self, path: Callable[[bytes], str]) -> dict[str, Any]:
         """Return the report for JSON; path: how a path becomes text."""
-        return {
-            "edition": self.version,
-            "before": dict(self.before),
-            "after": dict(self.after),
-            "videos": self.videos,
-            "clips": self.clips,
-            "taken_over": self.taken_over,
-            "heard": self.heard,
-            "decoded": self.decoded,
-            "decoded_seconds": round(self.decoded_s, 3),
-            "transcripts_reused": self.transcripts_reused,
-            "lost": _rows(self.lost, path),
-            "swapped": self.swapped,
-            "interrupted": self.interrupted,
-            "wall_s": round(self.wall_s, 3),
-        }
+        names = {"version": "edition", "decoded_s": "decoded_seconds"}
+        return {names.get(name, name): value for name, value in _document(self, path).items()}
 
 
-def _rows(problems: list[Problem], path: Callable[[bytes], str]) -> list[dict[str, str]]:
-    rows = ((p, {"stage": p.stage, "code": p.code, "reason": p.reason, "next": p.next}) for p in problems)
-    return [{"path": path(p.path), **row, **({"traceback": p.trace} if p.trace else {})} for p, row in rows]
+def _document(report: Report | UpgradeReport, path: Callable[[bytes], str]) -> dict[str, Any]:
+    """Return the fields of a report for JSON, in their order; seconds and shares with three decimals."""
+
+    def row(problem: Problem) -> dict[str, str]:
+        trace = {"traceback": problem.trace} if problem.trace else {}
+        words = {"stage": problem.stage, "code": problem.code, "reason": problem.reason, "next": problem.next}
+        return {"path": path(problem.path), **words, **trace}
+
+    def value(found: Any) -> Any:
+        if isinstance(found, float):
+            return round(found, 3)
+        if isinstance(found, Mapping):
+            return {name: value(found[name]) for name in found}
+        if isinstance(found, list):
+            return [row(each) if isinstance(each, Problem) else asdict(each) for each in found]
+        return found
+
+    return {each.name: value(getattr(report, each.name)) for each in fields(report)}
 
 
 @dataclass(frozen=True, slots=True)
