@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
 MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
 MAX_BLOCK_SAMPLES = 1 << 20
 MAX_EVENTS = 1 << 18  # subtitles of one file
+MAX_COUNT = 1 << 40  # frames and packets
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,18 @@ class Fields:
         return {text(key, name): text(item, name) for key, item in value.items()}
 
 
+R = TypeVar("R", AudioTrack, SubtitleTrack, ReadEnd)
+# Ranges of whole numbers, by the names of their fields; others count up to MAX_COUNT.
+_RANGES = {"index": (0, 1 << 16), "rotation_deg": (-360, 360)}
+# What checks a field of a record, by its type.
+_CHECKS: dict[str, Callable[[Fields, str], Any]] = {
+    "int": lambda fields, name: fields.integer(name, *_RANGES.get(name, (0, MAX_COUNT))),
+    "str": Fields.text,
+    "bool": Fields.flag,
+    "float | None": Fields.maybe_number,
+}
+
+
 def number(value: object, name: str) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
         raise InvalidField(f"{name} is {value!r:.40}")
@@ -187,29 +201,9 @@ def text(value: object, name: str) -> str:
     return value
 
 
-def subtitle_track(fields: Fields) -> SubtitleTrack:
-    return SubtitleTrack(
-        index=fields.integer("index", 0, 1 << 16),
-        language=fields.text("language"),
-        codec=fields.text("codec"),
-        title=fields.text("title"),
-        forced=fields.flag("forced"),
-        hearing_impaired=fields.flag("hearing_impaired"),
-        default=fields.flag("default"),
-        comment=fields.flag("comment"),
-    )
-
-
-def audio_track(fields: Fields) -> AudioTrack:
-    return AudioTrack(
-        index=fields.integer("index", 0, 1 << 16),
-        language=fields.text("language"),
-        codec=fields.text("codec"),
-        title=fields.text("title"),
-        is_default=fields.flag("is_default"),
-        is_commentary=fields.flag("is_commentary"),
-        has_decoder=fields.flag("has_decoder"),
-    )
+def record(kind: type[R], fields: Fields) -> R:
+    """Return a record of numbers, texts and flags, each checked by its type."""
+    return kind(**{each.name: _CHECKS[str(each.type)](fields, each.name) for each in dataclasses.fields(kind)})
 
 
 def chapter(item: Any) -> Chapter:
@@ -251,9 +245,9 @@ def probe(fields: Fields) -> Probe:
         rotation_deg=fields.integer("rotation_deg", -360, 360),
         start_s=fields.number("start_s"),
         end_s=fields.number("end_s"),
-        audio=tuple(audio_track(Fields(track)) for track in fields.items("audio")),
+        audio=tuple(record(AudioTrack, Fields(track)) for track in fields.items("audio")),
         frames=frames,
-        subtitles=tuple(subtitle_track(Fields(track)) for track in fields.items("subtitles")),
+        subtitles=tuple(record(SubtitleTrack, Fields(track)) for track in fields.items("subtitles")),
         tags=fields.texts("tags"),
         chapters=tuple(chapter(each) for each in fields.items("chapters")),
         clock_s=fields.number("clock_s"),
@@ -289,17 +283,3 @@ def subtitle_events(fields: Fields) -> list[tuple[float, float, str]]:
             raise InvalidField("a subtitle is no triple")
         events.append((number(item[0], "start"), number(item[1], "end"), text(item[2], "subtitle")))
     return events
-
-
-def read_end(fields: Fields) -> ReadEnd:
-    return ReadEnd(
-        frames=fields.integer("frames", 0, 1 << 40),
-        first_s=fields.maybe_number("first_s"),
-        last_s=fields.maybe_number("last_s"),
-        rotation_deg=fields.integer("rotation_deg", -360, 360),
-        damaged=fields.integer("damaged", 0, 1 << 40),
-        error=fields.text("error"),
-        damaged_audio=fields.integer("damaged_audio", 0, 1 << 40),
-        note=fields.text("note"),
-        audio_packets=fields.integer("audio_packets", 0, 1 << 40),
-    )

@@ -168,7 +168,7 @@ class Decoder:
             if kind == "audio":
                 return answers.audio(fields, payload, sounds), False
             if kind == "end":
-                return answers.read_end(fields), True
+                return answers.record(ReadEnd, fields), True
             raise InvalidField(f"{kind} while reading")
 
         return self._ask(path, "decode", request, parse, share=share)
