@@ -49,7 +49,7 @@ from vfindex.cli.commands import (
 from vfindex.cli.commands import eval as evaluation
 from vfindex.cli.commands import list as listing
 from vfindex.cli.extras import missing_extra
-from vfindex.cli.options import HELP_SETTINGS, PlainCommand
+from vfindex.cli.options import HELP_SETTINGS, add_command
 from vfindex.cli.output import print_json, say
 from vfindex.cli.run import EXIT_BUG, EXIT_INTERRUPTED
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
@@ -122,8 +122,7 @@ def command_line() -> TyperGroup:
 
 def _command(module: ModuleType) -> Any:
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    epilog = f"Example:  {module.EXAMPLE}"
-    alone.command(module.NAME, cls=PlainCommand, epilog=epilog, context_settings=HELP_SETTINGS)(module.command)
+    add_command(alone, module.NAME, module.EXAMPLE)(module.command)
     return typer.main.get_command(alone)
 
 

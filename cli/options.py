@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand
@@ -23,6 +23,7 @@ _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may
 _DASHED = re.compile(r"-[^\W\d_]\w")
 _WRONG_USAGE: type[Any] = typer.BadParameter.__mro__[1]  # also of unknown options; Typer has no name for it
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class PlainCommand(TyperCommand):
@@ -49,6 +50,23 @@ class PlainCommand(TyperCommand):
             if isinstance(param, TyperArgument):
                 param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # Typer has no option for it
         super().format_options(ctx, formatter)
+
+
+def add_command(app: typer.Typer, name: str, example: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds a command whose help ends in an example."""
+    return app.command(name, cls=PlainCommand, epilog=f"Example:  {example}", context_settings=HELP_SETTINGS)
+
+
+def command_group(help_: str, example: str, *, bare: bool = False) -> typer.Typer:
+    """Return a group of commands. bare: without a command it does something itself, not show its help."""
+    return typer.Typer(
+        help=help_,
+        epilog=f"Example:  {example}",
+        no_args_is_help=not bare,
+        invoke_without_command=bare,
+        rich_markup_mode=None,
+        context_settings=HELP_SETTINGS,
+    )
 
 
 def _range_of(param: Any) -> str | None:

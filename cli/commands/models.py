@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import HELP_SETTINGS, JsonOption, PlainCommand, cache_folder, existing_folder
+from vfindex.cli.options import JsonOption, add_command, cache_folder, command_group, existing_folder
 from vfindex.cli.output import plain, print_json, say
 from vfindex.storage.errors import ModelError, UsageError
 
@@ -24,16 +24,10 @@ NAME = "models"
 EXAMPLE = "vfindex models pull base"
 _WIDTH, _INDENT = 80, 14
 
-app = typer.Typer(
-    help="List, download, add and check models.",
-    epilog=f"Example:  {EXAMPLE}",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings=HELP_SETTINGS,
-)
+app = command_group("List, download, add and check models.", EXAMPLE)
 
 
-@app.command("list", cls=PlainCommand, epilog="Example:  vfindex models list", context_settings=HELP_SETTINGS)
+@add_command(app, "list", "vfindex models list")
 def list_models(json: JsonOption = False) -> None:
     """List all models, their cost, and which are installed.
 
@@ -50,7 +44,7 @@ def list_models(json: JsonOption = False) -> None:
         _print(document)
 
 
-@app.command("pull", cls=PlainCommand, epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+@add_command(app, "pull", EXAMPLE)
 def pull_models(
     names: Annotated[list[str], typer.Argument(metavar="PRESET|MODEL", help="Presets, or models by name.")],
     timeout: Annotated[
@@ -80,9 +74,7 @@ def pull_models(
         print("nothing to download: these models are part of installed packages")
 
 
-@app.command(
-    "add", cls=PlainCommand, epilog="Example:  vfindex models add ~/lite-weights", context_settings=HELP_SETTINGS
-)
+@add_command(app, "add", "vfindex models add ~/lite-weights")
 def add_models(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", parser=existing_folder, help="A folder that contains the files.")
@@ -111,7 +103,7 @@ def _package_file(file: PackageFile) -> dict[str, str]:
     return {"file": file.path, "package": file.package, "sha256": file.sha256}
 
 
-@app.command("check", cls=PlainCommand, epilog="Example:  vfindex models check", context_settings=HELP_SETTINGS)
+@add_command(app, "check", "vfindex models check")
 def check_models(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="PRESET|MODEL", help="Presets or models.  [default: all installed]")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.options import HELP_SETTINGS, JsonOption, LibraryOption, PlainCommand, library_folder
+from vfindex.cli.options import JsonOption, LibraryOption, add_command, command_group, library_folder
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
 from vfindex.cli.render.run_page import COUNTS, LISTS, endings, label, run_page
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
 
-app = typer.Typer(
-    help="Show what earlier runs did. Without a command, list them.",
-    epilog=f"Example:  {EXAMPLE}",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    context_settings=HELP_SETTINGS,
-)
+app = command_group("Show what earlier runs did. Without a command, list them.", EXAMPLE, bare=True)
 
 
 @app.callback()
@@ -45,7 +39,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@app.command("list", cls=PlainCommand, epilog="Example:  vfindex runs list", context_settings=HELP_SETTINGS)
+@add_command(app, "list", "vfindex runs list")
 def list_command(library: LibraryOption = None, json: JsonOption = False) -> None:
     """List all runs, the latest last."""
     from vfindex.search.service import SearchService
@@ -58,7 +52,7 @@ def list_command(library: LibraryOption = None, json: JsonOption = False) -> Non
         print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
 
 
-@app.command("show", cls=PlainCommand, epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+@add_command(app, "show", EXAMPLE)
 def show_command(
     run_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the run.")],
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page.")] = None,

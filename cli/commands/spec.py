@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import (
-    HELP_SETTINGS,
     JsonOption,
     LibrariesOption,
     LibraryOption,
-    PlainCommand,
+    add_command,
+    command_group,
     library_folder,
     library_folders,
 )
@@ -26,16 +26,10 @@ EXAMPLE = "vfindex spec export spec.json --library A --library B"
 # The first bytes of a spec file.
 _BEGINS = b'{\n "format": "vfindex joint spec"'
 
-app = typer.Typer(
-    help="Make the scores of several libraries comparable.",
-    epilog=f"Example:  {EXAMPLE}",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings=HELP_SETTINGS,
-)
+app = command_group("Make the scores of several libraries comparable.", EXAMPLE)
 
 
-@app.command("export", cls=PlainCommand, epilog=f"Example:  {EXAMPLE}", context_settings=HELP_SETTINGS)
+@add_command(app, "export", EXAMPLE)
 def export_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
     library: LibrariesOption = None,
@@ -55,9 +49,7 @@ def export_command(
         print(f"spec {shared.hash} of {counted(shared.clips, 'clip')}; use it in a library with: vfindex spec use")
 
 
-@app.command(
-    "use", cls=PlainCommand, epilog="Example:  vfindex spec use spec.json --library A", context_settings=HELP_SETTINGS
-)
+@add_command(app, "use", "vfindex spec use spec.json --library A")
 def use_command(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A file of `export`.", show_default=False)] = None,
     own: Annotated[bool, typer.Option("--own", help="Return to a spec of the library's own.")] = False,
