@@ -91,22 +91,12 @@ def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
     return _settle(_substation(text), lambda raw: _substation_lines(raw[0]), end_s)
 
 
-def parse_cues(text: str) -> list[Cue]:
-    """Return the cues of a subtitle file for a video of any length, see `read_cues`."""
-    return list(read_cues(text).cues)
-
-
 def read_packets(packets: Iterable[tuple[float, float, str]], codec: str, end_s: float = MAX_TIME_S) -> Cues:
     """Return the cues of an embedded track, see `read_cues`.
 
     packets: (start_s, end_s, raw text); an end that is not after the start is unknown. codec: FFmpeg's name.
     """
     return _settle(((a, b, (raw,)) for a, b, raw in packets), lambda raw: _packet_lines(raw[0], codec), end_s)
-
-
-def parse_packets(packets: Iterable[tuple[float, float, str]], codec: str) -> list[Cue]:
-    """Return the cues of an embedded track of a video of any length, see `read_packets`."""
-    return list(read_packets(packets, codec).cues)
 
 
 def _settle(events: Iterable[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float) -> Cues:

@@ -48,17 +48,6 @@ class Sidecars:
     words: str = ""
 
 
-def find_sidecars(video_path: bytes, siblings: Iterable[bytes] | None) -> list[bytes]:
-    """Return the paths of a video's subtitle files, in the order in which they are tried.
-
-    siblings: its sidecars as paths relative to its folder; None lists the folder. Only one is used, because several
-    languages would repeat the same words; the order is that of `sort_sidecars`.
-    """
-    folder, video = os.path.split(video_path)
-    ranked, _ = sort_sidecars(video, sidecars_of(video_path) if siblings is None else siblings)
-    return [os.path.join(folder, sidecar) for sidecar in ranked]
-
-
 def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> SubtitleText:
     """Return the text of one subtitle file of a video that ends at `end_s`.
 
@@ -76,7 +65,8 @@ def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> 
 def sidecar_transcript(video_path: bytes, siblings: Iterable[bytes] | None, end_s: float = MAX_TIME_S) -> Sidecars:
     """Return the segments of the first sidecar with any before `end_s`, the video's end, and notes on the others.
 
-    siblings: as for `find_sidecars`.
+    siblings: its sidecars as paths relative to its folder; None lists the folder. Only one is used, because several
+    languages would repeat the same words; the order is that of `sort_sidecars`.
     """
     folder, video = os.path.split(video_path)
     ranked, unread = sort_sidecars(video, sidecars_of(video_path) if siblings is None else siblings)

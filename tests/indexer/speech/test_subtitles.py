@@ -13,25 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfindex.indexer.media.decoder import SubtitleTrack
-from vfindex.indexer.scan.sidecar_names import marks_of
+from vfindex.indexer.scan.sidecar_names import marks_of, sort_sidecars
+from vfindex.indexer.scan.walk import sidecars_of
 from vfindex.indexer.speech import subtitles
-from vfindex.indexer.speech.subtitle_formats import parse_cues, parse_packets
+from vfindex.indexer.speech.subtitle_formats import read_cues, read_packets
 from vfindex.storage.errors import VideoError
 
 HEAD = "[Script Info]\nTitle: x\n[V4+ Styles]\nStyle: D,Arial,nonsense\n[Events]\n"
 
 
 def texts(source: str) -> list[str]:
-    return [c.text for c in parse_cues(source)]
+    return [c.text for c in read_cues(source).cues]
 
 
 def test_sidecars_in_order_of_preference() -> None:
     names = [b"talk.de.srt", b"talk.ass", b"talk.en.forced.srt", b"talk.EN.vtt", b"talk.SRT", b"talk.mp4.srt"]
     others = [b"talk2.srt", b"talk.txt", b"talk.part1.srt", b"talk.mp4", b"talk.a.b.c.d.srt", b"alk.srt"]
-    found = subtitles.find_sidecars(b"/v/talk.mp4", [*others, *names])
+    found, _ = sort_sidecars(b"talk.mp4", [*others, *names])
     ordered = [b"talk.EN.vtt", b"talk.SRT", b"talk.mp4.srt", b"talk.ass", b"talk.de.srt", b"talk.en.forced.srt"]
-    assert [os.path.basename(f) for f in found] == ordered
-    assert all(f.startswith(b"/v/") for f in found)
+    assert found == ordered
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     path = os.path.join(folder, b"\xff\xfe.srt")
     with open(path, "wb") as file:
         file.write(b"1\n00:00:01,000 --> 00:00:02,000\nhello\n")
-    assert subtitles.find_sidecars(os.path.join(folder, b"\xff\xfe.mp4"), None) == [path]
+    assert sidecars_of(os.path.join(folder, b"\xff\xfe.mp4")) == (b"\xff\xfe.srt",)
     found = subtitles.sidecar_transcript(os.path.join(folder, b"\xff\xfe.mp4"), None)
     assert [s.text for s in found.segments] == ["hello"]
     assert found.problems == found.notes == ()
@@ -61,7 +61,7 @@ def test_subrip_as_people_write_it() -> None:
         "\r\n6\r\n00:00:10,000 --> 00:00:11,000\r\n\u266a \u266a\r\n\r\n7\r\n00:00:12,000 --> 00:00:13,000\r\n\r\n"
         "8\r\n00:00:14,000 --> 99:00:00,000\r\nwatermark\r\n\r\n9\r\n00:00:15,000 --> 00:00:16,000\r\nLast\x1b[31m\x00"
     )
-    cues = [(c.start_s, c.end_s, c.text) for c in parse_cues(source)]
+    cues = [(c.start_s, c.end_s, c.text) for c in read_cues(source).cues]
     assert cues == [
         (1.5, 3.0, "One two & three and a < b"),
         (4.25, 5.0, "Dots"),
@@ -78,7 +78,7 @@ def test_webvtt_blocks_are_not_speech() -> None:
         "00:01.000 --> 00:02.000 align:start position:0%\n<v Ann Lee>Hello <c.x>there</c>, <00:01.500>friend\n\n"
         "REGION\nid:a\n\n01:00:01.000 --> 01:00:02.000\n&lt;late&gt;\n\nNOTE end"
     )
-    assert [(c.start_s, c.text) for c in parse_cues(source)] == [(1.0, "Hello there, friend"), (3601.0, "<late>")]
+    assert [(c.start_s, c.text) for c in read_cues(source).cues] == [(1.0, "Hello there, friend"), (3601.0, "<late>")]
 
 
 def test_substation_columns_overrides_and_drawings() -> None:
@@ -87,7 +87,7 @@ def test_substation_columns_overrides_and_drawings() -> None:
         "Comment: 0:00:03.00,0:00:04.00,0,hidden\nDialogue: 0:00:05.00,0:00:06.00,0,{\\p1}m 0 0 l 9 9{\\p0} shown\n"
         "Dialogue: broken\nDialogue: -0:00:01.00,0:00:09.00,0,early\n"
     )
-    assert [(c.start_s, c.end_s, c.text) for c in parse_cues(HEAD + own)] == [
+    assert [(c.start_s, c.end_s, c.text) for c in read_cues(HEAD + own).cues] == [
         (0.0, 9.0, "early"),
         (1.0, 2.5, "Well , yes indeed".replace(" ,", ",")),
         (5.0, 6.0, "shown"),
@@ -102,7 +102,7 @@ def test_repetitions_are_kept_once() -> None:
     roll_up = cue(1, 3, "first line") + cue(3, 5, "first line\nsecond line") + cue(5, 7, "second line\nthird")
     assert texts(roll_up) == ["first line", "second line", "third"]
     karaoke = cue(1, 3, "sing") + cue(1, 3, "other") + cue(1, 3, "sing") + cue(2, 5, "Sing")
-    assert [(c.end_s, c.text) for c in parse_cues(karaoke)] == [(3, "other"), (5, "sing")]
+    assert [(c.end_s, c.text) for c in read_cues(karaoke).cues] == [(3, "other"), (5, "sing")]
     assert texts(cue(1, 2, "I") + cue(2, 3, "I have") + cue(3, 4, "I have a dream")) == ["I", "have", "a dream"]
     assert texts(cue(1, 2, "no") + cue(8, 9, "no")) == ["no", "no"]
 
@@ -130,8 +130,8 @@ def test_a_track_without_a_usable_cue_has_none(packets: list[tuple[float, float,
 
 
 def test_packets_without_an_end_last_until_the_next() -> None:
-    cues = parse_packets([(1.0, 1.0, "one"), (3.0, 0.0, "two"), (60.0, 60.0, "three")], "subrip")
-    assert [(c.start_s, c.end_s) for c in cues] == [(1.0, 3.0), (3.0, 8.0), (60.0, 65.0)]
+    found = read_packets([(1.0, 1.0, "one"), (3.0, 0.0, "two"), (60.0, 60.0, "three")], "subrip")
+    assert [(c.start_s, c.end_s) for c in found.cues] == [(1.0, 3.0), (3.0, 8.0), (60.0, 65.0)]
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ MARKUP = st.lists(
 
 @given(MARKUP, st.sampled_from(["ass", "subrip", "mov_text", "webvtt"]))
 def test_any_text_gives_valid_segments(text: str, codec: str) -> None:
-    for found in (parse_cues(text), parse_packets([(0.0, 1.0, text)], codec)):
-        assert found == sorted(found, key=lambda c: c.start_s)
+    for found in (read_cues(text).cues, read_packets([(0.0, 1.0, text)], codec).cues):
+        assert list(found) == sorted(found, key=lambda c: c.start_s)
         for cue in found:
             assert 0 <= cue.start_s < cue.end_s
             assert not {unicodedata.category(c) for c in cue.text} & {"Cc", "Cs", "Zl", "Zp"}
@@ -226,7 +226,7 @@ def test_any_bytes_give_segments(tmp_path_factory: pytest.TempPathFactory, data:
 def test_time_is_linear_in_the_size(filler: str) -> None:
     body = filler * (500_000 // len(filler))
     began = time.process_time()
-    parse_cues("00:00:01,000 --> 00:00:02,000\n" + body)
-    parse_cues("WEBVTT\n\n00:01.000 --> 00:02.000\n" + body)
-    parse_cues(HEAD + "Dialogue: 0,0:00:01.00,0:00:02.00,D,,0,0,0,," + body)
+    read_cues("00:00:01,000 --> 00:00:02,000\n" + body)
+    read_cues("WEBVTT\n\n00:01.000 --> 00:02.000\n" + body)
+    read_cues(HEAD + "Dialogue: 0,0:00:01.00,0:00:02.00,D,,0,0,0,," + body)
     assert time.process_time() - began < 10  # quadratic would be minutes
