@@ -7,7 +7,7 @@ find different videos. The file names say nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vfindex.indexer.models.calibration_images import photograph_folder
-from vfindex.storage.errors import VfindexError
+from vfindex.indexer.models.calibration_images import crop_box, open_photograph, photograph_folder
 
 WIDTH_PX, HEIGHT_PX = 640, 360
 FPS = 12
@@ -154,36 +153,17 @@ def make_demo_videos(folder: Path) -> list[Path]:
 
 def _frames(photographs: Path, shot: Shot) -> Iterator[Image.Image]:
     """Yield the frames of a camera move, (640, 360) RGB."""
-    path = photographs / shot.photograph
-    try:
-        with Image.open(path) as file:
-            photograph = file.convert("RGB")
-    except FileNotFoundError as exc:
-        raise VfindexError(
-            f"{path}: the photograph is missing; run pip install --force-reinstall scikit-image"
-        ) from exc
+    photograph = open_photograph(photographs / shot.photograph)
     count = shot.duration_s * FPS
     for number in range(count):
         part = number / (count - 1)
-        box = _box(photograph.size, _between(shot.start, shot.end, part))
+        view = _between(shot.start, shot.end, part)
+        box = crop_box(photograph.size, view.x, view.y, 1 / view.zoom)
         yield photograph.resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.BICUBIC, box=box)
 
 
 def _between(start: View, end: View, part: float) -> View:
-    def mix(a: float, b: float) -> float:
-        return a + (b - a) * part
-
-    return View(mix(start.x, end.x), mix(start.y, end.y), mix(start.zoom, end.zoom))
-
-
-def _box(size: tuple[int, int], view: View) -> tuple[float, float, float, float]:
-    """Return (left, top, right, bottom) of a view in pixels, moved where needed to stay inside the photograph."""
-    width, height = size
-    scale = min(width / WIDTH_PX, height / HEIGHT_PX) / view.zoom
-    box_width, box_height = WIDTH_PX * scale, HEIGHT_PX * scale
-    left = min(max(view.x * width - box_width / 2, 0.0), width - box_width)
-    top = min(max(view.y * height - box_height / 2, 0.0), height - box_height)
-    return left, top, min(left + box_width, width), min(top + box_height, height)
+    return View(*(a + (b - a) * part for a, b in zip(astuple(start), astuple(end), strict=True)))
 
 
 def _encode(path: Path, frames: Iterator[Image.Image]) -> None:

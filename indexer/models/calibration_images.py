@@ -40,15 +40,9 @@ def calibration_images(size_px: int) -> Iterator[Pixels]:
     folder = photograph_folder()
     side = (round(size_px * ASPECT), size_px)
     for name in PHOTOGRAPHS:
-        try:
-            with Image.open(folder / name) as file:
-                photograph = file.convert("RGB")
-        except OSError as exc:
-            raise VfindexError(
-                f"{folder / name}: the photograph cannot be read; run pip install --force-reinstall scikit-image"
-            ) from exc
+        photograph = open_photograph(folder / name)
         for crop in CROPS:
-            box = _box(photograph.size, *crop)
+            box = crop_box(photograph.size, *crop)
             yield np.asarray(photograph.resize(side, Image.Resampling.BICUBIC, box=box))
 
 
@@ -60,10 +54,21 @@ def photograph_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _box(size: tuple[int, int], x: float, y: float, share: float) -> tuple[float, float, float, float]:
-    """Return (left, top, right, bottom) in pixels of a crop, moved inside the image where its centre is too close."""
+def open_photograph(path: Path) -> Image.Image:
+    """Return a photograph as RGB. Raises VfindexError."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except OSError as exc:
+        raise VfindexError(
+            f"{path}: the photograph cannot be read; run pip install --force-reinstall scikit-image"
+        ) from exc
+
+
+def crop_box(size: tuple[int, int], x: float, y: float, share: float) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) in pixels of a 16:9 crop, moved inside the image if its centre is too close."""
     width = share * min(size[0], size[1] * ASPECT)
     height = width / ASPECT
     left = min(max(x * size[0] - width / 2, 0.0), size[0] - width)
     top = min(max(y * size[1] - height / 2, 0.0), size[1] - height)
-    return left, top, left + width, top + height
+    return left, top, min(left + width, size[0]), min(top + height, size[1])

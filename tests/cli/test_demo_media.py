@@ -12,6 +12,7 @@ import pytest
 from vfindex.cli import demo_media
 from vfindex.cli.demo_media import QUESTIONS, VIDEOS, View, make_demo_videos
 from vfindex.indexer.extractors.metadata_text import describe
+from vfindex.indexer.models.calibration_images import crop_box
 from vfindex.storage.errors import VfindexError
 
 
@@ -60,7 +61,7 @@ def test_questions_ask_for_videos_of_both_kinds() -> None:
 @pytest.mark.parametrize("size", [(451, 300), (512, 512), (300, 900), (640, 360)])
 @pytest.mark.parametrize("view", [View(0, 0, 1), View(1, 1, 1.5), View(0.5, 0.5, 3), View(0.5, 0.5, 1)])
 def test_views_stay_inside_the_photograph_and_keep_the_film_s_shape(size: tuple[int, int], view: View) -> None:
-    left, top, right, bottom = demo_media._box(size, view)
+    left, top, right, bottom = crop_box(size, view.x, view.y, 1 / view.zoom)
     assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
     assert (right - left) / (bottom - top) == pytest.approx(640 / 360)
 
