@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from vfindex.storage.db import schema
+from vfindex.storage.db import integrity, locations, runs, schema, units
 from vfindex.storage.db.clips import insert_embedding
 from vfindex.storage.db.documents import set_documents
 from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, inserted, translated
-from vfindex.storage.db.integrity import put, setting
+from vfindex.storage.db.integrity import put
 from vfindex.storage.db.locations import (
     below,
     exclude_path,
     expired_times,
-    fingerprint_at,
-    former_paths,
     is_below,
-    known_path,
     latest_time,
     mark_missing,
-    missing_files,
     move_location,
-    restore_missing,
-    sidecar_states,
 )
 from vfindex.storage.db.migrations import migrate
-from vfindex.storage.db.runs import insert_attempts, note_attempt, noted_attempts, past_bugs
+from vfindex.storage.db.runs import insert_attempts
 from vfindex.storage.db.scrubbing import forget_removed
-from vfindex.storage.db.units import insert_result, insert_units, pending_units, unit_errors
+from vfindex.storage.db.units import insert_units
 from vfindex.storage.db.videos import (
     delete_videos,
     discard_staged,
@@ -53,17 +48,30 @@ from vfindex.storage.records import (
     Attempt,
     Chapter,
     Document,
-    FileStamp,
     FloatArray,
     Location,
     UnitPlan,
-    UnitResult,
     Video,
     VideoState,
 )
 
 if TYPE_CHECKING:
     from vfindex.storage.db.documents import TranscriptUpdate
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_transaction(work: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[Catalog, P], R]:
+    """Return the method that does `work` in a transaction of its own."""
+
+    @wraps(work)
+    def method(catalog: Catalog, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with catalog.transaction() as connection:
+            return work(connection, *args, **kwargs)
+
+    return method
 
 
 class Catalog:
@@ -101,15 +109,8 @@ class Catalog:
 
     # --- settings -----------------------------------------------------------------------------------------------
 
-    def get(self, key: str) -> str | None:
-        """Return a setting, or None."""
-        with self.transaction() as connection:
-            return setting(connection, key)
-
-    def put(self, key: str, value: str) -> None:
-        """Store a setting."""
-        with self.transaction() as connection:
-            put(connection, key, value)
+    get = _in_transaction(integrity.setting)
+    put = _in_transaction(integrity.put)
 
     def change(self) -> str | None:
         """Return what changed since the last published generation: None, `added`, or `stale` (deleted or changed)."""
@@ -166,15 +167,8 @@ class Catalog:
             paths = connection.scalars(select(loc.path).where(loc.video_id == video_id).order_by(loc.path)).all()
         return list(paths), json.loads(row.tags), [Chapter.parse(each) for each in json.loads(row.chapters)]
 
-    def unit_errors(self, video_id: int) -> list[str]:
-        """Return what was lost in a video's units, in order."""
-        with self.transaction() as connection:
-            return unit_errors(connection, video_id)
-
-    def pending_units(self, video_id: int) -> list[tuple[int, UnitPlan]]:
-        """Return (unit id, plan) of the units that are not committed yet, in order."""
-        with self.transaction() as connection:
-            return pending_units(connection, video_id)
+    unit_errors = _in_transaction(units.unit_errors)
+    pending_units = _in_transaction(units.pending_units)
 
     # --- indexing -----------------------------------------------------------------------------------------------
 
@@ -204,15 +198,7 @@ class Catalog:
                 connection.execute(insert(schema.begun).values(video_id=video_id, path=path))
         return video_id
 
-    def commit_unit(
-        self, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None] = ()
-    ) -> None:
-        """Commit one unit, all or nothing: clips, embeddings, transcript and status.
-
-        thumbnails: file names below `thumbs/`, one a clip.
-        """
-        with self.transaction() as connection:
-            insert_result(connection, video_id, unit_id, result, thumbnails)
+    commit_unit = _in_transaction(units.insert_result)
 
     def finish_video(
         self, video_id: int, location: Location, documents: Sequence[Document], *, problem: Problem | None = None
@@ -242,20 +228,9 @@ class Catalog:
                 .values(start_s=start_s, last_s=last_s, end_s=end_s, frames=frames)
             )
 
-    def note_attempt(self, video_id: int, attempt: Attempt) -> None:
-        """Store a failed attempt at a unit of a video that is being indexed."""
-        with self.transaction() as connection:
-            note_attempt(connection, video_id, attempt)
-
-    def attempts(self, video_id: int) -> list[Attempt]:
-        """Return the failed attempts at a video, in order."""
-        with self.transaction() as connection:
-            return noted_attempts(connection, video_id)
-
-    def past_bugs(self) -> dict[bytes, int]:
-        """Return path -> video id of files that a bug of another vfindex version made fail, fully or in part."""
-        with self.transaction() as connection:
-            return past_bugs(connection)
+    note_attempt = _in_transaction(runs.note_attempt)
+    attempts = _in_transaction(runs.noted_attempts)
+    past_bugs = _in_transaction(runs.past_bugs)
 
     def fail_video(
         self,
@@ -292,10 +267,7 @@ class Catalog:
             used = set(thumbnails(connection, schema.video.c.id == video_id))
             return [*(name for name in lost if name not in used), *move_location(connection, video_id, location)]
 
-    def place(self, video_id: int, location: Location, *, moved_from: bytes | None = None) -> list[str]:
-        """Add a location to a video; return thumbnails no longer needed."""
-        with self.transaction() as connection:
-            return move_location(connection, video_id, location, moved_from=moved_from)
+    place = _in_transaction(locations.move_location)
 
     def mark_preview(self, video_id: int) -> None:
         """Mark a video as a preview, so that the next run indexes it fully."""
@@ -347,13 +319,7 @@ class Catalog:
             put(connection, "changed", "stale")
         return len(clip_ids)
 
-    def path_of(self, typed: Sequence[bytes]) -> bytes | None:
-        """Return the path in the library, of a file or a folder, that `typed` names, see `names.resolve`.
-
-        Missing files and every ingested path count. Raises UsageError.
-        """
-        with self.transaction() as connection:
-            return known_path(connection, typed)
+    path_of = _in_transaction(locations.known_path)
 
     def remove(self, path: bytes, *, exclude: bool = False) -> tuple[int, int, list[str]]:
         """Delete the file at `path`, or every file below the folder `path`, and the sources there.
@@ -381,30 +347,11 @@ class Catalog:
             newest = latest_time(connection)
             mark_missing(connection, paths, max(now(), newest.isoformat(timespec="seconds") if newest else ""))
 
-    def restore_missing(self, paths: Collection[bytes]) -> None:
-        """Restore missing files that are back unchanged."""
-        with self.transaction() as connection:
-            restore_missing(connection, paths)
-
-    def missing_files(self) -> dict[bytes, FileStamp]:
-        """Return path -> the stamp that a missing file had."""
-        with self.transaction() as connection:
-            return missing_files(connection)
-
-    def former_paths(self, video_id: int) -> Sequence[bytes]:
-        """Return the paths at which a video is missing, in order of bytes."""
-        with self.transaction() as connection:
-            return former_paths(connection, video_id)
-
-    def sidecar_states(self, video_id: int) -> set[str]:
-        """Return the sidecar states of a video at all its locations and former locations."""
-        with self.transaction() as connection:
-            return sidecar_states(connection, video_id)
-
-    def fingerprint_at(self, path: bytes) -> str | None:
-        """Return the fingerprint of the video at `path`, None if there is none."""
-        with self.transaction() as connection:
-            return fingerprint_at(connection, path)
+    restore_missing = _in_transaction(locations.restore_missing)
+    missing_files = _in_transaction(locations.missing_files)
+    former_paths = _in_transaction(locations.former_paths)
+    sidecar_states = _in_transaction(locations.sidecar_states)
+    fingerprint_at = _in_transaction(locations.fingerprint_at)
 
     def purge(self, before: str | None) -> tuple[int, int, list[str]]:
         """Delete what is missing since before a time (as `now` writes it), or all; return as `remove` does."""

@@ -170,7 +170,10 @@ def fingerprint_at(connection: Connection, path: bytes) -> str | None:
 
 
 def known_path(connection: Connection, typed: Sequence[bytes]) -> bytes | None:
-    """Return the path in the library, of a file or a folder, that `typed` names, see `names.resolve`."""
+    """Return the path in the library, of a file or a folder, that `typed` names, see `names.resolve`.
+
+    Missing files and every ingested path count. Raises UsageError.
+    """
     tables = (schema.location, schema.tombstone, schema.root, schema.begun)
 
     def is_known(path: bytes) -> bool:

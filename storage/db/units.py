@@ -144,9 +144,9 @@ def insert_units(connection: Connection, video_id: int, units: Sequence[UnitPlan
 
 
 def insert_result(
-    connection: Connection, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None]
+    connection: Connection, video_id: int, unit_id: int, result: UnitResult, thumbnails: Sequence[str | None] = ()
 ) -> None:
-    """Insert what a unit adds and mark it done. thumbnails: file names below `thumbs/`, one a clip, or none."""
+    """Commit what a unit adds, and mark it done. thumbnails: file names below `thumbs/`, one a clip, or none."""
     for number, item in enumerate(result.clips):
         name = thumbnails[number] if thumbnails else None
         insert_clip(connection, video_id, unit_id, item, name)
