@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from vfindex import __version__
 from vfindex.cli.commands import (
+    backup,
     demo,
     doctor,
     ingest,
@@ -86,6 +87,7 @@ _COMMANDS = (
     verify,
     repair,
     rebuild,
+    backup,
     upgrade,
     evaluation,
     tune,
