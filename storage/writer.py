@@ -33,6 +33,7 @@ from vfindex.storage.joint.shared import SharedSpec, spec_hash
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
 from vfindex.storage.library import INDEX_SUFFIX, Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup, put_shared_spec
+from vfindex.storage.migration import discard_former, migrate_by_copy
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Setup, UnitResult
 from vfindex.storage.settings_backup import write_backup
@@ -87,6 +88,7 @@ def writing(folder: Path) -> Iterator[Writer]:
             if is_new and writer.setup() is None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+        discard_former(place)
         writer.scrub()
 
 
@@ -127,6 +129,7 @@ class Writer:
         self.folder = folder
         for suffix in ("", "-wal", "-shm"):
             refuse_unreadable(folder / f"{DATABASE}{suffix}")
+        migrate_by_copy(folder / DATABASE)
         self.catalog = Catalog.open(folder / DATABASE)
         for suffix in ("", "-wal", "-shm"):
             share(folder / (DATABASE + suffix))
@@ -220,7 +223,7 @@ class Writer:
     def thumbnails_of(self, fingerprints: Iterable[str]) -> Iterator[Path]:
         """Yield the thumbnail files of videos, also those of uncommitted units, which no clip names."""
         by_folder: dict[str, set[str]] = {}
-        for prefix in (each.removeprefix("+")[1:33] for each in fingerprints):
+        for prefix in (each[1:33] for each in fingerprints):
             by_folder.setdefault(prefix[:2], set()).add(prefix)
         for name, prefixes in by_folder.items():
             folder = self.library.thumbs / name
@@ -240,6 +243,7 @@ class Writer:
             self.library.close()
             for part in self.folder.glob("library.db.repaired*"):
                 part.unlink(missing_ok=True)
+            discard_former(self.folder)
             try:
                 self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
             except sqlite3.DatabaseError as exc:

@@ -27,6 +27,7 @@ _STATEMENTS = (
     f"{_MANY} clip (id, video_id, unit_id, start_ms, start_s, end_s, start_uncertainty_s, crc32)"
     " SELECT i, i, i, 0, 0.0, 5.0, 0.0, 0 FROM n",
     f"{_MANY} embedding (clip_id, modality, vector, crc32) SELECT i, 'text', zeroblob({2 * DIM}), 0 FROM n",
+    f"{_MANY} frame (clip_id, times, vectors, crc32) SELECT i, zeroblob(8), zeroblob({2 * DIM}), 0 FROM n",
     f"{_MANY} segment (id, video_id, unit_id, start_s, end_s, text, language, source, crc32)"
     " SELECT i, i, i, 0.0, 5.0, 'said ' || i, 'en', 'sidecar', 0 FROM n",
     f"{_MANY} document (video_id, segment_id, kind, text) SELECT i, i, 'speech', 'said ' || i FROM n",

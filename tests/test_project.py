@@ -82,7 +82,8 @@ ROOMS = {
         *("evaluation", "service", "engine", "hits", "contents", "marks", "results", "calibration", "rank", "query"),
     ),
     "storage": (
-        *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "db", "encoders", "text"),
+        *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "migration", "db"),
+        *("encoders", "text"),
         *("joint", "files", "state_cache", "ids", "records", "modalities", "errors", "package"),
     ),
 }

@@ -149,7 +149,8 @@ def change(folder: Path, statement: str) -> None:
     "statement",
     [
         "UPDATE embedding SET vector = zeroblob(length(vector)) WHERE clip_id = 1",
-        "UPDATE embedding SET frames = zeroblob(length(frames)) WHERE clip_id = 1 AND modality = 'visual'",
+        "UPDATE frame SET vectors = zeroblob(length(vectors)) WHERE clip_id = 1",
+        "UPDATE frame SET times = zeroblob(length(times)) WHERE clip_id = 1",
         "UPDATE clip SET end_s = end_s + 1 WHERE id = 1",
         "UPDATE segment SET text = 'something else' WHERE id = 1",
         "UPDATE video SET tags = substr(tags, 2) WHERE id = 1",
@@ -178,6 +179,7 @@ def test_videos_with_damaged_rows_are_indexed_again(library: Path, made: Path, m
         (["DELETE FROM clip WHERE video_id = 1"], 1),
         (["DELETE FROM clip WHERE id = 1", "DELETE FROM embedding WHERE clip_id = 1"], 1),
         (["DELETE FROM embedding WHERE clip_id = 1 AND modality = 'speech'"], 1),
+        (["DELETE FROM frame WHERE clip_id = 1"], 1),
         (["DELETE FROM unit WHERE video_id = 1"], 1),
         (["DELETE FROM segment WHERE video_id = 1", "DELETE FROM document WHERE video_id = 1"], 1),
         (["DELETE FROM segment WHERE video_id = 1", "DELETE FROM document WHERE segment_id IS NOT NULL"], 1),
@@ -201,7 +203,7 @@ def test_lost_rows_are_found_and_restored(
         assert connection.execute("SELECT path FROM root").fetchall() == [(os.fsencode(made / "videos"),)]
 
 
-@pytest.mark.parametrize("table", ["embedding", "document_fts_data"])
+@pytest.mark.parametrize("table", ["embedding", "frame", "document_fts_data"])
 def test_a_damaged_database_is_salvaged(library: Path, made: Path, models_cache: Path, table: str) -> None:
     reader = SearchEngine.open(library)
     assert len(reader.search("the xylophone museum")) == 3
@@ -213,7 +215,7 @@ def test_a_damaged_database_is_salvaged(library: Path, made: Path, models_cache:
         file.write(os.urandom(PAGE_BYTES))
     result = verify(Library.open(library))
     assert not result.clean
-    assert len(result.redo) == (3 if table == "embedding" else 0)
+    assert len(result.redo) == (0 if table == "document_fts_data" else 3)
     report = repaired(library, made, models_cache)
     assert report.kept is not None and report.kept.is_file()
     assert report.run.indexed == len(result.redo)

@@ -34,10 +34,10 @@ from vfindex.storage.db.scrubbing import forget_removed
 from vfindex.storage.db.units import insert_units
 from vfindex.storage.db.videos import (
     delete_videos,
+    discard_replaced,
     discard_staged,
     is_unfinished,
     replace_with_staged,
-    staged_fingerprint,
     thumbnails,
     video_values,
 )
@@ -132,7 +132,7 @@ class Catalog:
         v = schema.video.c
         query = select(v.id, v.state, v.state_before, v.recognised).where(v.fingerprint == fingerprint)
         with self.transaction() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(query.where(v.staged == 0)).first()
         if row is None:
             return None
         return row.id, row.state_before if row.state == "vanished" else row.state, bool(row.recognised)
@@ -190,7 +190,7 @@ class Catalog:
         """
         values = video_values(video) | {"state": "indexing", "recognised": int(recognised), "coarse": int(coarse)}
         with self.transaction() as connection:
-            values["fingerprint"] = staged_fingerprint(connection, video.fingerprint)
+            values["staged"] = discard_replaced(connection, video.fingerprint)
             values["added_run"] = schema.newest_run if added_run is None else added_run
             video_id = inserted(connection, insert(schema.video).values(**values))
             insert_units(connection, video_id, units)
@@ -314,7 +314,7 @@ class Catalog:
             for clip_id in clip_ids:
                 own = pack_vector(others[clip_id]) if clip_id in others else packed
                 if own is not None:
-                    insert_embedding(connection, clip_id, modality, own, None)
+                    insert_embedding(connection, clip_id, modality, own)
             set_documents(connection, video_id, documents)
             put(connection, "changed", "stale")
         return len(clip_ids)

@@ -17,7 +17,7 @@ from vfindex.storage.db.engine import inserted
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.ids import listed
 from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector
-from vfindex.storage.modalities import ModalityName, frame_modality, spoken_modalities
+from vfindex.storage.modalities import ModalityName, spoken_modalities
 from vfindex.storage.records import Clip, FloatArray
 
 # A time that no video reaches: 30 years.
@@ -86,20 +86,19 @@ def insert_clip(connection: Connection, video_id: int, unit_id: int, item: Clip,
             indexed_run=schema.newest_run,
         ),
     )
-    framed = frame_modality()
     for modality, vector in item.embeddings.items():
-        frames = pack_frames(item.frame_vectors, item.frame_times_s) if modality == framed else None
-        insert_embedding(connection, clip_id, modality, pack_vector(vector), frames)
+        insert_embedding(connection, clip_id, modality, pack_vector(vector))
+    if len(item.frame_times_s):
+        times, vectors = pack_frames(item.frame_vectors, item.frame_times_s)
+        values = {"clip_id": clip_id, "times": times, "vectors": vectors, "crc32": checksum(times, vectors)}
+        connection.execute(insert(schema.frame).values(**values))
     connection.execute(upsert(schema.meta).values(key="changed", value="added").on_conflict_do_nothing())
 
 
-def insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes, frames: bytes | None) -> None:
-    """Insert a packed vector of a clip; frames: packed, of the modality with frames only."""
-    connection.execute(
-        insert(schema.embedding).values(
-            clip_id=clip_id, modality=modality, vector=vector, frames=frames, crc32=checksum(vector, frames)
-        )
-    )
+def insert_embedding(connection: Connection, clip_id: int, modality: str, vector: bytes) -> None:
+    """Insert a packed vector of a clip."""
+    values = {"clip_id": clip_id, "modality": modality, "vector": vector, "crc32": checksum(vector)}
+    connection.execute(insert(schema.embedding).values(**values))
 
 
 # A statement and its parameters -> its rows.

@@ -22,6 +22,7 @@ from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
 # Documents indexed by one statement.
 _BATCH = 10_000
+CREATE_WORDS = f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")"
 # The columns of a segment's row that its record has, in the order of its fields.
 SEGMENT_COLUMNS = tuple(schema.segment.c[field.name] for field in fields(Segment))
 
@@ -55,9 +56,7 @@ def unindex_documents(connection: Connection, condition: ColumnElement[bool]) ->
 def rebuild_index(connection: Connection, fold: int = FOLD) -> None:
     """Rebuild the FTS5 index from `document`; the index is contentless, the text is only in `document`."""
     connection.execute(text("DROP TABLE IF EXISTS document_fts"))
-    connection.execute(
-        text(f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")")
-    )
+    connection.execute(text(CREATE_WORDS))
     statement = text("INSERT INTO document_fts(rowid, text) VALUES (:id, :text)")
     query = text("SELECT id, text FROM document WHERE id > :last ORDER BY id LIMIT :batch")
     last = 0
@@ -144,7 +143,7 @@ def update_transcript(connection: Connection, video_id: int, words: TranscriptUp
         packed = pack_vector(words.text)
         for clip_id in connection.scalars(clips).all():
             if clip_id not in others:
-                insert_embedding(connection, clip_id, titled, packed, None)
+                insert_embedding(connection, clip_id, titled, packed)
     set_documents(connection, video_id, words.documents)
     connection.execute(
         update(schema.video)
@@ -165,7 +164,7 @@ def _insert_said(connection: Connection, video_id: int, said: UnitTranscript) ->
     for segment in said.segments:
         insert_segment(connection, video_id, said.unit_id, segment)
     for clip_id, vector in said.vectors.items():
-        insert_embedding(connection, clip_id, said.track, pack_vector(vector), None)
+        insert_embedding(connection, clip_id, said.track, pack_vector(vector))
     coverage = json.loads(connection.scalar(select(u.coverage).where(u.id == said.unit_id)) or "{}")
     updated = json.dumps({**coverage, said.track: said.coverage})
     connection.execute(update(schema.unit).where(u.id == said.unit_id).values(coverage=updated))

@@ -52,7 +52,7 @@ def connect(path: Path | None, *, write: bool) -> Engine:
     def creator() -> sqlite3.Connection:
         opened = None if path is None or write else opening(path)
         connection: DatabaseConnection = sqlite3.connect(
-            ":memory:" if path is None else opened.uri if opened else f"{_file_uri(path)}?mode=rwc",
+            ":memory:" if path is None else opened.uri if opened else f"{file_uri(path)}?mode=rwc",
             uri=path is not None,
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
@@ -124,11 +124,11 @@ def opening(path: Path) -> Opened:
         # Without locks SQLite keeps the log's index in private memory; without a log it needs none.
         how += "&vfs=unix-none" if _size_bytes(log) else "&immutable=1"
     if is_locked:
-        return Opened(path, f"{_file_uri(path)}?{how}", is_locked, (_stamp(path),))
+        return Opened(path, f"{file_uri(path)}?{how}", is_locked, (_stamp(path),))
     if is_remote:
         _revalidate(path)
     files = _stamp(path, with_times=True), *_log_stamp(log)
-    return Opened(path, f"{_file_uri(path)}?{how}", is_locked, files)
+    return Opened(path, f"{file_uri(path)}?{how}", is_locked, files)
 
 
 def _size_bytes(path: Path) -> int:
@@ -278,7 +278,7 @@ def time_limit(connection: Connection, until_s: float | None) -> Iterator[None]:
         driver.set_progress_handler(None, 0)
 
 
-def _file_uri(path: Path) -> str:
+def file_uri(path: Path) -> str:
     return f"file:{quote(os.fsencode(path.absolute()))}"
 
 

@@ -5,9 +5,9 @@ its default counts 0, so that an additive migration breaks no seal. Temporary tr
 seals; SQLite forgets these with the connection, and no statement can leave a seal out. Rows from before seals have NULL
 until the migration that adds the column. Vectors have a checksum of their own, and are too large to be written twice.
 
-A video's column `held` counts the rows of its own: places, tries, units, clips, vectors and segments. Settings count
-videos, roots and exclusions. Temporary triggers keep these too. NULL, as a row has it that was not counted yet, says
-nothing. Words of full text search are derived, and compared with what they are derived from.
+A video's column `held` counts the rows of its own: places, tries, units, clips, vectors, rows of frames and segments.
+Settings count videos, roots and exclusions. Temporary triggers keep these too. NULL, as a row has it that was not
+counted yet, says nothing. Words of full text search are derived, and compared with what they are derived from.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ SEALED: tuple[Table, ...] = tuple(
 
 
 def register(connection: sqlite3.Connection) -> None:
-    """Register the SQL functions `seal_TABLE(columns...)` on a connection."""
+    """Register the SQL functions `seal_TABLE(columns...)` and `crc32_of(parts...)` on a connection."""
     for table in SEALED:
         columns = _columns(table)
         keys = [(column.name.encode() + b"\0", _default(column)) for column in columns]
         connection.create_function(f"seal_{table.name}", len(columns), _Seal(keys), deterministic=True)
+    connection.create_function("crc32_of", -1, checksum, deterministic=True)
 
 
 class _Seal:
@@ -143,10 +144,12 @@ COUNTED: Mapping[Table, tuple[str, str]] = {
 }
 COUNTS: Mapping[str, Table] = {f"rows of {table.name}": table for table in COUNTED}
 _IS_COUNT = f"key IN ({', '.join(map(repr, COUNTS))})"
+# Tables whose rows go with a clip.
+_OF_CLIPS = (schema.embedding.name, schema.frame.name)
 # SQL of how many rows a video has.
 HELD_NOW = " + ".join(
     [f"(SELECT count(*) FROM {table.name} o WHERE o.video_id = video.id)" for table in OWNED]
-    + ["(SELECT count(*) FROM clip c JOIN embedding e ON e.clip_id = c.id WHERE c.video_id = video.id)"]
+    + [f"(SELECT count(*) FROM clip c JOIN {t} e ON e.clip_id = c.id WHERE c.video_id = video.id)" for t in _OF_CLIPS]
 )
 
 
@@ -154,13 +157,16 @@ def _triggers() -> Iterator[tuple[str, str]]:
     """Yield (event, statement)."""
     for table in OWNED:
         # The vectors of a clip go after it, and no longer find their video.
-        vectors = " + (SELECT count(*) FROM embedding e WHERE e.clip_id = {}.id)" if table is schema.clip else ""
-        fewer, more = (_add(f"{sign} (1{vectors.format(row)})", f"{row}.video_id") for sign, row in _CHANGES)
+        count = " + (SELECT count(*) FROM {} e WHERE e.clip_id = {}.id)"
+        vectors = [count.format(each, "{0}") for each in _OF_CLIPS] if table is schema.clip else []
+        ones = "1" + "".join(vectors)
+        fewer, more = (_add(f"{sign} ({ones.format(row)})", f"{row}.video_id") for sign, row in _CHANGES)
         yield f"AFTER INSERT ON main.{table.name}", more
         yield f"BEFORE DELETE ON main.{table.name}", fewer
         yield f"AFTER UPDATE OF video_id ON main.{table.name}", f"{fewer}; {more}"
     for (sign, row), event in zip(_CHANGES, ("AFTER DELETE", "AFTER INSERT"), strict=True):
-        yield f"{event} ON main.embedding", _add(f"{sign} 1", f"(SELECT video_id FROM clip WHERE id = {row}.clip_id)")
+        for name in _OF_CLIPS:
+            yield f"{event} ON main.{name}", _add(f"{sign} 1", f"(SELECT video_id FROM clip WHERE id = {row}.clip_id)")
         for key, table in COUNTS.items():
             change = f"UPDATE meta SET value = CAST(value {sign} 1 AS TEXT) WHERE key = '{key}'"
             yield f"{event} ON main.{table.name}", change
@@ -203,6 +209,12 @@ def count_rows_of(connection: Connection, video_ids: Collection[int] | None = No
     chosen = f"{HELD} IS NULL" if video_ids is None else "id IN (SELECT value FROM json_each(:ids))"
     values = {} if video_ids is None else {"ids": json.dumps(list(video_ids))}
     connection.execute(text(f"UPDATE video SET {HELD} = {HELD_NOW} WHERE {chosen}"), values)
+
+
+def count_frames(connection: Connection) -> None:
+    """Add the frames to the counts of videos from a library that had them in its vectors' rows."""
+    frames = "SELECT count(*) FROM clip c JOIN frame f ON f.clip_id = c.id WHERE c.video_id = video.id"
+    connection.execute(text(f"UPDATE video SET {HELD} = {HELD} + ({frames})"))
 
 
 def count_again(connection: Connection, table: Table, at_least: int = 0) -> None:
@@ -313,15 +325,19 @@ def _broken_seals(stream: Stream) -> Iterator[tuple[int, str]]:
 
 def _false_checksums(stream: Stream) -> Iterator[tuple[int, str]]:
     """Yield the videos whose clips, vectors or segments do not match their column `crc32`."""
-    c, e, s = schema.clip.c, schema.embedding.c, schema.segment.c
+    c, e, f, s = schema.clip.c, schema.embedding.c, schema.frame.c, schema.segment.c
     fault = "does not match its checksum"
     for row in stream(select(c.id, c.video_id, c.start_ms, c.start_s, c.end_s, c.crc32)):
         if row.crc32 != checksum(row.start_ms, row.start_s, row.end_s):
             yield row.video_id, f"clip {row.id} {fault}"
-    embeddings = select(e.clip_id, c.video_id, e.modality, e.vector, e.frames, e.crc32)
+    embeddings = select(e.clip_id, c.video_id, e.modality, e.vector, e.crc32)
     for row in stream(embeddings.join_from(schema.embedding, schema.clip)):
-        if row.crc32 != checksum(row.vector, row.frames):
+        if row.crc32 != checksum(row.vector):
             yield row.video_id, f"the {row.modality} vector of clip {row.clip_id} {fault}"
+    frames = select(f.clip_id, c.video_id, f.times, f.vectors, f.crc32)
+    for row in stream(frames.join_from(schema.frame, schema.clip)):
+        if row.crc32 != checksum(row.times, row.vectors):
+            yield row.video_id, f"the row of frames of clip {row.clip_id} {fault}"
     for row in stream(select(s.id, s.video_id, s.start_s, s.end_s, s.text, s.crc32)):
         if row.crc32 != checksum(row.start_s, row.end_s, row.text):
             yield row.video_id, f"segment {row.id} {fault}"

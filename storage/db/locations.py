@@ -159,7 +159,7 @@ def paths_by_fingerprint(snapshot: Snapshot, fingerprints: Iterable[str]) -> dic
     query = select(v.fingerprint, func.min(loc.path).label("path")).join_from(
         schema.video, schema.location, loc.video_id == v.id, isouter=True
     )
-    rows = snapshot.stream(query.where(v.fingerprint.in_(chosen)).group_by(v.fingerprint))
+    rows = snapshot.stream(query.where(v.fingerprint.in_(chosen), v.staged == 0).group_by(v.fingerprint))
     return {row.fingerprint: row.path for row in rows}
 
 

@@ -16,11 +16,11 @@ SQL that does the same to a library of before. What is released is never edited,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, DefaultClause, insert, select, text
+from sqlalchemy import Column, Connection, DefaultClause, Table, insert, select, text
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.documents import rebuild_index, stored_fold
@@ -109,13 +109,46 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
         "ALTER TABLE video ADD COLUMN start_timecode TEXT",
         "ALTER TABLE clip ADD COLUMN indexed_run INTEGER",
     ),
+    # Vectors and frames get tables of their own, and a staged video a column instead of a plus sign before its
+    # fingerprint. `storage/migration.py` copies the library for it, with the rows that `rows_of` selects.
+    "separate_frames": (),
 }
+# Of a new library, too.
+TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))
 # What older readers must know of to read a library: one that knows no tracks takes the text of all for speech.
-BREAKING = ("create_tables", "create_full_text_index", "index_every_script", "give_segments_a_track")
+BREAKING = (
+    *("create_tables", "create_full_text_index", "index_every_script", "give_segments_a_track", "separate_frames"),
+)
 # Without these, today's reader cannot read a library.
 REQUIRED = frozenset({"create_tables", "create_full_text_index", "index_every_script"})
 # The setting that says how many of BREAKING a reader must know to read the library.
 MIN_READER = "min_reader"
+# Selects the tables of a library with their columns, in order.
+EVERY_COLUMN = (
+    "SELECT m.name, c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
+    " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+)
+# Done by a copy, not by statements in place.
+BY_COPY = "separate_frames"
+# Before it, the times and vectors of a clip's frames stood behind each other in a column of its row in `embedding`,
+# after their number in 4 bytes, and `crc32` was of both columns.
+_COUNT = "((length(e.frames) - 4) / (8 + length(e.vector)))"
+_TIMES, _VECTORS = f"substr(e.frames, 5, 8 * {_COUNT})", f"substr(e.frames, 5 + 8 * {_COUNT})"
+# A damaged row stays one: no checksum is negative.
+_CHECKED = "CASE WHEN e.crc32 = crc32_of(e.vector, e.frames) THEN crc32_of({}) ELSE -1 END"
+_STAGED = "substr(e.fingerprint, 1, 1) = '+'"
+# Table -> column -> its value in a library from before the copy; `e` is the row.
+_EARLIER: Mapping[str, Mapping[str, str]] = {
+    "embedding": {"crc32": _CHECKED.format("e.vector")},
+    "frame": {"times": _TIMES, "vectors": _VECTORS, "crc32": _CHECKED.format(f"{_TIMES}, {_VECTORS}")},
+    "video": {
+        "fingerprint": f"CASE WHEN {_STAGED} THEN substr(e.fingerprint, 2) ELSE e.fingerprint END",
+        "staged": _STAGED,
+        "seal": f"CASE WHEN {_STAGED} THEN NULL ELSE e.seal END",
+        "held": "e.held + (SELECT count(*) FROM {place}.clip c JOIN {place}.embedding o ON o.clip_id = c.id"
+        " WHERE c.video_id = e.id AND o.frames IS NOT NULL)",
+    },
+}
 
 
 def migrate(connection: Connection) -> None:
@@ -123,24 +156,16 @@ def migrate(connection: Connection) -> None:
 
     Raises LibraryVersion if it holds migrations that this vfindex does not know.
     """
-    applied = applied_migrations(connection)
-    newer = sorted(set(applied) - set(MIGRATIONS))
-    if newer:
-        raise LibraryVersion(
-            f"this library was written by a newer vfindex (it has the migration '{newer[0]}'); "
-            "upgrade with: pip install --upgrade vfindex"
-        )
-    lacking = [name for name in MIGRATIONS if name not in applied]
-    if not applied:
+    if is_before_copy(connection):
+        raise LibraryVersion("this library was written by an older vfindex; run `vfindex ingest` once to update it")
+    lacking = _lacking(connection)
+    if len(lacking) == len(MIGRATIONS):
         create_tables(connection)
     elif lacking:
-        for statement in (statement for name in lacking for statement in MIGRATIONS[name]):
-            _execute(connection, statement)
+        _apply(connection, lacking)
         seal_rows(connection)
         count_rows_of(connection)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    for name in lacking:
-        connection.execute(insert(schema.migration).values(name=name, applied_at=now))
+    _record(connection, lacking)
     keep_seals(connection)
     begin_counts(connection)
     connection.execute(
@@ -157,6 +182,44 @@ def migrate(connection: Connection) -> None:
         )
     if held < FOLD:
         rebuild_index(connection)
+
+
+def migrate_in_place(connection: Connection) -> None:
+    """Bring a library from before `BY_COPY` as far as statements do; the copy derives what is derived."""
+    lacking = [name for name in _lacking(connection) if name != BY_COPY]
+    _apply(connection, lacking)
+    _record(connection, lacking)
+    if lacking:
+        values = {"key": MIN_READER, "value": str(len(BREAKING) - 1)}
+        connection.execute(text("INSERT OR REPLACE INTO meta (key, value) VALUES (:key, :value)"), values)
+
+
+def is_before_copy(connection: Connection) -> bool:
+    """Return whether a library has the layout from before `BY_COPY`."""
+    return "frames" in _columns(connection, "embedding")
+
+
+def _lacking(connection: Connection) -> list[str]:
+    """Return the migrations that the database lacks, in order. Raises LibraryVersion if it has unknown ones."""
+    applied = applied_migrations(connection)
+    newer = sorted(set(applied) - set(MIGRATIONS))
+    if newer:
+        raise LibraryVersion(
+            f"this library was written by a newer vfindex (it has the migration '{newer[0]}'); "
+            "upgrade with: pip install --upgrade vfindex"
+        )
+    return [name for name in MIGRATIONS if name not in applied]
+
+
+def _apply(connection: Connection, names: Sequence[str]) -> None:
+    for statement in (statement for name in names for statement in MIGRATIONS[name]):
+        _execute(connection, statement)
+
+
+def _record(connection: Connection, names: Sequence[str]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for name in names:
+        connection.execute(insert(schema.migration).values(name=name, applied_at=now))
 
 
 def _execute(connection: Connection, statement: str) -> None:
@@ -176,9 +239,8 @@ def create_tables(connection: Connection) -> None:
     `migrate` creates the index of words.
     """
     schema.metadata.create_all(connection)
-    for statement in MIGRATIONS["record_index_changes"]:
-        if statement.startswith("CREATE TRIGGER"):
-            connection.exec_driver_sql(statement)
+    for statement in TRIGGERS:
+        connection.exec_driver_sql(statement)
 
 
 def min_reader(connection: Connection) -> int:
@@ -208,25 +270,55 @@ def completing_statements(connection: Connection) -> tuple[str, ...]:
         raise LibraryVersion(
             "this library was written by an older vfindex; run `vfindex ingest` once with this version to update it"
         )
-    return () if applied >= MIGRATIONS.keys() else tuple(_completing(connection))
-
-
-def _completing(connection: Connection) -> Iterator[str]:
-    every = text(
-        "SELECT m.name, c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
-        " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+    return (
+        () if applied >= MIGRATIONS.keys() else tuple(temporary_tables(connection.exec_driver_sql(EVERY_COLUMN).all()))
     )
+
+
+def temporary_tables(columns: Iterable[Iterable[str]], *, counts: bool = True) -> Iterator[str]:
+    """Yield the statements that show an older library as one of today.
+
+    Temporary tables and views come before those of the library under the same names. columns: rows of EVERY_COLUMN.
+    counts: see `rows_of`.
+    """
     columns_of: dict[str, list[str]] = {}
-    for table_name, column_name in connection.execute(every):
+    for table_name, column_name in columns:
         columns_of.setdefault(table_name, []).append(column_name)
+    is_before = "frames" in columns_of.get("embedding", ())
     for table in schema.metadata.sorted_tables:
-        stored = columns_of.get(table.name)
+        names = [column.name for column in table.columns]
+        stored = columns_of.get(_source(table, is_before))
         if stored is None:
-            columns = ", ".join(column.name for column in table.columns)
-            yield f"CREATE TEMP TABLE {table.name} ({columns})"
-        elif missing := [column for column in table.columns if column.name not in stored]:
-            shown = ", ".join([*stored, *(f"{_default(column)} AS {column.name}" for column in missing)])
-            yield f"CREATE TEMP VIEW {table.name} AS SELECT {shown} FROM main.{table.name}"
+            yield f"CREATE TEMP TABLE {table.name} ({', '.join(names)})"
+        elif not set(names) <= set(stored):
+            yield f"CREATE TEMP VIEW {table.name} AS {rows_of(table, stored, is_before, counts=counts)}"
+
+
+def rows_of(table: Table, stored: Sequence[str], is_before: bool, *, place: str = "main", counts: bool = True) -> str:
+    """Return the SELECT of a table's rows, with today's columns, in an older library; the row is `e`.
+
+    They have their row ids too, except those of the old `embedding`. stored: the columns that the library has.
+    is_before: it has the layout from before `BY_COPY`. place: the database's name. counts: frames count among the rows
+    of a video, which reads other tables.
+    """
+    earlier = _EARLIER.get(table.name, {}) if is_before else {}
+
+    def value(column: Column[Any]) -> str:
+        name = column.name
+        is_known = name in stored or name not in ("seal", "held")
+        if name in earlier and is_known and (counts or name != "held"):
+            return f"{earlier[name].format(place=place)} AS {name}"
+        return f"e.{name}" if name in stored else f"{_default(column)} AS {name}"
+
+    has_row_ids = not (is_before and _source(table, is_before) == schema.embedding.name)
+    shown = ", ".join([*(["e.rowid AS rowid"] if has_row_ids else []), *map(value, table.columns)])
+    source = f"SELECT {shown} FROM {place}.{_source(table, is_before)} e"
+    return f"{source} WHERE e.frames IS NOT NULL" if is_before and table is schema.frame else source
+
+
+def _source(table: Table, is_before: bool) -> str:
+    """Return the table of an older library that has the rows of `table`."""
+    return schema.embedding.name if is_before and table is schema.frame else table.name
 
 
 def _default(column: Column[Any]) -> str:

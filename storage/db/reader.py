@@ -25,7 +25,7 @@ from vfindex.storage.db.videos import StoredVideo, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS
-from vfindex.storage.joint.codecs import unpack_all_frames, unpack_frames, unpack_vector, unpack_vectors
+from vfindex.storage.joint.codecs import unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.modalities import ModalityName, spoken_modalities
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Segment
@@ -239,19 +239,23 @@ class Snapshot:
         """Return the embeddings of clips, frame vectors included."""
         e = schema.embedding.c
         found: dict[int, dict[ModalityName, FloatArray]] = {id_: {} for id_ in ids}
-        frames: dict[int, tuple[FloatArray, NDArray[np.float64]]] = {}
-        for row in self._by_id(select(e.clip_id, e.modality, e.vector, e.frames), e.clip_id, ids):
+        for row in self._by_id(select(e.clip_id, e.modality, e.vector), e.clip_id, ids):
             found[row.clip_id][row.modality] = unpack_vector(row.vector)
-            if row.frames is not None:
-                frames[row.clip_id] = unpack_frames(row.frames)
+        frames = self._frames(json.dumps(list(ids)))
         return {id_: StoredVectors(found[id_], *frames.get(id_, no_frames())) for id_ in ids}
+
+    def _frames(self, ids: str) -> dict[int, tuple[FloatArray, NDArray[np.float64]]]:
+        """Return clip id -> (frame vectors, times) of the clips that have frames. ids: a list in JSON."""
+        rows = self._fetched(f"SELECT clip_id, times, vectors FROM frame WHERE clip_id IN {_AMONG}", (ids,))
+        unpacked = unpack_frames([(times, vectors) for _, times, vectors in rows])
+        return {clip_id: frames for (clip_id, _, _), frames in zip(rows, unpacked, strict=True)}
 
     def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
         """Return clip id -> (clip, its vectors) for the searchable ones of `ids`."""
         rows = self._fetched(
-            "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector, e.frames FROM clip c"
+            "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector FROM clip c"
             " JOIN video v ON v.id = c.video_id LEFT JOIN embedding e ON e.clip_id = c.id"
-            " WHERE c.id IN (SELECT value FROM json_each(?)) AND v.state IN ('indexed', 'partial')",
+            f" WHERE c.id IN {_AMONG} AND v.state IN ('indexed', 'partial')",
             (json.dumps(list(ids)),),
         )
         clips = {id_: stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
@@ -260,9 +264,7 @@ class Snapshot:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
             for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
                 embeddings[id_][modality] = vector
-        framed = {row[0]: row[7] for row in rows if row[7] is not None}
-        frames = dict(zip(framed, unpack_all_frames(list(framed.values())), strict=True))
-        none = no_frames()
+        frames, none = self._frames(json.dumps(list(clips))), no_frames()
         return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(
@@ -369,7 +371,7 @@ class Snapshot:
 
     def video_with(self, fingerprint: str) -> StoredVideo | None:
         """Return the video with this fingerprint, or None."""
-        found = select(schema.video.c.id).where(schema.video.c.fingerprint == fingerprint)
+        found = select(schema.video.c.id).where(schema.video.c.fingerprint == fingerprint, schema.video.c.staged == 0)
         rows = self._rows(found) if fingerprint.isascii() else ()  # bytes of a path may not even be UTF-8
         return self.videos([rows[0].id])[0] if rows else None
 

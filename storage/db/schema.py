@@ -61,13 +61,13 @@ meta = Table(
 # One row a content. `state`: progress; `state_before`: the state that a missing (`vanished`) video returns to.
 # `problem`: JSON of a Problem without its path. `coarse`: indexed as a preview; a later run indexes it fully. `held`:
 # how many rows it has, see integrity.py. `added_run`: the run that first began the content, kept by a staged re-index
-# and by an upgrade; NULL before it was recorded. A row whose fingerprint begins with a plus sign is a staged re-index
-# of the one without it, see videos.py.
+# and by an upgrade; NULL before it was recorded. `staged`: 1 for a staged re-index of the searchable video with this
+# fingerprint, see videos.py.
 video = Table(
     "video",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("fingerprint", Text, nullable=False, unique=True),
+    Column("fingerprint", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("size_bytes", Integer, nullable=False),
     Column("container", Text, nullable=False),
@@ -93,6 +93,8 @@ video = Table(
     Column("fps", Text),
     Column("time_base", Text),
     Column("start_timecode", Text),
+    Column("staged", Integer, nullable=False, default=0, server_default="0"),
+    UniqueConstraint("fingerprint", "staged"),
     CheckConstraint("state IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined', 'vanished')"),
     CheckConstraint("state_before IN ('indexing', 'indexed', 'partial', 'failed', 'quarantined')"),
     # Few videos are not searchable; a search finds them without a scan of all.
@@ -201,16 +203,27 @@ clip = Table(
     sqlite_autoincrement=True,
 )
 
-# vector: float16. frames: for visual, times and vectors of the clip's frames, as `codecs.pack_frames` writes them.
+# vector: float16. With row ids, because a row of more than 1,002 bytes in a table without them takes a page of its own
+# (docs/decisions/storage.md).
 embedding = Table(
     "embedding",
     metadata,
-    Column("clip_id", Integer, ForeignKey("clip.id", ondelete="CASCADE"), primary_key=True),
-    Column("modality", Text, primary_key=True),
+    Column("id", Integer, primary_key=True),
+    _owner("clip.id"),
+    Column("modality", Text, nullable=False),
     Column("vector", LargeBinary, nullable=False),
-    Column("frames", LargeBinary),
     Column("crc32", Integer, nullable=False),
-    sqlite_with_rowid=False,
+    UniqueConstraint("clip_id", "modality"),
+)
+
+# The frames of a clip: times (n float64) and vectors (n x dim float16).
+frame = Table(
+    "frame",
+    metadata,
+    Column("clip_id", Integer, ForeignKey("clip.id", ondelete="CASCADE"), primary_key=True),
+    Column("times", LargeBinary, nullable=False),
+    Column("vectors", LargeBinary, nullable=False),
+    Column("crc32", Integer, nullable=False),
 )
 
 # track: the modality that the segment is of.

@@ -48,7 +48,9 @@ def stored_unit(snapshot: Snapshot, video_id: int, plan: UnitPlan) -> StoredUnit
 def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
     """Return the fingerprints of the videos that were indexed with speech recognition on."""
     v = schema.video.c
-    return frozenset(row.fingerprint for row in snapshot.stream(select(v.fingerprint).where(v.recognised == 1)))
+    return frozenset(
+        row.fingerprint for row in snapshot.stream(select(v.fingerprint).where(v.recognised == 1, v.staged == 0))
+    )
 
 
 def preview_videos(snapshot: Snapshot) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Videos: as rows, as records, and the staged re-index of one that searches still see.
 
-A staged video is a row of its own under the fingerprint with a plus sign before it, which no search sees; one
-transaction puts it in the place of the old one, with all its paths.
+A staged video is a second row with the same fingerprint, which no search sees; one transaction puts it in the place of
+the old one, with all its paths.
 """
 
 from __future__ import annotations
@@ -68,23 +68,24 @@ def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int
     return count
 
 
-_MARK = "+"
-_AFTER = chr(ord(_MARK) + 1)
-
-
-def staged_fingerprint(connection: Connection, fingerprint: str) -> str:
-    """Return the fingerprint for a new row, and delete what has it: a staged one if the video is searchable already."""
+def discard_replaced(connection: Connection, fingerprint: str) -> int:
+    """Return whether a new row is staged, because the video is searchable, and delete the row that it replaces."""
     v = schema.video.c
-    searchable = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
-    key = fingerprint if searchable is None else _MARK + fingerprint
-    delete_videos(connection, v.fingerprint == key)
-    return key
+    staged = int(_searchable(connection, fingerprint) is not None)
+    delete_videos(connection, (v.fingerprint == fingerprint) & (v.staged == staged))
+    return staged
+
+
+def _searchable(connection: Connection, fingerprint: str) -> int | None:
+    v = schema.video.c
+    query = select(v.id).where(v.fingerprint == fingerprint, v.staged == 0, v.state.in_(SEARCHABLE))
+    return connection.scalar(query)
 
 
 def is_unfinished(fingerprint: str) -> ColumnElement[bool]:
     """Return the SQL condition that a video is being indexed, staged or not."""
     v = schema.video.c
-    return v.fingerprint.in_((fingerprint, _MARK + fingerprint)) & (v.state == "indexing")
+    return (v.fingerprint == fingerprint) & (v.state == "indexing")
 
 
 def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
@@ -93,13 +94,12 @@ def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
     Returns thumbnails no longer needed.
     """
     v = schema.video.c
-    key = connection.scalar(select(v.fingerprint).where(v.id == video_id)) or ""
-    if not key.startswith(_MARK):
+    staged = select(v.fingerprint).where(v.id == video_id, v.staged == 1).scalar_subquery()
+    if connection.scalar(select(staged)) is None:
         return []
-    fingerprint = key.removeprefix(_MARK)
-    old = connection.execute(select(v.id, v.added_run).where(v.fingerprint == fingerprint)).first()
+    old = connection.execute(select(v.id, v.added_run).where(v.fingerprint == staged, v.staged == 0)).first()
     names: list[str] = []
-    changes: dict[str, Any] = {"fingerprint": fingerprint}
+    changes: dict[str, Any] = {"staged": 0}
     if old is not None:
         for table in (schema.location, schema.tombstone):
             connection.execute(update(table).where(table.c.video_id == old.id).values(video_id=video_id))
@@ -114,21 +114,17 @@ def replace_with_staged(connection: Connection, video_id: int) -> list[str]:
 def discard_staged(connection: Connection, fingerprint: str) -> int | None:
     """Delete the staged row of a searchable video; return the id of that video, None if there is none."""
     v = schema.video.c
-    video_id = connection.scalar(select(v.id).where(v.fingerprint == fingerprint, v.state.in_(SEARCHABLE)))
+    video_id = _searchable(connection, fingerprint)
     if video_id is not None:
-        delete_videos(connection, v.fingerprint == _MARK + fingerprint)
+        delete_videos(connection, (v.fingerprint == fingerprint) & (v.staged == 1))
     return video_id
 
 
 def delete_orphaned_staged(connection: Connection) -> list[str]:
     """Delete staged rows whose video is gone; return thumbnails no longer needed."""
-    v = schema.video.c
-    staged = select(v.id, v.fingerprint).where(v.fingerprint >= _MARK, v.fingerprint < _AFTER)
-    gone = [
-        video_id
-        for video_id, key in connection.execute(staged).all()
-        if connection.scalar(select(v.id).where(v.fingerprint == key.removeprefix(_MARK))) is None
-    ]
+    v, old = schema.video.c, schema.video.alias()
+    kept = select(old.c.id).where(old.c.fingerprint == v.fingerprint, old.c.staged == 0).correlate(schema.video)
+    gone = list(connection.scalars(select(v.id).where(v.staged == 1, ~kept.exists())))
     names = thumbnails(connection, v.id.in_(gone))
     delete_videos(connection, v.id.in_(gone))
     return names
@@ -141,7 +137,7 @@ def delete_unfinished(connection: Connection, is_removed: Callable[[bytes], bool
     """
     v, b = schema.video.c, schema.begun.c
     query = select(v.id, b.path).select_from(schema.video).outerjoin(schema.begun).where(v.state == "indexing")
-    rows = connection.execute(query.where(~v.fingerprint.startswith(_MARK))).all()
+    rows = connection.execute(query.where(v.staged == 0)).all()
     gone = [row.id for row in rows if row.path is None or is_removed(row.path)]
     names = thumbnails(connection, v.id.in_(gone))
     delete_videos(connection, v.id.in_(gone))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +15,12 @@ from sqlalchemy import Text, case, cast, delete, func, select, text, update
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.documents import rebuild_index, set_documents, unindex_documents
-from vfindex.storage.db.engine import DatabaseConnection, any_text, check_integrity, connect
+from vfindex.storage.db.engine import any_text, check_integrity, connect
 from vfindex.storage.db.integrity import count_rows_of, is_broken, put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import delete_videos, video_values
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.files.permissions import share
-from vfindex.storage.files.regular import sync_folder
+from vfindex.storage.files.replacement import discard_database, replace_database
 from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
 from vfindex.storage.maintenance.salvage import Salvage, salvage
 from vfindex.storage.records import Document, Video
@@ -62,21 +59,20 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
     finally:
         engine.dispose()
     new = place / _NEW
-    _discard(new)
+    discard_database(new)
     try:
         found = salvage(database, new)
         _set_aside_in(new, found)
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        share(new)
-        return found, _swap(database, new)
+        kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
+        replace_database(database, new, kept)
+        return found, kept
     except OSError as exc:
         raise LibraryError(
             f"{database} could not be replaced ({exc.strerror}); see to the disk and run `vfindex repair` again: "
             "nothing has been changed"
         ) from exc
     finally:
-        _discard(new)
+        discard_database(new)
 
 
 def _set_aside_in(new: Path, found: Salvage) -> None:
@@ -90,39 +86,6 @@ def _set_aside_in(new: Path, found: Salvage) -> None:
         catalog.close()
     with closing(sqlite3.connect(new)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")  # the log goes into the file
-
-
-def _swap(database: Path, new: Path) -> Path:
-    """Rename the new database to the old name; return the path of the old one.
-
-    At every instant one of the two has the name, never with the other's log, which SQLite would replay.
-    """
-    kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
-    log = database.with_name(database.name + "-wal")
-    with closing(sqlite3.connect(database, factory=DatabaseConnection)) as connection, suppress(sqlite3.DatabaseError):
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
-        if path.exists() and path.stat().st_size:  # a log that could not be moved into the database is kept as well
-            _link(path, name)
-    sync_folder(database.parent)
-    for suffix in ("-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
-    new.replace(database)
-    sync_folder(database.parent)
-    return kept
-
-
-def _link(path: Path, name: Path) -> None:
-    try:
-        os.link(path, name)
-    except OSError:
-        shutil.copyfile(path, name)
-        share(name)
-
-
-def _discard(database: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -184,7 +147,8 @@ def delete_orphans(catalog: Catalog) -> int:
         for table, row_id, *_ in found:
             if row_id is not None:
                 connection.exec_driver_sql(f"DELETE FROM {table} WHERE rowid = ?", (row_id,))
-        connection.exec_driver_sql("DELETE FROM embedding WHERE clip_id NOT IN (SELECT id FROM clip)")
+        for table in ("embedding", "frame"):
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE clip_id NOT IN (SELECT id FROM clip)")
     return len(found)
 
 

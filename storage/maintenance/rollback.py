@@ -11,6 +11,7 @@ from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.writes import on_disk
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
+from vfindex.storage.migration import migrate_by_copy
 from vfindex.storage.settings_backup import write_backup
 from vfindex.storage.writer import locked
 
@@ -23,7 +24,8 @@ def roll_back(folder: Path) -> Path:
     left = Library.open(folder)
     with locked(folder):
         place = model_versions.version_folder(folder, model_versions.earlier(folder)[0])
-        with closing(Catalog.open(place / "library.db")) as catalog:  # brings an older one up to date
+        migrate_by_copy(place / "library.db")
+        with closing(Catalog.open(place / "library.db")) as catalog:
             removed = _exclusions(left)
             if removed is not None:
                 replace_exclusions(catalog, removed, now())

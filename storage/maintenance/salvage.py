@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,11 @@ from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.documents import insert_document
 from vfindex.storage.db.engine import DatabaseConnection, decoded, opening, translated
 from vfindex.storage.db.integrity import (
+    HELD,
+    HELD_NOW,
     SEAL,
     begin_counts,
+    count_frames,
     count_rows_of,
     is_broken,
     keep_no_counts,
@@ -27,6 +30,7 @@ from vfindex.storage.db.integrity import (
     put,
     register,
 )
+from vfindex.storage.db.migrations import EVERY_COLUMN, temporary_tables
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.codecs import checksum
@@ -39,6 +43,8 @@ _AGAIN = "; put back library.db from a backup, or move the library away and make
 NEAR_KEYS = 4096
 STEP_GROWTH = 1.2
 MAX_KEY = 2**62
+# Table -> its columns of vectors and times, which `crc32` is of.
+_BLOBS: Mapping[Table, tuple[str, ...]] = {schema.embedding: ("vector",), schema.frame: ("times", "vectors")}
 # Not copied: documents are made from titles and segments, migrations by opening the new database.
 _DERIVED = ("document", "migration")
 # Videos that may have lost rows of a table in a range of keys: a unit's rows were written one after the other, so that
@@ -104,11 +110,14 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     """Copy all tables. blobs: vectors too; without them only the result of their checksum is copied."""
     found = Salvage()
     with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
+        is_before = _show_as_today(source)
         keep_no_counts(connection)
         # Generations come last: before the first of them no vector is recorded as changed.
         for table in sorted(schema.metadata.sorted_tables, key=lambda table: table is schema.generation):
             if table.name not in _DERIVED:
                 _copy(source, connection, table, found, blobs=blobs)
+        if is_before:
+            count_frames(connection)
         count_rows_of(connection)
         begin_counts(connection)
         restore(connection, damaged.parent)
@@ -116,11 +125,13 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
         _write_words(source, connection, found)
         _keep_counting(source, connection)
         name = schema.index_change.name
-        if name in found.lost or not source.execute(f"PRAGMA table_info({name})").fetchall():
+        if name in found.lost or not _columns(source, name):
             # It is unknown which rows of the index are valid: searches scan exactly until the repair publishes.
             connection.execute(text("DELETE FROM generation"))
         put(connection, "changed", "stale")
-        found.videos |= _may_lack_rows(connection, found)
+        found.videos |= _may_lack_rows(
+            connection, found, [schema.frame.name, *([schema.embedding.name] if is_before else [])]
+        )
     return found
 
 
@@ -134,7 +145,6 @@ def _open(damaged: Path) -> sqlite3.Connection | None:
     try:
         if not opened.is_locked:
             source.execute("PRAGMA locking_mode=EXCLUSIVE")
-        register(source)
         source.text_factory = decoded
         source.execute("PRAGMA trusted_schema=OFF")
         source.execute("PRAGMA cell_size_check=ON")
@@ -149,6 +159,24 @@ def _open(damaged: Path) -> sqlite3.Connection | None:
     return source
 
 
+def _show_as_today(source: sqlite3.Connection) -> bool:
+    """Show a library as one of today, see `temporary_tables`; return whether its frames stand in `embedding`."""
+    register(source)
+    for statement in temporary_tables(source.execute(EVERY_COLUMN).fetchall(), counts=False):
+        source.execute(statement)
+    return "frames" in _columns(source, schema.embedding.name)
+
+
+def _columns(source: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in source.execute(f"PRAGMA main.table_info({table})")]
+
+
+def _key(source: sqlite3.Connection, table: str) -> str:
+    """Return the column by which a table is read, see `migrations.rows_of`."""
+    is_before = table == schema.embedding.name and "frames" in _columns(source, table)
+    return "clip_id" if is_before or table == schema.frame.name else "rowid"
+
+
 def _check_settings(connection: Connection, damaged: Path) -> None:
     if connection.scalar(text("SELECT count(*) FROM meta WHERE key IN ('setup', 'priors')")) != 2:
         raise LibraryDamaged(
@@ -158,13 +186,9 @@ def _check_settings(connection: Connection, damaged: Path) -> None:
 
 
 def _copy(source: sqlite3.Connection, connection: Connection, table: Table, found: Salvage, *, blobs: bool) -> None:
-    """Copy a table's rows, with the columns that the damaged database has."""
-    stored = {row[1] for row in source.execute(f"PRAGMA table_info({table.name})")}
-    columns = [column.name for column in table.columns if column.name in stored and column.name != SEAL]
-    if not columns:
-        return  # a library of an older version has no such table
-    is_sealed = SEAL in stored and SEAL in table.columns
-    broken = is_broken(table) if is_sealed else "0"
+    """Copy a table's rows."""
+    columns = [column.name for column in table.columns if column.name != SEAL]
+    broken = is_broken(table) if SEAL in table.columns else "0"
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
     insert = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
     for is_false, *values in _rows(source, table.name, f"{broken}, {names}", found):
@@ -172,9 +196,10 @@ def _copy(source: sqlite3.Connection, connection: Connection, table: Table, foun
         if is_false:
             _lose(connection, table, row, found)
             continue
-        if not blobs and table is schema.embedding:
-            is_sound = checksum(row["vector"], row["frames"]) == row["crc32"]
-            row |= {"vector": b"", "frames": None, "crc32": checksum(b"", None) if is_sound else -1}
+        if not blobs and table in _BLOBS:
+            parts = _BLOBS[table]
+            is_sound = checksum(*(row[part] for part in parts)) == row["crc32"]
+            row |= dict.fromkeys(parts, b"") | {"crc32": checksum(*[b""] * len(parts)) if is_sound else -1}
         try:
             connection.exec_driver_sql(insert, tuple(row.values()))
             found.rows += 1
@@ -196,7 +221,7 @@ def _lose(connection: Connection, table: Table, row: Mapping[str, Any], found: S
 
 def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) -> Iterator[tuple[Any, ...]]:
     """Yield the readable rows of a table in order of key; note the ranges that are not readable."""
-    key = "clip_id" if table == schema.embedding.name else "rowid"
+    key = _key(source, table)
     query = f"SELECT {key}, {columns} FROM {table} WHERE {key} >= ? ORDER BY {key}"
     at = 0
     while at <= MAX_KEY:
@@ -210,7 +235,8 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, found: Salvage) 
             # If no row came, this key itself is unreadable here, even if a query for it alone succeeds.
             at = _next_readable(source, query, max(last, at) + 1)
             # A clip has several vectors: the one that was read last may not have been its last.
-            lost = (last if key == "clip_id" else last + 1, at - 1)
+            has_several = key == "clip_id" and table == schema.embedding.name
+            lost = (last if has_several else last + 1, at - 1)
             if lost[0] <= lost[1]:
                 found.lost.setdefault(table, []).append(lost)
 
@@ -242,8 +268,6 @@ def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
 def _write_words(source: sqlite3.Connection, connection: Connection, found: Salvage) -> None:
     """Insert the documents of salvaged titles, tags and segments."""
     videos = set(connection.scalars(text("SELECT id FROM video")))
-    if not source.execute("SELECT 1 FROM sqlite_master WHERE name = 'document'").fetchone():
-        return
     for video_id, segment_id, kind, words in _rows(source, "document", "video_id, segment_id, kind, text", found):
         if segment_id is None and video_id in videos:
             insert_document(connection, {"video_id": video_id, "kind": kind, "text": words})
@@ -266,15 +290,20 @@ def _keep_counting(source: sqlite3.Connection, connection: Connection) -> None:
         connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :last)"), values)
 
 
-def _may_lack_rows(connection: Connection, found: Salvage) -> set[int]:
-    """Return the ids of the videos that may have had rows in the lost ranges."""
+def _may_lack_rows(connection: Connection, found: Salvage, by_clip: Collection[str]) -> set[int]:
+    """Return the ids of the videos that may have had rows in the lost ranges.
+
+    by_clip: tables read by the ids of clips. Vectors lost by their own ids show in the counts of their videos.
+    """
     videos: set[int] = set()
     for table, ranges in found.lost.items():
         if table in _CHILDLESS:
             worded = [each.name for each in MODALITIES if each.has_segments and not each.has_documents]
             videos.update(connection.scalars(text(_CHILDLESS[table]), {"worded": json.dumps(worded)}))
-        query = _VECTORLESS if table == "embedding" else _NEIGHBOURS.format(table=table)
-        if table in _CHILDLESS or table == "embedding":
+        query = _VECTORLESS if table in by_clip else _NEIGHBOURS.format(table=table)
+        if table in _CHILDLESS or table in by_clip:
             for first, last in ranges:
                 videos.update(connection.scalars(text(query), {"first": first, "last": last}))
+        elif table == schema.embedding.name:
+            videos.update(connection.scalars(text(f"SELECT id FROM video WHERE {HELD} IS NOT {HELD_NOW}")))
     return videos

@@ -46,7 +46,8 @@ COLUMNS = {
     "location": "path video_id size_bytes mtime_ns inode beside",
     "unit": "id video_id number start_s end_s state attempts error coverage",
     "clip": "id video_id unit_id start_ms start_s end_s start_uncertainty_s thumbnail crc32",
-    "embedding": "clip_id modality vector frames crc32",
+    "embedding": "clip_id modality vector crc32",
+    "frame": "clip_id times vectors crc32",
     "segment": "id video_id unit_id start_s end_s text language confidence source crc32",
     "document": "id video_id segment_id kind text",
 }
@@ -154,19 +155,19 @@ def _add_vectors(
     speech = _meanings(material.sentences, (n, CLIPS_PER_VIDEO), rng)
     texts = _meanings(material.sentences, (n,), rng)
     silent = rng.random((n, CLIPS_PER_VIDEO)) >= SPOKEN
-    rows = []
+    vectors: list[tuple[int, str, bytes]] = []
+    framed = []
     for row, id_ in enumerate(numbers):
         for number in range(CLIPS_PER_VIDEO):
             clip_id = _clip_id(id_, number)
-            times = np.arange(FRAMES_PER_CLIP, dtype=np.float64)
-            picture, blob = visual[row, number].tobytes(), pack_frames(frames[row, number], times)
-            rows.append((clip_id, "visual", picture, blob, checksum(picture, blob)))
+            blobs = pack_frames(frames[row, number], np.arange(FRAMES_PER_CLIP, dtype=np.float64))
+            framed.append((clip_id, *blobs, checksum(*blobs)))
+            vectors.append((clip_id, "visual", visual[row, number].tobytes()))
             if speaks[row] and not silent[row, number]:
-                said = speech[row, number].tobytes()
-                rows.append((clip_id, "speech", said, None, checksum(said, None)))
-            title = texts[row].tobytes()
-            rows.append((clip_id, "text", title, None, checksum(title, None)))
-    _add_rows(connection, "embedding", rows)
+                vectors.append((clip_id, "speech", speech[row, number].tobytes()))
+            vectors.append((clip_id, "text", texts[row].tobytes()))
+    _add_rows(connection, "embedding", ((*each, checksum(each[2])) for each in vectors))
+    _add_rows(connection, "frame", framed)
 
 
 def _pictures(labels: FloatArray, videos: int, rng: np.random.Generator) -> FloatArray:

@@ -197,11 +197,13 @@ def test_a_torn_database_is_reported_not_raised(folder: Path) -> None:
 
 def test_frame_blobs_round_trip_and_refuse_nonsense() -> None:
     vectors = np.stack([axis(0), axis(3)])
-    again, times_s = unpack_frames(pack_frames(vectors, np.array([1.5, 2.5])))
+    times, packed = pack_frames(vectors, np.array([1.5, 2.5]))
+    (again, times_s), (first, _) = unpack_frames([(times, packed), (times[:8], packed[: len(packed) // 2])])
     assert np.array_equal(again, vectors) and times_s.tolist() == [1.5, 2.5]
-    for blob in (b"", b"\1", b"\xff" * 20, pack_frames(vectors, np.array([1.5, 2.5]))[:-3]):
+    assert np.array_equal(first, vectors[:1])
+    for blobs in ((b"", b""), (b"\1", packed), (times, b""), (times, packed[:-3]), (times[:-3], packed), (b"", packed)):
         with pytest.raises(LibraryDamaged):
-            unpack_frames(blob)
+            unpack_frames([blobs])
 
 
 @pytest.mark.parametrize("place", ["vector", "time"])
@@ -210,7 +212,7 @@ def test_frame_blobs_without_a_number_are_refused(place: str) -> None:
     vectors, times_s = np.ones((2, 4), np.float32), np.array([1.5, 2.5])
     (vectors if place == "vector" else times_s).flat[1] = np.nan
     with pytest.raises(LibraryDamaged, match="run: vfindex repair"):
-        unpack_frames(pack_frames(vectors, times_s))
+        unpack_frames([pack_frames(vectors, times_s)])
 
 
 def test_words_with_quotes_are_words() -> None:

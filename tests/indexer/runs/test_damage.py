@@ -38,7 +38,8 @@ COLUMNS = {
     "location": ("path", "video_id", "size_bytes", "mtime_ns"),
     "unit": ("number", "state", "coverage", "video_id"),
     "clip": ("start_s", "end_s", "start_ms", "thumbnail", "unit_id", "video_id"),
-    "embedding": ("vector", "frames", "modality", "crc32"),
+    "embedding": ("vector", "modality", "crc32"),
+    "frame": ("times", "vectors", "crc32"),
     "segment": ("start_s", "end_s", "text", "language", "track", "source", "video_id"),
     "document": ("text", "kind", "video_id", "segment_id"),
     "generation": ("file", "sha256", "spec", "watermark", "clips", "size_bytes"),
@@ -123,8 +124,7 @@ def test_a_damaged_column(sound: Path, tmp_path: Path, table: str, column: str) 
         folder = shutil.copytree(sound, tmp_path / "library", dirs_exist_ok=True)
         with closing(sqlite3.connect(folder / "library.db")) as connection, connection:
             connection.execute("PRAGMA ignore_check_constraints=ON")
-            key = "clip_id" if table == "embedding" else "rowid"
-            where = f"{key} = (SELECT max({key}) FROM {table})"
+            where = f"rowid = (SELECT max(rowid) FROM {table})"
             try:
                 connection.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}")
             except sqlite3.IntegrityError:

@@ -40,8 +40,8 @@ def test_clips_read_again_are_the_same(library: Path, models_cache: Path) -> Non
 def test_a_wrong_vector_is_reported(library: Path, models_cache: Path) -> None:
     """Its checksum is right: only reading the clip again shows it."""
 
-    def put(vector: bytes, frames: bytes | None) -> None:
-        values = (vector, checksum(vector, frames))
+    def put(vector: bytes) -> None:
+        values = (vector, checksum(vector))
         with catalog.transaction() as connection:
             connection.exec_driver_sql(
                 "UPDATE embedding SET vector = ?, crc32 = ? WHERE clip_id = 1 AND modality = 'visual'", values
@@ -49,12 +49,12 @@ def test_a_wrong_vector_is_reported(library: Path, models_cache: Path) -> None:
 
     catalog = Catalog.open(library / "library.db")
     with catalog.transaction() as connection:
-        query = "SELECT vector, frames FROM embedding WHERE clip_id = 1 AND modality = 'visual'"
-        [(before, frames)] = connection.exec_driver_sql(query).all()
+        query = "SELECT vector FROM embedding WHERE clip_id = 1 AND modality = 'visual'"
+        [(before,)] = connection.exec_driver_sql(query).all()
     other: FloatArray = -unpack_vector(before)
-    put(pack_vector(other), frames)
+    put(pack_vector(other))
     found = spot_check(library, 100, models_cache)
-    put(before, frames)
+    put(before)
     catalog.close()
     assert len(found.problems) == 1 and "read again, its vector has a cosine of -1.000" in found.problems[0]
 

@@ -18,7 +18,7 @@ SMALL, LARGE = 100, 3000
 MOST = 1.4
 # Steps of SQLite's virtual machine between two counts.
 EVERY = 5
-TABLES = ("video", "location", "tombstone", "unit", "attempt", "clip", "embedding", "segment", "document")
+TABLES = ("video", "location", "tombstone", "unit", "attempt", "clip", "embedding", "frame", "segment", "document")
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import tarfile
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from library_maker import add_video, axis, clip, install
+from old_libraries import BEFORE_FRAMES, BEFORE_TRACKS, FIRST, stored
 from sqlalchemy import Connection
 
 from vfindex.storage.db import migrations, schema
@@ -25,17 +25,12 @@ from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Document, Segment
 from vfindex.storage.writer import writing
 
-DATA = Path(__file__).parents[2] / "data"
-FIRST, BEFORE_TRACKS = "0.1.0", "before_tracks"
 # What a library of today has that one of each version lacks.
-LATER = {FIRST: list(MIGRATIONS)[2:], BEFORE_TRACKS: list(MIGRATIONS)[13:]}
-
-
-def stored(version: str, folder: Path) -> Path:
-    """Unpack a library that the code of `version` made: forest, harbour and street, the last not in the index."""
-    with tarfile.open(DATA / f"library-{version}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+LATER = {
+    FIRST: list(MIGRATIONS)[2:],
+    BEFORE_TRACKS: list(MIGRATIONS)[13:],
+    BEFORE_FRAMES: list(MIGRATIONS)[15:],
+}
 
 
 def tables(folder: Path) -> dict[str, set[tuple[str, str, int]]]:
@@ -79,7 +74,8 @@ def test_a_library_of_before_is_migrated_with_all_its_contents(version: str, tmp
     old, new = stored(version, tmp_path / "old"), tmp_path / "new"
     with closing(sqlite3.connect(old / "library.db")) as connection:
         applied = {name for (name,) in connection.execute("SELECT name FROM migration")}
-        vectors = connection.execute("SELECT * FROM embedding ORDER BY 1, 2").fetchall()
+        vectors = connection.execute("SELECT clip_id, modality, vector FROM embedding ORDER BY 1, 2").fetchall()
+        frames = connection.execute("SELECT clip_id, frames FROM embedding WHERE frames NOT NULL").fetchall()
         clips = connection.execute("SELECT id, video_id, start_ms, crc32 FROM clip ORDER BY 1").fetchall()
     assert [name for name in MIGRATIONS if name not in applied] == LATER[version]
     with writing(new) as writer:
@@ -100,7 +96,15 @@ def test_a_library_of_before_is_migrated_with_all_its_contents(version: str, tmp
         assert [match.video_id for match in snapshot.words.match(["公园"], 5)] == [1]
         assert {match.text for match in snapshot.words.match(["street", "meadow"], 5)} == {"the street", "the meadow"}
     with closing(sqlite3.connect(old / "library.db")) as connection:
-        assert connection.execute("SELECT * FROM embedding ORDER BY 1, 2").fetchall()[: len(vectors)] == vectors
+        kept = connection.execute("SELECT clip_id, modality, vector FROM embedding ORDER BY 1, 2").fetchall()
+        assert kept[: len(vectors)] == vectors
+        kept = connection.execute("SELECT clip_id, times, vectors FROM frame ORDER BY 1").fetchall()
+        ends = [4 + 8 * int.from_bytes(blob[:4], "little") for _, blob in frames]
+        assert kept[: len(frames)] == [
+            (clip_id, blob[4:end], blob[end:]) for (clip_id, blob), end in zip(frames, ends, strict=True)
+        ]
+        staged = connection.execute("SELECT fingerprint, staged FROM video WHERE staged").fetchall()
+        assert staged == ([] if version == FIRST else [("street", 1)])
         now = connection.execute("SELECT id, video_id, start_ms, crc32 FROM clip ORDER BY 1").fetchall()
         assert now[: len(clips)] == clips
         assert connection.execute("SELECT value FROM meta WHERE key = 'min_reader'").fetchall() == [
@@ -110,8 +114,9 @@ def test_a_library_of_before_is_migrated_with_all_its_contents(version: str, tmp
         assert all(count is not None for (count,) in counts)
 
 
-def test_a_reader_reads_an_older_library_as_it_is(tmp_path: Path) -> None:
-    opened = Library.open(stored(BEFORE_TRACKS, tmp_path))
+@pytest.mark.parametrize("version", [BEFORE_TRACKS, BEFORE_FRAMES])
+def test_a_reader_reads_an_older_library_as_it_is(version: str, tmp_path: Path) -> None:
+    opened = Library.open(stored(version, tmp_path))
     for _ in range(2):  # the same connection serves the second
         with opened.snapshot() as snapshot:
             assert [(video.title, video.state) for video in snapshot.videos()] == [
@@ -123,6 +128,15 @@ def test_a_reader_reads_an_older_library_as_it_is(tmp_path: Path) -> None:
             assert [segment.track for segment in snapshot.segments(1)] == ["speech", "speech"]
             assert [match.video_id for match in snapshot.words.match(["street"], 5)] == [3]
             assert (preview_videos(snapshot), stored_roots(snapshot)) == (frozenset(), ())
+            street = snapshot.video_with("street")
+            assert street is not None and street.id == 3
+            vectors = snapshot.vectors(snapshot.clip_ids(searchable=False))
+            assert [(sorted(each.embeddings), each.frames.shape) for each in vectors.values()] == [
+                (["speech", "visual"], (1, 8)),
+                (["visual"], (1, 8)),
+                (["text", "visual"], (1, 8)),
+                (["visual"], (1, 8)),
+            ]
     assert verify(opened).clean
 
 
@@ -209,10 +223,10 @@ def test_a_reader_refuses_what_it_cannot_read(library: Path, change: str, messag
         Library.open(library).snapshot()
 
 
-def test_a_reader_from_before_tracks_refuses_a_library_of_today(library: Path) -> None:
-    """Else it would show chapters, and what stands on the screen, as speech."""
+def test_a_reader_from_before_frames_refuses_a_library_of_today(library: Path) -> None:
+    """Else it would look for frames where they are no longer, and show what stands on the screen as speech."""
     with Library.open(library).snapshot() as snapshot:
-        assert int(snapshot.get(MIN_READER) or 0) > 3
+        assert int(snapshot.get(MIN_READER) or 0) > 4
 
 
 def test_every_breaking_migration_is_a_migration() -> None:

@@ -61,7 +61,9 @@ def test_every_row_is_counted_whoever_writes_it(tmp_path: Path) -> None:
         install(writer)
         first = add(writer, "a", 0)
         with writer.catalog.transaction() as connection:
-            assert connection.scalar(text("SELECT held FROM video")) == 11  # place, unit, segment, 2 clips, 6 vectors
+            assert (
+                connection.scalar(text("SELECT held FROM video")) == 13
+            )  # place, unit, segment, 2 clips, 6 vectors, 2 frames
         writer.catalog.place(first, place("copy"))
         assert_counted(writer)
         writer.catalog.retitle(first, "another", [Document("title", "another")], axis(2))
@@ -87,11 +89,12 @@ def test_every_row_is_counted_whoever_writes_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "rows"),
     [
-        ("DELETE FROM embedding WHERE clip_id = 1 AND modality = 'speech'", 10),
-        ("DELETE FROM segment WHERE video_id = 1", 10),
-        ("DELETE FROM location WHERE video_id = 1", 10),
-        ("DELETE FROM unit WHERE video_id = 1", 10),
-        ("DELETE FROM clip WHERE id = 1", 7),
+        ("DELETE FROM embedding WHERE clip_id = 1 AND modality = 'speech'", 12),
+        ("DELETE FROM frame WHERE clip_id = 1", 12),
+        ("DELETE FROM segment WHERE video_id = 1", 12),
+        ("DELETE FROM location WHERE video_id = 1", 12),
+        ("DELETE FROM unit WHERE video_id = 1", 12),
+        ("DELETE FROM clip WHERE id = 1", 8),
         ("DELETE FROM clip WHERE video_id = 1", 3),
     ],
 )
@@ -100,7 +103,7 @@ def test_a_video_that_has_lost_rows_is_named(library: Path, statement: str, rows
     with Library.open(library).snapshot() as snapshot:
         [video] = damaged_videos(snapshot)
     assert video.id == 1
-    assert video.reasons[-1] == f"it has {rows} rows in the library and should have 11"
+    assert video.reasons[-1] == f"it has {rows} rows in the library and should have 13"
 
 
 def test_a_video_without_clips_verifies(tmp_path: Path) -> None:

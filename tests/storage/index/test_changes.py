@@ -175,7 +175,7 @@ def test_other_words_reach_the_index(writer: Writer) -> None:
     [
         "UPDATE embedding SET vector = zeroblob(16) WHERE clip_id = 3",
         "DELETE FROM embedding WHERE clip_id = 3 AND modality = 'text'",
-        "INSERT INTO embedding VALUES (3, 'other', zeroblob(16), NULL, 0)",
+        "INSERT INTO embedding (clip_id, modality, vector, crc32) VALUES (3, 'other', zeroblob(16), 0)",
         "DELETE FROM clip WHERE id = 3",
         "INSERT OR REPLACE INTO embedding SELECT * FROM embedding WHERE clip_id = 3",
     ],

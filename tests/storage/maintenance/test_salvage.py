@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from library_maker import add_video, axis, clip, install
+from old_libraries import BEFORE_FRAMES, stored
 
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.maintenance.salvage import salvage, survey
@@ -19,7 +20,7 @@ from vfindex.storage.writer import writing
 
 VIDEOS = 40
 PAGE_BYTES = 4096
-TABLES = ("video", "location", "unit", "clip", "embedding", "segment", "document", "meta", "root")
+TABLES = ("video", "location", "unit", "clip", "embedding", "frame", "segment", "document", "meta", "root")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,8 @@ def rows_of(database: Path) -> dict[int, Any]:
             "SELECT video_id, path FROM location",
             "SELECT video_id, number, state, coverage FROM unit",
             "SELECT video_id, start_ms, start_s, end_s, thumbnail FROM clip ORDER BY id",
-            "SELECT video_id, modality, vector, frames FROM embedding JOIN clip ON clip.id = clip_id ORDER BY 2, 1, id",
+            "SELECT video_id, modality, vector FROM embedding JOIN clip ON clip.id = clip_id ORDER BY 2, 1, clip_id",
+            "SELECT video_id, times, vectors FROM frame JOIN clip ON clip.id = clip_id ORDER BY clip_id",
             "SELECT video_id, start_s, end_s, text, source FROM segment ORDER BY id",
             "SELECT video_id, text FROM document WHERE kind = 'speech' ORDER BY segment_id",
         ):
@@ -164,3 +166,17 @@ def test_a_clip_that_no_longer_names_its_video_is_missed(database: Path, tmp_pat
         connection.execute("UPDATE clip SET video_id = x'fffe' WHERE id = 5")
     found = salvage(copy, tmp_path / "new.db")
     assert found.videos == {2}
+
+
+def test_a_library_from_before_the_frames_had_a_table_is_salvaged(tmp_path: Path) -> None:
+    """What is salvaged is what a migration makes of the same library; a damaged row costs its video alone."""
+    sound, old = stored(BEFORE_FRAMES, tmp_path / "sound"), stored(BEFORE_FRAMES, tmp_path / "old")
+    with writing(sound):
+        pass
+    assert salvage(old / "library.db", tmp_path / "new.db").videos == set()
+    saved, expected = rows_of(tmp_path / "new.db"), rows_of(sound / "library.db")
+    assert saved == expected
+    assert survey(old / "library.db") == []
+    with closing(sqlite3.connect(old / "library.db")) as connection, connection:
+        connection.execute("UPDATE embedding SET frames = zeroblob(28) WHERE clip_id = 3 AND modality = 'visual'")
+    assert survey(old / "library.db") == [b"/videos/harbour"]

@@ -1,0 +1,49 @@
+"""A database file that takes the place of another one, which is kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from vfindex.storage.files.permissions import share
+from vfindex.storage.files.regular import sync_folder
+
+
+def replace_database(database: Path, new: Path, kept: Path) -> None:
+    """Rename the database `new`, one file without a log, to the name of `database`, which is kept as `kept`.
+
+    At every instant one of the two has the name, never with the other's log, which SQLite would replay. Readers that
+    have the old one open go on reading it. Raises OSError.
+    """
+    with new.open("rb+") as file:
+        os.fsync(file.fileno())
+    share(new)
+    log = database.with_name(database.name + "-wal")
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
+        if path.exists() and path.stat().st_size:  # a log that could not be moved into the database is kept as well
+            _link(path, name)
+    sync_folder(database.parent)
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    new.replace(database)
+    sync_folder(database.parent)
+
+
+def discard_database(database: Path) -> None:
+    """Delete a database file with its logs, if there is one."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+def _link(path: Path, name: Path) -> None:
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
+        share(name)
