@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,8 +21,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows, row_count
-from vfindex.storage.files.permissions import share
-from vfindex.storage.files.regular import read_file, sync_folder
+from vfindex.storage.files.regular import read_file
+from vfindex.storage.files.writes import replacing
 from vfindex.storage.text.folding import FOLD_KEY
 
 BACKUP = "library.json"
@@ -58,15 +57,8 @@ def write_backup(connection: Connection, folder: Path) -> None:
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
     generation = connection.scalar(select(func.max(g.id))) or 0
     held = json.dumps(asdict(SettingsBackup(settings, tuple(roots.items()), tuple(sorted(removed)), generation, clips)))
-    temporary = folder / f"{BACKUP}.part"
-    temporary.unlink(missing_ok=True)  # a pipe of that name would block
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}))
-        file.flush()
-        os.fsync(file.fileno())
-    share(temporary)
-    temporary.replace(folder / BACKUP)
-    sync_folder(folder)
+    with replacing(folder / BACKUP) as file:
+        file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}).encode())
 
 
 def restore(connection: Connection, folder: Path) -> bool:

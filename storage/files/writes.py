@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.permissions import is_shared_as, share
@@ -31,6 +32,27 @@ def on_disk(what: str) -> Iterator[None]:
             f"{what} of the library could not be written ({exc.strerror}); make room for it or see to the disk, and "
             "run the same command again: nothing that was committed is lost"
         ) from exc
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` when the block ends, on the disk by then, or is deleted. Raises OSError.
+
+    What stood at `path` stays whole until then, and for those who have it mapped.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.unlink(missing_ok=True)  # a pipe of that name would block
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        share(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,8 @@ from numpy.typing import NDArray
 
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.file_systems import is_on_shared
-from vfindex.storage.files.permissions import share
-from vfindex.storage.files.regular import regular, sync_folder
+from vfindex.storage.files.regular import regular
+from vfindex.storage.files.writes import replacing
 
 MAGIC = b"vfjoint1"
 VERSION = 2
@@ -99,28 +98,14 @@ class IndexWriter:
         arrays = {name: [a.dtype, a.shape, a.offset, a.crcs] for name, a in self._arrays.items()}
         footer = json.dumps({"version": VERSION, "arrays": arrays, "facts": facts}, separators=(",", ":")).encode()
         self._file.write(footer + len(footer).to_bytes(8, "little") + MAGIC)
-        self._file.flush()
-        os.fsync(self._file.fileno())
         return self._file.tell(), hashlib.sha256(footer).hexdigest()
 
 
 @contextmanager
 def writing_index(path: Path) -> Iterator[IndexWriter]:
-    """Make a new index file, on the disk when this returns, or none at all. Raises OSError.
-
-    What stood at `path` stays whole until then, and for those who have it mapped.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.unlink(missing_ok=True)  # a pipe of that name would block
-        with part.open("wb") as file:
-            yield IndexWriter(file, part)
-        share(part)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    """Make a new index file, on the disk when this returns, or none at all. Raises OSError."""
+    with replacing(path) as file:
+        yield IndexWriter(file, Path(file.name))
 
 
 class IndexFile:

@@ -9,14 +9,14 @@ One rename of `current` switches or rolls back. Writers hold the library's lock.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
-from vfindex.storage.files.permissions import has_file, share, unreadable
-from vfindex.storage.files.regular import regular, sync_folder
+from vfindex.storage.files.permissions import has_file, unreadable
+from vfindex.storage.files.regular import regular
+from vfindex.storage.files.writes import replacing
 
 POINTER = "current"
 # The files of version 0, the database first: without it the rest does not count as a library.
@@ -125,17 +125,10 @@ def discard(folder: Path, numbers: list[int]) -> int:
 
 def _point(folder: Path, numbers: list[int]) -> None:
     """Replace the pointer atomically."""
-    temporary = folder / f"{POINTER}.part"
     lines = [f"editions/{number}" if number else "." for number in numbers]
     try:
-        temporary.unlink(missing_ok=True)  # a pipe of that name would block
-        with temporary.open("w", encoding="ascii") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        share(temporary)
-        temporary.replace(folder / POINTER)
-        sync_folder(folder)
+        with replacing(folder / POINTER) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
     except OSError as exc:
         raise LibraryError(
             f"{folder / POINTER} could not be written ({exc.strerror}); the version in use has not changed: see to "
