@@ -19,7 +19,8 @@ import pytest
 from old_libraries import BEFORE_FRAMES, stored
 
 from vfindex.storage import migration
-from vfindex.storage.errors import LibraryError
+from vfindex.storage.db import engine
+from vfindex.storage.errors import LibraryChanged, LibraryError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.migration import FORMER, NEW
@@ -249,3 +250,27 @@ def test_damage_is_still_damage_afterwards(damage: str, library: Path) -> None:
         connection.execute(damage)
     assert verify(Library.open(library)).redo == [b"/videos/forest"]
     assert verify(Library.open(migrated(library))).redo == [b"/videos/forest"]
+
+
+def test_a_reader_without_locks_follows(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system, which the writer has as a local one."""
+    before = contents(library)
+    monkeypatch.setattr(engine, "is_on_shared", lambda _: True)
+    opened = Library.open(library)
+    with pytest.raises(LibraryChanged), opened.snapshot() as snapshot:
+        assert snapshot.videos() == before[0]
+        migrated(library)
+    with opened.snapshot() as snapshot:
+        assert snapshot.get("min_reader") == "5"
+        assert snapshot.videos() == before[0]
+
+
+def test_what_is_removed_at_once_stays_in_no_file(library: Path) -> None:
+    """The old file is kept until the run has succeeded, but not with what that run removes."""
+    assert any(b"nightingale" in path.read_bytes() for path in library.iterdir() if path.is_file())
+    with writing(library) as writer:
+        assert (library / FORMER).exists()
+        writer.catalog.remove(b"/videos/forest")
+        writer.scrub()
+        assert not (library / FORMER).exists()
+    assert not any(b"nightingale" in path.read_bytes() for path in library.iterdir() if path.is_file())
