@@ -263,6 +263,24 @@ class Transcript(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Still(Record):
+    """A frame of a video's file. time_s: its presentation time. image: WebP; in JSON base64."""
+
+    video: bytes
+    video_id: int
+    fingerprint: str
+    time_s: float
+    width_px: int
+    height_px: int
+    image: bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        import base64  # no command needs it
+
+        return Record.to_dict(self) | {"image": base64.b64encode(self.image).decode("ascii")}
+
+
+@dataclass(frozen=True, slots=True)
 class VideoSummary(Record):
     """A video in a list. day: ISO 8601, as the filters `after:` and `before:` take it. clips_with: by modality.
 

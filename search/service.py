@@ -33,6 +33,7 @@ from vfindex.search.results import (
     RunList,
     SavedList,
     Status,
+    Still,
     Transcript,
     VideoInfo,
     VideoList,
@@ -46,6 +47,7 @@ from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, Hint
 
 if TYPE_CHECKING:  # a search does without; its start counts
+    from vfindex.search.stills import FrameReader
     from vfindex.storage.user.data import UserData
     from vfindex.storage.user.records import Mark, SavedQuery
 
@@ -64,12 +66,14 @@ class SearchService:
     raise LibraryError, as later ones do.
     """
 
-    def __init__(self, folder: Path | Sequence[Path]) -> None:
+    def __init__(self, folder: Path | Sequence[Path], frames: FrameReader | None = None) -> None:
+        """frames: decodes frames for `frames`; whoever opened it closes it."""
         folders = [folder] if isinstance(folder, Path) else list(folder)
         if not folders:
             raise UsageError("name the folder of a library at least")
         self.folder = folders[0]
         self.engines = [SearchEngine(each) for each in folders]
+        self._frames = frames
 
     @property
     def engine(self) -> SearchEngine:
@@ -174,6 +178,19 @@ class SearchService:
         library = self._library_with(_video_of(like))
         with library.snapshot() as snapshot:
             return library.thumbnail(clip_of(snapshot, like).thumbnail)
+
+    @again_if_changed
+    def frames(self, name: str | Path, times_s: Sequence[float], *, size_px: int | None = None) -> list[Still]:
+        """Return for each time the frame of a video that is shown then. name: a path, or a fingerprint.
+
+        Before the first frame it is that one. size_px: longest side at most; None: 640. Raises UsageError without a
+        frame reader, QueryError, LibraryError if no file of it is there, VideoError if it cannot be decoded.
+        """
+        from vfindex.search.stills import SIZE_PX, stills_of
+
+        with self._library_with(name).snapshot() as snapshot:
+            video = _existing(snapshot, name)
+        return stills_of(self._frames, video, times_s, SIZE_PX if size_px is None else size_px)
 
     def _library_with(self, name: str | Path) -> Library:
         """Return the first library that has a video, or else the first."""

@@ -160,6 +160,16 @@ class Clip:
             raise ValueError("one time per frame vector")
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A decoded frame as a WebP image, upright. time_s: its presentation time."""
+
+    time_s: float
+    width_px: int
+    height_px: int
+    image: bytes
+
+
 VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined", "vanished"]
 # States of fully committed videos. A search never returns a part of a video.
 SEARCHABLE: tuple[VideoState, ...] = ("indexed", "partial")

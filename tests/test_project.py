@@ -75,11 +75,12 @@ ROOMS = {
         *("options", "extras", "out_file", "output"),
     ),
     "indexer": (
-        *("runs", "runners", "pipeline", "extractors", "models", "speech", "media", "scan"),
+        *("runs", "runners", "pipeline", "stills", "extractors", "models", "speech", "media", "scan"),
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "service", "engine", "hits", "contents", "marks", "results", "calibration", "rank", "query"),
+        *("evaluation", "service", "engine", "hits", "contents", "marks", "stills", "results"),
+        *("calibration", "rank", "query"),
     ),
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "migration", "db"),

@@ -57,10 +57,10 @@ def _webp(picture: NDArray[np.uint8] | bytes) -> bytes:
     return picture if isinstance(picture, bytes) else to_webp(picture)
 
 
-def to_webp(pixels: NDArray[np.uint8]) -> bytes:
-    """Return an image, (height, width, 3) uint8 RGB, as WebP of at most LONG_SIDE_PX."""
+def to_webp(pixels: NDArray[np.uint8], long_side_px: int = LONG_SIDE_PX) -> bytes:
+    """Return an image, (height, width, 3) uint8 RGB, as WebP of at most `long_side_px`."""
     image = Image.fromarray(pixels)
-    image.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX), Image.Resampling.LANCZOS)
+    image.thumbnail((long_side_px, long_side_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
     return buffer.getvalue()

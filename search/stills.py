@@ -1,0 +1,56 @@
+"""Frames of a video's file as images. What decodes them is not part of a search: it comes in through `FrameReader`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from numbers import Real
+from typing import Protocol
+
+from vfindex.search.results import Still
+from vfindex.storage.db.videos import StoredVideo
+from vfindex.storage.errors import LibraryError, QueryError, UsageError
+from vfindex.storage.records import EncodedFrame
+
+# Longest side of the images where none is given: legible on a page, and some 30 kB each.
+SIZE_PX = 640
+MIN_SIZE_PX, MAX_SIZE_PX = 16, 1280
+# Frames of one call: a strip of a page, decoded within seconds.
+MAX_FRAMES = 100
+
+
+class FrameReader(Protocol):
+    """Decodes single frames of a file; `indexer.stills.FrameDecoder` does, in a confined child process."""
+
+    def read_frames(self, path: bytes, times_s: Sequence[float], size_px: int) -> Sequence[EncodedFrame]:
+        """Return for each time the frame that is shown then, upright, its longest side at most `size_px`.
+
+        Raises VideoError, also for a time before the first frame.
+        """
+
+
+def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[float], size_px: int) -> list[Still]:
+    """Return the frames of a video at some times. Raises UsageError, QueryError, LibraryError, VideoError."""
+    if reader is None:
+        raise UsageError("this service decodes no frames; open it with SearchService(folder, frames=FrameDecoder())")
+    _check(times_s, size_px)
+    path = next((place.path for place in video.locations if os.path.exists(place.path)), None)
+    if path is None:
+        named = os.fsdecode(video.locations[0].path) if video.locations else video.fingerprint
+        raise LibraryError(f"the file of {named} is not there, so it has no frames to decode")
+    times = [min(max(float(time_s), video.start_s), video.last_s) for time_s in times_s]
+    return [
+        Still(path, video.id, video.fingerprint, each.time_s, each.width_px, each.height_px, each.image)
+        for each in reader.read_frames(path, times, size_px)
+    ]
+
+
+def _check(times_s: object, size_px: object) -> None:
+    if isinstance(times_s, str | bytes) or not isinstance(times_s, Sequence) or len(times_s) > MAX_FRAMES:
+        raise QueryError(f"times_s must be a list of at most {MAX_FRAMES} times, not {times_s!r}")
+    for time_s in times_s:
+        if not isinstance(time_s, Real) or isinstance(time_s, bool) or not math.isfinite(time_s):
+            raise QueryError(f"a time must be a number of seconds, not {time_s!r}")
+    if not isinstance(size_px, int) or isinstance(size_px, bool) or not MIN_SIZE_PX <= size_px <= MAX_SIZE_PX:
+        raise QueryError(f"size_px must be a whole number of {MIN_SIZE_PX} to {MAX_SIZE_PX}, not {size_px!r}")
