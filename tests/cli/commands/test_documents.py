@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from library_maker import add_video, axis, clip
 
+from vfindex.cli import commands
 from vfindex.search.evaluation.datasets import read_questions
 from vfindex.search.evaluation.evaluate import parse_configuration, run_questions
 from vfindex.search.evaluation.report import Evaluation
@@ -33,8 +35,13 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
     "run": (("runs", "show", "1"), lambda service: service.run(1)),
     "marks": (("marks", "--list", "goals"), lambda service: service.marks(list_="goals")),
     "mark": (("mark", "/videos/a.mp4@0:01", "--list", "goals"), lambda service: service.marks().marks[0]),
+    "marks, deleted": (("marks", "--remove", "1"), lambda service: BEFORE["marks"]),
     "saved": (("saved",), lambda service: service.saved_queries()),
+    "saved, run": (("saved", "hello", "-k", "2"), lambda service: service.search("she said", top_k=2)),
+    "saved, deleted": (("saved", "hello", "--remove"), lambda service: BEFORE["saved"]),
 }
+# What the records were before the command deleted some of them.
+BEFORE: dict[str, Any] = {}
 
 
 @pytest.fixture
@@ -50,7 +57,17 @@ def folder(library: Path) -> Path:
     with SearchService(library) as service:
         service.mark("/videos/a.mp4@0:01", list_="goals", note="Tor für Zoë")
         service.save_query("hello", "she said")
+        BEFORE.update(marks=service.marks(), saved=service.saved_queries())
     return library
+
+
+def test_every_command_that_prints_a_record_is_compared() -> None:
+    printing = [
+        path.stem
+        for path in Path(commands.__file__).parent.glob("*.py")
+        if {"SearchService", "JsonOption"} <= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    ]
+    assert sorted(printing) == sorted({arguments[0] for arguments, _ in DOCUMENTS.values()})
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
