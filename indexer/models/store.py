@@ -25,7 +25,7 @@ from typing import Any, TypeVar, get_args
 from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, PackageFile, find_card
 from vfindex.indexer.models.integrity import find_damage
 from vfindex.storage.errors import ModelError, UsageError
-from vfindex.storage.files.regular import read_file, regular
+from vfindex.storage.files.regular import file_sha256, read_file
 from vfindex.storage.modalities import ModelKind
 
 MANIFEST = "vfindex.json"
@@ -205,10 +205,7 @@ def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
 
 def has_sha256(path: Path, expected: str) -> bool:
     """Return whether a regular file is there and has this hash."""
-    if not path.is_file():
-        return False
-    with open(path, "rb", opener=regular) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    return path.is_file() and file_sha256(path) == expected
 
 
 def _added_path(file: PackageFile, cache: Path) -> Path:
@@ -422,8 +419,7 @@ def _is_unchanged(path: Path, facts: FileFacts) -> bool:
 
 def _sha256(card: Card, path: Path) -> str:
     try:
-        with open(path, "rb", opener=regular) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); {_remedy(card)}") from exc
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
+from vfindex.storage.files.writes import keep_as
 
 
 def replace_database(database: Path, new: Path, kept: Path) -> None:
@@ -26,7 +26,7 @@ def replace_database(database: Path, new: Path, kept: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
         if path.exists() and path.stat().st_size:  # a log that could not be moved into the database is kept as well
-            _link(path, name)
+            keep_as(path, name)
     sync_folder(database.parent)
     for suffix in ("-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
@@ -38,12 +38,3 @@ def discard_database(database: Path) -> None:
     """Delete a database file with its logs, if there is one."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
-
-
-def _link(path: Path, name: Path) -> None:
-    name.unlink(missing_ok=True)
-    try:
-        os.link(path, name)
-    except OSError:
-        shutil.copyfile(path, name)
-        share(name)

@@ -82,6 +82,16 @@ def _link_or_copy(source: Path, target: Path) -> None:
     share(target)
 
 
+def keep_as(path: Path, name: Path) -> None:
+    """Give a file a second name, or copy it where links are not possible. Raises OSError."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
+        share(name)
+
+
 def make_folder(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(exist_ok=True)

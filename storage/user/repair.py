@@ -15,6 +15,7 @@ from vfindex.storage.db.engine import decoded
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion, counted
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
+from vfindex.storage.files.writes import keep_as
 from vfindex.storage.user.database import (
     NAME,
     TABLES,
@@ -184,11 +185,7 @@ def _swap(path: Path, new: Path) -> Path:
     kept = path.with_name(f"user.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
     with new.open("rb+") as file:
         os.fsync(file.fileno())
-    try:
-        os.link(path, kept)
-    except OSError:
-        shutil.copyfile(path, kept)
-        share(kept)
+    keep_as(path, kept)
     # A journal of the old file would be rolled back into the new one.
     path.with_name(f"{NAME}-journal").unlink(missing_ok=True)
     new.replace(path)
