@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+T = TypeVar("T")
 
 
 def positions_in(ids: Ids, among: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -28,6 +32,12 @@ def evenly_spaced(count: int, size: int) -> slice:
     """Return the slice of `size` of `count` items at the widest equal step; all of them if there are fewer."""
     step = max(1, count // size)
     return slice(0, step * size, step)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` of the items, or all if there are fewer: the middles of equal parts."""
+    n = len(items)
+    return list(items) if n <= count else [items[(2 * i + 1) * n // (2 * count)] for i in range(count)]
 
 
 # For more videos than these, the clip ids of all videos are read and cached: 0.2 s at 50,000 videos, once a commit.

@@ -183,6 +183,11 @@ class UnitPlan:
     start_s: float | None = None
     end_s: float | None = None
 
+    def length_s(self, video: Video) -> float:
+        """Return the length of the unit, by the header of its video."""
+        start_s = video.start_s if self.start_s is None else self.start_s
+        return (video.end_s if self.end_s is None else self.end_s) - start_s
+
 
 Care = Literal["usual", "safe"]
 

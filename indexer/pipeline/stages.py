@@ -145,9 +145,7 @@ def time_share(prepared: Prepared, plan: UnitPlan) -> float:
     Twice its share of the duration, as bit rates vary, and at least what a video of RATE_BYTES_S would need: a file
     with an endless duration has time for the units that it really has.
     """
-    start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
-    end_s = plan.end_s if plan.end_s is not None else prepared.video.end_s
-    length_s, whole_s = end_s - start_s, prepared.video.end_s - prepared.video.start_s
+    length_s, whole_s = plan.length_s(prepared.video), UnitPlan(0).length_s(prepared.video)
     if length_s >= whole_s or length_s <= 0:
         return 1.0
     return min(1.0, length_s * max(2 / whole_s, RATE_BYTES_S / max(1, prepared.video.size_bytes)))

@@ -45,9 +45,7 @@ class Job:
 
     @property
     def length_s(self) -> float:
-        video, plan = self.prepared.video, self.plan
-        start_s = video.start_s if plan.start_s is None else plan.start_s
-        return max(0.0, (video.end_s if plan.end_s is None else plan.end_s) - start_s)
+        return max(0.0, self.plan.length_s(self.prepared.video))
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ class Scheduler:
             return
         active.copies = self.early_copies.pop(opening.print_, [])
         self.active[opening.print_] = active
-        self.total_s += sum(_length_s(prepared, plan) for _, plan in active.waiting)
+        self.total_s += sum(plan.length_s(prepared.video) for _, plan in active.waiting)
         if not active.waiting:
             self._finish(active)
 
@@ -273,7 +273,7 @@ class Scheduler:
     def _indexed(self, future: Future[Indexed]) -> None:
         active, unit_id, plan = self.indexing.pop(future)
         active.open_units -= 1
-        length_s = _length_s(active.prepared, plan)
+        length_s = plan.length_s(active.prepared.video)
         failed = active.attempts(plan)
         try:
             with one_file(active.prepared.found.location.path, "decode"):
@@ -419,11 +419,6 @@ class Scheduler:
 
     def _report_progress(self) -> None:
         self.run.callbacks.progress(Progress(self.done_files, self.total_files, self.done_s, self.total_s))
-
-
-def _length_s(prepared: Prepared, plan: UnitPlan) -> float:
-    start_s = plan.start_s if plan.start_s is not None else prepared.video.start_s
-    return (plan.end_s if plan.end_s is not None else prepared.video.end_s) - start_s
 
 
 def _with_safe_note(result: UnitResult, failed: Sequence[Attempt]) -> UnitResult:

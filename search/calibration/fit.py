@@ -18,6 +18,7 @@ from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.rank.query_vectors import combine_parts
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.ids import spread
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
@@ -99,8 +100,7 @@ def _calibrate(
 def shortened(text: str) -> str:
     """Return QUERY_WORDS content words of a text, evenly spaced, in their order."""
     words = [word for word in content_words(text) if not word.isdigit()] or list(content_words(text))
-    n, count = len(words), min(len(words), QUERY_WORDS)
-    return " ".join(words[(2 * i + 1) * n // (2 * count)] for i in range(count))
+    return " ".join(spread(words, QUERY_WORDS))
 
 
 def _items_for(modality: ModalityName, items: Sequence[KnownItem]) -> list[KnownItem]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from vfindex.search.query.ast import STOP_WORDS, content_words
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
+from vfindex.storage.ids import spread
 from vfindex.storage.modalities import ModalityName, VideoText, document_modality, word_modalities
 from vfindex.storage.records import SEARCHABLE
 
-T = TypeVar("T")
 TITLE: VideoText = "title"
 # Items of each modality's segments, and titles: with 200, a share of 0.95 is known to within 0.03.
 MAX_ITEMS = 200
@@ -49,7 +48,7 @@ def known_items(snapshot: Snapshot) -> list[KnownItem]:
     """
     videos = [video for video in snapshot.videos() if video.state in SEARCHABLE]
     videos.sort(key=lambda video: video.fingerprint)  # a hash, so independent of the contents
-    candidates = [list(_segments(snapshot, video)) for video in _spread(videos, MAX_ITEMS)]
+    candidates = [list(_segments(snapshot, video)) for video in spread(videos, MAX_ITEMS)]
     items: list[KnownItem] = []
     for modality in word_modalities():
         items += _unique([[item for item in of if item.modality == modality] for of in candidates])
@@ -61,7 +60,7 @@ def _unique(candidates: Sequence[Sequence[KnownItem]]) -> list[KnownItem]:
     counts = Counter(text for items in candidates for text in {item.text.casefold() for item in items})
     unique = [[item for item in items if counts[item.text.casefold()] == 1] for items in candidates]
     quotas = _quotas([len(items) for items in unique], MAX_ITEMS)
-    return [item for items, quota in zip(unique, quotas, strict=True) for item in _spread(items, quota)]
+    return [item for items, quota in zip(unique, quotas, strict=True) for item in spread(items, quota)]
 
 
 def _segments(snapshot: Snapshot, video: StoredVideo) -> Iterator[KnownItem]:
@@ -81,18 +80,12 @@ def _titled(videos: Sequence[StoredVideo]) -> list[KnownItem]:
         if counts[video.title.casefold()] == 1 and _content_words(video.title) >= MIN_TITLE_WORDS
     ]
     modality = document_modality()
-    return [KnownItem(video.title, video.fingerprint, TITLE, modality) for video in _spread(unique, MAX_ITEMS)]
+    return [KnownItem(video.title, video.fingerprint, TITLE, modality) for video in spread(unique, MAX_ITEMS)]
 
 
 def _content_words(text: str) -> int:
     words = (word for word in content_words(text) if not word.isdigit())
     return sum(word.casefold() not in STOP_WORDS for word in words)
-
-
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """Return `count` of the items, or all if there are fewer, evenly spaced."""
-    n = len(items)
-    return list(items) if n <= count else [items[(2 * i + 1) * n // (2 * count)] for i in range(count)]
 
 
 def _quotas(sizes: Sequence[int], total: int) -> list[int]:

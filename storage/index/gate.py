@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.ids import evenly_spaced, in_sorted
+from vfindex.storage.ids import evenly_spaced, in_sorted, spread
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
@@ -141,8 +141,7 @@ def _items(snapshot: Snapshot) -> Iterator[_Item]:
             if sum(word.isalpha() for word in words.split()) >= MIN_WORDS[kind]:
                 owners.setdefault(words, set()).add(video_id)
         unique = [_Item(words, *videos) for words, videos in owners.items() if len(videos) == 1]
-        count = min(MAX_ITEMS, len(unique))
-        yield from (unique[(2 * n + 1) * len(unique) // (2 * count)] for n in range(count))
+        yield from spread(unique, MAX_ITEMS)
 
 
 def _questions(
