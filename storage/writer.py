@@ -174,12 +174,12 @@ class Writer:
         with self.catalog.transaction() as connection, on_disk("the copy of the settings"):
             write_backup(connection, self.folder)
 
-    def checkpoint(self) -> None:
-        """Move the write-ahead log into the database and sync it, so that one file holds all.
+    def checkpoint(self) -> bool:
+        """Move the write-ahead log into the database, so that one file holds all; return whether it does.
 
-        Raises LibraryError if a reader holds the log for BUSY_TIMEOUT_S.
+        A reader may prevent it for BUSY_TIMEOUT_S. What is committed is on the disk either way.
         """
-        checkpoint(self.catalog.engine)
+        return checkpoint(self.catalog.engine)
 
     # --- units --------------------------------------------------------------------------------------------------
 

@@ -101,7 +101,9 @@ def upgrade(
             catalog.end_run(run.report.run_id, report.to_dict(os.fsdecode))
             if report.swapped:
                 catalog.put(_COMPLETE, "1")
-                builder.writer.checkpoint()  # the log of the version goes into its database before the pointer to it
+                # The log of the version goes into its database before the pointer to it.
+                if not builder.writer.checkpoint():
+                    callbacks.say("a reader holds the new version's log; the next command that writes empties it")
                 model_versions.put_in_use(folder, number)
 
         while not ending.is_reached:

@@ -20,9 +20,9 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from vfindex.storage.db.integrity import register
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError, QueryTimeout, VfindexError
 from vfindex.storage.files.file_systems import is_on_shared
-from vfindex.storage.files.permissions import is_allowed
+from vfindex.storage.files.permissions import is_allowed, share_log
 from vfindex.storage.files.regular import regular
-from vfindex.storage.files.resources import least_room, temporary_folder
+from vfindex.storage.files.resources import has_room, least_room, temporary_folder
 from vfindex.storage.state_cache import StateCache, States
 
 # A reader waits this long at most for the moments in which SQLite must lock (a checkpoint, a recovery).
@@ -51,6 +51,7 @@ def connect(path: Path | None, *, write: bool) -> Engine:
 
     def creator() -> sqlite3.Connection:
         opened = None if path is None or write else opening(path)
+        makes_log = opened and opened.is_locked and not _size_bytes(opened.path.with_name(f"{opened.path.name}-shm"))
         connection: DatabaseConnection = sqlite3.connect(
             ":memory:" if path is None else opened.uri if opened else f"{file_uri(path)}?mode=rwc",
             uri=path is not None,
@@ -63,6 +64,10 @@ def connect(path: Path | None, *, write: bool) -> Engine:
         register(connection)
         for pragma in _pragmas(write, is_locked=opened is None or opened.is_locked):
             connection.execute(f"PRAGMA {pragma}")
+        if opened and makes_log:
+            with suppress(sqlite3.Error):  # the first read says it
+                connection.execute("PRAGMA user_version")
+            share_log(opened.path)
         return connection
 
     if path is None or write:
@@ -118,7 +123,10 @@ def opening(path: Path) -> Opened:
         is_locked = is_allowed(shared, os.R_OK)
     else:
         # A reader without locks would delete, on closing, a log that its user may write to.
-        is_locked = is_allowed(path.parent, os.W_OK | os.X_OK) and (_size_bytes(log) > 0 or _has_room(path.parent))
+        # A full disk must not lock readers out.
+        is_locked = is_allowed(path.parent, os.W_OK | os.X_OK) and (
+            _size_bytes(log) > 0 or has_room(path.parent, 2 * SHARED_BYTES)
+        )
     how = "mode=ro"
     if not is_locked:
         # Without locks SQLite keeps the log's index in private memory; without a log it needs none.
@@ -136,12 +144,6 @@ def _size_bytes(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _has_room(folder: Path) -> bool:
-    """Return whether the log's shared memory would fit on the disk; a full disk must not lock readers out."""
-    found = least_room([folder])
-    return found is None or found[1] >= 2 * SHARED_BYTES
 
 
 class Unchanged:
@@ -340,16 +342,15 @@ def decoded(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def checkpoint(engine: Engine) -> None:
-    """Move the log into the database, truncate it, and sync both to the disk. Raises LibraryError."""
+def checkpoint(engine: Engine) -> bool:
+    """Move the log into the database, truncate it, sync both; return False if a reader held it. Raises LibraryError."""
     try:
         with engine.connect() as connection:
             driver: Any = connection.connection.driver_connection  # SQLite refuses a checkpoint in a transaction
             busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (DBAPIError, sqlite3.Error) as exc:
         raise translated(exc) from exc
-    if busy:
-        raise LibraryError("a search holds the library's database; run the same command again when it has ended")
+    return not busy
 
 
 def check_integrity(engine: Engine) -> list[str]:

@@ -83,6 +83,13 @@ def share(path: Path) -> None:
             path.chmod(mode)
 
 
+def share_log(database: Path) -> None:
+    """Share the files of a database's log. SQLite gives them its mode, but only as root its owner and its group."""
+    for suffix in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            share(database.with_name(database.name + suffix))
+
+
 def is_shared_as(source: Path, path: Path) -> bool:
     """Return whether all readers of the library of `path` may read `source`, so that a hard link suffices."""
     model = _model(path)

@@ -44,6 +44,12 @@ def temporary_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path()
 
 
+def has_room(folder: Path, bytes_: int) -> bool:
+    """Return whether files of this size would fit into a folder; True if the system does not say."""
+    found = least_room([folder])
+    return found is None or found[1] >= bytes_
+
+
 def least_room(folders: Sequence[Path]) -> tuple[Path, int] | None:
     """Return the folder with the least free space, the first of equals, and its free bytes; None if unknown."""
     rooms = []

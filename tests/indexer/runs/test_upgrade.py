@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import upgrade
+from vfindex.storage.db import engine
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.index.model_versions import history
@@ -99,6 +101,30 @@ def test_another_sampling_is_another_version(home: Path, made: Made, run: Upgrad
     again = ingest(home / "lib", [os.fsencode(made.base / "videos")], RunSettings(cache=models_cache))
     assert (again.unchanged, len(again.failed), again.indexed) == (3, 1, 0)
     assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]
+
+
+def test_a_reader_of_the_new_version_does_not_prevent_the_swap(
+    home: Path, made: Made, run: Upgrade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed at the very end, after hours of work. The log waits for the next writer."""
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.05)
+    messages: list[str] = []
+    log = home / "lib" / "editions" / "1" / "library.db-wal"
+    with ExitStack() as held:
+
+        def hold(_: Path, new: Path) -> None:
+            reader = Library.open(new)
+            held.callback(reader.close)
+            held.enter_context(reader.snapshot()).clip_ids()
+
+        assert run(Callbacks(say=messages.append), hold, sampling=FINER).swapped
+        assert messages == ["a reader holds the new version's log; the next command that writes empties it"]
+        assert log.stat().st_size > 0
+        assert coverage(home / "lib") == coverage(made.base / "finer")
+    with writing(home / "lib"):
+        pass
+    assert not log.exists() or log.stat().st_size == 0
+    assert verify(Library.open(home / "lib")).problems == []
 
 
 def test_a_library_of_an_older_lite_is_upgraded(home: Path, made: Made, run: Upgrade, models_cache: Path) -> None:
