@@ -29,12 +29,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class PlainCommand(TyperCommand):
     """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types.
 
-    Words and files that are taken for options, as `-cars`, are told where they belong, and numbers their range.
+    Words and files that are taken for options, as `-cars`, are told where they belong, and numbers their range. A
+    second library is refused where one is read; the parser would take the last.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         dashed = [arg for arg in args if _DASHED.match(arg)]  # parsing empties the list
         try:
+            _, _, given = self.make_parser(ctx).parse_args(list(args))
+            if sum(param.name == "library" and not param.multiple for param in given) > 1:
+                raise UsageError("give --library once; only search, show, status and spec export take several")
             return super().parse_args(ctx, args)
         except _WRONG_USAGE as exc:
             exc.message = _range_of(getattr(exc, "param", None)) or exc.message

@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -146,6 +146,16 @@ class SearchEngine:
         weights = {} if weights is None else weights
         return answer([self], Request(text, images, top_k, per_video, weights, combine, exact, timeout_s))
 
+    @contextmanager
+    def named_among(self, engines: Sequence[SearchEngine]) -> Iterator[None]:
+        """Name the library in its errors if it is one of several."""
+        try:
+            yield
+        except LibraryError as exc:
+            if len(engines) == 1 or str(self._folder) in str(exc):
+                raise
+            raise type(exc)(f"{self._folder}: {exc}") from exc
+
     def open_view(self, request: Request, opened: ExitStack, until_s: float | None) -> tuple[Library, View]:
         """Return the library and what a search reads of it; its snapshot is closed with `opened`."""
         searcher = self.searcher()
@@ -204,7 +214,10 @@ def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:
     scores of two libraries cannot be compared.
     """
     until_s = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-    libraries = [engine.searcher().library for engine in engines]
+    libraries = []
+    for engine in engines:
+        with engine.named_among(engines):
+            libraries.append(engine.searcher().library)
     try:
         return _answer(engines, request, until_s)
     except (LibraryError, ModelError) as exc:
@@ -216,7 +229,10 @@ def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:
 def _answer(engines: Sequence[SearchEngine], request: Request, until_s: float | None) -> Hits:
     encoded = _encode(engines[0].searcher(), request)
     with ExitStack() as opened:
-        read = [engine.open_view(request, opened, until_s) for engine in engines]
+        read = []
+        for engine in engines:
+            with engine.named_among(engines):
+                read.append(engine.open_view(request, opened, until_s))
         libraries, snapshots = [library for library, _ in read], [view.snapshot for _, view in read]
         if len(read) > 1:
             _check_comparable([library.root for library in libraries], [view for _, view in read])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vfindex.search.query.like import Like, clip_of
 from vfindex.search.results import MarkInfo, MarkList, Presence
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.locations import paths_by_fingerprint
@@ -56,8 +55,7 @@ def _clip_now(clips: Sequence[StoredClip], moment: Moment) -> ClipKey | None:
     return ClipKey(moment.fingerprint, -start_ms) if length_s > 0 else None
 
 
-def moment_at(snapshot: Snapshot, place: Like | ClipKey) -> Moment:
-    """Return a clip as a moment. Raises QueryError if the library has none there."""
-    clip = clip_of(snapshot, place)
+def moment_of(snapshot: Snapshot, clip: StoredClip) -> Moment:
+    """Return a clip as a moment."""
     [video] = snapshot.videos([clip.video_id])
     return Moment(video.fingerprint, clip.start_ms, round(1000 * clip.end_s))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from vfindex.search.engine import SearchEngine, answer
 from vfindex.search.query.ast import Combination, Filters, Query
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import glob_hints
-from vfindex.search.query.like import Like, clip_of, find_video
+from vfindex.search.query.like import Like, clip_among, video_among
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
 from vfindex.search.results import (
@@ -161,23 +162,24 @@ class SearchService:
     @again_if_changed
     def video(self, name: str | Path) -> VideoInfo:
         """Return all that the library knows of a video. name: a path, or a fingerprint. Raises LibraryError."""
-        library = self._library_with(name)
-        with library.snapshot() as snapshot:
-            return video_info(library, snapshot, _existing(snapshot, name))
+        with self._opened() as (libraries, snapshots):
+            number, video = video_among(snapshots, os.fspath(name))
+            return video_info(libraries[number], snapshots[number], _existing(video, name))
 
     @again_if_changed
     def transcript(self, name: str | Path) -> Transcript:
         """Return what is said in a video. name: a path, or a fingerprint. Raises LibraryError."""
-        with self._library_with(name).snapshot() as snapshot:
-            return transcript_of(snapshot, _existing(snapshot, name))
+        with self._opened() as (_, snapshots):
+            number, video = video_among(snapshots, os.fspath(name))
+            return transcript_of(snapshots[number], _existing(video, name))
 
     @again_if_changed
     def thumbnail(self, clip: Like | ClipKey | str) -> Path | None:
         """Return the WebP image of a clip, None if there is none. clip: as for `similar`. Raises QueryError."""
         like = Like.parse(clip) if isinstance(clip, str) else clip
-        library = self._library_with(_video_of(like))
-        with library.snapshot() as snapshot:
-            return library.thumbnail(clip_of(snapshot, like).thumbnail)
+        with self._opened() as (libraries, snapshots):
+            number, found = clip_among(snapshots, like)
+            return libraries[number].thumbnail(found.thumbnail)
 
     @again_if_changed
     def frames(self, name: str | Path, times_s: Sequence[float], *, size_px: int | None = None) -> list[Still]:
@@ -188,17 +190,20 @@ class SearchService:
         """
         from vfindex.search.stills import SIZE_PX, stills_of
 
-        with self._library_with(name).snapshot() as snapshot:
-            video = _existing(snapshot, name)
-        return stills_of(self._frames, video, times_s, SIZE_PX if size_px is None else size_px)
+        with self._opened() as (_, snapshots):
+            _, video = video_among(snapshots, os.fspath(name))
+        return stills_of(self._frames, _existing(video, name), times_s, SIZE_PX if size_px is None else size_px)
 
-    def _library_with(self, name: str | Path) -> Library:
-        """Return the first library that has a video, or else the first."""
-        for engine in self.engines[1:] and self.engines:
-            with engine.library().snapshot() as snapshot:
-                if find_video(snapshot, os.fspath(name)) is not None:
-                    return engine.library()
-        return self.engine.library()
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[list[Library], list[Snapshot]]]:
+        """Yield all libraries, and a snapshot of each."""
+        with ExitStack() as opened:
+            libraries, snapshots = [], []
+            for engine in self.engines:
+                with engine.named_among(self.engines):
+                    libraries.append(engine.library())
+                    snapshots.append(opened.enter_context(libraries[-1].snapshot()))
+            yield libraries, snapshots
 
     # --- what people write ------------------------------------------------------------------------------------------
 
@@ -218,16 +223,16 @@ class SearchService:
         question, grade: a judgement, see `NewMark`. by: None for the user of this process.
         Raises QueryError, UsageError, LibraryError.
         """
-        from vfindex.search.marks import marks_with_paths, moment_at
+        from vfindex.search.marks import marks_with_paths, moment_of
         from vfindex.storage.user.data import UserData
         from vfindex.storage.user.records import DEFAULT_LIST, NewMark
 
         place = Like.parse(clip) if isinstance(clip, str) else clip
-        library = self._library_with(_video_of(place))
-        with library.snapshot() as snapshot:
+        with self._opened() as (libraries, snapshots):
+            number, found = clip_among(snapshots, place)
             list_ = DEFAULT_LIST if list_ is None else list_
-            new = NewMark(moment_at(snapshot, place), list_, note, question, grade, by)
-            [made] = marks_with_paths(snapshot, [UserData.open(library.root).add_mark(new)]).marks
+            new = NewMark(moment_of(snapshots[number], found), list_, note, question, grade, by)
+            [made] = marks_with_paths(snapshots[number], [UserData.open(libraries[number].root).add_mark(new)]).marks
         return made
 
     def marks(self, *, list_: str | None = None, question: str | None = None) -> MarkList:
@@ -299,10 +304,6 @@ class SearchService:
         raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` shows which there are")
 
 
-def _video_of(clip: Like | ClipKey) -> str | Path:
-    return clip.fingerprint if isinstance(clip, ClipKey) else clip.video
-
-
 def _parsed(filters: str) -> Filters:
     """Return the filters of a query. Raises QueryError, and UsageError for words to search for."""
     query = parse(filters, wordless=True)
@@ -315,9 +316,8 @@ def _parsed(filters: str) -> Filters:
     return query.filters
 
 
-def _existing(snapshot: Snapshot, name: str | Path) -> StoredVideo:
-    """Return the video of a path or fingerprint. Raises LibraryError."""
-    video = find_video(snapshot, os.fspath(name))
+def _existing(video: StoredVideo | None, name: str | Path) -> StoredVideo:
+    """Return the video of a path or fingerprint. Raises LibraryError if there is none."""
     if video is not None:
         return video
     if os.path.isdir(name):

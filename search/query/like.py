@@ -93,13 +93,28 @@ def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
     return covering[-1]
 
 
-def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey) -> tuple[Snapshot, StoredClip]:
-    """Return a clip as `clip_of` does, from the first library that has it. Raises QueryError if none has."""
-    *before, last = snapshots
-    for snapshot in before:
+def video_among(snapshots: Sequence[Snapshot], name: str) -> tuple[int, StoredVideo | None]:
+    """Return the first library that has a video, as a number, with the video; (0, None) if none has it.
+
+    name: as for `find_video`. Raises UsageError if several videos fit, in one library or in two.
+    """
+    found = [(n, video) for n, each in enumerate(snapshots) if (video := find_video(each, name)) is not None]
+    contents = {video.fingerprint: video.locations[0].path for _, video in found if video.locations}
+    if len(contents) > 1 and not os.path.isabs(name) and not os.path.lexists(name):
+        paths = shown_paths(sorted(contents.values()))
+        raise UsageError(f"{name} fits {len(contents)} videos of the libraries: {paths}; give more of the path")
+    return found[0] if found else (0, None)
+
+
+def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey) -> tuple[int, StoredClip]:
+    """Return the first library that has a clip, as a number, with the clip. Raises as `clip_of` if none has it."""
+    if isinstance(like, Like) and len(snapshots) > 1:
+        video_among(snapshots, str(like.video))  # one name may fit a video in each
+    last = len(snapshots) - 1
+    for number, snapshot in enumerate(snapshots[:last]):
         with suppress(QueryError):
-            return snapshot, clip_of(snapshot, like)
-    return last, clip_of(last, like)
+            return number, clip_of(snapshot, like)
+    return last, clip_of(snapshots[last], like)
 
 
 def stored_image(snapshot: Snapshot, clip: StoredClip) -> FloatArray:

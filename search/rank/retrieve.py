@@ -82,11 +82,11 @@ def _query_vectors(views: Sequence[View], encoded: EncodedQuery) -> tuple[list[Q
     if not encoded.has_images:
         return vectors, []
     found = [clip_among([view.snapshot for view in views], like) for like in encoded.likes]
-    stored = [stored_image(snapshot, clip) for snapshot, clip in found]
+    stored = [stored_image(views[number].snapshot, clip) for number, clip in found]
     vectors[0] = add_images(vectors[0], [*encoded.pictures, *stored], first)
     examples = []
     for view in views:
-        ids = [clip.id for snapshot, clip in found if snapshot is view.snapshot]
+        ids = [clip.id for number, clip in found if number == view.number]
         examples += [Result.of((each,)) for each in score_clips(view, ids, vectors[0], KeywordMatches())]
     return vectors, examples
 

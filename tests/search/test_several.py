@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from library_maker import DIM, SETUP, add_video, clip, prior
+from library_maker import DIM, SETUP, add_video, prior
 
 from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.results import Hits
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import LibraryVersion, UsageError
+from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.shared_spec import exported, use_own_spec, use_spec
-from vfindex.storage.records import FloatArray, Segment
+from vfindex.storage.records import Clip, FloatArray, Location, Segment
 from vfindex.storage.writer import writing
 
+DATA = Path(__file__).parents[1] / "data"
 RANDOM = np.random.default_rng(3)
 NAMES = [f"v{number:02}" for number in range(24)]
 WORDS = ("heron", "lake", "boat")
@@ -28,7 +34,21 @@ def unit(count: int) -> FloatArray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
-SEEN, SAID, ASKED = unit(len(NAMES) * 3), unit(len(NAMES) * 3), unit(20)
+SEEN, SAID, ASKED = unit(len(NAMES) * 3 + 4), unit(len(NAMES) * 3 + 4), unit(20)
+# v21 is v04, encoded again.
+FOOTAGE, ENCODED_AGAIN = 4, 21
+SEEN[3 * ENCODED_AGAIN :][:3], SAID[3 * ENCODED_AGAIN :][:3] = SEEN[3 * FOOTAGE :][:3], SAID[3 * FOOTAGE :][:3]
+
+
+def moving(row: int) -> Clip:
+    """Return a clip of two different frames, whose mean is its vector."""
+    start_s, visual = 5.0 * (row % 3), SEEN[row]
+    aside = np.roll(visual, 1) - (np.roll(visual, 1) @ visual) * visual
+    frames = np.stack([visual + 0.3 * aside, visual - 0.3 * aside])
+    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+    return Clip(
+        start_s, start_s + 5, 0.0, {"visual": visual, "speech": SAID[row]}, frames, np.array([start_s, start_s + 4.5])
+    )
 
 
 def make(folder: Path, numbers: list[int]) -> Path:
@@ -36,8 +56,7 @@ def make(folder: Path, numbers: list[int]) -> Path:
     with writing(folder) as writer:
         writer.install(SETUP, {m: prior() for m in SETUP.models}, {})
         for number in numbers:
-            rows = range(3 * number, 3 * number + 3)
-            clips = [clip(5.0 * (r % 3), 5.0 * (r % 3) + 5, visual=SEEN[r], speech=SAID[r]) for r in rows]
+            clips = [moving(row) for row in range(3 * number, 3 * number + 3)]
             words = " ".join(word for step, word in enumerate(WORDS, 2) if number % step == 0) or "nothing"
             add_video(writer, NAMES[number], clips, [Segment(0, 5, words, "sidecar")])
         writer.publish()
@@ -67,7 +86,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QueryEncoder, "encode", encode)
 
 
-QUERIES = ("a", "b", "heron", "lake boat", "heron lake", '"boat"', "said:lake", "heron -boat", "a then b within 20s")
+QUERIES = (
+    *("a", "b", "heron", "lake boat", "heron lake", "a -b", '"boat"', "said:lake", "heron -boat", "2:a 0.5:b"),
+    *("a then b within 20s", "heron near b within 5s", "a in:v1*", "b longer:5s shorter:1m", '"lake" then a within 1m'),
+)
+
+
+def answers(hits: Hits) -> list[tuple[Any, ...]]:
+    """Return rank, clip, span and other places of each hit."""
+    return [(hit.rank, hit.key, hit.start_s, hit.end_s, {place.video for place in hit.also}) for hit in hits]
 
 
 @pytest.mark.usefixtures("asked")
@@ -78,9 +105,9 @@ def test_two_parts_give_the_hits_of_the_whole(folders: tuple[Path, Path, Path], 
     options: dict[str, Any] = {"top_k": 12, "per_video": per_video, "min_confidence": "none"}
     one = SearchService(whole).search(query, **options)
     several = SearchService(parts).search(query, **options)
-    assert [(hit.rank, hit.key) for hit in several] == [(hit.rank, hit.key) for hit in one] and one
-    np.testing.assert_allclose([hit.score for hit in several], [hit.score for hit in one], atol=1e-3)
-    assert {hit.library for hit in several} == set(parts)
+    assert answers(several) == answers(one) and one
+    np.testing.assert_allclose([hit.score for hit in several], [hit.score for hit in one], atol=1e-6)
+    assert {hit.library for hit in several} == set(parts) or "in:" in query
 
 
 @pytest.mark.usefixtures("asked")
@@ -89,6 +116,33 @@ def test_a_content_in_two_libraries_is_one_hit(folders: tuple[Path, Path, Path])
     alone = SearchService(folders[0]).search("a", top_k=100, per_video=3, min_confidence="none")
     assert [hit.key for hit in hits] == [hit.key for hit in alone]
     assert {hit.to_dict()["library"] for hit in hits} == {str(folders[0])}, "of equals the first library's"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_footage_in_two_libraries_is_one_hit(
+    folders: tuple[Path, Path, Path], order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QueryEncoder, "encode", lambda *_: dict.fromkeys(("visual", "text"), SEEN[3 * FOOTAGE]))
+    whole, *parts = folders
+    several = SearchService(parts[::order]).search("a", top_k=24, min_confidence="none")
+    names = [NAMES[FOOTAGE], NAMES[ENCODED_AGAIN]][::order]
+    assert several[0].video == f"/videos/{names[0]}".encode()
+    assert [place.video for place in several[0].also] == [f"/videos/{names[1]}".encode()]
+    assert len(several) == len(SearchService(whole).search("a", top_k=24, min_confidence="none")) == 23
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_filter_chooses_among_the_copies_of_a_content(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    first, second = (shutil.copytree(folders[1], tmp_path / name) for name in ("first", "second"))
+    with Library.open(second).snapshot() as snapshot, writing(second) as writer:
+        for video in snapshot.videos():
+            writer.catalog.place(video.id, Location(f"/archive/{video.fingerprint}".encode(), 100, 1, 1))
+    service = SearchService([first, second])
+    for filters, library in (("", first), ("in:/videos", first), ("in:/archive", second)):
+        hits = service.search(f"a {filters}", top_k=50, min_confidence="none")
+        assert [hit.library for hit in hits] == [library] * 9
+    places = {place.video for hit in service.search("a", min_confidence="none") for place in hit.also}
+    assert places == {f"/archive/{name}".encode() for name in NAMES[:9]}
 
 
 @pytest.mark.usefixtures("asked")
@@ -117,3 +171,61 @@ def test_libraries_that_cannot_be_compared_are_refused(folders: tuple[Path, Path
         SearchService([folders[1], own]).search("a")
     with pytest.raises(UsageError, match="rrf fuses ranks"):
         SearchService(folders[1:]).search("a", combine="rrf")
+
+
+def stored(version: str, folder: Path) -> Path:
+    """Return a library that the code of a version made."""
+    with tarfile.open(DATA / f"library-{version}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def test_a_library_of_an_older_layout_is_one_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (stored("before_tracks", tmp_path / name) for name in ("old", "new"))
+    with writing(new):
+        pass  # migrates
+    with Library.open(old).snapshot() as snapshot:
+        dims = {m: part.dim for m, part in reading_spec(snapshot)[0].parts.items()}
+    monkeypatch.setattr(
+        QueryEncoder, "encode", lambda *_: {m: np.full(dim, dim**-0.5, np.float32) for m, dim in dims.items()}
+    )
+    alone = SearchService(old).search("a", min_confidence="none")
+    for folders in ([old, new], [new, old]):
+        hits = SearchService(folders).search("a", min_confidence="none")
+        assert [hit.key for hit in hits] == [hit.key for hit in alone] and alone
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in alone], atol=1e-6)
+        assert {hit.library for hit in hits} == {folders[0]}
+
+
+def test_a_library_that_is_too_old_is_named(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    first = stored("0.1.0", tmp_path / "first")
+    for several in ([folders[1], first], [first, folders[1]]):
+        with pytest.raises(LibraryVersion, match=r"first: this library was written by an older vfindex; run"):
+            SearchService(several).search("a")
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_library_is_published_while_several_are_searched(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    growing = shutil.copytree(folders[2], tmp_path / "growing")
+    service, done = SearchService([folders[1], growing]), threading.Event()
+    old = {hit.key.fingerprint for hit in service.search("a", top_k=50, min_confidence="none")}
+    added = [f"new{number}" for number in range(4)]
+
+    def ask() -> list[set[str]]:
+        found = []
+        while not done.is_set():
+            found.append({hit.key.fingerprint for hit in service.search("a", top_k=50, min_confidence="none")})
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask) for _ in range(2)]
+        try:
+            for number, name in enumerate(added):
+                with writing(growing) as writer:
+                    add_video(writer, name, [moving(3 * len(NAMES) + number)])
+                    writer.publish()
+        finally:
+            done.set()
+        states = [old | set(added[:count]) for count in range(len(added) + 1)]
+        assert [found for future in asked for found in future.result() if found not in states] == []
+    assert {hit.key.fingerprint for hit in service.search("a", top_k=50, min_confidence="none")} == states[-1]
