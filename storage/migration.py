@@ -20,7 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.documents import CREATE_WORDS
-from vfindex.storage.db.engine import DatabaseConnection, connect, file_uri, room_wanted, translated
+from vfindex.storage.db.engine import RUN_VERIFY, DatabaseConnection, connect, file_uri, translated
 from vfindex.storage.db.integrity import register
 from vfindex.storage.db.migrations import TRIGGERS, is_before_copy, migrate, migrate_in_place, rows_of
 from vfindex.storage.errors import LibraryDamaged, LibraryError
@@ -60,8 +60,12 @@ def migrate_by_copy(database: Path) -> None:
     try:
         _make(database, new)
         replace_database(database, new, database.with_name(FORMER))
-    except (OSError, sqlite3.Error) as exc:
+    except (LibraryError, OSError, sqlite3.Error) as exc:
         discard_database(new)
+        if isinstance(exc, LibraryError):
+            raise
+        if isinstance(exc, sqlite3.IntegrityError):  # of a damaged row: the tables of before had the same constraints
+            raise LibraryDamaged(f"the library's database is damaged ({exc}){RUN_VERIFY}") from exc
         if isinstance(exc, sqlite3.Error):
             raise translated(exc) from exc
         raise LibraryError(
@@ -96,8 +100,10 @@ def _check_room(database: Path, new: Path) -> None:
     found = least_room([database.parent])
     if found is not None and found[1] < wanted:
         raise LibraryError(
-            f"library.db is to be rewritten for this version, beside the old one; {room_wanted(found[0], wanted)} and "
-            "run the same command again: nothing has been changed, and searches go on"
+            "library.db must be rewritten for this version, in a second file; "
+            f"free {wanted / 1e6:,.1f} MB in {found[0]}, "
+            f"which has {found[1] / 1e6:,.1f} MB left, and run the same command again: nothing has been changed, and "
+            "searches go on"
         )
 
 

@@ -134,8 +134,8 @@ BY_COPY = "separate_frames"
 # after their number in 4 bytes, and `crc32` was of both columns.
 _COUNT = "((length(e.frames) - 4) / (8 + length(e.vector)))"
 _TIMES, _VECTORS = f"substr(e.frames, 5, 8 * {_COUNT})", f"substr(e.frames, 5 + 8 * {_COUNT})"
-# A damaged row stays one: no checksum is negative.
-_CHECKED = "CASE WHEN e.crc32 = crc32_of(e.vector, e.frames) THEN crc32_of({}) ELSE -1 END"
+# A damaged row stays one: no checksum is negative. Damaged text may not be UTF-8.
+_CHECKED = "CASE WHEN e.crc32 = crc32_of(CAST(e.vector AS BLOB), CAST(e.frames AS BLOB)) THEN crc32_of({}) ELSE -1 END"
 _STAGED = "substr(e.fingerprint, 1, 1) = '+'"
 # Table -> column -> its value in a library from before the copy; `e` is the row.
 _EARLIER: Mapping[str, Mapping[str, str]] = {

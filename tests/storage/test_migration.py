@@ -20,7 +20,7 @@ from old_libraries import BEFORE_FRAMES, stored
 
 from vfindex.storage import migration
 from vfindex.storage.db import engine
-from vfindex.storage.errors import LibraryChanged, LibraryError
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.migration import FORMER, NEW
@@ -197,7 +197,9 @@ def test_the_old_library_is_kept_until_a_run_has_succeeded(library: Path) -> Non
 def test_a_library_without_room_for_a_copy_stands(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(library)
     monkeypatch.setattr(migration, "least_room", lambda folders: (folders[0], 100_000))
-    with pytest.raises(LibraryError, match=r"free .* GB in .* nothing has been changed, and searches go on"):
+    with pytest.raises(
+        LibraryError, match=r"free 0.2 MB in .*, which has 0.1 MB left, .* nothing has been changed, and searches go on"
+    ):
         migrated(library)
     assert contents(library) == before
     assert not (library / NEW).exists()
@@ -241,6 +243,8 @@ def test_a_reader_held_open_follows(library: Path) -> None:
         "UPDATE embedding SET frames = zeroblob(length(frames)) WHERE clip_id = 1 AND modality = 'visual'",
         "UPDATE embedding SET vector = zeroblob(length(vector)) WHERE clip_id = 1",
         "UPDATE embedding SET frames = x'00' WHERE clip_id = 1 AND modality = 'visual'",
+        "UPDATE embedding SET frames = CAST(x'ff80' AS TEXT) WHERE clip_id = 1 AND modality = 'visual'",
+        "UPDATE embedding SET vector = CAST(x'ff80' AS TEXT) WHERE clip_id = 1",
         "DELETE FROM embedding WHERE clip_id = 1 AND modality = 'visual'",
         "UPDATE video SET title = 'woods' WHERE id = 1",
     ],
@@ -250,6 +254,15 @@ def test_damage_is_still_damage_afterwards(damage: str, library: Path) -> None:
         connection.execute(damage)
     assert verify(Library.open(library)).redo == [b"/videos/forest"]
     assert verify(Library.open(migrated(library))).redo == [b"/videos/forest"]
+
+
+def test_a_row_that_no_table_takes_is_a_sentence(library: Path) -> None:
+    with closing(sqlite3.connect(library / "library.db")) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints=ON")
+        connection.execute("UPDATE video SET state = 'garbage' WHERE id = 1")
+    with pytest.raises(LibraryDamaged, match=r"is damaged \(CHECK constraint failed.*run: vfindex verify"):
+        migrated(library)
+    assert not (library / NEW).exists()
 
 
 def test_a_reader_without_locks_follows(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
