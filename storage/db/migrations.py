@@ -128,6 +128,9 @@ EVERY_COLUMN = (
     "SELECT m.name, c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
     " WHERE m.type = 'table' ORDER BY m.name, c.cid"
 )
+# Keys in SQLAlchemy's `info` of a connection: the statements of `complete` whose tables and views it has, and of those
+# that its transaction has made.
+_COMPLETED, _COMPLETING = "completed", "completing"
 # Done by a copy, not by statements in place.
 BY_COPY = "separate_frames"
 # Before it, the times and vectors of a clip's frames stood behind each other in a column of its row in `embedding`,
@@ -252,8 +255,8 @@ def min_reader(connection: Connection) -> int:
 def completing_statements(connection: Connection) -> tuple[str, ...]:
     """Return the SQL that gives a reader of an older library the tables and columns that it lacks; () if it lacks none.
 
-    It makes temporary tables and views, which come before those of the library under the same names and end with the
-    reader's transaction. Raises LibraryNotFound for a database without tables, LibraryVersion for one that needs a
+    It makes temporary tables and views, which come before those of the library under the same names, see `complete`.
+    Raises LibraryNotFound for a database without tables, LibraryVersion for one that needs a
     newer reader or lacks a breaking migration.
     """
     applied = set(applied_migrations(connection))
@@ -273,6 +276,32 @@ def completing_statements(connection: Connection) -> tuple[str, ...]:
     return (
         () if applied >= MIGRATIONS.keys() else tuple(temporary_tables(connection.exec_driver_sql(EVERY_COLUMN).all()))
     )
+
+
+def complete(connection: Connection, statements: Sequence[str]) -> None:
+    """Execute the `completing_statements` of a snapshot, unless its connection has their tables and views."""
+    made = connection.info.get(_COMPLETED, ())
+    connection.info.pop(_COMPLETING, None)  # of a transaction that failed
+    if made == statements:
+        return
+    kinds = "SELECT type, name FROM temp.sqlite_master WHERE type IN ('table', 'view')"
+    for kind, name in connection.exec_driver_sql(kinds).all() if made else ():
+        if name in schema.metadata.tables:
+            connection.exec_driver_sql(f"DROP {kind} temp.{name}")
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    connection.info[_COMPLETING] = statements
+
+
+def keep_completed(connection: Connection) -> None:
+    """End a snapshot in which nothing failed so that its connection keeps the tables and views of `complete`.
+
+    Otherwise every snapshot would make them, and SQLite would compile every statement anew: 2 ms of a search.
+    """
+    statements = connection.info.pop(_COMPLETING, None)
+    if statements is not None:
+        connection.commit()
+        connection.info[_COMPLETED] = statements
 
 
 def temporary_tables(columns: Iterable[Iterable[str]], *, counts: bool = True) -> Iterator[str]:

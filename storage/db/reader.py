@@ -20,7 +20,7 @@ from vfindex.storage.db.clips import StoredClip, StoredVectors, no_frames, store
 from vfindex.storage.db.documents import SEGMENT_COLUMNS
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, time_limit, translated
 from vfindex.storage.db.integrity import diagnosis, is_broken, setting
-from vfindex.storage.db.migrations import completing_statements
+from vfindex.storage.db.migrations import complete, completing_statements, keep_completed
 from vfindex.storage.db.videos import StoredVideo, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.names import resolve
@@ -69,8 +69,7 @@ class Snapshot:
         self._limits.enter_context(time_limit(self._connection, until_s))
         self.words = Words(self._fetched, self.remembered)
         try:
-            for statement in self.remembered("completing", lambda: completing_statements(self._connection)):
-                self._connection.exec_driver_sql(statement)
+            complete(self._connection, self.remembered("completing", lambda: completing_statements(self._connection)))
         except DBAPIError as exc:
             self.close()
             raise translated(exc) from exc
@@ -94,6 +93,8 @@ class Snapshot:
                     damage = diagnosis(self.stream)
                 if damage:
                     raise damage from exc
+            elif kind is None:
+                keep_completed(self._connection)
         finally:
             self.close()
         Unchanged(None if self._cache is None else self._cache.opened).__exit__(kind, exc, trace)

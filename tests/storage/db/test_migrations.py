@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 from library_maker import add_video, axis, clip, install
 from old_libraries import BEFORE_FRAMES, BEFORE_TRACKS, FIRST, stored
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from vfindex.storage.db import migrations, schema
 from vfindex.storage.db.integrity import HELD, SEAL, SEALED, register, seal_of
@@ -138,6 +138,40 @@ def test_a_reader_reads_an_older_library_as_it_is(version: str, tmp_path: Path) 
                 (["visual"], (1, 8)),
             ]
     assert verify(opened).clean
+
+
+def test_a_connection_keeps_what_completes_an_older_library(tmp_path: Path) -> None:
+    opened = Library.open(stored(BEFORE_FRAMES, tmp_path))
+    executed: list[str] = []
+    with pytest.raises(RuntimeError), opened.snapshot():
+        raise RuntimeError  # its transaction is rolled back, with its views
+    event.listen(opened._engine, "before_cursor_execute", lambda *arguments: executed.append(arguments[2]))
+    for _ in range(3):
+        with opened.snapshot() as snapshot:
+            assert len(snapshot.vectors([1])[1].frames) == 1
+    made = [statement for statement in executed if statement.startswith("CREATE TEMP")]
+    assert len(made) == len(set(made)) > 0
+
+
+def test_a_reader_held_open_follows_a_migration_in_place(library: Path) -> None:
+    name, columns = "record_runs_and_rates", ("fps", "time_base")
+    opened = Library.open(library)
+    with closing(sqlite3.connect(library / "library.db")) as writer:
+        with writer:
+            writer.execute("DELETE FROM migration WHERE name = ?", (name,))
+            for column in columns:
+                writer.execute(f"ALTER TABLE video DROP COLUMN {column}")
+        for _ in range(2):
+            with opened.snapshot() as snapshot:
+                assert {video.fps for video in snapshot.videos()} == {None}
+        with writer:
+            for column in columns:
+                writer.execute(f"ALTER TABLE video ADD COLUMN {column} TEXT")
+            writer.execute("UPDATE video SET fps = '25/1'")
+            writer.execute("INSERT INTO migration VALUES (?, '2026')", (name,))
+        for _ in range(2):
+            with opened.snapshot() as snapshot:
+                assert {video.fps for video in snapshot.videos()} == {"25/1"}
 
 
 def test_a_reader_asks_for_a_run_where_it_cannot_read_the_words(tmp_path: Path) -> None:
