@@ -168,25 +168,13 @@ def _scan_cache(connection: Connection, *, recognised: bool) -> ScanCache:
     return ScanCache(set(up_to_date), {each.path: each for each in others})
 
 
-def known_files(catalog: Catalog, video_id: int | None = None) -> dict[bytes, KnownFile]:
-    """Return path -> the file there, of all videos or of one."""
+def known_files(catalog: Catalog) -> dict[bytes, KnownFile]:
+    """Return path -> the file there, of all videos."""
     v, loc = schema.video.c, schema.location.c
-    query = select(
-        loc.path,
-        loc.size_bytes,
-        loc.mtime_ns,
-        loc.inode,
-        loc.beside,
-        v.id,
-        v.fingerprint,
-        v.state,
-        v.recognised,
-        v.problem,
-    ).join_from(schema.location, schema.video)
-    if video_id is not None:
-        query = query.where(v.id == video_id)
+    file = (loc.path, loc.size_bytes, loc.mtime_ns, loc.inode, loc.beside)
+    query = select(*file, v.id, v.fingerprint, v.state, v.recognised, v.problem)
     with catalog.transaction() as connection:
-        rows = connection.execute(query).all()
+        rows = connection.execute(query.join_from(schema.location, schema.video)).all()
     return {
         row.path: KnownFile(
             video_id=row.id,
