@@ -75,13 +75,13 @@ def writing(folder: Path) -> Iterator[Writer]:
     once if another process writes, LibraryError on a network file system.
     """
     is_new = not os.path.lexists(folder)
-    with ExitStack() as held:
-        held.enter_context(locked(folder))
+    with ExitStack() as locks:
+        locks.enter_context(locked(folder))
         place = in_use(folder)
         if place != folder:
-            held.enter_context(locked(place))  # a writer that was given the version's own folder
+            locks.enter_context(locked(place))  # a writer that was given the version's own folder
         writer = Writer(place)
-        held.callback(writer.close)
+        locks.callback(writer.close)
         try:
             yield writer
         except BaseException:

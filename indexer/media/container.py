@@ -65,9 +65,9 @@ class Source:
 
     def only(self, *streams: Stream) -> None:
         """Make the demuxer skip all other streams."""
-        wanted = {stream.index for stream in streams}
+        kept = {stream.index for stream in streams}
         for stream in self.container.streams:
-            stream.discard = Discard.default if stream.index in wanted else Discard.all
+            stream.discard = Discard.default if stream.index in kept else Discard.all
 
     def reopened(self) -> Source:
         """Return the same file at its beginning. Not every container can be rewound by seeking."""

@@ -239,8 +239,8 @@ def _keyframe_after(video: VideoStream, packet: Packet[Any], until_s: float) -> 
     entries = video.index_entries
     if packet.pts is None or packet.dts is None or not video.time_base:
         return None
-    wanted = int(until_s / video.time_base) - (packet.pts - packet.dts)
-    first = bisect_left(entries, wanted, key=lambda entry: entry.timestamp) - REORDERED
+    earliest = int(until_s / video.time_base) - (packet.pts - packet.dts)
+    first = bisect_left(entries, earliest, key=lambda entry: entry.timestamp) - REORDERED
     first = min(max(first, 0), len(entries) - 1)
     found = entries.search_timestamp(entries[first].timestamp, backward=False)
     found = found if found >= 0 else entries.search_timestamp(entries[len(entries) - 1].timestamp)

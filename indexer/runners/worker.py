@@ -113,16 +113,16 @@ class UnitWorker:
 
     def _unseen(self, job: Job) -> Failure | None:
         """Return a failure if the file is missing here or differs from the driver's."""
-        wanted = (job.prepared.video.fingerprint, job.path)
-        if self._seen != wanted:
+        here = (job.prepared.video.fingerprint, job.path)
+        if self._seen != here:
             try:
-                same = fingerprint(job.path) == wanted[0]
+                same = fingerprint(job.path) == here[0]
             except VideoError as exc:
                 return Failure(exc.problem, unseen=self._place)
             if not same:
                 problem = Problem(job.path, "open", "changed", "its content is another", "index it again")
                 return Failure(problem, unseen=self._place)
-            self._seen = wanted
+            self._seen = here
         return None
 
     def gpu_busy(self) -> dict[str, float]:

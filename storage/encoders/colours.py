@@ -74,8 +74,8 @@ def colours_named(words: Iterable[str]) -> FloatArray:
     """Return the colours named by the words, in equal shares: (11,) float32, summing to 1, or all 0."""
     lower = [word.casefold() for word in words]
     named = {colour for word in lower for colour in OTHER_NAMES.get(word, (word,))}
-    held = np.array([colour in named for colour in COLOURS], dtype=np.float32)
-    return held / max(1.0, float(held.sum()))
+    mask = np.array([colour in named for colour in COLOURS], dtype=np.float32)
+    return mask / max(1.0, float(mask.sum()))
 
 
 def colour_axes(texts: FloatArray) -> FloatArray:

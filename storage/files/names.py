@@ -58,11 +58,11 @@ def resolve(
 
 def _alike(path: bytes, known: Iterable[bytes]) -> set[bytes]:
     """Return the known paths, and folders of known paths, with the same composed form as `path`."""
-    wanted, parts = composed(os.fsdecode(path)), path.rstrip(b"/").count(b"/") + 1
+    name, parts = composed(os.fsdecode(path)), path.rstrip(b"/").count(b"/") + 1
     found = set()
     for each in known:
         if not each.isascii():
             place = b"/".join(each.split(b"/")[:parts])
-            if place != path and composed(os.fsdecode(place)) == wanted:
+            if place != path and composed(os.fsdecode(place)) == name:
                 found.add(place)
     return found

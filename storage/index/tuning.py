@@ -29,7 +29,7 @@ from vfindex.storage.records import FloatArray
 # together: with a fixed margin of 0.002, enough for visual, other titles had 0.965. The first 200 are only candidates
 # for the ten shown, so less suffices.
 LEAST = 0.99
-WANTED = ((LEAST, 1.645), (0.97, 0.0))
+REQUIRED = ((LEAST, 1.645), (0.97, 0.0))
 # Required recall of a published index on a few queries: 32 of them vary by about 0.02 for titles, whose ten best clips
 # are often found or missed together.
 FLOOR = 0.95
@@ -114,8 +114,8 @@ def recall_at_10(
     An empty index gives nothing.
     """
     ids = index.ids()
-    wanted = CLIPS_A_QUESTION * FEW_QUESTIONS
-    chosen = ids[evenly_spaced(len(ids), wanted)].tolist()
+    count = CLIPS_A_QUESTION * FEW_QUESTIONS
+    chosen = ids[evenly_spaced(len(ids), count)].tolist()
     clips = [rows for _, rows in joint_batches(snapshot, spec, chosen)]
     own = np.concatenate([np.zeros((0, spec.dim), np.float32), *clips])
     asked = [np.concatenate(kinds) for kinds in questions(spec, priors, own, FEW_QUESTIONS)]
@@ -188,19 +188,19 @@ def _weighting_params(trial: _Trial) -> WeightingParams:
         if best and all(each.is_enough and each.cost <= trial.codes.cost(0, share) for each in best):
             break
         kinds = trial.ranks(share)
-        found = [_least(trial, share, [kind[which] for kind in kinds], WANTED[which]) for which in (0, 1)]
+        found = [_least(trial, share, [kind[which] for kind in kinds], REQUIRED[which]) for which in (0, 1)]
         best = [min(pair, key=lambda each: each.order) for pair in zip(best or found, found, strict=True)]
     first, many = best
     return WeightingParams(first.params if first.recall >= LEAST else SearchParams(0, 1.0), many.params, first.recall)
 
 
-def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], wanted: tuple[float, float]) -> _Found:
+def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], required: tuple[float, float]) -> _Found:
     """Return the lowest sufficient number of candidates, or MOST.
 
-    kinds: ranks of each, as `_Trial.ranks` returns them. wanted: recall, and the margin in standard errors, for every
+    kinds: ranks of each, as `_Trial.ranks` returns them. required: recall, and the margin in standard errors, for every
     kind.
     """
-    target, errors = wanted
+    target, errors = required
     for most in CANDIDATES:
         found = [np.mean(ranks < most, axis=1) for ranks in kinds]  # each (n,), the recall of each query
         is_enough = all(each.mean() - errors * each.std() / math.sqrt(len(each)) >= target for each in found)

@@ -71,19 +71,21 @@ def false_words(engine: Engine) -> list[str]:
 
 def _compared_words(connection: sqlite3.Connection) -> list[str]:
     """Return how the full text index differs from one made of the documents."""
-    connection.execute(f"CREATE VIRTUAL TABLE temp.wanted USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")")
+    connection.execute(
+        f"CREATE VIRTUAL TABLE temp.expected USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")"
+    )
     stored = connection.execute("SELECT value FROM meta WHERE key = ?", (FOLD_KEY,)).fetchone()
     fold = fold_of(stored and stored[0])
     rows = connection.execute("SELECT id, text FROM document ORDER BY id")
     connection.executemany(
-        "INSERT INTO temp.wanted(rowid, text) VALUES (?, ?)", ((id_, index_form(words, fold)) for id_, words in rows)
+        "INSERT INTO temp.expected(rowid, text) VALUES (?, ?)", ((id_, index_form(words, fold)) for id_, words in rows)
     )
-    held = _instances(connection, "main", "document_fts")
-    missing, extra = _differences(_instances(connection, "temp", "wanted"), held)
+    found = _instances(connection, "main", "document_fts")
+    missing, extra = _differences(_instances(connection, "temp", "expected"), found)
     sizes = "SELECT id FROM document_fts_docsize"
     orphans = connection.execute(f"{sizes} WHERE id NOT IN (SELECT id FROM document) LIMIT {MANY}")
     extra.update(id_ for (id_,) in orphans)
-    lengths = "main.document_fts_docsize a JOIN temp.wanted_docsize b ON a.id = b.id"
+    lengths = "main.document_fts_docsize a JOIN temp.expected_docsize b ON a.id = b.id"
     extra.update(
         id_ for (id_,) in connection.execute(f"SELECT a.id FROM {lengths} WHERE a.sz IS NOT b.sz LIMIT {MANY}")
     )
@@ -98,7 +100,7 @@ def _compared_words(connection: sqlite3.Connection) -> list[str]:
         faults.append(f"full text search still finds words of {len(extra)} {what}{_REPAIR}")
     totals = [
         connection.execute(f"SELECT block FROM {name}_data WHERE id = 1").fetchone()
-        for name in ("main.document_fts", "temp.wanted")
+        for name in ("main.document_fts", "temp.expected")
     ]
     if not faults and _counts(totals[0]) != _counts(totals[1]):
         faults.append(f"full text search counts other numbers of words and documents than there are{_REPAIR}")
@@ -119,20 +121,20 @@ def _instances(connection: sqlite3.Connection, database: str, table: str) -> Ite
 
 
 def _differences(
-    wanted: Iterator[tuple[str, int, int]], found: Iterator[tuple[str, int, int]]
+    expected: Iterator[tuple[str, int, int]], found: Iterator[tuple[str, int, int]]
 ) -> tuple[set[int], set[int]]:
-    """Return (documents of words in `wanted` only, those of words in `found` only), up to MANY of either."""
+    """Return (documents of words in `expected` only, those of words in `found` only), up to MANY of either."""
     missing: set[int] = set()
     extra: set[int] = set()
     end = (chr(0x10FFFF), 0, 0)  # behind every word
-    left, right = next(wanted, end), next(found, end)
+    left, right = next(expected, end), next(found, end)
     while (left, right) != (end, end) and len(missing) < MANY and len(extra) < MANY:
         if left < right:
             missing.add(left[1])
         elif right < left:
             extra.add(right[1])
         behind = (left <= right, right <= left)
-        left = next(wanted, end) if behind[0] else left
+        left = next(expected, end) if behind[0] else left
         right = next(found, end) if behind[1] else right
     return missing, extra
 

@@ -182,14 +182,14 @@ def _forget(
 def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], settings: RemovalSettings) -> list[Place]:
     """Remove from a version that is not in use, and clean it."""
     remove, gone = what
-    with ExitStack() as held:
+    with ExitStack() as locks:
         try:
             if number:
-                held.enter_context(locked(place))
+                locks.enter_context(locked(place))
         except LibraryLocked:
             return [Place("edition", str(place), 1, "an upgrade that is at work removes it before it is put in use")]
         other = Writer(place)
-        held.callback(other.close)
+        locks.callback(other.close)
         own = replace(gone, prints=_ids_there(other, gone))
         names = remove(other)[2] + _forget_contents(other, gone)
         return _cleaned(other, names, own, settings)
@@ -250,7 +250,7 @@ def _gone(writer: Writer, before: _Contents) -> _Contents:
     with writer.catalog.transaction() as connection:
         ids = json.dumps(list(before.prints))
         query = text("SELECT id FROM video WHERE id IN (SELECT value FROM json_each(:ids))")
-        held = set(connection.scalars(query, {"ids": ids}))
+        kept = set(connection.scalars(query, {"ids": ids}))
         known = "SELECT 1 FROM {} WHERE path = ?"
         paths = {
             path
@@ -259,8 +259,8 @@ def _gone(writer: Writer, before: _Contents) -> _Contents:
                 connection.exec_driver_sql(known.format(table), (path,)).first() for table in ("location", "tombstone")
             )
         }
-    gone = {id_: key for id_, key in before.prints.items() if id_ not in held}
-    renamed = [key for id_, key in before.prints.items() if id_ in held] if paths else []
+    gone = {id_: key for id_, key in before.prints.items() if id_ not in kept}
+    renamed = [key for id_, key in before.prints.items() if id_ in kept] if paths else []
     return _Contents(gone, paths, before.needles, renamed)
 
 
@@ -320,10 +320,10 @@ def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: Remova
 
 
 def _pages(writer: Writer, scrubbed: Scrubbed) -> list[Place]:
-    held = f"a reader holds {counted(scrubbed.log_bytes, 'byte')} of the log; the next command that writes empties it"
+    note = f"a reader holds {counted(scrubbed.log_bytes, 'byte')} of the log; the next command that writes empties it"
     free = f"{counted(scrubbed.free_pages, 'free page')} of library.db, overwritten"
     return [
-        Place("write-ahead log", "library.db-wal", scrubbed.log_bytes, held if scrubbed.log_bytes else ""),
+        Place("write-ahead log", "library.db-wal", scrubbed.log_bytes, note if scrubbed.log_bytes else ""),
         Place("free pages", free, int(bool(scrubbed.fault)), scrubbed.fault),
     ]
 

@@ -52,10 +52,10 @@ def discard(folder: Path) -> tuple[list[int], int]:
     Raises LibraryLocked while an upgrade is building one, LibraryError.
     """
     Library.open(folder)
-    with ExitStack() as held:
-        held.enter_context(locked(folder))
+    with ExitStack() as locks:
+        locks.enter_context(locked(folder))
         numbers = model_versions.unused(folder)
         for number in numbers:
             if number:
-                held.enter_context(locked(model_versions.version_folder(folder, number)))
+                locks.enter_context(locked(model_versions.version_folder(folder, number)))
         return numbers, model_versions.discard(folder, numbers)

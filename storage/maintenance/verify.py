@@ -172,9 +172,9 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         result.problems.append(str(exc))
         return
     change = snapshot.get("changed")
-    held, stored = index.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
-    lacking = int(np.count_nonzero(~in_sorted(stored[stored <= generation.watermark], held)))
-    idle = int(np.count_nonzero(~in_sorted(held, stored)))
+    indexed, stored = index.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
+    lacking = int(np.count_nonzero(~in_sorted(stored[stored <= generation.watermark], indexed)))
+    idle = int(np.count_nonzero(~in_sorted(indexed, stored)))
     name = f"index/{generation.file}"
     if lacking:
         result.problems.append(f"{name} lacks {counted(lacking, 'clip')} that it should hold")
@@ -182,12 +182,12 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         result.problems.append(f"{name} holds {counted(idle, 'vector')} of clips that are gone")
     if change:
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
-    same = np.setdiff1d(held[in_sorted(held, stored)], snapshot.changed(generation.watermark))
+    same = np.setdiff1d(indexed[in_sorted(indexed, stored)], snapshot.changed(generation.watermark))
     wrong = wrong_rows(snapshot, index, generation.spec, same)
     if wrong:
         fault = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
         result.problems.append(f"{name} {fault}; run: vfindex rebuild")
-    elif len(held) and change != "stale":
+    elif len(indexed) and change != "stale":
         priors = LibraryMeta(snapshot).priors
         result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)
         if result.recall_at_10 < FLOOR:
