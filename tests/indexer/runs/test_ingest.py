@@ -214,9 +214,9 @@ def test_file_names_are_kept_byte_for_byte(tmp_path: Path, run: Ingest) -> None:
 
 
 def test_a_run_that_is_stopped_is_continued(tmp_path: Path, videos: Path, run: Ingest) -> None:
-    counts: list[int] = []
+    seen: list[int] = []
     first_run = run(
-        callbacks=Callbacks(progress=lambda p: counts.append(p.done_files), stop=lambda: bool(counts)), workers=1
+        callbacks=Callbacks(progress=lambda p: seen.append(p.done_files), stop=lambda: bool(seen)), workers=1
     )
     assert first_run.interrupted
     done = first_run.indexed
