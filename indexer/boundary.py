@@ -9,15 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vfindex.storage.errors import (
-    BUG,
-    DimensionError,
-    ModelError,
-    Problem,
-    Stage,
-    VfindexError,
-    VideoError,
-)
+from vfindex.storage.errors import BUG, DimensionError, ModelError, Problem, Stage, VfindexError, VideoError
 from vfindex.storage.files.regular import NotRegularError
 
 logger = logging.getLogger(__name__)

@@ -71,14 +71,7 @@ class _Active:
 class Scheduler:
     """Gives the files of `run.todo` and their units to a runner and commits the results."""
 
-    def __init__(
-        self,
-        run: Run,
-        runner: Runner,
-        encoders: Encoders | Texts,
-        *,
-        preview: bool = False,
-    ) -> None:
+    def __init__(self, run: Run, runner: Runner, encoders: Encoders | Texts, *, preview: bool = False) -> None:
         """preview: index a preview of each new file, and put the file into `run.previewed`."""
         self.run = run
         self.preview = preview

@@ -21,14 +21,7 @@ from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.version_builder import VersionBuilder
 from vfindex.storage.db.runs import runs
-from vfindex.storage.errors import (
-    LibraryDamaged,
-    LibraryError,
-    LibraryLocked,
-    LibraryVersion,
-    UsageError,
-    VfindexError,
-)
+from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, UsageError, VfindexError
 from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library

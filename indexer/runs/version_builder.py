@@ -16,14 +16,7 @@ from vfindex.indexer.runs.reuse import Reuse, StoredVideos, VideoCopier, stored_
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered, discover
 from vfindex.storage.db.catalog import now
-from vfindex.storage.db.sources import (
-    Root,
-    known_files,
-    remember,
-    replace_exclusions,
-    stored_exclusions,
-    stored_roots,
-)
+from vfindex.storage.db.sources import Root, known_files, remember, replace_exclusions, stored_exclusions, stored_roots
 from vfindex.storage.db.units import preview_videos, recognised_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import NotPublished, Problem, VideoError

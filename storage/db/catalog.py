@@ -44,16 +44,7 @@ from vfindex.storage.db.videos import (
 from vfindex.storage.errors import LibraryDamaged, Problem, problem_json
 from vfindex.storage.joint.codecs import pack_vector
 from vfindex.storage.modalities import document_modality
-from vfindex.storage.records import (
-    Attempt,
-    Chapter,
-    Document,
-    FloatArray,
-    Location,
-    UnitPlan,
-    Video,
-    VideoState,
-)
+from vfindex.storage.records import Attempt, Chapter, Document, FloatArray, Location, UnitPlan, Video, VideoState
 
 if TYPE_CHECKING:
     from vfindex.storage.db.documents import TranscriptUpdate

@@ -18,15 +18,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    DefaultClause,
-    Table,
-    Text,
-    select,
-    text,
-)
+from sqlalchemy import Column, Connection, DefaultClause, Table, Text, select, text
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
