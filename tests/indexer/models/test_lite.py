@@ -24,7 +24,7 @@ from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
-from vfindex.storage.files.regular import regular
+from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.modalities import MODALITIES, get_modality
 from vfindex.storage.records import FloatArray
 
@@ -194,12 +194,12 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, mon
     source.mkdir()
     (source / "a.json").write_text("{}")
 
-    def opened(path: str, flags: int) -> int:
-        if Path(path) == source / "a.json":
+    def hashed(path: Path) -> str:
+        if path == source / "a.json":
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return regular(path, flags)
+        return file_sha256(path)
 
-    monkeypatch.setattr(store, "regular", opened)
+    monkeypatch.setattr(store, "file_sha256", hashed)
     with pytest.raises(ModelError, match=r"contains none of .*; .*a\.json cannot be read \(Permission denied\)"):
         add_package_files(source, cache)
     shutil.copy(locate_package_file(MINILM_TOKENIZER, cache), source / "b.json")
