@@ -113,6 +113,15 @@ class Calibration:
     clips: int
     modalities: Mapping[ModalityName, ModalityCalibration]
 
+    def completed_by(self, others: Sequence[Calibration]) -> Calibration:
+        """Return this calibration; modalities with too few known items have that of the most among others."""
+        most = {
+            m: max((each.modalities[m] for each in (self, *others) if m in each.modalities), key=lambda of: of.known)
+            for m in self.modalities
+        }
+        own = self.modalities
+        return Calibration(self.clips, {m: own[m] if own[m].known >= MIN_ITEMS else most[m] for m in own})
+
     def to_json(self) -> str:
         """Return text that `from_json` reads back."""
         modalities = {m: asdict(each) for m, each in self.modalities.items()}
@@ -142,15 +151,17 @@ class Labeller:
     """Labels the hits of one query. each: by the calibration of each library that is searched.
 
     Of several labels a hit has the lowest: it must be better than chance in each library, of which any has other scores
-    by chance. It has none if one library cannot tell.
+    by chance. It has none if one library cannot tell; one with too few known items is labelled as the others are.
     """
 
     each: Sequence[LibraryLabeller]
 
     @classmethod
     def of(cls, stored: Sequence[str | None], query: Query, spec: JointSpec) -> Labeller:
-        """Return the labeller for a query, see `LibraryLabeller.of`."""
-        return cls([LibraryLabeller.of(each, query, spec) for each in stored])
+        """Return the labeller for a query, see `LibraryLabeller.of`. stored: JSON of each calibration."""
+        calibrations = [Calibration.from_json(each) for each in stored]
+        measured = [each for each in calibrations if each is not None]
+        return cls([LibraryLabeller.of(each and each.completed_by(measured), query, spec) for each in calibrations])
 
     def label(self, scores: Mapping[ModalityName, float | None]) -> Label | None:
         """Return the label of a hit by its modalities' scores; None if a calibration does not decide."""
@@ -171,15 +182,14 @@ class LibraryLabeller:
     is_complete: bool
 
     @classmethod
-    def of(cls, stored: str | None, query: Query, spec: JointSpec) -> LibraryLabeller:
-        """Return the labeller for a query. stored: the library's calibration as JSON, None before it is measured.
+    def of(cls, calibration: Calibration | None, query: Query, spec: JointSpec) -> LibraryLabeller:
+        """Return the labeller for a query. calibration: of the library, None before it is measured.
 
         spec: with the weights of the query. Scores are calibrated for plain queries at the default weights of `concat`:
         a modality with another weight is not reliable, and another fusion, or a query with weighted or negated terms
         or two moments, has no labels.
         """
         parts = [part for moment in query.moments for part in moment.parts()]
-        calibration = Calibration.from_json(stored)
         if calibration is None or spec.fusion != "concat" or len(parts) != 1 or parts[0].weight != 1.0:
             return cls({}, False)
         stored_for = calibration.modalities

@@ -225,6 +225,27 @@ def test_the_label_of_a_hit(
     assert Labeller.of([None], parse(text), spec(**weights)).label(scores) is None
 
 
+@pytest.mark.parametrize(
+    ("others", "label"),
+    [
+        ([], "high"),
+        ([replace(TELLS, low=3.0, medium=4.0, high=5.0)], "low"),
+        ([replace(TELLS, known=3, high=9.0)], "high"),  # too few known items to tell
+        ([replace(TELLS, auc=0.6)], None),
+        ([None], None),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_label_holds_in_every_library(
+    others: list[ModalityCalibration | None], label: Label | None, order: int
+) -> None:
+    each = [TELLS, *others][::order]
+    stored = [None if of is None else Calibration(9, {"speech": of}).to_json() for of in each]
+    labeller = Labeller.of(stored, parse("said:dog"), spec(speech=1))
+    assert labeller.label({"speech": 3.5}) == label
+    assert (labeller.share({"speech": 3.5}) is None) == (label is None)
+
+
 def test_a_calibration_of_other_scores_is_ignored() -> None:
     old = json.loads(Calibration(9, {"speech": TELLS}).to_json()) | {"scores": SCORES - 1}
     assert Calibration.from_json(json.dumps(old)) is None and Calibration.from_json(None) is None
