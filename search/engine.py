@@ -34,7 +34,15 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import Comparable
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.library import Library, again_if_changed, closed, estimated_spec, reading_hash, reading_spec
+from vfindex.storage.library import (
+    Library,
+    again_if_changed,
+    closed,
+    estimated_spec,
+    reading_hash,
+    reading_spec,
+    refuse_torn,
+)
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, Setup
@@ -87,7 +95,9 @@ class SearchEngine:
                 if self._is_closed:
                     raise closed(self._folder)
                 if library is None or not library.is_in_use():
-                    library = self._library = Library.open(self._folder)
+                    library = Library.open(self._folder)
+                    refuse_torn(library)
+                    self._library = library
         return library
 
     @again_if_changed

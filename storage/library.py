@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
-from vfindex.storage.db.engine import connect
+from vfindex.storage.db.engine import check_integrity, connect
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryError, LibraryNotFound
-from vfindex.storage.files.permissions import has_file, refuse_unreadable, unreadable
+from vfindex.storage.files.file_systems import is_on_shared
+from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
@@ -21,7 +22,7 @@ from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel
-from vfindex.storage.settings_backup import read_backup
+from vfindex.storage.settings_backup import INODE, read_backup
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -143,6 +144,34 @@ class Library:
 def closed(folder: Path) -> LibraryError:
     """Return the error of reading a library after its reader was closed."""
     return LibraryError(f"the library {folder} was closed by this program; open it again to read it")
+
+
+def refuse_torn(library: Library) -> None:
+    """Raise LibraryDamaged if `library` is a copy with files of several instants, as `cp` makes it during a run.
+
+    Checked only where a copy has a log: in a library that was copied while nothing wrote to it there is none.
+    """
+    database = library.folder / DATABASE
+    try:
+        if not database.with_name(f"{DATABASE}-wal").stat().st_size or is_on_shared(library.folder):
+            return
+        inode = str(database.stat().st_ino)
+    except OSError:
+        return
+    with library.snapshot() as snapshot:
+        if snapshot.get(INODE) in (None, inode):
+            return
+    engine = connect(database, write=False)
+    try:
+        faults = check_integrity(engine)
+    finally:
+        engine.dispose()
+    if faults:
+        fault = faults[0].splitlines()[-1]
+        raise LibraryDamaged(
+            f"{library.folder} was copied while a run wrote to it, and its files do not fit together ({fault}); copy "
+            "it again with `vfindex backup DIR`, or run: vfindex repair"
+        )
 
 
 def again_if_changed(read: Callable[P, T]) -> Callable[P, T]:

@@ -27,8 +27,10 @@ from vfindex.storage.text.folding import FOLD_KEY
 
 BACKUP = "library.json"
 _SOUND = f"NOT ({is_broken(schema.exclusion)})"
+# Setting: the inode of library.db when a writer opened it last. Another one is that of a copy.
+INODE = "inode"
 # Keys of this database's current state, invalid in another one.
-_NOT_KEPT = {"changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
+_NOT_KEPT = {INODE, "changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import DATABASE, refuse_unreadable, share
+from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, share
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
 from vfindex.storage.index.builder import Source, build, extend
 from vfindex.storage.index.gate import View, refusal
@@ -31,12 +31,12 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import SharedSpec, spec_hash
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
-from vfindex.storage.library import INDEX_SUFFIX, Library
+from vfindex.storage.library import INDEX_SUFFIX, Library, refuse_torn
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup, put_shared_spec
 from vfindex.storage.migration import discard_former, migrate_by_copy
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Setup, UnitResult
-from vfindex.storage.settings_backup import write_backup
+from vfindex.storage.settings_backup import INODE, write_backup
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,9 @@ def writing(folder: Path) -> Iterator[Writer]:
         place = in_use(folder)
         if place != folder:
             locks.enter_context(locked(place))  # a writer that was given the version's own folder
+        if has_file(place / DATABASE):
+            with closing(Library.open(place)) as library:
+                refuse_torn(library)
         writer = Writer(place)
         locks.callback(writer.close)
         try:
@@ -134,6 +137,9 @@ class Writer:
         for suffix in ("", "-wal", "-shm"):
             share(folder / (DATABASE + suffix))
         self.library = Library(folder)
+        inode = str((folder / DATABASE).stat().st_ino)
+        if self.catalog.get(INODE) != inode:
+            self.catalog.put(INODE, inode)
         self._scrubbed: Scrubbed | None = None
 
     def close(self) -> None:
