@@ -123,10 +123,10 @@ BREAKING = (
 REQUIRED = frozenset({"create_tables", "create_full_text_index", "index_every_script"})
 # The setting that says how many of BREAKING a reader must know to read the library.
 MIN_READER = "min_reader"
-# Selects the tables of a library with their columns, in order.
+# Selects the tables of a library with their columns, in order; not the virtual one of full text, which may be damaged.
 EVERY_COLUMN = (
     "SELECT m.name, c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
-    " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+    " WHERE m.type = 'table' AND m.rootpage > 0 ORDER BY m.name, c.cid"
 )
 # Keys in SQLAlchemy's `info` of a connection: the statements of `complete` whose tables and views it has, and of those
 # that its transaction has made.
