@@ -163,14 +163,9 @@ def _changes(library: Path, media: Path, texts: Sequence[str], size: tuple[int, 
         source.folder.mkdir()
         source.put("deleted.mp4", GENERATIONS + 1, 1)
         source.put("changed.mp4", 0, 0)
-        command = [
-            str(Path(sys.executable).with_name("vfindex")),
-            "ingest",
-            str(source.folder),
-            "--library",
-            str(folder),
-        ]
-        subprocess.run(command, check=True, capture_output=True)
+        program = str(Path(sys.executable).with_name("vfindex"))
+        for command in (["ingest", str(source.folder)], ["reindex"]):  # that of an older library reads every file once
+            subprocess.run([program, *command, "--library", str(folder)], check=True, capture_output=True)
         _record(folder, states, texts)
         first = _generation(folder)
         done, failures = threading.Event(), []
