@@ -188,7 +188,7 @@ def _changes(library: Path, media: Path, texts: Sequence[str], size: tuple[int, 
                 for generation in range(1, GENERATIONS + 1):
                     source.change(generation)
                     command = [sys.executable, __file__, "--run", str(folder), str(states), "reindex"]
-                    command += ["--library", str(folder)]
+                    command += ["--allow-missing", "--library", str(folder)]
                     subprocess.run(command, check=True, capture_output=True)
             finally:
                 done.set()
