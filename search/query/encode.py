@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
 
 from vfindex.search.query.ast import Part, Query
@@ -38,13 +39,17 @@ class EncodedQuery:
 
 
 class QueryEncoder:
-    """The query encoders of a library, opened at their first use, for all threads."""
+    """The query encoders of a library, opened at their first use, for all threads.
+
+    At most one query a core is encoded at a time: more at once are no faster, and each takes memory of its own.
+    """
 
     def __init__(self, library: Library, setup: Setup) -> None:
         self._library = library
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
         self._opening = Lock()
+        self._cores = BoundedSemaphore(_cores())
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""
@@ -56,7 +61,9 @@ class QueryEncoder:
         for models in by_folder.values():
             templates = [model.templates for model in models]
             try:
-                rows = self._encoder(models[0]).encode_query(part.text, part.words, templates)
+                encoder = self._encoder(models[0])
+                with self._cores:
+                    rows = encoder.encode_query(part.text, part.words, templates)
             except ModelError as exc:
                 if lack(exc):
                     raise
@@ -72,3 +79,7 @@ class QueryEncoder:
             if model.folder not in self._open:
                 self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
             return self._open[model.folder]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
