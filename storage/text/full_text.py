@@ -63,9 +63,13 @@ _TEXTS = (
     f" JOIN video v ON v.id = d.video_id WHERE{_SEARCHABLE} LIMIT ?"
 )
 # The clips of a segment lie between the last that begins before it and the last that begins within it: the rows of the
-# others are not read, however long the video is. Milliseconds are rounded, so that one more is allowed for.
+# others are not read, however long the video is. Milliseconds are rounded, so that one more is allowed for. Clips that
+# only touch a segment are not its own: chapters follow each other, and files store their times in milliseconds.
+_TOUCHED = "min(0.0015, (s.end_s - s.start_s) / 4)"
 _DURING = (
     "clip c ON c.video_id = d.video_id AND c.start_s <= s.end_s AND c.end_s > s.start_s"
+    f" AND (c.start_s < s.end_s - {_TOUCHED} OR c.start_s <= s.start_s)"
+    f" AND (c.end_s > s.start_s + {_TOUCHED} OR c.end_s >= s.end_s)"
     " AND c.start_ms <= 1000 * s.end_s + 1 AND c.start_ms >= coalesce((SELECT max(b.start_ms) FROM clip b"
     " WHERE b.video_id = d.video_id AND b.start_ms <= 1000 * s.start_s - 1), -9e15)"
 )

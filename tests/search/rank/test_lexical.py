@@ -9,6 +9,7 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.search.query.ast import Query
+from vfindex.search.query.parser import parse
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
@@ -58,3 +59,33 @@ def test_titles_match_besides_speech(tmp_path: Path) -> None:
         [moment] = Query.plain("zebra").moments
         matches = match_keywords(snapshot, moment.keywords())
     assert list(matches.whole) == [named] and not matches.timed
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "clips"),
+    [
+        (5, 10, {1}),
+        (5.001, 9.999, {1}),
+        (4.999, 10.001, {1}),
+        (0, 5, {0}),
+        (4.9, 10, {0, 1}),
+        (5, 5, {1}),
+        (4.9995, 5.0005, {0, 1}),
+        (9.9995, 10, {1}),
+        (3, 12, {0, 1, 2}),
+    ],
+)
+def test_a_clip_that_only_touches_a_segment_is_not_its_own(
+    tmp_path: Path, start_s: float, end_s: float, clips: set[int]
+) -> None:
+    """Chapters end where the next one begins, where often the picture changes as well."""
+    with writing(tmp_path) as writer:
+        install(writer)
+        cuts = [clip(5.0 * n, 5.0 * n + 5, visual=axis(n)) for n in range(3)]
+        add_video(writer, "a", cuts, [Segment(start_s, end_s, "Baking", "chapter", track="text")])
+    with Library.open(tmp_path).snapshot() as snapshot:
+        for query in (Query.plain("baking"), parse("titled:baking")):
+            matches = match_keywords(snapshot, query.moments[0].keywords())
+            ids = snapshot.clip_ids()
+            timed = {*matches.timed, *(int(id_) for each in matches.required.values() for id_ in each.timed[1])}
+            assert {ids.index(id_) for id_ in timed} == clips
