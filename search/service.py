@@ -241,8 +241,10 @@ class SearchService:
 
     def remove_marks(self, ids: Iterable[int]) -> MarkList:
         """Delete marks, all or none; return them. Raises UsageError for an id that no mark has."""
-        data, chosen = self._written(), set(ids)
-        unknown = chosen - {mark.id for mark in data.marks()}
+        from vfindex.storage.user.data import checked_ids
+
+        data, chosen = self._written(), checked_ids(ids)
+        unknown = set(chosen) - {mark.id for mark in data.marks()}
         if unknown:
             raise UsageError(f"there is no mark {min(unknown)}; `vfindex marks` lists them, with their ids")
         return self._shown(data.remove_marks(chosen))

@@ -59,17 +59,18 @@ class UserData:
         return _mark(values)
 
     def marks(self, *, list_: str | None = None, question: str | None = None) -> list[Mark]:
-        """Return the marks in the order in which they were made. list_, question: only of these."""
+        """Return the marks in the order in which they were made. list_, question: only of these. Raises UsageError."""
         query, parameters = f"SELECT {_columns('mark')} FROM mark WHERE 1", []
         for column, value in (("list", list_), ("question", question)):
             if value is not None:
+                _check_type(f"the {column}", value)
                 query += f" AND {column} = ?"
                 parameters.append(value)
         return [_mark(row) for row in self._read(f"{query} ORDER BY id", parameters)]
 
     def remove_marks(self, ids: Iterable[int]) -> list[Mark]:
-        """Delete marks; return those that there were, in order of id."""
-        chosen = (json.dumps(sorted(set(ids))),)
+        """Delete marks; return those that there were, in order of id. Raises UsageError."""
+        chosen = (json.dumps(checked_ids(ids)),)
         among = "FROM mark WHERE id IN (SELECT value FROM json_each(?))"
         with writing(self.folder) as connection:
             found = connection.execute(f"SELECT {_columns('mark')} {among} ORDER BY id", chosen).fetchall()
@@ -88,6 +89,8 @@ class UserData:
         """Store a question under a name. Raises UsageError if another question has it."""
         _check_text("the name", name, MAX_NAME_CHARS)
         _check_text("the question", text, MAX_TEXT_CHARS)
+        if by is not None:
+            _check_text("the name of the user", by, MAX_NAME_CHARS)
         values = (name, text, user_name() if by is None else by, _now())
         with writing(self.folder) as connection:
             found = _first(connection, f"SELECT {_columns('saved_query')} FROM saved_query WHERE name = ?", (name,))
@@ -106,7 +109,8 @@ class UserData:
         return [SavedQuery(*row) for row in rows]
 
     def saved_query(self, name: str) -> SavedQuery | None:
-        """Return the question of this name, None if there is none."""
+        """Return the question of this name, None if there is none. Raises UsageError."""
+        _check_type("the name", name)
         return next((each for each in self.saved_queries() if each.name == name), None)
 
     def remove_query(self, name: str) -> bool:
@@ -132,21 +136,37 @@ def user_name() -> str:
 def _check(new: NewMark) -> None:
     """Raise UsageError for a mark that cannot be stored."""
     _check_text("the name of the list", new.list, MAX_NAME_CHARS)
-    if new.note:
+    if new.note not in (None, ""):
         _check_text("the note", new.note, MAX_TEXT_CHARS)
-    if new.question:
+    if new.question != "":
         _check_text("the question", new.question, MAX_TEXT_CHARS)
     if new.by is not None:
         _check_text("the name of the user", new.by, MAX_NAME_CHARS)
     if bool(new.question) != (new.grade is not None):
         raise UsageError("a judgement has a question and a grade; give both or neither")
-    if new.grade is not None and new.grade not in range(MAX_GRADE + 1):
+    # 2.0, True and NumPy's 2 equal 2 and are stored as another value: the row would not be as it was sealed.
+    if new.grade is not None and (type(new.grade) is not int or new.grade not in range(MAX_GRADE + 1)):
         raise UsageError(f"a grade is 0 (not relevant) to {MAX_GRADE}, not {new.grade!r}")
 
 
-def _check_text(what: str, text: str, most: int) -> None:
+def checked_ids(ids: object) -> list[int]:
+    """Return ids of marks, each once, increasing. Raises UsageError for values of a wrong type."""
+    if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
+        raise UsageError(f"the ids of marks must be a list of whole numbers, not {ids!r}")
+    chosen = list(ids)
+    for id_ in chosen:
+        if type(id_) is not int:
+            raise UsageError(f"the id of a mark must be a whole number, not {id_!r}")
+    return sorted(set(chosen))
+
+
+def _check_type(what: str, text: object) -> None:
     if not isinstance(text, str):
         raise UsageError(f"{what} must be text, not {text!r}")
+
+
+def _check_text(what: str, text: str, most: int) -> None:
+    _check_type(what, text)
     if not text.strip():
         raise UsageError(f"{what} is empty")
     if len(text) > most:

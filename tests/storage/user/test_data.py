@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,12 +77,33 @@ def test_ids_are_never_used_again(data: UserData) -> None:
         NewMark(MOMENT, question="q"),
         NewMark(MOMENT, grade=1),
         NewMark(MOMENT, question="q", grade=4),
+        *(NewMark(MOMENT, question="q", grade=grade) for grade in (True, 2.0, np.int64(2), Fraction(2))),  # type: ignore[arg-type]
+        *(NewMark(MOMENT, note=note) for note in (0, [], {}, False, b"")),  # type: ignore[arg-type]
+        *(NewMark(MOMENT, question=question) for question in (None, 0, [], False)),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_stored_is_refused(data: UserData, wrong: NewMark) -> None:
+    """What SQLite would store as another value must not be sealed: it would count as damaged."""
     with pytest.raises(UsageError):
         data.add_mark(wrong)
     assert data.marks() == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda data: data.save_query("goals", "a goal", by=5),
+        lambda data: data.saved_query(5),
+        lambda data: data.marks(list_=5),
+        lambda data: data.marks(question=b"q"),
+        lambda data: data.remove_marks([1, None]),
+        lambda data: data.remove_marks(["1"]),
+        lambda data: data.remove_marks(7),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused(data: UserData, call: Callable[[UserData], object]) -> None:
+    with pytest.raises(UsageError, match="must be"):
+        call(data)
 
 
 def test_a_saved_question_is_never_replaced_by_another(data: UserData) -> None:
