@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -19,6 +18,14 @@ from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, ClipKey, FloatArray
 
 _LIKE = re.compile(r"(?P<video>.+)@(?:(?:(?P<h>\d{1,4}):)?(?P<m>\d{1,6}):)?(?P<s>\d{1,9}(?:\.\d{1,6})?)s?", re.DOTALL)
+
+
+class _NoClip(QueryError):
+    """A library has no such clip. has_video: whether it has the clip's video."""
+
+    def __init__(self, text: str, *, has_video: bool = True) -> None:
+        super().__init__(text)
+        self.has_video = has_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +86,18 @@ def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
     name = like.fingerprint if isinstance(like, ClipKey) else str(like.video)
     video = snapshot.video_with(name) if isinstance(like, ClipKey) else find_video(snapshot, name)
     if video is None or video.state not in SEARCHABLE:
-        raise QueryError(f"{name} is not in this library, or not fully indexed; look it up with: vfindex show")
+        text = f"{name} is not in this library, or not fully indexed; look it up with: vfindex show"
+        raise _NoClip(text, has_video=False)
     clips = snapshot.clips_of(video.id)
     if isinstance(like, ClipKey):
         found = next((clip for clip in clips if clip.start_ms == like.start_ms), None)
         if found is None:
-            raise QueryError(f"no clip of {name} begins at {like.start_ms} ms; the video was cut anew since")
+            raise _NoClip(f"no clip of {name} begins at {like.start_ms} ms; the video was cut anew since")
         return found
     covering = [clip for clip in clips if clip.start_s <= like.time_s <= clip.end_s]
     if not covering:
         extent = f"it runs from {clips[0].start_s:g} s to {clips[-1].end_s:g} s" if clips else "it has no clips"
-        raise QueryError(f"no clip of {like.video} covers {like.time_s:g} s: {extent}")
+        raise _NoClip(f"no clip of {like.video} covers {like.time_s:g} s: {extent}")
     return covering[-1]
 
 
@@ -107,14 +115,33 @@ def video_among(snapshots: Sequence[Snapshot], name: str) -> tuple[int, StoredVi
 
 
 def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey) -> tuple[int, StoredClip]:
-    """Return the first library that has a clip, as a number, with the clip. Raises as `clip_of` if none has it."""
+    """Return the first library that has a clip, as a number, with the clip.
+
+    Raises as `clip_of` if none has it, of several for the first that has its video.
+    """
     if isinstance(like, Like) and len(snapshots) > 1:
         video_among(snapshots, str(like.video))  # one name may fit a video in each
-    last = len(snapshots) - 1
-    for number, snapshot in enumerate(snapshots[:last]):
-        with suppress(QueryError):
+    refused: list[_NoClip] = []
+    for number, snapshot in enumerate(snapshots):
+        try:
             return number, clip_of(snapshot, like)
-    return last, clip_of(snapshots[last], like)
+        except _NoClip as exc:
+            refused.append(exc)
+    raise max(refused, key=lambda exc: exc.has_video)
+
+
+def places_of(snapshots: Sequence[Snapshot], found: tuple[int, StoredClip]) -> list[tuple[int, StoredClip]]:
+    """Return a clip of one library, and in the others that have its video the clip of its middle."""
+    of, clip = found
+    if len(snapshots) == 1:
+        return [found]
+    [video] = snapshots[of].videos([clip.video_id])
+    middle_s, places = (clip.start_s + clip.end_s) / 2, [found]
+    for number, snapshot in enumerate(snapshots):
+        other = snapshot.video_with(video.fingerprint) if number != of else None
+        clips = snapshot.clips_of(other.id) if other is not None else []
+        places += [(number, each) for each in clips if each.start_s <= middle_s < each.end_s]
+    return places
 
 
 def stored_image(snapshot: Snapshot, clip: StoredClip) -> FloatArray:

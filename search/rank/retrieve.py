@@ -10,7 +10,7 @@ from functools import cache
 from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import EncodedQuery
 from vfindex.search.query.filters import filtered
-from vfindex.search.query.like import clip_among, stored_image
+from vfindex.search.query.like import clip_among, places_of, stored_image
 from vfindex.search.rank.candidates import Candidates, best_of, is_exhausted, top_of
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.group import Group, Result, merge_neighbours, select_results
@@ -81,12 +81,13 @@ def _query_vectors(views: Sequence[View], encoded: EncodedQuery) -> tuple[list[Q
     vectors = [combine_parts(moment.parts(), words, first.spec) for moment, words in pairs]
     if not encoded.has_images:
         return vectors, []
-    found = [clip_among([view.snapshot for view in views], like) for like in encoded.likes]
+    snapshots = [view.snapshot for view in views]
+    found = [clip_among(snapshots, like) for like in encoded.likes]
     stored = [stored_image(views[number].snapshot, clip) for number, clip in found]
     vectors[0] = add_images(vectors[0], [*encoded.pictures, *stored], first)
-    examples = []
+    examples, places = [], [place for each in found for place in places_of(snapshots, each)]
     for view in views:
-        ids = [clip.id for number, clip in found if number == view.number]
+        ids = [clip.id for number, clip in places if number == view.number]
         examples += [Result.of((each,)) for each in score_clips(view, ids, vectors[0], KeywordMatches())]
     return vectors, examples
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tarfile
@@ -12,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from library_maker import DIM, SETUP, add_video, prior
+from library_maker import DIM, SETUP, add_video, clip, prior
 
 from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.query.like import Like
 from vfindex.search.results import Hits
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import LibraryVersion, UsageError
+from vfindex.storage.errors import LibraryVersion, QueryError, UsageError
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.shared_spec import exported, use_own_spec, use_spec
-from vfindex.storage.records import Clip, FloatArray, Location, Segment
+from vfindex.storage.records import Clip, ClipKey, FloatArray, Location, Segment
 from vfindex.storage.writer import writing
 
 DATA = Path(__file__).parents[1] / "data"
@@ -153,6 +155,42 @@ def test_clips_of_either_library_are_examples(folders: tuple[Path, Path, Path]) 
         alike = several.similar(key)
         assert [hit.key for hit in alike] == [hit.key for hit in one.similar(key)]
         assert several.video(name).fingerprint == several.transcript(name).fingerprint == name
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> list[Path]:
+    """Return two libraries of the same still pictures, each with its own paths."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        with writing(folder) as writer:
+            writer.install(SETUP, {m: prior() for m in SETUP.models}, {})
+            for number in range(3):
+                cuts = [clip(5.0 * n, 5.0 * n + 5, visual=SEEN[2 * number + n]) for n in range(2)]
+                id_ = add_video(writer, f"v{number}", cuts)
+                writer.catalog.place(id_, Location(f"/{folder.name}/v{number}".encode(), 100, 1, 1))
+                writer.catalog.remove(f"/videos/v{number}".encode())
+            writer.publish()
+    (tmp_path / "spec.json").write_text(exported(folders).to_json())
+    for folder in folders:
+        use_spec(folder, tmp_path / "spec.json")
+    return folders
+
+
+@pytest.mark.usefixtures("asked")
+def test_no_clip_is_like_itself_in_another_library(copies: list[Path]) -> None:
+    """A content is searched in the first library whose copy passes; the example may be named in another."""
+    service = SearchService(copies)
+    for name, filters in (("/a/v1", ""), ("/b/v1", ""), ("/a/v1", "in:/b"), ("/b/v1", "in:/a")):
+        hits = service.search(filters, images=[Like(Path(name), 1.0)], per_video=9, min_confidence="none")
+        assert ClipKey("v1", 0) not in [hit.key for hit in hits] and ClipKey("v1", 5000) in [hit.key for hit in hits]
+
+
+def test_the_library_that_has_the_video_says_why_there_is_no_clip(copies: list[Path]) -> None:
+    for folders, name in itertools.product((copies, copies[::-1]), ("/a/v1", "/b/v1", "v1")):
+        with pytest.raises(QueryError, match=f"^no clip of {name} covers 99 s: it runs from 0 s to 10 s$"):
+            SearchService(folders).thumbnail(f"{name}@99")
+        with pytest.raises(QueryError, match=r"^nowhere is not in this library"):
+            SearchService(folders).thumbnail("nowhere@1")
 
 
 @pytest.mark.usefixtures("asked")
