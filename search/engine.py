@@ -26,6 +26,7 @@ from vfindex.search.query.image import Pictures
 from vfindex.search.query.like import Like
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
+from vfindex.search.query.values import path_text
 from vfindex.search.rank.delta import View
 from vfindex.search.results import Hits
 from vfindex.storage.db.reader import Generation, Snapshot
@@ -68,16 +69,16 @@ class SearchEngine:
     A thread searches with the `Searcher` that is there when it begins; another replaces it as a whole.
     """
 
-    def __init__(self, folder: Path, fusion: Fusion | None = None) -> None:
-        """Open nothing yet. fusion: see `open`."""
-        self._folder, self._fusion = folder, fusion
+    def __init__(self, folder: str | Path, fusion: Fusion | None = None) -> None:
+        """Open nothing yet. fusion: see `open`. Raises UsageError for a folder of a wrong type."""
+        self._folder, self._fusion = library_path(folder), fusion
         self._lock, self._is_closed = RLock(), False
         self._library: Library | None = None
         self._searcher: Searcher | None = None
         self._logged_problem = ""
 
     @classmethod
-    def open(cls, folder: Path, fusion: Fusion | None = None) -> SearchEngine:
+    def open(cls, folder: str | Path, fusion: Fusion | None = None) -> SearchEngine:
         """Open the library in `folder`. Raises LibraryNotFound, LibraryVersion, LibraryDamaged, QueryError if empty.
 
         fusion: replaces the library's own for this engine; searches then scan all clips, and nothing is stored.
@@ -189,7 +190,7 @@ class SearchEngine:
                 f"this library's vectors are fused as {spec.fusion}, with fixed weights: a query cannot have its own; "
                 "for that run: vfindex rebuild --fusion concat"
             )
-        spec = spec.with_weights(request.weights)
+        spec = spec.with_weights({m: float(weight) for m, weight in request.weights.items()})
         opened = None if generation is None or request.exact else self._index(searcher, snapshot, generation)
         index, problem = (None, str(opened)) if isinstance(opened, IndexUnusable) else (opened, "")
         watermark = 0 if generation is None else generation.watermark
@@ -215,6 +216,14 @@ class SearchEngine:
                 if self._searcher is not None and self._searcher.library is searcher.library:
                     self._searcher = replace(self._searcher, generation=generation.sha256, index=opened)
         return opened
+
+
+def library_path(folder: object) -> Path:
+    """Return the folder of a library as a path. Raises UsageError for what can be none."""
+    text = path_text(folder, "the folder of a library")
+    if not text:
+        raise UsageError("the folder of a library is empty; name a folder")
+    return Path(text)
 
 
 def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vfindex.search.calibration.labels import LABELS, Label
+from vfindex.search.calibration.labels import LABELS, Label, check_label
 
 if TYPE_CHECKING:
     from vfindex.storage.modalities import ModalityName, ModelKind
@@ -164,7 +164,11 @@ class Hits(list[Hit]):
         self.found = len(self) if found is None else found
 
     def with_confidence(self, least: Label | None) -> Hits:
-        """Return the hits with the label `least` or a better one; None: all but those no better than chance."""
+        """Return the hits with the label `least` or a better one; None: all but those no better than chance.
+
+        Raises QueryError for another value.
+        """
+        check_label(least)
         if least is None:
             return self._of(hit for hit in self if hit.confidence != "none")
         accepted = LABELS[LABELS.index(least) :]

@@ -17,15 +17,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfindex.search.calibration.labels import LABELS, Label
+from vfindex.search.calibration.labels import Label, check_label
 from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
-from vfindex.search.engine import SearchEngine, answer
+from vfindex.search.engine import SearchEngine, answer, library_path
 from vfindex.search.query.ast import Combination, Filters, Query
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import glob_hints
 from vfindex.search.query.like import Like, clip_among, video_among
 from vfindex.search.query.parser import parse
-from vfindex.search.query.request import Example, Request
+from vfindex.search.query.request import Example, Request, check_filters
 from vfindex.search.results import (
     Hits,
     MarkInfo,
@@ -67,13 +67,14 @@ class SearchService:
     raise LibraryError, as later ones do.
     """
 
-    def __init__(self, folder: Path | Sequence[Path], frames: FrameReader | None = None) -> None:
-        """frames: decodes frames for `frames`; whoever opened it closes it."""
-        folders = [folder] if isinstance(folder, Path) else list(folder)
+    def __init__(self, folder: str | Path | Sequence[str | Path], frames: FrameReader | None = None) -> None:
+        """folder: one, or several; one named twice is one. frames: decodes them; whoever opened it closes it."""
+        given = folder if isinstance(folder, Sequence) and not isinstance(folder, str | bytes) else [folder]
+        folders = [library_path(each) for each in given]
         if not folders:
             raise UsageError("name the folder of a library at least")
         self.folder = folders[0]
-        self.engines = [SearchEngine(each) for each in folders]
+        self.engines = [SearchEngine(each) for each in {os.path.realpath(each): each for each in folders}.values()]
         self._frames = frames
 
     @property
@@ -111,8 +112,7 @@ class SearchService:
 
         min_confidence: only hits with this label or a better one; `none`: all hits.
         """
-        if min_confidence is not None and min_confidence not in LABELS:
-            raise QueryError(f"min_confidence must be one of {', '.join(LABELS)}, or None, not {min_confidence!r}")
+        check_label(min_confidence)
         weights = {} if weights is None else weights
         request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s)
         return answer(self.engines, request).with_confidence(min_confidence)
@@ -149,6 +149,7 @@ class SearchService:
     @again_if_changed
     def _matching(self, filters: str | Filters) -> tuple[list[int], tuple[Hint, ...]]:
         chosen = _parsed(filters) if isinstance(filters, str) else filters
+        check_filters(chosen)
         with self.engine.library().snapshot() as snapshot:
             passing = filtered(snapshot, chosen)
             ids = [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
@@ -163,22 +164,21 @@ class SearchService:
     def video(self, name: str | Path) -> VideoInfo:
         """Return all that the library knows of a video. name: a path, or a fingerprint. Raises LibraryError."""
         with self._opened() as (libraries, snapshots):
-            number, video = video_among(snapshots, os.fspath(name))
+            number, video = video_among(snapshots, name)
             return video_info(libraries[number], snapshots[number], _existing(video, name))
 
     @again_if_changed
     def transcript(self, name: str | Path) -> Transcript:
         """Return what is said in a video. name: a path, or a fingerprint. Raises LibraryError."""
         with self._opened() as (_, snapshots):
-            number, video = video_among(snapshots, os.fspath(name))
+            number, video = video_among(snapshots, name)
             return transcript_of(snapshots[number], _existing(video, name))
 
     @again_if_changed
     def thumbnail(self, clip: Like | ClipKey | str) -> Path | None:
         """Return the WebP image of a clip, None if there is none. clip: as for `similar`. Raises QueryError."""
-        like = Like.parse(clip) if isinstance(clip, str) else clip
         with self._opened() as (libraries, snapshots):
-            number, found = clip_among(snapshots, like)
+            number, found = clip_among(snapshots, clip)
             return libraries[number].thumbnail(found.thumbnail)
 
     @again_if_changed
@@ -191,7 +191,7 @@ class SearchService:
         from vfindex.search.stills import SIZE_PX, stills_of
 
         with self._opened() as (_, snapshots):
-            _, video = video_among(snapshots, os.fspath(name))
+            _, video = video_among(snapshots, name)
         return stills_of(self._frames, _existing(video, name), times_s, SIZE_PX if size_px is None else size_px)
 
     @contextmanager
@@ -227,9 +227,8 @@ class SearchService:
         from vfindex.storage.user.data import UserData
         from vfindex.storage.user.records import DEFAULT_LIST, NewMark
 
-        place = Like.parse(clip) if isinstance(clip, str) else clip
         with self._opened() as (libraries, snapshots):
-            number, found = clip_among(snapshots, place)
+            number, found = clip_among(snapshots, clip)
             list_ = DEFAULT_LIST if list_ is None else list_
             new = NewMark(moment_of(snapshots[number], found), list_, note, question, grade, by)
             [made] = marks_with_paths(snapshots[number], [UserData.open(libraries[number].root).add_mark(new)]).marks
@@ -299,7 +298,9 @@ class SearchService:
             return RunList(tuple(run_info(run) for run in stored_runs(snapshot)))
 
     def run(self, run_id: int) -> RunInfo:
-        """Return a run. Raises LibraryError if there is none with this number."""
+        """Return a run. Raises LibraryError if there is none with this number, QueryError for no number."""
+        if not isinstance(run_id, int) or isinstance(run_id, bool):
+            raise QueryError(f"run_id must be a whole number, not {run_id!r}")
         for run in self.runs().runs:
             if run.id == run_id:
                 return run
@@ -322,8 +323,9 @@ def _existing(video: StoredVideo | None, name: str | Path) -> StoredVideo:
     """Return the video of a path or fingerprint. Raises LibraryError if there is none."""
     if video is not None:
         return video
+    name = os.fsdecode(name)
     if os.path.isdir(name):
         raise LibraryError(f"{name} is a folder; name one of its videos")
     if os.path.lexists(name):
-        raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(str(name))}")
+        raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")
     raise LibraryError(f"{name} is not in this library, and there is no such file; `vfindex list` shows what is")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from numbers import Real
 from typing import Protocol
 
+from vfindex.search.query.values import is_number
 from vfindex.search.results import Still
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
@@ -50,7 +49,7 @@ def _check(times_s: object, size_px: object) -> None:
     if isinstance(times_s, str | bytes) or not isinstance(times_s, Sequence) or len(times_s) > MAX_FRAMES:
         raise QueryError(f"times_s must be a list of at most {MAX_FRAMES} times, not {times_s!r}")
     for time_s in times_s:
-        if not isinstance(time_s, Real) or isinstance(time_s, bool) or not math.isfinite(time_s):
+        if not is_number(time_s):
             raise QueryError(f"a time must be a number of seconds, not {time_s!r}")
     if not isinstance(size_px, int) or isinstance(size_px, bool) or not MIN_SIZE_PX <= size_px <= MAX_SIZE_PX:
         raise QueryError(f"size_px must be a whole number of {MIN_SIZE_PX} to {MAX_SIZE_PX}, not {size_px!r}")

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import LibraryDamaged, QueryError
 from vfindex.storage.modalities import ModalityName
 
 if TYPE_CHECKING:  # the command line names the labels in its help, which imports no NumPy
@@ -53,6 +53,12 @@ _BANDS: Mapping[Label, tuple[float, float]] = {
 META_KEY = "calibration"
 # Version of the scores; raised when rank/score.py changes them, which invalidates stored thresholds.
 SCORES = 1
+
+
+def check_label(least: object) -> None:
+    """Raise QueryError unless this is a label, or None."""
+    if least is not None and least not in LABELS:
+        raise QueryError(f"min_confidence must be one of {', '.join(LABELS)}, or None, not {least!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
+from vfindex.storage.errors import QueryError
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names, word_modalities
 from vfindex.storage.text.folding import folded
 from vfindex.storage.text.tokenizer import words_of
@@ -191,7 +192,10 @@ class Query:
         """Return a query of words alone: no character is syntax.
 
         Its `str` is the words; `parse` reads them as syntax where they are syntax, as in `in:paris`.
+        Raises QueryError for what is no text.
         """
+        if not isinstance(text, str):
+            raise QueryError(f"a query must be text, not {text!r}")
         return cls((Moment(tuple(Term(word) for word in text.encode("utf-8", "replace").decode().split())),))
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from vfindex.search.query.values import is_number, path_text
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.integrity import shown_paths
 from vfindex.storage.db.reader import Snapshot
@@ -42,7 +43,7 @@ class Like:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the clip of `VIDEO@12.5`, `VIDEO@1:02` or `VIDEO@1:02:03`. Raises UsageError."""
-        match = _LIKE.fullmatch(text)
+        match = _LIKE.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise UsageError(f"a clip is a video and a time, as in beach.mp4@12.5 or beach.mp4@1:02, not {text!r}")
         hours, minutes, seconds = (float(match[name] or 0) for name in ("h", "m", "s"))
@@ -101,11 +102,12 @@ def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
     return covering[-1]
 
 
-def video_among(snapshots: Sequence[Snapshot], name: str) -> tuple[int, StoredVideo | None]:
+def video_among(snapshots: Sequence[Snapshot], name: str | Path) -> tuple[int, StoredVideo | None]:
     """Return the first library that has a video, as a number, with the video; (0, None) if none has it.
 
-    name: as for `find_video`. Raises UsageError if several videos fit, in one library or in two.
+    name: as for `find_video`. Raises UsageError if several videos fit, in one library or in two, or none can.
     """
+    name = path_text(name, "the name of a video")
     found = [(n, video) for n, each in enumerate(snapshots) if (video := find_video(each, name)) is not None]
     contents = {video.fingerprint: video.locations[0].path for _, video in found if video.locations}
     if len(contents) > 1 and not os.path.isabs(name) and not os.path.lexists(name):
@@ -114,11 +116,13 @@ def video_among(snapshots: Sequence[Snapshot], name: str) -> tuple[int, StoredVi
     return found[0] if found else (0, None)
 
 
-def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey) -> tuple[int, StoredClip]:
+def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey | str) -> tuple[int, StoredClip]:
     """Return the first library that has a clip, as a number, with the clip.
 
-    Raises as `clip_of` if none has it, of several for the first that has its video.
+    Raises as `clip_of` if none has it, of several for the first that has its video; UsageError, QueryError for a value
+    that names no clip.
     """
+    like = _checked(Like.parse(like) if isinstance(like, str) else like)
     if isinstance(like, Like) and len(snapshots) > 1:
         video_among(snapshots, str(like.video))  # one name may fit a video in each
     refused: list[_NoClip] = []
@@ -128,6 +132,16 @@ def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey) -> tuple[int
         except _NoClip as exc:
             refused.append(exc)
     raise max(refused, key=lambda exc: exc.has_video)
+
+
+def _checked(like: object) -> Like | ClipKey:
+    """Return what names a clip. Raises QueryError, UsageError for a value of a wrong type."""
+    if isinstance(like, ClipKey) and isinstance(like.fingerprint, str) and type(like.start_ms) is int:
+        return like
+    if isinstance(like, Like) and is_number(like.time_s):
+        path_text(like.video, "the name of a video")
+        return like
+    raise QueryError(f"a clip is a ClipKey of text and milliseconds, or a Like of a path and seconds, not {like!r}")
 
 
 def places_of(snapshots: Sequence[Snapshot], found: tuple[int, StoredClip]) -> list[tuple[int, StoredClip]]:

@@ -65,6 +65,8 @@ def parse(text: str, *, wordless: bool = False) -> Query:
 
     Raises QueryError, with the position of the wrong character, if it is empty, longer than MAX_QUERY_CHARS or wrong.
     """
+    if not isinstance(text, str):
+        raise QueryError(f"a query must be text, not {text!r}")
     typed = text  # paths keep bytes that are not UTF-8; in words each becomes "?"
     text = text.encode("utf-8", "replace").decode()
     length = len(" ".join(text.split()))

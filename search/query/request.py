@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from datetime import date
 from pathlib import Path
+from typing import get_args
 
-from vfindex.search.query.ast import COMBINATIONS, Combination, Query
+from vfindex.search.query.ast import COMBINATIONS, Combination, Filters, Moment, Order, Query, Term
 from vfindex.search.query.like import Like
+from vfindex.search.query.values import is_number, path_text
 from vfindex.storage.errors import QueryError
 from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import ClipKey
 
 # A picture file, or a clip of the library.
 Example = Path | Like | ClipKey
+# Of a modality. Beyond it the sums of a score lose the other modalities, and with 1e200 are no numbers.
+MAX_WEIGHT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str | Query):
             raise QueryError(f"the query must be a text or a Query, not {self.text!r}")
+        if isinstance(self.text, Query):
+            _check_query(self.text)
         _check_images(self.images)
         for name in ("top_k", "per_video"):
             value = getattr(self, name)
@@ -44,8 +49,48 @@ class Request:
             raise QueryError(f"combine must be one of {', '.join(COMBINATIONS)}, not {self.combine!r}")
         if not isinstance(self.exact, bool):
             raise QueryError(f"exact must be True or False, not {self.exact!r}")
-        if self.timeout_s is not None and not (_is_number(self.timeout_s) and self.timeout_s > 0):
+        if self.timeout_s is not None and not (is_number(self.timeout_s) and self.timeout_s > 0):
             raise QueryError(f"timeout_s must be a number of seconds above 0, or None, not {self.timeout_s!r}")
+
+
+def _check_query(query: Query) -> None:
+    """Raise QueryError for a Query that no text gives: programs can make any."""
+    count = 1 if query.order is None else 2
+    if query.order not in (None, *get_args(Order)) or not _are(query.moments, Moment) or len(query.moments) != count:
+        raise QueryError('a Query has one Moment, or two with the order "then" or "near"')
+    if not is_number(query.within_s) or query.within_s < 0:
+        raise QueryError(f"within_s must be a number of seconds, not {query.within_s!r}")
+    for moment in query.moments:
+        if not _are(moment.terms, Term):
+            raise QueryError(f"the terms of a Moment must be a tuple of Terms, not {moment.terms!r}")
+        for term in moment.terms:
+            _check_term(term)
+    check_filters(query.filters)
+
+
+def _check_term(term: Term) -> None:
+    if not isinstance(term.text, str):
+        raise QueryError(f"the text of a Term must be text, not {term.text!r}")
+    if term.modality not in (None, *modality_names()):
+        raise QueryError(f"there is no modality {term.modality!r}; a Term has one of {', '.join(modality_names())}")
+    if not is_number(term.weight) or not 0 < term.weight <= MAX_WEIGHT:
+        raise QueryError(f"the weight of a Term must be a number above 0, not {term.weight!r}")
+
+
+def check_filters(filters: object) -> None:
+    """Raise QueryError for Filters that no text gives."""
+    if not isinstance(filters, Filters):
+        raise QueryError(f"filters must be Filters, not {filters!r}")
+    if not _are(filters.inside, str) or not _are(filters.languages, str):
+        raise QueryError("inside and languages of Filters must be tuples of texts")
+    if not all(day is None or isinstance(day, date) for day in (filters.since, filters.until)):
+        raise QueryError("since and until of Filters must be days (datetime.date), or None")
+    if not all(length_s is None or is_number(length_s) for length_s in (filters.longer_s, filters.shorter_s)):
+        raise QueryError("longer_s and shorter_s of Filters must be numbers of seconds, or None")
+
+
+def _are(values: object, kind: type) -> bool:
+    return isinstance(values, tuple) and all(isinstance(each, kind) for each in values)
 
 
 def _check_images(images: object) -> None:
@@ -54,6 +99,8 @@ def _check_images(images: object) -> None:
     for image in images:
         if not isinstance(image, str | Path | Like | ClipKey):
             raise QueryError(f"an image must be a Path, a Like or a ClipKey, not {image!r}")
+        if not isinstance(image, Like | ClipKey):
+            path_text(image, "the image")
 
 
 def _check_weights(weights: object) -> None:
@@ -62,11 +109,7 @@ def _check_weights(weights: object) -> None:
     for modality, weight in weights.items():
         if modality not in modality_names():
             raise QueryError(f"there is no modality {modality!r}; weights are for {', '.join(modality_names())}")
-        if not _is_number(weight) or weight < 0:
-            raise QueryError(f"the weight of {modality} must be a number of 0 or more, not {weight!r}")
+        if not is_number(weight) or not 0 <= weight <= MAX_WEIGHT:
+            raise QueryError(f"the weight of {modality} must be a number of 0 to {MAX_WEIGHT:,}, not {weight!r}")
     if len(weights) == len(modality_names()) and not any(weights.values()):
         raise QueryError("all weights are 0; leave one modality above 0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -28,6 +28,8 @@ MIN_CANDIDATES = 200
 # The deepest look, if many candidates belong to one video, or are far from their other moment. Scoring so many takes
 # some 0.1 s. A pair with neither clip among the first of its moment is not found.
 MAX_CANDIDATES = 3200
+# More than a library can have.
+EVERY_CLIP = 2**40
 # Factor of the depth from one round to the next. Pairs start one step deeper: in a large library the first 200 of two
 # moments hardly ever share a video, and looking at 200 in vain takes as long as looking at 800 once.
 DEEPER = 4
@@ -51,7 +53,7 @@ def retrieve(views: Sequence[View], encoded: EncodedQuery, limits: tuple[int, in
     vectors, examples = _query_vectors(views, encoded)
     sources = _sources(views, query, vectors)
     duration_s = cache(lambda video: views[video[0]].snapshot.duration_s(video[1]))
-    first = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video)
+    first = min(max(MIN_CANDIDATES, CANDIDATES_PER_HIT * top_k * per_video), EVERY_CLIP)
     deepest = max(first, MAX_CANDIDATES)
     depth = first if query.order is None else min(DEEPER * first, deepest)
 

@@ -291,38 +291,6 @@ def test_a_wrong_mark_is_one_sentence(folder: Path, options: dict[str, Any], sen
     assert str(refused.value).startswith(sentence)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"text": None}, "the query must be a text or a Query, not None"),
-        ({"text": b"3"}, "the query must be a text or a Query"),
-        ({"top_k": "5"}, "top_k must be a whole number of 1 or more, not '5'"),
-        ({"top_k": 0}, "top_k must be a whole number of 1 or more, not 0"),
-        ({"top_k": True}, "top_k must be a whole number"),
-        ({"per_video": 1.5}, "per_video must be a whole number of 1 or more, not 1.5"),
-        ({"weights": 3}, "weights must map modalities"),
-        ({"weights": {"sound": 1}}, "there is no modality 'sound'"),
-        ({"weights": {"visual": "1"}}, "the weight of visual must be a number of 0 or more, not '1'"),
-        ({"weights": {"visual": float("nan")}}, "the weight of visual must be a number"),
-        ({"weights": {"visual": -1}}, "the weight of visual must be a number of 0 or more, not -1"),
-        ({"combine": "sum"}, "combine must be one of convex, rrf, not 'sum'"),
-        ({"exact": "no"}, "exact must be True or False, not 'no'"),
-        ({"images": "dog.jpg"}, "images must be a list"),
-        ({"images": [3]}, "an image must be a Path, a Like or a ClipKey, not 3"),
-        ({"timeout_s": 0}, "timeout_s must be a number of seconds above 0"),
-        ({"timeout_s": "1"}, "timeout_s must be a number of seconds above 0"),
-        ({"min_confidence": "sure"}, "min_confidence must be one of none, low, medium, high"),
-    ],
-)
-def test_a_wrong_value_is_one_sentence(folder: Path, options: dict[str, Any], sentence: str) -> None:
-    with SearchService(folder) as service, pytest.raises(QueryError) as refused:
-        service.search(**{"text": "3", **options})
-    assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
-
-
 # --- time limits ----------------------------------------------------------------------------------------------------
 
 
