@@ -40,6 +40,7 @@ from vfindex.storage.library import (
     again_if_changed,
     closed,
     estimated_spec,
+    failed_folder,
     reading_hash,
     reading_spec,
     refuse_torn,
@@ -219,11 +220,28 @@ class SearchEngine:
 
 
 def library_path(folder: object) -> Path:
-    """Return the folder of a library as a path. Raises UsageError for what can be none."""
+    """Return the absolute path of a library, so that the working folder may change. Raises UsageError."""
     text = path_text(folder, "the folder of a library")
     if not text:
         raise UsageError("the folder of a library is empty; name a folder")
-    return Path(text)
+    try:
+        return Path(text).absolute()
+    except FileNotFoundError:  # the working folder is gone, and so is what is in it
+        return Path(text)
+
+
+@contextmanager
+def naming(engines: Sequence[SearchEngine], libraries: Sequence[Library]) -> Iterator[None]:
+    """Name the library whose database could not be read in its error, if it is one of several."""
+    try:
+        yield
+    except LibraryError as exc:
+        failed = failed_folder(exc)
+        for engine, library in zip(engines, libraries, strict=False):  # the last could not be opened
+            if library.folder == failed:
+                with engine.named_among(engines):
+                    raise
+        raise
 
 
 def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:
@@ -259,7 +277,8 @@ def _answer(engines: Sequence[SearchEngine], request: Request, until_s: float | 
             replace(view, number=number, others=[each for each in snapshots if each is not view.snapshot])
             for number, (_, view) in enumerate(read)
         ]
-        return find_hits(libraries, views, encoded, request)
+        with naming(engines, libraries):
+            return find_hits(libraries, views, encoded, request)
 
 
 def _check_comparable(folders: Sequence[Path], views: Sequence[View]) -> None:

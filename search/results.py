@@ -258,7 +258,7 @@ class VideoInfo(Record):
 
 @dataclass(frozen=True, slots=True)
 class Transcript(Record):
-    """What is said in a video, in order of time."""
+    """The text with times of a video, in order of time: of all tracks, speech and chapters among them."""
 
     video: bytes | None
     video_id: int

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from vfindex.search.calibration.labels import Label, check_label
 from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
-from vfindex.search.engine import SearchEngine, answer, library_path
+from vfindex.search.engine import SearchEngine, answer, library_path, naming
 from vfindex.search.query.ast import Combination, Filters, Query
 from vfindex.search.query.filters import filtered, unmatched_globs
 from vfindex.search.query.hints import glob_hints
@@ -169,7 +169,7 @@ class SearchService:
 
     @again_if_changed
     def transcript(self, name: str | Path) -> Transcript:
-        """Return what is said in a video. name: a path, or a fingerprint. Raises LibraryError."""
+        """Return the text with times of a video, chapters too. name: a path, or a fingerprint. Raises LibraryError."""
         with self._opened() as (_, snapshots):
             number, video = video_among(snapshots, name)
             return transcript_of(snapshots[number], _existing(video, name))
@@ -203,7 +203,8 @@ class SearchService:
                 with engine.named_among(self.engines):
                     libraries.append(engine.library())
                     snapshots.append(opened.enter_context(libraries[-1].snapshot()))
-            yield libraries, snapshots
+            with naming(self.engines, libraries):
+                yield libraries, snapshots
 
     # --- what people write ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
-from vfindex.storage.db.engine import check_integrity, connect
+from vfindex.storage.db.engine import FOLDER, check_integrity, connect
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryError, LibraryNotFound
 from vfindex.storage.files.file_systems import is_on_shared
@@ -144,6 +144,16 @@ class Library:
 def closed(folder: Path) -> LibraryError:
     """Return the error of reading a library after its reader was closed."""
     return LibraryError(f"the library {folder} was closed by this program; open it again to read it")
+
+
+def failed_folder(exc: BaseException | None) -> Path | None:
+    """Return the folder of the database that could not be read, None if an error does not say."""
+    while exc is not None:
+        found: Path | None = getattr(getattr(exc, "orig", exc), FOLDER, None)
+        if found is not None:
+            return found
+        exc = exc.__cause__
+    return None
 
 
 def refuse_torn(library: Library) -> None:

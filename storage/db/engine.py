@@ -40,7 +40,7 @@ _POOLED = 8
 # Steps of SQLite's virtual machine between two looks at the clock: about a millisecond.
 _STEPS = 100_000
 # Attribute of sqlite3 errors: the folder of the database.
-_FOLDER = "folder"
+FOLDER = "folder"
 
 
 def connect(path: Path | None, *, write: bool) -> Engine:
@@ -208,7 +208,7 @@ class _OwnErrors:
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error from exc
         if isinstance(exc, sqlite3.Error):
-            setattr(exc, _FOLDER, getattr(self._connection, _FOLDER, None))
+            setattr(exc, FOLDER, getattr(self._connection, FOLDER, None))
 
 
 def begin_reading(engine: Engine) -> tuple[Connection, StateCache[Opened] | None]:
@@ -419,7 +419,7 @@ def translated(exc: DBAPIError | sqlite3.Error) -> VfindexError:
         return LibraryDamaged(f"the library's database cannot be read ({complaint}){RUN_VERIFY}")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return LibraryError(
-            f"the library could not be written ({complaint}); {room_wanted(getattr(error, _FOLDER, None))} and run the "
+            f"the library could not be written ({complaint}); {room_wanted(getattr(error, FOLDER, None))} and run the "
             "same command again: nothing that was committed is lost"
         )
     if code in _BUSY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import tarfile
 import threading
@@ -19,7 +20,7 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.like import Like
 from vfindex.search.results import Hits
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import LibraryVersion, QueryError, UsageError
+from vfindex.storage.errors import LibraryDamaged, LibraryVersion, QueryError, UsageError
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.shared_spec import exported, use_own_spec, use_spec
 from vfindex.storage.records import Clip, ClipKey, FloatArray, Location, Segment
@@ -240,6 +241,22 @@ def test_a_library_that_is_too_old_is_named(folders: tuple[Path, Path, Path], tm
     for several in ([folders[1], first], [first, folders[1]]):
         with pytest.raises(LibraryVersion, match=r"first: this library was written by an older vfindex; run"):
             SearchService(several).search("a")
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_library_that_is_damaged_while_it_is_open_is_named(
+    folders: tuple[Path, Path, Path], tmp_path: Path, order: int
+) -> None:
+    damaged = shutil.copytree(folders[2], tmp_path / "damaged")
+    service = SearchService([folders[1], damaged][::order])
+    assert service.search("a", min_confidence="none") and service.video("v20")
+    with (damaged / "library.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (damaged / "library.db").stat().st_size)
+    for call in (lambda: service.search("b"), lambda: service.video("v20"), lambda: service.similar("v20@1")):
+        with pytest.raises(LibraryDamaged, match=re.escape(f"{damaged}: ")):
+            call()
 
 
 @pytest.mark.usefixtures("asked")

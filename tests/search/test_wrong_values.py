@@ -113,6 +113,17 @@ def test_a_folder_may_be_text(folder: Path, tmp_path: Path) -> None:
         assert len(twice.engines) == 1, "a library named twice is one"
 
 
+def test_the_working_folder_may_change(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents name the library as those of the command line do, and it is found from any folder."""
+    monkeypatch.chdir(folder.parent)
+    with SearchService(folder.name) as service:
+        engine = SearchEngine.open(Path(folder.name))
+        monkeypatch.chdir("/")
+        [hit] = service.search("3", top_k=1)
+        assert hit.library == service.status().library == folder
+        assert engine.search("3", top_k=1) == [hit]
+
+
 def test_any_number_of_hits_and_any_real_weight(folder: Path) -> None:
     with SearchService(folder) as service:
         most = service.search("3", top_k=10**6, per_video=10**6)
