@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -109,8 +110,19 @@ def embedded(known: Known, encoder: PassageEncoder) -> Known:
 def _chapters_of(probe: Probe, info: Info) -> tuple[Chapter, ...]:
     """Return the chapters of a file, else of its `.info.json`; one without a part of the video has no times."""
     if probe.chapters:
-        return tuple(_within(chapter, 0.0, probe.end_s) for chapter in probe.chapters)
+        return tuple(_within(chapter, 0.0, probe.end_s) for chapter in ended(probe.chapters, probe.end_s))
     return tuple(_within(chapter, probe.clock_s, probe.end_s) for chapter in info.chapters)
+
+
+def ended(chapters: Sequence[Chapter], end_s: float) -> Iterator[Chapter]:
+    """Yield chapters; one without length is a mark, and lasts until the next one begins. end_s: of the video."""
+    starts = sorted(chapter.start_s for chapter in chapters if chapter.start_s is not None)
+    for chapter in chapters:
+        if chapter.start_s is not None and chapter.start_s == chapter.end_s:
+            later = starts[bisect_right(starts, chapter.start_s) :]
+            yield replace(chapter, end_s=min([*later[:1], max(end_s, chapter.start_s)]))
+        else:
+            yield chapter
 
 
 def _within(chapter: Chapter, clock_s: float, end_s: float) -> Chapter:

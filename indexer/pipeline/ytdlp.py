@@ -72,7 +72,7 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
 def _chapters(value: object, end_s: float) -> Iterator[Chapter]:
     """Yield the chapters with a title that begin before the end of the video, or without a readable time.
 
-    One without an end lasts until the next one begins.
+    One without an end, or without length, lasts until the next one begins.
     """
     items = value[:MAX_ITEMS] if isinstance(value, list) else []
     items = [item for item in items if isinstance(item, dict)]
@@ -83,7 +83,7 @@ def _chapters(value: object, end_s: float) -> Iterator[Chapter]:
             continue
         later = min((other for other in starts[n + 1 :] if other is not None), default=end_s)
         stop_s = _time(item.get("end_time"))
-        stop_s = min(later if stop_s is None else stop_s, end_s)
+        stop_s = min(later if stop_s is None or stop_s == start_s else stop_s, end_s)
         yield Chapter(title) if start_s is None or not start_s < stop_s < math.inf else Chapter(title, start_s, stop_s)
 
 

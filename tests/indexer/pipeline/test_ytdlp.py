@@ -88,13 +88,15 @@ def test_chapters_end_where_they_say_or_the_next_begins() -> None:
     written = [
         {"title": "one", "start_time": 0, "end_time": 4.5},
         {"title": "two", "start_time": 5},
+        {"title": "mark", "start_time": 7, "end_time": 7},
         {"title": "three", "start_time": 9, "end_time": 99},
         {"title": "four", "start_time": True},
         {"title": "five", "start_time": 30},
     ]
     assert list(_chapters(written, 12.0)) == [
         Chapter("one", 0.0, 4.5),
-        Chapter("two", 5.0, 9.0),
+        Chapter("two", 5.0, 7.0),
+        Chapter("mark", 7.0, 9.0),
         Chapter("three", 9.0, 12.0),
         Chapter("four"),
     ]
