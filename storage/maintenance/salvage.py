@@ -148,6 +148,7 @@ def _open(damaged: Path) -> sqlite3.Connection | None:
         source.text_factory = decoded
         source.execute("PRAGMA trusted_schema=OFF")
         source.execute("PRAGMA cell_size_check=ON")
+        source.execute("PRAGMA writable_schema=ON")  # else nothing is read of a truncated file
         source.execute("SELECT name FROM sqlite_master").fetchall()
     except sqlite3.DatabaseError as exc:
         source.close()
@@ -280,7 +281,8 @@ def _keep_counting(source: sqlite3.Connection, connection: Connection) -> None:
     """Continue the id sequences: an id in a joint index or a thumbnail name must not be reused."""
     counted: dict[str, int] = {}
     with suppress(sqlite3.DatabaseError):  # then the watermark is enough
-        counted.update(source.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+        rows = source.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+        counted.update((name, seq) for name, seq in rows if isinstance(name, str) and isinstance(seq, int))
     watermark = connection.scalar(text("SELECT max(watermark) FROM generation")) or 0
     counted["clip"] = max(counted.get("clip", 0), watermark)
     for name, last in counted.items():

@@ -140,16 +140,26 @@ def test_rows_of_the_index_count_as_before(database: Path, tmp_path: Path, state
     assert (changes, generations) == (([7], 1) if state == "recorded" else ([], 0))
 
 
-def test_a_cut_file_is_read_as_far_as_it_goes(database: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cut_bytes", "least"), [(1, VIDEOS // 4), (PAGE_BYTES, VIDEOS // 4), (20 * PAGE_BYTES, 0)])
+def test_a_cut_file_is_read_as_far_as_it_goes(cut_bytes: int, least: int, database: Path, tmp_path: Path) -> None:
     shutil.copyfile(database, tmp_path / "torn.db")
-    os.truncate(tmp_path / "torn.db", database.stat().st_size * 3 // 4)
+    os.truncate(tmp_path / "torn.db", database.stat().st_size - cut_bytes)
     whole = rows_of(database)
-    try:
-        found = salvage(tmp_path / "torn.db", tmp_path / "new.db")
-    except LibraryDamaged:
-        return  # the settings were in the last quarter
+    found = salvage(tmp_path / "torn.db", tmp_path / "new.db")
     saved = rows_of(tmp_path / "new.db")
     assert all(saved.get(id_) == rows or id_ in found.videos or id_ not in saved for id_, rows in whole.items())
+    assert saved
+    assert sum(saved.get(id_) == rows for id_, rows in whole.items()) >= least
+
+
+@pytest.mark.parametrize("column", ["name", "seq"])
+def test_a_sequence_that_is_not_as_written_is_made_again(column: str, database: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copyfile(database, tmp_path / "library.db"))
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute(f"UPDATE sqlite_sequence SET {column} = NULL")
+    salvage(copy, tmp_path / "new.db")
+    assert rows_of(tmp_path / "new.db") == rows_of(database)
+    assert survey(copy) == []
 
 
 def test_a_file_without_a_beginning_is_a_sentence(database: Path, tmp_path: Path) -> None:
