@@ -12,7 +12,14 @@ from typing import ParamSpec, TypeVar
 
 from vfindex.storage.db.engine import FOLDER, check_integrity, connect
 from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryDamaged, LibraryError, LibraryNotFound
+from vfindex.storage.errors import (
+    IndexUnusable,
+    LibraryChanged,
+    LibraryDamaged,
+    LibraryError,
+    LibraryNotFound,
+    LibraryVersion,
+)
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
@@ -168,9 +175,12 @@ def refuse_torn(library: Library) -> None:
         inode = str(database.stat().st_ino)
     except OSError:
         return
-    with library.snapshot() as snapshot:
-        if snapshot.get(INODE) in (None, inode):
-            return
+    try:
+        with library.snapshot() as snapshot:
+            if snapshot.get(INODE) in (None, inode):
+                return
+    except (LibraryNotFound, LibraryVersion):  # empty, or of a version that noted no inode; a writer goes on with both
+        return
     engine = connect(database, write=False)
     try:
         faults = check_integrity(engine)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from library_maker import add_video, axis, clip, install
+from old_libraries import FIRST, stored
 
 from vfindex.search.engine import SearchEngine
 from vfindex.storage import library as storage_library
@@ -61,6 +64,31 @@ def test_a_copy_of_several_instants_is_refused(torn: Path) -> None:
     assert salvage_database(torn) is not None
     with writing(torn):
         pass
+
+
+def test_a_library_of_the_first_version_with_a_log_is_migrated(tmp_path: Path) -> None:
+    library = stored(FIRST, tmp_path / "library")
+    with closing(sqlite3.connect(library / "library.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("UPDATE video SET title = 'woods' WHERE id = 1")
+        connection.commit()
+        shutil.copytree(library, tmp_path / "copy")
+    assert (tmp_path / "copy" / "library.db-wal").stat().st_size
+    with writing(tmp_path / "copy") as writer, writer.library.snapshot() as snapshot:
+        assert snapshot.videos()[0].title == "woods"
+
+
+def test_a_library_whose_making_was_broken_off_is_made(tmp_path: Path) -> None:
+    """A kill in the first commit leaves a log without a whole transaction."""
+    (tmp_path / "copy").mkdir()
+    with closing(sqlite3.connect(tmp_path / "library.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE video (id INTEGER)")
+        shutil.copyfile(tmp_path / "library.db", tmp_path / "copy" / "library.db")
+        log = (tmp_path / "library.db-wal").read_bytes()
+        (tmp_path / "copy" / "library.db-wal").write_bytes(log[:-100])
+    with writing(tmp_path / "copy") as writer:
+        install(writer)
 
 
 def test_a_copy_of_one_instant_with_its_log_is_read_and_written(folder: Path, tmp_path: Path) -> None:
