@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Integer, Table
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from vfindex.storage.db import schema
@@ -52,10 +53,11 @@ def migrate_by_copy(database: Path) -> None:
     The caller holds the library's lock. Raises LibraryError without room for a second file, or on a full disk: then
     the library is as it was.
     """
-    if not database.is_file() or not _brought_forward(database):
+    if not database.is_file() or not _is_before_copy(database):
         return
     new = database.with_name(NEW)
     _check_room(database, new)
+    _bring_forward(database)
     logger.warning("library.db is rewritten for this version, once; searches go on meanwhile")
     try:
         _make(database, new)
@@ -80,17 +82,26 @@ def discard_former(folder: Path) -> None:
         discard_database(folder / name)
 
 
-def _brought_forward(database: Path) -> bool:
-    """Return whether a library must be copied, and apply what comes before that. Raises LibraryVersion."""
+def _is_before_copy(database: Path) -> bool:
+    """Return whether a library must be copied; nothing is written. Raises LibraryDamaged."""
+    engine = connect(database, write=False)
+    try:
+        with engine.connect() as connection:
+            return is_before_copy(connection)
+    except DBAPIError as exc:
+        raise translated(exc) from exc
+    finally:
+        engine.dispose()
+
+
+def _bring_forward(database: Path) -> None:
+    """Apply what comes before the copy. Raises LibraryVersion."""
     catalog = Catalog(connect(database, write=True))
     try:
         with catalog.transaction() as connection:
-            is_before = is_before_copy(connection)
-            if is_before:
-                migrate_in_place(connection)
+            migrate_in_place(connection)
     finally:
         catalog.close()
-    return is_before
 
 
 def _check_room(database: Path, new: Path) -> None:
