@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from vfindex.storage.errors import UsageError
-from vfindex.storage.user.database import TABLES, compact, reading, row_seal, writing
+from vfindex.storage.user.database import (
+    TABLES,
+    VERSION,
+    compact,
+    damaged,
+    reading,
+    row_seal,
+    stored_version,
+    user_database,
+    writing,
+)
 from vfindex.storage.user.records import MAX_GRADE, Mark, Moment, NewMark, SavedQuery
 
 # Longer texts are refused; both are far beyond what a person types.
@@ -60,13 +70,11 @@ class UserData:
 
     def marks(self, *, list_: str | None = None, question: str | None = None) -> list[Mark]:
         """Return the marks in the order in which they were made. list_, question: only of these. Raises UsageError."""
-        query, parameters = f"SELECT {_columns('mark')} FROM mark WHERE 1", []
-        for column, value in (("list", list_), ("question", question)):
-            if value is not None:
-                _check_type(f"the {column}", value)
-                query += f" AND {column} = ?"
-                parameters.append(value)
-        return [_mark(row) for row in self._read(f"{query} ORDER BY id", parameters)]
+        chosen = {name: value for name, value in (("list", list_), ("question", question)) if value is not None}
+        for name, value in chosen.items():
+            _check_type(f"the {name}", value)
+        condition = "".join(f" AND {name} = ?" for name in chosen)
+        return [_mark(row) for row in self._read("mark", f"WHERE 1{condition} ORDER BY id", [*chosen.values()])]
 
     def remove_marks(self, ids: Iterable[int]) -> list[Mark]:
         """Delete marks; return those that there were, in order of id. Raises UsageError."""
@@ -80,8 +88,8 @@ class UserData:
 
     def marks_of(self, fingerprints: Iterable[str]) -> list[Mark]:
         """Return the marks in these videos, in order of id."""
-        query = f"SELECT {_columns('mark')} FROM mark WHERE fingerprint IN (SELECT value FROM json_each(?)) ORDER BY id"
-        return [_mark(row) for row in self._read(query, (json.dumps(list(fingerprints)),))]
+        condition = "WHERE fingerprint IN (SELECT value FROM json_each(?)) ORDER BY id"
+        return [_mark(row) for row in self._read("mark", condition, (json.dumps(list(fingerprints)),))]
 
     # --- saved questions --------------------------------------------------------------------------------------------
 
@@ -105,8 +113,7 @@ class UserData:
 
     def saved_queries(self) -> list[SavedQuery]:
         """Return the saved questions, by name."""
-        rows = self._read(f"SELECT {_columns('saved_query')} FROM saved_query ORDER BY name")
-        return [SavedQuery(*row) for row in rows]
+        return [SavedQuery(*row) for row in self._read("saved_query", "ORDER BY name")]
 
     def saved_query(self, name: str) -> SavedQuery | None:
         """Return the question of this name, None if there is none. Raises UsageError."""
@@ -120,9 +127,17 @@ class UserData:
         compact(self.folder)
         return bool(found)
 
-    def _read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def _read(self, table: str, condition: str = "", parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return rows of a table. Raises LibraryDamaged if one does not match its checksum."""
         with reading(self.folder) as connection:
-            return [] if connection is None else connection.execute(query, parameters).fetchall()
+            if connection is None:
+                return []
+            query = f"SELECT {_columns(table)}, crc32 FROM {table} {condition}"
+            rows = connection.execute(query, parameters).fetchall()
+            is_newer = stored_version(connection) > VERSION  # its checksums may be of more columns
+        if not is_newer and any(row_seal(row[:-1]) != row[-1] for row in rows):
+            raise damaged(user_database(self.folder), "a row is not as written")
+        return [row[:-1] for row in rows]
 
 
 def user_name() -> str:

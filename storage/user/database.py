@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -72,7 +72,7 @@ _READ_A_COPY = {
 }
 _MOST_TRIES = 5
 # In messages without a code of their own.
-_FAULTS = ("no such table", "no such column", "malformed")
+_FAULTS = ("no such table", "no such column", "malformed", "Could not decode")
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_TOOBIG}
 
 
@@ -107,20 +107,18 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
 
 @contextmanager
 def _read_transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    with tempfile.TemporaryDirectory() as spare:
-        connection = connect(path, "mode=ro")
+    with ExitStack() as opened:
+        connection = opened.enter_context(closing(connect(path, "mode=ro")))
         try:
-            try:
-                _begin_read(connection)
-            except sqlite3.OperationalError as exc:
-                if exc.sqlite_errorcode not in _READ_A_COPY:
-                    raise
-                connection.close()
-                connection = connect(_copied(path, Path(spare)), "mode=rw")  # its journal is rolled back
-                _begin_read(connection)
-            yield connection
-        finally:
+            _begin_read(connection)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode not in _READ_A_COPY:
+                raise
             connection.close()
+            copy = _copied(path, opened)
+            connection = opened.enter_context(closing(connect(copy, "mode=rw")))  # its journal is rolled back
+            _begin_read(connection)
+        yield connection
 
 
 def _begin_read(connection: sqlite3.Connection) -> None:
@@ -128,20 +126,27 @@ def _begin_read(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def _copied(path: Path, folder: Path) -> Path:
-    """Copy the database and its journal as they are at one instant; return the copy. Raises LibraryError."""
+def _copied(path: Path, opened: ExitStack) -> Path:
+    """Return a copy of the database with its journal, of one instant, in a folder that goes with `opened`.
+
+    Raises LibraryError.
+    """
     journal = path.with_name(f"{path.name}-journal")
-    for _ in range(_MOST_TRIES):
-        before = _stamps(path, journal)
-        shutil.copyfile(path, folder / path.name)
-        if before[1] is not None:
-            try:
+    try:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        for _ in range(_MOST_TRIES):
+            before = _stamps(path, journal)
+            shutil.copyfile(path, folder / path.name)
+            with suppress(FileNotFoundError):
                 shutil.copyfile(journal, folder / journal.name)
-            except FileNotFoundError:
-                continue
-        if _stamps(path, journal) == before:
-            return folder / path.name
-        (folder / journal.name).unlink(missing_ok=True)
+            if _stamps(path, journal) == before:
+                return folder / path.name
+            (folder / journal.name).unlink(missing_ok=True)
+    except OSError as exc:
+        raise LibraryError(
+            f"{path} must be copied to be read by this user, and could not be ({exc.strerror}); free some space in the "
+            "folder for temporary files, or set TMPDIR to another folder"
+        ) from exc
     raise LibraryError(f"{path} is being written to all the time; run the same command again")
 
 
@@ -168,9 +173,14 @@ def writing(folder: Path) -> Iterator[sqlite3.Connection]:
     refuse_unreadable(path)
     try:
         with closing(_begun(path)) as connection:
-            _bring_up_to_date(connection, path)
-            yield connection
-            connection.execute("COMMIT")
+            try:
+                _bring_up_to_date(connection, path)
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:  # whose traceback may hold a statement, and with it the lock
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
     except sqlite3.Error as exc:
         raise translated(exc, path) from exc
 
@@ -264,6 +274,11 @@ def newer() -> LibraryVersion:
     )
 
 
+def damaged(path: Path, fault: object) -> LibraryDamaged:
+    """Return the error for a damaged file."""
+    return LibraryDamaged(f"{path}, which holds marks and saved questions, is damaged ({fault}); run: vfindex repair")
+
+
 def _permission(path: Path) -> str:
     return f"this user needs permission to write {path.name} and its folder, and the disk must not be read-only"
 
@@ -273,7 +288,7 @@ def translated(exc: sqlite3.Error, path: Path) -> LibraryError:
     extended = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = extended & 0xFF
     if code in _DAMAGE or any(fault in str(exc) for fault in _FAULTS):
-        return LibraryDamaged(f"{path}, which holds marks and saved questions, is damaged ({exc}); run: vfindex repair")
+        return damaged(path, exc)
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         advice = f"{room_wanted(path.parent)} and run the same command again: nothing that was committed is lost"
         return LibraryError(f"{path} could not be read or written ({exc}); {advice}")

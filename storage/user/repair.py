@@ -32,6 +32,8 @@ from vfindex.storage.user.database import (
 _NOUNS = {"mark": "mark", "saved_query": "saved question"}
 # Rows tried one by one after the last that could be read: a page holds fewer.
 _NEAR_ROWS = 4096
+# Higher ids are damage.
+_MOST_MARKS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def user_faults(folder: Path) -> list[str]:
 
 def _faults(connection: sqlite3.Connection) -> Iterator[str]:
     repair = "; run: vfindex repair"
+    connection.text_factory = decoded  # a changed byte may not be UTF-8
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
     yield from (f"{line}{repair}" for line in found if line != "ok")
     for table, columns in TABLES.items():
@@ -149,6 +152,17 @@ class _Copy:
                 had = self._had(table)
                 self.rows[table] = self._copy_table(target, table, columns)
                 self.lost[table] = None if had is None else max(0, had - self.rows[table])
+            self._keep_counting(target)
+
+    def _keep_counting(self, target: sqlite3.Connection) -> None:
+        """Continue the ids of marks: one that was deleted, or is lost, must not come to mean another."""
+        query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'mark' AND typeof(seq) = 'integer' AND seq < ?"
+        with suppress(sqlite3.DatabaseError):
+            (last,) = self._source.execute(query, (_MOST_MARKS,)).fetchone()
+            had = target.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'mark'").fetchone()[0]
+            if last is not None and last > (had or 0):
+                target.execute("DELETE FROM sqlite_sequence WHERE name = 'mark'")
+                target.execute("INSERT INTO sqlite_sequence VALUES ('mark', ?)", (last,))
 
     def _had(self, table: str) -> int | None:
         try:

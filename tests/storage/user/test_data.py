@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
@@ -155,3 +156,9 @@ def test_a_database_of_another_program_is_left_alone(data: UserData) -> None:
 def test_a_seal_tells_two_rows_apart(values: list[object]) -> None:
     assert row_seal(values) == row_seal(tuple(values))
     assert row_seal(values) != row_seal([*values, "x"])
+
+
+def test_a_read_needs_no_folder_for_temporary_files(data: UserData, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = data.add_mark(NewMark(Moment("f", 0, 1)))
+    monkeypatch.setattr(tempfile, "tempdir", str(data.folder / "gone"))
+    assert data.marks() == [made]

@@ -7,12 +7,14 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -146,6 +148,17 @@ def test_a_user_without_write_permission_reads_past_an_interrupted_commit(home: 
     assert ask(home) == 100
     if os.geteuid() == 0:
         assert (home / "user.db").read_bytes() == before
+
+
+def test_a_copy_that_cannot_be_made_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hot_journal(home)
+    monkeypatch.setattr(database, "_READ_A_COPY", {sqlite3.SQLITE_BUSY})
+    monkeypatch.setattr(tempfile, "tempdir", str(home / "gone"))
+    busy = sqlite3.OperationalError("busy")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    monkeypatch.setattr(database, "_begin_read", Mock(side_effect=busy))
+    with pytest.raises(LibraryError, match=r"could not be .*set TMPDIR to another folder"):
+        UserData.open(home).marks()
 
 
 def test_a_file_that_may_not_be_read_is_a_sentence(home: Path) -> None:

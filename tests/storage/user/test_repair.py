@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vfindex.storage.errors import LibraryDamaged, LibraryVersion
+from vfindex.storage.user import database
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.records import Moment, NewMark
 from vfindex.storage.user.repair import repair_user_data, user_faults
@@ -147,3 +148,38 @@ def test_a_file_of_a_newer_vfindex_is_never_replaced(data: UserData) -> None:
 
 def test_a_library_without_the_file_has_no_fault(tmp_path: Path) -> None:
     assert (user_faults(tmp_path), repair_user_data(tmp_path), list(tmp_path.iterdir())) == ([], None, [])
+
+
+def test_a_note_that_is_no_longer_utf_8_is_one_damaged_mark(data: UserData) -> None:
+    at = (data.folder / "user.db").read_bytes().index(b"note 7 ")
+    overwrite(data, at, b"\xff")
+    with pytest.raises(LibraryDamaged, match="run: vfindex repair"):
+        data.marks()
+    assert user_faults(data.folder) == ["user.db: 1 mark not as written; run: vfindex repair"]
+    done = repair_user_data(data.folder)
+    assert done is not None and done.lost == {"mark": 1, "saved_query": 0}
+    assert len(data.marks()) == 299
+
+
+@pytest.mark.parametrize("value", ["'garbage'", "x'ff'", "7.5"])
+def test_a_mark_of_another_time_than_was_written_is_not_shown(value: str, data: UserData) -> None:
+    change(data, f"UPDATE mark SET start_ms = {value} WHERE id = 8")
+    with pytest.raises(LibraryDamaged, match=r"user.db, which holds .* is damaged \(a row is not as written\)"):
+        data.marks()
+
+
+def test_ids_of_deleted_marks_are_not_used_again(data: UserData) -> None:
+    data.remove_marks([299, 300])
+    change(data, "UPDATE mark SET note = 'other' WHERE id = 1")
+    assert repair_user_data(data.folder) is not None
+    assert data.add_mark(NewMark(Moment("new", 0, 1))).id == 301
+
+
+def test_a_write_that_failed_holds_no_lock(data: UserData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does its exception, which a program may keep."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0)
+    change(data, "CREATE TRIGGER fails AFTER INSERT ON mark BEGIN SELECT RAISE(ABORT, 'malformed'); END")
+    with pytest.raises(LibraryDamaged) as kept:
+        data.add_mark(NewMark(Moment("new", 0, 1)))
+    data.save_query("c", "question c")
+    assert kept.value.__traceback__ is not None
