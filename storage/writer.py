@@ -18,9 +18,10 @@ from sqlalchemy import delete, insert, select
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
 from vfindex.storage.db.engine import checkpoint, translated
+from vfindex.storage.db.migrations import MIGRATIONS, applied_migrations
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
-from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, NotPublished
+from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, share
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
@@ -68,11 +69,12 @@ _Maker = Callable[[Snapshot, _Before, _Plan, str], _Built | None]
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[Writer]:
+def writing(folder: Path, *, migrates: bool = True) -> Iterator[Writer]:
     """Yield the one writer of the library in `folder`, of its model version in use; a missing folder is made.
 
     A folder made here is deleted again if no setup was installed, as when a model is missing. Raises LibraryLocked at
-    once if another process writes, LibraryError on a network file system.
+    once if another process writes, LibraryError on a network file system. migrates: False raises LibraryVersion for a
+    library of an older vfindex, which is brought up to date otherwise.
     """
     is_new = not os.path.lexists(folder)
     with ExitStack() as locks:
@@ -83,6 +85,8 @@ def writing(folder: Path) -> Iterator[Writer]:
         if has_file(place / DATABASE):
             with closing(Library.open(place)) as library:
                 refuse_torn(library)
+                if not migrates:
+                    _refuse_older(library)
         writer = Writer(place)
         locks.callback(writer.close)
         try:
@@ -93,6 +97,16 @@ def writing(folder: Path) -> Iterator[Writer]:
             raise
         discard_former(place)
         writer.scrub()
+
+
+def _refuse_older(library: Library) -> None:
+    """Raise LibraryVersion for a library that a writer would bring up to date."""
+    with library.snapshot() as snapshot:
+        if not MIGRATIONS.keys() <= set(applied_migrations(snapshot.connection)):
+            raise LibraryVersion(
+                "this library was written by an older vfindex, and would have to be rewritten for this version; a "
+                "command that changes it does that, such as `vfindex reindex`"
+            )
 
 
 @contextmanager

@@ -68,9 +68,12 @@ class Estimate:
 
 
 def estimate(folder: Path, settings: RunSettings, callbacks: Callbacks | None = None) -> Estimate:
-    """Return the work that `reindex` would do; nothing is changed. Raises as `reindex` does, but for ModelError."""
+    """Return the work that `reindex` would do; nothing is changed.
+
+    Raises as `reindex` does, but for ModelError; LibraryVersion for a library that must be rewritten first.
+    """
     Library.open(folder)
-    with writing(folder) as writer:
+    with writing(folder, migrates=False) as writer:
         setup, given = _setup(folder, writer), roots(writer.catalog)
         with uncollected():
             run = new_run(writer, setup, callbacks or Callbacks())
