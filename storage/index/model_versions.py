@@ -19,8 +19,9 @@ from vfindex.storage.files.regular import regular
 from vfindex.storage.files.writes import replacing
 
 POINTER = "current"
-# The files of version 0, the database first: without it the rest does not count as a library.
-_OWN_FILES = ("library.db", "library.db-wal", "library.db-shm", "library.json")
+# The files of version 0, the database first: without it the rest does not count as a library. The patterns are of what
+# a killed migration or repair leaves, and of the database that a migration keeps.
+_OWN_FILES = ("library.db", "library.db[-.]*", "library.before-migration.db*", "library.json")
 _OWN_FOLDERS = ("index", "query", "thumbs")
 _LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
 _MAX_POINTER_BYTES = 10_000
@@ -114,7 +115,8 @@ def discard(folder: Path, numbers: list[int]) -> int:
         for gone in sorted((folder / "editions").glob("*.gone")):
             freed += _delete(gone)
         if 0 in numbers:
-            freed += sum(_delete(folder / name) for name in (*_OWN_FILES, *_OWN_FOLDERS))
+            found = (path for name in (*_OWN_FILES, *_OWN_FOLDERS) for path in sorted(folder.glob(name)))
+            freed += sum(_delete(path) for path in found)
     except OSError as exc:
         raise LibraryError(
             f"an unused model version could not be deleted ({exc.filename}: {exc.strerror}); see to it and run "

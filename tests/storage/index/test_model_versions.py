@@ -13,6 +13,7 @@ from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, 
 from vfindex.storage.index import model_versions
 from vfindex.storage.index.model_versions import discard, history, in_use, put_in_use, roll_back, unused, version_folder
 from vfindex.storage.library import Library
+from vfindex.storage.migration import FORMER, NEW
 from vfindex.storage.writer import locked, writing
 
 
@@ -133,6 +134,16 @@ def test_discarding_the_first_version_keeps_the_rest(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["current", "editions", "lock", "notes.txt"]
     with pytest.raises(LibraryError, match="no model version before this one"):
         roll_back(folder)
+
+
+def test_discarding_the_first_version_deletes_what_its_migration_left(folder: Path) -> None:
+    put_in_use(folder, 1)
+    beside = [folder / NEW, folder / FORMER, folder / f"{FORMER}-wal", folder / "library.db.repaired"]
+    for path in beside:
+        path.write_bytes(b"rows")
+    (folder / "user.db").write_bytes(b"marks")
+    discard(folder, [0])
+    assert sorted(path.name for path in folder.iterdir()) == ["current", "editions", "lock", "user.db"]
 
 
 def test_the_version_in_use_is_never_discarded(folder: Path) -> None:
