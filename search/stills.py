@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -34,10 +35,7 @@ def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[
     if reader is None:
         raise UsageError("this service decodes no frames; open it with SearchService(folder, frames=FrameDecoder())")
     _check(times_s, size_px)
-    path = next((place.path for place in video.locations if os.path.exists(place.path)), None)
-    if path is None:
-        named = os.fsdecode(video.locations[0].path) if video.locations else video.fingerprint
-        raise LibraryError(f"the file of {named} is not there, so it has no frames to decode")
+    path = _file_of(video)
     times = [min(max(float(time_s), video.start_s), video.last_s) for time_s in times_s]
     return [
         Still(path, video.id, video.fingerprint, each.time_s, each.width_px, each.height_px, each.image)
@@ -45,9 +43,31 @@ def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[
     ]
 
 
+def _file_of(video: StoredVideo) -> bytes:
+    """Return the path of a copy that is there and has the size of the video. Raises LibraryError."""
+    changed: bytes | None = None
+    for place in video.locations:
+        try:
+            found = os.stat(place.path)
+        except OSError:
+            continue
+        if not stat.S_ISREG(found.st_mode) or found.st_size == place.size_bytes:
+            return place.path
+        changed = place.path
+    if changed is not None:
+        raise LibraryError(
+            f"{os.fsdecode(changed)} has changed since it was indexed, so its frames may be of another video; "
+            "index it again with: vfindex reindex"
+        )
+    named = os.fsdecode(video.locations[0].path) if video.locations else video.fingerprint
+    raise LibraryError(f"the file of {named} is not there, so it has no frames to decode")
+
+
 def _check(times_s: object, size_px: object) -> None:
-    if isinstance(times_s, str | bytes) or not isinstance(times_s, Sequence) or len(times_s) > MAX_FRAMES:
+    if isinstance(times_s, str | bytes) or not isinstance(times_s, Sequence):
         raise QueryError(f"times_s must be a list of at most {MAX_FRAMES} times, not {times_s!r}")
+    if len(times_s) > MAX_FRAMES:
+        raise QueryError(f"times_s has {len(times_s):,} times; {MAX_FRAMES} are the most of one call")
     for time_s in times_s:
         if not is_number(time_s):
             raise QueryError(f"a time must be a number of seconds, not {time_s!r}")

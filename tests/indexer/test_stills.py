@@ -41,7 +41,8 @@ def folder(tmp_path: Path, films: Path) -> Path:
             video_id = writer.catalog.begin_video(video(path.name), [UnitPlan(0)], recognised=True)
             [(unit_id, _)] = writer.catalog.pending_units(video_id)
             writer.commit_unit(video_id, path.name, unit_id, UnitResult((clip(visual=axis(1)),), ()))
-            writer.catalog.finish_video(video_id, Location(bytes(path), 100, 1, 1), [])
+            size_bytes = path.stat().st_size if path.exists() else 100
+            writer.catalog.finish_video(video_id, Location(bytes(path), size_bytes, 1, 1), [])
         writer.publish()
     return tmp_path
 
@@ -61,6 +62,26 @@ def test_a_frame_is_the_one_shown_at_its_time(folder: Path) -> None:
         assert [(round(still.time_s, 2), colour(still.image)) for still in slides] == [
             (0.0, "red"), (0.0, "red"), (5.0, "blue"), (5.0, "blue"),
         ]  # fmt: skip
+
+
+def test_no_frame_is_of_another_video(folder: Path, films: Path, tmp_path: Path) -> None:
+    """The file of a video may be replaced by another before the next run; a copy that is still its own is taken."""
+    moved = tmp_path / "slides.mkv"
+    moved.write_bytes((films / "slides.mkv").read_bytes())
+    with writing(folder) as writer:
+        found = writer.catalog.find("slides.mkv")
+        assert found is not None
+        writer.catalog.place(found[0], Location(bytes(moved), moved.stat().st_size, 1, 1))
+        writer.catalog.remove(bytes(films / "slides.mkv"))
+    with FrameDecoder() as decoder, SearchService(folder, frames=decoder) as service:
+        assert service.frames("slides.mkv", [0.0])[0].fingerprint == "slides.mkv"
+        moved.write_bytes((films / "shots.mp4").read_bytes())
+        with pytest.raises(LibraryError, match=r"slides\.mkv has changed since it was indexed.*vfindex reindex"):
+            service.frames("slides.mkv", [0.0])
+        with writing(folder) as writer:
+            copy = films / "slides.mkv"
+            writer.catalog.place(found[0], Location(bytes(copy), copy.stat().st_size, 1, 1))
+        assert service.frames("slides.mkv", [0.0])[0].video == bytes(copy)
 
 
 def test_an_image_has_the_size_asked_for_and_its_document(folder: Path) -> None:
@@ -88,6 +109,7 @@ def test_threads_share_one_decoder(folder: Path) -> None:
         ("broken.mp4", [0.0], {}, VideoError, "broken.mp4"),
         ("shots.mp4", 3.0, {}, QueryError, "times_s must be a list of at most 100 times, not 3.0"),
         ("shots.mp4", "12", {}, QueryError, "times_s must be a list of at most 100 times, not '12'"),
+        ("shots.mp4", [0.0] * 101, {}, QueryError, "times_s has 101 times; 100 are the most of one call"),
         ("shots.mp4", [float("nan")], {}, QueryError, "a time must be a number of seconds, not nan"),
         ("shots.mp4", ["1"], {}, QueryError, "a time must be a number of seconds, not '1'"),
         ("shots.mp4", [0.0], {"size_px": 4000}, QueryError, "size_px must be a whole number of 16 to 1280, not 4000"),
