@@ -11,6 +11,7 @@ for hit in engine.search("dog running in park"):
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,6 +74,7 @@ class SearchEngine:
     def __init__(self, folder: str | Path, fusion: Fusion | None = None) -> None:
         """Open nothing yet. fusion: see `open`. Raises UsageError for a folder of a wrong type."""
         self._folder, self._fusion = library_path(folder), fusion
+        self._process = os.getpid()
         self._lock, self._is_closed = RLock(), False
         self._library: Library | None = None
         self._searcher: Searcher | None = None
@@ -90,6 +92,10 @@ class SearchEngine:
 
     def library(self) -> Library:
         """Return the model version in use, open; another one after an upgrade or its rollback. Raises LibraryError."""
+        if os.getpid() != self._process:  # locks that other threads held at the fork are never released here
+            raise LibraryError(
+                f"the library {self._folder} was opened before this process was forked; open it again in this one"
+            )
         library = self._library
         if library is None or not library.is_in_use():
             with self._lock:
@@ -119,6 +125,8 @@ class SearchEngine:
 
     def close(self) -> None:
         """Close the library. Searches that still run end with their hits or raise LibraryError, as later ones do."""
+        if os.getpid() != self._process:  # the files are those of the parent
+            return
         with self._lock:
             library, self._library, self._searcher, self._is_closed = self._library, None, None, True
         if library is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,20 @@ def test_a_closed_service_leaves_no_file_open(folder: Path) -> None:
         with pytest.raises(LibraryError, match="was closed by this program; open it again to read it"):
             call()
     assert _open_files(folder) == []
+
+
+def test_a_forked_process_opens_the_library_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that a thread holds at the fork is never released in the child: a question would wait for ever."""
+    with SearchService(folder) as service:
+        assert service.search("3")
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: -1)
+            for call in (lambda: service.search("3"), service.status, service.marks, lambda: service.engine.setup):
+                with pytest.raises(LibraryError, match="before this process was forked; open it again in this one"):
+                    call()
+            service.close()
+            assert SearchService(folder).search("3")
+        assert service.search("3"), "the parent's stays open"
 
 
 def test_questions_that_run_at_close_end_with_hits_or_a_sentence(folder: Path) -> None:
