@@ -25,7 +25,7 @@ from vfindex.storage.db.engine import RUN_VERIFY, DatabaseConnection, connect, f
 from vfindex.storage.db.integrity import register
 from vfindex.storage.db.migrations import TRIGGERS, is_before_copy, migrate, migrate_in_place, rows_of
 from vfindex.storage.errors import LibraryDamaged, LibraryError
-from vfindex.storage.files.replacement import discard_database, replace_database
+from vfindex.storage.files.replacement import discard_database, refuse_linked, replace_database
 from vfindex.storage.files.resources import least_room
 from vfindex.storage.text.folding import FOLD_KEY
 
@@ -55,6 +55,7 @@ def migrate_by_copy(database: Path) -> None:
     """
     if not database.is_file() or not _is_before_copy(database):
         return
+    refuse_linked(database)
     new = database.with_name(NEW)
     _check_room(database, new)
     _bring_forward(database)

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.files.writes import keep_as
@@ -32,6 +33,15 @@ def replace_database(database: Path, new: Path, kept: Path) -> None:
         database.with_name(database.name + suffix).unlink(missing_ok=True)
     new.replace(database)
     sync_folder(database.parent)
+
+
+def refuse_linked(database: Path) -> None:
+    """Raise LibraryError for a symbolic link: a new file would take its place, and the old one stay where it leads."""
+    if database.is_symlink():
+        raise LibraryError(
+            f"{database} is a symbolic link, so it cannot be replaced by a new file; move the file into its folder, or "
+            "the whole library to the other disk and link its folder: nothing has been changed"
+        )
 
 
 def discard_database(database: Path) -> None:

@@ -20,7 +20,7 @@ from vfindex.storage.db.integrity import count_rows_of, is_broken, put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import delete_videos, video_values
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.files.replacement import discard_database, replace_database
+from vfindex.storage.files.replacement import discard_database, refuse_linked, replace_database
 from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
 from vfindex.storage.maintenance.salvage import Salvage, salvage
 from vfindex.storage.records import Document, Video
@@ -58,6 +58,7 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
             return None
     finally:
         engine.dispose()
+    refuse_linked(database)
     new = place / _NEW
     discard_database(new)
     try:

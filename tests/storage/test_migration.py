@@ -218,6 +218,17 @@ def test_a_library_without_room_for_a_copy_stands(
     assert not (library / NEW).exists()
 
 
+def test_a_database_elsewhere_is_not_left_there(library: Path, tmp_path: Path) -> None:
+    before = contents(library)
+    elsewhere = (library / "library.db").rename(tmp_path / "elsewhere.db")
+    (library / "library.db").symlink_to(elsewhere)
+    with pytest.raises(LibraryError, match=r"is a symbolic link, .* link its folder: nothing has been changed"):
+        migrated(library)
+    assert contents(library) == before
+    elsewhere.rename(library / "library.db")
+    assert contents(migrated(library)) == before
+
+
 def test_a_disk_that_fills_up_leaves_the_library_as_it_was(library: Path) -> None:
     before = contents(library)
     with at_most(100_000), pytest.raises(LibraryError, match="free some space"):
