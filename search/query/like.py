@@ -131,7 +131,7 @@ def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey | str) -> tup
             return number, clip_of(snapshot, like)
         except _NoClip as exc:
             refused.append(exc)
-    raise max(refused, key=lambda exc: exc.has_video)
+    raise QueryError(str(max(refused, key=lambda exc: exc.has_video)))
 
 
 def _checked(like: object) -> Like | ClipKey:

@@ -203,3 +203,8 @@ def test_a_folder_with_a_space_is_one_filter(run: Any, seen: Path) -> None:
     with writing(seen) as writer:
         add_video(writer, "My Trip/d", [clip(visual=axis(1))])
     assert first(run, "in:My Trip", "dog", "--library", seen) == "/videos/My Trip/d"
+
+
+def test_a_clip_that_is_not_there_is_a_public_kind_of_error(run: Any, library: Path) -> None:
+    refused = run("search", "--like", "/videos/none.mp4@1", "--json", "--library", library)
+    assert json.loads(refused.out)["error"]["kind"] == "QueryError"
