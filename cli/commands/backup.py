@@ -27,7 +27,8 @@ def command(
 
     done = back_up(library_folder(library), folder)
     if json:
-        print_json({"folder": str(done.folder), "videos": done.videos, "clips": done.clips, "bytes": done.bytes})
+        where = str(done.folder.absolute())
+        print_json({"folder": where, "videos": done.videos, "clips": done.clips, "bytes": done.bytes})
     else:
         counts = f"{counted(done.videos, 'video')}, {counted(done.clips, 'clip')}, {done.bytes / 1e6:,.1f} MB"
         print(plain(f"copied to {done.folder}: {counts}"))

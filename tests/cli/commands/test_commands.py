@@ -409,3 +409,10 @@ def test_a_number_out_of_range_is_told_the_range(run: Any, arguments: tuple[str,
     ran = run(*arguments)
     assert (ran.code, ran.out) == (2, "")
     assert " ".join(ran.err.split()).endswith(f"Error: Invalid value for {sentence}")
+
+
+def test_the_folder_of_a_backup_is_absolute(
+    run: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(run("backup", "copy", "--json", "--library", library).out)["folder"] == str(tmp_path / "copy")
