@@ -17,7 +17,7 @@ from vfindex.cli.options import (
     library_folders,
 )
 from vfindex.cli.out_file import ForceOption, check_out_file, write_out_file
-from vfindex.cli.output import print_json
+from vfindex.cli.output import plain, print_json
 from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import UsageError, counted
 
@@ -46,7 +46,8 @@ def export_command(
     if json:
         print_json({"spec": shared.hash, "clips": shared.clips, "libraries": len(folders)})
     else:
-        print(f"spec {shared.hash} of {counted(shared.clips, 'clip')}; use it in a library with: vfindex spec use")
+        use = plain(f"use it in a library with: vfindex spec use {file} --library DIR")
+        print(f"spec {shared.hash} of {counted(shared.clips, 'clip')}; {use}")
 
 
 @add_command(app, "use", "vfindex spec use spec.json --library A")
