@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NAME = "repair"
 EXAMPLE = "vfindex repair --library /srv/videos/library"
 
+_COUNTABLE = 2**40
+
 
 def command(
     workers: WorkersOption = None,
@@ -62,7 +64,9 @@ def command(
 
 def _print(report: RepairReport) -> None:
     if report.kept is not None:
-        lost = ", ".join(f"{name} {n}" for name, n in report.unreadable.items()) or "none"
+        # A lost range of keys without an end, as of a whole table, counts up to SQLite's largest keys.
+        counts = {name: f"{n}" if n < _COUNTABLE else "unknown" for name, n in report.unreadable.items()}
+        lost = ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
         print(plain(f"library.db is rebuilt, the damaged one kept as {report.kept}; keys not read: {lost}"))
     if report.user is not None:
         print(plain(f"user.db is rebuilt, the damaged one kept as {report.user.kept}: {report.user.sentence()}"))

@@ -93,3 +93,14 @@ def test_no_access_is_no_damage(run: Any, user_db: Path) -> None:
         ran = run(command)
         assert (ran.code, ran.err.count("\n")) == (1, 1) and "no permission to read" in ran.err
     assert list(user_db.parent.glob("user.damaged-*")) == []
+
+
+def test_a_lost_table_has_an_unknown_number_of_keys(run: Any, library: Path) -> None:
+    with closing(sqlite3.connect(library / "library.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'tombstone'").fetchone()
+    with (library / "library.db").open("r+b") as file:
+        file.seek(size * (page - 1))
+        file.write(b"\xa5" * size)
+    assert "keys not read: tombstone unknown\n" in run("repair").out
