@@ -49,6 +49,7 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
         "start_s": None,
         "end_s": None,
         "source": None,
+        "track": "text",
     }
     assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar"}
     assert first["missing"] == {} and set(second["missing"]) == {"speech", "text"}
