@@ -23,6 +23,7 @@ from contextlib import closing
 from pathlib import Path
 
 from vfindex.storage.library import Library
+from vfindex.storage.settings_backup import INODE
 
 MIGRATE = """
 import sys
@@ -39,7 +40,7 @@ def started(library: Path) -> subprocess.Popen[bytes]:
 
 
 def digest(library: Path) -> dict[str, str]:
-    """Return table -> sha256 of its rows, without the times of migrations."""
+    """Return table -> sha256 of its rows, without the times of migrations and the inode of the file."""
     found = {}
     with closing(sqlite3.connect(library / "library.db")) as connection:
         tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -48,7 +49,8 @@ def digest(library: Path) -> dict[str, str]:
             columns = sorted(f'"{row[1]}"' for row in connection.execute(f"PRAGMA table_info({name})"))
             sha = hashlib.sha256()
             for row in connection.execute(f"SELECT {', '.join(columns)} FROM {name} ORDER BY {', '.join(columns[:2])}"):
-                sha.update(repr(row).encode())
+                if INODE not in row:  # the file's own
+                    sha.update(repr(row).encode())
             found[name] = sha.hexdigest()
     return found
 
