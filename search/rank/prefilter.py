@@ -19,7 +19,7 @@ from vfindex.storage.text.full_text import kept
 
 
 class Prefilter:
-    """Accepts clips. clips: the only ones that can match, except those that `rejects` tells of; None for all.
+    """Accepts clips. clips: the only ones that can match; None for all.
 
     rejects: whether candidates among `clips` may be rejected, for an excluded keyword or a hidden video.
     """

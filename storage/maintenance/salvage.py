@@ -161,7 +161,7 @@ def _open(damaged: Path) -> sqlite3.Connection | None:
 
 
 def _show_as_today(source: sqlite3.Connection) -> bool:
-    """Show a library as one of today, see `temporary_tables`; return whether its frames stand in `embedding`."""
+    """Show a library as one of today, see `temporary_tables`; return whether its frames are in `embedding`."""
     register(source)
     for statement in temporary_tables(source.execute(EVERY_COLUMN).fetchall(), counts=False):
         source.execute(statement)

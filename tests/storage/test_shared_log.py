@@ -14,12 +14,12 @@ from library_maker import add_video, axis, clip, install
 from vfindex.storage.library import Library
 from vfindex.storage.writer import writing
 
-OWNER, MEMBER, STRANGER, GROUP = 20_001, 20_002, 20_003, 20_000
+OWNER, MEMBER, OTHER, GROUP = 20_001, 20_002, 20_003, 20_000
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become other users")
 @pytest.mark.parametrize("folder_mode", [0o775, 0o2775], ids=["plain", "setgid"])
-@pytest.mark.parametrize("user", [0, OWNER, MEMBER, STRANGER])
+@pytest.mark.parametrize("user", [0, OWNER, MEMBER, OTHER])
 def test_a_reader_never_locks_the_owner_out(user: int, folder_mode: int) -> None:
     """SQLite makes the log's files with the group of a reader who is not root, which the owner may not be in."""
     home = Path(tempfile.mkdtemp())
@@ -34,7 +34,7 @@ def test_a_reader_never_locks_the_owner_out(user: int, folder_mode: int) -> None
     groups = [GROUP] if user in (OWNER, MEMBER) else []
     assert as_user(user, groups, lambda: len(Library.open(home / "library").snapshot().clip_ids())) == 1
     made = [path.stat() for path in (home / "library").glob("library.db-*")]
-    assert len(made) == (0 if user == STRANGER else 2)
+    assert len(made) == (0 if user == OTHER else 2)
     assert all((each.st_gid, each.st_mode & 0o666) == (GROUP, 0o664) for each in made)
 
     def write() -> int:
