@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vfindex.indexer.models.calibration_images import crop_box, open_photograph, photograph_folder
+from vfindex.indexer.models.export.calibration_images import crop_box, open_photograph, photograph_folder
 
 WIDTH_PX, HEIGHT_PX = 640, 360
 FPS = 12

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vfindex.indexer.models.calibration_images import calibration_images
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER, MINILM_WEIGHTS
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_complete
+from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL
 from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, sentences

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.indexer.models.base import ImageEncoder
-from vfindex.indexer.models.calibration_images import calibration_images
+from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint.vector import ModalityPrior

@@ -12,7 +12,7 @@ import pytest
 from vfindex.cli import demo_media
 from vfindex.cli.demo_media import QUESTIONS, VIDEOS, View, make_demo_videos
 from vfindex.indexer.extractors.metadata_text import describe
-from vfindex.indexer.models.calibration_images import crop_box
+from vfindex.indexer.models.export.calibration_images import crop_box
 from vfindex.storage.errors import VfindexError
 
 

@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfindex.indexer.models.calibration_images import calibration_images
+from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.export.graph import check_parity, main, write_graph, write_tokenizer
 from vfindex.indexer.models.priors import background_queries, save_corpus_vectors
 from vfindex.storage.encoders.text import TextEncoder, open_session, write_meta

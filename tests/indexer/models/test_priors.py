@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vfindex.indexer.models import calibration_images as calibration_images_module
 from vfindex.indexer.models.base import Pixels
-from vfindex.indexer.models.calibration_images import CROPS, PHOTOGRAPHS, calibration_images
+from vfindex.indexer.models.export import calibration_images as calibration_images_module
+from vfindex.indexer.models.export.calibration_images import CROPS, PHOTOGRAPHS, calibration_images
 from vfindex.indexer.models.priors import (
     CORPUS_VECTORS,
     background_queries,

@@ -24,10 +24,10 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import CLIP, CLIP_PIXELS, CLIP_SIZE_PX, make_open_clip, make_siglip
 from tiny_sentences import make_e5
 
-from vfindex.indexer.models.calibration_images import calibration_images
 from vfindex.indexer.models.export import cache as export_cache
 from vfindex.indexer.models.export import graph
 from vfindex.indexer.models.export.cache import ensure_part
+from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.export.graph import PARITY, check_parity
 from vfindex.indexer.models.priors import background_queries, sentences, text_prior, visual_prior
 from vfindex.indexer.models.sentence import SentenceEncoder, chosen_prompts
