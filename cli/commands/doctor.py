@@ -161,7 +161,8 @@ def _sqlite() -> Finding:
 
 def _lite(cache: Path) -> Finding:
     from vfindex.indexer.models.catalog import CARDS
-    from vfindex.indexer.models.store import check_embedded, is_present
+    from vfindex.indexer.models.packages import check_embedded
+    from vfindex.indexer.models.store import is_present
 
     embedded = [card for card in CARDS if card.package]
     if not all(is_present(card, cache) for card in embedded):
@@ -194,7 +195,8 @@ def _models(cache: Path) -> Finding:
 def _library(folder: Path, cache: Path | None) -> Finding:
     """cache: the folder of models; None where nothing is indexed. A search needs none of them."""
     from vfindex.indexer.models.catalog import find_card
-    from vfindex.indexer.models.store import check_embedded, is_present, locate
+    from vfindex.indexer.models.packages import check_embedded
+    from vfindex.indexer.models.store import is_present, locate
     from vfindex.storage.files.file_systems import refuse_network_folder
     from vfindex.storage.library import Library
     from vfindex.storage.meta import LibraryMeta

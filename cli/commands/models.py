@@ -86,7 +86,7 @@ def add_models(
     For machines that cannot install their packages. The files are recognised by their sha256.
     """
     from vfindex.indexer.models.catalog import PACKAGE_FILES
-    from vfindex.indexer.models.store import add_package_files
+    from vfindex.indexer.models.packages import add_package_files
 
     added = add_package_files(folder, cache_folder())
     missing = [file for file in PACKAGE_FILES if file not in added]
@@ -137,7 +137,8 @@ def _has_folder(card: Card, cache: Path) -> bool:
 
 
 def _problem(card: Card, cache: Path) -> str | None:
-    from vfindex.indexer.models.store import check, check_embedded
+    from vfindex.indexer.models.packages import check_embedded
+    from vfindex.indexer.models.store import check
 
     try:
         if card.package:

@@ -17,9 +17,9 @@ from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZE
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_complete
 from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.hardware import usable_cores
+from vfindex.indexer.models.packages import locate_package_file
 from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL
 from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, sentences
-from vfindex.indexer.models.store import locate_package_file
 from vfindex.storage.encoders.colours import colour_axes, colour_shares, colour_vector, with_colours
 from vfindex.storage.encoders.text import AXES, TextEncoder, read_meta, write_meta
 from vfindex.storage.joint.vector import ModalityPrior

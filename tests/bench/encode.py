@@ -29,7 +29,7 @@ from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
 from vfindex.indexer.models.lite import SIZE_PX, ensure_lite
 from vfindex.indexer.models.open_clip import LANES, ImageTower, OpenClipEncoder, Preparation, fastest_format
-from vfindex.indexer.models.store import locate_package_file
+from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.pixels import Pixels
 

@@ -35,7 +35,7 @@ from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
 from vfindex.indexer.models.lite import SIZE_PX
 from vfindex.indexer.models.open_clip import Preparation
-from vfindex.indexer.models.store import locate_package_file
+from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.records import FloatArray
 
 # Preprocessings of the presets' models: ViT-B-32-256; SigLIP2; PE-Core.

@@ -18,10 +18,11 @@ from library_maker import SETUP, install, prior
 
 from vfindex.cli.commands.models import _size
 from vfindex.indexer.models import hardware as machine
-from vfindex.indexer.models import store
+from vfindex.indexer.models import packages
 from vfindex.indexer.models.catalog import CARDS, MINILM_TOKENIZER, PACKAGE_FILES
+from vfindex.indexer.models.packages import locate_package_file
 from vfindex.indexer.models.presets import PRESETS
-from vfindex.indexer.models.store import locate, locate_package_file
+from vfindex.indexer.models.store import locate
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.files import file_systems
 from vfindex.storage.meta import put_setup
@@ -53,7 +54,7 @@ def pulled(cache: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes the doctor most of its time: hashing the embedded models, another Python with PyAV."""
-    monkeypatch.setattr(store, "check_embedded", lambda *_: None)
+    monkeypatch.setattr(packages, "check_embedded", lambda *_: None)
     monkeypatch.setattr(machine, "media_versions", lambda: ("1", "2"))
 
 

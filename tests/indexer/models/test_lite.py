@@ -14,12 +14,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from vfindex.indexer.models import lite, store
+from vfindex.indexer.models import lite, packages
 from vfindex.indexer.models.base import is_still
 from vfindex.indexer.models.catalog import MINILM_TOKENIZER, MINILM_WEIGHTS
 from vfindex.indexer.models.lite import ensure_lite, label_texts, load_prior
+from vfindex.indexer.models.packages import add_package_files, locate_package_file
 from vfindex.indexer.models.presets import LITE_VISUAL_TEMPLATES
-from vfindex.indexer.models.store import add_package_files, locate_package_file
 from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, mon
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return file_sha256(path)
 
-    monkeypatch.setattr(store, "file_sha256", hashed)
+    monkeypatch.setattr(packages, "file_sha256", hashed)
     with pytest.raises(ModelError, match=r"contains none of .*; .*a\.json cannot be read \(Permission denied\)"):
         add_package_files(source, cache)
     shutil.copy(locate_package_file(MINILM_TOKENIZER, cache), source / "b.json")

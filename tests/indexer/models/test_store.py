@@ -17,11 +17,11 @@ from fake_hub import safetensors, sentence_files
 from vfindex.indexer.models import store
 from vfindex.indexer.models.catalog import CARDS, OPEN_CLIP, OPENAI_SHA256, SENTENCES, find_card, kind_of
 from vfindex.indexer.models.integrity import find_damage
+from vfindex.indexer.models.packages import check_embedded
 from vfindex.indexer.models.presets import PRESETS
 from vfindex.indexer.models.store import (
     are_present,
     check,
-    check_embedded,
     folder_of,
     known_models,
     locate,

@@ -14,7 +14,7 @@ import pytest
 
 from vfindex.indexer.models.catalog import MINILM_WEIGHTS
 from vfindex.indexer.models.lite import ensure_lite
-from vfindex.indexer.models.store import locate_package_file
+from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.encoders.text import MAX_CHARACTERS, TextEncoder, check_files, read_meta
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
