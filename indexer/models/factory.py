@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
-from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS
+from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS, find_card
 from vfindex.indexer.models.export.cache import Say, ensure_part
+from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.hardware import has_cuda, usable_cores, usable_devices
 from vfindex.indexer.models.lite import EXPORT_VERSION, ensure_lite, load_prior
 from vfindex.indexer.models.presets import (
     BEST_DEFAULT,
     DEFAULT_PRESET,
-    LITE_SPEECH,
     LITE_TEXT,
     LITE_VISUAL,
     LITE_VISUAL_TEMPLATES,
@@ -29,7 +29,7 @@ from vfindex.indexer.models.presets import (
     upgrade_command,
 )
 from vfindex.indexer.models.priors import text_prior, visual_prior
-from vfindex.indexer.models.store import are_present, locate
+from vfindex.indexer.models.store import Recogniser, are_present, find_recogniser, locate
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder, read_meta
 from vfindex.storage.errors import LibraryVersion
@@ -39,7 +39,7 @@ from vfindex.storage.records import QueryModel, Setup
 from vfindex.storage.writer import Writer
 
 if TYPE_CHECKING:
-    from vfindex.indexer.speech.transcribe import Speech
+    from vfindex.indexer.speech.whisper import Whisper
 
 _LITE_TEXT_IDENTITY = f"{LITE_TEXT} {MINILM_WEIGHTS.sha256[:16]} {EXPORT_VERSION}"
 
@@ -61,8 +61,10 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
         name = BEST_DEFAULT if are_present(chosen_models(choice, BEST_DEFAULT), cache) else DEFAULT_PRESET
     references = chosen_models(choice, name)
     models = _located(references, cache, say)
-    if references["speech"] != LITE_SPEECH:
-        locate("speech", references["speech"], cache)
+    heard = Recogniser(references["speech"]) if choice.speech else find_recogniser(references["speech"], cache)
+    if heard.usable:
+        references["speech"] = heard.reference
+        ensure_model(find_card("speech", heard.reference), cache, say=say)
     setup = Setup(
         preset=name,
         models=models.identities(),
@@ -100,7 +102,7 @@ class LibraryModels:
         """Raise LibraryVersion if the models differ from those that made the library, ModelError if one is absent."""
         references = models_of(setup)
         self._models = _located(references, cache, say)
-        self._speech, self._cache = references["speech"], cache
+        self._speech, self._cache, self._say = references["speech"], cache, say
         made_now = self._models.identities()
         if any(made_now.get(modality) != identity for modality, identity in setup.models.items()):
             raise LibraryVersion(
@@ -120,16 +122,13 @@ class LibraryModels:
         """Open the text model. Raises ModelError."""
         return self._models.text.open(threads)
 
-    def speech(self, threads: int) -> Speech:
+    def speech(self, threads: int) -> Whisper:
         """Open the speech model. Raises ModelError."""
-        if self._speech == LITE_SPEECH:
-            from vfindex.indexer.speech.transcribe import PocketSphinx  # a library of the extra `index`
-
-            return PocketSphinx(threads)
         from vfindex.indexer.speech.backends import open_whisper  # CTranslate2 takes a second to import
 
         device = None if usable_devices() else "cpu"
-        return open_whisper(locate("speech", self._speech, self._cache).folder, threads=threads, device=device)
+        model = ensure_model(find_card("speech", self._speech), self._cache, say=self._say)
+        return open_whisper(model.folder, threads=threads, device=device)
 
 
 class _LiteVisual:

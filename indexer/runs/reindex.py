@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vfindex.indexer.runs.execute import Command, RunSettings, execute, new_run, uncollected, video_length_s
+from vfindex.indexer.runs.execute import (
+    Command,
+    RunSettings,
+    execute,
+    new_run,
+    recogniser_of,
+    uncollected,
+    video_length_s,
+)
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import Missing, Recorded, excluded, find_missing, is_missing
@@ -76,7 +84,8 @@ def estimate(folder: Path, settings: RunSettings, callbacks: Callbacks | None = 
     with writing(folder, migrates=False) as writer:
         setup, given = _setup(folder, writer), roots(writer.catalog)
         with uncollected():
-            run = new_run(writer, setup, callbacks or Callbacks())
+            heard = recogniser_of(setup, settings.cache)
+            run = new_run(writer, setup, heard, callbacks or Callbacks())
         run.sort(_changed(run, given, folder))
         missing = _missing(run, given, settings)
         gone = missing.gone | excluded(run.unseen() - missing.gone, given)

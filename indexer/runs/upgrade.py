@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.presets import Choice, chosen_models, models_of, preset_name
+from vfindex.indexer.models.store import find_recogniser
 from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks, Run
@@ -170,6 +171,8 @@ def _target(before: Setup, settings: RunSettings) -> Target | None:
     models = chosen_models(choice, preset)
     if choice.preset is None:
         models = {kind: getattr(choice, kind) or has for kind, has in models_of(before).items()}
+    if not choice.speech:
+        models["speech"] = find_recogniser(models["speech"], settings.cache).reference
     sampling = str(settings.sampling) if settings.sampling else before.sampling
     return Target(preset, models["visual"], models["text"], models["speech"], sampling)
 

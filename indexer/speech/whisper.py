@@ -24,7 +24,6 @@ from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import Flaw, RawSegment, cleaned, confidence, flaw, repeated
 from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s
-from vfindex.indexer.speech.vad import GAP_S
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray, Segment
 
@@ -37,6 +36,7 @@ WINDOW_S = 30.0  # the model's input length
 # Audio buffered for one unit: 29 MB. A unit has at most 15 minutes; a file with a wrong duration may have more, and the
 # buffer is then recognised before more is taken.
 HELD_S = 900.0
+GAP_S = 0.1  # smaller time jumps are rounding of containers; at larger ones audio is missing or repeated
 MIN_PIECE_S = 1.0  # shorter gaps between two subtitles belong to their speech
 VOICE_PIECE_S = 120.0  # voice activity detection takes 0.4 MB per second of audio
 PROBES = 5  # evenly spread windows whose language is detected first
@@ -118,7 +118,7 @@ class Allowance:
 
 
 class Whisper:
-    """A Whisper model shared by the running units; a `Speech`."""
+    """A Whisper model shared by the running units, each with its own transcriber."""
 
     def __init__(self, model: SpeechModel, voice: VoiceFilter) -> None:
         """voice: samples -> possible speech as spans (first, last + 1) in samples, in order, up to WINDOW_S."""
@@ -192,9 +192,9 @@ class _Run:
 
 
 class WhisperTranscriber:
-    """Recognises the audio of one unit: feed its blocks in order, then finish. A `Transcriber`.
+    """Recognises the audio of one unit: feed its blocks in order, then finish.
 
-    covered: as in `transcribe.PocketSphinxTranscriber`; covered audio is not buffered.
+    covered: spans (start_s, end_s) of its subtitles, see `covered_spans`; covered audio is not buffered.
     """
 
     def __init__(self, whisper: Whisper, covered: Sequence[tuple[float, float]] = ()) -> None:

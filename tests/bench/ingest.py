@@ -32,16 +32,18 @@ from vfindex.cli.options import cache_folder
 from vfindex.indexer.extractors.speech import NAME
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, FrameTap, ReadEnd
 from vfindex.indexer.models.base import Encoders, Pixels, is_still
+from vfindex.indexer.models.catalog import find_card
+from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.factory import install
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.lite import ensure_lite
-from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.models.presets import LITE_SPEECH, Choice
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import index_unit
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
-from vfindex.indexer.speech.recognizer_pool import RecognizerPool
-from vfindex.indexer.speech.transcribe import PocketSphinxTranscriber
+from vfindex.indexer.speech.backends import find_voice, open_model
+from vfindex.indexer.speech.whisper import Sound, Whisper
 from vfindex.storage.encoders.image import BATCH_FRAMES, LiteImageEncoder
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.records import FloatArray, Segment
@@ -131,7 +133,7 @@ class Alone:
     text: TimedText
     writer: Writer
     decoder: Decoder
-    pool: RecognizerPool
+    whisper: Whisper
 
     def index(self, found: Found) -> float:
         """Run all stages on one video; return its duration in seconds."""
@@ -146,7 +148,7 @@ class Alone:
                 items = self._read(prepared, plan.start_s, plan.end_s)
             with self.clock.stage(IMAGES):
                 vectors = self.image.encode_images(_moving([item.pixels for item in items if isinstance(item, Frame)]))
-            with self.clock.stage(VOICE):
+            with self.clock.stage(RECOGNITION):
                 said = self._hear(prepared, items)
             replay: Any = ReplayEncoder(vectors, self.image.size_px)
             spoken = prepared.known[NAME]
@@ -164,8 +166,7 @@ class Alone:
         """End the children and publish."""
         with self.clock.stage(DECODING):
             self.decoder.close()
-        with self.clock.stage(RECOGNITION):
-            self.pool.close()
+        self.whisper.close()
         with self.clock.stage(COMMIT):
             self.writer.publish()
 
@@ -182,7 +183,7 @@ class Alone:
         )
 
     def _hear(self, prepared: Prepared, items: Sequence[Item]) -> list[Segment]:
-        transcriber = PocketSphinxTranscriber(self.pool, [(s.start_s, s.end_s) for s in prepared.known[NAME].segments])
+        transcriber = self.whisper.transcriber([(s.start_s, s.end_s) for s in prepared.known[NAME].segments])
         for item in items:
             if isinstance(item, AudioBlock):
                 transcriber.feed(item)
@@ -210,15 +211,18 @@ def run_alone(files: Sequence[Found], library: Path) -> tuple[dict[str, float], 
             image, text = LiteImageEncoder.open(paths.visual), TimedText.open(paths.text)
             opening_wall_s = time.monotonic() - began
             text.clock = clock
-            with RecognizerPool(1) as pool:
-                pool.submit(np.zeros(8000, np.int16)).result()
-        recogniser_s = clock.spent_s[OPENING] - opening_wall_s  # loading is processor time only
-        alone = Alone(clock, image, text, writer, Decoder(), RecognizerPool(1))
+            model = ensure_model(find_card("speech", LITE_SPEECH), cache, say=print)
+            speech = open_model(model.folder, threads=1, device="cpu")
+
+        def voice(samples: Sound) -> Sequence[tuple[int, int]]:
+            with clock.stage(VOICE):
+                return find_voice(samples)
+
+        alone = Alone(clock, image, text, writer, Decoder(), Whisper(speech, voice))
         try:
             video_s = sum(alone.index(found) for found in files)
         finally:
             alone.close()
-    clock.spent_s[RECOGNITION] = max(0.0, clock.spent_s[RECOGNITION] - recogniser_s)
     return clock.spent_s, video_s, opening_wall_s
 
 

@@ -72,7 +72,7 @@ def test_the_list_fits_a_terminal_and_marks_installed_models(run: Any, pulled: P
     assert max(map(len, lines[:-1])) <= 80  # the last one names a folder, which may be as long as it likes
     for card in CARDS:
         [line] = [line for line in lines if line.split()[:2] == [card.kind, card.reference]]
-        assert line.endswith("yes" if card.package else "no")
+        assert line.endswith("yes" if card.pinned_files else "no")
     assert any(line.split()[:2] == ["text", NAME] and line.endswith("yes") for line in lines)
 
 
@@ -87,7 +87,7 @@ def test_the_list_as_a_document(run: Any, pulled: Path, cache: Path) -> None:
     presets = {row["preset"]: row for row in document["presets"]}
     assert set(presets) == set(PRESETS)
     assert (presets["lite"]["here"], presets["lite"]["pull_bytes"]) == (True, 0)
-    small = rows["ViT-B-32-256:datacomp_s34b_b86k"]["size_bytes"] + rows["whisper-base"]["size_bytes"]
+    small = rows["ViT-B-32-256:datacomp_s34b_b86k"]["size_bytes"]
     assert (presets["small"]["here"], presets["small"]["pull_bytes"]) == (False, small)
 
 
@@ -160,7 +160,9 @@ def test_the_files_that_a_folder_lacks_are_named(run: Any, cache: Path, tmp_path
 def test_damage_is_found_by_a_check(run: Any, pulled: Path) -> None:
     ran = run("models", "check")
     assert ran.code == 0
-    assert ran.out.startswith("clean: efficientnet-lite2, all-MiniLM-L6-v2, pocketsphinx-en-us, tiny/sentences")
+    assert ran.out.startswith(
+        "clean: efficientnet-lite2, all-MiniLM-L6-v2, whisper-base, whisper-tiny.en, tiny/sentences"
+    )
     path = pulled / "model.safetensors"
     status, spoilt = path.stat(), bytearray(path.read_bytes())
     spoilt[-1] ^= 1

@@ -114,7 +114,7 @@ def test_a_new_library_uses_base_if_its_models_are_present(stand_ins: Path, mode
 def test_a_changed_local_dir_model_is_refused(stand_ins: Path, videos: Path, tmp_path: Path) -> None:
     own, library = tmp_path / "ViT-B-32-256-datacomp_s34b_b86k", tmp_path / "library"
     make_clip(own)  # under a name whose export the cache has
-    choice = Choice(preset="small", visual=f"local-dir:{own}", speech="pocketsphinx-en-us")
+    choice = Choice(preset="small", visual=f"local-dir:{own}", speech="whisper-tiny.en")
     video = os.path.realpath(os.fsencode(videos / VIDEOS[0]))
     assert ingest(library, [video], RunSettings(cache=stand_ins, choice=choice)).indexed == 1
     other = Choice(visual="PE-Core-B-16:meta")

@@ -100,7 +100,7 @@ def test_openai_hashes_equal_those_of_its_package() -> None:
     [
         ("ViT-L-14:laion2b_s32b_b82k", "visual", ""),
         ("sentence-transformers/all-mpnet-base-v2", "text", "sentence-transformers/all-mpnet-base-v2"),
-        ("whisper-tiny.en", "speech", "Systran/faster-whisper-tiny.en"),
+        ("whisper-tiny", "speech", "Systran/faster-whisper-tiny"),
         ("openai-whisper:tiny", "speech", "https://openaipublic.azureedge.net/main/whisper/models/6514"),
     ],
 )

@@ -34,7 +34,7 @@ from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Location, UnitPlan, UnitResult
 from vfindex.storage.writer import writing
 
-HEAVY = {"av", "faiss", "onnxruntime", "PIL", "pocketsphinx", "ray", "rich", "tokenizers", "torch"}
+HEAVY = {"av", "faiss", "onnxruntime", "PIL", "ray", "rich", "tokenizers", "torch"}
 Run = Callable[..., Report]
 
 

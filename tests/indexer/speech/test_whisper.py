@@ -18,8 +18,7 @@ from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech import whisper as whisper_module
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.transcribe import Transcript
-from vfindex.indexer.speech.vad import GAP_S
-from vfindex.indexer.speech.whisper import STOPPED, Sound, Whisper, WindowTranscript, uncovered, windows_of
+from vfindex.indexer.speech.whisper import GAP_S, STOPPED, Sound, Whisper, WindowTranscript, uncovered, windows_of
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
