@@ -52,6 +52,7 @@ SETUP = Setup(
     sampling="auto",
     frame_weight=0.6,
     word_weight=0.5,
+    references={"visual": "efficientnet-lite2", "text": "all-MiniLM-L6-v2", "speech": "whisper-base"},
 )
 
 

@@ -63,6 +63,8 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
     models = _located(references, cache, say)
     heard = Recogniser(references["speech"]) if choice.speech else find_recogniser(references["speech"], cache)
     if heard.usable:
+        if heard.note:
+            say(heard.note)
         references["speech"] = heard.reference
         ensure_model(find_card("speech", heard.reference), cache, say=say)
     setup = Setup(

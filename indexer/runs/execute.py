@@ -129,11 +129,10 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
             run.restore_returned()
             command.scanned(run)
             if run.has_work():
-                index_files(
-                    run,
-                    with_recogniser(setup, heard),
-                    replace(settings, progressive=is_progressive(run, settings, start)),
-                )
+                if heard.note and LibraryMeta(writer.catalog).recognises_speech:
+                    callbacks.say(heard.note)
+                progressive = is_progressive(run, settings, start)
+                index_files(run, with_recogniser(setup, heard), replace(settings, progressive=progressive))
             report.out_of_time = report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
             report.interrupted = report.interrupted and not report.out_of_time
             command.indexed(run)
@@ -159,11 +158,9 @@ def recorded(catalog: Catalog, name: str) -> Iterator[Report]:
 
 
 def new_run(writer: Writer, setup: Setup, heard: Recogniser, callbacks: Callbacks) -> Run:
-    """Return a run without files, and say if its speech model is a substitute or missing."""
-    asr = LibraryMeta(writer.catalog).recognises_speech
-    if asr and heard.note:
-        callbacks.say(heard.note)
-    return Run(writer, options_of(with_recogniser(setup, heard), asr=asr and heard.usable), callbacks)
+    """Return a run without files."""
+    asr = LibraryMeta(writer.catalog).recognises_speech and heard.usable
+    return Run(writer, options_of(with_recogniser(setup, heard), asr=asr), callbacks)
 
 
 def recogniser_of(setup: Setup, cache: Path) -> Recogniser:
