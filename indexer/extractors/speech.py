@@ -141,9 +141,12 @@ def speech_coverage(unit: Unit, segments: Sequence[Segment], transcript: Transcr
     of = Counter(segment.source for segment in segments if segment.source != "asr")
     parts = [f"{counted(of[source], 'segment')} from {source} subtitles" for source in sorted(of)]
     if transcript is not None:
+        assumed = [
+            f", {counted(n, 'window')} of unsure language taken for {tag}" for tag, n in transcript.assumed.items()
+        ]
         parts.append(
             f"{transcript.voiced_s:.0f} s of possible speech, {transcript.recognised_s:.0f} s recognised, "
-            f"{transcript.dropped_s:.0f} s dropped as unsure"
+            f"{transcript.dropped_s:.0f} s dropped as unsure{''.join(assumed)}"
         )
     elif unit.known.no_audio or not unit.options.asr:
         parts.append(unit.known.no_audio or "speech recognition was off")

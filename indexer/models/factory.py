@@ -46,11 +46,15 @@ _LITE_TEXT_IDENTITY = f"{LITE_TEXT} {MINILM_WEIGHTS.sha256[:16]} {EXPORT_VERSION
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How models are opened. threads: of the CPU. asr: the speech model too. compiled: see OpenClipEncoder."""
+    """How models are opened.
+
+    threads: of the CPU. asr: the speech model too. compiled: see OpenClipEncoder. main_language: see `Whisper`.
+    """
 
     threads: int
     asr: bool
     compiled: bool = False
+    main_language: str = ""
 
 
 def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: Say) -> Setup:
@@ -86,7 +90,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
     return Encoders(
         image=models.image(opening.threads, compiled=opening.compiled),
         text=models.text(opening.threads),
-        speech=models.speech(opening.threads) if opening.asr else None,
+        speech=models.speech(opening.threads, opening.main_language) if opening.asr else None,
         gpus=len(usable_devices()) if models_of(setup)["visual"] != LITE_VISUAL and has_cuda() else 0,
         modalities=tuple(modality for modality in modality_names() if modality in setup.models),
     )
@@ -124,13 +128,13 @@ class LibraryModels:
         """Open the text model. Raises ModelError."""
         return self._models.text.open(threads)
 
-    def speech(self, threads: int) -> Whisper:
+    def speech(self, threads: int, main_language: str) -> Whisper:
         """Open the speech model. Raises ModelError."""
         from vfindex.indexer.speech.backends import open_whisper  # CTranslate2 takes a second to import
 
         device = None if usable_devices() else "cpu"
         model = ensure_model(find_card("speech", self._speech), self._cache, say=self._say)
-        return open_whisper(model.folder, threads=threads, device=device)
+        return open_whisper(model.folder, threads=threads, device=device, main_language=main_language)
 
 
 class _LiteVisual:

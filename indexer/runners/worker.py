@@ -25,12 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of a run. cache: their folder, as a worker's path. asr, compiled: as in `Opening`."""
+    """The models of a run. cache: their folder, as a worker's path. The others: as in `Opening`."""
 
     setup: Setup
     cache: Path
     asr: bool
     compiled: bool = False
+    main_language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class UnitWorker:
     def open(self) -> str:
         """Load the models; return why that failed, or ""."""
         models = self._models
-        opening = Opening(self._cores, models.asr, models.compiled)
+        opening = Opening(self._cores, models.asr, models.compiled, models.main_language)
         try:
             encoders = open_encoders(models.setup, models.cache, opening, say=log.debug)
         except VfindexError as exc:

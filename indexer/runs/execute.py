@@ -33,7 +33,7 @@ from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.db.runs import extent, measured_speed, stored_runs
+from vfindex.storage.db.runs import extent, main_language, measured_speed, stored_runs
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import modality_names
@@ -239,6 +239,8 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
     uses_gpu = not {LITE_VISUAL, LITE_TEXT, LITE_SPEECH, SPARE_SPEECH}.issuperset(models_of(setup).values())
+    with run.writer.library.snapshot() as snapshot:
+        spoken = main_language(snapshot) if asr else ""
     if choice.with_ray(uses_gpu=uses_gpu):
         from vfindex.indexer.runners.placement import Wish
         from vfindex.indexer.runners.ray_machine import stay_local
@@ -251,13 +253,14 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         with run.callbacks.interruptible():
             names = tuple(modality for modality in modality_names() if modality in setup.models)
             texts = Texts(open_text(setup, cache, say=say), names)
-        models = Models(setup, cache, asr, settings.compiled)
+        models = Models(setup, cache, asr, settings.compiled, spoken)
         wish = Wish(uses_gpu, choice.gpu_share, settings.workers)
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
             yield on_ray, texts
         return
     with run.callbacks.interruptible():
-        encoders = open_encoders(setup, cache, Opening(usable_cores(), asr, settings.compiled), say=say)
+        opening = Opening(usable_cores(), asr, settings.compiled, spoken)
+        encoders = open_encoders(setup, cache, opening, say=say)
     with LocalRunner(settings.workers or default_workers(), encoders) as local:
         yield local, encoders
 

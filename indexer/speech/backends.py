@@ -58,13 +58,13 @@ def find_voice(samples: NDArray[np.int16]) -> list[tuple[int, int]]:
     return [(int(span["start"]), int(span["end"])) for span in spans]
 
 
-def open_whisper(folder: Path, *, threads: int, device: str | None = None) -> Whisper:
+def open_whisper(folder: Path, *, threads: int, device: str | None = None, main_language: str = "") -> Whisper:
     """Load the model in a folder, for CTranslate2 (`model.bin`) or openai-whisper (a single `*.pt`).
 
-    threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA if available.
-    Raises ModelError. Never uses the network.
+    threads: processor cores to use. device: `cpu`, `cuda` or `cuda:N`; None: CUDA if available. main_language: see
+    `Whisper`. Raises ModelError. Never uses the network.
     """
-    return Whisper(open_model(folder, threads=threads, device=device), find_voice)
+    return Whisper(open_model(folder, threads=threads, device=device), find_voice, main_language)
 
 
 def open_model(folder: Path, *, threads: int, device: str | None) -> SpeechModel:
@@ -153,6 +153,12 @@ class FasterWhisper:
             heard.append(WindowTranscript(tag, probability, said))
         return heard
 
+    def knows(self, language: str) -> bool:
+        """Return whether the model recognises a language."""
+        if not self._model.model.is_multilingual:
+            return language == "en"
+        return self._model.hf_tokenizer.token_to_id(f"<|{CODES.get(language, language)}|>") is not None
+
     def _features(self, sound: FloatArray) -> FloatArray:
         """Return the spectrogram of a window, (n_mels, FRAMES)."""
         features: FloatArray = self._model.feature_extractor(padded(sound))
@@ -210,6 +216,12 @@ class OpenAIWhisper:
             return [self._transcribe(sound, language) for sound in sounds]
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"speech cannot be recognised ({_brief(exc)})") from exc
+
+    def knows(self, language: str) -> bool:
+        """Return whether the model recognises a language."""
+        from whisper.tokenizer import LANGUAGES
+
+        return language == "en" or (self._model.is_multilingual and CODES.get(language, language) in LANGUAGES)
 
     def _transcribe(self, sound: FloatArray, language: str) -> WindowTranscript:
         import torch
@@ -276,8 +288,9 @@ def _segments(
     pieces: Iterator[tuple[float, float, list[int]]], decode: Callable[[list[int]], str], sure: tuple[float, float]
 ) -> tuple[RawSegment, ...]:
     """Return the segments of a window; sure: its no_speech_prob and avg_logprob."""
-    texts = ((start_s, end_s, decode(tokens)) for start_s, end_s, tokens in pieces)
-    return tuple(RawSegment(start_s, end_s, text, *sure, compression_ratio(text)) for start_s, end_s, text in texts)
+    texts = [(start_s, end_s, decode(tokens)) for start_s, end_s, tokens in pieces]
+    ratio = compression_ratio("".join(text for _, _, text in texts))
+    return tuple(RawSegment(start_s, end_s, text, *sure, ratio) for start_s, end_s, text in texts)
 
 
 def compression_ratio(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,75 @@ SLOW_FROM_S = 5.0  # a shorter segment may be a single word
 FAST_FROM_LETTERS = 24  # Whisper's times are rounded: shorter texts may get no time at all
 VOICED_SHARE = 0.1  # a segment with less voice is text over silence
 
-Flaw = Literal["", "empty", "unvoiced", "no speech", "compressible", "loop", "too fast", "too slow"]
+# What Whisper writes most over sound without speech, learned from subtitles (Barański et al. 2025, arXiv 2501.11378),
+# and the same in other languages. People say most of it as well, so it counts unless it is all that a window contains.
+STOCK = frozenset(
+    {
+        *("thank you", "thank you very much", "thank you so much", "thanks", "thank you for watching", "you", "bye"),
+        *("thanks for watching", "thank you for your attention", "please subscribe", "like and subscribe", "bye bye"),
+        *("okay", "oh", "so", "hmm", "mm", "the end", "i'm sorry", "see you next time", "see you in the next video"),
+        *("vielen dank", "danke", "vielen dank für die aufmerksamkeit", "bis zum nächsten mal", "tschüss"),
+        *("merci", "merci d'avoir regardé", "merci d'avoir regardé cette vidéo", "gracias", "gracias por ver el video"),
+        *("obrigado", "obrigada", "grazie", "grazie per la visione", "dank u", "dank je wel", "teşekkürler"),
+        *("izlediğiniz için teşekkür ederim", "спасибо", "спасибо за просмотр", "продолжение следует", "dziękuję"),
+        *("ご視聴ありがとうございました", "ご視聴ありがとうございます", "ありがとうございました", "おやすみなさい"),
+        *(
+            "谢谢",
+            "謝謝",
+            "谢谢大家",
+            "謝謝大家",
+            "谢谢观看",
+            "謝謝觀看",
+            "谢谢收看",
+            "감사합니다",
+            "시청해주셔서 감사합니다",
+        ),
+    }
+)
+# A line that credits a maker of subtitles is of the training data; nobody says it.
+CREDIT = re.compile(
+    r"amara\.org|^(subtitles|captions|transcription|untertitel\w*|sous-titr\w*|sottotitoli|subtítulos|legendas?|napisy|"
+    r"ondertitel\w*|altyaz\u0131|субтитры)\s"
+    r"(\w+\s)?(by|von|des|der|im auftrag|par|por|pela|di|door|m\.k|сделал|создавал)\b|"
+    r"^(字幕|中文字幕)\s?(by|由|:|製作|志愿者|志願者|提供)",
+    re.IGNORECASE,
+)
+# Text that describes a sound: [Music], (applause), *laughs*, ♪ la la ♪.
+DESCRIPTION = re.compile(r"\[[^\]]*\]|\([^)]*\)|\*[^*]*\*|♪[^♪]*♪?")
+# Scripts by the first word of Unicode's names, of the languages that Whisper writes in others than Latin.
+_SCRIPTS = {
+    "ARABIC": "ar fa ur ps sd",
+    "CYRILLIC": "ru uk be bg mk sr kk tg tt ba mn uz az bs hr",
+    "CJK": "zh yue ja",
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "KATAKANA-HIRAGANA": "ja",
+    "HANGUL": "ko",
+    "GREEK": "el",
+    "HEBREW": "he yi",
+    "ARMENIAN": "hy",
+    "GEORGIAN": "ka",
+    "DEVANAGARI": "hi mr ne sa",
+    "BENGALI": "bn as",
+    "TAMIL": "ta",
+    "TELUGU": "te",
+    "KANNADA": "kn",
+    "MALAYALAM": "ml",
+    "GUJARATI": "gu",
+    "GURMUKHI": "pa",
+    "SINHALA": "si",
+    "THAI": "th",
+    "LAO": "lo",
+    "KHMER": "km",
+    "MYANMAR": "my",
+    "TIBETAN": "bo",
+    "ETHIOPIC": "am",
+}
+SCRIPTS = {script: frozenset(languages.split()) for script, languages in _SCRIPTS.items()}
+
+Flaw = Literal[
+    "", "empty", "unvoiced", "no speech", "compressible", "loop", "too fast", "too slow", "stock", "credit", "script"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +102,7 @@ class RawSegment:
     """A segment as Whisper returns it; times from the beginning of the input.
 
     no_speech_prob: of no speech in the window. avg_logprob: mean log probability of the tokens around it.
-    compression_ratio: bytes of the text over bytes when compressed by zlib.
+    compression_ratio: bytes of the window's text over bytes when compressed by zlib.
     """
 
     start_s: float
@@ -50,8 +119,10 @@ def flaw(raw: RawSegment, voiced_s: float) -> Flaw:
     voiced_s: seconds of voice in it.
     """
     text = cleaned(raw.text)
-    if not any(character.isalnum() for character in text):
+    if not any(character.isalnum() for character in DESCRIPTION.sub("", text)):
         return "empty"
+    if CREDIT.search(text):
+        return "credit"
     if voiced_s <= VOICED_SHARE * (raw.end_s - raw.start_s):
         return "unvoiced"
     if raw.no_speech_prob > MAX_NO_SPEECH and raw.avg_logprob < MIN_LOGPROB:
@@ -61,6 +132,22 @@ def flaw(raw: RawSegment, voiced_s: float) -> Flaw:
     if is_loop(text):
         return "loop"
     return _pace(text, raw.end_s - raw.start_s, voiced_s)
+
+
+def is_stock(texts: Sequence[str]) -> bool:
+    """Return whether the texts of a window are nothing but STOCK: there is no sign of anybody speaking."""
+    said = [" ".join("".join(c if c.isalnum() or c in "' " else " " for c in t.casefold()).split()) for t in texts]
+    return any(said) and all(text in STOCK for text in said if text)
+
+
+def is_foreign(text: str, language: str) -> bool:
+    """Return whether most letters are of a script in which the language is not written.
+
+    Latin letters are allowed everywhere: names, brands and code. language: BCP 47 tag.
+    """
+    names = [unicodedata.name(c, "").partition(" ")[0] for c in text if c.isalpha()]
+    foreign = sum(language not in SCRIPTS[name] for name in names if name in SCRIPTS)
+    return foreign > len(names) / 2
 
 
 def _pace(text: str, length_s: float, voiced_s: float) -> Flaw:

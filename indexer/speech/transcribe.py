@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vfindex.storage.records import Segment
 
@@ -19,7 +19,7 @@ class Transcript:
 
     voiced_s: seconds of possible speech without subtitles.
     recognised_s, dropped_s: seconds of the segments kept, and of those with too little confidence.
-    problems: sentences.
+    problems: sentences. assumed: language -> windows that are taken for it, as they do not show theirs clearly.
     """
 
     segments: list[Segment]
@@ -27,6 +27,7 @@ class Transcript:
     recognised_s: float
     dropped_s: float
     problems: list[str]
+    assumed: Mapping[str, int] = field(default_factory=dict)
 
 
 def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
-from vfindex.indexer.speech.hallucination import Flaw, RawSegment, cleaned, confidence, flaw, repeated
+from vfindex.indexer.speech.hallucination import (
+    Flaw,
+    RawSegment,
+    cleaned,
+    confidence,
+    flaw,
+    is_foreign,
+    is_stock,
+    repeated,
+)
 from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray, Segment
@@ -65,6 +74,10 @@ class SpeechModel(Protocol):
 
     @property
     def batch(self) -> int: ...
+
+    def knows(self, language: str) -> bool:
+        """Return whether the model recognises a language, by its BCP 47 tag."""
+        ...
 
     def transcribe(self, sounds: Sequence[FloatArray], language: str) -> list[WindowTranscript]:
         """Return one transcript per input. Raises ModelError if the model fails, as for too large a batch.
@@ -120,9 +133,13 @@ class Allowance:
 class Whisper:
     """A Whisper model shared by the running units, each with its own transcriber."""
 
-    def __init__(self, model: SpeechModel, voice: VoiceFilter) -> None:
-        """voice: samples -> possible speech as spans (first, last + 1) in samples, in order, up to WINDOW_S."""
+    def __init__(self, model: SpeechModel, voice: VoiceFilter, main_language: str = "") -> None:
+        """voice: samples -> possible speech as spans (first, last + 1) in samples, in order, up to WINDOW_S.
+
+        main_language: of the library, a BCP 47 tag; "" if it is not known.
+        """
         self._model = model
+        self.main_language = main_language if model.knows(main_language) else "en"
         self.voice = voice
         self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
         self._killed = threading.Event()
@@ -204,6 +221,7 @@ class WhisperTranscriber:
         self._voiced_s = self._recognised_s = self._dropped_s = 0.0
         self._segments: list[Segment] = []
         self._problems: dict[str, None] = {}  # an ordered set
+        self._assumed: Counter[str] = Counter()
 
     def feed(self, block: AudioBlock) -> None:
         """Take the next block; a buffer of HELD_S is recognised first."""
@@ -221,7 +239,7 @@ class WhisperTranscriber:
         self._recognise()
         segments = sorted(self._segments, key=lambda s: (s.start_s, s.end_s))
         seconds = (self._voiced_s, self._recognised_s, self._dropped_s)
-        return Transcript(segments, *seconds, list(self._problems))
+        return Transcript(segments, *seconds, list(self._problems), {k: n for k, n in self._assumed.items() if n})
 
     def _recognise(self) -> None:
         """Recognise the buffered audio."""
@@ -234,7 +252,8 @@ class WhisperTranscriber:
     def _listen(self, windows: Sequence[Window], allowance: Allowance) -> list[WindowTranscript]:
         """Return the transcripts of windows: in one language if PROBES of them agree, else each in its own.
 
-        A window with an uncertain language is transcribed again in the most probable one of all windows.
+        A window whose language is less probable than SURE is transcribed again: in the language of the sure windows,
+        else in the library's main one.
         """
         probes = sorted({round(n) for n in np.linspace(0, len(windows) - 1, PROBES)})
         heard: dict[int, WindowTranscript] = {}
@@ -249,9 +268,12 @@ class WhisperTranscriber:
         listen([n for n in range(len(windows)) if n not in heard], first if agreed else "")
         total: defaultdict[str, float] = defaultdict(float)
         for h in heard.values():
-            total[h.language] += h.probability
-        main = max(total, key=lambda language: total[language])
-        listen([n for n, h in heard.items() if not h.problem and h.probability < SURE and h.language != main], main)
+            if h.probability >= SURE:
+                total[h.language] += h.probability
+        main = max(total, key=lambda language: total[language], default=self._whisper.main_language)
+        unsure = [n for n, h in heard.items() if not h.problem and h.probability < SURE]
+        self._assumed[main] += len(unsure)
+        listen([n for n in unsure if heard[n].language != main], main)
         return [heard[n] for n in range(len(windows))]
 
     def _keep(self, windows: Sequence[Window], answers: Sequence[WindowTranscript]) -> None:
@@ -277,12 +299,14 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
 
     Times beyond the window's audio become its end; segments without text are skipped.
     """
+    is_empty_talk = is_stock([cleaned(raw.text) for raw in heard.segments])
     for raw in heard.segments:
         text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
         if not text:
             continue
         raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
         why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
+        why = why or ("stock" if is_empty_talk else "script" if is_foreign(text, heard.language) else "")
         begin_s = max(0.0, window.start_s + raw.start_s)
         end_s = max(begin_s, window.start_s + raw.end_s)
         yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw)), why

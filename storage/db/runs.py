@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 from vfindex.storage.db import schema
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import BUG
+from vfindex.storage.modalities import spoken_modalities
 from vfindex.storage.records import SEARCHABLE, Attempt
 
 
@@ -70,6 +71,21 @@ def extent(snapshot: Snapshot) -> tuple[int, float]:
     query = select(func.sum(v.size_bytes).label("size"), func.sum(v.end_s - v.start_s).label("length"))
     [row] = snapshot.stream(query.where(v.state.in_(SEARCHABLE)))
     return row.size or 0, row.length or 0.0
+
+
+# The newest segments tell the language of a library as well as all of them; reading these takes some 20 ms.
+_MAIN_LANGUAGE_SEGMENTS = 100_000
+
+
+def main_language(snapshot: Snapshot) -> str:
+    """Return the commonest language of the newest transcripts, as the first part of its tag; "" if none is known."""
+    s = schema.segment.c
+    newest = select(s.language, s.track).order_by(s.id.desc()).limit(_MAIN_LANGUAGE_SEGMENTS).subquery()
+    n = func.count().label("n")
+    spoken = newest.c.track.in_(spoken_modalities())
+    query = select(newest.c.language, n).where(newest.c.language != "", spoken).group_by(newest.c.language)
+    best = next(iter(snapshot.stream(query.order_by(n.desc(), newest.c.language).limit(1))), None)
+    return best.language.partition("-")[0] if best else ""
 
 
 def runs(snapshot: Snapshot) -> Sequence[Mapping[str, Any]]:

@@ -13,7 +13,9 @@ from vfindex.indexer.speech.hallucination import (
     confidence,
     count_letters,
     flaw,
+    is_foreign,
     is_loop,
+    is_stock,
     repeated,
 )
 
@@ -37,6 +39,14 @@ def test_plain_talk_has_no_flaw() -> None:
     ("raw", "voiced_s", "why"),
     [
         (replace(SAID, text=" ... ♪ ♪ "), 4.0, "empty"),
+        (replace(SAID, text=" [Music]"), 4.0, "empty"),
+        (replace(SAID, text="(applause) *laughs*"), 4.0, "empty"),
+        (replace(SAID, text="♪ la la la ♪"), 4.0, "empty"),
+        (replace(SAID, text="Subtitles by the Amara.org community"), 4.0, "credit"),
+        (replace(SAID, text="Untertitelung des ZDF, 2020"), 4.0, "credit"),
+        (replace(SAID, text="Sous-titres réalisés par la communauté"), 4.0, "credit"),
+        (replace(SAID, text="Субтитры сделал DimaTorzok"), 4.0, "credit"),
+        (replace(SAID, text="字幕由志愿者提供"), 4.0, "credit"),
         (replace(SAID, text="\ufffd\ufffd\x00"), 4.0, "empty"),
         (SAID, 0.0, "unvoiced"),
         (SAID, 0.4, "unvoiced"),
@@ -50,6 +60,38 @@ def test_plain_talk_has_no_flaw() -> None:
 )
 def test_implausible_text(raw: RawSegment, voiced_s: float, why: str) -> None:
     assert flaw(raw, voiced_s) == why
+
+
+@pytest.mark.parametrize("text", ["Subtitles are read first.", "We drew legends on the map.", "She [laughs] said so."])
+def test_talk_about_subtitles_is_talk(text: str) -> None:
+    assert flaw(replace(SAID, text=text), 4.0) == ""
+
+
+def test_stock_phrases_count_beside_others_alone() -> None:
+    assert is_stock([" Thank you.", "Thank you!", "Thanks for watching."])
+    assert is_stock(["ご視聴ありがとうございました。"]) and is_stock(["Merci d'avoir regardé."])
+    assert not is_stock(["Thank you.", "Thank you, Mister President."])
+    assert not is_stock([]) and not is_stock(["..."])
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "foreign"),
+    [
+        ("ストーリーの終わり", "en", True),
+        ("ストーリーの終わり", "ja", False),
+        ("今日は東京です", "ja", False),
+        ("ありがとう世界", "zh", True),
+        ("Это мир", "en", True),
+        ("Это мир", "uk", False),
+        ("Open the API of Windows", "ja", False),
+        ("El Niño, übrigens", "de", False),
+        ("the word мир means peace", "en", False),
+        ("한국어", "ko", False),
+        ("123 - 45", "th", False),
+    ],
+)
+def test_letters_are_of_the_language(text: str, language: str, foreign: bool) -> None:
+    assert is_foreign(text, language) == foreign
 
 
 def test_a_slow_word_may_have_a_short_voice() -> None:

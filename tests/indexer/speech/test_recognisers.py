@@ -1,4 +1,4 @@
-"""Libraries whose recogniser is missing or of an earlier version: they open, grow, and are upgraded from sound alone."""
+"""Libraries whose recogniser is missing or of an earlier version: they open, grow, are upgraded from sound alone."""
 
 from __future__ import annotations
 

@@ -100,3 +100,34 @@ def sines(*hz: float, length_s: float = 20.0) -> Sound:
 @pytest.mark.parametrize("chord", [(440.0,), (220.0, 277.2, 329.6), (60.0, 120.0, 180.0)])
 def test_tones_have_no_words(whisper: Whisper, chord: Sequence[float]) -> None:
     assert transcript(whisper, sines(*chord)).segments == []
+
+
+@needs_media
+@pytest.mark.parametrize(
+    ("video", "about"),
+    [
+        ("v001.mkv", "says Thank you three times over a noise"),
+        ("v021.mp4", "repeats a Japanese word"),
+        ("v039.mp4", "hums"),
+    ],
+)
+def test_real_sound_without_speech_has_no_words(whisper: Whisper, video: str, about: str) -> None:
+    result = transcript(whisper, decoded(f"public/videos/{video}"))
+    assert result.segments == [], f"without its guards Whisper {about}"
+    assert result.dropped_s > 0
+
+
+@needs_media
+def test_a_film_of_unsure_language_is_taken_for_english(whisper: Whisper) -> None:
+    result = transcript(whisper, decoded("public/videos/v030.mp4"))
+    assert "somebody must have stolen the crown jewels" in words(result)
+    assert result.assumed == {"en": 1}
+
+
+@needs_media
+def test_noise_between_words_is_left_out(whisper: Whisper) -> None:
+    noise = np.random.default_rng(1).normal(0, 400, 30 * SAMPLE_RATE_HZ).astype(np.int16)
+    result = transcript(whisper, np.concatenate([noise, speech(), noise]))
+    length_s = len(speech()) / SAMPLE_RATE_HZ
+    assert "clean rooms in the world" in words(result)
+    assert all(30 - 1 < s.start_s < s.end_s < 30 + length_s + 1 for s in result.segments)

@@ -59,6 +59,9 @@ class Loudness:
         self.calls.append((len(sounds), language))
         return [self.hear(sound, language) for sound in sounds]
 
+    def knows(self, language: str) -> bool:
+        return language in ("en", "de", "fr")
+
     def hear(self, sound: FloatArray, language: str) -> WindowTranscript:
         level, length_s = round(float(sound[0]) * 32768), len(sound) / SAMPLE_RATE_HZ
         text = f"no. {next(self.numbers)}, {length_s:.2f} seconds at {level}, {FILLING}"
@@ -194,9 +197,19 @@ def test_an_unsure_window_takes_the_language_of_the_others() -> None:
     assert [s.language for s in result.segments] == ["de"] * 5 + ["en"]  # fr 3 x 0.4, de 2 x 0.8
     assert sum(n for n, language in model.calls if language == "de") == 3
     assert sum(n for n, language in model.calls if language == "") == 6
-    alone = Loudness()
-    assert [s.language for s in transcript(alone, blocks(loud(5, UNSURE_FR))).segments] == ["fr"]
-    assert alone.calls == [(1, "")]
+    assert result.assumed == {"de": 3}
+
+
+@pytest.mark.parametrize(("main", "expected"), [("", "en"), ("de", "de"), ("fr", "fr"), ("tlh", "en")])
+def test_a_video_of_unsure_language_takes_that_of_the_library(main: str, expected: str) -> None:
+    whisper = Whisper(Loudness(), voice, main)
+    transcriber = whisper.transcriber(())
+    for block in blocks(loud(5, UNSURE_FR)):
+        transcriber.feed(block)
+    result = transcriber.finish()
+    whisper.close()
+    assert [s.language for s in result.segments] == [expected]
+    assert result.assumed == {expected: 1}
 
 
 def test_unsure_probes_do_not_speak_for_the_others() -> None:
@@ -239,6 +252,18 @@ def test_implausible_text_is_counted_and_dropped() -> None:
     assert result.dropped_s == pytest.approx(3 + 1 + 1 + 1.5 + 2)
     assert result.recognised_s == pytest.approx(2 + 1 + 5)
     assert result.voiced_s == pytest.approx(15)
+
+
+def test_a_window_of_stock_phrases_alone_is_dropped() -> None:
+    thanks = (raw(0.0, 1.0, " Thank you."), raw(1.0, 2.0, " Thank you for watching!"))
+    assert transcript(Raving(*thanks), blocks(loud(4))).segments == []
+    talk = transcript(Raving(raw(0.0, 2.0, " My fellow Americans."), raw(2.0, 3.0, " Thank you.")), blocks(loud(4)))
+    assert [s.text for s in talk.segments] == ["My fellow Americans.", "Thank you."]
+
+
+def test_text_of_another_script_is_dropped() -> None:
+    result = transcript(Raving(raw(0.0, 2.0, " It is called"), raw(2.0, 4.0, "ストーリーの終わり")), blocks(loud(4)))
+    assert [s.text for s in result.segments] == ["It is called"]
 
 
 class Failing(Loudness):
