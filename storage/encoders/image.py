@@ -1,8 +1,8 @@
 """Images to unit vectors by ONNX Runtime: frames for `lite`, and image queries for all presets.
 
 A model is a folder as in `encoders.text`: model.onnx, model.onnx.data, and meta.json with `size_px`. `lite` has
-labels.npy and colours.npy as well; for open_clip, meta.json says how an image becomes a square. Nothing here imports
-torch.
+labels.npy, colours.npy and perhaps label_map.npy as well; for open_clip, meta.json says how an image becomes a square.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from vfindex.storage.records import FloatArray
 TEMPERATURE = 1.75
 TOP_LABELS = 50
 BATCH_FRAMES = 16
-_LABELS = "labels.npy"
+# Share of the linear map in an image's vector, where the model has one: docs/decisions/languages.md.
+MAP_SHARE = 0.4
+LABELS = "labels.npy"
+# The map of logits to label vectors: (n_labels + 1, dim), the last row added.
+LABEL_MAP = "label_map.npy"
+PROTOTYPES = "prototypes.npy"  # the classifier's weights, only while the model is exported
 _MODES: Mapping[str, ResizeMode] = {"shortest": "shortest", "squash": "squash"}
 
 
@@ -48,7 +53,7 @@ class PictureEncoder(Protocol):
 def open_image_encoder(folder: Path) -> PictureEncoder:
     """Return the encoder in a folder, for single images. Raises ModelError if it is missing, damaged or unknown."""
     meta = read_meta(folder)
-    return LiteImageEncoder.open(folder) if _LABELS in meta["files"] else ClipImageEncoder.open(folder)
+    return LiteImageEncoder.open(folder) if LABELS in meta["files"] else ClipImageEncoder.open(folder)
 
 
 class LiteImageEncoder:
@@ -66,9 +71,14 @@ class LiteImageEncoder:
         model: str,
         size_px: int,
         threads: int = 1,
+        label_map: FloatArray | None = None,
     ) -> None:
-        """vectors: of the labels (n_labels, dim), rows of length 1, and of the colour axes (11, dim)."""
+        """vectors: of the labels (n_labels, dim), rows of length 1, and of the colour axes (11, dim).
+
+        label_map: see LABEL_MAP.
+        """
         self._session = session
+        self._map = label_map
         self._labels, self._axes = vectors
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="image")
         self.model = model
@@ -82,9 +92,12 @@ class LiteImageEncoder:
         meta = read_meta(folder)
         check_files(folder, meta)
         try:
-            vectors = (np.load(folder / _LABELS, allow_pickle=False), np.load(folder / AXES, allow_pickle=False))
-            session = open_session(folder, threads=1, prepack=True)
-            return cls(session, vectors, model=str(meta["model"]), size_px=int(meta["size_px"]), threads=threads)
+            vectors = (np.load(folder / LABELS, allow_pickle=False), np.load(folder / AXES, allow_pickle=False))
+            label_map = np.load(folder / LABEL_MAP, allow_pickle=False) if LABEL_MAP in meta["files"] else None
+            session, size_px = open_session(folder, threads=1, prepack=True), int(meta["size_px"])
+            return cls(
+                session, vectors, model=str(meta["model"]), size_px=size_px, threads=threads, label_map=label_map
+            )
         except (KeyError, ValueError, TypeError) as exc:
             raise ModelError(f"{folder}: the visual model's description is incomplete") from exc
 
@@ -94,6 +107,8 @@ class LiteImageEncoder:
         seen = self.logits([crops(frame, self.size_px) for frame in frames])
         for row, (frame, logits) in enumerate(zip(frames, seen, strict=True)):
             shown = conse(logits, self._labels)
+            if self._map is not None:
+                shown = mixed(shown, logits, self._map)
             vectors[row] = with_colours(shown, colour_vector(colour_shares(frame), self._axes))
         return vectors
 
@@ -149,4 +164,11 @@ def conse(logits: FloatArray, labels: FloatArray) -> FloatArray:
     posterior = (odds / odds.sum(axis=1, keepdims=True)).mean(axis=0)  # (n_labels,)
     top = np.argpartition(posterior, -TOP_LABELS)[-TOP_LABELS:]
     vector = posterior[top] @ labels[top]
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
+
+
+def mixed(shown: FloatArray, logits: FloatArray, label_map: FloatArray) -> FloatArray:
+    """Return an image's unit vector (dim,) by ConSE, mixed with what a linear map of its mean logits gives."""
+    mapped = logits.mean(axis=0) @ label_map[:-1] + label_map[-1]
+    vector = (1 - MAP_SHARE) * shown + MAP_SHARE * mapped
     return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)

@@ -3,10 +3,13 @@
 A model is a folder: model.onnx and model.onnx.data (optimised when it was exported, the weights apart so that they are
 memory-mapped), tokenizer.json (truncates by itself), meta.json. Nothing here imports torch or transformers.
 
+A model of 4 bits (FOUR_BIT_FORMAT) has the files of `pieces` in place of tokenizer.json, and words.npy: its graph
+begins at the vectors of the tokens, see `word_table`.
+
 meta.json has the model's name, dimensions and files, and these fields if they differ from the default in brackets:
 query `templates` (["{}"]), the prompt before a `passage` (""), open_clip's `cleaning` (none), the `pad` token (0) and
 the `length` that texts are padded to (the longest in the batch). An optional colours.npy has the colour axes in the
-model's space, see `colours`.
+space of the images of `lite`, see `colours`; centre.npy what a query's vector has too much there, and its length is 1.
 """
 
 from __future__ import annotations
@@ -15,33 +18,42 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-from tokenizers import Tokenizer
 
 from vfindex.storage.encoders.cleaning import CLEANINGS
 from vfindex.storage.encoders.colours import colour_vector, colours_named
+from vfindex.storage.encoders.pieces import PIECES, PieceTokenizer
+from vfindex.storage.encoders.word_table import WORDS, WordTable
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import read_file, regular
 from vfindex.storage.files.resources import lack
 from vfindex.storage.records import FloatArray
 from vfindex.storage.text.folding import readable_form
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 META_FORMAT = 1
+# Of a model whose words and weights have 4 bits; versions that know only META_FORMAT refuse it with a sentence.
+FOUR_BIT_FORMAT = 2
 # Texts are cut to this many characters before tokenization: the models read 256 tokens, about 1,300 characters of
 # prose, and tokenizing megabytes takes seconds.
 MAX_CHARACTERS = 8192
 # Tokens of one batch, padding included. Measured, sentences a processor second: 123 with 256, 113 with 512, 100 with
 # 1024, 83 with 2048, which leave the cache; single sentences 70.
 BATCH_TOKENS = 384
-_WEIGHTS = "model.onnx.data"
+# Not hashed when a model is opened; an .npz file has a checksum of its own, which reading it compares.
+_WEIGHTS = ("model.onnx.data", WORDS, PIECES)
 QUERY, WORD = "{}", "{word}"  # placeholders of the query, and of each of its words, in a template
 COLOUR = "{colour}"  # a template by itself: the colours named in the query
 AXES = "colours.npy"
+CENTRE = "centre.npy"
 _REMEDY = "remove this folder and run the command again, which rebuilds it"
 # ONNX Runtime's exceptions have no common parent below Exception.
 _ORT_ERRORS = (
@@ -65,13 +77,16 @@ class TextEncoder:
     def __init__(
         self,
         session: ort.InferenceSession,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | PieceTokenizer,
         meta: Mapping[str, Any],
-        axes: FloatArray | None = None,
+        arrays: Mapping[str, FloatArray],
+        words: WordTable | None = None,
     ) -> None:
+        """arrays: of AXES and CENTRE, where the model has them."""
         self._session = session
         self._tokenizer = tokenizer
-        self._axes = axes
+        self._axes, self._centre = arrays.get(AXES), arrays.get(CENTRE)
+        self._words = words
         self.model: str = str(meta["model"])
         self.dim: int = int(meta["dimensions"])
         self.templates: tuple[str, ...] = tuple(meta.get("templates", [QUERY]))
@@ -89,11 +104,18 @@ class TextEncoder:
         meta = read_meta(folder)
         check_files(folder, meta, weights=False)
         try:
+            arrays = {
+                name: np.load(folder / name, allow_pickle=False) for name in (AXES, CENTRE) if name in meta["files"]
+            }
+            if meta["format"] == FOUR_BIT_FORMAT:
+                pieces, words = PieceTokenizer.open(folder, int(meta["max_tokens"])), WordTable.open(folder)
+                return cls(open_session(folder, threads=threads, prepack=True), pieces, meta, arrays, words)
+            from tokenizers import Tokenizer  # 17 ms that a search without it does not take
+
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             tokenizer.no_padding()
-            axes = np.load(folder / AXES, allow_pickle=False) if AXES in meta["files"] else None
-            return cls(open_session(folder, threads=threads), tokenizer, meta, axes)
-        except (KeyError, ValueError, TypeError) as exc:
+            return cls(open_session(folder, threads=threads), tokenizer, meta, arrays)
+        except (KeyError, ValueError, TypeError, BadZipFile) as exc:
             raise ModelError(f"{folder}: the text model's description is incomplete; {_REMEDY}") from exc
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
@@ -106,7 +128,8 @@ class TextEncoder:
         tokens = self.tokens(texts)
         for rows in _batches([self._length or len(t) for t in tokens]):
             ids, mask = self._padded([tokens[row] for row in rows])
-            vectors[rows] = self._session.run(None, {"ids": ids, "mask": mask})[0]
+            given = {"ids": ids} if self._words is None else {"words": self._words.rows(ids)}
+            vectors[rows] = self._session.run(None, {**given, "mask": mask})[0]
         return checked(vectors, self.model)
 
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
@@ -115,7 +138,10 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text's tokens, special ones included, padding not."""
-        return [e.ids for e in self._tokenizer.encode_batch([self._clean(readable(t)) for t in texts])]
+        cleaned = [self._clean(readable(text)) for text in texts]
+        if isinstance(self._tokenizer, PieceTokenizer):
+            return self._tokenizer.encode(cleaned)
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
 
     def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
         """Return a query's vectors (n_sets, dim) float32 of length 1, one per set of templates: the mean over the set.
@@ -133,6 +159,9 @@ class TextEncoder:
         )
         for row, templates in enumerate(template_sets):
             if COLOUR in templates and self._axes is not None:
+                if self._centre is not None:
+                    centred = means[row] - self._centre
+                    means[row] = centred / np.linalg.norm(centred)
                 # One more template in the mean; of length 0 if no colour is named.
                 means[row] -= means[row] @ self._axes.T @ self._axes
                 means[row] += colour_vector(colours_named(words), self._axes) / len(sets[row])
@@ -166,7 +195,8 @@ def open_session(folder: Path, *, threads: int, prepack: bool = False) -> ort.In
 
     prepack: optimise graph and weights for the processor's kernels, worthwhile from about a hundred runs on:
     EfficientNet's convolutions run 3 times as fast (measured: 10 images per processor second without, 31 with). Without
-    it the weights stay memory-mapped, and opening takes 20 ms instead of 150.
+    it the weights stay memory-mapped, and opening takes 20 ms instead of 150. Products of 4 bits need it: else each run
+    unpacks all weights first (74 ms for 8 prompts of 7 tokens, 32 with; opening 8 and 25 ms of processor time).
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -194,7 +224,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: there is no model in this folder; {_REMEDY}") from exc
     except (OSError, ValueError) as exc:
         raise ModelError(f"{folder}: the model's meta.json cannot be read; {_REMEDY}") from exc
-    if not isinstance(meta, dict) or meta.get("format") != META_FORMAT or not isinstance(meta.get("files"), dict):
+    if (
+        not isinstance(meta, dict)
+        or meta.get("format") not in (META_FORMAT, FOUR_BIT_FORMAT)
+        or not isinstance(meta.get("files"), dict)
+    ):
         raise ModelError(f"{folder}: the model was written by another version of vfindex; {_REMEDY}")
     return meta
 
@@ -210,7 +244,7 @@ def check_files(folder: Path, meta: Mapping[str, Any], *, weights: bool = True) 
             size = path.stat().st_size
         except OSError as exc:
             raise ModelError(f"{path}: this file of the model is missing; {_REMEDY}") from exc
-        if size != known["bytes"] or ((weights or name != _WEIGHTS) and file_sha256(path) != known["sha256"]):
+        if size != known["bytes"] or ((weights or name not in _WEIGHTS) and file_sha256(path) != known["sha256"]):
             raise ModelError(f"{path}: this file of the model is damaged; {_REMEDY}")
 
 
@@ -221,7 +255,8 @@ def write_meta(folder: Path, **facts: Any) -> None:
         for path in sorted(folder.iterdir())
         if path.name != "meta.json"
     }
-    meta = {"format": META_FORMAT, **facts, "files": files}
+    four_bit = WORDS in files
+    meta = {"format": FOUR_BIT_FORMAT if four_bit else META_FORMAT, **facts, "files": files}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vfindex.indexer.models.export.graph import check_parity, main, write_graph
+from vfindex.storage.encoders.image import PROTOTYPES
 from vfindex.storage.encoders.text import TextEncoder, open_session, write_meta
 
 TEXT_DIM = 384
@@ -172,13 +173,15 @@ def export_text(weights: Path, folder: Path, name: str) -> None:
 
 
 def export_visual(weights: Path, folder: Path, name: str) -> None:
-    """Write EfficientNet-Lite2 and labels.json, the names and definitions of its labels."""
+    """Write EfficientNet-Lite2, labels.json, the names and definitions of its labels, and PROTOTYPES."""
     model = load_label_model(weights)
     pixels = _test_images(2)
     with torch.inference_mode():
         expected = torch.cat([model(torch.from_numpy(p)) for p in pixels]).numpy()
+    prototypes = model.network.state_dict()["classifier.weight"].numpy().copy()  # (N_LABELS, n_features)
     fuse_batch_norms(model)
     write_graph(model, (torch.from_numpy(pixels[0]),), None, folder)
+    np.save(folder / PROTOTYPES, prototypes)
     session = open_session(folder, threads=1)
     check_parity(np.concatenate([session.run(None, {"pixels": p})[0] for p in pixels]), expected)
     from timm.data.imagenet_info import ImageNetInfo

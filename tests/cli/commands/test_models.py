@@ -135,7 +135,7 @@ def test_names_that_mean_no_model_are_wrong_usage(run: Any, cache: Path, name: s
     for command in ("pull", "check"):
         ran = run("models", command, name)
         assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
-        assert "presets are: lite, small" in ran.err
+        assert "presets are: lite, lite-multilingual, small" in ran.err
 
 
 @pytest.mark.parametrize("name", ["", "missing", "file"])
@@ -160,9 +160,8 @@ def test_the_files_that_a_folder_lacks_are_named(run: Any, cache: Path, tmp_path
 def test_damage_is_found_by_a_check(run: Any, pulled: Path) -> None:
     ran = run("models", "check")
     assert ran.code == 0
-    assert ran.out.startswith(
-        "clean: efficientnet-lite2, all-MiniLM-L6-v2, whisper-base, whisper-tiny.en, tiny/sentences"
-    )
+    embedded = "efficientnet-lite2, all-MiniLM-L6-v2, multilingual-e5-small-q4"
+    assert ran.out.startswith(f"clean: {embedded}, whisper-base, whisper-tiny.en, tiny/sentences")
     path = pulled / "model.safetensors"
     status, spoilt = path.stat(), bytearray(path.read_bytes())
     spoilt[-1] ^= 1
