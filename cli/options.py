@@ -121,7 +121,8 @@ LibrariesOption = Annotated[
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Models: lite, small, base, large, multilingual.  [default: base if here, else lite]"
+        metavar="NAME",
+        help="Models: lite, lite-multilingual, small, base, large, multilingual.  [default: base if here, else lite]",
     ),
 ]
 VisualOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Image model: NAME:TAG or local-dir:PATH.")]

@@ -43,7 +43,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 def command(
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="New models: lite, small, base, large or multilingual.")
+        str | None, typer.Option(metavar="NAME", help="New models: lite, lite-multilingual, small, base, ...")
     ] = None,
     visual: VisualOption = None,
     text: TextOption = None,

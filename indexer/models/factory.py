@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
-from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS, find_card
+from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, find_card
 from vfindex.indexer.models.export.cache import Say, ensure_part
 from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.hardware import has_cuda, usable_cores, usable_devices
-from vfindex.indexer.models.lite import EXPORT_VERSION, ensure_lite, load_prior
+from vfindex.indexer.models.lite import (
+    TEXT_MODELS,
+    ensure_lite,
+    load_prior,
+    text_identity,
+    visual_templates,
+)
 from vfindex.indexer.models.presets import (
     BEST_DEFAULT,
     DEFAULT_PRESET,
     LITE_TEXT,
     LITE_VISUAL,
-    LITE_VISUAL_TEMPLATES,
+    MULTILINGUAL_TEXT,
     PRESETS,
     Choice,
+    PresetName,
     chosen_models,
     modalities_of,
     models_of,
@@ -29,9 +36,9 @@ from vfindex.indexer.models.presets import (
     upgrade_command,
 )
 from vfindex.indexer.models.priors import text_prior, visual_prior
-from vfindex.indexer.models.store import Recogniser, are_present, find_recogniser, locate
+from vfindex.indexer.models.store import Recogniser, are_present, find_recogniser, is_present, locate
 from vfindex.storage.encoders.image import LiteImageEncoder
-from vfindex.storage.encoders.text import TextEncoder, read_meta
+from vfindex.storage.encoders.text import QUERY, TextEncoder, read_meta
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import Modality, ModalityName, ModelKind, get_modality, modality_names
@@ -40,8 +47,6 @@ from vfindex.storage.writer import Writer
 
 if TYPE_CHECKING:
     from vfindex.indexer.speech.whisper import Whisper
-
-_LITE_TEXT_IDENTITY = f"{LITE_TEXT} {MINILM_WEIGHTS.sha256[:16]} {EXPORT_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
         name = preset_name(choice.preset)
     else:
         name = BEST_DEFAULT if are_present(chosen_models(choice, BEST_DEFAULT), cache) else DEFAULT_PRESET
-    references = chosen_models(choice, name)
+    references = present_models(choice, name, cache, say=say)
     models = _located(references, cache, say)
     heard = Recogniser(references["speech"]) if choice.speech else find_recogniser(references["speech"], cache)
     if heard.usable:
@@ -82,6 +87,22 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
     )
     writer.install(setup, models.priors(), models.query_folders())
     return setup
+
+
+def present_models(choice: Choice, preset: PresetName, cache: Path, *, say: Say) -> dict[ModelKind, str]:
+    """Return a preset's models as `chosen_models` does; without the package of MULTILINGUAL_TEXT, LITE_TEXT instead."""
+    models = chosen_models(choice, preset)
+    if (
+        choice.text is None
+        and models["text"] == MULTILINGUAL_TEXT
+        and not is_present(find_card("text", models["text"]), cache)
+    ):
+        models["text"] = LITE_TEXT
+        say(
+            f"questions in English only: the package {E5_WEIGHTS.package}, whose model understands other languages, is "
+            "not installed or not made for this machine; once it is: vfindex upgrade --preset {preset}"
+        )
+    return models
 
 
 def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> Encoders:
@@ -138,13 +159,13 @@ class LibraryModels:
 
 
 class _LiteVisual:
-    """EfficientNet-Lite2 with all-MiniLM-L6-v2: labels and colours are compared with words."""
+    """EfficientNet-Lite2: labels, embedded by a text model of `lite`, and colours are compared with words."""
 
-    identity = f"{LITE_VISUAL} {EFFICIENTNET_WEIGHTS.sha256[:16]} in {_LITE_TEXT_IDENTITY}"
-    query = QueryModel(LITE_TEXT, LITE_VISUAL_TEMPLATES)
-
-    def __init__(self, cache: Path, say: Say) -> None:
-        self._paths = ensure_lite(cache, say=say)
+    def __init__(self, text: str, cache: Path, say: Say) -> None:
+        """text: one of TEXT_MODELS."""
+        self.identity = f"{LITE_VISUAL} {EFFICIENTNET_WEIGHTS.sha256[:16]} in {text_identity(text)}"
+        self.query = QueryModel(text, visual_templates(text))
+        self._paths = ensure_lite(cache, text, say=say)
         self.query_folder = self._paths.text
 
     def image_folder(self) -> Path:
@@ -186,13 +207,13 @@ class _ClipVisual:
 
 
 class _LiteText:
-    """all-MiniLM-L6-v2."""
+    """A text model inside a package."""
 
-    identity = _LITE_TEXT_IDENTITY
-    query = QueryModel(LITE_TEXT)
-
-    def __init__(self, cache: Path, say: Say) -> None:
-        self._paths = ensure_lite(cache, say=say)
+    def __init__(self, text: str, cache: Path, say: Say) -> None:
+        """text: one of TEXT_MODELS."""
+        self.identity = text_identity(text)
+        self.query = QueryModel(text, (f"{TEXT_MODELS[text].prompt}{QUERY}",))
+        self._paths = ensure_lite(cache, text, say=say)
         self.query_folder = self._paths.text
 
     def open(self, threads: int) -> PassageEncoder:
@@ -260,9 +281,11 @@ class _Models:
 
 def _located(references: Mapping[ModelKind, str], cache: Path, say: Say) -> _Models:
     visual, text = references["visual"], references["text"]
+    # Labels beside a text model of the hub are in English, as in libraries of every version.
+    labels = text if text in TEXT_MODELS else LITE_TEXT
     return _Models(
-        _LiteVisual(cache, say) if visual == LITE_VISUAL else _ClipVisual(visual, cache, say),
-        _LiteText(cache, say) if text == LITE_TEXT else _SentenceText(text, cache, say),
+        _LiteVisual(labels, cache, say) if visual == LITE_VISUAL else _ClipVisual(visual, cache, say),
+        _LiteText(text, cache, say) if text in TEXT_MODELS else _SentenceText(text, cache, say),
         modalities_of(references),
     )
 

@@ -10,31 +10,63 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER, MINILM_WEIGHTS
+from vfindex.indexer.models.catalog import (
+    E5_WEIGHTS,
+    EFFICIENTNET_WEIGHTS,
+    MINILM_TOKENIZER,
+    MINILM_WEIGHTS,
+    PackageFile,
+)
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_complete
 from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.packages import locate_package_file
-from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL
-from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, sentences
+from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL, MULTILINGUAL_TEXT
+from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, prompted, sentences
 from vfindex.storage.encoders.colours import colour_axes, colour_shares, colour_vector, with_colours
-from vfindex.storage.encoders.text import AXES, TextEncoder, read_meta, write_meta
+from vfindex.storage.encoders.image import LABEL_MAP, LABELS, PROTOTYPES, LiteImageEncoder, conse
+from vfindex.storage.encoders.pixels import Pixels, crops
+from vfindex.storage.encoders.text import AXES, CENTRE, COLOUR, QUERY, WORD, TextEncoder, read_meta, write_meta
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import Modality, ModelKind
 from vfindex.storage.records import FloatArray
 
 logger = logging.getLogger(__name__)
 
-# Part of the cache's key: raise it whenever the same weights would give other files.
-EXPORT_VERSION = 3
 SIZE_PX = 260
 # Labels averaged into one calibration vector, since an image's posterior spreads over many labels. With 5, background
 # queries score the means with a spread of 0.052 (clips of real videos 0.053, single labels 0.072), and the cosine of
 # the overall mean to the mean clip is 0.955.
 MIXED_LABELS = 5
+# Regularisation of the map of logits to label vectors; 1 to 10 rank alike.
+RIDGE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """A text model inside packages, which embeds the labels of images as well.
+
+    files: pinned, the weights first. version: raised whenever the same weights would give other files. prompt: before a
+    query and before a label's text. is_narrow: all its vectors have a large part in common.
+    """
+
+    files: tuple[PackageFile, ...]
+    version: int
+    prompt: str = ""
+    is_narrow: bool = False
+
+
+TEXT_MODELS: Mapping[str, TextModel] = MappingProxyType(
+    {
+        MULTILINGUAL_TEXT: TextModel((E5_WEIGHTS,), 1, prompt="query: ", is_narrow=True),
+        LITE_TEXT: TextModel((MINILM_WEIGHTS, MINILM_TOKENIZER), 3),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +78,32 @@ class LitePaths:
     prior: Path
 
 
-def ensure_lite(cache: Path, *, say: Say = logger.info) -> LitePaths:
+def ensure_lite(cache: Path, text: str = LITE_TEXT, *, say: Say = logger.info) -> LitePaths:
     """Return the exported models, exported first if the cache has none: some 50 s of processor time, once.
 
-    say: receives a line of text if there is something to wait for. Safe to call from several processes: one exports,
-    the others wait. Raises ModelError if the weights are absent or not the pinned ones, if the export fails, or if the
-    cache cannot be written.
+    text: one of TEXT_MODELS. say: receives a line of text if there is something to wait for. Safe to call from several
+    processes: one exports, the others wait. Raises ModelError if the weights are absent or not the pinned ones, if the
+    export fails, or if the cache cannot be written.
     """
-    export = Export(
-        cache / f"lite-{_key()}", partial(_build, cache), _is_complete, 200, "the models of the lite preset"
-    )
-    folder = ensure(export, say)
+    build, what = partial(_build, text, cache), "the models of the lite preset"
+    folder = ensure(Export(cache / f"lite-{_key(text)}", build, _is_complete, 250, what), say)
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
+
+
+def text_identity(text: str) -> str:
+    """Return the identity of one of TEXT_MODELS, as a library records it."""
+    model = TEXT_MODELS[text]
+    return f"{text} {model.files[0].sha256[:16]} {model.version}"
+
+
+def visual_templates(text: str) -> tuple[str, ...]:
+    """Return the templates of a query against the images of `lite`, by the text model that embedded their labels.
+
+    Labels are nouns: single words of a question match them better than the sentence alone does. No label holds a
+    colour; colours are compared with the pixels.
+    """
+    prompt = TEXT_MODELS[text].prompt
+    return (f"{prompt}{QUERY}", f"{prompt}{WORD}", COLOUR)
 
 
 def load_prior(path: Path, modality: Modality) -> ModalityPrior:
@@ -91,9 +137,10 @@ def calibration_vectors(labels: FloatArray, axes: FloatArray) -> FloatArray:
     return with_colours(_mixtures(labels), np.asarray(colours, dtype=np.float32))
 
 
-def _key() -> str:
-    files = (MINILM_WEIGHTS, MINILM_TOKENIZER, EFFICIENTNET_WEIGHTS)
-    parts = [str(EXPORT_VERSION), *(file.sha256 for file in files), corpus("background.txt"), corpus("sentences.txt")]
+def _key(text: str) -> str:
+    model = TEXT_MODELS[text]
+    hashes = [file.sha256 for file in (*model.files, EFFICIENTNET_WEIGHTS)]
+    parts = [str(model.version), *hashes, corpus("background.txt"), corpus("sentences.txt")]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -101,47 +148,92 @@ def _is_complete(folder: Path) -> bool:
     return (folder / "prior.npz").is_file() and all(is_complete(folder / part) for part in ("text", "visual"))
 
 
-def _build(cache: Path, work: Path) -> None:
+def _build(text: str, cache: Path, work: Path) -> None:
     """Write text/, visual/ and prior.npz into a folder. Raises ModelError."""
-    files = (MINILM_WEIGHTS, EFFICIENTNET_WEIGHTS, MINILM_TOKENIZER)
-    text_weights, visual_weights, _ = (locate_package_file(file, cache) for file in files)
-    with _exporting("text", text_weights, work / "text"), _exporting("visual", visual_weights, work / "visual"):
-        pass
-    _write_label_vectors(work)
+    files = (TEXT_MODELS[text].files[0], EFFICIENTNET_WEIGHTS, *TEXT_MODELS[text].files[1:])
+    text_weights, visual_weights, *_ = (locate_package_file(file, cache) for file in files)
+    with _exporting("visual", visual_weights, work / "visual", LITE_VISUAL):
+        if text == MULTILINGUAL_TEXT:
+            from vfindex.indexer.models.export.e5 import export_e5  # onnx takes 0.3 s to import
+
+            export_e5(text_weights, work / "text", text)
+        else:
+            with _exporting("text", text_weights, work / "text", text):
+                pass
+    _write_label_vectors(work, TEXT_MODELS[text])
 
 
-def _exporting(part: str, weights: Path, folder: Path) -> AbstractContextManager[None]:
+def _exporting(part: str, weights: Path, folder: Path, name: str) -> AbstractContextManager[None]:
     """Export one model in a child process while the body runs. Raises ModelError with the child's last line."""
-    name = {"text": LITE_TEXT, "visual": LITE_VISUAL}[part]
     arguments = [part, str(weights), str(folder), name]
     return exporting("vfindex.indexer.models.export.lite", arguments, what=f"the {part} model of the lite preset")
 
 
-def _write_label_vectors(work: Path) -> None:
+def _write_label_vectors(work: Path, model: TextModel) -> None:
     """Add the labels' vectors, the colour axes and prior.npz to two exported models."""
     encoder = TextEncoder.open(work / "text", threads=usable_cores())
     visual = work / "visual"
     labels = json.loads((visual / "labels.json").read_text(encoding="utf-8"))
     groups = [label_texts(label["names"], label["definition"]) for label in labels]
-    rows = encoder.encode([text for group in groups for text in group]).reshape(len(groups), -1, encoder.dim)
-    vectors = _unit(rows.mean(axis=1))
-    queries, passages = encoder.encode(background_queries()), encoder.encode(sentences())
-    axes = colour_axes(np.concatenate([vectors, queries, passages]))
+    rows = encoder.encode(prompted([text for group in groups for text in group], encoder))
+    vectors = rows.reshape(len(groups), -1, encoder.dim).mean(axis=1)
+    queries, passages = encoder.encode(prompted(background_queries(), encoder)), encoder.encode_passages(sentences())
+    asked = queries
+    if model.is_narrow:
+        centre = queries.mean(axis=0)
+        vectors, asked = vectors - centre, _unit(queries - centre)
+        np.save(work / "text" / CENTRE, centre)
+    vectors = _unit(vectors)
+    axes = colour_axes(np.concatenate([vectors, asked] if model.is_narrow else [vectors, asked, passages]))
     vectors = _unit(np.asarray(vectors - vectors @ axes.T @ axes, dtype=np.float32))
-    np.save(visual / "labels.npy", vectors)
+    np.save(visual / LABELS, vectors)
     np.save(visual / AXES, axes)
-    write_meta(visual, model=LITE_VISUAL, dimensions=encoder.dim, size_px=SIZE_PX)
     np.save(work / "text" / AXES, axes)
     facts = read_meta(work / "text")
     write_meta(work / "text", **{name: facts[name] for name in facts if name not in ("format", "files")})
-    arrays = _prior_arrays(queries, {"visual": calibration_vectors(vectors, axes), "text": passages})
+    shown = {"model": LITE_VISUAL, "dimensions": encoder.dim, "size_px": SIZE_PX}
+    write_meta(visual, **shown)
+    if model.is_narrow:
+        images = _add_label_map(visual)
+        write_meta(visual, **shown)
+        material = LiteImageEncoder.open(visual).encode_images(images)
+    else:
+        material = calibration_vectors(vectors, axes)
+    (visual / PROTOTYPES).unlink()
+    write_meta(visual, **shown)
+    arrays = _prior_arrays({"visual": (asked, material), "text": (queries, passages)})
     np.savez(work / "prior.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub allows only bools
 
 
-def _prior_arrays(queries: FloatArray, material: Mapping[ModelKind, FloatArray]) -> dict[str, FloatArray]:
-    """Return mean, query_mean, spread and background of each model. queries: background queries (n, dim)."""
+def _add_label_map(visual: Path) -> list[Pixels]:
+    """Write the linear map of logits to label vectors, see `image.LABEL_MAP`; return the images that it is centred by.
+
+    The closed-form ridge regression from the classifier's prototypes, its weights (n_labels, n_features), to the label
+    vectors: features @ P.T @ inverse(P @ P.T + ridge) @ labels, where features @ P.T are the logits without their
+    biases. These are the same for all images, so that centring takes them out.
+    """
+    encoder, images = LiteImageEncoder.open(visual), list(calibration_images(SIZE_PX))
+    labels, prototypes = np.load(visual / LABELS), np.load(visual / PROTOTYPES).astype(np.float64)
+    kernel = prototypes @ prototypes.T + RIDGE * np.eye(len(prototypes))
+    matrix = np.linalg.solve(kernel, labels - labels.mean(axis=0))  # (n_labels, dim)
+    logits = encoder.logits([crops(image, SIZE_PX) for image in images])
+    mixed = np.stack([conse(each, labels) for each in logits])
+    mapped = np.stack([each.mean(axis=0) for each in logits]) @ matrix
+    scale = _length(mixed - mixed.mean(axis=0)) / _length(mapped - mapped.mean(axis=0))
+    offset = mixed.mean(axis=0) - scale * mapped.mean(axis=0)
+    np.save(visual / LABEL_MAP, np.vstack([scale * matrix, offset]).astype(np.float32))
+    return images
+
+
+def _length(rows: NDArray[np.float64] | FloatArray) -> float:
+    """Return the root mean square length of rows."""
+    return float(np.sqrt(np.mean(np.sum(rows**2, axis=1))))
+
+
+def _prior_arrays(material: Mapping[ModelKind, tuple[FloatArray, FloatArray]]) -> dict[str, FloatArray]:
+    """Return mean, query_mean, spread and background of each model. material: background queries, unrelated vectors."""
     arrays: dict[str, FloatArray] = {}
-    for kind, rows in material.items():
+    for kind, (queries, rows) in material.items():
         prior = estimate_prior(queries, rows, centred=kind == "text", weight=1.0)
         arrays[f"{kind}_mean"] = prior.mean
         arrays[f"{kind}_query_mean"] = prior.query_mean

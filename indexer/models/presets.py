@@ -12,8 +12,10 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.modalities import ModalityName, ModelKind, get_modality, modality_names
 from vfindex.storage.records import Setup
 
-PresetName = Literal["lite", "small", "base", "large", "multilingual"]
+PresetName = Literal["lite", "lite-multilingual", "small", "base", "large", "multilingual"]
 LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "whisper-base"
+# The text model of `lite-multilingual`, of 4 bits.
+MULTILINGUAL_TEXT = "multilingual-e5-small-q4"
 # Recognises speech where the weights of LITE_SPEECH are missing.
 SPARE_SPEECH = "whisper-tiny.en"
 # The recogniser of `lite` in libraries of earlier versions; LITE_SPEECH takes its place in new videos.
@@ -45,11 +47,6 @@ class Choice:
     speech: str | None = None
 
 
-# The templates of a query against the images of `lite`. Its labels are nouns: single words of a question match them
-# better than the sentence alone does. No label holds a colour; colours are compared with the pixels.
-LITE_VISUAL_TEMPLATES = ("{}", "{word}", "{colour}")
-
-
 def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset:
     # Unmeasured with these models: the weights are the table's; a frame weight of 0.6 is the published start.
     return _preset(name, visual, text, speech, frame_weight=0.6)
@@ -65,6 +62,7 @@ PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
         preset.name: preset
         for preset in (
             _preset("lite", LITE_VISUAL, LITE_TEXT, LITE_SPEECH, frame_weight=0.7),
+            _preset("lite-multilingual", LITE_VISUAL, MULTILINGUAL_TEXT, LITE_SPEECH, frame_weight=0.7),
             _hub_preset("small", "ViT-B-32-256:datacomp_s34b_b86k", LITE_TEXT, "whisper-base"),
             _hub_preset("base", "PE-Core-B-16:meta", "intfloat/multilingual-e5-small", "whisper-small"),
             _hub_preset("large", "PE-Core-L-14-336:meta", "BAAI/bge-m3", "whisper-large-v3-turbo"),

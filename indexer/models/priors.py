@@ -5,6 +5,7 @@ Two corpora ship with the package: background.txt (queries) and sentences.txt (s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from vfindex.indexer.models.base import ImageEncoder
 from vfindex.indexer.models.export.calibration_images import calibration_images
-from vfindex.storage.encoders.text import TextEncoder
+from vfindex.storage.encoders.text import QUERY, TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.records import FloatArray
@@ -36,6 +37,11 @@ def corpus(name: str) -> str:
     return (resources.files("vfindex.indexer.models") / name).read_text(encoding="utf-8")
 
 
+def prompted(texts: Sequence[str], encoder: TextEncoder) -> list[str]:
+    """Return texts as the encoder's first template asks for queries."""
+    return [encoder.templates[0].replace(QUERY, text) for text in texts]
+
+
 def estimate_prior(queries: FloatArray, material: FloatArray, *, centred: bool, weight: float) -> ModalityPrior:
     """Return the prior of background queries (n, dim) against unrelated material (m, dim).
 
@@ -54,8 +60,7 @@ def save_corpus_vectors(encoder: TextEncoder, folder: Path, *, passages: bool) -
 
     passages: include the sentences, which an image model does not need.
     """
-    template = encoder.templates[0]
-    queries = encoder.encode([template.replace("{}", query) for query in background_queries()])
+    queries = encoder.encode(prompted(background_queries(), encoder))
     encoded = encoder.encode_passages(sentences() if passages else [])
     np.savez(folder / CORPUS_VECTORS, queries=queries, passages=encoded)
 

@@ -21,6 +21,7 @@ from vfindex.indexer.models.presets import (
     LITE_SPEECH,
     LITE_TEXT,
     LITE_VISUAL,
+    MULTILINGUAL_TEXT,
     SPARE_SPEECH,
     Choice,
     models_of,
@@ -238,7 +239,9 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.indexer.runners.local import LocalRunner, default_workers
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
-    uses_gpu = not {LITE_VISUAL, LITE_TEXT, LITE_SPEECH, SPARE_SPEECH}.issuperset(models_of(setup).values())
+    uses_gpu = not {LITE_VISUAL, LITE_TEXT, MULTILINGUAL_TEXT, LITE_SPEECH, SPARE_SPEECH}.issuperset(
+        models_of(setup).values()
+    )
     with run.writer.library.snapshot() as snapshot:
         spoken = main_language(snapshot) if asr else ""
     if choice.with_ray(uses_gpu=uses_gpu):

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vfindex.indexer.models.factory import install
-from vfindex.indexer.models.presets import Choice, chosen_models, models_of, preset_name
+from vfindex.indexer.models.factory import install, present_models
+from vfindex.indexer.models.presets import Choice, models_of, preset_name
 from vfindex.indexer.models.store import find_recogniser
 from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
@@ -74,7 +74,7 @@ def upgrade(
     except LibraryVersion:
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
-    number, target = _version_to_build(folder, _target(before, settings), callbacks)
+    number, target = _version_to_build(folder, _target(before, settings, callbacks), callbacks)
     place = model_versions.version_folder(folder, number)
     with writing(place) as writer:
         setup = _begin(old, writer, target, settings.cache, callbacks)
@@ -162,14 +162,15 @@ def _named(setup: Setup) -> dict[str, str]:
     return {"preset": setup.preset, **models, "sampling": setup.sampling}
 
 
-def _target(before: Setup, settings: RunSettings) -> Target | None:
+def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Target | None:
     """Return the target of the settings, every model named; None if they name none. Raises UsageError."""
     choice = settings.choice
     if choice == Choice() and settings.sampling is None:
         return None
     preset = preset_name(choice.preset or before.preset)
-    models = chosen_models(choice, preset)
-    if choice.preset is None:
+    if choice.preset is not None:
+        models = present_models(choice, preset, settings.cache, say=callbacks.say)
+    else:
         models = {kind: getattr(choice, kind) or has for kind, has in models_of(before).items()}
     if not choice.speech:
         models["speech"] = find_recogniser(models["speech"], settings.cache).reference

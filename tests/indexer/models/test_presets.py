@@ -1,7 +1,8 @@
-"""Every preset but `lite`, end to end, with tiny models in the formats of the real ones."""
+"""Every preset but `lite`, end to end, with tiny models in the formats of the real ones, where these are of the hub."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ from tiny_models import make_clip, make_siglip
 from tiny_sentences import make_e5
 from tiny_whisper import convert, make_whisper
 
-from vfindex.indexer.models.catalog import find_card
-from vfindex.indexer.models.presets import LITE_TEXT, PRESETS, Choice, PresetName
+from vfindex.indexer.models.catalog import E5_WEIGHTS, find_card
+from vfindex.indexer.models.lite import ensure_lite
+from vfindex.indexer.models.presets import LITE_TEXT, MULTILINGUAL_TEXT, PRESETS, Choice, PresetName
 from vfindex.indexer.models.store import folder_of
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
@@ -33,7 +35,12 @@ from vfindex.storage.maintenance.verify import verify
 SAID = "We grow tomatoes in the garden."
 # Of the public collection: short, and one of them with speech.
 VIDEOS = ("v007.mp4", "v030.mp4", "v031.mp4")
-HUB = [name for name in PRESETS if name != "lite"]
+HUB = [name for name in PRESETS if not name.startswith("lite")]
+HAS_E5 = importlib.util.find_spec(E5_WEIGHTS.package) is not None
+MULTILINGUAL = pytest.param(
+    "lite-multilingual",
+    marks=pytest.mark.skipif(not HAS_E5, reason=f"the package {E5_WEIGHTS.package} is not installed"),
+)
 
 
 Maker = Callable[[Path], object]
@@ -43,6 +50,8 @@ Maker = Callable[[Path], object]
 def stand_ins(models_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cache with tiny models under the names of all presets' models."""
     cache = tmp_path_factory.mktemp("cache")
+    if HAS_E5:
+        ensure_lite(models_cache, MULTILINGUAL_TEXT)
     for exported in models_cache.glob("lite-*"):
         (cache / exported.name).symlink_to(exported)
     source = make_whisper(tmp_path_factory.mktemp("whisper"), [0.0, f" {SAID}", 2.0])
@@ -73,7 +82,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", HUB)
+@pytest.mark.parametrize("name", [*HUB, MULTILINGUAL])
 def test_a_preset_indexes_and_finds_a_video(name: PresetName, stand_ins: Path, videos: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
