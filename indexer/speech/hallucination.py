@@ -26,8 +26,8 @@ SLOW_FROM_S = 5.0  # a shorter segment may be a single word
 FAST_FROM_LETTERS = 24  # Whisper's times are rounded: shorter texts may get no time at all
 VOICED_SHARE = 0.1  # a segment with less voice is text over silence
 
-# What Whisper writes most over sound without speech, learned from subtitles (Barański et al. 2025, arXiv 2501.11378),
-# and the same in other languages. People say most of it as well, so it counts unless it is all that a window contains.
+# What Whisper is known to write over sound without speech: a "bag of hallucinations" (Barański et al. 2025, arXiv
+# 2501.11378) in several languages. People say most of it as well, so it counts unless a window contains nothing else.
 STOCK = frozenset(
     {
         *("thank you", "thank you very much", "thank you so much", "thanks", "thank you for watching", "you", "bye"),

@@ -145,8 +145,8 @@ def main() -> None:
     folder = arguments.folder or Path(os.environ["VFINDEX_TEST_MEDIA"]) / "public" / "videos"
     recognisers = {}
     for reference in (LITE_SPEECH, SPARE_SPEECH):
-        model = ensure_model(find_card("speech", reference), cache_folder(), say=print)
-        recognisers[reference] = (sys.executable, WHISPER, str(model.folder))
+        found = ensure_model(find_card("speech", reference), cache_folder(), say=print)
+        recognisers[reference] = (sys.executable, WHISPER, str(found.folder))
     if arguments.before:
         recognisers["PocketSphinx"] = (arguments.before, BEFORE, "")
     with tempfile.TemporaryDirectory() as place:
