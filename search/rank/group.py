@@ -32,9 +32,11 @@ SAME_VISUAL, COPY_VISUAL = 0.98, 0.95
 # Frames with this cosine are one still picture; plain cards of different videos had 0.995.
 STILL = 0.995
 # Timed text must be the same, too. Speech of different videos has cosines of at most 0.36 in clips that pass the visual
-# test; the same speech recognised twice differs in some words.
+# test; the same speech recognised twice differs in some words. The vectors are centred: some models give all texts much
+# in common. Of 46 clips with speech, 76 % of the pairs are above 0.8 with multilingual-e5-small, 0.5 % when centred.
 SAME_WORDS = 0.8
 SAME_LENGTH = 0.8
+_MIN_LENGTH = 1e-9  # of a vector that is all mean
 COPY_LENGTH = 0.98
 COPY_OFFSET_S = 1.0
 
@@ -166,7 +168,7 @@ def _has_same_words(first: ScoredClip, second: ScoredClip) -> bool:
     """Return whether two clips have the same timed text, or none. Text of whole videos, as titles, may differ."""
     timed = [m for m in word_modalities() if not get_modality(m).has_documents]
     present = [m for m in timed if m in first.vectors.embeddings or m in second.vectors.embeddings]
-    return all((_cosine(first, second, m) or 0.0) >= SAME_WORDS for m in present)
+    return all((_cosine(first, second, m, centred=True) or 0.0) >= SAME_WORDS for m in present)
 
 
 def _moves(scored: ScoredClip) -> bool:
@@ -175,9 +177,15 @@ def _moves(scored: ScoredClip) -> bool:
     return len(frames) > 1 and float((frames @ frames[0]).min()) < STILL
 
 
-def _cosine(first: ScoredClip, second: ScoredClip, modality: ModalityName) -> float | None:
+def _cosine(first: ScoredClip, second: ScoredClip, modality: ModalityName, *, centred: bool = False) -> float | None:
+    """Return the cosine of two clips in a modality, None if one lacks it. centred: without what all clips share."""
     one, other = (each.vectors.embeddings.get(modality) for each in (first, second))
-    return None if one is None or other is None else float(one @ other)
+    if one is None or other is None:
+        return None
+    if not centred:
+        return float(one @ other)
+    one, other = (vector - first.means[modality] for vector in (one, other))
+    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), _MIN_LENGTH)
 
 
 def _is_copy(first: ScoredClip, second: ScoredClip, duration_s: Callable[[VideoKey], float]) -> bool:

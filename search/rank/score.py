@@ -31,7 +31,7 @@ class ScoredClip:
 
     modalities: weighted similarities plus `bonus`. bonus: what matched keywords add in each modality. rank_scores:
     reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents that contain
-    keywords. words: those keywords, in the order of the query. library: `View.number`.
+    keywords. words: those keywords, in the order of the query. library: `View.number`. means: mu of each modality.
     """
 
     clip: StoredClip
@@ -44,6 +44,7 @@ class ScoredClip:
     words: tuple[str, ...] = ()
     snippet: str | None = None
     library: int = 0
+    means: Mapping[ModalityName, FloatArray] = field(default_factory=dict)
 
     @property
     def video(self) -> VideoKey:
@@ -71,7 +72,8 @@ class ScoredClip:
 def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: KeywordMatches) -> list[ScoredClip]:
     """Return the searchable clips of `ids` with their scores, except those with no modality that the query uses."""
     read = view.snapshot.with_vectors(ids).values()
-    scored = [ScoredClip(clip, {}, vectors, library=view.number) for clip, vectors in read]
+    means = {modality: part.mean for modality, part in view.spec.parts.items()}
+    scored = [ScoredClip(clip, {}, vectors, library=view.number, means=means) for clip, vectors in read]
     for modality, direction in directions(query.vectors, view.spec).items():
         present = [each for each in scored if modality in each.vectors.embeddings]
         if present:

@@ -9,8 +9,10 @@ import pytest
 from asking import engine_over, fake_query_vectors
 from library_maker import DIM, axis, clip, place
 
-from vfindex.search.rank.group import MAX_MERGED_S, MERGED_SHARE
+from vfindex.search.rank.group import MAX_MERGED_S, MERGED_SHARE, SAME_WORDS, is_same_footage
+from vfindex.search.rank.score import ScoredClip
 from vfindex.search.results import Hit
+from vfindex.storage.db.clips import StoredClip, StoredVectors
 from vfindex.storage.db.sources import known_files
 from vfindex.storage.records import Clip, FloatArray
 from vfindex.storage.writer import Writer, writing
@@ -122,6 +124,21 @@ def test_similar_but_different_footage_stays_apart(tmp_path: Path, name: str, ot
     first = clip(0, 5, visual=unit(1, 1)) if name == "still pictures" else moving(0, 5, *INTRO, speech=axis(2))
     hits = engine_over(tmp_path, {"a": [first], "b": [other]}).search("x")
     assert len(hits) == 2 and not hits[0].also
+
+
+def test_words_are_compared_without_what_all_texts_share() -> None:
+    """Two sentences of a model whose vectors have much in common are not the same words."""
+    common = 3 * axis(5)
+
+    def said(video_id: int, words: FloatArray) -> ScoredClip:
+        made = moving(0, 5, *INTRO, speech=(common + words) / np.float32(np.linalg.norm(common + words)))
+        vectors = StoredVectors(made.embeddings, made.frame_vectors, made.frame_times_s)
+        return ScoredClip(StoredClip(video_id, video_id, 0, 5, None), {}, vectors, means={"speech": common / 10**0.5})
+
+    one, same, other = said(1, axis(2)), said(2, axis(2)), said(3, axis(3))
+    assert one.vectors.embeddings["speech"] @ other.vectors.embeddings["speech"] > SAME_WORDS
+    assert is_same_footage([one], [same], lambda _: 5.0)
+    assert not is_same_footage([one], [other], lambda _: 5.0)
 
 
 def test_the_other_files_of_one_content_are_named(tmp_path: Path) -> None:
