@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vfindex.storage.records import Hint
+    from vfindex.storage.records import Box, Hint
 
 # Characters that reorder text or are invisible, so that a name can pretend to be another (Unicode TR 36, 2.4).
 # The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
@@ -68,3 +68,9 @@ def clock(time_s: float, *, tenths: bool = False) -> str:
     hours, minutes = divmod(int(minutes), 60)
     tail = f"{seconds:04.1f}" if tenths else f"{int(seconds):02d}"
     return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
+
+
+def box_words(box: Box) -> str:
+    """Return a part of a picture as `x 9-21 %, y 69-77 %`, from its left and its top."""
+    left, top, right, bottom = (round(100 * side) for side in box)
+    return f"x {left}-{right} %, y {top}-{bottom} %"

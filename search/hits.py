@@ -137,6 +137,7 @@ def _matches(result: Result) -> tuple[Match, ...]:
             each.document.start_s,
             each.document.end_s,
             each.document.source,
+            each.document.box,
         )
         for each in ordered
     )

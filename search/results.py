@@ -16,7 +16,7 @@ from vfindex.search.calibration.labels import LABELS, Label, check_label
 
 if TYPE_CHECKING:
     from vfindex.storage.modalities import ModalityName, ModelKind
-    from vfindex.storage.records import Attempt, Chapter, ClipKey, Hint, Segment, SegmentSource, VideoState
+    from vfindex.storage.records import Attempt, Box, Chapter, ClipKey, Hint, Segment, SegmentSource, VideoState
     from vfindex.storage.user.records import SavedQuery
 
 # present: a search can find the video. missing: its files are not there. gone: the library has no such video.
@@ -79,7 +79,7 @@ class Span(Record):
 class Match(Record):
     """A text that contains words of the query: a segment of a track, or a title or tag (no times, no source).
 
-    track: the modality that the text counts for.
+    track: the modality that the text counts for. box: where it stands on the picture, None if it does not.
     """
 
     words: tuple[str, ...]
@@ -89,6 +89,7 @@ class Match(Record):
     start_s: float | None
     end_s: float | None
     source: SegmentSource | None
+    box: Box | None
 
 
 @dataclass(frozen=True, slots=True)

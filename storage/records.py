@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FloatArray: TypeAlias = "NDArray[np.float32]"
+# left, top, right, bottom of a part of the upright picture, in shares of its width and height.
+Box: TypeAlias = tuple[float, float, float, float]
 # frames: recognised in the frames.
 SegmentSource = Literal["sidecar", "embedded", "asr", "chapter", "frames"]
 # Forms of fusion, see `joint.vector.fuse`.
@@ -38,7 +40,8 @@ class Hint:
 class Segment:
     """A piece of text of [start_s, end_s). track: its modality.
 
-    language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for recognised speech, None for subtitles.
+    language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for what is recognised, None for subtitles.
+    box: where its text stands on the picture, None for text that stands on none.
     Raises ValueError on an empty text or a span that runs backwards.
     """
 
@@ -49,12 +52,27 @@ class Segment:
     language: str = ""
     confidence: float | None = None
     track: ModalityName = "speech"
+    box: Box | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("a segment needs text")
         if not 0 <= self.start_s <= self.end_s:
             raise ValueError(f"segment runs from {self.start_s} to {self.end_s}")
+
+
+def box_of(stored: str | None) -> Box | None:
+    """Return a box from the text that a library stores, None for damaged text or none."""
+    try:
+        left, top, right, bottom = (float(side) for side in (stored or "").split())
+    except ValueError:
+        return None
+    return left, top, right, bottom
+
+
+def box_text(box: Box) -> str:
+    """Return the text that a library stores of a box: its sides, to a ten thousandth of the picture."""
+    return " ".join(f"{side:.4f}" for side in box)
 
 
 @dataclass(frozen=True, slots=True)

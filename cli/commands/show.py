@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibrariesOption, library_folders, refuse_empty
-from vfindex.cli.output import clock, plain, print_json
+from vfindex.cli.output import box_words, clock, plain, print_json
 from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
@@ -67,4 +67,5 @@ def _print(video: VideoInfo) -> None:
     for segment in video.transcript:
         sure = "" if segment.confidence is None else f" {segment.confidence:.2f}"
         where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}]"
-        print(plain(f"  {where} {segment.text}"))
+        on_picture = f"  ({box_words(segment.box)})" if segment.box else ""
+        print(plain(f"  {where} {segment.text}{on_picture}"))

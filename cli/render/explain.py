@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.cli.out_file import write_out_file
-from vfindex.cli.output import clock, path_text, plain, shortened
+from vfindex.cli.output import box_words, clock, path_text, plain, shortened
 from vfindex.storage.modalities import get_modality
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vfindex.search.results import Hit, Match
 
 _LINE_CHARS = 100
-_SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised"}
+_SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised", "frames": "on the screen"}
 
 
 def decimals(hits: Sequence[Hit]) -> int:
@@ -61,7 +61,8 @@ def _line(match: Match) -> str:
     if match.start_s is None or match.end_s is None:
         return f"{text}  ({match.kind})"
     source = _SOURCES.get(match.source or "", match.source)
-    return f"{text}  ({clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}, {source})"
+    where = f", {box_words(match.box)}" if match.box else ""
+    return f"{text}  ({clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}, {source}{where})"
 
 
 def row_of(query: str, hits: Sequence[Hit]) -> Row:

@@ -86,6 +86,7 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
             end_s=segment.end_s,
             text=segment.text,
             track=segment.track,
+            box=segment.box,
             crc32=checksum(segment.start_s, segment.end_s, segment.text),
         ),
     )

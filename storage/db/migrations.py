@@ -112,6 +112,8 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
     # Vectors and frames get tables of their own, and a staged video a column instead of a plus sign before its
     # fingerprint. `storage/migration.py` copies the library for it, with the rows that `rows_of` selects.
     "separate_frames": (),
+    # Where the text of a segment stands on the picture.
+    "give_segments_a_box": ("ALTER TABLE segment ADD COLUMN box TEXT",),
 }
 # Of a new library, too.
 TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))
@@ -188,8 +190,9 @@ def migrate(connection: Connection) -> None:
 
 
 def migrate_in_place(connection: Connection) -> None:
-    """Bring a library from before `BY_COPY` as far as statements do; the copy derives what is derived."""
-    lacking = [name for name in _lacking(connection) if name != BY_COPY]
+    """Bring a library from before `BY_COPY` to where the copy begins, which makes that and all later migrations."""
+    names = list(MIGRATIONS)
+    lacking = [name for name in _lacking(connection) if names.index(name) < names.index(BY_COPY)]
     _apply(connection, lacking)
     _record(connection, lacking)
     if lacking:

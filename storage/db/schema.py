@@ -18,13 +18,29 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     func,
     select,
     text,
 )
 
+from vfindex.storage.records import Box, box_of, box_text
+
 metadata = MetaData()
+
+
+class BoxText(TypeDecorator[Box]):
+    """A box, stored as text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Box | None, dialect: object) -> str | None:
+        return None if value is None else box_text(value)
+
+    def process_result_value(self, value: str | None, dialect: object) -> Box | None:
+        return box_of(value)
 
 
 def _owner(target: str) -> Column[int]:
@@ -226,7 +242,7 @@ frame = Table(
     Column("crc32", Integer, nullable=False),
 )
 
-# track: the modality that the segment is of.
+# track: the modality that the segment is of. box: where its text stands on the picture.
 segment = Table(
     "segment",
     metadata,
@@ -242,6 +258,7 @@ segment = Table(
     Column("crc32", Integer, nullable=False),
     _seal(),
     Column("track", Text, nullable=False, default="speech", server_default="speech"),
+    Column("box", BoxText),
     Index("segment_by_video", "video_id", "start_s"),
     Index("segment_by_unit", "unit_id"),
 )

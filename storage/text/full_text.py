@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.ids import FEW_VIDEOS, Ids, in_sorted, listed
-from vfindex.storage.records import SegmentSource
+from vfindex.storage.records import Box, SegmentSource, box_of
 from vfindex.storage.text.bm25 import saturations
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
 from vfindex.storage.text.id_ranges import Spans, around, newest_part, outside
@@ -52,7 +52,7 @@ MAX_PASSED = 500_000
 MAX_SPANS = 64
 # And runs of documents of unsearchable videos that a search in all videos leaves out.
 MAX_HOLES = 3
-_OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source"
+_OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source, s.box"
 _JOINED = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
 _SEARCHABLE = " v.state IN ('indexed', 'partial')"
 _RANKED = "SELECT rowid, -bm25(document_fts) FROM document_fts WHERE document_fts MATCH ?"
@@ -86,8 +86,8 @@ _KEEPING = Lock()
 class WordMatch:
     """A document that holds words of the question: a segment, a title or a tag.
 
-    start_s, end_s, source: of a segment only. bm25: Okapi BM25, higher is better; phrases: those that it holds, of the
-    question's; both only where `match` found it.
+    start_s, end_s, source, box: of a segment only. bm25: Okapi BM25, higher is better; phrases: those that it holds, of
+    the question's; both only where `match` found it.
     """
 
     document_id: int
@@ -97,6 +97,7 @@ class WordMatch:
     start_s: float | None
     end_s: float | None
     source: SegmentSource | None
+    box: Box | None
     bm25: float = 0.0
     phrases: frozenset[str] = frozenset()
 
@@ -127,7 +128,7 @@ class Words:
         scores, holding = compare(lists, worth)
         best = sorted(scores, key=lambda id_: (-scores[id_], -id_))[:limit]
         rows = self._rows(_CHOSEN, (_json(best),)) if best else []
-        return [WordMatch(*(*row, scores[row[0]], frozenset(holding[row[0]]))) for row in rows]
+        return [replace(_match(row), bm25=scores[row[0]], phrases=frozenset(holding[row[0]])) for row in rows]
 
     def _compared(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
         """Return all candidates with FTS5's own BM25."""
@@ -295,7 +296,7 @@ class Words:
     def documents(self, ids: Collection[int] | Ids, videos: Collection[int] | None = None) -> list[WordMatch]:
         """Return documents of searchable videos in the order given; videos: of these."""
         rows = self._rows(_CHOSEN, (_json(ids),)) if len(ids) else []
-        return [WordMatch(*row) for row in rows if videos is None or row[1] in videos]
+        return [_match(row) for row in rows if videos is None or row[1] in videos]
 
     def broken(self, head: str, tail: str, videos: Collection[int] | None = None) -> list[tuple[WordMatch, WordMatch]]:
         """Return neighbouring segments of a track, the first holding `head`, the second beginning with `tail`."""
@@ -362,6 +363,12 @@ def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
                 known.pop(next(iter(known)))
             known[key] = found
     return found
+
+
+def _match(row: Sequence[Any]) -> WordMatch:
+    """Return a row of _OF_DOCUMENT."""
+    id_, video_id, kind, words, start_s, end_s, source, box = row
+    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box))
 
 
 def _by_worth(lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Ids:

@@ -18,6 +18,7 @@ def make(folder: Path) -> Path:
     with writing(folder) as writer:
         install(writer)
         said = [Segment(1.5, 3, "hello \x1b world", "asr", "en", 0.5), Segment(3, 4, "hello again", "sidecar", "en")]
+        said.append(Segment(3.5, 4, "hello there", "frames", box=(0.094, 0.5, 0.21, 0.75)))
         described = clip(visual=axis(1), speech=axis(1), text=axis(2))
         add_video(writer, "a", [described, clip(9, 12, visual=axis(2))], said, [Document("title", "Hello holiday")])
         add_video(writer, "b", [clip(visual=axis(2))])
@@ -29,11 +30,12 @@ def test_the_explanation_of_a_hit(run: Any, tmp_path: Path) -> None:
     lines = run("search", "hello world", "--explain", "--library", make(tmp_path / "library")).out.splitlines()
     first = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("2\t"))]
     assert lines[0].startswith("1\t")
-    assert [line.split()[0] for line in first] == ["visual", "speech", "text", "words", "words", "words", "moment"]
+    assert [line.split()[0] for line in first] == ["visual", "speech", "text", *["words"] * 4, "moment"]
     shares = [float(line.split()[2].rstrip("%")) for line in first[:3]]
     assert abs(sum(shares) - 100) <= 1.5
     assert "    words   hello, world: hello \\x1b world  (0:01.5-0:03.0, recognised)" in first
     assert "    words   hello: hello again  (0:03.0-0:04.0, subtitle file)" in first
+    assert "    words   hello: hello there  (0:03.5-0:04.0, on the screen, x 9-21 %, y 50-75 %)" in first
     assert "    words   hello: Hello holiday  (title)" in first
     other = lines[len(first) + 2 :]
     assert any(line.startswith("    speech  -      nothing in this clip") for line in other)
@@ -46,12 +48,15 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
         "words": ["hello"],
         "text": "Hello holiday",
         "kind": "title",
+        "track": "text",
         "start_s": None,
         "end_s": None,
         "source": None,
         "track": "text",
+        "box": None,
     }
-    assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar"}
+    assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar", "frames"}
+    assert [match["box"] for match in first["matches"] if match["box"]] == [[0.094, 0.5, 0.21, 0.75]]
     assert first["missing"] == {} and set(second["missing"]) == {"speech", "text"}
     [hit, *_] = json.loads(run("search", "shown:hello", "--json", "--library", library).out)["hits"]
     assert hit["missing"] == {"speech": "not asked for", "text": "not asked for"}

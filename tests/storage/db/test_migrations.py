@@ -179,6 +179,21 @@ def test_a_reader_asks_for_a_run_where_it_cannot_read_the_words(tmp_path: Path) 
         Library.open(stored(FIRST, tmp_path)).snapshot()
 
 
+def test_segments_of_an_older_library_have_no_box(tmp_path: Path) -> None:
+    box = (0.125, 0.5, 0.25, 1.0)
+    said = [Segment(0, 2, "EXIT", "frames", box=box)]
+    opened = Library.open(stored(BEFORE_FRAMES, tmp_path))
+    with opened.snapshot() as snapshot:
+        assert {segment.box for segment in snapshot.segments(1)} == {None}
+    with writing(tmp_path) as writer:
+        video_id = add_video(writer, "d", [clip(visual=axis(4))], said)
+        writer.publish()
+    with opened.snapshot() as snapshot:
+        assert snapshot.segments(video_id) == said
+        assert [match.box for match in snapshot.words.match(["exit"], 5)] == [box]
+    assert verify(opened).clean
+
+
 def test_a_row_lost_from_the_table_of_migrations_costs_nothing(tmp_path: Path) -> None:
     stored(BEFORE_TRACKS, tmp_path)
     with closing(sqlite3.connect(tmp_path / "library.db")) as connection, connection:
