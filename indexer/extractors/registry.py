@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vfindex.indexer.extractors.base import Extractor, Known
@@ -10,7 +10,7 @@ from vfindex.indexer.extractors.source import VideoSource
 from vfindex.indexer.extractors.speech import SpeechExtractor, known_speech
 from vfindex.indexer.extractors.text import TextExtractor, known_text
 from vfindex.indexer.extractors.visual import VisualExtractor
-from vfindex.indexer.models.base import Encoders
+from vfindex.indexer.models.base import Encoders, PassageEncoder
 from vfindex.storage.modalities import ModalityName
 
 
@@ -29,6 +29,14 @@ EXTRACTORS: dict[ModalityName, Registration] = {
 }
 
 
-def open_extractors(encoders: Encoders) -> dict[ModalityName, Extractor]:
-    """Return the extractors of a library's modalities."""
-    return {modality: EXTRACTORS[modality].open(encoders) for modality in encoders.modalities}
+@dataclass(frozen=True, slots=True)
+class Extractors:
+    """The extractors of a library's modalities, shared by its running units. text: embeds their text."""
+
+    by_modality: Mapping[ModalityName, Extractor]
+    text: PassageEncoder
+
+
+def open_extractors(encoders: Encoders) -> Extractors:
+    """Return the extractors of a library, opened once a run. Raises ModelError."""
+    return Extractors({name: EXTRACTORS[name].open(encoders) for name in encoders.modalities}, encoders.text)

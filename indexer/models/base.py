@@ -62,13 +62,14 @@ class PassageEncoder(Protocol):
 class Encoders:
     """The models of a run, shared by its workers. speech: None if no speech is recognised. gpus: of the image model.
 
-    modalities: of the library.
+    modalities: of the library. threads: of each model.
     """
 
     image: ImageEncoder
     text: PassageEncoder
     speech: Whisper | None = None
     gpus: int = 0
+    threads: int = 1
     modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
 
 

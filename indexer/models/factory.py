@@ -113,6 +113,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         text=models.text(opening.threads),
         speech=models.speech(opening.threads, opening.main_language) if opening.asr else None,
         gpus=len(usable_devices()) if models_of(setup)["visual"] != LITE_VISUAL and has_cuda() else 0,
+        threads=opening.threads,
         modalities=tuple(modality for modality in modality_names() if modality in setup.models),
     )
 

@@ -14,9 +14,9 @@ import numpy as np
 from vfindex.indexer.extractors.base import Extraction, Track
 from vfindex.indexer.extractors.chunks import overlapping, windows
 from vfindex.indexer.extractors.frame_record import FrameRecord
-from vfindex.indexer.extractors.registry import open_extractors
+from vfindex.indexer.extractors.registry import Extractors
 from vfindex.indexer.media.decoder import AudioTap, Decoder, FrameTap, ReadEnd, Tap
-from vfindex.indexer.models.base import Encoders, PassageEncoder
+from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.shots import cut_clips, unit
@@ -64,7 +64,7 @@ def index_unit(
     plan: UnitPlan,
     options: Options,
     decoder: Decoder,
-    encoders: Encoders,
+    extractors: Extractors,
     reusable: ReusableUnit | None = None,
 ) -> Indexed:
     """Return everything that one unit adds to the library: its clips and its text with times.
@@ -76,16 +76,16 @@ def index_unit(
     kept = reusable or _NOTHING_STORED
     begun = {
         modality: extractor.begin(prepared.unit(plan, options, modality))
-        for modality, extractor in open_extractors(encoders).items()
+        for modality, extractor in extractors.by_modality.items()
         if modality not in kept.tracks
     }
     end = decode(prepared, plan, options, decoder, begun.values())
     tracks = {
         modality: begun[modality].finish(end) if modality in begun else stored_track(kept.stored, modality)
-        for modality in encoders.modalities
+        for modality in extractors.by_modality
     }
     has_frames = any(isinstance(tap, FrameTap) for extraction in begun.values() for tap in extraction.taps)
-    return assemble(prepared, plan, options, Read(end, has_frames, tracks), kept, encoders.text)
+    return assemble(prepared, plan, options, Read(end, has_frames, tracks), kept, extractors.text)
 
 
 @dataclass(frozen=True, slots=True)

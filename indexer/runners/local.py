@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self, TypeVar
 
+from vfindex.indexer.extractors.registry import open_extractors
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.hardware import usable_cores
@@ -74,9 +75,11 @@ class LocalRunner:
     """Runs `prepare` and `index_unit` in threads. A context manager that ends its children, recognisers included."""
 
     def __init__(self, workers: int, encoders: Encoders) -> None:
+        """Raise ModelError if a model of an extractor cannot be opened."""
         self.window = workers
         self._gpu = GpuQueue(encoders.image, encoders.gpus) if encoders.gpus else None
         self._encoders = encoders if self._gpu is None else replace(encoders, image=self._gpu)
+        self._extractors = open_extractors(self._encoders)
         self._opened_s = time.monotonic()
         self._threads = DecoderThreads(workers)
 
@@ -89,7 +92,7 @@ class LocalRunner:
     ) -> Future[Indexed]:
         """Return the future of `index_unit`."""
         return self._threads.submit(
-            lambda decoder: index_unit(prepared, plan, options, decoder, self._encoders, reusable)
+            lambda decoder: index_unit(prepared, plan, options, decoder, self._extractors, reusable)
         )
 
     def gpu_busy(self) -> dict[str, float]:

@@ -93,9 +93,9 @@ class UnitWorker:
         opening = Opening(self._cores, models.asr, models.compiled, models.main_language)
         try:
             encoders = open_encoders(models.setup, models.cache, opening, say=log.debug)
+            self._runner = LocalRunner(self._units, encoders)
         except VfindexError as exc:
             return f"{self._place}: {exc}"
-        self._runner = LocalRunner(self._units, encoders)
         return ""
 
     def index(self, job: Job) -> Indexed | Failure:

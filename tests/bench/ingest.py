@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from vfindex.cli.options import cache_folder
+from vfindex.indexer.extractors.registry import open_extractors
 from vfindex.indexer.extractors.speech import NAME
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, FrameTap, ReadEnd
 from vfindex.indexer.models.base import Encoders, Pixels, is_still
@@ -155,7 +156,8 @@ class Alone:
             spoken = replace(spoken, segments=(*spoken.segments, *said))
             known = replace(prepared, known={**prepared.known, NAME: spoken})
             with self.clock.stage(CLIPS):
-                indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), Encoders(replay, self.text))
+                extractors = open_extractors(Encoders(replay, self.text))
+                indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), extractors)
             with self.clock.stage(COMMIT):
                 self.writer.commit_unit(video_id, prepared.video.fingerprint, unit_id, indexed.result)
         with self.clock.stage(COMMIT):

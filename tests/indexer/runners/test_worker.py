@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from media import Shot, make_video
 
+from vfindex.indexer.extractors.registry import open_extractors
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, Pixels
 from vfindex.indexer.options import Options, Sampling
@@ -76,7 +77,7 @@ def test_a_unit_that_travels_is_the_unit_of_one_process(
     prepared: Prepared, decoder: Decoder, worker: UnitWorker, tmp_path: Path
 ) -> None:
     (plan,) = prepared.units
-    whole = index_unit(prepared, plan, OPTIONS, decoder, ENCODERS)
+    whole = index_unit(prepared, plan, OPTIONS, decoder, open_extractors(ENCODERS))
     there = tmp_path / "there.mp4"
     there.symlink_to(os.fsdecode(prepared.found.location.path))
     job = Job(prepared, plan, OPTIONS, os.fsencode(there.resolve()))
