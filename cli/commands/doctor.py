@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -54,8 +55,7 @@ def command(library: LibraryOption = None, json: JsonOption = False) -> None:
         found, fault = [], str(exc)
     indexes = not EXTRAS["index"].missing()
     checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("index", lambda: _extra("index")),
-        ("ray", lambda: _extra("ray")),
+        *((name, partial(_extra, name)) for name in EXTRAS if name != "lite"),
         ("processor", lambda: _processor(bool(found))),
         ("memory", _memory),
         *([("gpu", lambda: _gpu(found, fault)), ("media", _media)] if indexes else []),
@@ -199,7 +199,7 @@ def _models(cache: Path) -> Finding:
 
 def _library(folder: Path, cache: Path | None) -> Finding:
     """cache: the folder of models; None where nothing is indexed. A search needs none of them."""
-    from vfindex.indexer.models.catalog import find_card
+    from vfindex.indexer.models.catalog import CARD_KINDS, find_card
     from vfindex.indexer.models.packages import check_embedded
     from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH
     from vfindex.indexer.models.store import is_present, locate
@@ -217,6 +217,8 @@ def _library(folder: Path, cache: Path | None) -> Finding:
     for kind, reference in (setup.references if setup and cache else {}).items():
         if reference == FORMER_SPEECH or (reference == LITE_SPEECH and kind == "speech"):
             continue  # has a substitute; the finding about lite says which
+        if kind not in CARD_KINDS:
+            continue  # the models of an extra's library, of which `_extra` says whether it is installed
         card = find_card(kind, reference)
         if cache and not is_present(card, cache):  # raise ModelError with what is missing
             check_embedded(card, cache) if card.package else locate(kind, reference, cache)

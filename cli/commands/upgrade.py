@@ -163,7 +163,8 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
     if not report.version:
         print("nothing to do: the library has these models already")
         return
-    changed = [f"{name} {report.before[name]} -> {report.after[name]}" for name in _changed(report)]
+    before, after = report.before, report.after
+    changed = [f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}" for name in _changed(report)]
     print(plain(", ".join(changed)))
     length = f", {clock(report.decoded_s)} long" if report.decoded else ""
     print(
@@ -180,7 +181,8 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
 
 
 def _changed(report: UpgradeReport) -> list[str]:
-    return [name for name, value in report.before.items() if report.after[name] != value]
+    names = dict.fromkeys((*report.before, *report.after))
+    return [name for name in names if report.before.get(name) != report.after.get(name)]
 
 
 def _roll_back(folder: Path, json: bool) -> None:

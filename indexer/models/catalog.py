@@ -336,6 +336,7 @@ _SPEECH = (
     ),
 )
 CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH)
+CARD_KINDS = frozenset(card.kind for card in CARDS)
 # Weights in packages that hold nothing else.
 PACKAGE_FILES = tuple(file for card in CARDS for file in card.pinned_files)
 

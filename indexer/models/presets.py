@@ -46,6 +46,11 @@ class Choice:
     text: str | None = None
     speech: str | None = None
 
+    def model(self, kind: ModelKind) -> str | None:
+        """Return the model of a kind that was chosen by name; of some kinds there is no choice."""
+        chosen: str | None = getattr(self, kind, None)
+        return chosen
+
 
 def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset:
     # Unmeasured with these models: the weights are the table's; a frame weight of 0.6 is the published start.
@@ -85,7 +90,7 @@ def preset_name(name: str) -> PresetName:
 
 def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
     """Return a preset's models, replaced by those that the user chose by name."""
-    return {kind: getattr(choice, kind) or reference for kind, reference in PRESETS[preset].models.items()}
+    return {kind: choice.model(kind) or reference for kind, reference in PRESETS[preset].models.items()}
 
 
 def models_of(setup: Setup) -> Mapping[ModelKind, str]:
@@ -109,13 +114,13 @@ def upgrade_command(setup: Setup) -> str:
     preset = preset_name(setup.preset)
     usual = PRESETS[preset].models
     own = {kind: reference for kind, reference in models_of(setup).items() if reference != FORMER_SPEECH}
-    others = [f" --{kind} {reference}" for kind, reference in own.items() if reference != usual[kind]]
+    others = [f" --{kind} {own[kind]}" for kind, reference in usual.items() if own.get(kind, reference) != reference]
     return f"vfindex upgrade --preset {preset}{''.join(others)}"
 
 
 def better_models(setup: Setup) -> str | None:
     """Return advice to the owner of a library with the models of `lite`, None for any other library."""
-    if setup.preset != DEFAULT_PRESET or dict(models_of(setup)) != dict(PRESETS[DEFAULT_PRESET].models):
+    if setup.preset != DEFAULT_PRESET or not PRESETS[DEFAULT_PRESET].models.items() <= models_of(setup).items():
         return None
     return (
         f"this library uses the preset {DEFAULT_PRESET}, which needs no download; for better results run: "

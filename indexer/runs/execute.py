@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.indexer.models.presets import (
+    DEFAULT_PRESET,
     LITE_SPEECH,
-    LITE_TEXT,
-    LITE_VISUAL,
     MULTILINGUAL_TEXT,
+    PRESETS,
     SPARE_SPEECH,
     Choice,
     models_of,
@@ -239,9 +239,8 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.indexer.runners.local import LocalRunner, default_workers
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
-    uses_gpu = not {LITE_VISUAL, LITE_TEXT, MULTILINGUAL_TEXT, LITE_SPEECH, SPARE_SPEECH}.issuperset(
-        models_of(setup).values()
-    )
+    needs_none = {*PRESETS[DEFAULT_PRESET].models.values(), MULTILINGUAL_TEXT, SPARE_SPEECH}
+    uses_gpu = not needs_none.issuperset(models_of(setup)[kind] for kind in PRESETS[DEFAULT_PRESET].models)
     with run.writer.library.snapshot() as snapshot:
         spoken = main_language(snapshot) if asr else ""
     if choice.with_ray(uses_gpu=uses_gpu):

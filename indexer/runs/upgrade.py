@@ -171,7 +171,7 @@ def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Targe
     if choice.preset is not None:
         models = present_models(choice, preset, settings.cache, say=callbacks.say)
     else:
-        models = {kind: getattr(choice, kind) or has for kind, has in models_of(before).items()}
+        models = {kind: choice.model(kind) or has for kind, has in models_of(before).items()}
     if not choice.speech:
         models["speech"] = find_recogniser(models["speech"], settings.cache).reference
     sampling = str(settings.sampling) if settings.sampling else before.sampling

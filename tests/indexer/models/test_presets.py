@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,15 @@ from tiny_whisper import convert, make_whisper
 
 from vfindex.indexer.models.catalog import E5_WEIGHTS, find_card
 from vfindex.indexer.models.lite import ensure_lite
-from vfindex.indexer.models.presets import LITE_TEXT, MULTILINGUAL_TEXT, PRESETS, Choice, PresetName
+from vfindex.indexer.models.presets import (
+    LITE_TEXT,
+    MULTILINGUAL_TEXT,
+    PRESETS,
+    Choice,
+    PresetName,
+    better_models,
+    upgrade_command,
+)
 from vfindex.indexer.models.store import folder_of
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
@@ -31,6 +40,7 @@ from vfindex.storage.errors import LibraryVersion, ModelError, UsageError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.rollback import roll_back
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.records import Setup
 
 SAID = "We grow tomatoes in the garden."
 # Of the public collection: short, and one of them with speech.
@@ -180,3 +190,13 @@ def coverage(folder: Path) -> dict[str, list[Mapping[str, str]]]:
 def test_a_preset_with_absent_models_says_what_to_do(models_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not on this machine; run: vfindex models pull .*--preset lite"):
         ingest(tmp_path / "library", [], RunSettings(cache=models_cache, choice=Choice(preset="large")))
+
+
+def test_a_library_may_have_a_model_that_its_preset_does_not_name() -> None:
+    names = {**PRESETS["lite"].models, "screen": "an-ocr"}
+    setup = Setup("lite", {}, {}, "auto", 0.7, 1.0, names)
+    assert upgrade_command(setup) == "vfindex upgrade --preset lite"
+    assert better_models(setup) is not None
+    other = replace(setup, references={**names, "text": "another"})
+    assert upgrade_command(other) == "vfindex upgrade --preset lite --text another"
+    assert better_models(other) is None
