@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from vfindex.storage.records import Segment
 
 WINDOW_WORDS = 25  # about 10 s of speech, the length of a clip; a sentence encoder blurs much longer text
 MAX_GAP_S = 10.0  # after a pause as long as a clip, the topic has changed
+# A line on the picture repeats the transcript if it is a phrase, of three words or more, and this share of its words
+# is said in order. Subtitles come and go up to LAG_S before or after what is said.
+MIN_REPEATED_WORDS, REPEATED_SHARE, LAG_S = 3, 0.8, 2.0
+# Text on the picture has a window every SHOWN_S, the length of the shortest clip: every clip has all texts shown in it,
+# each by how long it is.
+SHOWN_S = 2.0
+
+_MARKS = ".,;:!?\"'()[]-\u2013\u2014\u2026\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Consecutive words of a transcript, spoken in [start_s, end_s)."""
+    """Consecutive words of a text, spoken or shown in [start_s, end_s)."""
 
     start_s: float
     end_s: float
@@ -26,9 +36,12 @@ def windows(segments: Iterable[Segment], words: int = WINDOW_WORDS) -> list[Wind
     Each run of segments of one source and language without a pause of MAX_GAP_S is cut into windows of equal length, at
     most `words` words: a short last window would carry no meaning. Windows do not overlap: starting one every 12 words
     found nothing more and cost twice the embeddings. A word's time is interpolated by its letters.
+    Lines on the picture with the same span are one text, shown from the first word to the last during all of it, so its
+    windows are repeated every SHOWN_S.
     """
-    found: list[Window] = []
-    for stretch in _stretches(sorted(segments, key=lambda s: (s.start_s, s.end_s))):
+    ordered = sorted(segments, key=lambda s: (s.start_s, s.end_s))
+    found = _pages([segment for segment in ordered if segment.box is not None], words)
+    for stretch in _stretches([segment for segment in ordered if segment.box is None]):
         timed = [word for segment in stretch for word in _timed(segment)]
         parts = -(-len(timed) // words)
         for n in range(parts):
@@ -36,6 +49,29 @@ def windows(segments: Iterable[Segment], words: int = WINDOW_WORDS) -> list[Wind
             end_s = max(end for _, end, _ in part)
             found.append(Window(part[0][0], end_s, " ".join(word for _, _, word in part)))
     return sorted(found, key=lambda w: (w.start_s, w.end_s))
+
+
+def unrepeated(shown: Iterable[Segment], said: Sequence[Segment]) -> list[Segment]:
+    """Return the segments that no transcript repeats, so that burnt-in subtitles do not count twice.
+
+    said: the transcript, in order of time. Segments that do not stand on the picture are kept.
+    """
+    kept = []
+    for segment in shown:
+        words = _bare(segment.text)
+        if segment.box is not None and len(words) >= MIN_REPEATED_WORDS:
+            around = (s for s in said if s.start_s < segment.end_s + LAG_S and s.end_s > segment.start_s - LAG_S)
+            spoken = [word for each in around for word in _bare(each.text)]
+            alike = SequenceMatcher(None, words, spoken, autojunk=False).get_matching_blocks()
+            if sum(block.size for block in alike) >= REPEATED_SHARE * len(words):
+                continue
+        kept.append(segment)
+    return kept
+
+
+def _bare(text: str) -> list[str]:
+    """Return the words of a text in lower case, without the marks around them."""
+    return [word for word in (each.strip(_MARKS) for each in text.casefold().split()) if word]
 
 
 def overlapping(clips: Sequence[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> list[list[int]]:
@@ -63,6 +99,21 @@ def overlapping(clips: Sequence[tuple[float, float]], spans: Sequence[tuple[floa
             at += 1
         described.append(half or ([best] if best >= 0 else []))
     return described
+
+
+def _pages(shown: Sequence[Segment], words: int) -> list[Window]:
+    """Return the windows over lines on the picture; lines with the same span follow each other in `shown`."""
+    pages: dict[tuple[float, float], list[str]] = {}
+    for segment in shown:
+        pages.setdefault((segment.start_s, segment.end_s), []).extend(segment.text.split())
+    found = []
+    for (start_s, end_s), text in pages.items():
+        parts = -(-len(text) // words)
+        texts = [" ".join(text[n * len(text) // parts : (n + 1) * len(text) // parts]) for n in range(parts)]
+        times = max(1, math.ceil((end_s - start_s) / SHOWN_S))
+        length_s = (end_s - start_s) / times
+        found += [Window(start_s + n * length_s, start_s + (n + 1) * length_s, t) for n in range(times) for t in texts]
+    return found
 
 
 def _stretches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:

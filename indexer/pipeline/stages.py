@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfindex.indexer.extractors.base import Extraction, Track
-from vfindex.indexer.extractors.chunks import overlapping, windows
+from vfindex.indexer.extractors.chunks import overlapping, unrepeated, windows
 from vfindex.indexer.extractors.frame_record import FrameRecord
 from vfindex.indexer.extractors.registry import Extractors
 from vfindex.indexer.media.decoder import AudioTap, Decoder, FrameTap, ReadEnd, Tap
@@ -101,7 +101,7 @@ def assemble(
     prepared: Prepared, plan: UnitPlan, options: Options, read: Read, kept: ReusableUnit, encoder: PassageEncoder
 ) -> Indexed:
     """Return a unit's result: its clips with an embedding of every track, its text with times, and what was lost."""
-    tracks = read.tracks
+    tracks = _counted_once(read.tracks)
     clips = _clips(prepared, plan, read, kept)
     clips = with_embeddings(clips, tracks, encoder, kept.vectors if kept.keeps_clips else ())
     segments = sorted((s for track in tracks.values() for s in track.segments), key=lambda s: (s.start_s, s.end_s))
@@ -200,6 +200,17 @@ def _end_s(video: Video, record: FrameRecord, end: ReadEnd) -> float:
     return max(last_s, record.times_s[-1]) if end.error else max(video.end_s, last_s)
 
 
+def _counted_once(tracks: Mapping[ModalityName, Track]) -> dict[ModalityName, Track]:
+    """Return the tracks, text on the picture without the windows that repeat what is said."""
+    said = [s for m, track in tracks.items() if get_modality(m).origin == "audio" for s in track.segments]
+    return {
+        m: replace(track, windows=tuple(windows(unrepeated(track.segments, said))))
+        if said and any(segment.box for segment in track.segments)
+        else track
+        for m, track in tracks.items()
+    }
+
+
 # --- tracks to clips ------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +252,8 @@ def clip_vectors(track: Track, clips: Bounds, encoder: PassageEncoder | None) ->
     """
     vectors, spans = track.vectors, [(float(start_s), float(end_s)) for start_s, end_s in track.spans_s]
     if track.windows and encoder is not None:
-        vectors = encoder.encode_passages([window.text for window in track.windows])  # (n_windows, dim)
+        rows_of = {text: row for row, text in enumerate(dict.fromkeys(window.text for window in track.windows))}
+        vectors = encoder.encode_passages(list(rows_of))[[rows_of[window.text] for window in track.windows]]
         spans = [(window.start_s, window.end_s) for window in track.windows]
     timed: list[FloatArray | None] = [None] * len(clips)
     if vectors is not None:

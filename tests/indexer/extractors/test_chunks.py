@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfindex.indexer.extractors.chunks import MAX_GAP_S, overlapping, windows
+from vfindex.indexer.extractors.chunks import MAX_GAP_S, overlapping, unrepeated, windows
 from vfindex.storage.records import Segment
 
 
@@ -31,6 +33,42 @@ def test_no_window_spans_a_pause_or_two_sources() -> None:
         Segment(21.0, 22.0, "six", "embedded", "fr"),
     ]
     assert [w.text for w in windows(reversed(parts))] == ["one two three", "four", "five", "six"]
+
+
+def test_lines_on_the_picture_are_one_text_during_all_of_their_span() -> None:
+    box = (0.1, 0.1, 0.9, 0.2)
+    shown = [Segment(0.0, 5.0, text, "frames", track="screen", box=box) for text in (numbered(0, 20), numbered(20, 20))]
+    shown.append(Segment(3.0, 4.0, "EXIT", "frames", track="screen", box=box))
+    said = [Segment(0.0, 4.0, "one two", "asr")]
+    found = windows([*shown, *said])
+    pages = [numbered(0, 20), numbered(20, 20)]
+    assert [(w.start_s, w.text) for w in found if w.text.startswith("0")] == [
+        (n * 5 / 3, page) for n in range(3) for page in pages
+    ]
+    assert [(w.start_s, w.end_s) for w in found if w.text == "EXIT"] == [(3.0, 4.0)]
+    assert [(w.start_s, w.end_s) for w in found if w.text == "one two"] == [(0.0, 4.0)]
+    clips = [(0.0, 2.5), (2.5, 5.0)]
+    assert [{found[n].text for n in each} for each in overlapping(clips, [(w.start_s, w.end_s) for w in found])] == [
+        {*pages, "one two"},
+        {*pages, "EXIT"},
+    ]
+
+
+def test_subtitles_on_the_picture_that_are_said_count_once() -> None:
+    box = (0.1, 0.8, 0.9, 0.9)
+    said = [Segment(1.0, 4.0, "And then we grow tomatoes", "asr"), Segment(4.0, 6.0, "in the garden.", "asr")]
+
+    def kept(text: str, start_s: float, **place: Any) -> bool:
+        return bool(unrepeated([Segment(start_s, start_s + 2, text, "frames", **{"box": box, **place})], said))
+
+    assert not kept("\u2013 We grow tomatoes", 1.0)
+    assert not kept("tomatoes in the garden", 4.0)
+    assert not kept("we grow potatoes in the garden", 3.0)
+    assert kept("we grow tomatoes", 60.0)
+    assert kept("garden the in", 1.0)
+    assert kept("tomatoes", 1.0)
+    assert kept("Chapter one: how we grow tomatoes", 1.0)
+    assert kept("we grow tomatoes", 1.0, box=None)
 
 
 def test_no_words_no_windows() -> None:
