@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from vfindex.indexer.models.catalog import CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, find_card
+from vfindex.indexer.models.catalog import CARD_KINDS, CARDS, LOCAL, OPENAI, OPENAI_WHISPER, Card, Layout, find_card
 from vfindex.indexer.models.integrity import find_damage
 from vfindex.indexer.models.packages import are_here, replacing
 from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH, SPARE_SPEECH
@@ -116,8 +116,9 @@ def is_present(card: Card, cache: Path) -> bool:
 
 
 def are_present(references: Mapping[ModelKind, str], cache: Path) -> bool:
-    """Return whether all models are on this machine. Raises UsageError for an unknown name."""
-    return all(is_present(find_card(kind, reference), cache) for kind, reference in references.items())
+    """Return whether all models that have cards are on this machine. Raises UsageError for an unknown name."""
+    carded = ((kind, reference) for kind, reference in references.items() if kind in CARD_KINDS)
+    return all(is_present(find_card(kind, reference), cache) for kind, reference in carded)
 
 
 @dataclass(frozen=True, slots=True)
