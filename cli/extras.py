@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             ),
         ),
         "ray": Extra("indexing on several GPUs or machines", ("ray",)),
+        "ocr": Extra("reading text on the screen", ("rapidocr",)),
         "lite": Extra(
             "the weights of the lite presets",
             (

@@ -63,7 +63,7 @@ def test_the_table_of_extras_is_the_one_of_the_package() -> None:
     brought = packages_distributions()
     for name, extra in extras.EXTRAS.items():
         assert {normalised(brought[module][0]) for module in extra.modules} == named[name]
-    assert project["optional-dependencies"]["all"] == ["vfindex[index,ray]"]
+    assert project["optional-dependencies"]["all"] == ["vfindex[index,ray,ocr]"]
     assert named.keys() == {*extras.EXTRAS, "all", "test"}
 
 
@@ -90,7 +90,7 @@ def normalised(name: str) -> str:
 def test_a_search_only_installation_reads_and_cleans_a_library(
     python: Python, library: Path, arguments: tuple[str, ...]
 ) -> None:
-    done = without(python, ("index", "ray", "lite"), *arguments, "--library", library, "--json")
+    done = without(python, (*extras.EXTRAS,), *arguments, "--library", library, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
 
@@ -98,10 +98,11 @@ def test_a_search_only_installation_reads_and_cleans_a_library(
 def test_the_doctor_of_a_search_only_installation_names_missing_extras(python: Python, library: Path) -> None:
     with writing(library) as writer:
         put_setup(writer.catalog, replace(SETUP, references={"visual": "efficientnet-lite2"}), {"visual": prior()})
-    done = without(python, ("index", "ray", "lite"), "doctor", "--library", library, "--json")
+    done = without(python, (*extras.EXTRAS,), "doctor", "--library", library, "--json")
     assert done.returncode == 0, done.stdout
     found = {row["name"]: row for row in json.loads(done.stdout)["findings"]}
-    assert {name: found[name]["state"] for name in extras.EXTRAS} == {"index": "warning", "ray": "ok", "lite": "ok"}
+    states = dict.fromkeys(extras.EXTRAS, "ok") | {"index": "warning"}
+    assert {name: found[name]["state"] for name in extras.EXTRAS} == states
     for name, extra in extras.EXTRAS.items():
         assert found[name]["text"] == f"not installed: {extra.adds}"
         assert found[name]["next"] == f"to add it: pip install 'vfindex[{name}]'"
@@ -112,7 +113,7 @@ def test_the_doctor_of_a_search_only_installation_names_missing_extras(python: P
 def test_a_search_only_installation_measures_answers(python: Python, library: Path, tmp_path: Path) -> None:
     queries = tmp_path / "queries.jsonl"
     queries.write_text('{"query": "dog", "relevant": [{"video": "a.mp4"}]}\n', encoding="utf-8")
-    done = without(python, ("index", "ray", "lite"), "eval", queries, "--library", library, "--json")
+    done = without(python, (*extras.EXTRAS,), "eval", queries, "--library", library, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["questions"] == 1
 
