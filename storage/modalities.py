@@ -16,8 +16,8 @@ ModalityName: TypeAlias = str
 # frames: vectors of sampled frames. audio: vectors of sound windows. timed_text: segments, pieces of text with a span.
 # video_text: documents that hold for the whole video.
 Kind = Literal["frames", "audio", "timed_text", "video_text"]
-# The models that a library names. The speech model recognises speech; it embeds nothing.
-ModelKind = Literal["visual", "text", "speech"]
+# The models that a library names. The speech and the screen model recognise text; they embed nothing.
+ModelKind = Literal["visual", "text", "speech", "screen"]
 # What a modality is extracted from: the sampled frames, the audio, or what is known of the file without decoding it.
 Origin = Literal["frames", "audio", "metadata"]
 # Texts that hold for a whole video.
@@ -68,6 +68,9 @@ class Modality:
 MODALITIES: tuple[Modality, ...] = (
     Modality("visual", ("frames",), prefix="shown", model="visual", weight=1.0, origin="frames"),
     Modality("speech", ("timed_text",), prefix="said", model="text", weight=0.4, origin="audio", recogniser="speech"),
+    Modality(
+        "screen", ("timed_text",), prefix="written", model="text", weight=0.4, origin="frames", recogniser="screen"
+    ),
     Modality("text", ("video_text", "timed_text"), prefix="titled", model="text", weight=0.4, origin="metadata"),
 )
 

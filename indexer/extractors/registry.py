@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vfindex.indexer.extractors.base import Extractor, Known
+from vfindex.indexer.extractors.ocr import Ocr
+from vfindex.indexer.extractors.screen import ScreenExtractor
 from vfindex.indexer.extractors.source import VideoSource
 from vfindex.indexer.extractors.speech import SpeechExtractor, known_speech
 from vfindex.indexer.extractors.text import TextExtractor, known_text
@@ -25,6 +27,7 @@ class Registration:
 EXTRACTORS: dict[ModalityName, Registration] = {
     "visual": Registration(lambda encoders: VisualExtractor(encoders.image)),
     "speech": Registration(lambda encoders: SpeechExtractor(encoders.speech), known_speech),
+    "screen": Registration(lambda encoders: ScreenExtractor(Ocr.open(encoders.threads))),
     "text": Registration(lambda _: TextExtractor(), known_text),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Literal
 
@@ -13,6 +14,9 @@ from vfindex.storage.modalities import ModalityName, ModelKind, get_modality, mo
 from vfindex.storage.records import Setup
 
 PresetName = Literal["lite", "lite-multilingual", "small", "base", "large", "multilingual"]
+# Recognisers that come with the library of an extra, and that every preset has where it is installed: its module, and
+# the reference of the models in it.
+WITH_EXTRAS: Mapping[ModelKind, tuple[str, str]] = MappingProxyType({"screen": ("rapidocr", "pp-ocrv6-small")})
 LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", "whisper-base"
 # The text model of `lite-multilingual`, of 4 bits.
 MULTILINGUAL_TEXT = "multilingual-e5-small-q4"
@@ -89,8 +93,9 @@ def preset_name(name: str) -> PresetName:
 
 
 def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
-    """Return a preset's models, replaced by those that the user chose by name."""
-    return {kind: choice.model(kind) or reference for kind, reference in PRESETS[preset].models.items()}
+    """Return a preset's models, replaced by those that the user chose by name, and those of installed extras."""
+    models = {kind: choice.model(kind) or reference for kind, reference in PRESETS[preset].models.items()}
+    return models | {kind: reference for kind, (module, reference) in WITH_EXTRAS.items() if find_spec(module)}
 
 
 def models_of(setup: Setup) -> Mapping[ModelKind, str]:
