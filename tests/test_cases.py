@@ -48,7 +48,7 @@ def test_a_clock_that_wraps_starts_at_zero(case: Ingest) -> None:
 
 def test_stereo_with_an_inverted_side_is_recognised(case: Ingest) -> None:
     found = case("c06_antiphase.mp4")
-    assert {"wizard", "curtain"} <= set(found.transcript.split())
+    assert "the wizard" in found.transcript and "behind the curtain" in found.transcript
 
 
 def test_reordered_frames_in_avi_come_in_order(case: Ingest) -> None:
@@ -65,9 +65,11 @@ def test_the_track_that_moves_is_indexed(case: Ingest) -> None:
 
 
 def test_audio_in_a_supported_language_is_recognised(case: Ingest) -> None:
-    found = case("c13_dual_audio.mkv")
-    assert is_whole(found)
-    assert {segment["language"] for segment in found.shown["transcript"]} == {"en"}
+    both = case("c13_dual_audio.mkv")
+    assert is_whole(both)
+    assert {segment["language"] for segment in both.shown["transcript"]} == {"de"}, "the default track"
+    english = case("c13_dual_audio.mkv", "--speech", "whisper-tiny.en")
+    assert {segment["language"] for segment in english.shown["transcript"]} == {"en"}
 
 
 def test_audio_in_another_language_is_skipped(tmp_path: Path, models_cache: Path) -> None:
@@ -82,7 +84,7 @@ def test_audio_in_another_language_is_skipped(tmp_path: Path, models_cache: Path
             if packet.dts is not None:
                 packet.stream = copies[packet.stream_index]
                 one.mux(packet)
-    found = ingest_folder(models_cache, german, source, tmp_path / "library")
+    found = ingest_folder(models_cache, german, source, tmp_path / "library", "--speech", "whisper-tiny.en")
     assert is_whole(found)
     assert found.shown["transcript"] == []
     assert "its audio is marked as de, the speech model supports en only" in found.shown["coverage"][0]["speech"]
@@ -123,7 +125,8 @@ def test_undecodable_audio_makes_a_video_partial(tmp_path: Path, models_cache: P
 def test_audio_that_begins_late_keeps_its_times(case: Ingest) -> None:
     found = case("c14a_audio_starts_6s_late.mp4")
     assert is_whole(found)
-    assert found.shown["transcript"][0]["start_s"] == pytest.approx(6.3, abs=0.3)
+    # Whisper gets up to 0.4 s of what precedes the voice, and counts from there.
+    assert found.shown["transcript"][0]["start_s"] == pytest.approx(6.3, abs=0.4)
 
 
 def test_a_sidecar_belongs_to_a_container_that_starts_late(case: Ingest) -> None:
