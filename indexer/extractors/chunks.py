@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from vfindex.storage.records import Segment
 
@@ -36,8 +36,7 @@ def windows(segments: Iterable[Segment], words: int = WINDOW_WORDS) -> list[Wind
     Each run of segments of one source and language without a pause of MAX_GAP_S is cut into windows of equal length, at
     most `words` words: a short last window would carry no meaning. Windows do not overlap: starting one every 12 words
     found nothing more and cost twice the embeddings. A word's time is interpolated by its letters.
-    Lines on the picture with the same span are one text, shown from the first word to the last during all of it, so its
-    windows are repeated every SHOWN_S.
+    Lines on the picture are one text while they are shown together, so it has its windows every SHOWN_S.
     """
     ordered = sorted(segments, key=lambda s: (s.start_s, s.end_s))
     found = _pages([segment for segment in ordered if segment.box is not None], words)
@@ -102,17 +101,24 @@ def overlapping(clips: Sequence[tuple[float, float]], spans: Sequence[tuple[floa
 
 
 def _pages(shown: Sequence[Segment], words: int) -> list[Window]:
-    """Return the windows over lines on the picture; lines with the same span follow each other in `shown`."""
-    pages: dict[tuple[float, float], list[str]] = {}
+    """Return the windows over lines on the picture: every SHOWN_S, the text of the lines shown for most of that time.
+
+    A line that is shown for less counts where most of it lies. Words are in order of reading.
+    """
+    lines_of: dict[int, list[Segment]] = {}
     for segment in shown:
-        pages.setdefault((segment.start_s, segment.end_s), []).extend(segment.text.split())
+        first, last = int(segment.start_s / SHOWN_S), int(segment.end_s / SHOWN_S)
+        for n in range(first, last + 1):
+            shared_s = min((n + 1) * SHOWN_S, segment.end_s) - max(n * SHOWN_S, segment.start_s)
+            if 2 * shared_s >= min(SHOWN_S, segment.end_s - segment.start_s):
+                lines_of.setdefault(n, []).append(segment)
     found = []
-    for (start_s, end_s), text in pages.items():
+    for n, lines in sorted(lines_of.items()):
+        lines.sort(key=lambda s: (round(s.box[1], 2), s.box[0]) if s.box else (0.0, 0.0))
+        text = [word for line in lines for word in line.text.split()]
         parts = -(-len(text) // words)
-        texts = [" ".join(text[n * len(text) // parts : (n + 1) * len(text) // parts]) for n in range(parts)]
-        times = max(1, math.ceil((end_s - start_s) / SHOWN_S))
-        length_s = (end_s - start_s) / times
-        found += [Window(start_s + n * length_s, start_s + (n + 1) * length_s, t) for n in range(times) for t in texts]
+        cuts = [k * len(text) // parts for k in range(parts + 1)]
+        found += [Window(n * SHOWN_S, (n + 1) * SHOWN_S, " ".join(text[i:j])) for i, j in pairwise(cuts)]
     return found
 
 

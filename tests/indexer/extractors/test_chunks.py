@@ -35,23 +35,27 @@ def test_no_window_spans_a_pause_or_two_sources() -> None:
     assert [w.text for w in windows(reversed(parts))] == ["one two three", "four", "five", "six"]
 
 
-def test_lines_on_the_picture_are_one_text_during_all_of_their_span() -> None:
-    box = (0.1, 0.1, 0.9, 0.2)
-    shown = [Segment(0.0, 5.0, text, "frames", track="screen", box=box) for text in (numbered(0, 20), numbered(20, 20))]
-    shown.append(Segment(3.0, 4.0, "EXIT", "frames", track="screen", box=box))
+def test_lines_on_the_picture_are_one_text_while_they_are_shown_together() -> None:
+    def line(start_s: float, end_s: float, text: str, top: float) -> Segment:
+        return Segment(start_s, end_s, text, "frames", track="screen", box=(0.1, top, 0.9, top + 0.1))
+
+    shown = [line(0.0, 6.0, numbered(20, 20), 0.4), line(0.0, 6.0, numbered(0, 20), 0.1), line(3.5, 4.5, "EXIT", 0.9)]
     said = [Segment(0.0, 4.0, "one two", "asr")]
     found = windows([*shown, *said])
-    pages = [numbered(0, 20), numbered(20, 20)]
-    assert [(w.start_s, w.text) for w in found if w.text.startswith("0")] == [
-        (n * 5 / 3, page) for n in range(3) for page in pages
+    assert [(w.start_s, w.end_s, w.text) for w in found if w.text != "one two"] == [
+        (0.0, 2.0, numbered(0, 20)),
+        (0.0, 2.0, numbered(20, 20)),
+        (2.0, 4.0, numbered(0, 20)),
+        (2.0, 4.0, f"{numbered(20, 20)} EXIT"),
+        (4.0, 6.0, numbered(0, 20)),
+        (4.0, 6.0, f"{numbered(20, 20)} EXIT"),
     ]
-    assert [(w.start_s, w.end_s) for w in found if w.text == "EXIT"] == [(3.0, 4.0)]
-    assert [(w.start_s, w.end_s) for w in found if w.text == "one two"] == [(0.0, 4.0)]
-    clips = [(0.0, 2.5), (2.5, 5.0)]
-    assert [{found[n].text for n in each} for each in overlapping(clips, [(w.start_s, w.end_s) for w in found])] == [
-        {*pages, "one two"},
-        {*pages, "EXIT"},
+    spans = [(w.start_s, w.end_s) for w in found]
+    assert [{found[n].text[:3] for n in each} for each in overlapping([(0.0, 2.5), (4.0, 6.0)], spans)] == [
+        {"000", "020", "one"},
+        {"000", "020"},
     ]
+    assert [w.text for w in windows([line(2.0, 2.0, "EXIT", 0.5)])] == ["EXIT"]
 
 
 def test_subtitles_on_the_picture_that_are_said_count_once() -> None:
