@@ -156,12 +156,12 @@ def test_the_words_of_a_query() -> None:
 
 def test_the_parts_that_are_encoded() -> None:
     [moment] = parse('a 3:dog runs -cat "good boy" said:sit').moments
-    everything = ("visual", "speech", "text")
+    everything = ("visual", "speech", "screen", "text")
     assert [(p.text, p.weight, p.modalities) for p in moment.parts()] == [
         ("a dog runs", 1, everything),
         ("dog", 2, everything),
         ("cat", -1, everything),
-        ("good boy", 1, ("speech", "text")),
+        ("good boy", 1, ("speech", "screen", "text")),
         ("sit", 1, ("speech",)),
     ]
 
@@ -169,12 +169,15 @@ def test_the_parts_that_are_encoded() -> None:
 def test_the_keywords_of_a_query() -> None:
     [moment] = parse('a 3:dog runs -cat "good boy" said:sit shown:"red ball" -shown:tree -titled:x').moments
     assert [(n.text, n.weight, n.required, n.exact, n.modalities) for n in moment.keywords()] == [
-        ("dog", 3, False, False, ("speech", "text")),
-        ("runs", 1, False, False, ("speech", "text")),
-        ("good boy", 1, True, True, ("speech", "text")),
+        ("dog", 3, False, False, ("speech", "screen", "text")),
+        ("runs", 1, False, False, ("speech", "screen", "text")),
+        ("good boy", 1, True, True, ("speech", "screen", "text")),
         ("sit", 1, True, False, ("speech",)),
     ]
-    assert [(n.text, n.modalities) for n in moment.excluded()] == [("cat", ("speech", "text")), ("x", ("text",))]
+    assert [(n.text, n.modalities) for n in moment.excluded()] == [
+        ("cat", ("speech", "screen", "text")),
+        ("x", ("text",)),
+    ]
 
 
 @given(st.integers(0, 10**9))
