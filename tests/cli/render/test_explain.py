@@ -52,7 +52,6 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
         "start_s": None,
         "end_s": None,
         "source": None,
-        "track": "text",
         "box": None,
     }
     assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar", "frames"}
