@@ -89,7 +89,7 @@ ROOMS = {
     "storage": (
         *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "migration", "db"),
         *("encoders", "text"),
-        *("joint", "files", "state_cache", "ids", "records", "modalities", "errors", "package"),
+        *("joint", "files", "state_cache", "ids", "records", "modalities", "machine", "errors", "package"),
     ),
 }
 MODULES_A_ROOM = range(3, 15)

@@ -121,7 +121,7 @@ def _processor(has_gpu: bool) -> Finding:
 
 
 def _memory() -> Finding:
-    from vfindex.indexer.models.hardware import available_bytes
+    from vfindex.storage.machine import available_bytes
 
     free = available_bytes()
     if free is None:

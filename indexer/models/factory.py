@@ -12,7 +12,7 @@ from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, find_card
 from vfindex.indexer.models.export.cache import Say, ensure_part
 from vfindex.indexer.models.export.packaged import ensure_model
-from vfindex.indexer.models.hardware import has_cuda, usable_cores, usable_devices
+from vfindex.indexer.models.hardware import has_cuda, usable_devices
 from vfindex.indexer.models.lite import (
     TEXT_MODELS,
     ensure_lite,
@@ -41,6 +41,7 @@ from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import QUERY, TextEncoder, read_meta
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.joint.vector import ModalityPrior
+from vfindex.storage.machine import usable_cores
 from vfindex.storage.modalities import Modality, ModalityName, ModelKind, get_modality, modality_names
 from vfindex.storage.records import QueryModel, Setup
 from vfindex.storage.writer import Writer

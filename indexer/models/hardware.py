@@ -1,27 +1,22 @@
-"""The hardware this process may use: processor cores, memory, GPUs, media libraries. Imports neither torch nor av.
-
-Affinity masks and the CPU and memory limits of cgroups (version 1 and 2) count as the size of the machine.
-"""
+"""The hardware and the libraries of this machine: processor, GPUs, SQLite, PyAV. Imports neither torch nor av."""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import logging
-import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.indexer.media.limits import child_environment
 from vfindex.storage.errors import ModelError, VfindexError
+from vfindex.storage.machine import kernel_file, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +33,6 @@ _MEDIA = "import av, json; print(json.dumps([av.__version__, av.ffmpeg_version_i
 _CUDA = "from vfindex.indexer.models.hardware import print_cuda_devices; print_cuda_devices()"
 # CUresult of cuInit where there is no GPU to use: CUDA_ERROR_NO_DEVICE, CUDA_ERROR_STUB_LIBRARY.
 _NO_GPU = (100, 34)
-_UNLIMITED_BYTES = 1 << 62  # cgroup version 1 writes 2**63 less a page where there is no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,68 +55,12 @@ class Gpu:
 
 def processor() -> Processor:
     """Return the processor as /proc/cpuinfo describes it."""
-    text = _read("/proc/cpuinfo")
+    text = kernel_file("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
     known = set(flags[1].split()) if flags else set()
     features = tuple(feature for feature, flag in _FEATURES.items() if flag in known)
     return Processor(name[1].strip() if name else "", usable_cores(), features)
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """Return the number of processor cores for this process, by its affinity mask and its cgroups; at least 1.
-
-    A quota of 2.5 cores counts as 2. root: where proc and sys are mounted.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = []
-    for folder in _cgroups(root, "cpu"):
-        quota, period = [*_read(folder / "cpu.max").split(), "", ""][:2]
-        if not quota:
-            quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
-        if quota.isdecimal() and period.isdecimal() and int(period):
-            quotas.append(int(quota) // int(period))
-    return max(1, min([allowed, *quotas]))
-
-
-def memory_bytes(root: Path = Path("/")) -> int | None:
-    """Return the memory of the machine, or the limit of its cgroups if lower; None on an unknown platform."""
-    amounts = [_meminfo(root, "MemTotal"), *(limit for limit, _ in _memory_limits(root))]
-    return min((amount for amount in amounts if amount is not None), default=None)
-
-
-def available_bytes(root: Path = Path("/")) -> int | None:
-    """Return the memory that processes may still allocate, by the machine and by its cgroups; None if unknown."""
-    amounts = [_meminfo(root, "MemAvailable"), *(max(0, limit - used) for limit, used in _memory_limits(root))]
-    return min((amount for amount in amounts if amount is not None), default=None)
-
-
-def _meminfo(root: Path, name: str) -> int | None:
-    found = re.search(rf"^{name}:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.M)
-    return int(found[1]) * 1024 if found else None
-
-
-def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield (limit, bytes in use) of each cgroup of this process that has a limit."""
-    for folder in _cgroups(root, "memory"):
-        for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            limit, used = (_read(folder / name).strip() for name in names)
-            if limit.isdecimal() and used.isdecimal() and int(limit) < _UNLIMITED_BYTES:
-                yield int(limit), int(used)
-
-
-def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's cgroup and of all above it, for one controller."""
-    mount = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        controllers, path = line.split(":", 2)[1:]
-        if controllers and controller not in controllers.split(","):
-            continue
-        # Version 2 has one tree for all controllers; version 1 a tree for each. A container sees its own cgroup as the
-        # root of the tree, whatever path the line has.
-        tree = mount / controller if controllers else mount
-        for above in (PurePosixPath(path), *PurePosixPath(path).parents):
-            yield tree / str(above).lstrip("/")
 
 
 def devices() -> list[Gpu]:
@@ -143,7 +81,7 @@ def _devices() -> tuple[Gpu, ...] | VfindexError:
         rows = json.loads(_ask(_CUDA, "the CUDA driver"))
     except VfindexError as exc:
         return exc
-    found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
+    found = re.search(r"Kernel Module\D*([\d.]+)", kernel_file("/proc/driver/nvidia/version"))
     return tuple(Gpu(name, size_bytes, found[1] if found else "") for name, size_bytes in rows)
 
 
@@ -240,11 +178,3 @@ def _ask(code: str, name: str) -> str:
     if death.status != 0:
         raise VfindexError(f"{name} failed: {death.reason}")
     return printed.decode("utf-8", "replace").strip()
-
-
-def _read(path: str | Path) -> str:
-    """Return a file of the kernel, "" where this platform has none."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

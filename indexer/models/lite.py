@@ -24,7 +24,6 @@ from vfindex.indexer.models.catalog import (
 )
 from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, is_complete
 from vfindex.indexer.models.export.calibration_images import calibration_images
-from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.packages import locate_package_file
 from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL, MULTILINGUAL_TEXT
 from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, prompted, sentences
@@ -33,6 +32,7 @@ from vfindex.storage.encoders.image import LABEL_MAP, LABELS, PROTOTYPES, LiteIm
 from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import AXES, CENTRE, COLOUR, QUERY, WORD, TextEncoder, read_meta, write_meta
 from vfindex.storage.joint.vector import ModalityPrior
+from vfindex.storage.machine import usable_cores
 from vfindex.storage.modalities import Modality, ModelKind
 from vfindex.storage.records import FloatArray
 

@@ -17,12 +17,12 @@ from typing import Self, TypeVar
 from vfindex.indexer.extractors.registry import open_extractors
 from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders
-from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit, index_unit
 from vfindex.indexer.runners.gpu_queue import GpuQueue
 from vfindex.indexer.scan.walk import Found
+from vfindex.storage.machine import usable_cores
 from vfindex.storage.records import UnitPlan
 
 T = TypeVar("T")

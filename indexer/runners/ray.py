@@ -27,7 +27,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vfindex.indexer.models.base import Texts
-from vfindex.indexer.models.hardware import memory_bytes, usable_cores, usable_devices
+from vfindex.indexer.models.hardware import usable_devices
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit
@@ -39,6 +39,7 @@ from vfindex.indexer.runners.unit_queue import Seat, Task, UnitQueue
 from vfindex.indexer.runners.worker import Job, Models, UnitWorker
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.errors import ClusterError, UsageError, VfindexError
+from vfindex.storage.machine import memory_bytes, usable_cores
 from vfindex.storage.records import UnitPlan
 
 log = logging.getLogger(__name__)

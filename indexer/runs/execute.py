@@ -235,8 +235,8 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     """Yield the runner that was chosen, and the models of this process."""
     from vfindex.indexer.models.base import Texts
     from vfindex.indexer.models.factory import Opening, open_encoders
-    from vfindex.indexer.models.hardware import usable_cores
     from vfindex.indexer.runners.local import LocalRunner, default_workers
+    from vfindex.storage.machine import usable_cores
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
     needs_none = {*PRESETS[DEFAULT_PRESET].models.values(), MULTILINGUAL_TEXT, SPARE_SPEECH}
@@ -270,7 +270,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
 def open_text(setup: Setup, cache: Path, *, say: Callable[[str], None]) -> PassageEncoder:
     """Load the text model of a library. Raises ModelError, LibraryVersion."""
     from vfindex.indexer.models.factory import LibraryModels
-    from vfindex.indexer.models.hardware import usable_cores
+    from vfindex.storage.machine import usable_cores
 
     return LibraryModels(setup, cache, say=say).text(usable_cores())
 

@@ -18,7 +18,6 @@ from vfindex.indexer.extractors.frame_record import FrameRecord
 from vfindex.indexer.extractors.metadata_text import documents_of
 from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
-from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
 from vfindex.indexer.runs.execute import Command, RunSettings, execute
@@ -35,6 +34,7 @@ from vfindex.storage.encoders.text import check_files, read_meta
 from vfindex.storage.errors import ModelError, VideoError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
+from vfindex.storage.machine import usable_cores
 from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.repair import (

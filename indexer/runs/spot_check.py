@@ -15,7 +15,6 @@ from vfindex.indexer.extractors.visual import VisualExtraction
 from vfindex.indexer.media.decoder import Decoder, FrameTap, ReadEnd
 from vfindex.indexer.models.base import ImageEncoder
 from vfindex.indexer.models.factory import LibraryModels
-from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.shots import unit
 from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
@@ -24,6 +23,7 @@ from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
+from vfindex.storage.machine import usable_cores
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray, UnitPlan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
@@ -13,6 +12,7 @@ from vfindex.search.query.like import Like
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.resources import lack
 from vfindex.storage.library import Library
+from vfindex.storage.machine import usable_cores
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, FloatArray, QueryModel, Setup
 
@@ -49,7 +49,7 @@ class QueryEncoder:
         self._setup = setup
         self._open: dict[str, TextEncoder] = {}
         self._opening = Lock()
-        self._cores = BoundedSemaphore(_cores())
+        self._cores = BoundedSemaphore(usable_cores())
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""
@@ -79,7 +79,3 @@ class QueryEncoder:
             if model.folder not in self._open:
                 self._open[model.folder] = TextEncoder.open(self._library.query_folder(model))
             return self._open[model.folder]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 
 from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.indexer.media.limits import child_environment
-from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.priors import CORPUS_VECTORS, corpus
 from vfindex.indexer.models.store import LocalModel
 from vfindex.storage.encoders.text import check_files, read_meta
 from vfindex.storage.errors import ModelError
+from vfindex.storage.machine import usable_cores
 
 Say = Callable[[str], None]
 LIBRARY_VARIABLES = ("HOME", "USER", "LOGNAME", "XDG_", "HF_", "TORCH", "CUDA_")  # of torch and transformers
