@@ -125,8 +125,7 @@ def test_undecodable_audio_makes_a_video_partial(tmp_path: Path, models_cache: P
 def test_audio_that_begins_late_keeps_its_times(case: Ingest) -> None:
     found = case("c14a_audio_starts_6s_late.mp4")
     assert is_whole(found)
-    # Whisper gets up to 0.4 s of what precedes the voice, and counts from there.
-    assert found.shown["transcript"][0]["start_s"] == pytest.approx(6.3, abs=0.4)
+    assert found.shown["transcript"][0]["start_s"] == pytest.approx(6.3, abs=0.3)
 
 
 def test_a_sidecar_belongs_to_a_container_that_starts_late(case: Ingest) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import RawSegment
-from vfindex.indexer.speech.whisper import WINDOW_S, SpeechModel, Whisper, WindowTranscript
+from vfindex.indexer.speech.whisper import MAX_VOICE_S, WINDOW_S, SpeechModel, Whisper, WindowTranscript
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -41,8 +41,8 @@ CPU_BATCH, CUDA_BATCH = 1, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES = 3000  # of the spectrogram of a window
 S_PER_TIME_TOKEN = 0.02
-# A pause as long as this ends a span of voice: faster-whisper's own setting for batches.
-VOICE = VadOptions(max_speech_duration_s=WINDOW_S, min_silence_duration_ms=160)
+# A pause as long as this ends a span of voice: faster-whisper's own setting for batches. `windows_of` pads.
+VOICE = VadOptions(max_speech_duration_s=MAX_VOICE_S, min_silence_duration_ms=160, speech_pad_ms=0)
 TAGS = {"jw": "jv"}  # Whisper's code for Javanese is not a BCP 47 tag
 CODES = {tag: code for code, tag in TAGS.items()}
 REMEDY = "fetch the model again with `vfindex models pull`, or choose another with --speech"
@@ -50,7 +50,7 @@ CUDA_REMEDY = "look after the GPU's driver and memory, or hide the GPU with CUDA
 
 
 def find_voice(samples: NDArray[np.int16]) -> list[tuple[int, int]]:
-    """Return the possible speech as spans (first, last + 1) in samples, in order, each at most WINDOW_S long.
+    """Return the possible speech as spans (first, last + 1) in samples, in order, each at most MAX_VOICE_S long.
 
     samples: (n,) at SAMPLE_RATE_HZ. Silero's voice activity detector, whose weights ship inside faster-whisper.
     """

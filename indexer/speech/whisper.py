@@ -47,6 +47,8 @@ WINDOW_S = 30.0  # the model's input length
 HELD_S = 900.0
 GAP_S = 0.1  # smaller time jumps are rounding of containers; at larger ones audio is missing or repeated
 MIN_PIECE_S = 1.0  # shorter gaps between two subtitles belong to their speech
+PAD_S = 0.4  # of audio around voice, for a soft first or last sound: Silero's and faster-whisper's default
+MAX_VOICE_S = WINDOW_S - 2 * PAD_S  # of a span of voice
 VOICE_PIECE_S = 120.0  # voice activity detection takes 0.4 MB per second of audio
 PROBES = 5  # evenly spread windows whose language is detected first
 SURE = 0.5  # a language less probable than this is a guess
@@ -94,7 +96,10 @@ class SpeechModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One input of Whisper, from start_s of the video on; voiced: its voiced spans, in seconds from its start."""
+    """One input of Whisper, from start_s of the video on; voiced: its voiced spans, in seconds from its start.
+
+    Around them it has up to PAD_S of other audio.
+    """
 
     start_s: float
     samples: Sound
@@ -109,6 +114,11 @@ class Window:
     def sound(self) -> FloatArray:
         """The samples as float32 from -1 to 1, Whisper's input."""
         return self.samples.astype(np.float32) / 32768.0
+
+    def spoken(self, start_s: float, end_s: float) -> tuple[float, float]:
+        """Return a span without what precedes its first and follows its last voice; as it is if it has none."""
+        heard = [span for span in self.voiced if span[0] < end_s and span[1] > start_s]
+        return (max(start_s, heard[0][0]), min(end_s, heard[-1][1])) if heard else (start_s, end_s)
 
 
 class Allowance:
@@ -134,7 +144,7 @@ class Whisper:
     """A Whisper model shared by the running units, each with its own transcriber."""
 
     def __init__(self, model: SpeechModel, voice: VoiceFilter, main_language: str = "") -> None:
-        """voice: samples -> possible speech as spans (first, last + 1) in samples, in order, up to WINDOW_S.
+        """voice: samples -> possible speech as spans (first, last + 1) in samples, in order, up to MAX_VOICE_S.
 
         main_language: of the library, a BCP 47 tag; "" if it is not known.
         """
@@ -297,7 +307,8 @@ class WhisperTranscriber:
 def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, Flaw]]:
     """Yield a window's segments, in times of the video, each with the reason to drop it, or "".
 
-    Times beyond the window's audio become its end; segments without text are skipped.
+    They begin and end with voice, for Whisper often has a segment begin with its input; segments without text are
+    skipped.
     """
     is_empty_talk = is_stock([cleaned(raw.text) for raw in heard.segments])
     for raw in heard.segments:
@@ -307,8 +318,9 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
         raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
         why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
         why = why or ("stock" if is_empty_talk else "script" if is_foreign(text, heard.language) else "")
-        begin_s = max(0.0, window.start_s + raw.start_s)
-        end_s = max(begin_s, window.start_s + raw.end_s)
+        start_s, end_s = window.spoken(raw.start_s, raw.end_s)
+        begin_s = max(0.0, window.start_s + start_s)
+        end_s = max(begin_s, window.start_s + end_s)
         yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw)), why
 
 
@@ -330,8 +342,8 @@ def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iter
 def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[Window]:
     """Yield the windows of gapless audio that begins at start_s: voiced spans and the gaps between them.
 
-    Each contains as many spans as fit into WINDOW_S. Times in it are times of the video, and no input costs more than
-    all of its audio.
+    Each contains as many spans as fit into WINDOW_S, with PAD_S around them. Times in it are times of the video, and no
+    input costs more than all of its audio.
     """
     if len(samples) < MIN_PIECE_S * SAMPLE_RATE_HZ:
         return
@@ -339,9 +351,22 @@ def windows_of(start_s: float, samples: Sound, voice: VoiceFilter) -> Iterator[W
     spans: list[tuple[int, int]] = []
     for at in range(0, len(samples), piece):
         spans += [(at + first, at + last) for first, last in voice(samples[at : at + piece])]
-    while spans:
-        begin = spans[0][0]
-        taken = [span for span in spans if span[1] - begin <= most] or spans[:1]
-        del spans[: len(taken)]
-        voiced = tuple(((a - begin) / SAMPLE_RATE_HZ, (b - begin) / SAMPLE_RATE_HZ) for a, b in taken)
-        yield Window(start_s + begin / SAMPLE_RATE_HZ, samples[begin : taken[-1][1]], voiced)
+    padded = _padded(spans, len(samples))
+    while padded:
+        begin = padded[0][0]
+        n = max(1, sum(last - begin <= most for _, last in padded))
+        end = padded[n - 1][1]
+        voiced = tuple(((a - begin) / SAMPLE_RATE_HZ, (b - begin) / SAMPLE_RATE_HZ) for a, b in spans[:n])
+        yield Window(start_s + begin / SAMPLE_RATE_HZ, samples[begin:end], voiced)
+        del spans[:n], padded[:n]
+
+
+def _padded(spans: Sequence[tuple[int, int]], n_samples: int) -> list[tuple[int, int]]:
+    """Return spans with PAD_S around each, or half of a shorter gap between two."""
+    pad = int(PAD_S * SAMPLE_RATE_HZ)
+    padded, after = [], 0
+    for n, (first, last) in enumerate(spans):
+        until = (last + spans[n + 1][0]) // 2 if n + 1 < len(spans) else n_samples
+        padded.append((max(first - pad, after), min(last + pad, until)))
+        after = until
+    return padded

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.backends import FasterWhisper, find_voice, open_model, open_whisper, padded, timed
-from vfindex.indexer.speech.whisper import SpeechModel
+from vfindex.indexer.speech.whisper import MAX_VOICE_S, PAD_S, SpeechModel
 from vfindex.storage.errors import ModelError
 
 Sound = NDArray[np.int16]
@@ -93,11 +93,11 @@ def test_a_model_s_text_gets_the_video_s_time(folders: dict[str, Path], name: st
     begin_s = 100 + find_voice(speech())[0][0] / SAMPLE_RATE_HZ
     assert [s.text for s in result.segments] == TEXTS
     times = [(s.start_s - begin_s, s.end_s - begin_s) for s in result.segments]
-    assert times == [pytest.approx((0.0, 2.5)), pytest.approx((2.5, 4.0))]
+    assert times == [pytest.approx((0.0, 2.5 - PAD_S)), pytest.approx((2.5 - PAD_S, 4.0 - PAD_S))]
     assert [(s.language, s.source) for s in result.segments] == [("jv", "asr")] * 2  # Whisper's own code is jw
     assert all(0.85 < (s.confidence or 0) < 0.97 for s in result.segments)  # exp of -0.1, less a little
-    assert (result.recognised_s, result.dropped_s, result.problems) == (pytest.approx(4.0), 0.0, [])
-    assert 11 < result.voiced_s < 13
+    assert (result.recognised_s, result.dropped_s, result.problems) == (pytest.approx(4.0 - PAD_S), 0.0, [])
+    assert 10 < result.voiced_s < 11
 
 
 def test_both_back_ends_hear_the_same(folders: dict[str, Path], models: dict[str, SpeechModel]) -> None:
@@ -261,8 +261,8 @@ def test_tokens_between_times_are_pieces() -> None:
 @needs_media
 def test_voice_is_found_in_talk() -> None:
     spans = find_voice(np.concatenate([np.zeros(5 * SAMPLE_RATE_HZ, np.int16), speech()]))
-    assert 5.0 < spans[0][0] / SAMPLE_RATE_HZ < 5.6
-    assert sum(b - a for a, b in spans) > 0.85 * len(speech())
+    assert spans[0][0] / SAMPLE_RATE_HZ == pytest.approx(5.72, abs=0.05)  # the first word begins at 0.7 s
+    assert sum(b - a for a, b in spans) > 0.75 * len(speech())  # its pauses take 2.5 of 12.6 s
     assert all(a < b <= c for (a, b), (c, _) in itertools.pairwise(spans))
 
 
@@ -272,7 +272,7 @@ def test_no_span_of_voice_is_longer_than_a_window() -> None:
     lengths_s = [(b - a) / SAMPLE_RATE_HZ for a, b in find_voice(breathless)]
     assert len(lengths_s) == 3
     assert sum(lengths_s) > 65
-    assert max(lengths_s) <= 30
+    assert max(lengths_s) <= MAX_VOICE_S
 
 
 def test_silence_noise_and_nothing_hold_no_voice() -> None:

@@ -18,11 +18,20 @@ from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech import whisper as whisper_module
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.transcribe import Transcript
-from vfindex.indexer.speech.whisper import GAP_S, STOPPED, Sound, Whisper, WindowTranscript, uncovered, windows_of
+from vfindex.indexer.speech.whisper import (
+    GAP_S,
+    MAX_VOICE_S,
+    STOPPED,
+    Sound,
+    Whisper,
+    WindowTranscript,
+    uncovered,
+    windows_of,
+)
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
-PAUSE, WINDOW = SAMPLE_RATE_HZ // 5, 30 * SAMPLE_RATE_HZ
+PAUSE, MOST = SAMPLE_RATE_HZ // 5, round(MAX_VOICE_S * SAMPLE_RATE_HZ)
 SURE_EN, SURE_DE, UNSURE_FR = 1000, 2000, 3000  # how loud a language is
 FILLING = "words enough for as long as it takes"  # for a second as for thirty
 LANGUAGES = {SURE_EN: ("en", 0.9), SURE_DE: ("de", 0.8), UNSURE_FR: ("fr", 0.4)}
@@ -37,15 +46,19 @@ def silent(length_s: float) -> Sound:
 
 
 def voice(samples: Sound) -> list[tuple[int, int]]:
-    """All that is not silent, pauses of up to 0.2 s included, in pieces of 30 s."""
+    """All that is not silent, pauses of up to 0.2 s included, in pieces of 29.2 s."""
     at = np.flatnonzero(samples)
     cuts = np.flatnonzero(np.diff(at) > PAUSE)
     whole = [(int(part[0]), int(part[-1]) + 1) for part in np.split(at, cuts + 1) if len(part)]
-    return [(a, min(a + WINDOW, last)) for first, last in whole for a in range(first, last, WINDOW)]
+    return [(a, min(a + MOST, last)) for first, last in whole for a in range(first, last, MOST)]
+
+
+def level_of(sound: FloatArray) -> int:
+    return round(float(sound.max()) * 32768)
 
 
 class Loudness:
-    """A back end that says how loud a sound begins, from its first to its last second, in the language of that."""
+    """A back end that says how loud a sound is, from its first to its last second, in the language of that."""
 
     workers = 2
 
@@ -63,7 +76,7 @@ class Loudness:
         return language in ("en", "de", "fr")
 
     def hear(self, sound: FloatArray, language: str) -> WindowTranscript:
-        level, length_s = round(float(sound[0]) * 32768), len(sound) / SAMPLE_RATE_HZ
+        level, length_s = level_of(sound), len(sound) / SAMPLE_RATE_HZ
         text = f"no. {next(self.numbers)}, {length_s:.2f} seconds at {level}, {FILLING}"
         said = RawSegment(0.0, length_s, text, 0.1, -0.5, 1.0)
         return WindowTranscript(*((language, 1.0) if language else LANGUAGES[level]), (said,))
@@ -106,7 +119,7 @@ def test_segments_have_the_video_s_times() -> None:
     sound = np.concatenate([silent(3), loud(2), silent(40), loud(5), silent(1)])
     result = transcript(Loudness(), blocks(sound, start_s=100.0))
     assert spans(result) == [(103.0, 105.0), (145.0, 150.0)]
-    assert [s.text.split(",")[1] for s in result.segments] == [" 2.00 seconds at 1000", " 5.00 seconds at 1000"]
+    assert [s.text.split(",")[1] for s in result.segments] == [" 2.80 seconds at 1000", " 5.80 seconds at 1000"]
     assert [(s.source, s.language) for s in result.segments] == [("asr", "en")] * 2
     assert result.segments[0].confidence == pytest.approx(0.9 * np.exp(-0.5))
     assert (result.voiced_s, result.recognised_s, result.dropped_s) == pytest.approx((7.0, 7.0, 0.0))
@@ -136,7 +149,7 @@ def test_silence_is_not_recognised() -> None:
 def test_audio_covered_by_subtitles_is_not_recognised() -> None:
     sound = loud(60)
     signs = transcript(Loudness(), blocks(sound), covered=[(10.0, 20.0), (500.0, 501.0)])
-    assert spans(signs) == [(0.0, 10.0), (20.0, 50.0), (50.0, 60.0)]
+    assert spans(signs) == [(0.0, 10.0), (20.0, 49.2), (49.2, 60.0)]
     assert signs.voiced_s == pytest.approx(50.0)
     complete = transcript(Loudness(), blocks(sound), covered=[(0.0, 20.0), (30.0, 60.0)])
     assert (complete.segments, complete.voiced_s) == ([], 0.0)
@@ -165,13 +178,30 @@ def test_uncovered_parts_are_all_that_no_span_takes(start: int, length: int, tak
 
 
 def test_windows_contain_up_to_30_seconds() -> None:
-    sound = np.concatenate([silent(2), loud(10), silent(1), loud(18), silent(1), loud(10), silent(80), loud(30)])
+    sound = np.concatenate([silent(2), loud(10), silent(1), loud(18), silent(1), loud(10), silent(80), loud(29.2)])
     first, second, third = windows_of(7.0, sound, voice)
-    assert (first.start_s, first.length_s, first.voiced) == (9.0, 29.0, ((0.0, 10.0), (11.0, 29.0)))
-    assert (second.start_s, second.length_s, second.voiced) == (39.0, 10.0, ((0.0, 10.0),))
-    assert (third.start_s, third.length_s) == (129.0, 30.0)  # across the 120 s at which the filter is asked
-    assert third.voiced == ((0.0, 30.0),)
+    assert (first.start_s, first.length_s, first.voiced) == (8.6, 29.8, ((0.4, 10.4), (11.4, 29.4)))
+    assert (second.start_s, second.length_s, second.voiced) == (38.6, 10.8, ((0.4, 10.4),))
+    assert (third.start_s, third.length_s) == (128.6, 29.6)  # after the 120 s at which the filter is asked
+    assert third.voiced == ((0.4, 29.6),)
     assert list(windows_of(0.0, loud(0.9), voice)) == []
+
+
+def test_windows_share_the_gap_between_them() -> None:
+    sound = np.concatenate([silent(0.1), loud(20), silent(0.5), loud(20), silent(0.2)])
+    first, second = windows_of(0.0, sound, voice)
+    assert (first.start_s, first.length_s, first.voiced) == (0.0, 20.35, ((0.1, 20.1),))
+    assert (second.start_s, second.length_s, second.voiced) == (20.35, 20.45, ((0.25, 20.25),))
+
+
+def test_segments_begin_and_end_with_voice() -> None:
+    said = (
+        raw(0.0, 6.0, " It began a little later."),
+        raw(6.1, 9.0, " And it ended."),
+        raw(11.5, 16.0, " After a pause."),
+    )
+    sound = np.concatenate([silent(5), loud(10), silent(2), loud(3), silent(5)])
+    assert spans(transcript(Raving(*said), blocks(sound))) == [(5.0, 10.6), (10.7, 13.6), (17.0, 20.0)]
 
 
 def test_the_language_is_detected_in_five_windows() -> None:
@@ -277,7 +307,7 @@ class Failing(Loudness):
         self.calls.append((len(sounds), language))
         if len(sounds) > 2:
             raise ModelError("out of memory")
-        if any(round(float(sound[0]) * 32768) == self.unbearable for sound in sounds):
+        if any(level_of(sound) == self.unbearable for sound in sounds):
             raise ModelError("a sound that it cannot stand")
         return [self.hear(sound, language) for sound in sounds]
 
