@@ -20,7 +20,7 @@ from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit, index_unit
-from vfindex.indexer.runners.gpu_queue import GpuQueue
+from vfindex.indexer.runners.image_queue import ImageQueue
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.machine import usable_cores
 from vfindex.storage.records import UnitPlan
@@ -77,7 +77,7 @@ class LocalRunner:
     def __init__(self, workers: int, encoders: Encoders) -> None:
         """Raise ModelError if a model of an extractor cannot be opened."""
         self.window = workers
-        self._gpu = GpuQueue(encoders.image, encoders.gpus) if encoders.gpus else None
+        self._gpu = ImageQueue(encoders.image, encoders.gpus) if encoders.gpus else None
         self._encoders = encoders if self._gpu is None else replace(encoders, image=self._gpu)
         self._extractors = open_extractors(self._encoders)
         self._opened_s = time.monotonic()

@@ -22,7 +22,7 @@ BATCHES = 2  # running per GPU: while one is computed, the next is copied
 _Request = tuple[Sequence[Pixels], Future[FloatArray]]
 
 
-class GpuQueue:
+class ImageQueue:
     """An `ImageEncoder` that batches the requests of several threads for another one, and measures its utilisation."""
 
     def __init__(self, encoder: ImageEncoder, gpus: int) -> None:
