@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vfindex.search.calibration.labels import META_KEY, Labeller
@@ -20,7 +20,7 @@ from vfindex.search.results import Hit, Hits, Match, Place, Span
 from vfindex.storage.db.units import searchable_prints
 from vfindex.storage.library import Library
 from vfindex.storage.modalities import ModalityName, modality_names
-from vfindex.storage.records import COARSE, ClipKey
+from vfindex.storage.records import COARSE, ClipKey, Setup
 
 # Characters of transcript shown with a hit without matched keywords.
 SNIPPET_CHARS = 160
@@ -30,12 +30,12 @@ SNIPPET_CHARS = 160
 class ClipDetails:
     """What the hits of one library need beyond scores.
 
-    modalities: that the library has. videos: video id -> fingerprint and paths. said, coverage: by clip id. elsewhere:
+    setup: of the library. videos: video id -> fingerprint and paths. said, coverage: by clip id. elsewhere:
     fingerprint -> paths in the other libraries that are searched.
     """
 
     library: Library
-    modalities: Collection[ModalityName]
+    setup: Setup
     videos: Mapping[int, tuple[str, Sequence[bytes]]]
     said: Mapping[int, str]
     coverage: Mapping[int, Mapping[str, str]]
@@ -70,7 +70,7 @@ def _details(library: Library, view: View, results: Sequence[Result]) -> ClipDet
     clips = [each.clip.id for result in results for each in result.moments if each.library == view.number]
     snapshot = view.snapshot
     of_videos, said, coverage = snapshot.named(list(videos)), snapshot.said(clips), snapshot.coverage_of(clips)
-    return ClipDetails(library, view.setup.models, of_videos, said, coverage, {})
+    return ClipDetails(library, view.setup, of_videos, said, coverage, {})
 
 
 def _elsewhere(
@@ -146,8 +146,8 @@ def _matches(result: Result) -> tuple[Match, ...]:
 def _why_missing(modality: ModalityName, scored: ScoredClip, details: ClipDetails) -> str:
     if modality in scored.vectors.embeddings:
         return "not asked for"
-    if modality not in details.modalities:
-        return "not in this library; to add it: vfindex upgrade"
+    if modality not in details.setup.models:
+        return f"not in this library; to add it: vfindex upgrade --preset {details.setup.preset}"
     covered = details.coverage.get(scored.clip.id, {}).get(modality)
     return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
 

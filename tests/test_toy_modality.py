@@ -17,7 +17,7 @@ from vfindex.indexer.extractors.base import Track, Unit, begins_in
 from vfindex.indexer.extractors.chunks import windows
 from vfindex.indexer.extractors.registry import Registration
 from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, FrameTap, ReadEnd, Tap
-from vfindex.indexer.models.presets import Choice, lacking
+from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.upgrade import upgrade
@@ -137,12 +137,9 @@ def test_an_upgrade_adds_it_and_decodes_nothing_for_the_others(
     add(monkeypatch)
     monkeypatch.setattr(Decoder, "read", noted)
     monkeypatch.setattr(LiteImageEncoder, "encode_images", never)
-    with Library.open(folder).snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).existing_setup()
-    assert lacking(setup) == (NAME,)
     assert status_of(folder)["lacks"] == [NAME]
     [hit] = SearchEngine.open(folder).search("night")
-    assert hit.missing[NAME] == "not in this library; to add it: vfindex upgrade"
+    assert hit.missing[NAME] == "not in this library; to add it: vfindex upgrade --preset lite"
     assert ingest(folder, [video], settings).unchanged == 1, "a library without it stays valid"
     report = upgrade(folder, settings)
     assert report.swapped and not report.lost and (report.videos, report.decoded) == (1, 1)

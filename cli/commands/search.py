@@ -140,7 +140,9 @@ def _images(service: SearchService, files: list[Path], clips: list[str]) -> list
         require("index")
         from vfindex.indexer.models.factory import LibraryModels
 
-        engine.pictures.take(LibraryModels(engine.setup, cache_folder(), say=say).image_folder())
+        folder = LibraryModels(engine.setup, cache_folder(), say=say).image_folder()
+        if folder is not None:
+            engine.pictures.take(folder)
     return [*files, *likes]
 
 

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 NAME = "upgrade"
 EXAMPLE = "vfindex upgrade --preset base"
 # Names of the sources of known-item queries.
-_SOURCES = {"sidecar": "subtitle files", "embedded": "subtitle tracks", "asr": "recognised speech", "title": "titles"}
+_SOURCES = {
+    "sidecar": "subtitle files",
+    "embedded": "subtitle tracks",
+    "asr": "recognised speech",
+    "frames": "text on the screen",
+    "chapter": "chapters",
+    "title": "titles",
+}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 

@@ -11,9 +11,9 @@ from vfindex.indexer.extractors.screen import ScreenExtractor
 from vfindex.indexer.extractors.source import VideoSource
 from vfindex.indexer.extractors.speech import SpeechExtractor, known_speech
 from vfindex.indexer.extractors.text import TextExtractor, known_text
-from vfindex.indexer.extractors.visual import VisualExtractor
+from vfindex.indexer.extractors.visual import ShotExtractor, VisualExtractor
 from vfindex.indexer.models.base import Encoders, PassageEncoder
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, frame_modality, get_modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Registration:
 
 
 EXTRACTORS: dict[ModalityName, Registration] = {
-    "visual": Registration(lambda encoders: VisualExtractor(encoders.image)),
+    "visual": Registration(lambda encoders: VisualExtractor(encoders.image_model())),
     "speech": Registration(lambda encoders: SpeechExtractor(encoders.speech), known_speech),
     "screen": Registration(lambda encoders: ScreenExtractor(Ocr.open(encoders.threads))),
     "text": Registration(lambda _: TextExtractor(), known_text),
@@ -34,7 +34,10 @@ EXTRACTORS: dict[ModalityName, Registration] = {
 
 @dataclass(frozen=True, slots=True)
 class Extractors:
-    """The extractors of a library's modalities, shared by its running units. text: embeds their text."""
+    """The extractors of a library's modalities, shared by its running units. text: embeds their text.
+
+    One of them records frames, by which clips are cut, also of a library that has no modality with frames.
+    """
 
     by_modality: Mapping[ModalityName, Extractor]
     text: PassageEncoder
@@ -42,4 +45,7 @@ class Extractors:
 
 def open_extractors(encoders: Encoders) -> Extractors:
     """Return the extractors of a library, opened once a run. Raises ModelError."""
-    return Extractors({name: EXTRACTORS[name].open(encoders) for name in encoders.modalities}, encoders.text)
+    found = {name: EXTRACTORS[name].open(encoders) for name in encoders.modalities}
+    if not any(get_modality(name).has_frames for name in found):
+        found = {frame_modality(): ShotExtractor(), **found}
+    return Extractors(found, encoders.text)

@@ -13,6 +13,9 @@ from vfindex.indexer.models.base import ImageEncoder, Pixels
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import counted
 
+# Short side of frames that are not encoded: as large as the thumbnails need.
+SHOT_PX = 256
+
 
 class VisualExtractor:
     """Encodes frames while they are decoded; an `Extractor`."""
@@ -22,6 +25,33 @@ class VisualExtractor:
 
     def begin(self, unit: Unit) -> VisualExtraction:
         return VisualExtraction(self._encoder, unit.options.sampling)
+
+
+class ShotExtractor:
+    """Records frames for a library without images, whose clips are cut by colours alone; an `Extractor`."""
+
+    def begin(self, unit: Unit) -> ShotExtraction:
+        return ShotExtraction(unit.options.sampling)
+
+
+class ShotExtraction:
+    """Records the frames of one unit."""
+
+    taps: Sequence[FrameTap] = (FrameTap(SHOT_PX),)
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._record = FrameRecord()
+
+    def feed(self, item: Frame | AudioBlock) -> None:
+        if isinstance(item, Frame):
+            self._record.add(item)
+
+    def finish(self, end: ReadEnd) -> Track:
+        self._record.finish()
+        note = f"; {end.note}" if end.note else ""
+        coverage = f"{counted(len(self._record.times_s), 'frame')}, sampling {self._sampling}, for shots alone{note}"
+        return Track(coverage=coverage, frames=self._record)
 
 
 class VisualExtraction:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.errors import ModelError
 from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import FloatArray
 
@@ -60,17 +61,23 @@ class PassageEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The models of a run, shared by its workers. speech: None if no speech is recognised. gpus: of the image model.
+    """The models of a run, shared by its workers. image: None without images. speech: None if none is recognised.
 
-    modalities: of the library. threads: of each model.
+    gpus: of the image model. modalities: of the library. threads: of each model.
     """
 
-    image: ImageEncoder
+    image: ImageEncoder | None
     text: PassageEncoder
     speech: Whisper | None = None
     gpus: int = 0
     threads: int = 1
     modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
+
+    def image_model(self) -> ImageEncoder:
+        """Return the image model. Raises ModelError without one."""
+        if self.image is None:
+            raise ModelError("this library has no image model")
+        return self.image
 
 
 @dataclass(frozen=True, slots=True)

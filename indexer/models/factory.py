@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
-from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, find_card
+from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS, find_card
 from vfindex.indexer.models.export.cache import Say, ensure_part
 from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.hardware import has_cuda, usable_devices
@@ -23,6 +24,7 @@ from vfindex.indexer.models.lite import (
 from vfindex.indexer.models.presets import (
     BEST_DEFAULT,
     DEFAULT_PRESET,
+    LITE_SPEECH,
     LITE_TEXT,
     LITE_VISUAL,
     MULTILINGUAL_TEXT,
@@ -63,6 +65,24 @@ class Opening:
     main_language: str = ""
 
 
+_IN_PACKAGES: tuple[PresetName, ...] = ("lite", "lite-multilingual")
+# Text model of `lite` -> the one that takes its place if its package is missing, and the sentence then.
+_SPARE_TEXT: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        MULTILINGUAL_TEXT: (
+            LITE_TEXT,
+            f"questions in English only: the package {E5_WEIGHTS.package}, whose model understands other languages, is "
+            "not installed or not made for this machine",
+        ),
+        LITE_TEXT: (
+            MULTILINGUAL_TEXT,
+            f"text is embedded by {MULTILINGUAL_TEXT}, which finds less for questions in English: the package "
+            f"{MINILM_WEIGHTS.package} is not installed",
+        ),
+    }
+)
+
+
 def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: Say) -> Setup:
     """Give a new library its setup, priors and query encoders. Raises UsageError for an unknown preset, ModelError."""
     if choice.preset:
@@ -91,19 +111,39 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
 
 
 def present_models(choice: Choice, preset: PresetName, cache: Path, *, say: Say) -> dict[ModelKind, str]:
-    """Return a preset's models as `chosen_models` does; without the package of MULTILINGUAL_TEXT, LITE_TEXT instead."""
-    models = chosen_models(choice, preset)
-    if (
-        choice.text is None
-        and models["text"] == MULTILINGUAL_TEXT
-        and not is_present(find_card("text", models["text"]), cache)
-    ):
-        models["text"] = LITE_TEXT
+    """Return a preset's models as `chosen_models` does, but for those of `lite` whose package is missing.
+
+    One text model takes the other's place; without its image model a library has no images. Models that were chosen by
+    name stay.
+    """
+
+    def is_missing(kind: ModelKind, reference: str) -> bool:
+        return not is_present(find_card(kind, reference), cache)
+
+    models, once = chosen_models(choice, preset), f"once it is: vfindex upgrade --preset {preset}"
+    text = models["text"]
+    if choice.text is None and text in _SPARE_TEXT:
+        spare, note = _SPARE_TEXT[text]
+        if is_missing("text", text) and not is_missing("text", spare):
+            models["text"] = spare
+            say(f"{note}; {once}")
+    if choice.visual is None and models["visual"] == LITE_VISUAL and is_missing("visual", LITE_VISUAL):
+        del models["visual"]
         say(
-            f"questions in English only: the package {E5_WEIGHTS.package}, whose model understands other languages, is "
-            "not installed or not made for this machine; once it is: vfindex upgrade --preset {preset}"
+            f"without images, as the package {EFFICIENTNET_WEIGHTS.package} is not installed: moments are found by "
+            f"speech, text on the screen, names and titles; {once}"
         )
     return models
+
+
+def effects_of_missing(cache: Path) -> list[str]:
+    """Return what new libraries of the presets in packages do without, a clause for each missing package."""
+    said: list[str] = []
+    found = [present_models(Choice(), name, cache, say=said.append) for name in _IN_PACKAGES]
+    said = [line.rpartition("; ")[0] for line in said]
+    if not is_present(find_card("text", found[0]["text"]), cache):
+        said.append("nothing can be indexed without a text model")
+    return list(dict.fromkeys([*said, *filter(None, [find_recogniser(LITE_SPEECH, cache).note.partition("; ")[0]])]))
 
 
 def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> Encoders:
@@ -113,7 +153,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         image=models.image(opening.threads, compiled=opening.compiled),
         text=models.text(opening.threads),
         speech=models.speech(opening.threads, opening.main_language) if opening.asr else None,
-        gpus=len(usable_devices()) if models_of(setup)["visual"] != LITE_VISUAL and has_cuda() else 0,
+        gpus=len(usable_devices()) if models_of(setup).get("visual", LITE_VISUAL) != LITE_VISUAL and has_cuda() else 0,
         threads=opening.threads,
         modalities=tuple(modality for modality in modality_names() if modality in setup.models),
     )
@@ -139,13 +179,13 @@ class LibraryModels:
                 f"compared; it can still be searched; to add videos, upgrade it first: {upgrade_command(setup)}"
             )
 
-    def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder:
-        """Open the image model. Raises ModelError."""
-        return self._models.visual.open(threads, compiled)
+    def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder | None:
+        """Open the image model, None for a library without images. Raises ModelError."""
+        return self._models.visual.open(threads, compiled) if self._models.visual is not None else None
 
-    def image_folder(self) -> Path:
-        """Return the image model's ONNX folder, for `open_image_encoder`. Raises ModelError."""
-        return self._models.visual.image_folder()
+    def image_folder(self) -> Path | None:
+        """Return the image model's ONNX folder, for `open_image_encoder`; None without images. Raises ModelError."""
+        return self._models.visual.image_folder() if self._models.visual is not None else None
 
     def text(self, threads: int) -> PassageEncoder:
         """Open the text model. Raises ModelError."""
@@ -211,11 +251,11 @@ class _ClipVisual:
 class _LiteText:
     """A text model inside a package."""
 
-    def __init__(self, text: str, cache: Path, say: Say) -> None:
-        """text: one of TEXT_MODELS."""
+    def __init__(self, text: str, cache: Path, say: Say, *, images: bool) -> None:
+        """text: one of TEXT_MODELS. images: see `ensure_lite`; whether the image model is that of `lite`."""
         self.identity = text_identity(text)
         self.query = QueryModel(text, (f"{TEXT_MODELS[text].prompt}{QUERY}",))
-        self._paths = ensure_lite(cache, text, say=say)
+        self._paths = ensure_lite(cache, text, images=images, say=say)
         self.query_folder = self._paths.text
 
     def open(self, threads: int) -> PassageEncoder:
@@ -253,9 +293,9 @@ class _SentenceText:
 
 @dataclass(frozen=True, slots=True)
 class _Models:
-    """The embedding models of a library's modalities, located in a cache."""
+    """The embedding models of a library's modalities, located in a cache. visual: None without images."""
 
-    visual: _LiteVisual | _ClipVisual
+    visual: _LiteVisual | _ClipVisual | None
     text: _LiteText | _SentenceText
     modalities: tuple[ModalityName, ...]
 
@@ -272,22 +312,26 @@ class _Models:
         return {modality: model.prior(get_modality(modality)) for modality, model in self._by_modality().items()}
 
     def _by_modality(self) -> dict[ModalityName, _LiteVisual | _ClipVisual | _LiteText | _SentenceText]:
-        by_kind: dict[ModelKind, _LiteVisual | _ClipVisual | _LiteText | _SentenceText]
-        by_kind = {"visual": self.visual, "text": self.text}
+        by_kind: dict[ModelKind, _LiteVisual | _ClipVisual | _LiteText | _SentenceText] = {"text": self.text}
+        if self.visual is not None:
+            by_kind["visual"] = self.visual
         return {modality: by_kind[get_modality(modality).model] for modality in self.modalities}
 
     def query_folders(self) -> dict[str, Path]:
         """Return name of a query encoder in a library -> its folder in the cache."""
-        return {model.query.folder: model.query_folder for model in (self.visual, self.text)}
+        return {model.query.folder: model.query_folder for model in self._by_modality().values()}
 
 
 def _located(references: Mapping[ModelKind, str], cache: Path, say: Say) -> _Models:
-    visual, text = references["visual"], references["text"]
+    visual, text = references.get("visual"), references["text"]
     # Labels beside a text model of the hub are in English, as in libraries of every version.
-    labels = text if text in TEXT_MODELS else LITE_TEXT
+    labels, embeds_labels = text if text in TEXT_MODELS else LITE_TEXT, visual == LITE_VISUAL
+    images: _LiteVisual | _ClipVisual | None = None
+    if visual is not None:
+        images = _LiteVisual(labels, cache, say) if embeds_labels else _ClipVisual(visual, cache, say)
     return _Models(
-        _LiteVisual(labels, cache, say) if visual == LITE_VISUAL else _ClipVisual(visual, cache, say),
-        _LiteText(text, cache, say) if text in TEXT_MODELS else _SentenceText(text, cache, say),
+        images,
+        _LiteText(text, cache, say, images=embeds_labels) if text in TEXT_MODELS else _SentenceText(text, cache, say),
         modalities_of(references),
     )
 

@@ -71,22 +71,25 @@ TEXT_MODELS: Mapping[str, TextModel] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class LitePaths:
-    """The exported models. text, visual: folders. prior: a file, see `load_prior`."""
+    """The exported models. text, visual: folders, the latter absent without images. prior: a file, see `load_prior`."""
 
     text: Path
     visual: Path
     prior: Path
 
 
-def ensure_lite(cache: Path, text: str = LITE_TEXT, *, say: Say = logger.info) -> LitePaths:
+def ensure_lite(cache: Path, text: str = LITE_TEXT, *, images: bool = True, say: Say = logger.info) -> LitePaths:
     """Return the exported models, exported first if the cache has none: some 50 s of processor time, once.
 
-    text: one of TEXT_MODELS. say: receives a line of text if there is something to wait for. Safe to call from several
-    processes: one exports, the others wait. Raises ModelError if the weights are absent or not the pinned ones, if the
-    export fails, or if the cache cannot be written.
+    text: one of TEXT_MODELS. images: the image model as well, whose weights are in another package. say: receives a
+    line of text if there is something to wait for. Safe to call from several processes: one exports, the others wait.
+    Raises ModelError if the weights are absent or not the pinned ones, if the export fails, or if the cache cannot be
+    written.
     """
-    build, what = partial(_build, text, cache), "the models of the lite preset"
-    folder = ensure(Export(cache / f"lite-{_key(text)}", build, _is_complete, 250, what), say)
+    build = partial(_build if images else _build_text, text, cache)
+    parts = ("text", "visual") if images else ("text",)
+    complete, what = partial(_is_complete, parts=parts), "the models of the lite preset"
+    folder = ensure(Export(cache / f"lite-{_key(text, images)}", build, complete, 250, what), say)
     return LitePaths(folder / "text", folder / "visual", folder / "prior.npz")
 
 
@@ -137,30 +140,51 @@ def calibration_vectors(labels: FloatArray, axes: FloatArray) -> FloatArray:
     return with_colours(_mixtures(labels), np.asarray(colours, dtype=np.float32))
 
 
-def _key(text: str) -> str:
+def _key(text: str, images: bool) -> str:
     model = TEXT_MODELS[text]
-    hashes = [file.sha256 for file in (*model.files, EFFICIENTNET_WEIGHTS)]
+    hashes = [file.sha256 for file in (*model.files, *([EFFICIENTNET_WEIGHTS] if images else []))]
     parts = [str(model.version), *hashes, corpus("background.txt"), corpus("sentences.txt")]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _is_complete(folder: Path) -> bool:
-    return (folder / "prior.npz").is_file() and all(is_complete(folder / part) for part in ("text", "visual"))
+def _is_complete(folder: Path, *, parts: tuple[str, ...]) -> bool:
+    return (folder / "prior.npz").is_file() and all(is_complete(folder / part) for part in parts)
 
 
 def _build(text: str, cache: Path, work: Path) -> None:
     """Write text/, visual/ and prior.npz into a folder. Raises ModelError."""
-    files = (TEXT_MODELS[text].files[0], EFFICIENTNET_WEIGHTS, *TEXT_MODELS[text].files[1:])
-    text_weights, visual_weights, *_ = (locate_package_file(file, cache) for file in files)
+    text_weights, visual_weights = _text_weights(text, cache), locate_package_file(EFFICIENTNET_WEIGHTS, cache)
     with _exporting("visual", visual_weights, work / "visual", LITE_VISUAL):
-        if text == MULTILINGUAL_TEXT:
-            from vfindex.indexer.models.export.e5 import export_e5  # onnx takes 0.3 s to import
-
-            export_e5(text_weights, work / "text", text)
-        else:
-            with _exporting("text", text_weights, work / "text", text):
-                pass
+        _export_text(text, text_weights, work)
     _write_label_vectors(work, TEXT_MODELS[text])
+
+
+def _build_text(text: str, cache: Path, work: Path) -> None:
+    """Write text/ and prior.npz into a folder, as `_build` does but for the colours of images. Raises ModelError."""
+    _export_text(text, _text_weights(text, cache), work)
+    encoder = TextEncoder.open(work / "text", threads=usable_cores())
+    arrays = _prior_arrays({"text": _corpus_vectors(encoder)})
+    np.savez(work / "prior.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub allows only bools
+
+
+def _text_weights(text: str, cache: Path) -> Path:
+    weights, *_ = [locate_package_file(file, cache) for file in TEXT_MODELS[text].files]
+    return weights
+
+
+def _export_text(text: str, weights: Path, work: Path) -> None:
+    if text == MULTILINGUAL_TEXT:
+        from vfindex.indexer.models.export.e5 import export_e5  # onnx takes 0.3 s to import
+
+        export_e5(weights, work / "text", text)
+    else:
+        with _exporting("text", weights, work / "text", text):
+            pass
+
+
+def _corpus_vectors(encoder: TextEncoder) -> tuple[FloatArray, FloatArray]:
+    """Return the vectors of the background queries, and of the sentences as passages."""
+    return encoder.encode(prompted(background_queries(), encoder)), encoder.encode_passages(sentences())
 
 
 def _exporting(part: str, weights: Path, folder: Path, name: str) -> AbstractContextManager[None]:
@@ -177,7 +201,7 @@ def _write_label_vectors(work: Path, model: TextModel) -> None:
     groups = [label_texts(label["names"], label["definition"]) for label in labels]
     rows = encoder.encode(prompted([text for group in groups for text in group], encoder))
     vectors = rows.reshape(len(groups), -1, encoder.dim).mean(axis=1)
-    queries, passages = encoder.encode(prompted(background_queries(), encoder)), encoder.encode_passages(sentences())
+    queries, passages = _corpus_vectors(encoder)
     asked = queries
     if model.is_narrow:
         centre = queries.mean(axis=0)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Literal
 
+from vfindex.indexer.models.catalog import CARD_KINDS, CARDS
 from vfindex.indexer.options import Options, Sampling
 from vfindex.storage.errors import UsageError
 from vfindex.storage.modalities import ModalityName, ModelKind, get_modality, modality_names
@@ -22,6 +23,8 @@ LITE_VISUAL, LITE_TEXT, LITE_SPEECH = "efficientnet-lite2", "all-MiniLM-L6-v2", 
 MULTILINGUAL_TEXT = "multilingual-e5-small-q4"
 # Recognises speech where the weights of LITE_SPEECH are missing.
 SPARE_SPEECH = "whisper-tiny.en"
+# Models that a processor runs fast enough: those in packages.
+_NEEDING_NO_GPU = frozenset(card.reference for card in CARDS if card.pinned_files)
 # The recogniser of `lite` in libraries of earlier versions; LITE_SPEECH takes its place in new videos.
 FORMER_SPEECH = "pocketsphinx-en-us"
 
@@ -109,9 +112,9 @@ def modalities_of(references: Mapping[ModelKind, str]) -> tuple[ModalityName, ..
     return tuple(each.name for each in table if {each.model, each.recogniser or each.model} <= references.keys())
 
 
-def lacking(setup: Setup) -> tuple[ModalityName, ...]:
-    """Return the modalities that a library lacks, and would have if it was made now."""
-    return tuple(modality for modality in modalities_of(models_of(setup)) if modality not in setup.models)
+def uses_gpu(references: Mapping[ModelKind, str]) -> bool:
+    """Return whether one of a library's models is meant for a GPU, if there is one."""
+    return any(kind in CARD_KINDS and model not in _NEEDING_NO_GPU for kind, model in references.items())
 
 
 def upgrade_command(setup: Setup) -> str:

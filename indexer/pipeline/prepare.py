@@ -56,7 +56,7 @@ class Prepared:
 
     def unit(self, plan: UnitPlan, options: Options, modality: ModalityName) -> Unit:
         """Return a unit to extract a modality from."""
-        return Unit(self.video, plan, options, self.known[modality], self.audio)
+        return Unit(self.video, plan, options, self.known.get(modality, Known()), self.audio)
 
 
 def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts) -> Prepared:

@@ -27,6 +27,7 @@ from vfindex.storage.records import COARSE, Clip, FloatArray, Segment, UnitPlan,
 # Bit rate of ordinary video, 3.2 Mbit/s: a unit of ten minutes has time for 240 MB at least.
 RATE_BYTES_S = 400_000
 NOTHING_READ = ReadEnd(0, None, None, 0, 0, "")
+_NO_FRAMES: FloatArray = np.zeros((0, 0), np.float32)
 Bounds = Sequence[tuple[float, float]]  # (start_s, end_s) of clips, in order of time
 
 
@@ -166,14 +167,19 @@ def _damage(end: ReadEnd) -> str:
 def _clips(prepared: Prepared, plan: UnitPlan, read: Read, kept: ReusableUnit) -> tuple[Clip, ...]:
     """Return a unit's clips: the stored ones, or those cut by the track with frames, without embeddings."""
     for track in read.tracks.values():
-        if track.frames is not None and track.vectors is not None:
+        if track.frames is not None:
             return _cut(prepared.video, plan, track.frames, track.vectors, read.end)
     return kept.stored.clips
 
 
-def _cut(video: Video, plan: UnitPlan, record: FrameRecord, vectors: FloatArray, end: ReadEnd) -> tuple[Clip, ...]:
+def _cut(
+    video: Video, plan: UnitPlan, record: FrameRecord, stored: FloatArray | None, end: ReadEnd
+) -> tuple[Clip, ...]:
+    """stored: (n, dim), the vectors of the frames, stored with the clips; None without an image model."""
     if not record.times_s:
         return ()  # a part of a video without frames
+    # The cosine of square roots of histograms is their Bhattacharyya coefficient (Kailath 1967).
+    vectors = np.sqrt(record.histograms) if stored is None else stored
     times_s = np.asarray(record.times_s)
     start_s = plan.start_s if plan.start_s is not None else min(video.start_s, record.times_s[0])
     end_s = plan.end_s if plan.end_s is not None else _end_s(video, record, end)
@@ -186,8 +192,8 @@ def _cut(video: Video, plan: UnitPlan, record: FrameRecord, vectors: FloatArray,
             end_s=span.end_s,
             start_uncertainty_s=span.start_uncertainty_s,
             embeddings={},
-            frame_vectors=frames,
-            frame_times_s=times_s[span.first : span.last],
+            frame_vectors=frames if stored is not None else _NO_FRAMES,
+            frame_times_s=times_s[span.first : span.last] if stored is not None else np.zeros(0),
             thumbnail=record.thumbnails.pick(span.start_s, span.end_s, middle_s),
         )
         clips.append(clip)

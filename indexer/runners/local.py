@@ -77,7 +77,7 @@ class LocalRunner:
     def __init__(self, workers: int, encoders: Encoders) -> None:
         """Raise ModelError if a model of an extractor cannot be opened."""
         self.window = workers
-        self._gpu = ImageQueue(encoders.image, encoders.gpus) if encoders.gpus else None
+        self._gpu = ImageQueue(encoders.image_model(), encoders.gpus) if encoders.gpus else None
         self._encoders = encoders if self._gpu is None else replace(encoders, image=self._gpu)
         self._extractors = open_extractors(self._encoders)
         self._opened_s = time.monotonic()

@@ -17,16 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfindex.indexer.models.presets import (
-    DEFAULT_PRESET,
-    LITE_SPEECH,
-    MULTILINGUAL_TEXT,
-    PRESETS,
-    SPARE_SPEECH,
-    Choice,
-    models_of,
-    options_of,
-)
+from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, uses_gpu
 from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
@@ -239,11 +230,10 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.storage.machine import usable_cores
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
-    needs_none = {*PRESETS[DEFAULT_PRESET].models.values(), MULTILINGUAL_TEXT, SPARE_SPEECH}
-    uses_gpu = not needs_none.issuperset(models_of(setup)[kind] for kind in PRESETS[DEFAULT_PRESET].models)
+    on_gpu = uses_gpu(models_of(setup))
     with run.writer.library.snapshot() as snapshot:
         spoken = main_language(snapshot) if asr else ""
-    if choice.with_ray(uses_gpu=uses_gpu):
+    if choice.with_ray(uses_gpu=on_gpu):
         from vfindex.indexer.runners.placement import Wish
         from vfindex.indexer.runners.ray_machine import stay_local
 
@@ -256,7 +246,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
             names = tuple(modality for modality in modality_names() if modality in setup.models)
             texts = Texts(open_text(setup, cache, say=say), names)
         models = Models(setup, cache, asr, settings.compiled, spoken)
-        wish = Wish(uses_gpu, choice.gpu_share, settings.workers)
+        wish = Wish(on_gpu, choice.gpu_share, settings.workers)
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
             yield on_ray, texts
         return

@@ -106,7 +106,7 @@ def _setup(writer: Writer, settings: RunSettings, callbacks: Callbacks) -> Setup
     references = models_of(setup)
     for name, asked, has in (
         ("preset", choice.preset, setup.preset),
-        ("visual", choice.visual, references["visual"]),
+        ("visual", choice.visual, references.get("visual", "no model")),
         ("text", choice.text, references["text"]),
         ("speech", choice.speech, references["speech"]),
         ("sampling", settings.sampling and str(settings.sampling), setup.sampling),

@@ -16,6 +16,7 @@ import numpy as np
 from vfindex.indexer.boundary import one_file
 from vfindex.indexer.extractors.frame_record import FrameRecord
 from vfindex.indexer.extractors.metadata_text import documents_of
+from vfindex.indexer.extractors.visual import SHOT_PX
 from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
 from vfindex.indexer.models.factory import Opening, open_encoders, query_folders
 from vfindex.indexer.options import Sampling
@@ -223,7 +224,8 @@ def _renew_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairR
             return
         with callbacks.interruptible():
             encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=callbacks.say)
-        wanted = UnitRequest((FrameTap(encoders.image.size_px),), Sampling.parse(setup.sampling))
+        size_px = SHOT_PX if encoders.image is None else encoders.image.size_px
+        wanted = UnitRequest((FrameTap(size_px),), Sampling.parse(setup.sampling))
         with Decoder() as decoder:
             for video in bare:
                 if callbacks.stop():
@@ -280,5 +282,7 @@ def _remake(writer: Writer, snapshot: Snapshot, video: StoredVideo, wanted: Unit
 
 
 def _middle_s(clip: Clip) -> float:
-    """Return the time of a clip's thumbnail: of the frame nearest to the mean of its vectors."""
+    """Return the time of a clip's thumbnail: of the frame nearest to the mean of its vectors; without, the middle."""
+    if not len(clip.frame_vectors):
+        return (clip.start_s + clip.end_s) / 2
     return float(clip.frame_times_s[int(np.argmax(clip.frame_vectors @ clip.embeddings[frame_modality()]))])

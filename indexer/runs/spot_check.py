@@ -60,6 +60,9 @@ def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
         if not chosen:
             return result
         encoder = LibraryModels(setup, cache, say=lambda _: None).image(usable_cores())
+        if encoder is None:
+            result.notes.append("this library has no images, so no clip was compared with its video")
+            return result
         wanted = UnitRequest((FrameTap(encoder.size_px),), Sampling.parse(setup.sampling))
         with Decoder() as decoder:
             for clip in snapshot.clips(chosen).values():

@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from vfindex.indexer.models.catalog import CARD_KINDS
 from vfindex.indexer.models.factory import install, present_models
-from vfindex.indexer.models.presets import Choice, models_of, preset_name
+from vfindex.indexer.models.presets import PRESETS, Choice, models_of, preset_name
 from vfindex.indexer.models.store import find_recogniser
 from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
@@ -27,6 +28,7 @@ from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_shared_spec
+from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -38,10 +40,13 @@ _TARGET, _COMPLETE = "upgrade", "upgraded"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The models and the sampling of a new version; stored in it, so that an interrupted upgrade can be resumed."""
+    """The models and the sampling of a new version; stored in it, so that an interrupted upgrade can be resumed.
+
+    visual: None for a library without images.
+    """
 
     preset: str
-    visual: str
+    visual: str | None
     text: str
     speech: str
     sampling: str
@@ -50,7 +55,8 @@ class Target:
         return Choice(self.preset, self.visual, self.text, self.speech)
 
     def __str__(self) -> str:
-        return f"preset {self.preset}: {self.visual}, {self.text}, {self.speech}, sampling {self.sampling}"
+        images = f"{self.visual}, " if self.visual else ""
+        return f"preset {self.preset}: {images}{self.text}, {self.speech}, sampling {self.sampling}"
 
 
 # Called with the folders of the old and of the complete new version, before the swap.
@@ -171,11 +177,14 @@ def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Targe
     if choice.preset is not None:
         models = present_models(choice, preset, settings.cache, say=callbacks.say)
     else:
-        models = {kind: choice.model(kind) or has for kind, has in models_of(before).items()}
+        models = dict(models_of(before))
+        models |= {kind: model for kind in CARD_KINDS if (model := choice.model(kind))}
+    if frame_modality() in before.models and "visual" not in models:
+        models["visual"] = PRESETS[preset].models["visual"]  # it is missing, and no upgrade drops the images
     if not choice.speech:
         models["speech"] = find_recogniser(models["speech"], settings.cache).reference
     sampling = str(settings.sampling) if settings.sampling else before.sampling
-    return Target(preset, models["visual"], models["text"], models["speech"], sampling)
+    return Target(preset, models.get("visual"), models["text"], models["speech"], sampling)
 
 
 def _version_to_build(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:

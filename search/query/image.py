@@ -56,7 +56,8 @@ class Pictures:
 
     def __init__(self, library: Library, setup: Setup) -> None:
         # Named after the model that made the vectors, so that the encoder of another model is never used.
-        name = re.sub(r"[^\w.]+", "-", setup.models[frame_modality()]).strip("-.")
+        name = re.sub(r"[^\w.]+", "-", setup.models.get(frame_modality(), "none")).strip("-.")
+        self._missing = None if frame_modality() in setup.models else f"vfindex upgrade --preset {setup.preset}"
         self._kept = library.folder / "query" / f"{name}-image"
         self._folder = self._kept
         self._open: PictureEncoder | None = None
@@ -78,6 +79,8 @@ class Pictures:
         return vector
 
     def _encoder(self) -> PictureEncoder:
+        if self._missing:
+            raise QueryError(f"this library has no images to compare pictures with; to add them: {self._missing}")
         with self._opening:
             if self._open is None:
                 if not self.are_readable:

@@ -1,7 +1,7 @@
 """Colours of images and of queries: shares of eleven colour names, and their vectors.
 
-The eleven are the basic colour terms of English (Berlin and Kay 1969). Object labels do not include colours, and
-sentence models place colour names close together, so "red car" would find any car.
+The eleven are the basic colour terms of English (Berlin and Kay 1969); other languages have names for them, too. Object
+labels do not include colours, and sentence models place colour names close together, so "red car" would find any car.
 """
 
 from __future__ import annotations
@@ -45,6 +45,33 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "magenta": ("pink", "purple"),
     "beige": ("brown", "white"),
 }
+# The eleven in French, Spanish, Chinese and Japanese, and the stems of the German adjectives. Missing are French "rose"
+# and, see GERMAN_ENDINGS, German "rot": they are other words in English.
+FURTHER_NAMES: Mapping[str, str] = {
+    "black": "noir noire noirs noires negro negra negros negras 黑色 黒 黒色",
+    "white": "blanc blanche blancs blanches blanco blanca blancos blancas 白色 白",
+    "grey": "gris grise grises 灰色 灰",
+    "red": "rouge rouges rojo roja rojos rojas 红色 紅色 赤 赤色",
+    "green": "vert verte verts vertes verde verdes 绿色 綠色 緑 緑色",
+    "blue": "bleu bleue bleus bleues azul azules 蓝色 藍色 青 青色",
+    "yellow": "jaune jaunes doré dorée dorés dorées amarillo amarilla amarillos amarillas dorado dorada 黄色 黄 金色",
+    "orange": "naranja naranjas 橙色 橘色 橙",
+    "brown": "marron brun brune bruns brunes marrón marrones 棕色 褐色 茶色",
+    "pink": "rosa rosas 粉色 粉红 桃色 ピンク",
+    "purple": "lila violette violets violettes morado morada morados moradas 紫色 紫",
+}
+GERMAN_STEMS = {
+    "black": "schwarz",
+    "white": "weiß",
+    "grey": "grau",
+    "red": "rot",
+    "green": "grün",
+    "blue": "blau",
+    "yellow": "gelb",
+    "brown": "braun",
+    "purple": "violett",
+}
+GERMAN_ENDINGS = ("", "e", "er", "es", "en", "em")
 # A colour farther away by this distance in CIELAB counts e times less. Measured, docs/decisions/lite.md: 1 to 24 rank
 # alike.
 SOFTNESS = 16.0
@@ -73,7 +100,7 @@ def colour_shares(pixels: NDArray[np.uint8]) -> FloatArray:
 def colours_named(words: Iterable[str]) -> FloatArray:
     """Return the colours named by the words, in equal shares: (11,) float32, summing to 1, or all 0."""
     lower = [word.casefold() for word in words]
-    named = {colour for word in lower for colour in OTHER_NAMES.get(word, (word,))}
+    named = {colour for word in lower for colour in _NAMES.get(word, (word,))}
     mask = np.array([colour in named for colour in COLOURS], dtype=np.float32)
     return mask / max(1.0, float(mask.sum()))
 
@@ -112,6 +139,17 @@ def _cielab(srgb: NDArray[np.generic]) -> NDArray[np.float64]:
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
+def _names() -> dict[str, tuple[str, ...]]:
+    """Return casefolded name -> the nearest of the eleven colours."""
+    names = {word.casefold(): (colour,) for colour, words in FURTHER_NAMES.items() for word in words.split()}
+    names |= {
+        f"{stem}{ending}".casefold(): (colour,) for colour, stem in GERMAN_STEMS.items() for ending in GERMAN_ENDINGS
+    }
+    del names["rot"]
+    return names | dict(OTHER_NAMES)
+
+
+_NAMES = _names()
 # Regularisation, as a share of the mean energy of an axis: noise of 1e-5 in every number moves the directions by 1e-6.
 _RIDGE = 0.01
 _FOCI = _cielab(np.array(list(COLOURS.values())))

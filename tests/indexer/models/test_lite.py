@@ -152,7 +152,7 @@ def test_identities_of_earlier_libraries_still_hold() -> None:
 def test_without_its_package_the_multilingual_text_model_is_the_english_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: bool
 ) -> None:
-    monkeypatch.setattr(factory, "is_present", lambda *_: present)
+    monkeypatch.setattr(factory, "is_present", lambda card, _: present or card.reference != MULTILINGUAL_TEXT)
     said: list[str] = []
     models = factory.present_models(Choice(), "lite-multilingual", tmp_path, say=said.append)
     assert models["text"] == (MULTILINGUAL_TEXT if present else LITE_TEXT)

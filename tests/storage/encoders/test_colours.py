@@ -17,6 +17,7 @@ from vfindex.storage.encoders.colours import (
     colours_named,
     with_colours,
 )
+from vfindex.storage.text.tokenizer import words_of
 
 NAMES = list(COLOURS)
 
@@ -64,6 +65,27 @@ def test_questions_name_colours_in_equal_shares() -> None:
     }
     assert colours_named(["turquoise"]).sum() == pytest.approx(1)
     assert {colour for colours in OTHER_NAMES.values() for colour in colours} <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("query", "colour"),
+    [
+        ("Mann mit Bart spielt auf einem roten Schlagzeug", "red"),
+        ("kleiner weißer flauschiger Hund", "white"),
+        ("Weltraumteleskop mit goldenen Spiegeln", None),
+        ("verser du café dans une tasse bleue", "blue"),
+        ("miroirs hexagonaux dorés", "yellow"),
+        ("perrito blanco y peludo", "white"),
+        ("留胡子的男人在打一套红色的架子鼓", "red"),
+        ("用细嘴壶往蓝色杯子里倒咖啡", "blue"),
+        ("赤い花が咲くタイムラプス", "red"),
+        ("青いマグカップ", "blue"),
+        ("he learned it by rot and rose early", None),
+    ],
+)
+def test_further_languages_name_the_same_colours(query: str, colour: str | None) -> None:
+    shares = dict(zip(NAMES, colours_named(words_of(query)), strict=True))
+    assert shares == {name: float(name == colour) for name in NAMES}
 
 
 def texts(n: int = 400, dim: int = 64) -> np.ndarray:
