@@ -14,6 +14,7 @@ from vfindex.search.query.like import Like
 from vfindex.search.query.request import Request
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.group import Result
+from vfindex.search.rank.lexical import DocumentMatch, phrase_s
 from vfindex.search.rank.retrieve import retrieve
 from vfindex.search.rank.score import ScoredClip
 from vfindex.search.results import Hit, Hits, Match, Place, Span
@@ -98,6 +99,7 @@ def _hit(rank: int, result: Result, libraries: Sequence[ClipDetails], labeller: 
         of, id_ = duplicate.video
         path = _existing_first(libraries[of].videos[id_][1])[0]
         also.append(Place(path, duplicate.start_s, duplicate.end_s))
+    matches = _matches(result)
     modalities = {m: _sum(each.contributions.get(m) for each in result.moments) for m in modality_names()}
     return Hit(
         rank=rank,
@@ -106,7 +108,7 @@ def _hit(rank: int, result: Result, libraries: Sequence[ClipDetails], labeller: 
         video_id=video_id,
         clip_id=best.clip.id,
         key=ClipKey(fingerprint, best.clip.start_ms),
-        start_s=result.start_s,
+        start_s=_start_s(result, matches),
         end_s=result.end_s,
         frame_s=best.frame_s,
         score=result.score,
@@ -118,7 +120,7 @@ def _hit(rank: int, result: Result, libraries: Sequence[ClipDetails], labeller: 
         snippet=best.snippet or details.said.get(best.clip.id, "")[:SNIPPET_CHARS] or None,
         moments=tuple(Span(each.clip.start_s, each.clip.end_s, each.frame_s, each.score) for each in result.moments),
         also=tuple(also),
-        matches=_matches(result),
+        matches=matches,
         missing={m: _why_missing(m, best, details) for m in modality_names() if modalities[m] is None},
         thumbnail=details.library.thumbnail(best.clip.thumbnail),
     )
@@ -138,9 +140,24 @@ def _matches(result: Result) -> tuple[Match, ...]:
             each.document.end_s,
             each.document.source,
             each.document.box,
+            _phrase_s(each),
         )
         for each in ordered
     )
+
+
+def _phrase_s(match: DocumentMatch) -> float | None:
+    """Return when the first of the exact phrases in a text begins, None if that is unknown."""
+    times = (phrase_s(match.document, keyword.text) for keyword in match.keywords if keyword.exact)
+    return min((time_s for time_s in times if time_s is not None), default=None)
+
+
+def _start_s(result: Result, matches: Sequence[Match]) -> float:
+    """Return the start of a hit: of the exact phrase in it, if its time is known, else of its first clip."""
+    if len(result.moments) > 1:
+        return result.start_s
+    times = (match.phrase_s for match in matches if match.phrase_s is not None)
+    return min((time_s for time_s in times if result.start_s <= time_s < result.end_s), default=result.start_s)
 
 
 def _why_missing(modality: ModalityName, scored: ScoredClip, details: ClipDetails) -> str:

@@ -79,8 +79,11 @@ class Span(Record):
 class Match(Record):
     """A text that contains words of the query: a segment of a track, or a title or tag (no times, no source).
 
-    track: the modality that the text counts for. box: where it stands on the picture, None if it does not.
+    track: the modality that the text counts for. box: where it stands on the picture, None if it does not. phrase_s:
+    when the exact phrase of the query in it begins; None without one, and where the times of words are unknown.
     """
+
+    rounded: ClassVar[frozenset[str]] = frozenset({"phrase_s"})
 
     words: tuple[str, ...]
     text: str
@@ -90,6 +93,7 @@ class Match(Record):
     end_s: float | None
     source: SegmentSource | None
     box: Box | None
+    phrase_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Hit(Record):
 
     library: its folder. video: absolute path of a copy that exists, else of one that did. video_id, clip_id: until the
     video is indexed again; key: of the best clip, in every library. start_s, end_s: from the first to the last clip of
-    `moments`, plus neighbours that match nearly as well. frame_s: presentation time of the best frame.
+    `moments`, plus neighbours that match nearly as well; from an exact phrase on, where its time is known.
+    frame_s: presentation time of the best frame.
     modalities: signed contributions that sum to the score; None: the clip lacks the modality, or the query does not
     use it, and `missing` says which. words: query words in the clip's speech or the video's title and tags.
     snippet: the text that contains them, else what is said during the clip. moments: one clip per moment of the query.

@@ -62,7 +62,9 @@ def _line(match: Match) -> str:
         return f"{text}  ({match.kind})"
     source = _SOURCES.get(match.source or "", match.source)
     where = f", {box_words(match.box)}" if match.box else ""
-    return f"{text}  ({clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}, {source}{where})"
+    when = f"{clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}"
+    when += "" if match.phrase_s is None else f", the phrase at {clock(match.phrase_s, tenths=True)}"
+    return f"{text}  ({when}, {source}{where})"
 
 
 def row_of(query: str, hits: Sequence[Hit]) -> Row:

@@ -10,7 +10,9 @@ import importlib.util
 import pickle
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +43,12 @@ CPU_BATCH, CUDA_BATCH = 1, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES = 3000  # of the spectrogram of a window
 S_PER_TIME_TOKEN = 0.02
+FRAMES_PER_S = 100
+S_PER_ALIGNED_FRAME = 0.02
 # A pause as long as this ends a span of voice: faster-whisper's own setting for batches. `windows_of` pads.
 VOICE = VadOptions(max_speech_duration_s=MAX_VOICE_S, min_silence_duration_ms=160, speech_pad_ms=0)
+# Written without spaces between words: each character is taken for one.
+UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my"})
 TAGS = {"jw": "jv"}  # Whisper's code for Javanese is not a BCP 47 tag
 CODES = {tag: code for code, tag in TAGS.items()}
 REMEDY = "fetch the model again with `vfindex models pull`, or choose another with --speech"
@@ -141,17 +147,57 @@ class FasterWhisper:
                 return_no_speech_prob=True,
                 suppress_tokens=self._suppressed,
             )
+            tokens_of = [result.sequences_ids[0] for result in results]
+            times_of = self._times(encoded, tokens_of, sounds, languages[0][0])
         except (RuntimeError, ValueError) as exc:
             raise ModelError(f"speech cannot be recognised ({_brief(exc)})") from exc
         heard = []
-        for sound, (tag, probability), result in zip(sounds, languages, results, strict=True):
-            tokens = result.sequences_ids[0]
+        for sound, (tag, probability), result, tokens, times_s in zip(
+            sounds, languages, results, tokens_of, times_of, strict=True
+        ):
             # CTranslate2's score is the mean over the tokens; Whisper's counts the end of the text as one more.
             logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
-            pieces = timed(tokens, self._tokenizer.timestamp_begin, len(sound) / SAMPLE_RATE_HZ)
+            pieces = list(timed(tokens, self._tokenizer.timestamp_begin, len(sound) / SAMPLE_RATE_HZ))
             said = _segments(pieces, self._tokenizer.decode, (result.no_speech_prob, logprob))
-            heard.append(WindowTranscript(tag, probability, said))
+            words = self._words([text for _, _, text in pieces], times_s, tag)
+            timed_words = (replace(raw, words=own) for raw, own in zip(said, words, strict=True))
+            heard.append(WindowTranscript(tag, probability, tuple(timed_words)))
         return heard
+
+    def _times(
+        self,
+        encoded: ctranslate2.StorageView,
+        tokens_of: Sequence[Sequence[int]],
+        sounds: Sequence[FloatArray],
+        tag: str,
+    ) -> list[list[float]]:
+        """Return when each text token of each sound begins, in seconds.
+
+        By dynamic time warping of the decoder's attention, as in Whisper's own `timing.py`: one more pass of the
+        decoder, without a search. tag: a language of the sounds; times hardly depend on it.
+        """
+        texts = [[token for token in tokens if token < self._tokenizer.eot] for tokens in tokens_of]
+        lengths = [min(FRAMES, round(len(sound) / SAMPLE_RATE_HZ * FRAMES_PER_S)) for sound in sounds]
+        aligned = self._model.model.align(encoded, self._prompt(tag), texts, lengths)
+        found: list[list[float]] = []
+        for result in aligned:
+            first: dict[int, int] = {}
+            for token, frame in result.alignments:
+                first.setdefault(token, frame)
+            found.append([frame * S_PER_ALIGNED_FRAME for frame in first.values()])
+        return found
+
+    def _words(
+        self, texts: Sequence[list[int]], times_s: Sequence[float], tag: str
+    ) -> Iterator[tuple[tuple[float, str], ...]]:
+        """Yield the words of each segment of a window, by its tokens. times_s: of all of them."""
+        split = self._tokenizer.split_tokens_on_unicode if tag in UNSPACED else self._tokenizer.split_tokens_on_spaces
+        at = 0
+        for tokens in texts:
+            words, parts = split(tokens)
+            starts = accumulate(map(len, parts), initial=at)
+            yield tuple((times_s[n], word) for n, word in zip(starts, words, strict=False) if n < len(times_s))
+            at += len(tokens)
 
     def knows(self, language: str) -> bool:
         """Return whether the model recognises a language."""
@@ -285,7 +331,7 @@ def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[t
 
 
 def _segments(
-    pieces: Iterator[tuple[float, float, list[int]]], decode: Callable[[list[int]], str], sure: tuple[float, float]
+    pieces: Iterable[tuple[float, float, list[int]]], decode: Callable[[list[int]], str], sure: tuple[float, float]
 ) -> tuple[RawSegment, ...]:
     """Return the segments of a window; sure: its no_speech_prob and avg_logprob."""
     texts = [(start_s, end_s, decode(tokens)) for start_s, end_s, tokens in pieces]

@@ -102,7 +102,8 @@ class RawSegment:
     """A segment as Whisper returns it; times from the beginning of the input.
 
     no_speech_prob: of no speech in the window. avg_logprob: mean log probability of the tokens around it.
-    compression_ratio: bytes of the window's text over bytes when compressed by zlib.
+    compression_ratio: bytes of the window's text over bytes when compressed by zlib. words: (start_s, word) of each, in
+    order; empty where unknown.
     """
 
     start_s: float
@@ -111,6 +112,7 @@ class RawSegment:
     no_speech_prob: float
     avg_logprob: float
     compression_ratio: float
+    words: tuple[tuple[float, str], ...] = ()
 
 
 def flaw(raw: RawSegment, voiced_s: float) -> Flaw:

@@ -34,7 +34,7 @@ from vfindex.indexer.speech.hallucination import (
 )
 from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s
 from vfindex.storage.errors import ModelError
-from vfindex.storage.records import FloatArray, Segment
+from vfindex.storage.records import FloatArray, Segment, WordTimes
 
 log = logging.getLogger(__name__)
 
@@ -320,8 +320,31 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
         why = why or ("stock" if is_empty_talk else "script" if is_foreign(text, heard.language) else "")
         start_s, end_s = window.spoken(raw.start_s, raw.end_s)
         begin_s = max(0.0, window.start_s + start_s)
+        times = word_times(text, raw.words, window, (start_s, end_s))
         end_s = max(begin_s, window.start_s + end_s)
-        yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw)), why
+        yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw), word_times=times), why
+
+
+def word_times(text: str, words: Sequence[tuple[float, str]], window: Window, span_s: tuple[float, float]) -> WordTimes:
+    """Return where the words of a segment stand in its text and when they begin, as `Segment` has it.
+
+    words: in order, with times of the window; one that begins in a pause begins with the voice after it. span_s: the
+    segment's start and end in the window.
+    """
+    found: list[tuple[int, float]] = []
+    start_s, end_s = span_s
+    place, before_s = 0, 0.0
+    for n, (time_s, word) in enumerate(words):
+        said = cleaned(word)
+        at = text.find(said, place)
+        if at < 0 or not any(map(str.isalnum, said)):
+            continue
+        until_s = max(words[n + 1][0] if n + 1 < len(words) else end_s, time_s)
+        voiced_s = window.spoken(time_s, until_s)[0]
+        before_s = max(before_s, round(min(voiced_s, end_s) - start_s, 2))
+        found.append((at, before_s))
+        place = at + len(said)
+    return tuple(found)
 
 
 def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,6 +277,23 @@ def _containing_phrase(
             if plain_words(first.text)[-cut:] == head and plain_words(second.text)[: len(rest)] == rest:
                 matched |= {first.document_id, second.document_id}
     return np.array(sorted(matched), np.int64)
+
+
+def phrase_s(document: WordMatch, phrase: str) -> float | None:
+    """Return when a phrase that a segment contains begins, None if the times of its words are unknown.
+
+    Of one that continues in the next segment, when its first part begins.
+    """
+    if document.start_s is None or not document.word_times:
+        return None
+    places = [place for place, _ in document.word_times]
+    pieces = ["".join(plain_words(document.text[a:b])) for a, b in pairwise([*places, len(document.text)])]
+    said, wanted = "".join(pieces), "".join(plain_words(phrase))
+    starts = list(accumulate(map(len, pieces), initial=0))
+    whole = (n for n, at in enumerate(starts[:-1]) if said.startswith(wanted, at) and at + len(wanted) in starts)
+    begun = (n for n, at in enumerate(starts[:-1]) if wanted.startswith(said[at:]))
+    found = next(whole, next(begun, None))
+    return None if found is None else document.start_s + document.word_times[found][1]
 
 
 def plain_words(text: str) -> list[str]:

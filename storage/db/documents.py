@@ -87,6 +87,7 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
             text=segment.text,
             track=segment.track,
             box=segment.box,
+            word_times=segment.word_times,
             crc32=checksum(segment.start_s, segment.end_s, segment.text),
         ),
     )

@@ -114,6 +114,8 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
     "separate_frames": (),
     # Where the text of a segment stands on the picture.
     "give_segments_a_box": ("ALTER TABLE segment ADD COLUMN box TEXT",),
+    # When the words of a segment begin.
+    "give_segments_word_times": ("ALTER TABLE segment ADD COLUMN word_times TEXT",),
 }
 # Of a new library, too.
 TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))

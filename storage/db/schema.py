@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-from vfindex.storage.records import Box, box_of, box_text
+from vfindex.storage.records import Box, WordTimes, box_of, box_text, word_times_of, word_times_text
 
 metadata = MetaData()
 
@@ -41,6 +41,19 @@ class BoxText(TypeDecorator[Box]):
 
     def process_result_value(self, value: str | None, dialect: object) -> Box | None:
         return box_of(value)
+
+
+class WordTimesText(TypeDecorator[WordTimes]):
+    """The times of words, stored as text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: WordTimes | None, dialect: object) -> str | None:
+        return word_times_text(value or ())
+
+    def process_result_value(self, value: str | None, dialect: object) -> WordTimes:
+        return word_times_of(value)
 
 
 def _owner(target: str) -> Column[int]:
@@ -242,7 +255,8 @@ frame = Table(
     Column("crc32", Integer, nullable=False),
 )
 
-# track: the modality that the segment is of. box: where its text stands on the picture.
+# track: the modality that the segment is of. box: where its text stands on the picture. word_times: when its
+# words begin.
 segment = Table(
     "segment",
     metadata,
@@ -259,6 +273,7 @@ segment = Table(
     _seal(),
     Column("track", Text, nullable=False, default="speech", server_default="speech"),
     Column("box", BoxText),
+    Column("word_times", WordTimesText),
     Index("segment_by_video", "video_id", "start_s"),
     Index("segment_by_unit", "unit_id"),
 )

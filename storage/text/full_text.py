@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.ids import FEW_VIDEOS, Ids, in_sorted, listed
-from vfindex.storage.records import Box, SegmentSource, box_of
+from vfindex.storage.records import Box, SegmentSource, WordTimes, box_of, word_times_of
 from vfindex.storage.text.bm25 import saturations
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
 from vfindex.storage.text.id_ranges import Spans, around, newest_part, outside
@@ -52,7 +52,7 @@ MAX_PASSED = 500_000
 MAX_SPANS = 64
 # And runs of documents of unsearchable videos that a search in all videos leaves out.
 MAX_HOLES = 3
-_OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source, s.box"
+_OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source, s.box, s.word_times"
 _JOINED = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
 _SEARCHABLE = " v.state IN ('indexed', 'partial')"
 _RANKED = "SELECT rowid, -bm25(document_fts) FROM document_fts WHERE document_fts MATCH ?"
@@ -86,8 +86,8 @@ _KEEPING = Lock()
 class WordMatch:
     """A document that holds words of the question: a segment, a title or a tag.
 
-    start_s, end_s, source, box: of a segment only. bm25: Okapi BM25, higher is better; phrases: those that it holds, of
-    the question's; both only where `match` found it.
+    start_s, end_s, source, box, word_times: of a segment only. bm25: Okapi BM25, higher is better; phrases: those that
+    it holds, of the question's; both only where `match` found it.
     """
 
     document_id: int
@@ -98,6 +98,7 @@ class WordMatch:
     end_s: float | None
     source: SegmentSource | None
     box: Box | None
+    word_times: WordTimes = ()
     bm25: float = 0.0
     phrases: frozenset[str] = frozenset()
 
@@ -367,8 +368,8 @@ def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
 
 def _match(row: Sequence[Any]) -> WordMatch:
     """Return a row of _OF_DOCUMENT."""
-    id_, video_id, kind, words, start_s, end_s, source, box = row
-    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box))
+    id_, video_id, kind, words, start_s, end_s, source, box, times = row
+    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box), word_times_of(times))
 
 
 def _by_worth(lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Ids:

@@ -18,6 +18,7 @@ def make(folder: Path) -> Path:
     with writing(folder) as writer:
         install(writer)
         said = [Segment(1.5, 3, "hello \x1b world", "asr", "en", 0.5), Segment(3, 4, "hello again", "sidecar", "en")]
+        said.append(Segment(4.1, 4.9, "say: good night", "asr", "en", word_times=((0, 0.0), (5, 0.2), (10, 0.54))))
         said.append(Segment(3.5, 4, "hello there", "frames", box=(0.094, 0.5, 0.21, 0.75)))
         described = clip(visual=axis(1), speech=axis(1), text=axis(2))
         add_video(writer, "a", [described, clip(9, 12, visual=axis(2))], said, [Document("title", "Hello holiday")])
@@ -41,6 +42,17 @@ def test_the_explanation_of_a_hit(run: Any, tmp_path: Path) -> None:
     assert any(line.startswith("    speech  -      nothing in this clip") for line in other)
 
 
+def test_an_exact_phrase_says_when_it_begins(run: Any, tmp_path: Path) -> None:
+    library = make(tmp_path / "library")
+    out = run("search", '"good night"', "--explain", "--library", library).out
+    assert "    words   good night: say: good night  (0:04.1-0:04.9, the phrase at 0:04.3, recognised)" in out
+    [hit] = json.loads(run("search", '"good night"', "--json", "--library", library).out)["hits"]
+    assert (hit["start_s"], hit["end_s"], hit["matches"][0]["phrase_s"]) == (4.3, 5.0, 4.3)
+    assert (hit["moments"][0]["start_s"], hit["key"][1]) == (0.0, 0)
+    [hit] = json.loads(run("search", '"hello again"', "--json", "--library", library).out)["hits"]
+    assert (hit["start_s"], hit["matches"][0]["phrase_s"]) == (0.0, None)  # a subtitle without times of words
+
+
 def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
     library = make(tmp_path / "library")
     [first, second] = json.loads(run("search", "hello", "--json", "--library", library).out)["hits"]
@@ -53,12 +65,14 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
         "end_s": None,
         "source": None,
         "box": None,
+        "phrase_s": None,
     }
     assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar", "frames"}
     assert [match["box"] for match in first["matches"] if match["box"]] == [[0.094, 0.5, 0.21, 0.75]]
     assert set(first["missing"]) == {"screen"} and set(second["missing"]) == {"speech", "screen", "text"}
     [hit, *_] = json.loads(run("search", "shown:hello", "--json", "--library", library).out)["hits"]
-    assert hit["missing"] == {"speech": "not asked for", "screen": "nothing in this clip", "text": "not asked for"}
+    lacks = "not in this library; to add it: vfindex upgrade"
+    assert hit["missing"] == {"speech": "not asked for", "screen": lacks, "text": "not asked for"}
 
 
 def test_hits_as_a_picture(run: Any, tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ def test_a_film_of_unsure_language_is_taken_for_english(whisper: Whisper) -> Non
 
 
 @needs_media
+def test_words_have_their_times(whisper: Whisper) -> None:
+    said = transcript(whisper, decoded("public/videos/v054.mp4"))
+    words = [(s.text[at:].split()[0], s.start_s + time_s) for s in said.segments for at, time_s in s.word_times]
+    assert [time_s for word, time_s in words if word == "ask"] == pytest.approx([3.3, 8.2], abs=0.2)
+    assert [time_s for word, time_s in words if word.startswith("country")] == pytest.approx([5.8, 10.0], abs=0.2)
+
+
+@needs_media
 def test_noise_between_words_is_left_out(whisper: Whisper) -> None:
     noise = np.random.default_rng(1).normal(0, 400, 30 * SAMPLE_RATE_HZ).astype(np.int16)
     result = transcript(whisper, np.concatenate([noise, speech(), noise]))

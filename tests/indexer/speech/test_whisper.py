@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,6 +295,26 @@ def test_a_window_of_stock_phrases_alone_is_dropped() -> None:
 def test_text_of_another_script_is_dropped() -> None:
     result = transcript(Raving(raw(0.0, 2.0, " It is called"), raw(2.0, 4.0, "ストーリーの終わり")), blocks(loud(4)))
     assert [s.text for s in result.segments] == ["It is called"]
+
+
+def test_words_begin_with_voice() -> None:
+    words = ((0.0, " It"), (0.9, " began,"), (1.1, ","), (1.2, " a"), (5.0, " lit"), (5.2, "tle"), (10.6, " later"))
+    said = replace(raw(0.0, 14.0, " It began, a little later."), words=words)
+    sound = np.concatenate([silent(5), loud(10), silent(2), loud(3), silent(5)])
+    [segment] = transcript(Raving(said), blocks(sound)).segments
+    found = [(segment.text[place:], segment.start_s + time_s) for place, time_s in segment.word_times]
+    assert [text for text, _ in found] == [
+        text
+        for text in (
+            "It began, a little later.",
+            "began, a little later.",
+            "a little later.",
+            "little later.",
+            "tle later.",
+            "later.",
+        )
+    ]
+    assert [time_s for _, time_s in found] == pytest.approx([5.0, 5.5, 5.8, 9.6, 9.8, 17.0])
 
 
 class Failing(Loudness):

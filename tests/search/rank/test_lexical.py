@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.search.query.ast import Query
 from vfindex.search.query.parser import parse
-from vfindex.search.rank.lexical import match_keywords
+from vfindex.search.rank.lexical import match_keywords, phrase_s
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
+from vfindex.storage.text.full_text import WordMatch
 from vfindex.storage.writer import writing
 
 LINES = ("the dog barks", "a dog sleeps", "dogs and a zebra", "a cat", "rain", "wind")
@@ -59,6 +61,36 @@ def test_titles_match_besides_speech(tmp_path: Path) -> None:
         [moment] = Query.plain("zebra").moments
         matches = match_keywords(snapshot, moment.keywords())
     assert list(matches.whole) == [named] and not matches.timed
+
+
+def timed(text: str, *words: str) -> WordMatch:
+    """A segment from 100 s on, whose words begin at 100, 101, 102 s."""
+    places = [text.index(word) for word in words]
+    times = tuple((place, float(n)) for n, place in enumerate(places))
+    return WordMatch(1, 1, "speech", text, 100.0, 109.0, "asr", None, times)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "when_s"),
+    [
+        ("ask not", 101),
+        ("NOT what", 102),
+        ("what your, country", 103),
+        ("so", 100),
+        ("country can do", 105),  # it goes on in the next segment
+        ("your country", 104),
+        ("cant", None),
+        ("k not", None),
+    ],
+)
+def test_a_phrase_begins_with_its_first_word(phrase: str, when_s: float | None) -> None:
+    said = timed("So ask not — whät your country", "So", "ask", "not", "whät", "your", "country")
+    assert phrase_s(said, phrase) == when_s
+
+
+def test_a_phrase_of_a_script_without_spaces_begins_with_its_first_character() -> None:
+    assert phrase_s(timed("今日は天気がいい。", *"今日は天気がいい"[:7]), "天気") == 103
+    assert phrase_s(replace(timed("So it is", "So", "it"), word_times=()), "it is") is None
 
 
 @pytest.mark.parametrize(

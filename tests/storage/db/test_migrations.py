@@ -10,6 +10,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from library_maker import add_video, axis, clip, install
 from old_libraries import BEFORE_FRAMES, BEFORE_TRACKS, FIRST, stored
 from sqlalchemy import Connection, event
@@ -18,11 +20,11 @@ from vfindex.storage.db import migrations, schema
 from vfindex.storage.db.integrity import HELD, SEAL, SEALED, register, seal_of
 from vfindex.storage.db.migrations import BREAKING, MIGRATIONS, MIN_READER, REQUIRED
 from vfindex.storage.db.sources import read_scan_cache, stored_roots
-from vfindex.storage.db.units import preview_videos
+from vfindex.storage.db.units import indexed_units, preview_videos
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import Document, Segment
+from vfindex.storage.records import Document, Segment, word_times_of, word_times_text
 from vfindex.storage.writer import writing
 
 # What a library of today has that one of each version lacks.
@@ -192,6 +194,34 @@ def test_segments_of_an_older_library_have_no_box(tmp_path: Path) -> None:
         assert snapshot.segments(video_id) == said
         assert [match.box for match in snapshot.words.match(["exit"], 5)] == [box]
     assert verify(opened).clean
+
+
+def test_segments_of_an_older_library_have_no_word_times(tmp_path: Path) -> None:
+    times = ((0, 0.0), (5, 0.46), (11, 1.2))
+    said = [Segment(0.7, 2, "four little words", "asr", word_times=times), Segment(2, 3, "no times", "asr")]
+    opened = Library.open(stored(BEFORE_FRAMES, tmp_path))
+    with opened.snapshot() as snapshot:
+        assert {segment.word_times for segment in snapshot.segments(1)} == {()}
+    with writing(tmp_path) as writer:
+        video_id = add_video(writer, "d", [clip(visual=axis(4))], said)
+        writer.publish()
+    with opened.snapshot() as snapshot:
+        assert snapshot.segments(video_id) == said
+        assert [match.word_times for match in snapshot.words.match(["little"], 5)] == [times]
+        [unit] = indexed_units(snapshot, video_id)
+        assert list(unit.segments) == said  # what an upgrade copies
+    assert verify(opened).clean
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 60_000))))
+def test_word_times_are_stored_as_they_are(pairs: list[tuple[int, int]]) -> None:
+    times = tuple((place, hundredths / 100) for place, hundredths in pairs)
+    assert word_times_of(word_times_text(times)) == times
+
+
+@pytest.mark.parametrize("damaged", ["a few words", "1", "", None])
+def test_damaged_word_times_are_none(damaged: str | None) -> None:
+    assert word_times_of(damaged) == ()
 
 
 def test_a_row_lost_from_the_table_of_migrations_costs_nothing(tmp_path: Path) -> None:
