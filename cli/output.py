@@ -71,6 +71,11 @@ def clock(time_s: float, *, tenths: bool = False) -> str:
 
 
 def box_words(box: Box) -> str:
-    """Return a part of a picture as `x 9-21 %, y 69-77 %`, from its left and its top."""
+    """Return a part of a picture as `bottom left, x 9-21 %, y 69-77 %`, from its left and its top.
+
+    The words are for the ninth of the picture in which its middle lies.
+    """
     left, top, right, bottom = (round(100 * side) for side in box)
-    return f"x {left}-{right} %, y {top}-{bottom} %"
+    column, row = (min(2, int(3 * (first + last) / 2)) for first, last in (box[::2], box[1::2]))
+    words = " ".join(filter(None, (("top", "", "bottom")[row], ("left", "", "right")[column]))) or "middle"
+    return f"{words}, x {left}-{right} %, y {top}-{bottom} %"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from vfindex.search.calibration.labels import META_KEY, Calibration
@@ -25,7 +25,7 @@ from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities
 from vfindex.storage.records import SEARCHABLE, ClipKey
 
 _STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
@@ -34,7 +34,7 @@ _STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
 
 def video_info(library: Library, snapshot: Snapshot, video: StoredVideo) -> VideoInfo:
     """Return all that the library knows of a video."""
-    clips = snapshot.clips_of(video.id)
+    clips, segments = snapshot.clips_of(video.id), snapshot.segments(video.id)
     vectors = snapshot.vectors([clip.id for clip in clips])
     return VideoInfo(
         video=_first_path(video),
@@ -77,13 +77,15 @@ def video_info(library: Library, snapshot: Snapshot, video: StoredVideo) -> Vide
             )
             for clip in clips
         ),
-        transcript=tuple(snapshot.segments(video.id)),
+        transcript=tuple(segment for segment in segments if segment.track in spoken_modalities()),
+        other_text=tuple(segment for segment in segments if segment.track not in spoken_modalities()),
     )
 
 
-def transcript_of(snapshot: Snapshot, video: StoredVideo) -> Transcript:
-    """Return the transcript of a video."""
-    return Transcript(_first_path(video), video.id, video.fingerprint, tuple(snapshot.segments(video.id)))
+def transcript_of(snapshot: Snapshot, video: StoredVideo, tracks: Collection[ModalityName]) -> Transcript:
+    """Return the text with times of a video, of these tracks."""
+    segments = tuple(segment for segment in snapshot.segments(video.id) if segment.track in tracks)
+    return Transcript(_first_path(video), video.id, video.fingerprint, segments)
 
 
 def _first_path(video: StoredVideo) -> bytes | None:

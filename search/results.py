@@ -227,7 +227,8 @@ class VideoInfo(Record):
     video, locations: the first path, and those of all copies. added_run: the run that first indexed the content.
     problem: stage, code, reason and next, if it could not be indexed, or not all of it. fps, time_base, start_timecode:
     see `Video`. coverage: for each unit, modality -> a sentence. added_run, fps, time_base: None where unknown, as in
-    libraries from before they were recorded.
+    libraries from before they were recorded. transcript: what is said. other_text: what else has times, each in order
+    of time: text on the screen, chapters.
     """
 
     video: bytes | None
@@ -260,11 +261,12 @@ class VideoInfo(Record):
     coverage: tuple[Mapping[str, str], ...]
     clips: tuple[ClipInfo, ...]
     transcript: tuple[Segment, ...]
+    other_text: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript(Record):
-    """The text with times of a video, in order of time: of all tracks, speech and chapters among them."""
+    """The text with times of a video, in order of time: what is said, or the text of another track."""
 
     video: bytes | None
     video_id: int

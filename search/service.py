@@ -44,7 +44,7 @@ from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.library import Library, again_if_changed
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, spoken_modalities, timed_text_modalities
 from vfindex.storage.records import ClipKey, Hint
 
 if TYPE_CHECKING:  # a search does without; its start counts
@@ -168,11 +168,18 @@ class SearchService:
             return video_info(libraries[number], snapshots[number], _existing(video, name))
 
     @again_if_changed
-    def transcript(self, name: str | Path) -> Transcript:
-        """Return the text with times of a video, chapters too. name: a path, or a fingerprint. Raises LibraryError."""
+    def transcript(self, name: str | Path, *, track: ModalityName | None = None) -> Transcript:
+        """Return what is said in a video, with times. name: a path, or a fingerprint.
+
+        track: the modality whose text to return instead: `screen` for text on the picture, `text` for chapters.
+        Raises UsageError for a modality without text with times, LibraryError.
+        """
+        if track is not None and track not in timed_text_modalities():
+            raise UsageError(f"track must be one of {', '.join(timed_text_modalities())}, not {track!r}")
         with self._opened() as (_, snapshots):
             number, video = video_among(snapshots, name)
-            return transcript_of(snapshots[number], _existing(video, name))
+            tracks = spoken_modalities() if track is None else (track,)
+            return transcript_of(snapshots[number], _existing(video, name), tracks)
 
     @again_if_changed
     def thumbnail(self, clip: Like | ClipKey | str) -> Path | None:

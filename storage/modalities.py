@@ -117,6 +117,11 @@ def spoken_modalities() -> tuple[ModalityName, ...]:
     return tuple(modality.name for modality in MODALITIES if modality.has_segments and modality.origin == "audio")
 
 
+def timed_text_modalities() -> tuple[ModalityName, ...]:
+    """Return the modalities that have text with times."""
+    return tuple(modality.name for modality in MODALITIES if modality.has_segments)
+
+
 def document_kinds(name: ModalityName) -> tuple[str, ...]:
     """Return the values of `document.kind` of a modality: its own name for segments, VIDEO_TEXTS for whole videos."""
     modality = get_modality(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,9 +11,11 @@ import typer
 from vfindex.cli.options import JsonOption, LibrariesOption, library_folders, refuse_empty
 from vfindex.cli.output import box_words, clock, plain, print_json
 from vfindex.storage.errors import counted
+from vfindex.storage.modalities import timed_text_modalities
 
 if TYPE_CHECKING:
     from vfindex.search.results import VideoInfo
+    from vfindex.storage.records import Segment
 
 NAME = "show"
 EXAMPLE = "vfindex show ~/Videos/beach.mp4"
@@ -21,6 +24,10 @@ _CARE = {"usual": "as usual", "safe": "safely"}
 
 def command(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path, file name or fingerprint of an indexed video.")],
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Only the text of this track: {', '.join(timed_text_modalities())}."),
+    ] = None,
     library: LibrariesOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -28,11 +35,17 @@ def command(
     from vfindex.search.service import SearchService
 
     refuse_empty([video])
-    found = SearchService(library_folders(library)).video(video)
+    with SearchService(library_folders(library)) as service:
+        if track is not None:
+            text = service.transcript(video, track=track)
+        else:
+            info = service.video(video)
     if json:
-        print_json(found.to_dict())
+        print_json((info if track is None else text).to_dict())
+    elif track is None:
+        _print(info)
     else:
-        _print(found)
+        _print_segments(text.segments)
 
 
 def _summary(video: VideoInfo) -> str:
@@ -64,7 +77,15 @@ def _print(video: VideoInfo) -> None:
         print(f"  {span} {counted(clip.frames, 'frame'):>11}  {', '.join(clip.modalities)}")
     if video.transcript:
         print(f"\n{counted(len(video.transcript), 'segment')} of transcript")
-    for segment in video.transcript:
+    _print_segments(video.transcript)
+    for track in dict.fromkeys(segment.track for segment in video.other_text):
+        segments = [segment for segment in video.other_text if segment.track == track]
+        print(f"\n{counted(len(segments), 'segment')} of {track}")
+        _print_segments(segments)
+
+
+def _print_segments(segments: Sequence[Segment]) -> None:
+    for segment in segments:
         sure = "" if segment.confidence is None else f" {segment.confidence:.2f}"
         where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}]"
         on_picture = f"  ({box_words(segment.box)})" if segment.box else ""

@@ -16,8 +16,22 @@ from typing import Any
 
 import pytest
 
-from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.cli.output import box_words, clock, path_text, plain, print_json
 from vfindex.storage.errors import counted
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((0.05, 0.69, 0.21, 0.77), "bottom left, x 5-21 %, y 69-77 %"),
+        ((0.4, 0.0, 0.6, 0.1), "top, x 40-60 %, y 0-10 %"),
+        ((0.0, 0.0, 1.0, 1.0), "middle, x 0-100 %, y 0-100 %"),
+        ((0.9, 0.4, 1.0, 0.6), "right, x 90-100 %, y 40-60 %"),
+        ((1.0, 1.0, 1.0, 1.0), "bottom right, x 100-100 %, y 100-100 %"),
+    ],
+)
+def test_a_place_on_the_picture_in_words(box: tuple[float, float, float, float], words: str) -> None:
+    assert box_words(box) == words
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,20 @@ def test_segments_and_matches_name_their_track_and_source(folder: Path) -> None:
         assert (titled.track, titled.source, titled.kind) == ("text", None, "title")
 
 
+def test_a_transcript_is_what_is_said_and_other_tracks_are_asked_for(folder: Path) -> None:
+    said = Segment(1, 2, "hello", "sidecar", "en")
+    shown = Segment(0, 2, "EXIT", "frames", "", 0.9, "screen", (0.1, 0.1, 0.2, 0.2))
+    chapter = Segment(0, 9, "Arrival", "chapter", track="text")
+    with writing(folder) as writer:
+        add_video(writer, "both", [clip(visual=axis(1))], [said, shown, chapter])
+    with SearchService(folder) as service:
+        video = service.video("/videos/both")
+        assert (video.transcript, set(video.other_text)) == ((said,), {shown, chapter})
+        assert service.transcript("/videos/both").segments == (said,)
+        tracks = {track: service.transcript("/videos/both", track=track).segments for track in ("screen", "text")}
+        assert tracks == {"screen": (shown,), "text": (chapter,)}
+
+
 def test_similar_takes_a_key_or_a_video_and_a_time(folder: Path) -> None:
     with SearchService(folder) as service:
         key = service.video("/videos/v2").clips[1].key

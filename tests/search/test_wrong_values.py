@@ -81,6 +81,7 @@ def test_a_wrong_value_is_one_sentence(folder: Path, options: dict[str, Any], se
     [
         (lambda service: service.video(5), "the name of a video must be a path, not 5"),
         (lambda service: service.transcript("a\0b"), "the name of a video 'a\\x00b' has a NUL character"),
+        (lambda service: service.transcript("v1", track="visual"), "track must be one of speech, screen, text, not"),
         (lambda service: service.frames("\ud800", [0.0]), "the name of a video '\\ud800' is not valid text"),
         (lambda service: service.thumbnail(Path("v1@2")), "a clip is a ClipKey of text and milliseconds"),
         (lambda service: service.mark(["v1", 0]), "a clip is a ClipKey of text and milliseconds"),

@@ -36,7 +36,7 @@ def test_the_explanation_of_a_hit(run: Any, tmp_path: Path) -> None:
     assert abs(sum(shares) - 100) <= 1.5
     assert "    words   hello, world: hello \\x1b world  (0:01.5-0:03.0, recognised)" in first
     assert "    words   hello: hello again  (0:03.0-0:04.0, subtitle file)" in first
-    assert "    words   hello: hello there  (0:03.5-0:04.0, on the screen, x 9-21 %, y 50-75 %)" in first
+    assert "    words   hello: hello there  (0:03.5-0:04.0, on the screen, left, x 9-21 %, y 50-75 %)" in first
     assert "    words   hello: Hello holiday  (title)" in first
     other = lines[len(first) + 2 :]
     assert any(line.startswith("    speech  -      nothing in this clip") for line in other)
@@ -71,7 +71,7 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
     assert [match["box"] for match in first["matches"] if match["box"]] == [[0.094, 0.5, 0.21, 0.75]]
     assert set(first["missing"]) == {"screen"} and set(second["missing"]) == {"speech", "screen", "text"}
     [hit, *_] = json.loads(run("search", "shown:hello", "--json", "--library", library).out)["hits"]
-    lacks = "not in this library; to add it: vfindex upgrade"
+    lacks = "not in this library; to add it: vfindex upgrade --preset lite"
     assert hit["missing"] == {"speech": "not asked for", "screen": lacks, "text": "not asked for"}
 
 
