@@ -27,6 +27,8 @@ SPARE_SPEECH = "whisper-tiny.en"
 _NEEDING_NO_GPU = frozenset(card.reference for card in CARDS if card.pinned_files)
 # The recogniser of `lite` in libraries of earlier versions; LITE_SPEECH takes its place in new videos.
 FORMER_SPEECH = "pocketsphinx-en-us"
+# Chosen on halves of the public videos: of 20, none chooses less, see docs/decisions/screen.md.
+WORD_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset
 
 def _preset(name: PresetName, visual: str, text: str, speech: str, *, frame_weight: float) -> Preset:
     models: Mapping[ModelKind, str] = MappingProxyType({"visual": visual, "text": text, "speech": speech})
-    return Preset(name, models, frame_weight, word_weight=1.0)
+    return Preset(name, models, frame_weight, WORD_WEIGHT)
 
 
 PRESETS: Mapping[PresetName, Preset] = MappingProxyType(

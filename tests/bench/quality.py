@@ -28,6 +28,7 @@ import numpy as np
 from quality_frames import texts_kept
 from quality_steps import RECIPES, make_again, read_material
 
+from vfindex.indexer.models.presets import WORD_WEIGHT
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.search.engine import SearchEngine
@@ -102,9 +103,9 @@ STEPS: Mapping[str, Way] = {
     "+ its words one by one": _WORDED,
     "+ its colours": _COLOURED,
     "+ speech, weighted as much": _SPOKEN,
-    "+ words of speech": replace(_SPOKEN, word_weight=1.0),
-    "+ best frame": replace(_SPOKEN, word_weight=1.0, frame_weight=0.7),
-    "+ sharpened sentences": replace(_SPOKEN, word_weight=1.0, frame_weight=0.7, plain=False),
+    "+ words of speech": replace(_SPOKEN, word_weight=WORD_WEIGHT),
+    "+ best frame": replace(_SPOKEN, word_weight=WORD_WEIGHT, frame_weight=0.7),
+    "+ sharpened sentences": replace(_SPOKEN, word_weight=WORD_WEIGHT, frame_weight=0.7, plain=False),
     "+ weights = default": Way(),
 }
 # Each of them is compared with the default.
