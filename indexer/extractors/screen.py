@@ -30,8 +30,8 @@ CUT_COLOURS = 0.5
 # Columns of the recogniser for each second of video, 0.3 s of processor, and how many may be saved: a page of 60 lines
 # of 80 characters. What exceeds them is left out and counted, the largest print is read first.
 COLUMNS_S, MAX_COLUMNS = 4_000, 120_000
-# What the recogniser is less sure of is icons, patterns and blurred print, see docs/decisions/screen.md.
-MIN_CONFIDENCE = 0.8
+# What the recogniser is less sure of is mostly wrong: icons, patterns and blurred print, see docs/decisions/screen.md.
+MIN_CONFIDENCE = 0.9
 MIN_LETTERS = 2  # a single sign is an icon more often than a word
 # Two boxes are one place if they share this much of the smaller one. The same words there are one line from this
 # likeness on, and elsewhere, as scrolled text, from the other.
