@@ -153,7 +153,7 @@ def test_trials_rank_as_searches_do(planted: Path, encoded: Callable[[bool], Non
     weights: dict[ModalityName, float] = {"visual": 1.0, "speech": 0.3, "text": 0.3}
     fusion = Fusion("concat", weights)
     trials = collect_trials(Library.open(planted), QUESTIONS, {f"v{n}.mp4": n + 1 for n in range(VIDEOS)}, fusion)
-    own = np.array([weights[m] for m in modality_names()])
+    own = np.array([weights[m] for m in trials.spec.order])
     [answers] = run_questions([Configuration("x", planted, fusion=fusion)], QUESTIONS)
     level = judge(QUESTIONS, answers, "video")
     assert level is not None
@@ -173,8 +173,8 @@ def heads_of_nothing(trials: Trials) -> contrast.Matrices:
 def trial_of(right: Sequence[int], similar: Sequence[float], asked: FloatArray | None = None) -> Trial:
     """Return a trial over clips of different videos with visual similarities only."""
     n = len(similar)
-    table = np.zeros((n, 3))
-    table[:, 0] = similar
+    table = np.zeros((n, len(modality_names())))
+    table[:, modality_names().index("visual")] = similar
     chosen: NDArray[np.bool_] = np.isin(np.arange(n), right)
     return Trial(
         Question("q", "x", (Relevant("v"),)),
@@ -182,7 +182,7 @@ def trial_of(right: Sequence[int], similar: Sequence[float], asked: FloatArray |
         np.arange(n),
         np.arange(n),
         table,
-        np.zeros((n, 3)),
+        np.zeros_like(table),
         chosen,
         chosen.astype(float),
         np.ones(max(1, len(right))),
@@ -204,7 +204,13 @@ def turned(count: int, seed: int) -> Trials:
     said = np.asarray(questions @ turn, np.float32)
     each = [trial_of([at], generator.standard_normal(count).tolist(), questions[at]) for at in range(count)]
     none = np.zeros_like(said)
-    return Trials(each, spec_of(dim), {"visual": none, "speech": said, "text": none}, {at: at for at in range(count)})
+    vectors = {m: said if m == "speech" else none for m in modality_names()}
+    return Trials(each, spec_of(dim), vectors, {at: at for at in range(count)})
+
+
+def weighted(**weights: float) -> NDArray[np.float64]:
+    """Return weights (n_modalities,), 0 where none is given."""
+    return np.array([weights.get(m, 0.0) for m in modality_names()])
 
 
 def test_heads_generalise_to_held_out_questions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +223,7 @@ def test_heads_generalise_to_held_out_questions(monkeypatch: pytest.MonkeyPatch)
         for side, of in zip("AB", (heads.clip, heads.query), strict=True)
         for m, head in of.items()
     }
-    own = np.array([1.0, 0.0, 0.0])
+    own = weighted(visual=1.0)
     assert (
         mean_ndcg(unseen, own, learned)
         > mean_ndcg(unseen, own, contrast._initial(unseen, np.random.default_rng(0))) + 0.2
@@ -229,7 +235,8 @@ def test_heads_without_a_held_out_gain_add_nothing() -> None:
     shuffled = np.random.default_rng(4).standard_normal(other.vectors["speech"].shape)
     noise = replace(other, vectors={**other.vectors, "speech": shuffled.astype(np.float32)})
     perfect = replace(
-        noise, each=[replace(t, similar=np.where(t.right[:, None], 9.0, 0.0) * [1, 0, 0]) for t in noise.each]
+        noise,
+        each=[replace(t, similar=np.where(t.right[:, None], 9.0, 0.0) * weighted(visual=1.0)) for t in noise.each],
     )
     heads = learn_heads(train, perfect, {"visual": 1.0}, seed=0)
     assert not any(head.any() for head in heads.query.values())
@@ -239,7 +246,7 @@ def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(contrast, "DROPPED", 0.0)
     trials = turned(3, 1)
     generator = np.random.default_rng(0)
-    own = np.array([1.0, 0.5, 0.5])
+    own = weighted(visual=1.0, speech=0.5, text=0.5)
     matrices = {
         key: generator.normal(size=matrix.shape) * 0.3 for key, matrix in contrast._initial(trials, generator).items()
     }
@@ -274,7 +281,7 @@ def test_no_clip_loses_all_its_modalities() -> None:
 
 def test_a_weight_without_a_gain_stays() -> None:
     none = Trials([trial_of([0], [1.0, 0.0])], spec_of(2), {}, {})
-    start: dict[ModalityName, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
+    start: dict[ModalityName, float] = {"visual": 1.0, "speech": 0.4, "screen": 0.4, "text": 0.4}
     assert learn_weights(none, start, "concat") == start
 
 

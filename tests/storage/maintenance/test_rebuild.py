@@ -17,9 +17,11 @@ from vfindex.storage.joint.fusion import Fusion, Heads
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.rebuild import adopt, rebuild
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.modalities import modality_names
+from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import FUSIONS, FusionName, Segment
 from vfindex.storage.writer import writing
+
+MODALITIES: tuple[ModalityName, ...] = ("visual", "speech", "text")  # those of `install`
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +45,8 @@ def library(tmp_path: Path) -> Path:
 def heads() -> Heads:
     """Return heads that let what is asked of pictures find what is said, and nothing else."""
     none = np.zeros((2, DIM), np.float32)
-    clip_ = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "speech" else none for m in modality_names()}
-    query = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "visual" else none for m in modality_names()}
+    clip_ = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "speech" else none for m in MODALITIES}
+    query = {m: 10 * np.eye(2, DIM, 0, np.float32) if m == "visual" else none for m in MODALITIES}
     return Heads(clip_, query)
 
 
