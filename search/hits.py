@@ -141,6 +141,7 @@ def _matches(result: Result) -> tuple[Match, ...]:
             each.document.source,
             each.document.box,
             _phrase_s(each),
+            each.document.speakers,
         )
         for each in ordered
     )

@@ -45,7 +45,7 @@ class Segment:
 
     language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for what is recognised, None for subtitles.
     box: where its text stands on the picture, None for text that stands on none. word_times: where each word stands in
-    the text, and when it begins, to 0.01 s; empty where unknown.
+    the text, and when it begins, to 0.01 s; empty where unknown. speakers: names, of subtitles that have them.
     Raises ValueError on an empty text or a span that runs backwards.
     """
 
@@ -58,6 +58,7 @@ class Segment:
     track: ModalityName = "speech"
     box: Box | None = None
     word_times: WordTimes = ()
+    speakers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.text.strip():

@@ -89,4 +89,5 @@ def _print_segments(segments: Sequence[Segment]) -> None:
         sure = "" if segment.confidence is None else f" {segment.confidence:.2f}"
         where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}]"
         on_picture = f"  ({box_words(segment.box)})" if segment.box else ""
-        print(plain(f"  {where} {segment.text}{on_picture}"))
+        speakers = f"{', '.join(segment.speakers)}: " if segment.speakers else ""
+        print(plain(f"  {where} {speakers}{segment.text}{on_picture}"))

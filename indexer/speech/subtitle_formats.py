@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 MAX_TIME_S = 100 * 3600.0  # the largest two-digit hour; later times are typing errors or overflow
 MAX_CUE_S = 600.0  # a cue shown for longer is a watermark or a broken end time
@@ -33,6 +34,7 @@ _SPACED = re.compile(r"(?<=\d)\s{0,3}([:.,])\s{0,3}(?=\d)")  # translation progr
 _SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]?(?!\S)")  # settings after the times
 _ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
+_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]*)>")  # WebVTT's voice tag: <v Name>, <v.class Name>
 _BLOCK = re.compile(r"\{([^{}]*)\}")
 _SRT_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
 _DRAWING = re.compile(r"\\p(\d)")
@@ -42,13 +44,18 @@ _TO_NOTHING = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\uf
 _LETTER = re.compile(r"[^\W_]")
 
 
+# Names of one cue: more are no dialogue. A longer one is a sentence in the wrong field.
+MAX_SPEAKERS, MAX_NAME_CHARS = 8, 80
+
+
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Text shown in [start_s, end_s), line by line, without markup."""
+    """Text shown in [start_s, end_s), line by line, without markup. speakers: their names, in order."""
 
     start_s: float
     end_s: float
     lines: tuple[str, ...]
+    speakers: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -56,8 +63,10 @@ class Cue:
         return " ".join(self.lines)
 
 
-# Start, end (None if unreadable) and the lines with their markup.
+# Start, end (None if unreadable) and the lines with their markup; of SubStation, the text and the name of who says it.
 Event = tuple[float, float | None, Sequence[str]]
+# Lines without markup, and the names of who says them.
+Said = tuple[Iterable[str], Iterable[str]]
 UNREADABLE: Event = (math.nan, None, ())  # unreadable times
 
 
@@ -88,7 +97,7 @@ def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
         return _settle(_webvtt(text), _markup_free_lines, end_s)
     if _ARROW.search(text) and "[script info]" not in head.lower():
         return _settle(_subrip(text), _markup_free_lines, end_s)
-    return _settle(_substation(text), lambda raw: _substation_lines(raw[0]), end_s)
+    return _settle(_substation(text), lambda raw: (_substation_lines(raw[0]), raw[1:]), end_s)
 
 
 def read_packets(packets: Iterable[tuple[float, float, str]], codec: str, end_s: float = MAX_TIME_S) -> Cues:
@@ -96,10 +105,10 @@ def read_packets(packets: Iterable[tuple[float, float, str]], codec: str, end_s:
 
     packets: (start_s, end_s, raw text); an end that is not after the start is unknown. codec: FFmpeg's name.
     """
-    return _settle(((a, b, (raw,)) for a, b, raw in packets), lambda raw: _packet_lines(raw[0], codec), end_s)
+    return _settle(((a, b, (raw,)) for a, b, raw in packets), lambda raw: _packet_said(raw[0], codec), end_s)
 
 
-def _settle(events: Iterable[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float) -> Cues:
+def _settle(events: Iterable[Event], said_in: Callable[[Sequence[str]], Said], end_s: float) -> Cues:
     """Return the cues of events within the video, with plausible times and no more text than can be spoken."""
     inside: list[tuple[float, float | None, Sequence[str]]] = []
     late = early = unreadable = crowded = 0
@@ -117,14 +126,12 @@ def _settle(events: Iterable[Event], lines_of: Callable[[Sequence[str]], Iterabl
         else:
             inside.append((max(start_s, 0.0), stop_s, raw))
     inside.sort(key=lambda event: event[0])
-    cues, dropped = _paced(inside, lines_of, end_s)
+    cues, dropped = _paced(inside, said_in, end_s)
     spoken, unsaid = _sayable(collapse(cues))
     return Cues(tuple(spoken), late, early, first_late_s if late else 0.0, unreadable, crowded + dropped + unsaid)
 
 
-def _paced(
-    events: Sequence[Event], lines_of: Callable[[Sequence[str]], Iterable[str]], end_s: float
-) -> tuple[list[Cue], int]:
+def _paced(events: Sequence[Event], said_in: Callable[[Sequence[str]], Said], end_s: float) -> tuple[list[Cue], int]:
     """Return the cues of events in order of time, and how many are dropped beyond EVENTS_PER_S."""
     ends = _ends(events, end_s)
     cues: list[Cue] = []
@@ -136,7 +143,7 @@ def _paced(
             dropped += 1
             continue
         backlog += 1
-        made = cue(start_s, stop_s, lines_of(raw))
+        made = cue(start_s, stop_s, *said_in(raw))
         if made is not None:
             cues.append(made)
     return cues, dropped
@@ -174,8 +181,8 @@ def _sayable(cues: Iterable[Cue]) -> tuple[list[Cue], int]:
     return kept, over
 
 
-def cue(start_s: float, end_s: float, lines: Iterable[str]) -> Cue | None:
-    """Return a cue of the lines that contain words, or None without any."""
+def cue(start_s: float, end_s: float, lines: Iterable[str], speakers: Iterable[str] = ()) -> Cue | None:
+    """Return a cue of the lines that contain words, or None without any. speakers: names as they stand in the file."""
     kept = []
     room = MAX_CUE_CHARS
     for line in lines:
@@ -185,7 +192,11 @@ def cue(start_s: float, end_s: float, lines: Iterable[str]) -> Cue | None:
             room -= len(words)
         if room <= 0:
             break
-    return Cue(start_s, end_s, tuple(kept)) if kept and start_s < end_s else None
+    if not kept or start_s >= end_s:
+        return None
+    names = (plain(name[: 4 * MAX_NAME_CHARS]) for name in islice(speakers, MAX_SPEAKERS))
+    named = dict.fromkeys(name for name in names if _LETTER.search(name) and len(name) <= MAX_NAME_CHARS)
+    return Cue(start_s, end_s, tuple(kept), tuple(named))
 
 
 def plain(text: str) -> str:
@@ -205,7 +216,8 @@ def collapse(cues: Iterable[Cue]) -> list[Cue]:
     for shown in sorted(cues, key=lambda c: (c.start_s, c.end_s, c.lines)):
         place = last_with.get(shown.text.casefold())
         if place is not None and shown.start_s <= kept[place].end_s + ADJOINING_S:
-            kept[place] = replace(kept[place], end_s=max(kept[place].end_s, shown.end_s))
+            speakers = tuple(dict.fromkeys([*kept[place].speakers, *shown.speakers]))[:MAX_SPEAKERS]
+            kept[place] = replace(kept[place], end_s=max(kept[place].end_s, shown.end_s), speakers=speakers)
         else:
             new = _unrepeated(shown, before)
             if new.lines:
@@ -307,14 +319,18 @@ def _webvtt(text: str) -> Iterator[Event]:
         yield *times, lines
 
 
-def _markup_free_lines(lines: Sequence[str]) -> Iterator[str]:
-    return map(_markup_free, lines)
+def _markup_free_lines(lines: Sequence[str]) -> Said:
+    return map(_markup_free, lines), (_resolved(name) for line in lines for name in _VOICE.findall(line))
 
 
 def _markup_free(line: str) -> str:
     """Return the line of SubRip or WebVTT without tags and override blocks, entities resolved."""
     bare = _TAG.sub("", _SRT_OVERRIDE.sub("", line)).replace("\\N", " ").replace("\\h", " ")
-    return _ENTITY.sub(lambda match: html.unescape(match.group()), bare)
+    return _resolved(bare)
+
+
+def _resolved(text: str) -> str:
+    return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
 
 
 _COLUMNS = ["layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text"]
@@ -338,7 +354,8 @@ def _substation(text: str) -> Iterator[Event]:
                 yield UNREADABLE
                 continue
             start_s, end_s = parse_time(fields[columns.index("start")]), parse_time(fields[columns.index("end")])
-            yield UNREADABLE if start_s is None else (start_s, end_s, fields[-1:])
+            name = fields[columns.index("name")] if "name" in columns else ""
+            yield UNREADABLE if start_s is None else (start_s, end_s, (fields[-1], name))
 
 
 def _substation_lines(text: str) -> list[str]:
@@ -357,12 +374,12 @@ def _substation_lines(text: str) -> list[str]:
     return "".join(said).replace("\\h", " ").replace("\\n", "\\N").split("\\N")
 
 
-def _packet_lines(raw: str, codec: str) -> list[str]:
-    """Return the lines of a packet of an embedded track."""
+def _packet_said(raw: str, codec: str) -> Said:
+    """Return the lines of a packet of an embedded track, and who says them."""
     if codec in ("ass", "ssa"):
-        fields = raw.split(",", 9) if raw.startswith("Dialogue:") else raw.split(",", 8)
-        return _substation_lines(fields[-1])
+        fields = raw.split(",", 9)[1:] if raw.startswith("Dialogue:") else raw.split(",", 8)
+        return _substation_lines(fields[-1]), fields[3:4] if len(fields) == 9 else ()
     if codec == "mov_text" and raw[:1] < " " and len(raw) >= 2:
         # 3GPP timed text: two bytes of length, the text, then boxes of style, whose length begins with zero bytes
         raw = raw[2:].partition("\x00")[0]
-    return [_markup_free(line) for line in raw.splitlines()]
+    return _markup_free_lines(raw.splitlines())

@@ -156,7 +156,9 @@ def _text(found: Cues, source: SegmentSource, language: str, end_s: float) -> Su
         odd.append(("crowded", f"subtitles cut or left out, as nobody can say so much in the time: {found.crowded}"))
     if is_mojibake(texts):
         odd.append(("mojibake", "its letters were garbled by a wrong encoding before it was saved"))
-    segments = tuple(Segment(each.start_s, each.end_s, each.text, source, language) for each in spoken)
+    segments = tuple(
+        Segment(each.start_s, each.end_s, each.text, source, language, speakers=each.speakers) for each in spoken
+    )
     return SubtitleText(segments, tuple(odd))
 
 

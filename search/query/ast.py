@@ -154,9 +154,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Conditions on videos. All must hold; of `inside` and of `languages` any one.
+    """Conditions on videos. All must hold; of `inside`, of `languages` and of `speakers` any one.
 
     inside: globs of paths. since, until: the day of the video, `until` excluded. languages: BCP 47, lower case.
+    speakers: names or parts of them; a condition on clips, too.
     """
 
     inside: tuple[str, ...] = ()
@@ -165,17 +166,23 @@ class Filters:
     longer_s: float | None = None
     shorter_s: float | None = None
     languages: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self != Filters()
 
     def __str__(self) -> str:
-        words = [f'in:"{glob}"' if re.search(r"\s", glob) else f"in:{glob}" for glob in self.inside]
+        words = [_named("in", glob) for glob in self.inside]
         days = {"after": self.since, "before": self.until}
         spans = {"longer": self.longer_s, "shorter": self.shorter_s}
         words += [f"{name}:{day.isoformat()}" for name, day in days.items() if day is not None]
         words += [f"{name}:{duration(value)}" for name, value in spans.items() if value is not None]
-        return " ".join(words + [f"lang:{language}" for language in self.languages])
+        words += [f"lang:{language}" for language in self.languages]
+        return " ".join(words + [_named("speaker", name) for name in self.speakers])
+
+
+def _named(name: str, value: str) -> str:
+    return f'{name}:"{value}"' if re.search(r"\s", value) else f"{name}:{value}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.files.names import composed, glob_pattern
 from vfindex.storage.records import Location
 from vfindex.storage.text.full_text import kept
+from vfindex.storage.text.tokenizer import plain_words
 
 # Container tags with the day of a video, the most reliable first: QuickTime's with a time zone, MP4's and Matroska's in
 # UTC, and the day of upload that yt-dlp writes.
@@ -132,7 +133,36 @@ def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
     videos = frozenset(table.ids[passing].tolist())
     if filters.inside:
         videos &= frozenset().union(*(_inside(snapshot, glob) for glob in filters.inside))
-    return videos & _spoken(snapshot, filters.languages) if filters.languages else videos
+    if filters.languages:
+        videos &= _spoken(snapshot, filters.languages)
+    return videos & _with_speakers(snapshot, filters.speakers) if filters.speakers else videos
+
+
+def clips_of_speakers(snapshot: Snapshot, filters: Filters) -> NDArray[np.int64] | None:
+    """Return the clips in which a speaker of the filters speaks, increasing; None without such a filter."""
+    if not filters.speakers:
+        return None
+    cached: dict[tuple[str, ...], NDArray[np.int64]] = snapshot.remembered("clips of speakers", dict)
+    named = _named(snapshot, filters.speakers)
+    return kept(cached, filters.speakers, lambda: snapshot.clips_by_speakers(named))
+
+
+def _with_speakers(snapshot: Snapshot, names: Sequence[str]) -> frozenset[int]:
+    return frozenset().union(*_named(snapshot, names).values())
+
+
+def _named(snapshot: Snapshot, names: Sequence[str]) -> dict[str, frozenset[int]]:
+    """Return the speakers of segments that have one of the names -> their videos. `jane` is part of `Jane Doe`.
+
+    Whole words are compared, as in a phrase. Names are few; they are read once a commit.
+    """
+    stored: dict[str, frozenset[int]] = snapshot.remembered("speakers", snapshot.videos_by_speakers)
+    wanted = [" ".join(words) for words in map(plain_words, names)]
+    return {
+        speakers: videos
+        for speakers, videos in stored.items()
+        if any(f" {name} " in f" {' '.join(plain_words(one))} " for one in speakers.splitlines() for name in wanted)
+    }
 
 
 def _spoken(snapshot: Snapshot, languages: Sequence[str]) -> frozenset[int]:

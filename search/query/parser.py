@@ -5,6 +5,7 @@ moment   = term { term }
 term     = ["-"] [weight ":"] [prefix ":"] (word | '"' phrase '"')
 prefix   = of a modality: "shown", "said", "titled"
 filter   = "in:" glob | ("after:" | "before:") date | ("longer:" | "shorter:") duration | "lang:" tag
+           | "speaker:" name
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _HEAD = re.compile(
     rf"(?:(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d]))?"
 )
 _PREFIX = re.compile(rf"(?P<prefix>\w+){_COLON}(?=\S)")
-_FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang){_COLON}")
+_FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang|speaker){_COLON}")
 _TOKEN = re.compile(r"\S+")
 _HAS_WORD = re.compile(r"\w")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -49,6 +50,7 @@ _EXAMPLES = {
     "longer": "longer:60s",
     "shorter": "shorter:10m",
     "lang": "lang:en",
+    "speaker": 'speaker:"Jane Doe"',
 }
 
 
@@ -178,6 +180,8 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
     """Return the field of Filters that a filter sets, and its value. Raises QueryError."""
     if name == "in":
         return "inside", value
+    if name == "speaker" and _HAS_WORD.search(value):
+        return "speakers", " ".join(value.split())
     if name == "lang" and _LANGUAGE.fullmatch(value.lower()):
         return "languages", value.lower()
     if name in ("longer", "shorter"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
@@ -19,7 +17,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.modalities import ModalityName, document_kinds, modality_of_document, word_modalities
 from vfindex.storage.text.full_text import WordMatch, kept
-from vfindex.storage.text.tokenizer import index_form
+from vfindex.storage.text.tokenizer import plain_words
 
 # Documents with optional keywords that are read, the best by BM25, 35 us each. Further ones change little in the score
 # and add no candidates.
@@ -34,7 +32,6 @@ MAX_TITLES = 30
 MAX_CLIPS_PER_DOCUMENT = 20
 # Words of a phrase up to which it may continue from one segment into the next; longer quotations are rare.
 MAX_SPLIT_WORDS = 16
-_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,14 +291,6 @@ def phrase_s(document: WordMatch, phrase: str) -> float | None:
     begun = (n for n, at in enumerate(starts[:-1]) if wanted.startswith(said[at:]))
     found = next(whole, next(begun, None))
     return None if found is None else document.start_s + document.word_times[found][1]
-
-
-def plain_words(text: str) -> list[str]:
-    """Return the words of a text, their letters in the form of `folding.folded`."""
-    form = index_form(text.lower())
-    if not form.isascii():
-        form = "".join(c for c in unicodedata.normalize("NFKD", form) if unicodedata.category(c) != "Mn")
-    return _WORD.findall(form)
 
 
 def _contains(text: Sequence[str], words: Sequence[str]) -> bool:

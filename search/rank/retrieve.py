@@ -9,7 +9,7 @@ from functools import cache
 
 from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import EncodedQuery
-from vfindex.search.query.filters import filtered
+from vfindex.search.query.filters import clips_of_speakers, filtered
 from vfindex.search.query.like import clip_among, places_of, stored_image
 from vfindex.search.rank.candidates import Candidates, best_of, is_exhausted, top_of
 from vfindex.search.rank.delta import View
@@ -103,10 +103,10 @@ def _sources(views: Sequence[View], query: Query, vectors: Sequence[QueryVectors
             prints = searchable_prints(view.snapshot)
             hidden = [prints[each] for each in prints.keys() & seen]
             seen.update(each for each, id_ in prints.items() if videos is None or id_ in videos)
-        moments = []
+        moments, spoken = [], clips_of_speakers(view.snapshot, query.filters)
         for moment, each in zip(query.moments, vectors, strict=True):
             keywords = match_keywords(view.snapshot, moment.keywords(), videos, view.others)
-            prefilter = build_prefilter(view.snapshot, moment, keywords, videos, hidden)
+            prefilter = build_prefilter(view.snapshot, moment, keywords, videos, hidden, spoken)
             moments.append(Candidates(view, each, keywords, prefilter))
         sources.append(Source(view, tuple(moments)))
     return sources

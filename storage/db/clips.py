@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from vfindex.storage.ids import listed
 from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector
 from vfindex.storage.modalities import ModalityName, spoken_modalities
 from vfindex.storage.records import Clip, FloatArray
+from vfindex.storage.text.full_text import DURING
 
 # A time that no video reaches: 30 years.
 _MOST_S = 1e9
@@ -214,6 +215,31 @@ def clip_counts(rows: Rows, video_ids: Collection[int]) -> dict[int, dict[str, i
     ):
         counts.setdefault(video_id, {})[modality] = n
     return counts
+
+
+def videos_by_language(rows: Rows) -> dict[str, frozenset[int]]:
+    """Return language, in lower case -> the videos with a transcript in it."""
+    query = "SELECT DISTINCT lower(language), video_id FROM segment WHERE track IN (SELECT value FROM json_each(?))"
+    return _grouped(rows(query, (json.dumps(spoken_modalities()),)))
+
+
+def videos_by_speakers(rows: Rows) -> dict[str, frozenset[int]]:
+    """Return the names of those who say one segment, a line each -> the videos that have such a segment."""
+    return _grouped(rows("SELECT DISTINCT speakers, video_id FROM segment WHERE speakers IS NOT NULL", ()))
+
+
+def clips_by_speakers(rows: Rows, speakers: Collection[str]) -> NDArray[np.int64]:
+    """Return the clips during segments with these speakers, increasing. speakers: keys of `videos_by_speakers`."""
+    among = f"json_each(?) j CROSS JOIN segment s ON s.speakers = j.value CROSS JOIN {DURING}"
+    found = rows(f"SELECT group_concat(c.id, ' ') FROM {among}", (json.dumps(list(speakers)),))
+    return np.unique(listed(found[0][0]))
+
+
+def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, frozenset[int]]:
+    found: dict[str, set[int]] = {}
+    for name, video_id in pairs:
+        found.setdefault(name, set()).add(video_id)
+    return {name: frozenset(videos) for name, videos in found.items()}
 
 
 def languages_of(rows: Rows, video_ids: Collection[int]) -> dict[int, list[str]]:

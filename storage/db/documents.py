@@ -88,6 +88,7 @@ def insert_segment(connection: Connection, video_id: int, unit_id: int, segment:
             track=segment.track,
             box=segment.box,
             word_times=segment.word_times,
+            speakers=segment.speakers,
             crc32=checksum(segment.start_s, segment.end_s, segment.text),
         ),
     )

@@ -116,6 +116,11 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
     "give_segments_a_box": ("ALTER TABLE segment ADD COLUMN box TEXT",),
     # When the words of a segment begin.
     "give_segments_word_times": ("ALTER TABLE segment ADD COLUMN word_times TEXT",),
+    # Who says a segment; few segments have names, and the index holds these alone.
+    "give_segments_speakers": (
+        "ALTER TABLE segment ADD COLUMN speakers TEXT",
+        "CREATE INDEX IF NOT EXISTS segment_by_speakers ON segment (speakers, video_id) WHERE speakers IS NOT NULL",
+    ),
 }
 # Of a new library, too.
 TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))

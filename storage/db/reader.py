@@ -21,7 +21,7 @@ from vfindex.storage.db.documents import SEGMENT_COLUMNS
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, time_limit, translated
 from vfindex.storage.db.integrity import diagnosis, is_broken, setting
 from vfindex.storage.db.migrations import complete, completing_statements, keep_completed
-from vfindex.storage.db.videos import StoredVideo, stored_video
+from vfindex.storage.db.videos import StoredVideo, named, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS
@@ -340,15 +340,7 @@ class Snapshot:
 
     def named(self, video_ids: Sequence[int]) -> dict[int, tuple[str, list[bytes]]]:
         """Return video id -> (fingerprint, its paths in order of bytes)."""
-        rows = self._fetched(
-            "SELECT v.id, v.fingerprint, l.path FROM video v LEFT JOIN location l ON l.video_id = v.id"
-            " WHERE v.id IN (SELECT value FROM json_each(?)) ORDER BY l.path",
-            (json.dumps(list(video_ids)),),
-        )
-        found: dict[int, tuple[str, list[bytes]]] = {id_: (fingerprint, []) for id_, fingerprint, _ in rows}
-        for id_, _, path in rows:
-            found[id_][1].extend([path] if path is not None else [])
-        return found
+        return named(self._fetched, video_ids)
 
     def duration_s(self, video_id: int) -> float:
         """Return the duration of a video, 0 if it is gone."""
@@ -358,11 +350,15 @@ class Snapshot:
 
     def videos_by_language(self) -> dict[str, frozenset[int]]:
         """Return language, in lower case -> the videos with a transcript in it. Reads all segments."""
-        query = f"SELECT DISTINCT lower(language), video_id FROM segment WHERE track IN {_AMONG}"
-        found: dict[str, set[int]] = {}
-        for language, video_id in self._fetched(query, (json.dumps(spoken_modalities()),)):
-            found.setdefault(language, set()).add(video_id)
-        return {language: frozenset(videos) for language, videos in found.items()}
+        return clips.videos_by_language(self._fetched)
+
+    def videos_by_speakers(self) -> dict[str, frozenset[int]]:
+        """See `clips.videos_by_speakers`."""
+        return clips.videos_by_speakers(self._fetched)
+
+    def clips_by_speakers(self, speakers: Collection[str]) -> NDArray[np.int64]:
+        """See `clips.clips_by_speakers`."""
+        return clips.clips_by_speakers(self._fetched, speakers)
 
     def video_at(self, path: bytes) -> StoredVideo | None:
         """Return the video at `path`, or None."""

@@ -56,6 +56,19 @@ class WordTimesText(TypeDecorator[WordTimes]):
         return word_times_of(value)
 
 
+class Lines(TypeDecorator[tuple[str, ...]]):
+    """Several texts of one line each, stored as lines; NULL without any."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: object) -> str | None:
+        return "\n".join(value or ()) or None
+
+    def process_result_value(self, value: str | None, dialect: object) -> tuple[str, ...]:
+        return tuple((value or "").splitlines())
+
+
 def _owner(target: str) -> Column[int]:
     """Return a foreign key column whose rows go with their owner."""
     name = target.split(".")[0] + "_id"
@@ -256,7 +269,7 @@ frame = Table(
 )
 
 # track: the modality that the segment is of. box: where its text stands on the picture. word_times: when its
-# words begin.
+# words begin. speakers: their names, one a line.
 segment = Table(
     "segment",
     metadata,
@@ -274,8 +287,10 @@ segment = Table(
     Column("track", Text, nullable=False, default="speech", server_default="speech"),
     Column("box", BoxText),
     Column("word_times", WordTimesText),
+    Column("speakers", Lines),
     Index("segment_by_video", "video_id", "start_s"),
     Index("segment_by_unit", "unit_id"),
+    Index("segment_by_speakers", "speakers", "video_id", sqlite_where=text("speakers IS NOT NULL")),
 )
 
 # The words of full text search: a segment (kind: its track), a title or tags of a video (kind title, tag).

@@ -7,14 +7,14 @@ the old one, with all its paths.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.clips import check_times
+from vfindex.storage.db.clips import Rows, check_times
 from vfindex.storage.db.documents import chapters_json, unindex_documents
 from vfindex.storage.db.integrity import put
 from vfindex.storage.records import SEARCHABLE, Chapter, Location, Video, VideoState
@@ -142,6 +142,18 @@ def delete_unfinished(connection: Connection, is_removed: Callable[[bytes], bool
     names = thumbnails(connection, v.id.in_(gone))
     delete_videos(connection, v.id.in_(gone))
     return names
+
+
+def named(rows: Rows, video_ids: Collection[int]) -> dict[int, tuple[str, list[bytes]]]:
+    """Return video id -> (fingerprint, its paths in order of bytes)."""
+    query = (
+        "SELECT v.id, v.fingerprint, l.path FROM video v LEFT JOIN location l ON l.video_id = v.id"
+        " WHERE v.id IN (SELECT value FROM json_each(?)) ORDER BY l.path"
+    )
+    found: dict[int, tuple[str, list[bytes]]] = {}
+    for id_, fingerprint, path in rows(query, (json.dumps(list(video_ids)),)):
+        found.setdefault(id_, (fingerprint, []))[1].extend([path] if path is not None else [])
+    return found
 
 
 def thumbnails(connection: Connection, videos: ColumnElement[bool]) -> list[str]:

@@ -52,7 +52,7 @@ MAX_PASSED = 500_000
 MAX_SPANS = 64
 # And runs of documents of unsearchable videos that a search in all videos leaves out.
 MAX_HOLES = 3
-_OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source, s.box, s.word_times"
+_OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source, s.box, s.word_times, s.speakers"
 _JOINED = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
 _SEARCHABLE = " v.state IN ('indexed', 'partial')"
 _RANKED = "SELECT rowid, -bm25(document_fts) FROM document_fts WHERE document_fts MATCH ?"
@@ -66,12 +66,12 @@ _TEXTS = (
 # others are not read, however long the video is. Milliseconds are rounded, so that one more is allowed for. Clips that
 # only touch a segment are not its own: chapters follow each other, and files store their times in milliseconds.
 _TOUCHED = "min(0.0015, (s.end_s - s.start_s) / 4)"
-_DURING = (
-    "clip c ON c.video_id = d.video_id AND c.start_s <= s.end_s AND c.end_s > s.start_s"
+DURING = (
+    "clip c ON c.video_id = s.video_id AND c.start_s <= s.end_s AND c.end_s > s.start_s"
     f" AND (c.start_s < s.end_s - {_TOUCHED} OR c.start_s <= s.start_s)"
     f" AND (c.end_s > s.start_s + {_TOUCHED} OR c.end_s >= s.end_s)"
     " AND c.start_ms <= 1000 * s.end_s + 1 AND c.start_ms >= coalesce((SELECT max(b.start_ms) FROM clip b"
-    " WHERE b.video_id = d.video_id AND b.start_ms <= 1000 * s.start_s - 1), -9e15)"
+    " WHERE b.video_id = s.video_id AND b.start_ms <= 1000 * s.start_s - 1), -9e15)"
 )
 _LISTED = "SELECT ?, group_concat(id, ' ') FROM (SELECT rowid AS id FROM document_fts WHERE document_fts MATCH ?"
 _NEWEST = (
@@ -86,8 +86,8 @@ _KEEPING = Lock()
 class WordMatch:
     """A document that holds words of the question: a segment, a title or a tag.
 
-    start_s, end_s, source, box, word_times: of a segment only. bm25: Okapi BM25, higher is better; phrases: those that
-    it holds, of the question's; both only where `match` found it.
+    start_s, end_s, source, box, word_times, speakers: of a segment only. bm25: Okapi BM25, higher is better; phrases:
+    those that it holds, of the question's; both only where `match` found it.
     """
 
     document_id: int
@@ -99,6 +99,7 @@ class WordMatch:
     source: SegmentSource | None
     box: Box | None
     word_times: WordTimes = ()
+    speakers: tuple[str, ...] = ()
     bm25: float = 0.0
     phrases: frozenset[str] = frozenset()
 
@@ -334,7 +335,7 @@ class Words:
         if not document_ids:
             return []
         return self._rows(
-            f"SELECT d.id, c.id FROM document d JOIN segment s ON s.id = d.segment_id JOIN {_DURING}"
+            f"SELECT d.id, c.id FROM document d JOIN segment s ON s.id = d.segment_id JOIN {DURING}"
             " WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY d.id, c.start_s",
             (_json(document_ids),),
         )
@@ -347,7 +348,7 @@ class Words:
             return np.zeros((4, 0), np.int64)
         found = self._rows(
             "SELECT d.id, d.video_id, d.segment_id IS NOT NULL, coalesce(c.id, 0) FROM json_each(?) j"
-            f" CROSS JOIN document d ON d.id = j.value{_JOINED} LEFT JOIN {_DURING} WHERE{_SEARCHABLE}"
+            f" CROSS JOIN document d ON d.id = j.value{_JOINED} LEFT JOIN {DURING} WHERE{_SEARCHABLE}"
             " AND d.kind IN (SELECT value FROM json_each(?))",
             (_json(document_ids), _json(sorted(kinds))),
         )
@@ -368,8 +369,9 @@ def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
 
 def _match(row: Sequence[Any]) -> WordMatch:
     """Return a row of _OF_DOCUMENT."""
-    id_, video_id, kind, words, start_s, end_s, source, box, times = row
-    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box), word_times_of(times))
+    id_, video_id, kind, words, start_s, end_s, source, box, times, speakers = row
+    names = tuple((speakers or "").splitlines())
+    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box), word_times_of(times), names)
 
 
 def _by_worth(lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Ids:

@@ -25,6 +25,7 @@ _RUN = re.compile(
 # Of libraries that are folded as FOLD 0: vowel signs of Arabic and Hebrew, and the stretching stroke.
 _OPTIONAL = re.compile("[\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]")
 _WORD = re.compile(r"\w+")
+_BARE_WORD = re.compile(r"[^\W_]+")
 # Where marks of letters stand in Unicode, combining half marks aside.
 _WITH_MARKS = range(0x300, 0x3100)
 
@@ -41,6 +42,14 @@ def index_form(text: str, fold: int = FOLD) -> str:
         folded(text) if fold else unicodedata.normalize("NFC", _OPTIONAL.sub("", unicodedata.normalize("NFKD", text)))
     )
     return _UNSPACED.sub(lambda run: " " + " ".join(_letters(run[0])) + " ", text)
+
+
+def plain_words(text: str) -> list[str]:
+    """Return the words of a text, their letters in the form of `folding.folded`."""
+    form = index_form(text.lower())
+    if not form.isascii():
+        form = "".join(c for c in unicodedata.normalize("NFKD", form) if unicodedata.category(c) != "Mn")
+    return _BARE_WORD.findall(form)
 
 
 def words_of(text: str) -> Iterator[str]:

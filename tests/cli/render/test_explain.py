@@ -66,6 +66,7 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
         "source": None,
         "box": None,
         "phrase_s": None,
+        "speakers": [],
     }
     assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar", "frames"}
     assert [match["box"] for match in first["matches"] if match["box"]] == [[0.094, 0.5, 0.21, 0.75]]

@@ -81,6 +81,45 @@ def test_webvtt_blocks_are_not_speech() -> None:
     assert [(c.start_s, c.text) for c in read_cues(source).cues] == [(1.0, "Hello there, friend"), (3601.0, "<late>")]
 
 
+@pytest.mark.parametrize(
+    ("line", "text", "speakers"),
+    [
+        ("<v Ann Lee>Hello", "Hello", ("Ann Lee",)),
+        ("<v.loud.first Ann>Hello</v>", "Hello", ("Ann",)),
+        ("<v Ann>Hello</v>\n<v.x Bob &amp; Co>Hi, <i>you</i>", "Hello Hi, you", ("Ann", "Bob & Co")),
+        ("<v Ann>Hello <v Bob>Hi <v Ann>Bye", "Hello Hi Bye", ("Ann", "Bob")),
+        ("<v\tAnn  Lee >Hello", "Hello", ("Ann Lee",)),
+        ("<v>Hello", "Hello", ()),
+        ("<v ->Hello", "Hello", ()),
+        ("<video Ann>Hello", "Hello", ()),
+        (f"<v {'A' * 81}>Hello", "Hello", ()),
+        ("Ann: Hello", "Ann: Hello", ()),  # a name that is not marked up is text
+    ],
+)
+def test_speakers_of_voice_tags(line: str, text: str, speakers: tuple[str, ...]) -> None:
+    [cue] = read_cues(f"WEBVTT\n\n00:01.000 --> 00:02.000\n{line}\n").cues
+    assert (cue.text, cue.speakers) == (text, speakers)
+
+
+def test_speakers_of_substation_names() -> None:
+    own = "Format: Start, End, Name, Text\nDialogue: 0:00:01.00,0:00:02.50,Ann Lee,Well, yes\n"
+    default = "Dialogue: 0,0:00:03.00,0:00:04.00,D,Bob,0,0,0,,a, b\nDialogue: 0,0:00:05.00,0:00:06.00,D,,0,0,0,,c\n"
+    assert [(c.text, c.speakers) for c in read_cues(HEAD + own).cues] == [("Well, yes", ("Ann Lee",))]
+    assert [(c.text, c.speakers) for c in read_cues(HEAD + default).cues] == [("a, b", ("Bob",)), ("c", ())]
+    packets = [(1.0, 2.0, "3,0,Default,Ann,0,0,0,,{\\i1}Hi{\\i0}, you")]
+    packets += [(3.0, 4.0, "Dialogue: 0,0:00:00.00,0:00:01.00,Default,Bob,0,0,0,,old, style")]
+    assert [c.speakers for c in read_packets(packets, "ass").cues] == [("Ann",), ("Bob",)]
+    assert [c.speakers for c in read_packets([(1.0, 2.0, "<v Bob>Hi")], "webvtt").cues] == [("Bob",)]
+
+
+def test_layers_of_a_line_have_all_its_speakers(tmp_path: Path) -> None:
+    cues = "".join(f"00:01.000 --> 00:02.000\n<v {name}>Together!\n\n" for name in ("Ann", "Bob", "Ann"))
+    path = tmp_path / "a.vtt"
+    path.write_text(f"WEBVTT\n\n{cues}")
+    [segment] = subtitles.read_sidecar(os.fsencode(path)).segments
+    assert (segment.text, segment.speakers) == ("Together!", ("Ann", "Bob"))
+
+
 def test_substation_columns_overrides_and_drawings() -> None:
     own = (
         "Format: Start, End, Layer, Text\nDialogue: 0:00:01.00,0:00:02.50,0,{\\b1}Well{\\b0}, yes\\Nindeed\n"
@@ -221,7 +260,24 @@ def test_any_bytes_give_segments(tmp_path_factory: pytest.TempPathFactory, data:
 
 
 @pytest.mark.parametrize(
-    "filler", ["<a", "{\\", "&#", "\n", " ", "1\n", "00:", "-->\n", "{\\p1}", "&" + "9" * 50, "\\N"]
+    "filler",
+    [
+        "<a",
+        "<v ",
+        "<v. ",
+        "<v.a",
+        "<v A>",
+        "{\\",
+        "&#",
+        "\n",
+        " ",
+        "1\n",
+        "00:",
+        "-->\n",
+        "{\\p1}",
+        "&" + "9" * 50,
+        "\\N",
+    ],
 )
 def test_time_is_linear_in_the_size(filler: str) -> None:
     body = filler * (500_000 // len(filler))

@@ -18,7 +18,19 @@ PIECES = st.sampled_from(
         *' \t\n"-:*?.',
         *"\N{LEFT DOUBLE QUOTATION MARK}\N{ARABIC-INDIC DIGIT THREE}\ud800\x00\x1f",
         *("dog", "it's", "C++", "5", "2:", "0.25:", "said:", "shown:", "titled:", "20s", "20 seconds", "1.5h"),
-        *(" then ", " near ", " within ", "in:", "after:", "before:", "2026-01-31", "longer:", "shorter:", "lang:"),
+        *(
+            " then ",
+            " near ",
+            " within ",
+            "in:",
+            "after:",
+            "before:",
+            "2026-01-31",
+            "longer:",
+            "shorter:",
+            "lang:",
+            "speaker:",
+        ),
         *("en", "pt-BR", "日本語"),
     ]
 )
@@ -101,6 +113,7 @@ def test_two_moments() -> None:
 def test_filters() -> None:
     query = parse(
         'dog in:*/holiday/* in:"my videos/*" after:2026-01-01 before:2026-02-01 longer:60s shorter:2h lang:en-US'
+        ' speaker:"Jane  Doe" speaker:Ann'
     )
     assert query.moments == (Moment((Term("dog"),)),)
     assert query.filters == Filters(
@@ -110,7 +123,9 @@ def test_filters() -> None:
         longer_s=60,
         shorter_s=7200,
         languages=("en-us",),
+        speakers=("Jane Doe", "Ann"),
     )
+    assert str(query.filters).endswith('lang:en-us speaker:"Jane Doe" speaker:Ann')
     assert not parse("dog").filters
 
 
@@ -130,6 +145,9 @@ def test_filters() -> None:
         ("dog after:2026", 10, "write it as in after:2026-01-31"),
         ("dog before:2026-02-30", 11, "no day 2026-02-30"),
         ("dog lang:english", 9, "write it as in lang:en"),
+        ("dog speaker:?!", 12, 'write it as in speaker:"Jane Doe"'),
+        ("dog speaker:", 4, "right after the colon"),
+        ("dog -speaker:Ann", 4, "cannot be negated"),
         ('dog in:"" x', 4, "right after the colon"),
         ("dog after:2026-01-01 after:2026-01-02", 21, "is given twice"),
         ("dog -in:x", 4, "cannot be negated"),

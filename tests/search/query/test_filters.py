@@ -99,6 +99,61 @@ def test_what_a_filter_keeps(engine: SearchEngine, text: str, expected: str) -> 
     assert " ".join(sorted(Path(hit.video.decode()).stem for hit in hits if hit.video)) == expected
 
 
+SPOKEN = {
+    "interview": [((0, 4), ("Jane Doe",)), ((5, 9), ("Zoë Li", "Bob"))],
+    "talk": [((5, 9), ("JANE",)), ((10, 14), ("Janet",))],
+    "film": [((0, 14), ())],
+}
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> SearchEngine:
+    """Return a library of three videos of three clips; two are in the index, one is in the delta."""
+    folder = tmp_path_factory.mktemp("speakers")
+    with writing(folder) as writer:
+        install(writer)
+        for name, said in SPOKEN.items():
+            lines = tuple(Segment(*span, f"word in {name}", "sidecar", speakers=names) for span, names in said)
+            clips = [clip(at, at + 5, visual=axis(0)) for at in (0, 5, 10)]
+            add(writer, f"/srv/{name}.vtt.mp4", clips, segments=lines, end_s=15.0)
+            if name == "talk":
+                writer.publish()
+    return SearchEngine.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("speaker:jane", {"interview 0", "talk 5"}),
+        ('speaker:"jane doe"', {"interview 0"}),
+        ("speaker:zoe", {"interview 5"}),
+        ("speaker:BOB speaker:janet", {"interview 5", "talk 10"}),
+        ("speaker:jane in:talk*", {"talk 5"}),
+        ('speaker:"doe jane"', set()),
+        ("speaker:jan", set()),
+        ("speaker:word", set()),
+        ('"in talk" speaker:janet', {"talk 10"}),
+        ('"in film" speaker:janet', set()),
+        ('-"in talk" speaker:jane', {"interview 0"}),
+    ],
+)
+def test_a_speaker_chooses_clips(speaking: SearchEngine, text: str, expected: set[str]) -> None:
+    hits = speaking.search(f"question {text}", per_video=9, top_k=20)
+    starts = {(Path(h.video.decode()).name.split(".")[0], span.start_s) for h in hits if h.video for span in h.moments}
+    assert {f"{name} {start_s:.0f}" for name, start_s in starts} == expected
+
+
+def test_two_moments_of_a_speaker(speaking: SearchEngine) -> None:
+    assert len(speaking.search('question then question within 20s speaker:"jane doe"')) == 0
+    assert len(speaking.search("question then question within 20s speaker:jane speaker:zoe")) == 1
+
+
+def test_a_hit_names_the_speakers(speaking: SearchEngine) -> None:
+    [hit] = speaking.search('question "word in interview" speaker:bob')
+    assert [match.speakers for match in hit.matches] == [("Zoë Li", "Bob")]
+    assert hit.to_dict()["matches"][0]["speakers"] == ["Zoë Li", "Bob"]
+
+
 def test_the_day_of_a_video() -> None:
     places = [Location(b"/a", 1, 20 * DAY_NS, 1), Location(b"/b", 1, 10 * DAY_NS, 1)]
     assert recorded_on({}, places) == date(1970, 1, 11)

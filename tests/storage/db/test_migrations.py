@@ -224,6 +224,23 @@ def test_damaged_word_times_are_none(damaged: str | None) -> None:
     assert word_times_of(damaged) == ()
 
 
+def test_segments_of_an_older_library_have_no_speakers(tmp_path: Path) -> None:
+    said = [Segment(0, 2, "hello", "sidecar", speakers=("Jane Doe", "Bob")), Segment(2, 3, "who", "sidecar")]
+    opened = Library.open(stored(BEFORE_FRAMES, tmp_path))
+    with opened.snapshot() as snapshot:
+        assert {segment.speakers for segment in snapshot.segments(1)} == {()}
+        assert snapshot.videos_by_speakers() == {} and snapshot.clips_by_speakers(["Jane"]).tolist() == []
+    with writing(tmp_path) as writer:
+        video_id = add_video(writer, "d", [clip(visual=axis(4))], said)
+        writer.publish()
+    with opened.snapshot() as snapshot:
+        assert snapshot.segments(video_id) == said
+        assert snapshot.videos_by_speakers() == {"Jane Doe\nBob": {video_id}}
+        assert len(snapshot.clips_by_speakers(["Jane Doe\nBob"])) == 1
+        assert [match.speakers for match in snapshot.words.match(["hello"], 5)] == [("Jane Doe", "Bob")]
+    assert verify(opened).clean
+
+
 def test_a_row_lost_from_the_table_of_migrations_costs_nothing(tmp_path: Path) -> None:
     stored(BEFORE_TRACKS, tmp_path)
     with closing(sqlite3.connect(tmp_path / "library.db")) as connection, connection:
