@@ -115,11 +115,11 @@ class Hit(Record):
     library: its folder. video: absolute path of a copy that exists, else of one that did. video_id, clip_id: until the
     video is indexed again; key: of the best clip, in every library. start_s, end_s: from the first to the last clip of
     `moments`, plus neighbours that match nearly as well; from an exact phrase on, where its time is known. frame_s:
-    presentation time of the best frame. modalities: signed contributions that sum to the score; None: the clip lacks the
-    modality, or the query does not use it, and `missing` says which. words: query words in the clip's speech or the video's title and tags.
-    snippet: the text that contains them, else what is said during the clip. moments: one clip per moment of the query.
-    also: other places of the same footage. confidence, share: None if the library cannot tell. coarse: the video has
-    only its preview index so far.
+    presentation time of the best frame. modalities: signed contributions that sum to the score; None: the clip lacks
+    the modality, or the query does not use it, and `missing` says which. words: query words in the clip's speech or the
+    video's title and tags. snippet: the text that contains them, else what is said during the clip. moments: one clip
+    per moment of the query. also: other places of the same footage. confidence, share: None if the library cannot tell.
+    coarse: the video has only its preview index so far.
     """
 
     rounded: ClassVar[frozenset[str]] = _TIMES
