@@ -26,7 +26,7 @@ from vfindex.indexer.models.export.cache import Export, Say, ensure, exporting, 
 from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.packages import locate_package_file
 from vfindex.indexer.models.presets import LITE_TEXT, LITE_VISUAL, MULTILINGUAL_TEXT
-from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, prompted, sentences
+from vfindex.indexer.models.priors import background_queries, corpus, estimate_prior, languages, prompted, sentences
 from vfindex.storage.encoders.colours import colour_axes, colour_shares, colour_vector, with_colours
 from vfindex.storage.encoders.image import LABEL_MAP, LABELS, PROTOTYPES, LiteImageEncoder, conse
 from vfindex.storage.encoders.pixels import Pixels, crops
@@ -63,7 +63,7 @@ class TextModel:
 
 TEXT_MODELS: Mapping[str, TextModel] = MappingProxyType(
     {
-        MULTILINGUAL_TEXT: TextModel((E5_WEIGHTS,), 1, prompt="query: ", is_narrow=True),
+        MULTILINGUAL_TEXT: TextModel((E5_WEIGHTS,), 2, prompt="query: ", is_narrow=True),
         LITE_TEXT: TextModel((MINILM_WEIGHTS, MINILM_TOKENIZER), 3),
     }
 )
@@ -143,7 +143,8 @@ def calibration_vectors(labels: FloatArray, axes: FloatArray) -> FloatArray:
 def _key(text: str, images: bool) -> str:
     model = TEXT_MODELS[text]
     hashes = [file.sha256 for file in (*model.files, *([EFFICIENTNET_WEIGHTS] if images else []))]
-    parts = [str(model.version), *hashes, corpus("background.txt"), corpus("sentences.txt")]
+    corpora = ["background.txt", "sentences.txt", *(["languages.txt"] if text == MULTILINGUAL_TEXT else [])]
+    parts = [str(model.version), *hashes, *map(corpus, corpora)]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -176,7 +177,7 @@ def _export_text(text: str, weights: Path, work: Path) -> None:
     if text == MULTILINGUAL_TEXT:
         from vfindex.indexer.models.export.e5 import export_e5  # onnx takes 0.3 s to import
 
-        export_e5(weights, work / "text", text)
+        export_e5(weights, work / "text", text, languages())
     else:
         with _exporting("text", weights, work / "text", text):
             pass

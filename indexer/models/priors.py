@@ -1,6 +1,7 @@
 """Score calibration before any library exists: what background queries score against unrelated material.
 
-Two corpora ship with the package: background.txt (queries) and sentences.txt (speech and writing).
+Three corpora ship with the package: background.txt (queries), sentences.txt (speech and writing), languages.txt (the
+same texts in twelve languages).
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def background_queries() -> list[str]:
 def sentences() -> list[str]:
     """Return sentences of ordinary speech and writing."""
     return _lines("sentences.txt")
+
+
+def languages() -> list[list[str]]:
+    """Return the same texts in twelve languages."""
+    return [block.splitlines() for block in corpus("languages.txt").strip().split("\n\n")]
 
 
 def corpus(name: str) -> str:

