@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from reading import sound_of
 
-from vfindex.indexer.media.decoder import AudioBlock
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.models.catalog import find_card
 from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.presets import LITE_SPEECH
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.speech import transcribe
 from vfindex.indexer.speech.backends import open_whisper
 from vfindex.indexer.speech.transcribe import Transcript
@@ -122,6 +124,46 @@ def test_a_film_of_unsure_language_is_taken_for_english(whisper: Whisper) -> Non
     result = transcript(whisper, decoded("public/videos/v030.mp4"))
     assert "somebody must have stolen the crown jewels" in words(result)
     assert result.assumed == {"en": 1}
+
+
+@needs_media
+def test_a_song_keeps_its_words_and_music_has_none(whisper: Whisper) -> None:
+    """A rapped song over a band: its rhythm, rhymes and music look like what the guards drop."""
+    song = transcript(whisper, decoded("public/videos/v057.mp4"))
+    assert "by being a lot smarter by being a self starter" in words(song).replace("selfstarter", "self starter")
+    assert (song.dropped_s, song.assumed) == (0.0, {})
+    drums = transcript(whisper, decoded("public/videos/v055.mp4"))
+    assert drums.segments == []
+
+
+@needs_media
+def test_telephone_sound_is_understood(whisper: Whisper, decoder: Decoder, tmp_path: Path) -> None:
+    """8 kHz, the speech on the left, silence on the right."""
+    import av
+
+    path = tmp_path / "telephone.mkv"
+    left = speech()[::2]
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("mpeg4", rate=5), container.add_stream("pcm_s16le", rate=8000)
+        video.width, video.height, audio.layout = 64, 48, "stereo"
+        for n in range(65):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts = n
+            container.mux(video.encode(frame))
+        for at in range(0, len(left), 800):
+            both = np.stack([left[at : at + 800], np.zeros_like(left[at : at + 800])], axis=1)
+            block = av.AudioFrame.from_ndarray(both.reshape(1, -1), format="s16", layout="stereo")
+            block.sample_rate, block.pts = 8000, at
+            container.mux(audio.encode(block))
+        container.mux(video.encode(None))
+    name = os.fsencode(path)
+    track = sound_of(decoder, name)
+    items = decoder.read(name, taps=[AudioTap()], sampling=Sampling(), audio=track)
+    transcriber = whisper.transcriber(())
+    for item in items:
+        if isinstance(item, AudioBlock):
+            transcriber.feed(item)
+    assert "clean rooms in the world" in words(transcriber.finish())
 
 
 @needs_media
