@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import RawSegment
-from vfindex.indexer.speech.whisper import MAX_VOICE_S, WINDOW_S, SpeechModel, Whisper, WindowTranscript
+from vfindex.indexer.speech.whisper import MAX_VOICE_S, TIME_STEP_S, WINDOW_S, SpeechModel, Whisper, WindowTranscript
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
@@ -42,9 +42,7 @@ MAX_TOKENS = 440  # the longest loop; the decoder has room for 448 with its prom
 CPU_BATCH, CUDA_BATCH = 1, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES = 3000  # of the spectrogram of a window
-S_PER_TIME_TOKEN = 0.02
 FRAMES_PER_S = 100
-S_PER_ALIGNED_FRAME = 0.02
 # A pause as long as this ends a span of voice: faster-whisper's own setting for batches. `windows_of` pads.
 VOICE = VadOptions(max_speech_duration_s=MAX_VOICE_S, min_silence_duration_ms=160, speech_pad_ms=0)
 # Written without spaces between words: each character is taken for one.
@@ -184,7 +182,7 @@ class FasterWhisper:
             first: dict[int, int] = {}
             for token, frame in result.alignments:
                 first.setdefault(token, frame)
-            found.append([frame * S_PER_ALIGNED_FRAME for frame in first.values()])
+            found.append([frame * TIME_STEP_S for frame in first.values()])
         return found
 
     def _words(
@@ -313,7 +311,7 @@ def padded(sound: FloatArray) -> FloatArray:
 def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[tuple[float, float, list[int]]]:
     """Yield (start_s, end_s, text tokens) of each segment in a window's tokens, where time tokens enclose each segment.
 
-    first_time: the token of 0 s; those after it are each S_PER_TIME_TOKEN later. length_s: the end of a segment without
+    first_time: the token of 0 s; those after it are each TIME_STEP_S later. length_s: the end of a segment without
     one.
     """
     start_s, text = 0.0, []
@@ -321,7 +319,7 @@ def timed(tokens: Sequence[int], first_time: int, length_s: float) -> Iterator[t
         if token < first_time:
             text.append(token)
             continue
-        time_s = (token - first_time) * S_PER_TIME_TOKEN
+        time_s = (token - first_time) * TIME_STEP_S
         if text:
             yield start_s, time_s, text
             text = []

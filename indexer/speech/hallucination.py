@@ -137,8 +137,12 @@ def flaw(raw: RawSegment, voiced_s: float) -> Flaw:
 
 
 def is_stock(texts: Sequence[str]) -> bool:
-    """Return whether the texts of a window are nothing but STOCK: there is no sign of anybody speaking."""
-    said = [" ".join("".join(c if c.isalnum() or c in "' " else " " for c in t.casefold()).split()) for t in texts]
+    """Return whether the texts of a window are nothing but STOCK: there is no sign of anybody speaking.
+
+    Descriptions of sounds and credits are no sign of it either.
+    """
+    bare = [DESCRIPTION.sub("", text).casefold() for text in texts if not CREDIT.search(text)]
+    said = [" ".join("".join(c if c.isalnum() or c in "' " else " " for c in text).split()) for text in bare]
     return any(said) and all(text in STOCK for text in said if text)
 
 

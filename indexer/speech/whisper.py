@@ -42,6 +42,7 @@ Sound = NDArray[np.int16]  # (n,) at SAMPLE_RATE_HZ
 VoiceFilter = Callable[[Sound], Sequence[tuple[int, int]]]
 
 WINDOW_S = 30.0  # the model's input length
+TIME_STEP_S = 0.02  # to which it rounds times: a short word may get none
 # Audio buffered for one unit: 29 MB. A unit has at most 15 minutes; a file with a wrong duration may have more, and the
 # buffer is then recognised before more is taken.
 HELD_S = 900.0
@@ -316,7 +317,8 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
         if not text:
             continue
         raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
-        why = flaw(raw, overlap_s(window.voiced, raw.start_s, raw.end_s))
+        around_s = 0.0 if raw.end_s > raw.start_s else TIME_STEP_S
+        why = flaw(raw, overlap_s(window.voiced, raw.start_s - around_s, raw.end_s + around_s))
         why = why or ("stock" if is_empty_talk else "script" if is_foreign(text, heard.language) else "")
         start_s, end_s = window.spoken(raw.start_s, raw.end_s)
         begin_s = max(0.0, window.start_s + start_s)

@@ -72,6 +72,8 @@ def test_stock_phrases_count_beside_others_alone() -> None:
     assert is_stock(["ご視聴ありがとうございました。"]) and is_stock(["Merci d'avoir regardé."])
     assert not is_stock(["Thank you.", "Thank you, Mister President."])
     assert not is_stock([]) and not is_stock(["..."])
+    assert is_stock(["[Music]", "Thank you.", "Untertitelung des ZDF, 2020", "♪ la la ♪"])
+    assert not is_stock(["[Music]", "(applause)"]) and not is_stock(["Thank you.", "She [laughs] said so."])
 
 
 @pytest.mark.parametrize(

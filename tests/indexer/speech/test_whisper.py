@@ -292,6 +292,19 @@ def test_a_window_of_stock_phrases_alone_is_dropped() -> None:
     assert [s.text for s in talk.segments] == ["My fellow Americans.", "Thank you."]
 
 
+def test_a_segment_without_length_is_kept_where_there_is_voice() -> None:
+    """Whisper rounds times to 0.02 s, and gives the last word of a window cut off none at all."""
+    said = (raw(2.0, 2.0, " Yes."), raw(2.0, 4.0, " That is what I mean."), raw(6.5, 6.5, " No."))
+    result = transcript(Raving(*said), blocks(np.concatenate([loud(5), silent(3), loud(2)])))
+    assert [(s.start_s, s.text) for s in result.segments] == [(2.0, "Yes."), (2.0, "That is what I mean.")]
+
+
+def test_no_sound_at_all_has_no_words() -> None:
+    model = Loudness()
+    assert transcript(model, []) == transcript(model, [AudioBlock(3.0, silent(0))]) == Transcript([], 0.0, 0.0, 0.0, [])
+    assert model.calls == []
+
+
 def test_text_of_another_script_is_dropped() -> None:
     result = transcript(Raving(raw(0.0, 2.0, " It is called"), raw(2.0, 4.0, "ストーリーの終わり")), blocks(loud(4)))
     assert [s.text for s in result.segments] == ["It is called"]
