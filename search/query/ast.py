@@ -27,6 +27,20 @@ _FUNCTION_WORDS = """
     what when where which while who whom why will with would you your s t re ve ll d m
 """
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
+# Those of German, French and Spanish (closed classes), but for letters and for words that English has as well. Folded.
+# Only as typed in lower case: names and abbreviations such as "Las Vegas" or "MIT" begin with capitals.
+_FURTHER_FUNCTION_WORDS = """
+    der das dem des ein eine einem einen einer eines und oder aber mit ohne auf aus bei durch gegen hinter im ins neben
+    nach seit uber um unter vom von vor zu zum zur zwischen ich du er sie es wir ihr mich dich sich uns euch mein dein
+    sein ihre ihren ihrem ihrer seine seinen seinem seiner ist sind wird werden wurde nicht kein keine auch wenn wie
+    dass ob nur sehr jemand etwas wo wer
+    le la les un une du de au aux et ou mais avec dans sur sous en entre vers chez depuis je tu il elle nous vous ils
+    elles se ce cet cette ces qui que qu dont ne pas mon ma mes ton ta tes ses sa leur leurs notre votre est sont etait
+    etre ont tres aussi comme
+    el los las una unos unas del al pero por para hacia hasta desde yo ella nosotros ellos ellas su sus mi mis tus
+    quien cual cuando donde como si ya muy mas estan ser fue hay esta este estos estas ese esa eso esto
+"""
+FURTHER_STOP_WORDS = frozenset(_FURTHER_FUNCTION_WORDS.split())
 Order = Literal["then", "near"]
 # convex: a score is the weighted sum of similarities and words. rrf: the sum of reciprocal ranks, see `rank/rrf.py`.
 Combination = Literal["convex", "rrf"]
@@ -215,8 +229,13 @@ class Query:
 def content_words(text: str) -> tuple[str, ...]:
     """Return the distinct content words of a text as typed; all its words if it has none."""
     unique = list(distinct(words_of(text)))
-    content = [word for word in unique if folded(word) not in STOP_WORDS]
+    content = [word for word in unique if not _is_function_word(word)]
     return tuple((content or unique)[:MAX_WORDS])
+
+
+def _is_function_word(word: str) -> bool:
+    bare = folded(word)
+    return bare in STOP_WORDS or (bare in FURTHER_STOP_WORDS and word == word.lower())
 
 
 def distinct(words: Iterable[str]) -> Iterable[str]:

@@ -167,6 +167,11 @@ def test_the_words_of_a_query() -> None:
     assert parse("A dog,  running\tin the Park (dog)").moments[0].words == ("dog", "running", "Park")
     assert content_words("to be or not to be") == ("to", "be", "or", "not")
     assert content_words("C++ & it's") == ("C",)
+    assert content_words("Mann mit Bart auf einem Sofa") == ("Mann", "Bart", "Sofa")
+    assert content_words("chien qui saute dans la neige") == ("chien", "saute", "neige")
+    assert content_words("mono colgado de una rama") == ("mono", "colgado", "rama")
+    assert content_words("MIT lecture, Las Vegas") == ("MIT", "lecture", "Las", "Vegas")
+    assert content_words("sin, war and a red hat on her son") == ("sin", "war", "red", "hat", "son")
     assert content_words("???") == ()
     assert parse("na\ud800me").moments[0].text == "na?me"
     assert len(content_words(" ".join(f"w{i}" for i in range(99)))) == MAX_WORDS
