@@ -21,6 +21,8 @@ Pixels = NDArray[np.uint8]
 # of STILL_BLOCK_PX. Coding noise of a still image lies below. On 202 such pairs of the public collection the cosine of
 # the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.
 STILL_MEAN, STILL_BLOCK, STILL_BLOCK_PX = 1, 8, 20
+# Batches in flight per GPU: one is computed while the next is copied.
+LANES_PER_GPU = 2
 
 
 class ImageEncoder(Protocol):
@@ -63,13 +65,15 @@ class PassageEncoder(Protocol):
 class Encoders:
     """The models of a run, shared by its workers. image: None without images. speech: None if none is recognised.
 
-    gpus: of the image model. modalities: of the library. threads: of each model.
+    gpus: of the image model. lanes: batches that one queue gives it at once, made up of the frames of all running
+    units; 0: it takes images one by one, and needs no queue. modalities: of the library. threads: of each model.
     """
 
     image: ImageEncoder | None
     text: PassageEncoder
     speech: Whisper | None = None
     gpus: int = 0
+    lanes: int = 0
     threads: int = 1
     modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from vfindex.indexer.models.base import Encoders, ImageEncoder, PassageEncoder
+from vfindex.indexer.models.base import LANES_PER_GPU, Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS, find_card
 from vfindex.indexer.models.export.cache import Say, ensure_part
 from vfindex.indexer.models.export.packaged import ensure_model
@@ -149,11 +149,14 @@ def effects_of_missing(cache: Path) -> list[str]:
 def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> Encoders:
     """Return the encoders of a library. Raises as `LibraryModels` does."""
     models = LibraryModels(setup, cache, say=say)
+    has_batches = models_of(setup).get("visual", LITE_VISUAL) != LITE_VISUAL
+    gpus = len(usable_devices()) if has_batches and has_cuda() else 0
     return Encoders(
         image=models.image(opening.threads, compiled=opening.compiled),
         text=models.text(opening.threads),
         speech=models.speech(opening.threads, opening.main_language) if opening.asr else None,
-        gpus=len(usable_devices()) if models_of(setup).get("visual", LITE_VISUAL) != LITE_VISUAL and has_cuda() else 0,
+        gpus=gpus,
+        lanes=LANES_PER_GPU * gpus or opening.threads if has_batches else 0,
         threads=opening.threads,
         modalities=tuple(modality for modality in modality_names() if modality in setup.models),
     )
@@ -245,7 +248,7 @@ class _ClipVisual:
         return OpenClipEncoder.open(self._model.folder, threads=threads, devices=devices, compiled=compiled)
 
     def prior(self, modality: Modality) -> ModalityPrior:
-        return visual_prior(self.open(usable_cores(), False), self.query_folder, modality.weight)
+        return visual_prior(lambda: self.open(usable_cores(), False), self.query_folder, modality.weight)
 
 
 class _LiteText:

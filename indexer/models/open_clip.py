@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional, init
 from torch.overrides import TorchFunctionMode
 
-from vfindex.indexer.models.base import Pixels
+from vfindex.indexer.models.base import LANES_PER_GPU, Pixels
 from vfindex.storage.encoders.pixels import ResizeMode, square
 from vfindex.storage.errors import ModelError, UsageError
 from vfindex.storage.files.regular import read_file
@@ -37,13 +37,12 @@ NumberFormat = Literal["auto", "float32", "bfloat16"]
 
 CONFIG = "open_clip_config.json"
 _INTERPOLATIONS = ("bicubic", "bilinear")
-# Batches in flight per GPU: one is computed while the next is copied.
-LANES = 2
-# Limits of the search for the batch size, and the least gain in speed that is worth doubling it. ViT-B-32 on a CPU
-# reaches 0.41 of the speed of plain matrix products with a batch of 1, 0.57 with 2, 0.68 with 4 and with 8.
-SEARCH_S = {"cuda": 10.0, "cpu": 2.0}
-FIRST_BATCH = {"cuda": 8, "cpu": 4}
-LARGEST_BATCH = {"cuda": 256, "cpu": 32}
+# Of a CPU, in each of its lanes. ViT-B-32 in one thread reaches 0.67 of the speed of a batch of 32 with 1 image, 0.81
+# with 2, 0.90 with 4, 0.94 with 8, 0.97 with 16: a larger one only makes the last one of a run longer.
+CPU_BATCH = 8
+# Limits of the search for a GPU's batch size, and the least gain in speed that is worth doubling it.
+SEARCH_S = 10.0
+FIRST_BATCH, LARGEST_BATCH = 8, 256
 LEAST_GAIN = 1.05
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The first compute capability whose tensor cores multiply bfloat16.
@@ -119,16 +118,18 @@ class ImageTower(nn.Module):
 class OpenClipEncoder:
     """The image towers of a model, one per device; an `ImageEncoder`.
 
-    batch_frames: found by measurement, and halved permanently when memory runs out. Concurrent calls share the lanes,
-    batch by batch.
+    batch_frames: found by measurement on a GPU, and halved permanently when memory runs out. Concurrent calls share the
+    lanes, batch by batch.
     """
 
-    def __init__(self, towers: Sequence[tuple[ImageTower, torch.device]], *, batch_frames: int) -> None:
+    def __init__(
+        self, towers: Sequence[tuple[ImageTower, torch.device]], *, batch_frames: int, threads: int = 1
+    ) -> None:
+        """threads: lanes of a CPU, each of one thread: no batch waits for the slower half of another thread's."""
         self._preparation = towers[0][0].preparation
-        self._device_type = towers[0][1].type
         self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for tower, device in towers:
-            for _ in range(LANES if device.type == "cuda" else 1):
+            for _ in range(LANES_PER_GPU if device.type == "cuda" else threads):
                 self._free.put(_Lane(tower, device))
         self._batch_lock = threading.Lock()
         self.size_px = self._preparation.size_px
@@ -156,7 +157,6 @@ class OpenClipEncoder:
         Raises UsageError for an unknown device, ModelError if a file is missing, damaged or unsupported, or if one
         image does not fit in memory.
         """
-        torch.set_num_threads(threads)
         chosen = _devices(devices)
         tower = load_tower(folder)
         towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
@@ -164,6 +164,8 @@ class OpenClipEncoder:
             replica.visual.to(fastest_format(device) if number_format == "auto" else _DTYPES[number_format])
         placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
         try:
+            if chosen[0].type == "cpu":
+                return cls(placed, batch_frames=CPU_BATCH, threads=threads)
             encoder = cls(placed, batch_frames=1)
             encoder.find_batch()
         except RuntimeError as exc:
@@ -177,10 +179,7 @@ class OpenClipEncoder:
 
     def find_batch(self) -> None:
         """Set batch_frames to the fastest size, measured for some seconds."""
-        kind = self._device_type
-        self.batch_frames = best_batch(
-            self._seconds, first=FIRST_BATCH[kind], largest=LARGEST_BATCH[kind], budget_s=SEARCH_S[kind]
-        )
+        self.batch_frames = best_batch(self._seconds, first=FIRST_BATCH, largest=LARGEST_BATCH, budget_s=SEARCH_S)
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         """Return (n, dim) float32, rows of length 1; see `ImageEncoder`."""
@@ -232,7 +231,7 @@ class OutOfMemory(Exception):
 
 
 class _Lane:
-    """A tower that computes one batch at a time, on its own CUDA stream or CPU thread."""
+    """A tower that computes one batch at a time, on its own CUDA stream, or in one thread of the CPU."""
 
     def __init__(self, tower: ImageTower, device: torch.device) -> None:
         self._tower = tower
@@ -240,6 +239,7 @@ class _Lane:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         # One thread serves all callers, since OpenMP would start a team of threads for each.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="image")
+        self._thread.submit(_use_one_core).result()
 
     def encode(self, pixels: Pixels) -> FloatArray:
         """Return (n, dim) float32. pixels: (n, size, size, 3). Raises OutOfMemory."""
@@ -264,6 +264,12 @@ class _Lane:
         self._stream.synchronize()
         vectors = on_host.numpy()
         return vectors
+
+
+def _use_one_core() -> None:
+    """Make torch compute in this thread alone, whatever other models set later."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread keeps what it was when this was first called in it
 
 
 class _SkipInitialisation(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""One queue in front of an image model on a GPU: frames of several units become one batch."""
+"""One queue in front of an image model: frames of several units and videos become one batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from vfindex.storage.records import FloatArray
 
 # Frames that a unit submits at once. Small, so that running units fill a batch together and none waits for its own.
 STEP_FRAMES = 16
-BATCHES = 2  # running per GPU: while one is computed, the next is copied
 
 _Request = tuple[Sequence[Pixels], Future[FloatArray]]
 
@@ -25,13 +24,14 @@ _Request = tuple[Sequence[Pixels], Future[FloatArray]]
 class ImageQueue:
     """An `ImageEncoder` that batches the requests of several threads for another one, and measures its utilisation."""
 
-    def __init__(self, encoder: ImageEncoder, gpus: int) -> None:
+    def __init__(self, encoder: ImageEncoder, lanes: int) -> None:
+        """lanes: batches that the encoder computes at once."""
         self._encoder = encoder
         self.size_px, self.dim = encoder.size_px, encoder.dim
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the clock
         self._running, self._since_s, self._busy_s = 0, 0.0, 0.0
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(BATCHES * gpus)]
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(lanes)]
         for thread in self._threads:
             thread.start()
 

@@ -77,8 +77,8 @@ class LocalRunner:
     def __init__(self, workers: int, encoders: Encoders) -> None:
         """Raise ModelError if a model of an extractor cannot be opened."""
         self.window = workers
-        self._gpu = ImageQueue(encoders.image_model(), encoders.gpus) if encoders.gpus else None
-        self._encoders = encoders if self._gpu is None else replace(encoders, image=self._gpu)
+        self._images = ImageQueue(encoders.image_model(), encoders.lanes) if encoders.lanes else None
+        self._encoders = encoders if self._images is None else replace(encoders, image=self._images)
         self._extractors = open_extractors(self._encoders)
         self._opened_s = time.monotonic()
         self._threads = DecoderThreads(workers)
@@ -97,10 +97,10 @@ class LocalRunner:
 
     def gpu_busy(self) -> dict[str, float]:
         """Return GPU -> share of the time since the start in which it encoded images; all GPUs count as one here."""
-        if self._gpu is None:
+        if self._images is None or not self._encoders.gpus:
             return {}
         name = f"{platform.node()} GPU {os.environ.get('CUDA_VISIBLE_DEVICES') or 'all'}"
-        return {name: self._gpu.busy_s / max(time.monotonic() - self._opened_s, 1e-9)}
+        return {name: self._images.busy_s / max(time.monotonic() - self._opened_s, 1e-9)}
 
     def __enter__(self) -> Self:
         return self
@@ -113,5 +113,5 @@ class LocalRunner:
         self._threads.__exit__(kind)
         if speech is not None:
             speech.close()
-        if kind is None and self._gpu is not None:
-            self._gpu.close()
+        if self._images is not None:
+            self._images.close()

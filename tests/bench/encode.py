@@ -25,10 +25,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vfindex.indexer.models.base import LANES_PER_GPU
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
 from vfindex.indexer.models.lite import SIZE_PX, ensure_lite
-from vfindex.indexer.models.open_clip import LANES, ImageTower, OpenClipEncoder, Preparation, fastest_format
+from vfindex.indexer.models.open_clip import CPU_BATCH, ImageTower, OpenClipEncoder, Preparation, fastest_format
 from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.pixels import Pixels
@@ -36,8 +37,8 @@ from vfindex.storage.encoders.pixels import Pixels
 MODELS = ("ViT-B-32", "PE-Core-B-16")
 # Sides of the square matrices: large enough to keep the device busy, some tenths of a second on a processor.
 MATRIX = {"cuda": 8192, "cpu": 2048}
-# Batches a round: of a GPU, enough to last a second.
-BATCHES = {"cuda": 40, "cpu": 1}
+# Batches a round of a GPU: enough to last a second. A CPU computes one in each thread.
+BATCHES = 40
 LITE_IMAGES = 16
 
 
@@ -92,10 +93,12 @@ def bench_tower(name: str, device: torch.device, dtype: torch.dtype, rounds: int
     tower = random_tower(name)
     flop = operations(tower)
     tower.visual.to(dtype)
-    encoder = OpenClipEncoder([(tower.to(device), device)], batch_frames=1)
-    encoder.find_batch()
-    callers = LANES + 1 if device.type == "cuda" else 1
-    n = BATCHES[device.type]
+    threads = torch.get_num_threads()
+    encoder = OpenClipEncoder([(tower.to(device), device)], batch_frames=CPU_BATCH, threads=threads)
+    if device.type == "cuda":
+        encoder.find_batch()
+    callers = LANES_PER_GPU + 1 if device.type == "cuda" else threads
+    n = BATCHES if device.type == "cuda" else threads
     frames = frames_of(encoder.size_px, encoder.batch_frames)
     rates, shares, peaks = [], [], []
     if device.type == "cuda":

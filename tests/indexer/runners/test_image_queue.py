@@ -41,7 +41,7 @@ def frames(value: int, count: int) -> list[Pixels]:
 
 def test_units_share_batches_and_get_their_own_vectors() -> None:
     encoder = Slow()
-    queue = ImageQueue(encoder, gpus=1)
+    queue = ImageQueue(encoder, lanes=2)
     assert (queue.size_px, queue.dim, queue.batch_frames) == (8, 1, STEP_FRAMES)
     with ThreadPoolExecutor(10) as units:
         first = []
@@ -70,7 +70,7 @@ def test_a_bug_of_the_encoder_is_raised_in_the_unit_and_the_queue_goes_on() -> N
 
     encoder = Broken()
     encoder.release.set()
-    queue = ImageQueue(encoder, gpus=1)
+    queue = ImageQueue(encoder, lanes=2)
     for _ in range(3):  # more than the queue has threads
         with pytest.raises(TypeError, match="a bug"):
             queue.encode_images(frames(BAD, 1))
@@ -81,7 +81,7 @@ def test_a_bug_of_the_encoder_is_raised_in_the_unit_and_the_queue_goes_on() -> N
 def test_a_frame_that_fails_fails_its_own_unit() -> None:
     encoder = Slow()
     encoder.release.set()
-    queue = ImageQueue(encoder, gpus=1)
+    queue = ImageQueue(encoder, lanes=2)
     requests = [(frames(value, 2), Future[FloatArray]()) for value in (1, BAD, 2)]
     queue._encode(requests)
     assert requests[0][1].result().tolist() == [[1], [1]]
