@@ -6,7 +6,8 @@ same texts in twelve languages).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from vfindex.indexer.models.base import ImageEncoder
 from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.storage.encoders.text import QUERY, TextEncoder
 from vfindex.storage.errors import ModelError
+from vfindex.storage.files.writes import replacing
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.records import FloatArray
 
 # The vectors of both corpora, in the folder above an exported text model: arrays `queries` and `passages`.
 CORPUS_VECTORS = "banks.npz"
+# Beside them, for an image model: the vectors of `calibration_images`. The number changes with these.
+IMAGE_VECTORS = "images-1.npy"
 
 
 def background_queries() -> list[str]:
@@ -77,13 +81,20 @@ def text_prior(text_folder: Path, weight: float) -> ModalityPrior:
     return estimate_prior(queries, passages, centred=True, weight=weight)
 
 
-def visual_prior(encoder: ImageEncoder, text_folder: Path, weight: float) -> ModalityPrior:
-    """Return the prior of the visual modality; encodes some 50 images.
+def visual_prior(open_encoder: Callable[[], ImageEncoder], text_folder: Path, weight: float) -> ModalityPrior:
+    """Return the prior of the visual modality; encodes some 50 images the first time, and keeps their vectors.
 
-    text_folder: the exported text side of the same model. weight: default w_m.
+    text_folder: the exported text side of the same model, in the folder of the vectors. weight: default w_m.
     """
     queries, _ = _load_corpus_vectors(text_folder)
-    images = encoder.encode_images(list(calibration_images(encoder.size_px)))
+    path = text_folder.parent / IMAGE_VECTORS
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        encoder = open_encoder()
+        images = encoder.encode_images(list(calibration_images(encoder.size_px)))
+        with suppress(OSError), replacing(path) as file:  # where it cannot be kept, the next library encodes them again
+            np.save(file, images)
     return estimate_prior(queries, images, centred=False, weight=weight)
 
 

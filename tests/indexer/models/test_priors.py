@@ -13,6 +13,7 @@ from vfindex.indexer.models.export import calibration_images as calibration_imag
 from vfindex.indexer.models.export.calibration_images import CROPS, PHOTOGRAPHS, calibration_images
 from vfindex.indexer.models.priors import (
     CORPUS_VECTORS,
+    IMAGE_VECTORS,
     background_queries,
     estimate_prior,
     sentences,
@@ -54,10 +55,30 @@ def test_the_spread_is_that_of_centred_scores() -> None:
 
 
 def test_image_queries_are_not_centred(text_folder: Path) -> None:
-    prior = visual_prior(MeanColour(), text_folder, 0.9)
+    prior = visual_prior(MeanColour, text_folder, 0.9)
     assert not prior.query_mean.any() and prior.weight == 0.9
     rows = MeanColour().encode_images(list(calibration_images(32)))
     assert np.allclose(prior.mean, rows.mean(axis=0))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY\x01\x00", None])
+def test_the_second_library_of_a_model_does_not_open_it(text_folder: Path, damage: bytes | None) -> None:
+    opened: list[MeanColour] = []
+
+    def open_encoder() -> MeanColour:
+        opened.append(MeanColour())
+        return opened[-1]
+
+    first, again = (visual_prior(open_encoder, text_folder, 0.9) for _ in range(2))
+    assert len(opened) == 1
+    assert np.array_equal(again.mean, first.mean) and again.spread == first.spread
+    kept = text_folder.parent / IMAGE_VECTORS
+    if damage is None:
+        kept.unlink()
+    else:
+        kept.write_bytes(damage)
+    assert np.array_equal(visual_prior(open_encoder, text_folder, 0.9).mean, first.mean)
+    assert len(opened) == 2
 
 
 def test_text_queries_are_centred(text_folder: Path) -> None:

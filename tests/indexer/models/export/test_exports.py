@@ -291,7 +291,7 @@ def test_a_graph_that_disagrees_is_refused() -> None:
 def test_images_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
     from vfindex.indexer.models.open_clip import OpenClipEncoder
 
-    prior = visual_prior(OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
+    prior = visual_prior(lambda: OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
     assert not prior.query_mean.any()
     assert prior.weight == 1.0 and prior.spread > 0
     expected = TextEncoder.open(clip_text).encode(background_queries())
