@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import av
@@ -129,7 +130,7 @@ class FrameReader:
     damaged: int = 0
     failures: int = 0  # damaged packets in a row
     coded: int = 0
-    decoded: int = 0
+    decoded: int = 0  # or left out, because nothing needs them
     first_s: float | None = None
     last_s: float | None = None
     rotation_deg: int = 0
@@ -140,6 +141,7 @@ class FrameReader:
     _seen_s: float | None = None
     _parameters: PacketSideData | None = None
     _applied: PacketSideData | None = None
+    _unused_s: list[float] = field(default_factory=list)  # a heap: frames that the decoder may leave out
 
     def inside(self, time_s: float) -> bool:
         """Return whether the time is in the requested interval."""
@@ -190,13 +192,18 @@ class FrameReader:
         """Take the frames that the decoder holds back, and reset it."""
         if self._undrained:
             self._decode(None)
+            self._count_left_out(math.inf)
             self.source.video.codec_context.flush_buffers()
             self.times.forget()
             self._undrained = False
 
     def _decode(self, packet: Packet[Any] | None) -> None:
+        unused_s = None
         if packet is not None:
             self.times.sent(packet)
+            unused_s = self._unused(packet)
+            # Of frames that no other refers to, which are half of those of common encodings.
+            self.source.video.codec_context.skip_frame = "DEFAULT" if unused_s is None else "NONREF"
         try:
             frames = self.source.video.codec_context.decode(packet)
             self._undrained = True
@@ -210,14 +217,33 @@ class FrameReader:
             if packet is not None:
                 self.times.lost(packet)
             return
+        if unused_s is not None and self.inside(unused_s):
+            heapq.heappush(self._unused_s, unused_s)
         for frame in frames:
             self._frame(frame)
+
+    def _unused(self, packet: Packet[Any]) -> float | None:
+        """Return the time of a frame that is shown but not sampled; None if it may be, or its time is unknown."""
+        time_s = packet_time(packet)
+        if packet.pts is None or time_s is None or not is_shown(packet, self.source.video.codec_context.name):
+            return None
+        return None if self.sampler.may_take(time_s, key=packet.is_keyframe) else time_s
+
+    def _count_left_out(self, now_s: float) -> None:
+        """Count the frames before `now_s` that the decoder has left out; it gives frames in order of time."""
+        while self._unused_s and self._unused_s[0] <= now_s:
+            time_s = heapq.heappop(self._unused_s)
+            if time_s < now_s:
+                self.decoded += 1
+                if self.request.mode == "fps":
+                    self._span(time_s)
 
     def _frame(self, frame: VideoFrame) -> None:
         time_s = self.times.of(frame)
         if time_s is None:
             reason = "its frames carry no times"
             raise Refusal("decode", "no_times", reason, "remux it, for example `ffmpeg -i FILE -c copy FILE.mkv`")
+        self._count_left_out(time_s)
         if time_s < self._from_s:
             return
         if self.inside(time_s):

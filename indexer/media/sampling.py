@@ -82,6 +82,14 @@ class Sampler(Generic[Packet]):
             return None
         return (cell(self._taken_s, SPARSE_FPS) + 1) / SPARSE_FPS
 
+    def may_take(self, time_s: float, *, key: bool) -> bool:
+        """Return whether a frame can still be sampled whose packet is the next one to decode.
+
+        If not, an earlier frame of its cell was sampled, and nothing that comes between the two changes that.
+        """
+        is_next = self._previous_s is None or time_s <= self._previous_s
+        return is_next or self._would_take(time_s, key=key)
+
     def takes(self, time_s: float, *, key: bool) -> bool:
         """Return whether the next frame is sampled, and remember it. Frames that run backwards never are."""
         if self._previous_s is not None and time_s <= self._previous_s:
