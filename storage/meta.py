@@ -22,7 +22,8 @@ from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray, QueryModel, Setup
 
-_SETUP, _PRIORS, _FUSION, _QUERY_MODELS, _RECOGNISES_SPEECH = "setup", "priors", "fusion", "query_models", "asr"
+_SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
+_RECOGNISES_SPEECH, _READS_SCREEN = "asr", "ocr"
 _SHARED_SPEC = "shared_spec"
 # What parsing JSON of another shape raises.
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
@@ -107,6 +108,11 @@ class LibraryMeta:
         return self.source.get(_RECOGNISES_SPEECH) != "0"
 
     @property
+    def reads_screen(self) -> bool:
+        """Whether text on the screen is read in new videos; by default True."""
+        return self.source.get(_READS_SCREEN) != "0"
+
+    @property
     def query_models(self) -> dict[str, str] | None:
         """Query encoder -> SHA-256 of its meta.json, which holds those of its other files; None in old libraries."""
         stored = self.source.get(_QUERY_MODELS)
@@ -133,6 +139,11 @@ def put_shared_spec(connection: Connection, shared: SharedSpec | None) -> None:
 def put_recognises_speech(catalog: Catalog, recognises: bool) -> None:
     """Store whether speech is to be recognised."""
     catalog.put(_RECOGNISES_SPEECH, str(int(recognises)))
+
+
+def put_reads_screen(catalog: Catalog, reads: bool) -> None:
+    """Store whether text on the screen is to be read."""
+    catalog.put(_READS_SCREEN, str(int(reads)))
 
 
 def put_query_models(catalog: Catalog, folders: Mapping[str, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,8 +21,10 @@ from vfindex.indexer.extractors.screen import TAP
 from vfindex.indexer.media.decoder import Decoder, Tap
 from vfindex.indexer.models import presets
 from vfindex.indexer.models.presets import WITH_EXTRAS, Choice
+from vfindex.indexer.options import Sampling
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.search.service import SearchService
@@ -30,7 +33,7 @@ from vfindex.storage.errors import ModelError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import Segment
+from vfindex.storage.records import UNREAD, Segment
 
 pytest.importorskip("rapidocr")
 NAME = "screen"
@@ -112,18 +115,72 @@ def test_an_upgrade_adds_it_and_encodes_no_frame_again(
     assert upgrade(folder, settings).version == 0, "it has everything now"
 
 
-def test_a_machine_without_ocr_says_so_and_adds_nothing(
+def test_a_machine_without_ocr_goes_on_and_an_upgrade_reads_what_it_left(
     tmp_path: Path, video: bytes, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, other = tmp_path / "lib", os.fsencode(make_video(tmp_path / "v002.mp4"))
+    folder = tmp_path / "lib"
+    gates = [Shot(length_s=4, picture=picture(("GARDEN GATE", 40, 60)))]
+    other = os.fsencode(make_video(tmp_path / "v002.mp4", shots=gates, width=640, height=360, fps=10))
+    assert ingest(folder, [video], settings).indexed == 1
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        without_ocr(patch)
+        assert ingest(folder, [other], settings, Callbacks(say=said.append)).indexed == 1
+        assert any("OCR is not installed here" in line and "pip install 'vfindex[ocr]'" in line for line in said)
+        assert SearchEngine.open(folder).search("written:museum"), "a search needs no OCR"
+        assert coverage(folder, "v002.mp4") == UNREAD
+        assert upgrade(folder, settings).version == 0, "the text that is there stays, and there is no OCR"
+        with pytest.raises(ModelError, match="--ocr needs rapidocr, not installed here; run: pip install"):
+            ingest(folder, [other], replace(settings, ocr=True))
+    assert not SearchEngine.open(folder).search("written:gate")
+    said.clear()
+    ingest(folder, [other], settings, Callbacks(say=said.append))
+    assert [line for line in said if line.startswith("1 video without text on the screen")]
+    assert said[-1].endswith("vfindex upgrade --preset lite")
+    asked, read = [], Decoder.read
+
+    def noted(self: Decoder, path: bytes, **order: Any) -> Any:
+        asked.append((path, order["taps"]))
+        return read(self, path, **order)
+
+    monkeypatch.setattr(Decoder, "read", noted)
+    report = upgrade(folder, settings)
+    assert (report.swapped, report.decoded, report.taken_over) == (True, 1, 1)
+    assert asked == [(other, (TAP,))]
+    [gate] = SearchEngine.open(folder).search("written:gate")
+    assert gate.video == other and SearchEngine.open(folder).search("written:museum")
+    assert upgrade(folder, settings).version == 0, "everything is read now"
+
+
+def test_a_library_keeps_its_text_when_a_machine_without_ocr_changes_its_frames(
+    tmp_path: Path, video: bytes, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lib"
     assert ingest(folder, [video], settings).indexed == 1
     without_ocr(monkeypatch)
-    with pytest.raises(ModelError, match=r"reading it needs rapidocr, not installed here; run: pip install 'vfindex"):
-        ingest(folder, [other], settings)
-    assert SearchEngine.open(folder).search("written:museum"), "a search needs no OCR"
+    report = upgrade(folder, replace(settings, sampling=Sampling.parse("2")))
+    assert (report.swapped, report.decoded) == (True, 1)
+    [museum] = SearchEngine.open(folder).search("written:museum")
+    assert museum.matches[0].box is not None and museum.modalities[NAME]
+
+
+def test_no_ocr_is_remembered_until_it_is_asked_for(tmp_path: Path, video: bytes, settings: RunSettings) -> None:
+    folder = tmp_path / "lib"
+    other = os.fsencode(make_video(tmp_path / "v002.mp4"))
+    assert ingest(folder, [video], replace(settings, ocr=False)).indexed == 1
+    assert ingest(folder, [other], settings).indexed == 1
+    assert coverage(folder, "v001.mp4") == coverage(folder, "v002.mp4") == UNREAD
+    assert upgrade(folder, settings).version == 0, "nor does an upgrade read it"
+    assert ingest(folder, [video], replace(settings, ocr=True)).unchanged == 1
+    assert upgrade(folder, settings).decoded == 2
+    assert SearchEngine.open(folder).search("written:museum")
+
+
+def coverage(folder: Path, name: str) -> str:
+    """Return what a video's only unit says of its text on the screen."""
     with SearchService(folder) as service:
-        status = service.status()
-    assert (status.videos, status.problems) == (1, ()), "no file is blamed"
+        [unit] = service.video(name).coverage
+    return unit[NAME]
 
 
 def test_a_preview_has_none_until_the_video_is_read_fully(

@@ -48,6 +48,10 @@ def command(
         bool | None,
         typer.Option("--asr/--no-asr", help="Transcribe speech.  [default: as last time, else on]"),
     ] = None,
+    ocr: Annotated[
+        bool | None,
+        typer.Option("--ocr/--no-ocr", help="Read text in frames.  [default: as last time, else on]"),
+    ] = None,
     workers: WorkersOption = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the image model first, which takes minutes.")
@@ -64,7 +68,6 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Index videos and folders of videos.
-
     Reads only new and changed files. After Ctrl-C the same command continues.
     """
     require("index")
@@ -79,6 +82,7 @@ def command(
         choice=Choice(preset, visual, text, speech),
         sampling=Sampling.parse(sampling) if sampling else None,
         asr=asr,
+        ocr=ocr,
         workers=workers,
         compiled=compiled,
         exclude=tuple(exclude or ()),

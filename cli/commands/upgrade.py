@@ -172,7 +172,7 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
         return
     before, after = report.before, report.after
     changed = [f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}" for name in _changed(report)]
-    print(plain(", ".join(changed)))
+    print(plain(", ".join(changed)) or "the same models; what was not read before is read now")
     length = f", {clock(report.decoded_s)} long" if report.decoded else ""
     print(
         f"{counted(report.videos, 'video')}, {counted(report.clips, 'clip')} in {clock(report.wall_s)}: "

@@ -24,6 +24,7 @@ from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.records import Box
 
 RELEASE = "rapidocr==3.10.0"
+INSTALL = "pip install 'vfindex[ocr]'"
 DETECTION, RECOGNITION = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
 _SHA256 = {
     DETECTION: "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
@@ -69,6 +70,11 @@ class Place:
         return cls(corners, box, low, columns, is_upright)
 
 
+def is_installed() -> bool:
+    """Return whether rapidocr is installed here."""
+    return find_spec("rapidocr") is not None
+
+
 class Ocr:
     """Finds and reads lines. Thread-safe."""
 
@@ -78,11 +84,8 @@ class Ocr:
     @classmethod
     def open(cls, threads: int) -> Self:
         """Open the models. threads: of each. Raises ModelError if rapidocr or a model is missing or damaged."""
-        if find_spec("rapidocr") is None:
-            raise ModelError(
-                "this library has the text on the screen, and reading it needs rapidocr, not installed here; "
-                "run: pip install 'vfindex[ocr]'"
-            )
+        if not is_installed():
+            raise ModelError(f"reading text on the screen needs rapidocr, not installed here; run: {INSTALL}")
         import cv2
         from omegaconf import DictConfig
         from rapidocr import EngineType, LangRec

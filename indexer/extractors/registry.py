@@ -27,7 +27,7 @@ class Registration:
 EXTRACTORS: dict[ModalityName, Registration] = {
     "visual": Registration(lambda encoders: VisualExtractor(encoders.image_model())),
     "speech": Registration(lambda encoders: SpeechExtractor(encoders.speech), known_speech),
-    "screen": Registration(lambda encoders: ScreenExtractor(Ocr.open(encoders.threads))),
+    "screen": Registration(lambda encoders: ScreenExtractor(Ocr.open(encoders.threads) if encoders.ocr else None)),
     "text": Registration(lambda _: TextExtractor(), known_text),
 }
 

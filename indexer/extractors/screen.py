@@ -15,7 +15,7 @@ from vfindex.indexer.extractors.ocr import Ocr, Place
 from vfindex.indexer.media.decoder import AudioBlock, Frame, FrameTap, ReadEnd, Tap
 from vfindex.indexer.models.base import Pixels, is_still
 from vfindex.storage.errors import counted
-from vfindex.storage.records import Box, FloatArray, Segment
+from vfindex.storage.records import UNREAD, Box, FloatArray, Segment
 
 NAME = "screen"
 # A frame a second is looked at; that it changed costs little to see.
@@ -41,9 +41,9 @@ MAX_MISSES = 1
 
 
 class ScreenExtractor:
-    """Reads the text in frames; an `Extractor`."""
+    """Reads the text in frames; an `Extractor`. ocr: None if none is read."""
 
-    def __init__(self, ocr: Ocr) -> None:
+    def __init__(self, ocr: Ocr | None) -> None:
         self._ocr = ocr
 
     def begin(self, unit: Unit) -> ScreenExtraction:
@@ -53,18 +53,20 @@ class ScreenExtractor:
 class ScreenExtraction:
     """The text on the screen of one unit; of a preview, none is read."""
 
-    def __init__(self, unit: Unit, ocr: Ocr) -> None:
-        self.taps: Sequence[Tap] = () if unit.options.sampling.mode == "sparse" else (TAP,)
+    def __init__(self, unit: Unit, ocr: Ocr | None) -> None:
+        self.taps: Sequence[Tap] = () if ocr is None or unit.options.sampling.mode == "sparse" else (TAP,)
         self._unit, self._ocr = unit, ocr
         self._picker, self._lines = FramePicker(), Lines()
         self._columns, self._columns_s = float(MAX_COLUMNS), 0.0
         self._n_read = self._n_left = 0
 
     def feed(self, item: Frame | AudioBlock) -> None:
-        if isinstance(item, Frame) and self._picker.takes(item):
-            self._read(item.pixels, item.time_s)
+        if self._ocr is not None and isinstance(item, Frame) and self._picker.takes(item):
+            self._read(self._ocr, item.pixels, item.time_s)
 
     def finish(self, end: ReadEnd) -> Track:
+        if self._ocr is None:
+            return Track(UNREAD)
         if not self.taps:
             return Track("the preview reads no text on the screen")
         found = self._lines.finish(self._end_s(end))
@@ -77,20 +79,20 @@ class ScreenExtraction:
             return self._unit.plan.end_s
         return self._unit.video.end_s if end.last_s is None or not end.error else end.last_s
 
-    def _read(self, pixels: Pixels, now_s: float) -> None:
+    def _read(self, ocr: Ocr, pixels: Pixels, now_s: float) -> None:
         """Read the lines of a frame that do not look as they did in the last one read."""
         self._columns = min(MAX_COLUMNS, self._columns + COLUMNS_S * (now_s - self._columns_s))
         self._columns_s = now_s
         self._n_read += 1
         steady = self._lines.begin(pixels)
-        for place in sorted(self._ocr.find(pixels), key=lambda each: -each.height_px):
+        for place in sorted(ocr.find(pixels), key=lambda each: -each.height_px):
             if any(shared(place.box, box) >= SAME_PLACE for box in steady):
                 continue
             if place.columns > self._columns:
                 self._n_left += 1
                 continue
             self._columns -= place.columns
-            text, confidence = self._ocr.read(pixels, place)
+            text, confidence = ocr.read(pixels, place)
             if confidence >= MIN_CONFIDENCE and sum(char.isalnum() for char in text) >= MIN_LETTERS:
                 self._lines.add(Reading(text, confidence, place), pixels, now_s)
         self._lines.end(now_s)

@@ -67,6 +67,7 @@ class Encoders:
 
     gpus: of the image model. lanes: batches that one queue gives it at once, made up of the frames of all running
     units; 0: it takes images one by one, and needs no queue. modalities: of the library. threads: of each model.
+    ocr: whether text in frames is read.
     """
 
     image: ImageEncoder | None
@@ -76,6 +77,7 @@ class Encoders:
     lanes: int = 0
     threads: int = 1
     modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
+    ocr: bool = True
 
     def image_model(self) -> ImageEncoder:
         """Return the image model. Raises ModelError without one."""

@@ -56,13 +56,15 @@ if TYPE_CHECKING:
 class Opening:
     """How models are opened.
 
-    threads: of the CPU. asr: the speech model too. compiled: see OpenClipEncoder. main_language: see `Whisper`.
+    threads: of the CPU. asr: the speech model too. ocr: see `Encoders`. compiled: see OpenClipEncoder. main_language:
+    see `Whisper`.
     """
 
     threads: int
     asr: bool
     compiled: bool = False
     main_language: str = ""
+    ocr: bool = True
 
 
 _IN_PACKAGES: tuple[PresetName, ...] = ("lite", "lite-multilingual")
@@ -159,6 +161,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         lanes=LANES_PER_GPU * gpus or opening.threads if has_batches else 0,
         threads=opening.threads,
         modalities=tuple(modality for modality in modality_names() if modality in setup.models),
+        ocr=opening.ocr,
     )
 
 

@@ -48,12 +48,16 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The models that a user chose. None: those of the preset; no preset: those of the library, or the default."""
+    """The models that a user chose. None: those of the preset; no preset: those of the library, or the default.
+
+    screen: None without the extra; a library that has it keeps it where the extra is missing.
+    """
 
     preset: str | None = None
     visual: str | None = None
     text: str | None = None
     speech: str | None = None
+    screen: str | None = None
 
     def model(self, kind: ModelKind) -> str | None:
         """Return the model of a kind that was chosen by name; of some kinds there is no choice."""
@@ -100,7 +104,8 @@ def preset_name(name: str) -> PresetName:
 def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
     """Return a preset's models, replaced by those that the user chose by name, and those of installed extras."""
     models = {kind: choice.model(kind) or reference for kind, reference in PRESETS[preset].models.items()}
-    return models | {kind: reference for kind, (module, reference) in WITH_EXTRAS.items() if find_spec(module)}
+    models |= {kind: reference for kind, (module, reference) in WITH_EXTRAS.items() if find_spec(module)}
+    return models | ({"screen": choice.screen} if choice.screen else {})
 
 
 def models_of(setup: Setup) -> Mapping[ModelKind, str]:

@@ -32,6 +32,7 @@ class Models:
     asr: bool
     compiled: bool = False
     main_language: str = ""
+    ocr: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class UnitWorker:
     def open(self) -> str:
         """Load the models; return why that failed, or ""."""
         models = self._models
-        opening = Opening(self._cores, models.asr, models.compiled, models.main_language)
+        opening = Opening(self._cores, models.asr, models.compiled, models.main_language, models.ocr)
         try:
             encoders = open_encoders(models.setup, models.cache, opening, say=log.debug)
             self._runner = LocalRunner(self._units, encoders)

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, uses_gpu
+from vfindex.indexer.extractors.ocr import INSTALL, is_installed
+from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, upgrade_command, uses_gpu
 from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
@@ -51,16 +52,17 @@ class RunSettings:
     """Settings of a run. None takes the library's value, or the default for a new library.
 
     cache: folder of models. choice, sampling: of a new library, or the target of an upgrade. asr: recognise speech.
-    exclude: globs, see `discover`. workers: units decoded at once. compiled: see OpenClipEncoder. progressive: index a
-    preview of all new files first, see `index_files`; None: where the deadline leaves no time for all. quarantined:
-    retry these too. allow_missing: accept that missing files are gone, however many. end_at, max_s: begin no unit after
-    this time, and after so many seconds.
+    ocr: read text on the screen. exclude: globs, see `discover`. workers: units decoded at once. compiled: see
+    OpenClipEncoder. progressive: index a preview of all new files first, see `index_files`; None: where the deadline
+    leaves no time for all. quarantined: retry these too. allow_missing: accept that missing files are gone, however
+    many. end_at, max_s: begin no unit after this time, and after so many seconds.
     """
 
     cache: Path
     choice: Choice = field(default_factory=Choice)
     sampling: Sampling | None = None
     asr: bool | None = None
+    ocr: bool | None = None
     exclude: tuple[str, ...] = ()
     workers: int | None = None
     compiled: bool = False
@@ -123,6 +125,8 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
             if run.has_work():
                 if heard.note and LibraryMeta(writer.catalog).recognises_speech:
                     callbacks.say(heard.note)
+                if note := ocr_note(writer.catalog, setup):
+                    callbacks.say(note)
                 progressive = is_progressive(run, settings, start)
                 index_files(run, with_recogniser(setup, heard), replace(settings, progressive=progressive))
             report.out_of_time = report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
@@ -158,6 +162,21 @@ def new_run(writer: Writer, setup: Setup, heard: Recogniser, callbacks: Callback
 def recogniser_of(setup: Setup, cache: Path) -> Recogniser:
     """Return the speech model for new videos of a library."""
     return find_recogniser(models_of(setup).get("speech", LITE_SPEECH), cache)
+
+
+def reads_screen(source: Catalog | Snapshot) -> bool:
+    """Return whether a run reads the text on the screen of new videos."""
+    return LibraryMeta(source).reads_screen and is_installed()
+
+
+def ocr_note(catalog: Catalog, setup: Setup) -> str:
+    """Return a sentence if new videos lack the text on the screen because OCR is not installed, else ""."""
+    if "screen" not in models_of(setup) or is_installed() or not LibraryMeta(catalog).reads_screen:
+        return ""
+    return (
+        "OCR is not installed here, so text on the screen is not read in new videos; to read it later: "
+        f"{INSTALL}, then: {upgrade_command(setup)}"
+    )
 
 
 def with_recogniser(setup: Setup, heard: Recogniser) -> Setup:
@@ -230,7 +249,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.storage.machine import usable_cores
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
-    on_gpu = uses_gpu(models_of(setup))
+    on_gpu, ocr = uses_gpu(models_of(setup)), reads_screen(run.writer.catalog)
     with run.writer.library.snapshot() as snapshot:
         spoken = main_language(snapshot) if asr else ""
     if choice.with_ray(uses_gpu=on_gpu):
@@ -245,13 +264,13 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         with run.callbacks.interruptible():
             names = tuple(modality for modality in modality_names() if modality in setup.models)
             texts = Texts(open_text(setup, cache, say=say), names)
-        models = Models(setup, cache, asr, settings.compiled, spoken)
+        models = Models(setup, cache, asr, settings.compiled, spoken, ocr)
         wish = Wish(on_gpu, choice.gpu_share, settings.workers)
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
             yield on_ray, texts
         return
     with run.callbacks.interruptible():
-        opening = Opening(usable_cores(), asr, settings.compiled, spoken)
+        opening = Opening(usable_cores(), asr, settings.compiled, spoken, ocr)
         encoders = open_encoders(setup, cache, opening, say=say)
     with LocalRunner(settings.workers or default_workers(), encoders) as local:
         yield local, encoders

@@ -10,17 +10,19 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vfindex.indexer.extractors.ocr import INSTALL, is_installed
 from vfindex.indexer.models.factory import install
-from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name
+from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name, upgrade_command
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runs.execute import Command, RunSettings, execute
+from vfindex.indexer.runs.execute import Command, RunSettings, execute, reads_screen
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded
 from vfindex.indexer.scan.walk import Discovered, Exclusions, discover
 from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, remember, roots
-from vfindex.storage.errors import UsageError
-from vfindex.storage.meta import put_recognises_speech
+from vfindex.storage.db.units import unread_videos
+from vfindex.storage.errors import ModelError, UsageError, counted
+from vfindex.storage.meta import put_reads_screen, put_recognises_speech
 from vfindex.storage.records import Hint, Setup
 from vfindex.storage.writer import Writer
 
@@ -48,6 +50,10 @@ def ingest(
             found = _setup(writer, settings, callbacks)
         if settings.asr is not None:
             put_recognises_speech(writer.catalog, settings.asr)
+        if settings.ocr is not None:
+            _check_ocr(found, settings.ocr)
+            put_reads_screen(writer.catalog, settings.ocr)
+        hints.extend(filter(None, [_unread(writer, found)]))
         if is_new and settings.choice == Choice():
             hints.extend(filter(None, [better_models(found)]))
         return found
@@ -71,6 +77,28 @@ def ingest(
     for hint in [] if report.interrupted else hints:
         callbacks.say(hint)
     return report
+
+
+def _check_ocr(setup: Setup, wanted: bool) -> None:
+    """Raise ModelError, UsageError if text on the screen is wanted and cannot be read."""
+    if wanted and not is_installed():
+        raise ModelError(f"--ocr needs rapidocr, not installed here; run: {INSTALL}")
+    if wanted and "screen" not in models_of(setup):
+        raise UsageError(f"this library has no text on the screen; to add it: {upgrade_command(setup)}")
+
+
+def _unread(writer: Writer, setup: Setup) -> str:
+    """Return a sentence if an upgrade would read text on the screen that was not read, else ""."""
+    if not reads_screen(writer.catalog):
+        return ""
+    with writer.library.snapshot() as snapshot:
+        unread = len(unread_videos(snapshot))
+    if not unread:
+        return ""
+    return (
+        f"{counted(unread, 'video')} without text on the screen, as OCR was off or not installed; to read it: "
+        f"{upgrade_command(setup)}"
+    )
 
 
 def _forget_named(run: Run, given: Sequence[Root]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from vfindex.indexer.extractors import text
@@ -50,19 +50,14 @@ class Reuse:
         """Whether every stored text has its vectors."""
         return self.vectors.issuperset(self.modalities)
 
-    def held(self, video: StoredVideo, *, recognised: bool, asr: bool) -> frozenset[ModalityName]:
+    def held(self, idle: Collection[ModalityName], unread: Collection[ModalityName]) -> frozenset[ModalityName]:
         """Return the modalities that need not be extracted again of a video.
 
-        recognised: whether its speech was. asr: whether speech is to be recognised.
+        idle: those whose recogniser does not run on it, so that what is stored is kept. unread: those whose recogniser
+        did not run on it before.
         """
-        silent = not asr or not video.has_audio
-
-        def holds(modality: Modality) -> bool:
-            if modality.origin != "audio" or modality.recogniser is None:
-                return modality.name in self.tracks
-            return modality.name in self.stored and (silent or (recognised and modality.name in self.tracks))
-
-        return frozenset(m for m in self.modalities if holds(get_modality(m)))
+        kept = {m for m in self.tracks if m not in unread}
+        return frozenset(m for m in self.modalities if m in kept or (m in self.stored and m in idle))
 
     def lacks(self, held: frozenset[ModalityName], origin: Origin) -> bool:
         """Return whether a modality of this origin must be extracted, beyond those that a video has."""

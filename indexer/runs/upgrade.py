@@ -42,7 +42,7 @@ _TARGET, _COMPLETE = "upgrade", "upgraded"
 class Target:
     """The models and the sampling of a new version; stored in it, so that an interrupted upgrade can be resumed.
 
-    visual: None for a library without images.
+    visual: None for a library without images. screen: None for one without text on the screen.
     """
 
     preset: str
@@ -50,9 +50,10 @@ class Target:
     text: str
     speech: str
     sampling: str
+    screen: str | None = None
 
     def choice(self) -> Choice:
-        return Choice(self.preset, self.visual, self.text, self.speech)
+        return Choice(self.preset, self.visual, self.text, self.speech, self.screen)
 
     def __str__(self) -> str:
         images = f"{self.visual}, " if self.visual else ""
@@ -85,11 +86,11 @@ def upgrade(
     with writing(place) as writer:
         setup = _begin(old, writer, target, settings.cache, callbacks)
     report = UpgradeReport(number, _named(before), _named(setup))
-    if replace(before, references=models_of(before)) == setup:
+    builder = VersionBuilder(old, (before, setup), settings, callbacks, report)
+    if replace(before, references=models_of(before)) == setup and not builder.reads_more():
         model_versions.discard(folder, [number])
         report.version = 0
         return report
-    builder = VersionBuilder(old, (before, setup), settings, callbacks, report)
     with ExitStack() as held:
         ending = _Ending(builder, settings.allow_missing, compare, held)
 
@@ -184,7 +185,8 @@ def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Targe
     if not choice.speech:
         models["speech"] = find_recogniser(models["speech"], settings.cache).reference
     sampling = str(settings.sampling) if settings.sampling else before.sampling
-    return Target(preset, models.get("visual"), models["text"], models["speech"], sampling)
+    screen = models.get("screen") or models_of(before).get("screen")
+    return Target(preset, models.get("visual"), models["text"], models["speech"], sampling, screen)
 
 
 def _version_to_build(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:

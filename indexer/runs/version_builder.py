@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfindex.indexer.boundary import one_file
+from vfindex.indexer.extractors.ocr import is_installed
 from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.runs.execute import Command, RunSettings, open_text
 from vfindex.indexer.runs.refresh_text import retitle
@@ -17,12 +18,12 @@ from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered, discover
 from vfindex.storage.db.catalog import now
 from vfindex.storage.db.sources import Root, known_files, remember, replace_exclusions, stored_exclusions, stored_roots
-from vfindex.storage.db.units import preview_videos, recognised_videos
+from vfindex.storage.db.units import preview_videos, recognised_videos, unread_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import NotPublished, Problem, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta, put_recognises_speech
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.meta import LibraryMeta, put_reads_screen, put_recognises_speech
+from vfindex.storage.modalities import ModalityName, get_modality
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.writer import Writer
 
@@ -31,23 +32,34 @@ from vfindex.storage.writer import Writer
 class _State:
     """The contents of a model version.
 
-    recognised, coarse: fingerprints of the videos with recognised speech, and of those with a preview alone. asr:
-    whether speech is recognised. removed: paths that no run indexes again.
+    recognised, coarse: fingerprints of the videos with recognised speech, and of those with a preview alone. unread:
+    fingerprint -> modalities, see `unread_videos`. asr, ocr: whether speech is recognised, and text in frames read.
+    removed: paths that no run indexes again.
     """
 
     videos: tuple[StoredVideo, ...]
     recognised: frozenset[str]
     coarse: frozenset[str]
+    unread: Mapping[str, frozenset[ModalityName]]
     asr: bool
+    ocr: bool
     roots: tuple[Root, ...]
     removed: tuple[bytes, ...]
 
     @classmethod
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
-            asr = LibraryMeta(snapshot).recognises_speech
-            videos, heard, coarse = snapshot.videos(), recognised_videos(snapshot), preview_videos(snapshot)
-            return cls(tuple(videos), heard, coarse, asr, stored_roots(snapshot), stored_exclusions(snapshot))
+            meta = LibraryMeta(snapshot)
+            return cls(
+                videos=tuple(snapshot.videos()),
+                recognised=recognised_videos(snapshot),
+                coarse=preview_videos(snapshot),
+                unread=unread_videos(snapshot),
+                asr=meta.recognises_speech,
+                ocr=meta.reads_screen,
+                roots=stored_roots(snapshot),
+                removed=stored_exclusions(snapshot),
+            )
 
     def searchable(self) -> list[StoredVideo]:
         return [video for video in self.videos if video.state in SEARCHABLE]
@@ -84,6 +96,10 @@ class VersionBuilder:
         """Return whether the old version is as it was when the last round began."""
         return self._state == _State.of(self.old)
 
+    def reads_more(self) -> bool:
+        """Return whether there is text in frames that was not read and can be now."""
+        return bool(self._state.unread) and self._state.ocr and is_installed()
+
     def round(self, finish: Callable[[Run, Setup], None]) -> Command:
         """Return a run that adds what the new version lacks and removes what the old one no longer has."""
         return Command(
@@ -102,6 +118,7 @@ class VersionBuilder:
         self.writer = writer
         state = self._state = _State.of(self.old)
         put_recognises_speech(writer.catalog, state.asr)
+        put_reads_screen(writer.catalog, state.ocr)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         self._opened = [video for video in missing if self._must_be_opened(video, state)]
@@ -154,7 +171,14 @@ class VersionBuilder:
         return found is not None and found[1] in SEARCHABLE and (found[2] or video.fingerprint not in state.recognised)
 
     def _held(self, video: StoredVideo, state: _State) -> frozenset[ModalityName]:
-        return self._reuse.held(video, recognised=video.fingerprint in state.recognised, asr=state.asr)
+        """Return the modalities of a video that stay valid."""
+        silent, blind = not state.asr or not video.has_audio, not state.ocr or not is_installed()
+        recognised = [get_modality(m) for m in self._reuse.modalities if get_modality(m).recogniser is not None]
+        idle = {each.name for each in recognised if (silent if each.origin == "audio" else blind)}
+        unread = set(state.unread.get(video.fingerprint, ()))
+        if video.fingerprint not in state.recognised:
+            unread |= {each.name for each in recognised if each.origin == "audio"}
+        return self._reuse.held(idle, unread)
 
     def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
         if video.fingerprint in state.coarse or not self._held(video, state).issuperset(self._reuse.modalities):
