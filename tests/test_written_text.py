@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import av
 import pytest
 from equality import contents
 from media import Shot, make_video, media_folder
@@ -220,3 +221,75 @@ def test_real_videos(name: str, texts: set[str], tmp_path: Path, settings: RunSe
     read = {segment.text for segment in segments if segment.track == NAME}
     assert texts <= read
     assert all(s.box is not None and s.box[0] < s.box[2] and (s.confidence or 0) >= 0.9 for s in segments if s.box)
+
+
+# --- burnt-in subtitles ---------------------------------------------------------------------------------------------
+
+LINES = ("we grow tomatoes in the garden", "the harbour museum opens at nine")
+
+
+def with_subtitles(path: Path, lines: Sequence[tuple[str, float]]) -> Path:
+    """Make a video with these lines burnt in, (text, seconds shown)."""
+    shots = [Shot(length_s=length_s, picture=picture((text, 20, 310), size_px=24)) for text, length_s in lines]
+    return make_video(path, shots=shots, width=640, height=360, fps=10, codec_options={"qscale": "2"})
+
+
+def in_clips(folder: Path) -> set[str]:
+    """Return the modalities that clips of the only video have."""
+    with SearchService(folder) as service:
+        [video] = service.videos().videos
+        return {modality for clip in service.video(video.fingerprint).clips for modality in clip.modalities}
+
+
+def test_burnt_in_subtitles_count_once_beside_a_sidecar(tmp_path: Path, settings: RunSettings) -> None:
+    made = with_subtitles(tmp_path / "v001.mp4", [(text, 5.0) for text in LINES])
+    (tmp_path / "v001.srt").write_text(
+        "1\n00:00:00,100 --> 00:00:04,900\nWe grow tomatoes in the garden.\n\n"
+        "2\n00:00:05,100 --> 00:00:09,900\nThe harbour museum opens at nine.\n"
+    )
+    assert ingest(tmp_path / "both", [os.fsencode(made)], settings).indexed == 1
+    (tmp_path / "v001.srt").unlink()
+    assert ingest(tmp_path / "burnt", [os.fsencode(made)], settings).indexed == 1
+    assert in_clips(tmp_path / "both") == {"visual", "speech"} and in_clips(tmp_path / "burnt") == {"visual", NAME}
+    for folder in (tmp_path / "both", tmp_path / "burnt"):
+        engine = SearchEngine.open(folder)
+        assert engine.search("written:tomatoes") and engine.search('written:"opens at nine"')
+        [hit] = engine.search("tomatoes in a garden", weights={"visual": 0.0}, top_k=1)
+        assert {match.track for match in hit.matches} == ({"speech", NAME} if folder.name == "both" else {NAME})
+        counted = {modality: value for modality, value in hit.modalities.items() if value}
+        assert counted.keys() == ({"speech"} if folder.name == "both" else {NAME})
+
+
+def test_burnt_in_subtitles_count_once_beside_what_is_recognised(
+    tmp_path: Path, settings: RunSettings, models_cache: Path
+) -> None:
+    source = media_folder("cases") / "c22_surround_centre.mkv"
+    heard = replace(settings, asr=True)
+    assert ingest(tmp_path / "heard", [os.fsencode(source)], heard).indexed == 1
+    with SearchService(tmp_path / "heard") as service:
+        info = service.video(source)
+    ends_s = [segment.start_s for segment in info.transcript[1:]] + [info.end_s]
+    spans = zip([0.0, *ends_s], ends_s, info.transcript, strict=False)
+    shown = [(segment.text[:40].rpartition(" ")[0], end_s - start_s) for start_s, end_s, segment in spans]
+    silent = with_subtitles(tmp_path / "silent.mp4", shown)
+    made = tmp_path / "v001.mkv"
+    remux(silent, source, made)
+    assert ingest(tmp_path / "lib", [os.fsencode(made)], heard).indexed == 1
+    with SearchService(tmp_path / "lib") as service:
+        video = service.video("v001.mkv")
+    lines = [segment for segment in video.other_text if segment.track == NAME]
+    assert len(lines) >= len(shown) > 0 and video.transcript
+    assert in_clips(tmp_path / "lib") == {"visual", "speech"}
+    assert SearchEngine.open(tmp_path / "lib").search(f'written:"{lines[0].text}"')
+
+
+def remux(picture_of: Path, sound_of: Path, target: Path) -> None:
+    """Write the video of one file and the audio of another."""
+    with av.open(picture_of) as one, av.open(sound_of) as other, av.open(target, "w") as out:
+        inputs = [(one, one.streams.video[0]), (other, other.streams.audio[0])]
+        outputs = [out.add_stream_from_template(stream) for _, stream in inputs]
+        for (source, stream), stream_out in zip(inputs, outputs, strict=True):
+            for packet in source.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = stream_out
+                    out.mux(packet)

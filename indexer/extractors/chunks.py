@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import pairwise
 
 from vfindex.storage.records import Segment
+from vfindex.storage.text.repeats import repeats
 
 WINDOW_WORDS = 25  # about 10 s of speech, the length of a clip; a sentence encoder blurs much longer text
 MAX_GAP_S = 10.0  # after a pause as long as a clip, the topic has changed
-# A line on the picture repeats the transcript if it is a phrase, of three words or more, and this share of its words
-# is said in order. Subtitles come and go up to LAG_S before or after what is said.
-MIN_REPEATED_WORDS, REPEATED_SHARE, LAG_S = 3, 0.8, 2.0
+LAG_S = 2.0  # subtitles come and go up to this long before or after what is said
 # Text on the picture has a window every SHOWN_S, the length of the shortest clip: every clip has all texts shown in it,
 # each by how long it is.
 SHOWN_S = 2.0
-
-_MARKS = ".,;:!?\"'()[]-\u2013\u2014\u2026\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +51,12 @@ def unrepeated(shown: Iterable[Segment], said: Sequence[Segment]) -> list[Segmen
 
     said: the transcript, in order of time. Segments that do not stand on the picture are kept.
     """
-    kept = []
-    for segment in shown:
-        words = _bare(segment.text)
-        if segment.box is not None and len(words) >= MIN_REPEATED_WORDS:
-            around = (s for s in said if s.start_s < segment.end_s + LAG_S and s.end_s > segment.start_s - LAG_S)
-            spoken = [word for each in around for word in _bare(each.text)]
-            alike = SequenceMatcher(None, words, spoken, autojunk=False).get_matching_blocks()
-            if sum(block.size for block in alike) >= REPEATED_SHARE * len(words):
-                continue
-        kept.append(segment)
-    return kept
 
+    def is_repeated(segment: Segment) -> bool:
+        around = [s.text for s in said if s.start_s < segment.end_s + LAG_S and s.end_s > segment.start_s - LAG_S]
+        return repeats(segment.text, around)
 
-def _bare(text: str) -> list[str]:
-    """Return the words of a text in lower case, without the marks around them."""
-    return [word for word in (each.strip(_MARKS) for each in text.casefold().split()) if word]
+    return [segment for segment in shown if segment.box is None or not is_repeated(segment)]
 
 
 def overlapping(clips: Sequence[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> list[list[int]]:

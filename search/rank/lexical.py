@@ -17,6 +17,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.modalities import ModalityName, document_kinds, modality_of_document, word_modalities
 from vfindex.storage.text.full_text import WordMatch, kept
+from vfindex.storage.text.repeats import repeats
 from vfindex.storage.text.tokenizer import plain_words
 
 # Documents with optional keywords that are read, the best by BM25, 35 us each. Further ones change little in the score
@@ -111,8 +112,25 @@ class KeywordMatches:
         pairs = [each.timed[:, in_sorted(each.timed[0], new)] for each in self.required.values()]
         self.add_clips(sorted({(document, clip) for document, clip in np.concatenate(pairs, axis=1).T.tolist()}))
 
-    def share_of(self, matches: Sequence[DocumentMatch]) -> float:
-        """Return the share of the idf weights that documents contain together."""
+    def shares_of(self, by_modality: Mapping[ModalityName, Sequence[DocumentMatch]]) -> dict[ModalityName, float]:
+        """Return modality -> share of the idf weights that the documents of a clip contain together.
+
+        Burnt-in subtitles that repeat what is said count once, as speech.
+        """
+        said: list[DocumentMatch] = []
+        if len(by_modality) > 1:
+            timed = (each for found in by_modality.values() for each in found if each.document.start_s is not None)
+            said = sorted(
+                (each for each in timed if each.document.box is None), key=lambda each: each.document.start_s or 0.0
+            )
+        texts = [each.document.text for each in said]
+
+        def counts(match: DocumentMatch) -> bool:
+            return match.document.box is None or not texts or not repeats(match.document.text, texts)
+
+        return {modality: self._share([*filter(counts, found)]) for modality, found in by_modality.items()}
+
+    def _share(self, matches: Sequence[DocumentMatch]) -> float:
         if len(matches) == 1:  # hashing a keyword takes 1 us, and most clips have one document
             return matches[0].share
         return sum(self.shares[keyword] for keyword in {keyword for each in matches for keyword in each.keywords})
@@ -122,7 +140,7 @@ class KeywordMatches:
         texts: dict[int, list[DocumentMatch]] = dict(self.timed)
         for id_, video_id in self.titled.items():
             texts[id_] = [*texts.get(id_, ()), *self.whole[video_id]]
-        return {id_: sum(map(self.share_of, _by_modality(each).values())) for id_, each in texts.items()}
+        return {id_: sum(self.shares_of(_by_modality(each)).values()) for id_, each in texts.items()}
 
     def words_of(self, matches: Sequence[DocumentMatch]) -> tuple[str, ...]:
         """Return the keywords that documents contain together, in the order of the query."""

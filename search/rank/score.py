@@ -142,10 +142,12 @@ def sharpened(value: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArra
 
 def _add_keywords(scored: ScoredClip, view: View, keywords: KeywordMatches) -> None:
     counted: list[tuple[float, DocumentMatch]] = []
-    for modality, documents in keywords.of_clip(scored.clip.id, scored.clip.video_id).items():
+    by_modality = keywords.of_clip(scored.clip.id, scored.clip.video_id)
+    shares = keywords.shares_of(by_modality)
+    for modality, documents in by_modality.items():
         part = view.spec.parts.get(modality)
         if part is not None and part.weight > 0:
-            bonus = view.setup.word_weight * keywords.share_of(documents)
+            bonus = view.setup.word_weight * shares[modality]
             scored.bonus[modality] = bonus
             scored.modalities[modality] = scored.modalities.get(modality, 0.0) + bonus
             # Half for a title: as a snippet, the text of that very moment is better.
