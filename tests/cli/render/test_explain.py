@@ -53,6 +53,22 @@ def test_an_exact_phrase_says_when_it_begins(run: Any, tmp_path: Path) -> None:
     assert (hit["start_s"], hit["matches"][0]["phrase_s"]) == (0.0, None)  # a subtitle without times of words
 
 
+def test_speakers_are_named(run: Any, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    with writing(library) as writer:
+        install(writer)
+        said = [Segment(1, 2, "good night", "sidecar", "en", speakers=("Jane Doe", "Bob"))]
+        add_video(writer, "a", [clip(visual=axis(1))], said)
+        writer.publish()
+    assert " 0:01.0 [sidecar] Jane Doe, Bob: good night" in run("show", "/videos/a", "--library", library).out
+    [segment] = json.loads(run("show", "/videos/a", "--json", "--library", library).out)["transcript"]
+    assert (segment["speakers"], segment["word_times"]) == (["Jane Doe", "Bob"], [])
+    out = run("search", '"good night" speaker:jane', "--explain", "--library", library).out
+    assert "    words   good night: good night  (0:01.0-0:02.0, subtitle file, Jane Doe, Bob)" in out
+    assert run("list", 'speaker:"bob"', "--library", library).out.count("/videos/a") == 1
+    assert run("list", "speaker:ann", "--library", library).out.count("/videos/a") == 0
+
+
 def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
     library = make(tmp_path / "library")
     [first, second] = json.loads(run("search", "hello", "--json", "--library", library).out)["hits"]

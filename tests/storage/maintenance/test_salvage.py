@@ -31,7 +31,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         install(writer)
         for number in range(VIDEOS):
             clips = [clip(2.0 * n, 2.0 * n + 2, visual=axis(number % 8), speech=axis(n)) for n in range(4)]
-            said = [Segment(2.0 * n, 2.0 * n + 1, f"segment {n} of video {number} " * 9, "sidecar") for n in range(4)]
+            facts: dict[str, Any] = {"word_times": ((0, 0.0), (8, 0.42)), "speakers": ("Jane Doe", "Bob")}
+            lines = [f"segment {n} of video {number} " * 9 for n in range(4)]
+            said = [Segment(2.0 * n, 2.0 * n + 1, line, "sidecar", **facts) for n, line in enumerate(lines)]
             add_video(
                 writer, f"{number:03} {'of a long name ' * 5}", clips, said, [Document("title", f"title {number}")]
             )
@@ -71,7 +73,7 @@ def rows_of(database: Path) -> dict[int, Any]:
             "SELECT video_id, start_ms, start_s, end_s, thumbnail FROM clip ORDER BY id",
             "SELECT video_id, modality, vector FROM embedding JOIN clip ON clip.id = clip_id ORDER BY 2, 1, clip_id",
             "SELECT video_id, times, vectors FROM frame JOIN clip ON clip.id = clip_id ORDER BY clip_id",
-            "SELECT video_id, start_s, end_s, text, source FROM segment ORDER BY id",
+            "SELECT video_id, start_s, end_s, text, source, word_times, speakers FROM segment ORDER BY id",
             "SELECT video_id, text FROM document WHERE kind = 'speech' ORDER BY segment_id",
         ):
             for video_id, *values in connection.execute(query):
