@@ -35,6 +35,7 @@ _SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]
 _ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]*)>")  # WebVTT's voice tag: <v Name>, <v.class Name>
+_STAMP = re.compile(r"<(\d[\d:.]{2,20})>")
 _BLOCK = re.compile(r"\{([^{}]*)\}")
 _SRT_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
 _DRAWING = re.compile(r"\\p(\d)")
@@ -46,16 +47,21 @@ _LETTER = re.compile(r"[^\W_]")
 
 # Names of one cue: more are no dialogue. A longer one is a sentence in the wrong field.
 MAX_SPEAKERS, MAX_NAME_CHARS = 8, 80
+MAX_WORDS = 500  # with times, of one cue
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Text shown in [start_s, end_s), line by line, without markup. speakers: their names, in order."""
+    """Text shown in [start_s, end_s), line by line, without markup. speakers: their names, in order.
+
+    words: (start_s, text from there on) in order, of a cue that times its words.
+    """
 
     start_s: float
     end_s: float
     lines: tuple[str, ...]
     speakers: tuple[str, ...] = ()
+    words: tuple[tuple[float, str], ...] = ()
 
     @property
     def text(self) -> str:
@@ -65,8 +71,8 @@ class Cue:
 
 # Start, end (None if unreadable) and the lines with their markup; of SubStation, the text and the name of who says it.
 Event = tuple[float, float | None, Sequence[str]]
-# Lines without markup, and the names of who says them.
-Said = tuple[Iterable[str], Iterable[str]]
+# Lines without markup, who says them, and (time, None: the cue's start; text from there on).
+Said = tuple[Iterable[str], Iterable[str], Iterable[tuple[float | None, str]]]
 UNREADABLE: Event = (math.nan, None, ())  # unreadable times
 
 
@@ -97,7 +103,7 @@ def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
         return _settle(_webvtt(text), _markup_free_lines, end_s)
     if _ARROW.search(text) and "[script info]" not in head.lower():
         return _settle(_subrip(text), _markup_free_lines, end_s)
-    return _settle(_substation(text), lambda raw: (_substation_lines(raw[0]), raw[1:]), end_s)
+    return _settle(_substation(text), lambda raw: (_substation_lines(raw[0]), raw[1:], ()), end_s)
 
 
 def read_packets(packets: Iterable[tuple[float, float, str]], codec: str, end_s: float = MAX_TIME_S) -> Cues:
@@ -143,9 +149,10 @@ def _paced(events: Sequence[Event], said_in: Callable[[Sequence[str]], Said], en
             dropped += 1
             continue
         backlog += 1
-        made = cue(start_s, stop_s, *said_in(raw))
+        lines, speakers, words = said_in(raw)
+        made = cue(start_s, stop_s, lines, speakers)
         if made is not None:
-            cues.append(made)
+            cues.append(replace(made, words=_timed(made, words)))
     return cues, dropped
 
 
@@ -197,6 +204,12 @@ def cue(start_s: float, end_s: float, lines: Iterable[str], speakers: Iterable[s
     names = (plain(name[: 4 * MAX_NAME_CHARS]) for name in islice(speakers, MAX_SPEAKERS))
     named = dict.fromkeys(name for name in names if _LETTER.search(name) and len(name) <= MAX_NAME_CHARS)
     return Cue(start_s, end_s, tuple(kept), tuple(named))
+
+
+def _timed(shown: Cue, words: Iterable[tuple[float | None, str]]) -> tuple[tuple[float, str], ...]:
+    """Return the words with times inside the cue."""
+    timed = ((shown.start_s if time_s is None else time_s, plain(text)) for time_s, text in islice(words, MAX_WORDS))
+    return tuple((time_s, text) for time_s, text in timed if text and shown.start_s <= time_s <= shown.end_s)
 
 
 def plain(text: str) -> str:
@@ -320,7 +333,17 @@ def _webvtt(text: str) -> Iterator[Event]:
 
 
 def _markup_free_lines(lines: Sequence[str]) -> Said:
-    return map(_markup_free, lines), (_resolved(name) for line in lines for name in _VOICE.findall(line))
+    names = (_resolved(name) for line in lines for name in _VOICE.findall(line))
+    return map(_markup_free, lines), names, (word for line in lines for word in _words(line))
+
+
+def _words(line: str) -> Iterator[tuple[float | None, str]]:
+    """Yield the parts of a line with WebVTT's times of words, `one <00:01.500>two`."""
+    first, *rest = _STAMP.split(line)
+    if rest:
+        yield None, _markup_free(first)
+    for stamp, text in zip(rest[::2], rest[1::2], strict=True):
+        yield parse_time(stamp), _markup_free(text)
 
 
 def _markup_free(line: str) -> str:
@@ -378,7 +401,7 @@ def _packet_said(raw: str, codec: str) -> Said:
     """Return the lines of a packet of an embedded track, and who says them."""
     if codec in ("ass", "ssa"):
         fields = raw.split(",", 9)[1:] if raw.startswith("Dialogue:") else raw.split(",", 8)
-        return _substation_lines(fields[-1]), fields[3:4] if len(fields) == 9 else ()
+        return _substation_lines(fields[-1]), fields[3:4] if len(fields) == 9 else (), ()
     if codec == "mov_text" and raw[:1] < " " and len(raw) >= 2:
         # 3GPP timed text: two bytes of length, the text, then boxes of style, whose length begins with zero bytes
         raw = raw[2:].partition("\x00")[0]

@@ -15,9 +15,10 @@ from vfindex.indexer.scan.walk import sidecars_of
 from vfindex.indexer.speech.subtitle_formats import MAX_TIME_S, Cue, Cues, read_cues, read_packets
 from vfindex.indexer.speech.telemetry import is_log, is_telemetry
 from vfindex.indexer.speech.text_encoding import decode_text, is_mojibake
+from vfindex.indexer.speech.transcribe import placed
 from vfindex.storage.errors import Problem, VideoError, counted
 from vfindex.storage.files.regular import NotRegularError, regular_no_link
-from vfindex.storage.records import Segment, SegmentSource
+from vfindex.storage.records import Segment, SegmentSource, WordTimes
 
 MAX_SIDECAR_BYTES = 10_000_000  # the subtitles of a 3-hour film are 0.2 MB, with karaoke effects 5 MB
 LATE_SHARE = 0.1  # of the subtitles; fewer after the end are credits of a longer cut
@@ -157,9 +158,14 @@ def _text(found: Cues, source: SegmentSource, language: str, end_s: float) -> Su
     if is_mojibake(texts):
         odd.append(("mojibake", "its letters were garbled by a wrong encoding before it was saved"))
     segments = tuple(
-        Segment(each.start_s, each.end_s, each.text, source, language, speakers=each.speakers) for each in spoken
+        Segment(each.start_s, each.end_s, each.text, source, language, word_times=_times(each), speakers=each.speakers)
+        for each in spoken
     )
     return SubtitleText(segments, tuple(odd))
+
+
+def _times(shown: Cue) -> WordTimes:
+    return placed(shown.text, ((time_s - shown.start_s, word) for time_s, word in shown.words))
 
 
 def _odd_times(found: Cues, end_s: float) -> list[tuple[str, str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vfindex.storage.records import Segment
+from vfindex.storage.records import Segment, WordTimes
 
 COMPLETE_SHARE = 1 / 3  # subtitles cover 60 to 90 % of speech; a few translated signs cover 5 %
 COVERED_SHARE = 0.5  # a segment is covered if subtitles overlap this much of it
@@ -28,6 +28,22 @@ class Transcript:
     dropped_s: float
     problems: list[str]
     assumed: Mapping[str, int] = field(default_factory=dict)
+
+
+def placed(text: str, words: Iterable[tuple[float, str]]) -> WordTimes:
+    """Return where words stand in a text and when they begin, as `Segment` has it; those without letters are left out.
+
+    words: in order, (seconds after the start of the segment, word as in the text).
+    """
+    found: list[tuple[int, float]] = []
+    place, before_s = 0, 0.0
+    for time_s, word in words:
+        at = text.find(word, place)
+        if at >= 0 and any(map(str.isalnum, word)):
+            before_s = max(before_s, round(time_s, 2))
+            found.append((at, before_s))
+            place = at + len(word)
+    return tuple(found)
 
 
 def covered_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -32,7 +32,7 @@ from vfindex.indexer.speech.hallucination import (
     is_stock,
     repeated,
 )
-from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s
+from vfindex.indexer.speech.transcribe import Transcript, covered_spans, overlap_s, placed
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray, Segment, WordTimes
 
@@ -333,20 +333,13 @@ def word_times(text: str, words: Sequence[tuple[float, str]], window: Window, sp
     words: in order, with times of the window; one that begins in a pause begins with the voice after it. span_s: the
     segment's start and end in the window.
     """
-    found: list[tuple[int, float]] = []
+    if not words:
+        return ()
     start_s, end_s = span_s
-    place, before_s = 0, 0.0
-    for n, (time_s, word) in enumerate(words):
-        said = cleaned(word)
-        at = text.find(said, place)
-        if at < 0 or not any(map(str.isalnum, said)):
-            continue
-        until_s = max(words[n + 1][0] if n + 1 < len(words) else end_s, time_s)
-        voiced_s = window.spoken(time_s, until_s)[0]
-        before_s = max(before_s, round(min(voiced_s, end_s) - start_s, 2))
-        found.append((at, before_s))
-        place = at + len(said)
-    return tuple(found)
+    ends = [*(time_s for time_s, _ in words[1:]), end_s]
+    begun = (window.spoken(time_s, max(until_s, time_s))[0] for (time_s, _), until_s in zip(words, ends, strict=True))
+    times = (min(time_s, end_s) - start_s for time_s in begun)
+    return placed(text, ((time_s, cleaned(word)) for time_s, (_, word) in zip(times, words, strict=True)))
 
 
 def uncovered(block: AudioBlock, covered: Sequence[tuple[float, float]]) -> Iterator[tuple[float, Sound]]:

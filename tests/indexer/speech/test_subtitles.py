@@ -101,6 +101,22 @@ def test_speakers_of_voice_tags(line: str, text: str, speakers: tuple[str, ...])
     assert (cue.text, cue.speakers) == (text, speakers)
 
 
+def test_webvtt_times_its_words(tmp_path: Path) -> None:
+    """Roll-up captions as they are downloaded: the first line repeats, and is no part of the cue."""
+    path = tmp_path / "a.vtt"
+    path.write_text(
+        "WEBVTT\n\n00:01.000 --> 00:04.000\nso <00:01.500><c>it</c> <00:02.250><c> be&amp;gan</c>\n\n"
+        "00:04.000 --> 00:06.000\nso it be&amp;gan\nand<00:04.500><c> it</c><00:99.000><c> ended</c>\n\n"
+        "00:08.000 --> 00:09.000\nno times\n"
+    )
+    found = subtitles.read_sidecar(os.fsencode(path)).segments
+    assert [(s.text, s.word_times) for s in found] == [
+        ("so it be&gan", ((0, 0.0), (3, 0.5), (6, 1.25))),
+        ("and it ended", ((0, 0.0), (4, 0.5))),
+        ("no times", ()),
+    ]
+
+
 def test_speakers_of_substation_names() -> None:
     own = "Format: Start, End, Name, Text\nDialogue: 0:00:01.00,0:00:02.50,Ann Lee,Well, yes\n"
     default = "Dialogue: 0,0:00:03.00,0:00:04.00,D,Bob,0,0,0,,a, b\nDialogue: 0,0:00:05.00,0:00:06.00,D,,0,0,0,,c\n"
@@ -263,6 +279,8 @@ def test_any_bytes_give_segments(tmp_path_factory: pytest.TempPathFactory, data:
     "filler",
     [
         "<a",
+        "<0",
+        "<00:01>",
         "<v ",
         "<v. ",
         "<v.a",

@@ -19,20 +19,11 @@ from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech import whisper as whisper_module
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.transcribe import Transcript
-from vfindex.indexer.speech.whisper import (
-    GAP_S,
-    MAX_VOICE_S,
-    STOPPED,
-    Sound,
-    Whisper,
-    WindowTranscript,
-    uncovered,
-    windows_of,
-)
+from vfindex.indexer.speech.whisper import GAP_S, STOPPED, Sound, Whisper, WindowTranscript, uncovered, windows_of
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 
-PAUSE, MOST = SAMPLE_RATE_HZ // 5, round(MAX_VOICE_S * SAMPLE_RATE_HZ)
+PAUSE, MOST = SAMPLE_RATE_HZ // 5, round(whisper_module.MAX_VOICE_S * SAMPLE_RATE_HZ)
 SURE_EN, SURE_DE, UNSURE_FR = 1000, 2000, 3000  # how loud a language is
 FILLING = "words enough for as long as it takes"  # for a second as for thirty
 LANGUAGES = {SURE_EN: ("en", 0.9), SURE_DE: ("de", 0.8), UNSURE_FR: ("fr", 0.4)}
@@ -316,17 +307,7 @@ def test_words_begin_with_voice() -> None:
     sound = np.concatenate([silent(5), loud(10), silent(2), loud(3), silent(5)])
     [segment] = transcript(Raving(said), blocks(sound)).segments
     found = [(segment.text[place:], segment.start_s + time_s) for place, time_s in segment.word_times]
-    assert [text for text, _ in found] == [
-        text
-        for text in (
-            "It began, a little later.",
-            "began, a little later.",
-            "a little later.",
-            "little later.",
-            "tle later.",
-            "later.",
-        )
-    ]
+    assert [text.split()[0] for text, _ in found] == ["It", "began,", "a", "little", "tle", "later."]
     assert [time_s for _, time_s in found] == pytest.approx([5.0, 5.5, 5.8, 9.6, 9.8, 17.0])
 
 
