@@ -128,6 +128,7 @@ PresetOption = Annotated[
 VisualOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Image model: NAME:TAG or local-dir:PATH.")]
 TextOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Text model: NAME or local-dir:PATH.")]
 SpeechOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Speech model: NAME or local-dir:PATH.")]
+AudioOption = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of sounds: NAME or local-dir:PATH.")]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Videos in parallel.  [default: cores + 1]")
 ]

@@ -25,7 +25,7 @@ from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities
+from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities, usual_modalities
 from vfindex.storage.records import SEARCHABLE, ClipKey
 
 _STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
@@ -133,7 +133,7 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         preset=setup.preset if setup else None,
         sampling=setup.sampling if setup else None,
         models=dict(setup.references) if setup else {},
-        lacks=tuple(m for m in modality_names() if setup and m not in setup.models),
+        lacks=tuple(m for m in usual_modalities() if setup and m not in setup.models),
         videos=sum(counts.get(state, 0) for state in SEARCHABLE),
         coarse=len(preview_videos(snapshot)),
         locations=counts["location"],

@@ -176,22 +176,24 @@ class SearchEngine:
                 raise
             raise type(exc)(f"{self._folder}: {exc}") from exc
 
-    def open_view(self, request: Request, opened: ExitStack, until_s: float | None) -> tuple[Library, View]:
+    def open_view(
+        self, request: Request, query: Query, opened: ExitStack, until_s: float | None
+    ) -> tuple[Library, View]:
         """Return the library and what a search reads of it; its snapshot is closed with `opened`."""
         searcher = self.searcher()
         snapshot = opened.enter_context(searcher.library.snapshot(until_s))
-        view, problem = self._view(searcher, snapshot, request)
+        view, problem = self._view(searcher, snapshot, request, query)
         if problem:
             # The generation may have been superseded between reading its id and opening its file: read the id once
             # more. If the index is still unusable, all clips are scanned.
             snapshot = opened.enter_context(searcher.library.snapshot(until_s))
-            view, problem = self._view(searcher, snapshot, request)
+            view, problem = self._view(searcher, snapshot, request, query)
         if problem and problem != self._logged_problem:
             logger.warning("%s", problem)
             self._logged_problem = problem
         return searcher.library, view
 
-    def _view(self, searcher: Searcher, snapshot: Snapshot, request: Request) -> tuple[View, str]:
+    def _view(self, searcher: Searcher, snapshot: Snapshot, request: Request, query: Query) -> tuple[View, str]:
         """Return what the search reads, and why the index that should be in it cannot be used, else ""."""
         spec, generation = self._spec(snapshot)
         if request.weights and not spec.weights_are_open:
@@ -199,13 +201,15 @@ class SearchEngine:
                 f"this library's vectors are fused as {spec.fusion}, with fixed weights: a query cannot have its own; "
                 "for that run: vfindex rebuild --fusion concat"
             )
+        only_named = _only_named(spec, query, request)
+        spec = spec.with_weights({m: spec.alone_weight(m) for m in only_named})
         spec = spec.with_weights({m: float(weight) for m, weight in request.weights.items()})
         opened = None if generation is None or request.exact else self._index(searcher, snapshot, generation)
         index, problem = (None, str(opened)) if isinstance(opened, IndexUnusable) else (opened, "")
         watermark = 0 if generation is None else generation.watermark
         present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
         ranks = present if request.combine == "rrf" else None
-        return View(snapshot, spec, searcher.setup, index, watermark, ranks), problem
+        return View(snapshot, spec, searcher.setup, index, watermark, ranks, only_named=only_named), problem
 
     def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
         fusion = self._fusion
@@ -272,12 +276,12 @@ def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:
 
 
 def _answer(engines: Sequence[SearchEngine], request: Request, until_s: float | None) -> Hits:
-    encoded = _encode(engines[0].searcher(), request)
+    searcher, query = engines[0].searcher(), _parsed(request)
     with ExitStack() as opened:
         read = []
         for engine in engines:
             with engine.named_among(engines):
-                read.append(engine.open_view(request, opened, until_s))
+                read.append(engine.open_view(request, query, opened, until_s))
         libraries, snapshots = [library for library, _ in read], [view.snapshot for _, view in read]
         if len(read) > 1:
             _check_comparable([library.root for library in libraries], [view for _, view in read])
@@ -285,6 +289,7 @@ def _answer(engines: Sequence[SearchEngine], request: Request, until_s: float | 
             replace(view, number=number, others=[each for each in snapshots if each is not view.snapshot])
             for number, (_, view) in enumerate(read)
         ]
+        encoded = _encode(searcher, query, request.images, views[0])
         with naming(engines, libraries):
             return find_hits(libraries, views, encoded, request)
 
@@ -317,7 +322,8 @@ def _opened_index(library: Library, generation: Generation) -> JointIndex | Inde
         return exc
 
 
-def _encode(searcher: Searcher, request: Request) -> EncodedQuery:
+def _parsed(request: Request) -> Query:
+    """Return the query of a request. Raises QueryError."""
     text, images = request.text, request.images
     query = parse(text, wordless=bool(images)) if isinstance(text, str) else text
     if images and query.order is not None:
@@ -325,6 +331,19 @@ def _encode(searcher: Searcher, request: Request) -> EncodedQuery:
             "images go with one moment, and this query has two; leave out then, near and within",
             query.moments[1].terms[0].position,
         )
-    words = [[searcher.encoder.encode(part) for part in moment.parts()] for moment in query.moments]
+    return query
+
+
+def _only_named(spec: JointSpec, query: Query, request: Request) -> frozenset[ModalityName]:
+    """Return the modalities of default weight 0 that the query names, unless the request sets their weights."""
+    if spec.adds_up:  # weights are inside the vectors
+        return frozenset()
+    return frozenset(m for m in query.named - request.weights.keys() if m in spec.parts and not spec.parts[m].weight)
+
+
+def _encode(searcher: Searcher, query: Query, images: Sequence[Example], view: View) -> EncodedQuery:
+    """Return the query with the vectors that count."""
+    without = {m for m, part in view.spec.parts.items() if not part.weight} | view.only_named
+    words = [[searcher.encoder.encode(part.but(without)) for part in moment.parts()] for moment in query.moments]
     pictures = [searcher.pictures.encode(Path(image)) for image in images if not isinstance(image, Like | ClipKey)]
     return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like | ClipKey)])

@@ -20,7 +20,7 @@ from vfindex.search.rank.score import ScoredClip
 from vfindex.search.results import Hit, Hits, Match, Place, Span
 from vfindex.storage.db.units import searchable_prints
 from vfindex.storage.library import Library
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.records import COARSE, ClipKey, Setup
 
 # Characters of transcript shown with a hit without matched keywords.
@@ -165,7 +165,9 @@ def _why_missing(modality: ModalityName, scored: ScoredClip, details: ClipDetail
     if modality in scored.vectors.embeddings:
         return "not asked for"
     if modality not in details.setup.models:
-        return f"not in this library; to add it: vfindex upgrade --preset {details.setup.preset}"
+        kind = get_modality(modality)
+        option = f"--{kind.model} NAME" if kind.is_optional else f"--preset {details.setup.preset}"
+        return f"not in this library; to add it: vfindex upgrade {option}"
     covered = details.coverage.get(scored.clip.id, {}).get(modality)
     return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
 

@@ -17,7 +17,7 @@ ModalityName: TypeAlias = str
 # video_text: documents that hold for the whole video.
 Kind = Literal["frames", "audio", "timed_text", "video_text"]
 # The models that a library names. The speech and the screen model recognise text; they embed nothing.
-ModelKind = Literal["visual", "text", "speech", "screen"]
+ModelKind = Literal["visual", "text", "speech", "screen", "audio"]
 # What a modality is extracted from: the sampled frames, the audio, or what is known of the file without decoding it.
 Origin = Literal["frames", "audio", "metadata"]
 # Texts that hold for a whole video.
@@ -30,7 +30,8 @@ class Modality:
     """A modality of clips. prefix: of the query language, without its colon.
 
     kinds: of its tracks. model: whose encoder embeds its clips and its queries. weight: default w_m of a preset that
-    names none. origin: what it is extracted from. recogniser: the model that turns that into text, None without one.
+    names none; 0: only terms that name it count. origin: what it is extracted from. recogniser: the model that turns
+    that into text, None without one. is_optional: no preset has its model, only who names one.
     """
 
     name: ModalityName
@@ -40,6 +41,7 @@ class Modality:
     weight: float
     origin: Origin
     recogniser: ModelKind | None = None
+    is_optional: bool = False
 
     @property
     def has_frames(self) -> bool:
@@ -71,6 +73,7 @@ MODALITIES: tuple[Modality, ...] = (
     Modality(
         "screen", ("timed_text",), prefix="written", model="text", weight=0.4, origin="frames", recogniser="screen"
     ),
+    Modality("audio", ("audio",), prefix="heard", model="audio", weight=0.0, origin="audio", is_optional=True),
     Modality("text", ("video_text", "timed_text"), prefix="titled", model="text", weight=0.4, origin="metadata"),
 )
 
@@ -78,6 +81,11 @@ MODALITIES: tuple[Modality, ...] = (
 def modality_names() -> tuple[ModalityName, ...]:
     """Return the names of all modalities, in the order of their slices in the joint vector."""
     return tuple(modality.name for modality in MODALITIES)
+
+
+def usual_modalities() -> tuple[ModalityName, ...]:
+    """Return the modalities that a library has unless its owner does without."""
+    return tuple(modality.name for modality in MODALITIES if not modality.is_optional)
 
 
 def frame_modality() -> ModalityName:

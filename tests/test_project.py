@@ -52,7 +52,7 @@ HOMES = {
     "subprocess": ("indexer/media/child.py",),
     "torch": ("indexer/models/*.py", "indexer/speech/backends.py"),
     "torchvision": (),
-    "transformers": (),
+    "transformers": ("indexer/models/sound/clap.py", "indexer/models/export/clap.py"),
     "typer": ("cli/*.py",),
     "whisper": ("indexer/speech/backends.py",),
 }

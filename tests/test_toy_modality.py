@@ -29,7 +29,7 @@ from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import Modality, modality_names
+from vfindex.storage.modalities import Modality, usual_modalities
 from vfindex.storage.records import Segment
 
 NAME = "brightness"
@@ -94,7 +94,7 @@ def test_a_new_library_has_it(tmp_path: Path, video: bytes, settings: RunSetting
         setup = LibraryMeta(snapshot).setup
         said = [segment for segment in snapshot.segments(1) if segment.track == NAME]
         generation = snapshot.generation()
-    assert setup is not None and set(setup.models) == set(modality_names()) == set(setup.query)
+    assert setup is not None and set(setup.models) == set(usual_modalities()) == set(setup.query)
     assert generation is not None and generation.spec.order[-1] == NAME
     assert {segment.text for segment in said} == {"a dark night", "bright sunshine"}
     assert 10 <= len(said) <= 12 and len({int(segment.start_s) for segment in said}) == len(said)

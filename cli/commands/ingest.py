@@ -11,6 +11,7 @@ import typer
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
+    AudioOption,
     GpuShareOption,
     JsonOption,
     LibraryOption,
@@ -40,6 +41,7 @@ def command(
     visual: VisualOption = None,
     text: TextOption = None,
     speech: SpeechOption = None,
+    audio: AudioOption = None,
     sampling: Annotated[
         str | None,
         typer.Option(metavar="MODE", help="auto, keyframes, or frames per second.  [default: auto]"),
@@ -79,7 +81,7 @@ def command(
 
     settings = RunSettings(
         cache=cache_folder(),
-        choice=Choice(preset, visual, text, speech),
+        choice=Choice(preset, visual, text, speech, audio=audio),
         sampling=Sampling.parse(sampling) if sampling else None,
         asr=asr,
         ocr=ocr,

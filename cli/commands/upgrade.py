@@ -11,6 +11,7 @@ import typer
 from vfindex.cli.extras import require
 from vfindex.cli.options import (
     AddressOption,
+    AudioOption,
     GpuShareOption,
     JsonOption,
     LibraryOption,
@@ -55,6 +56,7 @@ def command(
     visual: VisualOption = None,
     text: TextOption = None,
     speech: SpeechOption = None,
+    audio: AudioOption = None,
     sampling: Annotated[str | None, typer.Option(metavar="MODE", help="auto, keyframes, or frames per second.")] = None,
     workers: WorkersOption = None,
     runner: RunnerOption = "auto",
@@ -74,7 +76,7 @@ def command(
     Searches use the old vectors until the new ones are complete. After Ctrl-C, the same command continues.
     """
     folder = library_folder(library)
-    models = (preset, visual, text, speech, sampling)
+    models = (preset, visual, text, speech, audio, sampling)
     if rollback + discard + any(models) > 1:
         raise UsageError("--rollback, --discard and a choice of models exclude each other; give one of them")
     if rollback:
@@ -89,7 +91,7 @@ def command(
 
         settings = RunSettings(
             cache=cache_folder(),
-            choice=Choice(preset, visual, text, speech),
+            choice=Choice(preset, visual, text, speech, audio=audio),
             sampling=Sampling.parse(sampling) if sampling else None,
             workers=workers,
             runner=runner_choice(runner, ray_address, path_map, gpu_share),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from vfindex.indexer.extractors.audio import AudioExtractor
 from vfindex.indexer.extractors.base import Extractor, Known
 from vfindex.indexer.extractors.ocr import Ocr
 from vfindex.indexer.extractors.screen import ScreenExtractor
@@ -28,6 +29,7 @@ EXTRACTORS: dict[ModalityName, Registration] = {
     "visual": Registration(lambda encoders: VisualExtractor(encoders.image_model())),
     "speech": Registration(lambda encoders: SpeechExtractor(encoders.speech), known_speech),
     "screen": Registration(lambda encoders: ScreenExtractor(Ocr.open(encoders.threads) if encoders.ocr else None)),
+    "audio": Registration(lambda encoders: AudioExtractor(encoders.audio)),
     "text": Registration(lambda _: TextExtractor(), known_text),
 }
 

@@ -14,9 +14,11 @@ from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import FloatArray
 
 if TYPE_CHECKING:
+    from vfindex.indexer.models.sound.clap import ClapEncoder
     from vfindex.indexer.speech.whisper import Whisper
 
 Pixels = NDArray[np.uint8]
+Sound = NDArray[np.int16]  # (n,) samples of one channel
 # Largest mean difference of 8-bit values between frames that count as equal: over the whole frame, and over each square
 # of STILL_BLOCK_PX. Coding noise of a still image lies below. On 202 such pairs of the public collection the cosine of
 # the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.
@@ -65,14 +67,15 @@ class PassageEncoder(Protocol):
 class Encoders:
     """The models of a run, shared by its workers. image: None without images. speech: None if none is recognised.
 
-    gpus: of the image model. lanes: batches that one queue gives it at once, made up of the frames of all running
-    units; 0: it takes images one by one, and needs no queue. modalities: of the library. threads: of each model.
-    ocr: whether text in frames is read.
+    audio: None without a model of sounds. gpus: of the image model. lanes: batches that one queue gives it at once, of
+    the frames of all running units; 0: it takes images one by one, and needs no queue. modalities: of the
+    library. threads: of each model. ocr: whether text in frames is read.
     """
 
     image: ImageEncoder | None
     text: PassageEncoder
     speech: Whisper | None = None
+    audio: ClapEncoder | None = None
     gpus: int = 0
     lanes: int = 0
     threads: int = 1

@@ -6,7 +6,7 @@ Imports nothing heavy. `find_card` also accepts names without a card of their ow
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -78,6 +78,11 @@ CTRANSLATE2 = Layout(
     others=("preprocessor_config.json",),
 )
 OPENAI = Layout(needed=(), weights=("*.pt",))
+CLAP = Layout(
+    needed=("config.json", "preprocessor_config.json", "tokenizer.json"),
+    weights=("model.safetensors", "pytorch_model.bin"),
+    others=(*_TOKENIZER, "vocab.json", "merges.txt"),
+)
 _OPEN_CLIP_SAFE = replace(OPEN_CLIP, weights=OPEN_CLIP.weights[:1])
 _SENTENCES_SAFE = replace(SENTENCES, weights=SENTENCES.weights[:1])
 # These models take 128 mel bands instead of 80, which only this file says.
@@ -335,8 +340,30 @@ _SPEECH = (
         _CTRANSLATE2_128,
     ),
 )
-CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH)
-CARD_KINDS = frozenset(card.kind for card in CARDS)
+# Their repositories have the weights as pickles only.
+_AUDIO = (
+    Card(
+        "laion/clap-htsat-unfused",
+        "audio",
+        CLAP,
+        "laion/clap-htsat-unfused",
+        "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a",
+        "Apache-2.0",
+        617_000_000,
+        dim=512,
+    ),
+    Card(
+        "laion/larger_clap_general",
+        "audio",
+        CLAP,
+        "laion/larger_clap_general",
+        "ada0c23a36c4e8582805bb38fec3905903f18b41",
+        "Apache-2.0",
+        779_000_000,
+        dim=512,
+    ),
+)
+CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH, *_AUDIO)
 # Weights in packages that hold nothing else.
 PACKAGE_FILES = tuple(file for card in CARDS for file in card.pinned_files)
 
@@ -360,6 +387,15 @@ OPENAI_SHA256: Mapping[str, str] = MappingProxyType(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """The models of one kind. layout: of a folder. form: how a user names one. made: the card of a name without one."""
+
+    layout: Layout
+    form: str
+    made: Callable[[str], Card | None] = lambda _: None
+
+
 def find_card(kind: ModelKind, reference: str) -> Card:
     """Return the card of a model, made from its name if the catalog has none. Raises UsageError for an unknown name.
 
@@ -369,12 +405,13 @@ def find_card(kind: ModelKind, reference: str) -> Card:
     for card in CARDS:
         if (card.kind, card.reference) == (kind, reference):
             return card
+    family = _FAMILIES[kind]
     if reference.startswith(LOCAL) and reference != LOCAL:
-        return Card(reference, kind, {"visual": OPEN_CLIP, "text": SENTENCES, "speech": CTRANSLATE2}[kind])
-    made = {"visual": _open_clip_card, "text": _sentence_card, "speech": _speech_card}[kind](reference)
+        return Card(reference, kind, family.layout)
+    made = family.made(reference)
     if made is None:
         known = ", ".join(card.reference for card in CARDS if card.kind == kind)
-        raise UsageError(f"there is no {kind} model {reference!r}; known are: {known}; or name {_FORMS[kind]}")
+        raise UsageError(f"there is no {kind} model {reference!r}; known are: {known}; or name {family.form}")
     return made
 
 
@@ -382,20 +419,11 @@ def kind_of(reference: str) -> ModelKind:
     """Return the kind of a model, by its name. Raises UsageError for an unknown name and for `local-dir:`."""
     if reference.startswith(LOCAL):
         raise UsageError(f"{reference} is a folder of your own: vfindex uses it where it is, and never downloads it")
-    for card in (*CARDS, _speech_card(reference), _open_clip_card(reference), _sentence_card(reference)):
+    for card in (*CARDS, *(family.made(reference) for family in _FAMILIES.values())):
         if card is not None and card.reference == reference:
             return card.kind
     known = ", ".join(card.reference for card in CARDS if not card.package)
     raise UsageError(f"there is no model {reference!r}; known are: {known}")
-
-
-_FORMS: Mapping[ModelKind, str] = MappingProxyType(
-    {
-        "visual": "one of open_clip's as NAME:TAG, or local-dir:PATH",
-        "text": "one of the hub's as OWNER/NAME, or local-dir:PATH",
-        "speech": f"whisper-SIZE, {OPENAI_WHISPER}SIZE, or local-dir:PATH",
-    }
-)
 
 
 def _open_clip_card(reference: str) -> Card | None:
@@ -422,3 +450,15 @@ def _speech_card(reference: str) -> Card | None:
         url, layout = f"{_OPENAI_FILES}/{sha256}/{file}", Layout(needed=(), weights=(file,))
         return Card(reference, "speech", layout, url, licence="MIT", sha256={file: sha256})
     return None
+
+
+_FAMILIES: Mapping[ModelKind, _Family] = MappingProxyType(
+    {
+        "visual": _Family(OPEN_CLIP, "one of open_clip's as NAME:TAG, or local-dir:PATH", _open_clip_card),
+        "text": _Family(SENTENCES, "one of the hub's as OWNER/NAME, or local-dir:PATH", _sentence_card),
+        "speech": _Family(CTRANSLATE2, f"whisper-SIZE, {OPENAI_WHISPER}SIZE, or local-dir:PATH", _speech_card),
+        "audio": _Family(CLAP, "local-dir:PATH"),
+    }
+)
+# The kinds of models that are folders of their own; others come inside the library of an extra.
+CARD_KINDS = frozenset(_FAMILIES)

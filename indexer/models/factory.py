@@ -37,7 +37,7 @@ from vfindex.indexer.models.presets import (
     preset_name,
     upgrade_command,
 )
-from vfindex.indexer.models.priors import text_prior, visual_prior
+from vfindex.indexer.models.priors import audio_prior, text_prior, visual_prior
 from vfindex.indexer.models.store import Recogniser, are_present, find_recogniser, is_present, locate
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import QUERY, TextEncoder, read_meta
@@ -49,6 +49,7 @@ from vfindex.storage.records import QueryModel, Setup
 from vfindex.storage.writer import Writer
 
 if TYPE_CHECKING:
+    from vfindex.indexer.models.sound.clap import ClapEncoder
     from vfindex.indexer.speech.whisper import Whisper
 
 
@@ -157,6 +158,7 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
         image=models.image(opening.threads, compiled=opening.compiled),
         text=models.text(opening.threads),
         speech=models.speech(opening.threads, opening.main_language) if opening.asr else None,
+        audio=models.audio(opening.threads),
         gpus=gpus,
         lanes=LANES_PER_GPU * gpus or opening.threads if has_batches else 0,
         threads=opening.threads,
@@ -196,6 +198,10 @@ class LibraryModels:
     def text(self, threads: int) -> PassageEncoder:
         """Open the text model. Raises ModelError."""
         return self._models.text.open(threads)
+
+    def audio(self, threads: int) -> ClapEncoder | None:
+        """Open the model of sounds, None if the library has none. Raises ModelError."""
+        return self._models.audio.open(threads) if self._models.audio else None
 
     def speech(self, threads: int, main_language: str) -> Whisper:
         """Open the speech model. Raises ModelError."""
@@ -297,35 +303,65 @@ class _SentenceText:
         return text_prior(self.query_folder, modality.weight)
 
 
+class _ClapAudio:
+    """A CLAP model; its text tower is exported on first use."""
+
+    def __init__(self, reference: str, cache: Path, say: Say) -> None:
+        self._model, self._cache, self._say = locate("audio", reference, cache), cache, say
+        self.identity = self._model.identity
+
+    @cached_property
+    def query_folder(self) -> Path:
+        return ensure_part(self._model, "clap-text", self._cache, say=self._say)
+
+    @property
+    def query(self) -> QueryModel:
+        return _query_model(self.query_folder)
+
+    def open(self, threads: int) -> ClapEncoder:
+        from vfindex.indexer.models.sound.clap import ClapEncoder  # torch takes seconds; other libraries do without
+
+        return ClapEncoder.open(self._model.folder, threads=threads, device="cuda" if has_cuda() else "cpu")
+
+    def prior(self, modality: Modality) -> ModalityPrior:
+        return audio_prior(self.query_folder, modality.weight)
+
+
+EmbeddingModel = _LiteVisual | _ClipVisual | _LiteText | _SentenceText | _ClapAudio
+
+
 @dataclass(frozen=True, slots=True)
 class _Models:
-    """The embedding models of a library's modalities, located in a cache. visual: None without images."""
+    """The embedding models of a library's modalities, located in a cache; each field is a kind of the table.
+
+    visual, audio: None without images, and without a model of sounds.
+    """
 
     visual: _LiteVisual | _ClipVisual | None
     text: _LiteText | _SentenceText
+    audio: _ClapAudio | None
     modalities: tuple[ModalityName, ...]
 
     def identities(self) -> dict[ModalityName, str]:
         """Return modality -> identity of the model that makes its vectors, as a library records it."""
-        return {modality: model.identity for modality, model in self._by_modality().items()}
+        return {modality: self._model(modality).identity for modality in self.modalities}
 
     def queries(self) -> dict[ModalityName, QueryModel]:
         """Return modality -> its query encoder."""
-        return {modality: model.query for modality, model in self._by_modality().items()}
+        return {modality: self._model(modality).query for modality in self.modalities}
 
     def priors(self) -> dict[ModalityName, ModalityPrior]:
         """Return modality -> its prior."""
-        return {modality: model.prior(get_modality(modality)) for modality, model in self._by_modality().items()}
-
-    def _by_modality(self) -> dict[ModalityName, _LiteVisual | _ClipVisual | _LiteText | _SentenceText]:
-        by_kind: dict[ModelKind, _LiteVisual | _ClipVisual | _LiteText | _SentenceText] = {"text": self.text}
-        if self.visual is not None:
-            by_kind["visual"] = self.visual
-        return {modality: by_kind[get_modality(modality).model] for modality in self.modalities}
+        return {modality: self._model(modality).prior(get_modality(modality)) for modality in self.modalities}
 
     def query_folders(self) -> dict[str, Path]:
         """Return name of a query encoder in a library -> its folder in the cache."""
-        return {model.query.folder: model.query_folder for model in self._by_modality().values()}
+        models = (self._model(modality) for modality in self.modalities)
+        return {model.query.folder: model.query_folder for model in models}
+
+    def _model(self, modality: ModalityName) -> EmbeddingModel:
+        model: EmbeddingModel = getattr(self, get_modality(modality).model)
+        return model
 
 
 def _located(references: Mapping[ModelKind, str], cache: Path, say: Say) -> _Models:
@@ -338,6 +374,7 @@ def _located(references: Mapping[ModelKind, str], cache: Path, say: Say) -> _Mod
     return _Models(
         images,
         _LiteText(text, cache, say, images=embeds_labels) if text in TEXT_MODELS else _SentenceText(text, cache, say),
+        _ClapAudio(references["audio"], cache, say) if "audio" in references else None,
         modalities_of(references),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from vfindex.indexer.models.catalog import CARD_KINDS, CARDS
 from vfindex.indexer.options import Options, Sampling
@@ -58,11 +58,20 @@ class Choice:
     text: str | None = None
     speech: str | None = None
     screen: str | None = None
+    audio: str | None = None
 
-    def model(self, kind: ModelKind) -> str | None:
-        """Return the model of a kind that was chosen by name; of some kinds there is no choice."""
-        chosen: str | None = getattr(self, kind, None)
-        return chosen
+    @classmethod
+    def of(cls, preset: str | None, models: Mapping[ModelKind, str]) -> Choice:
+        """Return the choice of these models, but for kinds of which there is no choice."""
+        return cls(preset, **{kind: models.get(kind) for kind in CHOSEN_KINDS})
+
+    def models(self) -> dict[ModelKind, str]:
+        """Return the models that were chosen by name."""
+        return {kind: name for kind in CHOSEN_KINDS if (name := getattr(self, kind))}
+
+
+# The kinds of models that a user can name.
+CHOSEN_KINDS: tuple[ModelKind, ...] = tuple(kind for kind in get_args(ModelKind) if kind in Choice.__annotations__)
 
 
 def _hub_preset(name: PresetName, visual: str, text: str, speech: str) -> Preset:
@@ -103,9 +112,8 @@ def preset_name(name: str) -> PresetName:
 
 def chosen_models(choice: Choice, preset: PresetName) -> dict[ModelKind, str]:
     """Return a preset's models, replaced by those that the user chose by name, and those of installed extras."""
-    models = {kind: choice.model(kind) or reference for kind, reference in PRESETS[preset].models.items()}
-    models |= {kind: reference for kind, (module, reference) in WITH_EXTRAS.items() if find_spec(module)}
-    return models | ({"screen": choice.screen} if choice.screen else {})
+    extras = {kind: reference for kind, (module, reference) in WITH_EXTRAS.items() if find_spec(module)}
+    return {**PRESETS[preset].models, **extras, **choice.models()}
 
 
 def models_of(setup: Setup) -> Mapping[ModelKind, str]:

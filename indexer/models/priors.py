@@ -6,8 +6,8 @@ same texts in twelve languages).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from vfindex.storage.records import FloatArray
 CORPUS_VECTORS = "banks.npz"
 # Beside them, for an image model: the vectors of `calibration_images`. The number changes with these.
 IMAGE_VECTORS = "images-1.npy"
+# Beside them, for a model of sounds: the vectors of `calibration_sounds`.
+SOUND_VECTORS = "sounds.npy"
 
 
 def background_queries() -> list[str]:
@@ -98,11 +100,23 @@ def visual_prior(open_encoder: Callable[[], ImageEncoder], text_folder: Path, we
     return estimate_prior(queries, images, centred=False, weight=weight)
 
 
+def audio_prior(text_folder: Path, weight: float) -> ModalityPrior:
+    """Return the prior of the audio modality. text_folder: the exported text side. weight: default w_m."""
+    queries, _ = _load_corpus_vectors(text_folder)
+    with _reading(text_folder.parent / SOUND_VECTORS) as path:
+        sounds = np.load(path, allow_pickle=False)
+    return estimate_prior(queries, sounds, centred=False, weight=weight)
+
+
 def _load_corpus_vectors(text_folder: Path) -> tuple[FloatArray, FloatArray]:
-    path = text_folder.parent / CORPUS_VECTORS
+    with _reading(text_folder.parent / CORPUS_VECTORS) as path, np.load(path, allow_pickle=False) as data:
+        return data["queries"], data["passages"]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return data["queries"], data["passages"]
+        yield path
     except (OSError, ValueError, KeyError) as exc:
         raise ModelError(f"{path}: cannot be read; remove this folder and run the command again") from exc
 

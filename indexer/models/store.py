@@ -274,12 +274,12 @@ def _weights(card: Card, layout: Layout, folder: Path, present: list[str]) -> st
 
 def _configured_files(card: Card, folder: Path, weights: str) -> list[str]:
     """Return the files that the model's configuration names. Raises ModelError if it cannot be read."""
-    if card.kind == "visual":
+    if "open_clip_config.json" in card.layout.needed:
         config = _document(card, folder / "open_clip_config.json", {})
         model = config.get("model_cfg", config)
         text = model.get("text_cfg") if isinstance(model, dict) else None
         return ["tokenizer.json"] if isinstance(text, dict) and text.get("hf_tokenizer_name") else []
-    if card.kind == "speech":
+    if "modules.json" not in card.layout.needed:
         return []
     names = []
     for module in _document(card, folder / "modules.json", []):

@@ -134,11 +134,11 @@ def _setup(writer: Writer, settings: RunSettings, callbacks: Callbacks) -> Setup
     references = models_of(setup)
     for name, asked, has in (
         ("preset", choice.preset, setup.preset),
-        ("visual", choice.visual, references.get("visual", "no model")),
-        ("text", choice.text, references["text"]),
-        ("speech", choice.speech, references["speech"]),
+        *((kind, asked, references.get(kind)) for kind, asked in choice.models().items()),
         ("sampling", settings.sampling and str(settings.sampling), setup.sampling),
     ):
+        if asked and not has:
+            raise UsageError(f"this library has no {name} model; add it with: vfindex upgrade --{name} {asked}")
         if asked and asked != has:
             raise UsageError(
                 f"this library was made with --{name} {has}, not {asked}: vectors of the two cannot be compared; "

@@ -39,6 +39,8 @@ class Reuse:
         modalities = tuple(m for m in modality_names() if m in new.models)
         stored = frozenset(m for m in modalities if m in old.models)
         tracks = frozenset(m for m in stored if _is_extracted_alike(get_modality(m), old, new))
+        if frame_modality() not in tracks:  # new clips need vectors of their own, and windows of sound are not stored
+            tracks = frozenset(m for m in tracks if get_modality(m).has_words)
         return cls(modalities, stored, tracks, frozenset(m for m in stored if old.models[m] == new.models[m]))
 
     @property

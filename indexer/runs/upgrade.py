@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vfindex.indexer.models.catalog import CARD_KINDS
 from vfindex.indexer.models.factory import install, present_models
-from vfindex.indexer.models.presets import PRESETS, Choice, models_of, preset_name
+from vfindex.indexer.models.presets import CHOSEN_KINDS, PRESETS, Choice, models_of, preset_name
 from vfindex.indexer.models.store import find_recogniser
 from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
@@ -28,7 +27,7 @@ from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_shared_spec
-from vfindex.storage.modalities import frame_modality
+from vfindex.storage.modalities import ModelKind, frame_modality
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -36,28 +35,30 @@ from vfindex.storage.writer import Writer, locked, writing
 POLL_S = 1.0
 # Settings of a model version that an upgrade made: its target, and that it was complete and put in use.
 _TARGET, _COMPLETE = "upgrade", "upgraded"
+# The models that targets of earlier versions name, each in a field of its own.
+_FORMER_KINDS: tuple[ModelKind, ...] = ("visual", "text", "speech", "screen")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The models and the sampling of a new version; stored in it, so that an interrupted upgrade can be resumed.
-
-    visual: None for a library without images. screen: None for one without text on the screen.
-    """
+    """The models and the sampling of a new version; stored in it, so that an interrupted upgrade can be resumed."""
 
     preset: str
-    visual: str | None
-    text: str
-    speech: str
+    models: Mapping[ModelKind, str]
     sampling: str
-    screen: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> Target:
+        """Return the target of stored text, of earlier versions too. Raises ValueError, KeyError or TypeError."""
+        document = json.loads(text)
+        models = document.get("models") or {kind: document[kind] for kind in _FORMER_KINDS if document.get(kind)}
+        return cls(document["preset"], models, document["sampling"])
 
     def choice(self) -> Choice:
-        return Choice(self.preset, self.visual, self.text, self.speech, self.screen)
+        return Choice.of(self.preset, self.models)
 
     def __str__(self) -> str:
-        images = f"{self.visual}, " if self.visual else ""
-        return f"preset {self.preset}: {images}{self.text}, {self.speech}, sampling {self.sampling}"
+        return f"preset {self.preset}: {', '.join(self.models.values())}, sampling {self.sampling}"
 
 
 # Called with the folders of the old and of the complete new version, before the swap.
@@ -176,17 +177,17 @@ def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Targe
         return None
     preset = preset_name(choice.preset or before.preset)
     if choice.preset is not None:
-        models = present_models(choice, preset, settings.cache, say=callbacks.say)
+        has = models_of(before)
+        optional = {kind: has[kind] for kind in CHOSEN_KINDS if kind in has and kind not in PRESETS[preset].models}
+        models = {**optional, **present_models(choice, preset, settings.cache, say=callbacks.say)}
     else:
-        models = dict(models_of(before))
-        models |= {kind: model for kind in CARD_KINDS if (model := choice.model(kind))}
+        models = {**models_of(before), **choice.models()}
     if frame_modality() in before.models and "visual" not in models:
         models["visual"] = PRESETS[preset].models["visual"]  # it is missing, and no upgrade drops the images
     if not choice.speech:
         models["speech"] = find_recogniser(models["speech"], settings.cache).reference
     sampling = str(settings.sampling) if settings.sampling else before.sampling
-    screen = models.get("screen") or models_of(before).get("screen")
-    return Target(preset, models.get("visual"), models["text"], models["speech"], sampling, screen)
+    return Target(preset, Choice.of(preset, models).models(), sampling)
 
 
 def _version_to_build(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:
@@ -217,8 +218,8 @@ def _begun(place: Path) -> tuple[Target | None, bool]:
     try:
         with writing(place) as writer:  # which brings a version of an older vfindex up to date
             stored, complete = writer.catalog.get(_TARGET), writer.catalog.get(_COMPLETE) is not None
-        return (Target(**json.loads(stored)) if stored else None), complete
-    except (LibraryDamaged, TypeError, ValueError):
+        return (Target.from_json(stored) if stored else None), complete
+    except (LibraryDamaged, AttributeError, KeyError, TypeError, ValueError):
         return None, False
 
 

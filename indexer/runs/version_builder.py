@@ -178,7 +178,11 @@ class VersionBuilder:
         unread = set(state.unread.get(video.fingerprint, ()))
         if video.fingerprint not in state.recognised:
             unread |= {each.name for each in recognised if each.origin == "audio"}
-        return self._reuse.held(idle, unread)
+        held = self._reuse.held(idle, unread)
+        if video.has_audio:
+            return held
+        kinds = map(get_modality, self._reuse.modalities)
+        return held | {each.name for each in kinds if each.origin == "audio" and each.recogniser is None}
 
     def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
         if video.fingerprint in state.coarse or not self._held(video, state).issuperset(self._reuse.modalities):

@@ -64,7 +64,7 @@ def calibrate_if_changed(
 
 
 def _has_changed(before: Calibration, clips: int, spec: JointSpec) -> bool:
-    weights = {m: part.weight for m, part in spec.parts.items()}
+    weights = {m: spec.alone_weight(m) for m in spec.parts}
     reweighted = any(each.weight != weights.get(m) for m, each in before.modalities.items() if each.background)
     return reweighted or abs(clips - before.clips) > MAX_CHANGE * before.clips
 
@@ -116,7 +116,7 @@ TopClips = Mapping[ModalityName, tuple[float, str]]
 
 
 class _ModalityScorer:
-    """Searches with one modality at a time, at the default weights."""
+    """Searches with one modality at a time, at the default weights, or at the weight of one that is asked by name."""
 
     def __init__(self, library: Library, snapshot: Snapshot) -> None:
         setup = LibraryMeta(snapshot).existing_setup()
@@ -128,8 +128,8 @@ class _ModalityScorer:
         self._prints = {video.id: video.fingerprint for video in snapshot.videos()}
 
     def weight(self, modality: ModalityName) -> float:
-        """Return the default weight of a modality."""
-        return self._view.spec.parts[modality].weight
+        """Return the weight of a modality in these searches."""
+        return self._view.spec.alone_weight(modality)
 
     def best(self, text: str, modalities: Sequence[ModalityName]) -> TopClips:
         """Return the best clip of each modality; a modality without scored clips is missing."""
@@ -148,7 +148,7 @@ class _ModalityScorer:
 
 
 def _alone(spec: JointSpec, modality: ModalityName) -> JointSpec:
-    return spec.with_weights(dict.fromkeys((m for m in spec.order if m != modality), 0.0))
+    return spec.with_weights({m: spec.alone_weight(m) if m == modality else 0.0 for m in spec.order})
 
 
 # --- from scores to thresholds --------------------------------------------------------------------------------------

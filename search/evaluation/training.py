@@ -23,7 +23,7 @@ from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.fusion import Fusion
-from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.joint.vector import NAMED_WEIGHT, JointSpec
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
@@ -45,7 +45,7 @@ class Trial:
     the order of the library's JointSpec, 0 for a missing one. words: (n, n_modalities) keyword bonus. right: (n,)
     whether the clip is relevant.
     grades: grade of each video, 0 if not relevant. ideal: grades of all relevant videos, best first. query: modality ->
-    centred query vector (dim,).
+    centred query vector (dim,). named: (n_modalities,) whether the question names the modality.
     """
 
     question: Question
@@ -58,12 +58,14 @@ class Trial:
     grades: NDArray[np.float64]
     ideal: NDArray[np.float64]
     query: Mapping[ModalityName, FloatArray]
+    named: NDArray[np.bool_]
 
     def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores (n,) of the clips at weights (n_modalities,).
 
-        Keywords of a modality of weight 0 do not count.
+        Keywords of a modality of weight 0 do not count. A modality that is named counts at any weight.
         """
+        weights = np.where(self.named & (weights == 0), NAMED_WEIGHT, weights)
         return np.asarray(self.similar @ weights + self.words @ (weights > 0))
 
     def restricted(self, videos: NDArray[np.int64]) -> Trial:
@@ -146,7 +148,8 @@ def _trial(view: View, encoder: QueryEncoder, question: Question, known: Mapping
     scored = sorted(
         score_clips(even, sorted(ids), query_vectors, keywords), key=lambda each: (each.clip.video_id, each.clip.id)
     )
-    return _numbers(question, scored, _centred_query(query_vectors, view.spec), (view.spec.order, known))
+    trial = _numbers(question, scored, _centred_query(query_vectors, view.spec), (view.spec.order, known))
+    return replace(trial, named=np.array([m in query.named for m in view.spec.order]))
 
 
 def _alone(spec: JointSpec, modality: ModalityName) -> dict[ModalityName, float]:
@@ -182,6 +185,7 @@ def _numbers(
         grades=np.array(grades, np.float64),
         ideal=np.sort(np.array([each.grade for each in question.relevant], np.float64))[::-1],
         query=query,
+        named=np.zeros(len(order), np.bool_),
     )
 
 

@@ -6,8 +6,8 @@ The language has no escape, so the inverse holds for queries that were parsed: `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal, get_args
 
@@ -87,12 +87,22 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A text that is encoded as a whole. weight: of its centred similarity in these modalities; may be negative."""
+    """A text that is encoded as a whole. weight: of its centred similarity in these modalities; may be negative.
+
+    is_named: whether its term names the modality.
+    """
 
     text: str
     words: tuple[str, ...]
     weight: float
     modalities: tuple[ModalityName, ...]
+    is_named: bool = False
+
+    def but(self, without: Collection[ModalityName]) -> Part:
+        """Return the part without some modalities, unless it names its own."""
+        return (
+            self if self.is_named else replace(self, modalities=tuple(m for m in self.modalities if m not in without))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,7 @@ class Moment:
             elif term.phrase and not term.modality:
                 modalities = word_modalities()
             if weight:
-                parts.append(Part(term.text, content_words(term.text), weight, modalities))
+                parts.append(Part(term.text, content_words(term.text), weight, modalities, bool(term.modality)))
         return tuple(parts)
 
     def keywords(self) -> tuple[Keyword, ...]:
@@ -207,6 +217,11 @@ class Query:
     order: Order | None = None
     within_s: float = 0.0
     filters: Filters = Filters()
+
+    @property
+    def named(self) -> frozenset[ModalityName]:
+        """The modalities that terms name."""
+        return frozenset(term.modality for moment in self.moments for term in moment.terms if term.modality)
 
     @classmethod
     def plain(cls, text: str) -> Query:

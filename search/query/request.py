@@ -12,7 +12,7 @@ from vfindex.search.query.ast import COMBINATIONS, Combination, Filters, Moment,
 from vfindex.search.query.like import Like
 from vfindex.search.query.values import is_number, path_text
 from vfindex.storage.errors import QueryError
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.records import ClipKey
 
 # A picture file, or a clip of the library.
@@ -111,5 +111,6 @@ def _check_weights(weights: object) -> None:
             raise QueryError(f"there is no modality {modality!r}; weights are for {', '.join(modality_names())}")
         if not is_number(weight) or not 0 <= weight <= MAX_WEIGHT:
             raise QueryError(f"the weight of {modality} must be a number of 0 to {MAX_WEIGHT:,}, not {weight!r}")
-    if len(weights) == len(modality_names()) and not any(weights.values()):
+    defaults = {m: get_modality(m).weight for m in modality_names()}
+    if not any({**defaults, **weights}.values()):
         raise QueryError("all weights are 0; leave one modality above 0")

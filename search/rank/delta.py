@@ -88,7 +88,8 @@ class View:
 
     watermark: the last clip id of the current generation, 0 before the first. rank_weights: the weight of each
     modality's list if ranks are fused, None if scores are. others: of the libraries that are searched with this one;
-    what a score takes from the whole library, it takes from all. number: of the library among them.
+    what a score takes from the whole library, it takes from all. number: of the library among them. only_named:
+    modalities that count for the terms that name them, and for no others.
     """
 
     snapshot: Snapshot
@@ -99,6 +100,7 @@ class View:
     rank_weights: Mapping[ModalityName, float] | None = None
     others: Sequence[Snapshot] = ()
     number: int = 0
+    only_named: frozenset[ModalityName] = frozenset()
 
     @property
     def delta(self) -> Delta:

@@ -38,6 +38,8 @@ PRIOR_CLIPS = 200
 # A library's own spread changes a modality's scale from the prior's by at most this factor.
 MAX_SCALE_RATIO = 2.0
 _MIN_SPREAD = 1e-4
+# Weight of a modality whose default weight is 0, for terms that name it: that of the images.
+NAMED_WEIGHT = 1.0
 # Version of a spec's JSON; the first, without a number, had only `concat`.
 _SPEC_VERSION = 2
 
@@ -151,6 +153,10 @@ class JointSpec:
     def share(self, present: Collection[ModalityName]) -> float:
         """Return the factor of each vector in the joint vector of a clip with these modalities."""
         return 1.0 / max(1, len(present)) if self.fusion == "mean" else 1.0
+
+    def alone_weight(self, modality: ModalityName) -> float:
+        """Return the weight of a modality that is asked by name: its own, or NAMED_WEIGHT if it counts only then."""
+        return self.parts[modality].weight or NAMED_WEIGHT
 
     def with_weights(self, weights: Mapping[ModalityName, float]) -> JointSpec:
         """Return the spec with these weights replaced."""

@@ -41,7 +41,7 @@ def test_the_contributions_sum_to_the_score_and_missing_ones_are_none(tmp_path: 
     for hit in engine.search("1"):
         present = [value for value in hit.modalities.values() if value is not None]
         assert sum(present) == pytest.approx(hit.score)
-        assert set(hit.modalities) == {"visual", "speech", "screen", "text"}
+        assert set(hit.modalities) == {"visual", "speech", "screen", "audio", "text"}
     [first, second] = engine.search("1")
     assert names([first, second]) == ["a", "b"]
     assert first.modalities["text"] is None and second.modalities["visual"] is None
@@ -162,7 +162,7 @@ def test_wrong_queries_raise_one_sentence(tmp_path: Path) -> None:
         engine.search("1", weights={"visual": float("nan")})
     with pytest.raises(QueryError, match="weight"):
         engine.search("1", weights={"visual": 0, "speech": 0, "screen": 0, "text": 0})
-    with pytest.raises(QueryError, match="no modality 'visaul'; weights are for visual, speech, screen, text"):
+    with pytest.raises(QueryError, match="no modality 'visaul'; weights are for visual, speech, screen, audio, text"):
         engine.search("1", weights={"visaul": 0})
     with pytest.raises(QueryError, match="convex, rrf"):
         engine.search("1", combine="RRF")

@@ -24,7 +24,7 @@ from vfindex.storage.machine import usable_cores
 
 Say = Callable[[str], None]
 LIBRARY_VARIABLES = ("HOME", "USER", "LOGNAME", "XDG_", "HF_", "TORCH", "CUDA_")  # of torch and transformers
-Part = Literal["clip-text", "clip-image", "sentence"]
+Part = Literal["clip-text", "clip-image", "sentence", "clap-text"]
 
 # Part of the cache's key: raise it whenever the same model would give other files.
 EXPORT_VERSION = 1
@@ -35,6 +35,7 @@ _PARTS: dict[Part, tuple[str, str]] = {
     "clip-text": ("vfindex.indexer.models.export.open_clip", "the text side of"),
     "clip-image": ("vfindex.indexer.models.export.open_clip", "the image side of"),
     "sentence": ("vfindex.indexer.models.export.sentence", "the text model"),
+    "clap-text": ("vfindex.indexer.models.export.clap", "the text side of"),
 }
 
 
@@ -58,6 +59,7 @@ def ensure_part(model: LocalModel, part: Part, cache: Path, *, say: Say) -> Path
 
     clip-text: the text tower of an open_clip model, for `TextEncoder`; its vectors share the space of the images.
     sentence: a sentence-transformers model, for `TextEncoder`. clip-image: the image tower, for `open_image_encoder`.
+    clap-text: the text tower of a CLAP model, for `TextEncoder`; its vectors share the space of the sounds.
     Raises ModelError if a vector of the export has a cosine below 0.9999 to torch's; else as `ensure`.
     """
     module, what = _PARTS[part]

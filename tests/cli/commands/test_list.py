@@ -33,7 +33,7 @@ def test_videos_are_listed_by_path_with_their_coverage(run: Any, films: Path) ->
     ran = run("list", "--library", films)
     assert (ran.code, ran.err) == (0, "2 videos\n")
     assert [line.split()[-1] for line in ran.out.splitlines()] == ["/videos/a.mp4", "/videos/b.mp4"]
-    assert "2 clips  visual 100%  speech  50%  screen   0%  text   0%  de " in ran.out
+    assert "2 clips  visual 100%  speech  50%  screen   0%  audio   0%  text   0%  de " in ran.out
 
 
 def test_the_document_of_a_list_has_one_row_a_video(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_the_document_of_a_list_has_one_row_a_video(run: Any, films: Path, monke
     first, second = json.loads(ran.out)["videos"]
     assert ran.err == ""
     assert (first["video"], first["clips"], first["languages"]) == ("/videos/a.mp4", 1, [])
-    assert second["clips_with"] == {"visual": 2, "speech": 1, "screen": 0, "text": 0}
+    assert second["clips_with"] == {"visual": 2, "speech": 1, "screen": 0, "audio": 0, "text": 0}
     assert second["languages"] == ["de"]
 
 

@@ -167,7 +167,8 @@ def test_search_gives_every_field(run: Any, library: Path) -> None:
     assert set(names.split()) <= set(hit), "fields of version 0.1.0"
     assert list(hit) == [field.name for field in fields(Hit)]
     assert (hit["rank"], hit["video"], hit["start_s"], hit["end_s"]) == (1, "/videos/a.mp4", 0.0, 5.0)
-    assert set(hit["modalities"]) == {"visual", "speech", "screen", "text"} and hit["modalities"]["text"] is None
+    assert set(hit["modalities"]) == {"visual", "speech", "screen", "audio", "text"}
+    assert hit["modalities"]["text"] is None
     assert sum(filter(None, hit["modalities"].values())) == pytest.approx(hit["score"])
 
 

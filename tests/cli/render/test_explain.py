@@ -31,8 +31,16 @@ def test_the_explanation_of_a_hit(run: Any, tmp_path: Path) -> None:
     lines = run("search", "hello world", "--explain", "--library", make(tmp_path / "library")).out.splitlines()
     first = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("2\t"))]
     assert lines[0].startswith("1\t")
-    assert [line.split()[0] for line in first] == ["visual", "speech", "screen", "text", *["words"] * 4, "moment"]
-    shares = [float(line.split()[2].rstrip("%")) for line in first[:4] if line.split()[1] != "-"]
+    assert [line.split()[0] for line in first] == [
+        "visual",
+        "speech",
+        "screen",
+        "audio",
+        "text",
+        *["words"] * 4,
+        "moment",
+    ]
+    shares = [float(line.split()[2].rstrip("%")) for line in first[:5] if line.split()[1] != "-"]
     assert abs(sum(shares) - 100) <= 1.5
     assert "    words   hello, world: hello \\x1b world  (0:01.5-0:03.0, recognised)" in first
     assert "    words   hello: hello again  (0:03.0-0:04.0, subtitle file)" in first
@@ -86,10 +94,16 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
     }
     assert {match["source"] for match in first["matches"][1:]} == {"asr", "sidecar", "frames"}
     assert [match["box"] for match in first["matches"] if match["box"]] == [[0.094, 0.5, 0.21, 0.75]]
-    assert set(first["missing"]) == {"screen"} and set(second["missing"]) == {"speech", "screen", "text"}
+    assert set(first["missing"]) == {"screen", "audio"}
+    assert set(second["missing"]) == {"speech", "screen", "audio", "text"}
     [hit, *_] = json.loads(run("search", "shown:hello", "--json", "--library", library).out)["hits"]
-    lacks = "not in this library; to add it: vfindex upgrade --preset lite"
-    assert hit["missing"] == {"speech": "not asked for", "screen": lacks, "text": "not asked for"}
+    lacks = "not in this library; to add it: vfindex upgrade"
+    assert hit["missing"] == {
+        "speech": "not asked for",
+        "screen": f"{lacks} --preset lite",
+        "audio": f"{lacks} --audio NAME",
+        "text": "not asked for",
+    }
 
 
 def test_hits_as_a_picture(run: Any, tmp_path: Path) -> None:

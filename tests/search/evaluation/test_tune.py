@@ -187,6 +187,7 @@ def trial_of(right: Sequence[int], similar: Sequence[float], asked: FloatArray |
         chosen.astype(float),
         np.ones(max(1, len(right))),
         {} if asked is None else {"visual": asked},
+        np.zeros(len(modality_names()), np.bool_),
     )
 
 

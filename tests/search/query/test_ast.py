@@ -179,7 +179,7 @@ def test_the_words_of_a_query() -> None:
 
 def test_the_parts_that_are_encoded() -> None:
     [moment] = parse('a 3:dog runs -cat "good boy" said:sit').moments
-    everything = ("visual", "speech", "screen", "text")
+    everything = ("visual", "speech", "screen", "audio", "text")
     assert [(p.text, p.weight, p.modalities) for p in moment.parts()] == [
         ("a dog runs", 1, everything),
         ("dog", 2, everything),

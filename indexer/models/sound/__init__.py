@@ -1,0 +1,1 @@
+"""Models that compare sounds with words: their input, their encoder, and the sounds that calibrate them."""
