@@ -96,7 +96,7 @@ def test_the_page_agrees_with_the_cards() -> None:
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines()]
     for card in CARDS:
         [facts] = [row for row in rows if len(row) == 7 and row[0] == card.reference]
-        unit = {"visual": " px", "text": " tokens", "speech": ""}[card.kind]
+        unit = {"visual": " px", "text": " tokens", "speech": "", "audio": ""}[card.kind]
         reads = f"{card.input_size}{unit}" if card.input_size else ""
         described = [card.kind, card.licence, _size(card.size_bytes), str(card.dim or ""), reads, str(card.gflop or "")]
         assert facts[1:] == described
