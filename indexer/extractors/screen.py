@@ -135,10 +135,14 @@ class Reading:
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """A line on the screen as it was read best. patch: its pixels when it was last read. gone_s: when it was missed."""
+    """A line on the screen as it was read best. box, patch: its place and its pixels when it was last read.
+
+    gone_s: when it was missed.
+    """
 
     best: Reading
     start_s: float
+    box: Box
     patch: Pixels
     gone_s: float = 0.0
     misses: int = 0
@@ -154,19 +158,20 @@ class Lines:
 
     def begin(self, pixels: Pixels) -> list[Box]:
         """Begin a frame; return the boxes of the lines that look as they did."""
-        self._seen = {line for line in self._shown if is_still(line.patch, patch_of(pixels, line.best.place.box))}
-        return [line.best.place.box for line in self._seen]
+        self._seen = {line for line in self._shown if is_still(line.patch, patch_of(pixels, line.box))}
+        return [line.box for line in self._seen]
 
     def add(self, reading: Reading, pixels: Pixels, now_s: float) -> None:
         """Add a line of the frame: to the shown line that it is, else as a new one."""
-        alike = [(likeness(line.best, reading), line) for line in self._shown if line not in self._seen]
+        box = reading.place.box
+        alike = [(likeness(line, reading), line) for line in self._shown if line not in self._seen]
         score, line = max(alike, key=lambda each: each[0], default=(0.0, None))
         if line is None or not score:
-            line = Line(reading, now_s, patch_of(pixels, reading.place.box))
+            line = Line(reading, now_s, box, patch_of(pixels, box))
             self._shown.append(line)
         if reading.confidence > line.best.confidence:
             line.best = reading
-        line.patch = patch_of(pixels, line.best.place.box)
+        line.box, line.patch = box, patch_of(pixels, box)
         self._seen.add(line)
 
     def end(self, now_s: float) -> None:
@@ -206,13 +211,13 @@ def shared(one: Box, other: Box) -> float:
     return wide * high / min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
 
 
-def likeness(one: Reading, other: Reading) -> float:
-    """Return how alike two readings are if they may be of one line, 0 to 1; else 0.
+def likeness(line: Line, reading: Reading) -> float:
+    """Return how alike a line and a reading are if this may be of that line, 0 to 1; else 0.
 
     Letters are confused by the recogniser, more than digits are: other digits are another line.
     """
-    needed = ALIKE_HERE if shared(one.place.box, other.place.box) >= SAME_PLACE else ALIKE_ELSEWHERE
-    first, second = (_letters(each.text) for each in (one, other))
+    needed = ALIKE_HERE if shared(line.box, reading.place.box) >= SAME_PLACE else ALIKE_ELSEWHERE
+    first, second = (_letters(each.text) for each in (line.best, reading))
     if first == second:
         return 1.0
     if 2 * min(len(first), len(second)) < needed * (len(first) + len(second)):

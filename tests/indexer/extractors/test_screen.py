@@ -113,6 +113,20 @@ def test_a_line_that_moves_is_one_line() -> None:
     assert lines_of(track) == [(0.0, 30.0, "Directed by Ada Moss")]
 
 
+def test_a_line_that_moved_is_looked_for_where_it_moved_to() -> None:
+    """The ground that it leaves behind is still, and is not the line."""
+    frames = []
+    for n, place in enumerate([HERE, THERE, THERE, None, None]):
+        pixels = np.full((SIZE[1], SIZE[0], 3), 40, np.uint8)
+        pixels[: SIZE[1] // 20] = noise(n)[: SIZE[1] // 20]  # something else changes
+        if place:
+            left, top = round(place[0] * SIZE[0]), round(place[1] * SIZE[1])
+            pixels[top : top + SIZE[1] // 10, left : left + SIZE[0] // 3 : 3] = 240
+        frames.append((n * READ_S, pixels))
+    ocr = Written([("EXIT NOW", 0.99, HERE)], [("EXIT NOW", 0.95, THERE)], [("EXIT NOW", 0.95, THERE)], [], [])
+    assert lines_of(extracted(ocr, frames)) == [(0.0, 9.0, "EXIT NOW")]
+
+
 @pytest.mark.parametrize(("text", "confidence"), [("EXIT NOW", 0.89), ("I", 0.99), ("\u56db", 0.95), ("-- ..", 0.99)])
 def test_noise_is_dropped(text: str, confidence: float) -> None:
     assert not extracted(Written([(text, confidence, HERE)]), changing(2)).segments
