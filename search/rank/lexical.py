@@ -295,20 +295,23 @@ def _containing_phrase(
 
 
 def phrase_s(document: WordMatch, phrase: str) -> float | None:
-    """Return when a phrase that a segment contains begins, None if the times of its words are unknown.
+    """Return when a phrase that a segment contains begins, None if no time of its first word is known.
 
     Of one that continues in the next segment, when its first part begins.
     """
     if document.start_s is None or not document.word_times:
         return None
-    places = [place for place, _ in document.word_times]
+    places, times = zip(*document.word_times, strict=True)
     pieces = ["".join(plain_words(document.text[a:b])) for a, b in pairwise([*places, len(document.text)])]
-    said, wanted = "".join(pieces), "".join(plain_words(phrase))
-    starts = list(accumulate(map(len, pieces), initial=0))
-    whole = (n for n, at in enumerate(starts[:-1]) if said.startswith(wanted, at) and at + len(wanted) in starts)
-    begun = (n for n, at in enumerate(starts[:-1]) if wanted.startswith(said[at:]))
-    found = next(whole, next(begun, None))
-    return None if found is None else document.start_s + document.word_times[found][1]
+    said, wanted = plain_words(document.text[places[0] :]), plain_words(phrase)
+    number = {at: n for n, at in enumerate(accumulate(map(len, said), initial=0))}  # of the word that begins there
+    begins = accumulate(map(len, pieces), initial=0)
+    begun = {number[at]: time_s for at, time_s in zip(begins, times, strict=False) if at in number}
+    if _contains(plain_words(document.text), wanted):
+        found = [time_s for n, time_s in begun.items() if said[n : n + len(wanted)] == wanted]
+    else:
+        found = [time_s for n, time_s in begun.items() if said[n:] and said[n:] == wanted[: len(said) - n]]
+    return document.start_s + found[0] if found else None
 
 
 def _contains(text: Sequence[str], words: Sequence[str]) -> bool:

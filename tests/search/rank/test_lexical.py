@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,30 @@ def timed(text: str, *words: str) -> WordMatch:
 def test_a_phrase_begins_with_its_first_word(phrase: str, when_s: float | None) -> None:
     said = timed("So ask not — whät your country", "So", "ask", "not", "whät", "your", "country")
     assert phrase_s(said, phrase) == when_s
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "phrase", "when_s"),
+    [
+        ("nowhere is now here", ("nowhere", "is", "now"), "now here", 102),
+        ("we go home go", ("we", "go home", "go"), "go home", 101),
+        ("we go home now go", ("we", "now", "go"), "go home", None),  # the time of "go" is another one's
+        ("anti-gravity antigravity", ("anti", "gravity", "antigravity"), "antigravity", 102),
+        ("antibiotics help", ("anti", "biotics", "help"), "antibiotics help", 100),  # syllables of a song
+        ("it is so ...", ("it", "so", "..."), "so far", 101),
+        ("well it is so", ("it", "is"), "well it", None),
+    ],
+)
+def test_the_time_of_a_phrase_is_that_of_its_words(
+    text: str, words: Sequence[str], phrase: str, when_s: float | None
+) -> None:
+    last, places = 0, []
+    for word in words:
+        last = text.index(word, last)
+        places.append(last)
+        last += len(word)
+    times = tuple((place, float(n)) for n, place in enumerate(places))
+    assert phrase_s(replace(timed(text), word_times=times), phrase) == when_s
 
 
 def test_a_phrase_of_a_script_without_spaces_begins_with_its_first_character() -> None:
