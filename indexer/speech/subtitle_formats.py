@@ -248,10 +248,24 @@ def _unrepeated(shown: Cue, before: Cue | None) -> Cue:
         return shown
     for n in range(min(len(before.lines), len(shown.lines), 4), 0, -1):
         if before.lines[-n:] == shown.lines[:n]:
-            return replace(shown, lines=shown.lines[n:])
+            return replace(shown, lines=shown.lines[n:], words=_words_from(len(" ".join(shown.lines[:n])), shown))
     if shown.text.startswith(before.text + " "):
-        return replace(shown, lines=(shown.text[len(before.text) + 1 :],))
+        cut = len(before.text) + 1
+        return replace(shown, lines=(shown.text[cut:],), words=_words_from(cut, shown))
     return shown
+
+
+def _words_from(cut: int, shown: Cue) -> tuple[tuple[float, str], ...]:
+    """Return the words of a cue that stand behind a place in its text; the last ones are at its end."""
+    kept: list[tuple[float, str]] = []
+    end = len(shown.text)
+    for time_s, word in reversed(shown.words):
+        at = shown.text.rfind(word, 0, end)
+        if 0 <= at < cut:
+            break
+        kept.append((time_s, word))
+        end = at if at >= 0 else end
+    return tuple(reversed(kept))
 
 
 def parse_time(text: str) -> float | None:
@@ -348,7 +362,7 @@ def _words(line: str) -> Iterator[tuple[float | None, str]]:
 
 def _markup_free(line: str) -> str:
     """Return the line of SubRip or WebVTT without tags and override blocks, entities resolved."""
-    bare = _TAG.sub("", _SRT_OVERRIDE.sub("", line)).replace("\\N", " ").replace("\\h", " ")
+    bare = _TAG.sub("", _VOICE.sub(" ", _SRT_OVERRIDE.sub("", line))).replace("\\N", " ").replace("\\h", " ")
     return _resolved(bare)
 
 

@@ -89,6 +89,7 @@ def test_webvtt_blocks_are_not_speech() -> None:
         ("<v Ann>Hello</v>\n<v.x Bob &amp; Co>Hi, <i>you</i>", "Hello Hi, you", ("Ann", "Bob & Co")),
         ("<v Ann>Hello <v Bob>Hi <v Ann>Bye", "Hello Hi Bye", ("Ann", "Bob")),
         ("<v\tAnn  Lee >Hello", "Hello", ("Ann Lee",)),
+        ("<v Ann>Hello</v><v Bob>Hi</v>", "Hello Hi", ("Ann", "Bob")),
         ("<v>Hello", "Hello", ()),
         ("<v ->Hello", "Hello", ()),
         ("<video Ann>Hello", "Hello", ()),
@@ -115,6 +116,23 @@ def test_webvtt_times_its_words(tmp_path: Path) -> None:
         ("and it ended", ((0, 0.0), (4, 0.5))),
         ("no times", ()),
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "text", "times"),
+    [
+        ("the", "the<00:02.500> cat<00:03.000> saw<00:04.000> the<00:05.000> dog", "cat saw the dog", (0.5, 1, 2, 3)),
+        ("the cat", "the<00:02.000> cat\ncat<00:02.500> saw<00:04.000> the cat", "cat saw the cat", (0, 0.5, 2)),
+        ("the end", "the end\nthe<00:02.500> dog<00:03.000> ran", "the dog ran", (0, 0.5, 1)),
+    ],
+)
+def test_words_keep_their_times_where_captions_grow(
+    tmp_path: Path, before: str, line: str, text: str, times: tuple[float, ...]
+) -> None:
+    path = tmp_path / "a.vtt"
+    path.write_text(f"WEBVTT\n\n00:01.000 --> 00:02.000\n{before}\n\n00:02.000 --> 00:06.000\n{line}\n")
+    _, said = subtitles.read_sidecar(os.fsencode(path)).segments
+    assert (said.text, tuple(time_s for _, time_s in said.word_times)) == (text, times)
 
 
 def test_speakers_of_substation_names() -> None:
