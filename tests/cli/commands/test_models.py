@@ -19,9 +19,10 @@ from library_maker import SETUP, install, prior
 from vfindex.cli.commands.models import _size
 from vfindex.indexer.models import hardware as machine
 from vfindex.indexer.models import packages
-from vfindex.indexer.models.catalog import CARDS, MINILM_TOKENIZER, PACKAGE_FILES
+from vfindex.indexer.models.catalog import CARDS, MINILM_TOKENIZER, PACKAGE_FILES, find_card
+from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.packages import locate_package_file
-from vfindex.indexer.models.presets import PRESETS
+from vfindex.indexer.models.presets import PRESETS, SPARE_SPEECH
 from vfindex.indexer.models.store import locate
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.files import file_systems
@@ -178,6 +179,19 @@ def test_damage_is_found_by_a_check(run: Any, pulled: Path) -> None:
     assert json.loads(run("models", "check", "--json").out)["clean"] is False
 
 
+def test_a_pull_repairs_what_a_check_finds_in_a_model_of_packages(run: Any, cache: Path) -> None:
+    model = ensure_model(find_card("speech", SPARE_SPEECH), cache, say=print)
+    status = model.weights.stat()
+    with open(model.weights, "r+b") as file:
+        file.seek(1000)
+        file.write(bytes(8))
+    os.utime(model.weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ran = run("models", "check", SPARE_SPEECH)
+    assert (ran.code, f"run: vfindex models pull {SPARE_SPEECH}" in ran.err) == (1, True)
+    assert run("models", "pull", SPARE_SPEECH).code == 0
+    assert run("models", "check", SPARE_SPEECH).code == 0
+
+
 def test_the_doctor_finds_this_machine_fit(run: Any, cache: Path, tmp_path: Path) -> None:
     ran = run("doctor", "--library", tmp_path / "library")
     assert ran.code == 0
@@ -228,6 +242,9 @@ def test_the_doctor_reports_what_prevents_an_ingest(
         usage = type("Usage", (), {"free": 100_000_000})()
         patch.setattr(shutil, "disk_usage", lambda _: usage)
         assert finding(run, "disk", "--library", folder)["state"] == "error"
+    cache.write_text("a file", encoding="utf-8")
+    row = finding(run, "cache")
+    assert (row["state"], row["text"]) == ("error", f"{cache} is no folder")
 
 
 def test_the_doctor_looks_at_the_library_s_models(quick: None, run: Any, cache: Path, tmp_path: Path) -> None:

@@ -160,6 +160,16 @@ def test_a_damaged_model_is_repaired_from_its_commit(hub: Hub, tmp_path: Path) -
     assert f"/api/models/{NAME}/revision/{'f' * 40}" in {path for path, _ in hub.requests}
 
 
+def test_a_changed_byte_is_repaired(hub: Hub, tmp_path: Path) -> None:
+    model, _ = pull(CARD, tmp_path)
+    status, spoilt = model.weights.stat(), bytearray(model.weights.read_bytes())
+    spoilt[-1] ^= 1
+    model.weights.write_bytes(spoilt)
+    os.utime(model.weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert pull(CARD, tmp_path) == (model, True)
+    assert model.weights.read_bytes() == sentence_files()["model.safetensors"]
+
+
 def test_a_repository_without_weights_is_reported(hub: Hub, tmp_path: Path) -> None:
     del hub.repositories[NAME]["model.safetensors"], hub.repositories[NAME]["pytorch_model.bin"]
     with pytest.raises(ModelError, match=f"{NAME} has none of model.safetensors, "):

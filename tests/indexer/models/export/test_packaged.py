@@ -19,7 +19,7 @@ from vfindex.indexer.models.export import packaged
 from vfindex.indexer.models.export.packaged import ensure_model
 from vfindex.indexer.models.packages import add_package_files, are_here, locate_package_file
 from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH, SPARE_SPEECH
-from vfindex.indexer.models.store import find_recogniser, is_present, locate
+from vfindex.indexer.models.store import check, find_recogniser, is_present, locate
 from vfindex.storage.errors import ModelError
 
 BASE = find_card("speech", LITE_SPEECH)
@@ -68,6 +68,40 @@ def test_a_damaged_folder_is_made_again(tmp_path: Path) -> None:
     assert ensure_model(TINY, tmp_path, say=print) == model
     (model.folder / "config.json").unlink()
     assert ensure_model(TINY, tmp_path, say=print) == model
+
+
+def rot(path: Path) -> None:
+    """Change a byte of a file, neither its size nor its time."""
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(status.st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_changed_byte_is_found_by_hashes_and_repaired(tmp_path: Path) -> None:
+    model = ensure_model(TINY, tmp_path, say=print)
+    rot(model.weights)
+    said: list[str] = []
+    assert ensure_model(TINY, tmp_path, hashed=True, say=said.append) == model
+    assert said == ["preparing the model whisper-tiny.en (once)"]
+    assert check("speech", SPARE_SPEECH, tmp_path) == model
+
+
+def test_an_added_file_serves_where_the_package_holds_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = TINY.pinned_files[0]
+    cache, place = tmp_path / "cache", tmp_path / "site" / file.package / file.path
+    assert len(add_package_files(locate_package_file(file, cache).parent, cache)) == len(TINY.pinned_files)
+    monkeypatch.setattr(packages, "_path_installed", lambda _: place)
+    assert locate_package_file(file, cache) == packages.added_path(file, cache), "the package lacks the file"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"another version's")
+    assert locate_package_file(file, cache) == packages.added_path(file, cache)
+    packages.added_path(file, cache).unlink()
+    with pytest.raises(ModelError, match=r"this is not the file .*, or, .*: vfindex models add FOLDER"):
+        locate_package_file(file, cache)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
