@@ -73,7 +73,8 @@ def box_of(stored: str | None) -> Box | None:
         left, top, right, bottom = (float(side) for side in (stored or "").split())
     except ValueError:
         return None
-    return left, top, right, bottom
+    box = (left, top, right, bottom)
+    return box if all(-1 < side < 2 for side in box) else None
 
 
 def box_text(box: Box) -> str:
@@ -85,10 +86,10 @@ def word_times_of(stored: str | None) -> WordTimes:
     """Return word times from the text that a library stores, () for damaged text or none."""
     try:
         steps = [int(step) for step in (stored or "").split()]
-    except ValueError:
+        places, times = accumulate(steps[::2]), accumulate(steps[1::2])
+        return tuple((place, time / 100) for place, time in zip(places, times, strict=False))
+    except (ValueError, OverflowError):
         return ()
-    places, times = accumulate(steps[::2]), accumulate(steps[1::2])
-    return tuple((place, time / 100) for place, time in zip(places, times, strict=False))
 
 
 def word_times_text(times: WordTimes) -> str | None:

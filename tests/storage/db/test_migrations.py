@@ -24,7 +24,7 @@ from vfindex.storage.db.units import indexed_units, preview_videos
 from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import Document, Segment, word_times_of, word_times_text
+from vfindex.storage.records import Document, Segment, box_of, word_times_of, word_times_text
 from vfindex.storage.writer import writing
 
 # What a library of today has that one of each version lacks.
@@ -219,9 +219,14 @@ def test_word_times_are_stored_as_they_are(pairs: list[tuple[int, int]]) -> None
     assert word_times_of(word_times_text(times)) == times
 
 
-@pytest.mark.parametrize("damaged", ["a few words", "1", "", None])
+@pytest.mark.parametrize("damaged", ["a few words", "1", "", None, f"0 1{'0' * 400}"])
 def test_damaged_word_times_are_none(damaged: str | None) -> None:
     assert word_times_of(damaged) == ()
+
+
+@pytest.mark.parametrize("damaged", ["a few words", "0 0 1", "", None, "nan 0 1 1", "0 0 inf 1", "-5 -5 9 9"])
+def test_a_damaged_box_is_none(damaged: str | None) -> None:
+    assert box_of(damaged) is None
 
 
 def test_segments_of_an_older_library_have_no_speakers(tmp_path: Path) -> None:
