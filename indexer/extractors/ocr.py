@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.indexer.models.base import Pixels
-from vfindex.storage.encoders.text import open_graph
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.records import Box
@@ -147,6 +146,8 @@ def _translated() -> Iterator[None]:
 
 def _session(name: str, threads: int) -> Any:
     """Return the session of a model in rapidocr's wheel. Raises ModelError."""
+    from vfindex.storage.encoders.text import open_graph  # with ONNX Runtime, which a run without new videos spares
+
     spec = find_spec("rapidocr")
     folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
     path = folder / "models" / name
