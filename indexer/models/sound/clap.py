@@ -20,8 +20,7 @@ from torch.nn import functional
 from transformers import ClapModel
 from transformers.utils import logging as transformers_logging
 
-from vfindex.indexer.models.base import Sound
-from vfindex.indexer.models.sound.mel import MelSettings
+from vfindex.indexer.models.sound.mel import MelSettings, Sound
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
 

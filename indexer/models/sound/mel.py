@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.indexer.models.base import Sound
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.records import FloatArray
 
+Sound = NDArray[np.int16]  # (n,) samples of one channel
 CONFIG = "preprocessor_config.json"
 FULL_SCALE = 32768.0
 # Power below which a band counts as silent, and so the lowest value, -100 dB.

@@ -12,7 +12,7 @@ import pytest
 from vfindex.indexer.extractors.audio import MIN_WINDOW_S, SILENT_PEAK, AudioExtractor
 from vfindex.indexer.extractors.base import Extraction, Known, Track, Unit
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, ReadEnd
-from vfindex.indexer.models.base import Sound
+from vfindex.indexer.models.sound.mel import Sound
 from vfindex.indexer.options import Options, Sampling
 from vfindex.storage.records import FloatArray, UnitPlan
 

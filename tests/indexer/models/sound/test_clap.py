@@ -15,13 +15,13 @@ import torch
 from tiny_clap import DIM, FEATURES, make_clap
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-from vfindex.indexer.models.base import Sound
 from vfindex.indexer.models.export import cache as export_cache
 from vfindex.indexer.models.export import graph
 from vfindex.indexer.models.export.cache import ensure_part
 from vfindex.indexer.models.export.graph import PARITY
 from vfindex.indexer.models.priors import SOUND_VECTORS, audio_prior
 from vfindex.indexer.models.sound.clap import ClapEncoder
+from vfindex.indexer.models.sound.mel import Sound
 from vfindex.indexer.models.store import LocalModel, locate
 from vfindex.storage.encoders.text import TextEncoder, read_meta
 from vfindex.storage.errors import ModelError

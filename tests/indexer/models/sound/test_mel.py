@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from tiny_clap import FEATURES
 
-from vfindex.indexer.models.base import Sound
-from vfindex.indexer.models.sound.mel import CONFIG, LEAST_POWER, MelSettings
+from vfindex.indexer.models.sound.mel import CONFIG, LEAST_POWER, MelSettings, Sound
 from vfindex.storage.errors import ModelError
 
 SETTINGS = MelSettings(48_000, 480, 1024, 480_000, 64, 50.0, 14_000.0)
