@@ -69,9 +69,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Index videos and folders of videos.
-    Reads only new and changed files. After Ctrl-C the same command continues.
-    """
+    """Index new and changed videos. After Ctrl-C the same command continues."""
     require("index")
     from vfindex.indexer.models.presets import Choice
     from vfindex.indexer.options import Sampling

@@ -26,7 +26,7 @@ from vfindex.storage.encoders.pixels import Pixels, crops
 from vfindex.storage.encoders.text import TextEncoder
 from vfindex.storage.errors import ModelError
 from vfindex.storage.files.regular import file_sha256
-from vfindex.storage.modalities import MODALITIES, get_modality
+from vfindex.storage.modalities import get_modality, usual_modalities
 from vfindex.storage.records import FloatArray
 
 
@@ -204,7 +204,7 @@ def test_labels_read_as_sentences() -> None:
 
 
 def test_every_modality_has_a_prior(models_cache: Path) -> None:
-    for modality in MODALITIES:
+    for modality in map(get_modality, usual_modalities()):
         prior = load_prior(ensure_lite(models_cache).prior, modality)
         assert prior.weight == modality.weight
         assert prior.mean.shape == prior.query_mean.shape == prior.background.shape[1:]
