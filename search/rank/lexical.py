@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, reduce
 from itertools import accumulate, chain, pairwise
 
@@ -197,7 +197,12 @@ def _required_postings(
 
     def postings(number: int) -> Postings:
         own_key = (number, key, None if videos is None else frozenset(videos))
-        return kept(cached, own_key, lambda: _verified(snapshot, keywords[number], documents()[number], videos))
+        return kept(cached, own_key, lambda: verified(number))
+
+    def verified(number: int) -> Postings:
+        found = _verified(snapshot, keywords[number], documents()[number], videos)
+        # Clips of a segment that has several phrases may each have one of them.
+        return _said_in(snapshot, keywords[0].text, found) if len(keywords) == 1 and keywords[0].exact else found
 
     return {keyword: postings(number) for number, keyword in enumerate(keywords)}
 
@@ -260,6 +265,24 @@ def _verified(snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], vide
     return Postings(np.unique(rows[0]), rows[:, timed & (rows[3] > 0)][[0, 3]], rows[:2, ~timed])
 
 
+def _said_in(snapshot: Snapshot, phrase: str, found: Postings) -> Postings:
+    """Return the postings of a phrase without clips in which it is not said, though its segment goes on in them.
+
+    Where the times of words are unknown, all clips of a segment are kept.
+    """
+    documents, counts = np.unique(found.timed[0], return_counts=True)
+    spans = {}
+    for document in snapshot.words.documents(documents[counts > 1]):
+        known = _phrase_spans(document, phrase)
+        if known and len(known) == _count(plain_words(document.text), plain_words(phrase)):
+            spans[document.document_id] = known
+    pairs = found.timed.T.tolist()
+    said = set(snapshot.words.clips_at(spans)) & set(map(tuple, pairs))
+    timed = {document_id for document_id, _ in said}
+    is_said = np.array([d not in timed or (d, c) in said for d, c in pairs], np.bool_)
+    return replace(found, timed=found.timed[:, is_said])
+
+
 def _idf_shares(
     snapshots: Sequence[Snapshot], keywords: Sequence[Keyword], holders: Mapping[Keyword, Collection[int]]
 ) -> dict[Keyword, float]:
@@ -285,7 +308,7 @@ def _containing_phrase(
 ) -> NDArray[np.int64]:
     """Return the documents that contain a phrase as typed but for case and accents, alone or with the next one."""
     words = plain_words(keyword.text)
-    matched = {d.document_id for d in snapshot.words.documents(ids) if _contains(plain_words(d.text), words)}
+    matched = {d.document_id for d in snapshot.words.documents(ids) if _count(plain_words(d.text), words)}
     for cut in range(1, min(len(words), MAX_SPLIT_WORDS)):
         head, rest = words[:cut], words[cut:]
         for first, second in snapshot.words.broken(" ".join(head), " ".join(rest), videos):
@@ -299,23 +322,30 @@ def phrase_s(document: WordMatch, phrase: str) -> float | None:
 
     Of one that continues in the next segment, when its first part begins.
     """
-    if document.start_s is None or not document.word_times:
-        return None
+    return next((start_s for start_s, _ in _phrase_spans(document, phrase)), None)
+
+
+def _phrase_spans(document: WordMatch, phrase: str) -> list[tuple[float, float]]:
+    """Return when a phrase begins, where that is known, and until when it is said at most; see `phrase_s`."""
+    if document.start_s is None or document.end_s is None or not document.word_times:
+        return []
     places, times = zip(*document.word_times, strict=True)
     pieces = ["".join(plain_words(document.text[a:b])) for a, b in pairwise([*places, len(document.text)])]
     said, wanted = plain_words(document.text[places[0] :]), plain_words(phrase)
     number = {at: n for n, at in enumerate(accumulate(map(len, said), initial=0))}  # of the word that begins there
     begins = accumulate(map(len, pieces), initial=0)
-    begun = {number[at]: time_s for at, time_s in zip(begins, times, strict=False) if at in number}
-    if _contains(plain_words(document.text), wanted):
-        found = [time_s for n, time_s in begun.items() if said[n : n + len(wanted)] == wanted]
+    begun = {number[at]: document.start_s + s for at, s in zip(begins, times, strict=False) if at in number}
+    if _count(plain_words(document.text), wanted):
+        found = [n for n in begun if said[n : n + len(wanted)] == wanted]
     else:
-        found = [time_s for n, time_s in begun.items() if said[n:] and said[n:] == wanted[: len(said) - n]]
-    return document.start_s + found[0] if found else None
+        found = [n for n in begun if said[n:] and said[n:] == wanted[: len(said) - n]]
+    ends = {n: min((begun[k] for k in begun if k >= n + len(wanted)), default=document.end_s) for n in found}
+    return [(begun[n], ends[n]) for n in found]
 
 
-def _contains(text: Sequence[str], words: Sequence[str]) -> bool:
-    return any(list(text[i : i + len(words)]) == list(words) for i in range(len(text) - len(words) + 1))
+def _count(text: Sequence[str], words: Sequence[str]) -> int:
+    """Return how often words stand in a text."""
+    return sum(list(text[i : i + len(words)]) == list(words) for i in range(len(text) - len(words) + 1))
 
 
 def _by_modality(matches: Sequence[DocumentMatch]) -> dict[ModalityName, list[DocumentMatch]]:

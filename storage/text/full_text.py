@@ -340,6 +340,20 @@ class Words:
             (_json(document_ids),),
         )
 
+    def clips_at(self, spans: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[int, int]]:
+        """Return (document id, clip id) of the clips of a document's video during any of these spans."""
+        if not spans:
+            return []
+        asked = [(id_, *span) for id_, of_document in spans.items() for span in of_document]
+        number, start_s, end_s = (f"json_extract(j.value, '$[{n}]')" for n in range(3))
+        return self._rows(
+            f"SELECT DISTINCT d.id, c.id FROM json_each(?) j CROSS JOIN document d ON d.id = {number}"
+            f" CROSS JOIN clip c ON c.video_id = d.video_id AND c.start_ms <= 1000 * {end_s} AND c.end_s > {start_s}"
+            " AND c.start_ms >= coalesce((SELECT max(b.start_ms) FROM clip b WHERE b.video_id = d.video_id"
+            f" AND b.start_ms <= 1000 * {start_s}), -9e15) AND c.start_s < {end_s}",
+            (json.dumps(asked),),
+        )
+
     def places(self, document_ids: Ids, kinds: Collection[str]) -> NDArray[np.int64]:
         """Return (4, n): document, its video, whether it is of a segment, and a clip during that, 0 for none; of these
         kinds, and of searchable videos.

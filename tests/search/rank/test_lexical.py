@@ -146,3 +146,30 @@ def test_a_clip_that_only_touches_a_segment_is_not_its_own(
             ids = snapshot.clip_ids()
             timed = {*matches.timed, *(int(id_) for each in matches.required.values() for id_ in each.timed[1])}
             assert {ids.index(id_) for id_ in timed} == clips
+
+
+@pytest.mark.parametrize(
+    ("query", "clips"),
+    [
+        ('"ask not"', {0}),
+        ('"not what"', {0, 1}),  # said until 6 s
+        ('"your country"', {1, 2}),
+        ('"country"', {2}),
+        ('said:"ask"', {0, 2}),
+        ('"your country" "ask not"', {0, 1, 2}),  # one segment that holds both
+        ("said:country", {0, 1, 2}),
+        ('"no times"', {0, 1, 2}),
+    ],
+)
+def test_the_clips_of_a_phrase_are_those_in_which_it_is_said(tmp_path: Path, query: str, clips: set[int]) -> None:
+    text = "ask not what your country ask"
+    times = tuple(zip((0, 4, 8, 13, 18, 26), (0.0, 4.0, 4.5, 6.0, 12.0, 13.0), strict=True))
+    said = [Segment(0, 15, text, "asr", word_times=times), Segment(0, 15, "no times", "sidecar")]
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", [clip(5.0 * n, 5.0 * n + 5, visual=axis(n)) for n in range(3)], said)
+    with Library.open(tmp_path).snapshot() as snapshot:
+        matches = match_keywords(snapshot, parse(query).moments[0].keywords())
+        found = [set(each.timed[1].tolist()) for each in matches.required.values()]
+        ids = snapshot.clip_ids()
+        assert {ids.index(id_) for id_ in set.intersection(*found)} == clips
