@@ -86,8 +86,13 @@ _SPARE_TEXT: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: Say) -> Setup:
-    """Give a new library its setup, priors and query encoders. Raises UsageError for an unknown preset, ModelError."""
+def install(
+    writer: Writer, choice: Choice, sampling: str, cache: Path, *, keeps_speech: bool = False, say: Say
+) -> Setup:
+    """Give a new library its setup, priors and query encoders. Raises UsageError for an unknown preset, ModelError.
+
+    keeps_speech: the chosen speech model has made the library's transcripts already; it need not be on this machine.
+    """
     if choice.preset:
         name = preset_name(choice.preset)
     else:
@@ -95,7 +100,7 @@ def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: 
     references = present_models(choice, name, cache, say=say)
     models = _located(references, cache, say)
     heard = Recogniser(references["speech"]) if choice.speech else find_recogniser(references["speech"], cache)
-    if heard.usable:
+    if heard.usable and not keeps_speech:
         if heard.note:
             say(heard.note)
         references["speech"] = heard.reference

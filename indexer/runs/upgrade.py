@@ -15,7 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vfindex.indexer.models.factory import install, present_models
-from vfindex.indexer.models.presets import CHOSEN_KINDS, PRESETS, Choice, models_of, preset_name
+from vfindex.indexer.models.presets import (
+    CHOSEN_KINDS,
+    FORMER_SPEECH,
+    LITE_SPEECH,
+    PRESETS,
+    Choice,
+    models_of,
+    preset_name,
+)
 from vfindex.indexer.models.store import find_recogniser
 from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
@@ -175,17 +183,21 @@ def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Targe
     choice = settings.choice
     if choice == Choice() and settings.sampling is None:
         return None
-    preset = preset_name(choice.preset or before.preset)
+    preset, has = preset_name(choice.preset or before.preset), models_of(before)
     if choice.preset is not None:
-        has = models_of(before)
+        if has.get("text") == PRESETS[preset].models["text"]:
+            choice = replace(choice, text=choice.text or has["text"])  # no upgrade changes it for its substitute
         optional = {kind: has[kind] for kind in CHOSEN_KINDS if kind in has and kind not in PRESETS[preset].models}
         models = {**optional, **present_models(choice, preset, settings.cache, say=callbacks.say)}
     else:
-        models = {**models_of(before), **choice.models()}
+        models = {**has, **choice.models()}
     if frame_modality() in before.models and "visual" not in models:
         models["visual"] = PRESETS[preset].models["visual"]  # it is missing, and no upgrade drops the images
-    if not choice.speech:
-        models["speech"] = find_recogniser(models["speech"], settings.cache).reference
+    if not choice.speech and (models["speech"] != has["speech"] or has["speech"] == FORMER_SPEECH):
+        found = find_recogniser(models["speech"], settings.cache)
+        models["speech"] = found.reference if found.usable else has["speech"]
+        if found.note and found.reference != has["speech"] and models["speech"] != LITE_SPEECH:
+            callbacks.say(found.note)
     sampling = str(settings.sampling) if settings.sampling else before.sampling
     return Target(preset, Choice.of(preset, models).models(), sampling)
 
@@ -234,7 +246,15 @@ def _begin(old: Library, writer: Writer, target: Target, cache: Path, callbacks:
         writer.catalog.put(_TARGET, json.dumps(asdict(target)))
     try:
         with callbacks.interruptible():
-            setup = install(writer, target.choice(), target.sampling, cache, say=callbacks.say)
+            heard_by = models_of(_setup(old))["speech"]
+            setup = install(
+                writer,
+                target.choice(),
+                target.sampling,
+                cache,
+                keeps_speech=target.models["speech"] == heard_by,
+                say=callbacks.say,
+            )
     except VfindexError:
         model_versions.discard(old.root, [int(writer.folder.name)])
         raise

@@ -36,7 +36,7 @@ from vfindex.storage.errors import ModelError, QueryError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.meta import LibraryMeta, put_recognises_speech
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import writing
 
@@ -241,6 +241,49 @@ def test_without_any_package_a_library_is_searched_and_looked_after(
     ):
         ingest(library, [os.fsencode(other)], settings)
     assert SearchEngine.open(library).search("something blue", top_k=1)
+
+
+@needs_e5
+@pytest.mark.parametrize(
+    ("preset", "missing", "text"),
+    [("lite-multilingual", FURTHER, MULTILINGUAL_TEXT), ("lite", ENGLISH, LITE_TEXT)],
+)
+def test_an_upgrade_never_changes_the_text_model_for_a_substitute(
+    cache: Path, video: bytes, hide: Hide, preset: PresetName, missing: str, text: str
+) -> None:
+    library = cache.with_name("library")
+    run(library, cache, video, Choice(preset))
+    hide(missing)
+    said: list[str] = []
+    settings = RunSettings(cache=cache, choice=Choice(preset), workers=1)
+    assert upgrade(library, settings, Callbacks(say=said.append)).version == 0
+    assert (models_of(setup_of(library))["text"], said) == (text, [])
+
+
+def recognised(library: Path) -> None:
+    """Make the subtitles of a library count as recognised speech."""
+    with writing(library) as writer:
+        with writer.catalog.transaction() as connection:
+            connection.exec_driver_sql("UPDATE segment SET source = 'asr' WHERE track = 'speech'")
+            connection.exec_driver_sql("UPDATE video SET recognised = 1")
+        put_recognises_speech(writer.catalog, True)
+
+
+@needs_e5
+@pytest.mark.parametrize("missing", [BASE, (*BASE, TINY)])
+def test_an_upgrade_keeps_what_a_missing_recogniser_has_heard(
+    cache: Path, video: bytes, hide: Hide, missing: tuple[str, ...]
+) -> None:
+    library = cache.with_name("library")
+    run(library, cache, video)
+    recognised(library)
+    hide(*missing)
+    (cache / "models" / LITE_SPEECH).unlink()
+    report = upgrade(library, RunSettings(cache=cache, choice=Choice("lite-multilingual"), workers=1))
+    assert report.swapped and (report.decoded, report.heard, report.transcripts_reused) == (1, 0, 1)
+    assert models_of(setup_of(library))["speech"] == LITE_SPEECH
+    with Library.open(in_use(library)).snapshot() as snapshot:
+        assert [segment.source for segment in snapshot.segments(1) if segment.track == "speech"] == ["asr", "asr"]
 
 
 WHISPER = "so speech is recognised in English only, by whisper-tiny.en"
