@@ -308,4 +308,4 @@ def _is_file(path: bytes) -> bool:
 
 def _missing(path: bytes) -> Problem:
     step = "mount its disk or put it back and run the same command again, or leave it out with --allow-missing"
-    return Problem(path, "open", "missing", "the file is not there now, and its pictures must be read again", step)
+    return Problem(path, "open", "missing", "the file is not there now, and it must be read again", step)

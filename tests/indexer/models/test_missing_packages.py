@@ -20,6 +20,7 @@ from vfindex.indexer.models.presets import (
     LITE_TEXT,
     LITE_VISUAL,
     MULTILINGUAL_TEXT,
+    SPARE_SPEECH,
     Choice,
     PresetName,
     models_of,
@@ -173,6 +174,16 @@ def test_its_thumbnails_are_repaired_without_image_weights(
     thumbnails[0].unlink()
     assert repair(library, RunSettings(cache=cache)).thumbnails == 1
     assert verify(Library.open(library)).clean
+
+
+def test_a_missing_file_is_to_be_read_again_for_sound_as_for_pictures(tmp_path: Path, cache: Path) -> None:
+    library, sounding = tmp_path / "library", make_video(tmp_path / "sounding.mp4", tone_hz=440)
+    run(library, cache, os.fsencode(sounding))
+    recognised(library)
+    sounding.unlink()
+    settings = RunSettings(cache=cache, choice=Choice(speech=SPARE_SPEECH), workers=1)
+    [lost] = upgrade(library, settings).lost
+    assert lost.reason == "the file is not there now, and it must be read again"
 
 
 def test_an_upgrade_never_drops_the_images(tmp_path: Path, cache: Path, video: bytes, hide: Hide) -> None:
