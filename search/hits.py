@@ -56,9 +56,14 @@ def find_hits(libraries: Sequence[Library], views: Sequence[View], encoded: Enco
     stored = [view.snapshot.get(META_KEY) if is_calibrated else None for view in views]
     labeller = Labeller.of(stored, encoded.query, first.spec)
     unmatched = [unmatched_globs(view.snapshot, encoded.query.filters) for view in views]
+    lacking = [m for m in modality_names() if not any(m in view.setup.models for view in views)]
     return Hits(
         [_hit(rank, result, details, labeller) for rank, result in enumerate(results, start=1)],
-        hints(encoded.query, [glob for glob in unmatched[0] if all(glob in each for each in unmatched)]),
+        hints(
+            encoded.query,
+            [glob for glob in unmatched[0] if all(glob in each for each in unmatched)],
+            {m: _lacking(m, first.setup) for m in lacking},
+        ),
         query=str(request.text),
         images=tuple(str(each) for each in request.images if not isinstance(each, Like | ClipKey)),
         like=tuple(str(each) if isinstance(each, Like) else "{}@{}ms".format(*each) for each in encoded.likes),
@@ -165,11 +170,16 @@ def _why_missing(modality: ModalityName, scored: ScoredClip, details: ClipDetail
     if modality in scored.vectors.embeddings:
         return "not asked for"
     if modality not in details.setup.models:
-        kind = get_modality(modality)
-        option = f"--{kind.model} NAME" if kind.is_optional else f"--preset {details.setup.preset}"
-        return f"not in this library; to add it: vfindex upgrade {option}"
+        return _lacking(modality, details.setup)
     covered = details.coverage.get(scored.clip.id, {}).get(modality)
     return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
+
+
+def _lacking(modality: ModalityName, setup: Setup) -> str:
+    """Return the sentence about a modality that a library does not have."""
+    kind = get_modality(modality)
+    option = f"--{kind.model} NAME" if kind.is_optional else f"--preset {setup.preset}"
+    return f"not in this library; to add it: vfindex upgrade {option}"
 
 
 def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:

@@ -32,10 +32,11 @@ FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 class Hint:
     """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
-    kind: a negation that excludes nothing, a glob of `in:` or of `--exclude` that matches nothing.
+    kind: a negation that excludes nothing, a glob of `in:` or of `--exclude` that matches nothing, a prefix of what the
+    library lacks.
     """
 
-    kind: Literal["negation", "in", "exclude"]
+    kind: Literal["negation", "in", "exclude", "lacking"]
     text: str
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from vfindex.search.query.ast import STOP_WORDS, Query, Term
+from vfindex.storage.modalities import ModalityName, get_modality
 from vfindex.storage.records import Hint
 from vfindex.storage.text.folding import folded
 
@@ -20,10 +22,21 @@ _END_OF_PHRASE = (",", ".", ";", ":", "!", "?")
 _MARKS = ",.;:!?()[]'\"…"
 
 
-def hints(query: Query, unmatched: Sequence[str]) -> tuple[Hint, ...]:
-    """Return the hints for a query. unmatched: globs of `in:` that match no path of the library."""
+def hints(
+    query: Query, unmatched: Sequence[str], lacking: Mapping[ModalityName, str] = MappingProxyType({})
+) -> tuple[Hint, ...]:
+    """Return the hints for a query.
+
+    unmatched: globs of `in:` that match no path of the library. lacking: the modalities that the library does not have,
+    with the sentence that says so.
+    """
     collected = glob_hints(unmatched)
     for moment in query.moments:
+        for name in dict.fromkeys(term.modality for term in moment.terms if term.modality):
+            if name not in lacking:
+                continue
+            text = f"{get_modality(name).prefix}: matches nothing: {name} is {lacking[name]}"
+            collected.append(Hint("lacking", text))
         for words, excluded in _negations(moment.terms):
             text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
             collected.append(Hint("negation", text))

@@ -53,6 +53,14 @@ def test_idioms_give_no_hint(question: str) -> None:
     assert hints(parse(question), ()) == ()
 
 
+@pytest.mark.parametrize("question", ["heard:applause", "rain heard:thunder", "dog then heard:bark within 20s"])
+def test_a_prefix_of_what_the_library_lacks_gives_a_hint(question: str) -> None:
+    [hint] = hints(parse(question), (), {"audio": "not in this library; to add it: vfindex upgrade --audio NAME"})
+    assert hint.kind == "lacking"
+    assert hint.text.startswith("heard: matches nothing: audio is not in this library; to add it: vfindex upgrade")
+    assert not hints(parse("said:applause rain"), (), {"audio": "not in this library"})
+
+
 def test_hints_change_no_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_query_vectors(monkeypatch, axis_of_digit)
     with writing(tmp_path) as writer:
