@@ -85,9 +85,14 @@ def test_an_upgrade_adds_it_and_encodes_no_frame_again(
     folder = tmp_path / "lib"
     with monkeypatch.context() as patch:
         without_ocr(patch)
-        assert ingest(folder, [video], settings).indexed == 1
+        said: list[str] = []
+        assert ingest(folder, [video], settings, Callbacks(say=said.append)).indexed == 1
+        assert said[-1].startswith("OCR is not installed here, so this library has no text on the screen; to add it")
+        assert said[-1].endswith("pip install 'vfindex[ocr]', then: vfindex upgrade --preset lite")
         with SearchService(folder) as service:
             assert service.status().lacks == (NAME,)
+        hits = SearchEngine.open(folder).search("written:museum")
+        assert not hits and [hint.kind for hint in hits.hints] == ["lacking"]
     before, asked, read = contents(folder), [], Decoder.read
 
     def noted(self: Decoder, path: bytes, **order: Any) -> Any:

@@ -53,7 +53,7 @@ def ingest(
         if settings.ocr is not None:
             _check_ocr(found, settings.ocr)
             put_reads_screen(writer.catalog, settings.ocr)
-        hints.extend(filter(None, [_unread(writer, found)]))
+        hints.extend(filter(None, [_unread(writer, found), _without_screen(found, settings, is_new)]))
         if is_new and settings.choice == Choice():
             hints.extend(filter(None, [better_models(found)]))
         return found
@@ -85,6 +85,16 @@ def _check_ocr(setup: Setup, wanted: bool) -> None:
         raise ModelError(f"--ocr needs rapidocr, not installed here; run: {INSTALL}")
     if wanted and "screen" not in models_of(setup):
         raise UsageError(f"this library has no text on the screen; to add it: {upgrade_command(setup)}")
+
+
+def _without_screen(setup: Setup, settings: RunSettings, is_new: bool) -> str:
+    """Return a sentence about a new library that has no text on the screen for want of OCR, else ""."""
+    if not is_new or settings.ocr is False or is_installed() or "screen" in models_of(setup):
+        return ""
+    return (
+        "OCR is not installed here, so this library has no text on the screen; to add it later: "
+        f"{INSTALL}, then: {upgrade_command(setup)}"
+    )
 
 
 def _unread(writer: Writer, setup: Setup) -> str:
