@@ -56,7 +56,7 @@ def _print(status: Status) -> None:
     print(f"videos      {status.videos} searchable, {length} in all")
     print(f"files       {files}, copies and failed files included")
     print(f"clips       {status.clips}: {', '.join(f'{n} with {m}' for m, n in status.clips_with.items())}")
-    print(f"transcript  {counted(status.segments, 'segment')}")
+    print(f"text        {counted(status.segments, 'segment')} with times: speech, text on the screen, chapters")
     print(f"index       {plain(_index_line(status))}")
     print(f"spec        {_spec_line(status)}")
     if status.fusion != "concat":
