@@ -50,7 +50,7 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, usual_modalities, word_modalities
 from vfindex.storage.records import FusionName, Setup
 
 MEASURES = ("nDCG@10", "success@1", "success@5", "success@10", "MRR")
@@ -92,8 +92,8 @@ class Way:
         return patch.multiple(ranking, NOISE_SPREADS=0.0, ABOVE_NOISE=1.0) if self.plain else nullcontext()
 
 
-EQUAL: Mapping[ModalityName, float] = {"visual": 1.0, "speech": 1.0, "text": 1.0}
-_PICTURES = Way({"speech": 0.0, "text": 0.0}, 0.0, 0.0, (SENTENCE,), plain=True)
+EQUAL: Mapping[ModalityName, float] = dict.fromkeys(usual_modalities(), 1.0)
+_PICTURES = Way(dict.fromkeys(word_modalities(), 0.0), 0.0, 0.0, (SENTENCE,), plain=True)
 _WORDED = replace(_PICTURES, templates=(SENTENCE, WORDS))
 _COLOURED = replace(_PICTURES, templates=(SENTENCE, WORDS, COLOURS))
 _SPOKEN = replace(_COLOURED, weights=EQUAL)
@@ -102,8 +102,8 @@ STEPS: Mapping[str, Way] = {
     "pictures, the question as a sentence": _PICTURES,
     "+ its words one by one": _WORDED,
     "+ its colours": _COLOURED,
-    "+ speech, weighted as much": _SPOKEN,
-    "+ words of speech": replace(_SPOKEN, word_weight=WORD_WEIGHT),
+    "+ speech and screen, weighted alike": _SPOKEN,
+    "+ keywords": replace(_SPOKEN, word_weight=WORD_WEIGHT),
     "+ best frame": replace(_SPOKEN, word_weight=WORD_WEIGHT, frame_weight=0.7),
     "+ sharpened sentences": replace(_SPOKEN, word_weight=WORD_WEIGHT, frame_weight=0.7, plain=False),
     "+ weights = default": Way(),
@@ -117,10 +117,12 @@ OTHERS: Mapping[str, Way] = {
     "without the best frame": Way(frame_weight=0.0),
     "best frame 0.5": Way(frame_weight=0.5),
     "best frame alone": Way(frame_weight=1.0),
-    "without words of speech": Way(word_weight=0.0),
+    "without keywords": Way(word_weight=0.0),
     "sentences not sharpened": Way(plain=True),
     "speech 0.25": Way({"speech": 0.25}),
     "speech 0.6": Way({"speech": 0.6}),
+    "screen 0.25": Way({"screen": 0.25}),
+    "screen 0.6": Way({"screen": 0.6}),
     "reciprocal ranks (k = 60)": Way(combine="rrf"),
     "reciprocal ranks, equal weights": Way(EQUAL, combine="rrf"),
     "fusion mean": Way(fusion=Fusion("mean")),
@@ -182,11 +184,11 @@ def judged(questions: Sequence[Question], answers: Rankings) -> Level:
 
 def asked(folder: Path, questions: Sequence[Question], way: Way) -> Rankings:
     """Return the answers of a library to all queries in one way."""
-    library = Library.open(folder)
-    with library.snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).existing_setup()
-    engine = SearchEngine(library, way.setup(setup), way.fusion)
-    found = {}
+    with Library.open(folder).snapshot() as snapshot:
+        setup = way.setup(LibraryMeta(snapshot).existing_setup())
+    engine, found = SearchEngine(folder, way.fusion), {}
+    with patch.object(LibraryMeta, "setup", setup):
+        engine.searcher()
     with way.constants():
         for question in questions:
             hits = engine.search(question.text, top_k=DEPTH, weights=way.weights, combine=way.combine)

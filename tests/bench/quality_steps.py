@@ -34,8 +34,8 @@ from vfindex.storage.encoders.text import AXES, TextEncoder
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import MODALITIES, ModalityName
-from vfindex.storage.records import Clip, FloatArray, Segment
+from vfindex.storage.modalities import ModalityName, frame_modality, get_modality, timed_text_modalities
+from vfindex.storage.records import Clip, FloatArray, Segment, UnitResult
 from vfindex.storage.writer import Writer, writing
 
 Texts = Callable[[str, str], list[str]]
@@ -198,13 +198,14 @@ def read_material(folder: Path, cache: Path, threads: int, kept: Path) -> Materi
     """Return the material of a library. kept: see `read_frames`."""
     paths = ensure_lite(cache)
     base = Library.open(folder)
+    with base.snapshot() as snapshot:
+        names = LibraryMeta(snapshot).priors.keys()
     frames = read_frames(base, paths.visual, threads, kept)
     labels = json.loads((paths.visual / "labels.json").read_text(encoding="utf-8"))
     axes = np.load(paths.visual / AXES, allow_pickle=False)
     text = TextEncoder.open(paths.text, threads=threads)
-    return Material(
-        base, text, paths.text, axes, labels, {each.name: load_prior(paths.prior, each) for each in MODALITIES}, frames
-    )
+    priors = {name: load_prior(paths.prior, get_modality(name)) for name in names}
+    return Material(base, text, paths.text, axes, labels, priors, frames)
 
 
 def make_again(material: Material, recipe: Recipe, folder: Path) -> Path:
@@ -240,16 +241,26 @@ def _make_video_again(
         for unit_id, plan in writer.catalog.pending_units(video_id):
             result = stored_unit(snapshot, video.id, plan).result
             segments = tuple(s for s in result.segments if s.confidence is None or s.confidence >= recipe.confidence)
-            spans = [(clip.start_s, clip.end_s) for clip in result.clips]
+            result = replace(result, segments=segments)
             seen = material.frames[video.fingerprint]
-            track = Track(windows=tuple(windows(segments)))
-            spoken = stages.clip_vectors(track, spans, material.text)
+            tracks = _tracks(result, recipe)
+            spans = [(clip.start_s, clip.end_s) for clip in result.clips]
+            rows = {m: stages.clip_vectors(track, spans, material.text) for m, track in tracks.items()}
             clips = tuple(
-                _clip(clip, said, _pictures(clip, seen, recipe, (labels, material.axes)))
-                for clip, said in zip(result.clips, spoken, strict=True)
+                _clip(
+                    clip, {m: of[n] for m, of in rows.items()}, _pictures(clip, seen, recipe, (labels, material.axes))
+                )
+                for n, clip in enumerate(result.clips)
             )
-            writer.catalog.commit_unit(video_id, unit_id, replace(result, clips=clips, segments=segments))
+            writer.catalog.commit_unit(video_id, unit_id, replace(result, clips=clips))
         writer.catalog.finish_video(video_id, video.locations[0], [])
+
+
+def _tracks(result: UnitResult, recipe: Recipe) -> dict[ModalityName, Track]:
+    """Return the tracks of recognised text and subtitles."""
+    names = [name for name in timed_text_modalities() if get_modality(name).origin != "metadata"]
+    segments = {name: stages.segments_of(result.segments, name) for name in names}
+    return stages.counted_once({m: Track("", of, tuple(recipe.windows(of))) for m, of in segments.items()})
 
 
 def _pictures(
@@ -264,6 +275,7 @@ def _pictures(
     )
 
 
-def _clip(clip: Clip, spoken: FloatArray | None, frames: FloatArray) -> Clip:
-    given = stages.embeddings_of(unit(frames.mean(axis=0)), spoken, clip.embeddings.get("text"))
-    return replace(clip, embeddings=given, frame_vectors=frames)
+def _clip(clip: Clip, text: Mapping[ModalityName, FloatArray | None], frames: FloatArray) -> Clip:
+    """Return a clip with these vectors in place of its own. text: of each modality, None for none."""
+    changed = {**clip.embeddings, frame_modality(): unit(frames.mean(axis=0)), **text}
+    return replace(clip, embeddings={m: v for m, v in changed.items() if v is not None}, frame_vectors=frames)
