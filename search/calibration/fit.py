@@ -74,7 +74,7 @@ def measure(library: Library, background: Sequence[str], say: Callable[[str], No
     with library.snapshot() as snapshot:
         present = [m for m in modality_names() if snapshot.modality_counts().get(m)]
         items = known_items(snapshot)
-        by_modality = {m: _items_for(m, items) for m in present}
+        by_modality = {m: items_for(m, items) for m in present}
         enough = [m for m in present if len(by_modality[m]) >= MIN_ITEMS]
         calibrations = {m: ModalityCalibration(0.5, len(by_modality[m]), 0, 0.0) for m in present}
         if enough:
@@ -103,12 +103,17 @@ def shortened(text: str) -> str:
     return " ".join(spread(words, QUERY_WORDS))
 
 
-def _items_for(modality: ModalityName, items: Sequence[KnownItem]) -> list[KnownItem]:
-    """Return the known items for a modality: of its own text; without words titles, or segments if these are few."""
+def items_for(modality: ModalityName, items: Sequence[KnownItem]) -> list[KnownItem]:
+    """Return the known items for a modality: of its own text; without words titles, or what is said if these are few.
+
+    Text read from frames does not stand for frames: a menu says nothing of what else a picture shows.
+    """
     if get_modality(modality).has_words:
         return [item for item in items if item.modality == modality]
     titled = [item for item in items if item.is_title]
-    return titled if len(titled) >= MIN_ITEMS else [item for item in items if not item.is_title]
+    if len(titled) >= MIN_ITEMS:
+        return titled
+    return [item for item in items if not item.is_title and get_modality(item.modality).origin != "frames"]
 
 
 # Modality -> the best score and the fingerprint of its video.

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from library_maker import SETUP, add_video, prior
 
 from vfindex.cli.app import main
-from vfindex.search.calibration.fit import TopScore, auc, calibrate_if_changed, fit, shortened
+from vfindex.search.calibration.fit import TopScore, auc, calibrate_if_changed, fit, items_for, shortened
+from vfindex.search.calibration.known_items import TITLE, KnownItem
 from vfindex.search.calibration.labels import (
     LABELS,
     META_KEY,
@@ -244,6 +245,17 @@ def test_a_label_holds_in_every_library(
     labeller = Labeller.of(stored, parse("said:dog"), spec(speech=1))
     assert labeller.label({"speech": 3.5}) == label
     assert (labeller.share({"speech": 3.5}) is None) == (label is None)
+
+
+def test_images_are_not_calibrated_by_text_that_is_read_from_them() -> None:
+    said, shown = (
+        [KnownItem(f"{name} {n}", "f", source, name) for n in range(30)]
+        for name, source in (("speech", "asr"), ("screen", "frames"))
+    )
+    titles = [KnownItem(f"title {n}", "f", TITLE, "text") for n in range(30)]
+    assert items_for("visual", [*said, *shown]) == said
+    assert items_for("visual", [*said, *shown, *titles]) == titles
+    assert items_for("screen", [*said, *shown, *titles]) == shown
 
 
 def test_a_calibration_of_other_scores_is_ignored() -> None:
