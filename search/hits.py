@@ -62,7 +62,7 @@ def find_hits(libraries: Sequence[Library], views: Sequence[View], encoded: Enco
         hints(
             encoded.query,
             [glob for glob in unmatched[0] if all(glob in each for each in unmatched)],
-            {m: _lacking(m, first.setup) for m in lacking},
+            {m: _lacking(m) for m in lacking},
         ),
         query=str(request.text),
         images=tuple(str(each) for each in request.images if not isinstance(each, Like | ClipKey)),
@@ -170,16 +170,16 @@ def _why_missing(modality: ModalityName, scored: ScoredClip, details: ClipDetail
     if modality in scored.vectors.embeddings:
         return "not asked for"
     if modality not in details.setup.models:
-        return _lacking(modality, details.setup)
+        return _lacking(modality)
     covered = details.coverage.get(scored.clip.id, {}).get(modality)
     return f"nothing in this clip ({covered})" if covered else "nothing in this clip"
 
 
-def _lacking(modality: ModalityName, setup: Setup) -> str:
+def _lacking(modality: ModalityName) -> str:
     """Return the sentence about a modality that a library does not have."""
     kind = get_modality(modality)
-    option = f"--{kind.model} NAME" if kind.is_optional else f"--preset {setup.preset}"
-    return f"not in this library; to add it: vfindex upgrade {option}"
+    option = f" --{kind.model} NAME" if kind.is_optional else ""
+    return f"not in this library; to add it: vfindex upgrade{option}"
 
 
 def _existing_first(paths: Sequence[bytes]) -> list[bytes | None]:

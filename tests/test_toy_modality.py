@@ -139,7 +139,7 @@ def test_an_upgrade_adds_it_and_decodes_nothing_for_the_others(
     monkeypatch.setattr(LiteImageEncoder, "encode_images", never)
     assert status_of(folder)["lacks"] == [NAME]
     [hit] = SearchEngine.open(folder).search("night")
-    assert hit.missing[NAME] == "not in this library; to add it: vfindex upgrade --preset lite"
+    assert hit.missing[NAME] == "not in this library; to add it: vfindex upgrade"
     assert ingest(folder, [video], settings).unchanged == 1, "a library without it stays valid"
     report = upgrade(folder, settings)
     assert report.swapped and not report.lost and (report.videos, report.decoded) == (1, 1)

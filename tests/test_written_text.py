@@ -88,7 +88,7 @@ def test_an_upgrade_adds_it_and_encodes_no_frame_again(
         said: list[str] = []
         assert ingest(folder, [video], settings, Callbacks(say=said.append)).indexed == 1
         assert said[-1].startswith("OCR is not installed here, so this library has no text on the screen; to add it")
-        assert said[-1].endswith("pip install 'vfindex[ocr]', then: vfindex upgrade --preset lite")
+        assert said[-1].endswith("pip install 'vfindex[ocr]', then: vfindex upgrade")
         with SearchService(folder) as service:
             assert service.status().lacks == (NAME,)
         hits = SearchEngine.open(folder).search("written:museum")
@@ -142,7 +142,7 @@ def test_a_machine_without_ocr_goes_on_and_an_upgrade_reads_what_it_left(
     said.clear()
     ingest(folder, [other], settings, Callbacks(say=said.append))
     assert [line for line in said if line.startswith("1 video without text on the screen")]
-    assert said[-1].endswith("vfindex upgrade --preset lite")
+    assert said[-1].endswith("to read it: vfindex upgrade")
     asked, read = [], Decoder.read
 
     def noted(self: Decoder, path: bytes, **order: Any) -> Any:

@@ -52,7 +52,7 @@ def _print(status: Status) -> None:
     if status.models:
         print(f"models      {plain(', '.join(status.models.values()))}")
     if status.lacks:
-        print(f"lacks       {', '.join(status.lacks)}; to add it: vfindex upgrade --preset {preset}")
+        print(f"lacks       {', '.join(status.lacks)}; to add it: vfindex upgrade")
     print(f"videos      {status.videos} searchable, {length} in all")
     print(f"files       {files}, copies and failed files included")
     print(f"clips       {status.clips}: {', '.join(f'{n} with {m}' for m, n in status.clips_with.items())}")

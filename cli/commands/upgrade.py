@@ -71,9 +71,10 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Switch a library to other models.
+    """Switch a library to other models, or add what it lacks.
 
-    Searches use the old vectors until the new ones are complete. After Ctrl-C, the same command continues.
+    Without a choice it gets what its preset has in this version. Searches use the old vectors until the new ones are
+    complete. After Ctrl-C, the same command continues.
     """
     folder = library_folder(library)
     models = (preset, visual, text, speech, audio, sampling)

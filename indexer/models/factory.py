@@ -35,7 +35,6 @@ from vfindex.indexer.models.presets import (
     modalities_of,
     models_of,
     preset_name,
-    upgrade_command,
 )
 from vfindex.indexer.models.priors import audio_prior, text_prior, visual_prior
 from vfindex.indexer.models.store import Recogniser, are_present, find_recogniser, is_present, locate
@@ -189,7 +188,7 @@ class LibraryModels:
         if any(made_now.get(modality) != identity for modality, identity in setup.models.items()):
             raise LibraryVersion(
                 "this library was made with other models than this vfindex has, and vectors of the two cannot be "
-                f"compared; it can still be searched; to add videos, upgrade it first: {upgrade_command(setup)}"
+                "compared; it can still be searched; to add videos, upgrade it first: vfindex upgrade"
             )
 
     def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder | None:

@@ -132,13 +132,12 @@ def uses_gpu(references: Mapping[ModelKind, str]) -> bool:
     return any(kind in CARD_KINDS and model not in _NEEDING_NO_GPU for kind, model in references.items())
 
 
-def upgrade_command(setup: Setup) -> str:
-    """Return the command that changes a library over to what its models' names mean in this version."""
+def same_choice(setup: Setup) -> Choice:
+    """Return the choice of a library's preset as it is in this version, and of the models chosen instead of it."""
     preset = preset_name(setup.preset)
     usual = PRESETS[preset].models
-    own = {kind: reference for kind, reference in models_of(setup).items() if reference != FORMER_SPEECH}
-    others = [f" --{kind} {own[kind]}" for kind, reference in usual.items() if own.get(kind, reference) != reference]
-    return f"vfindex upgrade --preset {preset}{''.join(others)}"
+    own = {k: m for k, m in models_of(setup).items() if m not in (FORMER_SPEECH, usual.get(k, m))}
+    return Choice.of(preset, own)
 
 
 def better_models(setup: Setup) -> str | None:

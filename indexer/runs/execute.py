@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.indexer.extractors.ocr import INSTALL, is_installed
-from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, upgrade_command, uses_gpu
+from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, uses_gpu
 from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
@@ -175,7 +175,7 @@ def ocr_note(catalog: Catalog, setup: Setup) -> str:
         return ""
     return (
         "OCR is not installed here, so text on the screen is not read in new videos; to read it later: "
-        f"{INSTALL}, then: {upgrade_command(setup)}"
+        f"{INSTALL}, then: vfindex upgrade"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vfindex.indexer.extractors.ocr import INSTALL, is_installed
 from vfindex.indexer.models.factory import install
-from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name, upgrade_command
+from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runs.execute import Command, RunSettings, execute, reads_screen
 from vfindex.indexer.runs.report import Report
@@ -84,7 +84,7 @@ def _check_ocr(setup: Setup, wanted: bool) -> None:
     if wanted and not is_installed():
         raise ModelError(f"--ocr needs rapidocr, not installed here; run: {INSTALL}")
     if wanted and "screen" not in models_of(setup):
-        raise UsageError(f"this library has no text on the screen; to add it: {upgrade_command(setup)}")
+        raise UsageError("this library has no text on the screen; to add it: vfindex upgrade")
 
 
 def _without_screen(setup: Setup, settings: RunSettings, is_new: bool) -> str:
@@ -93,7 +93,7 @@ def _without_screen(setup: Setup, settings: RunSettings, is_new: bool) -> str:
         return ""
     return (
         "OCR is not installed here, so this library has no text on the screen; to add it later: "
-        f"{INSTALL}, then: {upgrade_command(setup)}"
+        f"{INSTALL}, then: vfindex upgrade"
     )
 
 
@@ -107,7 +107,7 @@ def _unread(writer: Writer, setup: Setup) -> str:
         return ""
     return (
         f"{counted(unread, 'video')} without text on the screen, as OCR was off or not installed; to read it: "
-        f"{upgrade_command(setup)}"
+        "vfindex upgrade"
     )
 
 

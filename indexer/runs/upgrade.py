@@ -23,6 +23,7 @@ from vfindex.indexer.models.presets import (
     Choice,
     models_of,
     preset_name,
+    same_choice,
 )
 from vfindex.indexer.models.store import find_recogniser
 from vfindex.indexer.runs.execute import RunSettings, execute
@@ -30,7 +31,7 @@ from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.version_builder import VersionBuilder
 from vfindex.storage.db.runs import runs
-from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, UsageError, VfindexError
+from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, VfindexError
 from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
@@ -78,6 +79,7 @@ def upgrade(
 ) -> UpgradeReport:
     """Change the library in `folder` to other models, by the runner of the settings, and return what was done.
 
+    Settings that choose nothing continue an unfinished upgrade; without one, see `same_choice`.
     There is no swap if the report says `interrupted`, if `version` is 0 (the library has these models already), or if
     videos would be `lost` and `allow_missing` is False.
     Raises LibraryNotFound, LibraryLocked (another upgrade), UsageError, ModelError, LibraryError, ClusterError.
@@ -90,7 +92,7 @@ def upgrade(
     except LibraryVersion:
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
-    number, target = _version_to_build(folder, _target(before, settings, callbacks), callbacks)
+    number, target = _version_to_build(folder, before, settings, callbacks)
     place = model_versions.version_folder(folder, number)
     with writing(place) as writer:
         setup = _begin(old, writer, target, settings.cache, callbacks)
@@ -178,11 +180,13 @@ def _named(setup: Setup) -> dict[str, str]:
     return {"preset": setup.preset, **models, "sampling": setup.sampling}
 
 
-def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Target | None:
-    """Return the target of the settings, every model named; None if they name none. Raises UsageError."""
-    choice = settings.choice
-    if choice == Choice() and settings.sampling is None:
-        return None
+def _chooses_nothing(settings: RunSettings) -> bool:
+    return settings.choice == Choice() and settings.sampling is None
+
+
+def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Target:
+    """Return the target of the settings, every model named. Raises UsageError."""
+    choice = same_choice(before) if _chooses_nothing(settings) else settings.choice
     preset, has = preset_name(choice.preset or before.preset), models_of(before)
     if choice.preset is not None:
         if has.get("text") == PRESETS[preset].models["text"]:
@@ -202,20 +206,21 @@ def _target(before: Setup, settings: RunSettings, callbacks: Callbacks) -> Targe
     return Target(preset, Choice.of(preset, models).models(), sampling)
 
 
-def _version_to_build(folder: Path, target: Target | None, callbacks: Callbacks) -> tuple[int, Target]:
+def _version_to_build(folder: Path, before: Setup, settings: RunSettings, callbacks: Callbacks) -> tuple[int, Target]:
     """Return the number of the model version to build and its target: one begun for the same target, else a new one.
 
-    Other unfinished versions are deleted; those that were in use once are kept for `roll_back`.
+    Settings that choose nothing have the target of an unfinished one. Other unfinished versions are deleted; those that
+    were in use once are kept for `roll_back`.
     """
     used = model_versions.history(folder)
     others = [number for number in model_versions.unused(folder) if number not in used]
     begun = {number: _begun(model_versions.version_folder(folder, number)) for number in others}
-    for number, (purpose, complete) in begun.items():
-        if purpose is not None and (purpose == target or (target is None and not complete)):
+    unfinished = [purpose for purpose, complete in begun.values() if purpose is not None and not complete]
+    target = unfinished[0] if unfinished and _chooses_nothing(settings) else _target(before, settings, callbacks)
+    for number, (purpose, _) in begun.items():
+        if purpose == target:
             callbacks.say(f"going on with the upgrade begun earlier ({purpose})")
-            return number, purpose
-    if target is None:
-        raise UsageError("no upgrade is unfinished; say what to change to, as in: vfindex upgrade --preset base")
+            return number, target
     for number, (purpose, complete) in begun.items():
         if not complete:
             with locked(model_versions.version_folder(folder, number)):

@@ -57,7 +57,7 @@ class Pictures:
     def __init__(self, library: Library, setup: Setup) -> None:
         # Named after the model that made the vectors, so that the encoder of another model is never used.
         name = re.sub(r"[^\w.]+", "-", setup.models.get(frame_modality(), "none")).strip("-.")
-        self._missing = None if frame_modality() in setup.models else f"vfindex upgrade --preset {setup.preset}"
+        self._missing = None if frame_modality() in setup.models else "vfindex upgrade"
         self._kept = library.folder / "query" / f"{name}-image"
         self._folder = self._kept
         self._open: PictureEncoder | None = None

@@ -100,7 +100,7 @@ def test_the_same_in_json(run: Any, tmp_path: Path) -> None:
     lacks = "not in this library; to add it: vfindex upgrade"
     assert hit["missing"] == {
         "speech": "not asked for",
-        "screen": f"{lacks} --preset lite",
+        "screen": lacks,
         "audio": f"{lacks} --audio NAME",
         "text": "not asked for",
     }

@@ -27,7 +27,7 @@ from vfindex.indexer.models.presets import (
     Choice,
     PresetName,
     better_models,
-    upgrade_command,
+    same_choice,
 )
 from vfindex.indexer.models.store import folder_of
 from vfindex.indexer.runs.execute import RunSettings
@@ -195,8 +195,8 @@ def test_a_preset_with_absent_models_says_what_to_do(models_cache: Path, tmp_pat
 def test_a_library_may_have_a_model_that_its_preset_does_not_name() -> None:
     names = {**PRESETS["lite"].models, "screen": "an-ocr"}
     setup = Setup("lite", {}, {}, "auto", 0.7, 1.0, names)
-    assert upgrade_command(setup) == "vfindex upgrade --preset lite"
+    assert same_choice(setup) == Choice("lite")
     assert better_models(setup) is not None
     other = replace(setup, references={**names, "text": "another"})
-    assert upgrade_command(other) == "vfindex upgrade --preset lite --text another"
+    assert same_choice(other) == Choice("lite", text="another")
     assert better_models(other) is None

@@ -135,7 +135,7 @@ def test_a_library_of_an_older_lite_is_upgraded(home: Path, made: Made, run: Upg
         setup["query"]["visual"]["templates"] = ["{}", "{word}"]
         writer.catalog.put("setup", json.dumps(setup))
     (made.base / "videos" / "new.mp4").write_text("no video")
-    with pytest.raises(LibraryVersion, match=r"vfindex upgrade --preset lite$"):
+    with pytest.raises(LibraryVersion, match=r"upgrade it first: vfindex upgrade$"):
         ingest(*again)
     report = run(choice=Choice(preset="lite"))
     assert (report.swapped, report.decoded, report.transcripts_reused, report.lost) == (True, 3, 3, [])

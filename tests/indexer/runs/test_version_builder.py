@@ -17,7 +17,8 @@ from equality import contents, transcripts
 from library_maker import DIM, SETUP, axis, clip, place, prior, video
 from sqlalchemy import select
 
-from vfindex.indexer.models.presets import Choice
+from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH, Choice, chosen_models
+from vfindex.indexer.models.store import Recogniser
 from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.indexer.runs import version_builder
 from vfindex.indexer.runs.execute import RunSettings
@@ -261,8 +262,21 @@ def test_an_interrupted_upgrade_is_resumed(folder: Path, run: Upgrade) -> None:
     again = run(Choice(), Callbacks(say=messages.append))  # it knows what it was begun for
     assert (again.swapped, again.taken_over, again.version) == (True, 1, 1)
     assert messages == ["going on with the upgrade begun earlier (preset lite: V, T2, S, sampling auto)"]
-    with pytest.raises(UsageError, match="no upgrade is unfinished"):
-        run(Choice())
+
+
+def test_without_a_choice_a_library_gets_what_its_preset_has_now(
+    folder: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps the models that were chosen instead of the preset's."""
+    monkeypatch.setattr(upgrading, "present_models", lambda choice, preset, *_, **__: chosen_models(choice, preset))
+    monkeypatch.setattr(upgrading, "find_recogniser", lambda reference, _: Recogniser(reference))
+    with writing(folder) as writer:
+        old = replace(OLD, references={**OLD.references, "speech": FORMER_SPEECH})
+        writer.install(old, {m: prior() for m in ("visual", "speech", "text")}, {})
+    report = run(Choice(), allow_missing=True)
+    assert report.swapped and (report.before["speech"], report.after["speech"]) == (FORMER_SPEECH, LITE_SPEECH)
+    assert (report.after["visual"], report.after["text"]) == ("V", "T")
+    assert run(Choice()).version == 0
 
 
 def test_an_interrupted_copy_is_resumed_unit_by_unit(
