@@ -230,6 +230,10 @@ def test_real_videos(name: str, texts: set[str], tmp_path: Path, settings: RunSe
 
 # --- burnt-in subtitles ---------------------------------------------------------------------------------------------
 
+SUBTITLES = (
+    "1\n00:00:00,100 --> 00:00:04,900\nWe grow tomatoes in the garden.\n\n"
+    "2\n00:00:05,100 --> 00:00:09,900\nThe harbour museum opens at nine.\n"
+)
 LINES = ("we grow tomatoes in the garden", "the harbour museum opens at nine")
 
 
@@ -248,10 +252,7 @@ def in_clips(folder: Path) -> set[str]:
 
 def test_burnt_in_subtitles_count_once_beside_a_sidecar(tmp_path: Path, settings: RunSettings) -> None:
     made = with_subtitles(tmp_path / "v001.mp4", [(text, 5.0) for text in LINES])
-    (tmp_path / "v001.srt").write_text(
-        "1\n00:00:00,100 --> 00:00:04,900\nWe grow tomatoes in the garden.\n\n"
-        "2\n00:00:05,100 --> 00:00:09,900\nThe harbour museum opens at nine.\n"
-    )
+    (tmp_path / "v001.srt").write_text(SUBTITLES)
     assert ingest(tmp_path / "both", [os.fsencode(made)], settings).indexed == 1
     (tmp_path / "v001.srt").unlink()
     assert ingest(tmp_path / "burnt", [os.fsencode(made)], settings).indexed == 1
@@ -263,6 +264,14 @@ def test_burnt_in_subtitles_count_once_beside_a_sidecar(tmp_path: Path, settings
         assert {match.track for match in hit.matches} == ({"speech", NAME} if folder.name == "both" else {NAME})
         counted = {modality: value for modality, value in hit.modalities.items() if value}
         assert counted.keys() == ({"speech"} if folder.name == "both" else {NAME})
+    (tmp_path / "v001.srt").write_text(SUBTITLES)
+    assert ingest(tmp_path / "burnt", [os.fsencode(made)], settings).reworded == 1
+    assert in_clips(tmp_path / "burnt") == {"visual", "speech"}, "as if it had been there"
+    (tmp_path / "v001.srt").unlink()
+    assert ingest(tmp_path / "both", [os.fsencode(made)], settings).reworded == 1
+    assert in_clips(tmp_path / "both") == {"visual", NAME}, "and one that goes"
+    for folder in (tmp_path / "both", tmp_path / "burnt"):
+        assert SearchEngine.open(folder).search("written:tomatoes") and verify(Library.open(folder)).clean
 
 
 def test_burnt_in_subtitles_count_once_beside_what_is_recognised(

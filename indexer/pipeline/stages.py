@@ -102,9 +102,9 @@ def assemble(
     prepared: Prepared, plan: UnitPlan, options: Options, read: Read, kept: ReusableUnit, encoder: PassageEncoder
 ) -> Indexed:
     """Return a unit's result: its clips with an embedding of every track, its text with times, and what was lost."""
-    tracks = _counted_once(read.tracks)
+    tracks = counted_once(read.tracks)
     clips = _clips(prepared, plan, read, kept)
-    clips = with_embeddings(clips, tracks, encoder, kept.vectors if kept.keeps_clips else ())
+    clips = with_embeddings(clips, tracks, encoder, _valid_vectors(kept, tracks))
     segments = sorted((s for track in tracks.values() for s in track.segments), key=lambda s: (s.start_s, s.end_s))
     reasons = [kept.stored.error if kept.keeps_clips else "", _damage(read.end) if read.has_frames else ""]
     reasons += [problem for track in tracks.values() for problem in track.problems]
@@ -206,7 +206,7 @@ def _end_s(video: Video, record: FrameRecord, end: ReadEnd) -> float:
     return max(last_s, record.times_s[-1]) if end.error else max(video.end_s, last_s)
 
 
-def _counted_once(tracks: Mapping[ModalityName, Track]) -> dict[ModalityName, Track]:
+def counted_once(tracks: Mapping[ModalityName, Track]) -> dict[ModalityName, Track]:
     """Return the tracks, text on the picture without the windows that repeat what is said."""
     said = [s for m, track in tracks.items() if get_modality(m).origin == "audio" for s in track.segments]
     return {
@@ -215,6 +215,14 @@ def _counted_once(tracks: Mapping[ModalityName, Track]) -> dict[ModalityName, Tr
         else track
         for m, track in tracks.items()
     }
+
+
+def _valid_vectors(kept: ReusableUnit, tracks: Mapping[ModalityName, Track]) -> frozenset[ModalityName]:
+    """Return the modalities whose stored embeddings are of the same text as their tracks."""
+    if not kept.keeps_clips:
+        return frozenset()
+    before = counted_once({modality: stored_track(kept.stored, modality) for modality in tracks})
+    return frozenset(m for m, track in tracks.items() if m in kept.vectors and track.windows == before[m].windows)
 
 
 # --- tracks to clips ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, embedded, prepare
-from vfindex.indexer.pipeline.stages import clip_vectors, decode, segments_of
+from vfindex.indexer.pipeline.stages import clip_vectors, counted_once, decode, segments_of
 from vfindex.indexer.runs.report import Progress
 from vfindex.indexer.runs.run import Run
 from vfindex.indexer.scan.walk import Found
@@ -32,8 +32,8 @@ from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
 from vfindex.storage.db.units import IndexedUnit, indexed_units
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import BUG, Problem, VfindexError, VideoError, counted
-from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import Attempt, Segment, UnitPlan
+from vfindex.storage.modalities import ModalityName, timed_text_modalities
+from vfindex.storage.records import Attempt, FloatArray, Segment, UnitPlan
 from vfindex.storage.writer import Writer
 
 ROUNDING_S = 1e-3  # subtitle times are in milliseconds
@@ -191,6 +191,7 @@ class _Refresh:
             text=known.vector,
             said=(*said, *written),
             problem=problem,
+            others=_others(units, said, self._text),
         )
 
 
@@ -247,6 +248,25 @@ def _transcript(unit: IndexedUnit, track: Track, modality: ModalityName, encoder
     others = (v if v is not track.whole else None for v in vectors)
     by_clip = {clip[0]: vector for clip, vector in zip(unit.clips, others, strict=True) if vector is not None}
     return UnitTranscript(unit.id, track.segments, by_clip, track.coverage, modality)
+
+
+def _others(
+    units: Sequence[IndexedUnit], said: Sequence[UnitTranscript], encoder: PassageEncoder
+) -> dict[ModalityName, dict[int, FloatArray | None]]:
+    """Return modality -> clip id -> vector, of lines on the picture where the transcript repeats others now."""
+    found: dict[ModalityName, dict[int, FloatArray | None]] = {}
+    for unit, new in zip(units, said, strict=True):
+        stored = {m: _timed_track(segments_of(unit.segments, m)) for m in timed_text_modalities()}
+        before, now = counted_once(stored), counted_once({**stored, new.track: _timed_track(new.segments)})
+        for modality, track in now.items():
+            if modality != new.track and track.windows != before[modality].windows:
+                vectors = clip_vectors(track, [clip[1:] for clip in unit.clips], encoder)
+                found.setdefault(modality, {}).update(zip((c[0] for c in unit.clips), vectors, strict=True))
+    return found
+
+
+def _timed_track(segments: tuple[Segment, ...]) -> Track:
+    return Track("", segments, tuple(windows(segments)))
 
 
 def _uncovered(prepared: Prepared, units: Sequence[IndexedUnit]) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ from vfindex.indexer.extractors.base import Known
 from vfindex.indexer.models.base import PassageEncoder
 from vfindex.indexer.models.presets import models_of
 from vfindex.indexer.pipeline.prepare import embedded
-from vfindex.indexer.pipeline.stages import ReusableUnit, stored_track, with_embeddings
+from vfindex.indexer.pipeline.stages import ReusableUnit, counted_once, stored_track, with_embeddings
 from vfindex.storage.db.units import StoredUnit, committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem
@@ -125,7 +125,7 @@ class VideoCopier:
             m: text.text_track(known, plan) if get_modality(m).origin == "metadata" else stored_track(unit, m)
             for m in modalities
         }
-        clips = with_embeddings(unit.clips, tracks, self._encoder, self._reuse.vectors)
+        clips = with_embeddings(unit.clips, counted_once(tracks), self._encoder, self._reuse.vectors)
         segments = tuple(segment for segment in unit.segments if segment.track in modalities)
         return replace(unit, clips=clips, segments=segments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, select, text, update
@@ -120,6 +120,7 @@ class TranscriptUpdate:
     """A video's new title, tags and documents, and its new text by unit and track. problem: or None.
 
     text: (dim,) of the modality with documents, for the clips to which `said` gives no other vector of it, or None.
+    others: modality -> clip id -> its new vector, or None for none, of tracks whose segments stay.
     """
 
     title: str
@@ -129,6 +130,7 @@ class TranscriptUpdate:
     text: FloatArray | None
     said: tuple[UnitTranscript, ...]
     problem: Problem | None = None
+    others: Mapping[ModalityName, Mapping[int, FloatArray | None]] = field(default_factory=dict)
 
 
 def update_transcript(connection: Connection, video_id: int, words: TranscriptUpdate) -> None:
@@ -141,6 +143,8 @@ def update_transcript(connection: Connection, video_id: int, words: TranscriptUp
     connection.execute(delete(schema.embedding).where(e.modality.in_(tracks | {titled}), e.clip_id.in_(clips)))
     for said in words.said:
         _insert_said(connection, video_id, said)
+    for modality, vectors in words.others.items():
+        _replace_vectors(connection, modality, vectors)
     if words.text is not None:
         others = {clip_id for said in words.said if said.track == titled for clip_id in said.vectors}
         packed = pack_vector(words.text)
@@ -160,6 +164,14 @@ def update_transcript(connection: Connection, video_id: int, words: TranscriptUp
         )
     )
     put(connection, "changed", "stale")
+
+
+def _replace_vectors(connection: Connection, modality: ModalityName, vectors: Mapping[int, FloatArray | None]) -> None:
+    e = schema.embedding.c
+    for clip_id, vector in vectors.items():
+        connection.execute(delete(schema.embedding).where(e.modality == modality, e.clip_id == clip_id))
+        if vector is not None:
+            insert_embedding(connection, clip_id, modality, pack_vector(vector))
 
 
 def _insert_said(connection: Connection, video_id: int, said: UnitTranscript) -> None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from library_maker import axis, clip
 from media import Shot, make_video
 
 from vfindex.indexer.media.decoder import Decoder, Limits, ReadEnd
+from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import prepare, stages
 from vfindex.indexer.pipeline.prepare import Prepared, plan_units
-from vfindex.indexer.pipeline.stages import time_share
+from vfindex.indexer.pipeline.stages import NOTHING_READ, Read, ReusableUnit, assemble, stored_track, time_share
 from vfindex.indexer.runs import scheduler
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
 from vfindex.storage.library import Library
-from vfindex.storage.records import UnitPlan, Video
+from vfindex.storage.records import FloatArray, Segment, UnitPlan, UnitResult, Video
 
 Run = Callable[[], Report]
+LINE = "we grow tomatoes in the garden"
+OPTIONS = Options(Sampling("keyframes"), asr=True)
 
 
 def cuts(start_s: float, end_s: float, keyframes: dict[float, float]) -> list[float | None]:
@@ -147,3 +153,36 @@ def test_a_unit_is_decoded_within_its_share(tmp_path: Path, run: Run, monkeypatc
     monkeypatch.setattr(stages, "RATE_BYTES_S", 0)
     assert run().indexed == 1
     assert len([share for share in asked if share < 1]) == 3, "three units"
+
+
+class Sentences:
+    """A text model: a text lies along the axis of its length."""
+
+    dim = 4
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        return np.stack([axis(len(text) % 4) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("said_now", "modalities"), [(LINE, {"visual", "speech"}), ("go", {"visual", "speech", "screen"})]
+)
+def test_kept_text_on_the_picture_is_embedded_again_if_a_new_transcript_repeats_other_lines(
+    said_now: str, modalities: set[str]
+) -> None:
+    shown = Segment(0.0, 1.0, LINE, "frames", track="screen", box=(0.1, 0.8, 0.9, 0.9))
+    for said_before in (LINE, "stop"):
+        screen = {} if said_before == LINE else {"screen": axis(1)}
+        one = clip(0, 1, visual=axis(0), speech=axis(2))
+        one = replace(one, embeddings={**one.embeddings, **screen})
+        stored = UnitResult((one,), (heard(said_before), shown))
+        kept = ReusableUnit(stored, frozenset({"visual", "screen"}), frozenset({"visual", "screen"}))
+        now = UnitResult(stored.clips, (heard(said_now), shown))
+        read = Read(NOTHING_READ, False, {m: stored_track(now, m) for m in ("visual", "speech", "screen")})
+        result = assemble(cast(Prepared, None), UnitPlan(0), OPTIONS, read, kept, Sentences()).result
+        assert result.clips[0].embeddings.keys() == modalities
+        assert result.segments == (heard(said_now), shown)
+
+
+def heard(text: str) -> Segment:
+    return Segment(0.0, 1.0, text, "asr")
