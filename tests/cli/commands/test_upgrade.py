@@ -31,7 +31,7 @@ class Sentences:
         return np.stack([axis(1) for _ in texts])
 
 
-def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: object) -> Setup:
+def install(writer: Writer, choice: Choice, sampling: str, cache: Path, **_: object) -> Setup:
     """Install the models named, all of eight dimensions."""
     names = {"visual": choice.visual or "", "text": choice.text or "", "speech": choice.speech or ""}
     models = dict(SETUP.models)

@@ -68,7 +68,7 @@ class Sentences:
         return np.stack([axis(len(text) % NEW_DIM, NEW_DIM) for text in texts])
 
 
-def install(writer: Writer, choice: Choice, sampling: str, cache: Path, *, say: object) -> Setup:
+def install(writer: Writer, choice: Choice, sampling: str, cache: Path, **_: object) -> Setup:
     """Install the models named, as `models.install` does; any text model but T has NEW_DIM dimensions."""
     names = {"visual": choice.visual or "V", "text": choice.text or "T", "speech": choice.speech or "S"}
     if names["text"] == "missing":
