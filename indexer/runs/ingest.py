@@ -53,7 +53,7 @@ def ingest(
         if settings.ocr is not None:
             _check_ocr(found, settings.ocr)
             put_reads_screen(writer.catalog, settings.ocr)
-        hints.extend(filter(None, [_unread(writer, found), _without_screen(found, settings, is_new)]))
+        hints.extend(filter(None, [_unread(writer), _without_screen(found, settings, is_new)]))
         if is_new and settings.choice == Choice():
             hints.extend(filter(None, [better_models(found)]))
         return found
@@ -97,7 +97,7 @@ def _without_screen(setup: Setup, settings: RunSettings, is_new: bool) -> str:
     )
 
 
-def _unread(writer: Writer, setup: Setup) -> str:
+def _unread(writer: Writer) -> str:
     """Return a sentence if an upgrade would read text on the screen that was not read, else ""."""
     if not reads_screen(writer.catalog):
         return ""
