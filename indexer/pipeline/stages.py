@@ -168,13 +168,11 @@ def _clips(prepared: Prepared, plan: UnitPlan, read: Read, kept: ReusableUnit) -
     """Return a unit's clips: the stored ones, or those cut by the track with frames, without embeddings."""
     for track in read.tracks.values():
         if track.frames is not None:
-            return _cut(prepared.video, plan, track.frames, track.vectors, read.end)
+            return _cut(prepared.video, plan, track.frames, track.vectors, read)
     return kept.stored.clips
 
 
-def _cut(
-    video: Video, plan: UnitPlan, record: FrameRecord, stored: FloatArray | None, end: ReadEnd
-) -> tuple[Clip, ...]:
+def _cut(video: Video, plan: UnitPlan, record: FrameRecord, stored: FloatArray | None, read: Read) -> tuple[Clip, ...]:
     """stored: (n, dim), the vectors of the frames, stored with the clips; None without an image model."""
     if not record.times_s:
         return ()  # a part of a video without frames
@@ -182,7 +180,7 @@ def _cut(
     vectors = np.sqrt(record.histograms) if stored is None else stored
     times_s = np.asarray(record.times_s)
     start_s = plan.start_s if plan.start_s is not None else min(video.start_s, record.times_s[0])
-    end_s = plan.end_s if plan.end_s is not None else _end_s(video, record, end)
+    end_s = plan.end_s if plan.end_s is not None else _end_s(video, record, read)
     clips = []
     for span in cut_clips(vectors, record.histograms, times_s, start_s=start_s, end_s=end_s):
         frames = vectors[span.first : span.last]
@@ -200,10 +198,11 @@ def _cut(
     return tuple(clips)
 
 
-def _end_s(video: Video, record: FrameRecord, end: ReadEnd) -> float:
-    """Return the end of the video: from its header, unless reading stopped early."""
-    last_s = end.last_s if end.last_s is not None else record.times_s[-1]
-    return max(last_s, record.times_s[-1]) if end.error else max(video.end_s, last_s)
+def _end_s(video: Video, record: FrameRecord, read: Read) -> float:
+    """Return the end of the video: from its header, unless reading stopped early, or of what is heard after it."""
+    last_s = max(read.end.last_s if read.end.last_s is not None else 0.0, record.times_s[-1])
+    heard_s = [s.end_s for track in read.tracks.values() for s in track.segments if s.source == "asr"]
+    return max(last_s if read.end.error else max(video.end_s, last_s), *heard_s, 0.0)
 
 
 def counted_once(tracks: Mapping[ModalityName, Track]) -> dict[ModalityName, Track]:

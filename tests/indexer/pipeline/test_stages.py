@@ -13,7 +13,9 @@ import pytest
 from library_maker import axis, clip
 from media import Shot, make_video
 
-from vfindex.indexer.media.decoder import Decoder, Limits, ReadEnd
+from vfindex.indexer.extractors.base import Track
+from vfindex.indexer.extractors.frame_record import FrameRecord
+from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap, Limits, ReadEnd
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline import prepare, stages
 from vfindex.indexer.pipeline.prepare import Prepared, plan_units
@@ -186,3 +188,17 @@ def test_kept_text_on_the_picture_is_embedded_again_if_a_new_transcript_repeats_
 
 def heard(text: str) -> Segment:
     return Segment(0.0, 1.0, text, "asr")
+
+
+@pytest.mark.parametrize(("source", "end_s"), [("asr", 9.5), ("sidecar", 3.0)])
+def test_the_last_clip_has_what_is_heard_after_the_picture(source: str, end_s: float) -> None:
+    """Subtitles after the picture are of a longer cut; what is heard there is of this video."""
+    record = FrameRecord()
+    for time_s in (0.0, 1.0, 2.0):
+        record.add(Frame(time_s, np.zeros((32, 32, 3), np.uint8), FrameTap(32)))
+    late = Segment(6.0, 9.5, LINE, source)
+    visual = Track("3 frames", vectors=np.stack([axis(0)] * 3), frames=record)
+    read = Read(NOTHING_READ, True, {"visual": visual, "speech": Track(segments=(late,))})
+    nothing = ReusableUnit(UnitResult((), ()), frozenset(), frozenset())
+    result = assemble(prepared(1, 3.0), UnitPlan(0), OPTIONS, read, nothing, Sentences()).result
+    assert [(each.start_s, each.end_s) for each in result.clips] == [(0.0, end_s)]
