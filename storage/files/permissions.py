@@ -42,6 +42,8 @@ def has_file(path: Path) -> bool:
 
 def refuse_unreadable(path: Path) -> None:
     """Raise LibraryError if `path` exists and is not a file, or is one that this user may not read."""
+    if not os.path.lexists(path):
+        return  # asked first: SQLite creates its log at any time
     if has_file(path):
         if not is_allowed(path, os.R_OK):
             raise unreadable(path)

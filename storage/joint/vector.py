@@ -90,7 +90,8 @@ class ModalitySpec:
 
     def along(self, vectors: FloatArray, direction: FloatArray) -> FloatArray:
         """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without computing the centred rows."""
-        return np.asarray(self.scale * (vectors @ direction - self.mean @ direction), dtype=np.float32)
+        with np.errstate(invalid="ignore"):  # BLAS may compute with what lies behind a row, and drops the result
+            return np.asarray(self.scale * (vectors @ direction - self.mean @ direction), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

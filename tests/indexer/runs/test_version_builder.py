@@ -23,7 +23,7 @@ from vfindex.indexer.runs import upgrade as upgrading
 from vfindex.indexer.runs import version_builder
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import UpgradeReport
-from vfindex.indexer.runs.reuse import Reuse, VideoCopier
+from vfindex.indexer.runs.reuse import VideoCopier
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.search.engine import SearchEngine
@@ -277,30 +277,6 @@ def test_without_a_choice_a_library_gets_what_its_preset_has_now(
     assert report.swapped and (report.before["speech"], report.after["speech"]) == (FORMER_SPEECH, LITE_SPEECH)
     assert (report.after["visual"], report.after["text"]) == ("V", "T")
     assert run(Choice()).version == 0
-
-
-def test_text_on_the_picture_that_is_said_counts_once_when_it_is_embedded_again(tmp_path: Path) -> None:
-    names = ("visual", "speech", "screen")
-    setup = replace(OLD, models={"visual": "V", "speech": "T", "screen": "T"})
-    line = "we grow tomatoes in the garden"
-    with writing(tmp_path / "old") as writer, writing(tmp_path / "new") as into:
-        writer.install(setup, {m: prior() for m in names}, {})
-        dims = {"visual": DIM, "speech": NEW_DIM, "screen": NEW_DIM}
-        new = replace(setup, models={"visual": "V", "speech": "T2", "screen": "T2"})
-        into.install(new, {m: prior(dims[m]) for m in names}, {})
-        video_id = writer.catalog.begin_video(video("one"), [UnitPlan(0)], recognised=True)
-        [(unit_id, _)] = writer.catalog.pending_units(video_id)
-        said = Segment(0.0, 0.9, line, "sidecar", "en")
-        shown = Segment(0.0, 1.0, line, "frames", "en", track="screen", box=(0.1, 0.8, 0.9, 0.9))
-        one = clip(0, 1, visual=axis(1), speech=axis(2))
-        writer.catalog.commit_unit(video_id, unit_id, UnitResult((one,), (said, shown), {}))
-        writer.catalog.finish_video(video_id, place("one"), [])
-        with writer.library.snapshot() as snapshot:
-            [stored] = snapshot.videos()
-        VideoCopier(writer.library, into, Reuse.between(setup, new), Sentences()).copy(stored, recognised=True)
-    [(_, _, vectors)] = contents(tmp_path / "new").values()
-    assert vectors.embeddings.keys() == {"visual", "speech"}
-    assert len(transcripts(tmp_path / "new")) == len(transcripts(tmp_path / "old"))
 
 
 def test_an_interrupted_copy_is_resumed_unit_by_unit(

@@ -293,3 +293,19 @@ def test_a_link_to_itself_is_not_a_database(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(name)
         with pytest.raises(LibraryError, match="is no file; move it away"):
             refuse_unreadable(tmp_path / name)
+
+
+def test_a_log_that_appears_meanwhile_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "library.db-shm"
+    for name in ("stat", "lstat"):
+        real = getattr(os, name)
+
+        def late(path: Any, real: Any = real, **options: Any) -> os.stat_result:
+            try:
+                return real(path, **options)
+            finally:
+                log.touch()
+
+        monkeypatch.setattr(os, name, late)
+    refuse_unreadable(log)
+    assert log.exists()
