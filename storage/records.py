@@ -45,8 +45,8 @@ class Segment:
     """A piece of text of [start_s, end_s). track: its modality.
 
     language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for what is recognised, None for subtitles.
-    box: where its text stands on the picture, None for text that stands on none. word_times: where each word stands in
-    the text, and when it begins, to 0.01 s; empty where unknown. speakers: names, of subtitles that have them.
+    box: where its text stands on the picture, None for text that stands on none. word_times: the position of each word
+    in the text, and when it begins, to 0.01 s; empty where unknown. speakers: names, of subtitles that have them.
     Raises ValueError on an empty text or a span that runs backwards.
     """
 

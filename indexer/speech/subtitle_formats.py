@@ -189,7 +189,7 @@ def _sayable(cues: Iterable[Cue]) -> tuple[list[Cue], int]:
 
 
 def cue(start_s: float, end_s: float, lines: Iterable[str], speakers: Iterable[str] = ()) -> Cue | None:
-    """Return a cue of the lines that contain words, or None without any. speakers: names as they stand in the file."""
+    """Return a cue of the lines that contain words, or None without any. speakers: names as in the file."""
     kept = []
     room = MAX_CUE_CHARS
     for line in lines:

@@ -31,7 +31,7 @@ class Transcript:
 
 
 def placed(text: str, words: Iterable[tuple[float, str]]) -> WordTimes:
-    """Return where words stand in a text and when they begin, as `Segment` has it; those without letters are left out.
+    """Return the positions and starts of words in a text, as `Segment` has them; those without letters are left out.
 
     words: in order, (seconds after the start of the segment, word as in the text).
     """

@@ -328,7 +328,7 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
 
 
 def word_times(text: str, words: Sequence[tuple[float, str]], window: Window, span_s: tuple[float, float]) -> WordTimes:
-    """Return where the words of a segment stand in its text and when they begin, as `Segment` has it.
+    """Return the positions of the words in the text of a segment and when they begin, as `Segment` has it.
 
     words: in order, with times of the window; one that begins in a pause begins with the voice after it. span_s: the
     segment's start and end in the window.

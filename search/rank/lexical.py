@@ -344,7 +344,7 @@ def _phrase_spans(document: WordMatch, phrase: str) -> list[tuple[float, float]]
 
 
 def _count(text: Sequence[str], words: Sequence[str]) -> int:
-    """Return how often words stand in a text."""
+    """Return how often words occur in a text."""
     return sum(list(text[i : i + len(words)]) == list(words) for i in range(len(text) - len(words) + 1))
 
 

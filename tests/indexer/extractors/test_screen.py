@@ -35,7 +35,7 @@ def extracted(ocr: Any, frames: Sequence[tuple[float, Picture]], **of: Any) -> T
 
 
 class Written:
-    """Instead of OCR: reads what a test says stands in each frame that is read, in turn."""
+    """Instead of OCR: reads what a test gives for each frame that is read, in turn."""
 
     def __init__(self, *frames: Sequence[tuple[Any, ...]]) -> None:
         self._frames = list(frames)

@@ -6,12 +6,10 @@ All tests that need torch are in this file, so that one worker imports it once.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from exporting import exports_in_this_process
 from sentence_transformers import SentenceTransformer
 from tiny_models import CLIP, CLIP_PIXELS, CLIP_SIZE_PX, make_open_clip, make_siglip
 from tiny_sentences import make_e5
 
 from vfindex.indexer.models.export import cache as export_cache
-from vfindex.indexer.models.export import graph
 from vfindex.indexer.models.export.cache import ensure_part
 from vfindex.indexer.models.export.calibration_images import calibration_images
 from vfindex.indexer.models.export.graph import PARITY, check_parity
@@ -70,23 +68,8 @@ def least_cosine(found: FloatArray, expected: FloatArray) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def children() -> Iterator[list[str]]:
-    """Let exports run in this process, which has torch already; return what was exported."""
-    made: list[str] = []
-
-    @contextmanager
-    def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int) -> Iterator[None]:
-        assert threads >= 1
-        made.append(what)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", [module, *arguments])
-            graph.main(importlib.import_module(module).EXPORTS)
-        yield
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_cache, "exporting", exporting)
+    with exports_in_this_process() as made:
         yield made
-    torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @pytest.fixture(scope="module")

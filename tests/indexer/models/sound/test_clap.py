@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from exporting import exports_in_this_process
 from tiny_clap import DIM, FEATURES, make_clap
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-from vfindex.indexer.models.export import cache as export_cache
-from vfindex.indexer.models.export import graph
 from vfindex.indexer.models.export.cache import ensure_part
 from vfindex.indexer.models.export.graph import PARITY
 from vfindex.indexer.models.priors import SOUND_VECTORS, audio_prior
@@ -32,20 +29,8 @@ TEXTS = ["a dog barks", "", "  Rain &amp; thunder\r\n", "犬が吠える ½ 🐶
 
 @pytest.fixture(scope="module", autouse=True)
 def exports_here() -> Iterator[None]:
-    """Let exports run in this process, which has torch already."""
-
-    @contextmanager
-    def exporting(module: str, arguments: Sequence[str], *, what: str, threads: int) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", [module, *arguments])
-            graph.main(importlib.import_module(module).EXPORTS)
+    with exports_in_this_process():
         yield
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_cache, "exporting", exporting)
-        yield
-    torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @pytest.fixture(scope="module")
