@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from vfindex.search.calibration.labels import META_KEY, Labeller
 from vfindex.search.query.encode import EncodedQuery
-from vfindex.search.query.filters import unmatched_globs
+from vfindex.search.query.filters import unmatched, unmatched_in_all
 from vfindex.search.query.hints import hints
 from vfindex.search.query.like import Like
 from vfindex.search.query.request import Request
@@ -55,13 +55,12 @@ def find_hits(libraries: Sequence[Library], views: Sequence[View], encoded: Enco
     is_calibrated = first.rank_weights is None and not encoded.has_images
     stored = [view.snapshot.get(META_KEY) if is_calibrated else None for view in views]
     labeller = Labeller.of(stored, encoded.query, first.spec)
-    unmatched = [unmatched_globs(view.snapshot, encoded.query.filters) for view in views]
     lacking = [m for m in modality_names() if not any(m in view.setup.models for view in views)]
     return Hits(
         [_hit(rank, result, details, labeller) for rank, result in enumerate(results, start=1)],
         hints(
             encoded.query,
-            [glob for glob in unmatched[0] if all(glob in each for each in unmatched)],
+            unmatched_in_all([unmatched(view.snapshot, encoded.query.filters) for view in views]),
             {m: _lacking(m) for m in lacking},
         ),
         query=str(request.text),

@@ -21,8 +21,8 @@ from vfindex.search.calibration.labels import Label, check_label
 from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
 from vfindex.search.engine import SearchEngine, answer, library_path, naming
 from vfindex.search.query.ast import Combination, Filters, Query
-from vfindex.search.query.filters import filtered, unmatched_globs
-from vfindex.search.query.hints import glob_hints
+from vfindex.search.query.filters import filtered, unmatched
+from vfindex.search.query.hints import filter_hints
 from vfindex.search.query.like import Like, clip_among, video_among
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request, check_filters
@@ -153,7 +153,7 @@ class SearchService:
         with self.engine.library().snapshot() as snapshot:
             passing = filtered(snapshot, chosen)
             ids = [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
-            return ids, tuple(glob_hints(unmatched_globs(snapshot, chosen)))
+            return ids, tuple(filter_hints(unmatched(snapshot, chosen)))
 
     @again_if_changed
     def _page(self, ids: Sequence[int], hints: tuple[Hint, ...], chosen: Sequence[int]) -> VideoList:

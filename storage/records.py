@@ -32,11 +32,11 @@ FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 class Hint:
     """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
-    kind: a negation that excludes nothing, a glob of `in:` or of `--exclude` that matches nothing, a prefix of what the
-    library lacks.
+    kind: a negation that excludes nothing, a value of `in:`, `lang:` or `speaker:` or a glob of `--exclude` that matches
+    nothing, a prefix of what the library lacks.
     """
 
-    kind: Literal["negation", "in", "exclude", "lacking"]
+    kind: Literal["negation", "in", "lang", "speaker", "exclude", "lacking"]
     text: str
 
 

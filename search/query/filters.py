@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ _DATE_TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date_utc", "
 _DAY_NS = 86_400 * 10**9
 # Camera clocks that were never set start in 1904, 1970 or 1980.
 _FIRST_YEAR = 1981
+# Names that a hint suggests; and the speakers of a library that are compared for it, 0.1 s of them.
+_NEAR, _COMPARED = 3, 5000
 _DAY = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?!\d)")
 
 
@@ -103,9 +107,46 @@ def filtered(snapshot: Snapshot, filters: Filters) -> frozenset[int] | None:
     return kept(cached, filters, lambda: _passing(snapshot, filters))
 
 
-def unmatched_globs(snapshot: Snapshot, filters: Filters) -> list[str]:
-    """Return the globs of `in:` that match no path of a searchable video."""
-    return [glob for glob in filters.inside if not _inside(snapshot, glob)]
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """A value of a filter that no searchable video has. near: what the library has instead, the most alike first."""
+
+    filter: Literal["in", "lang", "speaker"]
+    value: str
+    near: tuple[str, ...] = ()
+
+
+def unmatched(snapshot: Snapshot, filters: Filters) -> list[Unmatched]:
+    """Return the values of `in:`, `lang:` and `speaker:` that match nothing."""
+    found = [Unmatched("in", glob) for glob in filters.inside if not _inside(snapshot, glob)]
+    for language in filters.languages:
+        if not _spoken(snapshot, [language]):
+            found.append(Unmatched("lang", language, tuple(sorted(filter(None, _languages(snapshot))))))
+    for name in filters.speakers:
+        if not _named(snapshot, [name]):
+            found.append(Unmatched("speaker", name, _alike(name, _speakers(snapshot))))
+    return found
+
+
+def unmatched_in_all(libraries: Sequence[Sequence[Unmatched]]) -> list[Unmatched]:
+    """Return the values that match nothing in any of several libraries, with what all of them have instead."""
+    first, *others = ({(each.filter, each.value): each for each in found} for found in libraries)
+    return [
+        replace(each, near=tuple(dict.fromkeys([*each.near, *(name for other in others for name in other[key].near)])))
+        for key, each in first.items()
+        if all(key in other for other in others)
+    ]
+
+
+def _alike(name: str, speakers: Mapping[str, frozenset[int]]) -> tuple[str, ...]:
+    """Return the speakers with a name, or a word of it, that is spelt like `name`."""
+    spelt: dict[str, dict[str, None]] = {}
+    for one in [one for joined in speakers for one in joined.splitlines()][:_COMPARED]:
+        words = plain_words(one)
+        for spelling in {" ".join(words), *words}:
+            spelt.setdefault(spelling, {})[one] = None
+    near = get_close_matches(" ".join(plain_words(name)), spelt, n=_NEAR)
+    return tuple(dict.fromkeys(one for spelling in near for one in spelt[spelling]))[:_NEAR]
 
 
 def _inside(snapshot: Snapshot, glob: str) -> frozenset[int]:
@@ -156,7 +197,7 @@ def _named(snapshot: Snapshot, names: Sequence[str]) -> dict[str, frozenset[int]
 
     Whole words are compared, as in a phrase. Names are few; they are read once a commit.
     """
-    stored: dict[str, frozenset[int]] = snapshot.remembered("speakers", snapshot.videos_by_speakers)
+    stored = _speakers(snapshot)
     wanted = [" ".join(words) for words in map(plain_words, names)]
     return {
         speakers: videos
@@ -165,11 +206,21 @@ def _named(snapshot: Snapshot, names: Sequence[str]) -> dict[str, frozenset[int]
     }
 
 
+def _speakers(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:
+    """Return the speakers of segments, one a line -> their videos."""
+    return snapshot.remembered("speakers", snapshot.videos_by_speakers)
+
+
+def _languages(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:
+    return snapshot.remembered("languages", snapshot.videos_by_language)
+
+
 def _spoken(snapshot: Snapshot, languages: Sequence[str]) -> frozenset[int]:
     """Return the videos with a transcript in any of the languages: `en` includes `en-US`, not `eng`."""
-    by_language: dict[str, frozenset[int]] = snapshot.remembered("languages", snapshot.videos_by_language)
     prefixes = tuple(f"{language}-" for language in languages)
-    return frozenset().union(*(videos for name, videos in by_language.items() if f"{name}-".startswith(prefixes)))
+    return frozenset().union(
+        *(videos for name, videos in _languages(snapshot).items() if f"{name}-".startswith(prefixes))
+    )
 
 
 def recorded_on(tags: Mapping[str, str], locations: Sequence[Location]) -> date | None:

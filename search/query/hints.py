@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from vfindex.search.query.ast import STOP_WORDS, Query, Term
+from vfindex.search.query.filters import Unmatched
 from vfindex.storage.modalities import ModalityName, get_modality
 from vfindex.storage.records import Hint
 from vfindex.storage.text.folding import folded
@@ -23,14 +24,14 @@ _MARKS = ",.;:!?()[]'\"…"
 
 
 def hints(
-    query: Query, unmatched: Sequence[str], lacking: Mapping[ModalityName, str] = MappingProxyType({})
+    query: Query, unmatched: Sequence[Unmatched], lacking: Mapping[ModalityName, str] = MappingProxyType({})
 ) -> tuple[Hint, ...]:
     """Return the hints for a query.
 
-    unmatched: globs of `in:` that match no path of the library. lacking: the modalities that the library does not have,
-    with the sentence that says so.
+    unmatched: values of filters that match nothing. lacking: the modalities that the library does not have, with the
+    sentence that says so.
     """
-    collected = glob_hints(unmatched)
+    collected = filter_hints(unmatched)
     for moment in query.moments:
         for name in dict.fromkeys(term.modality for term in moment.terms if term.modality):
             if name not in lacking:
@@ -43,12 +44,20 @@ def hints(
     return tuple(dict.fromkeys(collected))
 
 
-def glob_hints(unmatched: Sequence[str]) -> list[Hint]:
-    """Return the hints for globs of `in:` that match no path of the library."""
-    return [
-        Hint("in", f"in:{glob} matches no path in this library; * stands for any characters, and case counts")
-        for glob in unmatched
-    ]
+def filter_hints(unmatched: Sequence[Unmatched]) -> list[Hint]:
+    """Return the hints for values of filters that match nothing in the library."""
+    return [Hint(each.filter, _unmatched(each)) for each in unmatched]
+
+
+def _unmatched(value: Unmatched) -> str:
+    near = ", ".join(value.near)
+    if value.filter == "in":
+        return f"in:{value.value} matches no path in this library; * stands for any characters, and case counts"
+    if value.filter == "lang":
+        there = f"the languages are: {near}" if near else "no transcript has a language"
+        return f"lang:{value.value} matches no transcript in this library; {there}"
+    there = f"names like it: {near}" if near else "whole words of a name are compared, case does not count"
+    return f"speaker:{value.value} matches no speaker that subtitles name in this library; {there}"
 
 
 def _negations(terms: Sequence[Term]) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from library_maker import DIM, axis, clip, install, video
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.filters import recorded_on
+from vfindex.search.service import SearchService
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.records import Clip, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer, writing
@@ -141,6 +142,28 @@ def test_a_speaker_chooses_clips(speaking: SearchEngine, text: str, expected: se
     hits = speaking.search(f"question {text}", per_video=9, top_k=20)
     starts = {(Path(h.video.decode()).name.split(".")[0], span.start_s) for h in hits if h.video for span in h.moments}
     assert {f"{name} {start_s:.0f}" for name, start_s in starts} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("speaker:jan", "speaker", "speaker:jan matches no speaker"),
+        ("speaker:jan", "speaker", "Jane Doe, Janet"),
+        ("speaker:zoee", "speaker", "names like it: Zo\u00eb Li"),
+        ('speaker:"jame doe"', "speaker", "names like it: Jane Doe"),
+        ("speaker:xyzzy", "speaker", "whole words of a name are compared"),
+        ("lang:fr", "lang", "lang:fr matches no transcript in this library; no transcript has a language"),
+    ],
+)
+def test_a_filter_that_matches_nothing_gives_a_hint(speaking: SearchEngine, text: str, kind: str, words: str) -> None:
+    [hint] = speaking.search(f"question {text}").hints
+    assert hint.kind == kind and words in hint.text
+    with SearchService(speaking.library().root) as service:
+        assert service.videos(text).hints == (hint,)
+
+
+def test_filters_that_match_give_no_hint(speaking: SearchEngine) -> None:
+    assert speaking.search("question speaker:jane speaker:zoe").hints == ()
 
 
 def test_two_moments_of_a_speaker(speaking: SearchEngine) -> None:
