@@ -32,8 +32,8 @@ FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 class Hint:
     """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
-    kind: a negation that excludes nothing, a value of `in:`, `lang:` or `speaker:` or a glob of `--exclude` that matches
-    nothing, a prefix of what the library lacks.
+    kind: a negation that excludes nothing, a value of `in:`, `lang:`, `speaker:` or `--exclude` that matches nothing, a
+    prefix of what the library lacks.
     """
 
     kind: Literal["negation", "in", "lang", "speaker", "exclude", "lacking"]

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 MAX_TIME_S = 100 * 3600.0  # the largest two-digit hour; later times are typing errors or overflow
 MAX_CUE_S = 600.0  # a cue shown for longer is a watermark or a broken end time
@@ -34,7 +35,8 @@ _SPACED = re.compile(r"(?<=\d)\s{0,3}([:.,])\s{0,3}(?=\d)")  # translation progr
 _SENTENCE = re.compile(r">\s{0,20}[\d:.,]{2,20}\s.{0,40}?(?<!\S)[^\W\d_]+[.,;!?]?(?!\S)")  # settings after the times
 _ARROW = re.compile(r"\d\s{0,4}(?:-{1,3}\s?>|[\u2013\u2014=]>|\u2192)")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>")
-_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]*)>")  # WebVTT's voice tag: <v Name>, <v.class Name>
+# WebVTT's voice tag, <v Name> or <v.class Name>, and its end; a name may hold "<" and entities, and ends at ">".
+_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^>]{0,320}+)>|</v>")
 _STAMP = re.compile(r"<(\d[\d:.]{2,20})>")
 _BLOCK = re.compile(r"\{([^{}]*)\}")
 _SRT_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
@@ -50,29 +52,37 @@ MAX_SPEAKERS, MAX_NAME_CHARS = 8, 80
 MAX_WORDS = 500  # with times, of one cue
 
 
+class Line(NamedTuple):
+    """A line of a cue without markup. speakers: the names of those who say it, in order."""
+
+    text: str
+    speakers: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Text shown in [start_s, end_s), line by line, without markup. speakers: their names, in order.
-
-    words: (start_s, text from there on) in order, of a cue that times its words.
-    """
+    """Text shown in [start_s, end_s). words: (start_s, text from there on) in order, of a cue that times its words."""
 
     start_s: float
     end_s: float
-    lines: tuple[str, ...]
-    speakers: tuple[str, ...] = ()
+    lines: tuple[Line, ...]
     words: tuple[tuple[float, str], ...] = ()
 
     @property
     def text(self) -> str:
         """The lines as one."""
-        return " ".join(self.lines)
+        return " ".join(line.text for line in self.lines)
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The speakers of all lines, each once."""
+        return tuple(dict.fromkeys(name for line in self.lines for name in line.speakers))[:MAX_SPEAKERS]
 
 
 # Start, end (None if unreadable) and the lines with their markup; of SubStation, the text and the name of who says it.
 Event = tuple[float, float | None, Sequence[str]]
-# Lines without markup, who says them, and (time, None: the cue's start; text from there on).
-Said = tuple[Iterable[str], Iterable[str], Iterable[tuple[float | None, str]]]
+# Lines without markup, each with its speakers, and (time, None: the cue's start; text from there on).
+Said = tuple[Iterable[tuple[str, Iterable[str]]], Iterable[tuple[float | None, str]]]
 UNREADABLE: Event = (math.nan, None, ())  # unreadable times
 
 
@@ -103,7 +113,7 @@ def read_cues(text: str, end_s: float = MAX_TIME_S) -> Cues:
         return _settle(_webvtt(text), _markup_free_lines, end_s)
     if _ARROW.search(text) and "[script info]" not in head.lower():
         return _settle(_subrip(text), _markup_free_lines, end_s)
-    return _settle(_substation(text), lambda raw: (_substation_lines(raw[0]), raw[1:], ()), end_s)
+    return _settle(_substation(text), lambda raw: (_substation_lines(raw[0], raw[1:]), ()), end_s)
 
 
 def read_packets(packets: Iterable[tuple[float, float, str]], codec: str, end_s: float = MAX_TIME_S) -> Cues:
@@ -149,8 +159,8 @@ def _paced(events: Sequence[Event], said_in: Callable[[Sequence[str]], Said], en
             dropped += 1
             continue
         backlog += 1
-        lines, speakers, words = said_in(raw)
-        made = cue(start_s, stop_s, lines, speakers)
+        lines, words = said_in(raw)
+        made = cue(start_s, stop_s, lines)
         if made is not None:
             cues.append(replace(made, words=_timed(made, words)))
     return cues, dropped
@@ -182,28 +192,29 @@ def _sayable(cues: Iterable[Cue]) -> tuple[list[Cue], int]:
             continue
         if len(each.text) > room:
             over += 1
-            each = replace(each, lines=(each.text[:room].strip(),))
+            each = replace(each, lines=(Line(each.text[:room].strip(), each.speakers),))
         backlog += len(each.text)
         kept.append(each)
     return kept, over
 
 
-def cue(start_s: float, end_s: float, lines: Iterable[str], speakers: Iterable[str] = ()) -> Cue | None:
-    """Return a cue of the lines that contain words, or None without any. speakers: names as in the file."""
+def cue(start_s: float, end_s: float, lines: Iterable[tuple[str, Iterable[str]]]) -> Cue | None:
+    """Return a cue of the lines that contain words, or None without any. lines: with the names as in the file."""
     kept = []
     room = MAX_CUE_CHARS
-    for line in lines:
+    for line, speakers in lines:
         words = plain(line[: 4 * MAX_CUE_CHARS])[:room].strip()
         if _LETTER.search(words):
-            kept.append(words)
+            kept.append(Line(words, _names(speakers)))
             room -= len(words)
         if room <= 0:
             break
-    if not kept or start_s >= end_s:
-        return None
+    return Cue(start_s, end_s, tuple(kept)) if kept and start_s < end_s else None
+
+
+def _names(speakers: Iterable[str]) -> tuple[str, ...]:
     names = (plain(name[: 4 * MAX_NAME_CHARS]) for name in islice(speakers, MAX_SPEAKERS))
-    named = dict.fromkeys(name for name in names if _LETTER.search(name) and len(name) <= MAX_NAME_CHARS)
-    return Cue(start_s, end_s, tuple(kept), tuple(named))
+    return tuple(dict.fromkeys(name for name in names if _LETTER.search(name) and len(name) <= MAX_NAME_CHARS))
 
 
 def _timed(shown: Cue, words: Iterable[tuple[float | None, str]]) -> tuple[tuple[float, str], ...]:
@@ -229,8 +240,9 @@ def collapse(cues: Iterable[Cue]) -> list[Cue]:
     for shown in sorted(cues, key=lambda c: (c.start_s, c.end_s, c.lines)):
         place = last_with.get(shown.text.casefold())
         if place is not None and shown.start_s <= kept[place].end_s + ADJOINING_S:
-            speakers = tuple(dict.fromkeys([*kept[place].speakers, *shown.speakers]))[:MAX_SPEAKERS]
-            kept[place] = replace(kept[place], end_s=max(kept[place].end_s, shown.end_s), speakers=speakers)
+            *lines, last = kept[place].lines
+            lines.append(Line(last.text, (*last.speakers, *shown.speakers)[:MAX_SPEAKERS]))
+            kept[place] = replace(kept[place], end_s=max(kept[place].end_s, shown.end_s), lines=tuple(lines))
         else:
             new = _unrepeated(shown, before)
             if new.lines:
@@ -243,16 +255,25 @@ def collapse(cues: Iterable[Cue]) -> list[Cue]:
 
 
 def _unrepeated(shown: Cue, before: Cue | None) -> Cue:
-    """Return the cue without the lines repeated from the previous one."""
+    """Return the cue without the lines repeated from the previous one, and their speakers."""
     if before is None or shown.start_s > before.end_s + ADJOINING_S:
         return shown
     for n in range(min(len(before.lines), len(shown.lines), 4), 0, -1):
-        if before.lines[-n:] == shown.lines[:n]:
-            return replace(shown, lines=shown.lines[n:], words=_words_from(len(" ".join(shown.lines[:n])), shown))
+        repeated = " ".join(line.text for line in shown.lines[:n])
+        if repeated == " ".join(line.text for line in before.lines[-n:]):
+            return replace(shown, lines=shown.lines[n:], words=_words_from(len(repeated), shown))
     if shown.text.startswith(before.text + " "):
         cut = len(before.text) + 1
-        return replace(shown, lines=(shown.text[cut:],), words=_words_from(cut, shown))
+        return replace(shown, lines=tuple(_lines_from(cut, shown)), words=_words_from(cut, shown))
     return shown
+
+
+def _lines_from(cut: int, shown: Cue) -> Iterator[Line]:
+    """Yield the lines of a cue behind a place in its text."""
+    for line in shown.lines:
+        if cut < len(line.text):
+            yield Line(line.text[max(cut, 0) :], line.speakers)
+        cut -= len(line.text) + 1
 
 
 def _words_from(cut: int, shown: Cue) -> tuple[tuple[float, str], ...]:
@@ -347,8 +368,21 @@ def _webvtt(text: str) -> Iterator[Event]:
 
 
 def _markup_free_lines(lines: Sequence[str]) -> Said:
-    names = (_resolved(name) for line in lines for name in _VOICE.findall(line))
-    return map(_markup_free, lines), names, (word for line in lines for word in _words(line))
+    voiced = list(_voiced(lines))
+    said = ((_markup_free(line), map(_resolved, names)) for line, names in voiced)
+    return said, (word for line, _ in voiced for word in _words(line))
+
+
+def _voiced(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each line without voice tags, and who says it: a voice lasts to the next tag, over ends of lines."""
+    voice = ""
+    for line in lines:
+        names, at = [], 0
+        for tag in _VOICE.finditer(line):
+            names += [voice] if voice and line[at : tag.start()].strip() else []
+            voice, at = tag[1] or "", tag.end()
+        names += [voice] if voice and line[at:].strip() else []
+        yield _VOICE.sub(" ", line), names
 
 
 def _words(line: str) -> Iterator[tuple[float | None, str]]:
@@ -362,7 +396,7 @@ def _words(line: str) -> Iterator[tuple[float | None, str]]:
 
 def _markup_free(line: str) -> str:
     """Return the line of SubRip or WebVTT without tags and override blocks, entities resolved."""
-    bare = _TAG.sub("", _VOICE.sub(" ", _SRT_OVERRIDE.sub("", line))).replace("\\N", " ").replace("\\h", " ")
+    bare = _TAG.sub("", _SRT_OVERRIDE.sub("", line)).replace("\\N", " ").replace("\\h", " ")
     return _resolved(bare)
 
 
@@ -395,7 +429,7 @@ def _substation(text: str) -> Iterator[Event]:
             yield UNREADABLE if start_s is None else (start_s, end_s, (fields[-1], name))
 
 
-def _substation_lines(text: str) -> list[str]:
+def _substation_lines(text: str, speakers: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
     r"""Return the lines of a dialogue text without override blocks and drawings (`{\p1}m 0 0 l 9 9{\p0}`)."""
     said: list[str] = []
     drawing = False
@@ -408,14 +442,15 @@ def _substation_lines(text: str) -> list[str]:
         at = block.end()
     if not drawing:
         said.append(text[at:])
-    return "".join(said).replace("\\h", " ").replace("\\n", "\\N").split("\\N")
+    lines = "".join(said).replace("\\h", " ").replace("\\n", "\\N").split("\\N")
+    return [(line, speakers) for line in lines]
 
 
 def _packet_said(raw: str, codec: str) -> Said:
     """Return the lines of a packet of an embedded track, and who says them."""
     if codec in ("ass", "ssa"):
         fields = raw.split(",", 9)[1:] if raw.startswith("Dialogue:") else raw.split(",", 8)
-        return _substation_lines(fields[-1]), fields[3:4] if len(fields) == 9 else (), ()
+        return _substation_lines(fields[-1], fields[3:4] if len(fields) == 9 else ()), ()
     if codec == "mov_text" and raw[:1] < " " and len(raw) >= 2:
         # 3GPP timed text: two bytes of length, the text, then boxes of style, whose length begins with zero bytes
         raw = raw[2:].partition("\x00")[0]

@@ -143,7 +143,7 @@ def _alike(name: str, speakers: Mapping[str, frozenset[int]]) -> tuple[str, ...]
     spelt: dict[str, dict[str, None]] = {}
     for one in [one for joined in speakers for one in joined.splitlines()][:_COMPARED]:
         words = plain_words(one)
-        for spelling in {" ".join(words), *words}:
+        for spelling in dict.fromkeys([" ".join(words), *words]):
             spelt.setdefault(spelling, {})[one] = None
     near = get_close_matches(" ".join(plain_words(name)), spelt, n=_NEAR)
     return tuple(dict.fromkeys(one for spelling in near for one in spelt[spelling]))[:_NEAR]

@@ -90,6 +90,11 @@ def test_webvtt_blocks_are_not_speech() -> None:
         ("<v Ann>Hello <v Bob>Hi <v Ann>Bye", "Hello Hi Bye", ("Ann", "Bob")),
         ("<v\tAnn  Lee >Hello", "Hello", ("Ann Lee",)),
         ("<v Ann>Hello</v><v Bob>Hi</v>", "Hello Hi", ("Ann", "Bob")),
+        ("<v Ann <3>Hello", "Hello", ("Ann <3",)),
+        ("<v R2 <2020>Hello", "Hello", ("R2 <2020",)),
+        ("<v Tom &lt;&#51; &gt; <i>Hi</i>", "Hi", ("Tom <3 > <i",)),
+        ("<v &lt;Ann&gt;>Hello <00:01.500>you", "Hello you", ("<Ann>",)),
+        ("<v Ann>Hello\nthere <v Bob>Hi", "Hello there Hi", ("Ann", "Bob")),
         ("<v>Hello", "Hello", ()),
         ("<v ->Hello", "Hello", ()),
         ("<video Ann>Hello", "Hello", ()),
@@ -100,6 +105,26 @@ def test_webvtt_blocks_are_not_speech() -> None:
 def test_speakers_of_voice_tags(line: str, text: str, speakers: tuple[str, ...]) -> None:
     [cue] = read_cues(f"WEBVTT\n\n00:01.000 --> 00:02.000\n{line}\n").cues
     assert (cue.text, cue.speakers) == (text, speakers)
+
+
+@pytest.mark.parametrize(
+    ("cues", "said"),
+    [
+        (["<v Ann>Hello", "<v Ann>Hello\n<v Bob>Hi"], [("Hello", ("Ann",)), ("Hi", ("Bob",))]),
+        (["<v Ann>Hello", "<v Ann>Hello\nthere"], [("Hello", ("Ann",)), ("there", ("Ann",))]),
+        (["<v Ann>Hello</v>", "<v Ann>Hello</v>\nthere"], [("Hello", ("Ann",)), ("there", ())]),
+        (
+            ["<v Ann>Hello", "Hello\n<v Bob>Hi", "<v Bob>Hi\n<v Ann>So"],
+            [("Hello", ("Ann",)), ("Hi", ("Bob",)), ("So", ("Ann",))],
+        ),
+        (["<v Ann>Hello", "<v Ann>Hello you\n<v Bob>Hi"], [("Hello", ("Ann",)), ("you Hi", ("Ann", "Bob"))]),
+        (["<v Ann>Hello", "<v Bob>hello"], [("Hello", ("Ann", "Bob"))]),
+    ],
+)
+def test_a_repeated_line_takes_its_speaker_along(cues: list[str], said: list[tuple[str, tuple[str, ...]]]) -> None:
+    blocks = (f"00:0{n}.000 --> 00:0{n + 1}.000\n{cue}\n\n" for n, cue in enumerate(cues, start=1))
+    found = [(each.text, each.speakers) for each in read_cues("WEBVTT\n\n" + "".join(blocks)).cues]
+    assert found == said
 
 
 def test_webvtt_times_its_words(tmp_path: Path) -> None:
