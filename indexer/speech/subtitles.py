@@ -12,7 +12,8 @@ from vfindex.indexer.languages import language_tag
 from vfindex.indexer.media.decoder import SubtitleTrack
 from vfindex.indexer.scan.sidecar_names import marks_of, preference, read_marks, sort_sidecars
 from vfindex.indexer.scan.walk import sidecars_of
-from vfindex.indexer.speech.subtitle_formats import MAX_TIME_S, Cue, Cues, read_cues, read_packets
+from vfindex.indexer.speech.cues import Cue
+from vfindex.indexer.speech.subtitle_formats import MAX_TIME_S, Cues, read_cues, read_packets
 from vfindex.indexer.speech.telemetry import is_log, is_telemetry
 from vfindex.indexer.speech.text_encoding import decode_text, is_mojibake
 from vfindex.indexer.speech.transcribe import placed
