@@ -18,7 +18,7 @@ class Transcript:
     """The recognised segments, in order of time.
 
     voiced_s: seconds of possible speech without subtitles.
-    recognised_s, dropped_s: seconds of the segments kept, and of those with too little confidence.
+    recognised_s, dropped_s: of these, the seconds in the segments kept, and in those with too little confidence.
     problems: sentences. assumed: language -> windows that are taken for it, as they do not show theirs clearly.
     """
 

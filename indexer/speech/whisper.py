@@ -289,28 +289,28 @@ class WhisperTranscriber:
 
     def _keep(self, windows: Sequence[Window], answers: Sequence[WindowTranscript]) -> None:
         """Keep the plausible segments of the windows, and count the others."""
-        found: list[tuple[Segment, Flaw]] = []
+        found: list[tuple[Segment, Flaw, float]] = []
         for window, heard in zip(windows, answers, strict=True):
             if heard.problem:
                 self._problems[heard.problem] = None
             found += judged(window, heard)
-        again = repeated([segment.text for segment, _ in found])
-        for (segment, why), said_before in zip(found, again, strict=True):
-            length_s = segment.end_s - segment.start_s
+        again = repeated([segment.text for segment, _, _ in found])
+        for (segment, why, voiced_s), said_before in zip(found, again, strict=True):
             if why or said_before:
                 log.debug("%.2f to %.2f s dropped: %s", segment.start_s, segment.end_s, why or "said before")
-                self._dropped_s += length_s
+                self._dropped_s += voiced_s
             else:
-                self._recognised_s += length_s
+                self._recognised_s += voiced_s
                 self._segments.append(segment)
 
 
-def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, Flaw]]:
-    """Yield a window's segments, in times of the video, each with the reason to drop it, or "".
+def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, Flaw, float]]:
+    """Yield a window's segments in times of the video, with the reason to drop each, or "", and its seconds of voice.
 
     They begin and end with voice, for Whisper often has a segment begin with its input; segments without text are
-    skipped.
+    skipped. Voice in two segments counts for the first.
     """
+    counted_s = 0.0
     is_empty_talk = is_stock([cleaned(raw.text) for raw in heard.segments])
     for raw in heard.segments:
         text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
@@ -324,7 +324,9 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
         begin_s = max(0.0, window.start_s + start_s)
         times = word_times(text, raw.words, window, (start_s, end_s))
         end_s = max(begin_s, window.start_s + end_s)
-        yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw), word_times=times), why
+        voiced_s = overlap_s(window.voiced, max(raw.start_s, counted_s), raw.end_s)
+        counted_s = max(counted_s, raw.end_s)
+        yield Segment(begin_s, end_s, text, "asr", heard.language, confidence(raw), word_times=times), why, voiced_s
 
 
 def word_times(text: str, words: Sequence[tuple[float, str]], window: Window, span_s: tuple[float, float]) -> WordTimes:
