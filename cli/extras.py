@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 
-from vfindex.storage.errors import VfindexError
+from vfindex.storage.errors import VfindexError, counted
 
 _SHOWN = 3  # of the missing libraries; the extra brings them all
 
@@ -61,5 +61,5 @@ def missing_extra(exc: ModuleNotFoundError) -> str | None:
 
 def _sentence(name: str, missing: list[str]) -> str:
     shown = ", ".join(missing[:_SHOWN])
-    rest = f" and {len(missing) - _SHOWN} more libraries" if len(missing) > _SHOWN else ""
+    rest = f" and {counted(len(missing) - _SHOWN, 'more library')}" if len(missing) > _SHOWN else ""
     return f"{EXTRAS[name].adds} needs {shown}{rest}, not installed here; run: pip install 'vfindex[{name}]'"

@@ -140,5 +140,6 @@ def problem_json(problem: Problem | None) -> str | None:
 
 
 def counted(n: int, noun: str) -> str:
-    """Return `1 clip`, `2 clips`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    """Return `1 clip`, `2 clips`, `2 libraries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{n} {noun if n == 1 else plural}"

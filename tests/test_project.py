@@ -258,6 +258,18 @@ def test_the_readme_has_the_two_set_up_commands() -> None:
     assert second == "python3 -m venv .venv && .venv/bin/pip install '.[all,lite,test]' && .venv/bin/python -m pytest"
 
 
+COUNTED = "clip|video|file|question|librarie|worker|unit|sidecar|segment|copie|title|model|folder|place|row"
+PLURAL = re.compile(
+    rf"(?<!/)\{{(?:len\([^{{}}]*\)|[a-z_.]+)(?::[^{{}}]*)?\}} (?:more |further |other )?(?:{COUNTED})s\b"
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_numbers_of_things_are_counted(path: Path) -> None:
+    """`1 clips` is avoided by `counted`."""
+    assert not PLURAL.findall(path.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("path", SOURCES + TESTS, ids=relative)
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES

@@ -70,9 +70,10 @@ def _print_document(first: VideoList, others: Iterator[VideoList]) -> None:
 
 def _line(row: VideoSummary) -> str:
     shares = "  ".join(f"{m} {_percent(n, row.clips):>4}" for m, n in row.clips_with.items())
-    copies = f" ({row.copies} copies)" if row.copies > 1 else ""
+    copies = f" ({counted(row.copies, 'copy')})" if row.copies > 1 else ""
     languages = ",".join(row.languages) or "-"
-    return f"{clock(row.duration_s):>8}  {row.clips:>5} clips  {shares}  {languages:5}  {path_text(row.video)}{copies}"
+    clips = counted(row.clips, "clip")
+    return f"{clock(row.duration_s):>8}  {clips:>11}  {shares}  {languages:5}  {path_text(row.video)}{copies}"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -331,7 +331,7 @@ def truncation(source: Source, reader: FrameReader) -> str:
     header_s = _header_end_s(source, reader)
     if header_s is None and is_short:
         if source.container.duration is None:  # FFmpeg does not guess it for truncated files
-            return f"the file has {size_bytes} of the {announced} bytes that its header says: it is cut off"
+            return f"the file has {size_bytes:,} of the {announced:,} bytes that its header says: it is cut off"
         header_s = ((source.container.start_time or 0) + source.container.duration) / av.time_base
         header_s -= source.clock.origin_s
     if header_s is None or not (is_short or source.clock.is_trusted):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from vfindex.storage.errors import ClusterError, UsageError
+from vfindex.storage.errors import ClusterError, UsageError, counted
 
 # A worker is one process with one lock for its Python code, so a machine with more cores than this has several.
 CORES_PER_WORKER = 8
@@ -80,7 +80,7 @@ def plan(machines: Sequence[Machine], wish: Wish) -> list[Worker]:
         units, free_bytes = sum(worker.units for worker in here), machine.memory_bytes - len(here) * _worker_bytes(wish)
         if here and units > max(len(here), free_bytes / UNIT_BYTES):
             raise UsageError(
-                f"--workers {wish.units} is {units} units at once on {machine.name}, which take "
+                f"--workers {wish.units} is {counted(units, 'unit')} at once on {machine.name}, which take "
                 f"{units * UNIT_BYTES / 1e9:.1f} GB of memory; it has {free_bytes / 1e9:.1f} GB for them"
             )
     return chosen
@@ -94,7 +94,7 @@ def _fill(machine: Machine, wish: Wish) -> Iterable[Worker]:
         count = gpus * int(1 / wish.gpu_share + 1e-9)
         if count > max(gpus, fitting):
             raise UsageError(
-                f"--gpu-share {wish.gpu_share:g} makes {count} workers on {machine.name}, which take "
+                f"--gpu-share {wish.gpu_share:g} makes {counted(count, 'worker')} on {machine.name}, which take "
                 f"{count * _worker_bytes(wish) / 1e9:.1f} GB of memory; it has {machine.memory_bytes / 1e9:.1f} GB, "
                 f"enough for a share of {1 / (max(gpus, fitting) // gpus):.4g}"
             )

@@ -14,7 +14,7 @@ from vfindex.search.evaluation.datasets import Question
 from vfindex.search.evaluation.evaluate import Configuration, Rankings, differences, judge, locate, run_questions
 from vfindex.search.evaluation.metrics import Difference, Figure
 from vfindex.search.evaluation.training import Trials, collect_trials
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import UsageError, counted
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, estimated_spec
 from vfindex.storage.meta import LibraryMeta
@@ -87,11 +87,12 @@ def tune(
     ]
     parts = split(answered, folds)
     learner = Learner(form, defaults | dict(own.weights))
-    say(f"searching for {len(answered)} questions")
+    say(f"searching for {counted(len(answered), 'question')}")
     trials = collect_trials(library, answered, known, learner.start)
     rankings: list[tuple[Rankings, Rankings]] = []
     for number, part in enumerate(parts, start=1):
-        say(f"fold {number} of {len(parts)}: training on {len(part.train)} questions, testing on {len(part.held_out)}")
+        trained = counted(len(part.train), "question")
+        say(f"fold {number} of {len(parts)}: training on {trained}, testing on {len(part.held_out)}")
         learned = learner.learn(trials, part.train)
         pair = [Configuration(name, folder, fusion=each) for name, each in (("before", own), ("after", learned))]
         before, after = run_questions(pair, part.held_out)
@@ -136,8 +137,8 @@ def split(questions: Sequence[Question], count: int) -> list[Fold]:
     held_out = sum(len(part.held_out) for part in folds)
     if held_out < MIN_HELD_OUT:
         raise UsageError(
-            f"only {held_out} questions can be held out, too few for a significant gain; {MIN_HELD_OUT} are needed, "
-            "about videos of the library, at best about one video each"
+            f"only {counted(held_out, 'question')} can be held out, too few for a significant gain; {MIN_HELD_OUT} are "
+            "needed, about videos of the library, at best about one video each"
         )
     return folds
 

@@ -54,7 +54,7 @@ def _unmatched(value: Unmatched) -> str:
     if value.filter == "in":
         return f"in:{value.value} matches no path in this library; * stands for any characters, and case counts"
     if value.filter == "lang":
-        there = f"the languages are: {near}" if near else "no transcript has a language"
+        there = f"its languages: {near}" if near else "no transcript has a language"
         return f"lang:{value.value} matches no transcript in this library; {there}"
     there = f"names like it: {near}" if near else "whole words of a name are compared, case does not count"
     return f"speaker:{value.value} matches no speaker that subtitles name in this library; {there}"

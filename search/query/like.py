@@ -14,7 +14,7 @@ from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.integrity import shown_paths
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import QueryError, UsageError, counted
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, ClipKey, FloatArray
 
@@ -78,7 +78,7 @@ def _with_path_end(snapshot: Snapshot, name: str) -> StoredVideo | None:
             found.setdefault(video.id, (path, video))
     if len(found) > 1:
         paths = shown_paths([path for path, _ in found.values()])
-        raise UsageError(f"{name} fits {len(found)} videos: {paths}; give more of the path")
+        raise UsageError(f"{name} fits {counted(len(found), 'video')}: {paths}; give more of the path")
     return next((video for _, video in found.values()), None)
 
 
@@ -112,7 +112,8 @@ def video_among(snapshots: Sequence[Snapshot], name: str | Path) -> tuple[int, S
     contents = {video.fingerprint: video.locations[0].path for _, video in found if video.locations}
     if len(contents) > 1 and not os.path.isabs(name) and not os.path.lexists(name):
         paths = shown_paths(sorted(contents.values()))
-        raise UsageError(f"{name} fits {len(contents)} videos of the libraries: {paths}; give more of the path")
+        fitting = counted(len(contents), "video")
+        raise UsageError(f"{name} fits {fitting} of the libraries: {paths}; give more of the path")
     return found[0] if found else (0, None)
 
 

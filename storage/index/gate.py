@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.errors import counted
 from vfindex.storage.ids import evenly_spaced, in_sorted, spread
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.reader import JointIndex
@@ -91,7 +92,7 @@ def refusal(
     sample = np.union1d(ids[evenly_spaced(len(ids), SAMPLED_CLIPS)], moved[evenly_spaced(len(moved), SAMPLED_CLIPS)])
     wrong = wrong_rows(snapshot, index, spec, sample)
     if wrong:
-        return f"of {len(sample)} clips looked at, it has other vectors than library.db for {wrong}"
+        return f"of {counted(len(sample), 'clip')} looked at, it has other vectors than library.db for {wrong}"
     if len(index) <= SCANNED_CLIPS:
         priors = LibraryMeta(snapshot).priors
         recall = min(recall_at_10(snapshot, index, spec, priors), default=1.0)
@@ -107,7 +108,7 @@ def refusal(
     had, has = (_found(snapshot, view, items, questions) for view in views)
     pairs = list(zip(had, has, strict=True))
     if is_worse(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)):
-        asked = f"of {len(items)} questions made of the library's own titles and transcripts"
+        asked = f"of {counted(len(items), 'question')} made of the library's own titles and transcripts"
         return f"{asked} it answers {sum(has)}, where the one before answers {sum(had)}"
     return None
 

@@ -94,10 +94,10 @@ def _compared_words(connection: sqlite3.Connection) -> list[str]:
     total = connection.execute("SELECT count(*) FROM document").fetchone()[0]
     faults = []
     if missing:
-        faults.append(f"{len(missing)} of {total} titles, tags and segments are missing from full text search{_REPAIR}")
+        faults.append(f"titles, tags or segments are missing from full text search: {len(missing)} of {total}{_REPAIR}")
     if extra:
-        what = "titles, tags and segments that are gone or say something else"
-        faults.append(f"full text search still finds words of {len(extra)} {what}{_REPAIR}")
+        what = "titles, tags or segments that are gone or say something else"
+        faults.append(f"full text search still finds words of {what}: {len(extra)}{_REPAIR}")
     totals = [
         connection.execute(f"SELECT block FROM {name}_data WHERE id = 1").fetchone()
         for name in ("main.document_fts", "temp.expected")

@@ -51,7 +51,9 @@ def test_filters_are_those_of_a_query(run: Any, films: Path) -> None:
     assert "a.mp4" not in run("list", "lang:de", "--library", films).out
     assert run("list", "in:a.mp4", "longer:1s", "--library", films).out.count("\n") == 1
     none = run("list", "lang:fr", "--library", films, "--json")
-    assert (none.code, json.loads(none.out)) == (1, {"total": 0, "hints": [], "videos": []})
+    text = "lang:fr matches no transcript in this library; its languages: de"
+    hints = [{"kind": "lang", "text": text}]
+    assert (none.code, json.loads(none.out)) == (1, {"total": 0, "hints": hints, "videos": []})
 
 
 def test_words_are_left_to_search(run: Any, films: Path) -> None:
