@@ -31,10 +31,9 @@ _QUOTES = (
 # They also replace the minus: by hyphens, figure, en and em dash, the minus sign, small and full-width ones.
 _DASH = "\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
 _COLON = "[:\uff1a]"
-_HEAD = re.compile(
-    rf"(?P<dash>[{_DASH}](?=[^\s{_DASH}]))?"
-    rf"(?:(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d]))?"
-)
+_WEIGHT = rf"(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d])"
+_HEAD = re.compile(rf"(?P<dash>[{_DASH}](?=[^\s{_DASH}]))?(?:{_WEIGHT})?")
+_INNER_WEIGHT = re.compile(_WEIGHT)
 _PREFIX = re.compile(rf"(?P<prefix>\w+){_COLON}(?=\S)")
 _FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang|speaker){_COLON}")
 _TOKEN = re.compile(r"\S+")
@@ -114,6 +113,10 @@ def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
     modality = prefixes().get(prefix["prefix"]) if prefix else None
     if prefix and modality:
         start = prefix.end()
+        while inner := _INNER_WEIGHT.match(text, start):
+            if weight:
+                raise QueryError(f"the weight {inner['weight']}: is one too many; a term has at most one", start)
+            weight, start = inner["weight"], inner.end()
     phrase = text[start] in _QUOTES
     body, end = _quoted(text, start) if phrase else (text[start : token.end()], token.end())
     if phrase:
@@ -121,7 +124,7 @@ def _read_term(text: str, token: re.Match[str], read: _Read) -> int:
         if not _HAS_WORD.search(body):
             raise QueryError(f"there is no word between the quotation marks at character {start + 1}", start)
     # "-5 degrees" is cold, "->" is an arrow: a dash is syntax before a letter, or a mark, with a word behind it.
-    is_number = bool(dash) and not weight and body[0].isdigit()
+    is_number = bool(dash) and not weight and not modality and body[0].isdigit()
     if not phrase and (is_number or not _HAS_WORD.search(body)):
         read.terms.append(Term(token[0], position=token.start()))
         return token.end()

@@ -17,7 +17,21 @@ PIECES = st.sampled_from(
     [
         *' \t\n"-:*?.',
         *"\N{LEFT DOUBLE QUOTATION MARK}\N{ARABIC-INDIC DIGIT THREE}\ud800\x00\x1f",
-        *("dog", "it's", "C++", "5", "2:", "0.25:", "said:", "shown:", "titled:", "20s", "20 seconds", "1.5h"),
+        *(
+            "dog",
+            "it's",
+            "C++",
+            "5",
+            "2:",
+            "0.25:",
+            "said:",
+            "shown:",
+            "titled:",
+            "2:said:",
+            "20s",
+            "20 seconds",
+            "1.5h",
+        ),
         *(
             " then ",
             " near ",
@@ -99,6 +113,17 @@ def test_every_kind_of_term() -> None:
     assert one('titled:"my dog"') == Term("my dog", phrase=True, modality="text")
     assert one('-1.5:said:"my dog"') == Term("my dog", phrase=True, modality="speech", unlike=True, weight=1.5)
     assert one("1:dog") == Term("dog")
+    assert one("said:2:dog") == one("2:said:dog") == Term("dog", modality="speech", weight=2)
+    assert one('-shown:0.5:"red car"') == Term("red car", phrase=True, modality="visual", unlike=True, weight=0.5)
+
+
+def test_a_number_is_a_word_of_a_modality() -> None:
+    assert one("said:7") == Term("7", modality="speech") and one("titled:2024") == Term("2024", modality="text")
+    assert one("-said:7") == Term("7", modality="speech", unlike=True)
+    assert one("-shown:2") == Term("2", modality="visual", unlike=True)
+    assert one("-2:written:42") == Term("42", modality="screen", unlike=True, weight=2)
+    assert one("said:10:30") == Term("10:30", modality="speech") and one("said:-5") == Term("-5", modality="speech")
+    assert one("-5") == Term("-5") and one("-10:30") == Term("-10:30")
 
 
 def test_two_moments() -> None:
@@ -139,6 +164,9 @@ def test_filters() -> None:
         ('said:"?"', 5, "no word between"),
         ("0:dog", 0, "a weight is"),
         ("a 101:dog", 2, "a weight is"),
+        ("said:0:dog", 0, "a weight is"),
+        ("2:said:3:dog", 7, "the weight 3: is one too many"),
+        ("said:1:said:dog 3:shown:4:x", 24, "one too many"),
         ("longer:60s", 10, "filters and no words"),
         ("dog longer: 60s", 4, "right after the colon, as in longer:60s"),
         ("dog longer:60", 11, "write it as in longer:60s"),
