@@ -6,6 +6,7 @@ hand gets one at its first use. Nothing here reaches the network or imports anyt
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from vfindex.storage.modalities import ModelKind
 
 MANIFEST = "vfindex.json"
 _FORMAT = 1
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Document = TypeVar("Document", dict[str, Any], list[Any])
 
 
@@ -93,7 +95,7 @@ def locate(kind: ModelKind, reference: str, cache: Path) -> LocalModel:
     else:
         manifest = _refreshed_manifest(card, folder, recorded)
     if manifest != recorded:
-        write_manifest(manifest_path(card, cache), manifest)
+        _remember(manifest_path(card, cache), manifest)
     # Somebody may have added a file to a pulled model; it changes the vectors too.
     facts = {name: manifest.files.get(name) or _facts(card, folder / name, None) for name in sorted(names)}
     listed = "".join(f"{name} {fact.sha256}\n" for name, fact in facts.items())
@@ -215,6 +217,15 @@ def _read(path: Path) -> Manifest | None:
         return Manifest(files=files, **rest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _remember(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, except where the cache may only be read: its files are hashed at each use."""
+    try:
+        write_manifest(path, manifest)
+    except ModelError as exc:
+        if not isinstance(exc.__cause__, OSError) or exc.__cause__.errno not in _READ_ONLY:
+            raise
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
 import os
 import re
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -291,6 +293,23 @@ def test_embedded_models_match_their_packages(tmp_path: Path) -> None:
             check_embedded(card, tmp_path)
             with pytest.raises(ModelError, match="comes inside the package"):
                 folder_of(card, tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_cache_may_be_read_only(pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Its files may have other times than when they were hashed, as copies have."""
+    model = locate("visual", PE, tmp_path)
+    kept = (pe / "vfindex.json").read_bytes()
+    os.utime(model.weights, ns=(1, 1))
+
+    def refused(*_: object, **__: object) -> str:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    assert locate("visual", PE, tmp_path) == check("visual", PE, tmp_path) == model
+    assert (pe / "vfindex.json").read_bytes() == kept
+    (pe / "open_clip_model.safetensors").write_bytes(safetensors(4))
+    assert locate("visual", PE, tmp_path) != model
 
 
 def test_a_cache_that_cannot_be_written_is_named(pe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
