@@ -116,6 +116,9 @@ class Spec:
     container_options: dict[str, str] = field(default_factory=dict)
 
 
+LAYOUTS = {1: "mono", 2: "stereo", 16: "hexadecagonal"}  # number of tones -> FFmpeg's name
+
+
 def make_video(path: Path, **options: Any) -> Path:
     """Write the video that a Spec of these options describes; the container is that of the suffix. Returns `path`."""
     spec = Spec(**options)
@@ -159,7 +162,8 @@ def _audio_stream(container: Any, spec: Spec) -> Any:
         return None
     codec = {"webm": "libopus", "ogv": "libopus", "mpg": "mp2"}.get(container.name.rpartition(".")[2], "aac")
     rate = 48_000 if codec == "libopus" else SAMPLE_RATE_HZ if codec == "aac" else 44_100
-    return container.add_stream(codec, rate=rate, layout="mono" if np.ndim(spec.tone_hz) == 0 else "stereo")
+    layout = LAYOUTS[np.size(spec.tone_hz)]
+    return container.add_stream(codec if layout in ("mono", "stereo") else "pcm_s16le", rate=rate, layout=layout)
 
 
 def _encode_video(container: Any, video: Any, spec: Spec, frames: list[tuple[float, NDArray[np.uint8]]]) -> float:
@@ -183,7 +187,7 @@ def _encode_audio(container: Any, audio: Any, spec: Spec, end_s: float) -> None:
         if spec.tone_gap_s is not None and spec.tone_gap_s[0] <= begin / rate < spec.tone_gap_s[1]:
             continue
         block = np.ascontiguousarray(samples[:, begin : begin + rate // 4].T).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono" if len(tones) == 1 else "stereo")
+        frame = av.AudioFrame.from_ndarray(block, format="s16", layout=LAYOUTS[len(tones)])
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
         frame.pts = round(spec.start_s * rate) + begin
         container.mux(audio.encode(frame))

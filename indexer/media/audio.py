@@ -126,7 +126,8 @@ class _MonoTap:
     def restart(self, frame: AudioFrame, time_s: float) -> None:
         """Begin anew with this frame."""
         self.flush()
-        self._resampler = AudioResampler(format="s16p", layout=frame.layout, rate=self._rate_hz)
+        # Packed: of planar frames, PyAV 18 reads the channels after the eighth from wrong memory, and crashes.
+        self._resampler = AudioResampler(format="s16", layout=frame.layout, rate=self._rate_hz)
         self._weights = mono_weights([channel.name for channel in frame.layout.channels])
         self._out_s = time_s
 
@@ -148,7 +149,7 @@ class _MonoTap:
 
     def _keep(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            samples = frame.to_ndarray().astype(np.int16, copy=False)
+            samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T.astype(np.int16, copy=False)
             self._kept.append(samples)
             self._kept_samples += samples.shape[1]
         if self._kept_samples >= BLOCK_S * self._rate_hz:

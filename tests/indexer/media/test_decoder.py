@@ -169,6 +169,15 @@ def test_audio_is_a_mono_mix_of_all_channels(decoder: Decoder, tmp_path: Path) -
     assert np.abs(samples).max() > 3_000
 
 
+def test_sixteen_channels_are_mixed(decoder: Decoder, tmp_path: Path) -> None:
+    """Recorders write them; planar frames of so many crash PyAV 18."""
+    path = make_video(tmp_path / "many.mkv", tone_hz=(0.0,) * 15 + (440.0,), shots=[Shot("red", 6.0)])
+    samples = np.concatenate([block.samples for block in sound(decoder, path)])
+    assert len(samples) == pytest.approx(6 * 16_000, abs=20)
+    spectrum = np.abs(np.fft.rfft(samples[:64_000].astype(np.float64)))
+    assert np.argmax(spectrum) * 16_000 / 64_000 == pytest.approx(440, abs=2)
+
+
 def test_audio_of_an_interval_begins_and_ends_with_it(decoder: Decoder, tmp_path: Path) -> None:
     path = make_video(tmp_path / "tone.mp4", tone_hz=440.0, shots=[Shot("red", 12.0)])
     blocks = sound(decoder, path, 3.25, 7.5)
