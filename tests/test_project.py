@@ -40,7 +40,7 @@ HOMES = {
     "onnx": ("indexer/models/export/e5.py",),
     "onnxruntime": ("storage/encoders/*.py", "indexer/models/export/graph.py"),
     "onnxscript": (),
-    "open_clip": ("indexer/models/export/open_clip.py", "indexer/models/hub_child.py", "indexer/models/open_clip.py"),
+    "open_clip": ("indexer/models/export/open_clip.py", "indexer/models/hub_child.py", "indexer/models/image/*.py"),
     "rapidocr": ("indexer/extractors/ocr.py",),
     "ray": ("indexer/runners/ray.py",),
     "rich": ("cli/*.py",),

@@ -255,7 +255,7 @@ class _ClipVisual:
         return ensure_part(self._model, "clip-image", self._cache, say=self._say)
 
     def open(self, threads: int, compiled: bool) -> ImageEncoder:
-        from vfindex.indexer.models.open_clip import OpenClipEncoder  # torch takes seconds; `lite` does without
+        from vfindex.indexer.models.image.open_clip import OpenClipEncoder  # torch takes seconds; `lite` does without
 
         devices = None if has_cuda() else ["cpu"]
         return OpenClipEncoder.open(self._model.folder, threads=threads, devices=devices, compiled=compiled)

@@ -19,7 +19,7 @@ import numpy as np
 
 from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
 from vfindex.indexer.models.export.cache import ensure_part
-from vfindex.indexer.models.open_clip import OpenClipEncoder
+from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 from vfindex.indexer.models.store import locate as locate_model
 from vfindex.indexer.options import Sampling
 from vfindex.search.evaluation.datasets import read_questions

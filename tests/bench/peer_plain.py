@@ -121,7 +121,7 @@ def opening(model: Path) -> list[str]:
     """Return the command that opens the image model, libraries included, and ends."""
     from vfindex.indexer.models.hardware import usable_cores
 
-    code = "import sys; from pathlib import Path; from vfindex.indexer.models.open_clip import OpenClipEncoder; "
+    code = "import sys; from pathlib import Path; from vfindex.indexer.models.image.open_clip import OpenClipEncoder; "
     code += "OpenClipEncoder.open(Path(sys.argv[1]), threads=int(sys.argv[2]), devices=['cpu'])"
     return [sys.executable, "-P", "-c", code, str(model), str(usable_cores())]
 
@@ -131,7 +131,7 @@ def alone(model: Path, files: Sequence[Path]) -> tuple[float, float]:
     from vfindex.indexer.extractors.frame_record import FrameRecord
     from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap
     from vfindex.indexer.models.hardware import usable_cores
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
     from vfindex.indexer.options import Sampling
 
     encoder = OpenClipEncoder.open(model, threads=usable_cores(), devices=["cpu"])

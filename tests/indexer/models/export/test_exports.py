@@ -143,7 +143,7 @@ def test_a_tower_that_depends_on_padding_gets_it(siglip: LocalModel, cache: Path
 
 
 def test_exported_image_vectors_equal_torch_s(clip: LocalModel, cache: Path) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     folder = ensure_part(clip, "clip-image", cache, say=ignore)
     meta = read_meta(folder)
@@ -158,7 +158,7 @@ def test_exported_image_vectors_equal_torch_s(clip: LocalModel, cache: Path) -> 
 
 def test_query_images_are_preprocessed_as_frames_are(clip: LocalModel, cache: Path) -> None:
     """The frames are wider than the model's square."""
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     frames = list(islice(calibration_images(CLIP_SIZE_PX), 4))
     found = open_image_encoder(ensure_part(clip, "clip-image", cache, say=ignore)).encode_images(frames)
@@ -272,7 +272,7 @@ def test_a_graph_that_disagrees_is_refused() -> None:
 
 
 def test_images_rank_by_plain_cosine(clip: LocalModel, clip_text: Path) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     prior = visual_prior(lambda: OpenClipEncoder.open(clip.folder, threads=1, devices=["cpu"]), clip_text, 1.0)
     assert not prior.query_mean.any()

@@ -27,7 +27,7 @@ from vfindex.storage.records import FloatArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vfindex.indexer.models.open_clip import NumberFormat, OpenClipEncoder, Preparation
+    from vfindex.indexer.models.image.open_clip import NumberFormat, OpenClipEncoder, Preparation
 
 FORMATS: tuple[NumberFormat, ...] = ("float32", "bfloat16")
 WEIGHTS = "open_clip_model.safetensors"
@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def clip(folders: dict[str, Path]) -> OpenClipEncoder:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     return OpenClipEncoder.open(folders["clip"], threads=1, number_format="float32")
 
@@ -80,7 +80,7 @@ def open_clip_s_own(folder: Path, frames: list[Pixels]) -> FloatArray:
 def test_vectors_equal_open_clip_s(
     folders: dict[str, Path], name: str, size_px: int, dim: int, number_format: NumberFormat
 ) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     encoder: ImageEncoder = OpenClipEncoder.open(folders[name], threads=1, number_format=number_format)
     assert (encoder.size_px, encoder.dim) == (size_px, dim)
@@ -95,7 +95,7 @@ def test_pickled_weights_run_no_code(folders: dict[str, Path], tmp_path: Path) -
     import torch
     from safetensors.torch import load_file
 
-    from vfindex.indexer.models.open_clip import load_tower
+    from vfindex.indexer.models.image.open_clip import load_tower
 
     folder = shutil.copytree(folders["clip"], tmp_path / "model")
     weights = load_file(folder / WEIGHTS)
@@ -115,7 +115,7 @@ def test_pickled_weights_run_no_code(folders: dict[str, Path], tmp_path: Path) -
 
 
 def preparation(resize_mode: str, interpolation: str) -> Preparation:
-    from vfindex.indexer.models.open_clip import Preparation
+    from vfindex.indexer.models.image.open_clip import Preparation
 
     return Preparation(64, resize_mode, interpolation, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
 
@@ -142,7 +142,7 @@ def test_other_shapes_are_refused(clip: OpenClipEncoder, shape: tuple[int, ...])
 
 @pytest.mark.parametrize("number_format", FORMATS)
 def test_a_vector_does_not_depend_on_who_else_asks(folders: dict[str, Path], number_format: NumberFormat) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     encoder = OpenClipEncoder.open(folders["clip"], threads=1, number_format=number_format)
     frames = images(CLIP_SIZE_PX, 12)
@@ -160,7 +160,7 @@ class TestMemory:
         import torch
         from torch import nn
 
-        from vfindex.indexer.models.open_clip import ImageTower, OpenClipEncoder, load_tower
+        from vfindex.indexer.models.image.open_clip import ImageTower, OpenClipEncoder, load_tower
 
         tower = load_tower(folder)
         sizes: list[int] = []
@@ -248,7 +248,7 @@ class TestMemory:
     ],
 )
 def test_batch_size_doubles_while_speed_gains(rates: dict[int, float], fits: int, expected: int) -> None:
-    from vfindex.indexer.models.open_clip import OutOfMemory, best_batch
+    from vfindex.indexer.models.image.open_clip import OutOfMemory, best_batch
 
     def seconds(n: int) -> float:
         if n > fits:
@@ -262,7 +262,7 @@ def test_batch_size_doubles_while_speed_gains(rates: dict[int, float], fits: int
     ("one_s", "asked", "expected"), [(1.0, [1], 4), (0.2, [1, 4], 4), (0.1, [1, 4, 8], 8), (0.03, [1, 4, 8, 16], 16)]
 )
 def test_the_batch_size_search_stays_within_its_budget(one_s: float, asked: list[int], expected: int) -> None:
-    from vfindex.indexer.models.open_clip import best_batch
+    from vfindex.indexer.models.image.open_clip import best_batch
 
     seen: list[int] = []
 
@@ -297,7 +297,7 @@ def test_a_batch_is_timed_in_its_warm_lane(clip: OpenClipEncoder, monkeypatch: p
 
 
 def test_bfloat16_vectors_are_close_to_float32(folders: dict[str, Path], clip: OpenClipEncoder) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     half = OpenClipEncoder.open(folders["clip"], threads=1, number_format="bfloat16")
     frames = images(CLIP_SIZE_PX)
@@ -310,7 +310,7 @@ def test_bfloat16_vectors_are_close_to_float32(folders: dict[str, Path], clip: O
 def test_auto_reuses_the_measured_format(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from vfindex.indexer.models import open_clip as open_clip_encoder
+    from vfindex.indexer.models.image import open_clip as open_clip_encoder
 
     open_clip_encoder.fastest_format(torch.device("cpu"))
     monkeypatch.delattr(open_clip_encoder, "_product_s")
@@ -362,7 +362,7 @@ def drop_tensor(folder: Path, name: str) -> None:
 def test_an_unusable_folder_is_named(
     folders: dict[str, Path], tmp_path: Path, damage: Callable[[Path], None], words: str
 ) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     folder = shutil.copytree(folders["clip"], tmp_path / "model")
     damage(folder)
@@ -372,7 +372,7 @@ def test_an_unusable_folder_is_named(
 
 
 def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
-    from vfindex.indexer.models.open_clip import load_tower
+    from vfindex.indexer.models.image.open_clip import load_tower
 
     oblong = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "image_size": [64, 96]}}
     with pytest.raises(ModelError, match="cannot be loaded"):
@@ -380,7 +380,7 @@ def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_is_named(folders: dict[str, Path]) -> None:
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     with pytest.raises(UsageError, match="no device 'cuda:99'; choose from: cpu"):
         OpenClipEncoder.open(folders["clip"], threads=1, devices=["cuda:99"])
@@ -390,7 +390,7 @@ def test_an_unknown_device_is_named(folders: dict[str, Path]) -> None:
 def test_gpu_vectors_equal_cpu_vectors(folders: dict[str, Path]) -> None:
     import torch
 
-    from vfindex.indexer.models.open_clip import OpenClipEncoder
+    from vfindex.indexer.models.image.open_clip import OpenClipEncoder
 
     assert torch.cuda.is_available()
     for name, size_px in (("clip", CLIP_SIZE_PX), ("siglip", SIGLIP_SIZE_PX)):

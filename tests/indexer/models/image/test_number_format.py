@@ -26,7 +26,7 @@ def test_the_faster_format_is_chosen(
 ) -> None:
     import torch
 
-    from vfindex.indexer.models import open_clip as open_clip_encoder
+    from vfindex.indexer.models.image import open_clip as open_clip_encoder
 
     times_s = {torch.float32: [*float32_s], torch.bfloat16: [*bfloat16_s]}
     monkeypatch.setattr(
@@ -41,7 +41,7 @@ def test_the_faster_format_is_chosen(
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN can be limited to AVX2 only on x86")
 def test_emulated_bfloat16_is_not_chosen() -> None:
     code = (
-        "import torch\nfrom vfindex.indexer.models.open_clip import fastest_format\n"
+        "import torch\nfrom vfindex.indexer.models.image.open_clip import fastest_format\n"
         "print(fastest_format(torch.device('cpu')))"
     )
     done = subprocess.run(
