@@ -28,7 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vfindex.indexer.models.base import LANES_PER_GPU
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
-from vfindex.indexer.models.image.open_clip import CPU_BATCH, ImageTower, OpenClipEncoder, Preparation, fastest_format
+from vfindex.indexer.models.image.open_clip import CPU_BATCH, OpenClipEncoder, fastest_format
+from vfindex.indexer.models.image.tower import ImageTower, Preparation
 from vfindex.indexer.models.lite import SIZE_PX, ensure_lite
 from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.encoders.image import LiteImageEncoder

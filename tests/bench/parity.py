@@ -33,7 +33,7 @@ from vfindex.indexer.media.protocol import FrameTap
 from vfindex.indexer.models.base import Pixels
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
-from vfindex.indexer.models.image.open_clip import Preparation
+from vfindex.indexer.models.image.tower import Preparation
 from vfindex.indexer.models.lite import SIZE_PX
 from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.records import FloatArray

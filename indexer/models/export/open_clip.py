@@ -111,7 +111,7 @@ def export_clip_image(source: Path, folder: Path, name: str) -> None:
     has size_px, resize_mode (`shortest`: resize the short side, crop the centre; `squash`: resize both sides) and
     interpolation, PIL's name of the filter.
     """
-    from vfindex.indexer.models.image.open_clip import load_tower
+    from vfindex.indexer.models.image.tower import load_tower
 
     tower = load_tower(source)
     preparation = tower.preparation

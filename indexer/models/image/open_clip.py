@@ -1,42 +1,32 @@
 """Image embeddings by the image tower of an open_clip model, on GPUs or the CPU.
 
-A model is a folder in the format of open_clip's `local-dir:`, with open_clip_config.json and
-open_clip_model.safetensors. Nothing here uses the network.
+Nothing here uses the network.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import pickle
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import open_clip
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn import functional, init
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 
 from vfindex.indexer.models.base import LANES_PER_GPU, Pixels
-from vfindex.storage.encoders.pixels import ResizeMode, square
+from vfindex.indexer.models.image.tower import ImageTower, is_out_of_memory, load_tower
+from vfindex.indexer.models.image.vit import ClipVit, can_pack
 from vfindex.storage.errors import ModelError, UsageError
-from vfindex.storage.files.regular import read_file
 from vfindex.storage.records import FloatArray
 
 NumberFormat = Literal["auto", "float32", "bfloat16"]
 
-CONFIG = "open_clip_config.json"
-_INTERPOLATIONS = ("bicubic", "bilinear")
 # Of a CPU, in each of its lanes. ViT-B-32 in one thread reaches 0.67 of the speed of a batch of 32 with 1 image, 0.81
 # with 2, 0.90 with 4, 0.94 with 8, 0.97 with 16: a larger one only makes the last one of a run longer.
 CPU_BATCH = 8
@@ -53,66 +43,10 @@ _PRODUCT = (64, 512, 512)
 _ROUNDS = 7
 # The speed-up from which bfloat16 is used. Measured: 2.0 with AVX512-BF16, 0.2 to 0.4 if it is emulated.
 _FORMAT_GAIN = 1.25
-# Messages of allocators without an exception class of their own.
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _TOO_LARGE = (
     "there is not enough memory to encode even one image with this model; close other programs, or choose a smaller "
     "model with --preset"
 )
-# Raised by open_clip, torch and safetensors for damaged or mismatched files.
-_LOADING_ERRORS = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Preparation:
-    """open_clip's preprocessing of an image.
-
-    size_px: side of the square. resize_mode: `shortest` crops the long side, `squash` squeezes it.
-    interpolation: PIL's filter for squeezing. mean, std: per channel, in units of 255.
-    """
-
-    size_px: int
-    resize_mode: ResizeMode
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def square(self, frame: Pixels) -> Pixels:
-        """Return (size_px, size_px, 3) uint8. frame: uint8 RGB with the short side size_px; else raises ValueError."""
-        return square(frame, self.size_px, self.resize_mode, self.interpolation)
-
-
-class ImageTower(nn.Module):
-    """An open_clip image tower that normalises pixels and vectors itself. preparation: required of the pixels."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, visual: nn.Module, preparation: Preparation) -> None:
-        super().__init__()
-        self.visual = visual
-        self.preparation = preparation
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preparation.mean, preparation.std))
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return (n, dim) float32, rows of length 1. pixels: (n, size, size, 3) uint8 RGB."""
-        dtype = next(self.visual.parameters()).dtype
-        colours = pixels.permute(0, 3, 1, 2).float()
-        features = self.visual((colours * self.scale + self.shift).to(dtype))
-        return functional.normalize(features.float(), dim=1)
 
 
 class OpenClipEncoder:
@@ -246,7 +180,7 @@ class _Lane:
         try:
             return self._thread.submit(self._run, pixels).result()
         except (RuntimeError, MemoryError) as exc:
-            if not _is_out_of_memory(exc):
+            if not is_out_of_memory(exc):
                 raise
         if self._stream is not None:
             torch.cuda.empty_cache()
@@ -270,60 +204,6 @@ def _use_one_core() -> None:
     """Make torch compute in this thread alone, whatever other models set later."""
     torch.set_num_threads(1)
     torch.get_num_threads()  # a thread keeps what it was when this was first called in it
-
-
-class _SkipInitialisation(TorchFunctionMode):
-    """Skips the random initialisation of weights, since loading replaces every one of them, or fails.
-
-    CPU seconds to construct ViT-B-32: 0.3 instead of 1.6; PE-Core-B-16: 0.7 instead of 9.5.
-    """
-
-    _INITIALISERS = frozenset(
-        {
-            Tensor.erfinv_,
-            Tensor.normal_,
-            Tensor.uniform_,
-            init.kaiming_uniform_,
-            init.normal_,
-            init.trunc_normal_,
-            init.uniform_,
-        }
-    )
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in self._INITIALISERS:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def load_tower(folder: Path) -> ImageTower:
-    """Return the image tower of a model's folder, in float32 on the CPU, without the text tower.
-
-    Raises ModelError if a file is missing or damaged, or if the model is of an unsupported kind.
-    """
-    _check_config(folder)
-    try:
-        with _SkipInitialisation():
-            # open_clip reads pickled weights with weights_only=True.
-            visual = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).visual
-        settings = visual.preprocess_cfg
-        sides = {int(side) for side in np.atleast_1d(settings["size"])}
-        (size_px,) = sides
-        preparation = Preparation(
-            size_px, settings["resize_mode"], settings["interpolation"], tuple(settings["mean"]), tuple(settings["std"])
-        )
-        tower = ImageTower(visual, preparation)
-    except _LOADING_ERRORS as exc:
-        if _is_out_of_memory(exc):
-            raise ModelError(f"{folder}: there is not enough memory to load this model; choose a smaller one") from exc
-        reason = " ".join(str(exc).split())[:300] or type(exc).__name__
-        raise ModelError(
-            f"{folder}: this open_clip model cannot be loaded ({reason}); pull it again with `vfindex models pull`, or "
-            "replace its files"
-        ) from exc
-    return tower.eval().requires_grad_(False)
 
 
 def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, budget_s: float) -> int:
@@ -379,42 +259,19 @@ def _product_s(dtype: torch.dtype) -> float:
     return time.thread_time() - began_s
 
 
-def _check_config(folder: Path) -> None:
-    """Raise ModelError if the folder's configuration is unreadable, unsupported, or needs the network."""
-    path = folder / CONFIG
-    try:
-        config: Any = json.loads(read_file(path))
-        model, pixels = config["model_cfg"], config.get("preprocess_cfg") or {}
-        text = model["text_cfg"]
-    except FileNotFoundError as exc:
-        raise ModelError(
-            f"{path}: this file is missing; run `vfindex models pull`, or put an open_clip model there"
-        ) from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ModelError(f"{path}: not the configuration of an open_clip model; pull the model again") from exc
-    reason = ""
-    if "hf_model_name" in text:
-        reason = f"its text tower is the Hugging Face model {text['hf_model_name']}, which open_clip would download"
-    elif "multimodal_cfg" in model:
-        reason = "it is a captioning model (CoCa)"
-    elif pixels.get("resize_mode", "shortest") not in ("shortest", "squash"):
-        reason = f"its resize mode is {pixels['resize_mode']!r}"
-    elif pixels.get("interpolation", "bicubic") not in _INTERPOLATIONS:
-        reason = f"its interpolation is {pixels['interpolation']!r}"
-    if reason:
-        raise ModelError(f"{folder}: vfindex does not support this model: {reason}; choose another one")
-
-
 def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
     """Return the tower on its device. Raises ModelError."""
     try:
         tower.to(device)
     except RuntimeError as exc:
-        if _is_out_of_memory(exc):
+        if is_out_of_memory(exc):
             raise ModelError(f"{device}: there is not enough memory for this model; choose a smaller one") from exc
         raise
+    visual = tower.visual
     if compiled:
         tower.compile(dynamic=True)
+    elif device.type == "cpu" and isinstance(visual, ClipVit) and tower.number_format is torch.bfloat16 and can_pack():
+        visual.pack()
     return tower
 
 
@@ -426,9 +283,3 @@ def _devices(names: Sequence[str] | None) -> list[torch.device]:
         if name not in ("cpu", *present):
             raise UsageError(f"this machine has no device {name!r}; choose from: {', '.join(['cpu', *present])}")
     return [torch.device(name) for name in chosen]
-
-
-def _is_out_of_memory(exc: BaseException) -> bool:
-    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(exc, RuntimeError) and any(words in str(exc) for words in _OUT_OF_MEMORY)

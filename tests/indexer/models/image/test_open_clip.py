@@ -27,7 +27,8 @@ from vfindex.storage.records import FloatArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vfindex.indexer.models.image.open_clip import NumberFormat, OpenClipEncoder, Preparation
+    from vfindex.indexer.models.image.open_clip import NumberFormat, OpenClipEncoder
+    from vfindex.indexer.models.image.tower import Preparation
 
 FORMATS: tuple[NumberFormat, ...] = ("float32", "bfloat16")
 WEIGHTS = "open_clip_model.safetensors"
@@ -95,7 +96,7 @@ def test_pickled_weights_run_no_code(folders: dict[str, Path], tmp_path: Path) -
     import torch
     from safetensors.torch import load_file
 
-    from vfindex.indexer.models.image.open_clip import load_tower
+    from vfindex.indexer.models.image.tower import load_tower
 
     folder = shutil.copytree(folders["clip"], tmp_path / "model")
     weights = load_file(folder / WEIGHTS)
@@ -115,7 +116,7 @@ def test_pickled_weights_run_no_code(folders: dict[str, Path], tmp_path: Path) -
 
 
 def preparation(resize_mode: str, interpolation: str) -> Preparation:
-    from vfindex.indexer.models.image.open_clip import Preparation
+    from vfindex.indexer.models.image.tower import Preparation
 
     return Preparation(64, resize_mode, interpolation, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
 
@@ -160,7 +161,8 @@ class TestMemory:
         import torch
         from torch import nn
 
-        from vfindex.indexer.models.image.open_clip import ImageTower, OpenClipEncoder, load_tower
+        from vfindex.indexer.models.image.open_clip import OpenClipEncoder
+        from vfindex.indexer.models.image.tower import ImageTower, load_tower
 
         tower = load_tower(folder)
         sizes: list[int] = []
@@ -372,7 +374,7 @@ def test_an_unusable_folder_is_named(
 
 
 def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
-    from vfindex.indexer.models.image.open_clip import load_tower
+    from vfindex.indexer.models.image.tower import load_tower
 
     oblong = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "image_size": [64, 96]}}
     with pytest.raises(ModelError, match="cannot be loaded"):
