@@ -40,7 +40,12 @@ _END_TIMES = frozenset({"asf", "nut", "matroska,webm"})
 
 def seconds(value: int | None, time_base: Fraction | None) -> float | None:
     """Return a time stamp in seconds, None for none."""
-    return None if value is None or time_base is None else float(value * time_base)
+    return None if value is None or time_base is None else scaled(value, time_base)
+
+
+def scaled(value: int, time_base: Fraction) -> float:
+    """Return float(value * time_base), rounded equally, without the cost of a Fraction for every packet."""
+    return value * time_base.numerator / time_base.denominator
 
 
 def claimed_s(container: InputContainer, stream: Stream) -> float | None:
@@ -151,8 +156,8 @@ class Clock:
 
         Encoders delay decoding times by a frame or more, so the first ones after a jump still belong before it.
         """
-        is_apart = pts is not None and abs(pts - dts) * base > self._max_jump_s
-        return float((pts if pts is not None and is_apart else dts) * base)
+        is_apart = pts is not None and scaled(abs(pts - dts), base) > self._max_jump_s
+        return scaled(pts if pts is not None and is_apart else dts, base)
 
     def _change_clock(self, track: _Track, stored_s: float, due_s: float) -> None:
         """Move a stream to a clock that another stream already follows, if its time fits there, else to a new one."""
@@ -164,7 +169,7 @@ class Clock:
         track.clock = len(self._offsets_s) - 1
 
     def _step_s(self, packet: Packet[Any], base: Fraction) -> float:
-        length_s = float(packet.duration * base) if packet.duration else 0.0
+        length_s = scaled(packet.duration, base) if packet.duration else 0.0
         return length_s if 0 < length_s <= MAX_STEP_S else self.frame_s if packet.stream_index == self._video else 0.0
 
     @staticmethod
@@ -176,8 +181,8 @@ class Clock:
             packet.pts = None if packet.pts is None else packet.pts + shift
             packet.dts = None if packet.dts is None else packet.dts + shift
             return
-        packet.pts = None if packet.pts is None else round((float(packet.pts * base) + offset_s) / tick)
-        packet.dts = None if packet.dts is None else round((float(packet.dts * base) + offset_s) / tick)
+        packet.pts = None if packet.pts is None else round((scaled(packet.pts, base) + offset_s) / tick)
+        packet.dts = None if packet.dts is None else round((scaled(packet.dts, base) + offset_s) / tick)
         packet.duration = 0
         packet.time_base = tick
 

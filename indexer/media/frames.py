@@ -111,10 +111,14 @@ class FrameScaler:
 
 
 class PacketWithParameters(NamedTuple):
-    """A video packet with the latest codec parameters, which may have come with a packet that is not decoded."""
+    """A video packet with the latest codec parameters, which may have come with a packet that is not decoded.
+
+    shown_s: when its frame is shown; None if it is not, or if that is not stored.
+    """
 
     packet: Packet[Any]
     parameters: PacketSideData | None
+    shown_s: float | None
 
 
 @dataclass
@@ -142,6 +146,12 @@ class FrameReader:
     _parameters: PacketSideData | None = None
     _applied: PacketSideData | None = None
     _unused_s: list[float] = field(default_factory=list)  # a heap: frames that the decoder may leave out
+    _skips: bool = False  # whether the decoder leaves out frames that no other refers to
+
+    def __post_init__(self) -> None:
+        # PyAV makes both anew each time.
+        self._context = self.source.video.codec_context
+        self._codec = self._context.name
 
     def inside(self, time_s: float) -> bool:
         """Return whether the time is in the requested interval."""
@@ -158,11 +168,12 @@ class FrameReader:
         self._seen_s = time_s
         if packet.has_sidedata("new_extradata"):
             self._parameters = packet.get_sidedata("new_extradata")
-        if is_shown(packet, self.source.video.codec_context.name) and self.inside(time_s):
+        shown = is_shown(packet, self._codec)
+        if shown and self.inside(time_s):
             self.coded += 1
             if self.request.mode != "fps":
                 self._span(time_s)
-        entry = PacketWithParameters(packet, self._parameters)
+        entry = PacketWithParameters(packet, self._parameters, time_s if shown and packet.pts is not None else None)
         for step in self.sampler.push(CodedFrame(time_s, packet.is_keyframe, packet.size, entry)):
             self._do(step)
 
@@ -180,11 +191,11 @@ class FrameReader:
         if step.fresh or step.alone:
             self._drain()
         self._from_s = step.from_s
-        packet, parameters = step.packet
+        packet, parameters, shown_s = step.packet
         if parameters is not None and parameters is not self._applied:
             packet.set_sidedata(parameters)
             self._applied = parameters
-        self._decode(packet)
+        self._decode(packet, self._unused(shown_s, key=packet.is_keyframe))
         if step.alone:
             self._drain()
 
@@ -193,19 +204,20 @@ class FrameReader:
         if self._undrained:
             self._decode(None)
             self._count_left_out(math.inf)
-            self.source.video.codec_context.flush_buffers()
+            self._context.flush_buffers()
             self.times.forget()
             self._undrained = False
 
-    def _decode(self, packet: Packet[Any] | None) -> None:
-        unused_s = None
+    def _decode(self, packet: Packet[Any] | None, unused_s: float | None = None) -> None:
         if packet is not None:
             self.times.sent(packet)
-            unused_s = self._unused(packet)
-            # Of frames that no other refers to, which are half of those of common encodings.
-            self.source.video.codec_context.skip_frame = "DEFAULT" if unused_s is None else "NONREF"
+            skips = unused_s is not None
+            if skips is not self._skips:
+                # Of frames that no other refers to, which are half of those of common encodings.
+                self._context.skip_frame = "NONREF" if skips else "DEFAULT"
+                self._skips = skips
         try:
-            frames = self.source.video.codec_context.decode(packet)
+            frames = self._context.decode(packet)
             self._undrained = True
             self.failures = 0
         except MemoryError:
@@ -222,12 +234,9 @@ class FrameReader:
         for frame in frames:
             self._frame(frame)
 
-    def _unused(self, packet: Packet[Any]) -> float | None:
+    def _unused(self, shown_s: float | None, *, key: bool) -> float | None:
         """Return the time of a frame that is shown but not sampled; None if it may be, or its time is unknown."""
-        time_s = packet_time(packet)
-        if packet.pts is None or time_s is None or not is_shown(packet, self.source.video.codec_context.name):
-            return None
-        return None if self.sampler.may_take(time_s, key=packet.is_keyframe) else time_s
+        return None if shown_s is None or self.sampler.may_take(shown_s, key=key) else shown_s
 
     def _count_left_out(self, now_s: float) -> None:
         """Count the frames before `now_s` that the decoder has left out; it gives frames in order of time."""
