@@ -326,6 +326,8 @@ class Setup:
     models: modality -> model, tag and weights hash. sampling: as typed (`auto`, `keyframes`, frames a second).
     frame_weight: share of the best frame in the visual term, the rest is the clip's own vector.
     word_weight: score of a perfect match of words, in units of the joint score.
+    imputed_share: for words of a query that no document contains: the share of them that a text is taken to match, per
+    spread of its similarity above noise. 0 in libraries from before it.
     references: the models by the names they are found by; empty: those of the preset.
     """
 
@@ -336,3 +338,4 @@ class Setup:
     frame_weight: float
     word_weight: float
     references: Mapping[ModelKind, str] = field(default_factory=dict)
+    imputed_share: float = 0.0

@@ -70,7 +70,7 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     ),
     "every hit is labelled high": ((Labeller, "label", lambda self, scores: "high"), CALIBRATED + "[0.5]"),
     "all words are worth the same": (
-        (lexical, "_idf_shares", lambda snapshots, keywords, holders: {n: 1 / len(keywords) for n in keywords}),
+        (lexical, "_idf_shares", lambda snapshots, keywords, holders: ({n: 1 / len(keywords) for n in keywords}, 0.0)),
         "rank/test_lexical.py::test_a_rare_keyword_has_a_larger_share",
     ),
     "no term has a weight": (

@@ -24,6 +24,7 @@ from vfindex.indexer.models.lite import (
 from vfindex.indexer.models.presets import (
     BEST_DEFAULT,
     DEFAULT_PRESET,
+    IMPUTED_SHARES,
     LITE_SPEECH,
     LITE_TEXT,
     LITE_VISUAL,
@@ -112,6 +113,7 @@ def install(
         frame_weight=PRESETS[name].frame_weight,
         word_weight=PRESETS[name].word_weight,
         references=references,
+        imputed_share=IMPUTED_SHARES.get(references["text"], 0.0),
     )
     writer.install(setup, models.priors(), models.query_folders())
     return setup

@@ -29,6 +29,9 @@ _NEEDING_NO_GPU = frozenset(card.reference for card in CARDS if card.pinned_file
 FORMER_SPEECH = "pocketsphinx-en-us"
 # Chosen on halves of the public videos: of 20, none chooses less, see docs/decisions/screen.md.
 WORD_WEIGHT = 3.0
+# Text models for questions in other languages than the library's, whose words match nothing -> `Setup.imputed_share`:
+# the slope of the share of words that do match, in English, see docs/decisions/languages.md.
+IMPUTED_SHARES: Mapping[str, float] = MappingProxyType({MULTILINGUAL_TEXT: 0.15})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from vfindex.search.rank.lexical import KeywordMatches
 from vfindex.search.rank.prefilter import Prefilter
 from vfindex.search.rank.query_vectors import QueryVectors
 from vfindex.search.rank.rrf import ReciprocalRanks
-from vfindex.search.rank.score import ScoredClip, joint_scores, score_clips
+from vfindex.search.rank.score import ScoredClip, absent_score, joint_scores, score_clips
 from vfindex.storage.joint.vector import fuse_query
 from vfindex.storage.records import FloatArray
 
@@ -112,7 +112,8 @@ class Candidates:
         accepted = self._accepted(ids)
         if self._view.rank_weights is not None or self._view.spec.fusion != "concat":
             return {each.clip.id: each.score for each in self.score(accepted)}
-        scores = joint_scores(self._view, np.array(accepted, np.int64), self._query)
+        absent = absent_score(self._view, self._keywords)
+        scores = joint_scores(self._view, np.array(accepted, np.int64), self._query, absent)
         read = {each.clip.id: each.score for each in self.score(np.array(accepted)[np.isinf(scores)].tolist())}
         shares = np.array([self._keyword_shares.get(id_, 0.0) for id_ in accepted])
         values = scores + self._view.setup.word_weight * shares

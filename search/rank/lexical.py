@@ -66,7 +66,7 @@ class KeywordMatches:
     """The keywords of a query in the text of clips and of whole videos.
 
     required: the postings of required keywords. Their documents may be thousands; `load_clips` reads those of the
-    clips that are scored.
+    clips that are scored. absent: the share of the optional keywords that no document contains.
     """
 
     timed: dict[int, list[DocumentMatch]] = field(default_factory=dict)  # by clip id
@@ -76,6 +76,7 @@ class KeywordMatches:
     shares: dict[Keyword, float] = field(default_factory=dict)  # of the query's idf weights, summing to 1
     required: dict[Keyword, Postings] = field(default_factory=dict)
     documents: dict[int, DocumentMatch] = field(default_factory=dict)  # by document id
+    absent: float = 0.0
 
     def add(self, document: WordMatch, keywords: Iterable[Keyword]) -> None:
         """Add a document that contains keywords; those not allowed in its modality are ignored."""
@@ -171,7 +172,8 @@ def match_keywords(
     }
     required = _required_postings(snapshot, [keyword for keyword in keywords if keyword.required], videos)
     holders |= {keyword: set(each.documents.tolist()) for keyword, each in required.items()}
-    matches = KeywordMatches(shares=_idf_shares((snapshot, *others), keywords, holders), required=required)
+    shares, absent = _idf_shares((snapshot, *others), keywords, holders)
+    matches = KeywordMatches(shares=shares, required=required, absent=absent)
     for document in documents:
         matches.add(document, [keyword for keyword in keywords if document.document_id in holders[keyword]])
     clips_of: dict[int, list[int]] = {}
@@ -285,11 +287,15 @@ def _said_in(snapshot: Snapshot, phrase: str, found: Postings) -> Postings:
 
 def _idf_shares(
     snapshots: Sequence[Snapshot], keywords: Sequence[Keyword], holders: Mapping[Keyword, Collection[int]]
-) -> dict[Keyword, float]:
-    """Return each keyword's share of the idf weights; empty if no document contains any. holders: in the first."""
-    if not any(holders.values()):
-        return {}
+) -> tuple[dict[Keyword, float], float]:
+    """Return each keyword's share of the idf weights, empty if no document contains any, and `KeywordMatches.absent`.
+
+    holders: the documents of the first library.
+    """
     optional = [keyword for keyword in keywords if not keyword.required]
+    found = any(holders.values())
+    if not optional and not found:
+        return {}, 0.0
     total, frequencies = 0, {keyword: 0 if keyword in optional else len(holders[keyword]) for keyword in keywords}
     for number, snapshot in enumerate(snapshots):
         documents, counts = snapshot.words.document_frequencies([keyword.text for keyword in optional])
@@ -300,7 +306,8 @@ def _idf_shares(
             for keyword in keywords:
                 frequencies[keyword] += find_postings(snapshot, keyword, None).documents.size if keyword.required else 0
     weights = {k: k.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for k, n in frequencies.items()}
-    return {keyword: value / sum(weights.values()) for keyword, value in weights.items()}
+    shares = {keyword: value / sum(weights.values()) for keyword, value in weights.items()}
+    return shares if found else {}, sum(shares[keyword] for keyword in optional if not frequencies[keyword])
 
 
 def _containing_phrase(

@@ -29,9 +29,10 @@ NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 class ScoredClip:
     """A clip and its score, a sum of signed contributions; a modality that the clip lacks has no key.
 
-    modalities: weighted similarities plus `bonus`. bonus: what matched keywords add in each modality. rank_scores:
-    reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents that contain
-    keywords. words: those keywords, in the order of the query. library: `View.number`. means: mu of each modality.
+    modalities: weighted similarities plus `bonus`. bonus: what keywords add in each modality, matched or imputed.
+    rank_scores: reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents
+    that contain keywords. words: those keywords, in the order of the query. library: `View.number`. means: mu of each
+    modality.
     """
 
     clip: StoredClip
@@ -74,10 +75,11 @@ def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: K
     read = view.snapshot.with_vectors(ids).values()
     means = {modality: part.mean for modality, part in view.spec.parts.items()}
     scored = [ScoredClip(clip, {}, vectors, library=view.number, means=means) for clip, vectors in read]
+    absent = absent_score(view, keywords)
     for modality, direction in directions(query.vectors, view.spec).items():
         present = [each for each in scored if modality in each.vectors.embeddings]
         if present:
-            _score_modality(present, modality, direction, (view, query.spread[modality]))
+            _score_modality(present, modality, direction, (view, query.spread[modality], absent))
     keywords.load_clips(view.snapshot, [each.clip for each in scored])
     for each in scored:
         _add_keywords(each, view, keywords)
@@ -85,14 +87,14 @@ def score_clips(view: View, ids: Sequence[int], query: QueryVectors, keywords: K
 
 
 def _score_modality(
-    clips: Sequence[ScoredClip], modality: ModalityName, direction: Direction, by: tuple[View, float]
+    clips: Sequence[ScoredClip], modality: ModalityName, direction: Direction, by: tuple[View, float, float]
 ) -> None:
     """Add the joint inner product in one modality: mixed with that of the best frame, or sharpened if it has words.
 
-    by: the view, and the spread of the query. Frames are centred and scaled like clips, so that both terms have the
-    same scale. The similarity in the shared space of learned heads is added as it is.
+    by: the view, the spread of the query, and `absent_score`. Frames are centred and scaled like clips, so that both
+    terms have the same scale. The similarity in the shared space of learned heads is added as it is.
     """
-    view, spread = by
+    view, spread, absent = by
     part, kind = view.spec.parts[modality], get_modality(modality)
     rows = np.stack([each.vectors.embeddings[modality] for each in clips])  # (n_clips, dim)
     values = part.along(rows, direction.own)
@@ -103,6 +105,12 @@ def _score_modality(
     own = sharpened(shares * values, shares * part.weight * spread) if kind.has_words else shares * values
     for each, value in zip(clips, (own + shared).tolist(), strict=True):
         each.modalities[modality] = value
+    if kind.has_words and absent:
+        spreads = np.asarray(values / (part.weight * spread), np.float64)
+        words = absent * imputed(spreads, view.setup.imputed_share)
+        for each, value in zip(clips, words.tolist(), strict=True):
+            each.bonus[modality] = value
+            each.modalities[modality] += value
 
 
 def _mix_best_frames(
@@ -140,6 +148,21 @@ def sharpened(value: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArra
     return np.copysign(BELOW_NOISE * np.minimum(size, noise) + ABOVE_NOISE * np.maximum(size - noise, 0.0), value)
 
 
+def absent_score(view: View, keywords: KeywordMatches) -> float:
+    """Return the score that a text would get for the keywords that no document contains; 0 if none are imputed."""
+    return view.setup.word_weight * keywords.absent if view.setup.imputed_share and view.rank_weights is None else 0.0
+
+
+def imputed(similarity: NDArray[np.float64], slope: float) -> NDArray[np.float64]:
+    """Return the share of absent keywords that texts are taken to match, by their similarity in spreads.
+
+    A keyword that no document contains, as those of another language, tells nothing between documents. It is missing
+    data, not a mismatch, and gets its mean given what is known (regression imputation: Little and Rubin 2002, section
+    4.2).
+    """
+    return np.minimum(slope * np.maximum(similarity - NOISE_SPREADS, 0.0), 1.0)
+
+
 def _add_keywords(scored: ScoredClip, view: View, keywords: KeywordMatches) -> None:
     counted: list[tuple[float, DocumentMatch]] = []
     by_modality = keywords.of_clip(scored.clip.id, scored.clip.video_id)
@@ -148,7 +171,7 @@ def _add_keywords(scored: ScoredClip, view: View, keywords: KeywordMatches) -> N
         part = view.spec.parts.get(modality)
         if part is not None and part.weight > 0:
             bonus = view.setup.word_weight * shares[modality]
-            scored.bonus[modality] = bonus
+            scored.bonus[modality] = scored.bonus.get(modality, 0.0) + bonus
             scored.modalities[modality] = scored.modalities.get(modality, 0.0) + bonus
             # Half for a title: as a snippet, the text of that very moment is better.
             counted += [
@@ -160,10 +183,11 @@ def _add_keywords(scored: ScoredClip, view: View, keywords: KeywordMatches) -> N
         scored.snippet = max(counted, key=lambda pair: pair[0])[1].document.text
 
 
-def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors) -> NDArray[np.float64]:
-    """Return the scores (n,) of clips by their joint vectors alone: without best frames and keywords.
+def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors, absent: float) -> NDArray[np.float64]:
+    """Return the scores (n,) of clips by their joint vectors alone: without best frames and matched keywords.
 
-    Infinite for a clip with no joint vector in the index or the delta. The form of fusion must be `concat`.
+    absent: see `absent_score`. Infinite for a clip with no joint vector in the index or the delta. The form of fusion
+    must be `concat`.
     """
     scores = np.full(len(ids), np.inf)
     slices, ways = view.spec.slices(), directions(query.vectors, view.spec)
@@ -181,6 +205,9 @@ def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors) -> NDA
         scores[present] = 0.0
         for modality, direction in ways.items():
             values = (rows[:, slices[modality]] @ direction.own).astype(np.float64)
-            spread = np.full(len(rows), view.spec.parts[modality].weight * query.spread[modality])
-            scores[present] += sharpened(values, spread) if get_modality(modality).has_words else values
+            if get_modality(modality).has_words:
+                spread = np.full(len(rows), view.spec.parts[modality].weight * query.spread[modality])
+                words = absent * imputed(values / spread, view.setup.imputed_share) if absent else 0.0
+                values = sharpened(values, spread) + words
+            scores[present] += values
     return scores

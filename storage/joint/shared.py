@@ -41,13 +41,14 @@ class SpecFault(Exception):
 class Comparable:
     """What must be equal in two libraries for their scores to be comparable.
 
-    models, templates: by modality, see `Setup`. frame_weight, word_weight: of `Setup`.
+    models, templates: by modality, see `Setup`. frame_weight, word_weight, imputed_share: of `Setup`.
     """
 
     models: Mapping[ModalityName, str]
     templates: Mapping[ModalityName, tuple[str, ...]]
     frame_weight: float
     word_weight: float
+    imputed_share: float = 0.0
 
     @classmethod
     def of(cls, setup: Setup) -> Comparable:
@@ -56,15 +57,18 @@ class Comparable:
             {m: model.templates for m, model in setup.query.items()},
             setup.frame_weight,
             setup.word_weight,
+            setup.imputed_share,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` reads back."""
+        """Return what `from_dict` reads back; without an imputed share of 0, which hashes from before it lack."""
+        imputed = {"imputed_share": self.imputed_share} if self.imputed_share else {}
         return {
             "models": dict(self.models),
             "templates": {m: list(each) for m, each in self.templates.items()},
             "frame_weight": self.frame_weight,
             "word_weight": self.word_weight,
+            **imputed,
         }
 
     @classmethod
@@ -75,6 +79,7 @@ class Comparable:
             {m: tuple(map(_text, each)) for m, each in data["templates"].items()},
             _number(data["frame_weight"]),
             _number(data["word_weight"]),
+            _number(data.get("imputed_share", 0.0)),
         )
 
     def difference(self, other: Comparable) -> str:
@@ -86,7 +91,7 @@ class Comparable:
                 return f"{modality} by {_shown(model)}, not {_shown(other.models[modality])}"
         if self.templates != other.templates:
             return "other prompts of queries"
-        for name in ("frame_weight", "word_weight"):
+        for name in ("frame_weight", "word_weight", "imputed_share"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name):g}, not {getattr(other, name):g}"
         return ""

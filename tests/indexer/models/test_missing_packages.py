@@ -267,6 +267,9 @@ def test_an_upgrade_never_changes_the_text_model_for_a_substitute(
     settings = RunSettings(cache=cache, choice=Choice(preset), workers=1)
     assert upgrade(library, settings, Callbacks(say=said.append)).version == 0
     assert (models_of(setup_of(library))["text"], said) == (text, [])
+    assert (setup_of(library).imputed_share > 0) == (text == MULTILINGUAL_TEXT), (
+        "words of other languages match nothing"
+    )
 
 
 def recognised(library: Path) -> None:

@@ -218,6 +218,7 @@ def other_setups() -> Iterator[tuple[Setup, str]]:
     templates = {m: replace(model, templates=("a photo of {}",)) for m, model in SETUP.query.items()}
     yield replace(SETUP, query=templates), r"\(other prompts of queries\)"
     yield replace(SETUP, word_weight=1.0), r"\(word_weight 0\.5, not 1\)"
+    yield replace(SETUP, imputed_share=0.15), r"\(imputed_share 0, not 0\.15\)"
 
 
 @pytest.mark.parametrize(("setup", "reason"), list(other_setups()))
