@@ -108,6 +108,39 @@ def is_shown(packet: Packet[Any], codec: str) -> bool:
     return codec != "vp8" or bool(memoryview(packet)[0] & 0x10)
 
 
+def is_reset(packet: Packet[Any], codec: str, extradata: bytes | None) -> bool:
+    """Return whether no frame from this packet on, in file order, refers to one before it.
+
+    Keyframes of VP8 and VP9, and the IDR pictures of H.264 (7.4.1.2.4) and H.265 (table 7-1). extradata: the decoder's.
+    """
+    if not packet.is_keyframe or codec not in ("vp8", "vp9", "h264", "hevc"):
+        return False
+    if codec.startswith("vp"):
+        return True
+    data, kinds = memoryview(packet), (_slice_kinds_h264 if codec == "h264" else _slice_kinds_h265)
+    place = {"h264": 4, "hevc": 21}[codec]
+    if extradata is None or len(extradata) <= place or extradata[0] != 1:
+        return False  # start codes instead of lengths
+    length_bytes = (extradata[place] & 3) + 1
+    start = 0
+    while start + length_bytes < len(data):
+        begin = start + length_bytes
+        if (is_idr := kinds(data[begin])) is not None:
+            return is_idr
+        start = begin + int.from_bytes(data[start:begin], "big")
+    return False
+
+
+def _slice_kinds_h264(header: int) -> bool | None:
+    """Return whether a unit is a slice of an IDR picture; None if it is no slice."""
+    return {1: False, 2: False, 5: True}.get(header & 0x1F)
+
+
+def _slice_kinds_h265(header: int) -> bool | None:
+    kind = header >> 1 & 0x3F
+    return None if kind >= 32 else kind in (19, 20)
+
+
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
     """Yield the packets of the streams, without PyAV's signs to drain decoders; raises FFmpegError where damaged."""
     try:

@@ -24,6 +24,7 @@ from vfindex.indexer.media.container import (
     Refusal,
     Source,
     check_size,
+    is_reset,
     is_shown,
     open_source,
     packet_time,
@@ -31,7 +32,7 @@ from vfindex.indexer.media.container import (
     shown_px,
 )
 from vfindex.indexer.media.protocol import FrameTap
-from vfindex.indexer.media.sampling import AUTO_GAP_S, CodedFrame, Sampler, Step, cell
+from vfindex.indexer.media.sampling import AUTO_GAP_S, MAX_PENDING_BYTES, CodedFrame, Sampler, Step, cell
 from vfindex.indexer.media.seeking import packets, packets_from, prime, sparse_packets, streams_read
 from vfindex.indexer.options import Mode
 from vfindex.storage.encoders.pixels import frame_shape, within
@@ -147,6 +148,8 @@ class FrameReader:
     _applied: PacketSideData | None = None
     _unused_s: list[float] = field(default_factory=list)  # a heap: frames that the decoder may leave out
     _skips: bool = False  # whether the decoder leaves out frames that no other refers to
+    _held: list[PacketWithParameters] = field(default_factory=list)  # needed only if a sampled frame refers to them
+    _held_bytes: int = 0
 
     def __post_init__(self) -> None:
         # PyAV makes both anew each time.
@@ -181,6 +184,7 @@ class FrameReader:
         """Decode the remaining frames."""
         for step in self.sampler.finish():
             self._do(step)
+        self._leave_out()
         self._drain()
 
     def _span(self, time_s: float) -> None:
@@ -188,16 +192,36 @@ class FrameReader:
         self.last_s = time_s if self.last_s is None else max(self.last_s, time_s)
 
     def _do(self, step: Step[PacketWithParameters]) -> None:
+        packet, _, shown_s = step.packet
         if step.fresh or step.alone:
+            self._leave_out()
             self._drain()
         self._from_s = step.from_s
-        packet, parameters, shown_s = step.packet
-        if parameters is not None and parameters is not self._applied:
-            packet.set_sidedata(parameters)
-            self._applied = parameters
-        self._decode(packet, self._unused(shown_s, key=packet.is_keyframe))
+        if self._held and is_reset(packet, self._codec, self._context.extradata):
+            self._leave_out()
+        if self._unused(shown_s, key=packet.is_keyframe) is not None and not step.alone:
+            self._held.append(step.packet)
+            self._held_bytes += packet.size
+            if self._held_bytes > MAX_PENDING_BYTES:
+                self._send_held()
+            return
+        self._send_held()
+        self._decode(step.packet)
         if step.alone:
             self._drain()
+
+    def _send_held(self) -> None:
+        """Decode the held frames, as a later one may refer to them."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        for entry in held:
+            self._decode(entry, skips=True)
+
+    def _leave_out(self) -> None:
+        """Drop the held frames, as none that follows refers to them."""
+        for entry in self._held:
+            if entry.shown_s is not None and self.inside(entry.shown_s):
+                heapq.heappush(self._unused_s, entry.shown_s)
+        self._held, self._held_bytes = [], 0
 
     def _drain(self) -> None:
         """Take the frames that the decoder holds back, and reset it."""
@@ -208,10 +232,15 @@ class FrameReader:
             self.times.forget()
             self._undrained = False
 
-    def _decode(self, packet: Packet[Any] | None, unused_s: float | None = None) -> None:
-        if packet is not None:
+    def _decode(self, entry: PacketWithParameters | None, *, skips: bool = False) -> None:
+        """Decode a packet, None for what the decoder holds back. skips: its frame is not sampled."""
+        packet = None
+        if entry is not None:
+            packet, parameters, _ = entry
+            if parameters is not None and parameters is not self._applied:
+                packet.set_sidedata(parameters)
+                self._applied = parameters
             self.times.sent(packet)
-            skips = unused_s is not None
             if skips is not self._skips:
                 # Of frames that no other refers to, which are half of those of common encodings.
                 self._context.skip_frame = "NONREF" if skips else "DEFAULT"
@@ -229,8 +258,8 @@ class FrameReader:
             if packet is not None:
                 self.times.lost(packet)
             return
-        if unused_s is not None and self.inside(unused_s):
-            heapq.heappush(self._unused_s, unused_s)
+        if skips and entry is not None and entry.shown_s is not None and self.inside(entry.shown_s):
+            heapq.heappush(self._unused_s, entry.shown_s)
         for frame in frames:
             self._frame(frame)
 

@@ -42,6 +42,21 @@ def came(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return times
 
 
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[frames.PacketWithParameters]:
+    """Return a list that gets each packet that is sent to the decoder."""
+    packets: list[frames.PacketWithParameters] = []
+    real = frames.FrameReader._decode
+
+    def decode(self: frames.FrameReader, entry: frames.PacketWithParameters | None, **options: bool) -> None:
+        if entry is not None:
+            packets.append(entry)
+        real(self, entry, **options)
+
+    monkeypatch.setattr(frames.FrameReader, "_decode", decode)
+    return packets
+
+
 Read = tuple[list[tuple[float, bytes]], dict[str, Any]]
 
 
@@ -82,6 +97,61 @@ def test_most_unused_frames_are_not_decoded(video: Path, came: list[float], monk
     read(video, Sampling("fps", 1.0))
     assert every == 225
     assert len(came) < 0.6 * every
+
+
+CODECS = ("libx264", "libx265", "libvpx", "libvpx-vp9")
+# Groups of 1.6 s, 40 frames: 0 and 1 s are sampled from the first, 2 and 3 s from the second, 4 s from the third.
+GROUP_S, LENGTH_S, NEEDED = 1.6, 4.8, 26 + 36 + 21
+
+
+def grouped(folder: Path, codec: str, **options: Any) -> Path:
+    """Return a video without frames that no other refers to."""
+    name = f"v.{'webm' if codec.startswith('libvpx') else 'mp4'}"
+    return make_video(
+        folder / name, shots=[Shot("red", LENGTH_S, to="blue")], keyframe_s=GROUP_S, codec=codec, **options
+    )
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_group_is_decoded_up_to_its_last_sampled_frame(
+    tmp_path: Path, codec: str, sent: list[frames.PacketWithParameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "libx264": {"x264-params": "scenecut=0"},
+        "libx265": {"x265-params": "scenecut=0:open-gop=0:bframes=0:log-level=none"},
+    }
+    path = grouped(tmp_path, codec, codec_options=options.get(codec, {"lag-in-frames": "0", "auto-alt-ref": "0"}))
+    expected = all_decoded(monkeypatch, path, Sampling("fps", 1.0), (None, None))
+    assert len(sent) == 120 and len(expected[0]) == 5
+    sent.clear()
+    assert read(path, Sampling("fps", 1.0)) == expected
+    assert NEEDED <= len(sent) <= NEEDED + 3 * 4, "of each group, some before the sampled one has come out"
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+@pytest.mark.parametrize("fps", [1.0, 1 / 1.52, 2.5])
+def test_frames_that_refer_back_over_a_keyframe_are_kept(
+    tmp_path: Path, codec: str, fps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1 / 1.52, that of 1.52 s is sampled: it comes after the keyframe of 1.6 s, and refers to the group before."""
+    options = {
+        "libx264": {"x264-params": "open-gop=1:b-adapt=0:scenecut=0"},
+        "libx265": {"x265-params": "open-gop=1:b-adapt=0:scenecut=0:log-level=none"},
+    }
+    path = grouped(tmp_path, codec, b_frames=3, codec_options=options.get(codec, {}))
+    sampling = Sampling("fps", fps)
+    assert read(path, sampling) == all_decoded(monkeypatch, path, sampling, (None, None))
+
+
+def test_what_is_held_back_is_bounded(
+    tmp_path: Path, sent: list[frames.PacketWithParameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = grouped(tmp_path, "libx264", codec_options={"x264-params": "scenecut=0"})
+    expected = read(path, Sampling("fps", 1.0))
+    sent.clear()
+    monkeypatch.setattr(frames, "MAX_PENDING_BYTES", 0)
+    assert read(path, Sampling("fps", 1.0)) == expected
+    assert len(sent) == 120, "nothing was held back"
 
 
 def test_damage_changes_no_choice_of_frames(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
