@@ -19,11 +19,10 @@ from vfindex.storage.joint.codecs import pack_vector, unpack_vector
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import SharedSpec, SpecFault
 from vfindex.storage.joint.vector import ModalityPrior
-from vfindex.storage.modalities import ModalityName
+from vfindex.storage.modalities import ModalityName, switches
 from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
-_RECOGNISES_SPEECH, _READS_SCREEN = "asr", "ocr"
 _SHARED_SPEC = "shared_spec"
 # What parsing JSON of another shape raises.
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
@@ -103,14 +102,9 @@ class LibraryMeta:
             ) from exc
 
     @property
-    def recognises_speech(self) -> bool:
-        """Whether speech is recognised in new videos; by default True."""
-        return self.source.get(_RECOGNISES_SPEECH) != "0"
-
-    @property
-    def reads_screen(self) -> bool:
-        """Whether text on the screen is read in new videos; by default True."""
-        return self.source.get(_READS_SCREEN) != "0"
+    def left_out(self) -> frozenset[ModalityName]:
+        """The modalities that runs leave out of new videos; by default none."""
+        return frozenset(name for name, switch in switches().items() if self.source.get(switch.option) == "0")
 
     @property
     def query_models(self) -> dict[str, str] | None:
@@ -136,14 +130,9 @@ def put_shared_spec(connection: Connection, shared: SharedSpec | None) -> None:
     put(connection, _SHARED_SPEC, shared.to_json() if shared else "")
 
 
-def put_recognises_speech(catalog: Catalog, recognises: bool) -> None:
-    """Store whether speech is to be recognised."""
-    catalog.put(_RECOGNISES_SPEECH, str(int(recognises)))
-
-
-def put_reads_screen(catalog: Catalog, reads: bool) -> None:
-    """Store whether text on the screen is to be read."""
-    catalog.put(_READS_SCREEN, str(int(reads)))
+def put_switch(catalog: Catalog, modality: ModalityName, is_on: bool) -> None:
+    """Store whether runs extract a modality of new videos; see `LibraryMeta.left_out`."""
+    catalog.put(switches()[modality].option, str(int(is_on)))
 
 
 def put_query_models(catalog: Catalog, folders: Mapping[str, Path]) -> None:

@@ -25,13 +25,31 @@ VideoText = Literal["title", "tag"]
 VIDEO_TEXTS: tuple[VideoText, ...] = get_args(VideoText)
 
 
+# How the coverage of a unit begins that lacks a modality only because a run left it out; an upgrade adds it.
+NOT_READ = "not read: "
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """How runs leave a modality out.
+
+    option: its name on the command line, without dashes, and in `library.db`. content: what is left out, in a sentence.
+    coverage: of a unit without it, stored and never changed; "" if the modality itself says it.
+    """
+
+    option: str
+    content: str
+    coverage: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Modality:
     """A modality of clips. prefix: of the query language, without its colon.
 
     kinds: of its tracks. model: whose encoder embeds its clips and its queries. weight: default w_m of a preset that
     names none; 0: only terms that name it count. origin: what it is extracted from. recogniser: the model that turns
-    that into text, None without one. is_optional: no preset has its model, only who names one.
+    that into text, None without one. is_optional: no preset has its model, only who names one. switch: None if no run
+    leaves it out.
     """
 
     name: ModalityName
@@ -42,6 +60,7 @@ class Modality:
     origin: Origin
     recogniser: ModelKind | None = None
     is_optional: bool = False
+    switch: Switch | None = None
 
     @property
     def has_frames(self) -> bool:
@@ -69,11 +88,36 @@ class Modality:
 # plateaus (docs/decisions). Speech ranks alike from 0.3 to 0.5; at 1 it drowns the images.
 MODALITIES: tuple[Modality, ...] = (
     Modality("visual", ("frames",), prefix="shown", model="visual", weight=1.0, origin="frames"),
-    Modality("speech", ("timed_text",), prefix="said", model="text", weight=0.4, origin="audio", recogniser="speech"),
     Modality(
-        "screen", ("timed_text",), prefix="written", model="text", weight=0.4, origin="frames", recogniser="screen"
+        "speech",
+        ("timed_text",),
+        prefix="said",
+        model="text",
+        weight=0.4,
+        origin="audio",
+        recogniser="speech",
+        switch=Switch("asr", "speech recognition"),
     ),
-    Modality("audio", ("audio",), prefix="heard", model="audio", weight=0.0, origin="audio", is_optional=True),
+    Modality(
+        "screen",
+        ("timed_text",),
+        prefix="written",
+        model="text",
+        weight=0.4,
+        origin="frames",
+        recogniser="screen",
+        switch=Switch("ocr", "text on the screen", f"{NOT_READ}OCR was off or not installed"),
+    ),
+    Modality(
+        "audio",
+        ("audio",),
+        prefix="heard",
+        model="audio",
+        weight=0.0,
+        origin="audio",
+        is_optional=True,
+        switch=Switch("sounds", "sounds", f"{NOT_READ}sounds were off"),
+    ),
     Modality("text", ("video_text", "timed_text"), prefix="titled", model="text", weight=0.4, origin="metadata"),
 )
 
@@ -81,6 +125,11 @@ MODALITIES: tuple[Modality, ...] = (
 def modality_names() -> tuple[ModalityName, ...]:
     """Return the names of all modalities, in the order of their slices in the joint vector."""
     return tuple(modality.name for modality in MODALITIES)
+
+
+def switches() -> dict[ModalityName, Switch]:
+    """Return the modalities that runs may leave out, and how."""
+    return {modality.name: modality.switch for modality in MODALITIES if modality.switch is not None}
 
 
 def usual_modalities() -> tuple[ModalityName, ...]:

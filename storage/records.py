@@ -254,8 +254,6 @@ class Attempt:
 
 # Key in the coverage of a unit that is indexed as a preview.
 COARSE = "coarse"
-# Coverage of a modality whose text in the frames was not read; an upgrade reads it.
-UNREAD = "not read: OCR was off or not installed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from vfindex.indexer.options import Sampling
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.repair import repair
+from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, Relevant
@@ -267,6 +268,42 @@ def test_an_upgrade_of_the_rest_keeps_it_and_hears_again_where_clips_are_cut_ane
         assert service.status().models[NAME] == settings.choice.audio
     found = contents(in_use(folder))
     assert sum(NAME not in vectors.embeddings for _, _, vectors in found.values()) < len(found) / 2
+
+
+def test_no_sounds_is_remembered_until_they_are_asked_for(
+    videos: list[bytes], settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lib"
+    assert ingest(folder, videos[:1], settings).indexed == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(ClapEncoder, "open", None)
+        assert ingest(folder, videos[1:2], replace(settings, sounds=False)).indexed == 1
+        assert ingest(folder, videos[3:], settings).indexed == 1
+        assert upgrade(folder, settings).version == 0, "nor does an upgrade hear them"
+    with SearchService(folder) as service:
+        heard = [service.video(os.fsdecode(path)).coverage[0][NAME] for path in (*videos[:2], videos[3])]
+    assert heard == ["2 windows of sound", "not read: sounds were off", "no sound"]
+    said: list[str] = []
+    assert ingest(folder, videos[:1], replace(settings, sounds=True), Callbacks(say=said.append)).unchanged == 1
+    assert said[-1] == "1 video without sounds, as sounds were off; to read it: vfindex upgrade"
+    report = upgrade(folder, settings)
+    assert (report.swapped, report.heard, report.decoded, report.taken_over) == (True, 1, 0, 2)
+    assert upgrade(folder, settings).version == 0
+    with SearchService(folder) as service:
+        assert service.video(os.fsdecode(videos[1])).coverage[0][NAME] == "2 windows of sound"
+
+
+def test_a_model_that_is_chosen_turns_sounds_on(
+    videos: list[bytes], without: RunSettings, settings: RunSettings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lib"
+    assert ingest(folder, videos[:1], replace(without, sounds=False)).indexed == 1
+    with pytest.raises(UsageError, match="this library has no sounds; to add it: vfindex upgrade --audio NAME"):
+        ingest(folder, videos[:1], replace(without, sounds=True))
+    assert upgrade(folder, settings).heard == 1
+    assert ingest(folder, videos[1:2], replace(without, choice=Choice())).indexed == 1
+    assert {NAME} <= {m for _, _, vectors in contents(in_use(folder)).values() for m in vectors.embeddings}
+    assert upgrade(folder, settings).version == 0
 
 
 def test_another_model_is_another_library(

@@ -1,12 +1,14 @@
-"""A fourth modality, brightness in words: a row of the table and an extractor are all that it takes."""
+"""Toy modalities: a row of the table and an extractor are all that one takes, and one more row if it has a model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from equality import contents
 from media import Shot, make_video
@@ -16,7 +18,9 @@ from vfindex.indexer.extractors import registry
 from vfindex.indexer.extractors.base import Track, Unit, begins_in
 from vfindex.indexer.extractors.chunks import windows
 from vfindex.indexer.extractors.registry import Registration
-from vfindex.indexer.media.decoder import AudioBlock, Decoder, Frame, FrameTap, ReadEnd, Tap
+from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder, Frame, FrameTap, ReadEnd, Tap
+from vfindex.indexer.models import factory, presets
+from vfindex.indexer.models.factory import EmbeddingModel, Opening
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
@@ -26,6 +30,7 @@ from vfindex.search.service import SearchService
 from vfindex.storage import modalities
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.index.model_versions import in_use
+from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
@@ -154,6 +159,66 @@ def test_an_upgrade_adds_it_and_decodes_nothing_for_the_others(
     assert verify(Library.open(folder)).clean
     assert status_of(folder)["lacks"] == []
     assert upgrade(folder, settings).version == 0, "it has everything now"
+
+
+LOUDNESS = Modality("loudness", ("audio",), prefix="loud", model="level", weight=0.0, origin="audio")
+
+
+class LevelModel:
+    """A model of its own, "loud" or "quiet" for every second; its questions are encoded as those of the text model."""
+
+    identity = "level 1"
+
+    def __init__(self, text: EmbeddingModel) -> None:
+        self._text = text
+        self.query, self.query_folder = text.query, text.query_folder
+
+    def prior(self, modality: Modality) -> ModalityPrior:
+        return self._text.prior(replace(modality, model="text"))
+
+    def open(self, opening: Opening) -> Any:
+        return self._text.open(opening).encode_passages(["a quiet place", "a loud noise"])
+
+
+class Loudness:
+    """An extractor of vectors. levels: (2, dim), of quiet and of loud."""
+
+    taps: Sequence[Tap] = (AudioTap(),)
+
+    def __init__(self, levels: Any) -> None:
+        self._levels, self._heard = levels, []
+
+    def begin(self, unit: Unit) -> Loudness:
+        return Loudness(self._levels)
+
+    def feed(self, item: Frame | AudioBlock) -> None:
+        assert isinstance(item, AudioBlock)
+        self._heard.append((item.time_s, item.time_s + len(item.samples) / 16_000, int(np.abs(item.samples).max() > 9)))
+
+    def finish(self, end: ReadEnd) -> Track:
+        spans_s = np.array([(start_s, end_s) for start_s, end_s, _ in self._heard])
+        return Track("levels", spans_s=spans_s, vectors=self._levels[[level for _, _, level in self._heard]])
+
+
+def test_a_modality_brings_its_own_model(
+    tmp_path: Path, video: bytes, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modalities, "MODALITIES", (*modalities.MODALITIES, LOUDNESS))
+    monkeypatch.setattr(presets, "WITH_EXTRAS", {**presets.WITH_EXTRAS, "level": ("numpy", "level-1")})
+    monkeypatch.setitem(factory.MODELS, "level", lambda *located: LevelModel(factory.MODELS["text"](*located)))
+    opened = Registration(lambda encoders: Loudness(encoders.models["level"]))
+    monkeypatch.setitem(registry.EXTRACTORS, LOUDNESS.name, opened)
+    folder = tmp_path / "lib"
+    assert ingest(folder, [video], settings).indexed == 1
+    with Library.open(folder).snapshot() as snapshot:
+        setup = LibraryMeta(snapshot).existing_setup()
+    assert (setup.models["loudness"], setup.references["level"]) == ("level 1", "level-1")
+    assert all("loudness" in vectors.embeddings for _, _, vectors in contents(folder).values())
+    engine = SearchEngine.open(folder)
+    [loud], [quiet] = engine.search("loud:noise", top_k=1), engine.search('loud:"quiet place"', top_k=1)
+    assert (loud.modalities["loudness"] or 0) > (quiet.modalities["loudness"] or 0)
+    assert upgrade(folder, settings).version == 0
+    assert verify(Library.open(folder)).clean
 
 
 def status_of(folder: Path) -> dict[str, Any]:

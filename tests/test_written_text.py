@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import av
@@ -34,10 +33,11 @@ from vfindex.storage.errors import ModelError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import UNREAD, Segment
+from vfindex.storage.records import Segment
 
 pytest.importorskip("rapidocr")
 NAME = "screen"
+UNREAD = "not read: OCR was off or not installed"
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def settings(models_cache: Path) -> RunSettings:
 
 def without_ocr(patch: pytest.MonkeyPatch) -> None:
     """Let the machine have no OCR."""
-    patch.setattr(presets, "WITH_EXTRAS", MappingProxyType({}))
+    patch.setattr(presets, "find_spec", lambda _: None)
     patch.setattr(ocr, "find_spec", lambda _: None)
 
 
@@ -180,6 +180,31 @@ def test_no_ocr_is_remembered_until_it_is_asked_for(tmp_path: Path, video: bytes
     assert ingest(folder, [video], replace(settings, ocr=True)).unchanged == 1
     assert upgrade(folder, settings).decoded == 2
     assert SearchEngine.open(folder).search("written:museum")
+
+
+def test_an_upgrade_says_that_the_text_it_adds_is_left_out(
+    tmp_path: Path, video: bytes, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library from before, whose owner wants none."""
+    folder = tmp_path / "lib"
+    with monkeypatch.context() as patch:
+        without_ocr(patch)
+        assert ingest(folder, [video], settings).indexed == 1
+    assert ingest(folder, [video], replace(settings, ocr=False)).unchanged == 1
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "probe", None)
+        report = upgrade(folder, settings, Callbacks(say=said.append))
+    assert (report.swapped, report.taken_over, report.decoded) == (True, 1, 0), "no file is opened"
+    assert [
+        line for line in said if line.startswith("without text on the screen, which --no-ocr left out; to add it: ")
+    ]
+    assert coverage(folder, "v001.mp4") == UNREAD
+    assert upgrade(folder, settings).version == 0
+    ingest(folder, [video], replace(settings, ocr=True))
+    assert upgrade(folder, settings).decoded == 1
+    assert SearchEngine.open(folder).search("written:museum")
+    assert upgrade(folder, settings).version == 0
 
 
 def coverage(folder: Path, name: str) -> str:

@@ -44,15 +44,19 @@ def command(
     audio: AudioOption = None,
     sampling: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="auto, keyframes, or frames per second.  [default: auto]"),
+        typer.Option(metavar="MODE", help="auto, keyframes or frames a second.  [default: auto]"),
     ] = None,
     asr: Annotated[
         bool | None,
-        typer.Option("--asr/--no-asr", help="Transcribe speech.  [default: as last time, else on]"),
+        typer.Option("--asr/--no-asr", help="Transcribe speech.  [default: as last time, or on]"),
     ] = None,
     ocr: Annotated[
         bool | None,
-        typer.Option("--ocr/--no-ocr", help="Read text in frames.  [default: as last time, else on]"),
+        typer.Option("--ocr/--no-ocr", help="Read text in frames.  [default: as last time, or on]"),
+    ] = None,
+    sounds: Annotated[
+        bool | None,
+        typer.Option("--sounds/--no-sounds", help="Embed sounds.  [default: as last time, or on]"),
     ] = None,
     workers: WorkersOption = None,
     compiled: Annotated[
@@ -83,6 +87,7 @@ def command(
         sampling=Sampling.parse(sampling) if sampling else None,
         asr=asr,
         ocr=ocr,
+        sounds=sounds,
         workers=workers,
         compiled=compiled,
         exclude=tuple(exclude or ()),

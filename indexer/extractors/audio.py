@@ -12,10 +12,12 @@ from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Frame, ReadEnd
 from vfindex.indexer.models.sound.mel import Sound
 from vfindex.indexer.speech.audio_tracks import lost_audio
 from vfindex.storage.errors import counted
+from vfindex.storage.modalities import switches
 
 if TYPE_CHECKING:
     from vfindex.indexer.models.sound.clap import ClapEncoder
 
+NAME = "audio"
 # Sound below -60 dB of full scale is silence: it has no vector, so that it neither raises nor lowers a clip.
 SILENT_PEAK = 32
 # A shorter rest of a track, or of a part between two gaps, is too short to name what it is of.
@@ -25,7 +27,7 @@ GAP_S = 0.1
 
 
 class AudioExtractor:
-    """Encodes the sound of a video; an `Extractor`. encoder: None if there is no model of sounds."""
+    """Encodes the sound of a video; an `Extractor`. encoder: None if the run leaves sounds out."""
 
     def __init__(self, encoder: ClapEncoder | None) -> None:
         self._encoder = encoder
@@ -33,7 +35,7 @@ class AudioExtractor:
     def begin(self, unit: Unit) -> AudioExtraction | NoAudio:
         reason = _why_not(unit)
         if self._encoder is None or reason:
-            return NoAudio(reason or "no model of sounds")
+            return NoAudio(reason or switches()[NAME].coverage)
         return AudioExtraction(self._encoder)
 
 

@@ -28,8 +28,10 @@ class Registration:
 EXTRACTORS: dict[ModalityName, Registration] = {
     "visual": Registration(lambda encoders: VisualExtractor(encoders.image_model())),
     "speech": Registration(lambda encoders: SpeechExtractor(encoders.speech), known_speech),
-    "screen": Registration(lambda encoders: ScreenExtractor(Ocr.open(encoders.threads) if encoders.ocr else None)),
-    "audio": Registration(lambda encoders: AudioExtractor(encoders.audio)),
+    "screen": Registration(
+        lambda encoders: ScreenExtractor(None if "screen" in encoders.left_out else Ocr.open(encoders.threads))
+    ),
+    "audio": Registration(lambda encoders: AudioExtractor(encoders.models.get("audio"))),
     "text": Registration(lambda _: TextExtractor(), known_text),
 }
 

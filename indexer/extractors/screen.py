@@ -15,7 +15,8 @@ from vfindex.indexer.extractors.ocr import Ocr, Place
 from vfindex.indexer.media.decoder import AudioBlock, Frame, FrameTap, ReadEnd, Tap
 from vfindex.indexer.models.base import Pixels, is_still
 from vfindex.storage.errors import counted
-from vfindex.storage.records import UNREAD, Box, FloatArray, Segment
+from vfindex.storage.modalities import switches
+from vfindex.storage.records import Box, FloatArray, Segment
 
 NAME = "screen"
 # A frame a second is looked at; that it changed costs little to see.
@@ -66,7 +67,7 @@ class ScreenExtraction:
 
     def finish(self, end: ReadEnd) -> Track:
         if self._ocr is None:
-            return Track(UNREAD)
+            return Track(switches()[NAME].coverage)
         if not self.taps:
             return Track("the preview reads no text on the screen")
         found = self._lines.finish(self._end_s(end))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.errors import ModelError
-from vfindex.storage.modalities import ModalityName, modality_names
+from vfindex.storage.modalities import ModalityName, ModelKind, frame_modality, get_modality, modality_names
 from vfindex.storage.records import FloatArray
 
 if TYPE_CHECKING:
-    from vfindex.indexer.models.sound.clap import ClapEncoder
     from vfindex.indexer.speech.whisper import Whisper
 
 Pixels = NDArray[np.uint8]
@@ -64,28 +63,43 @@ class PassageEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The models of a run, shared by its workers. image: None without images. speech: None if none is recognised.
+    """The models of a run, shared by its workers.
 
-    audio: None without a model of sounds. gpus: of the image model. lanes: batches that one queue gives it at once, of
-    the frames of all running units; 0: it takes images one by one, and needs no queue. modalities: of the
-    library. threads: of each model. ocr: whether text in frames is read.
+    text: embeds all text. models: those that its modalities use, without those that are left out. gpus: of the image
+    model. lanes: batches that one queue gives it at once, of the frames of all running units; 0: it takes images one
+    by one, and needs no queue. modalities: of the library. left_out: of them, those that the run does not extract.
+    threads: of each model.
     """
 
-    image: ImageEncoder | None
     text: PassageEncoder
-    speech: Whisper | None = None
-    audio: ClapEncoder | None = None
+    models: Mapping[ModelKind, Any] = field(default_factory=dict)
     gpus: int = 0
     lanes: int = 0
     threads: int = 1
     modalities: tuple[ModalityName, ...] = field(default_factory=modality_names)
-    ocr: bool = True
+    left_out: frozenset[ModalityName] = frozenset()
+
+    @property
+    def image(self) -> ImageEncoder | None:
+        """The model of the modality that has frames; None without images."""
+        found: ImageEncoder | None = self.models.get(get_modality(frame_modality()).model)
+        return found
+
+    @property
+    def speech(self) -> Whisper | None:
+        """The speech model; None if none is recognised."""
+        found: Whisper | None = self.models.get("speech")
+        return found
 
     def image_model(self) -> ImageEncoder:
         """Return the image model. Raises ModelError without one."""
         if self.image is None:
             raise ModelError("this library has no image model")
         return self.image
+
+    def with_images(self, image: ImageEncoder) -> Encoders:
+        """Return the models with another image model."""
+        return replace(self, models={**self.models, get_modality(frame_modality()).model: image})
 
 
 @dataclass(frozen=True, slots=True)

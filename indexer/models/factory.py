@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vfindex.indexer.models.base import LANES_PER_GPU, Encoders, ImageEncoder, PassageEncoder
 from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS, find_card
@@ -57,15 +57,14 @@ if TYPE_CHECKING:
 class Opening:
     """How models are opened.
 
-    threads: of the CPU. asr: the speech model too. ocr: see `Encoders`. compiled: see OpenClipEncoder. main_language:
-    see `Whisper`.
+    threads: of the CPU. left_out: modalities for which no model is opened. compiled: see OpenClipEncoder.
+    main_language: see `Whisper`.
     """
 
     threads: int
-    asr: bool
+    left_out: frozenset[ModalityName] = frozenset()
     compiled: bool = False
     main_language: str = ""
-    ocr: bool = True
 
 
 _IN_PACKAGES: tuple[PresetName, ...] = ("lite", "lite-multilingual")
@@ -98,7 +97,7 @@ def install(
     else:
         name = BEST_DEFAULT if are_present(chosen_models(choice, BEST_DEFAULT), cache) else DEFAULT_PRESET
     references = present_models(choice, name, cache, say=say)
-    models = _located(references, cache, say)
+    models = _Located(references, cache, say)
     heard = Recogniser(references["speech"]) if choice.speech else find_recogniser(references["speech"], cache)
     if heard.usable and not keeps_speech:
         if heard.note:
@@ -160,22 +159,23 @@ def open_encoders(setup: Setup, cache: Path, opening: Opening, *, say: Say) -> E
     models = LibraryModels(setup, cache, say=say)
     has_batches = models_of(setup).get("visual", LITE_VISUAL) != LITE_VISUAL
     gpus = len(usable_devices()) if has_batches and has_cuda() else 0
+    modalities = tuple(modality for modality in modality_names() if modality in setup.models)
+    run = [get_modality(name) for name in modalities if name not in opening.left_out]
+    kinds = dict.fromkeys(kind for each in run for kind in (each.model, each.recogniser) if kind is not None)
     return Encoders(
-        image=models.image(opening.threads, compiled=opening.compiled),
         text=models.text(opening.threads),
-        speech=models.speech(opening.threads, opening.main_language) if opening.asr else None,
-        audio=models.audio(opening.threads),
+        models={kind: models.open(kind, opening) for kind in kinds if kind in models and kind != "text"},
         gpus=gpus,
         lanes=LANES_PER_GPU * gpus or opening.threads if has_batches else 0,
         threads=opening.threads,
-        modalities=tuple(modality for modality in modality_names() if modality in setup.models),
-        ocr=opening.ocr,
+        modalities=modalities,
+        left_out=opening.left_out,
     )
 
 
 def query_folders(setup: Setup, cache: Path, *, say: Say) -> dict[str, Path]:
     """Return the sources of a library's query encoders, name -> folder in the cache. Raises ModelError."""
-    return _located(models_of(setup), cache, say).query_folders()
+    return _Located(models_of(setup), cache, say).query_folders()
 
 
 class LibraryModels:
@@ -184,8 +184,8 @@ class LibraryModels:
     def __init__(self, setup: Setup, cache: Path, *, say: Say) -> None:
         """Raise LibraryVersion if the models differ from those that made the library, ModelError if one is absent."""
         references = models_of(setup)
-        self._models = _located(references, cache, say)
-        self._speech, self._cache, self._say = references["speech"], cache, say
+        self._models = _Located(references, cache, say)
+        self._references, self._cache, self._say = references, cache, say
         made_now = self._models.identities()
         if any(made_now.get(modality) != identity for modality, identity in setup.models.items()):
             raise LibraryVersion(
@@ -193,29 +193,54 @@ class LibraryModels:
                 "compared; it can still be searched; to add videos, upgrade it first: vfindex upgrade"
             )
 
-    def image(self, threads: int, *, compiled: bool = False) -> ImageEncoder | None:
+    def __contains__(self, kind: ModelKind) -> bool:
+        """Return whether the library has a model of a kind that is opened here."""
+        return kind in self._models.by_kind or (kind in RECOGNISERS and kind in self._references)
+
+    def open(self, kind: ModelKind, opening: Opening) -> Any:
+        """Open one of the models. Raises ModelError."""
+        if kind in self._models.by_kind:
+            return self._models.by_kind[kind].open(opening)
+        return RECOGNISERS[kind](self._references[kind], self._cache, self._say, opening)
+
+    def image(self, threads: int) -> ImageEncoder | None:
         """Open the image model, None for a library without images. Raises ModelError."""
-        return self._models.visual.open(threads, compiled) if self._models.visual is not None else None
+        found: ImageEncoder | None = self.open("visual", Opening(threads)) if "visual" in self else None
+        return found
 
     def image_folder(self) -> Path | None:
         """Return the image model's ONNX folder, for `open_image_encoder`; None without images. Raises ModelError."""
-        return self._models.visual.image_folder() if self._models.visual is not None else None
+        model = self._models.by_kind.get("visual")
+        return model.image_folder() if isinstance(model, _LiteVisual | _ClipVisual) else None
 
     def text(self, threads: int) -> PassageEncoder:
         """Open the text model. Raises ModelError."""
-        return self._models.text.open(threads)
+        found: PassageEncoder = self.open("text", Opening(threads))
+        return found
 
-    def audio(self, threads: int) -> ClapEncoder | None:
-        """Open the model of sounds, None if the library has none. Raises ModelError."""
-        return self._models.audio.open(threads) if self._models.audio else None
 
-    def speech(self, threads: int, main_language: str) -> Whisper:
-        """Open the speech model. Raises ModelError."""
-        from vfindex.indexer.speech.backends import open_whisper  # CTranslate2 takes a second to import
+class EmbeddingModel(Protocol):
+    """A located model that embeds the clips of a modality, and its questions.
 
-        device = None if usable_devices() else "cpu"
-        model = ensure_model(find_card("speech", self._speech), self._cache, say=self._say)
-        return open_whisper(model.folder, threads=threads, device=device, main_language=main_language)
+    identity: as a library records it. query, query_folder: its query encoder, and where it lies in the cache.
+    """
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def query(self) -> QueryModel: ...
+
+    @property
+    def query_folder(self) -> Path: ...
+
+    def open(self, opening: Opening) -> Any:
+        """Return the encoder that its extractor takes. Raises ModelError."""
+        ...
+
+    def prior(self, modality: Modality) -> ModalityPrior:
+        """Return the statistics of a modality. Raises ModelError."""
+        ...
 
 
 class _LiteVisual:
@@ -231,8 +256,8 @@ class _LiteVisual:
     def image_folder(self) -> Path:
         return self._paths.visual
 
-    def open(self, threads: int, compiled: bool) -> ImageEncoder:
-        return LiteImageEncoder.open(self._paths.visual, threads=threads)
+    def open(self, opening: Opening) -> ImageEncoder:
+        return LiteImageEncoder.open(self._paths.visual, threads=opening.threads)
 
     def prior(self, modality: Modality) -> ModalityPrior:
         return load_prior(self._paths.prior, modality)
@@ -256,14 +281,14 @@ class _ClipVisual:
     def image_folder(self) -> Path:
         return ensure_part(self._model, "clip-image", self._cache, say=self._say)
 
-    def open(self, threads: int, compiled: bool) -> ImageEncoder:
+    def open(self, opening: Opening) -> ImageEncoder:
         from vfindex.indexer.models.image.open_clip import OpenClipEncoder  # torch takes seconds; `lite` does without
 
-        devices = None if has_cuda() else ["cpu"]
-        return OpenClipEncoder.open(self._model.folder, threads=threads, devices=devices, compiled=compiled)
+        threads, devices = opening.threads, None if has_cuda() else ["cpu"]
+        return OpenClipEncoder.open(self._model.folder, threads=threads, devices=devices, compiled=opening.compiled)
 
     def prior(self, modality: Modality) -> ModalityPrior:
-        return visual_prior(lambda: self.open(usable_cores(), False), self.query_folder, modality.weight)
+        return visual_prior(lambda: self.open(Opening(usable_cores())), self.query_folder, modality.weight)
 
 
 class _LiteText:
@@ -276,8 +301,8 @@ class _LiteText:
         self._paths = ensure_lite(cache, text, images=images, say=say)
         self.query_folder = self._paths.text
 
-    def open(self, threads: int) -> PassageEncoder:
-        return TextEncoder.open(self._paths.text, threads=threads)
+    def open(self, opening: Opening) -> PassageEncoder:
+        return TextEncoder.open(self._paths.text, threads=opening.threads)
 
     def prior(self, modality: Modality) -> ModalityPrior:
         return load_prior(self._paths.prior, modality)
@@ -298,9 +323,9 @@ class _SentenceText:
     def query(self) -> QueryModel:
         return _query_model(self.query_folder)
 
-    def open(self, threads: int) -> PassageEncoder:
+    def open(self, opening: Opening) -> PassageEncoder:
         if not has_cuda():
-            return TextEncoder.open(self.query_folder, threads=threads)
+            return TextEncoder.open(self.query_folder, threads=opening.threads)
         from vfindex.indexer.models.sentence import SentenceEncoder  # takes seconds to import
 
         return SentenceEncoder.open(self._model, "cuda")
@@ -324,65 +349,69 @@ class _ClapAudio:
     def query(self) -> QueryModel:
         return _query_model(self.query_folder)
 
-    def open(self, threads: int) -> ClapEncoder:
+    def open(self, opening: Opening) -> ClapEncoder:
         from vfindex.indexer.models.sound.clap import ClapEncoder  # torch takes seconds; other libraries do without
 
-        return ClapEncoder.open(self._model.folder, threads=threads, device="cuda" if has_cuda() else "cpu")
+        return ClapEncoder.open(self._model.folder, threads=opening.threads, device="cuda" if has_cuda() else "cpu")
 
     def prior(self, modality: Modality) -> ModalityPrior:
         return audio_prior(self.query_folder, modality.weight)
 
 
-EmbeddingModel = _LiteVisual | _ClipVisual | _LiteText | _SentenceText | _ClapAudio
+def _visual(references: Mapping[ModelKind, str], cache: Path, say: Say) -> EmbeddingModel:
+    reference, text = references["visual"], references["text"]
+    # Labels beside a text model of the hub are in English, as in libraries of every version.
+    labels = text if text in TEXT_MODELS else LITE_TEXT
+    return _LiteVisual(labels, cache, say) if reference == LITE_VISUAL else _ClipVisual(reference, cache, say)
 
 
-@dataclass(frozen=True, slots=True)
-class _Models:
-    """The embedding models of a library's modalities, located in a cache; each field is a kind of the table.
+def _text(references: Mapping[ModelKind, str], cache: Path, say: Say) -> EmbeddingModel:
+    text, embeds_labels = references["text"], references.get("visual") == LITE_VISUAL
+    if text in TEXT_MODELS:
+        return _LiteText(text, cache, say, images=embeds_labels)
+    return _SentenceText(text, cache, say)
 
-    visual, audio: None without images, and without a model of sounds.
-    """
 
-    visual: _LiteVisual | _ClipVisual | None
-    text: _LiteText | _SentenceText
-    audio: _ClapAudio | None
-    modalities: tuple[ModalityName, ...]
+def _speech(reference: str, cache: Path, say: Say, opening: Opening) -> Whisper:
+    from vfindex.indexer.speech.backends import open_whisper  # CTranslate2 takes a second to import
+
+    threads, device = opening.threads, None if usable_devices() else "cpu"
+    model = ensure_model(find_card("speech", reference), cache, say=say)
+    return open_whisper(model.folder, threads=threads, device=device, main_language=opening.main_language)
+
+
+# What locates the embedding model of each kind, from the references of all; and what opens a recogniser.
+MODELS: dict[ModelKind, Callable[[Mapping[ModelKind, str], Path, Say], EmbeddingModel]] = {
+    "visual": _visual,
+    "text": _text,
+    "audio": lambda references, cache, say: _ClapAudio(references["audio"], cache, say),
+}
+RECOGNISERS: dict[ModelKind, Callable[[str, Path, Say, Opening], Any]] = {"speech": _speech}
+
+
+class _Located:
+    """The embedding models of a library's modalities, located in a cache."""
+
+    def __init__(self, references: Mapping[ModelKind, str], cache: Path, say: Say) -> None:
+        self._modalities = [get_modality(name) for name in modalities_of(references)]
+        kinds = dict.fromkeys(modality.model for modality in self._modalities)
+        self.by_kind = {kind: MODELS[kind](references, cache, say) for kind in kinds}
 
     def identities(self) -> dict[ModalityName, str]:
         """Return modality -> identity of the model that makes its vectors, as a library records it."""
-        return {modality: self._model(modality).identity for modality in self.modalities}
+        return {each.name: self.by_kind[each.model].identity for each in self._modalities}
 
     def queries(self) -> dict[ModalityName, QueryModel]:
         """Return modality -> its query encoder."""
-        return {modality: self._model(modality).query for modality in self.modalities}
+        return {each.name: self.by_kind[each.model].query for each in self._modalities}
 
     def priors(self) -> dict[ModalityName, ModalityPrior]:
         """Return modality -> its prior."""
-        return {modality: self._model(modality).prior(get_modality(modality)) for modality in self.modalities}
+        return {each.name: self.by_kind[each.model].prior(each) for each in self._modalities}
 
     def query_folders(self) -> dict[str, Path]:
         """Return name of a query encoder in a library -> its folder in the cache."""
-        models = (self._model(modality) for modality in self.modalities)
-        return {model.query.folder: model.query_folder for model in models}
-
-    def _model(self, modality: ModalityName) -> EmbeddingModel:
-        model: EmbeddingModel = getattr(self, get_modality(modality).model)
-        return model
-
-
-def _located(references: Mapping[ModelKind, str], cache: Path, say: Say) -> _Models:
-    visual, text = references.get("visual"), references["text"]
-    # Labels beside a text model of the hub are in English, as in libraries of every version.
-    labels, embeds_labels = text if text in TEXT_MODELS else LITE_TEXT, visual == LITE_VISUAL
-    images: _LiteVisual | _ClipVisual | None = None
-    if visual is not None:
-        images = _LiteVisual(labels, cache, say) if embeds_labels else _ClipVisual(visual, cache, say)
-    return _Models(
-        images,
-        _LiteText(text, cache, say, images=embeds_labels) if text in TEXT_MODELS else _SentenceText(text, cache, say),
-        _ClapAudio(references["audio"], cache, say) if "audio" in references else None,
-        modalities_of(references),
-    )
+        return {model.query.folder: model.query_folder for model in self.by_kind.values()}
 
 
 def _query_model(folder: Path) -> QueryModel:

@@ -130,6 +130,11 @@ def modalities_of(references: Mapping[ModelKind, str]) -> tuple[ModalityName, ..
     return tuple(each.name for each in table if {each.model, each.recogniser or each.model} <= references.keys())
 
 
+def unusable_kinds() -> frozenset[ModelKind]:
+    """Return the recognisers of extras that are not installed here."""
+    return frozenset(kind for kind, (module, _) in WITH_EXTRAS.items() if find_spec(module) is None)
+
+
 def uses_gpu(references: Mapping[ModelKind, str]) -> bool:
     """Return whether one of a library's models is meant for a GPU, if there is one."""
     return any(kind in CARD_KINDS and model not in _NEEDING_NO_GPU for kind, model in references.items())

@@ -11,7 +11,6 @@ import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Self, TypeVar
 
 from vfindex.indexer.extractors.registry import open_extractors
@@ -78,7 +77,7 @@ class LocalRunner:
         """Raise ModelError if a model of an extractor cannot be opened."""
         self.window = workers
         self._images = ImageQueue(encoders.image_model(), encoders.lanes) if encoders.lanes else None
-        self._encoders = encoders if self._images is None else replace(encoders, image=self._images)
+        self._encoders = encoders if self._images is None else encoders.with_images(self._images)
         self._extractors = open_extractors(self._encoders)
         self._opened_s = time.monotonic()
         self._threads = DecoderThreads(workers)

@@ -18,6 +18,7 @@ from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit
 from vfindex.indexer.runners.local import LocalRunner
 from vfindex.indexer.scan.walk import fingerprint
 from vfindex.storage.errors import ClusterError, Problem, VfindexError, VideoError
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Setup, UnitPlan
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,9 @@ class Models:
 
     setup: Setup
     cache: Path
-    asr: bool
+    left_out: frozenset[ModalityName] = frozenset()
     compiled: bool = False
     main_language: str = ""
-    ocr: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class UnitWorker:
     def open(self) -> str:
         """Load the models; return why that failed, or ""."""
         models = self._models
-        opening = Opening(self._cores, models.asr, models.compiled, models.main_language, models.ocr)
+        opening = Opening(self._cores, models.left_out, models.compiled, models.main_language)
         try:
             encoders = open_encoders(models.setup, models.cache, opening, say=log.debug)
             self._runner = LocalRunner(self._units, encoders)

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfindex.indexer.extractors.ocr import INSTALL, is_installed
-from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, uses_gpu
+from vfindex.indexer.extractors.ocr import INSTALL
+from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, options_of, unusable_kinds, uses_gpu
 from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
@@ -29,7 +29,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import extent, main_language, measured_speed, stored_runs
 from vfindex.storage.errors import VfindexError
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import modality_names
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names, spoken_modalities, switches
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, writing
 
@@ -51,11 +51,11 @@ class Clock:
 class RunSettings:
     """Settings of a run. None takes the library's value, or the default for a new library.
 
-    cache: folder of models. choice, sampling: of a new library, or the target of an upgrade. asr: recognise speech.
-    ocr: read text on the screen. exclude: globs, see `discover`. workers: units decoded at once. compiled: see
-    OpenClipEncoder. progressive: index a preview of all new files first, see `index_files`; None: where the deadline
-    leaves no time for all. quarantined: retry these too. allow_missing: accept that missing files are gone, however
-    many. end_at, max_s: begin no unit after this time, and after so many seconds.
+    cache: folder of models. choice, sampling: of a new library, or the target of an upgrade. asr, ocr, sounds: whether
+    runs have these modalities from now on, see `Switch`. exclude: globs, see `discover`. workers: units decoded at
+    once. compiled: see OpenClipEncoder. progressive: index a preview of all new files first, see `index_files`; None:
+    where the deadline leaves no time for all. quarantined: retry these too. allow_missing: accept that missing files
+    are gone, however many. end_at, max_s: begin no unit after this time, and after so many seconds.
     """
 
     cache: Path
@@ -63,6 +63,7 @@ class RunSettings:
     sampling: Sampling | None = None
     asr: bool | None = None
     ocr: bool | None = None
+    sounds: bool | None = None
     exclude: tuple[str, ...] = ()
     workers: int | None = None
     compiled: bool = False
@@ -73,6 +74,11 @@ class RunSettings:
     end_at: datetime | None = None
     max_s: float | None = None
     clock: Clock = field(default_factory=Clock)
+
+    def switches(self) -> dict[ModalityName, bool]:
+        """Return modality -> whether runs extract it from now on, of those that were chosen."""
+        chosen = {name: getattr(self, switch.option) for name, switch in switches().items()}
+        return {name: is_on for name, is_on in chosen.items() if is_on is not None}
 
     def left_s(self, began: float) -> float | None:
         """Return the seconds until the earlier deadline, None without one. began: on the monotonic clock."""
@@ -123,7 +129,7 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
             run.restore_returned()
             command.scanned(run)
             if run.has_work():
-                if heard.note and LibraryMeta(writer.catalog).recognises_speech:
+                if heard.note and LibraryMeta(writer.catalog).left_out.isdisjoint(spoken_modalities()):
                     callbacks.say(heard.note)
                 if note := ocr_note(writer.catalog, setup):
                     callbacks.say(note)
@@ -155,7 +161,7 @@ def recorded(catalog: Catalog, name: str) -> Iterator[Report]:
 
 def new_run(writer: Writer, setup: Setup, heard: Recogniser, callbacks: Callbacks) -> Run:
     """Return a run without files."""
-    asr = LibraryMeta(writer.catalog).recognises_speech and heard.usable
+    asr = left_out(writer.catalog, hears=heard.usable).isdisjoint(spoken_modalities())
     return Run(writer, options_of(with_recogniser(setup, heard), asr=asr), callbacks)
 
 
@@ -164,14 +170,20 @@ def recogniser_of(setup: Setup, cache: Path) -> Recogniser:
     return find_recogniser(models_of(setup).get("speech", LITE_SPEECH), cache)
 
 
-def reads_screen(source: Catalog | Snapshot) -> bool:
-    """Return whether a run reads the text on the screen of new videos."""
-    return LibraryMeta(source).reads_screen and is_installed()
+def left_out(source: Catalog | Snapshot, *, hears: bool) -> frozenset[ModalityName]:
+    """Return the modalities that a run here leaves out, by choice or because it cannot extract them."""
+    return LibraryMeta(source).left_out | unusable_modalities(hears=hears)
+
+
+def unusable_modalities(*, hears: bool) -> frozenset[ModalityName]:
+    """Return the modalities whose recogniser cannot be used here. hears: whether the speech model can."""
+    unusable = unusable_kinds() | (frozenset() if hears else {"speech"})
+    return frozenset(name for name in modality_names() if get_modality(name).recogniser in unusable)
 
 
 def ocr_note(catalog: Catalog, setup: Setup) -> str:
     """Return a sentence if new videos lack the text on the screen because OCR is not installed, else ""."""
-    if "screen" not in models_of(setup) or is_installed() or not LibraryMeta(catalog).reads_screen:
+    if unusable_modalities(hears=True).intersection(setup.models) <= LibraryMeta(catalog).left_out:
         return ""
     return (
         "OCR is not installed here, so text on the screen is not read in new videos; to read it later: "
@@ -249,7 +261,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.storage.machine import usable_cores
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
-    on_gpu, ocr = uses_gpu(models_of(setup)), reads_screen(run.writer.catalog)
+    on_gpu, idle = uses_gpu(models_of(setup)), left_out(run.writer.catalog, hears=asr)
     with run.writer.library.snapshot() as snapshot:
         spoken = main_language(snapshot) if asr else ""
     if choice.with_ray(uses_gpu=on_gpu):
@@ -264,13 +276,13 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         with run.callbacks.interruptible():
             names = tuple(modality for modality in modality_names() if modality in setup.models)
             texts = Texts(open_text(setup, cache, say=say), names)
-        models = Models(setup, cache, asr, settings.compiled, spoken, ocr)
+        models = Models(setup, cache, idle, settings.compiled, spoken)
         wish = Wish(on_gpu, choice.gpu_share, settings.workers)
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
             yield on_ray, texts
         return
     with run.callbacks.interruptible():
-        opening = Opening(usable_cores(), asr, settings.compiled, spoken, ocr)
+        opening = Opening(usable_cores(), idle, settings.compiled, spoken)
         encoders = open_encoders(setup, cache, opening, say=say)
     with LocalRunner(settings.workers or default_workers(), encoders) as local:
         yield local, encoders

@@ -7,14 +7,15 @@ interrupted one.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vfindex.indexer.extractors.ocr import INSTALL, is_installed
+from vfindex.indexer.extractors.ocr import INSTALL
 from vfindex.indexer.models.factory import install
-from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name
+from vfindex.indexer.models.presets import Choice, better_models, models_of, preset_name, unusable_kinds
 from vfindex.indexer.options import Sampling
-from vfindex.indexer.runs.execute import Command, RunSettings, execute, reads_screen
+from vfindex.indexer.runs.execute import Command, RunSettings, execute, left_out
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded
@@ -22,7 +23,8 @@ from vfindex.indexer.scan.walk import Discovered, Exclusions, discover
 from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, remember, roots
 from vfindex.storage.db.units import unread_videos
 from vfindex.storage.errors import ModelError, UsageError, counted
-from vfindex.storage.meta import put_reads_screen, put_recognises_speech
+from vfindex.storage.meta import put_switch
+from vfindex.storage.modalities import NOT_READ, ModalityName, get_modality, switches
 from vfindex.storage.records import Hint, Setup
 from vfindex.storage.writer import Writer
 
@@ -48,12 +50,11 @@ def ingest(
         is_new = writer.setup() is None
         with callbacks.interruptible():
             found = _setup(writer, settings, callbacks)
-        if settings.asr is not None:
-            put_recognises_speech(writer.catalog, settings.asr)
-        if settings.ocr is not None:
-            _check_ocr(found, settings.ocr)
-            put_reads_screen(writer.catalog, settings.ocr)
-        hints.extend(filter(None, [_unread(writer), _without_screen(found, settings, is_new)]))
+        for modality, is_on in settings.switches().items():
+            if is_on:
+                _check_switch(found, modality)
+            put_switch(writer.catalog, modality, is_on)
+        hints.extend([*_unread(writer), *filter(None, [_without_screen(found, settings, is_new)])])
         if is_new and settings.choice == Choice():
             hints.extend(filter(None, [better_models(found)]))
         return found
@@ -79,17 +80,19 @@ def ingest(
     return report
 
 
-def _check_ocr(setup: Setup, wanted: bool) -> None:
-    """Raise ModelError, UsageError if text on the screen is wanted and cannot be read."""
-    if wanted and not is_installed():
-        raise ModelError(f"--ocr needs rapidocr, not installed here; run: {INSTALL}")
-    if wanted and "screen" not in models_of(setup):
-        raise UsageError("this library has no text on the screen; to add it: vfindex upgrade")
+def _check_switch(setup: Setup, modality: ModalityName) -> None:
+    """Raise ModelError, UsageError if a modality is wanted that cannot be extracted."""
+    kind, switch = get_modality(modality), switches()[modality]
+    if kind.recogniser in unusable_kinds():
+        raise ModelError(f"--{switch.option} needs rapidocr, not installed here; run: {INSTALL}")
+    if modality not in setup.models:
+        chosen = f" --{kind.model} NAME" if kind.is_optional else ""
+        raise UsageError(f"this library has no {switch.content}; to add it: vfindex upgrade{chosen}")
 
 
 def _without_screen(setup: Setup, settings: RunSettings, is_new: bool) -> str:
     """Return a sentence about a new library that has no text on the screen for want of OCR, else ""."""
-    if not is_new or settings.ocr is False or is_installed() or "screen" in models_of(setup):
+    if not is_new or settings.ocr is False or not unusable_kinds().difference(models_of(setup)):
         return ""
     return (
         "OCR is not installed here, so this library has no text on the screen; to add it later: "
@@ -97,18 +100,15 @@ def _without_screen(setup: Setup, settings: RunSettings, is_new: bool) -> str:
     )
 
 
-def _unread(writer: Writer) -> str:
-    """Return a sentence if an upgrade would read text on the screen that was not read, else ""."""
-    if not reads_screen(writer.catalog):
-        return ""
+def _unread(writer: Writer) -> Iterator[str]:
+    """Yield a sentence for each modality of which an upgrade would add what runs left out."""
+    idle = left_out(writer.catalog, hears=True)
     with writer.library.snapshot() as snapshot:
-        unread = len(unread_videos(snapshot))
-    if not unread:
-        return ""
-    return (
-        f"{counted(unread, 'video')} without text on the screen, as OCR was off or not installed; to read it: "
-        "vfindex upgrade"
-    )
+        videos = Counter(name for names in unread_videos(snapshot).values() for name in names if name not in idle)
+    for name, n in videos.items():
+        switch = switches()[name]
+        why = switch.coverage.removeprefix(NOT_READ)
+        yield f"{counted(n, 'video')} without {switch.content}, as {why}; to read it: vfindex upgrade"
 
 
 def _forget_named(run: Run, given: Sequence[Root]) -> None:

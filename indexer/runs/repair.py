@@ -50,7 +50,7 @@ from vfindex.storage.maintenance.repair import (
 from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import frame_modality
+from vfindex.storage.modalities import frame_modality, switches
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
 from vfindex.storage.user.repair import UserRepair, repair_user_data
 from vfindex.storage.writer import Writer, locked
@@ -223,7 +223,7 @@ def _renew_thumbnails(writer: Writer, setup: Setup, cache: Path, report: RepairR
         if not bare:
             return
         with callbacks.interruptible():
-            encoders = open_encoders(setup, cache, Opening(usable_cores(), asr=False), say=callbacks.say)
+            encoders = open_encoders(setup, cache, Opening(usable_cores(), frozenset(switches())), say=callbacks.say)
         size_px = SHOT_PX if encoders.image is None else encoders.image.size_px
         wanted = UnitRequest((FrameTap(size_px),), Sampling.parse(setup.sampling))
         with Decoder() as decoder:

@@ -15,7 +15,15 @@ from vfindex.storage.db.units import StoredUnit, committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
-from vfindex.storage.modalities import Modality, ModalityName, Origin, frame_modality, get_modality, modality_names
+from vfindex.storage.modalities import (
+    Modality,
+    ModalityName,
+    Origin,
+    frame_modality,
+    get_modality,
+    modality_names,
+    switches,
+)
 from vfindex.storage.records import Clip, Setup, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer
 
@@ -55,15 +63,20 @@ class Reuse:
     def held(self, idle: Collection[ModalityName], unread: Collection[ModalityName]) -> frozenset[ModalityName]:
         """Return the modalities that need not be extracted again of a video.
 
-        idle: those whose recogniser does not run on it, so that what is stored is kept. unread: those whose recogniser
-        did not run on it before.
+        idle: those that are not extracted from it, so that what is stored is kept; where nothing is, its coverage says
+        so, see `left_out`. unread: those that were not extracted from it before.
         """
         kept = {m for m in self.tracks if m not in unread}
-        return frozenset(m for m in self.modalities if m in kept or (m in self.stored and m in idle))
+        return frozenset(m for m in self.modalities if m in kept or (m in idle and (m in self.stored or left_out(m))))
 
     def lacks(self, held: frozenset[ModalityName], origin: Origin) -> bool:
         """Return whether a modality of this origin must be extracted, beyond those that a video has."""
         return any(get_modality(m).origin == origin for m in self.modalities if m not in held)
+
+
+def left_out(modality: ModalityName) -> str:
+    """Return the coverage of units that lack a modality because runs leave it out, "" if its extractor says it."""
+    return switches()[modality].coverage if modality in switches() else ""
 
 
 def _is_extracted_alike(modality: Modality, old: Setup, new: Setup) -> bool:
@@ -93,6 +106,8 @@ class VideoCopier:
         catalog, paths = self._writer.catalog, [place.path for place in video.locations]
         known = text.text_of(paths, video.tags, video.chapters)
         known = embedded(known, self._encoder) if self._encoder else known
+        new = [get_modality(m) for m in self._reuse.modalities if m not in self._reuse.stored and left_out(m)]
+        idle = {each.name: left_out(each.name) for each in new if video.has_audio or each.origin != "audio"}
         with self._old.snapshot() as snapshot:
             plans = committed_plans(snapshot, video.id)
             if not plans:
@@ -102,6 +117,7 @@ class VideoCopier:
                 unit = stored_unit(snapshot, video.id, plan)
                 self._writer.link_thumbnails(self._old, filter(None, unit.thumbnails))
                 result = self._renewed(unit.result, known, plan)
+                result = replace(result, coverage={**idle, **result.coverage})
                 catalog.commit_unit(video_id, unit_id, result, unit.thumbnails)
         catalog.finish_video(video_id, video.locations[0], known.documents, problem=stored_problem(video))
         for place in video.locations[1:]:
@@ -161,7 +177,7 @@ class StoredVideos:
         """Return the valid part of a unit, None if all of it must be computed."""
         video = self._videos.get(fingerprint)
         reusable = self._reusable(video, plan) if video else None
-        held = reusable.tracks if reusable is not None else frozenset()
+        held = self._held[fingerprint] if reusable is not None else frozenset()
         if self._reuse.lacks(held, "frames"):
             self.decoded.add(fingerprint)
             if any(get_modality(m).recogniser is not None for m in held):
@@ -176,7 +192,8 @@ class StoredVideos:
             if plan not in committed_plans(snapshot, video.id):
                 return None
             found = stored_unit(snapshot, video.id, plan)
-        tracks = frozenset(m for m in self._held[video.fingerprint] if get_modality(m).origin != "metadata")
+        held = self._held[video.fingerprint] & self._reuse.stored
+        tracks = frozenset(m for m in held if get_modality(m).origin != "metadata")
         if self._reuse.keeps_clips:
             stored = replace(found.result, clips=self._with_thumbnails(found))
             return ReusableUnit(stored, tracks, tracks & self._reuse.vectors)

@@ -36,7 +36,7 @@ from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_shared_spec
-from vfindex.storage.modalities import ModelKind, frame_modality
+from vfindex.storage.modalities import ModelKind, frame_modality, switches
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -102,6 +102,12 @@ def upgrade(
         model_versions.discard(folder, [number])
         report.version = 0
         return report
+    for modality in builder.added_but_off():
+        content, option = switches()[modality].content, switches()[modality].option
+        callbacks.say(
+            f"without {content}, which --no-{option} left out; to add it: vfindex ingest --{option} VIDEOS, then: "
+            "vfindex upgrade"
+        )
     with ExitStack() as held:
         ending = _Ending(builder, settings.allow_missing, compare, held)
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfindex.indexer.boundary import one_file
-from vfindex.indexer.extractors.ocr import is_installed
 from vfindex.indexer.models.base import PassageEncoder
-from vfindex.indexer.runs.execute import Command, RunSettings, open_text
+from vfindex.indexer.runs.execute import Command, RunSettings, open_text, recogniser_of, unusable_modalities
 from vfindex.indexer.runs.refresh_text import retitle
 from vfindex.indexer.runs.report import Progress, UpgradeReport
 from vfindex.indexer.runs.reuse import Reuse, StoredVideos, VideoCopier, stored_problem
@@ -22,8 +21,8 @@ from vfindex.storage.db.units import preview_videos, recognised_videos, unread_v
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import NotPublished, Problem, VideoError
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta, put_reads_screen, put_recognises_speech
-from vfindex.storage.modalities import ModalityName, get_modality
+from vfindex.storage.meta import LibraryMeta, put_switch
+from vfindex.storage.modalities import ModalityName, get_modality, switches
 from vfindex.storage.records import SEARCHABLE, Setup
 from vfindex.storage.writer import Writer
 
@@ -33,30 +32,27 @@ class _State:
     """The contents of a model version.
 
     recognised, coarse: fingerprints of the videos with recognised speech, and of those with a preview alone. unread:
-    fingerprint -> modalities, see `unread_videos`. asr, ocr: whether speech is recognised, and text in frames read.
-    removed: paths that no run indexes again.
+    fingerprint -> modalities, see `unread_videos`. left_out: modalities that runs leave out by choice. removed: paths
+    that no run indexes again.
     """
 
     videos: tuple[StoredVideo, ...]
     recognised: frozenset[str]
     coarse: frozenset[str]
     unread: Mapping[str, frozenset[ModalityName]]
-    asr: bool
-    ocr: bool
+    left_out: frozenset[ModalityName]
     roots: tuple[Root, ...]
     removed: tuple[bytes, ...]
 
     @classmethod
     def of(cls, library: Library) -> _State:
         with library.snapshot() as snapshot:
-            meta = LibraryMeta(snapshot)
             return cls(
                 videos=tuple(snapshot.videos()),
                 recognised=recognised_videos(snapshot),
                 coarse=preview_videos(snapshot),
                 unread=unread_videos(snapshot),
-                asr=meta.recognises_speech,
-                ocr=meta.reads_screen,
+                left_out=LibraryMeta(snapshot).left_out,
                 roots=stored_roots(snapshot),
                 removed=stored_exclusions(snapshot),
             )
@@ -88,6 +84,7 @@ class VersionBuilder:
         self._setup = setups[1]
         self._reuse = Reuse.between(*setups)
         self._settings = settings
+        self._unusable = unusable_modalities(hears=recogniser_of(setups[1], settings.cache).usable)
         self._state = _State.of(old)
         self._opened: list[StoredVideo] = []
         self._failed: dict[bytes, Problem] = {}
@@ -97,8 +94,13 @@ class VersionBuilder:
         return self._state == _State.of(self.old)
 
     def reads_more(self) -> bool:
-        """Return whether there is text in frames that was not read and can be now."""
-        return bool(self._state.unread) and self._state.ocr and is_installed()
+        """Return whether something that runs left out of a video can be read now."""
+        return any(not names <= self._idle(self._state) for names in self._state.unread.values())
+
+    def added_but_off(self) -> list[ModalityName]:
+        """Return the modalities that the new version adds and that runs leave out by choice."""
+        off = self._off(self._state)
+        return [name for name in self._reuse.modalities if name in off and name not in self._reuse.stored]
 
     def round(self, finish: Callable[[Run, Setup], None]) -> Command:
         """Return a run that adds what the new version lacks and removes what the old one no longer has."""
@@ -117,8 +119,9 @@ class VersionBuilder:
         """Copy the videos of which no file need be opened."""
         self.writer = writer
         state = self._state = _State.of(self.old)
-        put_recognises_speech(writer.catalog, state.asr)
-        put_reads_screen(writer.catalog, state.ocr)
+        off = self._off(state)
+        for modality in switches():
+            put_switch(writer.catalog, modality, modality not in off)
         self._carry_failures(state)
         missing = [video for video in state.searchable() if not self._has(video, state)]
         self._opened = [video for video in missing if self._must_be_opened(video, state)]
@@ -172,17 +175,24 @@ class VersionBuilder:
 
     def _held(self, video: StoredVideo, state: _State) -> frozenset[ModalityName]:
         """Return the modalities of a video that stay valid."""
-        silent, blind = not state.asr or not video.has_audio, not state.ocr or not is_installed()
-        recognised = [get_modality(m) for m in self._reuse.modalities if get_modality(m).recogniser is not None]
-        idle = {each.name for each in recognised if (silent if each.origin == "audio" else blind)}
-        unread = set(state.unread.get(video.fingerprint, ()))
+        heard = [get_modality(m) for m in self._reuse.modalities if get_modality(m).origin == "audio"]
+        recognised = {each.name for each in heard if each.recogniser is not None}
+        idle, unread = self._idle(state), state.unread.get(video.fingerprint, frozenset())
+        if not video.has_audio:
+            idle |= recognised
         if video.fingerprint not in state.recognised:
-            unread |= {each.name for each in recognised if each.origin == "audio"}
+            unread |= recognised
         held = self._reuse.held(idle, unread)
-        if video.has_audio:
-            return held
-        kinds = map(get_modality, self._reuse.modalities)
-        return held | {each.name for each in kinds if each.origin == "audio" and each.recogniser is None}
+        return held if video.has_audio else held | {each.name for each in heard if each.recogniser is None}
+
+    def _off(self, state: _State) -> frozenset[ModalityName]:
+        """Return the modalities that runs leave out by choice; one whose model was just chosen is wanted."""
+        chosen = (m for m in self._reuse.modalities if get_modality(m).is_optional and m not in self._reuse.stored)
+        return state.left_out.difference(chosen)
+
+    def _idle(self, state: _State) -> frozenset[ModalityName]:
+        """Return the modalities that are not extracted, by choice or for want of their recogniser."""
+        return self._off(state) | self._unusable
 
     def _must_be_opened(self, video: StoredVideo, state: _State) -> bool:
         if video.fingerprint in state.coarse or not self._held(video, state).issuperset(self._reuse.modalities):

@@ -13,8 +13,8 @@ from vfindex.storage.db.clips import insert_clip
 from vfindex.storage.db.documents import SEGMENT_COLUMNS, insert_segment
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
-from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import SEARCHABLE, UNREAD, Clip, Segment, UnitPlan, UnitResult
+from vfindex.storage.modalities import NOT_READ, ModalityName
+from vfindex.storage.records import SEARCHABLE, Clip, Segment, UnitPlan, UnitResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ def recognised_videos(snapshot: Snapshot) -> frozenset[str]:
 
 
 def unread_videos(snapshot: Snapshot) -> Mapping[str, frozenset[ModalityName]]:
-    """Return fingerprint -> the modalities whose text was not read in a searchable video."""
+    """Return fingerprint -> the modalities that runs left out of a searchable video, see `NOT_READ`."""
     found: dict[str, frozenset[ModalityName]] = {}
     u, v = schema.unit.c, schema.video.c
     query = select(v.fingerprint, u.coverage).join_from(schema.unit, schema.video, u.video_id == v.id)
-    for row in snapshot.stream(query.where(v.state.in_(SEARCHABLE), u.coverage.contains(UNREAD, autoescape=True))):
-        names = {name for name, words in json.loads(row.coverage).items() if words == UNREAD}
+    for row in snapshot.stream(query.where(v.state.in_(SEARCHABLE), u.coverage.contains(NOT_READ, autoescape=True))):
+        names = {name for name, words in json.loads(row.coverage).items() if words.startswith(NOT_READ)}
         found[row.fingerprint] = found.get(row.fingerprint, frozenset()) | names
     return found
 

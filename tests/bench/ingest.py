@@ -138,7 +138,7 @@ class Alone:
 
     def index(self, found: Found) -> float:
         """Run all stages on one video; return its duration in seconds."""
-        encoders = Encoders(self.image, self.text)
+        encoders = Encoders(self.text, {"visual": self.image})
         with self.clock.stage(DECODING):
             prepared = prepare(found, fingerprint(found.location.path), OPTIONS, self.decoder, encoders)
         with self.clock.stage(COMMIT):
@@ -156,7 +156,7 @@ class Alone:
             spoken = replace(spoken, segments=(*spoken.segments, *said))
             known = replace(prepared, known={**prepared.known, NAME: spoken})
             with self.clock.stage(CLIPS):
-                extractors = open_extractors(Encoders(replay, self.text))
+                extractors = open_extractors(Encoders(self.text, {"visual": replay}))
                 indexed = index_unit(known, plan, OPTIONS, ReplayDecoder(items), extractors)
             with self.clock.stage(COMMIT):
                 self.writer.commit_unit(video_id, prepared.video.fingerprint, unit_id, indexed.result)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from media import Shot, make_video
 
+from vfindex.indexer.media.decoder import Decoder
 from vfindex.indexer.models import packages
 from vfindex.indexer.models.catalog import E5_WEIGHTS, EFFICIENTNET_WEIGHTS, MINILM_WEIGHTS, PACKAGE_FILES, find_card
 from vfindex.indexer.models.export.packaged import ensure_model
@@ -37,7 +39,7 @@ from vfindex.storage.errors import ModelError, QueryError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.meta import LibraryMeta, put_recognises_speech
+from vfindex.storage.meta import LibraryMeta, put_switch
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import writing
 
@@ -272,13 +274,28 @@ def test_an_upgrade_never_changes_the_text_model_for_a_substitute(
     )
 
 
+@needs_e5
+def test_an_upgrade_without_whisper_opens_no_video_for_its_speech(
+    cache: Path, video: bytes, hide: Hide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for its images, of which there is no model either; the text is embedded anew."""
+    library = cache.with_name("library")
+    hide(IMAGES, *BASE, TINY)
+    (cache / "models" / LITE_SPEECH).unlink()
+    settings = RunSettings(cache=cache, choice=Choice("lite"), workers=1)
+    assert ingest(library, [video], settings).indexed == 1
+    monkeypatch.setattr(Decoder, "probe", None)
+    report = upgrade(library, replace(settings, choice=Choice("lite-multilingual")))
+    assert (report.swapped, report.taken_over, report.decoded, report.heard) == (True, 1, 0, 0)
+
+
 def recognised(library: Path) -> None:
     """Make the subtitles of a library count as recognised speech."""
     with writing(library) as writer:
         with writer.catalog.transaction() as connection:
             connection.exec_driver_sql("UPDATE segment SET source = 'asr' WHERE track = 'speech'")
             connection.exec_driver_sql("UPDATE video SET recognised = 1")
-        put_recognises_speech(writer.catalog, True)
+        put_switch(writer.catalog, "speech", True)
 
 
 @needs_e5

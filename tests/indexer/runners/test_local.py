@@ -62,7 +62,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory, decoder: Decoder) -> list[P
     for number, colour in enumerate(COLOURS):
         make_video(folder / f"{number}.mp4", shots=[Shot(colour, 2 + number, to="black")])
     found = [item for item in discover([os.fsencode(folder)]) if isinstance(item, Found)]
-    texts = Encoders(Colours(), Words())
+    texts = Encoders(Words(), {"visual": Colours()})
     return [prepare(item, fingerprint(item.location.path), OPTIONS, decoder, texts) for item in found]
 
 
@@ -80,12 +80,12 @@ def begin_all(videos: Sequence[Prepared], encoder: Colours, runner: LocalRunner)
 
 def test_units_that_share_batches_are_those_of_each_alone(videos: list[Prepared], decoder: Decoder) -> None:
     encoder = Colours()
-    with LocalRunner(len(videos), Encoders(encoder, Words(), lanes=1)) as runner:
+    with LocalRunner(len(videos), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
         futures = begin_all(videos, encoder, runner)
         encoder.release.set()
         shared = [future.result() for future in futures]
     assert len(encoder.sizes) == 2, "what waited together is one batch, across videos"
-    alone = Encoders(encoder, Words())
+    alone = Encoders(Words(), {"visual": encoder})
     for video, unit in zip(videos, shared, strict=True):
         expected = index_unit(video, video.units[0], OPTIONS, decoder, open_extractors(alone))
         assert [clip.frame_times_s.tolist() for clip in unit.result.clips] == [
@@ -98,7 +98,7 @@ def test_units_that_share_batches_are_those_of_each_alone(videos: list[Prepared]
 
 def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]) -> None:
     encoder = Colours(refuses=True)
-    with LocalRunner(len(videos), Encoders(encoder, Words(), lanes=1)) as runner:
+    with LocalRunner(len(videos), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
         futures = begin_all(videos, encoder, runner)
         encoder.release.set()
         failed = [colour for colour, future in zip(COLOURS, futures, strict=True) if future.exception(60) is not None]
@@ -109,7 +109,7 @@ def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]
 def test_a_last_frame_waits_for_no_other_video(videos: list[Prepared]) -> None:
     encoder = Colours()
     encoder.release.set()
-    with LocalRunner(1, Encoders(encoder, Words(), lanes=1)) as runner:
+    with LocalRunner(1, Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
         for video in videos:  # none begins before the one before it has ended
             assert runner.index(video, video.units[0], OPTIONS).result(60).result.clips
     assert max(encoder.sizes) < encoder.batch_frames
@@ -120,7 +120,7 @@ def test_a_run_that_is_broken_off_ends_with_frames_in_the_queue(videos: list[Pre
     before = threading.active_count()
 
     def broken_off() -> None:
-        with LocalRunner(len(videos), Encoders(encoder, Words(), lanes=1)) as runner:
+        with LocalRunner(len(videos), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
             begin_all(videos, encoder, runner)
             waits.set()
             raise KeyboardInterrupt

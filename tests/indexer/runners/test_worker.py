@@ -47,7 +47,7 @@ class Lengths:
         return np.eye(2, dtype=np.float32)[[len(text) % 2 for text in texts]]
 
 
-ENCODERS = Encoders(Colours(), Lengths())
+ENCODERS = Encoders(Lengths(), {"visual": Colours()})
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[UnitWorker]:
     monkeypatch.setattr(worker_module, "open_encoders", lambda *_, **__: ENCODERS)
     setup: Any = None
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    made = UnitWorker(Models(setup, Path(), asr=False), 1, 2, "here")
+    made = UnitWorker(Models(setup, Path()), 1, 2, "here")
     assert made.open() == ""
     runner = made._runner
     assert runner is not None
@@ -131,4 +131,4 @@ def test_models_that_cannot_be_opened_are_a_sentence(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(worker_module, "open_encoders", broken)
     setup: Any = None
-    assert UnitWorker(Models(setup, Path(), asr=False), 1, 2, "here").open() == "here: no such model"
+    assert UnitWorker(Models(setup, Path()), 1, 2, "here").open() == "here: no such model"

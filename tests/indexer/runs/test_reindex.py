@@ -149,7 +149,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
         def encode_passages(self, texts: list[str]) -> object:
             return np.stack([axis(0)] * len(texts))
 
-    monkeypatch.setattr(factory, "open_encoders", lambda *_, **__: Encoders(None, Text(), modalities=()))  # type: ignore[arg-type]
+    monkeypatch.setattr(factory, "open_encoders", lambda *_, **__: Encoders(Text(), modalities=()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("lost", "vanished"), [(2, 2), (3, 0)])

@@ -32,7 +32,7 @@ def test_failed_files_move_with_their_folder(tmp_path: Path, monkeypatch: pytest
         writer.catalog.fail_video(fingerprint(os.fsencode(broken)), found.location, problem)
         remember(writer.catalog, [Root(os.fsencode(old))])
     old.rename(new)
-    monkeypatch.setattr(factory, "open_encoders", lambda *_, **__: Encoders(None, None, modalities=()))  # type: ignore[arg-type]
+    monkeypatch.setattr(factory, "open_encoders", lambda *_, **__: Encoders(None, modalities=()))  # type: ignore[arg-type]
     report = ingest(library, [os.fsencode(new)], RunSettings(library))
     assert [os.path.basename(each.path) for each in report.failed] == [b"broken.mp4"]
     with writing(library) as writer:

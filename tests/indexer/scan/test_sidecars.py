@@ -74,7 +74,11 @@ class _Ear:
 @pytest.fixture
 def speech(monkeypatch: pytest.MonkeyPatch) -> EverySecondSecond:
     model, real = EverySecondSecond(), factory.open_encoders
-    monkeypatch.setattr(factory, "open_encoders", lambda *a, **k: replace(real(*a, **k), speech=model))
+    monkeypatch.setattr(
+        factory,
+        "open_encoders",
+        lambda *a, **k: replace(found := real(*a, **k), models={**found.models, "speech": model}),
+    )
     return model
 
 
