@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.indexer.media.protocol import SPEECH_AUDIO, TIMECODE, AudioTap, FrameTap
+from vfindex.indexer.media.protocol import MAX_ITEMS, SPEECH_AUDIO, TIMECODE, AudioTap, FrameTap
 from vfindex.storage.records import Chapter
 
 MAX_TEXT_CHARS = 20_000  # of any one text from the child, which sends less
-MAX_ITEMS = 1000  # tags, chapters, tracks; the child sends less
 MAX_BLOCK_SAMPLES = 1 << 20
 MAX_EVENTS = 1 << 18  # subtitles of one file
 MAX_COUNT = 1 << 40  # frames and packets
@@ -63,7 +62,7 @@ class Probe:
     width_px, height_px: as shown, after pixel aspect and rotation. rotation_deg: counter-clockwise, as in the display
     matrix. start_s, end_s: presentation times of the first frame and of the end of the last one. frames: coded frames
     that are shown, None where only decoding could tell. tags, chapters: untrusted text of the file, bounded.
-    clock_s: when the container starts: the 0 s of players and of sidecars.
+    chapters_left: the number of further ones. clock_s: when the container starts: the 0 s of players and of sidecars.
     """
 
     container: str
@@ -82,6 +81,7 @@ class Probe:
     fps: str | None = None
     time_base: str | None = None
     start_timecode: str | None = None
+    chapters_left: int = 0
 
     @property
     def has_audio(self) -> bool:
@@ -254,6 +254,7 @@ def probe(fields: Fields) -> Probe:
         fps=fraction(fields, "fps"),
         time_base=fraction(fields, "time_base"),
         start_timecode=timecode(fields, "start_timecode"),
+        chapters_left=fields.integer("chapters_left", 0, 1 << 40),
     )
 
 

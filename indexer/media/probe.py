@@ -25,12 +25,12 @@ from vfindex.indexer.media.container import (
     shown_px,
     until_damage,
 )
-from vfindex.indexer.media.protocol import TIMECODE
+from vfindex.indexer.media.protocol import MAX_ITEMS, TIMECODE
 from vfindex.indexer.media.seeking import last_end
 
 TEXT_CODECS = frozenset({"subrip", "text", "mov_text", "webvtt", "ass", "ssa"})
 MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 64, 64, 2000  # the last two in characters
-MAX_CHAPTERS, MAX_CHAPTER_TITLE, MAX_TRACKS = 500, 200, 100
+MAX_CHAPTERS, MAX_CHAPTER_TITLE, MAX_TRACKS = MAX_ITEMS, 200, 100
 COMMENTARIES = Disposition.comment | Disposition.visual_impaired | Disposition.descriptions
 MAX_SUBTITLE_BYTES = 10 << 20  # the same limit as for a sidecar
 MAX_EVENT_CHARS = 10_000  # of one subtitle
@@ -61,6 +61,7 @@ def probe(path: bytes, beat: Beat) -> dict[str, Any]:
             "subtitles": subtitle_tracks(container),
             "tags": tags(container, source.video),
             "chapters": chapters(container, source.clock.origin_s),
+            "chapters_left": max(0, len(container.chapters()) - MAX_CHAPTERS),
             "fps": fraction(source.video.guessed_rate),
             "time_base": fraction(source.video.time_base),
             "start_timecode": start_timecode(container),

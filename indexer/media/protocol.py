@@ -17,6 +17,7 @@ from vfindex.storage.encoders import pixels
 
 LENGTH_BYTES = 4  # big endian, before every header
 MAX_HEADER_BYTES = 4 << 20  # tags, chapters or a batch of subtitles, each bounded, with every character escaped
+MAX_ITEMS = 1000  # tags, chapters, tracks
 MAX_PAYLOAD_BYTES = 64 << 20  # a frame of 2,600 x 7,800 pixels; requests ask for a tenth of that side
 MAX_SIZE_PX = 2048  # short side of a frame; long side at most LONG_SIDE times that
 MAX_LONG_PX = 1280  # long side of a frame whose text is read: small print of 1080p stays legible

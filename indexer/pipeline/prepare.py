@@ -15,12 +15,13 @@ from vfindex.indexer.extractors.registry import EXTRACTORS
 from vfindex.indexer.extractors.source import VideoSource
 from vfindex.indexer.media.answers import AudioTrack, Probe
 from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.media.protocol import MAX_ITEMS
 from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.ytdlp import Info, read_info
 from vfindex.indexer.scan.walk import Found
 from vfindex.indexer.speech.audio_tracks import choose_track
-from vfindex.storage.errors import Problem
+from vfindex.storage.errors import Problem, counted
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Chapter, Document, UnitPlan, Video
 
@@ -96,7 +97,7 @@ def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, 
         units=plan_units(probe.start_s, probe.end_s, list if options.safe else partial(decoder.keyframes_before, path)),
         known=known,
         problems=(*problems, *([info.problem] if info.problem else [])),
-        notes=tuple(note for each in known.values() for note in each.notes),
+        notes=(*(note for each in known.values() for note in each.notes), *_chapters_left(path, probe, info)),
         clock_s=probe.clock_s,
         audio=audio,
     )
@@ -112,6 +113,14 @@ def _chapters_of(probe: Probe, info: Info) -> tuple[Chapter, ...]:
     if probe.chapters:
         return tuple(_within(chapter, 0.0, probe.end_s) for chapter in ended(probe.chapters, probe.end_s))
     return tuple(_within(chapter, probe.clock_s, probe.end_s) for chapter in info.chapters)
+
+
+def _chapters_left(path: bytes, probe: Probe, info: Info) -> Iterator[Problem]:
+    """Yield a note on the chapters that are left out because there are too many."""
+    left = probe.chapters_left if probe.chapters else info.chapters_left
+    if left:
+        reason = f"{counted(left, 'chapter')} after the first {MAX_ITEMS} left out"
+        yield Problem(path, "probe", "chapters", reason, "nothing to do; its other text is found")
 
 
 def ended(chapters: Sequence[Chapter], end_s: float) -> Iterator[Chapter]:

@@ -30,11 +30,12 @@ _DAY = re.compile(r"[12][0-9]{7}")
 class Info:
     """tags: those present of title, description, keywords and upload_date. problem: why it could not be read.
 
-    chapters: their times are those of players, 0 s at the start of the container.
+    chapters: their times are those of players, 0 s at the start of the container. chapters_left: how many are left out.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
     chapters: tuple[Chapter, ...] = ()
+    chapters_left: int = 0
     problem: Problem | None = None
 
 
@@ -66,7 +67,9 @@ def read_info(video_path: bytes, sidecars: Iterable[bytes] = (), end_s: float = 
         return _unreadable(path, "it is no JSON that can be read")
     if not isinstance(document, dict):
         return _unreadable(path, "it describes no video")
-    return Info(_tags(document), tuple(_chapters(document.get("chapters"), end_s)))
+    chapters = document.get("chapters")
+    left = max(0, len(chapters) - MAX_ITEMS) if isinstance(chapters, list) else 0
+    return Info(_tags(document), tuple(_chapters(chapters, end_s)), left)
 
 
 def _chapters(value: object, end_s: float) -> Iterator[Chapter]:

@@ -18,6 +18,7 @@ from reading import SIZE_PX, TAP, read, refusal, sound_of
 
 from vfindex.indexer.media import container
 from vfindex.indexer.media.decoder import AudioBlock, AudioTap, Decoder
+from vfindex.indexer.media.protocol import MAX_ITEMS
 from vfindex.indexer.options import Sampling
 from vfindex.storage.errors import UsageError, VideoError
 
@@ -288,6 +289,21 @@ def test_tags_and_chapters_that_are_not_text_are_kept_as_far_as_possible(
 
     spoilt = overwrite(clip, tmp_path / "spoilt.mp4", spoil)
     assert decoder.probe(os.fsencode(spoilt)).tags["title"] == "\ufffd\x1bred day"
+
+
+def test_chapters_beyond_the_limit_are_counted(decoder: Decoder, tmp_path: Path) -> None:
+    path = tmp_path / "many.mkv"
+    with av.open(os.fspath(path), "w") as out:
+        video = out.add_stream("mpeg4", rate=10)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        times = [{"start": n, "end": n + 1, "time_base": Fraction(1, 1000)} for n in range(MAX_ITEMS + 3)]
+        out.set_chapters([{"id": n + 1, **each, "metadata": {"title": f"part {n}"}} for n, each in enumerate(times)])
+        for _ in range(20):
+            out.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        out.mux(video.encode(None))
+    probe = decoder.probe(os.fsencode(path))
+    assert (len(probe.chapters), probe.chapters[-1].title, probe.chapters_left) == (MAX_ITEMS, "part 999", 3)
 
 
 def test_every_allowed_format_exists() -> None:

@@ -54,6 +54,14 @@ def library(tmp_path: Path, videos: Path, settings: RunSettings) -> Path:
     return tmp_path / "lib"
 
 
+def test_chapters_beyond_the_limit_are_in_the_report(tmp_path: Path, videos: Path, settings: RunSettings) -> None:
+    describe(videos, [(f"part {n}", n / 1000, (n + 1) / 1000) for n in range(1002)])
+    report = ingest(tmp_path / "lib", [os.fsencode(videos)], settings)
+    assert [(note.code, note.reason) for note in report.notes] == [
+        ("chapters", "2 chapters after the first 1000 left out")
+    ]
+
+
 def again(library: Path, settings: RunSettings) -> Report:
     report = reindex(library, settings)
     assert report.adds_up()
