@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from media import Shot, make_video
 
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.writer import writing
 
 # The query encoders, which are larger, are elsewhere. All but FREE_KB is used.
 DISK_KB, FREE_KB = 8192, 64
@@ -107,6 +110,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no disk may be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", os.fspath(folder)], check=True)
+
+
+def test_a_disk_that_is_full_at_a_commit_is_named(small_disk: Path) -> None:
+    """Not the folder for temporary files, which is elsewhere."""
+    room = shutil.disk_usage(small_disk).free - 50_000
+    (small_disk / "fill").write_bytes(bytes(room))
+    library = small_disk / "library"
+    with (
+        pytest.raises(LibraryError, match=rf"could not be written \(.*full\); free some space in {library}, which has"),
+        writing(library),
+    ):
+        pass
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, videos: Path, models_cache: Path) -> None:

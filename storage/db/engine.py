@@ -180,6 +180,10 @@ class DatabaseConnection(sqlite3.Connection):
     def executemany(self, *arguments: Any) -> Any:
         return self.cursor().executemany(*arguments)
 
+    def commit(self) -> None:
+        with _OwnErrors(self):
+            super().commit()
+
 
 class _Cursor(sqlite3.Cursor):
     def execute(self, *arguments: Any) -> Self:
