@@ -28,8 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vfindex.indexer.models.base import LANES_PER_GPU
 from vfindex.indexer.models.catalog import EFFICIENTNET_WEIGHTS
 from vfindex.indexer.models.export.lite import load_label_model
-from vfindex.indexer.models.image.open_clip import CPU_BATCH, OpenClipEncoder, fastest_format
+from vfindex.indexer.models.image.open_clip import CPU_BATCH, OpenClipEncoder, fastest_format, placed
 from vfindex.indexer.models.image.tower import ImageTower, Preparation
+from vfindex.indexer.models.image.vit import ClipVit, VitShape
 from vfindex.indexer.models.lite import SIZE_PX, ensure_lite
 from vfindex.indexer.models.packages import locate_package_file
 from vfindex.storage.encoders.image import LiteImageEncoder
@@ -68,6 +69,10 @@ def random_tower(name: str) -> ImageTower:
     """Return a model's image encoder with random weights, float32."""
     visual = open_clip.create_model(name).visual
     size_px = visual.preprocess_cfg["size"][0]
+    if (shape := VitShape.of(open_clip.get_model_config(name))) is not None:
+        visual = ClipVit(shape)
+        for parameter in visual.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
     squash = name.startswith("PE-Core") or "SigLIP" in name
     preparation = Preparation(size_px, "squash" if squash else "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
     return ImageTower(visual, preparation).eval().requires_grad_(False)
@@ -95,7 +100,9 @@ def bench_tower(name: str, device: torch.device, dtype: torch.dtype, rounds: int
     flop = operations(tower)
     tower.visual.to(dtype)
     threads = torch.get_num_threads()
-    encoder = OpenClipEncoder([(tower.to(device), device)], batch_frames=CPU_BATCH, threads=threads)
+    encoder = OpenClipEncoder(
+        [(placed(tower, device, compiled=False), device)], batch_frames=CPU_BATCH, threads=threads
+    )
     if device.type == "cuda":
         encoder.find_batch()
     callers = LANES_PER_GPU + 1 if device.type == "cuda" else threads

@@ -96,11 +96,11 @@ class OpenClipEncoder:
         towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
         for replica, device in zip(towers, chosen, strict=True):
             replica.visual.to(fastest_format(device) if number_format == "auto" else _DTYPES[number_format])
-        placed = [(_placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
+        ready = [(placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
         try:
             if chosen[0].type == "cpu":
-                return cls(placed, batch_frames=CPU_BATCH, threads=threads)
-            encoder = cls(placed, batch_frames=1)
+                return cls(ready, batch_frames=CPU_BATCH, threads=threads)
+            encoder = cls(ready, batch_frames=1)
             encoder.find_batch()
         except RuntimeError as exc:
             if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -259,7 +259,7 @@ def _product_s(dtype: torch.dtype) -> float:
     return time.thread_time() - began_s
 
 
-def _placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
+def placed(tower: ImageTower, device: torch.device, *, compiled: bool) -> ImageTower:
     """Return the tower on its device. Raises ModelError."""
     try:
         tower.to(device)
