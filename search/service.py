@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,9 @@ from vfindex.storage.modalities import ModalityName, spoken_modalities, timed_te
 from vfindex.storage.records import ClipKey, Hint
 
 if TYPE_CHECKING:  # a search does without; its start counts
+    from vfindex.search.playback import MediaStream, Playback, Player
     from vfindex.search.stills import FrameReader
+    from vfindex.storage.records import CutEnd, Rung
     from vfindex.storage.user.data import UserData
     from vfindex.storage.user.records import Mark, SavedQuery
 
@@ -67,15 +69,20 @@ class SearchService:
     raise LibraryError, as later ones do.
     """
 
-    def __init__(self, folder: str | Path | Sequence[str | Path], frames: FrameReader | None = None) -> None:
-        """folder: one, or several; one named twice is one. frames: decodes them; whoever opened it closes it."""
+    def __init__(
+        self,
+        folder: str | Path | Sequence[str | Path],
+        frames: FrameReader | None = None,
+        player: Player | None = None,
+    ) -> None:
+        """folder: one, or several; one named twice is one. frames, player: read files; who opened them closes them."""
         given = folder if isinstance(folder, Sequence) and not isinstance(folder, str | bytes) else [folder]
         folders = [library_path(each) for each in given]
         if not folders:
             raise UsageError("name the folder of a library at least")
         self.folder = folders[0]
         self.engines = [SearchEngine(each) for each in {os.path.realpath(each): each for each in folders}.values()]
-        self._frames = frames
+        self._frames, self._player = frames, player
 
     @property
     def engine(self) -> SearchEngine:
@@ -200,6 +207,52 @@ class SearchService:
         with self._opened() as (_, snapshots):
             _, video = video_among(snapshots, name)
         return stills_of(self._frames, _existing(video, name), times_s, SIZE_PX if size_px is None else size_px)
+
+    @again_if_changed
+    def playback(self, name: str | Path) -> Playback:
+        """Return how a browser plays a video. name: a path, or a fingerprint.
+
+        Raises UsageError without a player, LibraryError if no file of it is there, VideoError.
+        """
+        from vfindex.search.playback import playback_of
+
+        with self._opened() as (_, snapshots):
+            _, video = video_among(snapshots, name)
+        return playback_of(self._player, _existing(video, name))
+
+    @again_if_changed
+    def stream(
+        self, name: str | Path, start_s: float, end_s: float | None = None, *, rung: Rung | None = None
+    ) -> MediaStream:
+        """Return a span of a video, at most ten minutes, as MP4 or WebM; the caller closes it.
+
+        rung: `transcode` where the browser cannot play the copy; None: the first that serves. Raises QueryError,
+        UsageError without a player, LibraryError, VideoError, and Overloaded if too many play at once.
+        """
+        from vfindex.search.playback import stream_of
+
+        with self._opened() as (_, snapshots):
+            _, video = video_among(snapshots, name)
+        return stream_of(self._player, _existing(video, name), start_s, end_s, rung)
+
+    @again_if_changed
+    def cut(
+        self,
+        spans: Sequence[tuple[str | Path, float, float]],
+        write: Callable[[int, bytes], None],
+        *,
+        exact: bool = False,
+        timecode: str | None = None,
+    ) -> CutEnd:
+        """Write one MP4 file of spans (name, start_s, end_s), one after the other, as `Player.cut` says.
+
+        Raises UsageError without a player, QueryError, LibraryError, VideoError, Overloaded.
+        """
+        from vfindex.search.playback import cut_of
+
+        with self._opened() as (_, snapshots):
+            found = [(_existing(video_among(snapshots, name)[1], name), from_s, to_s) for name, from_s, to_s in spans]
+        return cut_of(self._player, found, write, exact=exact, timecode=timecode)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[list[Library], list[Snapshot]]]:

@@ -35,7 +35,7 @@ def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[
     if reader is None:
         raise UsageError("this service decodes no frames; open it with SearchService(folder, frames=FrameDecoder())")
     _check(times_s, size_px)
-    path = _file_of(video)
+    path = file_of(video)
     times = [min(max(float(time_s), video.start_s), video.last_s) for time_s in times_s]
     return [
         Still(path, video.id, video.fingerprint, each.time_s, each.width_px, each.height_px, each.image)
@@ -43,7 +43,7 @@ def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[
     ]
 
 
-def _file_of(video: StoredVideo) -> bytes:
+def file_of(video: StoredVideo) -> bytes:
     """Return the path of a copy that is there and has the size of the video. Raises LibraryError."""
     changed: bytes | None = None
     for place in video.locations:
@@ -56,11 +56,11 @@ def _file_of(video: StoredVideo) -> bytes:
         changed = place.path
     if changed is not None:
         raise LibraryError(
-            f"{os.fsdecode(changed)} has changed since it was indexed, so its frames may be of another video; "
+            f"{os.fsdecode(changed)} has changed since it was indexed, so it may be another video; "
             "index it again with: vfindex reindex"
         )
     named = os.fsdecode(video.locations[0].path) if video.locations else video.fingerprint
-    raise LibraryError(f"the file of {named} is not there, so it has no frames to decode")
+    raise LibraryError(f"the file of {named} is not there, so it cannot be shown")
 
 
 def _check(times_s: object, size_px: object) -> None:

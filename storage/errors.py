@@ -12,6 +12,7 @@ VfindexError
 │   ├── IndexUnusable   a joint index that is missing, damaged or may not be read
 │   ├── NotPublished    a new joint index that is worse than the one before
 │   └── DimensionError  vectors of another length
+├── Overloaded          too many at once; the same call may succeed later
 ├── ClusterError        Ray, or machines that should help
 ├── QueryError          the question
 │   └── QueryTimeout    took longer than it may
@@ -102,6 +103,10 @@ class NotPublished(LibraryError):
 
 class DimensionError(LibraryError):
     """Vectors with an unexpected dimension or number."""
+
+
+class Overloaded(VfindexError):
+    """More of this kind of work is under way than the machine takes; the same call may succeed a little later."""
 
 
 class ClusterError(VfindexError):

@@ -216,6 +216,43 @@ class EncodedFrame:
     image: bytes
 
 
+# How a browser gets a video: the file by byte ranges, a span copied to another container, a span encoded again, frames.
+Rung = Literal["file", "remux", "transcode", "strip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Playability:
+    """The first rung on which a browser plays a file.
+
+    content_type: MIME type with codecs, "" for a strip. reason: why the rungs before do not serve, "" for the file.
+    """
+
+    rung: Rung
+    content_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CutPart:
+    """A span of a file to cut out, [start_s, end_s) of its presentation times."""
+
+    path: bytes
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CutEnd:
+    """What a cut holds. spans: (start_s, end_s) of each part as cut: a copy begins at the keyframe before.
+
+    duration_s: of the cut. error: what was lost to damage, or "".
+    """
+
+    spans: tuple[tuple[float, float], ...]
+    duration_s: float
+    error: str
+
+
 VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined", "vanished"]
 # States of fully committed videos. A search never returns a part of a video.
 SEARCHABLE: tuple[VideoState, ...] = ("indexed", "partial")

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 # Heavy libraries, and the only files that may import them.
 HOMES = {
-    "av": ("indexer/media/*.py", "cli/demo_media.py"),
+    "av": ("indexer/media/*.py", "indexer/playback/*.py", "cli/demo_media.py"),
     "charset_normalizer": ("indexer/speech/text_encoding.py",),
     "cv2": ("indexer/extractors/ocr.py",),
     "ctranslate2": ("indexer/speech/backends.py",),
@@ -79,11 +79,11 @@ ROOMS = {
         *("options", "extras", "out_file", "output"),
     ),
     "indexer": (
-        *("runs", "runners", "pipeline", "stills", "extractors", "models", "speech", "media", "scan"),
+        *("runs", "runners", "pipeline", "stills", "playback", "extractors", "models", "speech", "media", "scan"),
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "service", "engine", "hits", "contents", "marks", "stills", "results"),
+        *("evaluation", "service", "engine", "hits", "contents", "marks", "playback", "stills", "results"),
         *("calibration", "rank", "query"),
     ),
     "storage": (

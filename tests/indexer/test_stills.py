@@ -104,7 +104,7 @@ def test_threads_share_one_decoder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "times_s", "options", "kind", "sentence"),
     [
-        ("gone.mp4", [0.0], {}, LibraryError, "gone.mp4 is not there, so it has no frames to decode"),
+        ("gone.mp4", [0.0], {}, LibraryError, "gone.mp4 is not there, so it cannot be shown"),
         ("nothing.mp4", [0.0], {}, LibraryError, "nothing.mp4 is not in this library"),
         ("broken.mp4", [0.0], {}, VideoError, "broken.mp4"),
         ("shots.mp4", 3.0, {}, QueryError, "times_s must be a list of at most 100 times, not 3.0"),
