@@ -36,6 +36,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
         ),
         "ray": Extra("indexing on several GPUs or machines", ("ray",)),
         "ocr": Extra("reading text on the screen", ("rapidocr",)),
+        "serve": Extra("serving the search page", ("jinja2", "python_multipart", "starlette", "uvicorn")),
         "lite": Extra(
             "the weights of the lite presets",
             (

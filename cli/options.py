@@ -38,7 +38,7 @@ class PlainCommand(TyperCommand):
         try:
             _, _, given = self.make_parser(ctx).parse_args(list(args))
             if sum(param.name == "library" and not param.multiple for param in given) > 1:
-                raise UsageError("give --library once; only search, show, status and spec export take several")
+                raise UsageError("give --library once; only search, serve, show, status and spec export take several")
             return super().parse_args(ctx, args)
         except _WRONG_USAGE as exc:
             exc.message = _range_of(getattr(exc, "param", None)) or exc.message
@@ -178,6 +178,14 @@ def library_folders(chosen: list[Path] | None) -> list[Path]:
         return [library_folder(Path(named) if named else None)]
     folders = [library_folder(each) for each in chosen]
     return list({os.path.realpath(folder): folder for folder in folders}.values())
+
+
+def data_folder() -> Path:
+    """Return this user's data folder. Raises UsageError if there is none."""
+    base = _platform_folder("user_data_dir")
+    if base is None or not _is_usable(base):
+        raise UsageError(f"there is no folder for this user's data ({_no_home()}); set HOME to one that you may write")
+    return base
 
 
 def _platform_folder(kind: str) -> Path | None:

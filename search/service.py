@@ -11,6 +11,7 @@ with SearchService(Path("library")) as service:
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -173,6 +174,12 @@ class SearchService:
         with self._opened() as (libraries, snapshots):
             number, video = video_among(snapshots, name)
             return video_info(libraries[number], snapshots[number], _existing(video, name))
+
+    @again_if_changed
+    def has_video(self, fingerprint: str) -> bool:
+        """Return whether a library has a video with this fingerprint, searchable or not."""
+        with self._opened() as (_, snapshots):
+            return any(each.video_with(fingerprint) is not None for each in snapshots)
 
     @again_if_changed
     def transcript(self, name: str | Path, *, track: ModalityName | None = None) -> Transcript:
@@ -351,6 +358,12 @@ class SearchService:
         library = self.engine.library()
         with library.snapshot() as snapshot:
             return status_of(self.folder, library, snapshot)
+
+    @again_if_changed
+    def version(self) -> str:
+        """Return a text that no later state of the libraries has: it changes with each commit, and in each process."""
+        with self._opened() as (_, snapshots):
+            return "-".join(each.remembered("version", lambda: secrets.token_hex(8)) for each in snapshots)
 
     @again_if_changed
     def runs(self) -> RunList:

@@ -36,6 +36,7 @@ HOMES = {
     "ir_measures": ("search/evaluation/metrics.py",),
     "ftfy": ("storage/encoders/cleaning.py", "indexer/speech/text_encoding.py"),
     "huggingface_hub": ("indexer/models/hub_child.py",),
+    "jinja2": ("search/http/*.py",),
     "omegaconf": ("indexer/extractors/ocr.py",),
     "onnx": ("indexer/models/export/e5.py",),
     "onnxruntime": ("storage/encoders/*.py", "indexer/models/export/graph.py"),
@@ -47,6 +48,7 @@ HOMES = {
     "sentence_transformers": ("indexer/models/sentence.py",),
     "skimage": (),
     "sqlalchemy": ("storage/*.py",),
+    "starlette": ("search/http/*.py",),
     "timm": ("indexer/models/export/lite.py",),
     "tokenizers": ("storage/encoders/text.py", "indexer/models/export/*.py"),
     "subprocess": ("indexer/media/child.py",),
@@ -54,6 +56,7 @@ HOMES = {
     "torchvision": (),
     "transformers": ("indexer/models/sound/clap.py", "indexer/models/export/clap.py"),
     "typer": ("cli/*.py",),
+    "uvicorn": ("search/http/server.py",),
     "whisper": ("indexer/speech/backends.py",),
 }
 UNKNOWN_TO_SEARCH = {
@@ -76,14 +79,14 @@ MAX_LINES = 450
 ROOMS = {
     "cli": (
         *("entry", "app", "commands", "removal", "run", "demo_media", "render"),
-        *("options", "extras", "out_file", "output"),
+        *("tokens", "options", "extras", "out_file", "output"),
     ),
     "indexer": (
         *("runs", "runners", "pipeline", "stills", "playback", "extractors", "models", "speech", "media", "scan"),
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "service", "engine", "hits", "contents", "marks", "playback", "stills", "results"),
+        *("evaluation", "http", "service", "engine", "hits", "contents", "marks", "playback", "stills", "results"),
         *("calibration", "rank", "query"),
     ),
     "storage": (

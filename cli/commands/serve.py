@@ -1,0 +1,135 @@
+"""vfindex serve"""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vfindex.cli.extras import EXTRAS, require
+from vfindex.cli.options import LibrariesOption, library_folders
+from vfindex.cli.output import say
+from vfindex.cli.tokens import kept_tokens, tokens_from_environment
+from vfindex.search.http.settings import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    LOOPBACK_NAMES,
+    Settings,
+    Tokens,
+    is_loopback,
+    networks,
+)
+from vfindex.storage.errors import UsageError
+
+if TYPE_CHECKING:
+    from vfindex.search.http.server import Address
+    from vfindex.search.http.sessions import Sessions
+    from vfindex.search.stills import FrameReader
+
+NAME = "serve"
+EXAMPLE = "vfindex serve --open"
+
+
+def command(
+    host: Annotated[str, typer.Option(metavar="ADDR", help="Address to listen on.")] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0: a free one.")] = DEFAULT_PORT,
+    library: LibrariesOption = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    token: Annotated[bool, typer.Option("--token", help="Ask everybody for a token, on this machine too.")] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Name that clients use for this machine; repeatable.")
+    ] = None,
+    cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate in PEM, for https.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate.")] = None,
+    root_path: Annotated[str, typer.Option(metavar="PATH", help="What a proxy puts before every path.")] = "",
+    proxy: Annotated[
+        list[str] | None, typer.Option(metavar="ADDR", help="Proxy whose forwarded headers count; repeatable.")
+    ] = None,
+) -> None:
+    """Serve a page to search and watch, and a REST interface."""
+    require("serve")
+    from vfindex.search.http.app import create_app
+    from vfindex.search.http.server import Address, bound_socket, check_tls, run
+    from vfindex.search.http.sessions import Sessions
+    from vfindex.search.service import SearchService
+
+    address = Address(host, port, cert, key)
+    check_tls(address)
+    folders = library_folders(library)
+    tokens = _tokens(host, wanted=token, proxied=bool(proxy))
+    if not is_loopback(host) and cert is None:
+        say("what is asked and shown, tokens too, can be read on the network; give --cert and --key for https")
+    with ExitStack() as opened:
+        service = opened.enter_context(SearchService(folders, frames=_frames(opened)))
+        service.version()  # a folder without a library is refused before a page is shown
+        sock = opened.enter_context(bound_socket(address))
+        port = sock.getsockname()[1]
+        settings = Settings(
+            hosts=_hosts(host, allow_host or ()),
+            any_address=not is_loopback(host),
+            port=None if proxy else port,
+            secure=cert is not None,
+            root_path=root_path,
+            tokens=tokens,
+            proxies=networks(proxy or ()),
+        )
+        sessions = Sessions(settings)
+        page = _page(address, port, settings)
+        ready = partial(_ready, page, sessions, settings, open_=open_)
+        run(create_app(service, settings, sessions), sock, address, settings.limits, ready)
+    say("stopped")
+
+
+def _tokens(host: str, *, wanted: bool, proxied: bool) -> Tokens | None:
+    """Return the tokens to ask for, None on a machine that asks nobody. Raises UsageError where that is not safe."""
+    given = tokens_from_environment()
+    if given is not None:
+        return given
+    if wanted:
+        made, path = kept_tokens()
+        say(f"the tokens are in {path}")
+        return made
+    if proxied:
+        raise UsageError("a proxy lets others in, so clients need a token; give --token, or set VFINDEX_TOKEN")
+    if not is_loopback(host):
+        raise UsageError(
+            f"others can reach {host}, so clients need a token; give --token, which makes one, or set VFINDEX_TOKEN"
+        )
+    return None
+
+
+def _hosts(host: str, named: Iterable[str]) -> frozenset[str]:
+    """Return the names that clients may use."""
+    own = () if is_loopback(host) else (socket.gethostname(),)
+    return frozenset(name.lower().strip("[]") for name in (*LOOPBACK_NAMES, host, *own, *named))
+
+
+def _frames(opened: ExitStack) -> FrameReader | None:
+    """Return a decoder of frames, closed with `opened`; None where the extra `index` is not installed."""
+    if EXTRAS["index"].missing():
+        return None
+    from vfindex.indexer.stills import FrameDecoder
+
+    return opened.enter_context(FrameDecoder())
+
+
+def _page(address: Address, port: int, settings: Settings) -> str:
+    """Return the address of the search page."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    scheme = "https" if settings.secure else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{settings.root_path}/"
+
+
+def _ready(page: str, sessions: Sessions, settings: Settings, *, open_: bool) -> None:
+    """Say where the page is, once it can be opened. With tokens: a link that logs in once."""
+    if settings.tokens is not None:
+        page = f"{page}login?once={sessions.link()}"
+    say(f"serving on {page}  (Ctrl-C stops)")
+    if open_:
+        webbrowser.open(page)

@@ -1,0 +1,56 @@
+"""The tokens of `vfindex serve`: from the environment, or kept in a file that only this user can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from vfindex.cli.options import data_folder
+from vfindex.search.http.settings import Tokens
+from vfindex.storage.errors import UsageError
+from vfindex.storage.files.regular import regular_no_link
+
+_FILE = "serve-tokens"
+_MAX_BYTES = 10_000
+
+
+def tokens_from_environment() -> Tokens | None:
+    """Return the tokens of VFINDEX_TOKEN and VFINDEX_READ_TOKEN, None without the first. Raises UsageError."""
+    write, read = os.environ.get("VFINDEX_TOKEN"), os.environ.get("VFINDEX_READ_TOKEN")
+    if read and not write:
+        raise UsageError("VFINDEX_READ_TOKEN is set and VFINDEX_TOKEN is not; set both, or the second alone")
+    return Tokens(write, read or None) if write else None
+
+
+def kept_tokens() -> tuple[Tokens, Path]:
+    """Return the tokens in this user's data folder, and their file; made if there is none yet. Raises UsageError."""
+    folder = data_folder()
+    path = folder / _FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return _read(path), path
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be made ({exc.strerror}); set VFINDEX_TOKEN instead") from exc
+    made = Tokens(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(f"write {made.write}\nread {made.read}\n")
+    return made, path
+
+
+def _read(path: Path) -> Tokens:
+    again = f"delete it, and vfindex serve makes another: rm {path}"
+    try:
+        with open(path, "rb", opener=regular_no_link) as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                raise UsageError(f"{path} may be known to other users (its mode should be 600); {again}")
+            words = file.read(_MAX_BYTES).decode("utf-8", "replace").split()
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}; {again}") from exc
+    if len(words) != 4 or words[::2] != ["write", "read"]:
+        raise UsageError(f"{path} does not hold the two tokens of vfindex serve; {again}")
+    return Tokens(words[1], words[3])

@@ -1,0 +1,70 @@
+"""The application: the endpoints, the pages and the gate before both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from vfindex.search.http.answers import Refusal
+from vfindex.search.http.api import Api
+from vfindex.search.http.pages import STATIC_FOLDER, Pages
+from vfindex.search.http.security import HEADERS, Gate
+from vfindex.search.http.sessions import Sessions
+from vfindex.search.http.settings import Settings
+from vfindex.search.service import SearchService
+from vfindex.storage.errors import VfindexError
+
+logger = logging.getLogger(__name__)
+_KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
+_BUG = "this is a bug of vfindex: please report it with the lines that the server printed"
+
+
+def create_app(service: SearchService, settings: Settings, sessions: Sessions | None = None) -> Starlette:
+    """Return the ASGI application of a service, which whoever opened it closes. sessions: to make login links with."""
+    sessions = Sessions(settings) if sessions is None else sessions
+    api = Api(service, settings.limits)
+    pages = Pages(service, settings, sessions, api.workers)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        api.workers.close()
+
+    return Starlette(
+        routes=[
+            *(Route(each.path, each.__call__, methods=[each.method], name=each.name) for each in api.endpoints()),
+            *pages.routes(),
+            Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
+        ],
+        middleware=[Middleware(Gate, settings, sessions)],
+        exception_handlers={Refusal: _error, VfindexError: _error, HTTPException: _error, Exception: _bug},
+        lifespan=lifespan,
+    )
+
+
+async def _error(_: Request, exc: Exception) -> Response:
+    """Return the answer to an error; of the framework: an unknown path or method, a form that cannot be read."""
+    if isinstance(exc, VfindexError):
+        return Refusal.of(exc).response()
+    if isinstance(exc, HTTPException):
+        kind = _KINDS.get(exc.status_code, "BadRequest")
+        return Refusal(exc.status_code, kind, exc.detail, headers=exc.headers).response()
+    if isinstance(exc, Refusal):
+        return exc.response()
+    raise exc
+
+
+async def _bug(request: Request, exc: Exception) -> Response:
+    logger.error("%s %s", request.method, request.url.path, exc_info=exc)
+    answer = Refusal(500, "Bug", _BUG).response()
+    answer.headers.update(HEADERS)
+    return answer
