@@ -11,7 +11,7 @@ from vfindex.indexer.extractors.thumbnails import to_webp
 from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap, Limits
 from vfindex.indexer.options import MAX_FPS, Sampling
 from vfindex.storage.errors import Problem, VideoError
-from vfindex.storage.records import EncodedFrame
+from vfindex.storage.records import EncodedFrame, FileFacts
 
 # How long a frame may be shown: most last a fraction of a second, slides stay. The longest is tried last.
 _SHOWN_S = (0.5, 12.0, 600.0)
@@ -48,6 +48,12 @@ class FrameDecoder:
         tap = FrameTap(size_px, longest=True)
         with self._lock:
             return [_encoded(self._frame_at(path, time_s, tap)) for time_s in times_s]
+
+    def read_facts(self, path: bytes) -> FileFacts:
+        """Return what a file says of its times. Raises VideoError."""
+        with self._lock:
+            probe = self._decoder.probe(path)
+        return FileFacts(probe.clock_s, probe.fps, probe.start_timecode)
 
     def _frame_at(self, path: bytes, time_s: float, tap: FrameTap) -> Frame:
         sampling, end_s = Sampling("fps", MAX_FPS), time_s + _TOUCH_S

@@ -49,6 +49,8 @@ from vfindex.storage.modalities import ModalityName, spoken_modalities, timed_te
 from vfindex.storage.records import ClipKey, Hint
 
 if TYPE_CHECKING:  # a search does without; its start counts
+    from vfindex.search.export.formats import Exported, Settings
+    from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.playback import MediaStream, Playback, Player
     from vfindex.search.stills import FrameReader
     from vfindex.storage.records import CutEnd, Rung
@@ -260,6 +262,21 @@ class SearchService:
         with self._opened() as (_, snapshots):
             found = [(_existing(video_among(snapshots, name)[1], name), from_s, to_s) for name, from_s, to_s in spans]
         return cut_of(self._player, found, write, exact=exact, timecode=timecode)
+
+    @again_if_changed
+    def export(
+        self, chosen: Chosen, format_: str, *, span: Span = (None, None), settings: Settings | None = None
+    ) -> Exported:
+        """Return hits, marks, or a video (a part of it: `span`) as a file for another program, see `export.formats`.
+
+        settings: of a timeline. Raises QueryError, UsageError.
+        """
+        from vfindex.search.export.formats import export, get_format
+        from vfindex.search.export.gather import selection_of
+
+        form = get_format(format_)
+        with self._opened() as (_, snapshots):
+            return export(selection_of(snapshots, chosen, span, form, self._frames), format_, settings)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[list[Library], list[Snapshot]]]:

@@ -11,7 +11,7 @@ from vfindex.search.query.values import is_number
 from vfindex.search.results import Still
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
-from vfindex.storage.records import EncodedFrame
+from vfindex.storage.records import EncodedFrame, FileFacts
 
 # Longest side of the images where none is given: legible on a page, and some 30 kB each.
 SIZE_PX = 640
@@ -21,13 +21,16 @@ MAX_FRAMES = 100
 
 
 class FrameReader(Protocol):
-    """Decodes single frames of a file; `indexer.stills.FrameDecoder` does, in a confined child process."""
+    """Reads frames and times of a file; `indexer.stills.FrameDecoder` does, in a confined child process."""
 
     def read_frames(self, path: bytes, times_s: Sequence[float], size_px: int) -> Sequence[EncodedFrame]:
         """Return for each time the frame that is shown then, upright, its longest side at most `size_px`.
 
         Raises VideoError, also for a time before the first frame.
         """
+
+    def read_facts(self, path: bytes) -> FileFacts:
+        """Return what a file says of its times. Decodes its first frame alone. Raises VideoError."""
 
 
 def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[float], size_px: int) -> list[Still]:

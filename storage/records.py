@@ -253,6 +253,15 @@ class CutEnd:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a file says of its times. clock_s: what players call 0, on the clock of hits. fps, start_timecode: of Video."""
+
+    clock_s: float
+    fps: str | None
+    start_timecode: str | None
+
+
 VideoState = Literal["indexing", "indexed", "partial", "failed", "quarantined", "vanished"]
 # States of fully committed videos. A search never returns a part of a video.
 SEARCHABLE: tuple[VideoState, ...] = ("indexed", "partial")

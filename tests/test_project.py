@@ -42,6 +42,7 @@ HOMES = {
     "onnxruntime": ("storage/encoders/*.py", "indexer/models/export/graph.py"),
     "onnxscript": (),
     "open_clip": ("indexer/models/export/open_clip.py", "indexer/models/hub_child.py", "indexer/models/image/*.py"),
+    "opentimelineio": (),
     "rapidocr": ("indexer/extractors/ocr.py",),
     "ray": ("indexer/runners/ray.py",),
     "rich": ("cli/*.py",),
@@ -86,7 +87,8 @@ ROOMS = {
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "http", "service", "engine", "hits", "contents", "marks", "playback", "stills", "results"),
+        *("evaluation", "http", "service", "engine", "export", "hits", "contents"),
+        *("marks", "playback", "stills", "results"),
         *("calibration", "rank", "query"),
     ),
     "storage": (
