@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from vfindex.cli.extras import require
+from vfindex.cli.extras import EXTRAS, require
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from vfindex.indexer.runners.base import RunnerChoice
+    from vfindex.search.stills import FrameReader
 
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
 _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
@@ -38,7 +40,7 @@ class PlainCommand(TyperCommand):
         try:
             _, _, given = self.make_parser(ctx).parse_args(list(args))
             if sum(param.name == "library" and not param.multiple for param in given) > 1:
-                raise UsageError("give --library once; only search, serve, show, status and spec export take several")
+                raise UsageError("give --library once; this command takes one library")
             return super().parse_args(ctx, args)
         except _WRONG_USAGE as exc:
             exc.message = _range_of(getattr(exc, "param", None)) or exc.message
@@ -219,6 +221,15 @@ def runner_choice(name: str, address: str | None, path_map: list[str] | None, gp
         require("ray")
     share = 1.0 if gpu_share is None else gpu_share
     return RunnerChoice(runner_name(name), address or None, PathMap.parse(path_map or ()), share)
+
+
+def frame_reader(opened: ExitStack) -> FrameReader | None:
+    """Return a reader of video files, closed with `opened`; None where the extra `index` is not installed."""
+    if EXTRAS["index"].missing():
+        return None
+    from vfindex.indexer.stills import FrameDecoder
+
+    return opened.enter_context(FrameDecoder())
 
 
 def refuse_empty(paths: Iterable[str]) -> None:

@@ -51,6 +51,7 @@ from vfindex.storage.records import ClipKey, Hint
 if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.formats import Exported, Settings
     from vfindex.search.export.gather import Chosen, Span
+    from vfindex.search.export.selection import Selection
     from vfindex.search.playback import MediaStream, Playback, Player
     from vfindex.search.stills import FrameReader
     from vfindex.storage.records import CutEnd, Rung
@@ -263,7 +264,6 @@ class SearchService:
             found = [(_existing(video_among(snapshots, name)[1], name), from_s, to_s) for name, from_s, to_s in spans]
         return cut_of(self._player, found, write, exact=exact, timecode=timecode)
 
-    @again_if_changed
     def export(
         self, chosen: Chosen, format_: str, *, span: Span = (None, None), settings: Settings | None = None
     ) -> Exported:
@@ -272,11 +272,16 @@ class SearchService:
         settings: of a timeline. Raises QueryError, UsageError.
         """
         from vfindex.search.export.formats import export, get_format
+
+        return export(self.selection(chosen, span, words=get_format(format_).has_words), format_, settings)
+
+    @again_if_changed
+    def selection(self, chosen: Chosen, span: Span = (None, None), *, words: bool = False) -> Selection:
+        """Return hits, marks, or a video as excerpts of files. words: with what is said in them. Raises QueryError."""
         from vfindex.search.export.gather import selection_of
 
-        form = get_format(format_)
         with self._opened() as (_, snapshots):
-            return export(selection_of(snapshots, chosen, span, form, self._frames), format_, settings)
+            return selection_of(snapshots, chosen, span, words, self._frames)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[list[Library], list[Snapshot]]]:

@@ -255,7 +255,7 @@ class CutEnd:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What a file says of its times. clock_s: what players call 0, on the clock of hits. fps, start_timecode: of Video."""
+    """What a file says of its times. clock_s: what players call 0, as time of hits. The others are those of Video."""
 
     clock_s: float
     fps: str | None

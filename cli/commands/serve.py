@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.extras import EXTRAS, require
-from vfindex.cli.options import LibrariesOption, library_folders
+from vfindex.cli.extras import require
+from vfindex.cli.options import LibrariesOption, frame_reader, library_folders
 from vfindex.cli.output import say
 from vfindex.cli.tokens import kept_tokens, tokens_from_environment
 from vfindex.search.http.settings import (
@@ -30,7 +30,6 @@ from vfindex.storage.errors import UsageError
 if TYPE_CHECKING:
     from vfindex.search.http.server import Address
     from vfindex.search.http.sessions import Sessions
-    from vfindex.search.stills import FrameReader
 
 NAME = "serve"
 EXAMPLE = "vfindex serve --open"
@@ -66,7 +65,7 @@ def command(
     if not is_loopback(host) and cert is None:
         say("what is asked and shown, tokens too, can be read on the network; give --cert and --key for https")
     with ExitStack() as opened:
-        service = opened.enter_context(SearchService(folders, frames=_frames(opened)))
+        service = opened.enter_context(SearchService(folders, frames=frame_reader(opened)))
         service.version()  # a folder without a library is refused before a page is shown
         sock = opened.enter_context(bound_socket(address))
         port = sock.getsockname()[1]
@@ -108,15 +107,6 @@ def _hosts(host: str, named: Iterable[str]) -> frozenset[str]:
     """Return the names that clients may use."""
     own = () if is_loopback(host) else (socket.gethostname(),)
     return frozenset(name.lower().strip("[]") for name in (*LOOPBACK_NAMES, host, *own, *named))
-
-
-def _frames(opened: ExitStack) -> FrameReader | None:
-    """Return a decoder of frames, closed with `opened`; None where the extra `index` is not installed."""
-    if EXTRAS["index"].missing():
-        return None
-    from vfindex.indexer.stills import FrameDecoder
-
-    return opened.enter_context(FrameDecoder())
 
 
 def _page(address: Address, port: int, settings: Settings) -> str:

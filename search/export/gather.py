@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vfindex.search.export.formats import Format
 from vfindex.search.export.selection import Excerpt, Selection, Source, one_line, source_of, words_in
 from vfindex.search.query.values import is_number
 from vfindex.search.results import Hits, MarkList, VideoInfo
@@ -24,13 +23,14 @@ Chosen = Hits | MarkList | VideoInfo
 
 
 def selection_of(
-    snapshots: Sequence[Snapshot], chosen: Chosen, span: Span, form: Format, reader: FrameReader | None
+    snapshots: Sequence[Snapshot], chosen: Chosen, span: Span, words: bool, reader: FrameReader | None
 ) -> Selection:
-    """Return hits, marks or a video as a selection for a format. span: of a video. reader: for what is not known.
+    """Return hits, marks or a video as a selection. span: of a video. words: with what is said in each excerpt.
 
+    reader: of what the library does not know of a file.
     Marks of grade 0, and of videos without a file, are left out. Raises QueryError.
     """
-    videos = _Videos(snapshots, form, reader)
+    videos = _Videos(snapshots, words, reader)
     if isinstance(chosen, VideoInfo):
         return _of_video(videos, chosen, span)
     if span != (None, None):
@@ -41,8 +41,8 @@ def selection_of(
 class _Videos:
     """The videos of a selection, each read once."""
 
-    def __init__(self, snapshots: Sequence[Snapshot], form: Format, reader: FrameReader | None) -> None:
-        self._snapshots, self._form, self._reader = snapshots, form, reader
+    def __init__(self, snapshots: Sequence[Snapshot], words: bool, reader: FrameReader | None) -> None:
+        self._snapshots, self._words, self._reader = snapshots, words, reader
         self._sources: dict[str, Source | None] = {}
         self._segments: dict[str, tuple[Segment, ...]] = {}
         self.notes: dict[str, None] = {}
@@ -62,7 +62,7 @@ class _Videos:
         path = path or (paths[0] if paths else None)
         if path is None:
             return None
-        if self._form.has_words:
+        if self._words:
             self._segments[fingerprint] = tuple(snapshot.segments(video.id))
         return source_of(video, os.path.abspath(path), self._facts(video, path))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from vfindex.search.export.selection import Excerpt, Selection, one_line
+from vfindex.storage.files.regular import regular_no_link
 
 # In the first bytes of each sidecar that vfindex wrote; others belong to somebody else.
 SIGN = b"vfindex"
@@ -100,10 +101,11 @@ def sidecar_path(video: bytes, suffix: str, folder: Path | None) -> Path:
 
 
 def is_foreign(path: Path) -> bool:
-    """Return whether there is a file that vfindex did not write, or nothing but a link. Raises OSError."""
-    if not os.path.lexists(path):
+    """Return whether there is something that vfindex did not write: a link too, or what cannot be read."""
+    try:
+        with open(path, "rb", opener=regular_no_link) as file:
+            return SIGN not in file.read(_SIGNED_BYTES)
+    except FileNotFoundError:
         return False
-    from vfindex.storage.files.regular import regular_no_link
-
-    with open(path, "rb", opener=regular_no_link) as file:
-        return SIGN not in file.read(_SIGNED_BYTES)
+    except OSError:
+        return True

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from vfindex.search.query.values import is_number, path_text
+from vfindex.search.query.values import is_number, path_text, seconds_in
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.integrity import shown_paths
 from vfindex.storage.db.reader import Snapshot
@@ -17,8 +16,6 @@ from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import QueryError, UsageError, counted
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, ClipKey, FloatArray
-
-_LIKE = re.compile(r"(?P<video>.+)@(?:(?:(?P<h>\d{1,4}):)?(?P<m>\d{1,6}):)?(?P<s>\d{1,9}(?:\.\d{1,6})?)s?", re.DOTALL)
 
 
 class _NoClip(QueryError):
@@ -43,11 +40,11 @@ class Like:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the clip of `VIDEO@12.5`, `VIDEO@1:02` or `VIDEO@1:02:03`. Raises UsageError."""
-        match = _LIKE.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
+        video, _, time = text.rpartition("@") if isinstance(text, str) else ("", "", "")
+        time_s = seconds_in(time)
+        if not video or time_s is None:
             raise UsageError(f"a clip is a video and a time, as in beach.mp4@12.5 or beach.mp4@1:02, not {text!r}")
-        hours, minutes, seconds = (float(match[name] or 0) for name in ("h", "m", "s"))
-        return cls(Path(match["video"]), 3600 * hours + 60 * minutes + seconds, text)
+        return cls(Path(video), time_s, text)
 
     def __str__(self) -> str:
         return self.typed or f"{self.video}@{self.time_s:g}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from numbers import Real
 from typing import TypeGuard
 
 from vfindex.storage.errors import UsageError
+
+_TIME = re.compile(r"(?:(?:(?P<h>\d{1,4}):)?(?P<m>\d{1,6}):)?(?P<s>\d{1,9}(?:\.\d{1,6})?)s?")
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -18,6 +21,26 @@ def is_number(value: object) -> TypeGuard[float]:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def seconds_in(text: str) -> float | None:
+    """Return the seconds of `12.5`, `1:02` or `1:02:03`, None for other text."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    hours, minutes, seconds = (float(match[name] or 0) for name in ("h", "m", "s"))
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def span_in(text: str) -> tuple[float | None, float | None]:
+    """Return [start_s, end_s) of `1:02-1:30`, None for a side that is left out. Raises UsageError."""
+    start, dash, end = text.partition("-")
+    start_s, end_s = seconds_in(start), seconds_in(end)
+    if not dash or (start and start_s is None) or (end and end_s is None) or (start_s is end_s is None):
+        raise UsageError(f"a span is two times, as in 12.5-30, 1:02-1:30 or 1:02-, not {text!r}")
+    if start_s is not None and end_s is not None and end_s <= start_s:
+        raise UsageError(f"the span {text} ends before it begins")
+    return start_s, end_s
 
 
 def path_text(path: object, what: str) -> str:

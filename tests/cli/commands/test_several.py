@@ -73,7 +73,7 @@ def test_status_shows_each(run: Any, two: tuple[str, ...]) -> None:
 def test_a_command_of_one_library_refuses_two(run: Any, two: tuple[str, ...], command: str) -> None:
     refused = run(*command.split(), *two)
     assert refused.code == 2
-    assert refused.err == "vfindex: give --library once; only search, serve, show, status and spec export take several\n"
+    assert refused.err == "vfindex: give --library once; this command takes one library\n"
 
 
 @pytest.mark.parametrize("command", ["search words", "show c", "status"])
