@@ -23,7 +23,7 @@ from threading import RLock
 from vfindex.search.hits import find_hits
 from vfindex.search.query.ast import Combination, Query
 from vfindex.search.query.encode import EncodedQuery, QueryEncoder
-from vfindex.search.query.image import Pictures
+from vfindex.search.query.image import Picture, Pictures
 from vfindex.search.query.like import Like
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
@@ -345,5 +345,9 @@ def _encode(searcher: Searcher, query: Query, images: Sequence[Example], view: V
     """Return the query with the vectors that count."""
     without = {m for m, part in view.spec.parts.items() if not part.weight} | view.only_named
     words = [[searcher.encoder.encode(part.but(without)) for part in moment.parts()] for moment in query.moments]
-    pictures = [searcher.pictures.encode(Path(image)) for image in images if not isinstance(image, Like | ClipKey)]
+    pictures = [
+        searcher.pictures.encode(image if isinstance(image, Picture) else Path(image))
+        for image in images
+        if not isinstance(image, Like | ClipKey)
+    ]
     return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like | ClipKey)])

@@ -6,49 +6,33 @@ import os
 import re
 import shutil
 import stat
-import struct
 import tempfile
-import warnings
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from vfindex.storage.encoders.pixels import Pixels, frame_shape
+from vfindex.storage.encoders.picture import decode_picture
+from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import ModelError, QueryError
 from vfindex.storage.files.regular import regular
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray, Setup
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vfindex.storage.encoders.image import PictureEncoder
     from vfindex.storage.library import Library
 
-# Formats that Pillow decodes itself. For PostScript it would call Ghostscript; its rare formats are hardly tested.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# More than any camera has; 450 MB as RGB. A few bytes of PNG can claim any size.
-MAX_PIXELS = 150_000_000
-# Colour behind transparent pixels: the mean input of image encoders, which carries no information.
-BACKDROP = (127, 127, 127)
-# What Pillow's decoders raise on damaged files.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded picture as a query. pixels: of the form that `Pictures.size_px` asks for. name: in the answer."""
+
+    name: str
+    pixels: Pixels
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Pictures:
@@ -72,10 +56,21 @@ class Pictures:
         """Use the encoder in a folder; store a copy in the library if that is writable."""
         self._folder = self._kept if _copied(folder, self._kept) else folder
 
-    def encode(self, path: Path) -> FloatArray:
-        """Return the vector (dim,) of a picture file, of length 1. Raises QueryError, ModelError."""
+    @property
+    def size_px(self) -> int:
+        """The short side of pictures that the encoder reads. Raises ModelError without an encoder."""
+        return self._encoder().size_px
+
+    def encode(self, picture: Path | Picture) -> FloatArray:
+        """Return the vector (dim,) of a picture, of length 1. Raises QueryError, ModelError."""
         encoder = self._encoder()
-        vector: FloatArray = encoder.encode_images([read_picture(path, encoder.size_px)])[0]
+        if isinstance(picture, Path):
+            pixels = read_picture(picture, encoder.size_px)
+        elif min(picture.pixels.shape[:2]) == encoder.size_px:
+            pixels = picture.pixels
+        else:
+            raise QueryError(f"the library has another image encoder since {picture} was decoded; ask once more")
+        vector: FloatArray = encoder.encode_images([pixels])[0]
         return vector
 
     def _encoder(self) -> PictureEncoder:
@@ -99,26 +94,12 @@ def read_picture(path: Path, size_px: int) -> Pixels:
 
     The first frame of an animation; transparent pixels become BACKDROP. Raises QueryError.
     """
-    from PIL import Image, UnidentifiedImageError
-
     check_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes, which are checked below, and harmless flaws
-            with open(path, "rb", opener=regular) as opened, Image.open(opened, formats=FORMATS) as file:
-                width_px, height_px = file.size
-                if width_px * height_px > MAX_PIXELS:
-                    size = f"{width_px} x {height_px} pixels, and the limit is {MAX_PIXELS // 1_000_000} million"
-                    raise QueryError(f"the picture {path} is too large: {size}; make it smaller")
-                picture = _upright(file)
-            shape = frame_shape(*picture.size, size_px)
-            return np.asarray(picture.resize(shape, Image.Resampling.BICUBIC), np.uint8)
-    except UnidentifiedImageError as exc:
-        raise QueryError(f"{path} is not a picture in a supported format ({', '.join(FORMATS)})") from exc
-    except Image.DecompressionBombError as exc:
-        raise QueryError(f"the picture {path} is too large; make it smaller") from exc
-    except _DAMAGED as exc:
-        raise QueryError(f"the picture {path} is damaged ({exc}); save it again, or use another one") from exc
+        with open(path, "rb", opener=regular) as opened:
+            return decode_picture(opened, str(path), size_px)
+    except OSError as exc:
+        raise QueryError(f"the picture {path} cannot be read ({exc.strerror}); name another file") from exc
 
 
 def check_file(path: Path) -> None:
@@ -130,19 +111,6 @@ def check_file(path: Path) -> None:
         raise QueryError(f"the picture {path} cannot be read ({reason}); name another file") from exc
     if not stat.S_ISREG(stats.st_mode) or not stats.st_size:
         raise QueryError(f"{path} is {'an empty' if stat.S_ISREG(stats.st_mode) else 'no'} file; name a picture")
-
-
-def _upright(file: Image.Image) -> Image.Image:
-    """Return a picture as RGB, rotated by its EXIF orientation."""
-    from PIL import Image, ImageOps
-
-    picture = ImageOps.exif_transpose(file)
-    if picture.mode.startswith("I"):  # 16-bit grey, of which Pillow would keep the low byte
-        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKDROP, 255)), layer).convert("RGB")
 
 
 def _copied(source: Path, target: Path) -> bool:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import get_args
 
 from vfindex.search.query.ast import COMBINATIONS, Combination, Filters, Moment, Order, Query, Term
+from vfindex.search.query.image import Picture
 from vfindex.search.query.like import Like
 from vfindex.search.query.values import is_number, path_text
 from vfindex.storage.errors import QueryError
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.records import ClipKey
 
-# A picture file, or a clip of the library.
-Example = Path | Like | ClipKey
+# A picture, or a clip of the library.
+Example = Path | Picture | Like | ClipKey
 # Of a modality. Beyond it the sums of a score lose the other modalities, and with 1e200 are no numbers.
 MAX_WEIGHT = 1_000
 
@@ -94,12 +95,12 @@ def _are(values: object, kind: type) -> bool:
 
 
 def _check_images(images: object) -> None:
-    if isinstance(images, str | bytes | Path | Like | ClipKey) or not isinstance(images, Sequence):
+    if isinstance(images, str | bytes | Path | Picture | Like | ClipKey) or not isinstance(images, Sequence):
         raise QueryError(f"images must be a list of paths, Likes and ClipKeys, not {images!r}")
     for image in images:
-        if not isinstance(image, str | Path | Like | ClipKey):
-            raise QueryError(f"an image must be a Path, a Like or a ClipKey, not {image!r}")
-        if not isinstance(image, Like | ClipKey):
+        if not isinstance(image, str | Path | Picture | Like | ClipKey):
+            raise QueryError(f"an image must be a Path, a Picture, a Like or a ClipKey, not {image!r}")
+        if not isinstance(image, Picture | Like | ClipKey):
             path_text(image, "the image")
 
 

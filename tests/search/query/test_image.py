@@ -17,10 +17,11 @@ from library_maker import DIM, SETUP, axis, clip, install
 from PIL import Image
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.query.image import BACKDROP, MAX_PIXELS, Pictures, read_picture
+from vfindex.search.query.image import Pictures, read_picture
 from vfindex.search.query.like import Like
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.query_vectors import QueryVectors, add_images
+from vfindex.storage.encoders.picture import BACKDROP, MAX_PIXELS
 from vfindex.storage.errors import ModelError, QueryError, UsageError
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
 from vfindex.storage.library import Library
