@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
     from vfindex.search.playback import MediaStream, Playback, Player
-    from vfindex.search.stills import FrameReader
+    from vfindex.search.stills import FrameReader, VideoFile
     from vfindex.storage.records import CutEnd, Rung
     from vfindex.storage.user.data import UserData
     from vfindex.storage.user.records import Mark, SavedQuery
@@ -217,6 +217,16 @@ class SearchService:
         with self._opened() as (_, snapshots):
             _, video = video_among(snapshots, name)
         return stills_of(self._frames, _existing(video, name), times_s, SIZE_PX if size_px is None else size_px)
+
+    @again_if_changed
+    def file(self, fingerprint: str) -> VideoFile:
+        """Return the file of a video. Raises LibraryError if there is no such video, or no file of it."""
+        from vfindex.search.stills import VideoFile, file_of
+
+        with self._opened() as (_, snapshots):
+            found = [video for each in snapshots if (video := each.video_with(fingerprint)) is not None]
+        video = _existing(found[0] if found else None, fingerprint)
+        return VideoFile(file_of(video), video.fingerprint, video.container)
 
     @again_if_changed
     def playback(self, name: str | Path) -> Playback:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from vfindex.search.query.values import is_number
@@ -31,6 +32,15 @@ class FrameReader(Protocol):
 
     def read_facts(self, path: bytes) -> FileFacts:
         """Return what a file says of its times. Decodes its first frame alone. Raises VideoError."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A file of a video, which has the size that it had when it was indexed. container: as FFmpeg names it."""
+
+    path: bytes
+    fingerprint: str
+    container: str
 
 
 def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[float], size_px: int) -> list[Still]:

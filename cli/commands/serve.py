@@ -53,8 +53,9 @@ def command(
 ) -> None:
     """Serve a page to search and watch, and a REST interface."""
     require("serve")
+    from vfindex.indexer.pictures import PictureDecoder
     from vfindex.search.http.app import create_app
-    from vfindex.search.http.server import Address, bound_socket, check_tls, run
+    from vfindex.search.http.server import Address, bound_socket, check_tls, make_server
     from vfindex.search.http.sessions import Sessions
     from vfindex.search.service import SearchService
 
@@ -81,7 +82,8 @@ def command(
         sessions = Sessions(settings)
         page = _page(address, port, settings)
         ready = partial(_ready, page, sessions, settings, open_=open_)
-        run(create_app(service, settings, sessions), sock, address, settings.limits, ready)
+        app = create_app(service, settings, sessions, PictureDecoder())
+        make_server(app, address, settings.limits, ready).run(sockets=[sock])
     say("stopped")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 
+from vfindex import __version__
 from vfindex.storage.errors import (
     LibraryError,
     ModelError,
+    Overloaded,
     QueryError,
     QueryTimeout,
     UsageError,
@@ -25,6 +29,7 @@ _STATUS: tuple[tuple[type[VfindexError], int], ...] = (
     (QueryError, 400),
     (UsageError, 400),
     (VideoError, 422),
+    (Overloaded, 503),
     (LibraryError, 503),
     (ModelError, 503),
 )
@@ -75,3 +80,23 @@ def json_bytes(document: Mapping[str, Any]) -> bytes:
 
 def json_response(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(json_bytes(document), status, headers, JSON)
+
+
+def versioned(request: Request, version: str, body: Callable[[], bytes], media_type: str = JSON) -> Response:
+    """Return an answer that depends on its address and the state of the library alone; 304 if the client has it."""
+    tag = etag(version, request.url.path, request.url.query)
+    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    if is_known(request, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body(), 200, headers, media_type)
+
+
+def etag(*parts: str) -> str:
+    """Return a weak entity tag of some texts."""
+    return f'W/"{hashlib.sha256("|".join((__version__, *parts)).encode("utf-8", "replace")).hexdigest()[:32]}"'
+
+
+def is_known(request: Request, tag: str) -> bool:
+    """Return whether the client has the answer with this tag (RFC 9110, 13.1.2: a weak comparison)."""
+    given = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    return tag.removeprefix("W/") in given or given == ["*"]

@@ -2,102 +2,350 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Protocol
 
-from starlette.requests import Request
 from starlette.responses import Response
 
-from vfindex import __version__
 from vfindex.search.calibration.labels import LABELS
-from vfindex.search.http.answers import JSON, Refusal, json_bytes
-from vfindex.search.http.endpoints import Call, Endpoint, Param
+from vfindex.search.export.formats import FORMATS, Exported, Settings, get_format
+from vfindex.search.export.timecode import Timebase
+from vfindex.search.http.answers import Refusal, json_bytes, json_response, not_found, versioned
+from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.limits import Workers
 from vfindex.search.http.settings import Limits
-from vfindex.search.results import Hits, Status
+from vfindex.search.query.image import Picture
+from vfindex.search.query.request import Example
+from vfindex.search.results import (
+    Hits,
+    MarkInfo,
+    MarkList,
+    Record,
+    RunInfo,
+    RunList,
+    SavedList,
+    Status,
+    Transcript,
+    VideoInfo,
+    VideoList,
+)
 from vfindex.search.service import SearchService
+from vfindex.storage.encoders.pixels import Pixels
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
 
 PREFIX = "/api/v1"
 MAX_HITS, MAX_PAGE = 1000, 1000
-P = ParamSpec("P")
-T = TypeVar("T")
+# Pictures decoded at a time, each in a process with limits.
+UPLOADS = 2
 
 VIDEO = Param("fingerprint", "video", "Fingerprint of a video: the first part of the key of a hit.")
 START = Param("start_ms", "integer", "Start of a clip in milliseconds: the second part of the key of a hit.")
-K = Param("k", "integer", "Number of hits.", 10, least=1, most=MAX_HITS)
-PER_VIDEO = Param("per_video", "integer", "Hits per video at most.", 1, least=1, most=MAX_HITS)
-ASKED = (
+_K = Param("k", "integer", "Number of hits.", 10, least=1, most=MAX_HITS)
+_FIRST = Param("first", "integer", "How many to leave out, for further pages.", 0, least=0, most=1_000_000_000)
+_PER_VIDEO = Param("per_video", "integer", "Hits per video at most.", 1, least=1, most=MAX_HITS)
+_ASKED = (
     Param("q", "text", "The query, in the query language.", ""),
-    K,
-    Param("first", "integer", "How many of the best hits to leave out.", 0, least=0, most=MAX_HITS),
-    PER_VIDEO,
+    _K,
+    _FIRST,
+    _PER_VIDEO,
     Param("like", "clip", "Find clips that look like this one; may be repeated.", many=True),
     Param("min_confidence", "text", "Only hits with this label or a better one; none: all hits.", choices=LABELS),
 )
+_ALIKE = (Param("clip", "clip", "Key of the clip.", required=True), _K, _FIRST, _PER_VIDEO)
+_LISTED = (
+    Param("filters", "text", "Filters of the query language.", ""),
+    _FIRST,
+    Param("limit", "integer", "Videos on a page.", 100, least=1, most=MAX_PAGE),
+)
+_FORMATS = (Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),)
+_EXPORTED = (
+    Param("format", "text", "Of the file.", required=True, choices=tuple(FORMATS)),
+    Param("q", "text", "Export the hits of this query."),
+    _K,
+    _PER_VIDEO,
+    Param("list", "text", "Export the marks of this list."),
+    Param("video", "video", "Export this video: its fingerprint."),
+    Param("start_s", "number", "Of a video: where the part to export begins, in seconds."),
+    Param("end_s", "number", "Of a video: where it ends."),
+    Param("rate", "text", "Frame rate of a timeline, as 25, 23.976 or 29.97df; without one, that of the videos."),
+    Param("offset_s", "number", "Where a timeline begins, in seconds."),
+)
+_LIST = Param("list", "text", "Name of a list.")
+_QUESTION = Param("question", "text", "The question of a judgement.")
+_ID = Param("id", "integer", "Number.", least=0)
+_NAME = Param("name", "text", "Name of a saved question.", required=True)
+_MARKED = (
+    Param("clip", "clip", "Key of the clip: a text, or a list of its two parts as in a hit.", required=True),
+    Param("list", "text", "Name of the list.", DEFAULT_LIST),
+    Param("note", "text", "A note; without one, that of an earlier mark stays."),
+    Param("question", "text", "Of a judgement: the question.", ""),
+    Param("grade", "integer", "Of a judgement: how relevant the clip is.", least=0, most=MAX_GRADE),
+    Param("by", "text", "Who marks it; without one, the user who runs the server."),
+)
+_SAVED = (_NAME, Param("text", "text", "The question, in the query language.", required=True), _MARKED[-1])
+
+
+class PictureReader(Protocol):
+    """Decodes pictures from strangers; `indexer.pictures.PictureDecoder` does, in a confined child process."""
+
+    def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
+        """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`. Raises QueryError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the server is up."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListInfo:
+    """A list of marks, and how many it has."""
+
+    name: str
+    marks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """All lists of marks, by name."""
+
+    lists: tuple[ListInfo, ...]
 
 
 class Api:
-    """The endpoints of a service. Calls run in threads, and end at the time limit of a search."""
+    """The endpoints about searches, videos and what people write. Calls run in threads, searches with a time limit."""
 
-    def __init__(self, service: SearchService, limits: Limits) -> None:
-        self._service, self._limits = service, limits
+    def __init__(self, service: SearchService, limits: Limits, pictures: PictureReader | None = None) -> None:
+        self._service, self._limits, self._pictures = service, limits, pictures
         self.workers = Workers(limits.searches, limits.waiting, "search")
+        self._uploads = Workers(UPLOADS, limits.waiting, "upload")
 
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """Return all endpoints."""
-        get = partial(Endpoint, "GET")
-        return (
-            get(f"{PREFIX}/search", "search", "Search by text, and by clips of the library.", self.search, Hits, ASKED),
-            get(f"{PREFIX}/status", "status", "What the library contains, and what failed.", self.status, Status),
-            get(f"{PREFIX}/health", "health", "Whether the server is up.", self.health, JSON),
-        )
+    # --- searching --------------------------------------------------------------------------------------------------
 
+    @answers(Endpoint("GET", f"{PREFIX}/search", Hits, query=_ASKED))
     async def search(self, call: Call) -> Response:
-        return await self._answered(call, lambda: _hits(self._service, call, self._limits.search_s))
+        """Search by text, and by clips of the library."""
+        return await self._versioned(call, lambda: self._found(call, call["like"]))
 
-    async def status(self, call: Call) -> Response:
-        return await self._answered(call, lambda: self._service.status().to_dict())
+    @answers(Endpoint("POST", f"{PREFIX}/search", Hits, body=_ASKED, takes_pictures=True))
+    async def search_pictures(self, call: Call) -> Response:
+        """Search by pictures in the fields `image` of a form, by text and by clips."""
+        pictures = [
+            await self._uploads.run(self._decoded, data, f"picture {number}")
+            for number, data in enumerate(call.files, start=1)
+        ]
+        found = await self.workers.run(self._found, call, [*pictures, *call["like"]])
+        return json_response(found, headers={"cache-control": "no-store"})
 
-    async def health(self, call: Call) -> Response:
-        return Response(json_bytes({"status": "ok", "version": __version__}), 200, {"cache-control": "no-store"}, JSON)
+    @answers(Endpoint("GET", f"{PREFIX}/similar", Hits, query=_ALIKE))
+    async def similar(self, call: Call) -> Response:
+        """Return the clips that look like one, without that one."""
+        return await self._versioned(call, lambda: self._alike(call))
 
-    async def _answered(self, call: Call, document: Callable[[], dict[str, Any]]) -> Response:
-        """Return a document, or that it is the one the client has: it depends on the library and the address alone."""
-        return await self.workers.run(_versioned, self._service, call.request, document)
+    def _found(self, call: Call, images: Sequence[Example]) -> dict[str, Any]:
+        if not call["q"].strip() and not images:
+            raise Refusal(400, "QueryError", "the query is missing: give q, like or a picture")
+        options = {"per_video": call["per_video"], "timeout_s": self._limits.search_s}
+        found = self._service.search(
+            call["q"], images=images, top_k=_depth(call), min_confidence=call["min_confidence"], **options
+        )
+        return _from_first(found, call)
 
+    def _alike(self, call: Call) -> dict[str, Any]:
+        options = {"per_video": call["per_video"], "timeout_s": self._limits.search_s}
+        return _from_first(self._service.similar(call["clip"], top_k=_depth(call), **options), call)
 
-def _versioned(service: SearchService, request: Request, document: Callable[[], dict[str, Any]]) -> Response:
-    tag = etag(service.version(), request.url.path, request.url.query)
-    headers = {"etag": tag, "cache-control": "private, no-cache"}
-    if is_known(request, tag):
-        return Response(status_code=304, headers=headers)
-    return Response(json_bytes(document()), 200, headers, JSON)
+    def _decoded(self, data: bytes, name: str) -> Picture:
+        """Return a picture for the image encoder of the library. Raises Refusal, QueryError, ModelError."""
+        if self._pictures is None:
+            raise Refusal(501, "NotHere", "this server decodes no pictures")
+        return Picture(name, self._pictures.read_picture(data, name, self._service.engine.pictures.size_px))
 
+    # --- videos -----------------------------------------------------------------------------------------------------
 
-def etag(*parts: str) -> str:
-    """Return a weak entity tag of some texts."""
-    return f'W/"{hashlib.sha256("|".join((__version__, *parts)).encode("utf-8", "replace")).hexdigest()[:32]}"'
+    @answers(Endpoint("GET", f"{PREFIX}/videos", VideoList, query=_LISTED))
+    async def videos(self, call: Call) -> Response:
+        """Return a page of the videos that pass the filters, by path."""
 
+        def read() -> dict[str, Any]:
+            return self._service.videos(call["filters"], first=call["first"], limit=call["limit"]).to_dict()
 
-def is_known(request: Request, tag: str) -> bool:
-    """Return whether the client has the answer with this tag (RFC 9110, 13.1.2: a weak comparison)."""
-    given = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
-    return tag.removeprefix("W/") in given or given == ["*"]
+        return await self._versioned(call, read)
 
+    @answers(Endpoint("GET", f"{PREFIX}/videos/{{fingerprint}}", VideoInfo, in_path=(VIDEO,)))
+    async def video(self, call: Call) -> Response:
+        """Return all that the library knows of a video."""
+        return await self._versioned(call, lambda: self._service.video(self._known(call)).to_dict())
 
-def _hits(service: SearchService, call: Call, timeout_s: float) -> dict[str, Any]:
-    if not call["q"].strip() and not call["like"] and not call.files:
-        raise Refusal(400, "QueryError", "the query is missing: give q, like or a picture")
-    first, k = call["first"], call["k"]
-    found = service.search(
-        call["q"],
-        images=call["like"],
-        top_k=min(first + k, MAX_HITS),
-        per_video=call["per_video"],
-        timeout_s=timeout_s,
-        min_confidence=call["min_confidence"],
+    @answers(
+        Endpoint("GET", f"{PREFIX}/videos/{{fingerprint}}/transcript", Transcript, in_path=(VIDEO,), query=_FORMATS)
     )
-    document = found.to_dict()
-    return document | {"hits": document["hits"][first:]}
+    async def transcript(self, call: Call) -> Response:
+        """Return the text with times of a video: as JSON all of it; as subtitles what is said, by a player's clock."""
+        if call["format"] == "json":
+            return await self._versioned(call, lambda: self._service.transcript(self._known(call)).to_dict())
+
+        def subtitles() -> bytes:
+            video = self._service.video(self._known(call))
+            try:
+                return self._service.export(video, call["format"]).data
+            except QueryError:  # nothing is said in it; a player needs a file all the same
+                return b"WEBVTT\n" if call["format"] == "vtt" else b""
+
+        def answer() -> Response:
+            media_type = get_format(call["format"]).media_type
+            return versioned(call.request, self._service.version(), subtitles, media_type)
+
+        return await self.workers.run(answer)
+
+    @answers(Endpoint("GET", f"{PREFIX}/export", "application/octet-stream", query=_EXPORTED))
+    async def export(self, call: Call) -> Response:
+        """Return the hits of a query, a list, or a video as a file for another program."""
+        made = await self.workers.run(self._exported, call)
+        headers = {"content-disposition": f'attachment; filename="{made.name}"', "cache-control": "no-store"}
+        return Response(made.data, 200, headers, made.media_type)
+
+    def _exported(self, call: Call) -> Exported:
+        """Raises Refusal unless one thing to export is named, QueryError, UsageError."""
+        named = [name for name in ("q", "list", "video") if call[name] is not None]
+        if len(named) != 1:
+            raise Refusal(400, "WrongParameter", "name one thing to export: q, list or video")
+        chosen: Hits | MarkList | VideoInfo
+        if named == ["q"]:
+            chosen = self._service.search(
+                call["q"], top_k=call["k"], per_video=call["per_video"], timeout_s=self._limits.search_s
+            )
+        elif named == ["list"]:
+            chosen = self._service.marks(list_=call["list"])
+        else:
+            chosen = self._service.video(known_video(self._service, call["video"]))
+        base = None if call["rate"] is None else Timebase.parse(call["rate"])
+        settings, span = Settings(base, call["offset_s"]), (call["start_s"], call["end_s"])
+        return self._service.export(chosen, call["format"], span=span, settings=settings)
+
+    def _known(self, call: Call) -> str:
+        """Return the fingerprint of a video that the library has. Raises Refusal."""
+        return known_video(self._service, call["fingerprint"])
+
+    # --- what people write ------------------------------------------------------------------------------------------
+
+    @answers(Endpoint("GET", f"{PREFIX}/lists", Lists))
+    async def lists(self, call: Call) -> Response:
+        """Return the lists of marks."""
+        marks = (await self.workers.run(self._service.marks)).marks
+        counts = sorted(Counter(mark.list for mark in marks).items())
+        return _fresh(Lists(tuple(ListInfo(name, count) for name, count in counts)))
+
+    @answers(Endpoint("GET", f"{PREFIX}/marks", MarkList, query=(_LIST, _QUESTION)))
+    async def marks(self, call: Call) -> Response:
+        """Return the marks of all users, in the order in which they were made."""
+        marks = partial(self._service.marks, list_=call["list"], question=call["question"])
+        return _fresh(await self.workers.run(marks))
+
+    @answers(Endpoint("POST", f"{PREFIX}/marks", MarkInfo, body=_MARKED))
+    async def mark(self, call: Call) -> Response:
+        """Mark a clip, or change the mark of the same person in this list."""
+        mark = partial(self._service.mark, list_=call["list"], note=call["note"], question=call["question"])
+        return _fresh(await self.workers.run(mark, call["clip"], grade=call["grade"], by=call["by"]))
+
+    @answers(Endpoint("DELETE", f"{PREFIX}/marks/{{id}}", MarkList, in_path=(_ID,)))
+    async def remove_mark(self, call: Call) -> Response:
+        """Delete a mark; return it."""
+        try:
+            return _fresh(await self.workers.run(self._service.remove_marks, [call["id"]]))
+        except UsageError as exc:
+            raise not_found(f"there is no mark {call['id']}") from exc
+
+    @answers(Endpoint("GET", f"{PREFIX}/saved", SavedList))
+    async def saved(self, call: Call) -> Response:
+        """Return the saved questions of all users, by name."""
+        return _fresh(await self.workers.run(self._service.saved_queries))
+
+    @answers(Endpoint("POST", f"{PREFIX}/saved", SavedQuery, body=_SAVED))
+    async def save(self, call: Call) -> Response:
+        """Save a question under a name."""
+        made = await self.workers.run(self._service.save_query, call["name"], call["text"], call["by"])
+        return _fresh(made)
+
+    @answers(Endpoint("DELETE", f"{PREFIX}/saved", SavedQuery, query=(_NAME,)))
+    async def remove_saved(self, call: Call) -> Response:
+        """Delete a saved question; return it."""
+        try:
+            return _fresh(await self.workers.run(self._service.remove_query, call["name"]))
+        except QueryError as exc:
+            raise not_found("there is no saved question of this name") from exc
+
+    # --- the library ------------------------------------------------------------------------------------------------
+
+    @answers(Endpoint("GET", f"{PREFIX}/runs", RunList))
+    async def runs(self, call: Call) -> Response:
+        """Return all runs, the oldest first."""
+        return await self._versioned(call, lambda: self._service.runs().to_dict())
+
+    @answers(Endpoint("GET", f"{PREFIX}/runs/{{id}}", RunInfo, in_path=(_ID,)))
+    async def run(self, call: Call) -> Response:
+        """Return a run."""
+        runs = (await self.workers.run(self._service.runs)).runs
+        found = next((run for run in runs if run.id == call["id"]), None)
+        if found is None:
+            raise not_found(f"there is no run {call['id']} in this library")
+        return _fresh(found)
+
+    @answers(Endpoint("GET", f"{PREFIX}/status", Status))
+    async def status(self, call: Call) -> Response:
+        """Return what the library contains, and what failed; of several, the first."""
+        return await self._versioned(call, lambda: self._service.status().to_dict())
+
+    @answers(Endpoint("GET", f"{PREFIX}/health", Health))
+    async def health(self, call: Call) -> Response:
+        """Return whether the server is up. It asks for no token."""
+        return _fresh(Health("ok"))
+
+    async def _versioned(self, call: Call, document: Callable[[], dict[str, Any]]) -> Response:
+        """Return a document that its address and the state of the library decide; 304 if the client has it."""
+
+        def answer() -> Response:
+            return versioned(call.request, self._service.version(), lambda: json_bytes(document()))
+
+        return await self.workers.run(answer)
+
+    def close(self) -> None:
+        """Wait for the calls that run."""
+        self.workers.close()
+        self._uploads.close()
+
+
+def known_video(service: SearchService, fingerprint: str) -> str:
+    """Return the fingerprint of a video that a library has. Raises Refusal.
+
+    The service also takes paths, and says whether there is such a file: never ask it for a name that is no fingerprint.
+    """
+    if not service.has_video(fingerprint):
+        raise not_found("the library has no video with this fingerprint")
+    return fingerprint
+
+
+def _fresh(found: Record | SavedQuery | Lists | Health) -> Response:
+    """Return a record that a browser does not keep."""
+    document = found.to_dict() if isinstance(found, Record) else asdict(found)
+    return json_response(document, headers={"cache-control": "no-store"})
+
+
+def _depth(call: Call) -> int:
+    """Return how many hits a search needs for a page. Raises Refusal beyond MAX_HITS."""
+    depth: int = call["first"] + call["k"]
+    if depth > MAX_HITS:
+        raise Refusal(400, "WrongParameter", f"first and k together must be at most {MAX_HITS:,}")
+    return depth
+
+
+def _from_first(hits: Hits, call: Call) -> dict[str, Any]:
+    """Return the document of hits, without those of earlier pages."""
+    document = hits.to_dict()
+    return document | {"hits": document["hits"][call["first"] :]}

@@ -14,8 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from vfindex.search.http.answers import Refusal
-from vfindex.search.http.api import Api
+from vfindex.search.http.answers import JSON, Refusal, json_bytes
+from vfindex.search.http.api import PREFIX, Api, PictureReader
+from vfindex.search.http.endpoints import endpoints_of
+from vfindex.search.http.media import Media
+from vfindex.search.http.openapi import openapi
 from vfindex.search.http.pages import STATIC_FOLDER, Pages
 from vfindex.search.http.security import HEADERS, Gate
 from vfindex.search.http.sessions import Sessions
@@ -28,20 +31,35 @@ _KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
 _BUG = "this is a bug of vfindex: please report it with the lines that the server printed"
 
 
-def create_app(service: SearchService, settings: Settings, sessions: Sessions | None = None) -> Starlette:
-    """Return the ASGI application of a service, which whoever opened it closes. sessions: to make login links with."""
+def create_app(
+    service: SearchService,
+    settings: Settings,
+    sessions: Sessions | None = None,
+    pictures: PictureReader | None = None,
+) -> Starlette:
+    """Return the ASGI application of a service, which whoever opened it closes.
+
+    sessions: to make login links with. pictures: decodes those that clients send.
+    """
     sessions = Sessions(settings) if sessions is None else sessions
-    api = Api(service, settings.limits)
+    api, media = Api(service, settings.limits, pictures), Media(service, settings.limits)
+    endpoints = [*endpoints_of(api), *endpoints_of(media)]
+    document = json_bytes(openapi(endpoints, settings.root_path))
     pages = Pages(service, settings, sessions, api.workers)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        api.workers.close()
+        api.close()
+        media.close()
+
+    async def description(_: Request) -> Response:
+        return Response(document, 200, {"cache-control": "private, max-age=3600"}, JSON)
 
     return Starlette(
         routes=[
-            *(Route(each.path, each.__call__, methods=[each.method], name=each.name) for each in api.endpoints()),
+            *(Route(each.path, each.__call__, methods=[each.method], name=each.name) for each in endpoints),
+            Route(f"{PREFIX}/openapi.json", description),
             *pages.routes(),
             Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
         ],

@@ -5,10 +5,11 @@ Requests are checked against it, and the OpenAPI document is made from it.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -30,6 +31,8 @@ _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # Parameters of one request, repeated ones included.
 MAX_PARAMS = 100
+_IN_PATH = re.compile(r"\{(\w+)\}")
+_MARK = "endpoint"
 # The field of a form that holds a picture, and how many one question may have.
 PICTURE, MAX_PICTURES = "image", 4
 FORM, JSON = "multipart/form-data", "application/json"
@@ -68,6 +71,8 @@ class Param:
 
     def of_json(self, value: Any) -> Any:
         """Return a value of a JSON document. Raises Refusal for one of another type."""
+        if self.kind == "clip" and isinstance(value, list) and [type(each) for each in value] == [str, int]:
+            value = f"{value[0]}:{value[1]}"  # as the key of a hit
         if self.kind in ("video", "clip") and isinstance(value, str):
             return self.parse(value)
         fits = {
@@ -85,6 +90,11 @@ class Param:
         if value is None or too_small or too_large or (self.choices and value not in self.choices):
             raise Refusal(400, "WrongParameter", f"{self.name} must be {self.words}")
         return value
+
+    @property
+    def pattern(self) -> str | None:
+        """The regular expression of a fingerprint or a key."""
+        return {"video": f"^{FINGERPRINT.pattern}$", "clip": f"^{CLIP.pattern}$"}.get(self.kind)
 
     @property
     def words(self) -> str:
@@ -116,24 +126,31 @@ class Call:
         return self.values[name]
 
 
+Run = Callable[[Any, Call], Awaitable[Response]]
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What a path answers. returns: the record of its JSON document, or a media type.
+    """What a path answers. name, about, run: of the method that answers, and its docstring.
 
-    body: parameters of a JSON body, or of a form with pictures if `takes_pictures`.
+    returns: the record of its JSON document, or a media type. body: parameters of a JSON body, or of a form with
+    pictures if `takes_pictures`.
     """
 
     method: Method
     path: str
-    name: str
-    about: str
-    run: Callable[[Call], Awaitable[Response]]
     returns: type | str
     query: tuple[Param, ...] = ()
     in_path: tuple[Param, ...] = ()
     body: tuple[Param, ...] = ()
     takes_pictures: bool = False
-    status: int = 200
+    name: str = ""
+    about: str = ""
+    run: Callable[[Call], Awaitable[Response]] | None = None
+
+    def __post_init__(self) -> None:
+        if {each.name for each in self.in_path} != set(_IN_PATH.findall(self.path)):
+            raise ValueError(f"the parameters of {self.path}")
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request. Raises Refusal for one with wrong parameters."""
@@ -145,7 +162,32 @@ class Endpoint:
             values |= _parsed(fields, self.body)
         elif self.body:
             values |= _of_document(await _document(request), self.body)
+        if self.run is None:
+            raise TypeError(f"nothing answers {self.path}")
         return await self.run(Call(request, values, files))
+
+
+def answers(endpoint: Endpoint) -> Callable[[Run], Run]:
+    """Return a decorator that says what a method answers; `endpoints_of` finds it."""
+
+    def mark(run: Run) -> Run:
+        run.__dict__[_MARK] = endpoint
+        return run
+
+    return mark
+
+
+def endpoints_of(handler: object) -> list[Endpoint]:
+    """Return the endpoints that the methods of an object answer, in their order."""
+    marked = [(name, run, run.__dict__[_MARK]) for name, run in vars(type(handler)).items() if _has_mark(run)]
+    return [
+        replace(endpoint, name=name, about=inspect.getdoc(run) or "", run=getattr(handler, name))
+        for name, run, endpoint in marked
+    ]
+
+
+def _has_mark(run: object) -> bool:
+    return _MARK in getattr(run, "__dict__", ())
 
 
 def query_of(request: Request) -> list[tuple[str, str]]:

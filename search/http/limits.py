@@ -89,12 +89,12 @@ def too_large(most_bytes: int) -> Refusal:
     return Refusal(413, "TooLarge", f"the body of the request is larger than {most_bytes:,} bytes", headers=headers)
 
 
-class StalledClient(Exception):
-    """A client that reads nothing for too long; its connection is closed."""
+class Incomplete(Exception):
+    """An answer that cannot be sent to its end; the connection is closed."""
 
 
 class TimedSend:
-    """Sends an answer; raises StalledClient if the client takes no byte of it for `stalled_s`."""
+    """Sends an answer; raises Incomplete if the client takes no byte of it for `stalled_s`."""
 
     def __init__(self, send: Send, stalled_s: float) -> None:
         self._send, self._stalled_s, self.has_begun = send, stalled_s, False
@@ -105,7 +105,7 @@ class TimedSend:
             async with asyncio.timeout(self._stalled_s):
                 await self._send(message)
         except TimeoutError as exc:
-            raise StalledClient from exc
+            raise Incomplete from exc
 
 
 class Workers:

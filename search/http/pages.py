@@ -15,7 +15,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope as Connection
 
-from vfindex.search.http.answers import Refusal
+from vfindex.search.http.answers import Refusal, not_found
+from vfindex.search.http.api import known_video
 from vfindex.search.http.endpoints import FINGERPRINT
 from vfindex.search.http.limits import Workers
 from vfindex.search.http.sessions import Sessions
@@ -104,9 +105,9 @@ class Pages:
     async def video(self, request: Request) -> Response:
         """Return the page of a video, at the time `t`."""
         fingerprint = request.path_params["fingerprint"]
-        is_known = FINGERPRINT.fullmatch(fingerprint) and await self._workers.run(self._service.has_video, fingerprint)
-        if not is_known:
-            raise Refusal(404, "NotFound", "the library has no such video")
+        if FINGERPRINT.fullmatch(fingerprint) is None:
+            raise not_found("the library has no such video")
+        await self._workers.run(known_video, self._service, fingerprint)
         video: VideoInfo = await self._workers.run(self._service.video, fingerprint)
         try:
             start_s = float(request.query_params.get("t", "0"))

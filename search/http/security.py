@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from vfindex.search.http.answers import Refusal
-from vfindex.search.http.limits import LimitedBody, RateLimit, StalledClient, TimedSend, too_large, too_many
+from vfindex.search.http.limits import Incomplete, LimitedBody, RateLimit, TimedSend, too_large, too_many
 from vfindex.search.http.pages import login_page
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Scope, Settings, is_address, is_loopback
@@ -82,7 +82,7 @@ class Gate:
             await self._app(scope, body, guarded)
         except Refusal as exc:
             await exc.response()(scope, receive, guarded)
-        except StalledClient:
+        except Incomplete:
             return  # the answer is not complete, so the server closes the connection
 
     def _below_root(self, scope: Connection) -> Connection:

@@ -108,8 +108,18 @@ class Protocol(H11Protocol):
             self._head_timer = None
 
 
-def run(app: ASGIApp, sock: socket.socket, address: Address, limits: Limits, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM. ready: called once requests are answered."""
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def make_server(app: ASGIApp, address: Address, limits: Limits, ready: Callable[[], None]) -> uvicorn.Server:
+    """Return a server; its `run(sockets=[socket])` ends at SIGINT or SIGTERM. ready: called once it answers."""
 
     class Limited(Protocol):
         head_s = limits.head_s
@@ -131,14 +141,4 @@ def run(app: ASGIApp, sock: socket.socket, address: Address, limits: Limits, rea
         ssl_certfile=address.cert,
         ssl_keyfile=address.key,
     )
-    _Server(config, ready).run(sockets=[sock])
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
+    return _Server(config, ready)

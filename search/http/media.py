@@ -1,0 +1,152 @@
+"""What a page shows and plays: thumbnails, frames, files by ranges, and streams of spans.
+
+Only files that the library names are opened: videos by their fingerprint, thumbnails by their clip. No request holds a
+path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+import anyio
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from vfindex.search.http.answers import json_bytes, not_found, versioned
+from vfindex.search.http.api import PREFIX, START, VIDEO, known_video
+from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
+from vfindex.search.http.files import file_response
+from vfindex.search.http.limits import Incomplete, Workers
+from vfindex.search.http.settings import Limits
+from vfindex.search.playback import MediaStream, Playback
+from vfindex.search.service import SearchService
+from vfindex.search.stills import MAX_SIZE_PX, MIN_SIZE_PX, SIZE_PX
+from vfindex.storage.errors import LibraryError, QueryError, VideoError
+from vfindex.storage.records import ClipKey
+
+# Threads for files, for frames (one process decodes them), and for streams, of which each holds one while it reads.
+FILE_THREADS, FRAME_THREADS, STREAM_THREADS = 8, 2, 16
+# A clip that is indexed again may have another image under the same key.
+_THUMBNAIL_AGE_S = 3600
+# FFmpeg's name of a container -> what browsers call it. Others are for download.
+_TYPES = {"mov,mp4,m4a,3gp,3g2,mj2": "video/mp4", "matroska,webm": "video/webm", "ogg": "video/ogg"}
+OTHER_TYPE = "application/octet-stream"
+_VIDEO = f"{PREFIX}/videos/{{fingerprint}}"
+_TIME = Param("t", "number", "Time in seconds of the video's own clock, as in hits.", 0.0)
+_SIZE = Param("size", "integer", "Longest side in pixels at most.", SIZE_PX, least=MIN_SIZE_PX, most=MAX_SIZE_PX)
+_SPAN = (
+    Param("start_s", "number", "Where to begin, in seconds.", 0.0),
+    Param("end_s", "number", "Where to end; ten minutes later at most."),
+    Param("rung", "text", "transcode, where the browser cannot play the copy.", choices=("remux", "transcode")),
+)
+
+
+class Media:
+    """The endpoints that answer with pictures and videos."""
+
+    def __init__(self, service: SearchService, limits: Limits) -> None:
+        self._service = service
+        self._files = Workers(FILE_THREADS, limits.waiting, "files")
+        self._frames = Workers(FRAME_THREADS, limits.waiting, "frames")
+        self._streams = Workers(STREAM_THREADS, limits.waiting, "streams")
+
+    @answers(Endpoint("GET", f"{_VIDEO}/thumbnails/{{start_ms}}", "image/webp", in_path=(VIDEO, START)))
+    async def thumbnail(self, call: Call) -> Response:
+        """Return the image of a clip."""
+        return await self._files.run(self._thumbnail, call)
+
+    def _thumbnail(self, call: Call) -> Response:
+        try:
+            path = self._service.thumbnail(ClipKey(call["fingerprint"], call["start_ms"]))
+        except QueryError as exc:
+            raise not_found("the library has no clip with this key") from exc
+        if path is None:
+            raise not_found("this clip has no image")
+        headers = {"cache-control": f"private, max-age={_THUMBNAIL_AGE_S}"}
+        return file_response(call.request, os.fsencode(path), "image/webp", headers)
+
+    @answers(Endpoint("GET", f"{_VIDEO}/frame", "image/webp", in_path=(VIDEO,), query=(_TIME, _SIZE)))
+    async def frame(self, call: Call) -> Response:
+        """Return the frame that is shown at a time."""
+
+        def image() -> bytes:
+            fingerprint = known_video(self._service, call["fingerprint"])
+            [still] = self._service.frames(fingerprint, [call["t"]], size_px=call["size"])
+            return still.image
+
+        def answer() -> Response:
+            return versioned(call.request, self._service.version(), image, "image/webp")
+
+        return await self._frames.run(answer)
+
+    @answers(Endpoint("GET", f"{_VIDEO}/media", "video/*", in_path=(VIDEO,)))
+    async def media(self, call: Call) -> Response:
+        """Return the file of a video, or the byte ranges of it that are asked for."""
+        return await self._files.run(self._media, call)
+
+    def _media(self, call: Call) -> Response:
+        fingerprint = known_video(self._service, call["fingerprint"])
+        try:
+            file = self._service.file(fingerprint)
+        except LibraryError as exc:
+            raise not_found(str(exc)) from exc
+        name = quote(os.path.basename(file.path), safe="")
+        headers = {"content-disposition": f"inline; filename*=UTF-8''{name}", "cache-control": "private, no-cache"}
+        return file_response(call.request, file.path, _TYPES.get(file.container, OTHER_TYPE), headers)
+
+    @answers(Endpoint("GET", f"{_VIDEO}/playback", Playback, in_path=(VIDEO,)))
+    async def playback(self, call: Call) -> Response:
+        """Return how a browser plays a video: from its file, as a stream, or as a strip of frames."""
+
+        def document() -> bytes:
+            fingerprint = known_video(self._service, call["fingerprint"])
+            return json_bytes(self._service.playback(fingerprint).to_dict())
+
+        return await self._frames.run(lambda: versioned(call.request, self._service.version(), document))
+
+    @answers(Endpoint("GET", f"{_VIDEO}/stream", "video/*", in_path=(VIDEO,), query=_SPAN))
+    async def stream(self, call: Call) -> Response:
+        """Return a span of a video as fragmented MP4 or WebM, made while it is sent.
+
+        Its time 0 is the time `vfindex-start-s` of the video: the keyframe at or before the start asked for.
+        """
+        if call.request.method == "HEAD":  # nothing is decoded for it
+            await self._files.run(known_video, self._service, call["fingerprint"])
+            return Response(headers={"cache-control": "no-store"})
+        return Stream(await self._streams.run(self._stream, call), self._streams)
+
+    def _stream(self, call: Call) -> MediaStream:
+        fingerprint = known_video(self._service, call["fingerprint"])
+        return self._service.stream(fingerprint, call["start_s"], call["end_s"], rung=call["rung"])
+
+    def close(self) -> None:
+        """Wait for the calls that run."""
+        for workers in (self._files, self._frames, self._streams):
+            workers.close()
+
+
+class Stream(StreamingResponse):
+    """A span as media. Its child process ends with the answer, also if the client leaves."""
+
+    def __init__(self, stream: MediaStream, workers: Workers) -> None:
+        self._stream, self._workers = stream, workers
+        start_s = f"{stream.start_s:.6f}"
+        headers = {"cache-control": "no-store", "vfindex-start-s": start_s, "vfindex-rung": stream.rung}
+        super().__init__(self._chunks(), 200, headers, stream.content_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._stream.close)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        chunks = iter(self._stream)
+        try:
+            while (chunk := await self._workers.run(next, chunks, None)) is not None:
+                yield chunk
+        except VideoError as exc:  # the file is damaged there; the client has what came before
+            raise Incomplete from exc

@@ -1,0 +1,289 @@
+"""The REST interface: the service's documents, one form of errors, pages of hits, caching, and what people write."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from library_maker import add_video, axis, clip
+from PIL import Image
+from serving import Site, serving
+
+from vfindex.search.query.image import Pictures
+from vfindex.search.query.parser import parse
+from vfindex.search.service import SearchService
+from vfindex.storage.encoders.pixels import Pixels
+from vfindex.storage.errors import QueryError
+from vfindex.storage.records import ClipKey
+from vfindex.storage.writer import writing
+
+# --- the service's documents ----------------------------------------------------------------------------------------
+
+
+def test_answers_are_the_service_s_documents(site: Site, service: SearchService) -> None:
+    key = service.search("2")[0].key
+    name = key.fingerprint
+    for path, document in (
+        ("/search?q=2&k=3", service.search("2", top_k=3).to_dict()),
+        ("/search?q=2&min_confidence=none", service.search("2", min_confidence="none").to_dict()),
+        (f"/similar?clip={name}:{key.start_ms}", service.similar(key).to_dict()),
+        (f"/search?like={name}:{key.start_ms}&like=v1:0", service.search(images=[key, ClipKey("v1", 0)]).to_dict()),
+        ("/videos", service.videos().to_dict()),
+        ("/videos?first=1&limit=2", service.videos(first=1, limit=2).to_dict()),
+        (f"/videos?filters={quote('lang:en')}", service.videos("lang:en").to_dict()),
+        (f"/videos/{name}", service.video(name).to_dict()),
+        (f"/videos/{name}/transcript", service.transcript(name).to_dict()),
+        ("/runs", service.runs().to_dict()),
+        ("/status", service.status().to_dict()),
+        ("/health", {"status": "ok"}),
+    ):
+        answer = site.get(path)
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json"), path
+        assert answer.document == document, path
+
+
+def test_pages_of_hits_follow_each_other(site: Site) -> None:
+    whole = site.get("/search?q=moment&k=10&per_video=2").document["hits"]
+    pages = [site.get(f"/search?q=moment&k=4&per_video=2&first={first}").document["hits"] for first in (0, 4, 8)]
+    assert [hit for page in pages for hit in page] == whole
+    assert len(whole) > 4
+
+
+def test_a_server_follows_its_library(site: Site, folder: Path) -> None:
+    assert site.get("/status").document["videos"] == 5
+    with writing(folder) as writer:
+        add_video(writer, "new", [clip(visual=axis(7))])
+        writer.publish()
+    assert site.get("/status").document["videos"] == 6
+    assert site.get("/search?q=7").document["hits"][0]["key"][0] == "new"
+
+
+def test_several_libraries_are_one(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with SearchService(folder) as first, first.engine.library().snapshot() as snapshot:
+        assert snapshot.generation() is not None
+    with SearchService([folder, folder]) as service, serving(service) as site:
+        assert site.get("/search?q=1").document["hits"][0]["key"][0] == "v1"
+    with SearchService([folder, other]) as service, serving(service) as site:
+        assert site.get("/search?q=1").error == (503, "LibraryNotFound")
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path, error",
+    [
+        ("/search", (400, "QueryError")),
+        ("/search?q=%20", (400, "QueryError")),
+        ("/search?q=x&page=2", (400, "UnknownParameter")),
+        ("/search?q=x&q=y", (400, "WrongParameter")),
+        ("/search?q=x&k=0", (400, "WrongParameter")),
+        ("/search?q=x&k=1001", (400, "WrongParameter")),
+        ("/search?q=x&k=1.5", (400, "WrongParameter")),
+        ("/search?q=x&k=%D9%A3", (400, "WrongParameter")),
+        ("/search?q=x&k=1000&first=1", (400, "WrongParameter")),
+        ("/search?q=x&min_confidence=sure", (400, "WrongParameter")),
+        ("/search?q=%ff", (400, "WrongParameter")),
+        ("/search?q=x&like=v1", (400, "WrongParameter")),
+        ("/search?q=x&like=v1:7", (400, "QueryError")),
+        ("/search?" + "&".join(f"like=v1:{n}" for n in range(101)), (400, "WrongParameter")),
+        ("/search?q=before:never", (400, "QueryError")),
+        ("/similar", (400, "WrongParameter")),
+        ("/similar?clip=v9:0", (400, "QueryError")),
+        ("/videos?filters=dog", (400, "UsageError")),
+        ("/videos/v9", (404, "NotFound")),
+        ("/videos/v1/transcript?format=doc", (400, "WrongParameter")),
+        ("/runs/77", (404, "NotFound")),
+        ("/runs/last", (400, "WrongParameter")),
+        ("/export", (400, "WrongParameter")),
+        ("/export?format=csv", (400, "WrongParameter")),
+        ("/export?format=csv&q=1&list=marks", (400, "WrongParameter")),
+        ("/export?format=csv&list=none", (400, "QueryError")),
+        ("/nothing", (404, "NotFound")),
+        ("/health?x=1", (400, "UnknownParameter")),
+    ],
+)
+def test_errors_have_one_form(site: Site, path: str, error: tuple[int, str]) -> None:
+    answer = site.get(path)
+    assert answer.error == error
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_an_error_of_the_query_names_the_character(site: Site) -> None:
+    with pytest.raises(QueryError) as raised:
+        parse("dog before:never")
+    answer = site.get(f"/search?q={quote('dog before:never')}").document["error"]
+    assert answer == {"kind": "QueryError", "message": str(raised.value), "position": raised.value.position}
+
+
+def test_a_method_that_a_path_lacks_is_refused(site: Site) -> None:
+    assert site.post("/status", {}).error == (405, "MethodNotAllowed")
+    assert site.ask("/api/v1/status", "PATCH").error == (405, "MethodNotAllowed")
+    assert site.ask("/api/v1/status", "HEAD").status == 200
+
+
+def test_a_bug_says_so_and_no_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SearchService) -> None:
+        raise RuntimeError("the secret /home/me")
+
+    monkeypatch.setattr(SearchService, "status", broken)
+    answer = site.get("/status")
+    assert answer.error == (500, "Bug")
+    assert b"secret" not in answer.body
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+# --- caching --------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_sent_once_until_the_library_changes(site: Site, folder: Path) -> None:
+    first = site.get("/search?q=1")
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "private, no-cache"
+    again = site.get("/search?q=1", if_none_match=f'"other", {tag}')
+    assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    assert site.get("/search?q=2", if_none_match=tag).status == 200, "another question"
+    with writing(folder) as writer:
+        add_video(writer, "new", [clip(visual=axis(7))])
+    changed = site.get("/search?q=1", if_none_match=tag)
+    assert (changed.status, changed.headers["etag"] == tag) == (200, False)
+
+
+# --- what people write ----------------------------------------------------------------------------------------------
+
+
+def test_marks_are_made_listed_and_deleted(site: Site, service: SearchService) -> None:
+    made = site.post("/marks", {"clip": ["v1", 5000], "list": "cut", "note": "good"}).document
+    assert made["key"] == ["v1", 5000]
+    assert service.marks().to_dict() == {"marks": [made]} == site.get("/marks?list=cut").document
+    changed = site.post("/marks", {"clip": "v1:5000", "list": "cut", "by": made["by"]}).document
+    assert (changed["id"], changed["note"]) == (made["id"], "good")
+    judged = site.post("/marks", {"clip": "v2:0", "question": "two", "grade": 3}).document
+    assert site.get("/lists").document == {"lists": [{"name": "cut", "marks": 1}, {"name": "marks", "marks": 1}]}
+    assert site.get("/marks?question=two").document["marks"] == [judged]
+    assert site.ask(f"/api/v1/marks/{made['id']}", "DELETE").document == {"marks": [changed]}
+    assert site.ask(f"/api/v1/marks/{made['id']}", "DELETE").error == (404, "NotFound")
+    assert site.get("/marks").document == {"marks": [judged]}
+
+
+def test_questions_are_saved_and_deleted(site: Site) -> None:
+    made = site.post("/saved", {"name": "a/b ?", "text": "dog then cat"}).document
+    assert site.get("/saved").document == {"saved": [made]}
+    assert site.post("/saved", {"name": "a/b ?", "text": "cat"}).error == (400, "UsageError")
+    assert site.post("/saved", {"name": "x", "text": "before:never"}).error == (400, "QueryError")
+    assert site.ask(f"/api/v1/saved?name={quote('a/b ?')}", "DELETE").document == made
+    assert site.ask(f"/api/v1/saved?name={quote('a/b ?')}", "DELETE").error == (404, "NotFound")
+
+
+@pytest.mark.parametrize(
+    "body, error",
+    [
+        (b"", "WrongBody"),
+        (b"[]", "WrongBody"),
+        (b'{"clip": ', "WrongBody"),
+        (b"[" * 5000, "WrongBody"),
+        (b'{"clip": "v1:0", "by": null, "colour": "red"}', "UnknownParameter"),
+        (b'{"clip": "/videos/v1@0"}', "WrongParameter"),
+        (b'{"clip": ["v1", "0"]}', "WrongParameter"),
+        (b'{"clip": "v1:0", "grade": true, "question": "x"}', "WrongParameter"),
+        (b'{"clip": "v1:0", "grade": 9, "question": "x"}', "WrongParameter"),
+        (b'{"clip": "v1:0", "note": 5}', "WrongParameter"),
+        (b'{"note": "no clip"}', "WrongParameter"),
+        (b'{"clip": "v9:0"}', "QueryError"),
+    ],
+)
+def test_wrong_bodies_are_refused(site: Site, body: bytes, error: str) -> None:
+    answer = site.ask("/api/v1/marks", "POST", body, {"content-type": "application/json"})
+    assert answer.error == (400, error)
+
+
+def test_a_body_that_is_no_json_is_refused(site: Site) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = site.ask("/api/v1/marks", "POST", b'{"clip": "v1:0"}', {"content-type": kind})
+        assert answer.error == (415, "WrongType")
+    assert site.get("/marks").document == {"marks": []}
+
+
+# --- exports --------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_a_file_to_save(site: Site, service: SearchService) -> None:
+    answer = site.get("/export?format=csv&q=1&k=2")
+    assert answer.body == service.export(service.search("1", top_k=2), "csv").data
+    assert answer.headers["content-disposition"].startswith('attachment; filename="')
+    site.post("/marks", {"clip": "v2:0", "list": "cut"})
+    assert b"v2.mp4" in site.get("/export?format=m3u8&list=cut").body
+    whole = service.export(service.video("v3"), "srt").data
+    assert site.get("/export?format=srt&video=v3").body == whole
+    assert site.get("/export?format=srt&video=v3&end_s=2").body != whole
+
+
+def test_a_transcript_is_subtitles_too(site: Site, folder: Path) -> None:
+    answer = site.get("/videos/v1/transcript?format=vtt")
+    assert answer.headers["content-type"] == "text/vtt; charset=utf-8"
+    assert answer.body.startswith(b"WEBVTT\n")
+    assert b"<script>" not in answer.body
+    with writing(folder) as writer:
+        add_video(writer, "silent", [clip(visual=axis(7))])
+    assert site.get("/videos/silent/transcript?format=vtt").body == b"WEBVTT\n"
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+class Axis:
+    """An image encoder whose vector is the axis that the red of a picture names."""
+
+    size_px = 8
+
+    def encode_images(self, frames: list[Pixels]) -> np.ndarray:
+        return np.stack([axis(int(frame[0, 0, 0])) for frame in frames])
+
+
+class Reader:
+    """Reads a picture in this process."""
+
+    def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
+        if not data.startswith(b"\x89PNG"):
+            raise QueryError(f"{name} is not a picture")
+        return np.asarray(Image.open(io.BytesIO(data)).resize((size_px, size_px)))
+
+
+def form(fields: dict[str, str], *files: bytes, name: str = "image") -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a form."""
+    parts = [f'--b\r\ncontent-disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()]
+    head = f'--b\r\ncontent-disposition: form-data; name="{name}"; filename="../../etc/x.png"\r\n\r\n'.encode()
+    body = b"".join([*parts, *(head + file + b"\r\n" for file in files), b"--b--\r\n"])
+    return body, {"content-type": "multipart/form-data; boundary=b"}
+
+
+def png(red: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), (red, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_picture_is_a_question(service: SearchService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pictures, "_encoder", lambda self: Axis())
+    with serving(service, pictures=Reader()) as site:
+        found = site.ask("/api/v1/search", "POST", *form({"k": "2"}, png(3))).document
+        assert found["hits"][0]["key"][0] == "v3"
+        assert (found["images"], len(found["hits"])) == (["picture 1"], 2)
+        assert site.ask("/api/v1/search", "POST", *form({"q": "2"})).document["hits"][0]["key"][0] == "v2"
+        for body, error in (
+            (form({"k": "2"}, b"no picture"), (400, "QueryError")),
+            (form({"x": "2"}, png(3)), (400, "UnknownParameter")),
+            (form({}, png(3), name="file"), (400, "UnknownParameter")),
+            (form({}, *[png(3)] * 5), (400, "BadRequest")),
+            (form({}), (400, "QueryError")),
+        ):
+            assert site.ask("/api/v1/search", "POST", *body).error == error
+        assert site.post("/search", {"q": "2"}).error == (415, "WrongType")
+
+
+def test_a_server_without_a_decoder_says_so(site: Site) -> None:
+    assert site.ask("/api/v1/search", "POST", *form({}, png(3))).error == (501, "NotHere")

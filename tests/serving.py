@@ -1,0 +1,106 @@
+"""A server of a library in a thread of this process, and a client that sends exactly what a test says."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection, HTTPMessage
+from typing import Any
+
+from vfindex.search.http.api import PictureReader
+from vfindex.search.http.app import create_app
+from vfindex.search.http.server import Address, bound_socket, make_server
+from vfindex.search.http.sessions import Sessions
+from vfindex.search.http.settings import Settings
+from vfindex.search.service import SearchService
+
+# A server that does not start or stop within this time fails the test.
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        """Status and kind of an error, which has the one form of all errors."""
+        assert list(self.document) == ["error"]
+        assert self.document["error"].keys() - {"position"} == {"kind", "message"}
+        return self.status, self.document["error"]["kind"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server that runs. headers: sent with every request."""
+
+    port: int
+    settings: Settings
+    sessions: Sessions
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def ask(
+        self, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Return the answer to a request. headers: None as a value leaves one out."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request(method, path, body, {**self.headers, **(headers or {})})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        """Return the answer to a GET. headers: with underscores for dashes."""
+        return self.ask(f"/api/v1{path}", headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    def post(self, path: str, document: Any, method: str = "POST", **headers: str) -> Answer:
+        """Return the answer to a JSON document."""
+        sent = {"content-type": "application/json"} | {n.replace("_", "-"): value for n, value in headers.items()}
+        return self.ask(f"/api/v1{path}", method, json.dumps(document).encode(), sent)
+
+    def raw(self, data: bytes) -> bytes:
+        """Return all that the server sends, until it closes the connection, in answer to these bytes."""
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE_S) as sock:
+            sock.sendall(data)
+            return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+
+
+@contextmanager
+def serving(
+    service: SearchService, settings: Settings | None = None, pictures: PictureReader | None = None
+) -> Iterator[Site]:
+    """Yield a server of a service on a free port of this machine."""
+    address = Address("127.0.0.1", 0)
+    with bound_socket(address) as sock:
+        port = sock.getsockname()[1]
+        settings = settings or Settings(port=port)
+        sessions, ready = Sessions(settings), threading.Event()
+        server = make_server(create_app(service, settings, sessions, pictures), address, settings.limits, ready.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+        thread.start()
+        try:
+            assert ready.wait(PATIENCE_S), "the server does not start"
+            yield Site(port, settings, sessions)
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), "the server does not stop"
+
+
+def logged_in(site: Site, token: str) -> Site:
+    """Return the server for a client that sends a token."""
+    return replace(site, headers={"authorization": f"Bearer {token}"})
