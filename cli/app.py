@@ -51,6 +51,7 @@ from vfindex.cli.commands import (
 )
 from vfindex.cli.commands import eval as evaluation
 from vfindex.cli.commands import list as listing
+from vfindex.cli.commands import open as opening
 from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS, add_command
 from vfindex.cli.output import print_json, say
@@ -77,6 +78,7 @@ _COMMANDS = (
     reindex,
     retry,
     search,
+    opening,
     serve,
     status,
     listing,

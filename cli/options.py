@@ -190,6 +190,12 @@ def data_folder() -> Path:
     return base
 
 
+def state_folder() -> Path | None:
+    """Return where this user's programs keep what they did last, None without a home that can be written."""
+    base = _platform_folder("user_state_dir")
+    return base if base is not None and _is_usable(base) else None
+
+
 def _platform_folder(kind: str) -> Path | None:
     """Return a folder of platformdirs for this program, None if the home folder is unknown."""
     import platformdirs

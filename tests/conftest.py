@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from vfindex.indexer.models.lite import ensure_lite
+
+# Searches keep their hits in the user's state folder: a test has one of its own, and so do the processes it starts.
+_STATE = tempfile.TemporaryDirectory(prefix="vfindex-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 # The time of an example depends more on the machine than on the code.
 settings.register_profile("vfindex", deadline=None)

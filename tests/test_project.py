@@ -80,7 +80,7 @@ MAX_LINES = 450
 ROOMS = {
     "cli": (
         *("entry", "app", "commands", "removal", "run", "demo_media", "render"),
-        *("tokens", "options", "extras", "out_file", "output"),
+        *("tokens", "last_search", "options", "extras", "out_file", "output"),
     ),
     "indexer": (
         *("runs", "runners", "pipeline", "stills", "pictures", "playback", "extractors", "models", "speech", "media", "scan"),

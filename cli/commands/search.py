@@ -90,7 +90,8 @@ def command(
     weights = parse_weights(weight) if weight else None
     if show_all and min_confidence not in (None, "none"):
         raise UsageError("--all shows what --min-confidence leaves out; use one of them")
-    service = SearchService(library_folders(library))
+    folders = library_folders(library)
+    service = SearchService(folders)
     images = _images(service, image or [], like or [])
     try:
         hits = service.search(
@@ -114,6 +115,9 @@ def command(
     else:
         say_hints(hits.hints)
         if hits:
+            from vfindex.cli.last_search import keep
+
+            keep(folders, hits)
             _print(hits, explain=explain)
         else:
             say(_NO_CONFIDENT_MATCH if hits.found else _NO_MATCH)
