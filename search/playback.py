@@ -52,7 +52,7 @@ class MediaStream(Protocol):
 
 
 class Player(Protocol):
-    """Prepares files for a browser; `indexer.playback.MediaPlayer` does, in confined child processes. For threads."""
+    """Prepares files; `indexer.playback.player.MediaPlayer` does, in confined child processes. Safe for threads."""
 
     def playability(self, path: bytes) -> Playability:
         """Return the first rung for a file; `strip`, with the reason, if it cannot be decoded. Raises VideoError."""
@@ -67,7 +67,7 @@ class Player(Protocol):
 
         write: (offset, bytes), in no order of offsets. exact: encode again, so that each part begins and ends with the
         frame asked for; otherwise copy packets from the keyframe before. timecode: of the first frame, SMPTE ST 12-1.
-        Raises VideoError, Overloaded, and UsageError for parts that only `exact` can join.
+        Raises VideoError, also for parts that only `exact` can cut or join, and Overloaded.
         """
 
 
@@ -129,7 +129,10 @@ def cut_of(
     for video, start_s, end_s in spans:
         if not (is_number(start_s) and is_number(end_s) and start_s < end_s):
             raise QueryError(f"a span to cut must be two rising times, not {start_s!r} and {end_s!r}")
-        parts.append(CutPart(file_of(video), float(start_s), float(end_s)))
+        from_s, to_s = max(float(start_s), video.start_s), min(float(end_s), video.end_s)
+        if from_s >= to_s:
+            raise QueryError(f"the span {start_s:g} to {end_s:g} s lies outside the video")
+        parts.append(CutPart(file_of(video), from_s, to_s))
     if not parts:
         raise QueryError("name a span to cut at least")
     return _given(player).cut(parts, write, exact=exact, timecode=timecode)

@@ -89,7 +89,7 @@ class Clock:
 
     origin_s: the stored time that is 0 s here. start_s: when the container starts, on this clock; players call it 0.
     is_trusted: stored times rise from beginning to end, so that seeking works. tick: unit of the rewritten video time
-    stamps. frame_s: duration of a frame that stores none.
+    stamps. frame_s: duration of a frame that stores none. only_dts: the container stores no presentation times.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream) -> None:
@@ -105,7 +105,7 @@ class Clock:
         self.tick = base if base <= COARSEST_TICK else FINE_TICK
         self._max_jump_s = WEEK_S if self.is_trusted else NEW_CLOCK_S
         self._video = video.index
-        self._only_dts = _name(container) in _DECODING_TIMES
+        self.only_dts = _name(container) in _DECODING_TIMES
         rate = video.average_rate
         self.frame_s = float(1 / rate) if rate and rate >= 1 / MAX_STEP_S else 1.0
         self._offsets_s = [-self.origin_s]  # of each clock in turn, added to what is stored
@@ -148,7 +148,7 @@ class Clock:
                 time_s = stored_s + self._offsets_s[track.clock]
             track.due_s = time_s + self._step_s(packet, base)
         self._shift(packet, base, self.tick if is_video else base, self._offsets_s[track.clock])
-        if is_video and self._only_dts:
+        if is_video and self.only_dts:
             packet.pts = None
 
     def _stored_s(self, dts: int, pts: int | None, base: Fraction) -> float:

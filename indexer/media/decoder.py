@@ -94,7 +94,7 @@ class Decoder:
                 raise InvalidField(f"{kind} as answer to a probe")
             return answers.probe(fields), True
 
-        (found,) = self._ask(path, "probe", {"kind": "probe"}, parse)
+        (found,) = self.ask(path, "probe", {"kind": "probe"}, parse)
         return found
 
     def subtitles(self, path: bytes, track: int) -> list[tuple[float, float, str]]:
@@ -109,7 +109,7 @@ class Decoder:
                 raise InvalidField(f"{kind} as answer to subtitles")
             return answers.subtitle_events(fields), fields.flag("last")
 
-        batches = self._ask(path, "probe", {"kind": "subtitles", "track": track}, parse)
+        batches = self.ask(path, "probe", {"kind": "subtitles", "track": track}, parse)
         return [event for batch in batches for event in batch]
 
     def keyframes_before(self, path: bytes, times_s: Sequence[float]) -> list[float]:
@@ -124,7 +124,7 @@ class Decoder:
                 raise InvalidField(f"{kind} as answer to cuts")
             return found, True
 
-        (found,) = self._ask(path, "probe", {"kind": "cuts", "times": list(times_s)}, parse)
+        (found,) = self.ask(path, "probe", {"kind": "cuts", "times": list(times_s)}, parse)
         return found
 
     def read(  # noqa: PLR0913  the fields of a request
@@ -171,7 +171,7 @@ class Decoder:
                 return answers.record(ReadEnd, fields), True
             raise InvalidField(f"{kind} while reading")
 
-        return self._ask(path, "decode", request, parse, share=share)
+        return self.ask(path, "decode", request, parse, share=share)
 
     def kill(self) -> None:
         """Kill the child permanently, from any thread. Requests then raise VideoError, code `killed`."""
@@ -197,23 +197,33 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(
-        self, path: bytes, stage: Stage, request: dict[str, Any], parse: Parse[Answer], *, share: float = 1.0
+    def ask(  # noqa: PLR0913  a request and its limits
+        self,
+        path: bytes,
+        stage: Stage,
+        request: dict[str, Any],
+        parse: Parse[Answer],
+        *,
+        share: float = 1.0,
+        more_cpu_s: float = 0.0,
+        paths: Sequence[bytes] = (),
     ) -> Iterator[Answer]:
         """Yield the parsed answers up to the one that `parse` calls the last.
 
-        The child is ended unless all answers were read, or it refused the file properly.
+        paths: of a request for several files; `path` is then the one that errors name. more_cpu_s: besides what the
+        size of the file allows. The child is ended unless all answers were read, or it refused the file properly.
         """
         self.refuse_if_killed(path)
         if self._busy:
             raise RuntimeError("a decoder does one request at a time")
         child = self._start(path, stage)
         self.refuse_if_killed(path)  # `kill` may have come before there was a child
-        cpu_s = self._limits.cpu_s(_size_bytes(path) * share)
+        files = paths or [path]
+        cpu_s = self._limits.cpu_s(sum(map(_size_bytes, files)) * share) + more_cpu_s
         child.start_clock(wall_s=cpu_s * self._limits.wall_factor, idle_s=self._limits.idle_s)
         self._busy, reusable = True, False
         try:
-            child.send(protocol.pack({**request, "cpu_s": cpu_s}, path))
+            child.send(protocol.pack({**request, "cpu_s": cpu_s}, b"\0".join(files)))
             while not reusable:
                 header, payload = protocol.unpack(child.read_exactly)
                 kind = str(header.get("kind"))

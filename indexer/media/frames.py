@@ -307,15 +307,16 @@ def read(path: bytes, request: ReadRequest, send: Send, beat: Beat) -> dict[str,
     source = open_source(path)
     try:
         sampler: Sampler[PacketWithParameters] = Sampler(request.mode, request.fps)
+        heard = () if request.audio is None else (request.audio,)
         if request.start_s is None:
-            streams = streams_read(source, request.audio)
+            streams = streams_read(source, heard)
             source.only(*streams)
             feed = packets(source, streams, beat)
         else:
             sampler.opening_s = prime(source)
             preroll_s = 0.0 if request.audio is None else AUDIO_PREROLL_S
             anchor_s = sampler.anchor_s(request.anchor_s(request.start_s))
-            source, feed = packets_from(source, anchor_s - preroll_s, request.audio, beat)
+            source, feed = packets_from(source, anchor_s - preroll_s, heard, beat)
         if request.mode == "sparse" and request.audio is None:
             feed = sparse_packets(source, feed, sampler.next_due_s, beat)
         scalers = tuple(FrameScaler(source, tap) for tap in request.frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
@@ -106,9 +106,9 @@ def last_end(source: Source, beat: Beat) -> float | None:
     return min(end_s, max(last_s + frame_s, header_s - source.clock.origin_s))
 
 
-def streams_read(source: Source, audio: int | None) -> list[Stream]:
-    """Return the video stream and, where sound is wanted, the audio stream with index `audio`, if it can be decoded."""
-    heard = [s for s in source.container.streams.audio if s.index == audio and s.codec_context is not None]
+def streams_read(source: Source, audio: Collection[int]) -> list[Stream]:
+    """Return the video stream and the audio streams with these indices that can be decoded."""
+    heard = [s for s in source.container.streams.audio if s.index in audio and s.codec_context is not None]
     return [source.video, *heard]
 
 
@@ -128,7 +128,7 @@ def prime(source: Source) -> float | None:
 
 
 def packets_from(
-    source: Source, target_s: float, audio: int | None, beat: Beat
+    source: Source, target_s: float, audio: Collection[int], beat: Beat
 ) -> tuple[Source, Iterator[Packet[Any] | str]]:
     """Return the source, perhaps reopened, and its packets from a keyframe at or before `target_s` on.
 

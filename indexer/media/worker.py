@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -69,8 +70,8 @@ def send_subtitles(events: list[tuple[float, float, str]], out: AnswerWriter) ->
     out.send({"kind": "subtitles", "events": batch, "last": True})
 
 
-def main() -> None:
-    """Answer requests until stdin closes."""
+def serve(answer_one: Callable[[dict[str, Any], bytes, AnswerWriter], None]) -> None:
+    """Confine this process, and answer requests until stdin closes."""
     end_with_parent()
     limit_process(int(sys.argv[1]))
     av.logging.set_level(av.logging.PANIC)  # FFmpeg's warnings about broken files are not needed
@@ -79,9 +80,14 @@ def main() -> None:
     while True:
         try:
             request, path = protocol.unpack(protocol.read_exactly)
-            answer(request, path, out)
+            answer_one(request, path, out)
         except (EOFError, BrokenPipeError):
             os._exit(0)  # the parent has ended; nothing to clean up
+
+
+def main() -> None:
+    """Answer the requests of a decoder until stdin closes."""
+    serve(answer)
 
 
 if __name__ == "__main__":
