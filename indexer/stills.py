@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from threading import Lock
 from types import TracebackType
@@ -10,11 +11,14 @@ from typing import Self
 from vfindex.indexer.extractors.thumbnails import to_webp
 from vfindex.indexer.media.decoder import Decoder, Frame, FrameTap, Limits
 from vfindex.indexer.options import MAX_FPS, Sampling
-from vfindex.storage.errors import Problem, VideoError
+from vfindex.storage.encoders.pixels import Pixels
+from vfindex.storage.errors import Problem, UsageError, VideoError
 from vfindex.storage.records import EncodedFrame, FileFacts
 
 # How long a frame may be shown: most last a fraction of a second, slides stay. The longest is tried last.
 _SHOWN_S = (0.5, 12.0, 600.0)
+# A clip as a question: an indexed clip has at most 12 s, and ten frames or so.
+MAX_CLIP_S, CLIP_FRAMES = 60.0, 16
 # Times of hits have been through JSON, rounded to milliseconds.
 _TOUCH_S = 1e-3
 
@@ -48,6 +52,29 @@ class FrameDecoder:
         tap = FrameTap(size_px, longest=True)
         with self._lock:
             return [_encoded(self._frame_at(path, time_s, tap)) for time_s in times_s]
+
+    def clip_frames(self, path: bytes, start_s: float | None, end_s: float | None, size_px: int) -> list[Pixels]:
+        """Return at most CLIP_FRAMES frames of [start_s, end_s), evenly spread, upright, the short side `size_px`.
+
+        None: from the beginning, to the end. Raises VideoError, and UsageError for more than MAX_CLIP_S.
+        """
+        with self._lock:
+            probe = self._decoder.probe(path)
+            start_s = probe.start_s if start_s is None else max(start_s, probe.start_s)
+            end_s = probe.end_s if end_s is None else min(end_s, probe.end_s)
+            if end_s <= start_s:
+                extent = f"it runs from {probe.start_s:g} s to {probe.end_s:g} s"
+                raise UsageError(f"there is nothing of {os.fsdecode(path)} at these times: {extent}")
+            if end_s - start_s > MAX_CLIP_S:
+                part = f"{os.fsdecode(os.path.basename(path))}@{start_s:g}-{start_s + 10:g}"
+                raise UsageError(
+                    f"a clip has at most {MAX_CLIP_S:g} s, this one {end_s - start_s:.0f}; name a part, as in {part}"
+                )
+            sampling = Sampling("fps", min(MAX_FPS, CLIP_FRAMES / (end_s - start_s)))
+            tap = FrameTap(size_px)
+            read = self._decoder.read(path, taps=[tap], sampling=sampling, start_s=start_s, end_s=end_s)
+            frames = [item.pixels for item in read if isinstance(item, Frame)]
+            return frames[:CLIP_FRAMES] or [self._frame_at(path, start_s, tap).pixels]
 
     def read_facts(self, path: bytes) -> FileFacts:
         """Return what a file says of its times. Raises VideoError."""

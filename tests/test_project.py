@@ -83,7 +83,19 @@ ROOMS = {
         *("tokens", "last_search", "options", "extras", "out_file", "output"),
     ),
     "indexer": (
-        *("runs", "runners", "pipeline", "stills", "pictures", "playback", "extractors", "models", "speech", "media", "scan"),
+        *(
+            "runs",
+            "runners",
+            "pipeline",
+            "stills",
+            "pictures",
+            "playback",
+            "extractors",
+            "models",
+            "speech",
+            "media",
+            "scan",
+        ),
         *("boundary", "languages", "options"),
     ),
     "search": (

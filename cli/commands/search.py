@@ -17,11 +17,12 @@ from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hin
 from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.query.ast import Combination
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import QueryError, UsageError, VideoError
 from vfindex.storage.modalities import modality_names
 
 if TYPE_CHECKING:
-    from vfindex.search.query.like import Like
+    from vfindex.search.query.image import Picture, Pictures
+    from vfindex.search.query.request import Example
     from vfindex.search.results import Hit
     from vfindex.search.service import SearchService
 
@@ -53,6 +54,10 @@ def command(
         list[str] | None,
         typer.Option(metavar="VIDEO@TIME", help="Find clips like this indexed one (repeatable)."),
     ] = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE@A-B", help="Find clips like this part of a file (repeatable)."),
+    ] = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Number of hits.")] = 10,
     per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits per video at most.")] = 1,
     weight: Annotated[
@@ -80,10 +85,9 @@ def command(
     """Find clips that match a query, best first. Exits with 1 if none does."""
     from vfindex.search.query.parser import joined, parse_weights
     from vfindex.search.service import SearchService
-    from vfindex.storage.errors import QueryError
 
-    if not words and not image and not like:
-        raise UsageError(f"the query is missing: give words, --image or --like, as in: {EXAMPLE}")
+    if not words and not image and not like and not clip:
+        raise UsageError(f"the query is missing: give words, --image, --like or --clip, as in: {EXAMPLE}")
     if sheet is not None:
         check_out_file(sheet, "--sheet", PNG, force=force)
     text = joined(words or ())
@@ -92,7 +96,7 @@ def command(
         raise UsageError("--all shows what --min-confidence leaves out; use one of them")
     folders = library_folders(library)
     service = SearchService(folders)
-    images = _images(service, image or [], like or [])
+    images = _images(service, image or [], like or [], clip or [])
     try:
         hits = service.search(
             text,
@@ -125,20 +129,20 @@ def command(
         raise typer.Exit(EXIT_NO_MATCH)
 
 
-def _images(service: SearchService, files: list[Path], clips: list[str]) -> list[Path | Like]:
+def _images(service: SearchService, files: list[Path], likes: list[str], clips: list[str]) -> list[Example]:
     """Return the images and clips of the query; make sure that the library has its image encoder.
 
     Raises UsageError, QueryError.
     """
-    if not files and not clips:
+    if not files and not likes and not clips:
         return []
     from vfindex.search.query.image import check_file
     from vfindex.search.query.like import Like
 
-    likes = [Like.parse(clip) for clip in clips]
+    indexed = [Like.parse(like) for like in likes]
     for file in files:
         check_file(file)
-    for engine in service.engines if files else ():
+    for engine in service.engines if files or clips else ():
         if engine.pictures.are_readable:
             continue
         require("index")
@@ -147,7 +151,31 @@ def _images(service: SearchService, files: list[Path], clips: list[str]) -> list
         folder = LibraryModels(engine.setup, cache_folder(), say=say).image_folder()
         if folder is not None:
             engine.pictures.take(folder)
-    return [*files, *likes]
+    return [*files, *_clips(clips, service.engine.pictures), *indexed]
+
+
+def _clips(named: list[str], pictures: Pictures) -> list[Picture]:
+    """Return the frames of parts of files, each of `FILE@A-B` or `FILE`. Raises UsageError, QueryError."""
+    if not named:
+        return []
+    require("index")
+    from vfindex.indexer.stills import FrameDecoder
+    from vfindex.search.query.image import Picture
+    from vfindex.search.query.values import span_in
+
+    found = []
+    with FrameDecoder() as decoder:
+        for name in named:
+            file, at, span = name.rpartition("@")
+            is_part = bool(file) and bool(at) and not os.path.lexists(name)
+            start_s, end_s = span_in(span) if is_part else (None, None)
+            path = os.path.abspath(os.fsencode(file if is_part else name))
+            try:
+                frames = decoder.clip_frames(path, start_s, end_s, pictures.size_px)
+            except VideoError as exc:
+                raise QueryError(f"the clip {name} cannot be read: {exc.problem.reason}; name another file") from exc
+            found.append(Picture(name, tuple(frames)))
+    return found
 
 
 def _point_at(text: str, position: int) -> None:

@@ -165,7 +165,7 @@ class Api:
         """Return a picture for the image encoder of the library. Raises Refusal, QueryError, ModelError."""
         if self._pictures is None:
             raise Refusal(501, "NotHere", "this server decodes no pictures")
-        return Picture(name, self._pictures.read_picture(data, name, self._service.engine.pictures.size_px))
+        return Picture(name, (self._pictures.read_picture(data, name, self._service.engine.pictures.size_px),))
 
     # --- videos -----------------------------------------------------------------------------------------------------
 

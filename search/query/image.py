@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vfindex.storage.encoders.picture import decode_picture
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import ModelError, QueryError
@@ -26,10 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded picture as a query. pixels: of the form that `Pictures.size_px` asks for. name: in the answer."""
+    """A decoded picture, or the frames of a clip, as a query. name: in the answer.
+
+    frames: of the form that `Pictures.size_px` asks for.
+    """
 
     name: str
-    pixels: Pixels
+    frames: tuple[Pixels, ...]
 
     def __str__(self) -> str:
         return self.name
@@ -62,16 +67,22 @@ class Pictures:
         return self._encoder().size_px
 
     def encode(self, picture: Path | Picture) -> FloatArray:
-        """Return the vector (dim,) of a picture, of length 1. Raises QueryError, ModelError."""
+        """Return the vector (dim,) of a picture, of length 1; of a clip the mean of its frames, as in the index.
+
+        Raises QueryError, ModelError.
+        """
         encoder = self._encoder()
         if isinstance(picture, Path):
-            pixels = read_picture(picture, encoder.size_px)
-        elif min(picture.pixels.shape[:2]) == encoder.size_px:
-            pixels = picture.pixels
+            frames: tuple[Pixels, ...] = (read_picture(picture, encoder.size_px),)
+        elif all(min(pixels.shape[:2]) == encoder.size_px for pixels in picture.frames):
+            frames = picture.frames
         else:
             raise QueryError(f"the library has another image encoder since {picture} was decoded; ask once more")
-        vector: FloatArray = encoder.encode_images([pixels])[0]
-        return vector
+        vectors = encoder.encode_images(frames)
+        if len(vectors) == 1:
+            return np.asarray(vectors[0])
+        mean = vectors.mean(axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
     def _encoder(self) -> PictureEncoder:
         if self._missing:

@@ -126,3 +126,42 @@ def test_what_has_no_frames_is_a_sentence(
 def test_a_service_without_a_decoder_says_how_to_get_one(folder: Path) -> None:
     with SearchService(folder) as service, pytest.raises(UsageError, match=r"frames=FrameDecoder\(\)"):
         service.frames("shots.mp4", [0.0])
+
+
+def reddish(frames: list[Any]) -> list[bool]:
+    return [bool(frame[..., 0].mean() > frame[..., 2].mean()) for frame in frames]
+
+
+def test_a_clip_of_a_file_is_its_frames_evenly_spread(films: Path) -> None:
+    with FrameDecoder() as decoder:
+        path = bytes(films / "shots.mp4")
+        assert reddish(decoder.clip_frames(path, None, None, 64)) == [True] * 8 + [False] * 8
+        assert reddish(decoder.clip_frames(path, 2.5, 3.5, 64)) == [False] * 16
+        few = decoder.clip_frames(path, 1.0, 1.1, 64)
+        assert 1 <= len(few) <= 3 and {min(frame.shape[:2]) for frame in few} == {64}
+        slides = decoder.clip_frames(bytes(films / "slides.mkv"), 7.0, 9.0, 64)
+        assert reddish(slides) == [False], "the frame shown then, if none begins within the clip"
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "kind", "said"),
+    [
+        ("shots.mp4", (4.5, 9.0), UsageError, "nothing of .*shots.mp4 at these times: it runs from 0 s to 4 s"),
+        ("broken.mp4", (None, None), VideoError, "broken.mp4"),
+    ],
+)
+def test_a_clip_must_be_there(films: Path, name: str, span: Any, kind: type[Exception], said: str) -> None:
+    with FrameDecoder() as decoder, pytest.raises(kind, match=said):
+        decoder.clip_frames(bytes(films / name), *span, 64)
+
+
+def test_a_clip_is_at_most_a_minute(tmp_path: Path) -> None:
+    make_video(tmp_path / "long.mkv", shots=[Shot("red", 0.04), Shot("blue", 0.04)], times_s=(0, 70))
+    with FrameDecoder() as decoder, pytest.raises(UsageError, match=r"at most 60 s, this one 70; .*long\.mkv@0-10"):
+        decoder.clip_frames(bytes(tmp_path / "long.mkv"), None, None, 64)
+
+
+def test_a_file_says_when_players_begin_it(films: Path) -> None:
+    with FrameDecoder() as decoder:
+        facts = decoder.read_facts(bytes(films / "shots.mp4"))
+    assert (facts.clock_s, facts.fps, facts.start_timecode) == (0.0, "25/1", None)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install
+from media import Shot, make_video
 from PIL import Image
 
 from vfindex.indexer.models.factory import LibraryModels
 from vfindex.search.query.image import Pictures
 from vfindex.search.results import Hit
+from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import ModelError
+from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
 
@@ -49,6 +54,35 @@ def test_a_picture_and_a_clip_find_similar_clips(run: Any, seen: Path) -> None:
     )
     assert (document["query"], document["images"], document["like"]) == ("", ["2.png"], ["/videos/a@0:01"])
     assert document["confident"] is None and document["hits"][0]["video"] == "/videos/c"
+
+
+class Reds:
+    """An image encoder: axis 1 for red frames, axis 2 for others."""
+
+    size_px = 32
+
+    def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
+        return np.stack([axis(1 if frame[..., 0].mean() > frame[..., 2].mean() else 2) for frame in frames])
+
+
+def test_a_part_of_a_file_finds_similar_clips(
+    run: Any, tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # frames are encoded as they are
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pictures, "_encoder", lambda self: Reds())
+    make_video(tmp_path / "-a@1.mp4", shots=[Shot("red", 2.0), Shot("blue", 2.0)])
+    assert first(run, "--clip", "-a@1.mp4@0-1.5", "--library", seen) == "/videos/b"
+    assert first(run, "--clip", "-a@1.mp4@0:02-", "--library", seen) == "/videos/c"
+    document = json.loads(run("search", "--clip", "-a@1.mp4", "--library", seen, "--json").out)
+    assert document["images"] == ["-a@1.mp4"]
+    assert {hit["video"] for hit in document["hits"][:2]} == {"/videos/b", "/videos/c"}, "the mean of its frames"
+    (tmp_path / "words.mp4").write_text("no video")
+    ran = run("search", "--clip", "words.mp4@0-1", "--library", seen)
+    assert (
+        ran.code == 1 and ran.err == "vfindex: the clip words.mp4@0-1 cannot be read: a text file; name another file\n"
+    )
+    assert "a span is two times" in run("search", "--clip", "-a@1.mp4@now", "--library", seen).err
 
 
 def test_ranks_can_be_summed(run: Any, seen: Path) -> None:
