@@ -66,7 +66,8 @@ class Player(Protocol):
         """Write one MP4 file of the parts, one after the other.
 
         write: (offset, bytes), in no order of offsets. exact: encode again, so that each part begins and ends with the
-        frame asked for; otherwise copy packets from the keyframe before. timecode: of the first frame, SMPTE ST 12-1.
+        frame asked for; otherwise copy packets from the keyframe before. timecode: of the first frame of an exact
+        cut, SMPTE ST 12-1; a copy begins with another frame.
         Raises VideoError, also for parts that only `exact` can cut or join, and Overloaded.
         """
 

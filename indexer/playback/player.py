@@ -96,13 +96,13 @@ class MediaPlayer:
         """Write one MP4 file of the parts, one after the other. write: (offset, bytes), in no order of offsets.
 
         exact: encode again, so that each part begins and ends with the frame asked for; otherwise copy packets from
-        the keyframe before. timecode: of the first frame, SMPTE ST 12-1. Raises VideoError, also for parts that only
-        `exact` can join, and Overloaded.
+        the keyframe before. timecode: of the first frame of an exact cut, SMPTE ST 12-1; a copy carries none, as it
+        begins with another frame. Raises VideoError, also for parts that only `exact` can cut or join, and Overloaded.
         """
         order = {
             "spans": [[part.start_s, part.end_s] for part in parts],
             "exact": exact,
-            "timecode": timecode or "",
+            "timecode": timecode if timecode and exact else "",
         }
         length_s = sum(part.end_s - part.start_s for part in parts)
 

@@ -134,7 +134,3 @@ class ChildStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        """A stream that is dropped leaves no child: `Slots` hold it, so only one that never began is collected."""
-        self._messages.close()

@@ -1,0 +1,224 @@
+"""Cuts decoded again: the first and the last frame, over rates, clocks, rotation, tracks and joins.
+
+Every frame of the sources shows its own number, as black and white stripes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from media import Shot, make_video
+from numpy.typing import NDArray
+
+from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.playback.player import MediaPlayer
+from vfindex.storage.errors import VideoError
+from vfindex.storage.records import CutEnd, CutPart
+
+BITS = 8
+WIDTH_PX, HEIGHT_PX = 160, 96
+TIME_SLACK_S = 0.0011  # half a millisecond of the source's clock, and of the cut's
+VARIABLE_S = [0.0, 0.04, 0.08, 0.5, 0.51, 0.52, 1.4, 1.44, 2.0, 2.5, 2.54, 2.58, 3.3, 3.34, 4.0]
+
+
+@pytest.fixture(scope="module")
+def player() -> Iterator[MediaPlayer]:
+    with MediaPlayer() as player:
+        yield player
+
+
+def numbered(number: int) -> Shot:
+    stripes = [255 * (number >> bit & 1) for bit in range(BITS)]
+    row = np.repeat(np.array(stripes, np.uint8), WIDTH_PX // BITS)
+    return Shot(picture=np.broadcast_to(row[None, :, None], (HEIGHT_PX, WIDTH_PX, 3)), length_s=1e-6)
+
+
+def number_of(image: NDArray[np.uint8]) -> int:
+    """Return the number of an upright frame. Lighter stripes of a frame are at least twice as light as the darker."""
+    columns = image.mean(axis=(0, 2)).reshape(BITS, -1).mean(axis=1)
+    return sum(int(light > 127) << bit for bit, light in enumerate(columns))
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """The frames of a file: numbers and times in order of time; `heard_s`: the end of each audio track."""
+
+    numbers: list[int]
+    times_s: list[float]
+    heard_s: list[float]
+    languages: list[str]
+    timecode: str
+    size_px: tuple[int, int]
+
+
+def read(data: bytes | Path) -> Numbered:
+    with av.open(io.BytesIO(data) if isinstance(data, bytes) else str(data)) as container:
+        frames: list[tuple[float, int]] = []
+        heard = {stream.index: 0.0 for stream in container.streams.audio}
+        languages = [str(stream.language) for stream in container.streams.audio]
+        streams = [*container.streams.video, *container.streams.audio]
+        codes = [stream.metadata.get("timecode", "") for stream in container.streams]
+        size_px = (0, 0)
+        for packet in container.demux(*streams):
+            index = packet.stream_index
+            for frame in packet.decode():
+                made: Any = frame
+                if isinstance(made, av.AudioFrame):
+                    heard[index] = float(made.time or 0.0) + made.samples / made.sample_rate
+                else:
+                    upright = np.rot90(made.to_ndarray(format="rgb24"), round(made.rotation / 90))
+                    frames.append((float(made.time or 0.0), number_of(upright)))
+                    size_px = (upright.shape[1], upright.shape[0])
+        frames.sort()
+        ordered = [number for _, number in frames], [time_s for time_s, _ in frames]
+        return Numbered(*ordered, list(heard.values()), languages, max(codes), size_px)
+
+
+def cut(
+    player: MediaPlayer, parts: Sequence[CutPart], *, exact: bool, timecode: str | None = None
+) -> tuple[Any, CutEnd]:
+    file = io.BytesIO()
+
+    def write(at: int, data: bytes) -> None:
+        file.seek(at)
+        file.write(data)
+
+    end = player.cut(parts, write, exact=exact, timecode=timecode)
+    return read(file.getvalue()), end
+
+
+# Keyframes only where asked for: the stripes look like changes of scene.
+H264 = {"codec": "libx264", "b_frames": 2, "codec_options": {"sc_threshold": "0"}}
+SOURCES: dict[str, dict[str, Any]] = {
+    "23_976.mp4": {"fps": 24000 / 1001, **H264},
+    "24.mkv": {"fps": 24, **H264},
+    "25_long_gop.mp4": {"fps": 25, "keyframe_s": 60.0, **H264},
+    "29_97_drop_frame.ts": {"fps": 30000 / 1001, "codec": "mpeg2video"},
+    "29_97.mp4": {"fps": 30000 / 1001, **H264},
+    "50.webm": {"fps": 50, "codec": "libvpx"},
+    "59_94.mov": {"fps": 60000 / 1001, **H264},
+    "12.avi": {"fps": 12},
+    "variable.mp4": {"times_s": VARIABLE_S, **H264},
+    "variable.mkv": {"times_s": VARIABLE_S},
+    "begins_at_3_s.mkv": {"fps": 25, "start_s": 3.0, **H264},
+    "turned.mp4": {"fps": 25, "rotation_deg": 180, **H264},
+    "tracks.mp4": {"fps": 25, "tone_hz": [440, 880], **H264},
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    for name, options in SOURCES.items():
+        count = len(options["times_s"]) if "times_s" in options else min(255, round(4 * options["fps"]))
+        shots = [numbered(number) for number in range(count)]
+        make_video(folder / name, shots=shots, width=WIDTH_PX, height=HEIGHT_PX, **{"keyframe_s": 1.0, **options})
+    return folder
+
+
+def frames_of(path: Path) -> Numbered:
+    """Return the frames of a source with the times of the library, whose clock may begin elsewhere."""
+    found = read(path)
+    with Decoder() as decoder:
+        shift_s = decoder.probe(bytes(path)).start_s - found.times_s[0]
+    return Numbered(
+        found.numbers, [t + shift_s for t in found.times_s], found.heard_s, found.languages, "", found.size_px
+    )
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_an_exact_cut_holds_the_frames_of_its_span(player: MediaPlayer, sources: Path, name: str) -> None:
+    path = sources / name
+    source = frames_of(path)
+    # Between two frames, and at the very time of one.
+    start_s, end_s = source.times_s[0] + 1.23, source.times_s[-4]
+    made, end = cut(player, [CutPart(bytes(path), start_s, end_s)], exact=True)
+    first = max(index for index, time_s in enumerate(source.times_s) if time_s <= start_s)
+    expected = [index for index, time_s in enumerate(source.times_s) if first <= index and time_s < end_s - 1e-6]
+    assert made.numbers == [source.numbers[index] for index in expected]
+    times_s = [0.0, *(source.times_s[index] - start_s for index in expected[1:])]
+    assert made.times_s == pytest.approx(times_s, abs=TIME_SLACK_S)
+    assert end.spans == ((start_s, end_s),) and end.error == ""
+    assert end.duration_s == pytest.approx(end_s - start_s)
+    assert len(made.heard_s) == len(source.heard_s)
+    assert made.heard_s == pytest.approx([end_s - start_s] * len(made.heard_s), abs=0.05)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"12.avi", "50.webm"}))
+def test_a_copy_begins_at_the_keyframe_before(player: MediaPlayer, sources: Path, name: str) -> None:
+    path = sources / name
+    source = frames_of(path)
+    start_s, end_s = source.times_s[0] + 1.23, source.times_s[-4]
+    made, end = cut(player, [CutPart(bytes(path), start_s, end_s)], exact=False)
+    [(begun_s, ended_s)] = end.spans
+    assert begun_s <= start_s and ended_s >= end_s - 1e-3
+    first = min(range(len(source.times_s)), key=lambda index: abs(source.times_s[index] - begun_s))
+    count = sum(first <= index and time_s < end_s - 1e-3 for index, time_s in enumerate(source.times_s))
+    assert made.numbers[:count] == source.numbers[first : first + count]
+    assert len(made.numbers) <= count + 3, "frames after the end only where those before it refer to them"
+    times_s = [time_s - begun_s for time_s in source.times_s[first : first + count]]
+    assert made.times_s[:count] == pytest.approx(times_s, abs=TIME_SLACK_S)
+
+
+@pytest.mark.parametrize("name", ["12.avi", "50.webm"])
+def test_what_cannot_be_copied_says_so(player: MediaPlayer, sources: Path, name: str) -> None:
+    with pytest.raises(VideoError, match=r"cannot be copied.*--exact"):
+        cut(player, [CutPart(bytes(sources / name), 1.0, 2.0)], exact=False)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_spans_are_joined_in_the_order_given(player: MediaPlayer, sources: Path, exact: bool) -> None:
+    path = bytes(sources / "tracks.mp4")
+    made, end = cut(player, [CutPart(path, 2.0, 3.0), CutPart(path, 0.0, 1.0)], exact=exact)
+    assert [round(start_s, 3) for start_s, _ in end.spans] == [2.0, 0.0]
+    numbers = [*range(50, 75), *range(25)]
+    assert [number for number in made.numbers if number in numbers] == numbers
+    assert made.numbers == numbers if exact else len(made.numbers) <= len(numbers) + 4
+    steps_s = np.diff(made.times_s)
+    assert steps_s.max() < 0.1 and steps_s.min() > 0.0
+    assert made.heard_s == pytest.approx([end.duration_s], abs=0.1)
+
+
+def test_other_videos_join_exactly_in_the_shape_of_the_first(
+    player: MediaPlayer, sources: Path, tmp_path: Path
+) -> None:
+    tall = make_video(tmp_path / "tall.mp4", shots=[Shot("white", 1.0)], width=96, height=160)
+    first = CutPart(bytes(sources / "tracks.mp4"), 0.0, 1.0)
+    parts = [first, CutPart(bytes(tall), 0.0, 1.0), CutPart(bytes(sources / "29_97.mp4"), 1.0, 2.0)]
+    with pytest.raises(VideoError, match="other codecs, or other settings"):
+        cut(player, parts, exact=False)
+    made, end = cut(player, parts, exact=True)
+    assert made.size_px == (WIDTH_PX, HEIGHT_PX)
+    assert made.numbers[:25] == list(range(25)) and made.numbers[-1] == 59
+    assert set(made.numbers[25:50]) == {0b00011000}, "a tall picture has black bars on both sides"
+    assert end.duration_s == pytest.approx(3.0)
+
+
+def test_a_turned_video_is_upright_in_an_exact_cut(player: MediaPlayer, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", shots=[Shot("red", 1.0)], width=160, height=96, rotation_deg=90)
+    made, _ = cut(player, [CutPart(bytes(path), 0.0, 1.0)], exact=True)
+    assert made.size_px == (96, 160)
+    copied, _ = cut(player, [CutPart(bytes(path), 0.0, 1.0)], exact=False)
+    assert copied.size_px == (96, 160), "a copy keeps the matrix"
+
+
+@pytest.mark.parametrize(("name", "timecode"), [("29_97.mp4", "01:00:00;02"), ("25_long_gop.mp4", "10:00:00:20")])
+def test_an_exact_cut_carries_its_timecode(player: MediaPlayer, sources: Path, name: str, timecode: str) -> None:
+    parts = [CutPart(bytes(sources / name), 1.0, 2.0)]
+    assert cut(player, parts, exact=True, timecode=timecode)[0].timecode == timecode
+    assert cut(player, parts, exact=True)[0].timecode == ""
+    assert cut(player, parts, exact=False, timecode=timecode)[0].timecode == "", "a copy begins with another frame"
+
+
+def test_a_cut_of_a_broken_file_is_a_sentence(player: MediaPlayer, tmp_path: Path) -> None:
+    broken = tmp_path / "a.mp4"
+    broken.write_bytes(bytes(range(256)) * 100)
+    with pytest.raises(VideoError, match="not a video that FFmpeg recognises"):
+        cut(player, [CutPart(bytes(broken), 0.0, 1.0)], exact=True)
