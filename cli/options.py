@@ -17,6 +17,7 @@ from vfindex.storage.errors import LibraryError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from vfindex.indexer.runners.base import RunnerChoice
+    from vfindex.search.playback import Player
     from vfindex.search.stills import FrameReader
 
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
@@ -236,6 +237,15 @@ def frame_reader(opened: ExitStack) -> FrameReader | None:
     from vfindex.indexer.stills import FrameDecoder
 
     return opened.enter_context(FrameDecoder())
+
+
+def media_player(opened: ExitStack) -> Player | None:
+    """Return a player of video files, closed with `opened`; None where the extra `index` is not installed."""
+    if EXTRAS["index"].missing():
+        return None
+    from vfindex.indexer.playback.player import MediaPlayer
+
+    return opened.enter_context(MediaPlayer())
 
 
 def refuse_empty(paths: Iterable[str]) -> None:

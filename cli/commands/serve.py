@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import LibrariesOption, frame_reader, library_folders
+from vfindex.cli.options import LibrariesOption, frame_reader, library_folders, media_player
 from vfindex.cli.output import say
 from vfindex.cli.tokens import kept_tokens, tokens_from_environment
 from vfindex.search.http.settings import (
@@ -66,7 +66,8 @@ def command(
     if not is_loopback(host) and cert is None:
         say("what is asked and shown, tokens too, can be read on the network; give --cert and --key for https")
     with ExitStack() as opened:
-        service = opened.enter_context(SearchService(folders, frames=frame_reader(opened)))
+        frames, player = frame_reader(opened), media_player(opened)
+        service = opened.enter_context(SearchService(folders, frames=frames, player=player))
         service.version()  # a folder without a library is refused before a page is shown
         sock = opened.enter_context(bound_socket(address))
         port = sock.getsockname()[1]
