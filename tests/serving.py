@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
 from typing import Any
+
+from library_maker import axis, clip, video
 
 from vfindex.search.http.api import PictureReader
 from vfindex.search.http.app import create_app
@@ -17,9 +21,15 @@ from vfindex.search.http.server import Address, bound_socket, make_server
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
 from vfindex.search.service import SearchService
+from vfindex.storage.records import Location, Segment, UnitPlan, UnitResult
+from vfindex.storage.writer import Writer
 
 # A server that does not start or stop within this time fails the test.
 PATIENCE_S = 60
+VIDEOS = 4
+SCRIPT = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
+# Of the file of every video; its number follows.
+CONTENT = bytes(range(256)) * 40
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,17 @@ class Site:
             return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
+def add_file(writer: Writer, path: Path, number: int) -> None:
+    """Commit video `v{number}` of two clips, which looks like and says its number, at a path."""
+    id_ = writer.catalog.begin_video(video(f"v{number}"), [UnitPlan(0)], recognised=True)
+    [(unit_id, _)] = writer.catalog.pending_units(id_)
+    clips = tuple(clip(5.0 * i, 5.0 * i + 5, visual=axis(number), speech=axis(number)) for i in range(2))
+    segments = (Segment(1, 3, f"number {number} {SCRIPT}", "asr", "en"),)
+    writer.commit_unit(id_, f"v{number}", unit_id, UnitResult(clips, segments, {"visual": "2 frames"}))
+    size = path.stat().st_size if path.exists() else 100
+    writer.catalog.finish_video(id_, Location(bytes(path), size, 1, 1), [])
+
+
 @contextmanager
 def serving(
     service: SearchService, settings: Settings | None = None, pictures: PictureReader | None = None
@@ -99,6 +120,16 @@ def serving(
             server.should_exit = True
             thread.join(PATIENCE_S)
             assert not thread.is_alive(), "the server does not stop"
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Return whether something becomes true while a test may wait."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def logged_in(site: Site, token: str) -> Site:

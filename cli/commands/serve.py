@@ -66,8 +66,7 @@ def command(
     if not is_loopback(host) and cert is None:
         say("what is asked and shown, tokens too, can be read on the network; give --cert and --key for https")
     with ExitStack() as opened:
-        frames, player = frame_reader(opened), media_player(opened)
-        service = opened.enter_context(SearchService(folders, frames=frames, player=player))
+        service = opened.enter_context(SearchService(folders, frame_reader(opened), media_player(opened)))
         service.version()  # a folder without a library is refused before a page is shown
         sock = opened.enter_context(bound_socket(address))
         port = sock.getsockname()[1]

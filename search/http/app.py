@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -50,13 +51,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        api.close()
-        media.close()
+        for each in (api, media):  # in a thread: calls end by what other tasks do
+            await anyio.to_thread.run_sync(each.close)
 
     async def description(_: Request) -> Response:
         return Response(document, 200, {"cache-control": "private, max-age=3600"}, JSON)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(each.path, each.__call__, methods=[each.method], name=each.name) for each in endpoints),
             Route(f"{PREFIX}/openapi.json", description),
@@ -67,6 +68,8 @@ def create_app(
         exception_handlers={Refusal: _error, VfindexError: _error, HTTPException: _error, Exception: _bug},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a path with another slash is another path
+    return app
 
 
 async def _error(_: Request, exc: Exception) -> Response:

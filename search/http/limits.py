@@ -12,7 +12,7 @@ from functools import partial
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive
 
 from vfindex.search.http.answers import RETRY_S, Refusal
 
@@ -91,21 +91,6 @@ def too_large(most_bytes: int) -> Refusal:
 
 class Incomplete(Exception):
     """An answer that cannot be sent to its end; the connection is closed."""
-
-
-class TimedSend:
-    """Sends an answer; raises Incomplete if the client takes no byte of it for `stalled_s`."""
-
-    def __init__(self, send: Send, stalled_s: float) -> None:
-        self._send, self._stalled_s, self.has_begun = send, stalled_s, False
-
-    async def __call__(self, message: Message) -> None:
-        self.has_begun = True
-        try:
-            async with asyncio.timeout(self._stalled_s):
-                await self._send(message)
-        except TimeoutError as exc:
-            raise Incomplete from exc
 
 
 class Workers:

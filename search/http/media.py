@@ -6,15 +6,16 @@ path.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
-import anyio
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from vfindex.search.http.answers import json_bytes, not_found, versioned
+from vfindex.search.http.answers import Refusal, json_bytes, not_found, versioned
 from vfindex.search.http.api import PREFIX, START, VIDEO, known_video
 from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.files import file_response
@@ -23,7 +24,7 @@ from vfindex.search.http.settings import Limits
 from vfindex.search.playback import MediaStream, Playback
 from vfindex.search.service import SearchService
 from vfindex.search.stills import MAX_SIZE_PX, MIN_SIZE_PX, SIZE_PX
-from vfindex.storage.errors import LibraryError, QueryError, VideoError
+from vfindex.storage.errors import LibraryError, QueryError, UsageError, VideoError
 from vfindex.storage.records import ClipKey
 
 # Threads for files, for frames (one process decodes them), and for streams, of which each holds one while it reads.
@@ -73,7 +74,8 @@ class Media:
 
         def image() -> bytes:
             fingerprint = known_video(self._service, call["fingerprint"])
-            [still] = self._service.frames(fingerprint, [call["t"]], size_px=call["size"])
+            with _decoding():
+                [still] = self._service.frames(fingerprint, [call["t"]], size_px=call["size"])
             return still.image
 
         def answer() -> Response:
@@ -102,7 +104,8 @@ class Media:
 
         def document() -> bytes:
             fingerprint = known_video(self._service, call["fingerprint"])
-            return json_bytes(self._service.playback(fingerprint).to_dict())
+            with _decoding():
+                return json_bytes(self._service.playback(fingerprint).to_dict())
 
         return await self._frames.run(lambda: versioned(call.request, self._service.version(), document))
 
@@ -119,12 +122,23 @@ class Media:
 
     def _stream(self, call: Call) -> MediaStream:
         fingerprint = known_video(self._service, call["fingerprint"])
-        return self._service.stream(fingerprint, call["start_s"], call["end_s"], rung=call["rung"])
+        with _decoding():
+            return self._service.stream(fingerprint, call["start_s"], call["end_s"], rung=call["rung"])
 
     def close(self) -> None:
         """Wait for the calls that run."""
         for workers in (self._files, self._frames, self._streams):
             workers.close()
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Raise Refusal where the service has nothing that decodes videos, as without the extra `index`."""
+    try:
+        yield
+    except UsageError as exc:
+        reason = "this server decodes no videos; where it runs, install: pip install 'vfindex[index]'"
+        raise Refusal(501, "NotHere", reason) from exc
 
 
 class Stream(StreamingResponse):
@@ -140,8 +154,8 @@ class Stream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._stream.close)
+            # In a thread, since it waits for the child to end. Not awaited: a server that stops cancels this task.
+            asyncio.get_running_loop().run_in_executor(None, self._stream.close)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         chunks = iter(self._stream)

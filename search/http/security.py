@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from vfindex.search.http.answers import Refusal
-from vfindex.search.http.limits import Incomplete, LimitedBody, RateLimit, TimedSend, too_large, too_many
+from vfindex.search.http.limits import Incomplete, LimitedBody, RateLimit, too_large, too_many
 from vfindex.search.http.pages import login_page
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Scope, Settings, is_address, is_loopback
@@ -72,7 +72,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         scope = self._below_root(scope)
-        guarded = TimedSend(_with_headers(send), self._settings.limits.stalled_s)
+        guarded = _with_headers(send)
         body = LimitedBody(receive, self._most_bytes(scope), self._settings.limits.body_s)
         try:
             refusal = self._refusal(scope)
@@ -88,12 +88,12 @@ class Gate:
     def _below_root(self, scope: Connection) -> Connection:
         """Return the request with the root path before its path, whether or not the proxy took it away."""
         root, path = self._settings.root_path, str(scope["path"])
-        has_root = path == root or path.startswith(f"{root}/")
-        return {**scope, "root_path": root, "path": path if has_root else root + path}
+        below = path if not path.startswith(f"{root}/") else path[len(root) :]
+        return {**scope, "root_path": root, "path": root + ("/" if path == root else below)}
 
     def _refusal(self, scope: Connection) -> Response | None:
         """Return the answer to a request that may not pass, None for one that may. Notes what it may do."""
-        headers, path = _headers(scope), _path(scope)
+        headers, path = _headers(scope, self._settings.limits.head_bytes), _path(scope)
         origin = self._origin(scope, headers)
         self._check_host(origin)
         self._check_site(scope["method"], path, headers, origin)
@@ -197,8 +197,11 @@ def _path(scope: Connection) -> str:
     return path[len(root) :] if root and path.startswith(root) else path
 
 
-def _headers(scope: Connection) -> dict[str, str]:
-    """Return the headers by name. Raises Refusal for a second one of those that decide who may ask."""
+def _headers(scope: Connection, most_bytes: int) -> dict[str, str]:
+    """Return the headers by name. Raises Refusal for too many, and for one given twice that decides who asks."""
+    sizes = (len(name) + len(value) for name, value in scope["headers"])
+    if sum(sizes) + len(scope["raw_path"]) + len(scope["query_string"]) > most_bytes:
+        raise Refusal(431, "TooLarge", f"address and headers have more than {most_bytes:,} bytes")
     found: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name = raw.decode("latin-1")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +23,7 @@ from vfindex.search.http.settings import Limits
 from vfindex.storage.errors import UsageError, VfindexError
 
 # Calls that run when the server is to stop have this long to end.
-GRACE_S = 5
+GRACE_S = 3
 # Connections that the kernel keeps until they are accepted.
 BACKLOG = 256
 
@@ -83,35 +86,71 @@ def _no_password() -> str:
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request does not come within `head_s`: uvicorn waits for ever."""
+    """HTTP/1.1 that ends the connections of clients that neither send nor read: uvicorn waits for them for ever.
 
-    head_s: ClassVar[float]
+    A request must come within `limits.head_s`, and what was sent must be read within `limits.stalled_s`.
+    """
+
+    limits: ClassVar[Limits]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_s, transport.close)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._end_timer()
+            self._end_head_timer()
         elif self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self.head_s, self.transport.close)
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not `close`, which waits until all is read.
+        self._stall_timer = self.loop.call_later(self.limits.stalled_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_stall_timer()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_timer()
+        self._end_head_timer()
+        self._end_stall_timer()
         super().connection_lost(exc)
 
-    def _end_timer(self) -> None:
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.head_s, self.transport.close)
+
+    def _end_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _end_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGINT and SIGTERM; uvicorn would raise them again after its end, which is an end like any other."""
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -122,7 +161,9 @@ def make_server(app: ASGIApp, address: Address, limits: Limits, ready: Callable[
     """Return a server; its `run(sockets=[socket])` ends at SIGINT or SIGTERM. ready: called once it answers."""
 
     class Limited(Protocol):
-        head_s = limits.head_s
+        pass
+
+    Limited.limits = limits
 
     config = uvicorn.Config(
         app,

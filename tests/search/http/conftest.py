@@ -7,32 +7,16 @@ from pathlib import Path
 
 import pytest
 from asking import axis_of_digit, fake_query_vectors
-from library_maker import axis, clip, install, video
-from serving import Site, serving
+from library_maker import install
+from serving import CONTENT, SCRIPT, VIDEOS, Site, add_file, serving
 
 from vfindex.search.service import SearchService
-from vfindex.storage.records import Location, Segment, UnitPlan, UnitResult
-from vfindex.storage.writer import Writer, writing
-
-VIDEOS = 4
-SCRIPT = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
-CONTENT = bytes(range(256)) * 40
+from vfindex.storage.writer import writing
 
 
 @pytest.fixture(autouse=True)
 def queries_are_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_query_vectors(monkeypatch, axis_of_digit)
-
-
-def add(writer: Writer, path: Path, number: int) -> None:
-    """Commit video `v{number}` of two clips, which looks like and says its number, at a path."""
-    id_ = writer.catalog.begin_video(video(f"v{number}"), [UnitPlan(0)], recognised=True)
-    [(unit_id, _)] = writer.catalog.pending_units(id_)
-    clips = tuple(clip(5.0 * i, 5.0 * i + 5, visual=axis(number), speech=axis(number)) for i in range(2))
-    segments = (Segment(1, 3, f"number {number} {SCRIPT}", "asr", "en"),)
-    writer.commit_unit(id_, f"v{number}", unit_id, UnitResult(clips, segments, {"visual": "2 frames"}))
-    size = path.stat().st_size if path.exists() else 100
-    writer.catalog.finish_video(id_, Location(bytes(path), size, 1, 1), [])
 
 
 @pytest.fixture
@@ -53,8 +37,8 @@ def folder(tmp_path: Path, films: Path) -> Path:
     with writing(library) as writer:
         install(writer)
         for number in range(VIDEOS):
-            add(writer, films / f"v{number}.mp4", number)
-        add(writer, films / f"{SCRIPT.replace('/', '_')}.mp4", VIDEOS)
+            add_file(writer, films / f"v{number}.mp4", number)
+        add_file(writer, films / f"{SCRIPT.replace('/', '_')}.mp4", VIDEOS)
         writer.publish()
     return library
 

@@ -1,0 +1,87 @@
+"""The OpenAPI document: it describes every path, and real answers have the form that it says."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from serving import Site
+
+jsonschema = pytest.importorskip("jsonschema", reason="jsonschema checks the answers: pip install jsonschema")
+
+
+def resolved(document: dict[str, Any], path: str, method: str = "get") -> dict[str, Any]:
+    """Return the schema of an answer, with all that it refers to."""
+    content = document["paths"][f"/api/v1{path}"][method]["responses"]["200"]["content"]
+    return {**content["application/json"]["schema"], "components": document["components"]}
+
+
+def check(site: Site, document: dict[str, Any], path: str, asked: str) -> Any:
+    answer = site.get(asked)
+    assert answer.status == 200, answer.body
+    jsonschema.Draft202012Validator(resolved(document, path)).validate(answer.document)
+    return answer.document
+
+
+def test_answers_have_the_form_that_the_document_says(site: Site) -> None:
+    document = site.get("/openapi.json").document
+    marked = site.post("/marks", {"clip": "v1:0", "question": "one", "grade": 2})
+    saved = site.post("/saved", {"name": "x", "text": "dog"})
+    jsonschema.Draft202012Validator(resolved(document, "/marks", "post")).validate(marked.document)
+    jsonschema.Draft202012Validator(resolved(document, "/saved", "post")).validate(saved.document)
+    assert check(site, document, "/search", "/search?q=number%203&k=5&per_video=2")["hits"][0]["matches"]
+    for path, asked in (
+        ("/search", f"/search?q={quote('dog -cat')}"),
+        ("/similar", "/similar?clip=v1:0"),
+        ("/videos", "/videos"),
+        ("/videos/{fingerprint}", "/videos/v1"),
+        ("/videos/{fingerprint}/transcript", "/videos/v1/transcript"),
+        ("/lists", "/lists"),
+        ("/marks", "/marks"),
+        ("/saved", "/saved"),
+        ("/runs", "/runs"),
+        ("/status", "/status"),
+        ("/health", "/health"),
+    ):
+        check(site, document, path, asked)
+    error = {"$ref": "#/components/schemas/Error", "components": document["components"]}
+    jsonschema.Draft202012Validator(error).validate(site.get("/search").document)
+
+
+def test_an_answer_of_another_form_is_noticed(site: Site) -> None:
+    document = site.get("/openapi.json").document
+    answer = site.get("/videos/v1").document
+    validator = jsonschema.Draft202012Validator(resolved(document, "/videos/{fingerprint}"))
+    validator.validate(answer)
+    for change in ({"colour": 1}, {"state": "odd"}, {"fps": 25}, {"clips": [{}]}, {"locations": None}):
+        assert not validator.is_valid({**answer, **change}), change
+
+
+def test_the_document_is_valid_and_complete(site: Site) -> None:
+    document = site.get("/openapi.json").document
+    assert document["openapi"] == "3.1.0"
+    references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
+    assert references == set(document["components"]["schemas"])
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids))
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"].endswith("."), path
+            assert all(param["description"] for param in operation["parameters"])
+            named = {param["name"] for param in operation["parameters"] if param["in"] == "path"}
+            assert named == set(re.findall(r"\{(\w+)\}", path))
+
+
+def test_every_parameter_is_taken_and_no_other(site: Site) -> None:
+    document = site.get("/openapi.json").document
+    for path, operations in document["paths"].items():
+        if "get" not in operations:
+            continue
+        named = {param["name"] for param in operations["get"]["parameters"] if param["in"] == "query"}
+        answer = site.ask(re.sub(r"\{\w+\}", "1", path) + "?colour=red").document
+        assert answer["error"]["kind"] == "UnknownParameter"
+        assert set(re.findall(r"\w+", answer["error"]["message"].partition("there are ")[2])) >= named
