@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from threading import Lock
-from types import TracebackType
 from typing import Self
 
 from vfindex.indexer.media.decoder import Decoder
@@ -130,7 +129,5 @@ class ChildStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
