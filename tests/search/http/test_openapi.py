@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from serving import Site
+
+from vfindex.search.http.api import MAX_HITS
+from vfindex.search.http.server import GRACE_S
+from vfindex.search.http.settings import Limits
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema checks the answers: pip install jsonschema")
 
@@ -85,3 +90,42 @@ def test_every_parameter_is_taken_and_no_other(site: Site) -> None:
         answer = site.ask(re.sub(r"\{\w+\}", "1", path) + "?colour=red").document
         assert answer["error"]["kind"] == "UnknownParameter"
         assert set(re.findall(r"\w+", answer["error"]["message"].partition("there are ")[2])) >= named
+
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "http.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_endpoint_with_its_parameters(site: Site) -> None:
+    document = site.get("/openapi.json").document
+    rows = re.findall(r"^\| `([A-Z]+) (\S+)` \|([^|]*)\|", PAGE, re.M)
+    listed = {(method.lower(), f"/api/v1{path}"): set(re.findall(r"`(\w+)`", takes)) for method, path, takes in rows}
+    assert listed.keys() == {(method, path) for path, found in document["paths"].items() for method in found}
+    for (method, path), named in listed.items():
+        operation = document["paths"][path][method]
+        taken = {param["name"] for param in operation["parameters"] if param["in"] == "query"}
+        body = operation.get("requestBody", {"content": {"": {"schema": {"properties": {}}}}})["content"]
+        for content in body.values():
+            taken |= set(content["schema"]["properties"])
+        if method == "post" and path.endswith("/search"):
+            assert taken == {*listed["get", path], "image"}
+        elif path.endswith("/transcript"):
+            assert named - {"json", "vtt", "srt"} == taken
+        else:
+            assert named == taken, path
+
+
+def test_the_page_has_the_limits_of_the_server() -> None:
+    limits = Limits()
+    for words in (
+        f"| address and headers | {limits.head_bytes >> 10} KiB, within {limits.head_s:g} s |",
+        f"| body | {limits.body_bytes >> 10} KiB, with pictures {limits.upload_bytes >> 20} MiB, "
+        f"within {limits.body_s:g} s |",
+        f"| a client that reads nothing | {limits.stalled_s / 60:g} minutes;",
+        f"| connections | {limits.connections} |",
+        f"| searches at a time | {limits.searches}; {limits.waiting} more wait,",
+        f"| a search | {limits.search_s:g} s,",
+        f"may ask {limits.requests_per_s:g} times a second, {limits.burst} times at once;",
+        f"| hits, first ones included | {MAX_HITS:,} |",
+        f"answers under way have {GRACE_S} seconds",
+    ):
+        assert words in " ".join(PAGE.split()), words
