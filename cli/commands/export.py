@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.commands.search import EXIT_NO_MATCH
-from vfindex.cli.options import LibrariesOption, frame_reader, library_folders, refuse_empty
-from vfindex.cli.out_file import check_new_file, write_out_file
-from vfindex.cli.output import say
+from vfindex.cli.exports import CUT, SIDECARS, Target
+from vfindex.cli.extras import require
+from vfindex.cli.options import LibrariesOption, frame_reader, library_folders, media_player, refuse_empty
 from vfindex.search.calibration.labels import LABELS, Label
-from vfindex.storage.errors import UsageError, counted
+from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
-    from vfindex.search.export.formats import Exported, Settings
+    from vfindex.search.export.formats import Settings
     from vfindex.search.export.gather import Chosen, Span
-    from vfindex.search.export.selection import Selection
     from vfindex.search.service import SearchService
 
 NAME = "export"
 EXAMPLE = 'vfindex export "dog running in park" -o dogs.edl'
 # In the order of docs/export.md.
-_NAMES = "srt, vtt, csv, m3u8, edl, fcpxml, otio, json, xmp, nfo"
-# Of each video a file of its own.
-_SIDECARS = ("xmp", "nfo")
+_NAMES = "srt, vtt, csv, m3u8, edl, fcpxml, otio, json, mp4, xmp, nfo"
 _STDOUT = "-"
 
 
@@ -42,12 +38,17 @@ def command(
     video: Annotated[str | None, typer.Option(metavar="VIDEO", help="Export this indexed video.")] = None,
     span: Annotated[str | None, typer.Option(metavar="A-B", help="Only this part of it, as in 1:02-1:30.")] = None,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="A file, a folder for tags, or - for standard output.")
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="A file, or a folder for several; - is standard output."),
     ] = _STDOUT,
     format_: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help=f"{_NAMES}.  [default: what FILE ends in]"),
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Cut mp4 at the very frames and encode it again; else at keyframes.")
+    ] = False,
+    single: Annotated[bool, typer.Option("--single", help="An mp4 for each moment, into the folder FILE.")] = False,
     beside: Annotated[bool, typer.Option("--beside", help="Write tags (xmp, nfo) next to each video.")] = False,
     rate: Annotated[
         str | None, typer.Option(metavar="FPS", help="Frame rate of the timeline, as 25 or 29.97df.")
@@ -66,8 +67,9 @@ def command(
 ) -> None:
     """Export moments or a video for other programs (docs/export.md).
 
-    Subtitles, tables, playlists, edit lists, tags. Exits with 1 if there is nothing to export.
+    Subtitles, tables, playlists, edit lists, cuts, tags. Exits with 1 if there is nothing to export.
     """
+    from vfindex.search.export.formats import FORMATS
     from vfindex.search.service import SearchService
 
     source = _Source(words or [], list_, saved, video)
@@ -75,20 +77,21 @@ def command(
         raise UsageError("--span is a part of a --video")
     format_ = _format(format_, output)
     settings, cut = _settings(rate, offset), _span(span)
-    path = None if output == _STDOUT else Path(output)
-    if format_ in _SIDECARS:
-        _check_sidecars(path, beside, settings is not None)
-    elif beside:
-        raise UsageError("--beside is for tags: --format xmp or nfo")
-    elif path is not None:
-        check_new_file(path, "--output", force=force)
+    target = Target(None if output == _STDOUT else Path(output), format_, beside, single, exact, force)
+    target.check()
+    if settings is not None and format_ not in FORMATS:
+        raise UsageError(f"{format_} has no timeline; leave out --rate and --offset")
+    if format_ == CUT:
+        require("index")
     with ExitStack() as opened:
-        service = opened.enter_context(SearchService(library_folders(library), frames=frame_reader(opened)))
+        player = media_player(opened) if format_ == CUT else None
+        folders = library_folders(library)
+        service = opened.enter_context(SearchService(folders, frames=frame_reader(opened), player=player))
         chosen = source.read(service, top_k, per_video, min_confidence)
-        if format_ in _SIDECARS:
-            _write_sidecars(service.selection(chosen, cut), format_, path)
-        else:
-            _write(service.export(chosen, format_, span=cut, settings=settings), path)
+        if format_ in FORMATS:
+            target.write(service.export(chosen, format_, span=cut, settings=settings))
+        elif not target.write_files(service, service.selection(chosen, cut)):
+            raise typer.Exit(EXIT_NO_MATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +121,11 @@ class _Source:
         return service.search(text, top_k=top_k, per_video=per_video, min_confidence=least)
 
 
-def _write(made: Exported, path: Path | None) -> None:
-    for note in made.notes:
-        say(note)
-    if path is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(made.data)
-    else:
-        write_out_file(path, "--output", made.data)
-        say(f"written: {path}")
-
-
 def _format(name: str | None, output: str) -> str:
     """Return the format, by default that of the file's name. Raises UsageError."""
     from vfindex.search.export.formats import FORMATS
 
-    known = (*FORMATS, *_SIDECARS)
+    known = (*FORMATS, CUT, *SIDECARS)
     found = os.path.splitext(output)[1].removeprefix(".").lower() if name is None else name.lower()
     if found in known:
         return found
@@ -160,35 +152,3 @@ def _span(text: str | None) -> Span:
     from vfindex.search.query.values import span_in
 
     return (None, None) if text is None else span_in(text)
-
-
-def _check_sidecars(folder: Path | None, beside: bool, has_settings: bool) -> None:
-    """Raise UsageError unless it was said where tags go."""
-    if has_settings:
-        raise UsageError("tags have no timeline; leave out --rate and --offset")
-    if beside == (folder is not None):
-        raise UsageError("tags go next to each video with --beside, or into the folder --output, one of them")
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; make it first, or write the tags next to each video with --beside")
-
-
-def _write_sidecars(selection: Selection, format_: str, folder: Path | None) -> None:
-    """Write the tags of each video. Files of other programs are left alone; exits with 1 then."""
-    from vfindex.search.export.tags import by_video, is_foreign, sidecar_path, write_nfo, write_xmp
-
-    for note in selection.notes:
-        say(note)
-    write = write_xmp if format_ == "xmp" else write_nfo
-    written, foreign = 0, []
-    for excerpts in by_video(selection):
-        path = sidecar_path(excerpts[0].source.path, format_, folder)
-        if is_foreign(path):
-            foreign.append(path)
-            continue
-        write_out_file(path, "--beside" if folder is None else "--output", write(selection.title, excerpts))
-        written += 1
-    for path in foreign:
-        say(f"{path} was not written by vfindex, so it was left as it is; move it away, or use --output FOLDER")
-    say(f"{counted(written, 'file')} written")
-    if foreign or not written:
-        raise typer.Exit(EXIT_NO_MATCH)

@@ -70,7 +70,7 @@ def test_no_file_is_replaced_without_force(run: Any, tmp_path: Path) -> None:
         ((*LIST, "--format", "edl", "--beside"), "--beside is for tags"),
         ((*LIST, "--format", "xmp"), "tags go next to each video with --beside, or into the folder --output"),
         ((*LIST, "--format", "xmp", "-o", "nowhere"), "nowhere is no folder"),
-        ((*LIST, "--format", "nfo", "--beside", "--rate", "25"), "tags have no timeline"),
+        ((*LIST, "--format", "nfo", "--beside", "--rate", "25"), "nfo has no timeline"),
     ],
 )
 def test_wrong_usage_is_a_sentence(run: Any, arguments: tuple[str, ...], said: str) -> None:

@@ -1,0 +1,145 @@
+"""Where an export goes: one file or standard output, cuts of videos, or sidecars of each video."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfindex.cli.out_file import check_new_file, out_file, write_out_file
+from vfindex.cli.output import clock, say
+from vfindex.storage.errors import UsageError, counted
+
+if TYPE_CHECKING:
+    from vfindex.search.export.formats import Exported
+    from vfindex.search.export.selection import Excerpt, Selection
+    from vfindex.search.service import SearchService
+    from vfindex.storage.records import CutEnd
+
+# The format of cuts, and those of sidecars, of each video a file of its own.
+CUT, SIDECARS = "mp4", ("xmp", "nfo")
+# A cut at a keyframe that begins this much before its moment is said.
+_EARLY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was asked for. path: None for standard output. The flags are those of `vfindex export`."""
+
+    path: Path | None
+    format: str
+    beside: bool
+    single: bool
+    exact: bool
+    force: bool
+
+    def check(self) -> None:
+        """Raise UsageError for flags of another format, and a place that cannot be written, or not without --force."""
+        if self.beside and self.format not in SIDECARS:
+            raise UsageError("--beside is for tags: --format xmp or nfo")
+        if (self.single or self.exact) and self.format != CUT:
+            raise UsageError(f"{'--single' if self.single else '--exact'} is for cuts: --format mp4")
+        if self.format == CUT and self.path is None:
+            raise UsageError("an mp4 goes into a file: name it with --output, or a folder with --single")
+        if self.format in SIDECARS and self.beside == (self.path is not None):
+            raise UsageError("tags go next to each video with --beside, or into the folder --output, one of them")
+        if self.format in SIDECARS or self.single:
+            if self.path is not None and not self.path.is_dir():
+                raise UsageError(f"{self.path} is no folder; make it first: mkdir {self.path}")
+        elif self.path is not None:
+            check_new_file(self.path, "--output", force=self.force)
+
+    def write(self, made: Exported) -> None:
+        """Write one file, or to standard output. Raises UsageError."""
+        for note in made.notes:
+            say(note)
+        if self.path is None:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(made.data)
+        else:
+            write_out_file(self.path, "--output", made.data)
+            say(f"written: {self.path}")
+
+    def write_files(self, service: SearchService, selection: Selection) -> bool:
+        """Write cuts, or tags; return whether all is well. Raises UsageError, LibraryError, VideoError."""
+        for note in selection.notes:
+            say(note)
+        excerpts = selection.once().excerpts
+        if not excerpts:
+            say("there is nothing to export")
+            return False
+        if self.format in SIDECARS:
+            return self._write_sidecars(selection)
+        return self._write_cuts(service, excerpts)
+
+    def _write_cuts(self, service: SearchService, excerpts: Sequence[Excerpt]) -> bool:
+        path = self.path or Path()
+        files = {path / _cut_name(each): [each] for each in excerpts} if self.single else {path: list(excerpts)}
+        for file in files:
+            check_new_file(file, "--output", force=self.force)
+        lost = [self._cut(service, file, parts) for file, parts in files.items()]
+        return not any(lost)
+
+    def _cut(self, service: SearchService, path: Path, parts: Sequence[Excerpt]) -> str:
+        """Write one cut; return what was lost to damage, or ""."""
+        spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in parts]
+        with out_file(path, "--output") as file:
+
+            def write(at: int, data: bytes) -> None:
+                file.seek(at)
+                file.write(data)
+
+            # A copy begins at the keyframe before, whose time code is not known.
+            made = service.cut(spans, write, exact=self.exact, timecode=_timecode(parts) if self.exact else None)
+        say(f"written: {path} ({clock(made.duration_s, tenths=True)})")
+        for line in _remarks(parts, made):
+            say(line)
+        return made.error
+
+    def _write_sidecars(self, selection: Selection) -> bool:
+        from vfindex.search.export.tags import by_video, is_foreign, sidecar_path, write_nfo, write_xmp
+
+        write = write_xmp if self.format == "xmp" else write_nfo
+        written, foreign = 0, []
+        for excerpts in by_video(selection):
+            path = sidecar_path(excerpts[0].source.path, self.format, self.path)
+            if is_foreign(path):
+                foreign.append(path)
+                continue
+            write_out_file(path, "--output", write(selection.title, excerpts))
+            written += 1
+        for path in foreign:
+            say(f"{path} was not written by vfindex, so it was left as it is; move it away, or use --output FOLDER")
+        say(f"{counted(written, 'file')} written")
+        return not foreign
+
+
+def _cut_name(excerpt: Excerpt) -> str:
+    """Return the name of a cut of its own: number, video, and start."""
+    stem = re.sub(r"[^\w.-]+", "-", excerpt.source.name.rpartition(".")[0] or excerpt.source.name).strip("-.")[:60]
+    return f"{excerpt.number:03}-{stem}-{clock(excerpt.start_s).replace(':', '.')}.mp4"
+
+
+def _timecode(parts: Sequence[Excerpt]) -> str | None:
+    """Return the time code of the first frame of a cut of one file that states one."""
+    from vfindex.search.export.timeline import frames_of
+
+    first = parts[0]
+    if len(parts) > 1 or first.source.start_timecode is None or first.source.rate is None or first.source.varies:
+        return None
+    base = first.source.timebase
+    return base.timecode(first.source.first_frame(base) + frames_of(first, base)[0])
+
+
+def _remarks(parts: Sequence[Excerpt], made: CutEnd) -> list[str]:
+    """Return lines on what was cut otherwise than asked for."""
+    early = [(each, each.start_s - start_s) for each, (start_s, _) in zip(parts, made.spans, strict=True)]
+    lines = [
+        f"{each.source.name}: begins {before_s:.1f} s before its moment, at a keyframe; --exact begins with the frame"
+        for each, before_s in early
+        if before_s > _EARLY_S
+    ]
+    return [*lines, f"a part could not be read: {made.error}"] if made.error else lines
