@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from importlib.util import find_spec
 
 import pytest
 from excerpts import selection, source
@@ -153,3 +157,30 @@ def test_the_same_moment_is_one_event_and_there_are_at_most_999() -> None:
 def test_frames_lie_within_the_file() -> None:
     [event] = read(write_edl(selection((source(), 99.99, 250)), None, 0.0), 25)[1]
     assert event.source == (2499, 2500)
+
+
+# Prints name, first frame, length and place of each clip that the reader of OpenTimelineIO finds.
+READER = """
+import json, sys
+import opentimelineio as otio
+from otio_cmx3600_adapter import cmx_3600
+
+timeline = cmx_3600.read_from_string(sys.stdin.read(), rate=float(sys.argv[1]))
+print(json.dumps({track.kind: [
+    (clip.name, clip.source_range.start_time.value, clip.source_range.duration.value,
+     clip.range_in_parent().start_time.value) for clip in track if isinstance(clip, otio.schema.Clip)
+] for track in timeline.tracks}))
+"""
+
+
+@pytest.mark.skipif(find_spec("otio_cmx3600_adapter") is None, reason="pip install otio-cmx3600-adapter")
+def test_opentimelineio_reads_the_same_frames() -> None:
+    drop, late = (
+        source("d.mov", NTSC, start_timecode="00:59:59;28"),
+        source("l.mov", NTSC, start_timecode="01:00:00;00"),
+    )
+    data = write_edl(selection((drop, 0, float(60 / NTSC)), (late, 5, 6)), None, 3600.0)
+    command = [sys.executable, "-c", READER, str(float(NTSC))]
+    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=120)
+    found = json.loads(done.stdout)
+    assert found["Video"] == [["d.mov", 107_890, 60, 0], ["l.mov", 107_892 + 150, 30, 60]] == found["Audio"]
