@@ -103,18 +103,21 @@ class Target:
         from vfindex.search.export.tags import by_video, is_foreign, sidecar_path, write_nfo, write_xmp
 
         write = write_xmp if self.format == "xmp" else write_nfo
-        written, foreign = 0, []
+        written: set[Path] = set()
+        refused = 0
         for excerpts in by_video(selection):
             path = sidecar_path(excerpts[0].source.path, self.format, self.path)
-            if is_foreign(path):
-                foreign.append(path)
+            if path in written:
+                say(f"{path} has the tags of another video of this name; export the two one by one")
+            elif is_foreign(path):
+                say(f"{path} was not written by vfindex, so it was left as it is; move it away, or use --output FOLDER")
+            else:
+                write_out_file(path, "--output", write(selection.title, excerpts))
+                written.add(path)
                 continue
-            write_out_file(path, "--output", write(selection.title, excerpts))
-            written += 1
-        for path in foreign:
-            say(f"{path} was not written by vfindex, so it was left as it is; move it away, or use --output FOLDER")
-        say(f"{counted(written, 'file')} written")
-        return not foreign
+            refused += 1
+        say(f"{counted(len(written), 'file')} written")
+        return not refused
 
 
 def _cut_name(excerpt: Excerpt) -> str:

@@ -14,6 +14,8 @@ from vfindex.storage.records import FileFacts, Segment, Video
 
 # Files whose frames last alike differ from this by rounding alone; beyond it the rate varies.
 _STEADY = 0.005
+# Cameras are slower; a container of a thousandth of a second states 1000 where it does not know better.
+_MAX_RATE = 120
 # Characters that end a line somewhere, or that XML cannot have.
 _BREAKS = {code: " " for code in (*range(32), 0x7F, *range(0x80, 0xA0), 0x2028, 0x2029)}
 
@@ -133,9 +135,14 @@ def source_of(video: Video, path: bytes, facts: FileFacts | None) -> Source:
 
 
 def _varies(video: Video, fps: Fraction) -> bool:
-    """Return whether a video has another number of frames than its rate makes; False where that is not known."""
+    """Return whether a video has another number of frames than its rate makes.
+
+    Where that is not known: whether its rate is one of a clock, not of a camera.
+    """
     due = (video.end_s - video.start_s) * float(fps)
-    return video.frames is not None and abs(video.frames - due) > max(1.5, _STEADY * due)
+    if video.frames is None:
+        return fps > _MAX_RATE
+    return abs(video.frames - due) > max(1.5, _STEADY * due)
 
 
 def words_in(segments: Iterable[Segment], tracks: Sequence[str], start_s: float, end_s: float) -> tuple[Segment, ...]:

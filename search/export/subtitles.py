@@ -64,8 +64,9 @@ def _moved(excerpt: Excerpt, by_s: float) -> Iterator[Cue]:
     for segment in excerpt.segments:
         start_ms = max(0, round(1000 * (segment.start_s + by_s)))
         end_ms = round(1000 * (segment.end_s + by_s))
-        if end_ms >= 0:
-            yield start_ms, max(end_ms, start_ms + 1), _lines(segment)
+        text = _lines(segment)
+        if end_ms >= 0 and text:
+            yield start_ms, max(end_ms, start_ms + 1), text
 
 
 def _lines(segment: Segment) -> str:

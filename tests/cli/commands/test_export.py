@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from library_maker import PICTURE
+from library_maker import PICTURE, add_video, axis, clip
+
+from vfindex.storage.writer import writing
 
 LIST = ("--list", "goals")
 
@@ -94,6 +96,15 @@ def test_nothing_to_export_fails(run: Any, arguments: tuple[str, ...], said: str
 
 def test_nothing_is_written_into_a_library(run: Any, chosen: Path) -> None:
     assert "is inside the library" in run("export", *LIST, "-o", chosen / "goals.csv").err
+
+
+def test_two_videos_of_one_name_do_not_share_a_sidecar(run: Any, chosen: Path, tmp_path: Path) -> None:
+    with writing(chosen) as writer:
+        add_video(writer, "a.mkv", [clip(visual=axis(1))])
+    run("mark", "/videos/a.mkv@3", *LIST)
+    ran = run("export", *LIST, "--format", "nfo", "-o", tmp_path)
+    assert ran.code == 1 and "a.nfo has the tags of another video of this name" in ran.err
+    assert b"<tag>goals</tag>" in (tmp_path / "a.nfo").read_bytes()
 
 
 def test_tags_replace_own_sidecars_only(run: Any, tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
-from library_maker import add_video, axis, clip, install
+from library_maker import add_video, axis, clip, install, video
 
 from vfindex.search import SearchService
 from vfindex.search.export.formats import FORMATS, Settings
+from vfindex.search.export.selection import source_of
 from vfindex.search.export.timecode import Timebase
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.errors import Problem, QueryError, UsageError, VideoError
@@ -106,12 +107,12 @@ def test_a_mark_whose_video_has_left_is_named(service: SearchService) -> None:
 
 
 def test_a_video_is_one_excerpt_and_its_words(service: SearchService) -> None:
-    video = service.video("/videos/steady")
-    assert service.export(video, "srt").data.decode().count("-->") == 2
-    part = service.export(video, "srt", span=(0.5, 3)).data.decode()
+    steady = service.video("/videos/steady")
+    assert service.export(steady, "srt").data.decode().count("-->") == 2
+    part = service.export(steady, "srt", span=(0.5, 3)).data.decode()
     assert part == "1\n00:00:00,500 --> 00:00:01,500\nhello\n"
-    assert json.loads(service.export(video, "json").data) == video.to_dict()
-    assert b" 10:00:02:00 10:00:03:00 01:00:00:00 01:00:01:00\r\n" in service.export(video, "edl", span=(2, 3)).data
+    assert json.loads(service.export(steady, "json").data) == steady.to_dict()
+    assert b" 10:00:02:00 10:00:03:00 01:00:00:00 01:00:01:00\r\n" in service.export(steady, "edl", span=(2, 3)).data
 
 
 def test_times_of_players_and_time_codes_come_from_the_file(service: SearchService, files: Files) -> None:
@@ -163,3 +164,21 @@ def test_wrong_uses_are_sentences(service: SearchService) -> None:
         service.export(service.marks(), "edl")
     with pytest.raises(UsageError, match=r"several \(25, 29.97, 30\)"):
         service.export(hits, "edl")
+
+
+@pytest.mark.parametrize(
+    ("fps", "frames", "rate", "varies"),
+    [
+        ("25/1", 250, 25, False),
+        ("25/1", 249, 25, False),
+        ("25/1", 113, 25, True),
+        ("2997/100", None, Fraction(30000, 1001), False),
+        ("10/1", 100, 10, False),
+        ("1000/1", None, 60, True),
+        ("100/1", 30, 50, True),
+        (None, 250, None, False),
+    ],
+)
+def test_rates_are_those_of_the_frames(fps: str | None, frames: int, rate: Fraction | None, varies: bool) -> None:
+    found = source_of(replace(video("a"), fps=fps, frames=frames), b"/a", None)
+    assert (found.rate, found.varies) == (rate, varies)

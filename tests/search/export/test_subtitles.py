@@ -78,6 +78,11 @@ def test_only_what_is_said_within_the_span_and_never_nothing() -> None:
         write_srt(selection((WHOLE, 0, 10)), None, 0.0)
 
 
+def test_a_text_of_control_characters_is_no_cue() -> None:
+    words = (Segment(1.0, 2.0, "\x00\x01", "sidecar"), *WORDS[:1])
+    assert write_srt(selection((WHOLE, 0, 4000), words=words), None, 0.0).decode().count("-->") == 1
+
+
 def test_a_cue_lasts() -> None:
     at = Segment(1.0, 1.0, "x", "asr")
     assert b"00:00:01,000 --> 00:00:01,001" in write_srt(selection((WHOLE, 0, 4000), words=(at,)), None, 0.0)
