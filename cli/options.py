@@ -13,10 +13,12 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 from vfindex.cli.extras import EXTRAS, require
+from vfindex.cli.output import say
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from vfindex.indexer.runners.base import RunnerChoice
+    from vfindex.search.engine import SearchEngine
     from vfindex.search.playback import Player
     from vfindex.search.stills import FrameReader
 
@@ -246,6 +248,18 @@ def media_player(opened: ExitStack) -> Player | None:
     from vfindex.indexer.playback.player import MediaPlayer
 
     return opened.enter_context(MediaPlayer())
+
+
+def give_image_encoder(engine: SearchEngine) -> None:
+    """Make sure that a library has its image encoder. Raises VfindexError without the extra `index`, ModelError."""
+    if engine.pictures.are_readable:
+        return
+    require("index")
+    from vfindex.indexer.models.factory import LibraryModels
+
+    folder = LibraryModels(engine.setup, cache_folder(), say=say).image_folder()
+    if folder is not None:
+        engine.pictures.take(folder)
 
 
 def refuse_empty(paths: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import JsonOption, LibrariesOption, cache_folder, library_folders
+from vfindex.cli.options import JsonOption, LibrariesOption, give_image_encoder, library_folders
 from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
 from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
@@ -143,14 +143,7 @@ def _images(service: SearchService, files: list[Path], likes: list[str], clips: 
     for file in files:
         check_file(file)
     for engine in service.engines if files or clips else ():
-        if engine.pictures.are_readable:
-            continue
-        require("index")
-        from vfindex.indexer.models.factory import LibraryModels
-
-        folder = LibraryModels(engine.setup, cache_folder(), say=say).image_folder()
-        if folder is not None:
-            engine.pictures.take(folder)
+        give_image_encoder(engine)
     return [*files, *_clips(clips, service.engine.pictures), *indexed]
 
 

@@ -8,28 +8,33 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import LibrariesOption, frame_reader, library_folders, media_player
+from vfindex.cli.options import LibrariesOption, frame_reader, give_image_encoder, library_folders, media_player
 from vfindex.cli.output import say
 from vfindex.cli.tokens import kept_tokens, tokens_from_environment
 from vfindex.search.http.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     LOOPBACK_NAMES,
+    Limits,
     Settings,
     Tokens,
     is_loopback,
     networks,
 )
 from vfindex.storage.errors import UsageError
+from vfindex.storage.machine import usable_cores
 
 if TYPE_CHECKING:
+    from vfindex.search.engine import SearchEngine
     from vfindex.search.http.server import Address
     from vfindex.search.http.sessions import Sessions
+    from vfindex.storage.encoders.pixels import Pixels
 
 NAME = "serve"
 EXAMPLE = "vfindex serve --open"
@@ -53,7 +58,6 @@ def command(
 ) -> None:
     """Serve a page to search and watch, and a REST interface."""
     require("serve")
-    from vfindex.indexer.pictures import PictureDecoder
     from vfindex.search.http.app import create_app
     from vfindex.search.http.server import Address, bound_socket, check_tls, make_server
     from vfindex.search.http.sessions import Sessions
@@ -78,11 +82,12 @@ def command(
             root_path=root_path,
             tokens=tokens,
             proxies=networks(proxy or ()),
+            limits=Limits(searches=max(Limits().searches, usable_cores())),
         )
         sessions = Sessions(settings)
         page = _page(address, port, settings)
         ready = partial(_ready, page, sessions, settings, open_=open_)
-        app = create_app(service, settings, sessions, PictureDecoder())
+        app = create_app(service, settings, sessions, _Pictures())
         make_server(app, address, settings.limits, ready).run(sockets=[sock])
     say("stopped")
 
@@ -109,6 +114,24 @@ def _hosts(host: str, named: Iterable[str]) -> frozenset[str]:
     """Return the names that clients may use."""
     own = () if is_loopback(host) else (socket.gethostname(),)
     return frozenset(name.lower().strip("[]") for name in (*LOOPBACK_NAMES, host, *own, *named))
+
+
+class _Pictures:
+    """Decodes pictures that clients send; gives a library its image encoder before the first one."""
+
+    def __init__(self) -> None:
+        from vfindex.indexer.pictures import PictureDecoder
+
+        self._decoder, self._preparing = PictureDecoder(), Lock()
+
+    def prepare(self, engine: SearchEngine) -> None:
+        """Raises VfindexError, ModelError."""
+        with self._preparing:
+            give_image_encoder(engine)
+
+    def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
+        """Return the picture as `PictureDecoder` does. Raises QueryError."""
+        return self._decoder.read_picture(data, name, size_px)
 
 
 def _page(address: Address, port: int, settings: Settings) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from starlette.responses import Response
 
 from vfindex.search.calibration.labels import LABELS
-from vfindex.search.export.formats import FORMATS, Exported, Settings, get_format
-from vfindex.search.export.timecode import Timebase
+from vfindex.search.engine import SearchEngine
+from vfindex.search.export.formats import get_format
 from vfindex.search.http.answers import Refusal, json_bytes, json_response, not_found, versioned
 from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.limits import Workers
@@ -44,36 +44,24 @@ UPLOADS = 2
 
 VIDEO = Param("fingerprint", "video", "Fingerprint of a video: the first part of the key of a hit.")
 START = Param("start_ms", "integer", "Start of a clip in milliseconds: the second part of the key of a hit.")
-_K = Param("k", "integer", "Number of hits.", 10, least=1, most=MAX_HITS)
+K = Param("k", "integer", "Number of hits.", 10, least=1, most=MAX_HITS)
 _FIRST = Param("first", "integer", "How many to leave out, for further pages.", 0, least=0, most=1_000_000_000)
-_PER_VIDEO = Param("per_video", "integer", "Hits per video at most.", 1, least=1, most=MAX_HITS)
+PER_VIDEO = Param("per_video", "integer", "Hits per video at most.", 1, least=1, most=MAX_HITS)
 _ASKED = (
     Param("q", "text", "The query, in the query language.", ""),
-    _K,
+    K,
     _FIRST,
-    _PER_VIDEO,
+    PER_VIDEO,
     Param("like", "clip", "Find clips that look like this one; may be repeated.", many=True),
     Param("min_confidence", "text", "Only hits with this label or a better one; none: all hits.", choices=LABELS),
 )
-_ALIKE = (Param("clip", "clip", "Key of the clip.", required=True), _K, _FIRST, _PER_VIDEO)
+_ALIKE = (Param("clip", "clip", "Key of the clip.", required=True), K, _FIRST, PER_VIDEO)
 _LISTED = (
     Param("filters", "text", "Filters of the query language.", ""),
     _FIRST,
     Param("limit", "integer", "Videos on a page.", 100, least=1, most=MAX_PAGE),
 )
 _FORMATS = (Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),)
-_EXPORTED = (
-    Param("format", "text", "Of the file.", required=True, choices=tuple(FORMATS)),
-    Param("q", "text", "Export the hits of this query."),
-    _K,
-    _PER_VIDEO,
-    Param("list", "text", "Export the marks of this list."),
-    Param("video", "video", "Export this video: its fingerprint."),
-    Param("start_s", "number", "Of a video: where the part to export begins, in seconds."),
-    Param("end_s", "number", "Of a video: where it ends."),
-    Param("rate", "text", "Frame rate of a timeline, as 25, 23.976 or 29.97df; without one, that of the videos."),
-    Param("offset_s", "number", "Where a timeline begins, in seconds."),
-)
 _LIST = Param("list", "text", "Name of a list.")
 _QUESTION = Param("question", "text", "The question of a judgement.")
 _ID = Param("id", "integer", "Number.", least=0)
@@ -90,7 +78,10 @@ _SAVED = (_NAME, Param("text", "text", "The question, in the query language.", r
 
 
 class PictureReader(Protocol):
-    """Decodes pictures from strangers; `indexer.pictures.PictureDecoder` does, in a confined child process."""
+    """Decodes pictures from strangers, in a confined child process, for the image encoder of a library."""
+
+    def prepare(self, engine: SearchEngine) -> None:
+        """Give a library its image encoder, if it has none yet. Raises ModelError, VfindexError."""
 
     def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
         """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`. Raises QueryError."""
@@ -137,7 +128,7 @@ class Api:
     async def search_pictures(self, call: Call) -> Response:
         """Search by pictures in the fields `image` of a form, by text and by clips."""
         pictures = [
-            await self._uploads.run(self._decoded, data, f"picture {number}")
+            await self._uploads.run(self._decoded, data, f"image {number}")
             for number, data in enumerate(call.files, start=1)
         ]
         found = await self.workers.run(self._found, call, [*pictures, *call["like"]])
@@ -165,6 +156,8 @@ class Api:
         """Return a picture for the image encoder of the library. Raises Refusal, QueryError, ModelError."""
         if self._pictures is None:
             raise Refusal(501, "NotHere", "this server decodes no pictures")
+        for engine in self._service.engines:
+            self._pictures.prepare(engine)
         return Picture(name, (self._pictures.read_picture(data, name, self._service.engine.pictures.size_px),))
 
     # --- videos -----------------------------------------------------------------------------------------------------
@@ -203,31 +196,6 @@ class Api:
             return versioned(call.request, self._service.version(), subtitles, media_type)
 
         return await self.workers.run(answer)
-
-    @answers(Endpoint("GET", f"{PREFIX}/export", "application/octet-stream", query=_EXPORTED))
-    async def export(self, call: Call) -> Response:
-        """Return the hits of a query, a list, or a video as a file for another program."""
-        made = await self.workers.run(self._exported, call)
-        headers = {"content-disposition": f'attachment; filename="{made.name}"', "cache-control": "no-store"}
-        return Response(made.data, 200, headers, made.media_type)
-
-    def _exported(self, call: Call) -> Exported:
-        """Raises Refusal unless one thing to export is named, QueryError, UsageError."""
-        named = [name for name in ("q", "list", "video") if call[name] is not None]
-        if len(named) != 1:
-            raise Refusal(400, "WrongParameter", "name one thing to export: q, list or video")
-        chosen: Hits | MarkList | VideoInfo
-        if named == ["q"]:
-            chosen = self._service.search(
-                call["q"], top_k=call["k"], per_video=call["per_video"], timeout_s=self._limits.search_s
-            )
-        elif named == ["list"]:
-            chosen = self._service.marks(list_=call["list"])
-        else:
-            chosen = self._service.video(known_video(self._service, call["video"]))
-        base = None if call["rate"] is None else Timebase.parse(call["rate"])
-        settings, span = Settings(base, call["offset_s"]), (call["start_s"], call["end_s"])
-        return self._service.export(chosen, call["format"], span=span, settings=settings)
 
     def _known(self, call: Call) -> str:
         """Return the fingerprint of a video that the library has. Raises Refusal."""

@@ -1,4 +1,4 @@
-"""What a page shows and plays: thumbnails, frames, files by ranges, and streams of spans.
+"""What a page shows, plays and saves: thumbnails, frames, files by ranges, streams of spans, exports.
 
 Only files that the library names are opened: videos by their fingerprint, thumbnails by their clip. No request holds a
 path.
@@ -7,18 +7,24 @@ path.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from vfindex.search.export.formats import FORMATS, Exported, Settings
+from vfindex.search.export.gather import Chosen
+from vfindex.search.export.timecode import Timebase
 from vfindex.search.http.answers import Refusal, json_bytes, not_found, versioned
-from vfindex.search.http.api import PREFIX, START, VIDEO, known_video
+from vfindex.search.http.api import PER_VIDEO, PREFIX, START, VIDEO, K, known_video
 from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
-from vfindex.search.http.files import file_response
+from vfindex.search.http.files import FileParts, Span, file_response
 from vfindex.search.http.limits import Incomplete, Workers
 from vfindex.search.http.settings import Limits
 from vfindex.search.playback import MediaStream, Playback
@@ -42,13 +48,29 @@ _SPAN = (
     Param("end_s", "number", "Where to end; ten minutes later at most."),
     Param("rung", "text", "transcode, where the browser cannot play the copy.", choices=("remux", "transcode")),
 )
+CUT = "mp4"
+# Of one cut: its file lies in the temporary folder until it is sent.
+MAX_CUT_S = 1800.0
+_EXPORTED = (
+    Param("format", "text", "Of the file.", required=True, choices=(*FORMATS, CUT)),
+    Param("q", "text", "Export the hits of this query."),
+    K,
+    PER_VIDEO,
+    Param("list", "text", "Export the marks of this list."),
+    Param("video", "video", "Export this video: its fingerprint."),
+    Param("start_s", "number", "Of a video: where the part to export begins, in seconds."),
+    Param("end_s", "number", "Of a video: where it ends."),
+    Param("rate", "text", "Frame rate of a timeline, as 25, 23.976 or 29.97df; without one, that of the videos."),
+    Param("offset_s", "number", "Where a timeline begins, in seconds."),
+    Param("exact", "boolean", "Of mp4: encode again from the very frame, instead of copying from the keyframe before."),
+)
 
 
 class Media:
-    """The endpoints that answer with pictures and videos."""
+    """The endpoints that answer with pictures, videos and files for other programs."""
 
     def __init__(self, service: SearchService, limits: Limits) -> None:
-        self._service = service
+        self._service, self._limits = service, limits
         self._files = Workers(FILE_THREADS, limits.waiting, "files")
         self._frames = Workers(FRAME_THREADS, limits.waiting, "frames")
         self._streams = Workers(STREAM_THREADS, limits.waiting, "streams")
@@ -125,10 +147,73 @@ class Media:
         with _decoding():
             return self._service.stream(fingerprint, call["start_s"], call["end_s"], rung=call["rung"])
 
+    @answers(Endpoint("GET", f"{PREFIX}/export", "application/octet-stream", query=_EXPORTED))
+    async def export(self, call: Call) -> Response:
+        """Return the hits of a query, a list, or a video as a file for another program.
+
+        mp4 joins all moments, of half an hour at most. `vfindex-notes` is a JSON list of sentences on what is otherwise
+        than asked for, percent-encoded.
+        """
+        if call["format"] == CUT:
+            return await self._streams.run(self._cut, call)
+        made = await self._files.run(self._exported, call)
+        return Response(made.data, 200, _attachment(made.name, made.notes), made.media_type)
+
+    def _chosen(self, call: Call) -> Chosen:
+        """Return the record to export. Raises Refusal unless one thing is named, QueryError, UsageError."""
+        named = [name for name in ("q", "list", "video") if call[name] is not None]
+        if len(named) != 1:
+            raise Refusal(400, "WrongParameter", "name one thing to export: q, list or video")
+        if named == ["list"]:
+            return self._service.marks(list_=call["list"])
+        if named == ["video"]:
+            return self._service.video(known_video(self._service, call["video"]))
+        options = {"per_video": call["per_video"], "timeout_s": self._limits.search_s}
+        return self._service.search(call["q"], top_k=call["k"], **options)
+
+    def _exported(self, call: Call) -> Exported:
+        base = None if call["rate"] is None else Timebase.parse(call["rate"])
+        settings, span = Settings(base, call["offset_s"]), (call["start_s"], call["end_s"])
+        return self._service.export(self._chosen(call), call["format"], span=span, settings=settings)
+
+    def _cut(self, call: Call) -> Response:
+        """Raises Refusal for too long a cut, QueryError, UsageError, LibraryError, VideoError, Overloaded."""
+        if call["rate"] is not None or call["offset_s"] is not None:
+            raise Refusal(400, "WrongParameter", "mp4 has no timeline; leave out rate and offset_s")
+        selection = self._service.selection(self._chosen(call), (call["start_s"], call["end_s"])).once()
+        spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in selection.excerpts]
+        if not spans:
+            raise Refusal(400, "QueryError", "there is nothing to export")
+        if sum(end_s - start_s for _, start_s, end_s in spans) > MAX_CUT_S:
+            reason = f"the moments are longer than {MAX_CUT_S / 60:g} minutes together; choose fewer"
+            raise Refusal(400, "WrongParameter", reason)
+        with tempfile.TemporaryFile() as file, _decoding():
+            made = self._service.cut(spans, partial(_write_at, file.fileno()), exact=bool(call["exact"]))
+            size, handle = os.fstat(file.fileno()).st_size, os.dup(file.fileno())
+        notes = (*selection.notes, *([f"a part could not be read: {made.error}"] if made.error else []))
+        return FileParts(handle, size, [Span(0, size)], "video/mp4", 200, _attachment("moments.mp4", notes))
+
     def close(self) -> None:
         """Wait for the calls that run."""
         for workers in (self._files, self._frames, self._streams):
             workers.close()
+
+
+def _attachment(name: str, notes: Sequence[str]) -> dict[str, str]:
+    """Return the headers of a file to save. name: of letters, digits and dashes."""
+    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+    return headers | ({"vfindex-notes": quote(json.dumps(notes))} if notes else {})
+
+
+def _write_at(handle: int, at: int, data: bytes) -> None:
+    """Write to a file at an offset. Raises Refusal if the disk is full."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            count = os.pwrite(handle, rest, at)
+            rest, at = rest[count:], at + count
+    except OSError as exc:
+        raise Refusal(507, "NoRoom", f"the cut cannot be stored ({exc.strerror}) in the temporary folder") from exc
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -12,12 +15,14 @@ from library_maker import add_video, axis, clip
 from PIL import Image
 from serving import Site, serving
 
+from vfindex.search.engine import SearchEngine
 from vfindex.search.query.image import Pictures
 from vfindex.search.query.parser import parse
 from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import QueryError
-from vfindex.storage.records import ClipKey
+from vfindex.storage.maintenance.removal import RemovalSettings, forget_path
+from vfindex.storage.records import ClipKey, CutEnd
 from vfindex.storage.writer import writing
 
 # --- the service's documents ----------------------------------------------------------------------------------------
@@ -222,6 +227,45 @@ def test_an_export_is_a_file_to_save(site: Site, service: SearchService) -> None
     assert site.get("/export?format=srt&video=v3&end_s=2").body != whole
 
 
+def test_what_an_export_leaves_out_is_said(site: Site, folder: Path) -> None:
+    site.post("/marks", {"clip": "v2:0", "list": "cut"})
+    site.post("/marks", {"clip": "v3:0", "list": "cut"})
+    path = os.fsencode(site.get("/videos/v3").document["video"])
+    forget_path(folder, [path], RemovalSettings(lambda *_: ("", [])))
+    answer = site.get("/export?format=csv&list=cut")
+    assert answer.status == 200
+    assert json.loads(unquote(answer.headers["vfindex-notes"])) != []
+
+
+def test_a_cut_joins_moments(folder: Path) -> None:
+    player = Cutter()
+    with SearchService(folder, player=player) as service, serving(service) as site:
+        site.post("/marks", {"clip": "v2:0", "list": "cut"})
+        site.post("/marks", {"clip": "v1:5000", "list": "cut"})
+        answer = site.get("/export?format=mp4&list=cut&exact=true")
+        assert (answer.status, answer.body) == (200, b"headmedia")
+        assert answer.headers["content-type"] == "video/mp4"
+        assert player.asked == ([(b"v2.mp4", 0.0, 5.0), (b"v1.mp4", 5.0, 10.0)], True)
+        assert "it is damaged" in unquote(answer.headers["vfindex-notes"])
+        for asked, error in (("list=none", "QueryError"), ("list=cut&rate=25", "WrongParameter")):
+            assert site.get(f"/export?format=mp4&{asked}").error == (400, error)
+    with SearchService(folder) as service, serving(service) as site:
+        assert site.get("/export?format=mp4&video=v1").error == (501, "NotHere")
+
+
+class Cutter:
+    """Writes the same cut of everything; notes what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: Any = None
+
+    def cut(self, parts: Any, write: Any, *, exact: bool, timecode: str | None = None) -> CutEnd:
+        self.asked = ([(os.path.basename(each.path), each.start_s, each.end_s) for each in parts], exact)
+        write(4, b"media")
+        write(0, b"head")
+        return CutEnd(tuple((each.start_s, each.end_s) for each in parts), 10.0, "it is damaged")
+
+
 def test_a_transcript_is_subtitles_too(site: Site, folder: Path) -> None:
     answer = site.get("/videos/v1/transcript?format=vtt")
     assert answer.headers["content-type"] == "text/vtt; charset=utf-8"
@@ -245,7 +289,13 @@ class Axis:
 
 
 class Reader:
-    """Reads a picture in this process."""
+    """Reads a picture in this process; notes which libraries it was to prepare."""
+
+    def __init__(self) -> None:
+        self.prepared: list[SearchEngine] = []
+
+    def prepare(self, engine: SearchEngine) -> None:
+        self.prepared.append(engine)
 
     def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
         if not data.startswith(b"\x89PNG"):
@@ -269,10 +319,11 @@ def png(red: int) -> bytes:
 
 def test_a_picture_is_a_question(service: SearchService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pictures, "_encoder", lambda self: Axis())
-    with serving(service, pictures=Reader()) as site:
+    with serving(service, pictures=(reader := Reader())) as site:
         found = site.ask("/api/v1/search", "POST", *form({"k": "2"}, png(3))).document
         assert found["hits"][0]["key"][0] == "v3"
-        assert (found["images"], len(found["hits"])) == (["picture 1"], 2)
+        assert (found["images"], len(found["hits"])) == (["image 1"], 2)
+        assert reader.prepared == service.engines
         assert site.ask("/api/v1/search", "POST", *form({"q": "2"})).document["hits"][0]["key"][0] == "v2"
         for body, error in (
             (form({"k": "2"}, b"no picture"), (400, "QueryError")),
