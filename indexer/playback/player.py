@@ -24,7 +24,9 @@ from vfindex.storage.records import CutEnd, CutPart, Playability, Rung
 logger = logging.getLogger(__name__)
 
 STREAMS = 16  # at a time, copies included; the child of one takes some 100 MB
-CPU_PER_SPAN_S = 20.0  # for a second of media, besides what the file's size allows: 4K at 60 frames/s takes some 12
+# Processor time for a second of media, besides what the size of the file allows: decoding 4K at 60 frames a second
+# takes some 2 s of a core, encoding it in full size some 10 s more.
+STREAM_CPU_S, CUT_CPU_S = 5.0, 20.0
 CACHED_FILES = 512
 MAX_CUT_BYTES = 1 << 40
 CONTENT_TYPE = re.compile(r'video/(mp4|webm)(; codecs="[\w., -]{1,100}")?', re.ASCII)  # it becomes a header of HTTP
@@ -116,7 +118,7 @@ class MediaPlayer:
         with (self._encodings if exact else self._slots).held(), self._decoder() as decoder:
             request = {"kind": "cut", "order": order}
             paths = [part.path for part in parts]
-            more_cpu_s = CPU_PER_SPAN_S * length_s
+            more_cpu_s = CUT_CPU_S * length_s
             for item in decoder.ask(paths[0], "decode", request, parse, more_cpu_s=more_cpu_s, paths=paths):
                 if isinstance(item, CutEnd):
                     return item
@@ -127,7 +129,7 @@ class MediaPlayer:
         """Return a stream that has begun. copies: what can be copied. encodes: its video is not, so that it counts."""
         decoder, (start_s, end_s) = self._decoder(), span
         order = {"start_s": start_s, "end_s": end_s, "copies": copies}
-        request, more_cpu_s = {"kind": "stream", "order": order}, CPU_PER_SPAN_S * max(0.0, end_s - start_s)
+        request, more_cpu_s = {"kind": "stream", "order": order}, STREAM_CPU_S * max(0.0, end_s - start_s)
 
         def messages() -> Generator[StreamStart | bytes | StreamEnd]:
             yield from decoder.ask(path, "decode", request, _stream_message, more_cpu_s=more_cpu_s)
