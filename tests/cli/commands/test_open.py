@@ -12,6 +12,7 @@ import pytest
 from command_line import vfindex
 from library_maker import axis, clip, install, video
 
+from vfindex.cli.commands.open import _begin_s
 from vfindex.storage.records import Location, UnitPlan, UnitResult
 from vfindex.storage.writer import writing
 
@@ -117,3 +118,12 @@ def test_a_search_goes_on_where_nothing_can_be_kept(searched: Path, state: Path,
     state.write_text("in the way")
     assert run("search", "dogs", "--all").code == 0
     assert state.read_text() == "in the way"
+
+
+EDGE = Path(os.environ.get("VFINDEX_TEST_MEDIA", "")) / "edge"
+
+
+@pytest.mark.skipif(not EDGE.is_dir(), reason="VFINDEX_TEST_MEDIA names no folder with edge files")
+@pytest.mark.parametrize(("name", "begin_s"), [("test_non_zero_start.mp4", 8.333), ("nasa_13013.mp4", 0.0)])
+def test_players_count_from_where_the_file_begins(name: str, begin_s: float) -> None:
+    assert _begin_s(str(EDGE / name)) == pytest.approx(begin_s, abs=1e-3)
