@@ -68,12 +68,14 @@ class MediaPlayer:
         """Return the first rung for a file; `strip`, with the reason, if it cannot be decoded. Raises VideoError."""
         identity = _identity(path)
         with self._probing:
-            if identity not in self._known:
-                self._known[identity] = self._probed(path)
-            self._known.move_to_end(identity)
+            found = self._known.pop(identity, None)
+            if found is None:
+                found = self._probed(path)
+            if found.rung != "strip":  # the reason may be the machine's, which passes
+                self._known[identity] = found
             while len(self._known) > CACHED_FILES:
                 self._known.popitem(last=False)
-            return self._known[identity]
+            return found
 
     def stream(self, path: bytes, start_s: float, end_s: float, rung: Rung | None = None) -> ChildStream:
         """Return a span as media. rung: `transcode` to skip the copy. Raises VideoError, Overloaded."""

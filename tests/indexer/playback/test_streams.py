@@ -148,6 +148,19 @@ def test_a_span_begins_and_ends_where_asked(player: MediaPlayer, tmp_path: Path)
     assert (heard_s[0], heard_s[-1]) == (0.0, pytest.approx(2.3, abs=0.1))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+def test_packets_without_decoding_times_are_copied(player: MediaPlayer, tmp_path: Path, count: int) -> None:
+    """Matroska stores none; FFmpeg knows them only once it has seen how far frames are reordered."""
+    shots = [
+        Shot(colour, 0.04) for colour in ("red", "blue", "green", "white", "black", "red", "blue", "green", "grey")
+    ]
+    path = make_video(tmp_path / "a.mkv", shots=shots[:count], codec="libx264", b_frames=3)
+    with player.stream(bytes(path), 0.0, 1.0) as stream:
+        _, times_s, _ = shown(b"".join(stream))
+    assert stream.rung == "remux"
+    assert sorted(times_s) == pytest.approx([index * 0.04 for index in range(count)], abs=0.001)
+
+
 def test_large_frames_are_made_small_and_even(player: MediaPlayer, tmp_path: Path) -> None:
     path = make_video(tmp_path / "tall.avi", shots=[Shot("red", 0.2)], width=1502, height=2500)
     with player.stream(bytes(path), 0.0, 1.0) as stream:
