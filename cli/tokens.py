@@ -12,13 +12,14 @@ from vfindex.search.http.settings import Tokens
 from vfindex.storage.errors import UsageError
 from vfindex.storage.files.regular import regular_no_link
 
+TOKEN_NAMES = ("VFINDEX_TOKEN", "VFINDEX_READ_TOKEN")
 _FILE = "serve-tokens"
 _MAX_BYTES = 10_000
 
 
 def tokens_from_environment() -> Tokens | None:
     """Return the tokens of VFINDEX_TOKEN and VFINDEX_READ_TOKEN, None without the first. Raises UsageError."""
-    write, read = os.environ.get("VFINDEX_TOKEN"), os.environ.get("VFINDEX_READ_TOKEN")
+    write, read = map(os.environ.get, TOKEN_NAMES)
     if read and not write:
         raise UsageError("VFINDEX_READ_TOKEN is set and VFINDEX_TOKEN is not; set both, or the second alone")
     return Tokens(write, read or None) if write else None

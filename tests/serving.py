@@ -15,7 +15,7 @@ from typing import Any
 
 from library_maker import axis, clip, video
 
-from vfindex.search.http.api import PictureReader
+from vfindex.search.http.api import Tools
 from vfindex.search.http.app import create_app
 from vfindex.search.http.server import Address, bound_socket, make_server
 from vfindex.search.http.sessions import Sessions
@@ -101,16 +101,14 @@ def add_file(writer: Writer, path: Path, number: int) -> None:
 
 
 @contextmanager
-def serving(
-    service: SearchService, settings: Settings | None = None, pictures: PictureReader | None = None
-) -> Iterator[Site]:
+def serving(service: SearchService, settings: Settings | None = None, tools: Tools | None = None) -> Iterator[Site]:
     """Yield a server of a service on a free port of this machine."""
     address = Address("127.0.0.1", 0)
     with bound_socket(address) as sock:
         port = sock.getsockname()[1]
         settings = settings or Settings(port=port)
         sessions, ready = Sessions(settings), threading.Event()
-        server = make_server(create_app(service, settings, sessions, pictures), address, settings.limits, ready.set)
+        server = make_server(create_app(service, settings, sessions, tools), address, settings.limits, ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         try:

@@ -80,7 +80,7 @@ MAX_LINES = 450
 ROOMS = {
     "cli": (
         *("entry", "app", "commands", "removal", "exports", "run", "demo_media", "render"),
-        *("tokens", "last_search", "options", "extras", "out_file", "output"),
+        *("started_run", "tokens", "last_search", "options", "extras", "out_file", "output"),
     ),
     "indexer": (
         *(

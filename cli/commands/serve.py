@@ -31,6 +31,7 @@ from vfindex.storage.errors import UsageError
 from vfindex.storage.machine import usable_cores
 
 if TYPE_CHECKING:
+    from vfindex.cli.started_run import RunStarter
     from vfindex.search.engine import SearchEngine
     from vfindex.search.http.server import Address
     from vfindex.search.http.sessions import Sessions
@@ -49,6 +50,9 @@ def command(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Name that clients use for this machine; repeatable.")
     ] = None,
+    allow_write: Annotated[
+        bool, typer.Option("--allow-write", help="Let clients start a reindex, or a retry of failed files.")
+    ] = False,
     cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate in PEM, for https.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate.")] = None,
     root_path: Annotated[str, typer.Option(metavar="PATH", help="What a proxy puts before every path.")] = "",
@@ -58,6 +62,7 @@ def command(
 ) -> None:
     """Serve a page to search and watch, and a REST interface."""
     require("serve")
+    from vfindex.search.http.api import Tools
     from vfindex.search.http.app import create_app
     from vfindex.search.http.server import Address, bound_socket, check_tls, make_server
     from vfindex.search.http.sessions import Sessions
@@ -87,7 +92,8 @@ def command(
         sessions = Sessions(settings)
         page = _page(address, port, settings)
         ready = partial(_ready, page, sessions, settings, open_=open_)
-        app = create_app(service, settings, sessions, _Pictures())
+        runs = opened.enter_context(_run_starter(folders[0])) if allow_write else None
+        app = create_app(service, settings, sessions, Tools(_Pictures(), runs))
         make_server(app, address, settings.limits, ready).run(sockets=[sock])
     say("stopped")
 
@@ -114,6 +120,14 @@ def _hosts(host: str, named: Iterable[str]) -> frozenset[str]:
     """Return the names that clients may use."""
     own = () if is_loopback(host) else (socket.gethostname(),)
     return frozenset(name.lower().strip("[]") for name in (*LOOPBACK_NAMES, host, *own, *named))
+
+
+def _run_starter(folder: Path) -> RunStarter:
+    """Return what starts runs. Raises VfindexError without the extra `index`."""
+    require("index")
+    from vfindex.cli.started_run import RunStarter
+
+    return RunStarter(folder)
 
 
 class _Pictures:

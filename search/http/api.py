@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from starlette.responses import Response
 
@@ -34,10 +34,12 @@ from vfindex.search.results import (
 )
 from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
 
 PREFIX = "/api/v1"
+# Both find their files by themselves: no client names a path.
+RunCommand = Literal["reindex", "retry"]
 MAX_HITS, MAX_PAGE = 1000, 1000
 # Pictures decoded at a time, each in a process with limits.
 UPLOADS = 2
@@ -64,6 +66,7 @@ _LISTED = (
 _FORMATS = (Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),)
 _LIST = Param("list", "text", "Name of a list.")
 _QUESTION = Param("question", "text", "The question of a judgement.")
+_COMMAND = Param("command", "text", "What to run.", required=True, choices=get_args(RunCommand))
 _ID = Param("id", "integer", "Number.", least=0)
 _NAME = Param("name", "text", "Name of a saved question.", required=True)
 _MARKED = (
@@ -85,6 +88,34 @@ class PictureReader(Protocol):
 
     def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
         """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`. Raises QueryError."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A run that a client started. exit_code: None while it runs. message: the last line that it printed."""
+
+    command: RunCommand
+    started_at: str
+    exit_code: int | None
+    message: str
+
+
+class RunsStarter(Protocol):
+    """Starts runs in a process of their own; `cli.started_run.RunStarter` does."""
+
+    def start(self, command: RunCommand) -> StartedRun:
+        """Start a command; return it. Raises LibraryLocked while another one runs, VfindexError."""
+
+    def state(self) -> StartedRun | None:
+        """Return the run that was started last, None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a server has beside its service. None: it does without, and says so."""
+
+    pictures: PictureReader | None = None
+    runs: RunsStarter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +143,9 @@ class Lists:
 class Api:
     """The endpoints about searches, videos and what people write. Calls run in threads, searches with a time limit."""
 
-    def __init__(self, service: SearchService, limits: Limits, pictures: PictureReader | None = None) -> None:
-        self._service, self._limits, self._pictures = service, limits, pictures
+    def __init__(self, service: SearchService, limits: Limits, tools: Tools) -> None:
+        self._service, self._limits = service, limits
+        self._pictures, self._runs = tools.pictures, tools.runs
         self.workers = Workers(limits.searches, limits.waiting, "search")
         self._uploads = Workers(UPLOADS, limits.waiting, "upload")
 
@@ -256,6 +288,24 @@ class Api:
         """Return all runs, the oldest first."""
         return await self._versioned(call, lambda: self._service.runs().to_dict())
 
+    @answers(Endpoint("POST", f"{PREFIX}/runs", StartedRun, body=(_COMMAND,)))
+    async def start_run(self, call: Call) -> Response:
+        """Start a reindex, or a retry of failed files, if the server was started with --allow-write."""
+        if self._runs is None:
+            raise Refusal(403, "Forbidden", "this server starts no runs; start it with --allow-write")
+        try:
+            return _fresh(await self.workers.run(self._runs.start, call["command"]))
+        except LibraryLocked as exc:
+            raise Refusal(409, "LibraryLocked", str(exc)) from exc
+
+    @answers(Endpoint("GET", f"{PREFIX}/runs/started", StartedRun))
+    async def started_run(self, call: Call) -> Response:
+        """Return the run that a client started last, and how it ended."""
+        found = None if self._runs is None else await self.workers.run(self._runs.state)
+        if found is None:
+            raise not_found("no client has started a run")
+        return _fresh(found)
+
     @answers(Endpoint("GET", f"{PREFIX}/runs/{{id}}", RunInfo, in_path=(_ID,)))
     async def run(self, call: Call) -> Response:
         """Return a run."""
@@ -299,7 +349,7 @@ def known_video(service: SearchService, fingerprint: str) -> str:
     return fingerprint
 
 
-def _fresh(found: Record | SavedQuery | Lists | Health) -> Response:
+def _fresh(found: Record | SavedQuery | Lists | StartedRun | Health) -> Response:
     """Return a record that a browser does not keep."""
     document = found.to_dict() if isinstance(found, Record) else asdict(found)
     return json_response(document, headers={"cache-control": "no-store"})

@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from vfindex.search.http.answers import JSON, Refusal, json_bytes
-from vfindex.search.http.api import PREFIX, Api, PictureReader
+from vfindex.search.http.api import PREFIX, Api, Tools
 from vfindex.search.http.endpoints import endpoints_of
 from vfindex.search.http.media import Media
 from vfindex.search.http.openapi import openapi
@@ -36,14 +36,14 @@ def create_app(
     service: SearchService,
     settings: Settings,
     sessions: Sessions | None = None,
-    pictures: PictureReader | None = None,
+    tools: Tools | None = None,
 ) -> Starlette:
     """Return the ASGI application of a service, which whoever opened it closes.
 
-    sessions: to make login links with. pictures: decodes those that clients send.
+    sessions: to make login links with. tools: what clients may use beside the service.
     """
     sessions = Sessions(settings) if sessions is None else sessions
-    api, media = Api(service, settings.limits, pictures), Media(service, settings.limits)
+    api, media = Api(service, settings.limits, tools or Tools()), Media(service, settings.limits)
     endpoints = [*endpoints_of(api), *endpoints_of(media)]
     document = json_bytes(openapi(endpoints, settings.root_path))
     pages = Pages(service, settings, sessions, api.workers)

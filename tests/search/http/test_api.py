@@ -16,11 +16,12 @@ from PIL import Image
 from serving import Site, serving
 
 from vfindex.search.engine import SearchEngine
+from vfindex.search.http.api import RunCommand, StartedRun, Tools
 from vfindex.search.query.image import Pictures
 from vfindex.search.query.parser import parse
 from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
-from vfindex.storage.errors import QueryError
+from vfindex.storage.errors import LibraryLocked, QueryError
 from vfindex.storage.maintenance.removal import RemovalSettings, forget_path
 from vfindex.storage.records import ClipKey, CutEnd
 from vfindex.storage.writer import writing
@@ -213,6 +214,41 @@ def test_a_body_that_is_no_json_is_refused(site: Site) -> None:
     assert site.get("/marks").document == {"marks": []}
 
 
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+class Runs:
+    """Starts nothing; the run ends when a test says so."""
+
+    def __init__(self) -> None:
+        self.run: StartedRun | None = None
+
+    def start(self, command: RunCommand) -> StartedRun:
+        if self.run is not None and self.run.exit_code is None:
+            raise LibraryLocked("a run works")
+        self.run = StartedRun(command, "2026-01-01T00:00:00+00:00", None, "")
+        return self.run
+
+    def state(self) -> StartedRun | None:
+        return self.run
+
+
+def test_clients_start_runs_where_they_may(site: Site, service: SearchService) -> None:
+    assert site.post("/runs", {"command": "reindex"}).error == (403, "Forbidden")
+    assert site.get("/runs/started").error == (404, "NotFound")
+    with serving(service, tools=Tools(runs=(runs := Runs()))) as allowed:
+        assert allowed.get("/runs/started").error == (404, "NotFound")
+        for wrong in ("ingest", "remove", "reindex; rm", ""):
+            assert allowed.post("/runs", {"command": wrong}).error == (400, "WrongParameter")
+        started = allowed.post("/runs", {"command": "reindex"}).document
+        assert started == allowed.get("/runs/started").document
+        assert (started["command"], started["exit_code"]) == ("reindex", None)
+        assert allowed.post("/runs", {"command": "retry"}).error == (409, "LibraryLocked")
+        runs.run = StartedRun("reindex", started["started_at"], 0, "1 found")
+        assert allowed.get("/runs/started").document["exit_code"] == 0
+        assert allowed.post("/runs", {"command": "retry"}).status == 200
+
+
 # --- exports --------------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +355,7 @@ def png(red: int) -> bytes:
 
 def test_a_picture_is_a_question(service: SearchService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pictures, "_encoder", lambda self: Axis())
-    with serving(service, pictures=(reader := Reader())) as site:
+    with serving(service, tools=Tools(reader := Reader())) as site:
         found = site.ask("/api/v1/search", "POST", *form({"k": "2"}, png(3))).document
         assert found["hits"][0]["key"][0] == "v3"
         assert (found["images"], len(found["hits"])) == (["image 1"], 2)
