@@ -17,12 +17,9 @@ if TYPE_CHECKING:
     from vfindex.search.export.formats import Exported
     from vfindex.search.export.selection import Excerpt, Selection
     from vfindex.search.service import SearchService
-    from vfindex.storage.records import CutEnd
 
 # The format of cuts, and those of sidecars, of each video a file of its own.
 CUT, SIDECARS = "mp4", ("xmp", "nfo")
-# A cut at a keyframe that begins this much before its moment is said.
-_EARLY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +82,8 @@ class Target:
 
     def _cut(self, service: SearchService, path: Path, parts: Sequence[Excerpt]) -> str:
         """Write one cut; return what was lost to damage, or ""."""
+        from vfindex.search.export.cuts import remarks, start_timecode
+
         spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in parts]
         with out_file(path, "--output") as file:
 
@@ -92,10 +91,10 @@ class Target:
                 file.seek(at)
                 file.write(data)
 
-            # A copy begins at the keyframe before, whose time code is not known.
-            made = service.cut(spans, write, exact=self.exact, timecode=_timecode(parts) if self.exact else None)
+            timecode = start_timecode(parts, exact=self.exact)
+            made = service.cut(spans, write, exact=self.exact, timecode=timecode)
         say(f"written: {path} ({clock(made.duration_s, tenths=True)})")
-        for line in _remarks(parts, made):
+        for line in remarks(parts, made):
             say(line)
         return made.error
 
@@ -124,25 +123,3 @@ def _cut_name(excerpt: Excerpt) -> str:
     """Return the name of a cut of its own: number, video, and start."""
     stem = re.sub(r"[^\w.-]+", "-", excerpt.source.name.rpartition(".")[0] or excerpt.source.name).strip("-.")[:60]
     return f"{excerpt.number:03}-{stem}-{clock(excerpt.start_s).replace(':', '.')}.mp4"
-
-
-def _timecode(parts: Sequence[Excerpt]) -> str | None:
-    """Return the time code of the first frame of a cut of one file that states one."""
-    from vfindex.search.export.timeline import frames_of
-
-    first = parts[0]
-    if len(parts) > 1 or first.source.start_timecode is None or first.source.rate is None or first.source.varies:
-        return None
-    base = first.source.timebase
-    return base.timecode(first.source.first_frame(base) + frames_of(first, base)[0])
-
-
-def _remarks(parts: Sequence[Excerpt], made: CutEnd) -> list[str]:
-    """Return lines on what was cut otherwise than asked for."""
-    early = [(each, each.start_s - start_s) for each, (start_s, _) in zip(parts, made.spans, strict=True)]
-    lines = [
-        f"{each.source.name}: begins {before_s:.1f} s before its moment, at a keyframe; --exact begins with the frame"
-        for each, before_s in early
-        if before_s > _EARLY_S
-    ]
-    return [*lines, f"a part could not be read: {made.error}"] if made.error else lines

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from vfindex.search.export.cuts import remarks, start_timecode
 from vfindex.search.export.formats import FORMATS, Exported, Settings
 from vfindex.search.export.gather import Chosen
 from vfindex.search.export.timecode import Timebase
@@ -188,9 +189,11 @@ class Media:
             reason = f"the moments are longer than {MAX_CUT_S / 60:g} minutes together; choose fewer"
             raise Refusal(400, "WrongParameter", reason)
         with tempfile.TemporaryFile() as file, _decoding():
-            made = self._service.cut(spans, partial(_write_at, file.fileno()), exact=bool(call["exact"]))
+            exact, write = bool(call["exact"]), partial(_write_at, file.fileno())
+            timecode = start_timecode(selection.excerpts, exact=exact)
+            made = self._service.cut(spans, write, exact=exact, timecode=timecode)
             size, handle = os.fstat(file.fileno()).st_size, os.dup(file.fileno())
-        notes = (*selection.notes, *([f"a part could not be read: {made.error}"] if made.error else []))
+        notes = (*selection.notes, *remarks(selection.excerpts, made))
         return FileParts(handle, size, [Span(0, size)], "video/mp4", 200, _attachment("moments.mp4", notes))
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ def test_an_exact_cut_has_the_frames_and_the_time_code(run: Any, films: Path, tm
 def test_a_copy_begins_at_the_keyframe_and_says_so(run: Any, films: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.mp4"
     ran = run("export", "--video", films / "other.mkv", "--span", "2.5-4", "-o", path)
-    assert ran.code == 0 and "other.mkv: begins 2.5 s before its moment, at a keyframe; --exact begins" in ran.err
+    assert ran.code == 0 and "other.mkv: begins 2.5 s before its moment, at a keyframe; an exact cut begins" in ran.err
     assert probe(path).codec == "h264"
 
 

@@ -1,0 +1,36 @@
+"""Excerpts as one film: the time code that it begins with, and what is otherwise in it than was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vfindex.search.export.selection import Excerpt
+from vfindex.search.export.timeline import frames_of
+from vfindex.storage.records import CutEnd
+
+# A cut at a keyframe that begins this much before its moment is said.
+_EARLY_S = 0.1
+
+
+def start_timecode(excerpts: Sequence[Excerpt], *, exact: bool) -> str | None:
+    """Return the time code of the first frame of an exact cut of one excerpt, None where its file states none.
+
+    A copy begins at the keyframe before, whose time code is not known.
+    """
+    first = excerpts[0]
+    source = first.source
+    if not exact or len(excerpts) > 1 or source.start_timecode is None or source.rate is None or source.varies:
+        return None
+    base = source.timebase
+    return base.timecode(source.first_frame(base) + frames_of(first, base)[0])
+
+
+def remarks(excerpts: Sequence[Excerpt], made: CutEnd) -> tuple[str, ...]:
+    """Return sentences on excerpts that begin early, and on what could not be read."""
+    early = [(each, each.start_s - start_s) for each, (start_s, _) in zip(excerpts, made.spans, strict=True)]
+    lines = [
+        f"{each.source.name}: begins {before_s:.1f} s before its moment, at a keyframe; an exact cut begins there"
+        for each, before_s in early
+        if before_s > _EARLY_S
+    ]
+    return (*lines, *([f"a part could not be read: {made.error}"] if made.error else []))
