@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import webbrowser
 from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +14,6 @@ import typer
 from vfindex.cli.extras import require
 from vfindex.cli.options import LibrariesOption, frame_reader, give_image_encoder, library_folders, media_player
 from vfindex.cli.output import say
-from vfindex.cli.tokens import kept_tokens, tokens_from_environment
 from vfindex.search.http.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -100,6 +97,8 @@ def command(
 
 def _tokens(host: str, *, wanted: bool, proxied: bool) -> Tokens | None:
     """Return the tokens to ask for, None on a machine that asks nobody. Raises UsageError where that is not safe."""
+    from vfindex.cli.tokens import kept_tokens, tokens_from_environment
+
     given = tokens_from_environment()
     if given is not None:
         return given
@@ -118,6 +117,8 @@ def _tokens(host: str, *, wanted: bool, proxied: bool) -> Tokens | None:
 
 def _hosts(host: str, named: Iterable[str]) -> frozenset[str]:
     """Return the names that clients may use."""
+    import socket
+
     own = () if is_loopback(host) else (socket.gethostname(),)
     return frozenset(name.lower().strip("[]") for name in (*LOOPBACK_NAMES, host, *own, *named))
 
@@ -161,4 +162,6 @@ def _ready(page: str, sessions: Sessions, settings: Settings, *, open_: bool) ->
         page = f"{page}login?once={sessions.link()}"
     say(f"serving on {page}  (Ctrl-C stops)")
     if open_:
+        import webbrowser
+
         webbrowser.open(page)

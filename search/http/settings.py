@@ -1,16 +1,15 @@
-"""How a library is served: names, tokens and limits. Nothing here imports a web framework."""
+"""How a library is served: names, tokens and limits. The help of the command line reads it, so it imports little."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
 from vfindex.storage.errors import UsageError
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
 
 # read: search and watch. write: also marks, lists and saved questions.
 Scope = Literal["read", "write"]
@@ -18,7 +17,7 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8421
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 # 32 characters of base64 are 192 bits; a sentence of that length is hard to guess too.
 MIN_TOKEN_CHARS = 32
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network: TypeAlias = Union["IPv4Network", "IPv6Network"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +39,24 @@ class Tokens:
 
     def scope_of(self, token: str) -> Scope | None:
         """Return what a token allows, None for an unknown one. Takes the same time for every token of one length."""
+        import hmac
+
         given = _digest(token)
         is_write = hmac.compare_digest(given, _digest(self.write))
-        is_read = hmac.compare_digest(given, _digest(self.read if self.read is not None else secrets.token_hex()))
+        is_read = hmac.compare_digest(given, _digest(self.read or "")) and self.read is not None
         return "write" if is_write else "read" if is_read else None
 
     def signature(self, scope: Scope, text: str) -> str:
         """Return what proves that a holder of the token of this scope signed a text."""
+        import hmac
+
         key = self.write if scope == "write" or self.read is None else self.read
-        return hmac.new(key.encode("ascii"), f"{scope}|{text}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(key.encode("ascii"), f"{scope}|{text}".encode(), "sha256").hexdigest()
 
 
 def _digest(token: str) -> bytes:
+    import hashlib
+
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -112,16 +117,20 @@ class Settings:
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach a host."""
+    from ipaddress import ip_address
+
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
 def is_address(host: str) -> bool:
     """Return whether a host is an IP address, and no name."""
+    from ipaddress import ip_address
+
     try:
-        ipaddress.ip_address(host)
+        ip_address(host)
     except ValueError:
         return False
     return True
@@ -129,7 +138,9 @@ def is_address(host: str) -> bool:
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """Return the networks of addresses, as 10.0.0.7 or 10.0.0.0/24. Raises UsageError."""
+    from ipaddress import ip_network
+
     try:
-        return tuple(ipaddress.ip_network(text) for text in texts)
+        return tuple(ip_network(text) for text in texts)
     except ValueError as exc:
         raise UsageError(f"a proxy is an address or a network, as in 10.0.0.7 or 10.0.0.0/24: {exc}") from exc
