@@ -141,10 +141,8 @@ def test_indexing_commands_name_the_missing_extra(python: Python, tmp_path: Path
 def test_serving_names_the_missing_extra(python: Python, library: Path) -> None:
     done = without(python, ("serve",), "serve", "--library", library)
     assert (done.returncode, done.stdout) == (1, "")
-    sentence = (
-        "vfindex: serving the search page needs jinja2, python_multipart, starlette and 1 more libraries, not installed"
-    )
-    assert done.stderr == f"{sentence} here; run: pip install 'vfindex[serve]'\n"
+    needs = "jinja2, python_multipart, starlette and 1 more library, not installed here"
+    assert done.stderr == f"vfindex: serving the search page needs {needs}; run: pip install 'vfindex[serve]'\n"
 
 
 def test_ray_is_named_if_it_is_requested(python: Python, tmp_path: Path) -> None:
