@@ -73,6 +73,27 @@ def test_heads_have_a_limit(site: Site) -> None:
     assert site.get("/health").status == 200
 
 
+def test_odd_requests_are_answered(site: Site) -> None:
+    for line, more, status in (
+        (b"GET /\xff\xfe HTTP/1.1", b"", b"400"),
+        (b"GET http://evil.example/ HTTP/1.1", b"", b"404"),
+        (b"GET * HTTP/1.1", b"", b"404"),
+        (b"POST /api/v1/marks HTTP/1.1", b"content-length: " + b"9" * 5000 + b"\r\n", b"400"),
+        (b"POST /api/v1/marks HTTP/1.1", b"content-length: 1\r\ncontent-length: 2\r\n", b"400"),
+        (b"GET / HTTP/1.1", b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n", b"200"),
+        (b"NOTHING", b"", b"400"),
+    ):
+        with connected(site) as sock:
+            sock.sendall(line + b"\r\nhost: 127.0.0.1:%d\r\n" % site.port + more + b"\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1.1 " + status), line
+    for text in ("\ud800", "\x00", "x" * 5000):
+        assert site.post("/marks", {"clip": "v1:0", "note": text * 3}).status in (200, 400)
+        assert site.post("/saved", {"name": text, "text": text}).status in (200, 400)
+    for path in ("/search?q=%00", "/marks?list=%00", "/videos?filters=in:%00", "/search?q=dog%20in:" + "*a" * 400):
+        assert site.get(path).status in (200, 400)
+    assert site.ask("/?q=%ff%00").status == 200
+
+
 def test_parameters_have_a_limit(site: Site) -> None:
     assert site.get("/search?" + "&".join(f"q{n}=" for n in range(1000))).error == (400, "WrongParameter")
     assert site.get("/search?q=" + "a" * 10_000).status in (200, 400)
