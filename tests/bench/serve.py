@@ -3,7 +3,7 @@
     python tests/bench/serve.py LIBRARY [--clients 50] [--questions 5000] [--streams 20]
 
 Starts a server of the library on a free port. Each client has one connection and asks one question after the other,
-each of them new, so that no answer is cached. Prints requests a second, the median, 95th and 99th percentile, and errors;
+each of them new, so that no answer is cached. Prints requests a second, median, 95th and 99th percentile, and errors;
 of the server its processor time a question and its memory before and after. Then starts streams of encoded spans, drops
 each, and prints the processes, files and threads before and ten seconds later.
 """
