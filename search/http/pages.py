@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -15,19 +18,36 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope as Connection
 
+from vfindex.search.export.formats import FORMATS
+from vfindex.search.http import views
 from vfindex.search.http.answers import Refusal, not_found
 from vfindex.search.http.api import known_video
-from vfindex.search.http.endpoints import FINGERPRINT
+from vfindex.search.http.endpoints import CLIP, FINGERPRINT
 from vfindex.search.http.limits import Workers
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
-from vfindex.search.results import Hits, VideoInfo
+from vfindex.search.query.parser import parse
+from vfindex.search.results import Hit, Hits, Status, VideoInfo, VideoList
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import QueryError
+from vfindex.storage.errors import QueryError, VfindexError
+from vfindex.storage.modalities import prefixes
+from vfindex.storage.records import ClipKey
+from vfindex.storage.user.records import DEFAULT_LIST
 
 FOLDER = Path(__file__).parent
 STATIC_FOLDER = FOLDER / "static"
-PAGE_HITS = 24
+# Videos on a page of results, hits of one video on its own page, rows of the table of videos.
+PAGE_CARDS, VIDEO_HITS, PAGE_ROWS = 24, 50, 100
+MAX_CARDS = 240
+FILTERS = ("in:", "after:", "before:", "longer:", "shorter:", "lang:")
+EXAMPLES = (
+    "dog running in park",
+    "people talking at a table",
+    'said:"thank you"',
+    "shown:sunset -clouds",
+    "door opens then person enters within 20s",
+    "city at night longer:30s",
+)
 # A path and a query; "//host" and "/\\host" lead to other hosts.
 _IS_LOCAL = re.compile(r"/(?![/\\])[!-~]*")
 
@@ -41,20 +61,16 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["clock"] = clock
+    for each in (views.clock, views.marked, views.clip_ms, views.key_text, views.file_name, views.path, views.size):
+        environment.filters[each.__name__] = each
     return environment
 
 
-def clock(time_s: float) -> str:
-    """Return seconds as m:ss or h:mm:ss."""
-    minutes, seconds = divmod(max(0, round(time_s)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
 def page(scope: Connection, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """Return a page. Its template has `root`, the prefix of all paths, and `values`."""
-    html = _templates().get_template(template).render(root=scope.get("root_path", ""), **values)
+    """Return a page. Its template has `root`, the prefix of all paths, whether the client may write, and `values`."""
+    may_write = scope.get("state", {}).get("scope") == "write"
+    shown = {"root": scope.get("root_path", ""), "may_write": may_write, "query": "", **values}
+    html = _templates().get_template(template).render(shown)
     # Bytes of a path that are not UTF-8 are lone surrogates, which HTML cannot hold.
     body = html.encode("utf-8", "replace")
     return HTMLResponse(body, status, {"cache-control": "private, no-cache"})
@@ -74,46 +90,201 @@ def login_page(
     return page(scope, "login.html", 401, here=here, reload=is_from_elsewhere, wrong=wrong)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question to the search page. likes: clips to resemble. first: videos to leave out.
+
+    everything: also hits that are no better than chance.
+    """
+
+    query: str
+    likes: tuple[ClipKey, ...]
+    first: int
+    everything: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Asked:
+        """Return the question of an address; what cannot be read in it counts as left out."""
+        given = request.query_params
+        likes = [ClipKey(found[1], int(found[2])) for text in given.getlist("like") if (found := CLIP.fullmatch(text))]
+        first = given.get("first", "")
+        return cls(
+            given.get("q", ""), tuple(likes), int(first) if re.fullmatch("[0-9]{1,3}", first) else 0, "all" in given
+        )
+
+    def address(self, **changed: Any) -> str:
+        """Return the query of the address that asks this, with some parts changed."""
+        values = {"q": self.query, "like": self.likes, "first": self.first, "all": self.everything} | changed
+        pairs = [("q", values["q"])] if values["q"] else []
+        pairs += [("like", views.key_text(key)) for key in values["like"]]
+        pairs += [(name, str(int(values[name]))) for name in ("first", "all") if values[name]]
+        return "?" + urlencode(pairs, errors="replace")
+
+
 class Pages:
     """The pages of a service, and logging in and out."""
 
-    def __init__(self, service: SearchService, settings: Settings, sessions: Sessions, workers: Workers) -> None:
+    def __init__(
+        self, service: SearchService, settings: Settings, sessions: Sessions, workers: Workers, *, may_start: bool
+    ) -> None:
+        """may_start: whether clients may start runs."""
         self._service, self._settings, self._sessions, self._workers = service, settings, sessions, workers
+        self._may_start = may_start
 
     def routes(self) -> list[Route]:
         """Return the routes of all pages."""
         return [
             Route("/", self.search),
             Route("/videos/{fingerprint}", self.video),
+            Route("/marks", self.marks),
+            Route("/library", self.library),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
         ]
 
+    # --- searching --------------------------------------------------------------------------------------------------
+
     async def search(self, request: Request) -> Response:
-        """Return the search page, with the hits of `q`."""
-        query = request.query_params.get("q", "")
-        hits, problem = Hits(), None
-        if query.strip():
-            try:
-                timeout_s = self._settings.limits.search_s
-                hits = await self._workers.run(self._service.search, query, top_k=PAGE_HITS, timeout_s=timeout_s)
-            except QueryError as exc:
-                problem = Refusal.of(exc)
-        names = {hit.key.fingerprint: _name(hit.video) for hit in hits}
-        return page(request.scope, "search.html", query=query, hits=hits, problem=problem, names=names)
+        """Return the search page, with the hits of `q` and `like`."""
+        asked = Asked.of(request)
+        hits, problem, saved = Hits(), None, None
+        try:
+            if asked.query.strip() or asked.likes:
+                hits = await self._workers.run(self._found, asked)
+            else:
+                saved = await self._workers.run(self._service.saved_queries)
+        except VfindexError as exc:
+            problem = Refusal.of(exc)
+        except Refusal as exc:
+            problem = exc
+        return self._results(request, asked, hits, problem, () if saved is None else saved.saved)
+
+    def _found(self, asked: Asked) -> Hits:
+        options = {"top_k": views.CARD_HITS * (asked.first + PAGE_CARDS + 1), "per_video": views.CARD_HITS}
+        least = "none" if asked.everything else None
+        return self._service.search(
+            asked.query, images=asked.likes, min_confidence=least, timeout_s=self._settings.limits.search_s, **options
+        )
+
+    def _results(
+        self, request: Request, asked: Asked, hits: Hits, problem: Refusal | None, saved: Sequence[object]
+    ) -> Response:
+        cards = views.cards_of(hits)
+        last = asked.first + PAGE_CARDS
+        has_more = len(cards) > last and last < MAX_CARDS
+        return page(
+            request.scope,
+            "search.html",
+            200 if problem is None else problem.status,
+            query=asked.query,
+            asked=asked,
+            chips=[] if problem else _chips(asked.query),
+            hits=hits,
+            cards=cards[asked.first : last],
+            top=max((hit.score for hit in hits), default=0.0),
+            more=asked.address(first=last) if has_more else None,
+            problem=problem,
+            saved=saved,
+            examples=EXAMPLES,
+            prefixes=[f"{prefix}:" for prefix in prefixes()],
+            filters=FILTERS,
+        )
+
+    # --- a video ----------------------------------------------------------------------------------------------------
 
     async def video(self, request: Request) -> Response:
-        """Return the page of a video, at the time `t`."""
-        fingerprint = request.path_params["fingerprint"]
+        """Return the page of a video, at the time `t` or at the clip `clip`, with the hits of `q` in it."""
+        fingerprint, given = request.path_params["fingerprint"], request.query_params
         if FINGERPRINT.fullmatch(fingerprint) is None:
             raise not_found("the library has no such video")
         await self._workers.run(known_video, self._service, fingerprint)
         video: VideoInfo = await self._workers.run(self._service.video, fingerprint)
+        hits: Sequence[Hit] = await self._workers.run(self._hits_in, video, given.get("q", ""))
+        start_s = _seconds(given.get("t"), video.start_s)
+        end_s = _seconds(given.get("end"), 0.0)
+        clip = next((each for each in video.clips if str(each.key.start_ms) == given.get("clip")), None)
+        clip = clip or next((each for each in reversed(video.clips) if each.start_s <= start_s + 0.001), None)
+        shown = next((hit for hit in hits if clip is not None and hit.key == clip.key), None)
+        return page(
+            request.scope,
+            "video.html",
+            query=given.get("q", ""),
+            video=video,
+            name=views.file_name(video.video),
+            folder=os.path.dirname(os.fsdecode(video.video)) if video.video else "",
+            start_s=start_s,
+            end_s=end_s if end_s > start_s else None,
+            clip=clip,
+            hits=hits,
+            hit=shown,
+            top=max((hit.score for hit in hits), default=0.0),
+            timeline=views.timeline_of(video, hits),
+            width=views.TIMELINE,
+        )
+
+    def _hits_in(self, video: VideoInfo, query: str) -> list[Hit]:
+        """Return the hits of a question in one video, by time; none if the question is wrong or out of time."""
+        if not query.strip():
+            return []
         try:
-            start_s = float(request.query_params.get("t", "0"))
-        except ValueError:
-            start_s = 0.0
-        return page(request.scope, "video.html", video=video, name=_name(video.video), start_s=start_s)
+            inside = views.within_video(parse(query), video)
+            options = {"top_k": VIDEO_HITS, "per_video": VIDEO_HITS}
+            hits = self._service.search(inside, timeout_s=self._settings.limits.search_s, **options)
+        except QueryError:
+            return []
+        return sorted((hit for hit in hits if hit.key.fingerprint == video.fingerprint), key=lambda hit: hit.start_s)
+
+    # --- marks and the library --------------------------------------------------------------------------------------
+
+    async def marks(self, request: Request) -> Response:
+        """Return the page of a list of marks, by default the one that marks go into."""
+        marks = (await self._workers.run(self._service.marks)).marks
+        chosen = request.query_params.get("list", DEFAULT_LIST)
+        counts = Counter(mark.list for mark in marks if not mark.question)
+        shown = [mark for mark in marks if mark.list == chosen and not mark.question]
+        lists = sorted({DEFAULT_LIST, chosen, *counts})
+        return page(
+            request.scope,
+            "marks.html",
+            marks=shown,
+            chosen=chosen,
+            counts=counts,
+            lists=lists,
+            formats=[*FORMATS, "mp4"],
+        )
+
+    async def library(self, request: Request) -> Response:
+        """Return the page of the library: what it covers, what failed, its runs, a page of its videos."""
+        given = request.query_params
+        filters, first = given.get("filters", ""), given.get("first", "")
+        start = int(first) if re.fullmatch("[0-9]{1,9}", first) else 0
+        status: Status = await self._workers.run(self._service.status)
+        runs = (await self._workers.run(self._service.runs)).runs
+        videos, problem = VideoList(0, (), ()), None
+        try:
+            videos = await self._workers.run(self._listed, filters, start)
+        except VfindexError as exc:
+            problem = Refusal.of(exc)
+        folders = Counter(os.path.dirname(os.fsdecode(each.video)) for each in videos.videos if each.video)
+        last = start + PAGE_ROWS
+        return page(
+            request.scope,
+            "library.html",
+            library=status,
+            runs=runs[::-1][:20],
+            videos=videos,
+            folders=sorted(folders.items()),
+            filters=filters,
+            problem=problem,
+            may_start=self._may_start,
+            disk_bytes=await self._workers.run(_size_of, self._service.folder),
+            more="?" + urlencode({"filters": filters, "first": last}) if last < videos.total else None,
+        )
+
+    def _listed(self, filters: str, first: int) -> VideoList:
+        return self._service.videos(filters, first=first, limit=PAGE_ROWS)
+
+    # --- logging in -------------------------------------------------------------------------------------------------
 
     async def login(self, request: Request) -> Response:
         """Log in with a link used once, or with a token by a form; without either, return that form."""
@@ -140,5 +311,29 @@ class Pages:
         return address if address is not None and is_page else home
 
 
-def _name(path: bytes | None) -> str:
-    return "" if path is None else os.path.basename(os.fsdecode(path))
+def _chips(query: str) -> list[views.Chip]:
+    try:
+        return views.chips_of(parse(query, wordless=True))
+    except QueryError:
+        return []
+
+
+def _seconds(text: str | None, default: float) -> float:
+    """Return the time of an address; the default for none, and for what is no time."""
+    return float(text) if text and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else default
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder, without those that are deleted meanwhile."""
+    total, folders = 0, [os.fspath(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,433 @@
+// What the pages do beyond links and forms. The server renders everything: further results and other questions are
+// pages of it, of which this module takes the parts. No text becomes markup here.
+
+export const root = document.body.dataset.root;
+const mayWrite = "mayWrite" in document.body.dataset;
+const main = document.getElementById("main");
+const $ = (selector, within = document) => within.querySelector(selector);
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+const JUDGED = "judgements";
+
+// --- small things ---------------------------------------------------------------------------------------------------
+
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+/** Say something to people who see the page and to those who hear it. */
+export function say(text) {
+  $("#said").textContent = text;
+  $("#toast")?.remove();
+  const toast = element("p", { id: "toast", "aria-hidden": "true" }, text);
+  document.body.append(toast);
+  setTimeout(() => toast.remove(), 3500);
+}
+
+/** Return the JSON answer of the REST interface. Throws an Error with its sentence. */
+export async function api(path, options = {}) {
+  const { body, ...rest } = options;
+  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+  const answer = await fetch(`${root}/api/v1${path}`, { ...rest, ...sent });
+  const document_ = await answer.json();
+  if (!answer.ok) throw new Error(document_.error.message);
+  return document_;
+}
+
+/** Return a page of this server as a document, in which no script runs. */
+function pageAt(address, form = null) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open(form ? "POST" : "GET", address);
+    request.responseType = "document";
+    request.onload = () => (request.response ? resolve(request.response) : reject(new Error("the server sent no page")));
+    request.onerror = () => reject(new Error("the server does not answer"));
+    request.send(form);
+    pageAt.last = request;
+  });
+}
+
+const attempt = (work) => async (...values) => {
+  try {
+    return await work(...values);
+  } catch (error) {
+    say(error.message);
+    return undefined;
+  }
+};
+
+const clock = (time) => {
+  const whole = Math.max(0, Math.round(time));
+  const [hours, minutes, seconds] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(seconds)}` : `${minutes}:${two(seconds)}`;
+};
+export { clock };
+
+// --- searching ------------------------------------------------------------------------------------------------------
+
+const bar = $("#q");
+
+async function show(address, { form = null, push = true } = {}) {
+  pageAt.last?.abort();
+  main.setAttribute("aria-busy", "true");
+  try {
+    const page = await pageAt(address, form);
+    if (!page.getElementById("results")) {
+      location.assign(address); // the page to log in, or one of another version
+      return;
+    }
+    document.title = page.title;
+    for (const id of ["asked", "results"]) {
+      document.getElementById(id).replaceWith(document.importNode(page.getElementById(id), true));
+    }
+    if (push) history.pushState(null, "", address);
+    bar.value = page.getElementById("q").value;
+    if (push) scrollTo(0, 0);
+    arrived();
+  } finally {
+    main.removeAttribute("aria-busy");
+  }
+}
+
+/** Prepare results that have just come: the wrong character, marks, further pages. */
+function arrived() {
+  const problem = $("#problem");
+  bar.toggleAttribute("aria-invalid", Boolean(problem));
+  if (problem) {
+    bar.setAttribute("aria-describedby", "problem");
+    const position = problem.dataset.position;
+    if (position) {
+      const at = [...bar.value].slice(0, Number(position)).join("").length; // the server counts characters
+      bar.focus();
+      bar.setSelectionRange(at, at + 1);
+    }
+  }
+  const count = $("#count");
+  if (count) $("#said").textContent = count.textContent.trim();
+  const more = $(".more a[rel=next]");
+  if (more && $("#results")) further.observe(more);
+  showMarks();
+  showJudgements();
+}
+
+const further = new IntersectionObserver(
+  attempt(async ([entry]) => {
+    if (!entry.isIntersecting) return;
+    const link = entry.target;
+    further.unobserve(link);
+    const grid = $(".grid");
+    const page = await pageAt(link.href);
+    if (!grid.isConnected) return; // another question was asked meanwhile
+    grid.append(...all(".grid > li", page).map((card) => document.importNode(card, true)));
+    const next = $(".more a[rel=next]", page);
+    if (next) {
+      link.href = next.getAttribute("href");
+      further.observe(link);
+    } else link.remove();
+    showMarks();
+    showJudgements();
+  }),
+  { rootMargin: "1200px" },
+);
+
+const question = () => new URLSearchParams(location.search).get("q") ?? "";
+
+function searchPage() {
+  const search = attempt(show);
+  $(".bar").addEventListener("submit", (event) => {
+    event.preventDefault();
+    search(`${root}/?${new URLSearchParams({ q: bar.value })}`);
+  });
+  main.addEventListener("click", (event) => {
+    const add = event.target.closest("[data-add]");
+    if (add) {
+      bar.value = `${bar.value.trim()} ${add.dataset.add}`.trimStart();
+      bar.focus();
+      return;
+    }
+    const link = event.target.closest("#asked a, .examples a, .empty a, [data-act=like]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    search(link.href);
+  });
+  addEventListener("popstate", () => search(location.href, { push: false }));
+  pictures(search);
+  neighbours();
+  arrived();
+}
+
+/** Ask with pictures that are pasted or dropped. */
+function pictures(search) {
+  const ask = (files) => {
+    const images = [...files].filter((file) => file.type.startsWith("image/")).slice(0, 4);
+    if (!images.length) return false;
+    const form = new FormData();
+    form.append("q", bar.value);
+    for (const image of images) form.append("image", image);
+    search(`${root}/`, { form, push: false });
+    return true;
+  };
+  addEventListener("paste", (event) => ask(event.clipboardData.files) && event.preventDefault());
+  addEventListener("dragover", (event) => {
+    if (![...event.dataTransfer.types].includes("Files")) return;
+    event.preventDefault();
+    document.body.classList.add("drop");
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("drop"));
+  addEventListener("drop", (event) => {
+    document.body.classList.remove("drop");
+    if (event.dataTransfer.files.length) event.preventDefault();
+    if (event.dataTransfer.files.length && !ask(event.dataTransfer.files)) say("only pictures can be searched for");
+  });
+}
+
+/** Show the clips before and after one while the pointer, or the focus, rests on it. */
+function neighbours() {
+  let timer = 0;
+  const known = new Map();
+  const leave = (event) => {
+    clearTimeout(timer);
+    event.target.closest?.(".card > article > .shot")?.querySelector(".near")?.remove();
+  };
+  const enter = (event) => {
+    const shot = event.target.closest?.(".card > article > .shot:not(.pair)");
+    if (!shot || $(".near", shot)) return;
+    clearTimeout(timer);
+    timer = setTimeout(async () => {
+      const [fingerprint, start] = shot.closest("[data-clip]").dataset.clip.split(":");
+      if (!known.has(fingerprint)) known.set(fingerprint, api(`/videos/${fingerprint}`));
+      const { clips } = await known.get(fingerprint).catch(() => ({ clips: [] }));
+      const at = clips.findIndex((clip) => clip.key[1] === Number(start));
+      const near = clips.slice(Math.max(0, at - 1), at + 2);
+      if (at < 0 || near.length < 2 || !shot.matches(":hover, :focus-visible")) return;
+      const strip = element("span", { class: "near", "aria-hidden": "true" });
+      for (const { key } of near) {
+        strip.append(element("img", { src: `${root}/api/v1/videos/${key[0]}/thumbnails/${key[1]}`, alt: "" }));
+      }
+      shot.insertBefore(strip, $(".time", shot));
+    }, 450);
+  };
+  main.addEventListener("mouseover", enter);
+  main.addEventListener("focusin", enter);
+  main.addEventListener("mouseout", (event) => event.relatedTarget?.closest?.(".shot") === event.target.closest(".shot") || leave(event));
+  main.addEventListener("focusout", leave);
+}
+
+// --- marks ----------------------------------------------------------------------------------------------------------
+
+const tray = $("#tray");
+const list = $("#list");
+let marks = new Map(); // key of a clip -> mark, of the list of the tray
+let judged = new Map(); // of the question
+
+const textOf = (key) => `${key[0]}:${key[1]}`;
+
+async function loadMarks() {
+  const found = await api(`/marks?${new URLSearchParams({ list: list.value || "marks" })}`);
+  marks = new Map(found.marks.filter((mark) => !mark.question).map((mark) => [textOf(mark.clip ?? mark.key), mark]));
+  showTray();
+  showMarks();
+}
+
+function showTray() {
+  tray.hidden = !marks.size;
+  const name = list.value || "marks";
+  $(".count", tray).textContent = `${marks.size} in ${name}`;
+  $(".count", tray).href = `${root}/marks?${new URLSearchParams({ list: name })}`;
+  const newest = [...marks.keys()].slice(-6);
+  $("ol", tray).replaceChildren(
+    ...newest.map((key) => {
+      const [fingerprint, start] = key.split(":");
+      const image = element("img", { src: `${root}/api/v1/videos/${fingerprint}/thumbnails/${start}`, alt: "" });
+      return element("li", {}, image);
+    }),
+  );
+}
+
+function showMarks() {
+  for (const button of all("[data-act=mark]")) {
+    const key = button.closest("[data-clip]")?.dataset.clip;
+    button.setAttribute("aria-pressed", marks.has(key));
+    button.textContent = marks.has(key) ? "Marked" : "Mark";
+  }
+}
+
+async function loadJudgements() {
+  const found = await api(`/marks?${new URLSearchParams({ list: JUDGED, question: question() })}`);
+  judged = new Map(found.marks.filter((mark) => mark.grade === 0).map((mark) => [textOf(mark.key), mark]));
+}
+
+const showJudgements = attempt(async () => {
+  if (!question() || !$("[data-act=reject]")) return;
+  await loadJudgements();
+  for (const button of all("[data-act=reject]")) {
+    const holder = button.closest("[data-clip]");
+    button.setAttribute("aria-pressed", judged.has(holder.dataset.clip));
+    holder.classList.toggle("rejected", judged.has(holder.dataset.clip));
+  }
+});
+
+const mark = attempt(async (key) => {
+  if (marks.has(key)) await api(`/marks/${marks.get(key).id}`, { method: "DELETE" });
+  else await api("/marks", { method: "POST", body: { clip: key, list: list.value || "marks" } });
+  say(marks.has(key) ? "mark taken away" : `marked in ${list.value || "marks"}`);
+  await loadMarks();
+});
+
+const reject = attempt(async (key) => {
+  if (judged.has(key)) await api(`/marks/${judged.get(key).id}`, { method: "DELETE" });
+  else await api("/marks", { method: "POST", body: { clip: key, list: JUDGED, question: question(), grade: 0 } });
+  say(judged.has(key) ? "no longer judged" : "noted: not this");
+  await showJudgements();
+});
+
+function marking() {
+  if (!tray) return;
+  list.value = localStorage.getItem("vfindex.list") ?? "marks";
+  list.addEventListener("change", () => {
+    list.value = list.value.trim() || "marks";
+    localStorage.setItem("vfindex.list", list.value);
+    loadMarks().then(() => { tray.hidden = false; });
+  });
+  $("#export").addEventListener("change", (event) => {
+    const format = event.target.value;
+    event.target.value = "";
+    if (format) download(`/api/v1/export?${new URLSearchParams({ format, list: list.value })}`);
+  });
+  attempt(loadMarks)();
+}
+
+/** Save an export; say what is otherwise than asked for. */
+const download = attempt(async (path) => {
+  say("exporting …");
+  const answer = await fetch(root + path);
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const named = /filename\*=UTF-8''([^;]+)/.exec(answer.headers.get("content-disposition") ?? "");
+  const notes = JSON.parse(decodeURIComponent(answer.headers.get("vfindex-notes") ?? "%5B%5D"));
+  const address = URL.createObjectURL(await answer.blob());
+  element("a", { href: address, download: named ? decodeURIComponent(named[1]) : "export" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  say(notes.length ? notes.join(" ") : "exported");
+});
+
+function marksPage() {
+  main.addEventListener("click", attempt(async (event) => {
+    const card = event.target.closest("[data-act=remove]")?.closest("[data-mark]");
+    if (!card) return;
+    await api(`/marks/${card.dataset.mark}`, { method: "DELETE" });
+    card.remove();
+    say("removed");
+  }));
+  $(".save-as")?.addEventListener("submit", attempt(async (event) => {
+    event.preventDefault();
+    const name = new FormData(event.target).get("name").trim();
+    for (const card of all("[data-mark]")) {
+      await api("/marks", { method: "POST", body: { clip: card.dataset.clip, list: name } });
+    }
+    location.assign(`${root}/marks?${new URLSearchParams({ list: name })}`);
+  }));
+}
+
+// --- the library ----------------------------------------------------------------------------------------------------
+
+function libraryPage() {
+  const started = $("#started");
+  let timer = 0;
+  const look = async () => {
+    const answer = await fetch(`${root}/api/v1/runs/started`);
+    if (!answer.ok) return;
+    const run = await answer.json();
+    const state = run.exit_code === null ? "is running" : run.exit_code ? `ended with ${run.exit_code}` : "is done";
+    started.textContent = `${run.command} ${state}${run.message ? `: ${run.message}` : ""}`;
+    clearTimeout(timer);
+    if (run.exit_code === null) timer = setTimeout(look, 2000);
+  };
+  main.addEventListener("click", attempt(async (event) => {
+    const button = event.target.closest("[data-run]");
+    if (!button) return;
+    await api("/runs", { method: "POST", body: { command: button.dataset.run } });
+    await look();
+  }));
+  if ($("[data-run]")) look();
+}
+
+// --- keys -----------------------------------------------------------------------------------------------------------
+
+let player = null;
+const shots = () => all(".shot", main).filter((shot) => shot.offsetParent);
+const current = () => document.activeElement?.closest?.("[data-clip]") ?? $(".watch[data-clip]");
+
+function move(by) {
+  const found = shots();
+  const at = found.findIndex((shot) => shot === document.activeElement || shot.hasAttribute("aria-current"));
+  const next = found[at < 0 ? 0 : Math.min(found.length - 1, Math.max(0, at + by))];
+  if (player && next) next.click();
+  else next?.focus();
+  if (!player) next?.scrollIntoView({ block: "nearest" });
+}
+
+function back() {
+  const help = $("#help");
+  if (help.open) help.close();
+  else if (document.activeElement === bar) bar.blur();
+  else if (player && history.length > 1) history.back();
+  else if (player) location.assign(`${root}/?${new URLSearchParams({ q: question() })}`);
+  else document.activeElement?.blur();
+}
+
+const press = (act) => $(`[data-act=${act}]`, current() ?? document.createElement("i"))?.click();
+const why = () => {
+  const found = $(".evidence", current() ?? main) ?? $(".evidence");
+  if (found) found.open = !found.open;
+};
+const KEYS = {
+  "/": () => bar && (bar.focus(), bar.select()),
+  j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
+  m: () => press("mark"), x: () => press("reject"), l: () => press("like"), e: why,
+  "?": () => $("#help").showModal(),
+};
+const PLAYER_KEYS = {
+  " ": () => player.toggle(), Enter: () => player.play(),
+  ArrowLeft: (event) => (event.shiftKey ? player.step(-1) : player.seek(player.time - 5)),
+  ArrowRight: (event) => (event.shiftKey ? player.step(1) : player.seek(player.time + 5)),
+};
+
+function keys() {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape") return $("#help").open || back();
+    const target = event.target;
+    if (target.closest("input, select, textarea, dialog")) return;
+    if (target.closest("#transcript") && event.key.startsWith("Arrow")) return; // it scrolls
+    const acts = target.closest("a, button, summary") && (event.key === "Enter" || event.key === " ");
+    const run = (player && !acts ? PLAYER_KEYS[event.key] : undefined) ?? KEYS[event.key];
+    if (!run || acts) return;
+    event.preventDefault(); // controls of the player have keys of their own
+    event.stopPropagation();
+    run(event);
+  }, true);
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act]");
+  const key = button?.closest("[data-clip]")?.dataset.clip;
+  if (button?.dataset.act === "help") $("#help").showModal();
+  else if (button?.dataset.act === "mark" && mayWrite) mark(key);
+  else if (button?.dataset.act === "reject" && mayWrite) reject(key);
+});
+
+// --- start ----------------------------------------------------------------------------------------------------------
+
+document.body.classList.add("scripted");
+keys();
+marking();
+if ($("#results")) searchPage();
+else if ($(".watch")) {
+  // Not awaited: the player imports this module, which would then wait for itself.
+  import("./player.js").then(({ watch }) => { player = watch($(".watch")); });
+  showJudgements();
+} else if ($("#started")) libraryPage();
+else if ($(".save-as")) marksPage();
