@@ -149,6 +149,11 @@ class Api:
         self.workers = Workers(limits.searches, limits.waiting, "search")
         self._uploads = Workers(UPLOADS, limits.waiting, "upload")
 
+    @property
+    def may_start(self) -> bool:
+        """Whether clients may start runs."""
+        return self._runs is not None
+
     # --- searching --------------------------------------------------------------------------------------------------
 
     @answers(Endpoint("GET", f"{PREFIX}/search", Hits, query=_ASKED))
@@ -159,10 +164,7 @@ class Api:
     @answers(Endpoint("POST", f"{PREFIX}/search", Hits, body=_ASKED, takes_pictures=True))
     async def search_pictures(self, call: Call) -> Response:
         """Search by pictures in the fields `image` of a form, by text and by clips."""
-        pictures = [
-            await self._uploads.run(self._decoded, data, f"image {number}")
-            for number, data in enumerate(call.files, start=1)
-        ]
+        pictures = await self.pictures(call.files)
         found = await self.workers.run(self._found, call, [*pictures, *call["like"]])
         return json_response(found, headers={"cache-control": "no-store"})
 
@@ -170,6 +172,11 @@ class Api:
     async def similar(self, call: Call) -> Response:
         """Return the clips that look like one, without that one."""
         return await self._versioned(call, lambda: self._alike(call))
+
+    async def pictures(self, files: Sequence[bytes]) -> list[Picture]:
+        """Return the pictures of files that a client sent. Raises Refusal, QueryError, ModelError."""
+        numbered = enumerate(files, start=1)
+        return [await self._uploads.run(self._decoded, data, f"image {number}") for number, data in numbered]
 
     def _found(self, call: Call, images: Sequence[Example]) -> dict[str, Any]:
         if not call["q"].strip() and not images:

@@ -43,11 +43,10 @@ def create_app(
     sessions: to make login links with. tools: what clients may use beside the service.
     """
     sessions = Sessions(settings) if sessions is None else sessions
-    tools = Tools() if tools is None else tools
-    api, media = Api(service, settings.limits, tools), Media(service, settings.limits)
+    api, media = Api(service, settings.limits, tools or Tools()), Media(service, settings.limits)
     endpoints = [*endpoints_of(api), *endpoints_of(media)]
     document = json_bytes(openapi(endpoints, settings.root_path))
-    pages = Pages(service, settings, sessions, api.workers, may_start=tools.runs is not None)
+    pages = Pages(service, settings, sessions, api)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -158,7 +158,7 @@ class Endpoint:
         values |= _parsed(query_of(request), self.query)
         files: list[bytes] = []
         if self.takes_pictures:
-            fields, files = await _form(request)
+            fields, files = await form_of(request)
             values |= _parsed(fields, self.body)
         elif self.body:
             values |= _of_document(await _document(request), self.body)
@@ -261,7 +261,7 @@ def _of_document(document: Mapping[str, Any], params: Sequence[Param]) -> dict[s
     return values
 
 
-async def _form(request: Request) -> tuple[list[tuple[str, str]], list[bytes]]:
+async def form_of(request: Request) -> tuple[list[tuple[str, str]], list[bytes]]:
     """Return the fields of a form, and the pictures in it. Raises Refusal."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise Refusal(415, "WrongType", f"the body must be a form, with the header Content-Type: {FORM}")

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from starlette.types import Scope as Connection
 from vfindex.search.export.formats import FORMATS
 from vfindex.search.http import views
 from vfindex.search.http.answers import Refusal, not_found
-from vfindex.search.http.api import known_video
-from vfindex.search.http.endpoints import CLIP, FINGERPRINT
-from vfindex.search.http.limits import Workers
+from vfindex.search.http.api import Api, known_video
+from vfindex.search.http.endpoints import CLIP, FINGERPRINT, form_of
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
+from vfindex.search.query.image import Picture
 from vfindex.search.query.parser import parse
 from vfindex.search.results import Hit, Hits, Status, VideoInfo, VideoList
 from vfindex.search.service import SearchService
@@ -94,13 +94,14 @@ def login_page(
 class Asked:
     """A question to the search page. likes: clips to resemble. first: videos to leave out.
 
-    everything: also hits that are no better than chance.
+    everything: also hits that are no better than chance. pictures: how many came with it; no address holds them.
     """
 
     query: str
     likes: tuple[ClipKey, ...]
     first: int
     everything: bool
+    pictures: int = 0
 
     @classmethod
     def of(cls, request: Request) -> Asked:
@@ -114,7 +115,8 @@ class Asked:
 
     def address(self, **changed: Any) -> str:
         """Return the query of the address that asks this, with some parts changed."""
-        values = {"q": self.query, "like": self.likes, "first": self.first, "all": self.everything} | changed
+        values: dict[str, Any] = {"q": self.query, "like": self.likes, "first": self.first, "all": self.everything}
+        values |= changed
         pairs = [("q", values["q"])] if values["q"] else []
         pairs += [("like", views.key_text(key)) for key in values["like"]]
         pairs += [(name, str(int(values[name]))) for name in ("first", "all") if values[name]]
@@ -124,17 +126,14 @@ class Asked:
 class Pages:
     """The pages of a service, and logging in and out."""
 
-    def __init__(
-        self, service: SearchService, settings: Settings, sessions: Sessions, workers: Workers, *, may_start: bool
-    ) -> None:
-        """may_start: whether clients may start runs."""
-        self._service, self._settings, self._sessions, self._workers = service, settings, sessions, workers
-        self._may_start = may_start
+    def __init__(self, service: SearchService, settings: Settings, sessions: Sessions, api: Api) -> None:
+        self._service, self._settings, self._sessions, self._api = service, settings, sessions, api
+        self._workers = api.workers
 
     def routes(self) -> list[Route]:
         """Return the routes of all pages."""
         return [
-            Route("/", self.search),
+            Route("/", self.search, methods=["GET", "POST"]),
             Route("/videos/{fingerprint}", self.video),
             Route("/marks", self.marks),
             Route("/library", self.library),
@@ -145,12 +144,17 @@ class Pages:
     # --- searching --------------------------------------------------------------------------------------------------
 
     async def search(self, request: Request) -> Response:
-        """Return the search page, with the hits of `q` and `like`."""
+        """Return the search page, with the hits of `q` and `like`; of a form, also of its pictures."""
         asked = Asked.of(request)
         hits, problem, saved = Hits(), None, None
         try:
-            if asked.query.strip() or asked.likes:
-                hits = await self._workers.run(self._found, asked)
+            pictures: list[Picture] = []
+            if request.method == "POST":
+                fields, files = await form_of(request)
+                asked = replace(asked, query=dict(fields).get("q", ""), pictures=len(files))
+                pictures = await self._api.pictures(files)
+            if asked.query.strip() or asked.likes or pictures:
+                hits = await self._workers.run(self._found, asked, pictures)
             else:
                 saved = await self._workers.run(self._service.saved_queries)
         except VfindexError as exc:
@@ -159,11 +163,14 @@ class Pages:
             problem = exc
         return self._results(request, asked, hits, problem, () if saved is None else saved.saved)
 
-    def _found(self, asked: Asked) -> Hits:
-        options = {"top_k": views.CARD_HITS * (asked.first + PAGE_CARDS + 1), "per_video": views.CARD_HITS}
-        least = "none" if asked.everything else None
+    def _found(self, asked: Asked, pictures: Sequence[Picture]) -> Hits:
         return self._service.search(
-            asked.query, images=asked.likes, min_confidence=least, timeout_s=self._settings.limits.search_s, **options
+            asked.query,
+            images=[*pictures, *asked.likes],
+            top_k=views.CARD_HITS * (asked.first + PAGE_CARDS + 1),
+            per_video=views.CARD_HITS,
+            min_confidence="none" if asked.everything else None,
+            timeout_s=self._settings.limits.search_s,
         )
 
     def _results(
@@ -171,7 +178,7 @@ class Pages:
     ) -> Response:
         cards = views.cards_of(hits)
         last = asked.first + PAGE_CARDS
-        has_more = len(cards) > last and last < MAX_CARDS
+        has_more = len(cards) > last and last < MAX_CARDS and not asked.pictures
         return page(
             request.scope,
             "search.html",
@@ -195,9 +202,12 @@ class Pages:
     async def video(self, request: Request) -> Response:
         """Return the page of a video, at the time `t` or at the clip `clip`, with the hits of `q` in it."""
         fingerprint, given = request.path_params["fingerprint"], request.query_params
-        if FINGERPRINT.fullmatch(fingerprint) is None:
-            raise not_found("the library has no such video")
-        await self._workers.run(known_video, self._service, fingerprint)
+        try:
+            if FINGERPRINT.fullmatch(fingerprint) is None:
+                raise not_found("the library has no such video")
+            await self._workers.run(known_video, self._service, fingerprint)
+        except Refusal as exc:
+            return page(request.scope, "error.html", exc.status, problem=exc)
         video: VideoInfo = await self._workers.run(self._service.video, fingerprint)
         hits: Sequence[Hit] = await self._workers.run(self._hits_in, video, given.get("q", ""))
         start_s = _seconds(given.get("t"), video.start_s)
@@ -228,8 +238,9 @@ class Pages:
             return []
         try:
             inside = views.within_video(parse(query), video)
-            options = {"top_k": VIDEO_HITS, "per_video": VIDEO_HITS}
-            hits = self._service.search(inside, timeout_s=self._settings.limits.search_s, **options)
+            hits = self._service.search(
+                inside, top_k=VIDEO_HITS, per_video=VIDEO_HITS, timeout_s=self._settings.limits.search_s
+            )
         except QueryError:
             return []
         return sorted((hit for hit in hits if hit.key.fingerprint == video.fingerprint), key=lambda hit: hit.start_s)
@@ -276,7 +287,7 @@ class Pages:
             folders=sorted(folders.items()),
             filters=filters,
             problem=problem,
-            may_start=self._may_start,
+            may_start=self._api.may_start,
             disk_bytes=await self._workers.run(_size_of, self._service.folder),
             more="?" + urlencode({"filters": filters, "first": last}) if last < videos.total else None,
         )

@@ -27,7 +27,7 @@ STATIC = "/static/"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 METHODS = SAFE_METHODS | {"POST", "DELETE", "PUT"}
 # Questions with pictures, which no address can hold: they change nothing.
-READING_POSTS = frozenset({"/api/v1/search"})
+READING_POSTS = frozenset({"/api/v1/search", "/"})
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -157,16 +158,16 @@ def _filters(filters: Filters) -> list[tuple[str, Filters]]:
         values: tuple[str, ...] = getattr(filters, name)
         for value in values:
             rest = tuple(each for each in values if each != value)
-            found.append((str(_only(name, (value,))), replace(filters, **{name: rest})))
+            found.append((str(_with(Filters(), name, (value,))), _with(filters, name, rest)))
     for name in ("since", "until", "longer_s", "shorter_s"):
         value = getattr(filters, name)
         if value is not None:
-            found.append((str(_only(name, value)), replace(filters, **{name: None})))
+            found.append((str(_with(Filters(), name, value)), _with(filters, name, None)))
     return found
 
 
-def _only(name: str, value: object) -> Filters:
-    return replace(Filters(), **{name: value})  # type: ignore[arg-type]  # a field of Filters, with a value of one
+def _with(filters: Filters, name: str, value: Any) -> Filters:
+    return replace(filters, **{name: value})
 
 
 def within_video(query: Query, video: VideoInfo) -> Query:

@@ -95,8 +95,10 @@ async function show(address, { form = null, push = true } = {}) {
 /** Prepare results that have just come: the wrong character, marks, further pages. */
 function arrived() {
   const problem = $("#problem");
-  bar.toggleAttribute("aria-invalid", Boolean(problem));
+  bar.removeAttribute("aria-invalid");
+  bar.removeAttribute("aria-describedby");
   if (problem) {
+    bar.setAttribute("aria-invalid", "true");
     bar.setAttribute("aria-describedby", "problem");
     const position = problem.dataset.position;
     if (position) {
