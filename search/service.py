@@ -185,6 +185,17 @@ class SearchService:
             return any(each.video_with(fingerprint) is not None for each in snapshots)
 
     @again_if_changed
+    def fingerprint(self, name: str) -> str:
+        """Return the fingerprint of the video that a person means, see `query.names`. Looks at no file.
+
+        Raises UsageError if several videos fit, LibraryError if none does.
+        """
+        from vfindex.search.query.names import fingerprint_named
+
+        with self._opened() as (_, snapshots):
+            return fingerprint_named(snapshots, name)
+
+    @again_if_changed
     def transcript(self, name: str | Path, *, track: ModalityName | None = None) -> Transcript:
         """Return what is said in a video, with times. name: a path, or a fingerprint.
 
@@ -390,6 +401,12 @@ class SearchService:
         library = self.engine.library()
         with library.snapshot() as snapshot:
             return status_of(self.folder, library, snapshot)
+
+    @again_if_changed
+    def statuses(self) -> list[Status]:
+        """Return the status of each library."""
+        with self._opened() as opened:
+            return [status_of(library.root, library, snapshot) for library, snapshot in zip(*opened, strict=True)]
 
     @again_if_changed
     def version(self) -> str:
