@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vfindex.cli.extras import require
+from vfindex.cli.extras import EXTRAS, require
 from vfindex.cli.options import LibrariesOption, frame_reader, give_image_encoder, library_folders, media_player
 from vfindex.cli.output import say
 from vfindex.search.http.settings import (
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from vfindex.search.engine import SearchEngine
     from vfindex.search.http.server import Address
     from vfindex.search.http.sessions import Sessions
+    from vfindex.search.mcp.server import ToolServer
+    from vfindex.search.service import SearchService
     from vfindex.storage.encoders.pixels import Pixels
 
 NAME = "serve"
@@ -90,7 +92,7 @@ def command(
         page = _page(address, port, settings)
         ready = partial(_ready, page, sessions, settings, open_=open_)
         runs = opened.enter_context(_run_starter(folders[0])) if allow_write else None
-        app = create_app(service, settings, sessions, Tools(_Pictures(), runs))
+        app = create_app(service, settings, sessions, Tools(_Pictures(), runs, _agents(service, opened)))
         make_server(app, address, settings.limits, ready).run(sockets=[sock])
     say("stopped")
 
@@ -129,6 +131,16 @@ def _run_starter(folder: Path) -> RunStarter:
     from vfindex.cli.started_run import RunStarter
 
     return RunStarter(folder)
+
+
+def _agents(service: SearchService, opened: ExitStack) -> ToolServer | None:
+    """Return the tools for agents, closed with `opened`; None without the extra `mcp`."""
+    if EXTRAS["mcp"].missing():
+        return None
+    from vfindex.search.mcp.server import ToolServer
+    from vfindex.search.mcp.tools import tools_of
+
+    return opened.enter_context(ToolServer(tools_of(service)))
 
 
 class _Pictures:

@@ -110,10 +110,10 @@ def export(selection: Selection, format_: str, settings: Settings | None = None)
     if not selection.excerpts and format_ != "json":
         raise QueryError("there is nothing to export")
     data = chosen.write(selection, settings)
-    return Exported(f"{_file_name(selection.title)}.{format_}", chosen.media_type, data, selection.notes)
+    return Exported(f"{file_name(selection.title)}.{format_}", chosen.media_type, data, selection.notes)
 
 
-def _file_name(title: str) -> str:
+def file_name(title: str) -> str:
     """Return a title as a file name: letters and digits of ASCII, at most 60."""
     words = "".join(char if char.isalnum() and char.isascii() else " " for char in title).split()
     return "-".join(words)[:60].strip("-").lower() or "vfindex"

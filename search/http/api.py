@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from starlette.responses import Response
 
@@ -36,6 +36,9 @@ from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
+
+if TYPE_CHECKING:
+    from vfindex.search.mcp.server import ToolServer
 
 PREFIX = "/api/v1"
 # Both find their files by themselves: no client names a path.
@@ -116,6 +119,7 @@ class Tools:
 
     pictures: PictureReader | None = None
     runs: RunsStarter | None = None
+    agents: ToolServer | None = None
 
 
 @dataclass(frozen=True, slots=True)

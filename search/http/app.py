@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio.to_thread
 from starlette.applications import Starlette
@@ -21,7 +21,7 @@ from vfindex.search.http.endpoints import endpoints_of
 from vfindex.search.http.media import Media
 from vfindex.search.http.openapi import openapi
 from vfindex.search.http.pages import STATIC_FOLDER, Pages
-from vfindex.search.http.security import HEADERS, Gate
+from vfindex.search.http.security import HEADERS, MCP, Gate
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
 from vfindex.search.service import SearchService
@@ -42,15 +42,18 @@ def create_app(
 
     sessions: to make login links with. tools: what clients may use beside the service.
     """
-    sessions = Sessions(settings) if sessions is None else sessions
-    api, media = Api(service, settings.limits, tools or Tools()), Media(service, settings.limits)
+    sessions, tools = sessions or Sessions(settings), tools or Tools()
+    api, media = Api(service, settings.limits, tools), Media(service, settings.limits)
     endpoints = [*endpoints_of(api), *endpoints_of(media)]
     document = json_bytes(openapi(endpoints, settings.root_path))
     pages = Pages(service, settings, sessions, api)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with AsyncExitStack() as opened:
+            if tools.agents is not None:
+                await opened.enter_async_context(tools.agents.running())
+            yield
         for each in (api, media):  # in a thread: calls end by what other tasks do
             await anyio.to_thread.run_sync(each.close)
 
@@ -61,6 +64,7 @@ def create_app(
         routes=[
             *(Route(each.path, each.__call__, methods=[each.method], name=each.name) for each in endpoints),
             Route(f"{PREFIX}/openapi.json", description),
+            *([Route(MCP, tools.agents, methods=["POST"])] if tools.agents is not None else []),
             *pages.routes(),
             Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
         ],

@@ -26,8 +26,9 @@ OPEN_PATHS = ("/api/v1/health", "/login")
 STATIC = "/static/"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 METHODS = SAFE_METHODS | {"POST", "DELETE", "PUT"}
-# Questions with pictures, which no address can hold: they change nothing.
-READING_POSTS = frozenset({"/api/v1/search", "/"})
+# Questions with pictures, which no address can hold, and calls of tools: they change nothing.
+WITH_PICTURES, MCP = frozenset({"/api/v1/search", "/"}), "/mcp"
+READING_POSTS = WITH_PICTURES | {MCP}
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
@@ -53,6 +54,12 @@ class Origin:
     scheme: str
     host: str
     port: int
+
+    @property
+    def site(self) -> str:
+        """The address of the server, without a path."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}")
 
 
 class Gate:
@@ -101,7 +108,8 @@ class Gate:
         if int(headers.get("content-length") or 0) > self._most_bytes(scope):
             raise too_large(self._most_bytes(scope))
         allowed = self._sessions.scope_of(headers)
-        scope["state"] = {**scope.get("state", {}), "client": origin.client, "scope": allowed}
+        site = origin.site + self._settings.root_path
+        scope["state"] = {**scope.get("state", {}), "client": origin.client, "scope": allowed, "site": site}
         if allowed is None and path not in OPEN_PATHS and not path.startswith(STATIC):
             if path.startswith(API) or scope["method"] != "GET":
                 raise Refusal(
@@ -120,7 +128,7 @@ class Gate:
 
     def _most_bytes(self, scope: Connection) -> int:
         limits = self._settings.limits
-        return limits.upload_bytes if _path(scope) in READING_POSTS else limits.body_bytes
+        return limits.upload_bytes if _path(scope) in WITH_PICTURES else limits.body_bytes
 
     # --- who asks, and by which name --------------------------------------------------------------------------------
 
