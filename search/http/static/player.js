@@ -6,6 +6,7 @@ import { api, clock, element, say } from "./page.js";
 const AHEAD_S = 30; // buffered before the playhead; a stream that nobody reads waits, and costs nothing
 const BEHIND_S = 60;
 const FRAMES = 12;
+const LATE_START_S = 0.5;
 const LATE_S = 0.15; // a moment ends when its last frame has been shown
 
 const once = (target, ...names) =>
@@ -52,8 +53,11 @@ class Player {
       this.#offset = 0;
       this.#video.preload = "auto";
       this.#video.src = `${this.#facts.root}/api/v1${this.#api}/media`;
-      await once(this.#video, "loadedmetadata", "error");
-      if (!this.#video.error) this.seek(time);
+      await once(this.#video, this.#facts.from > LATE_START_S ? "loadeddata" : "loadedmetadata", "error");
+      if (this.#video.error) return;
+      // Of a file that begins late, some browsers keep the times, others count from 0.
+      if (this.#facts.from - this.#video.currentTime > LATE_START_S) this.#offset = this.#facts.from;
+      this.seek(time);
     } else if (rung === "strip") this.#strip(this.#facts.reason);
     else if (window.MediaSource) await this.#stream(time);
     else this.#plain(time);
@@ -184,7 +188,7 @@ class Player {
 
   seek(time) {
     const within = Math.min(this.#facts.to - 0.04, Math.max(this.#facts.from, time));
-    if (this.#offset && within < this.#offset) this.#plain(within);
+    if (this.#rung !== "file" && this.#offset > 0 && within < this.#offset) this.#plain(within);
     else this.#video.currentTime = within - this.#offset;
   }
 
