@@ -145,6 +145,12 @@ def test_serving_names_the_missing_extra(python: Python, library: Path) -> None:
     assert done.stderr == f"vfindex: serving the search page needs {needs}; run: pip install 'vfindex[serve]'\n"
 
 
+def test_tools_for_agents_name_the_missing_extra(python: Python, library: Path) -> None:
+    done = without(python, ("mcp",), "mcp", "--library", library)
+    needs = "offering tools to agents needs mcp, not installed here; run: pip install 'vfindex[mcp]'"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"vfindex: {needs}\n")
+
+
 def test_ray_is_named_if_it_is_requested(python: Python, tmp_path: Path) -> None:
     for arguments in (("--runner", "ray"), ("--ray-address", "auto")):
         done = without(python, ("ray",), "ingest", ".", *arguments, "--library", tmp_path / "none")
