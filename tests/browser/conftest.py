@@ -28,7 +28,7 @@ from vfindex.storage.writer import Writer, writing
 
 VIDEOS = 30
 LENGTH_S = 10.0
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 # Of each clip of 5 s, by its number in the video.
 WORDS = ("the harbour at dawn", 'a <b>"ferry"</b> leaves the harbours')
 

@@ -374,7 +374,7 @@ function move(by) {
 function back() {
   const help = $("#help");
   if (help.open) help.close();
-  else if (document.activeElement === bar) bar.blur();
+  else if (document.activeElement?.matches("input, select")) document.activeElement.blur();
   else if (player && history.length > 1) history.back();
   else if (player) location.assign(`${root}/?${new URLSearchParams({ q: question() })}`);
   else document.activeElement?.blur();

@@ -115,7 +115,7 @@ class Player {
     if (!MediaSource.isTypeSupported(type)) throw new Error(`this browser plays no ${type}`);
     const buffer = source.sourceBuffers[0] ?? source.addSourceBuffer(type);
     if (buffer.updating) await once(buffer, "updateend");
-    buffer.abort();
+    if (source.readyState === "open") buffer.abort(); // what was read to its end reopens by itself
     buffer.changeType?.(type);
     buffer.timestampOffset = Number(answer.headers.get("vfindex-start-s"));
     const reader = answer.body.getReader();
