@@ -50,6 +50,7 @@ def test_a_moment_loops(open_page: Callable[..., Any]) -> None:
     page = open_page("/videos/v0?clip=5000&t=5&end=6&q=3")
     wait_for(page, f"{TIME} >= 5")
     page.evaluate("window.seeks = 0; document.querySelector('video').addEventListener('seeked', () => { seeks += 1; })")
+    page.focus("#at-end")
     page.select_option("#at-end", "loop")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement === document.body"), "Esc leaves the menu, not the page"
