@@ -400,7 +400,11 @@ const PLAYER_KEYS = {
 function keys() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape") return $("#help").open || back();
+    if (event.key === "Escape") {
+      if ($("#help").open) event.preventDefault();
+      back();
+      return;
+    }
     const target = event.target;
     if (target.closest("input, select, textarea, dialog")) return;
     if (target.closest("#transcript") && event.key.startsWith("Arrow")) return; // it scrolls
