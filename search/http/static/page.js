@@ -373,7 +373,10 @@ function move(by) {
 
 function back() {
   const help = $("#help");
-  if (help.open) help.close();
+  if (help.open) {
+    document.activeElement?.blur(); // a browser leaves it only at the next frame
+    help.close();
+  }
   else if (document.activeElement?.matches("input, select")) document.activeElement.blur();
   else if (player && history.length > 1) history.back();
   else if (player) location.assign(`${root}/?${new URLSearchParams({ q: question() })}`);
