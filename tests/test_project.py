@@ -101,7 +101,7 @@ ROOMS = {
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "http", "mcp", "service", "engine", "export", "hits", "contents"),
+        *("evaluation", "http", "mcp", "service", "files", "user", "libraries", "engine", "export", "hits", "contents"),
         *("marks", "playback", "stills", "results"),
         *("calibration", "rank", "query"),
     ),

@@ -1,0 +1,74 @@
+"""Open libraries that are read as one, from any number of threads."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+from vfindex.search.engine import SearchEngine, library_path, naming
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.videos import StoredVideo
+from vfindex.storage.errors import LibraryError, UsageError
+from vfindex.storage.library import Library
+
+
+class OpenLibraries:
+    """A library, or several, which follow runs, upgrades and rollbacks. folder: of the first.
+
+    Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
+    to read. `close`, or leaving the `with` block, closes its files; calls that still run end with their answer or
+    raise LibraryError, as later ones do.
+    """
+
+    def __init__(self, folder: str | Path | Sequence[str | Path]) -> None:
+        """folder: one, or several; one named twice is one."""
+        given = folder if isinstance(folder, Sequence) and not isinstance(folder, str | bytes) else [folder]
+        folders = [library_path(each) for each in given]
+        if not folders:
+            raise UsageError("name the folder of a library at least")
+        self.folder = folders[0]
+        self.engines = [SearchEngine(each) for each in {os.path.realpath(each): each for each in folders}.values()]
+
+    @property
+    def engine(self) -> SearchEngine:
+        """The engine of the first library."""
+        return self.engines[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the libraries permanently; a call then raises LibraryError."""
+        for engine in self.engines:
+            engine.close()
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[list[Library], list[Snapshot]]]:
+        """Yield all libraries, and a snapshot of each."""
+        with ExitStack() as opened:
+            libraries, snapshots = [], []
+            for engine in self.engines:
+                with engine.named_among(self.engines):
+                    libraries.append(engine.library())
+                    snapshots.append(opened.enter_context(libraries[-1].snapshot()))
+            with naming(self.engines, libraries):
+                yield libraries, snapshots
+
+
+def existing_video(video: StoredVideo | None, name: str | Path) -> StoredVideo:
+    """Return the video of a path or fingerprint. Raises LibraryError if there is none."""
+    if video is not None:
+        return video
+    name = os.fsdecode(name)
+    if os.path.isdir(name):
+        raise LibraryError(f"{name} is a folder; name one of its videos")
+    if os.path.lexists(name):
+        raise LibraryError(f"{name} is not in this library; index it with: vfindex ingest {shlex.quote(name)}")
+    raise LibraryError(f"{name} is not in this library, and there is no such file; `vfindex list` shows what is")

@@ -1,0 +1,98 @@
+"""What people write about a library: marks of clips, and saved questions."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from vfindex.search.libraries import OpenLibraries
+from vfindex.search.query.like import Like, clip_among
+from vfindex.search.query.parser import parse
+from vfindex.search.results import MarkInfo, MarkList, SavedList
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.library import again_if_changed
+from vfindex.storage.records import ClipKey
+
+if TYPE_CHECKING:  # a search does without; its start counts
+    from vfindex.storage.user.data import UserData
+    from vfindex.storage.user.records import Mark, SavedQuery
+
+
+class UserWriting(OpenLibraries):
+    """Marks of clips of any of the libraries; lists and saved questions of the first. Written at once."""
+
+    def mark(
+        self,
+        clip: Like | ClipKey | str,
+        *,
+        list_: str | None = None,
+        note: str | None = None,
+        question: str = "",
+        grade: int | None = None,
+        by: str | None = None,
+    ) -> MarkInfo:
+        """Store a mark of a clip, at once, also while a run works; return it. clip: as for `similar`.
+
+        The same person's mark of the clip in this list is changed. list_: None for `marks`. note: None keeps its note.
+        question, grade: a judgement, see `NewMark`. by: None for the user of this process.
+        Raises QueryError, UsageError, LibraryError.
+        """
+        from vfindex.search.marks import marks_with_paths, moment_of
+        from vfindex.storage.user.data import UserData
+        from vfindex.storage.user.records import DEFAULT_LIST, NewMark
+
+        with self.opened() as (libraries, snapshots):
+            number, found = clip_among(snapshots, clip)
+            list_ = DEFAULT_LIST if list_ is None else list_
+            new = NewMark(moment_of(snapshots[number], found), list_, note, question, grade, by)
+            [made] = marks_with_paths(snapshots[number], [UserData.open(libraries[number].root).add_mark(new)]).marks
+        return made
+
+    def marks(self, *, list_: str | None = None, question: str | None = None) -> MarkList:
+        """Return the marks of all users. list_, question: only of these."""
+        return self._shown(self._written().marks(list_=list_, question=question))
+
+    def remove_marks(self, ids: Iterable[int]) -> MarkList:
+        """Delete marks, all or none; return them. Raises UsageError for an id that no mark has."""
+        from vfindex.storage.user.data import checked_ids
+
+        data, chosen = self._written(), checked_ids(ids)
+        unknown = set(chosen) - {mark.id for mark in data.marks()}
+        if unknown:
+            raise UsageError(f"there is no mark {min(unknown)}; `vfindex marks` lists them, with their ids")
+        return self._shown(data.remove_marks(chosen))
+
+    @again_if_changed
+    def _shown(self, marks: Sequence[Mark]) -> MarkList:
+        from vfindex.search.marks import marks_with_paths
+
+        with self.engine.library().snapshot() as snapshot:
+            return marks_with_paths(snapshot, marks)
+
+    def save_query(self, name: str, text: str, by: str | None = None) -> SavedQuery:
+        """Store a question under a name; return it. Raises QueryError, and UsageError if another one has the name."""
+        parse(text)
+        return self._written().save_query(name, text, by)
+
+    def saved_queries(self) -> SavedList:
+        """Return the saved questions of all users, by name."""
+        return SavedList(tuple(self._written().saved_queries()))
+
+    def saved_query(self, name: str) -> SavedQuery:
+        """Return a saved question. Raises QueryError if there is none of this name."""
+        found = self._written().saved_query(name)
+        if found is None:
+            raise QueryError(f"there is no saved question {name}; save one with: vfindex save {shlex.quote(name)} TEXT")
+        return found
+
+    def remove_query(self, name: str) -> SavedQuery:
+        """Delete a saved question; return it. Raises QueryError if there is none of this name."""
+        found = self.saved_query(name)
+        self._written().remove_query(name)
+        return found
+
+    def _written(self) -> UserData:
+        from vfindex.storage.user.data import UserData
+
+        return UserData.open(self.engine.library().root)
